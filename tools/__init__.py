@@ -1,0 +1,1 @@
+"""Task-blind machinery for training and measuring, and the scripts over it."""
