@@ -1,0 +1,35 @@
+"""Metadata of the distribution; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="resnet-transfer",
+    version="0.1.0",
+    description="ResNet backbones pretrained on ImageNet for Faster R-CNN and FCN transfer experiments on COCO",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["backbones", "classification", "detection", "tools"],
+    package_data={"detection": ["recipes/*.yaml"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "timm>=1.0.15",
+        "numpy>=1.26",
+        "pycocotools>=2.0.8",
+        "hotcoco>=1.3",
+        "albumentations>=2.0.8,<3",  # the successor of this line is AGPL
+        "opencv-python-headless>=4.9",
+        "pillow>=10.3",
+        "safetensors>=0.4.3",
+        "filelock>=3.12",
+        "jsonargparse>=4.40",
+        "PyYAML>=6.0",
+        "tqdm>=4.66",
+        "tensorboard>=2.16",
+    ],
+    extras_require={"test": ["pytest>=8"], "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.13"]},
+)
