@@ -1,0 +1,129 @@
+"""The contract of every backbone: an image batch in, feature maps by name out, with channels and strides declared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from backbones.errors import UserError
+from backbones.norm import freeze_batch_norm
+
+if TYPE_CHECKING:
+    from backbones.weights import LoadReport
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """What a head needs to know of one feature map.
+
+    The name is the level, `c{log2(stride)}` of the undilated net; `stride` is the true one, in input pixels.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+class LastStage(nn.Sequential):
+    """The last stage of a backbone on its own: maps the trunk's last feature map to this one's."""
+
+    feature_info: FeatureInfo
+
+    def __init__(self, modules: Sequence[nn.Module], feature_info: FeatureInfo) -> None:
+        super().__init__(*modules)
+        self.feature_info = feature_info
+
+
+class Backbone(nn.Module):
+    """Base of all backbones.
+
+    Attributes:
+        name: as given to `backbones.build`.
+        feature_info: one entry per returned feature, in order.
+        in_channels: channels of the input.
+        mean, std: normalisation for inputs in 0..1, one value per input channel.
+        load_report: what the weights gave, or None with random weights.
+        source: library ("torchvision" or "timm") and net whose published weights fit, or None.
+    """
+
+    source: tuple[str, str] | None = None
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        feature_info: Sequence[FeatureInfo],
+        in_channels: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.feature_info = tuple(feature_info)
+        self.in_channels = in_channels
+        self.mean = per_channel(mean, in_channels)
+        self.std = per_channel(std, in_channels)
+        self.load_report: LoadReport | None = None
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[N, in_channels, H, W], normalised -> {name: [N, channels, about H/stride, about W/stride]}."""
+        raise NotImplementedError
+
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem, then the modules of each level in order."""
+        raise NotImplementedError
+
+    def split_last_stage(self) -> tuple["Backbone", LastStage]:
+        """Cut the last feature off: (backbone without it, module that makes it from the one before).
+
+        The two share their modules with this backbone. Serves C4 detectors, whose RoI head is conv5.
+        """
+        raise UserError(
+            f"{self.name}: its last stage cannot be cut off (C4); take one of ours, or neck 'fpn' or 'dc5'"
+        )
+
+    def freeze_stages(self, n: int) -> None:
+        """Stop the training of the first n stages: 0 nothing, 1 the stem, 2 the stem and c2, ...
+
+        Their parameters take no gradient and their batch norm becomes frozen batch norm. Thawing needs a new build.
+        """
+        stages = self.stages()
+        if not isinstance(n, int) or not 0 <= n <= len(stages):
+            raise UserError(
+                f"{self.name}: cannot freeze {n!r} stages; expected 0..{len(stages)} (1 is the stem)"
+            )
+        modules = [m for stage in stages[:n] for m in stage]
+        for module in modules:
+            module.requires_grad_(False)
+        freeze_batch_norm(self, within=modules)
+
+    def _before_last(self) -> tuple[FeatureInfo, FeatureInfo]:
+        """The last two features, checked to be neighbours."""
+        if len(self.feature_info) < 2 or level(self.feature_info[-1]) - level(self.feature_info[-2]) != 1:
+            wanted = ", ".join(f.name for f in self.feature_info)
+            raise UserError(
+                f"{self.name}: cutting the last stage off needs two neighbouring features, got {wanted}"
+            )
+        return self.feature_info[-2], self.feature_info[-1]
+
+
+def level(info: FeatureInfo) -> int:
+    """4 for c4."""
+    return int(info.name[1:])
+
+
+def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
+    """RGB values for any number of channels, following the adapted convolution: one channel takes the average, more cycle."""
+    if in_channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(float(values[i % len(values)]) for i in range(in_channels))
+
+
+def check_features(name: str, features: Sequence[str], available: Sequence[str]) -> None:
+    """Raise a `UserError` for a feature that the net does not have."""
+    absent = [f for f in features if f not in available]
+    if absent:
+        raise UserError(f"{name} has no feature {', '.join(absent)}; it has {', '.join(available)}")
