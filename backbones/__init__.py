@@ -1,6 +1,6 @@
 """Backbones pretrained once and transferred everywhere: names in, named feature maps out.
 
-``backbones.build("resnet50")`` gives a `Backbone`; the exports are lazy, so that `import backbones` costs nothing.
+``backbones.build("resnet50")`` gives a `Backbone`. The exports are lazy: `import backbones` costs nothing.
 """
 
 from importlib import import_module

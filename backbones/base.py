@@ -1,4 +1,4 @@
-"""The contract of every backbone: an image batch in, feature maps by name out, with channels and strides declared."""
+"""The contract of every backbone: images in, feature maps by name out, channels and strides declared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +88,11 @@ class Backbone(nn.Module):
     def freeze_stages(self, n: int) -> None:
         """Stop the training of the first n stages: 0 nothing, 1 the stem, 2 the stem and c2, ...
 
-        Their parameters take no gradient and their batch norm becomes frozen batch norm. Thawing needs a new build.
+        Their parameters take no gradient, their batch norm becomes frozen batch norm. Thawing needs a new
+        build.
+
+        Raises:
+            UserError: n is not a number of stages that this net has.
         """
         stages = self.stages()
         if not isinstance(n, int) or not 0 <= n <= len(stages):
@@ -116,7 +120,10 @@ def level(info: FeatureInfo) -> int:
 
 
 def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
-    """RGB values for any number of channels, following the adapted convolution: one channel takes the average, more cycle."""
+    """RGB values for any number of channels, as the adapted convolution has them.
+
+    One channel takes the average, more repeat R, G, B.
+    """
     if in_channels == 1:
         return (sum(values) / len(values),)
     return tuple(float(values[i % len(values)]) for i in range(in_channels))

@@ -1,8 +1,9 @@
-"""Normalisation layers: made by name, frozen by module object, folded into the convolution before them, counted."""
+"""Normalisation layers: made by name, frozen by module object, folded into their convolution, counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -20,8 +21,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     """norm(conv(x)), with a frozen batch norm folded into the weight on the fly.
 
-    Scaling the small weight costs less than a pass over the feature map; the gradient still reaches conv.weight and
-    no state-dict key changes.
+    Scaling the small weight is cheaper than a pass over the feature map. The gradient still reaches conv.weight,
+    and no state-dict key changes.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))
@@ -29,7 +30,8 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
-    return conv._conv_forward(x, conv.weight * scale[:, None, None, None], shift)
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None = None) -> nn.Module:
@@ -50,14 +52,17 @@ def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None =
     # One layer may hang in two places: both get the same replacement.
     made: dict[int, nn.Module] = {}
     for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if id(child) in chosen:
+        for name, child in list(parent._modules.items()):
+            if child is not None and id(child) in chosen:
                 setattr(parent, name, made.setdefault(id(child), _frozen(child)))
     return module
 
 
 def norm_table(module: nn.Module) -> dict[str, int]:
-    """Number of normalisation layers by state: live, frozen, group, layer, instance. States without layers are absent."""
+    """Number of normalisation layers by state: live, frozen, group, layer, instance.
+
+    States without layers are absent.
+    """
     return dict(Counter(state for m in module.modules() if (state := _state(m))))
 
 

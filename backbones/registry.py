@@ -1,4 +1,4 @@
-"""Names to builders: one grammar, parsed here. Bare names are ours, `timm/...` and `torchvision/...` are explicit."""
+"""Names to builders by one grammar: bare names are ours, `timm/...` and `torchvision/...` are explicit."""
 
 import difflib
 import fnmatch
@@ -23,7 +23,7 @@ _STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "frozen", "group"), ("v1.5", 
 def register(name: str) -> Callable[[Callable[..., "Backbone"]], Callable[..., "Backbone"]]:
     """Decorator: the function builds the net `name`, without weights.
 
-    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=)`` and returns a
+    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=)`` and gives a
     `Backbone`; norm is "batch" or "group" ("frozen" is made afterwards, by module object).
 
     Raises:
@@ -69,7 +69,7 @@ def build(
         in_channels: channels of the input; other than 3 adapts the first convolution of the weights.
         output_stride: 32, or 16 or 8 with dilated last stages.
         norm: "batch"; "frozen" (statistics and affine fixed; wants weights); "group" (32 groups, ours only).
-        stride_style: bottleneck stride on the 3x3 ("v1.5") or on the first 1x1 as in the paper ("v1"); ours only.
+        stride_style: stride on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1"); ours only.
 
     Raises:
         UserError: unknown name, option or feature, or weights that cannot be had or do not fit.
@@ -78,7 +78,8 @@ def build(
     _check_features(features)
     if norm == "frozen" and weights is None:
         raise UserError(
-            f"{name}: norm='frozen' with weights=None would freeze random statistics; give weights or take norm='batch'"
+            f"{name}: norm='frozen' with weights=None would freeze random statistics; "
+            "give weights or take norm='batch'"
         )
     net = _builder(name)(
         name=name,

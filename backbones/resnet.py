@@ -1,6 +1,6 @@
-"""Residual nets (He et al. 2015, https://arxiv.org/abs/1512.03385): one trunk, of which blocks and shortcuts are the parts.
+"""Residual nets (He et al. 2015, https://arxiv.org/abs/1512.03385): one trunk, whose blocks differ.
 
-State-dict keys and arithmetic are torchvision's, so its files load as they are and outputs agree to the last bit.
+State-dict keys and arithmetic are torchvision's: its files load as they are, outputs agree to the last bit.
 """
 
 import copy
@@ -29,7 +29,9 @@ class Block(nn.Module):
 
     def shortcut(self, x: Tensor) -> Tensor:
         """Identity, or a 1x1 projection where the size changes (option B of the paper)."""
-        return x if self.downsample is None else conv_norm(x, self.downsample[0], self.downsample[1])
+        if self.downsample is None:
+            return x
+        return conv_norm(x, *self.downsample)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.branch(x)
@@ -38,7 +40,7 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions (figure 5, left). `dilations` are those of the strided convolution and of what follows."""
+    """Two 3x3 convolutions (figure 5, left); `dilations` are the strided convolution's and the next one's."""
 
     expansion = 1
 
@@ -60,7 +62,10 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3, 1x1 (figure 5, right). The stride sits on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1")."""
+    """1x1, 3x3, 1x1 (figure 5, right).
+
+    The stride sits on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1").
+    """
 
     expansion = 4
 
@@ -72,8 +77,8 @@ class Bottleneck(Block):
         first, second = (stride, 1) if style == "v1" else (1, stride)
         self.conv1 = conv1x1(inputs, width, stride=first)
         self.bn1 = norm(width)
-        # The 3x3 dilates with what stands before the replaced stride, or behind it in "v1": so the dilated net computes,
-        # at every second pixel, exactly what the strided one does.
+        # The 3x3 dilates with what stands before the replaced stride, or behind it in "v1": the dilated net
+        # then computes, at every second pixel, exactly what the strided one does.
         self.conv2 = conv3x3(width, width, stride=second, dilation=after if style == "v1" else before)
         self.bn2 = norm(width)
         self.conv3 = conv1x1(width, width * self.expansion)
@@ -87,6 +92,9 @@ class Bottleneck(Block):
         return conv_norm(x, self.conv3, self.bn3)
 
 
+BlockType: TypeAlias = type[BasicBlock] | type[Bottleneck]
+
+
 class ResNet(Backbone):
     """Stem and four stages `layer1`..`layer4`, of which those behind the last wanted feature are left out."""
 
@@ -94,7 +102,7 @@ class ResNet(Backbone):
         self,
         *,
         name: str,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: BlockType,
         depths: Sequence[int],
         features: Sequence[str],
         in_channels: int,
@@ -124,10 +132,10 @@ class ResNet(Backbone):
         wanted = [f.name for f in self.feature_info]
         x = self.maxpool(self.relu(conv_norm(x, self.conv1, self.bn1)))
         out = {}
-        for level, layer in self._layers().items():
+        for name, layer in self._layers().items():
             x = layer(x)
-            if level in wanted:
-                out[level] = x
+            if name in wanted:
+                out[name] = x
         return out
 
     def stages(self) -> list[list[nn.Module]]:
@@ -139,12 +147,12 @@ class ResNet(Backbone):
         trunk._modules = dict(self._modules)
         layer = trunk._modules.pop(f"layer{int(last.name[1:]) - 1}")
         trunk.feature_info = self.feature_info[:-1]
-        return trunk, LastStage(list(layer.children()), last)
+        return trunk, LastStage(list(layer.children() if layer else ()), last)
 
     def _layers(self) -> dict[str, nn.Module]:
-        return {f"c{i + 1}": self._modules[f"layer{i}"] for i in range(1, 5) if f"layer{i}" in self._modules}
+        return {f"c{i + 1}": m for i in range(1, 5) if (m := self._modules.get(f"layer{i}"))}
 
-    def _stage(self, block: type, width: int, depth: int, *, stride: int, dilate: bool) -> nn.Sequential:
+    def _stage(self, block: BlockType, width: int, depth: int, *, stride: int, dilate: bool) -> nn.Sequential:
         before = self._dilation
         if dilate:
             self._dilation, stride = self._dilation * stride, 1
@@ -154,7 +162,7 @@ class ResNet(Backbone):
         ]
         return nn.Sequential(*blocks)
 
-    def _block(self, block: type, width: int, *, stride: int, dilations: tuple[int, int]) -> nn.Module:
+    def _block(self, block: BlockType, width: int, *, stride: int, dilations: tuple[int, int]) -> nn.Module:
         outputs = width * block.expansion
         made = block(
             self._inputs, width, stride=stride, dilations=dilations, style=self._style, norm=self._norm
@@ -178,13 +186,13 @@ def conv1x1(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation by fan-out (https://arxiv.org/abs/1502.01852); norms start as the identity by themselves."""
+    """He initialisation by fan-out (https://arxiv.org/abs/1502.01852); norms start as the identity anyway."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 # Table 1 of the paper: kind of block, and blocks per stage.
-_DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+_DEPTHS: dict[str, tuple[BlockType, tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
