@@ -22,7 +22,7 @@ setup(
         "pycocotools>=2.0.8",
         "hotcoco>=1.3",
         "albumentations>=2.0.8,<3",  # the successor of this line is AGPL
-        "opencv-python-headless>=4.9",
+        "opencv-python-headless>=5.0",  # the first line whose decoder refuses a truncated JPEG
         "pillow>=10.3",
         "safetensors>=0.4.3",
         "filelock>=3.12",

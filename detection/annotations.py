@@ -1,0 +1,245 @@
+"""COCO annotations, checked and packed: arrays of numbers that workers share, not millions of Python objects."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from backbones.errors import UserError
+
+SMALLEST_SIDE = 1e-3  # pixels; narrower boxes have no area to learn from
+
+
+@dataclass(frozen=True)
+class CategoryMap:
+    """Labels 1..K of the model for the categories of a file, in the order of their ids; 0 is the background.
+
+    Attributes:
+        ids: category ids as in the file, rising, gaps allowed.
+        names: their names.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, categories: Iterable[dict[str, Any]], path: Path) -> CategoryMap:
+        """From a file's `categories`.
+
+        Raises:
+            UserError: for none at all, a missing id or name, or an id that stands twice.
+        """
+        pairs = sorted((_field(c, "id", "category", path), str(_field(c, "name", "category", path))) for c in categories)
+        if not pairs:
+            raise UserError(f"{path}: `categories` is empty; a detector needs at least one class")
+        ids = tuple(identifier for identifier, _ in pairs)
+        _refuse_duplicates(ids, "category", path)
+        return cls(ids, tuple(name for _, name in pairs))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def labels(self, category_ids: np.ndarray) -> np.ndarray:
+        """Labels 1..K `[N]` for category ids `[N]`, all of which must be in the map."""
+        return np.searchsorted(np.asarray(self.ids), category_ids) + 1
+
+    def require_same(self, other: CategoryMap, *, here: str, there: str) -> None:
+        """Refuse another map, showing where they differ.
+
+        Raises:
+            UserError: unless ids and names are the same.
+        """
+        mine, theirs = dict(zip(self.ids, self.names, strict=True)), dict(zip(other.ids, other.names, strict=True))
+        if mine == theirs:
+            return
+        odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        shown = ", ".join(f"{key}: {mine.get(key, 'absent')} / {theirs.get(key, 'absent')}" for key in odd[:5])
+        raise UserError(f"categories of {here} and {there} differ in {len(odd)} ids ({shown}); use files of one data set")
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """The truth of one split, packed.
+
+    Attributes:
+        path: the JSON file; `folder`: where its images lie.
+        image_ids: `[I]`, file_names `[I]`, sizes `[I, 2]` height and width as the file says.
+        offsets: `[I + 1]`; the boxes of image i are `offsets[i]:offsets[i + 1]`.
+        boxes: `[B, 4]` float32 xyxy in pixels, inside the image; labels `[B]` from 1; crowd `[B]`.
+        clipped, dropped: how many boxes stuck out of their image, and how many without area were left out.
+    """
+
+    path: Path
+    folder: Path
+    categories: CategoryMap
+    image_ids: np.ndarray
+    file_names: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    clipped: int = 0
+    dropped: int = 0
+
+    @classmethod
+    def read(cls, path: Path, folder: Path, *, bad_boxes: Literal["error", "drop"] = "error") -> CocoAnnotations:
+        """Read and check a COCO instances file.
+
+        Boxes are clipped to their image. A missing `iscrowd` means 0.
+
+        Args:
+            bad_boxes: what to do with boxes that have no area inside their image.
+
+        Raises:
+            UserError: naming the file and the record, for anything malformed: no JSON, a missing list or field, ids
+                that stand twice, an annotation of an absent image or category, an image that is not in `folder`.
+        """
+        data = read_json(path)
+        images = sorted(_list(data, "images", path), key=lambda image: _field(image, "id", "image", path))
+        categories = CategoryMap.from_json(_list(data, "categories", path), path)
+        annotations = _list(data, "annotations", path)
+        image_ids = np.array([image["id"] for image in images], dtype=np.int64)
+        if not len(images):
+            raise UserError(f"{path}: `images` is empty")
+        _refuse_duplicates(image_ids.tolist(), "image", path)
+        _refuse_duplicates([_field(a, "id", "annotation", path) for a in annotations], "annotation", path)
+        names = np.array([str(_field(image, "file_name", "image", path)) for image in images])
+        _refuse_absent_files(names, folder, path)
+        sizes = np.array([[_side(image, side, path) for side in ("height", "width")] for image in images], np.int32)
+        rows = _rows(annotations, image_ids, categories, path)
+        boxes, clipped, keep = _checked_boxes(annotations, rows, sizes, path, bad_boxes)
+        order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
+        return cls(
+            path=path,
+            folder=folder,
+            categories=categories,
+            image_ids=image_ids,
+            file_names=names,
+            sizes=sizes,
+            offsets=np.searchsorted(rows[order], np.arange(len(images) + 1)),
+            boxes=boxes[order],
+            labels=categories.labels(np.array([annotations[i]["category_id"] for i in order], dtype=np.int64)),
+            crowd=np.array([bool(annotations[i].get("iscrowd", 0)) for i in order], dtype=bool),
+            clipped=clipped,
+            dropped=int((~keep).sum()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def of_image(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes `[N, 4]`, labels `[N]` and crowd flags `[N]` of one image."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return self.boxes[part], self.labels[part], self.crowd[part]
+
+    def empty(self) -> np.ndarray:
+        """Which images `[I]` have no object (a crowd alone is none)."""
+        objects = np.concatenate([[0], np.cumsum(~self.crowd)])
+        return objects[self.offsets[1:]] == objects[self.offsets[:-1]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file whose top is an object.
+
+    Raises:
+        UserError: where it is missing, no JSON, or something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds a {type(data).__name__}, not an object with `images` and `annotations`")
+    return data
+
+
+def _list(data: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
+    records = data.get(name)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path}: has no list `{name}`; a COCO instances file has images, annotations and categories")
+    return records
+
+
+def _field(record: dict[str, Any], name: str, kind: str, path: Path) -> Any:
+    if name not in record:
+        raise UserError(f"{path}: {kind} {record.get('id', record)} has no `{name}`")
+    if name.endswith("id") and (not isinstance(record[name], int) or isinstance(record[name], bool)):
+        raise UserError(f"{path}: {kind} {record.get('id', record)}: `{name}` is {record[name]!r}, not an integer")
+    return record[name]
+
+
+def _side(image: dict[str, Any], name: str, path: Path) -> int:
+    value = _field(image, name, "image", path)
+    if not isinstance(value, (int, float)) or value < 1:
+        raise UserError(f"{path}: image {image['id']}: `{name}` is {value!r}, not a number of pixels")
+    return int(value)
+
+
+def _refuse_duplicates(ids: Sequence[int], kind: str, path: Path) -> None:
+    if len(set(ids)) < len(ids):
+        twice = next(key for key, count in Counter(ids).items() if count > 1)
+        raise UserError(f"{path}: {kind} id {twice} stands more than once; ids must be unique")
+
+
+def _refuse_absent_files(names: np.ndarray, folder: Path, path: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images for {path}")
+    present = {entry.name for entry in folder.iterdir()}
+    for name in names.tolist():
+        if name not in present and not (folder / name).is_file():
+            raise UserError(f"{path}: image file {name} is not in {folder}")
+
+
+def _rows(
+    annotations: list[dict[str, Any]], image_ids: np.ndarray, categories: CategoryMap, path: Path
+) -> np.ndarray:
+    """Position `[B]` of each annotation's image among `image_ids`."""
+    position = {identifier: row for row, identifier in enumerate(image_ids.tolist())}
+    known = set(categories.ids)
+    rows = np.empty(len(annotations), dtype=np.int64)
+    for index, annotation in enumerate(annotations):
+        image = _field(annotation, "image_id", "annotation", path)
+        category = _field(annotation, "category_id", "annotation", path)
+        if image not in position:
+            raise UserError(f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`")
+        if category not in known:
+            raise UserError(f"{path}: annotation {annotation['id']} has category {category}, not in `categories`")
+        rows[index] = position[image]
+    return rows
+
+
+def _checked_boxes(
+    annotations: list[dict[str, Any]], rows: np.ndarray, sizes: np.ndarray, path: Path, bad_boxes: str
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Boxes xyxy `[B, 4]` clipped to their images, how many were clipped, and which `[B]` have area."""
+    boxes = np.array([_xywh(annotation, path) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    limits = np.concatenate([sizes[rows][:, ::-1]] * 2, axis=1).reshape(-1, 4)
+    inside = boxes.clip(0, limits).astype(np.float32)
+    keep = (inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE
+    if bad_boxes == "error" and not keep.all():
+        bad = annotations[int(np.flatnonzero(~keep)[0])]
+        raise UserError(
+            f"{path}: annotation {bad['id']} of image {bad['image_id']} has a box without area inside the image: "
+            f"{bad['bbox']} ({int((~keep).sum())} such boxes); mend the file or pass --bad-boxes drop"
+        )
+    # Rounding in the file makes boxes end a hair outside; only what a person would see counts as clipped.
+    clipped = int((np.abs(inside - boxes) > 1).any(axis=1).sum())
+    return inside, clipped, keep
+
+
+def _xywh(annotation: dict[str, Any], path: Path) -> list[float]:
+    box = _field(annotation, "bbox", "annotation", path)
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+    if not numbers or not np.isfinite(box).all():
+        raise UserError(f"{path}: annotation {annotation['id']}: `bbox` is {box!r}, not four numbers [x, y, w, h]")
+    return box

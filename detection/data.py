@@ -1,0 +1,161 @@
+"""A COCO split as a dataset of (image, target) pairs, and the loaders over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from backbones.errors import UserError
+from detection.annotations import CocoAnnotations
+from detection.transforms import Augment
+
+
+class CocoDetection(Dataset):
+    """Images with their boxes.
+
+    An item is a uint8 image `[3, H, W]` of its original size and a target: `boxes` `[N, 4]` xyxy in pixels of that image,
+    `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in multi-scale training `short_side`. An
+    image without objects has `[0, 4]` boxes and is a negative.
+
+    Args:
+        augment: what happens to an image, by (seed, epoch, index).
+        indices: which images, in order; all by default.
+    """
+
+    def __init__(
+        self, annotations: CocoAnnotations, augment: Augment, *, indices: Sequence[int] | np.ndarray | None = None
+    ) -> None:
+        self.annotations, self.augment = annotations, augment
+        self.indices = np.arange(len(annotations)) if indices is None else np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One image; a key `(epoch, index)` chooses the augmentation, a plain index stands for epoch 0.
+
+        Raises:
+            UserError: naming the file, where it does not decode or has another size than the annotations say.
+        """
+        epoch, place = key if isinstance(key, tuple) else (0, key)
+        row = int(self.indices[place])
+        data = self.annotations
+        image = read_image(data.folder / str(data.file_names[row]), size=tuple(data.sizes[row].tolist()))
+        boxes, labels, crowd = data.of_image(row)
+        image, boxes, places, short_side = self.augment(image, boxes, epoch=epoch, index=row)
+        labels, crowd = labels[places], crowd[places]
+        target = {
+            "boxes": torch.from_numpy(boxes[~crowd].copy()),
+            "labels": torch.from_numpy(labels[~crowd].astype(np.int64)),
+            "ignore": torch.from_numpy(boxes[crowd].copy()),
+            "image_id": torch.tensor(int(data.image_ids[row])),
+        }
+        if short_side is not None:
+            target["short_side"] = torch.tensor(short_side)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
+
+    def aspect_groups(self) -> np.ndarray:
+        """For each image `[N]` whether it is wider than high: batches of one kind are padded less."""
+        sizes = self.annotations.sizes[self.indices]
+        return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
+
+
+def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode an image to `[H, W, 3]` RGB uint8, turned as its EXIF orientation says.
+
+    Where the annotations were made on the unturned pixels (their size says so), it stays unturned.
+
+    Args:
+        size: height and width that the annotations say.
+
+    Raises:
+        UserError: where the file is missing, cut short or no image, or has another size.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    image = _decode(content, cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace it or take it out of the JSON")
+    if size is not None and image.shape[:2] != size:
+        turned = image.shape[:2]
+        image = _decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None or image.shape[:2] != size:
+            raise UserError(
+                f"{path}: is {turned[1]}x{turned[0]} pixels, but the annotations say {size[1]}x{size[0]}; "
+                "boxes would not fit; mend the JSON or the file"
+            )
+    return image
+
+
+def find_split(root: Path, split: Literal["train", "val"]) -> tuple[Path, Path]:
+    """Annotation file and image folder of a split in COCO's own layout.
+
+    That is `annotations/instances_<split>*.json` beside a folder `<split>*` (or `images/<split>*`) of the same suffix.
+
+    Raises:
+        UserError: where there is no such file or folder, or there are several.
+    """
+    if not root.is_dir():
+        raise UserError(f"--data {root}: no such folder")
+    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    if not found:
+        raise UserError(
+            f"--data {root}: has no annotations/instances_{split}*.json; "
+            f"lay it out like COCO, or name --{split}-annotations and --{split}-images"
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"--data {root}: has several files for {split} ({names}); name one by --{split}-annotations")
+    name = found[0].stem.removeprefix("instances_")
+    for folder in (root / name, root / "images" / name):
+        if folder.is_dir():
+            return found[0], folder
+    raise UserError(f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}")
+
+
+def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives: str = "keep") -> np.ndarray:
+    """Places of the images to use: the first `limit`, without those that have no objects where negatives are dropped."""
+    places = np.arange(len(annotations))
+    if negatives == "drop":
+        places = places[~annotations.empty()]
+    return places[:limit]
+
+
+def collate(items: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Lists, since images differ in size: the model pads them."""
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)
+
+
+def loader(dataset: CocoDetection, *, workers: int, **batching: Any) -> DataLoader:
+    """A data loader; `batching` is a `batch_sampler`, or a `sampler` and a `batch_size`."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+        **batching,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _decode(content: np.ndarray, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(content, flags) if len(content) else None
+    except cv2.error:
+        return None

@@ -1,0 +1,97 @@
+"""Pictures for people: truth beside detections."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+TILE = 320  # pixels of a picture's longer side
+MARGIN, CAPTION = 8, 14
+
+
+def draw_samples(
+    images: Sequence[np.ndarray],
+    truths: Sequence[dict[str, np.ndarray]],
+    detections: Sequence[dict[str, np.ndarray]],
+    names: Sequence[str],
+    *,
+    min_score: float = 0.5,
+) -> Image.Image:
+    """A sheet with one row an image: truth on the left, detections on the right.
+
+    Args:
+        images: `[H, W, 3]` RGB uint8.
+        truths: `boxes` `[N, 4]` xyxy in pixels, `labels` `[N]` from 1, `ignore` `[K, 4]` (drawn grey).
+        detections: `boxes`, `labels`, `scores`.
+        names: of the labels, from label 1.
+        min_score: detections below are left out.
+    """
+    rows = [
+        (_tile(image, _truth_marks(truth, names)), _tile(image, _detection_marks(found, names, min_score)))
+        for image, truth, found in zip(images, truths, detections, strict=True)
+    ]
+    width = 2 * TILE + 3 * MARGIN
+    height = CAPTION + MARGIN + sum(left.height + MARGIN for left, _ in rows)
+    sheet = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, 4), "truth", fill="black")
+    pen.text((TILE + 2 * MARGIN, 4), f"detections, score >= {min_score}", fill="black")
+    top = CAPTION + MARGIN
+    for left, right in rows:
+        sheet.paste(left, (MARGIN, top))
+        sheet.paste(right, (TILE + 2 * MARGIN, top))
+        top += left.height + MARGIN
+    return sheet
+
+
+def save_samples(path: Path, sheet: Image.Image) -> None:
+    """Write the sheet as PNG."""
+    sheet.save(path, optimize=True)
+
+
+Mark = tuple[Sequence[float], str, str]  # box xyxy, colour, text
+
+
+def _truth_marks(truth: dict[str, np.ndarray], names: Sequence[str]) -> list[Mark]:
+    crowds = [(box, "#808080", "crowd") for box in truth.get("ignore", ())]
+    return crowds + [
+        (box, _colour(label), names[label - 1]) for box, label in zip(truth["boxes"], truth["labels"], strict=True)
+    ]
+
+
+def _detection_marks(found: dict[str, np.ndarray], names: Sequence[str], min_score: float) -> list[Mark]:
+    rows = zip(found["boxes"], found["labels"], found["scores"], strict=True)
+    shown = [(box, label, score) for box, label, score in rows if score >= min_score]
+    # The best last, so that its text lies on top.
+    return [(box, _colour(label), f"{names[label - 1]} {score:.2f}") for box, label, score in reversed(shown)]
+
+
+def _tile(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
+    height, width = image.shape[:2]
+    scale = TILE / max(height, width)
+    tile = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(tile)
+    for box, colour, text in marks:
+        left, top, right, bottom = (float(value) * scale for value in box)
+        pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+        _label(pen, (left, top), text, colour, tile.size)
+    return tile
+
+
+def _label(pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str, size: tuple[int, int]) -> None:
+    """Text above the box's corner, moved inside the picture where it would stick out."""
+    left, top, right, bottom = pen.textbbox((0, 0), text)
+    x = min(max(corner[0], 0), max(size[0] - (right - left) - 4, 0))
+    y = max(corner[1] - (bottom - top) - 5, 0)
+    pen.rectangle((x, y, x + right - left + 4, y + bottom - top + 4), fill=colour)
+    pen.text((x + 2 - left, y + 2 - top), text, fill="white")
+
+
+def _colour(label: int) -> str:
+    """A colour for a label: hues a golden ratio apart are told apart for any number of classes."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.61803399 % 1, 0.85, 0.75)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

@@ -1,0 +1,67 @@
+"""torchvision's proposal net and RoI heads, taught to leave ignored regions alone.
+
+A crowd or ignore region is neither object nor background: an anchor or proposal that would be a negative, but lies
+mostly inside such a region, takes no loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+IGNORED_SHARE = 0.5  # of a box's own area inside one ignored region
+IGNORE = -1  # a label that torchvision's samplers pass over
+
+
+class RegionProposals(RegionProposalNetwork):
+    """The RPN; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        return pass_over_ignored(labels, anchors, targets), boxes
+
+
+class RoIHeads(TorchvisionRoIHeads):
+    """The box heads; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+
+    def select_training_samples(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        # torchvision's own assignment does not see the targets' other entries: it finds them here.
+        self._targets = targets
+        try:
+            return super().select_training_samples(proposals, targets)
+        finally:
+            del self._targets
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        matches, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        return matches, pass_over_ignored(labels, proposals, self._targets)
+
+
+def pass_over_ignored(
+    labels: list[Tensor], boxes: list[Tensor], targets: list[dict[str, Tensor]]
+) -> list[Tensor]:
+    """Turn negatives (label 0) that lie mostly inside an image's ignored regions into `IGNORE`."""
+    for label, box, target in zip(labels, boxes, targets, strict=True):
+        regions = target.get("ignore")
+        if regions is not None and len(regions):
+            label[(label == 0) & (largest_share(box, regions) >= IGNORED_SHARE)] = IGNORE
+    return labels
+
+
+def largest_share(boxes: Tensor, regions: Tensor) -> Tensor:
+    """For each box `[N, 4]` the largest share of its area that lies inside one of the regions `[K, 4]`: `[N]`."""
+    shares = torch.zeros(len(boxes), device=boxes.device)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
+    for region in regions:  # few regions: a loop keeps memory at one value a box
+        corner = torch.maximum(boxes[:, :2], region[:2])
+        overlap = (torch.minimum(boxes[:, 2:], region[2:]) - corner).clamp(min=0).prod(dim=1)
+        shares = torch.maximum(shares, overlap / area)
+    return shares

@@ -1,0 +1,152 @@
+"""The command line of every script: typed option groups in, one-line errors out."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from backbones.errors import UserError
+
+Options = TypeVar("Options")
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def parse(
+    options: type[Options],
+    *,
+    description: str,
+    argv: Sequence[str] | None = None,
+    recipe: Callable[[Sequence[str]], Path | None] | None = None,
+) -> Options:
+    """Read a dataclass of option groups from the command line.
+
+    Each field of `options` is itself a dataclass, and becomes a group of flat options (`--lr`, not `--optim.lr`)
+    whose help comes from its docstring. Values come, later ones winning, from the groups' defaults, the recipe,
+    `--config FILE` and the command line.
+
+    Args:
+        recipe: given the command line, names the YAML file of defaults.
+
+    Raises:
+        UserError: for an unknown option, a value of the wrong type or range, or a `--config` that cannot be read.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    groups = get_type_hints(options)
+    argv = _plain_words(sys.argv[1:] if argv is None else argv, _switches(groups.values()))
+    _refuse_missing_config(argv)
+    defaults = recipe(argv) if recipe else None
+    parser = ArgumentParser(
+        description=description,
+        exit_on_error=False,
+        default_config_files=[str(defaults)] if defaults else None,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
+    for group in groups.values():
+        parser.add_class_arguments(group)
+    try:
+        values = parser.parse_args(argv)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"{_plain_text(error)}; see --help") from None
+    return options(**{name: _instance(group, values) for name, group in groups.items()})
+
+
+def option(argv: Sequence[str], name: str) -> Any:
+    """Peek at one option, on the command line or else in the `--config` file, before the real parsing.
+
+    A script picks its recipe with it.
+    """
+    value = _last_value(argv, name)
+    config = _last_value(argv, "config")
+    if value is None and config is not None:
+        import yaml
+
+        value = (yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}).get(name)
+    return value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`: a mistake of the user becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """The groups as one flat dictionary, ready for a YAML file that `--config` reads back."""
+    return {
+        field.name: getattr(group, field.name)
+        for group in (getattr(options, entry.name) for entry in fields(options))
+        for field in fields(group)
+    }
+
+
+def _switches(groups: Iterable[type]) -> set[str]:
+    """Names of the options that are true or false."""
+    return {field.name for group in groups for field in fields(group) if get_type_hints(group)[field.name] is bool}
+
+
+def _plain_words(argv: Sequence[str], switches: set[str]) -> list[str]:
+    """Let people write `--batch-size 8` and a bare `--resume` for `--batch_size=8` and `--resume=true`."""
+    words = []
+    for position, word in enumerate(argv):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            answer = argv[position + 1] if position + 1 < len(argv) else ""
+            if name in switches and not equals and answer.lower() not in ("true", "false"):
+                equals, value = "=", "true"
+            word = f"--{name}{equals}{value}"
+        words.append(word)
+    return words
+
+
+def _plain_text(error: BaseException) -> str:
+    """The parser's text, without the inner workings of a union of types."""
+    text = _one_line(error)
+    union = re.search(r'Parser key "(\w+)": .*Subtypes: \[(.*?)\] Errors.* Given value: (.*)', text)
+    single = re.search(r'Parser key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
+    if union:
+        kinds = [kind.replace("NoneType", "null") for kind in re.findall(r"<class '(\w+)'>", union[2])]
+        return f"--{union[1]} {union[3]}: expected {' or '.join(kinds)}"
+    if single:
+        kind = re.sub(r"typing\.Literal|<class '(\w+)'>", r"\1", single[2])
+        return f"--{single[1]} {single[3]}: expected {kind}"
+    return text
+
+
+def _instance(group: type, values: Any) -> Any:
+    return group(**{field.name: values[field.name] for field in fields(group)})
+
+
+def _last_value(argv: Sequence[str], name: str) -> str | None:
+    value = None
+    for position, word in enumerate(argv):
+        if word == f"--{name}" and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif word.startswith(f"--{name}="):
+            value = word.split("=", 1)[1]
+    return value
+
+
+def _refuse_missing_config(argv: Sequence[str]) -> None:
+    config = _last_value(argv, "config")
+    if config is not None and not Path(config).is_file():
+        raise UserError(f"--config {config}: no such file")
+
+
+def _one_line(error: BaseException) -> str:
+    # An error of a data worker arrives with the worker's traceback in its text.
+    return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())

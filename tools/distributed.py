@@ -1,0 +1,184 @@
+"""Processes under torchrun: their environment, collectives that are no-ops on one process, exact shards.
+
+torchrun (or SLURM, or accelerate launch) sets RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous address; without them
+everything here behaves as the only process of its world.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from backbones.errors import UserError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def start() -> torch.device:
+    """Join the process group, if there is one, and pick this process's device.
+
+    Returns:
+        The local rank's CUDA device where there are devices, else the CPU (with gloo).
+    """
+    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return device
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process among all, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes train together, over all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def processes_on_this_machine() -> int:
+    """How many of them share this machine's cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Every process's `value` (anything picklable), in order of rank, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast(value: Any) -> Any:
+    """The main process's `value` (anything picklable), on every process."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def on_main(work: Callable[[], Any]) -> Any:
+    """Do `work` on the main process alone; its result, or its UserError, reaches every process.
+
+    An error on one process would otherwise leave the others waiting for it.
+    """
+    result, error = None, None
+    if is_main():
+        try:
+            result = work()
+        except UserError as mistake:
+            error = str(mistake)
+    result, error = broadcast((result, error))
+    if error is not None:
+        raise UserError(error)
+    return result
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Element-wise mean over the processes."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values = values / world_size()
+    return values
+
+
+def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The model under DistributedDataParallel where several processes train; alone as it is."""
+    if not dist.is_initialized():
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself: what is evaluated and saved."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def shard(length: int) -> range:
+    """This process's part of `length` items for evaluation: the shards are disjoint and complete, never padded."""
+    return range(rank(), length, world_size())
+
+
+class TrainBatches:
+    """Batches of `(epoch, index)` keys for a data loader: a function of (seed, epoch) alone.
+
+    An optimizer step sees the same `batch_size` images whatever the number of processes or accumulated batches;
+    each process takes its slices of them. Images of one group (of similar shape, say) come together where possible. The
+    last step of an epoch is filled up from the epoch's beginning, so that no image is dropped.
+
+    Args:
+        groups: a group number for each image `[N]`.
+        batch_size: images per optimizer step, over all processes and accumulated batches; a multiple of
+            `world_size * accumulate`.
+    """
+
+    def __init__(self, groups: np.ndarray, batch_size: int, *, seed: int, accumulate: int = 1) -> None:
+        self.groups, self.batch_size, self.seed, self.accumulate = groups, batch_size, seed, accumulate
+        self.epoch = self.first_step = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-len(self.groups) // self.batch_size)
+
+    def seek(self, epoch: int, step: int = 0) -> None:
+        """Make the next iteration begin at a step of an epoch, without loading what lies before."""
+        self.epoch, self.first_step = epoch, step
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.batch_size // (world_size() * self.accumulate)
+        for step in self._steps_of_epoch()[self.first_step :]:
+            for batch in range(self.accumulate):
+                begin = (batch * world_size() + rank()) * size
+                yield [(self.epoch, int(index)) for index in step[begin : begin + size]]
+
+    def _steps_of_epoch(self) -> np.ndarray:
+        """All steps of the epoch `[steps, batch_size]`: one group each, leftovers of the groups together."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.groups))
+        whole, rest = [], []
+        for group in np.unique(self.groups):
+            members = order[self.groups[order] == group]
+            cut = len(members) - len(members) % self.batch_size
+            whole.append(members[:cut].reshape(-1, self.batch_size))
+            rest.append(members[cut:])
+        leftover = np.concatenate(rest)
+        missing = -len(leftover) % self.batch_size
+        leftover = np.concatenate([leftover, np.resize(order, missing)]).reshape(-1, self.batch_size)
+        return random.permutation(np.concatenate([*whole, leftover]))

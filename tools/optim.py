@@ -1,0 +1,90 @@
+"""Optimizer, learning-rate schedule, precision: what turns options into update steps."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from backbones.errors import UserError
+from tools.options import TrainOptions
+
+# Optimizers that scale each weight's step by its own gradient history want the square root of the batch's growth.
+ADAPTIVE = ("adam", "lamb", "lion", "rmsprop", "adan", "nadam", "radam")
+
+
+def learning_rate(options: TrainOptions) -> tuple[float, str]:
+    """The learning rate and the rule that gave it, in words.
+
+    Linear in the batch size for SGD (Goyal et al. 2017), with its square root for adaptive optimizers (Malladi et
+    al. 2022).
+    """
+    if options.lr is not None:
+        return options.lr, "as given"
+    ratio = options.batch_size / options.base_batch_size
+    if options.optimizer.startswith(ADAPTIVE):
+        rule = f"{options.base_lr} x sqrt({options.batch_size} / {options.base_batch_size})"
+        return options.base_lr * ratio**0.5, rule
+    return options.base_lr * ratio, f"{options.base_lr} x {options.batch_size} / {options.base_batch_size}"
+
+
+def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """timm's optimizer of that name over the trainable parameters; biases and norm layers take no weight decay.
+
+    Raises:
+        UserError: for a name that timm does not know.
+    """
+    if options.optimizer not in list_optimizers():
+        raise UserError(f"--optimizer {options.optimizer}: unknown; some that exist: sgd, adamw, lamb, lion, rmsprop")
+    momentum = {} if options.optimizer.startswith(ADAPTIVE) else {"momentum": options.momentum}
+    return create_optimizer_v2(
+        model,
+        opt=options.optimizer,
+        lr=learning_rate(options)[0],
+        weight_decay=options.weight_decay,
+        **momentum,
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Scheduler:
+    """A schedule over `steps` optimizer steps; call `schedule.step_update(step)` with the number of steps done."""
+    warmup = min(int(steps * options.warmup + 0.5), max(steps - 1, 0))
+    common = {
+        "warmup_t": warmup,
+        "warmup_lr_init": learning_rate(options)[0] / 1000,
+        "t_in_epochs": False,
+    }
+    if options.schedule == "cosine":
+        return CosineLRScheduler(optimizer, t_initial=max(steps, 1), **common)
+    milestones = [round(steps * at) for at in options.milestones] if options.schedule == "step" else []
+    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, **common)
+
+
+def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that autocast computes in; float32 stands for no autocast.
+
+    Raises:
+        UserError: for fp16 on a CPU, whose gradients would underflow without a scaler.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16: needs a GPU; take bf16, fp32 or auto on a CPU")
+    if precision == "auto":
+        return torch.bfloat16 if has_bf16(device.type) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+@cache
+def has_bf16(device_type: str) -> bool:
+    """Whether the hardware multiplies bf16 natively: elsewhere it is emulated, and slower than fp32."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    if platform.system() != "Linux":
+        return False
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    return bool(flags & {"avx512_bf16", "amx_bf16"})

@@ -1,0 +1,103 @@
+"""Option groups that the training scripts share; a task adds its own group for data and model.
+
+Every group checks its own values, so that a wrong one is refused before anything is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from backbones.errors import UserError
+
+
+@dataclass
+class TrainOptions:
+    """How long and how to train.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per optimizer step, over all processes and accumulated batches together.
+        accumulate: batches per step and process; reaches a recipe's batch size on fewer or smaller devices.
+        optimizer: any name timm knows, such as sgd, adamw, lamb.
+        lr: learning rate at `batch_size`; absent: `base_lr` scaled to the batch size by the printed rule.
+        base_lr: learning rate at `base_batch_size` images per step.
+        base_batch_size: the batch size that `base_lr` was tuned for.
+        momentum: of SGD.
+        weight_decay: of weights; biases and norm layers have none.
+        schedule: course of the learning rate after the warm-up.
+        milestones: fractions of the run at which schedule "step" divides the learning rate by ten.
+        warmup: fraction of the run over which the learning rate rises linearly from a thousandth.
+        clip_norm: largest gradient norm; 0 for no limit.
+        ema: decay of an exponential moving average of the weights, used for evaluation; 0 for none.
+        precision: auto is bf16 where the hardware has it, else fp32.
+    """
+
+    epochs: int = 12
+    batch_size: int = 16
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float | None = None
+    base_lr: float = 0.02
+    base_batch_size: int = 16
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[float, float] = (0.667, 0.917)
+    warmup: float = 0.01
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "base_lr", "base_batch_size"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        require(self.lr is None or self.lr > 0, "lr", self.lr, "must be above 0")
+        for name in ("weight_decay", "clip_norm"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
+        for name in ("momentum", "warmup", "ema"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
+        in_order = 0 < self.milestones[0] <= self.milestones[1] <= 1
+        require(in_order, "milestones", self.milestones, "must be two rising fractions of the run, such as [0.667, 0.917]")
+
+
+@dataclass
+class RunOptions:
+    """Where a run lives and how it is repeated.
+
+    Args:
+        output: the run folder; absent: a new one under runs/.
+        resume: continue from the last checkpoint of `output`.
+        eval_only: evaluate without training.
+        seed: of initial weights, sample order and augmentation.
+        workers: processes that load data, for each training process; absent: one per core, four at most.
+        checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with one anyway.
+        eval_every: epochs between evaluations; the last epoch always ends with one.
+        threads: CPU threads of this process; absent: PyTorch's choice, shared among the processes of a machine.
+    """
+
+    output: str | None = None
+    resume: bool = False
+    eval_only: bool = False
+    seed: int = 0
+    workers: int | None = None
+    checkpoint_every: int = 500
+    eval_every: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "eval_every"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        require(self.seed >= 0, "seed", self.seed, "must be 0 or above")
+        require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
+        require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
+
+
+def require(holds: Any, name: str, value: Any, rule: str) -> None:
+    """Refuse an option's value.
+
+    Raises:
+        UserError: naming the option, its value and the rule, unless `holds`.
+    """
+    if not holds:
+        raise UserError(f"--{name} {value}: {rule}")

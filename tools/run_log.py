@@ -1,0 +1,115 @@
+"""The run folder: configuration, one JSON line per logged step, TensorBoard events, progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from tools.distributed import is_main
+
+LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
+
+
+def open_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
+    """The folder of this run, created where it is new.
+
+    Without `output` a run gets a new folder `runs/<prefix>-<time>`, and `resume` takes the newest of them.
+
+    Raises:
+        UserError: where the folder holds another run, has none to resume, or cannot be written.
+    """
+    folder = Path(output) if output else _newest(prefix) if resume else _fresh(prefix)
+    if resume and not (folder / LAST).is_file():
+        raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--output {folder}: holds files already; continue that run with --resume or name a new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoint").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder}: cannot be written; name another folder")
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader, or a kill, never meets half a file."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+class RunLog:
+    """Writes `metrics.jsonl` and TensorBoard events on the main process; silent on the others.
+
+    Args:
+        folder: the run folder.
+        step: optimizer steps done so far; lines of later steps, left by a killed run, are cut off.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0) -> None:
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        if is_main():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._cut_after(step)
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Log numbers (others are left out of TensorBoard) under an optimizer step."""
+        if not is_main():
+            return
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush the TensorBoard events."""
+        if is_main():
+            self._events.close()
+
+    def _cut_after(self, step: int) -> None:
+        if self.path.is_file():
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            write_text(self.path, "".join(f"{line}\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+    """The step of a logged line; a line torn by a kill counts as later than all."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def _fresh(prefix: str) -> Path:
+    stem = f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (Path("runs") / (stem if not copy else f"{stem}-{copy}") for copy in range(1000))
+    return next(path for path in names if not path.exists())
+
+
+def _newest(prefix: str) -> Path:
+    runs = [path.parents[1] for path in Path("runs").glob(f"{prefix}-*/{LAST}")]
+    if not runs:
+        raise UserError(f"--resume: no runs/{prefix}-* with a {LAST}; name the run folder with --output")
+    return max(runs, key=lambda run: (run / LAST).stat().st_mtime)
