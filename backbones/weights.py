@@ -1,40 +1,61 @@
-"""Weights: which file a word means, how its entries meet the net's, and what matched."""
+"""Weights: which file a word means, how its entries meet a net's, and what matched."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.base import Backbone
+from backbones.download import fetch, timm_pretrained, timm_state, torchvision_state
 from backbones.errors import UserError
-from backbones.fetch import read_state, timm_state, torchvision_state
+from backbones.state_file import read_state
 
-_REQUIRED = 0.9  # of the backbone's entries, below which a file is taken for the wrong one
+__all__ = [
+    "LoadReport",
+    "adapt_channels",
+    "fetch",
+    "load",
+    "load_state",
+    "read_state",
+    "state_for",
+    "timm_pretrained",
+    "timm_state",
+    "torchvision_state",
+]
+
+_CLASSIFIERS = ("fc.", "classifier.", "head.")
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-# Whatever wrapped the net when it was saved; the whole detector's trunk is called backbone.body by torchvision.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.body.", "backbone.", "net.")
+# What training code wraps a net in; torchvision's detectors keep theirs under backbone.body.
+_WRAPPED = re.compile(r"(?:module|_orig_mod|model|backbone|body|net|encoder)\.")
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What a set of weights gave to a net, by names of entries (num_batches_tracked aside).
 
-    matched: filled from the file; missing: in the net, not in the file; unexpected: in the file, not in the net (a
-    classifier, or stages that were left out); reshaped: those of `matched` adapted to another number of channels.
+    Attributes:
+        source: where the weights are from.
+        matched: entries of the net that were filled.
+        missing: entries of the net that the file does not have.
+        unexpected: entries of the file that the net does not have (stages left out, say).
+        reshaped: those of `matched` that were adapted to another number of input channels.
+        ignored: the file's classifier, where the net has none or one of another size.
     """
 
+    source: str
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]
-    source: str = ""
+    ignored: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"matched {len(self.matched)} of {len(self.matched) + len(self.missing)}"]
-        parts += [_figure(kind, getattr(self, kind)) for kind in ("missing", "unexpected", "reshaped")]
+        parts = [f"matched {len(self.matched)} of {len(self.matched) + len(self.missing)} entries"]
+        for kind in ("missing", "unexpected", "reshaped", "ignored"):
+            parts += [_figure(kind, getattr(self, kind))]
         return f"{self.source}: {', '.join(parts)}"
 
     def with_head(self, loaded: bool) -> "LoadReport":
@@ -42,62 +63,68 @@ class LoadReport:
         fc = ("fc.bias", "fc.weight")
         if not loaded:
             return replace(self, missing=self.missing + fc)
-        rest = tuple(k for k in self.unexpected if k not in fc)
-        return replace(self, matched=self.matched + fc, unexpected=rest)
+        return replace(
+            self,
+            matched=self.matched + fc,
+            unexpected=tuple(k for k in self.unexpected if k not in fc),
+            ignored=tuple(k for k in self.ignored if not k.endswith(fc)),
+        )
 
 
-def load(backbone: Backbone, weights: str | os.PathLike[str]) -> LoadReport:
-    """Fill a backbone in place from "imagenet", a named tag or a file.
+def load(
+    module: nn.Module,
+    weights: str | os.PathLike[str] | Mapping[str, Tensor],
+    *,
+    source: str | None = None,
+    ignore: Sequence[str] = _CLASSIFIERS,
+    adapt_input: str | None = None,
+    minimum: float = 0.9,
+) -> LoadReport:
+    """Fill a net in place and say what matched; all or nothing.
+
+    Args:
+        module: a `Backbone`, or any net where `weights` holds entries.
+        weights: entries by name; for a `Backbone` also "imagenet", a named tag or a file.
+        source: where the entries are from, for the report.
+        ignore: beginnings of classifier entries: reported apart, and left where their shape differs.
+        adapt_input: key of the first convolution's weight, adapted to the net's input channels; by default, for
+            a `Backbone` of other than three channels, every convolution on the input.
+        minimum: share of the net's entries that must match.
 
     Raises:
-        UserError: the weights cannot be had, a shape differs, or under 90 % of the net's entries match.
+        UserError: the weights cannot be had, a shape differs, or less than `minimum` matches.
     """
-    state, source = state_for(backbone, weights)
-    return load_state(backbone, state, source=source)
+    if isinstance(weights, Mapping):
+        state, found_at = dict(weights), "weights"
+    else:
+        state, found_at = state_for(module, weights)
+    return _fill(module, state, source or found_at, tuple(ignore), adapt_input, minimum)
 
 
-def state_for(backbone: Backbone, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
-    """The entries that `weights` names, wrappers' prefixes taken off, and where they are from."""
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    """`load` for entries that have been read already."""
+    return load(module, state, source=source)
+
+
+def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """The entries that "imagenet", a tag or a file means for a backbone, and where they are from."""
     word = os.fspath(weights)
     if not isinstance(weights, str) or _is_path(word):
-        return unwrapped(read_state(Path(word))), word
-    if backbone.source is None:
+        return read_state(word), word
+    published = module.source if isinstance(module, Backbone) else None
+    if published is None:
         raise UserError(
-            f"{backbone.name}: nobody publishes weights {word!r} for it; take weights=None or weights=FILE"
+            f"{_name(module)}: nobody publishes weights {word!r} for it; take weights=None or weights=FILE"
         )
-    library, arch = backbone.source
+    library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)
     return state, f"{library} {arch} {word}"
 
 
-def load_state(backbone: Backbone, state: dict[str, Tensor], *, source: str) -> LoadReport:
-    """Copy entries into a backbone in place, under its own names or torchvision's or timm's; see `load`."""
-    own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
-    found: dict[str, Tensor] = {}
-    unexpected = []
-    for key, value in state.items():
-        name = next((a for a in _aliases(key) if a in own), None)
-        if name is not None:
-            found[name] = value
-        elif not key.endswith("num_batches_tracked"):
-            unexpected.append(key)
-    fitted, reshaped = _fitted(backbone, own, found, source)
-    missing = tuple(k for k in own if k not in found)
-    report = LoadReport(tuple(fitted), missing, tuple(sorted(unexpected)), tuple(reshaped), source)
-    if len(fitted) < _REQUIRED * len(own):
-        raise UserError(
-            f"{backbone.name}: the weights are not this net's, {report}; "
-            f"under {_REQUIRED:.0%} is an error; give a file of this net, or weights=None"
-        )
-    # Completeness was judged above, so strict would say it twice.
-    backbone.load_state_dict(fitted, strict=False)
-    return report
-
-
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """First-convolution weight [O, 3, k, k] -> [O, in_channels, k, k], as timm does it.
+    """First-convolution weight [O, C, k, k] -> [O, in_channels, k, k], as timm does it.
 
-    One channel takes the sum over RGB; more repeat them, scaled so that the response keeps its size.
+    One channel takes the sum over the C; more repeat them, scaled so that the response keeps its size.
     """
     if in_channels == 1:
         return weight.float().sum(1, keepdim=True).to(weight.dtype)
@@ -106,62 +133,127 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     return (wide * (weight.shape[1] / in_channels)).to(weight.dtype)
 
 
-def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take wrappers' prefixes off: "module.backbone.conv1.weight" -> "conv1.weight"; the rest stays as it is."""
-    for _ in range(4):
-        bare = {_bare(key): value for key, value in state.items()}
-        if len(bare) < len(state) or bare.keys() == state.keys():
-            break
-        state = bare
-    return state
-
-
-def _bare(key: str) -> str:
-    return next((key[len(p) :] for p in _PREFIXES if key.startswith(p)), key)
-
-
-def _aliases(key: str) -> Iterator[str]:
-    """Names under which an entry may live in a backbone, most literal first."""
-    # densenet files of old torchvision write "norm.1" for "norm1"
-    dense = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
-    for name in (key, dense):
-        yield name
-        yield f"net.{name}"
-        yield f"net.{name.replace('.', '_', 1)}"  # timm flattens sequences: stages.0 is stages_0
-        yield f"net.model.{name}"
-
-
-def _fitted(
-    backbone: Backbone, own: dict[str, Tensor], found: dict[str, Tensor], source: str
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The entries in the net's shapes, and the names of those that had to be adapted."""
+def _fill(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: str,
+    ignore: tuple[str, ...],
+    adapt_input: str | None,
+    minimum: float,
+) -> LoadReport:
+    own = module.state_dict()
+    found, rest, prefix = _paired(own, state)
+    ignored = [k for k in rest if k.removeprefix(prefix).startswith(ignore)]
     fitted, reshaped, wrong = {}, [], []
-    for key, value in found.items():
+    for key, file_key in found.items():
+        value = state[file_key]
         if value.shape == own[key].shape:
             fitted[key] = value
-        elif _is_first_conv(own[key], value, backbone.in_channels):
-            fitted[key] = adapt_channels(value, backbone.in_channels)
+        elif _is_input(module, key, own[key], value, adapt_input):
+            fitted[key] = adapt_channels(value, own[key].shape[1])
             reshaped.append(key)
+        elif key.startswith(ignore):
+            ignored.append(file_key)
         else:
             wrong.append(f"{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the net")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"{source}: not the weights of {backbone.name}: {'; '.join(wrong[:3])}{more}; give this net's file"
+            f"{source}: not the weights of {_name(module)}: {'; '.join(wrong[:3])}{more}; "
+            "give this net's file"
         )
-    return fitted, reshaped
+    report = LoadReport(
+        source=source,
+        matched=_counted(fitted),
+        missing=_counted(k for k in own if k not in fitted),
+        unexpected=_counted(k for k in rest if k not in ignored),
+        reshaped=tuple(reshaped),
+        ignored=_counted(ignored),
+    )
+    _check_complete(module, report, minimum)
+    # Completeness was judged above; the entries that are left out stand in the report.
+    module.load_state_dict(fitted, strict=False)
+    return report
 
 
-def _is_first_conv(own: Tensor, value: Tensor, in_channels: int) -> bool:
-    if in_channels == 3 or own.ndim != 4 or value.ndim != 4:
+def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> None:
+    total = len(report.matched) + len(report.missing)
+    if len(report.matched) < minimum * total:
+        raise UserError(
+            f"{_name(module)}: {report}; under {minimum:.0%} matched is an error: "
+            "give a file of this net, or weights=None"
+        )
+
+
+def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], str]:
+    """Entries of the net -> keys of the file, the file's other keys, and the file's prefix.
+
+    The prefix is the one, of those that look like a wrapper's, under which most of the net is found.
+    """
+    index = {alias: key for key in reversed(own) for alias in _aliases(key)}
+    index.update((key, key) for key in own)  # the literal name wins
+    best: tuple[dict[str, str], str] = ({}, "")
+    for prefix in sorted(_prefixes(state), key=len):
+        found: dict[str, str] = {}
+        for file_key in state:
+            key = index.get(_modern(file_key[len(prefix) :])) if file_key.startswith(prefix) else None
+            if key is not None:
+                found.setdefault(key, file_key)
+        if len(found) > len(best[0]):
+            best = found, prefix
+    used = set(best[0].values())
+    return best[0], [k for k in state if k not in used], best[1]
+
+
+def _prefixes(state: Mapping[str, Tensor]) -> set[str]:
+    """All beginnings of keys that consist of wrappers' names: "", "model.", "model.backbone.", ..."""
+    prefixes = {""}
+    for key in state:
+        end = 0
+        while match := _WRAPPED.match(key, end):
+            end = match.end()
+            prefixes.add(key[:end])
+    return prefixes
+
+
+def _aliases(key: str) -> Iterator[str]:
+    """Names under which an entry of a net may stand in a file: wrapped nets keep theirs under "net."."""
+    for prefix in ("net.model.", "net."):
+        if key.startswith(prefix):
+            bare = key.removeprefix(prefix)
+            yield bare
+            # timm's feature lists flatten sequences: stages.0 becomes stages_0
+            yield re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)
+
+
+def _modern(key: str) -> str:
+    """Files of old torchvision densenets write "norm.1" for "norm1"."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
+
+
+def _is_input(module: nn.Module, key: str, own: Tensor, value: Tensor, adapt_input: str | None) -> bool:
+    """Whether an entry is the weight of a convolution on the input, different in the channels alone."""
+    if own.ndim != 4 or value.ndim != 4 or own.shape[0] != value.shape[0] or own.shape[2:] != value.shape[2:]:
         return False
-    return value.shape[1] == 3 and own.shape == (value.shape[0], in_channels, *value.shape[2:])
+    if adapt_input is not None:
+        return key == adapt_input
+    # By shape, since some nets have two convolutions on the input and no list of them exists.
+    channels = module.in_channels if isinstance(module, Backbone) else 3
+    return channels != 3 and (own.shape[1], value.shape[1]) == (channels, 3)
+
+
+def _counted(keys: Mapping[str, Tensor] | Iterator[str] | Sequence[str]) -> tuple[str, ...]:
+    return tuple(k for k in keys if not k.endswith(_COUNTER))
+
+
+def _name(module: nn.Module) -> str:
+    return module.name if isinstance(module, Backbone) else type(module).__name__
 
 
 def _is_path(word: str) -> bool:
     return word.endswith(_SUFFIXES) or os.sep in word or os.path.exists(word)
 
 
-def _figure(kind: str, names: tuple[str, ...]) -> str:
+def _figure(kind: str, names: Sequence[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {kind}" + (f" ({shown})" if names else "")
