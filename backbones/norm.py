@@ -21,8 +21,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     """norm(conv(x)), with a frozen batch norm folded into the weight on the fly.
 
-    Scaling the small weight is cheaper than a pass over the feature map. The gradient still reaches conv.weight,
-    and no state-dict key changes.
+    Scaling the small weight is cheaper than a pass over the map. The gradient still reaches conv.weight, and
+    no state-dict key changes.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv(x))

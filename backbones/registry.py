@@ -23,8 +23,8 @@ _STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "frozen", "group"), ("v1.5", 
 def register(name: str) -> Callable[[Callable[..., "Backbone"]], Callable[..., "Backbone"]]:
     """Decorator: the function builds the net `name`, without weights.
 
-    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=)`` and gives a
-    `Backbone`; norm is "batch" or "group" ("frozen" is made afterwards, by module object).
+    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=)`` and gives
+    a `Backbone`; norm is "batch" or "group" ("frozen" is made afterwards, by module object).
 
     Raises:
         ValueError: the name is taken, or holds a slash (those are external nets).
