@@ -1,0 +1,110 @@
+"""From a fine visible mask to COCO's fields: polygons, run lengths, box and area, in pixels of the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.uint8]
+Contour = NDArray[np.float64]
+
+SLIVER = 1.0  # pixels; smaller islands and holes are left out, as an annotator would
+TOLERANCE = 0.75  # cells by which a polygon may leave the mask's edge
+
+
+def object_fields(mask: Mask, fine: int) -> dict[str, Any]:
+    """`segmentation` (polygons), `bbox` ([x, y, w, h]) and `area` of an object's visible part.
+
+    Args:
+        mask: 0/1, [fine * height, fine * width].
+        fine: cells along a pixel's side; box and area are exact to the cell.
+    """
+    contours, parents = _contours(mask, fine)
+    corners = np.concatenate(
+        [contour for contour, parent in zip(contours, parents, strict=True) if parent < 0]
+    )
+    (left, top), (right, bottom) = corners.min(0) / fine, corners.max(0) / fine
+    return {
+        "segmentation": _polygons(contours, parents, fine),
+        "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+        "area": float(mask.sum(dtype=np.int64) / fine**2),
+        "iscrowd": 0,
+    }
+
+
+def crowd_fields(mask: Mask, fine: int) -> dict[str, Any]:
+    """The same for a crowd, whose `segmentation` is an uncompressed run-length code over whole pixels."""
+    height, width = mask.shape[0] // fine, mask.shape[1] // fine
+    share = mask.reshape(height, fine, width, fine).mean((1, 3))
+    pixels = share >= 0.5
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
+    return {
+        "segmentation": {"counts": _run_lengths(pixels), "size": [height, width]},
+        "bbox": [float(value) for value in box],
+        "area": float(pixels.sum()),
+        "iscrowd": 1,
+    }
+
+
+def _run_lengths(pixels: NDArray[np.bool_]) -> list[int]:
+    """Lengths of alternating runs of 0 and 1, column by column; the first run is of 0 and may be empty."""
+    flat = pixels.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return [0, *runs] if flat[0] else runs
+
+
+def _contours(mask: Mask, fine: int) -> tuple[list[Contour], list[int]]:
+    """Contours [n, 2] along the edges of cells, and for each hole the index of its island (else -1).
+
+    OpenCV traces centres of cells, which would shrink every shape by half a cell all round. The *corners* of
+    the cells are one row and one column more; tracing the set of corners follows the true edges.
+    """
+    corners = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
+    for down in (0, 1):
+        for right in (0, 1):
+            corners[down : down + mask.shape[0], right : right + mask.shape[1]] |= mask
+    found, tree = cv2.findContours(corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(contour) for contour in found]
+    largest = int(np.argmax(areas))
+    kept = [index for index, area in enumerate(areas) if index == largest or area >= SLIVER * fine**2]
+    place = {index: position for position, index in enumerate(kept)}
+    # The tree is [1, n, (next, previous, child, parent)]; a hole of a dropped island goes with it.
+    kept = [index for index in kept if tree[0][index][3] < 0 or tree[0][index][3] in place]
+    place = {index: position for position, index in enumerate(kept)}
+    contours = [found[index].reshape(-1, 2).astype(np.float64) for index in kept]
+    return contours, [place.get(int(tree[0][index][3]), -1) for index in kept]
+
+
+def _polygons(contours: list[Contour], parents: list[int], fine: int) -> list[list[float]]:
+    """One polygon per island. COCO's polygons know no holes, so a double line joins a hole to its island."""
+    simple = [_simplified(contour) for contour in contours]
+    polygons = []
+    for island, parent in enumerate(parents):
+        if parent < 0:
+            outline = simple[island]
+            for hole in (index for index, around in enumerate(parents) if around == island):
+                outline = _joined(outline, simple[hole])
+            polygons.append((outline / fine).ravel().tolist())
+    return polygons
+
+
+def _simplified(contour: Contour) -> Contour:
+    return (
+        cv2.approxPolyDP(contour.astype(np.int32), TOLERANCE, closed=True).reshape(-1, 2).astype(np.float64)
+    )
+
+
+def _joined(outline: Contour, hole: Contour) -> Contour:
+    """Walk the outline, cross over at the closest pair of corners, walk the hole, and come back the same way.
+
+    OpenCV orders holes against their islands, so the hole's area is subtracted under either filling rule.
+    """
+    distances = ((outline[:, None] - hole[None]) ** 2).sum(-1)
+    here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+    detour = np.concatenate([hole[there:], hole[: there + 1]])
+    return np.concatenate([outline[: here + 1], detour, outline[here:]])
