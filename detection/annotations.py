@@ -35,7 +35,9 @@ class CategoryMap:
         Raises:
             UserError: for none at all, a missing id or name, or an id that stands twice.
         """
-        pairs = sorted((_field(c, "id", "category", path), str(_field(c, "name", "category", path))) for c in categories)
+        pairs = sorted(
+            (_field(c, "id", "category", path), str(_field(c, "name", "category", path))) for c in categories
+        )
         if not pairs:
             raise UserError(f"{path}: `categories` is empty; a detector needs at least one class")
         ids = tuple(identifier for identifier, _ in pairs)
@@ -60,7 +62,9 @@ class CategoryMap:
             return
         odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
         shown = ", ".join(f"{key}: {mine.get(key, 'absent')} / {theirs.get(key, 'absent')}" for key in odd[:5])
-        raise UserError(f"categories of {here} and {there} differ in {len(odd)} ids ({shown}); use files of one data set")
+        raise UserError(
+            f"categories of {here} and {there} differ in {len(odd)} ids ({shown}); use files of one data set"
+        )
 
 
 @dataclass(frozen=True)
@@ -199,9 +203,7 @@ def _refuse_absent_files(names: np.ndarray, folder: Path, path: Path) -> None:
             raise UserError(f"{path}: image file {name} is not in {folder}")
 
 
-def _rows(
-    annotations: list[dict[str, Any]], image_ids: np.ndarray, categories: CategoryMap, path: Path
-) -> np.ndarray:
+def _rows(annotations: list[dict[str, Any]], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:
     """Position `[B]` of each annotation's image among `image_ids`."""
     position = {identifier: row for row, identifier in enumerate(image_ids.tolist())}
     known = set(categories.ids)

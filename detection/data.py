@@ -84,7 +84,9 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     image = _decode(content, cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace it or take it out of the JSON")
+        raise UserError(
+            f"{path}: does not decode: cut short, damaged or no image; replace it or take it out of the JSON"
+        )
     if size is not None and image.shape[:2] != size:
         turned = image.shape[:2]
         image = _decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)

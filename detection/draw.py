@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -48,11 +47,6 @@ def draw_samples(
     return sheet
 
 
-def save_samples(path: Path, sheet: Image.Image) -> None:
-    """Write the sheet as PNG."""
-    sheet.save(path, optimize=True)
-
-
 Mark = tuple[Sequence[float], str, str]  # box xyxy, colour, text
 
 
@@ -82,7 +76,9 @@ def _tile(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
     return tile
 
 
-def _label(pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str, size: tuple[int, int]) -> None:
+def _label(
+    pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str, size: tuple[int, int]
+) -> None:
     """Text above the box's corner, moved inside the picture where it would stick out."""
     left, top, right, bottom = pen.textbbox((0, 0), text)
     x = min(max(corner[0], 0), max(size[0] - (right - left) - 4, 0))

@@ -8,22 +8,19 @@ whose head is conv5; DC5, a dilated conv5 with a two-layer head. Anchors, RoI sc
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torch import nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-import backbones
-from backbones import Backbone, FeatureInfo
+from backbones import Backbone
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
-from detection.necks import ROI_SIZE, Neck, c4_neck, dc5_neck, fpn_neck
+from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
 from detection.rois import RegionProposals, RoIHeads
 from detection.transforms import ImageTransform
 from detection.weights import is_detector, load_detector, read_detector

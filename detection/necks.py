@@ -6,7 +6,6 @@ import math
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork

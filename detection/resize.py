@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 
@@ -45,7 +45,7 @@ class ImageTransform(GeneralizedRCNNTransform):
             image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True, align_corners=False
         )[0]
 
-    def extra_state(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """What a user of the weights must know to feed them: sizes in pixels, mean and std of inputs in 0..1."""
         return {
             "min_size": self.min_size[-1],

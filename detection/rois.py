@@ -45,9 +45,7 @@ class RoIHeads(TorchvisionRoIHeads):
         return matches, pass_over_ignored(labels, proposals, self._targets)
 
 
-def pass_over_ignored(
-    labels: list[Tensor], boxes: list[Tensor], targets: list[dict[str, Tensor]]
-) -> list[Tensor]:
+def pass_over_ignored(labels: list[Tensor], boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:
     """Turn negatives (label 0) that lie mostly inside an image's ignored regions into `IGNORE`."""
     for label, box, target in zip(labels, boxes, targets, strict=True):
         regions = target.get("ignore")

@@ -64,7 +64,7 @@ def sanitise(boxes: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.nda
 @cache
 def _pipeline(preset: str) -> Any:
     """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
-    import albumentations as A  # noqa: N812
+    import albumentations as A
     import cv2
 
     cv2.setNumThreads(0)  # the loader's workers are the parallelism

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
 from backbones.weights import LoadReport, fetch, read_state
+from detection.annotations import CategoryMap
 
 COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
 COCO_FILE = COCO_URL.rsplit("/", 1)[1]
@@ -70,6 +73,22 @@ def load_detector(
     return LoadReport(source=source, matched=tuple(own), missing=(), unexpected=unexpected, reshaped=())
 
 
+def require_same_categories(weights: str | os.PathLike[str], categories: CategoryMap) -> None:
+    """Refuse a detector of ours that was trained on other categories than the data's.
+
+    Raises:
+        UserError: showing where the two differ.
+    """
+    path = Path(weights)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return
+    with safe_open(path, framework="pt") as file:
+        trained = json.loads((file.metadata() or {}).get("meta", "{}"))
+    if "category_ids" in trained:
+        before = CategoryMap(tuple(trained["category_ids"]), tuple(trained["category_names"]))
+        before.require_same(categories, here=str(path), there="the data")
+
+
 def _rows(model: nn.Module) -> int:
     return model.roi_heads.box_predictor.cls_score.out_features
 
@@ -81,7 +100,9 @@ def _mapped_predictor(
     given = state[f"{PREDICTOR}cls_score.weight"].shape[0]
     if given != COCO_ROWS or category_ids is None:
         if given != rows:
-            raise UserError(f"{source}: predicts {given - 1} classes, this detector {rows - 1}; use the same categories")
+            raise UserError(
+                f"{source}: predicts {given - 1} classes, this detector {rows - 1}; use the same categories"
+            )
         return state
     if max(category_ids) >= COCO_ROWS:
         raise UserError(f"{source}: predicts COCO's categories (ids to 90), the data set has id {max(category_ids)}")

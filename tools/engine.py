@@ -215,9 +215,7 @@ def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager:
     return model.no_sync() if enabled and hasattr(model, "no_sync") else nullcontext()
 
 
-def _refuse_non_finite(
-    total: torch.Tensor, losses: dict[str, torch.Tensor], training: Training, targets: Any
-) -> None:
+def _refuse_non_finite(total: torch.Tensor, losses: dict[str, torch.Tensor], training: Training, targets: Any) -> None:
     """Stop every process before a broken loss reaches the weights."""
     broken = torch.tensor(float(not math.isfinite(total.item())))
     if distributed.mean(broken.to(total.device)) == 0:

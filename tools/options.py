@@ -58,7 +58,9 @@ class TrainOptions:
         for name in ("momentum", "warmup", "ema"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
         in_order = 0 < self.milestones[0] <= self.milestones[1] <= 1
-        require(in_order, "milestones", self.milestones, "must be two rising fractions of the run, such as [0.667, 0.917]")
+        require(
+            in_order, "milestones", self.milestones, "must be two rising fractions of the run, such as [0.667, 0.917]"
+        )
 
 
 @dataclass

@@ -37,9 +37,9 @@ def open_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
     return folder
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write JSON so that a reader, or a kill, never meets half a file."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

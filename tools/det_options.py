@@ -1,0 +1,108 @@
+"""Option groups of the detection script: its data and its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tools.options import RunOptions, TrainOptions, require
+
+
+@dataclass
+class DataOptions:
+    """Images and annotations.
+
+    Args:
+        data: folder in COCO's layout (annotations/instances_train*.json, train*/, and the same for val); absent: shapes.
+        train_annotations: JSON file of the training split, instead of the one in `data`.
+        train_images: its image folder.
+        val_annotations: JSON file of the validation split, instead of the one in `data`.
+        val_images: its image folder.
+        limit: use only the first n images of each split.
+        negatives: images without objects are trained on, or dropped.
+        bad_boxes: boxes without area inside their image are an error, or dropped.
+        augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing.
+        short_sides: sizes in pixels that augment "train" picks from.
+        evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
+    """
+
+    data: str | None = None
+    train_annotations: str | None = None
+    train_images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
+    limit: int | None = None
+    negatives: Literal["keep", "drop"] = "keep"
+    bad_boxes: Literal["error", "drop"] = "error"
+    augment: Literal["train", "light", "eval"] = "train"
+    short_sides: list[int] | None = None
+    evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
+        for split in ("train", "val"):
+            given = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
+            require(
+                (given[0] is None) == (given[1] is None),
+                f"{split}_annotations",
+                given[0],
+                f"goes with --{split}-images",
+            )
+
+
+@dataclass
+class ModelOptions:
+    """The detector.
+
+    Args:
+        backbone: a registered name; see `backbones.names()`.
+        neck: fpn, c4 (conv5 as the RoI head) or dc5 (dilated conv5).
+        weights: none, imagenet, a tag or a file for the backbone; coco or a detector's file for the whole net.
+        norm: of the backbone; auto is frozen batch norm with weights, live without.
+        freeze: backbone stages that stay as they are (1 stem, 2 stem and c2, ...); absent: 2 with weights, else 0.
+        min_size: pixels of an image's short side in the net.
+        max_size: most pixels of its long side.
+        fpn_channels: width of the pyramid.
+        head_channels: width of the two-layer box head.
+        anchor_scale: anchor side over stride.
+        rois_per_image: sampled for the box loss.
+        proposals: kept by the proposal net in evaluation; twice as many in training.
+    """
+
+    backbone: str = "resnet50"
+    neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    weights: str = "imagenet"
+    norm: Literal["auto", "batch", "frozen", "group"] = "auto"
+    freeze: int | None = None
+    min_size: int = 800
+    max_size: int = 1333
+    fpn_channels: int = 256
+    head_channels: int = 1024
+    anchor_scale: float = 8.0
+    rois_per_image: int = 512
+    proposals: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in (
+            "min_size",
+            "max_size",
+            "fpn_channels",
+            "head_channels",
+            "anchor_scale",
+            "rois_per_image",
+            "proposals",
+        ):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        require(
+            self.max_size >= self.min_size, "max_size", self.max_size, f"must not be below --min-size {self.min_size}"
+        )
+
+
+@dataclass
+class Options:
+    """Everything a detection run is told."""
+
+    data: DataOptions
+    model: ModelOptions
+    train: TrainOptions
+    run: RunOptions

@@ -1,0 +1,173 @@
+"""One run from its options to its files: what the training scripts of all tasks do in the same way."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from backbones.errors import UserError
+from tools import checkpoint, distributed, optim
+from tools.engine import Precision, Training
+from tools.options import RunOptions, TrainOptions
+from tools.run_log import BEST, LAST, open_folder, write_text
+
+# Options that may change between a run and its continuation without changing what is trained.
+FREE_ON_RESUME = {"output", "resume", "eval_only", "workers", "threads", "checkpoint_every", "eval_every", "evaluator"}
+
+
+@dataclass
+class Experiment:
+    """A run's folder, device and options.
+
+    Attributes:
+        config: all options, flat, as they are saved in `config.yaml`.
+        meta: what a user of the weights must know besides (categories, input sizes): JSON values.
+    """
+
+    folder: Path
+    device: torch.device
+    train: TrainOptions
+    run: RunOptions
+    config: dict[str, Any]
+    meta: dict[str, Any]
+
+    @classmethod
+    def start(cls, *, train: TrainOptions, run: RunOptions, config: dict[str, Any], prefix: str) -> Experiment:
+        """Join the other processes, set seeds and threads, open the run folder.
+
+        Raises:
+            UserError: for a batch that the processes cannot share, or a folder that cannot be used.
+        """
+        device = distributed.start()
+        _check_batch(train)
+        torch.set_num_threads(run.threads or max(1, cores() // distributed.processes_on_this_machine()))
+        torch.manual_seed(run.seed)
+        torch.backends.cudnn.benchmark = True
+        folder = distributed.on_main(lambda: open_folder(run.output, prefix=prefix, resume=run.resume))
+        return cls(folder, device, train, run, {**config, "output": str(folder)}, {})
+
+    @property
+    def workers(self) -> int:
+        """Data-loading processes of this training process."""
+        if self.run.workers is not None:
+            return self.run.workers
+        return min(4, max(1, cores() // distributed.processes_on_this_machine()))
+
+    @property
+    def process_batch(self) -> int:
+        """Images of one forward pass of one process."""
+        return self.train.batch_size // (distributed.world_size() * self.train.accumulate)
+
+    def precision(self) -> Precision:
+        """How this run computes."""
+        return Precision(self.device, optim.precision_dtype(self.train.precision, self.device))
+
+    def training(self, model: nn.Module, *, steps_per_epoch: int) -> Training:
+        """The model with optimizer, schedule and moving average, at the start or where `--resume` finds it."""
+        model = model.to(self.device, memory_format=torch.channels_last)
+        optimizer = optim.build_optimizer(model, self.train)
+        training = Training(
+            model=distributed.wrap(model, self.device),
+            optimizer=optimizer,
+            schedule=optim.build_schedule(optimizer, self.train, self.train.epochs * steps_per_epoch),
+            precision=self.precision(),
+            ema=ModelEmaV3(model, decay=self.train.ema, use_warmup=True) if self.train.ema else None,
+        )
+        torch.manual_seed(self.run.seed + 1 + distributed.rank())  # each process samples its own
+        training.schedule.step_update(0)
+        if self.run.resume:
+            self._resume(training)
+        return training
+
+    def save(self, training: Training, name: str) -> None:
+        """Write checkpoint "last" or "best"; every process takes part, the main one writes."""
+        random = distributed.all_gather(_random_state())
+        state = {"training": training.state_dict(), "random": random, "config": self.config, "meta": self.meta}
+        state["versions"] = versions()
+        path = self.folder / {"last": LAST, "best": BEST}[name]
+        distributed.on_main(lambda: checkpoint.save(path, state))
+
+    def save_config(self) -> None:
+        """Write `config.yaml`, which `--config` reads back."""
+        if distributed.is_main():
+            import yaml
+
+            values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
+            values.update(resume=False, eval_only=False)
+            write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+
+    def save_model(self, model: nn.Module) -> None:
+        """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
+        if distributed.is_main():
+            header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
+            checkpoint.write_safetensors(self.folder / "model.safetensors", model.state_dict(), header)
+
+    def _resume(self, training: Training) -> None:
+        state = checkpoint.load(self.folder / LAST)
+        _refuse_contradictions(state["config"], json.loads(json.dumps(self.config)), self.folder)
+        training.load_state_dict(state["training"])
+        if len(state["random"]) == distributed.world_size():
+            _set_random_state(state["random"][distributed.rank()])
+        elif distributed.is_main():
+            print(
+                f"resuming on {distributed.world_size()} processes a run of {len(state['random'])}: "
+                "random sampling goes on from new seeds, so the result is not bit-exact"
+            )
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """What the run ran on."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+def print_plan(rows: dict[str, Any]) -> None:
+    """Print what is about to happen, one fact a line, on the main process."""
+    if distributed.is_main():
+        width = max(len(name) for name in rows)
+        for name, value in rows.items():
+            print(f"{name:<{width}}  {value}")
+        print(flush=True)
+
+
+def _check_batch(train: TrainOptions) -> None:
+    parts = distributed.world_size() * train.accumulate
+    if train.batch_size % parts:
+        raise UserError(
+            f"--batch-size {train.batch_size}: does not divide into {distributed.world_size()} processes x "
+            f"{train.accumulate} accumulated batches; take a multiple of {parts}"
+        )
+
+
+def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    odd = [name for name in now if name not in FREE_ON_RESUME and name in before and before[name] != now[name]]
+    if odd:
+        shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in odd)
+        raise UserError(
+            f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
+        )
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

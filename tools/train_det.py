@@ -1,0 +1,289 @@
+"""Train Faster R-CNN on a COCO data set, or on the built-in shapes, and measure COCO AP.
+
+    python tools/train_det.py                                  # built-in shapes, no network needed
+    python tools/train_det.py --data coco --backbone resnet50  # COCO in its own layout, ImageNet weights
+    torchrun --nproc_per_node 8 tools/train_det.py --data coco # the same on eight GPUs
+    python tools/train_det.py --resume --output RUN            # go on where a run was stopped
+    python tools/train_det.py --eval-only --data coco --backbone resnet50 --weights coco
+
+`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it by
+the rule that the plan prints.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
+
+from backbones.errors import UserError
+from tools.cli import option, parse, run, to_dict
+from tools.det_options import DataOptions, Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detection import CocoAnnotations, CocoDetection, FasterRCNN
+    from tools.experiment import Experiment
+
+RECIPES = Path(__file__).resolve().parents[1] / "detection" / "recipes"
+SAMPLES = 8  # rows of samples.png
+LIVE_NORM_IMAGES = 8  # fewer images a process make batch statistics noisy
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build, fit, report."""
+    options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
+
+    from detection.data import loader
+    from tools import distributed
+    from tools.engine import fit
+    from tools.experiment import Experiment
+    from tools.run_log import RunLog
+
+    experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
+    train_set, val_set = build_data(options)
+    model = build_model(options, train_set.annotations)
+    experiment.meta = meta(options, train_set.annotations, model)
+    batches = distributed.TrainBatches(
+        train_set.aspect_groups(), options.train.batch_size, seed=options.run.seed, accumulate=options.train.accumulate
+    )
+    training = experiment.training(model, steps_per_epoch=batches.steps)
+    show_plan(experiment, options, train_set, val_set, model, batches.steps)
+    experiment.save_config()
+    measure = Measure(experiment, options, val_set)
+    results: dict[str, Any] = {}
+    if not options.run.eval_only:
+        log = RunLog(experiment.folder, step=training.step)
+        results = fit(
+            training,
+            loader(train_set, workers=experiment.workers, batch_sampler=batches),
+            epochs=options.train.epochs,
+            log=log,
+            evaluate=lambda: measure(training.evaluated),
+            save=lambda name: experiment.save(training, name),
+            metric="AP",
+            eval_every=options.run.eval_every,
+            checkpoint_every=options.run.checkpoint_every,
+            clip_norm=options.train.clip_norm,
+        )
+        log.close()
+        experiment.save_model(training.evaluated)
+    measure.report(training.evaluated, results or measure(training.evaluated))
+    distributed.stop()
+
+
+def recipe(argv: Sequence[str]) -> Path | None:
+    """Defaults: those of the run to resume, of COCO where `--data` names a data set, else of the shapes."""
+    folder = option(argv, "output")
+    if option(argv, "resume") in ("true", True) and folder and (Path(folder) / "config.yaml").is_file():
+        return Path(folder) / "config.yaml"
+    real = option(argv, "data") or option(argv, "train_annotations")
+    return RECIPES / ("coco.yaml" if real else "shapes.yaml")
+
+
+def build_data(options: Options) -> tuple[CocoDetection, CocoDetection]:
+    """The training and the validation split, which share nothing but the categories."""
+    from detection.annotations import CocoAnnotations
+    from detection.data import CocoDetection, select
+    from detection.transforms import Augment
+
+    data = options.data
+    splits = [CocoAnnotations.read(*_paths(data, name), bad_boxes=data.bad_boxes) for name in ("train", "val")]
+    train, val = splits
+    train.categories.require_same(val.categories, here=str(train.path), there=str(val.path))
+    augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
+    places = select(train, limit=data.limit, negatives=data.negatives)
+    if not len(places):
+        raise UserError(f"{train.path}: no image is left to train on; every one is without objects")
+    return (
+        CocoDetection(train, augment, indices=places),
+        CocoDetection(val, Augment("eval"), indices=select(val, limit=data.limit)),
+    )
+
+
+def build_model(options: Options, annotations: CocoAnnotations) -> FasterRCNN:
+    """The detector that the options describe, for the categories of the data.
+
+    Raises:
+        UserError: for weights that do not fit, or that were made for other categories.
+    """
+    import detection
+    from detection.weights import require_same_categories
+
+    model = options.model
+    weights = None if model.weights == "none" else model.weights
+    if weights is not None:
+        require_same_categories(weights, annotations.categories)
+    detector = detection.build(
+        model.backbone,
+        len(annotations.categories),
+        neck=model.neck,
+        weights=weights,
+        norm=model.norm,
+        min_size=model.min_size,
+        max_size=model.max_size,
+        fpn_channels=model.fpn_channels,
+        head_channels=model.head_channels,
+        anchor_scale=model.anchor_scale,
+        rois_per_image=model.rois_per_image,
+        proposals=model.proposals,
+        category_ids=annotations.categories.ids,
+    )
+    detector.freeze_stages(model.freeze if model.freeze is not None else 2 if weights else 0)
+    return detector
+
+
+def meta(options: Options, annotations: CocoAnnotations, model: FasterRCNN) -> dict[str, Any]:
+    """What the weights were made for; kept with them."""
+    return {
+        "task": "detection",
+        "backbone": options.model.backbone,
+        "neck": options.model.neck,
+        "category_ids": list(annotations.categories.ids),
+        "category_names": list(annotations.categories.names),
+        "input": model.transform.describe(),
+    }
+
+
+def show_plan(
+    experiment: Experiment,
+    options: Options,
+    train: CocoDetection,
+    val: CocoDetection,
+    model: FasterRCNN,
+    steps: int,
+) -> None:
+    """Say what is about to be trained, on what and how."""
+    from backbones.norm import norm_table
+    from tools import distributed
+    from tools.experiment import print_plan
+    from tools.optim import learning_rate
+
+    lr, rule = learning_rate(options.train)
+    world, accumulate = distributed.world_size(), options.train.accumulate
+    norms = ", ".join(f"{count} {state}" for state, count in norm_table(model).items()) or "none"
+    print_plan(
+        {
+            "run folder": experiment.folder,
+            "model": f"Faster R-CNN, {options.model.backbone}, {options.model.neck}, weights {options.model.weights}",
+            "loaded": model.load_report or "nothing: random weights",
+            "norm layers": norms + _norm_warning(model, experiment.process_batch),
+            "classes": len(train.annotations.categories),
+            "train": _describe(train),
+            "val": _describe(val),
+            "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
+            "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} images x {accumulate} accumulated",
+            "lr": f"{lr:.4g} ({rule}), {options.train.optimizer}, {options.train.schedule}",
+            "steps": f"{options.train.epochs} epochs x {steps} = {options.train.epochs * steps}",
+        }
+    )
+
+
+class Measure:
+    """Evaluates a model on the validation split, and writes what a run leaves behind."""
+
+    def __init__(self, experiment: Experiment, options: Options, data: CocoDetection) -> None:
+        from detection.data import loader
+        from tools import distributed
+
+        self.experiment, self.data, self.engine = experiment, data, options.data.evaluator
+        shard = list(distributed.shard(len(data)))
+        batch = min(8, experiment.process_batch)
+        self.loader = loader(data, workers=experiment.workers, sampler=shard, batch_size=batch)
+        self.evaluator: Any = None
+
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
+        """COCO metrics of a model, the same on every process."""
+        from tools.coco_eval import CocoEvaluator
+        from tools.engine import evaluate
+
+        truth = self.data.annotations
+        self.evaluator = CocoEvaluator(
+            truth.path,
+            category_ids=truth.categories.ids,
+            image_ids=truth.image_ids[self.data.indices].tolist(),
+            engine=self.engine,
+        )
+        return evaluate(model, self.loader, self.evaluator, precision=self.experiment.precision())
+
+    def report(self, model: nn.Module, results: dict[str, Any]) -> None:
+        """Print the table; write `results.json`, `detections.json` and `samples.png` on the main process."""
+        from tools import distributed
+        from tools.coco_eval import format_table
+        from tools.run_log import write_json
+
+        if not distributed.is_main():
+            return
+        folder = self.experiment.folder
+        write_json(folder / "results.json", results)
+        write_json(folder / "detections.json", self.evaluator.detections(), indent=None)
+        self._draw(model, folder / "samples.png")
+        print(format_table(results))
+        print(f"results, detections and pictures are in {folder}; truth beside detections: {folder / 'samples.png'}")
+
+    def _draw(self, model: nn.Module, path: Path) -> None:
+        """Draw the first images that have objects."""
+        import torch
+
+        from detection.draw import draw_samples
+        from tools.engine import to_device
+
+        empty = self.data.annotations.empty()[self.data.indices]
+        places = [place for place in range(len(self.data)) if not empty[place]][:SAMPLES]
+        images, truths = zip(*(self.data[place] for place in places), strict=True)
+        model.eval()
+        with torch.inference_mode(), self.experiment.precision().autocast():
+            found = model([to_device(image, self.experiment.device) for image in images])
+        draw_samples(
+            [image.permute(1, 2, 0).numpy() for image in images],
+            [_arrays(truth) for truth in truths],
+            [_arrays(detections) for detections in found],
+            self.data.annotations.categories.names,
+        ).save(path)
+
+
+def _paths(data: DataOptions, split: Literal["train", "val"]) -> tuple[Path, Path]:
+    """Annotation file and image folder of a split: those named, those of `--data`, or the shapes'."""
+    from detection.data import find_split
+
+    named = getattr(data, f"{split}_annotations")
+    if named:
+        return Path(named), Path(getattr(data, f"{split}_images"))
+    if data.data is None:
+        from tools import shapes
+        from tools.distributed import on_main
+
+        return find_split(on_main(shapes.prepare), split)
+    return find_split(Path(data.data), split)
+
+
+def _describe(data: CocoDetection) -> str:
+    truth, rows = data.annotations, data.indices
+    text = f"{len(data)} images, {int((truth.offsets[rows + 1] - truth.offsets[rows]).sum())} boxes"
+    text += f", {int(truth.empty()[rows].sum())} without objects"
+    if truth.clipped or truth.dropped:
+        text += f"; {truth.clipped} boxes of the file clipped to their image, {truth.dropped} without area dropped"
+    return f"{text} ({truth.path})"
+
+
+def _norm_warning(model: nn.Module, images: int) -> str:
+    from backbones.norm import norm_table
+
+    few = images < LIVE_NORM_IMAGES and norm_table(model).get("live")
+    return f"; WARNING: live batch norm over {images} images a process is noisy; --norm frozen or group" if few else ""
+
+
+def _arrays(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy()
+        for name, value in values.items()
+    }
+
+
+if __name__ == "__main__":
+    run(main)
