@@ -1,5 +1,6 @@
 """The contract of every backbone: images in, feature maps by name out, channels and strides declared."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from backbones.errors import UserError
-from backbones.norm import freeze_batch_norm
+from backbones.norm import freeze_batch_norm, norm_table
 
 if TYPE_CHECKING:
     from backbones.weights import LoadReport
@@ -72,6 +73,23 @@ class Backbone(nn.Module):
         """[N, in_channels, H, W], normalised -> {name: [N, channels, about H/stride, about W/stride]}."""
         raise NotImplementedError
 
+    def accept(self, report: "LoadReport", weights: str | os.PathLike[str]) -> None:
+        """Keep the report of weights just loaded, and take over the normalisation that they were trained with.
+
+        Raises:
+            UserError: numbers of batch norm went into group norm, where they mean something else.
+        """
+        if norm_table(self).get("group") and any(k.endswith("running_mean") for k in report.unexpected):
+            raise UserError(
+                f"{self.name}: {report.source} was trained with batch norm, which norm='group' cannot take over; "
+                "take norm='batch' or 'frozen', or weights=None"
+            )
+        self.load_report = report
+        self.adopt_normalisation(weights)
+
+    def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
+        """Take over the mean and std that the named weights were trained with, where those of a net differ."""
+
     def stages(self) -> list[list[nn.Module]]:
         """The stem, then the modules of each level in order."""
         raise NotImplementedError
@@ -81,9 +99,7 @@ class Backbone(nn.Module):
 
         The two share their modules with this backbone. Serves C4 detectors, whose RoI head is conv5.
         """
-        raise UserError(
-            f"{self.name}: its last stage cannot be cut off (C4); take one of ours, or neck 'fpn' or 'dc5'"
-        )
+        raise UserError(f"{self.name}: its last stage cannot be cut off (C4); take one of ours, or neck 'fpn' or 'dc5'")
 
     def freeze_stages(self, n: int) -> None:
         """Stop the training of the first n stages: 0 nothing, 1 the stem, 2 the stem and c2, ...
@@ -96,9 +112,7 @@ class Backbone(nn.Module):
         """
         stages = self.stages()
         if not isinstance(n, int) or not 0 <= n <= len(stages):
-            raise UserError(
-                f"{self.name}: cannot freeze {n!r} stages; expected 0..{len(stages)} (1 is the stem)"
-            )
+            raise UserError(f"{self.name}: cannot freeze {n!r} stages; expected 0..{len(stages)} (1 is the stem)")
         modules = [m for stage in stages[:n] for m in stage]
         for module in modules:
             module.requires_grad_(False)
@@ -108,9 +122,7 @@ class Backbone(nn.Module):
         """The last two features, checked to be neighbours."""
         if len(self.feature_info) < 2 or level(self.feature_info[-1]) - level(self.feature_info[-2]) != 1:
             wanted = ", ".join(f.name for f in self.feature_info)
-            raise UserError(
-                f"{self.name}: cutting the last stage off needs two neighbouring features, got {wanted}"
-            )
+            raise UserError(f"{self.name}: cutting the last stage off needs two neighbouring features, got {wanted}")
         return self.feature_info[-2], self.feature_info[-1]
 
 

@@ -7,6 +7,7 @@ factor. Some families of timm (hrnet, dla) take only sides that 32 divides.
 
 import copy
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from timm.models._features import FeatureDictNet
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, check_features
+from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, check_features, per_channel
 from backbones.errors import UserError
 
 # Two sizes that every stride divides: the difference of a map's sides gives its stride even where padding is absent.
@@ -39,13 +40,13 @@ def torchvision_names() -> list[str]:
 class TimmBackbone(Backbone):
     """A timm net in its features_only form, `net`."""
 
-    def __init__(
-        self, *, net: nn.Module, feature_info: Sequence[FeatureInfo], name: str, in_channels: int
-    ) -> None:
+    net: Any  # timm's wrappers share an interface, but no type that says so
+
+    def __init__(self, *, net: Any, feature_info: Sequence[FeatureInfo], name: str, in_channels: int) -> None:
         config = net.pretrained_cfg
         mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
         super().__init__(name=name, feature_info=feature_info, in_channels=in_channels, mean=mean, std=std)
-        self.source = ("timm", name.split("/", 1)[1])
+        self.source: tuple[str, str] = ("timm", name.split("/", 1)[1])
         self.net = net
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -58,14 +59,24 @@ class TimmBackbone(Backbone):
         """Some families (Swin) put channels last in their maps."""
         return str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
 
+    def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
+        config = _pretrained_config(self.source[1], str(weights))
+        if config is not None:
+            self.mean = per_channel(config.mean, self.in_channels)
+            self.std = per_channel(config.std, self.in_channels)
+
     def stages(self) -> list[list[nn.Module]]:
         leaves = [n for n, m in self.net.named_modules() if not list(m.children())]
-        ends = [entry["module"] for entry in self.net.feature_info.info if entry["reduction"] >= 4]
-        spans = _spans(leaves, ends)
-        return staged(self.net, leaves, [spans[0][0], *(stop for _, stop in spans)])
+        info = self.net.feature_info.info
+        spans = _spans(leaves, [entry["module"] for entry in info if entry["reduction"] >= 4])
+        before = _spans(leaves, [entry["module"] for entry in info if entry["reduction"] < 4])
+        start, stop = spans[0]
+        # Where a level is named by its last layer alone (VGG's pools), it begins behind the level before.
+        stem = before[-1][1] if before and stop - start == 1 else start
+        return staged(self.net, leaves, [stem, *(stop for _, stop in spans)])
 
     def split_last_stage(self) -> tuple[Backbone, LastStage]:
-        before, last = self._before_last()
+        _, last = self._before_last()
         # Maps with channels last are turned on the way out, which the cut-off stage would not expect.
         if not isinstance(self.net, FeatureDictNet) or self._channels_last():
             return super().split_last_stage()
@@ -81,7 +92,10 @@ class TimmBackbone(Backbone):
 
 
 def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
-    """Where the modules under each prefix begin and stop; timm's wrappers rename stages.0 to stages_0 or model.stages.0."""
+    """Where the modules under each prefix begin and stop.
+
+    timm's wrappers rename stages.0 to stages_0 or model.stages.0.
+    """
     spans = []
     for end in ends:
         prefixes = (end, end.replace(".", "_", 1), f"model.{end}")
@@ -96,6 +110,7 @@ def build_timm(
 ) -> TimmBackbone:
     """A timm net, random; the options are those of `backbones.build`."""
     _refuse_ours_only(name, norm, stride_style)
+    _check_tag(name)
     levels = _timm_levels(name)
     check_features(name, features, tuple(levels))
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
@@ -103,7 +118,7 @@ def build_timm(
     if config is not None and config.fixed_input_size:
         options["strict_img_size"] = False  # windowed nets take any size then, and pad inside
     try:
-        net = timm.create_model(
+        net: Any = timm.create_model(
             name.split("/", 1)[1],
             features_only=True,
             out_indices=tuple(levels[f] for f in features),
@@ -115,10 +130,24 @@ def build_timm(
             f"{name}: timm cannot build it with {_spoken(options)}; take other options or another net"
         ) from error
     info = net.feature_info
-    declared = [
-        FeatureInfo(f, c, s) for f, c, s in zip(features, info.channels(), info.reduction(), strict=True)
-    ]
+    declared = [FeatureInfo(f, c, s) for f, c, s in zip(features, info.channels(), info.reduction(), strict=True)]
     return TimmBackbone(net=net, feature_info=declared, name=name, in_channels=in_channels)
+
+
+def _pretrained_config(arch: str, tag: str) -> Any:
+    """timm's description of the weights `tag` of a net ("imagenet": its default ones), or None if it has none such."""
+    try:
+        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
+    except RuntimeError:
+        return None
+
+
+def _check_tag(name: str) -> None:
+    """Refuse "timm/<net>.<tag>" with a tag that the net does not have."""
+    arch, _, tag = name.split("/", 1)[1].partition(".")
+    if tag and _pretrained_config(arch, tag) is None:
+        tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*"))
+        raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; it has {tags or 'none'}")
 
 
 def _spoken(options: dict[str, Any]) -> str:
@@ -129,15 +158,13 @@ def _timm_levels(name: str) -> dict[str, int]:
     """Level -> index of timm's feature list: the last entry at each stride of the undilated net."""
     try:
         with torch.device("meta"):
-            net = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)
+            net: Any = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)
         reductions = [entry["reduction"] for entry in net.feature_info.info]
     except Exception as error:  # timm raises whatever each family likes
         raise UserError(
             f"{name} gives no feature pyramid; take a net with stages, such as timm/convnext_tiny"
         ) from error
-    levels = {
-        f"c{int(math.log2(r))}": i for i, r in enumerate(reductions) if r > 1 and math.log2(r).is_integer()
-    }
+    levels = {f"c{int(math.log2(r))}": i for i, r in enumerate(reductions) if r > 1 and math.log2(r).is_integer()}
     if len(levels) < 2:
         raise UserError(f"{name} gives no feature pyramid (one stride only); take a net with stages")
     return levels
@@ -155,17 +182,19 @@ class Level(NamedTuple):
 class TorchvisionBackbone(Backbone):
     """A torchvision net cut by torch.fx at its levels, `net`."""
 
+    net: torch.fx.GraphModule
+
     def __init__(
         self,
         *,
-        net: nn.Module,
+        net: torch.fx.GraphModule,
         cuts: list[int],
         feature_info: Sequence[FeatureInfo],
         name: str,
         in_channels: int,
     ) -> None:
         arch = name.split("/", 1)[1]
-        # These two files were trained on inputs in -1..1; torchvision converts inside the net, here the contract says it.
+        # These two were trained on inputs in -1..1: torchvision converts inside the net, here the contract says it.
         inception = arch in ("googlenet", "inception_v3")
         mean, std = ((0.5,) * 3, (0.5,) * 3) if inception else (IMAGENET_MEAN, IMAGENET_STD)
         super().__init__(name=name, feature_info=feature_info, in_channels=in_channels, mean=mean, std=std)
@@ -187,9 +216,7 @@ def build_torchvision(
     """A torchvision net, random; the options are those of `backbones.build`."""
     _refuse_ours_only(name, norm, stride_style)
     if output_stride != 32:
-        raise UserError(
-            f"{name}: output_stride={output_stride} is not to be had of torchvision's nets; take 32"
-        )
+        raise UserError(f"{name}: output_stride={output_stride} is not to be had of torchvision's nets; take 32")
     whole = _whole(name, in_channels)
     ends = find_levels(whole, name, in_channels)
     if len(ends) < 2:
@@ -226,14 +253,9 @@ def _whole(name: str, in_channels: int) -> nn.Module:
 
 
 def _rewidened(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
-    made = nn.Conv2d(
-        in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        bias=conv.bias is not None,
-    )
+    geometry: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding, "bias": conv.bias is not None}
+    size: Any = conv.kernel_size
+    made = nn.Conv2d(in_channels, conv.out_channels, size, **geometry)
     nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
     return made
 
@@ -246,9 +268,7 @@ def find_levels(whole: nn.Module, name: str, in_channels: int) -> dict[str, Leve
     try:
         graph, maps = _probe(whole, in_channels)
     except Exception as error:  # fx refuses nets in as many ways as there are nets
-        raise UserError(
-            f"{name} gives no feature pyramid: torch.fx cannot cut it; take another net"
-        ) from error
+        raise UserError(f"{name} gives no feature pyramid: torch.fx cannot cut it; take another net") from error
     order = {node: i for i, node in enumerate(graph.nodes)}
     output = next(n for n in graph.nodes if n.op == "output").args[0]
     chain = sorted(((order[node], label, node) for label, node in output.items()), key=lambda entry: entry[0])

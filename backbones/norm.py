@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,9 +45,7 @@ def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None =
         `module`, or its replacement where it is a batch norm itself.
     """
     roots = [module] if within is None else within
-    chosen = {
-        id(m) for root in roots for m in root.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    }
+    chosen = {id(m) for root in roots for m in root.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if id(module) in chosen:
         return _frozen(module)
     # One layer may hang in two places: both get the same replacement.
@@ -91,7 +90,7 @@ def _frozen(norm: nn.Module) -> nn.Module:
     return frozen.train(norm.training)
 
 
-def _empty_twin(norm: nn.Module) -> nn.Module:
+def _empty_twin(norm: Any) -> nn.Module:
     device = norm.running_mean.device
     if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm):
         return FrozenBatchNorm2d(norm.num_features, eps=norm.eps).to(device)
@@ -99,9 +98,7 @@ def _empty_twin(norm: nn.Module) -> nn.Module:
         # timm's batch norm applies the activation as well, which the twin has to keep.
         from timm.layers.norm_act import FrozenBatchNormAct2d
 
-        twin = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(device)
+        twin: Any = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(device)
         twin.act, twin.drop = norm.act, norm.drop
         return twin
-    raise UserError(
-        f"{type(norm).__name__} has no frozen form; take norm='batch' and freeze no stage that holds it"
-    )
+    raise UserError(f"{type(norm).__name__} has no frozen form; take norm='batch' and freeze no stage that holds it")

@@ -78,8 +78,7 @@ def build(
     _check_features(features)
     if norm == "frozen" and weights is None:
         raise UserError(
-            f"{name}: norm='frozen' with weights=None would freeze random statistics; "
-            "give weights or take norm='batch'"
+            f"{name}: norm='frozen' with weights=None would freeze random statistics; give weights or take norm='batch'"
         )
     net = _builder(name)(
         name=name,
@@ -92,7 +91,7 @@ def build(
     if weights is not None:
         from backbones.weights import load
 
-        net.load_report = load(net, weights)
+        net.accept(load(net, weights), weights)
     if norm == "frozen":
         from backbones.norm import freeze_batch_norm
 
@@ -127,9 +126,7 @@ def _builder(name: str) -> Callable[..., "Backbone"]:
 
 def _unknown(name: str, prefix: str) -> str:
     near = difflib.get_close_matches(name, _known(prefix), n=5, cutoff=0.5)
-    hint = (
-        f"did you mean {', '.join(near)}?" if near else "backbones.names() lists ours, names('timm/*') timm's"
-    )
+    hint = f"did you mean {', '.join(near)}?" if near else "backbones.names() lists ours, names('timm/*') timm's"
     return f"unknown backbone {name!r}: {hint}"
 
 
@@ -151,6 +148,4 @@ def _check_features(features: Sequence[str]) -> None:
     levels = [int(f[1:]) if isinstance(f, str) and re.fullmatch(r"c\d", f) else -1 for f in features]
     # A plain string would be taken letter by letter.
     if isinstance(features, str) or not levels or -1 in levels or levels != sorted(set(levels)):
-        raise UserError(
-            f"features={features!r}: expected names such as ('c2', 'c3', 'c4', 'c5'), rising and distinct"
-        )
+        raise UserError(f"features={features!r}: expected names such as ('c2', 'c3', 'c4', 'c5'), rising and distinct")

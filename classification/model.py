@@ -46,8 +46,8 @@ def build(
     Args:
         backbone: a name, or a `Backbone` (with features=("c5",), so that no part of it is idle).
         num_classes: number of logits.
-        weights: as for `backbones.build`. The linear layer is taken from the same file where its number of classes is
-            `num_classes`; otherwise it stays random and the report lists fc.weight and fc.bias as missing.
+        weights: as for `backbones.build`. The linear layer is taken from the same file where its number of
+            classes is `num_classes`; otherwise it stays random and the report lists it as missing.
         options: further keywords of `backbones.build`; only with a name.
 
     Raises:
@@ -55,9 +55,7 @@ def build(
     """
     if isinstance(backbone, Backbone):
         if options:
-            raise UserError(
-                f"{', '.join(options)}: options go to backbones.build where the backbone is built already"
-            )
+            raise UserError(f"{', '.join(options)}: options go to backbones.build where the backbone is built already")
         model = Classifier(backbone, num_classes)
     else:
         model = Classifier(_trunk(backbone, weights, options), num_classes)
@@ -79,7 +77,7 @@ def _trunk(name: str, weights: str | os.PathLike[str] | None, options: dict[str,
 def _load(model: Classifier, weights: str | os.PathLike[str]) -> LoadReport:
     state, source = state_for(model.backbone, weights)
     report = load_state(model.backbone, state, source=source)
-    model.backbone.load_report = report
+    model.backbone.accept(report, weights)
     return report.with_head(_load_fc(model.fc, state))
 
 

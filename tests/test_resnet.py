@@ -1,6 +1,7 @@
 """The trunk against torchvision's, bit for bit, and what ours does beyond."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,9 +63,7 @@ def test_keys_are_torchvisions(name: str) -> None:
     ],
 )
 def test_outputs_equal_torchvisions_to_the_last_bit(name: str, output_stride: int, training: bool) -> None:
-    dilated = (
-        {} if output_stride == 32 else {"replace_stride_with_dilation": [False, output_stride == 8, True]}
-    )
+    dilated = {} if output_stride == 32 else {"replace_stride_with_dilation": [False, output_stride == 8, True]}
     theirs = reference(name, **dilated).train(training)
     ours = backbones.build(name, weights=None, output_stride=output_stride).train(training)
     ours.load_state_dict(trunk_of(theirs))
@@ -188,3 +187,30 @@ def test_other_channels(channels: int) -> None:
     net = backbones.build("resnet18", weights=None, in_channels=channels)
     assert net.conv1.in_channels == net.in_channels == len(net.mean) == len(net.std) == channels
     assert net(torch.randn(1, channels, 64, 64))["c5"].shape == (1, 512, 2, 2)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_file_for_three_channels_fills_another_number(channels: int, tmp_path: Path) -> None:
+    theirs = reference("resnet18")
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    net = backbones.build("resnet18", weights=tmp_path / "net.pth", in_channels=channels)
+    assert net.load_report.reshaped == ("conv1.weight",) and not net.load_report.missing
+    assert torch.equal(net.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
+
+
+def test_group_norm_refuses_numbers_of_batch_norm(tmp_path: Path) -> None:
+    torch.save(reference("resnet18").state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="trained with batch norm"):
+        backbones.build("resnet18", weights=tmp_path / "net.pth", norm="group")
+    own = backbones.build("resnet18", weights=None, norm="group")
+    torch.save(own.state_dict(), tmp_path / "own.pth")
+    again = backbones.build("resnet18", weights=tmp_path / "own.pth", norm="group")
+    assert torch.equal(again.conv1.weight, own.conv1.weight)
+
+
+def test_frozen_norm_with_a_file_gives_the_same_maps(tmp_path: Path) -> None:
+    theirs = reference("resnet50").eval()
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    net = backbones.build("resnet50", weights=tmp_path / "net.pth", norm="frozen")
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(net(x)["c5"], levels(theirs, x)["c5"], rtol=1e-3, atol=1e-3)
