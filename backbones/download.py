@@ -41,16 +41,14 @@ def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
         tag = "IMAGENET1K_V1" if "IMAGENET1K_V1" in published else get_model_weights(name).DEFAULT.name
     if tag not in published:
         tags = ", ".join(published) or "none"
-        raise UserError(
-            f"{name}: no weights {tag!r}; torchvision has {tags}; or give a file, or weights=None"
-        )
+        raise UserError(f"{name}: no weights {tag!r}; torchvision has {tags}; or give a file, or weights=None")
     return read_state(fetch(published[tag].url, what=name))
 
 
 def fetch(url: str, *, what: str) -> Path:
     """The file behind an address, from torch.hub's cache or else the network.
 
-    Its name holds the start of its SHA-256 ("resnet18-f37072fd.pth"); a file with another one is never returned.
+    Its name holds the start of its SHA-256 ("resnet18-f37072fd.pth"); a file with another is never returned.
     Several processes that ask at once fetch once: one holds a lock, the others wait for the file.
 
     Args:
@@ -63,9 +61,7 @@ def fetch(url: str, *, what: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     match = re.search(r"-([a-f0-9]{8,64})\.", path.name)
     if match is None:
-        raise UserError(
-            f"{what}: {path.name} bears no hash to verify it by; fetch it by hand, give weights=FILE"
-        )
+        raise UserError(f"{what}: {path.name} bears no hash to verify it by; fetch it by hand, give weights=FILE")
     if not path.exists():
         try:
             _download(url, path, match.group(1))
@@ -84,7 +80,7 @@ def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
     """Run `create` (a timm.create_model(..., pretrained=True)) without long waits for an absent network.
 
     timm's cache is asked first, with no network at all, so that a cached net builds offline at once; then the
-    hub, but only if it answers, since its client goes on trying for minutes. `create` may therefore run twice.
+    hub, if it answers at all, since its client goes on trying for minutes. `create` may therefore run twice.
 
     Args:
         create: builds the net and loads its weights through timm.
@@ -147,7 +143,7 @@ def timm_state(name: str, tag: str) -> dict[str, Tensor]:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*")) or "none"
         raise UserError(f"timm/{name}: no weights {tag!r}; timm has {tags}; or give a file, or weights=None")
     if not config.hf_hub_id:
-        return read_state(fetch(config.url, what=f"timm/{name}"))
+        return read_state(fetch(str(config.url), what=f"timm/{name}"))
     return _hub_state(name, config.hf_hub_id, config.hf_hub_filename)
 
 
@@ -189,7 +185,7 @@ def _timm_address(name: str) -> str:
     config = None
     with suppress(RuntimeError):
         config = timm.models.get_pretrained_cfg(name.removeprefix("timm/"))
-    return (config and (config.hf_hub_id or (config.url or "").rsplit("/", 1)[-1])) or "its weights"
+    return (config and (config.hf_hub_id or str(config.url or "").rsplit("/", 1)[-1])) or "its weights"
 
 
 def _download(url: str, path: Path, digest: str) -> None:

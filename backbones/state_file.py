@@ -22,8 +22,8 @@ _COUNTERS = ("n_averaged",)
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Entries of a .safetensors file or of a pickle (.pth, .pt, .bin), on the CPU.
 
-    A wrapping {"state_dict": ...}, {"model": ...} or {"model_ema": ...} is opened (the averaged one first), and
-    a prefix such as "module." that all entries share is removed.
+    A wrapping {"state_dict": ...}, {"model": ...} or {"model_ema": ...} is opened (the averaged one first) and a
+    prefix such as "module." that all entries share is removed.
 
     Raises:
         UserError: no such file, not a weights file, or a pickle that would run code.

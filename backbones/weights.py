@@ -87,8 +87,8 @@ def load(
         weights: entries by name; for a `Backbone` also "imagenet", a named tag or a file.
         source: where the entries are from, for the report.
         ignore: beginnings of classifier entries: reported apart, and left where their shape differs.
-        adapt_input: key of the first convolution's weight, adapted to the net's input channels; by default, for
-            a `Backbone` of other than three channels, every convolution on the input.
+        adapt_input: key of the first convolution's weight, adapted to the net's input channels; by default,
+            for a `Backbone` of other than three channels, every convolution on the input.
         minimum: share of the net's entries that must match.
 
     Raises:
@@ -113,9 +113,7 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
         return read_state(word), word
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
-        raise UserError(
-            f"{_name(module)}: nobody publishes weights {word!r} for it; take weights=None or weights=FILE"
-        )
+        raise UserError(f"{_name(module)}: nobody publishes weights {word!r} for it; take weights=None or weights=FILE")
     library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)
     return state, f"{library} {arch} {word}"
@@ -159,8 +157,7 @@ def _fill(
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"{source}: not the weights of {_name(module)}: {'; '.join(wrong[:3])}{more}; "
-            "give this net's file"
+            f"{source}: not the weights of {_name(module)}: {'; '.join(wrong[:3])}{more}; give this net's file"
         )
     report = LoadReport(
         source=source,
@@ -190,7 +187,7 @@ def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dic
 
     The prefix is the one, of those that look like a wrapper's, under which most of the net is found.
     """
-    index = {alias: key for key in reversed(own) for alias in _aliases(key)}
+    index = {alias: key for key in reversed(list(own)) for alias in _aliases(key)}
     index.update((key, key) for key in own)  # the literal name wins
     best: tuple[dict[str, str], str] = ({}, "")
     for prefix in sorted(_prefixes(state), key=len):
