@@ -151,7 +151,9 @@ def _check_tag(name: str) -> None:
 
 
 def _spoken(options: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in options.items()) or "these options"
+    """The options in the user's words."""
+    words = {"strict_img_size": "inputs of any size"}
+    return ", ".join(words.get(k, f"{k}={v}") for k, v in options.items()) or "these options"
 
 
 def _timm_levels(name: str) -> dict[str, int]:

@@ -141,6 +141,7 @@ def test_output_stride_where_timm_has_it() -> None:
         ("timm/resnet50.nonsense", {}, "timm/resnet50 has no weights 'nonsense'; it has"),
         ("timm/pvt_v2_b0", {"output_stride": 16}, "output_stride=16"),
         ("torchvision/resnet18", {"output_stride": 16}, "output_stride=16"),
+        ("timm/coatnet_0_rw_224", {}, "cannot build it with inputs of any size"),
     ],
 )
 def test_refusals_are_one_line(name: str, options: dict, said: str) -> None:
