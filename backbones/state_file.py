@@ -45,7 +45,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def first_line(error: BaseException) -> str:
     """First line of an error's text, or its kind: the user gets one line in all."""
-    text = str(getattr(error, "reason", None) or error).strip()
+    reason = getattr(error, "reason", None)  # urllib wraps the error of the socket
+    text = str(reason if isinstance(reason, BaseException) else error).strip()
     return text.splitlines()[0].strip() if text else type(error).__name__
 
 
