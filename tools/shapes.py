@@ -78,9 +78,7 @@ def cache_root() -> Path:
     return (Path(common) if common else Path.home() / ".cache") / "resnet-transfer"
 
 
-def prepare(
-    root: Path | None = None, *, train: int = 3000, val: int = 200, size: int = 128, seed: int = 0
-) -> Path:
+def prepare(root: Path | None = None, *, train: int = 3000, val: int = 200, size: int = 128, seed: int = 0) -> Path:
     """The dataset's folder below `root` (default: the cache), generated first where it is not there yet.
 
     Several processes may call this at once: one generates, the others wait for it. A killed generation leaves
@@ -128,6 +126,8 @@ def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
     Raises:
         UserError: if something else is there: nothing of the user's is ever overwritten.
     """
+    if not folder.exists():
+        return False
     try:
         if not any(folder.iterdir()):
             return False
@@ -135,8 +135,6 @@ def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
         counts = {split: len(os.listdir(folder / split)) for split in SPLITS}
         annotated = all((folder / "annotations" / f"instances_{split}.json").is_file() for split in SPLITS)
     except FileNotFoundError as error:
-        if not folder.exists():
-            return False
         raise UserError(_in_the_way(folder, f"lacks {Path(error.filename).name}")) from None
     except (OSError, ValueError) as error:
         raise UserError(_in_the_way(folder, f"cannot be read ({error})")) from None
@@ -199,9 +197,7 @@ def _truth(split: str, recipe: dict[str, int], drawn: list[list[dict[str, Any]]]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, things in enumerate(drawn):
-        images.append(
-            {"id": first + index, "file_name": _file_name(split, index), "width": size, "height": size}
-        )
+        images.append({"id": first + index, "file_name": _file_name(split, index), "width": size, "height": size})
         for thing in things:
             category = CATEGORIES[thing.pop("kind")]["id"]
             ids = {"id": len(annotations) + 1, "image_id": first + index, "category_id": category}

@@ -181,9 +181,7 @@ def _cover(things: Sequence[Thing], mask: Mask) -> None:
 def _paint(rng: np.random.Generator, canvas: Array, mask: Mask) -> Array:
     """Blend a textured colour that stands out from what it covers."""
     size = len(canvas)
-    alpha = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_AREA)[
-        ..., None
-    ] / np.float32(255)
+    alpha = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_AREA)[..., None] / np.float32(255)
     below = (canvas * alpha).sum((0, 1)) / max(float(alpha.sum()), 1.0)
     colour = _colour_unlike(rng, below)
     other = np.clip(colour + rng.uniform(-35, 35, 3), 0, 255)
@@ -223,9 +221,7 @@ def _ramp(rng: np.random.Generator, size: int) -> Array:
     """Distance along a random direction, roughly -0.7..0.7 over the image."""
     turn = rng.uniform(0, 2 * np.pi)
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    return (np.float32(np.cos(turn)) * steps[None, :] + np.float32(np.sin(turn)) * steps[:, None]).astype(
-        np.float32
-    )
+    return (np.float32(np.cos(turn)) * steps[None, :] + np.float32(np.sin(turn)) * steps[:, None]).astype(np.float32)
 
 
 def _flat(rng: np.random.Generator, size: int) -> Array:

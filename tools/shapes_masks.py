@@ -23,9 +23,7 @@ def object_fields(mask: Mask, fine: int) -> dict[str, Any]:
         fine: cells along a pixel's side; box and area are exact to the cell.
     """
     contours, parents = _contours(mask, fine)
-    corners = np.concatenate(
-        [contour for contour, parent in zip(contours, parents, strict=True) if parent < 0]
-    )
+    corners = np.concatenate([contour for contour, parent in zip(contours, parents, strict=True) if parent < 0])
     (left, top), (right, bottom) = corners.min(0) / fine, corners.max(0) / fine
     return {
         "segmentation": _polygons(contours, parents, fine),
@@ -94,9 +92,7 @@ def _polygons(contours: list[Contour], parents: list[int], fine: int) -> list[li
 
 
 def _simplified(contour: Contour) -> Contour:
-    return (
-        cv2.approxPolyDP(contour.astype(np.int32), TOLERANCE, closed=True).reshape(-1, 2).astype(np.float64)
-    )
+    return cv2.approxPolyDP(contour.astype(np.int32), TOLERANCE, closed=True).reshape(-1, 2).astype(np.float64)
 
 
 def _joined(outline: Contour, hole: Contour) -> Contour:
