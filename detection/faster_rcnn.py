@@ -21,8 +21,8 @@ from backbones import Backbone
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
+from detection.resize import ImageTransform
 from detection.rois import RegionProposals, RoIHeads
-from detection.transforms import ImageTransform
 from detection.weights import is_detector, load_detector, read_detector
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -105,14 +105,14 @@ def build(
         norm=backbone_norm,
         in_channels=in_channels,
     )
-    if wants_frozen:
-        freeze_batch_norm(made_neck)
     model = FasterRCNN(
         made_neck,
         _proposal_net(made_neck, anchor_scale, proposals),
         _roi_heads(made_neck, num_classes, head_channels, rois_per_image, score_threshold, max_detections),
         ImageTransform(made_neck.body.mean, made_neck.body.std, min_size=min_size, max_size=max_size),
     )
+    if wants_frozen:
+        freeze_batch_norm(model)
     model.load_report = made_neck.body.load_report
     if state is not None:
         model.load_report = load_detector(model, state, source=str(weights), category_ids=category_ids)

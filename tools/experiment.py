@@ -16,8 +16,9 @@ from torch import nn
 from backbones.errors import UserError
 from tools import checkpoint, distributed, optim
 from tools.engine import Precision, Training
+from tools.files import write_text
 from tools.options import RunOptions, TrainOptions
-from tools.run_log import BEST, LAST, open_folder, write_text
+from tools.run_log import BEST, LAST, open_folder
 
 # Options that may change between a run and its continuation without changing what is trained.
 FREE_ON_RESUME = {"output", "resume", "eval_only", "workers", "threads", "checkpoint_every", "eval_every", "evaluator"}

@@ -10,6 +10,7 @@ from typing import Any
 
 from backbones.errors import UserError
 from tools.distributed import is_main
+from tools.files import write_text
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 
@@ -35,25 +36,6 @@ def open_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {folder}: cannot be written; name another folder")
     return folder
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write JSON so that a reader, or a kill, never meets half a file."""
-    write_text(path, json.dumps(value, indent=indent) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it.
-
-    Raises:
-        UserError: where it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 class RunLog:

@@ -215,7 +215,7 @@ class Measure:
         """Print the table; write `results.json`, `detections.json` and `samples.png` on the main process."""
         from tools import distributed
         from tools.coco_eval import format_table
-        from tools.run_log import write_json
+        from tools.files import write_json
 
         if not distributed.is_main():
             return
