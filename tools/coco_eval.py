@@ -11,8 +11,6 @@ figures from either's precision and recall arrays, so they are the same to the l
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,41 +19,18 @@ import numpy as np
 
 from backbones.errors import UserError
 from tools import coco_diagnosis as diagnosis
-from tools.coco_files import (
-    CATEGORY,
-    IMAGE,
-    SCORE,
-    H,
-    W,
-    X,
-    load_plain_results,
-    read_results,
-    read_truth,
-    truth_is_plain,
-)
+from tools.coco_engines import Arrays, Engine, HotcocoEngine, PycocotoolsEngine, records
+from tools.coco_files import CATEGORY, IMAGE, SCORE, H, W, X, read_results
+from tools.coco_summary import METRICS, format_table, per_class, summarize
 
-Engine = Literal["hotcoco", "pycocotools"]
-BOX_DECIMALS, SCORE_DECIMALS = 3, 8  # what `detections()` writes is what `compute()` scored
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
-LIMITS = (1, 10, 100)  # detections per image and class
-AREAS = ("all", "small", "medium", "large")
-AP_METRICS = {  # name -> IoU threshold's place (None: mean of all), area range
-    "AP": (None, "all"),
-    "AP50": (0, "all"),
-    "AP75": (5, "all"),
-    "APs": (None, "small"),
-    "APm": (None, "medium"),
-    "APl": (None, "large"),
+__all__ = ["METRICS", "CocoEvaluator", "EngineName", "format_table"]
+
+EngineName = Literal["hotcoco", "pycocotools"]
+ENGINES: dict[str, type[HotcocoEngine] | type[PycocotoolsEngine]] = {
+    "hotcoco": HotcocoEngine,
+    "pycocotools": PycocotoolsEngine,
 }
-AR_METRICS = {  # name -> detections per image, area range
-    "AR1": (1, "all"),
-    "AR10": (10, "all"),
-    "AR100": (100, "all"),
-    "ARs": (100, "small"),
-    "ARm": (100, "medium"),
-    "ARl": (100, "large"),
-}
-METRICS = (*AP_METRICS, *AR_METRICS)
+BOX_DECIMALS, SCORE_DECIMALS = 3, 8  # rounded once, on arrival: what `detections()` writes is what was scored
 
 
 class CocoEvaluator:
@@ -77,21 +52,18 @@ class CocoEvaluator:
         *,
         category_ids: Sequence[int] | None = None,
         image_ids: Sequence[int] | None = None,
-        engine: Engine = "hotcoco",
+        engine: EngineName = "hotcoco",
     ) -> None:
-        if engine not in ("hotcoco", "pycocotools"):
-            raise UserError(f"evaluator {engine!r}: unknown; choose hotcoco or pycocotools")
-        self.engine = engine
+        if engine not in ENGINES:
+            raise UserError(f"evaluator {engine!r} is unknown; choose {' or '.join(ENGINES)}")
+        self._engine: Engine = ENGINES[engine](annotations if isinstance(annotations, dict) else Path(annotations))
         self.category_ids = None if category_ids is None else np.asarray(category_ids, dtype=np.int64)
-        self._source = annotations if isinstance(annotations, dict) else Path(annotations)
-        self._truth: dict[str, Any] | None = None
-        self._gt = self._load_truth()
-        self._known = set(self._gt.get_img_ids() if engine == "hotcoco" else self._gt.getImgIds())
+        self._known = set(self._engine.image_ids)
         self.image_ids = sorted(self._known if image_ids is None else {int(key) for key in image_ids})
-        self._refuse_unknown(np.array(self.image_ids, dtype=np.int64), "image_ids")
+        self._refuse_unknown(self.image_ids, "image_ids")
         self._seen: list[int] = []
         self._pieces: list[np.ndarray] = []
-        self._file: tuple[Path, Any] | None = None  # results that hotcoco read by itself
+        self._native: tuple[Path, Any] | None = None  # a results file that the engine read by itself
 
     def update(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Add the detections of some images.
@@ -106,7 +78,7 @@ class CocoEvaluator:
         """
         for prediction, target in zip(predictions, targets, strict=True):
             image = int(target["image_id"])
-            self._refuse_unknown(np.array([image]), "update")
+            self._refuse_unknown([image], "update")
             self._pieces.append(self._rows(prediction, image))
             self._seen.append(image)
 
@@ -117,21 +89,20 @@ class CocoEvaluator:
             UserError: for malformed results, or image ids that the ground truth does not have.
         """
         source = Path(results) if isinstance(results, (str, Path)) else results
-        self._seen, self._pieces, self._file = [], [], None
-        if isinstance(source, Path) and self.engine == "hotcoco":
-            plain = load_plain_results(source, self._gt)
-            if plain is not None:
-                self._file = (source, plain)
-                return
-        rows = read_results(source)
-        self._refuse_unknown(rows[:, IMAGE].astype(np.int64), str(source) if isinstance(source, Path) else "load")
-        self._pieces = [rows]
-        self._seen = np.unique(rows[:, IMAGE]).astype(np.int64).tolist()
+        self._seen, self._pieces, self._native = [], [], None
+        native = self._engine.read(source) if isinstance(source, Path) else None
+        if isinstance(source, Path) and native is not None:
+            self._native = (source, native)
+        else:
+            rows = read_results(source)
+            self._seen = np.unique(rows[:, IMAGE]).astype(np.int64).tolist()
+            self._refuse_unknown(self._seen, str(source) if isinstance(source, Path) else "load")
+            self._pieces = [rows]
 
     def state(self) -> dict[str, Any]:
         """What this process has collected: plain arrays, to be pickled and sent to the others."""
         rows = self._ordered_rows()
-        seen = self._seen or np.unique(rows[:, IMAGE]).tolist()
+        seen = np.unique(rows[:, IMAGE]) if self._native else self._seen
         return {"images": np.array(seen, dtype=np.int64), "rows": rows}
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -141,25 +112,14 @@ class CocoEvaluator:
             UserError: when two processes scored the same image.
         """
         seen = np.concatenate([np.asarray(state["images"], dtype=np.int64) for state in states])
-        keys, counts = np.unique(seen, return_counts=True)
-        if (counts > 1).any():
-            raise UserError(
-                f"image {keys[counts > 1][0]} was evaluated {counts.max()} times; give each process its own images"
-            )
-        self._seen, self._file = keys.tolist(), None
+        self._seen, self._native = np.sort(seen).tolist(), None
+        self._refuse_twice()
         self._pieces = [np.asarray(state["rows"]).reshape(-1, 7) for state in states]
         self._pieces = [self._ordered_rows()]
 
     def detections(self) -> list[dict[str, Any]]:
         """The detections in COCO's results format, ordered by image: original category ids, boxes x, y, w, h."""
-        columns = self._ordered_rows()
-        images = columns[:, IMAGE].astype(np.int64).tolist()
-        categories = columns[:, CATEGORY].astype(np.int64).tolist()
-        boxes, scores = columns[:, X : H + 1].tolist(), columns[:, SCORE].tolist()
-        return [
-            {"image_id": image, "category_id": category, "bbox": box, "score": score}
-            for image, category, box, score in zip(images, categories, boxes, scores, strict=True)
-        ]
+        return records(self._ordered_rows())
 
     def compute(self) -> dict[str, Any]:
         """The metrics, from 0 to 1, or None with an entry in `reasons`.
@@ -172,56 +132,62 @@ class CocoEvaluator:
         Raises:
             UserError: when one image was given twice.
         """
-        if len(set(self._seen)) != len(self._seen):
-            twice = next(key for key in self._seen if self._seen.count(key) > 1)
-            raise UserError(f"image {twice} was evaluated twice; give each image once")
-        arrays = self._match_hotcoco() if self.engine == "hotcoco" else self._match_pycocotools()
-        results = summarize(arrays["precision"], arrays["recall"])
-        per_class = self._per_class(arrays["precision"])
-        counts = {
+        self._refuse_twice()
+        detections = self._native[1] if self._native else self._scored(self._ordered_rows())
+        arrays = self._engine.match(detections, self.image_ids)
+        figures = summarize(arrays["precision"], arrays["recall"])
+        counts = self._engine.count(set(self.image_ids))
+        classes = per_class(arrays["precision"], self._engine.categories, counts)
+        return {
+            **figures,
+            **self._explanations(figures, arrays),
+            "per_class": classes,
             "images": len(self.image_ids),
-            "boxes": sum(entry["boxes"] for entry in per_class),
+            "boxes": sum(entry["boxes"] for entry in classes),
             "detections": self._detection_count(),
         }
-        reasons, warnings = self._explain(results, arrays["scores"])
-        return {**results, "reasons": reasons, "warnings": warnings, "per_class": per_class, **counts}
 
-    # --- ground truth ---
+    def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> dict[str, Any]:
+        """`reasons` and `warnings`. Rows are looked at only where the figures ask for it: parsing takes time."""
+        reasons: dict[str, str] = {}
+        ap = figures["AP"]
+        undefined = any(figures[name] is None for name in METRICS)
+        if undefined or ap is None or ap < diagnosis.SUSPICIOUS:
+            complete = self._engine.complete()
+            truth = diagnosis.truth_rows(complete, set(self.image_ids))
+            reasons = diagnosis.undefined_reasons(figures, truth)
+            if ap is not None and ap < diagnosis.SUSPICIOUS:
+                sizes = diagnosis.image_sizes(complete)
+                rows = self._on_scored_images(self._ordered_rows())
+                reason = diagnosis.zero_reason(truth, rows, sizes, is_zero=ap == 0)
+                reasons |= {"AP": reason} if reason else {}
+        return {"reasons": reasons, "warnings": self._warnings(arrays["scores"])}
 
-    def _load_truth(self) -> Any:
-        if self.engine == "pycocotools":
-            return _reference_dataset(self._complete_truth())
-        from hotcoco import COCO
+    def _warnings(self, scores: np.ndarray) -> list[str]:
+        """Equal scores. The matched scores, which cost nothing, decide whether to look at all of them."""
+        matched = scores[scores > 0]
+        if matched.size and matched.min() != matched.max():
+            return []
+        warning = diagnosis.score_warning(self._on_scored_images(self._ordered_rows())[:, SCORE])
+        return [warning] if warning else []
 
-        if isinstance(self._source, Path):
-            try:
-                gt = COCO(str(self._source))
-                if truth_is_plain(self._source, gt):
-                    return gt
-            except (ValueError, OSError):
-                pass  # the slow reader finds the words for it
-        return COCO(self._complete_truth())
+    def _refuse_twice(self) -> None:
+        keys, counts = np.unique(np.array(self._seen, dtype=np.int64), return_counts=True)
+        if (counts > 1).any():
+            raise UserError(
+                f"image {keys[counts > 1][0]} was evaluated {counts.max()} times; give each image to one process, once"
+            )
 
-    def _complete_truth(self) -> dict[str, Any]:
-        if self._truth is None:
-            self._truth = read_truth(self._source)
-        return self._truth
-
-    def _refuse_unknown(self, images: np.ndarray, where: str) -> None:
-        unknown = sorted(set(np.unique(images).tolist()) - self._known)
+    def _refuse_unknown(self, images: Sequence[int], where: str) -> None:
+        unknown = sorted(set(images) - self._known)
         if not unknown:
             return
         some = ", ".join(str(key) for key in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        if len(unknown) == len(np.unique(images)) and self._known and len(unknown) > 1:
-            example = min(self._known)
-            raise UserError(
-                f"{where}: no image id in common with the ground truth: here {some}, there {example}, ...; "
-                "use the annotations of the images that were predicted"
-            )
-        raise UserError(
-            f"{where}: {len(unknown)} image ids are not in the ground truth: {some}; "
-            "use the annotations of the images that were predicted"
-        )
+        what = f"{len(unknown)} of {len(set(images))} image ids are not in the ground truth: {some}"
+        if len(unknown) == len(set(images)):
+            there = f"{min(self._known)}, ..." if self._known else "none"
+            what = f"no image id in common with the ground truth: here {some}, there {there}"
+        raise UserError(f"{where}: {what}; use the annotations of the images that were predicted")
 
     # --- detections ---
 
@@ -249,52 +215,27 @@ class CocoEvaluator:
 
     def _ordered_rows(self) -> np.ndarray:
         """All rows, by image id; an image's own order stays, since it decides between equal scores."""
-        pieces = [read_results(self._file[0])] if self._file else self._pieces
+        pieces = [read_results(self._native[0])] if self._native else self._pieces
         rows = np.concatenate(pieces) if pieces else np.empty((0, 7))
         return rows[np.argsort(rows[:, IMAGE], kind="stable")]
 
+    def _on_scored_images(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.isin(rows[:, IMAGE], self.image_ids)]
+
+    def _scored(self, rows: np.ndarray) -> np.ndarray:
+        """Rows that can count: on the scored images, of a category that the ground truth has."""
+        rows = self._on_scored_images(rows)
+        return rows[np.isin(rows[:, CATEGORY], list(self._engine.categories))]
+
     def _detection_count(self) -> int:
-        """Detections on the images that are scored."""
-        if self._file:
-            return len(self._file[1].get_ann_ids(img_ids=self.image_ids)) if self.image_ids else 0
-        rows = self._ordered_rows()
-        return int(np.isin(rows[:, IMAGE], self.image_ids).sum())
+        """Detections on the scored images."""
+        if self._native:
+            return self._engine.native_count(self._native[1], self.image_ids)
+        return len(self._on_scored_images(self._ordered_rows()))
 
-    def _scored_rows(self) -> np.ndarray:
-        """Rows of the images and categories that are scored."""
-        rows = self._ordered_rows()
-        categories = self._gt.get_cat_ids() if self.engine == "hotcoco" else self._gt.getCatIds()
-        keep = np.isin(rows[:, IMAGE], self.image_ids) & np.isin(rows[:, CATEGORY], categories)
-        return rows[keep]
 
-    # --- the engines ---
-
-    def _match_hotcoco(self) -> dict[str, Any]:
-        from hotcoco import COCOeval
-
-        if not self.image_ids or not self._gt.get_cat_ids():
-            return _undefined(len(self._gt.get_cat_ids()))
-        dt = self._file[1] if self._file else self._gt.load_res(self._scored_rows())
-        matching = COCOeval(self._gt, dt, "bbox")
-        matching.params.img_ids = self.image_ids
-        matching.evaluate()
-        matching.accumulate()
-        return matching.eval
-
-    def _match_pycocotools(self) -> dict[str, Any]:
-        from pycocotools.cocoeval import COCOeval
-
-        if not self.image_ids or not self._gt.getCatIds():
-            return _undefined(len(self._gt.getCatIds()))
-        rows = self._scored_rows()
-        annotations = [
-            {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
-            for number, record in enumerate(_records(rows), start=1)
-        ]
-        dt = _reference_dataset({**self._complete_truth(), "annotations": annotations})
-        with contextlib.redirect_stdout(io.StringIO()):
-            matching = COCOeval(self._gt, dt, "bbox")
-            matching.params.imgIds = self.image_ids
-            matching.evaluate()
-            matching.accumulate()
-        return matching.eval
+def _array(value: Any) -> np.ndarray:
+    """A tensor of any device and precision, or anything array-like, as float64."""
+    if hasattr(value, "detach"):
+        value = value.detach().double().cpu().numpy()
+    return np.asarray(value, dtype=np.float64)

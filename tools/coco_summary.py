@@ -1,0 +1,100 @@
+"""The figures of COCO box evaluation from precision and recall arrays, and the table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+AREAS = {"all": "any size", "small": "below 32^2 px", "medium": "from 32^2 to 96^2 px", "large": "above 96^2 px"}
+LIMITS = (1, 10, 100)  # detections per image and class
+AP_METRICS = {  # IoU threshold's place among .50, .55, ... .95 (None: mean of all), area range
+    "AP": (None, "all"),
+    "AP50": (0, "all"),
+    "AP75": (5, "all"),
+    "APs": (None, "small"),
+    "APm": (None, "medium"),
+    "APl": (None, "large"),
+}
+AR_METRICS = {  # detections per image and class, area range
+    "AR1": (1, "all"),
+    "AR10": (10, "all"),
+    "AR100": (100, "all"),
+    "ARs": (100, "small"),
+    "ARm": (100, "medium"),
+    "ARl": (100, "large"),
+}
+METRICS = (*AP_METRICS, *AR_METRICS)
+
+
+def area_of(metric: str) -> str:
+    """The size range that a metric is about: a key of AREAS."""
+    return (AP_METRICS | AR_METRICS)[metric][1]
+
+
+def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:
+    """The twelve metrics, None where no ground truth defines one.
+
+    Args:
+        precision: [T, R, K, A, M] over IoU thresholds, recall points, classes, areas, limits; -1: undefined.
+        recall: [T, K, A, M].
+    """
+    figures: dict[str, float | None] = {}
+    for name, (threshold, area) in AP_METRICS.items():
+        values = precision[..., _place(area), -1]
+        figures[name] = _mean(values if threshold is None else values[threshold])
+    for name, (limit, area) in AR_METRICS.items():
+        figures[name] = _mean(recall[..., _place(area), LIMITS.index(limit)])
+    return figures
+
+
+def per_class(
+    precision: np.ndarray, categories: Mapping[int, str], counts: Mapping[int, tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """AP and AP50 of each class, in the order of ids; `counts` holds images and boxes by id."""
+    return [
+        {
+            "id": category,
+            "name": name,
+            "AP": _mean(precision[:, :, place, 0, -1]),
+            "AP50": _mean(precision[0, :, place, 0, -1]),
+            "images": counts[category][0],
+            "boxes": counts[category][1],
+        }
+        for place, (category, name) in enumerate(categories.items())
+    ]
+
+
+def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
+    """The metrics as a table for people, in percent, with the reasons below; `per_class` adds a line per class."""
+    lines = [
+        f"{results['images']} images, {results['boxes']} boxes, {results['detections']} detections",
+        "  ".join(f"{name:>5}" for name in METRICS),
+        "  ".join(f"{_percent(results[name]):>5}" for name in METRICS),
+    ]
+    lines += [f"{name}: {reason}" for name, reason in results["reasons"].items()]
+    lines += [f"warning: {text}" for text in results["warnings"]]
+    return "\n".join(lines + (_class_lines(results["per_class"]) if per_class else []))
+
+
+def _class_lines(classes: list[dict[str, Any]]) -> list[str]:
+    width = max([len(str(entry["name"])) for entry in classes] + [5])
+    lines = ["", f"{'class':<{width}}     AP   AP50  images    boxes"]
+    for entry in classes:
+        figures = f"{_percent(entry['AP']):>5}  {_percent(entry['AP50']):>5}"
+        lines.append(f"{entry['name']:<{width}}  {figures}  {entry['images']:>6}  {entry['boxes']:>7}")
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def _place(area: str) -> int:
+    return list(AREAS).index(area)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else None
