@@ -79,7 +79,7 @@ class HotcocoEngine:
         matching.params.img_ids = images
         matching.evaluate()
         matching.accumulate()
-        return matching.eval
+        return dict(matching.eval or {})
 
     def _load(self) -> Any:
         from hotcoco import COCO

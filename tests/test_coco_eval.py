@@ -1,0 +1,387 @@
+"""The COCO evaluator: hand-computed figures, two engines bit for bit, merging, diagnoses, malformed input."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backbones.errors import UserError
+from tools.coco_eval import METRICS, CocoEvaluator, format_table
+from tools.synthetic_coco import synthetic_results, write_synthetic
+
+BOX = [10.0, 10.0, 40.0, 40.0]  # 1,600 square pixels: medium
+ONE = pytest.approx(1.0, abs=1e-12)  # precision is tp / (tp + fp + 2e-16), so a perfect AP falls just short
+ENGINES = ("hotcoco", "pycocotools")
+
+
+def truth(*boxes: list[float], crowd: int = 0, images: int = 2, category: int = 3) -> dict[str, Any]:
+    """`boxes` on image 5; images 5, 6, ... of 100x100; categories 3 and 7."""
+    return {
+        "images": [{"id": 5 + place, "width": 100, "height": 100} for place in range(images)],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        "annotations": [
+            {
+                "id": place,  # the first is 0, which pycocotools by itself never matches
+                "image_id": 5,
+                "category_id": category,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": crowd,
+            }
+            for place, box in enumerate(boxes)
+        ],
+    }
+
+
+def result(box: list[float], score: float = 0.9, image: int = 5, category: int = 3) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def score(gt: Any, dt: Any, engine: Any = "hotcoco", **options: Any) -> dict[str, Any]:
+    evaluator = CocoEvaluator(gt, engine=engine, **options)
+    evaluator.load(dt)
+    return evaluator.compute()
+
+
+def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A small set with all that evaluators stumble over."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": int(key), "width": 200, "height": 160} for key in rng.choice(1000, 10, replace=False)]
+    annotations: list[dict[str, Any]] = []
+    for image in images[:7]:  # the last three have no truth
+        for _ in range(rng.integers(0, 6)):
+            x, y, w, h = (float(v) for v in (*rng.integers(0, 80, 2), *rng.integers(2, 120, 2)))
+            crowd = int(rng.random() < 0.15)
+            annotations.append(
+                {
+                    "id": 3 * len(annotations),
+                    "image_id": image["id"],
+                    "category_id": int(rng.choice([1, 4])),
+                    "bbox": [x, y, w, h],
+                    "area": w * h * float(rng.choice([0.5, 1.0])),
+                    "iscrowd": crowd,
+                }
+            )
+    results = []
+    for image in images[2:]:  # the first two have no detections
+        own = [record for record in annotations if record["image_id"] == image["id"]]
+        for _ in range(rng.choice([0, 3, 20, 350])):
+            box, category = [float(v) for v in rng.integers(0, 90, 4)], int(rng.choice([1, 4, 9]))
+            if own and rng.random() < 0.6:
+                record = own[rng.integers(len(own))]
+                box, category = [round(v + rng.normal(), 2) for v in record["bbox"]], record["category_id"]
+            if rng.random() < 0.05:
+                box[2] = 0.0
+            tied, free = rng.integers(0, 8) / 8, rng.random()
+            results.append(result(box, float(tied if seed % 2 else free), image["id"], category))
+    categories = [{"id": key, "name": f"c{key}"} for key in (9, 1, 4)]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_perfect_detection(engine: str) -> None:
+    figures = score(truth(BOX), [result(BOX)], engine)
+    assert [figures[name] for name in METRICS] == [ONE, ONE, ONE, None, ONE, None, 1.0, 1.0, 1.0, None, 1.0, None]
+    assert figures["images"] == 2 and figures["boxes"] == 1 and figures["detections"] == 1
+    assert figures["reasons"]["APs"] == "no ground-truth object has an area below 32^2 px"
+    assert figures["per_class"] == [
+        {"id": 3, "name": "cat", "AP": ONE, "AP50": ONE, "images": 1, "boxes": 1},
+        {"id": 7, "name": "dog", "AP": None, "AP50": None, "images": 0, "boxes": 0},
+    ]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hand_computed(engine: str) -> None:
+    """Box of width 40 against 32 of its columns: IoU 32/40 = 0.8, a match at .50 ... .80, 7 of 10 thresholds.
+
+    One of two objects is found by the first detection: precision 1 on recall points 0 ... 0.50, 51 of 101.
+    """
+    figures = score(truth(BOX, [60, 60, 40, 40]), [result([10, 10, 32, 40])], engine)
+    assert figures["AP50"] == pytest.approx(51 / 101)
+    assert figures["AP"] == pytest.approx(0.7 * 51 / 101)
+    assert figures["AR100"] == pytest.approx(0.7 * 0.5)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_engines_agree_bit_for_bit(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    gt, dt = random_set(seed)
+    gt_path, dt_path = tmp_path / "gt.json", tmp_path / "dt.json"
+    gt_path.write_text(json.dumps(gt))
+    dt_path.write_text(json.dumps(dt))
+    reference = score(copy.deepcopy(gt), dt, "pycocotools")
+    assert score(gt, dt) == reference
+    assert score(gt_path, dt_path) == reference
+    assert capfd.readouterr() == ("", "")
+
+
+def test_figures_are_those_pycocotools_prints() -> None:
+    """Its own `summarize`, to the last bit, with -1 for None."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    gt, results = synthetic_results(30, 2000, seed=4)
+    coco = COCO()
+    coco.dataset = copy.deepcopy(gt)
+    coco.createIndex()
+    matching = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "bbox")
+    matching.evaluate()
+    matching.accumulate()
+    matching.summarize()
+    figures = score(gt, results)
+    assert [figures[name] for name in METRICS] == matching.stats.tolist()
+
+
+def test_engines_agree_on_a_larger_set(tmp_path: Path) -> None:
+    gt, dt = write_synthetic(tmp_path, 60, 4000, seed=1)
+    figures = score(gt, dt)
+    assert figures == score(gt, dt, "pycocotools")
+    assert 0.2 < figures["AP"] < 0.8 and not figures["warnings"]
+
+
+def test_big_files_go_straight_to_hotcoco(tmp_path: Path) -> None:
+    gt, dt = write_synthetic(tmp_path, 10, 200, seed=1)
+    evaluator = CocoEvaluator(gt)
+    evaluator.load(dt)
+    assert evaluator._native is not None and evaluator._engine._truth is None  # type: ignore[attr-defined]
+    assert len(evaluator.detections()) == 200
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_missing_area_and_iscrowd(engine: str, as_file: bool, tmp_path: Path) -> None:
+    gt = truth(BOX, [60, 60, 40, 40])
+    for record in gt["annotations"]:
+        del record["area"], record["iscrowd"]
+    # A triangle: half of its 40x40 box, 800 square pixels, so COCO's "small".
+    gt["annotations"][0]["segmentation"] = [[10, 10, 50, 10, 10, 50]]
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(gt))
+    figures = score(path if as_file else gt, [result(BOX)], engine)
+    assert figures["APs"] == ONE and figures["APm"] == 0.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_image_ids_select(engine: str) -> None:
+    gt = truth(BOX, images=3)
+    figures = score(gt, [result(BOX), result(BOX, image=6)], engine, image_ids=[7, 5])
+    assert (figures["AP"], figures["images"], figures["detections"]) == (ONE, 2, 1)
+    assert score(gt, [result(BOX)], engine, image_ids=[])["AP"] is None
+    with pytest.raises(UserError, match="image_ids: no image id in common"):
+        CocoEvaluator(gt, image_ids=[99])
+
+
+def prediction(boxes: list[list[float]], scores: list[float], labels: list[int]) -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    return {
+        "boxes": torch.tensor(boxes).reshape(-1, 4),
+        "scores": torch.tensor(scores),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+
+
+def test_update_maps_labels_and_boxes() -> None:
+    evaluator = CocoEvaluator(truth(BOX, category=7), category_ids=[3, 7])
+    evaluator.update([prediction([[10, 10, 50, 50]], [0.1], [2])], [{"image_id": 5}])
+    evaluator.update([prediction([], [], [])], [{"image_id": np.array(6)}])
+    assert evaluator.detections() == [result(BOX, 0.1, category=7)]
+    assert evaluator.compute()["AP"] == ONE
+
+
+def test_written_detections_score_the_same() -> None:
+    gt, _ = synthetic_results(20, 0, seed=2)
+    rng = np.random.default_rng(0)
+    evaluator = CocoEvaluator(gt)
+    for record in gt["annotations"]:
+        if record["image_id"] not in evaluator._seen:
+            x, y, w, h = record["bbox"]
+            box = np.array([[x, y, x + w, y + h]], dtype=np.float32) + rng.normal(0, 2, (1, 4)).astype(np.float32)
+            values = {"boxes": box, "scores": rng.random(1, dtype=np.float32), "labels": [record["category_id"]]}
+            evaluator.update([values], [{"image_id": record["image_id"]}])
+    again = json.loads(json.dumps(evaluator.detections()))
+    assert evaluator.compute() == score(gt, again)
+
+
+def test_labels_outside_the_map() -> None:
+    evaluator = CocoEvaluator(truth(BOX), category_ids=[3, 7])
+    for label in (0, 3):
+        with pytest.raises(UserError, match=f"image 5: labels run {label}"):
+            evaluator.update([prediction([BOX], [0.5], [label])], [{"image_id": 5}])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 15])
+def test_merge_is_the_same_for_any_number_of_processes(processes: int) -> None:
+    """More processes than images too: some then hold nothing."""
+    gt, results = random_set(1)
+    ids = [image["id"] for image in gt["images"]]
+
+    def part(images: list[int]) -> CocoEvaluator:
+        evaluator = CocoEvaluator(gt)
+        for image in images:
+            rows = [record for record in results if record["image_id"] == image]
+            corners = [[*r["bbox"][:2], r["bbox"][0] + r["bbox"][2], r["bbox"][1] + r["bbox"][3]] for r in rows]
+            scores, labels = [r["score"] for r in rows], [r["category_id"] for r in rows]
+            evaluator.update([{"boxes": corners, "scores": scores, "labels": labels}], [{"image_id": image}])
+        return evaluator
+
+    parts = [part(ids[rank::processes]) for rank in range(processes)]
+    parts[-1].merge([pickle.loads(pickle.dumps(each.state())) for each in parts])
+    alone = part(ids)
+    assert json.dumps(parts[-1].detections()) == json.dumps(alone.detections())
+    assert json.dumps(parts[-1].compute()) == json.dumps(alone.compute())
+
+
+def test_one_image_twice() -> None:
+    evaluator = CocoEvaluator(truth(BOX))
+    evaluator.update([prediction([], [], [])], [{"image_id": 5}])
+    with pytest.raises(UserError, match="image 5 was evaluated 2 times"):
+        evaluator.merge([evaluator.state(), evaluator.state()])
+    evaluator.update([prediction([], [], [])], [{"image_id": 5}])
+    with pytest.raises(UserError, match="image 5 was evaluated"):
+        evaluator.compute()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("gt", "dt", "reason"),
+    [
+        (truth(BOX), [], "no detections"),
+        (truth(BOX), [result(BOX, image=6)], "no image with ground truth has detections"),
+        (truth(BOX), [result(BOX, category=7)], "no category id in common: detections have 7, the ground truth has 3"),
+        (truth(BOX), [result(BOX, category=8)], "no category id in common: detections have 8"),
+        (truth([50.0, 50, 40, 40]), [result([50, 50, 90, 90])], "look like x1, y1, x2, y2"),
+        (truth(BOX), [result([0.1, 0.1, 0.4, 0.4])], "look normalised"),
+        (truth(BOX), [result([30, 30, 40, 40])], r"below 0.5 \(the best is 0.14\)"),  # 400 / 2800
+        (truth(BOX, crowd=1), [result(BOX)], "only crowd regions"),
+        (truth(), [result(BOX)], "has no boxes"),
+    ],
+)
+def test_diagnosis(engine: str, gt: Any, dt: Any, reason: str) -> None:
+    figures = score(gt, dt, engine)
+    assert not figures["AP"]
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(figures["reasons"]["AP"])
+    assert figures["reasons"]["AP"] in format_table(figures)
+
+
+def test_equal_scores_are_a_warning() -> None:
+    figures = score(truth(BOX), [result(BOX, 0.5), result([1, 1, 5, 5], 0.5)])
+    assert "all 2 scores are 0.5" in figures["warnings"][0]
+    assert not score(truth(BOX), [result(BOX, 0.5), result([1, 1, 5, 5], 0.4)])["warnings"]
+
+
+def without(record: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": []}, "COCO results are a JSON list, not an object"),
+        ([result(BOX), without(result(BOX), "bbox")], "result 1: `bbox` is None"),
+        ([without(result(BOX), "score")], "result 0: no `score`"),
+        ([without(result(BOX), "category_id")], "result 0: `category_id` is None"),
+        ([without(result(BOX), "image_id")], "result 0: `image_id` is None"),
+        ([result(BOX, float("nan"))], "result 0: score holds nan"),
+        ([result([1, 2, 3, float("inf")])], "result 0: bbox holds inf"),
+        ([result([1, 2, 3])], "result 0: `bbox` is"),
+        ([1], "result 0: expected an object"),
+        ([result(BOX), result(BOX, image=42)], "1 of 2 image ids are not in the ground truth: 42"),
+        ([result(BOX, image=42), result(BOX, image=43)], "no image id in common with the ground truth: here 42, 43"),
+    ],
+)
+def test_malformed_results(engine: Any, content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "dt.json"
+    path.write_text(json.dumps(content))
+    evaluator = CocoEvaluator(truth(BOX), engine=engine)
+    with pytest.raises(UserError) as caught:
+        evaluator.load(path)
+    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    gt = truth(BOX)
+    gt["annotations"][0] |= changes
+    return gt
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "ground truth is a JSON object, not a list"),
+        (without(truth(BOX), "images"), "no list `images`"),
+        (without(truth(BOX), "annotations"), "no list `annotations`"),
+        (without(truth(BOX), "categories"), "no list `categories`"),
+        (broken(image_id=42), "annotations[0]: image_id 42 is not in `images`"),
+        (broken(category_id=42), "annotations[0]: category_id 42 is not in `categories`"),
+        (broken(bbox=None), "annotations[0]: `bbox` is None"),
+        (broken(bbox=[0, 0, float("nan"), 1]), "annotations[0]: bbox holds nan"),
+        (truth(BOX) | {"images": [{"id": 5}, {"id": 5}]}, "images[1]: id 5 is there twice"),
+        (truth(BOX) | {"images": [{"id": "a"}]}, "images[0]: `id` is 'a', not an integer"),
+    ],
+)
+def test_malformed_truth(engine: Any, content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        CocoEvaluator(path, engine=engine)
+    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_unreadable_files(engine: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        CocoEvaluator(tmp_path / "absent.json", engine=engine)
+    (tmp_path / "text.json").write_text("{oops")
+    with pytest.raises(UserError, match="not a JSON file"):
+        CocoEvaluator(tmp_path / "text.json", engine=engine)
+    with pytest.raises(UserError, match="cannot be read"):
+        CocoEvaluator(tmp_path, engine=engine)
+    evaluator = CocoEvaluator(truth(BOX), engine=engine)
+    with pytest.raises(UserError, match="no such file"):
+        evaluator.load(tmp_path / "absent.json")
+
+
+def test_nan_prediction_names_the_image() -> None:
+    evaluator = CocoEvaluator(truth(BOX))
+    with pytest.raises(UserError, match=r"image 5: .* NaN"):
+        evaluator.update([prediction([BOX], [float("nan")], [3])], [{"image_id": 5}])
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(UserError, match="choose hotcoco or pycocotools"):
+        CocoEvaluator(truth(BOX), engine="magic")  # type: ignore[arg-type]
+
+
+def test_extra_fields_of_results_change_nothing(tmp_path: Path) -> None:
+    """A results file with its own areas or masks must not reach hotcoco unread."""
+    gt, dt = random_set(3)
+    for record in dt:
+        record |= {"area": 5.0, "segmentation": [[0, 0, 1, 0, 1, 1]], "id": 7, "iscrowd": 1}
+    path = tmp_path / "dt.json"
+    path.write_text(json.dumps(dt))
+    assert score(gt, path) == score(gt, path, "pycocotools") == score(*random_set(3))
+
+
+def test_real_coco(capfd: pytest.CaptureFixture[str]) -> None:
+    """Truth scored as its own detections is perfect, through either engine."""
+    folder = Path(__file__).resolve().parents[2] / "shared/data/coco-mini/annotations"
+    files = sorted(folder.glob("instances_val*.json")) if folder.is_dir() else []
+    if not files:
+        pytest.skip("coco-mini is not here")
+    content = json.loads(files[0].read_text())
+    dt = [
+        {"image_id": r["image_id"], "category_id": r["category_id"], "bbox": r["bbox"], "score": 0.5}
+        for r in content["annotations"]
+        if not r["iscrowd"]
+    ]
+    figures = score(files[0], dt)
+    assert figures["AP50"] == ONE and figures == score(files[0], dt, "pycocotools")
+    assert capfd.readouterr() == ("", "")

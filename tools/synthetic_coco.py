@@ -1,0 +1,72 @@
+"""A synthetic COCO results set of any size, to measure and test the evaluators with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CATEGORIES, WIDTH, HEIGHT = 80, 640, 480
+BOXES_PER_IMAGE = 7  # as in COCO
+HIT_SHARE = 0.5  # of the detections are jittered copies of true boxes, the others lie anywhere
+CROWD_SHARE = 0.01
+
+
+def synthetic_results(images: int, detections: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth and results in COCO's formats: a pure function of the arguments.
+
+    Hits rank above the rest on average, so that the metrics lie well inside 0..1.
+    """
+    rng = np.random.default_rng(seed)
+    boxes = _boxes(rng, images * BOXES_PER_IMAGE)
+    owners = rng.integers(1, images + 1, len(boxes))
+    labels = rng.integers(1, CATEGORIES + 1, len(boxes))
+    crowds = rng.random(len(boxes)) < CROWD_SHARE
+    truth = {
+        "images": [{"id": key, "width": WIDTH, "height": HEIGHT} for key in range(1, images + 1)],
+        "annotations": _annotations(boxes, owners, labels, crowds),
+        "categories": [{"id": key, "name": f"class {key}"} for key in range(1, CATEGORIES + 1)],
+    }
+    return truth, _results(rng, detections, images, boxes, owners, labels)
+
+
+def write_synthetic(folder: Path, images: int, detections: int, seed: int) -> tuple[Path, Path]:
+    """Write `truth.json` and `detections.json`, and name them."""
+    paths = folder / "truth.json", folder / "detections.json"
+    for path, content in zip(paths, synthetic_results(images, detections, seed), strict=True):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return paths
+
+
+def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Boxes x, y, w, h within the image, of all three COCO size ranges."""
+    size = np.exp(rng.uniform(np.log(8), np.log(300), (count, 2)))
+    corner = rng.random((count, 2)) * (np.array([WIDTH, HEIGHT]) - size)
+    return np.hstack([corner, size]).round(2)
+
+
+def _annotations(boxes: np.ndarray, owners: np.ndarray, labels: np.ndarray, crowds: np.ndarray) -> list[dict[str, Any]]:
+    columns = (owners.tolist(), labels.tolist(), boxes.tolist(), crowds.astype(int).tolist())
+    return [
+        {"id": key, "image_id": owner, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+        for key, (owner, label, box, crowd) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+
+
+def _results(
+    rng: np.random.Generator, count: int, images: int, boxes: np.ndarray, owners: np.ndarray, labels: np.ndarray
+) -> list[dict[str, Any]]:
+    hits = int(count * HIT_SHARE)
+    chosen = rng.integers(0, len(boxes), hits)
+    near = boxes[chosen] + rng.normal(0, 0.07, (hits, 4)) * boxes[chosen][:, [2, 3, 2, 3]]
+    near[:, 2:] = near[:, 2:].clip(min=1)
+    spots = np.vstack([near, _boxes(rng, count - hits)]).round(2).tolist()
+    where = np.concatenate([owners[chosen], rng.integers(1, images + 1, count - hits)]).tolist()
+    what = np.concatenate([labels[chosen], rng.integers(1, CATEGORIES + 1, count - hits)]).tolist()
+    scores = np.concatenate([rng.beta(4, 2, hits), rng.beta(2, 4, count - hits)]).round(4).tolist()  # some ties
+    return [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(where, what, spots, scores, strict=True)
+    ]
