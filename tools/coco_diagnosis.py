@@ -6,7 +6,7 @@ Everything here looks at plain arrays: truth rows [G, 7] (image, x, y, w, h, cro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,15 +115,27 @@ def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -
 def _poor_overlap(truth: np.ndarray, detections: np.ndarray) -> str:
     """The last resort: how well the best pair of one image and one category overlaps."""
     best = 0.0
-    truth = truth[truth[:, CROWD] == 0]
-    for key in np.unique(truth[:, [IMAGE, CATEGORY]], axis=0):
-        here = detections[(detections[:, [IMAGE, CATEGORY]] == key).all(axis=1)]
-        there = truth[(truth[:, [IMAGE, CATEGORY]] == key).all(axis=1)]
-        if len(here):
-            best = max(best, float(_iou(here[:, X : H + 1], there[:, X : H + 1]).max()))
+    for here, there in _pairs(detections, truth[truth[:, CROWD] == 0]):
+        best = max(best, float(_iou(here[:, X : H + 1], there[:, X : H + 1]).max()))
     if best < 0.5:
         return f"all IoUs with the ground truth of the same image and category are below 0.5 (the best is {best:.2f})"
     return f"the matching boxes (best IoU {best:.2f}) rank below the counted 100 per image and class"
+
+
+def _pairs(detections: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Detections and ground truth of each image and category that has both; sorted, so one pass does."""
+    columns = [IMAGE, CATEGORY]
+    _, keys = np.unique(np.vstack([detections[:, columns], truth[:, columns]]), axis=0, return_inverse=True)
+    keys = keys.reshape(-1)  # some NumPy versions give it a second axis
+    groups = []
+    for rows, key in ((detections, keys[: len(detections)]), (truth, keys[len(detections) :])):
+        order = np.argsort(key, kind="stable")
+        starts = np.searchsorted(key[order], np.arange(keys.max() + 2))
+        groups.append((rows[order], starts))
+    (left, left_starts), (right, right_starts) = groups
+    for low, high, first, last in zip(left_starts, left_starts[1:], right_starts, right_starts[1:], strict=False):
+        if low < high and first < last:
+            yield left[low:high], right[first:last]
 
 
 def _iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
