@@ -46,12 +46,20 @@ class RoIHeads(TorchvisionRoIHeads):
 
 
 def pass_over_ignored(labels: list[Tensor], boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Turn negatives (label 0) that lie mostly inside an image's ignored regions into `IGNORE`."""
-    for label, box, target in zip(labels, boxes, targets, strict=True):
-        regions = target.get("ignore")
-        if regions is not None and len(regions):
-            label[(label == 0) & (largest_share(box, regions) >= IGNORED_SHARE)] = IGNORE
-    return labels
+    """Turn negatives (label 0) that lie mostly inside an image's ignored regions into `IGNORE`.
+
+    Where that would leave nothing to sample in the whole batch, the labels stay: a mean over nothing is no number.
+    """
+    passed = [_passed_over(*image) for image in zip(labels, boxes, targets, strict=True)]
+    return passed if any((label >= 0).any() for label in passed) else labels
+
+
+def _passed_over(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
+    regions = target.get("ignore")
+    if regions is None or not len(regions):
+        return labels
+    inside = largest_share(boxes, regions) >= IGNORED_SHARE
+    return torch.where((labels == 0) & inside, IGNORE, labels)
 
 
 def largest_share(boxes: Tensor, regions: Tensor) -> Tensor:

@@ -1,0 +1,96 @@
+"""What several test files need: a small COCO data set that they may break, and a folder of built-in shapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
+
+
+@pytest.fixture
+def coco_mini() -> Path:
+    """Real COCO images and annotations, where they are at hand."""
+    if not COCO_MINI.is_dir():
+        pytest.skip("needs a sample of COCO in ../shared/data/coco-mini")
+    return COCO_MINI
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> CocoFolder:
+    """Four images in COCO's layout: two objects; a negative; an object and a crowd; a lone crowd."""
+    return CocoFolder(tmp_path / "coco")
+
+
+class CocoFolder:
+    """A data set that a test edits in memory and then writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data: dict[str, Any] = {
+            "images": [{"id": i, "file_name": f"{i:03d}.jpg", "width": 60, "height": 40} for i in (5, 7, 9, 11)],
+            "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}, {"id": 90, "name": "brush"}],
+            "annotations": [
+                _object(1, image=5, category=18, box=[10, 5, 20, 30]),
+                _object(2, image=5, category=90, box=[0, 0, 8, 8]),
+                _object(4, image=9, category=3, box=[30, 10, 25, 20]),
+                _object(8, image=9, category=3, box=[0, 0, 20, 20], crowd=1),
+                _object(9, image=11, category=18, box=[5, 5, 50, 30], crowd=1),
+            ],
+        }
+
+    def write(self) -> Path:
+        """Write the same images and annotations as both splits; returns the root."""
+        random = np.random.default_rng(0)
+        for split in ("train2017", "val2017"):
+            (self.root / split).mkdir(parents=True, exist_ok=True)
+            for image in self.data.get("images", ()):
+                pixels = random.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+                cv2.imwrite(str(self.root / split / image["file_name"]), pixels)
+            path = self.annotations(split.removesuffix("2017"))
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(self.data))
+        return self.root
+
+    def annotations(self, split: str = "train") -> Path:
+        return self.root / "annotations" / f"instances_{split}2017.json"
+
+    def images(self, split: str = "train") -> Path:
+        return self.root / f"{split}2017"
+
+
+def _object(identifier: int, *, image: int, category: int, box: list[float], crowd: int = 0) -> dict[str, Any]:
+    area = box[2] * box[3]
+    return {"id": identifier, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script of tools/ as a user would, from another folder."""
+
+    def call(name: str, *words: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "tools" / name), *map(str, words)]
+        env = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small edition of the built-in shapes, in COCO's layout."""
+    from tools import shapes
+
+    return shapes.prepare(tmp_path_factory.mktemp("shapes"), train=24, val=6, size=64)

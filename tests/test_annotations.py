@@ -1,0 +1,136 @@
+"""COCO annotations: packing, the category map, and a decided answer to every malformed input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backbones.errors import UserError
+from detection.annotations import CategoryMap, CocoAnnotations
+
+
+def read(coco, **options) -> CocoAnnotations:
+    coco.write()
+    return CocoAnnotations.read(coco.annotations(), coco.images(), **options)
+
+
+def test_packs_boxes_by_image_with_labels_by_rising_category_id(coco):
+    data = read(coco)
+    assert data.image_ids.tolist() == [5, 7, 9, 11]
+    assert data.categories == CategoryMap((3, 18, 90), ("car", "dog", "brush"))
+    boxes, labels, crowd = data.of_image(0)
+    assert boxes.tolist() == [[10, 5, 30, 35], [0, 0, 8, 8]]  # x + w, y + h
+    assert labels.tolist() == [2, 3]
+    assert crowd.tolist() == [False, False]
+    assert data.of_image(1)[0].shape == (0, 4)
+    assert data.of_image(2)[2].tolist() == [False, True]
+    assert data.empty().tolist() == [False, True, False, True]  # a lone crowd is no object
+
+
+def test_order_of_the_file_does_not_matter(coco):
+    straight = read(coco)
+    coco.data["images"].reverse()
+    coco.data["annotations"].sort(key=lambda annotation: -annotation["image_id"])
+    turned = read(coco)
+    assert turned.image_ids.tolist() == straight.image_ids.tolist()
+    assert turned.of_image(0)[0].tolist() == straight.of_image(0)[0].tolist()
+
+
+def test_missing_area_and_crowd_flag_are_fine(coco):
+    for annotation in coco.data["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    assert not read(coco).crowd.any()
+
+
+def test_boxes_are_clipped_to_their_image_and_counted(coco):
+    coco.data["annotations"][0]["bbox"] = [50, 30, 40, 40]
+    data = read(coco)
+    assert data.of_image(0)[0][0].tolist() == [50, 30, 60, 40]
+    assert data.clipped == 1
+
+
+def test_no_annotations_at_all_leave_negatives(coco):
+    coco.data["annotations"] = []
+    assert read(coco).empty().all()
+
+
+BROKEN = {
+    "no images list": (lambda d: d.pop("images"), "has no list `images`"),
+    "no annotations list": (lambda d: d.pop("annotations"), "has no list `annotations`"),
+    "empty images": (lambda d: d.update(images=[], annotations=[]), "`images` is empty"),
+    "no categories": (lambda d: d.update(categories=[]), "`categories` is empty"),
+    "absent image": (lambda d: d["annotations"][0].update(image_id=77), "annotation 1 names image 77"),
+    "absent category": (lambda d: d["annotations"][1].update(category_id=4), "annotation 2 has category 4"),
+    "image twice": (lambda d: d["images"][1].update(id=5), "image id 5 stands more than once"),
+    "annotation twice": (lambda d: d["annotations"][1].update(id=1), "annotation id 1 stands more than once"),
+    "category twice": (lambda d: d["categories"][0].update(id=3), "category id 3 stands more than once"),
+    "no box": (lambda d: d["annotations"][2].pop("bbox"), "annotation 4 has no `bbox`"),
+    "three numbers": (lambda d: d["annotations"][2].update(bbox=[1, 2, 3]), "annotation 4: `bbox` is [1, 2, 3]"),
+    "not a number": (lambda d: d["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "annotation 4: `bbox`"),
+    "zero width": (lambda d: d["annotations"][0].update(bbox=[3, 3, 0, 9]), "annotation 1 of image 5"),
+    "outside": (lambda d: d["annotations"][0].update(bbox=[70, 3, 9, 9]), "annotation 1 of image 5"),
+    "file not there": (lambda d: d["images"][0].update(file_name="gone.jpg"), "image file gone.jpg is not in"),
+    "text id": (lambda d: d["images"][0].update(id="a"), "`id` is 'a', not an integer"),
+    "no height": (lambda d: d["images"][0].update(height=0), "`height` is 0"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_malformed_files_are_refused_in_one_line_that_names_file_and_record(coco, name):
+    change, text = BROKEN[name]
+    coco.write()
+    change(coco.data)
+    coco.annotations().write_text(json.dumps(coco.data))
+    with pytest.raises(UserError) as error:
+        CocoAnnotations.read(coco.annotations(), coco.images())
+    assert text in str(error.value)
+    assert str(coco.annotations()) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_boxes_can_be_dropped_and_are_counted(coco):
+    coco.data["annotations"][0]["bbox"] = [3, 3, 0, 9]
+    data = read(coco, bad_boxes="drop")
+    assert data.dropped == 1
+    assert data.of_image(0)[1].tolist() == [3]
+
+
+@pytest.mark.parametrize(("content", "text"), [("{", "not JSON"), ("[]", "holds a list")])
+def test_a_file_that_is_no_coco_json(tmp_path: Path, content, text):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=text):
+        CocoAnnotations.read(path, tmp_path)
+
+
+def test_a_missing_file_and_a_missing_folder(coco, tmp_path: Path):
+    coco.write()
+    with pytest.raises(UserError, match="cannot be read"):
+        CocoAnnotations.read(tmp_path / "no.json", tmp_path)
+    with pytest.raises(UserError, match="no such folder of images"):
+        CocoAnnotations.read(coco.annotations(), tmp_path / "no")
+
+
+def test_category_maps_that_differ_show_the_difference():
+    cats, dogs = CategoryMap((1, 2), ("cat", "dog")), CategoryMap((1, 3), ("cat", "dog"))
+    cats.require_same(CategoryMap((1, 2), ("cat", "dog")), here="a", there="b")
+    with pytest.raises(UserError, match=r"differ in 2 ids \(2: dog / absent, 3: absent / dog\)"):
+        cats.require_same(dogs, here="a", there="b")
+
+
+def test_packed_annotations_hold_a_few_bytes_a_box(coco):
+    coco.data["annotations"] = [{"id": i, "image_id": 5, "category_id": 3, "bbox": [1, 1, 9, 9]} for i in range(20_000)]
+    data = read(coco)
+    assert sum(array.nbytes for array in (data.boxes, data.labels, data.crowd)) <= 32 * 20_000
+    assert not any(array.dtype == object for array in vars(data).values() if isinstance(array, np.ndarray))
+
+
+def test_real_coco(coco_mini: Path):
+    data = CocoAnnotations.read(coco_mini / "annotations" / "instances_val2017.json", coco_mini / "val2017")
+    assert len(data) == 79
+    assert len(data.categories) == 80
+    assert data.categories.ids[-1] == 90
+    assert len(data.boxes) == 624

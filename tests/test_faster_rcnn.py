@@ -1,0 +1,222 @@
+"""Faster R-CNN: equal to torchvision's, and trainable with every backbone and neck."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+import backbones
+import detection
+from backbones.errors import UserError
+from detection.data import CocoDetection, find_split
+from detection.rois import largest_share, pass_over_ignored
+from detection.transforms import Augment
+
+SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
+
+SIZES = {"min_size": 256, "max_size": 400}  # smaller than the default, to be quick
+
+
+def targets_for(count: int) -> list[dict[str, torch.Tensor]]:
+    box = torch.tensor([[4.0, 6.0, 40.0, 50.0]])
+    return [{"boxes": box + i, "labels": torch.tensor([1])} for i in range(count)]
+
+
+def images_of(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=random) for size in sizes]
+
+
+def live_torchvision() -> torch.nn.Module:
+    """torchvision's detector with seeded weights whose scores are spread, so that it detects something."""
+    torch.manual_seed(0)
+    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=91, **SIZES
+    )
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.weight.mul_(30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, torch.nn.Module, Path]:
+    """torchvision's detector, ours from its file, and the file."""
+    theirs = live_torchvision()
+    path = tmp_path_factory.mktemp("weights") / "detector.pth"
+    torch.save(theirs.state_dict(), path)
+    return theirs, detection.build("resnet50", 90, weights=path, norm="batch", **SIZES), path
+
+
+def assert_equal_to_torchvision(theirs, ours, images, targets) -> None:
+    floats = [image.float() / 255 for image in images]
+    with torch.no_grad():
+        expected, found = theirs.eval()(floats), ours.eval()(images)
+    for one, other in zip(expected, found, strict=True):
+        assert len(one["boxes"]) > 10
+        for name in ("boxes", "scores", "labels"):
+            torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=1e-5)
+    plain = [{name: target[name] for name in ("boxes", "labels")} for target in targets]
+    losses = []
+    for model, batch in ((theirs, floats), (ours, images)):
+        torch.manual_seed(1)  # both sample anchors and proposals
+        losses.append({name: loss.detach() for name, loss in model.train()(batch, plain).items()})
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
+
+
+def test_equals_torchvision_on_noise(twins):
+    assert_equal_to_torchvision(*twins[:2], images_of((120, 160), (200, 150)), targets_for(2))
+
+
+def test_equals_torchvision_on_real_images(twins, coco_mini: Path):
+    annotations = detection.CocoAnnotations.read(*find_split(coco_mini, "val"))
+    items = [CocoDetection(annotations, Augment("eval"))[index] for index in (0, 5)]
+    assert_equal_to_torchvision(*twins[:2], [item[0] for item in items], [item[1] for item in items])
+
+
+def test_coco_predictor_is_mapped_to_the_datas_categories(twins):
+    theirs, _, path = twins
+    ours = detection.build("resnet50", 3, weights=path, category_ids=(3, 18, 90))
+    rows = ours.roi_heads.box_predictor
+    assert torch.equal(rows.cls_score.weight, theirs.roi_heads.box_predictor.cls_score.weight[[0, 3, 18, 90]])
+    assert torch.equal(rows.bbox_pred.bias[4:8], theirs.roi_heads.box_predictor.bbox_pred.bias[12:16])
+
+
+def test_the_published_coco_file_loads_from_its_cache_with_torchvisions_eps(twins, monkeypatch, tmp_path: Path):
+    """`weights="coco"` is torchvision's own file: found in its cache, checked against the hash in its name."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    from hashlib import sha256
+
+    digest = sha256(twins[2].read_bytes()).hexdigest()[:8]
+    name = f"fasterrcnn_resnet50_fpn_coco-{digest}.pth"
+    os.link(twins[2], cache / name)
+    monkeypatch.setattr("detection.weights.COCO_URL", f"http://127.0.0.1:9/{name}")
+    model = detection.build("resnet50", 90, weights="coco")
+    assert {module.eps for module in model.modules() if hasattr(module, "running_var")} == {0.0}
+    assert "matched 295 of 295" in str(model.load_report) or len(model.load_report.missing) == 0
+
+
+def test_coco_weights_exist_for_one_net_only():
+    with pytest.raises(UserError, match="not for resnet18 with fpn"):
+        detection.build("resnet18", 3, weights="coco")
+
+
+def test_a_detector_file_of_another_net_is_refused(twins):
+    with pytest.raises(UserError, match="does not fit this detector"):
+        detection.build("resnet18", 90, weights=twins[2])
+    with pytest.raises(UserError, match="predicts 90 classes, this detector 5"):
+        detection.build("resnet50", 5, weights=twins[2])
+
+
+CASES = [(name, neck) for name in backbones.names("resnet*") for neck in ("fpn", "c4", "dc5")]
+CASES += [(f"timm/{name}", "fpn") for name in ("convnext_atto", "efficientnet_b0", "regnety_002")]
+CASES += [("timm/regnety_002", "c4"), ("timm/resnet18", "dc5"), ("torchvision/mobilenet_v3_large", "fpn")]
+
+
+@pytest.mark.parametrize(("name", "neck"), CASES)
+def test_trains_one_step_with_a_gradient_in_every_parameter(name: str, neck: str):
+    torch.manual_seed(0)
+    model = detection.build(name, 2, neck=neck, norm="batch", **SMALL).train()
+    losses = model(images_of((64, 80), (72, 64)), targets_for(2))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    without = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    model.eval()
+    with torch.inference_mode():
+        (found,) = model(images_of((50, 70)))
+    assert found["boxes"].shape[1] == 4
+
+
+def test_negatives_alone_train(coco):
+    model = detection.build("resnet18", 2, **SMALL).train()
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = model(images_of((64, 64)), [empty])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_everything_follows_from_declared_features():
+    model = detection.build("timm/convnext_atto", 2, fpn_channels=32)
+    assert [info.name for info in model.backbone.feature_info] == ["p2", "p3", "p4", "p5", "p6"]
+    assert [info.stride for info in model.backbone.feature_info] == [4, 8, 16, 32, 64]
+    assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
+    c4 = detection.build("resnet18", 2, neck="c4")
+    assert c4.rpn.anchor_generator.sizes == ((32, 64, 128, 256, 512),)
+    assert c4.roi_heads.box_predictor.cls_score.in_features == 512  # width of conv5
+    dc5 = detection.build("resnet50", 2, neck="dc5")
+    assert [(info.stride, info.channels) for info in dc5.backbone.feature_info] == [(16, 2048)]
+
+
+def test_detections_come_back_in_original_pixels(twins):
+    ours = twins[1].eval()
+    image = images_of((100, 300))[0]
+    with torch.inference_mode():
+        (found,) = ours([image])
+    assert found["boxes"][:, 2].max() <= 300
+    assert found["boxes"][:, 2].max() > 150  # not in some resized frame's left part
+
+
+def test_frozen_and_frozen_stages(tmp_path: Path):
+    path = tmp_path / "resnet18.safetensors"
+    save_file(backbones.build("resnet18", weights=None).state_dict(), path)
+    for neck in ("fpn", "c4", "dc5"):
+        model = detection.build("resnet18", 2, neck=neck, weights=path)
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), neck
+        model.freeze_stages(2)
+        frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
+        assert frozen == {"conv1", "layer1"}
+
+
+def test_frozen_norm_needs_weights():
+    with pytest.raises(UserError, match="random weights need a live norm"):
+        detection.build("resnet18", 2, norm="frozen")
+
+
+@pytest.mark.parametrize("build", [{"neck": "fpm"}, {"num_classes": 0}])
+def test_wrong_arguments(build):
+    with pytest.raises(UserError):
+        detection.build("resnet18", **{"num_classes": 2, **build})
+
+
+def test_largest_share():
+    """A 10x10 box half inside a region, one outside, one within."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [6, 1, 8, 3]])
+    regions = torch.tensor([[5.0, 0, 30, 30], [90, 90, 95, 95]])
+    assert largest_share(boxes, regions).tolist() == [0.5, 0.0, 1.0]
+
+
+def test_negatives_inside_ignored_regions_are_passed_over():
+    labels = [torch.tensor([0, 0, 1, -1]), torch.tensor([0])]
+    boxes = [torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60], [1, 1, 9, 9], [2, 2, 9, 9]]), torch.zeros(1, 4)]
+    passed = pass_over_ignored(labels, boxes, [{"ignore": torch.tensor([[0.0, 0, 20, 20]])}, {}])
+    assert passed[0].tolist() == [-1, 0, 1, -1]  # a positive stays one
+    assert passed[1].tolist() == [0]
+
+
+def test_a_crowd_takes_the_loss_off_what_it_covers():
+    """The left half of an image is a crowd: no negative is sampled there."""
+    model = detection.build("resnet18", 2, **SMALL).train()
+    anchors = [torch.tensor([[0.0, 0, 16, 16], [40, 40, 56, 56]])]
+    target = {"boxes": torch.zeros(0, 4), "ignore": torch.tensor([[0.0, 0, 32, 64]])}
+    labels, _ = model.rpn.assign_targets_to_anchors(anchors, [target])
+    assert labels[0].tolist() == [-1, 0]
+    samples = model.roi_heads.select_training_samples(
+        anchors, [{**target, "labels": torch.zeros(0, dtype=torch.int64)}]
+    )
+    assert samples[0][0].tolist() == [[40, 40, 56, 56]]
+
+
+def test_a_crowd_over_the_whole_batch_leaves_finite_losses():
+    model = detection.build("resnet18", 2, **SMALL).train()
+    everywhere = torch.tensor([[-1e4, -1e4, 1e4, 1e4]])
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "ignore": everywhere}
+    losses = model(images_of((64, 64)), [target])
+    assert all(torch.isfinite(loss) for loss in losses.values())
