@@ -26,7 +26,6 @@ setup(
         "pillow>=10.3",
         "safetensors>=0.4.3",
         "filelock>=3.12",
-        "msgspec>=0.18",
         "jsonargparse>=4.40",
         "PyYAML>=6.0",
         "tqdm>=4.66",
