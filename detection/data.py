@@ -20,9 +20,9 @@ from detection.transforms import Augment
 class CocoDetection(Dataset):
     """Images with their boxes.
 
-    An item is a uint8 image `[3, H, W]` of its original size and a target: `boxes` `[N, 4]` xyxy in pixels of that image,
-    `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in multi-scale training `short_side`. An
-    image without objects has `[0, 4]` boxes and is a negative.
+    An item is a uint8 image `[3, H, W]` of its original size and a target: `boxes` `[N, 4]` xyxy in pixels of that
+    image, `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in multi-scale training
+    `short_side`. An image without objects has `[0, 4]` boxes and is a negative.
 
     Args:
         augment: what happens to an image, by (seed, epoch, index).
@@ -125,7 +125,7 @@ def find_split(root: Path, split: Literal["train", "val"]) -> tuple[Path, Path]:
 
 
 def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives: str = "keep") -> np.ndarray:
-    """Places of the images to use: the first `limit`, without those that have no objects where negatives are dropped."""
+    """Places of the images to use: the first `limit`, those without objects left out where negatives are dropped."""
     places = np.arange(len(annotations))
     if negatives == "drop":
         places = places[~annotations.empty()]

@@ -62,9 +62,11 @@ def build(
     min_size: int = 800,
     max_size: int = 1333,
     fpn_channels: int = 256,
+    fpn_norm: Literal["none", "batch", "group"] = "none",
     head_channels: int = 1024,
     anchor_scale: float = 8.0,
     rois_per_image: int = 512,
+    roi_samples: int = 2,
     proposals: int = 1000,
     max_detections: int = 100,
     score_threshold: float = 0.05,
@@ -80,9 +82,11 @@ def build(
         norm: batch norm of the backbone; auto is frozen with weights and live without.
         min_size, max_size: images are resized until the short side is `min_size` or the long one `max_size` pixels.
         fpn_channels: width of the pyramid.
+        fpn_norm: norm layers in the pyramid; training from scratch converges faster with them.
         head_channels: width of the two-layer box head (FPN and DC5).
         anchor_scale: anchor side over stride on each level.
         rois_per_image: sampled for the box loss.
+        roi_samples: RoIAlign's samples along each side of a cell.
         proposals: kept by the RPN after suppression, in evaluation; twice as many in training.
         category_ids: the dataset's ids in the order of the labels, to pick the rows of a COCO predictor.
 
@@ -101,6 +105,7 @@ def build(
     made_neck = NECKS[neck](
         backbone,
         fpn_channels=fpn_channels,
+        fpn_norm=fpn_norm,
         weights=None if state is not None else weights,
         norm=backbone_norm,
         in_channels=in_channels,
@@ -108,7 +113,7 @@ def build(
     model = FasterRCNN(
         made_neck,
         _proposal_net(made_neck, anchor_scale, proposals),
-        _roi_heads(made_neck, num_classes, head_channels, rois_per_image, score_threshold, max_detections),
+        _roi_heads(made_neck, num_classes, head_channels, rois_per_image, roi_samples, score_threshold, max_detections),
         ImageTransform(made_neck.body.mean, made_neck.body.std, min_size=min_size, max_size=max_size),
     )
     if wants_frozen:
@@ -140,11 +145,19 @@ def _proposal_net(neck: Neck, anchor_scale: float, proposals: int) -> RegionProp
 
 
 def _roi_heads(
-    neck: Neck, num_classes: int, head_channels: int, rois_per_image: int, score_threshold: float, detections: int
+    neck: Neck,
+    num_classes: int,
+    head_channels: int,
+    rois_per_image: int,
+    samples: int,
+    score_threshold: float,
+    detections: int,
 ) -> RoIHeads:
     box_head, width = neck.box_head(head_channels)
     return RoIHeads(
-        MultiScaleRoIAlign([info.name for info in neck.roi_features], output_size=neck.roi_size, sampling_ratio=2),
+        MultiScaleRoIAlign(
+            [info.name for info in neck.roi_features], output_size=neck.roi_size, sampling_ratio=samples
+        ),
         box_head,
         FastRCNNPredictor(width, num_classes + 1),
         fg_iou_thresh=0.5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +14,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import backbones
 from backbones import Backbone, FeatureInfo
+from backbones.norm import group_norm
 
 ROI_SIZE = 7  # RoI features are 7x7 before the two-layer head
 PYRAMID = ("c2", "c3", "c4", "c5")
+PYRAMID_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+}
 
 
 class Neck(nn.Module):
@@ -49,10 +56,12 @@ class Neck(nn.Module):
 class PyramidNeck(Neck):
     """FPN: every level at one width, and a coarser level subsampled from the last for large anchors."""
 
-    def __init__(self, body: Backbone, channels: int) -> None:
+    def __init__(self, body: Backbone, channels: int, norm: str = "none") -> None:
         super().__init__(body)
         infos = body.feature_info
-        self.fpn = FeaturePyramidNetwork([info.channels for info in infos], channels, LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(
+            [info.channels for info in infos], channels, LastLevelMaxPool(), norm_layer=PYRAMID_NORMS[norm]
+        )
         self.roi_features = tuple(_pyramid_level(info.stride, channels) for info in infos)
         self.feature_info = (*self.roi_features, _pyramid_level(2 * infos[-1].stride, channels))
 
@@ -97,17 +106,17 @@ class StageHead(nn.Module):
         return self.stage(rois).mean(dim=(2, 3))
 
 
-def fpn_neck(backbone: str | Backbone, *, fpn_channels: int, **options: Any) -> PyramidNeck:
+def fpn_neck(backbone: str | Backbone, *, fpn_channels: int, fpn_norm: str, **options: Any) -> PyramidNeck:
     """FPN over c2..c5 of a name, or over all features of a module."""
-    return PyramidNeck(_body(backbone, features=PYRAMID, **options), fpn_channels)
+    return PyramidNeck(_body(backbone, features=PYRAMID, **options), fpn_channels, fpn_norm)
 
 
-def c4_neck(backbone: str | Backbone, *, fpn_channels: int, **options: Any) -> C4Neck:
+def c4_neck(backbone: str | Backbone, *, fpn_channels: int, fpn_norm: str, **options: Any) -> C4Neck:
     """RoIs from conv4 with conv5 as the head; a module must give c4 and c5 as its last features."""
     return C4Neck(_body(backbone, features=("c4", "c5"), **options))
 
 
-def dc5_neck(backbone: str | Backbone, *, fpn_channels: int, **options: Any) -> SingleLevelNeck:
+def dc5_neck(backbone: str | Backbone, *, fpn_channels: int, fpn_norm: str, **options: Any) -> SingleLevelNeck:
     """A conv5 dilated to stride 16; a module must give that as its only feature."""
     return SingleLevelNeck(_body(backbone, features=("c5",), output_stride=16, **options))
 

@@ -92,9 +92,7 @@ def test_group_norm_falls_back_to_a_divisor(channels: int, groups: int) -> None:
 
 
 def test_norm_table_counts_by_state() -> None:
-    net = nn.Sequential(
-        nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4), nn.ReLU()
-    )
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4), nn.ReLU())
     assert norm_table(net) == {"live": 1, "group": 1, "layer": 1, "instance": 1}
     assert norm_table(nn.ReLU()) == {}
     # 1 of the stem, 2 in each of 8 blocks, 3 projections

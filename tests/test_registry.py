@@ -79,9 +79,7 @@ def test_wrong_options_say_what_and_the_way_out(options: dict, said: str) -> Non
 
 @pytest.mark.parametrize("module", ["backbones.registry", "backbones.errors", "backbones", "classification"])
 def test_import_brings_no_heavy_library(module: str) -> None:
-    code = (
-        f"import sys, {module}; print([m for m in ('torch', 'timm', 'albumentations') if m in sys.modules])"
-    )
+    code = f"import sys, {module}; print([m for m in ('torch', 'timm', 'albumentations') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], header: dict
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
         replace_durably(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error}); the file before is untouched") from None
 
 

@@ -13,7 +13,7 @@ class DataOptions:
     """Images and annotations.
 
     Args:
-        data: folder in COCO's layout (annotations/instances_train*.json, train*/, and the same for val); absent: shapes.
+        data: folder in COCO's layout (annotations/instances_train*.json, train*/, the same for val); absent: shapes.
         train_annotations: JSON file of the training split, instead of the one in `data`.
         train_images: its image folder.
         val_annotations: JSON file of the validation split, instead of the one in `data`.
@@ -63,9 +63,11 @@ class ModelOptions:
         min_size: pixels of an image's short side in the net.
         max_size: most pixels of its long side.
         fpn_channels: width of the pyramid.
+        fpn_norm: norm layers in the pyramid; from scratch they converge faster.
         head_channels: width of the two-layer box head.
         anchor_scale: anchor side over stride.
         rois_per_image: sampled for the box loss.
+        roi_samples: RoIAlign's samples along each side of a cell.
         proposals: kept by the proposal net in evaluation; twice as many in training.
     """
 
@@ -77,13 +79,16 @@ class ModelOptions:
     min_size: int = 800
     max_size: int = 1333
     fpn_channels: int = 256
+    fpn_norm: Literal["none", "batch", "group"] = "none"
     head_channels: int = 1024
     anchor_scale: float = 8.0
     rois_per_image: int = 512
+    roi_samples: int = 2
     proposals: int = 1000
 
     def __post_init__(self) -> None:
         for name in (
+            "roi_samples",
             "min_size",
             "max_size",
             "fpn_channels",

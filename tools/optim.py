@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -17,6 +18,8 @@ from tools.options import TrainOptions
 
 # Optimizers that scale each weight's step by its own gradient history want the square root of the batch's growth.
 ADAPTIVE = ("adam", "lamb", "lion", "rmsprop", "adan", "nadam", "radam")
+
+FUSED = {"adam", "adamw", "sgd", "momentum"}  # torch's own: one pass over the weights, on CPUs as well
 
 
 def learning_rate(options: TrainOptions) -> tuple[float, str]:
@@ -41,14 +44,16 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
         UserError: for a name that timm does not know.
     """
     if options.optimizer not in list_optimizers():
-        raise UserError(f"--optimizer {options.optimizer}: unknown; some that exist: sgd, adamw, lamb, lion, rmsprop")
-    momentum = {} if options.optimizer.startswith(ADAPTIVE) else {"momentum": options.momentum}
+        raise UserError(f"--optimizer {options.optimizer}: unknown; there are momentum, sgd, adamw, lamb, lion, ...")
+    extra: dict[str, Any] = {} if options.optimizer.startswith(ADAPTIVE) else {"momentum": options.momentum}
+    if options.optimizer in FUSED:
+        extra["fused"] = True
     return create_optimizer_v2(
         model,
         opt=options.optimizer,
         lr=learning_rate(options)[0],
         weight_decay=options.weight_decay,
-        **momentum,
+        **extra,
     )
 
 
@@ -59,10 +64,12 @@ def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, step
         "warmup_t": warmup,
         "warmup_lr_init": learning_rate(options)[0] / 1000,
         "t_in_epochs": False,
+        "warmup_prefix": False,  # the warm-up is part of the run: milestones count from its beginning
     }
     if options.schedule == "cosine":
         return CosineLRScheduler(optimizer, t_initial=max(steps, 1), **common)
-    milestones = [round(steps * at) for at in options.milestones] if options.schedule == "step" else []
+    # timm decays when t + 1 reaches a milestone; ours count the steps done.
+    milestones = [round(steps * at) + 1 for at in options.milestones] if options.schedule == "step" else []
     return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, **common)
 
 

@@ -19,11 +19,11 @@ class TrainOptions:
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all processes and accumulated batches together.
         accumulate: batches per step and process; reaches a recipe's batch size on fewer or smaller devices.
-        optimizer: any name timm knows, such as sgd, adamw, lamb.
+        optimizer: any name timm knows: momentum (plain SGD), sgd (with Nesterov's), adamw, lamb, ...
         lr: learning rate at `batch_size`; absent: `base_lr` scaled to the batch size by the printed rule.
         base_lr: learning rate at `base_batch_size` images per step.
         base_batch_size: the batch size that `base_lr` was tuned for.
-        momentum: of SGD.
+        momentum: of the optimizers that are not adaptive.
         weight_decay: of weights; biases and norm layers have none.
         schedule: course of the learning rate after the warm-up.
         milestones: fractions of the run at which schedule "step" divides the learning rate by ten.
@@ -36,7 +36,7 @@ class TrainOptions:
     epochs: int = 12
     batch_size: int = 16
     accumulate: int = 1
-    optimizer: str = "sgd"
+    optimizer: str = "momentum"
     lr: float | None = None
     base_lr: float = 0.02
     base_batch_size: int = 16

@@ -6,14 +6,15 @@
     python tools/train_det.py --resume --output RUN            # go on where a run was stopped
     python tools/train_det.py --eval-only --data coco --backbone resnet50 --weights coco
 
-`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it by
-the rule that the plan prints.
+`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
+by the rule that the plan prints.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,20 +120,13 @@ def build_model(options: Options, annotations: CocoAnnotations) -> FasterRCNN:
     weights = None if model.weights == "none" else model.weights
     if weights is not None:
         require_same_categories(weights, annotations.categories)
+    kept = {name: value for name, value in asdict(model).items() if name not in ("backbone", "weights", "freeze")}
     detector = detection.build(
         model.backbone,
         len(annotations.categories),
-        neck=model.neck,
         weights=weights,
-        norm=model.norm,
-        min_size=model.min_size,
-        max_size=model.max_size,
-        fpn_channels=model.fpn_channels,
-        head_channels=model.head_channels,
-        anchor_scale=model.anchor_scale,
-        rois_per_image=model.rois_per_image,
-        proposals=model.proposals,
         category_ids=annotations.categories.ids,
+        **kept,
     )
     detector.freeze_stages(model.freeze if model.freeze is not None else 2 if weights else 0)
     return detector
@@ -177,7 +171,7 @@ def show_plan(
             "train": _describe(train),
             "val": _describe(val),
             "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
-            "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} images x {accumulate} accumulated",
+            "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} x {accumulate} accumulated",
             "lr": f"{lr:.4g} ({rule}), {options.train.optimizer}, {options.train.schedule}",
             "steps": f"{options.train.epochs} epochs x {steps} = {options.train.epochs * steps}",
         }

@@ -1,0 +1,101 @@
+"""The command line: typed groups, recipes, one-line errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backbones.errors import UserError
+from tools.cli import option, parse, run, to_dict
+from tools.options import RunOptions, TrainOptions
+
+
+@dataclass
+class Options:
+    """Two groups."""
+
+    train: TrainOptions
+    run: RunOptions
+
+
+def parsed(*words: str, **more) -> Options:
+    return parse(Options, description="a script", argv=words, **more)
+
+
+def test_options_are_flat_and_dashes_do():
+    options = parsed("--batch-size", "4", "--lr=0.5", "--eval-only", "--output", "x")
+    assert (options.train.batch_size, options.train.lr) == (4, 0.5)
+    assert (options.run.eval_only, options.run.output) == (True, "x")
+    assert parsed("--eval-only", "false").run.eval_only is False
+
+
+def test_recipe_then_config_then_command_line(tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text("epochs: 2\nbatch_size: 2\nlr: 0.2\n")
+    (tmp_path / "mine.yaml").write_text("batch_size: 3\nlr: 0.3\n")
+    options = parsed("--config", str(tmp_path / "mine.yaml"), "--lr", "0.4", recipe=lambda _: tmp_path / "recipe.yaml")
+    assert (options.train.epochs, options.train.batch_size, options.train.lr) == (2, 3, 0.4)
+
+
+def test_saved_options_read_back(tmp_path: Path):
+    options = parsed("--milestones", "[0.5, 0.75]", "--lr", "1e-3")
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in to_dict(options).items()}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert parsed("--config", str(tmp_path / "config.yaml")) == options
+
+
+def test_option_peeks_at_command_line_and_config(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("data: there\n")
+    assert option(["--data", "here"], "data") == "here"
+    assert option(["--data=here", "--config", str(tmp_path / "c.yaml")], "data") == "here"
+    assert option(["--config", str(tmp_path / "c.yaml")], "data") == "there"
+    assert option(["--epochs", "3"], "data") is None
+
+
+WRONG = {
+    "--lr -1": "--lr -1.0: must be above 0",
+    "--lr abc": "--lr abc: expected float or null",
+    "--epochs 1.5": "--epochs 1.5: expected int",
+    "--schedule linear": "--schedule linear: expected ['step', 'cosine', 'constant']",
+    "--epochs 0": "--epochs 0: must be above 0",
+    "--ema 1": "--ema 1.0: must be at least 0 and below 1",
+    "--milestones [0.9,0.5]": "--milestones (0.9, 0.5): must be two rising fractions",
+    "--seed -1": "--seed -1: must be 0 or above",
+    "--workers -2": "--workers -2: must be 0 or above",
+    "--nonsense 3": "--nonsense",
+    "--config absent.yaml": "--config absent.yaml: no such file",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_options_are_named_in_one_line(words: str):
+    with pytest.raises(UserError) as error:
+        parsed(*words.split())
+    assert WRONG[words] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_no_yaml(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("epochs: [1\n")
+    with pytest.raises(UserError):
+        parsed("--config", str(tmp_path / "c.yaml"))
+
+
+def test_a_users_mistake_ends_with_status_2_and_one_line(capsys):
+    def main():
+        raise UserError("Caught UserError in DataLoader\nTraceback ...\nbackbones.errors.UserError: a.jpg: cut\nshort")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: a.jpg: cut short\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    def main():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        run(main)

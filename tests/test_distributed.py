@@ -1,0 +1,130 @@
+"""Batches and shards for several processes, and collectives over real gloo processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools import distributed
+from tools.distributed import TrainBatches
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def as_process(monkeypatch, rank: int, world: int) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+
+
+def epoch(batches: TrainBatches, number: int, step: int = 0) -> list[list[int]]:
+    batches.seek(number, step)
+    keys = list(batches)
+    assert all(key[0] == number for batch in keys for key in batch)
+    return [[key[1] for key in batch] for batch in keys]
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    groups = np.zeros(20, int)
+    first = epoch(TrainBatches(groups, 4, seed=1), 0)
+    assert first == epoch(TrainBatches(groups, 4, seed=1), 0)
+    assert first != epoch(TrainBatches(groups, 4, seed=2), 0)
+    assert first != epoch(TrainBatches(groups, 4, seed=1), 1)
+    assert sorted(sum(first, [])) == list(range(20))
+
+
+def test_an_epoch_can_begin_in_its_middle():
+    batches = TrainBatches(np.zeros(20, int), 4, seed=1, accumulate=2)
+    whole = epoch(batches, 3)
+    assert epoch(batches, 3, step=2) == whole[4:]
+    assert len(batches) == 2 * (batches.steps - 2)
+
+
+@pytest.mark.parametrize(("images", "batch"), [(7, 4), (3, 8), (1, 6), (12, 4)])
+def test_every_image_is_seen_and_the_last_step_filled_up(images: int, batch: int):
+    steps = epoch(TrainBatches(np.arange(images) % 2, batch, seed=0), 0)
+    assert all(len(step) == batch for step in steps)
+    assert set(sum(steps, [])) == set(range(images))
+    assert len(steps) == -(-images // batch)
+
+
+def test_groups_come_together():
+    groups = np.array([0] * 13 + [1] * 14)
+    steps = epoch(TrainBatches(groups, 4, seed=0), 0)
+    mixed = [step for step in steps if len({int(groups[i]) for i in step}) > 1]
+    assert len(mixed) <= 1  # the leftovers of both
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (3, 2), (1, 6)])
+def test_a_step_sees_the_same_images_on_any_number_of_processes(monkeypatch, world: int, accumulate: int):
+    groups = np.arange(30) % 2
+    alone = epoch(TrainBatches(groups, 6, seed=5), 2)
+    parts = []
+    for rank in range(world):
+        as_process(monkeypatch, rank, world)
+        parts.append(epoch(TrainBatches(groups, 6, seed=5, accumulate=accumulate), 2))
+    for step, images in enumerate(alone):
+        shared = [part[step * accumulate + a] for a in range(accumulate) for part in parts]
+        assert sum(shared, []) == images
+
+
+@pytest.mark.parametrize(("length", "world"), [(10, 3), (2, 3), (0, 2), (5, 1)])
+def test_shards_are_disjoint_and_complete(monkeypatch, length: int, world: int):
+    shards = []
+    for rank in range(world):
+        as_process(monkeypatch, rank, world)
+        shards.append(list(distributed.shard(length)))
+    assert sorted(sum(shards, [])) == list(range(length))
+
+
+def test_one_process_needs_nothing():
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.all_gather("a") == ["a"]
+    assert distributed.broadcast(3) == 3
+    assert distributed.on_main(lambda: 4) == 4
+    distributed.barrier()
+
+
+CODE = """
+import torch
+from backbones.errors import UserError
+from tools import distributed as d
+d.start()
+assert d.all_gather({"rank": d.rank()}) == [{"rank": r} for r in range(d.world_size())]
+assert d.broadcast(f"from {d.rank()}") == "from 0"
+assert d.mean(torch.tensor([float(d.rank())])).item() == (d.world_size() - 1) / 2
+assert d.on_main(lambda: d.rank()) == 0
+def fail():
+    raise UserError("the disk is full")
+try:
+    d.on_main(fail)
+except UserError as error:
+    assert str(error) == "the disk is full"
+    print("refused", d.rank())
+d.stop()
+"""
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_collectives_over_processes(world: int):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CODE],
+            cwd=ROOT,
+            env={**os.environ, **common, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outs = [process.communicate(timeout=120)[0] for process in processes]
+    assert outs == [f"refused {rank}\n" for rank in range(world)]

@@ -1,0 +1,220 @@
+"""The loops, the schedule and the optimizer, on a model small enough to compute by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from backbones.errors import UserError
+from tools import optim
+from tools.distributed import TrainBatches
+from tools.engine import Precision, Training, evaluate, fit, to_device
+from tools.options import TrainOptions
+from tools.run_log import RunLog, open_folder
+
+CPU = torch.device("cpu")
+
+
+class Line(nn.Module):
+    """y = w x; the loss is the squared error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, y=None):
+        return {"square": ((self.w * x - y) ** 2).mean()} if self.training else self.w * x
+
+
+class Errors:
+    """An evaluator: the mean error, from states that can be merged."""
+
+    def __init__(self) -> None:
+        self.errors: list[float] = []
+
+    def update(self, predictions, targets):
+        self.errors += (predictions - targets).abs().tolist()
+
+    def state(self):
+        return self.errors
+
+    def merge(self, states):
+        self.errors = [error for state in states for error in state]
+
+    def compute(self):
+        return {"error": sum(self.errors) / len(self.errors), "count": len(self.errors)}
+
+
+class Pairs(torch.utils.data.Dataset):
+    """x in 1..n with y = 2x, by (epoch, index) keys or plain ones."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, key):
+        index = key[1] if isinstance(key, tuple) else key
+        return float(index + 1), 2.0 * (index + 1)
+
+
+def setup(**options) -> tuple[Training, DataLoader, TrainOptions]:
+    given = TrainOptions(**{"lr": 0.01, "schedule": "constant", "warmup": 0, "momentum": 0, "batch_size": 4, **options})
+    model = Line()
+    optimizer = optim.build_optimizer(model, given)
+    batches = TrainBatches(np.zeros(8, int), given.batch_size, seed=0, accumulate=given.accumulate)
+    training = Training(model, optimizer, optim.build_schedule(optimizer, given, 100), Precision(CPU, torch.float32))
+    return training, DataLoader(Pairs(), batch_sampler=batches), given
+
+
+def run_epochs(training, loader, folder: Path, epochs: int, **options) -> tuple[dict, list[str]]:
+    saved: list[str] = []
+    log = RunLog(folder, step=training.step)
+    measure = DataLoader(Pairs(), batch_size=3)
+    results = fit(
+        training,
+        loader,
+        epochs=epochs,
+        log=log,
+        evaluate=lambda: evaluate(training.evaluated, measure, Errors(), precision=training.precision),
+        save=saved.append,
+        metric="count",
+        **options,
+    )
+    log.close()
+    return results, saved
+
+
+def test_one_step_is_the_gradient_by_hand(tmp_path: Path):
+    """x = 1..8 in one batch: gradient at w = 0 is mean(2 x (0 - 2x)) = -4 mean(x^2) = -4 * 25.5 = -102."""
+    training, loader, _ = setup(batch_size=8, weight_decay=0)
+    run_epochs(training, loader, tmp_path, 1)
+    assert training.model.w.item() == pytest.approx(0.01 * 102)
+
+
+def test_accumulated_batches_make_the_same_step(tmp_path: Path):
+    whole, parts = setup(batch_size=8), setup(batch_size=8, accumulate=4)
+    run_epochs(*whole[:2], tmp_path / "a", 3)
+    run_epochs(*parts[:2], tmp_path / "b", 3)
+    assert parts[0].step == whole[0].step == 3
+    assert parts[0].model.w.item() == pytest.approx(whole[0].model.w.item(), rel=1e-5)
+
+
+def test_fit_learns_logs_and_saves(tmp_path: Path):
+    training, loader, _ = setup()
+    results, saved = run_epochs(training, loader, tmp_path, 20, checkpoint_every=7)
+    assert training.model.w.item() == pytest.approx(2, abs=1e-2)
+    assert results["count"] == 8
+    assert (training.epoch, training.step) == (20, 40)
+    assert saved.count("best") == 1  # a metric that never grows is best once
+    assert saved.count("last") == 20 + 3  # each epoch, and steps 7, 21, 35; 14 and 28 end an epoch
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [20, 40]
+    assert [line["epoch"] for line in lines if "epoch" in line] == list(range(1, 21))
+
+
+def test_state_goes_on_bit_for_bit(tmp_path: Path):
+    straight, loader, _ = setup(momentum=0.9, schedule="cosine", warmup=0.1)
+    run_epochs(straight, loader, tmp_path / "a", 6)
+    half, loader, _ = setup(momentum=0.9, schedule="cosine", warmup=0.1)
+    run_epochs(half, loader, tmp_path / "b", 3)
+    rest, loader, _ = setup(momentum=0.9, schedule="cosine", warmup=0.1)
+    rest.load_state_dict(half.state_dict())
+    run_epochs(rest, loader, tmp_path / "b", 6)
+    assert rest.model.w.item() == straight.model.w.item()
+    assert rest.step == straight.step == 12
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_terms(tmp_path: Path):
+    training, loader, _ = setup(lr=1e30)
+    with pytest.raises(UserError, match=r"the loss is not finite at step \d of process 0: square (inf|nan); lr 1e\+30"):
+        run_epochs(training, loader, tmp_path, 4)
+
+
+def test_evaluate_covers_all_and_leaves_evaluation_mode():
+    model = Line()
+    results = evaluate(model, DataLoader(Pairs(), batch_size=3), Errors(), precision=Precision(CPU, torch.float32))
+    assert results == {"error": 9.0, "count": 8}  # |0 - 2x| over x = 1..8
+    assert not model.training
+
+
+def test_to_device_keeps_structure():
+    value = {"a": [torch.zeros(1), (torch.ones(2), "text")], "b": 3}
+    moved = to_device(value, torch.device("meta"))
+    assert moved["a"][0].device.type == moved["a"][1][0].device.type == "meta"
+    assert (moved["a"][1][1], moved["b"]) == ("text", 3)
+
+
+def lrs(options: TrainOptions, steps: int) -> list[float]:
+    optimizer = optim.build_optimizer(Line(), options)
+    schedule = optim.build_schedule(optimizer, options, steps)
+    values = []
+    for step in range(steps):
+        schedule.step_update(step)
+        values.append(optimizer.param_groups[0]["lr"])
+    return values
+
+
+def test_step_schedule_divides_by_ten_at_the_milestones():
+    values = lrs(TrainOptions(lr=1.0, warmup=0.1, schedule="step", milestones=(0.5, 0.75)), 100)
+    assert values[0] == pytest.approx(0.001)
+    assert values[5] == pytest.approx(0.001 + 0.999 * 0.5)
+    assert values[10:50] == [1.0] * 40
+    assert values[50:75] == pytest.approx([0.1] * 25)
+    assert values[75:] == pytest.approx([0.01] * 25)
+
+
+def test_cosine_schedule_ends_near_zero():
+    values = lrs(TrainOptions(lr=1.0, warmup=0, schedule="cosine"), 100)
+    assert values[0] == 1.0
+    assert values[50] == pytest.approx(0.5)
+    assert values[-1] < 1e-3
+
+
+def test_batch_size_rules():
+    sgd, rule = optim.learning_rate(TrainOptions(optimizer="sgd", batch_size=32, base_lr=0.02, base_batch_size=16))
+    assert (sgd, rule) == (0.04, "0.02 x 32 / 16")
+    adam, _ = optim.learning_rate(TrainOptions(optimizer="adamw", batch_size=32, base_lr=0.001, base_batch_size=8))
+    assert adam == pytest.approx(0.002)
+    assert optim.learning_rate(TrainOptions(lr=0.3)) == (0.3, "as given")
+
+
+def test_norms_and_biases_take_no_weight_decay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    groups = optim.build_optimizer(model, TrainOptions(weight_decay=0.1)).param_groups
+    assert {group["weight_decay"]: sum(p.ndim for p in group["params"]) for group in groups} == {0.0: 3, 0.1: 4}
+
+
+def test_unknown_optimizer_and_fp16_on_a_cpu():
+    with pytest.raises(UserError, match="--optimizer nonsense: unknown"):
+        optim.build_optimizer(Line(), TrainOptions(optimizer="nonsense"))
+    with pytest.raises(UserError, match="needs a GPU"):
+        optim.precision_dtype("fp16", CPU)
+
+
+def test_run_folders_are_never_overwritten(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = open_folder(None, prefix="det", resume=False)
+    assert first.parent == Path("runs")
+    (first / "checkpoint" / "last.safetensors").write_bytes(b"")
+    assert open_folder(None, prefix="det", resume=False) != first
+    assert open_folder(None, prefix="det", resume=True) == first
+    with pytest.raises(UserError, match="holds files already"):
+        open_folder(str(first), prefix="det", resume=False)
+    with pytest.raises(UserError, match=r"has no checkpoint/last\.safetensors to resume"):
+        open_folder(str(tmp_path / "new"), prefix="det", resume=True)
+    with pytest.raises(UserError, match="no runs/cls-"):
+        open_folder(None, prefix="cls", resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be created"):
+        open_folder(str(tmp_path / "file" / "run"), prefix="det", resume=False)
+
+
+def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
+    RunLog(tmp_path, step=20).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
