@@ -15,13 +15,13 @@ from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
 
 from backbones import Backbone
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
 from detection.resize import ImageTransform
+from detection.roi_pool import RoIPool
 from detection.rois import RegionProposals, RoIHeads
 from detection.weights import is_detector, load_detector, read_detector
 
@@ -113,7 +113,16 @@ def build(
     model = FasterRCNN(
         made_neck,
         _proposal_net(made_neck, anchor_scale, proposals),
-        _roi_heads(made_neck, num_classes, head_channels, rois_per_image, roi_samples, score_threshold, max_detections),
+        _roi_heads(
+            made_neck,
+            num_classes,
+            head_channels=head_channels,
+            rois_per_image=rois_per_image,
+            # RoIs of 224 pixels are read from stride 16 where anchors are eight strides wide, as in the FPN paper.
+            pool=RoIPool(made_neck.roi_features, made_neck.roi_size, roi_samples, canonical_scale=28 * anchor_scale),
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+        ),
         ImageTransform(made_neck.body.mean, made_neck.body.std, min_size=min_size, max_size=max_size),
     )
     if wants_frozen:
@@ -147,17 +156,16 @@ def _proposal_net(neck: Neck, anchor_scale: float, proposals: int) -> RegionProp
 def _roi_heads(
     neck: Neck,
     num_classes: int,
+    *,
     head_channels: int,
     rois_per_image: int,
-    samples: int,
+    pool: RoIPool,
     score_threshold: float,
-    detections: int,
+    max_detections: int,
 ) -> RoIHeads:
     box_head, width = neck.box_head(head_channels)
     return RoIHeads(
-        MultiScaleRoIAlign(
-            [info.name for info in neck.roi_features], output_size=neck.roi_size, sampling_ratio=samples
-        ),
+        pool,
         box_head,
         FastRCNNPredictor(width, num_classes + 1),
         fg_iou_thresh=0.5,
@@ -167,5 +175,5 @@ def _roi_heads(
         bbox_reg_weights=None,
         score_thresh=score_threshold,
         nms_thresh=0.5,
-        detections_per_img=detections,
+        detections_per_img=max_detections,
     )

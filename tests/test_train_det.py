@@ -1,0 +1,215 @@
+"""The detection script as its users run it: real processes, a real data set, kills and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
+QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(script, small_shapes: Path, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A finished run of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    done = script(
+        "train_det.py",
+        "--data",
+        small_shapes,
+        *QUICK,
+        "--epochs",
+        2,
+        "--eval-every",
+        1,
+        "--output",
+        folder,
+        cwd=folder.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_leaves_everything_behind(trained):
+    folder, done = trained
+    assert {entry.name for entry in folder.iterdir()} == {
+        "checkpoint", "config.yaml", "detections.json", "metrics.jsonl", "model.safetensors",
+        "results.json", "samples.png", "tensorboard",
+    }  # fmt: skip
+    assert {entry.name for entry in (folder / "checkpoint").iterdir()} == {"last.safetensors", "best.safetensors"}
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert [line["epoch"] for line in lines(folder) if "epoch" in line] == [1, 2]
+    assert Image.open(folder / "samples.png").width > 600
+    for fact in ("run folder", "batch        8 = 1 x 8 x 1", "2 epochs x 3 = 6", "norm layers", "classes      6"):
+        assert fact in done.stdout
+    results = json.loads((folder / "results.json").read_text())
+    assert results["images"] == 6
+    assert results["APl"] is None
+    assert "no ground-truth object" in results["reasons"]["APl"]
+
+
+def test_the_written_detections_score_the_same(trained, script, small_shapes: Path, tmp_path: Path):
+    folder, _ = trained
+    truth = small_shapes / "annotations" / "instances_val.json"
+    scored = tmp_path / "scored.json"
+    done = script(
+        "eval_coco.py",
+        "--annotations",
+        truth,
+        "--detections",
+        folder / "detections.json",
+        "--output",
+        scored,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    again, results = json.loads(scored.read_text()), json.loads((folder / "results.json").read_text())
+    assert {name: again[name] for name in again if name.startswith("A")} == {
+        name: results[name] for name in results if name.startswith("A")
+    }
+
+
+def test_eval_only_with_the_models_file(trained, script, small_shapes: Path, tmp_path: Path):
+    folder, _ = trained
+    weights = folder / "model.safetensors"
+    words = ("--data", small_shapes, *QUICK, "--eval-only", "--weights", weights, "--norm", "batch")
+    done = script("train_det.py", *words, "--output", tmp_path / "b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b" / "results.json").read_bytes() == (folder / "results.json").read_bytes()
+
+
+def test_killed_and_resumed_it_makes_the_same_number_of_steps(trained, small_shapes: Path, tmp_path: Path):
+    folder = tmp_path / "k"
+    command = [sys.executable, ROOT / "tools" / "train_det.py"]
+    words = ["--data", small_shapes, *QUICK, "--epochs", 30, "--eval-every", 2, "--checkpoint-every", 2]
+    process = subprocess.Popen(
+        [*map(str, command + words), "--output", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint" / "best.safetensors").exists():  # two epochs are done, the third has begun
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = [*map(str, command), "--resume", "--output", str(folder)]
+    refused = subprocess.run([*resumed, "--epochs", "5"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--epochs was 30, now 5" in refused.stderr
+    done = subprocess.run(resumed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = [line["step"] for line in lines(folder) if "epoch" in line]
+    assert steps == [6 * (1 + evaluation) for evaluation in range(15)]  # 30 epochs of 3 steps, evaluated every 2
+    assert (folder / "results.json").is_file()
+
+
+def test_two_processes_under_torchrun(small_shapes: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "tools" / "train_det.py"), "--data", str(small_shapes), *map(str, QUICK), "--epochs", "1"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "t")],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 x 4 x 1" in done.stdout
+    assert done.stdout.count("run folder") == 1
+    assert json.loads((tmp_path / "t" / "results.json").read_text())["images"] == 6
+
+
+def test_no_arguments_but_a_backbone_and_limits(script, tmp_path: Path):
+    """The built-in shapes, no network: `--backbone resnet101` from random weights."""
+    words = ("--backbone", "resnet101", "--limit", 8, "--epochs", 1, "--workers", 0)
+    done = script("train_det.py", *words, cwd=tmp_path, RESNET_TRANSFER_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "Faster R-CNN, resnet101, fpn, weights none" in done.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "samples.png").is_file()
+
+
+def test_print_config_is_a_config(script, tmp_path: Path):
+    done = script("train_det.py", "--data", "somewhere", "--epochs", 7, "--print_config", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epochs: 7\n" in done.stdout
+    assert "weights: imagenet\n" in done.stdout  # the recipe of a named data set
+
+
+def break_json(**change: Any):
+    def apply(coco):
+        coco.write()
+        data = {**coco.data, **change}
+        coco.annotations().write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+
+    return apply
+
+
+def absent_image(coco):
+    coco.data["annotations"][0]["image_id"] = 999
+
+
+def zero_width(coco):
+    coco.data["annotations"][0]["bbox"] = [1, 1, 0, 5]
+
+
+def truncated(coco):
+    coco.write()
+    for path in coco.images().iterdir():
+        path.write_bytes(path.read_bytes()[:400])
+
+
+def other_categories(coco):
+    coco.write()
+    data = {**coco.data, "categories": [{"id": 3, "name": "cat"}], "annotations": []}
+    coco.annotations("val").write_text(json.dumps(data))
+
+
+MISTAKES = {
+    "no images": (break_json(images=None), (), "has no list `images`"),
+    "no categories": (break_json(categories=[]), (), "`categories` is empty"),
+    "absent image": (absent_image, (), "annotation 1 names image 999"),
+    "zero width": (zero_width, (), "annotation 1 of image 5"),
+    "truncated": (truncated, ("--workers", "1"), ".jpg: does not decode"),
+    "other categories": (other_categories, (), "differ in"),
+    "unknown backbone": (None, ("--backbone", "resnet51"), "resnet50"),
+    "negative lr": (None, ("--lr", "-0.1"), "--lr -0.1: must be above 0"),
+    "missing folder": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
+    "no weights": (None, ("--weights", "gone.pth"), "gone.pth"),
+    "frozen": (None, ("--norm", "frozen"), "random weights need a live norm"),
+    "batch": (None, ("--batch-size", "5", "--accumulate", "2"), "--batch-size 5"),
+    "output": (None, ("--output", "/proc/run"), "--output /proc/run"),
+    "resume": (None, ("--resume", "--output", "fresh"), "to resume"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_line_and_status_2(coco, script, tmp_path: Path, name: str):
+    change, words, text = MISTAKES[name]
+    if change:
+        change(coco)
+    if not coco.annotations().exists():
+        coco.write()
+    data = () if "--data" in words else ("--data", coco.root)
+    done = script("train_det.py", *QUICK, *data, "--weights", "none", "--batch-size", 2, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert text in line
+    assert "Traceback" not in done.stderr
