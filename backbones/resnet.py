@@ -157,20 +157,14 @@ class ResNet(Backbone):
         if dilate:
             self._dilation, stride = self._dilation * stride, 1
         blocks = [self._block(block, width, stride=stride, dilations=(before, self._dilation))]
-        blocks += [
-            self._block(block, width, stride=1, dilations=(self._dilation,) * 2) for _ in range(1, depth)
-        ]
+        blocks += [self._block(block, width, stride=1, dilations=(self._dilation,) * 2) for _ in range(1, depth)]
         return nn.Sequential(*blocks)
 
     def _block(self, block: BlockType, width: int, *, stride: int, dilations: tuple[int, int]) -> nn.Module:
         outputs = width * block.expansion
-        made = block(
-            self._inputs, width, stride=stride, dilations=dilations, style=self._style, norm=self._norm
-        )
+        made = block(self._inputs, width, stride=stride, dilations=dilations, style=self._style, norm=self._norm)
         if stride != 1 or self._inputs != outputs:
-            made.downsample = nn.Sequential(
-                conv1x1(self._inputs, outputs, stride=stride), self._norm(outputs)
-            )
+            made.downsample = nn.Sequential(conv1x1(self._inputs, outputs, stride=stride), self._norm(outputs))
         self._inputs = outputs
         return made
 

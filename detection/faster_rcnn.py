@@ -135,6 +135,7 @@ def build(
 
 def _proposal_net(neck: Neck, anchor_scale: float, proposals: int) -> RegionProposals:
     infos = neck.feature_info
+    sizes: tuple[tuple[int, ...], ...]
     if len(infos) > 1:
         sizes = tuple((int(anchor_scale * info.stride),) for info in infos)
     else:

@@ -57,7 +57,8 @@ def load_detector(
         UserError: where the predictor has other classes than the model, or anything else is missing or differs in
             shape: half a detector detects nothing.
     """
-    state = _mapped_predictor(state, _rows(model), source=source, category_ids=category_ids)
+    rows = len(model.state_dict()[f"{PREDICTOR}cls_score.bias"])
+    state = _mapped_predictor(state, rows, source=source, category_ids=category_ids)
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -89,10 +90,6 @@ def require_same_categories(weights: str | os.PathLike[str], categories: Categor
         before.require_same(categories, here=str(path), there="the data")
 
 
-def _rows(model: nn.Module) -> int:
-    return model.roi_heads.box_predictor.cls_score.out_features
-
-
 def _mapped_predictor(
     state: dict[str, Tensor], rows: int, *, source: str, category_ids: Sequence[int] | None
 ) -> dict[str, Tensor]:
@@ -119,4 +116,4 @@ def _use_published_eps(model: nn.Module) -> None:
     """The published COCO file was trained with frozen norm without epsilon; torchvision sets the same."""
     for module in model.modules():
         if hasattr(module, "running_var"):
-            module.eps = 0.0
+            vars(module)["eps"] = 0.0

@@ -27,19 +27,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def trained(script, small_shapes: Path, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A finished run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "a"
-    done = script(
-        "train_det.py",
-        "--data",
-        small_shapes,
-        *QUICK,
-        "--epochs",
-        2,
-        "--eval-every",
-        1,
-        "--output",
-        folder,
-        cwd=folder.parent,
-    )
+    words = ("--data", small_shapes, *QUICK, "--epochs", 2, "--eval-every", 1, "--output", folder)
+    done = script("train_det.py", *words, cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -66,16 +55,8 @@ def test_the_written_detections_score_the_same(trained, script, small_shapes: Pa
     folder, _ = trained
     truth = small_shapes / "annotations" / "instances_val.json"
     scored = tmp_path / "scored.json"
-    done = script(
-        "eval_coco.py",
-        "--annotations",
-        truth,
-        "--detections",
-        folder / "detections.json",
-        "--output",
-        scored,
-        cwd=tmp_path,
-    )
+    words = ("--annotations", truth, "--detections", folder / "detections.json", "--output", scored)
+    done = script("eval_coco.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again, results = json.loads(scored.read_text()), json.loads((folder / "results.json").read_text())
     assert {name: again[name] for name in again if name.startswith("A")} == {

@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -122,12 +123,13 @@ def fit(
         The last evaluation's results.
     """
     results: dict[str, Any] = {}
-    progress = _progress(epochs * loader.batch_sampler.steps, training.step)
+    batches = _batches(loader)
+    progress = _progress(epochs * batches.steps, training.step)
     for epoch in range(training.epoch, epochs):
-        loader.batch_sampler.seek(epoch, training.epoch_step)
+        batches.seek(epoch, training.epoch_step)
         for losses in train_epoch(training, loader, clip_norm=clip_norm):
             _report(training, losses, log, progress, epochs)
-            if training.step % checkpoint_every == 0 and training.epoch_step < loader.batch_sampler.steps:
+            if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
                 save("last")
         training.epoch, training.epoch_step = epoch + 1, 0
         if training.epoch % eval_every == 0 or training.epoch == epochs:
@@ -147,7 +149,7 @@ def train_epoch(training: Training, loader: DataLoader, *, clip_norm: float = 0.
     """One pass over the training images; yields the losses of each optimizer step, averaged over its batches."""
     model, precision = training.model, training.precision
     model.train()
-    accumulate = loader.batch_sampler.accumulate
+    accumulate = _batches(loader).accumulate
     sums: dict[str, torch.Tensor] = {}
     for position, batch in enumerate(loader, start=1):
         images, targets = to_device(batch, precision.device)
@@ -211,8 +213,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def _batches(loader: DataLoader) -> distributed.TrainBatches:
+    return cast(distributed.TrainBatches, loader.batch_sampler)
+
+
 def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager:
-    return model.no_sync() if enabled and hasattr(model, "no_sync") else nullcontext()
+    return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def _refuse_non_finite(total: torch.Tensor, losses: dict[str, torch.Tensor], training: Training, targets: Any) -> None:

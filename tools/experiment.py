@@ -75,7 +75,7 @@ class Experiment:
 
     def training(self, model: nn.Module, *, steps_per_epoch: int) -> Training:
         """The model with optimizer, schedule and moving average, at the start or where `--resume` finds it."""
-        model = model.to(self.device, memory_format=torch.channels_last)
+        model = model.to(self.device).to(memory_format=torch.channels_last)
         optimizer = optim.build_optimizer(model, self.train)
         training = Training(
             model=distributed.wrap(model, self.device),

@@ -60,7 +60,7 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
 def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Scheduler:
     """A schedule over `steps` optimizer steps; call `schedule.step_update(step)` with the number of steps done."""
     warmup = min(int(steps * options.warmup + 0.5), max(steps - 1, 0))
-    common = {
+    common: dict[str, Any] = {
         "warmup_t": warmup,
         "warmup_lr_init": learning_rate(options)[0] / 1000,
         "t_in_epochs": False,
