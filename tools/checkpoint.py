@@ -120,5 +120,5 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 def _digest(tree: str, tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
