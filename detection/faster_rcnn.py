@@ -118,8 +118,7 @@ def build(
             num_classes,
             head_channels=head_channels,
             rois_per_image=rois_per_image,
-            # RoIs of 224 pixels are read from stride 16 where anchors are eight strides wide, as in the FPN paper.
-            pool=RoIPool(made_neck.roi_features, made_neck.roi_size, roi_samples, canonical_scale=28 * anchor_scale),
+            pool=RoIPool(made_neck.roi_features, made_neck.roi_size, roi_samples),
             score_threshold=score_threshold,
             max_detections=max_detections,
         ),

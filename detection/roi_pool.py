@@ -16,6 +16,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from backbones import FeatureInfo
 
+CANONICAL_SIDE = 224  # pixels of a box that is read from level 4, stride 16
 LARGEST_MAP = 64 * 64  # cells; the products grow with the map, the operator does not
 
 
@@ -26,14 +27,13 @@ class RoIPool(MultiScaleRoIAlign):
         features: the levels, finest first.
         size: cells along a side of the result.
         samples: along each side of a cell.
-        canonical_scale: side in pixels of the boxes that are read from stride 16.
     """
 
-    def __init__(self, features: Sequence[FeatureInfo], size: int, samples: int, canonical_scale: float) -> None:
-        super().__init__([info.name for info in features], size, samples, canonical_scale=canonical_scale)
+    def __init__(self, features: Sequence[FeatureInfo], size: int, samples: int) -> None:
+        super().__init__([info.name for info in features], size, samples)
         self.scales = [1 / info.stride for info in features]
         finest, coarsest = (info.stride.bit_length() - 1 for info in (features[0], features[-1]))
-        self.map_levels = LevelMapper(finest, coarsest, canonical_scale, canonical_level=4)
+        self.map_levels = LevelMapper(finest, coarsest, CANONICAL_SIDE, canonical_level=4)
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         maps = [x[name] for name in self.featmap_names]

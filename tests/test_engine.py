@@ -16,7 +16,7 @@ from tools import optim
 from tools.distributed import TrainBatches
 from tools.engine import Precision, Training, evaluate, fit, to_device
 from tools.options import TrainOptions
-from tools.run_log import RunLog, open_folder
+from tools.run_log import RunLog, choose_folder, create_folder
 
 CPU = torch.device("cpu")
 
@@ -198,20 +198,23 @@ def test_unknown_optimizer_and_fp16_on_a_cpu():
 
 def test_run_folders_are_never_overwritten(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = open_folder(None, prefix="det", resume=False)
+    first = choose_folder(None, prefix="det", resume=False)
     assert first.parent == Path("runs")
+    assert not first.exists()
+    create_folder(first)
+    assert choose_folder(str(first), prefix="det", resume=False) == first  # nothing is in it yet
     (first / "checkpoint" / "last.safetensors").write_bytes(b"")
-    assert open_folder(None, prefix="det", resume=False) != first
-    assert open_folder(None, prefix="det", resume=True) == first
+    assert choose_folder(None, prefix="det", resume=False) != first
+    assert choose_folder(None, prefix="det", resume=True) == first
     with pytest.raises(UserError, match="holds files already"):
-        open_folder(str(first), prefix="det", resume=False)
+        choose_folder(str(first), prefix="det", resume=False)
     with pytest.raises(UserError, match=r"has no checkpoint/last\.safetensors to resume"):
-        open_folder(str(tmp_path / "new"), prefix="det", resume=True)
+        choose_folder(str(tmp_path / "new"), prefix="det", resume=True)
     with pytest.raises(UserError, match="no runs/cls-"):
-        open_folder(None, prefix="cls", resume=True)
+        choose_folder(None, prefix="cls", resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"):
-        open_folder(str(tmp_path / "file" / "run"), prefix="det", resume=False)
+        create_folder(tmp_path / "file" / "run")
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):

@@ -34,11 +34,11 @@ def test_levels_are_torchvisions(monkeypatch):
     torch.manual_seed(0)
     infos = [FeatureInfo(f"p{level}", 4, 2**level) for level in (2, 3, 4, 5)]
     maps = {info.name: torch.randn(2, 4, 256 // info.stride, 192 // info.stride) for info in infos}
-    corner, side = torch.rand(60, 2) * 100, torch.rand(60, 2) ** 3 * 150 + 2
+    corner, side = torch.rand(60, 2) * 100, torch.rand(60, 2) ** 3 * 400 + 2
     boxes = [torch.cat([corner, corner + side], dim=1)[:25], torch.cat([corner, corner + side], dim=1)[25:]]
-    theirs = MultiScaleRoIAlign([info.name for info in infos], 7, 2, canonical_scale=100)
+    theirs = MultiScaleRoIAlign([info.name for info in infos], 7, 2)
     expected = theirs(maps, boxes, [(256, 192)] * 2)
-    ours = RoIPool(infos, 7, 2, canonical_scale=100)
+    ours = RoIPool(infos, 7, 2)
     torch.testing.assert_close(ours.eval()(maps, boxes, [(256, 192)] * 2), expected, rtol=0, atol=0)
     torch.testing.assert_close(ours.train()(maps, boxes, [(256, 192)] * 2), expected, rtol=1e-4, atol=1e-5)
     none = ours(maps, [torch.zeros(0, 4)] * 2, [(256, 192)] * 2)

@@ -55,6 +55,7 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], header: dict
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes it private to its owner
         replace_durably(temporary, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
@@ -87,6 +88,12 @@ def replace_durably(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

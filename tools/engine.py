@@ -8,6 +8,7 @@ A task hands over a model that turns `model(images, targets)` into a dict of sca
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -124,11 +125,11 @@ def fit(
     """
     results: dict[str, Any] = {}
     batches = _batches(loader)
-    progress = _progress(epochs * batches.steps, training.step)
+    progress = _progress(epochs * batches.steps, training.step, batches.batch_size)
     for epoch in range(training.epoch, epochs):
         batches.seek(epoch, training.epoch_step)
         for losses in train_epoch(training, loader, clip_norm=clip_norm):
-            _report(training, losses, log, progress, epochs)
+            _report(training, losses, log, progress, batches, epochs)
             if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
                 save("last")
         training.epoch, training.epoch_step = epoch + 1, 0
@@ -234,21 +235,37 @@ def _refuse_non_finite(total: torch.Tensor, losses: dict[str, torch.Tensor], tra
     )
 
 
-def _progress(steps: int, done: int) -> tqdm:
-    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, disable=not distributed.is_main())
+def _progress(steps: int, done: int, batch_size: int) -> tqdm:
+    """A bar over images, so that it shows images/s and the time left."""
+    return tqdm(
+        total=steps * batch_size,
+        initial=done * batch_size,
+        unit="img",
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants few lines
+        disable=not distributed.is_main(),
+    )
 
 
-def _report(training: Training, losses: dict[str, torch.Tensor], log: RunLog, progress: tqdm, epochs: int) -> None:
+def _report(
+    training: Training,
+    losses: dict[str, torch.Tensor],
+    log: RunLog,
+    progress: tqdm,
+    batches: distributed.TrainBatches,
+    epochs: int,
+) -> None:
     """Move the bar; every few steps read the losses (which waits for the device), show and log them."""
-    progress.update()
-    if training.step % LOG_EVERY and progress.n < progress.total:
+    progress.update(batches.batch_size)
+    if training.step % LOG_EVERY and training.step < epochs * batches.steps:
         return
     names = list(losses)
-    values = distributed.mean(torch.stack([losses[name].float() for name in names])).tolist()
+    values = dict(zip(names, distributed.mean(torch.stack([losses[n].float() for n in names])).tolist(), strict=True))
     lr = training.optimizer.param_groups[0]["lr"]
-    log.write(training.step, {"loss": sum(values), **dict(zip(names, values, strict=True)), "lr": lr})
-    progress.set_description(f"epoch {training.epoch + 1}/{epochs}")
-    progress.set_postfix(loss=f"{sum(values):.3f}", lr=f"{lr:.2g}", refresh=False)
+    log.write(training.step, {"loss": sum(values.values()), **values, "lr": lr})
+    progress.set_description(f"epoch {training.epoch + 1}/{epochs}", refresh=False)
+    shown = {name.removeprefix("loss_"): f"{value:.3f}" for name, value in values.items()}
+    progress.set_postfix(loss=f"{sum(values.values()):.3f}", **shown, lr=f"{lr:.2g}", refresh=False)
 
 
 def _announce(progress: tqdm, epoch: int, metric: str, results: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from tools import checkpoint, distributed, optim
 from tools.engine import Precision, Training
 from tools.files import write_text
 from tools.options import RunOptions, TrainOptions
-from tools.run_log import BEST, LAST, open_folder
+from tools.run_log import BEST, LAST, choose_folder, create_folder
 
 # Options that may change between a run and its continuation without changing what is trained.
 FREE_ON_RESUME = {"output", "resume", "eval_only", "workers", "threads", "checkpoint_every", "eval_every", "evaluator"}
@@ -42,7 +42,7 @@ class Experiment:
 
     @classmethod
     def start(cls, *, train: TrainOptions, run: RunOptions, config: dict[str, Any], prefix: str) -> Experiment:
-        """Join the other processes, set seeds and threads, open the run folder.
+        """Join the other processes, set seeds and threads, choose the run folder.
 
         Raises:
             UserError: for a batch that the processes cannot share, or a folder that cannot be used.
@@ -54,7 +54,7 @@ class Experiment:
         torch.set_flush_denormal(True)
         torch.manual_seed(run.seed)
         torch.backends.cudnn.benchmark = True
-        folder = distributed.on_main(lambda: open_folder(run.output, prefix=prefix, resume=run.resume))
+        folder = distributed.on_main(lambda: choose_folder(run.output, prefix=prefix, resume=run.resume))
         return cls(folder, device, train, run, {**config, "output": str(folder)}, {})
 
     @property
@@ -98,20 +98,28 @@ class Experiment:
         path = self.folder / {"last": LAST, "best": BEST}[name]
         distributed.on_main(lambda: checkpoint.save(path, state))
 
-    def save_config(self) -> None:
-        """Write `config.yaml`, which `--config` reads back."""
-        if distributed.is_main():
-            import yaml
+    def open_folder(self) -> None:
+        """Create the run folder with `config.yaml`, which `--config` reads back.
 
-            values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
-            values.update(resume=False, eval_only=False)
-            write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+        Raises:
+            UserError: where it cannot be written.
+        """
+        distributed.on_main(self._write_config)
 
     def save_model(self, model: nn.Module) -> None:
         """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
         if distributed.is_main():
             header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
             checkpoint.write_safetensors(self.folder / "model.safetensors", model.state_dict(), header)
+
+    def _write_config(self) -> None:
+        import yaml
+
+        create_folder(self.folder)
+        if not self.run.resume:
+            values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
+            values["eval_only"] = False
+            write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
 
     def _resume(self, training: Training) -> None:
         state = checkpoint.load(self.folder / LAST)

@@ -15,27 +15,34 @@ from tools.files import write_text
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 
 
-def open_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
-    """The folder of this run, created where it is new.
+def choose_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
+    """The folder of this run; nothing is created yet, so that a mistake found later leaves nothing behind.
 
     Without `output` a run gets a new folder `runs/<prefix>-<time>`, and `resume` takes the newest of them.
 
     Raises:
-        UserError: where the folder holds another run, has none to resume, or cannot be written.
+        UserError: where the folder holds another run, or has none to resume.
     """
     folder = Path(output) if output else _newest(prefix) if resume else _fresh(prefix)
     if resume and not (folder / LAST).is_file():
         raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not resume and folder.is_dir() and any(path.is_file() for path in folder.rglob("*")):
         raise UserError(f"--output {folder}: holds files already; continue that run with --resume or name a new folder")
+    return folder
+
+
+def create_folder(folder: Path) -> None:
+    """Create a run folder.
+
+    Raises:
+        UserError: where it cannot be created or written.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoint").mkdir(exist_ok=True)
+        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {folder}: cannot be written; name another folder")
-    return folder
 
 
 class RunLog:

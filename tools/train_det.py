@@ -55,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, train_set, val_set, model, batches.steps)
-    experiment.save_config()
+    experiment.open_folder()
     measure = Measure(experiment, options, val_set)
     results: dict[str, Any] = {}
     if not options.run.eval_only:
         log = RunLog(experiment.folder, step=training.step)
+        experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
         results = fit(
             training,
             loader(train_set, workers=experiment.workers, batch_sampler=batches),
