@@ -137,7 +137,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 def _check_options(**options: Any) -> None:
     channels = options.pop("in_channels")
-    if not isinstance(channels, int) or channels < 1:
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise UserError(f"in_channels={channels!r}: expected a whole number of at least 1")
     for key, allowed in (("output_stride", _STRIDES), ("norm", _NORMS), ("stride_style", _STYLES)):
         if options[key] not in allowed:
@@ -145,7 +145,7 @@ def _check_options(**options: Any) -> None:
 
 
 def _check_features(features: Sequence[str]) -> None:
-    levels = [int(f[1:]) if isinstance(f, str) and re.fullmatch(r"c\d", f) else -1 for f in features]
-    # A plain string would be taken letter by letter.
-    if isinstance(features, str) or not levels or -1 in levels or levels != sorted(set(levels)):
+    listed = features if isinstance(features, (tuple, list)) else ()
+    levels = [int(f[1:]) if isinstance(f, str) and re.fullmatch(r"c\d", f) else -1 for f in listed]
+    if not levels or -1 in levels or levels != sorted(set(levels)):
         raise UserError(f"features={features!r}: expected names such as ('c2', 'c3', 'c4', 'c5'), rising and distinct")

@@ -108,6 +108,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
 
 def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     """The entries that "imagenet", a tag or a file means for a backbone, and where they are from."""
+    if not isinstance(weights, (str, os.PathLike)):
+        raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)
     if not isinstance(weights, str) or _is_path(word):
         return read_state(word), word
@@ -248,7 +250,7 @@ def _name(module: nn.Module) -> str:
 
 
 def _is_path(word: str) -> bool:
-    return word.endswith(_SUFFIXES) or os.sep in word or os.path.exists(word)
+    return word != "imagenet" and (word.endswith(_SUFFIXES) or os.sep in word or os.path.isfile(word))
 
 
 def _figure(kind: str, names: Sequence[str]) -> str:

@@ -159,7 +159,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}, not an object with `images` and `annotations`")
@@ -176,14 +176,21 @@ def _list(data: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
 def _field(record: dict[str, Any], name: str, kind: str, path: Path) -> Any:
     if name not in record:
         raise UserError(f"{path}: {kind} {record.get('id', record)} has no `{name}`")
-    if name.endswith("id") and (not isinstance(record[name], int) or isinstance(record[name], bool)):
-        raise UserError(f"{path}: {kind} {record.get('id', record)}: `{name}` is {record[name]!r}, not an integer")
+    if name.endswith("id") and not _is_id(record[name]):
+        raise UserError(
+            f"{path}: {kind} {record.get('id', record)}: `{name}` is {record[name]!r}, not an integer below 2^53"
+        )
     return record[name]
+
+
+def _is_id(value: Any) -> bool:
+    """Results carry ids as float64, which is exact up to there."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _side(image: dict[str, Any], name: str, path: Path) -> int:
     value = _field(image, name, "image", path)
-    if not isinstance(value, (int, float)) or value < 1:
+    if not isinstance(value, (int, float)) or not 1 <= value < 2**31:
         raise UserError(f"{path}: image {image['id']}: `{name}` is {value!r}, not a number of pixels")
     return int(value)
 

@@ -145,6 +145,8 @@ def loader(dataset: CocoDetection, *, workers: int, **batching: Any) -> DataLoad
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
         **batching,

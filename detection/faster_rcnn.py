@@ -8,7 +8,7 @@ whose head is conv5; DC5, a dilated conv5 with a two-layer head. Anchors, RoI sc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
@@ -19,6 +19,7 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from backbones import Backbone
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
+from detection.annotations import CategoryMap
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
 from detection.resize import ImageTransform
 from detection.roi_pool import RoIPool
@@ -70,7 +71,7 @@ def build(
     proposals: int = 1000,
     max_detections: int = 100,
     score_threshold: float = 0.05,
-    category_ids: Sequence[int] | None = None,
+    categories: CategoryMap | None = None,
 ) -> FasterRCNN:
     """Build a detector.
 
@@ -88,7 +89,7 @@ def build(
         rois_per_image: sampled for the box loss.
         roi_samples: RoIAlign's samples along each side of a cell.
         proposals: kept by the RPN after suppression, in evaluation; twice as many in training.
-        category_ids: the dataset's ids in the order of the labels, to pick the rows of a COCO predictor.
+        categories: of the data, so that a detector's file gives the predictor rows of the same categories.
 
     Raises:
         UserError: for an unknown neck or backbone, or weights that do not fit.
@@ -128,7 +129,7 @@ def build(
         freeze_batch_norm(model)
     model.load_report = made_neck.body.load_report
     if state is not None:
-        model.load_report = load_detector(model, state, source=str(weights), category_ids=category_ids)
+        model.load_report = load_detector(model, state, source=str(weights), categories=categories)
     return model
 
 

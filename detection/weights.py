@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backbones import Backbone
@@ -45,21 +45,36 @@ def read_detector(weights: str | os.PathLike[str], backbone: str | Backbone, nec
     return read_state(fetch(COCO_URL, what="fasterrcnn_resnet50_fpn"))
 
 
+def read_meta(weights: str | os.PathLike[str]) -> dict[str, Any]:
+    """What one of our own files says of itself: categories, input, options; empty for any other file."""
+    path = Path(weights)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}  # whoever reads the tensors says what is wrong with the file
+    return meta if isinstance(meta, dict) else {}
+
+
 def load_detector(
-    model: nn.Module, state: dict[str, Tensor], *, source: str, category_ids: Sequence[int] | None = None
+    model: nn.Module, state: dict[str, Tensor], *, source: str, categories: CategoryMap | None = None
 ) -> LoadReport:
-    """Fill a detector; a 91-way COCO predictor is mapped to the data set's categories.
+    """Fill a detector.
+
+    The predictor is filled row by row where the file's categories are known (ours say them, a 91-way one is
+    COCO's); rows of other categories stay random and are reported as missing. Everything else must fit.
 
     Args:
-        category_ids: ids of the model's labels 1..K.
+        categories: of the model's labels 1..K; None takes the predictor as it is.
 
     Raises:
-        UserError: where the predictor has other classes than the model, or anything else is missing or differs in
-            shape: half a detector detects nothing.
+        UserError: where anything but the predictor is missing or differs in shape: half a detector detects nothing.
     """
-    rows = len(model.state_dict()[f"{PREDICTOR}cls_score.bias"])
-    state = _mapped_predictor(state, rows, source=source, category_ids=category_ids)
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    meta = read_meta(source)
+    state, random = _mapped_predictor(state, own, _known_categories(state, meta), categories)
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     if missing or reshaped:
@@ -68,52 +83,62 @@ def load_detector(
             f"such as {(missing + reshaped)[0]}); take the backbone, neck and widths that it was made with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
-    if source == "coco" or Path(source).name == COCO_FILE:
-        _use_published_eps(model)
+    # The published COCO file was trained with frozen norm without epsilon; what is tuned from it keeps that.
+    eps = 0.0 if source == "coco" or Path(source).name == COCO_FILE else meta.get("norm_eps")
+    if eps is not None:
+        set_norm_eps(model, eps)
     unexpected = tuple(name for name in state if name not in own and not name.endswith("num_batches_tracked"))
-    return LoadReport(source=source, matched=tuple(own), missing=(), unexpected=unexpected, reshaped=())
+    return LoadReport(source=source, matched=tuple(own), missing=tuple(random), unexpected=unexpected, reshaped=())
 
 
-def require_same_categories(weights: str | os.PathLike[str], categories: CategoryMap) -> None:
-    """Refuse a detector of ours that was trained on other categories than the data's.
+def norm_eps(model: nn.Module) -> float | None:
+    """Epsilon of the backbone's batch norm, live or frozen; None where it has none."""
+    return next((float(vars(m)["eps"]) for m in model.modules() if hasattr(m, "running_var")), None)
 
-    Raises:
-        UserError: showing where the two differ.
-    """
-    path = Path(weights)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return
-    with safe_open(path, framework="pt") as file:
-        trained = json.loads((file.metadata() or {}).get("meta", "{}"))
-    if "category_ids" in trained:
-        before = CategoryMap(tuple(trained["category_ids"]), tuple(trained["category_names"]))
-        before.require_same(categories, here=str(path), there="the data")
+
+def set_norm_eps(model: nn.Module, eps: float) -> None:
+    """Set the epsilon of all batch norm, live and frozen."""
+    for module in model.modules():
+        if hasattr(module, "running_var"):
+            vars(module)["eps"] = eps
+
+
+def _known_categories(state: dict[str, Tensor], meta: dict[str, Any]) -> CategoryMap | None:
+    """Which category each row of a file's predictor stands for, the background aside."""
+    if "category_ids" in meta and "category_names" in meta:
+        return CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
+    if len(state[f"{PREDICTOR}cls_score.bias"]) != COCO_ROWS:
+        return None
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return CategoryMap(tuple(range(1, COCO_ROWS)), tuple(names[1:]))
 
 
 def _mapped_predictor(
-    state: dict[str, Tensor], rows: int, *, source: str, category_ids: Sequence[int] | None
-) -> dict[str, Tensor]:
-    """The state with the predictor's rows picked for background and `category_ids`."""
-    given = state[f"{PREDICTOR}cls_score.weight"].shape[0]
-    if given != COCO_ROWS or category_ids is None:
-        if given != rows:
-            raise UserError(
-                f"{source}: predicts {given - 1} classes, this detector {rows - 1}; use the same categories"
-            )
-        return state
-    if max(category_ids) >= COCO_ROWS:
-        raise UserError(f"{source}: predicts COCO's categories (ids to 90), the data set has id {max(category_ids)}")
-    picked = torch.tensor([0, *category_ids])
-    boxes = (picked[:, None] * 4 + torch.arange(4)).flatten()
-    places = {"cls_score": picked, "bbox_pred": boxes}
-    return {
-        name: value[places[name.split(".")[2]]] if name.startswith(PREDICTOR) else value
-        for name, value in state.items()
-    }
+    state: dict[str, Tensor], own: dict[str, Tensor], known: CategoryMap | None, wanted: CategoryMap | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The state with a predictor of the model's own shape, and which of its rows are not from the file."""
+    fits = state[f"{PREDICTOR}cls_score.bias"].shape == own[f"{PREDICTOR}cls_score.bias"].shape
+    if wanted is None or (known is None and fits):
+        return state, []
+    rows = dict(zip(zip(known.ids, known.names, strict=True), range(1, len(known) + 1), strict=True)) if known else {}
+    pairs = list(zip(wanted.ids, wanted.names, strict=True))
+    found = [label for label, pair in enumerate(pairs, start=1) if pair in rows]
+    # With no category in common the background's row would be a stranger's too.
+    to = [0, *found] if found else []
+    rows_from = [0, *(rows[pairs[label - 1]] for label in found)] if found else []
+    mapped = {}
+    for part, each in (("cls_score", 1), ("bbox_pred", 4)):  # a class is one row of scores, four of box offsets
+        for kind in ("weight", "bias"):
+            name = f"{PREDICTOR}{part}.{kind}"
+            mapped[name] = _picked(own[name], state[name], to, rows_from, each)
+    random = [f"{PREDICTOR}row of {name}" for identifier, name in pairs if (identifier, name) not in rows]
+    return {**state, **mapped}, random
 
 
-def _use_published_eps(model: nn.Module) -> None:
-    """The published COCO file was trained with frozen norm without epsilon; torchvision sets the same."""
-    for module in model.modules():
-        if hasattr(module, "running_var"):
-            vars(module)["eps"] = 0.0
+def _picked(own: Tensor, given: Tensor, to: Sequence[int], rows: Sequence[int], each: int) -> Tensor:
+    """`own` with classes `to` taken from classes `rows` of `given`, `each` consecutive entries a class."""
+    result = own.detach().clone().unflatten(0, (-1, each))
+    result[list(to)] = given.unflatten(0, (-1, each))[list(rows)].to(result.dtype)
+    return result.flatten(0, 1)

@@ -74,6 +74,8 @@ BROKEN = {
     "outside": (lambda d: d["annotations"][0].update(bbox=[70, 3, 9, 9]), "annotation 1 of image 5"),
     "file not there": (lambda d: d["images"][0].update(file_name="gone.jpg"), "image file gone.jpg is not in"),
     "text id": (lambda d: d["images"][0].update(id="a"), "`id` is 'a', not an integer"),
+    "huge id": (lambda d: d["images"][0].update(id=2**53), "not an integer below 2^53"),
+    "no number": (lambda d: d["images"][0].update(width=float("nan")), "`width` is nan"),
     "no height": (lambda d: d["images"][0].update(height=0), "`height` is 0"),
 }
 

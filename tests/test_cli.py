@@ -65,7 +65,7 @@ WRONG = {
     "--seed -1": "--seed -1: must be 0 or above",
     "--workers -2": "--workers -2: must be 0 or above",
     "--nonsense 3": "--nonsense",
-    "--config absent.yaml": "--config absent.yaml: no such file",
+    "--config absent.yaml": "--config absent.yaml: cannot be read",
 }
 
 
@@ -77,9 +77,10 @@ def test_wrong_options_are_named_in_one_line(words: str):
     assert "\n" not in str(error.value)
 
 
-def test_a_config_that_is_no_yaml(tmp_path: Path):
-    (tmp_path / "c.yaml").write_text("epochs: [1\n")
-    with pytest.raises(UserError):
+@pytest.mark.parametrize("content", [b"epochs: [1\n", b"- 1\n", b"", b"\xff\xfe\x00"])
+def test_a_config_that_is_no_mapping(tmp_path: Path, content: bytes):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="--config"):
         parsed("--config", str(tmp_path / "c.yaml"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 import backbones
 import detection
 from backbones.errors import UserError
+from detection.annotations import CategoryMap
 from detection.data import CocoDetection, find_split
 from detection.rois import largest_share, pass_over_ignored
 from detection.transforms import Augment
@@ -80,10 +82,35 @@ def test_equals_torchvision_on_real_images(twins, coco_mini: Path):
 
 def test_coco_predictor_is_mapped_to_the_datas_categories(twins):
     theirs, _, path = twins
-    ours = detection.build("resnet50", 3, weights=path, category_ids=(3, 18, 90))
+    categories = CategoryMap((3, 18, 90, 91), ("car", "dog", "toothbrush", "unicorn"))
+    ours = detection.build("resnet50", 4, weights=path, categories=categories)
+    assert ours.load_report.missing == ("roi_heads.box_predictor.row of unicorn",)
     rows = ours.roi_heads.box_predictor
-    assert torch.equal(rows.cls_score.weight, theirs.roi_heads.box_predictor.cls_score.weight[[0, 3, 18, 90]])
+    assert torch.equal(rows.cls_score.weight[:4], theirs.roi_heads.box_predictor.cls_score.weight[[0, 3, 18, 90]])
     assert torch.equal(rows.bbox_pred.bias[4:8], theirs.roi_heads.box_predictor.bbox_pred.bias[12:16])
+
+
+def test_ids_that_are_cocos_by_accident_take_no_rows(twins):
+    """Category 1 of COCO is a person: a circle with id 1, or a background with id 0, is not."""
+    theirs, _, path = twins
+    ours = detection.build("resnet50", 2, weights=path, categories=CategoryMap((0, 1), ("__background__", "circle")))
+    assert len(ours.load_report.missing) == 2
+    given = theirs.roi_heads.box_predictor.cls_score.weight
+    assert not any(torch.equal(row, other) for row in ours.roi_heads.box_predictor.cls_score.weight for other in given)
+
+
+def test_our_own_file_of_ninety_classes_is_not_taken_for_cocos(twins, tmp_path: Path):
+    """Rows are told by the categories in the file's header, in whatever order the data has them."""
+    names = [f"class {i}" for i in range(90)]
+    meta = {"category_ids": list(range(90)), "category_names": names, "norm_eps": 0.5}
+    path = tmp_path / "model.safetensors"
+    save_file(twins[1].state_dict(), path, metadata={"meta": json.dumps(meta)})
+    same = detection.build("resnet50", 90, weights=path, categories=CategoryMap(tuple(range(90)), tuple(names)))
+    given = twins[1].roi_heads.box_predictor
+    assert torch.equal(same.roi_heads.box_predictor.bbox_pred.weight, given.bbox_pred.weight)
+    assert {module.eps for module in same.modules() if hasattr(module, "running_var")} == {0.5}
+    part = detection.build("resnet50", 1, weights=path, categories=CategoryMap((7,), ("class 7",)))
+    assert torch.equal(part.roi_heads.box_predictor.cls_score.bias, given.cls_score.bias[[0, 8]])
 
 
 def test_the_published_coco_file_loads_from_its_cache_with_torchvisions_eps(twins, monkeypatch, tmp_path: Path):
@@ -110,7 +137,7 @@ def test_coco_weights_exist_for_one_net_only():
 def test_a_detector_file_of_another_net_is_refused(twins):
     with pytest.raises(UserError, match="does not fit this detector"):
         detection.build("resnet18", 90, weights=twins[2])
-    with pytest.raises(UserError, match="predicts 90 classes, this detector 5"):
+    with pytest.raises(UserError, match="does not fit this detector"):
         detection.build("resnet50", 5, weights=twins[2])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import sys
@@ -39,12 +40,14 @@ def parse(
 
     groups = get_type_hints(options)
     argv = _plain_words(sys.argv[1:] if argv is None else argv, _switches(groups.values()))
-    _refuse_missing_config(argv)
+    config = _last_value(argv, "config")
+    if config is not None:
+        _read_config(Path(config))  # its own words for a broken file
     defaults = recipe(argv) if recipe else None
     parser = ArgumentParser(
         description=description,
         exit_on_error=False,
-        default_config_files=[str(defaults)] if defaults else None,
+        default_config_files=[glob.escape(str(defaults))] if defaults else None,
     )
     parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
     for group in groups.values():
@@ -63,11 +66,7 @@ def option(argv: Sequence[str], name: str) -> Any:
     """
     value = _last_value(argv, name)
     config = _last_value(argv, "config")
-    if value is None and config is not None:
-        import yaml
-
-        value = (yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}).get(name)
-    return value
+    return _read_config(Path(config)).get(name) if value is None and config is not None else value
 
 
 def run(main: Callable[[], None]) -> None:
@@ -141,10 +140,18 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _refuse_missing_config(argv: Sequence[str]) -> None:
-    config = _last_value(argv, "config")
-    if config is not None and not Path(config).is_file():
-        raise UserError(f"--config {config}: no such file")
+def _read_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not YAML ({_one_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: holds a {type(values).__name__}, not `option: value` lines")
+    return values
 
 
 def _one_line(error: BaseException) -> str:

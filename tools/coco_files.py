@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,9 @@ Record = dict[str, Any]
 RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
 # An occurrence of these in a results file changes what an engine does with it, so such files are parsed here.
 FOREIGN_RESULT_FIELDS = ("area", "segmentation", "iscrowd", "id", "ignore")
+SIDES = ("width", "height")
+MOST_EXACT = 2**53  # larger ids have no float64 of their own, and detections are rows of float64
+MOST_NUMBER = 1e300  # of coordinates and scores: products of two overflow far above
 ODD_NUMBERS = (b"NaN", b"Infinity", b"null")
 IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)  # columns of a detection row
 
@@ -27,7 +29,7 @@ def read_json(path: Path) -> Any:
     """Raises: UserError when the file is absent, unreadable or not JSON."""
     try:
         return json.loads(read_bytes(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); write it again") from None
 
 
@@ -83,6 +85,7 @@ def truth_is_plain(path: Path, gt: Any) -> bool:
         and all(f'"{key}"'.encode() in raw for key in ("images", "annotations", "categories"))
         and len(set(ids)) == len(ids)
         and 0 not in ids
+        and max([*ids, *images, *categories], default=0) < MOST_EXACT
         and len(set(images)) == len(images)
         and len(set(categories)) == len(categories)
         and _all_within(gt, ids, images, categories)
@@ -159,7 +162,8 @@ def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
         key = _integer(record, "id", f"{where}: images[{number}]")
         if key in sizes:
             raise UserError(f"{where}: images[{number}]: id {key} is there twice; give each image its own id")
-        sizes[key] = (record.get("width") or 0, record.get("height") or 0)
+        width, height = (_number(record.get(side) or 0, f"{where}: images[{number}]: {side}") for side in SIDES)
+        sizes[key] = (width, height)
     return sizes
 
 
@@ -219,9 +223,10 @@ def _result(record: Record, number: int, where: str) -> tuple[float, ...]:
 def _integer(record: Any, key: str, place: str) -> int:
     if not isinstance(record, dict):
         raise UserError(f"{place}: expected an object, got {_kind(record)}; write it as COCO's format page says")
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value != int(value):
-        raise UserError(f"{place}: `{key}` is {value!r}, not an integer; ids are whole numbers")
+    value: Any = record.get(key)
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not -MOST_EXACT < value < MOST_EXACT:
+        raise UserError(f"{place}: `{key}` is {value!r}, not an integer below 2^53; ids are whole numbers")
     return int(value)
 
 
@@ -233,7 +238,7 @@ def _box(record: Record, place: str) -> list[float]:
 
 
 def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST_NUMBER:
         raise UserError(f"{place} holds {value!r}, not a finite number; repair or remove the record")
     return float(value)
 

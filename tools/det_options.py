@@ -40,6 +40,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
+        require(all(side > 0 for side in self.short_sides or ()), "short_sides", self.short_sides, "must be above 0")
         for split in ("train", "val"):
             given = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
             require(
@@ -98,6 +99,10 @@ class ModelOptions:
             "proposals",
         ):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        pretrained = self.weights != "none"
+        require(
+            pretrained or not self.freeze, "freeze", self.freeze, "random weights must train; name --weights or take 0"
+        )
         require(
             self.max_size >= self.min_size, "max_size", self.max_size, f"must not be below --min-size {self.min_size}"
         )

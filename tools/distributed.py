@@ -115,6 +115,13 @@ def mean(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give every process the main one's buffers, such as the running statistics of batch norm."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The model under DistributedDataParallel where several processes train; alone as it is."""
     if not dist.is_initialized():

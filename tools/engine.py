@@ -94,6 +94,7 @@ class Training:
         if self.ema and state["ema"] is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _lay_out_like_weights(self.optimizer)
         self.precision.scaler.load_state_dict(state["scaler"])
         for name in ("epoch", "epoch_step", "step", "best"):
             setattr(self, name, state[name])
@@ -193,6 +194,8 @@ def evaluate(model: nn.Module, loader: DataLoader, evaluator: Evaluator, *, prec
         model: the bare model, not its DistributedDataParallel wrapper.
     """
     model.eval()
+    # Each process gathered batch statistics of its own; what is measured is what the main process saves.
+    distributed.share_buffers(model)
     for batch in tqdm(loader, "evaluating", leave=False, disable=not distributed.is_main()):
         images, targets = to_device(batch, precision.device)
         with precision.autocast():
@@ -212,6 +215,14 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(to_device(item, device) for item in value)
     return value
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments the strides of their weights (channels_last): fused optimizers walk both as raw memory."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _batches(loader: DataLoader) -> distributed.TrainBatches:

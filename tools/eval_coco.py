@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if options.output and Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output {options.output}: exists already; name another file or pass --overwrite")
+    if options.output and not Path(options.output).absolute().parent.is_dir():
+        raise UserError(f"--output {options.output}: its folder does not exist; create it first")
     evaluator = CocoEvaluator(options.annotations, engine=options.evaluator)
     evaluator.load(options.detections)
     results = evaluator.compute()

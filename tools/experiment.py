@@ -91,12 +91,21 @@ class Experiment:
         return training
 
     def save(self, training: Training, name: str) -> None:
-        """Write checkpoint "last" or "best"; every process takes part, the main one writes."""
+        """Write checkpoint "last", all that `--resume` needs, or "best", the net alone as `model.safetensors` holds it.
+
+        Every process takes part, the main one writes.
+        """
+        if name == "best":
+            distributed.on_main(lambda: self._write_model(self.folder / BEST, training.evaluated))
+            return
         random = distributed.all_gather(_random_state())
         state = {"training": training.state_dict(), "random": random, "config": self.config, "meta": self.meta}
         state["versions"] = versions()
-        path = self.folder / {"last": LAST, "best": BEST}[name]
-        distributed.on_main(lambda: checkpoint.save(path, state))
+        distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state))
+
+    def save_model(self, model: nn.Module) -> None:
+        """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
+        distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
 
     def open_folder(self) -> None:
         """Create the run folder with `config.yaml`, which `--config` reads back.
@@ -106,11 +115,9 @@ class Experiment:
         """
         distributed.on_main(self._write_config)
 
-    def save_model(self, model: nn.Module) -> None:
-        """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
-        if distributed.is_main():
-            header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
-            checkpoint.write_safetensors(self.folder / "model.safetensors", model.state_dict(), header)
+    def _write_model(self, path: Path, model: nn.Module) -> None:
+        header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
+        checkpoint.write_safetensors(path, model.state_dict(), header)
 
     def _write_config(self) -> None:
         import yaml
@@ -123,7 +130,7 @@ class Experiment:
 
     def _resume(self, training: Training) -> None:
         state = checkpoint.load(self.folder / LAST)
-        _refuse_contradictions(state["config"], json.loads(json.dumps(self.config)), self.folder)
+        _refuse_contradictions(_as_json(state["config"]), _as_json(self.config), self.folder)
         training.load_state_dict(state["training"])
         if len(state["random"]) == distributed.world_size():
             _set_random_state(state["random"][distributed.rank()])
@@ -169,6 +176,11 @@ def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: 
         raise UserError(
             f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
         )
+
+
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of options in a file: tuples are lists there."""
+    return json.loads(json.dumps(config))
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ def choose_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
     Raises:
         UserError: where the folder holds another run, or has none to resume.
     """
-    folder = Path(output) if output else _newest(prefix) if resume else _fresh(prefix)
+    folder = Path(output) if output else newest(prefix) if resume else _fresh(prefix)
     if resume and not (folder / LAST).is_file():
         raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
     if not resume and folder.is_dir() and any(path.is_file() for path in folder.rglob("*")):
@@ -97,7 +97,12 @@ def _fresh(prefix: str) -> Path:
     return next(path for path in names if not path.exists())
 
 
-def _newest(prefix: str) -> Path:
+def newest(prefix: str) -> Path:
+    """The run `runs/<prefix>-*` with the youngest checkpoint.
+
+    Raises:
+        UserError: where there is none.
+    """
     runs = [path.parents[1] for path in Path("runs").glob(f"{prefix}-*/{LAST}")]
     if not runs:
         raise UserError(f"--resume: no runs/{prefix}-* with a {LAST}; name the run folder with --output")

@@ -19,11 +19,11 @@ Mask = NDArray[np.uint8]
 FINE = 4  # mask cells along a pixel's side
 EMPTY_SHARE = 0.05  # of the images have no object
 CROWD_SHARE = 0.03  # of the images have a crowd region
-MOST_OBJECTS = 7
-SIZES = (22 / 128, 76 / 128)  # circumscribed diameter over the image's side; boxes come out a little smaller
+MOST_OBJECTS = 6
+SIZES = (24 / 128, 76 / 128)  # circumscribed diameter over the image's side; boxes come out a little smaller
 VISIBLE_SHARE = 0.4  # nothing may be hidden further than this
-APART_SHARE = 0.6  # of the objects touch none that lies below them
-CONTRAST = 95.0  # least distance in RGB between an object and what it covers
+APART_SHARE = 0.8  # of the objects touch none that lies below them
+CONTRAST = 120.0  # least distance in RGB between an object and what it covers
 ATTEMPTS = 12  # places tried for one object
 SUBCELL_BITS = 4  # fillPoly takes fixed-point coordinates
 

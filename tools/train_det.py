@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 
 from backbones.errors import UserError
 from tools.cli import option, parse, run, to_dict
-from tools.det_options import DataOptions, Options
+from tools.det_options import DataOptions, ModelOptions, Options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RECIPES = Path(__file__).resolve().parents[1] / "detection" / "recipes"
 SAMPLES = 8  # rows of samples.png
+MADE_WITH = ("min_size", "max_size", "anchor_scale", "roi_samples")  # settings that weights are silent about
 LIVE_NORM_IMAGES = 8  # fewer images a process make batch statistics noisy
 
 
@@ -47,23 +48,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.run_log import RunLog
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
-    train_set, val_set = build_data(options)
-    model = build_model(options, train_set.annotations)
-    experiment.meta = meta(options, train_set.annotations, model)
-    batches = distributed.TrainBatches(
-        train_set.aspect_groups(), options.train.batch_size, seed=options.run.seed, accumulate=options.train.accumulate
-    )
+    val = build_val(options)
+    train = None if options.run.eval_only else build_train(options, val)
+    model = build_model(options, val.annotations)
+    experiment.meta = meta(options, val.annotations, model)
+    groups = (train or val).aspect_groups()
+    accumulate = options.train.accumulate
+    batches = distributed.TrainBatches(groups, options.train.batch_size, seed=options.run.seed, accumulate=accumulate)
     training = experiment.training(model, steps_per_epoch=batches.steps)
-    show_plan(experiment, options, train_set, val_set, model, batches.steps)
+    show_plan(experiment, options, train, val, model, batches.steps)
     experiment.open_folder()
-    measure = Measure(experiment, options, val_set)
+    measure = Measure(experiment, options, val)
     results: dict[str, Any] = {}
-    if not options.run.eval_only:
+    if train:
         log = RunLog(experiment.folder, step=training.step)
         experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
         results = fit(
             training,
-            loader(train_set, workers=experiment.workers, batch_sampler=batches),
+            loader(train, workers=experiment.workers, batch_sampler=batches),
             epochs=options.train.epochs,
             log=log,
             evaluate=lambda: measure(training.evaluated),
@@ -81,74 +83,89 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of COCO where `--data` names a data set, else of the shapes."""
-    folder = option(argv, "output")
-    if option(argv, "resume") in ("true", True) and folder and (Path(folder) / "config.yaml").is_file():
-        return Path(folder) / "config.yaml"
-    real = option(argv, "data") or option(argv, "train_annotations")
+    if str(option(argv, "resume")).lower() == "true":
+        from tools.run_log import newest
+
+        folder = option(argv, "output")
+        config = (Path(folder) if folder else newest("det")) / "config.yaml"
+        if config.is_file():
+            return config
+    real = option(argv, "data") or option(argv, "val_annotations")
     return RECIPES / ("coco.yaml" if real else "shapes.yaml")
 
 
-def build_data(options: Options) -> tuple[CocoDetection, CocoDetection]:
-    """The training and the validation split, which share nothing but the categories."""
+def build_val(options: Options) -> CocoDetection:
+    """The validation split."""
+    from detection.annotations import CocoAnnotations
+    from detection.data import CocoDetection, select
+    from detection.transforms import Augment
+
+    val = CocoAnnotations.read(*_paths(options.data, "val"), bad_boxes=options.data.bad_boxes)
+    return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit))
+
+
+def build_train(options: Options, val: CocoDetection) -> CocoDetection:
+    """The training split, which shares nothing with validation but the categories.
+
+    Raises:
+        UserError: where the categories differ, or no image is left.
+    """
     from detection.annotations import CocoAnnotations
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
 
     data = options.data
-    splits = [CocoAnnotations.read(*_paths(data, name), bad_boxes=data.bad_boxes) for name in ("train", "val")]
-    train, val = splits
-    train.categories.require_same(val.categories, here=str(train.path), there=str(val.path))
-    augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
+    train = CocoAnnotations.read(*_paths(data, "train"), bad_boxes=data.bad_boxes)
+    train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
     places = select(train, limit=data.limit, negatives=data.negatives)
     if not len(places):
         raise UserError(f"{train.path}: no image is left to train on; every one is without objects")
-    return (
-        CocoDetection(train, augment, indices=places),
-        CocoDetection(val, Augment("eval"), indices=select(val, limit=data.limit)),
-    )
+    augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
+    return CocoDetection(train, augment, indices=places)
 
 
 def build_model(options: Options, annotations: CocoAnnotations) -> FasterRCNN:
     """The detector that the options describe, for the categories of the data.
 
     Raises:
-        UserError: for weights that do not fit, or that were made for other categories.
+        UserError: for weights that do not fit, or, without training, that were made for other categories.
     """
     import detection
-    from detection.weights import require_same_categories
 
     model = options.model
     weights = None if model.weights == "none" else model.weights
-    if weights is not None:
-        require_same_categories(weights, annotations.categories)
     kept = {name: value for name, value in asdict(model).items() if name not in ("backbone", "weights", "freeze")}
     detector = detection.build(
-        model.backbone,
-        len(annotations.categories),
-        weights=weights,
-        category_ids=annotations.categories.ids,
-        **kept,
+        model.backbone, len(annotations.categories), weights=weights, categories=annotations.categories, **kept
     )
+    strange = [name for name in getattr(detector.load_report, "missing", ()) if name.startswith("roi_heads.")]
+    if options.run.eval_only and strange:
+        raise UserError(
+            f"--weights {weights}: was not trained on {len(strange)} of the data's categories ({strange[0]}, ...); "
+            "leave --eval-only out to train them, or take data of the same categories"
+        )
     detector.freeze_stages(model.freeze if model.freeze is not None else 2 if weights else 0)
     return detector
 
 
 def meta(options: Options, annotations: CocoAnnotations, model: FasterRCNN) -> dict[str, Any]:
     """What the weights were made for; kept with them."""
+    from detection.weights import norm_eps
+
     return {
         "task": "detection",
-        "backbone": options.model.backbone,
-        "neck": options.model.neck,
         "category_ids": list(annotations.categories.ids),
         "category_names": list(annotations.categories.names),
         "input": model.transform.describe(),
+        "norm_eps": norm_eps(model),
+        "model": asdict(options.model),
     }
 
 
 def show_plan(
     experiment: Experiment,
     options: Options,
-    train: CocoDetection,
+    train: CocoDetection | None,
     val: CocoDetection,
     model: FasterRCNN,
     steps: int,
@@ -166,10 +183,10 @@ def show_plan(
         {
             "run folder": experiment.folder,
             "model": f"Faster R-CNN, {options.model.backbone}, {options.model.neck}, weights {options.model.weights}",
-            "loaded": model.load_report or "nothing: random weights",
+            "loaded": f"{model.load_report or 'nothing: random weights'}{_other_settings(options.model)}",
             "norm layers": norms + _norm_warning(model, experiment.process_batch),
-            "classes": len(train.annotations.categories),
-            "train": _describe(train),
+            "classes": len(val.annotations.categories),
+            "train": _describe(train) if train else "none: evaluation only",
             "val": _describe(val),
             "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
             "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} x {accumulate} accumulated",
@@ -217,19 +234,20 @@ class Measure:
         folder = self.experiment.folder
         write_json(folder / "results.json", results)
         write_json(folder / "detections.json", self.evaluator.detections(), indent=None)
-        self._draw(model, folder / "samples.png")
         print(format_table(results))
+        self._draw(model, folder / "samples.png")
         print(f"results, detections and pictures are in {folder}; truth beside detections: {folder / 'samples.png'}")
 
     def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw the first images that have objects."""
+        """Draw the first images, those with objects before those without."""
+        import numpy as np
         import torch
 
         from detection.draw import draw_samples
         from tools.engine import to_device
 
         empty = self.data.annotations.empty()[self.data.indices]
-        places = [place for place in range(len(self.data)) if not empty[place]][:SAMPLES]
+        places = [*np.flatnonzero(~empty), *np.flatnonzero(empty)][:SAMPLES]
         images, truths = zip(*(self.data[place] for place in places), strict=True)
         model.eval()
         with torch.inference_mode(), self.experiment.precision().autocast():
@@ -255,6 +273,17 @@ def _paths(data: DataOptions, split: Literal["train", "val"]) -> tuple[Path, Pat
 
         return find_split(on_main(shapes.prepare), split)
     return find_split(Path(data.data), split)
+
+
+def _other_settings(model: ModelOptions) -> str:
+    """A warning where our own file was trained with other settings of what boxes are read from."""
+    from detection.weights import read_meta
+
+    before, now = read_meta(model.weights).get("model", {}), asdict(model)
+    odd = [
+        f"{name} {before[name]}, now {now[name]}" for name in MADE_WITH if name in before and before[name] != now[name]
+    ]
+    return f"; WARNING: made with {', '.join(odd)}" if odd else ""
 
 
 def _describe(data: CocoDetection) -> str:
