@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
-from tools import optim
+from tools import checkpoint, optim
 from tools.distributed import TrainBatches
-from tools.engine import Precision, Training, evaluate, fit, to_device
+from tools.engine import Precision, Training, evaluate, fit, to_device, train_epoch
 from tools.options import TrainOptions
 from tools.run_log import RunLog, choose_folder, create_folder
 
@@ -221,3 +222,45 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
     RunLog(tmp_path, step=20).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
+
+
+def test_resume_in_mid_epoch_is_exact_with_fused_adam_and_channels_last(tmp_path: Path):
+    """A convolution in channels_last under fused AdamW: two steps, a checkpoint file, two more, against four."""
+
+    class Conv(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3)
+
+        def forward(self, x, y=None):
+            images = x.float()[:, None, None, None] * torch.linspace(0, 1, 100).view(1, 4, 5, 5)
+            noise = torch.rand(1)  # as samplers draw: the random state matters
+            return {"mean": (self.conv(images).mean(dim=(1, 2, 3)) * noise - y).square().mean()}
+
+    def made() -> tuple[Training, DataLoader]:
+        torch.manual_seed(0)
+        options = TrainOptions(optimizer="adamw", lr=0.01, batch_size=2)
+        model = Conv().to(memory_format=torch.channels_last)
+        optimizer = optim.build_optimizer(model, options)
+        schedule = optim.build_schedule(optimizer, options, 4)
+        batches = TrainBatches(np.zeros(8, int), 2, seed=0)
+        loader = DataLoader(Pairs(), batch_sampler=batches, generator=torch.Generator())
+        return Training(model, optimizer, schedule, Precision(CPU, torch.float32)), loader
+
+    def steps(training: Training, loader: DataLoader, first: int, count: int) -> None:
+        loader.batch_sampler.seek(0, first)
+        for _ in itertools.islice(train_epoch(training, loader), count):
+            pass
+
+    straight = made()
+    steps(*straight, 0, 4)
+    half = made()
+    steps(*half, 0, 2)
+    checkpoint.save(tmp_path / "c", {"training": half[0].state_dict(), "random": torch.get_rng_state()})
+    rest = made()
+    state = checkpoint.load(tmp_path / "c")
+    rest[0].load_state_dict(state["training"])
+    torch.set_rng_state(state["random"])
+    steps(*rest, 2, 2)
+    assert torch.equal(rest[0].model.conv.weight, straight[0].model.conv.weight)
+    assert rest[0].step == straight[0].step == 4

@@ -89,6 +89,7 @@ def test_killed_and_resumed_it_makes_the_same_number_of_steps(trained, small_sha
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = [*map(str, command), "--resume", "--output", str(folder)]
+    assert subprocess.run([*resumed[:-2]], cwd=tmp_path, capture_output=True, check=False).returncode == 2  # no runs/
     refused = subprocess.run([*resumed, "--epochs", "5"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "--epochs was 30, now 5" in refused.stderr
@@ -99,7 +100,7 @@ def test_killed_and_resumed_it_makes_the_same_number_of_steps(trained, small_sha
     assert (folder / "results.json").is_file()
 
 
-def test_two_processes_under_torchrun(small_shapes: Path, tmp_path: Path):
+def test_two_processes_under_torchrun(script, small_shapes: Path, tmp_path: Path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "tools" / "train_det.py"), "--data", str(small_shapes), *map(str, QUICK), "--epochs", "1"]
     done = subprocess.run(
@@ -115,6 +116,11 @@ def test_two_processes_under_torchrun(small_shapes: Path, tmp_path: Path):
     assert "2 x 4 x 1" in done.stdout
     assert done.stdout.count("run folder") == 1
     assert json.loads((tmp_path / "t" / "results.json").read_text())["images"] == 6
+    # What was measured is what was saved, although each process gathered batch statistics of its own.
+    words = ("--data", small_shapes, *QUICK, "--eval-only", "--weights", tmp_path / "t" / "model.safetensors")
+    alone = script("train_det.py", *words, "--norm", "batch", "--output", tmp_path / "u", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "u" / "detections.json").read_bytes() == (tmp_path / "t" / "detections.json").read_bytes()
 
 
 def test_no_arguments_but_a_backbone_and_limits(script, tmp_path: Path):
@@ -132,6 +138,33 @@ def test_print_config_is_a_config(script, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "epochs: 7\n" in done.stdout
     assert "weights: imagenet\n" in done.stdout  # the recipe of a named data set
+
+
+def test_a_mistake_leaves_no_folder_behind(coco, script, tmp_path: Path):
+    words = (*QUICK, "--epochs", 1, "--batch-size", 2, "--output", "run")
+    assert script("train_det.py", *words, "--data", "nowhere", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_alone_needs_no_training_split_and_takes_negatives_alone(trained, script, coco, tmp_path: Path):
+    """No truth to find: every figure is null with its reason, and the pictures are drawn all the same."""
+    coco.data["categories"] = [
+        {"id": key, "name": name}
+        for key, name in zip((1, 3, 4, 7, 9, 12), ("circle", "square", "triangle", "star", "ring", "cross"))
+    ]
+    coco.data["annotations"] = []
+    coco.write()
+    coco.annotations("train").unlink()
+    words = ("--val-annotations", coco.annotations("val"), "--val-images", coco.images("val"), *QUICK, "--eval-only")
+    weights = trained[0] / "model.safetensors"
+    done = script("train_det.py", *words, "--weights", weights, "--norm", "batch", "--output", "e", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert results["AP"] is None
+    assert results["reasons"]["AP"]
+    assert (tmp_path / "e" / "samples.png").is_file()
+    other = script("train_det.py", *words, "--weights", weights, "--anchor-scale", 8, "--norm", "batch", cwd=tmp_path)
+    assert "WARNING: made with anchor_scale 3.0, now 8.0" in other.stdout
 
 
 def break_json(**change: Any):
