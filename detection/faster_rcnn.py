@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
@@ -80,7 +80,8 @@ def build(
         num_classes: number of object classes, the background not counted.
         weights: None for random ones; "coco" or a detector's file for the whole net; anything else ("imagenet", a
             tag, a backbone's or classifier's file) for the backbone.
-        norm: batch norm of the backbone; auto is frozen with weights and live without.
+        norm: batch norm of the backbone; auto is what a detector's file was trained with, else frozen with weights and
+            live without.
         min_size, max_size: images are resized until the short side is `min_size` or the long one `max_size` pixels.
         fpn_channels: width of the pyramid.
         fpn_norm: norm layers in the pyramid; training from scratch converges faster with them.
@@ -99,7 +100,7 @@ def build(
     if num_classes < 1:
         raise UserError(f"num_classes {num_classes}: a detector needs at least one object class besides the background")
     state = read_detector(weights, backbone, neck) if weights is not None and is_detector(weights) else None
-    wants_frozen = norm == "frozen" or (norm == "auto" and weights is not None)
+    wants_frozen = norm == "frozen" or (norm == "auto" and weights is not None and not _has_live_norm(state))
     backbone_norm = "group" if norm == "group" else "batch"
     if norm == "frozen" and weights is None and isinstance(backbone, str):
         raise UserError("norm 'frozen': random weights need a live norm; give weights, or take norm='batch' or 'group'")
@@ -131,6 +132,11 @@ def build(
     if state is not None:
         model.load_report = load_detector(model, state, source=str(weights), categories=categories)
     return model
+
+
+def _has_live_norm(state: dict[str, Tensor] | None) -> bool:
+    """Whether a detector was trained with live batch norm, which alone counts its batches."""
+    return any(name.endswith("num_batches_tracked") for name in state or ())
 
 
 def _proposal_net(neck: Neck, anchor_scale: float, proposals: int) -> RegionProposals:

@@ -126,25 +126,30 @@ def fit(
     """
     results: dict[str, Any] = {}
     batches = _batches(loader)
-    progress = _progress(epochs * batches.steps, training.step, batches.batch_size)
-    for epoch in range(training.epoch, epochs):
-        batches.seek(epoch, training.epoch_step)
-        for losses in train_epoch(training, loader, clip_norm=clip_norm):
-            _report(training, losses, log, progress, batches, epochs)
-            if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
-                save("last")
-        training.epoch, training.epoch_step = epoch + 1, 0
-        if training.epoch % eval_every == 0 or training.epoch == epochs:
-            results = evaluate()
-            log.write(training.step, {"epoch": training.epoch, **results})
-            _announce(progress, training.epoch, metric, results)
-            score = results[metric]
-            if score is not None and (training.best is None or score > training.best):
-                training.best = score
-                save("best")
-        save("last")
-    progress.close()
+    with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
+        for epoch in range(training.epoch, epochs):
+            batches.seek(epoch, training.epoch_step)
+            for losses in train_epoch(training, loader, clip_norm=clip_norm):
+                _report(training, losses, log, progress, batches, epochs)
+                if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
+                    save("last")
+            training.epoch, training.epoch_step = epoch + 1, 0
+            if training.epoch % eval_every == 0 or training.epoch == epochs:
+                results = evaluate()
+                log.write(training.step, {"epoch": training.epoch, **results})
+                _announce(progress, training.epoch, metric, results)
+                if _is_best(training, results[metric]):
+                    save("best")
+            save("last")
     return results
+
+
+def _is_best(training: Training, score: float | None) -> bool:
+    """Whether a score is the best so far; it is remembered then."""
+    better = score is not None and (training.best is None or score > training.best)
+    if better:
+        training.best = score
+    return better
 
 
 def train_epoch(training: Training, loader: DataLoader, *, clip_norm: float = 0.0) -> Iterable[dict[str, torch.Tensor]]:

@@ -144,7 +144,8 @@ def build_model(options: Options, annotations: CocoAnnotations) -> FasterRCNN:
             f"--weights {weights}: was not trained on {len(strange)} of the data's categories ({strange[0]}, ...); "
             "leave --eval-only out to train them, or take data of the same categories"
         )
-    detector.freeze_stages(model.freeze if model.freeze is not None else 2 if weights else 0)
+    if not options.run.eval_only:
+        detector.freeze_stages(model.freeze if model.freeze is not None else 2 if weights else 0)
     return detector
 
 
