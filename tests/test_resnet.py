@@ -60,6 +60,7 @@ def test_keys_are_torchvisions(name: str) -> None:
         ("resnet50", 16),
         ("resnet50", 8),
         ("resnet101", 32),
+        ("resnet152", 32),
     ],
 )
 def test_outputs_equal_torchvisions_to_the_last_bit(name: str, output_stride: int, training: bool) -> None:
