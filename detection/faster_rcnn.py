@@ -24,7 +24,7 @@ from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
 from detection.resize import ImageTransform
 from detection.roi_pool import RoIPool
 from detection.rois import RegionProposals, RoIHeads
-from detection.weights import is_detector, load_detector, read_detector
+from detection.weights import load_detector, read_detector
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 C4_ANCHOR_SCALES = (2, 4, 8, 16, 32)  # one level carries all sizes: 32..512 pixels at stride 16
@@ -99,7 +99,7 @@ def build(
         raise UserError(f"neck {neck!r}: unknown; there are {', '.join(NECKS)}")
     if num_classes < 1:
         raise UserError(f"num_classes {num_classes}: a detector needs at least one object class besides the background")
-    state = read_detector(weights, backbone, neck) if weights is not None and is_detector(weights) else None
+    state = read_detector(weights, backbone, neck)
     wants_frozen = norm == "frozen" or (norm == "auto" and weights is not None and not _has_live_norm(state))
     backbone_norm = "group" if norm == "group" else "batch"
     if norm == "frozen" and weights is None and isinstance(backbone, str):

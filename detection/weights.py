@@ -23,22 +23,17 @@ COCO_ROWS = 91
 PREDICTOR = "roi_heads.box_predictor."
 
 
-def is_detector(weights: str | os.PathLike[str]) -> bool:
-    """Whether `weights` means a whole detector: "coco", or a file with RoI heads in it."""
-    if weights == "coco":
-        return True
-    path = Path(weights)
-    return path.is_file() and any(name.startswith("roi_heads.") for name in read_state(path))
-
-
-def read_detector(weights: str | os.PathLike[str], backbone: str | Backbone, neck: str) -> dict[str, Tensor]:
-    """The state dict that `weights` means.
+def read_detector(
+    weights: str | os.PathLike[str] | None, backbone: str | Backbone, neck: str
+) -> dict[str, Tensor] | None:
+    """The state dict of a whole detector, or None where `weights` means a backbone's (or none at all).
 
     Raises:
-        UserError: for "coco" with a net that nobody publishes, or a file that cannot be had.
+        UserError: for "coco" with a net that nobody publishes, or a file that cannot be read.
     """
     if weights != "coco":
-        return read_state(Path(weights))
+        state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
+        return state if any(name.startswith("roi_heads.") for name in state) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if (name, neck) != ("resnet50", "fpn"):
         raise UserError(f"weights 'coco': published for resnet50 with fpn, not for {name} with {neck}; name a file")
