@@ -29,6 +29,7 @@ setup(
         "jsonargparse>=4.40",
         "PyYAML>=6.0",
         "tqdm>=4.66",
+        "matplotlib>=3.8",
         "tensorboard>=2.16",
     ],
     extras_require={"test": ["pytest>=8"], "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.13"]},

@@ -1,0 +1,167 @@
+"""Training the cells of an experiment: each in a process of its own, a few at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from backbones.errors import UserError
+from tools.compare_cells import Cell
+from tools.compare_state import State, clear_leftovers
+
+TOOLS = Path(__file__).resolve().parent
+POLL = 0.2  # seconds
+GRACE = 20.0  # seconds that an interrupted training has to end by itself
+
+
+@dataclass
+class Job:
+    """A cell in training.
+
+    Attributes:
+        slot: which of the places for jobs it holds.
+        log: what it writes; this start's lines begin at byte `begin`.
+    """
+
+    cell: Cell
+    slot: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    begin: int
+
+    def error(self) -> str:
+        """What went wrong: the script's error line, or else the last line that it wrote."""
+        text = self.log.read_bytes()[self.begin :].decode("utf-8", "replace").replace("\r", "\n")
+        lines = [line for line in text.splitlines() if line.strip()] or ["it wrote nothing"]
+        return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+
+
+def train(
+    todo: Sequence[tuple[Cell, State]],
+    *,
+    script: str,
+    folder: Path,
+    jobs: int,
+    started: Callable[[Cell, State], None],
+    ended: Callable[[Cell, str | None], None],
+) -> None:
+    """Train cells, `jobs` at a time, and call `ended` after each with its error, or None where it went well.
+
+    An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends the trainings; their checkpoints stay.
+    """
+    running: list[Job] = []
+    waiting = list(todo)
+    with _signals_interrupt():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell, state = waiting.pop(0)
+                    slot = min(set(range(jobs)) - {job.slot for job in running})
+                    started(cell, state)
+                    try:
+                        running.append(_start(cell, state, script=script, folder=folder, slot=slot, jobs=jobs))
+                    except UserError as error:
+                        ended(cell, f"error: {error}")
+                for job in [job for job in running if job.process.poll() is not None]:
+                    running.remove(job)
+                    ended(job.cell, job.error() if job.process.returncode else None)
+                time.sleep(POLL)
+        finally:
+            _stop(running)
+
+
+def _start(cell: Cell, state: State, *, script: str, folder: Path, slot: int, jobs: int) -> Job:
+    run, log = folder / cell.name, folder / f"{cell.name}.log"
+    words = ("--resume",) if state == "resume" else cell.words
+    share = threads(cell, jobs)
+    extra = (f"--threads={share}",) if share else ()
+    with open(log, "ab") as file:
+        _lock(file, run)
+        begin = file.tell()
+        if state == "begin":
+            clear_leftovers(run)
+        process = subprocess.Popen(
+            [sys.executable, str(TOOLS / f"{script}.py"), *words, *extra, f"--output={run}"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment(slot, jobs, share)},
+            start_new_session=True,  # Ctrl-C reaches the trainings through `_stop`, their data workers not at all
+        )
+        return Job(cell, slot, process, log, begin)
+
+
+def threads(cell: Cell, jobs: int) -> int | None:
+    """CPU threads of one of several jobs: what the experiment says, else an equal share of the cores."""
+    if jobs == 1 or cell.config.get("threads"):
+        return cell.config.get("threads")
+    from tools.experiment import cores
+
+    return max(1, cores() // jobs)
+
+
+def environment(slot: int, jobs: int, share: int | None) -> dict[str, str]:
+    """Threads and GPU of a job; a single job sees the machine as it is."""
+    extra = {"OMP_NUM_THREADS": str(share)} if share else {}
+    if jobs > 1:
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        if devices and torch.cuda.is_available():
+            extra["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    return extra
+
+
+def _lock(file: BinaryIO, run: Path) -> None:
+    """Hold the cell for as long as its training lives, which inherits the lock with its output file.
+
+    Raises:
+        UserError: where a training of the cell is alive, such as one of a comparison that was killed.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{run}: is being trained by another process; wait for its end or stop it") from None
+
+
+def _stop(running: Sequence[Job]) -> None:
+    """Interrupt trainings as Ctrl-C would; what is alive after a while is killed, data workers included."""
+    for job in running:
+        with suppress(ProcessLookupError):
+            job.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + GRACE
+    for job in running:
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C wants an end at once
+            job.process.wait(max(0.0, deadline - time.monotonic()))
+        with suppress(ProcessLookupError):
+            os.killpg(job.process.pid, signal.SIGKILL)
+        job.process.wait()
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP for Ctrl-C: the trainings are in sessions of their own and would live on.
+
+    Where SIGHUP is ignored, as under nohup, it stays so.
+    """
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""How far a cell is, read from its run folder, and the folder made ready for its next start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from backbones.errors import UserError
+from tools.compare_cells import Cell
+from tools.run_log import LAST
+
+State = Literal["done", "resume", "begin"]
+# What a start leaves behind that was killed before its first checkpoint; temporary files come besides.
+START_LEAVES = ("config.yaml", "tensorboard/events.out.tfevents.*")
+TEMPORARY = (".config.yaml.tmp", "checkpoint/.last.safetensors.tmp")
+
+
+def state(cell: Cell, folder: Path) -> State:
+    """Whether a cell is finished, goes on from its checkpoint, or begins.
+
+    Raises:
+        UserError: where the folder holds a run of other options, or files that no run of ours leaves.
+    """
+    if (folder / "config.yaml").is_file():
+        _refuse_contradictions(cell, folder)
+        if (folder / "results.json").is_file():
+            return "done"
+        if (folder / LAST).is_file():
+            return "resume"
+    strange = set(_files(folder)) - set(_leftovers(folder))
+    if strange:
+        raise UserError(
+            f"{folder}: holds {min(strange).relative_to(folder)} but no run to go on with; "
+            "move the folder away or name another --output"
+        )
+    return "begin"
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed start left, so that the script takes the folder for a new run."""
+    for path in _leftovers(folder):
+        path.unlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    return [path for pattern in (*START_LEAVES, *TEMPORARY) for path in folder.glob(pattern) if path.is_file()]
+
+
+def _refuse_contradictions(cell: Cell, folder: Path) -> None:
+    from tools.experiment import FREE_ON_RESUME
+
+    before = _config(folder / "config.yaml")
+    for name, wanted in cell.config.items():
+        if name not in FREE_ON_RESUME and name in before and before[name] != wanted:
+            raise UserError(
+                f"{folder}: was made with --{name} {before[name]}, the experiment wants {wanted}; "
+                "move the folder away, name another --output, or change the experiment back"
+            )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); move the run folder away") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no options; move the run folder away")
+    return values
