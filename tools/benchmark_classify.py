@@ -1,0 +1,292 @@
+"""Speed and memory of classification nets, ours beside torchvision's and timm's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import backbones
+from backbones.errors import UserError
+from tools.benchmark_options import Measuring
+from tools.options import require
+
+if TYPE_CHECKING:
+    from tools.benchmark_nets import Facts, Job, Way
+    from tools.benchmark_report import Chart, Report, Table
+    from tools.benchmark_rounds import Contestant
+
+NETS = (
+    "plain18,resnet18,plain34,resnet34,resnet50,resnet101,resnet152,plain20,resnet20,plain56,resnet56,resnet110,"
+    "torchvision/alexnet,torchvision/vgg16,torchvision/googlenet,torchvision/inception_v3,timm/inception_resnet_v2"
+)
+MODES = {"train": "Training", "infer": "Inference"}
+LIBRARIES = ("torchvision", "timm")
+# A backward pass costs two forward passes: gradients of the inputs, and of the weights.
+PASSES = {"train": 3, "infer": 1}
+NOTES = (
+    "Images/s are ours. `vs` is our speed divided by the peer's, taken within each round, median over the rounds; above "
+    "1 ours is faster. GFLOPs are 1e9 multiply-adds of one image; `floor` is the share of the machine's matrix-product "
+    "rate that they reach (two operations a multiply-add, three passes in training). Peak MB (1e6 bytes): weights, "
+    "gradients, moments and activations of two steps in a fresh process. Every contestant gets the same batch, fused "
+    "SGD step and threads, and the same weights where layouts agree.",
+)
+
+
+@dataclass
+class ClassifyOptions:
+    """What to measure.
+
+    Args:
+        nets: names with commas between them, wildcards allowed; torchvision/... and timm/... are compared with that
+            library's own net.
+        batch: images per step.
+        size: side of the images in pixels; absent: what each net was made for.
+        mode: train, infer, or both with a comma.
+        precision: of the comparison at equal settings; auto is bf16 where the hardware has it, else fp32.
+    """
+
+    nets: str = NETS
+    batch: int = 16
+    size: int | None = None
+    mode: str = "train,infer"
+    precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.batch > 0, "batch", self.batch, "must be above 0")
+        require(self.size is None or self.size > 0, "size", self.size, "must be above 0")
+        require(self.modes and set(self.modes) <= set(MODES), "mode", self.mode, "must be train, infer or train,infer")
+
+    @property
+    def modes(self) -> list[str]:
+        return _words(self.mode)
+
+
+@dataclass
+class Options:
+    """The benchmark's option groups."""
+
+    classify: ClassifyOptions
+    measuring: Measuring
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A comparison: how ours computes, and how its peers do."""
+
+    name: str
+    ours: Way
+    peers: Way
+
+    def way(self, library: str) -> Way:
+        return self.peers if library in LIBRARIES else self.ours
+
+    def title(self) -> str:
+        if self.ours == self.peers:
+            return f"equal settings ({self.ours})"
+        return f"stock (ours {self.ours}; peers {self.peers})"
+
+
+class Benchmark:
+    """Measures net after net.
+
+    Raises:
+        UserError: an unknown net, or a size or batch that one of them cannot take.
+    """
+
+    def __init__(self, options: Options) -> None:
+        from tools.benchmark_nets import facts, peers
+
+        self.options, self.measuring = options.classify, options.measuring
+        self.settings = settings(self.options.precision)
+        self.precisions = sorted({setting.ours.precision for setting in self.settings})
+        nets = expand(self.options.nets)
+        self.facts = {net: facts(net, batch=self.options.batch, size=self.options.size) for net in nets}
+        self.peers = {net: peers(net) for net in nets}
+
+    def run(self, machine: dict[str, Any]) -> Iterator[Report]:
+        """A report after each net; `machine` is `benchmark_machine.describe`'s."""
+        rows: list[dict[str, Any]] = []
+        for net in self.facts:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(self._measure_net(net, Path(folder) / "weights.pth", machine["matmul_gflops"]))
+            yield report(rows, self.settings, self.options.modes)
+
+    def _measure_net(self, net: str, weights: Path, rates: dict[str, float]) -> dict[str, Any]:
+        from tools.benchmark_nets import share_weights
+
+        known, libraries = self.facts[net], self.peers[net]
+        difference = share_weights(net, libraries, weights, size=known.size) if libraries else None
+        row = {
+            "net": net,
+            "size": known.size,
+            "batch": self.options.batch,
+            "parameters": known.parameters,
+            "macs": known.macs,
+            "same_weights": difference is not None,
+            "logit_difference": difference,
+        }
+        for mode in self.options.modes:
+            jobs = self._jobs(net, mode, weights if difference is not None else None)
+            row[mode] = self._measure_jobs(jobs, known, mode, rates)
+        return row
+
+    def _jobs(self, net: str, mode: str, weights: Path | None) -> dict[tuple[str, Way], Job]:
+        """What there is to measure; a way that two settings share is measured once."""
+        from tools.benchmark_nets import OURS, Job
+
+        return {
+            (library, setting.way(library)): Job(
+                library=library,
+                net=net,
+                way=setting.way(library),
+                mode=mode,
+                batch=self.options.batch,
+                size=self.facts[net].size,
+                weights=weights,
+            )
+            for setting in self.settings
+            for library in (OURS, *self.peers[net])
+        }
+
+    def _measure_jobs(
+        self, jobs: dict[tuple[str, Way], Job], known: Facts, mode: str, rates: dict[str, float]
+    ) -> dict[str, Any]:
+        from tools.benchmark_peak import peak_memory
+        from tools.benchmark_rounds import measure
+
+        entrants = [contestant(job) for job in jobs.values()]
+        title = f"{next(iter(jobs.values())).net} {mode}"
+        seconds = measure(entrants, rounds=self.measuring.rounds, turn=self.measuring.turn, title=title)
+        threads = self.measuring.threads or 1
+        peaks = {c.name: peak_memory(c, threads=threads) if self.measuring.memory else None for c in entrants}
+        work = 2 * known.macs * PASSES[mode]
+        compared = {
+            setting.name: compare(setting, jobs, seconds, peaks, work=work, rate=rates[setting.ours.precision] * 1e9)
+            for setting in self.settings
+        }
+        return {"seconds": seconds, "peak_bytes": peaks, "settings": compared}
+
+
+def settings(precision: str) -> list[Setting]:
+    """The comparisons of a `--precision`: at equal settings, and of each library as it comes."""
+    from tools.benchmark_machine import device
+    from tools.benchmark_nets import Way
+    from tools.optim import precision_dtype
+
+    auto = "bf16" if precision_dtype("auto", device()).itemsize == 2 else "fp32"
+    equal = ["bf16", "fp32"] if precision == "both" else [auto if precision == "auto" else precision]
+    found = [Setting(f"equal {name}", Way(name, True), Way(name, True)) for name in equal]
+    return [*found, Setting("stock", Way(auto, True), Way("fp32", False))]
+
+
+def expand(patterns: str) -> list[str]:
+    """The nets of a list with wildcards, each once, in the list's order.
+
+    Raises:
+        UserError: a wildcard that nothing matches; a plain name is checked where it is built.
+    """
+    found: dict[str, None] = {}
+    for pattern in _words(patterns):
+        matching = backbones.names(pattern) if set(pattern) & set("*?[") else [pattern]
+        if not matching:
+            raise UserError(f"--nets {pattern}: matches no net; see backbones.names()")
+        found |= dict.fromkeys(matching)
+    if not found:
+        raise UserError("--nets: names no net")
+    return list(found)
+
+
+def contestant(job: Job) -> Contestant:
+    """A job as the measuring loop takes it."""
+    from tools.benchmark_nets import prepare
+    from tools.benchmark_rounds import Contestant
+
+    return Contestant(f"{job.library}: {job.way}", partial(prepare, job))
+
+
+def compare(
+    setting: Setting,
+    jobs: dict[tuple[str, Way], Job],
+    seconds: dict[str, list[float]],
+    peaks: dict[str, int | None],
+    *,
+    work: float,
+    rate: float,
+) -> dict[str, Any]:
+    """A setting's figures from the raw ones.
+
+    Args:
+        work: operations of one image.
+        rate: operations a second of the machine's matrix products.
+    """
+    from tools.benchmark_nets import OURS
+    from tools.benchmark_rounds import rate as speed
+    from tools.benchmark_rounds import ratio
+
+    wanted = {library: jobs[key] for library in (OURS, *LIBRARIES) if (key := (library, setting.way(library))) in jobs}
+    times = {library: seconds[contestant(job).name] for library, job in wanted.items()}
+    images = speed(times[OURS], wanted[OURS].batch)
+    return {
+        "images_per_second": images,
+        "floor_share": images * work / rate,
+        "ratio": {library: ratio(times[OURS], theirs) for library, theirs in times.items() if library != OURS},
+        "peak_bytes": {library: peaks[contestant(job).name] for library, job in wanted.items()},
+    }
+
+
+def report(rows: list[dict[str, Any]], settings: list[Setting], modes: list[str]) -> Report:
+    """Tables and charts of the nets measured so far."""
+    from tools.benchmark_report import Report
+
+    return Report(
+        results={"nets": rows},
+        notes=NOTES,
+        tables=[table(rows, setting, mode) for mode in modes for setting in settings],
+        charts=[found for mode in modes if (found := chart(rows, settings, mode))],
+    )
+
+
+def table(rows: list[dict[str, Any]], setting: Setting, mode: str) -> Table:
+    """One mode at one setting; a net without a peer has figures, but no ratio."""
+    from tools.benchmark_nets import OURS
+    from tools.benchmark_report import Table
+
+    everyone = (OURS, *LIBRARIES)
+    columns = ["net", "pixels", "batch", "params M", "GFLOPs", "images/s", "floor"]
+    columns += [f"vs {name}" for name in LIBRARIES] + [f"MB {name}" for name in everyone]
+    made = Table(f"{MODES[mode]}, {setting.title()}", columns)
+    for row in rows:
+        found = row[mode]["settings"][setting.name]
+        cells: list[str | None] = [row["net"], str(row["size"]), str(row["batch"])]
+        cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}"]
+        cells += [f"{found['images_per_second']:.1f}", f"{found['floor_share']:.0%}"]
+        cells += [_number(found["ratio"].get(name), "{:.2f}") for name in LIBRARIES]
+        cells += [_number(found["peak_bytes"].get(name), "{:.0f}", 1e6) for name in everyone]
+        made.rows.append(cells)
+    return made
+
+
+def chart(rows: list[dict[str, Any]], settings: list[Setting], mode: str) -> Chart | None:
+    """Ratios of the nets that have a peer; None where none has."""
+    from tools.benchmark_report import Chart
+
+    compared = [row for row in rows if row[mode]["settings"][settings[0].name]["ratio"]]
+    bars: dict[str, list[float | None]] = {
+        f"{name}, {setting.name}": [row[mode]["settings"][setting.name]["ratio"].get(name) for row in compared]
+        for setting in settings
+        for name in LIBRARIES
+    }
+    shown = {label: values for label, values in bars.items() if any(values)}
+    return Chart(MODES[mode], [row["net"] for row in compared], shown) if compared else None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str | None:
+    return None if value is None else form.format(value / unit)
