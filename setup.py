@@ -31,6 +31,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8",
         "tensorboard>=2.16",
+        "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
     ],
     extras_require={"test": ["pytest>=8"], "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.13"]},
 )
