@@ -45,8 +45,6 @@ def peak_memory(contestant: Contestant, *, threads: int) -> int | None:
 def _probe(connection: Connection, contestant: Contestant, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which kills this process
 
-    import torch
-
     from tools.benchmark_machine import set_up
 
     set_up(threads)

@@ -101,7 +101,8 @@ def _draw(panel: Any, chart: Chart) -> None:
         places = [at + (number - (len(chart.bars) - 1) / 2) * width for at in range(len(values))]
         heights = [value or 0 for value in values]
         drawn = panel.bar(places, heights, width * 0.92, label=label)
-        panel.bar_label(drawn, [f"{value:.2f}" if value else "" for value in values], fontsize=6, padding=1)
+        figures = [f"{value:.2f}" if value else "" for value in values]
+        panel.bar_label(drawn, figures, label_type="center", rotation=90, color="white", fontsize=7)
     panel.axhline(1.0, color="black", linewidth=1)
     panel.set_xticks(range(len(chart.names)), chart.names, rotation=20, ha="right", fontsize=8)
     panel.set_xlim(-0.6, len(chart.names) - 0.4)
