@@ -30,6 +30,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#888888",
+    "ytick.left": False,
     "legend.frameon": False,
 }
 

@@ -1,0 +1,137 @@
+"""An experiment as its users run it: real trainings, an interrupt, a cell that fails, mistakes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from backbones.errors import UserError
+from tools import compare
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPARE = [sys.executable, str(ROOT / "tools" / "compare.py")]
+
+
+def write(path: Path, **experiment) -> Path:
+    path.write_text(yaml.safe_dump(experiment, sort_keys=False))
+    return path
+
+
+def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_other(
+    small_shapes: Path, capsys, tmp_path: Path
+):
+    options = yaml.safe_load((ROOT / "detection" / "recipes" / "shapes.yaml").read_text())
+    del options["backbone"]
+    options |= {"data": str(small_shapes), "min_size": 64, "max_size": 64, "fpn_channels": 32, "workers": 0}
+    options |= {"epochs": 2, "eval_every": 2, "checkpoint_every": 1, "norm": "batch", "threads": 1}
+    matrix = {"seed": [0], "accumulate": [3, 1], "backbone": ["resnet18"]}
+    file = write(tmp_path / "e.yaml", script="train_det", options=options, matrix=matrix)
+    # Axes stand in the order of the file, the seed last.
+    good, bad = (f"accumulate{count}-resnet18-seed0" for count in (1, 3))
+    out = tmp_path / "out"
+
+    process = subprocess.Popen([*COMPARE, str(file), "--output", str(out)], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / good / "checkpoint" / "last.safetensors").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate()
+    assert process.returncode == 130
+    assert f"[1/2] {bad}: error: --batch-size 8: does not divide" in told  # the others went on
+    with open(out / f"{good}.log", "ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its training is gone
+    assert not (out / good / "results.json").exists()
+
+    write(file, script="train_det", options=options, matrix={**matrix, "accumulate": [1]})
+    words = [str(file), "--output", str(out)]
+    compare.main(words)
+    assert f"{good}: resumes" in capsys.readouterr().out
+    assert "| 1 | resnet18 | 1 | " in (out / "table.md").read_text()
+    assert Image.open(out / "curves.png").width > 600
+
+    table = (out / "table.csv").read_bytes()
+    (out / "table.csv").unlink()
+    compare.main([*words, "--table-only"])
+    assert f"{good}  done" in capsys.readouterr().out
+    assert (out / "table.csv").read_bytes() == table
+
+    write(file, script="train_det", options={**options, "epochs": 3}, matrix=matrix)
+    with pytest.raises(UserError, match="was made with --epochs 2, the experiment wants 3; move the folder away"):
+        compare.main(words)
+
+
+def test_a_cell_in_training_elsewhere_is_left_alone(tmp_path: Path, capsys):
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / "resnet18.log", "ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        words = ["--script", "train_det", "--backbones", "resnet18", "--output", str(tmp_path / "out")]
+        with pytest.raises(SystemExit) as status:
+            compare.main(words)
+    assert status.value.code == 1
+    assert "is being trained by another process" in capsys.readouterr().err
+    assert not os.path.exists(tmp_path / "out" / "resnet18")
+
+
+MATRIX = {"backbone": ["resnet18"]}
+MISTAKES = {
+    "key": ({"script": "train_det", "matrx": MATRIX}, "unknown key matrx"),
+    "script": ({"script": "train", "matrix": MATRIX}, "script is 'train'; take train_cls or train_det"),
+    "axis": ({"script": "train_det", "matrix": {"bacbone": ["resnet18"]}}, "bacbone"),
+    "value": ({"script": "train_det", "matrix": {"lr": [0.1, -1]}}, "cell lr1: --lr -1.0: must be above 0"),
+    "option": ({"script": "train_det", "options": {"epochz": 2}, "matrix": MATRIX}, "epochz"),
+    "own": ({"script": "train_det", "options": {"output": "x"}, "matrix": MATRIX}, "sets it for each cell"),
+    "empty": ({"script": "train_det", "matrix": {"seed": []}}, "seed has no values"),
+    "no cells": ({"script": "train_det", "options": {"epochs": 2}}, "has neither matrix nor runs"),
+    "runs": ({"script": "train_det", "runs": MATRIX}, "runs is not a list"),
+    "same folder": (
+        {"script": "train_det", "matrix": {"weights": ["a/x.pth", "b/x.pth"]}},
+        "two cells would share the folder weights_x: --weights a/x.pth and b/x.pth",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_found_before_anything_starts(name: str, tmp_path: Path):
+    experiment, text = MISTAKES[name]
+    file = write(tmp_path / "e.yaml", **experiment)
+    with pytest.raises(UserError) as error:
+        compare.main([str(file), "--output", str(tmp_path / "out")])
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+WORDS = {
+    "nothing": ([], "name a training script, or an experiment's file"),
+    "no file": (["gone.yaml"], "gone.yaml: cannot be read"),
+    "both": (["e.yaml", "--backbones", "resnet18"], "--experiment e.yaml: says it all; leave --backbones out"),
+    "jobs": (["--script", "train_det", "--seeds", "0", "--jobs", "0"], "--jobs 0: must be above 0"),
+    "no names": (["--script", "train_det", "--backbones", ","], "name at least one"),
+    "no axis": (["--script", "train_det"], "name what to compare"),
+    "table": (["--script", "train_det", "--seeds", "0", "--table-only"], "no such folder to read"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_mistakes_of_the_command_line(name: str, tmp_path: Path):
+    words, text = WORDS[name]
+    with pytest.raises(UserError) as error:
+        compare.main([*words, "--output", str(tmp_path / "out")])
+    assert text in str(error.value)
+
+
+def test_options_of_a_file_are_written_into_it(tmp_path: Path):
+    file = write(tmp_path / "e.yaml", script="train_det", matrix=MATRIX)
+    with pytest.raises(UserError, match="write this one into it"):
+        compare.main([str(file), "--output", str(tmp_path / "out"), "--", "--epochs", "2"])

@@ -1,0 +1,127 @@
+"""The cells of an experiment: combinations, names of folders, and how far each is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backbones.errors import UserError
+from tools.compare_cells import Plan, axes, cells, label, words
+from tools.compare_jobs import environment, threads
+from tools.compare_state import clear_leftovers, state
+
+
+def plan(*matrices: dict, options: dict | None = None) -> Plan:
+    return Plan("train_det", words(options or {}), matrices)
+
+
+def test_a_matrix_and_further_runs_make_each_cell_once():
+    made = plan({"seed": [0, 1], "backbone": ["resnet18"]}, {"backbone": ["resnet18", "resnet34"], "seed": [1]})
+    assert axes(made) == ["backbone", "seed"]
+    assert [cell.name for cell in cells(made)] == ["resnet18-seed0", "resnet18-seed1", "resnet34-seed1"]
+
+
+def test_values_reach_the_script_as_their_own_types():
+    options = {"milestones": [0.5, 0.75], "limit": None, "epochs": 7, "evaluator": "pycocotools"}
+    (cell,) = cells(plan({"backbone": ["resnet34"], "lr": [0.05]}, options=options))
+    wanted = {**options, "backbone": "resnet34", "lr": 0.05, "weights": "none"}  # the recipe's weights
+    assert {name: cell.config[name] for name in wanted} == wanted
+
+
+def test_an_axis_wins_over_the_common_options():
+    assert [cell.config["epochs"] for cell in cells(plan({"epochs": [2, 3]}, options={"epochs": 9}))] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("backbone", "timm/resnet18.a1_in1k", "timm_resnet18.a1_in1k"),
+        ("seed", 3, "seed3"),
+        ("lr", 0.05, "lr0.05"),
+        ("limit", None, "limit_null"),
+        ("shortcut", "A", "shortcut_A"),
+        ("weights", "runs/cls-1/model.safetensors", "weights_cls_1"),
+        ("weights", "runs/cls-1/checkpoint/best.safetensors", "weights_cls_1"),
+        ("weights", "nets/r18.pth", "weights_r18"),
+        ("milestones", [0.5, 0.75], "milestones0.5_0.75"),
+    ],
+)
+def test_names_of_folders_are_readable_and_safe(option: str, value, name: str):
+    made = label(option, value)
+    assert made == name
+    assert not set(made) & set('/\\:*?"<>| -')
+
+
+@pytest.fixture
+def cell_and_folder(tmp_path: Path):
+    (cell,) = cells(plan({"backbone": ["resnet18"]}))
+    folder = tmp_path / cell.name
+    folder.mkdir()
+    return cell, folder
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_states_of_a_folder(cell_and_folder):
+    cell, folder = cell_and_folder
+    assert state(cell, folder.with_name("absent")) == state(cell, folder) == "begin"
+    (folder / "config.yaml").write_text(yaml.safe_dump({**cell.config, "output": "elsewhere", "workers": 3}))
+    assert state(cell, folder) == "begin"
+    touch(folder, "metrics.jsonl", "checkpoint/last.safetensors")
+    assert state(cell, folder) == "resume"
+    touch(folder, "results.json")
+    assert state(cell, folder) == "done"
+
+
+def test_what_a_killed_start_left_is_cleared(cell_and_folder):
+    cell, folder = cell_and_folder
+    (folder / "config.yaml").write_text(yaml.safe_dump(cell.config))
+    touch(folder, "tensorboard/events.out.tfevents.1", "checkpoint/.last.safetensors.tmp", ".config.yaml.tmp")
+    assert state(cell, folder) == "begin"
+    clear_leftovers(folder)
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_files_of_somebody_else_are_kept(cell_and_folder):
+    cell, folder = cell_and_folder
+    (folder / "config.yaml").write_text(yaml.safe_dump(cell.config))
+    touch(folder, "thesis.tex")
+    with pytest.raises(UserError, match=r"holds thesis\.tex but no run to go on with; move the folder away"):
+        state(cell, folder)
+    assert (folder / "thesis.tex").exists()
+
+
+def test_a_run_of_other_options_is_refused(cell_and_folder):
+    cell, folder = cell_and_folder
+    (folder / "config.yaml").write_text(yaml.safe_dump({**cell.config, "batch_size": 2}))
+    wanted = r"made with --batch_size 2, the experiment wants 8"  # the recipe of the built-in shapes
+    with pytest.raises(UserError, match=wanted):
+        state(cell, folder)
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", ""])
+def test_a_config_that_is_none_is_refused(cell_and_folder, text: str):
+    cell, folder = cell_and_folder
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml: .*move the run folder away"):
+        state(cell, folder)
+
+
+def test_jobs_share_cores_and_devices(cell_and_folder, monkeypatch):
+    cell, _ = cell_and_folder
+    monkeypatch.setattr("tools.experiment.cores", lambda: 6)
+    assert (threads(cell, 1), threads(cell, 2), threads(cell, 8)) == (None, 3, 1)  # 6 / 2; never below 1
+    cell.config["threads"] = 5
+    assert (threads(cell, 1), threads(cell, 2)) == (5, 5)
+    assert environment(0, 1, None) == {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    taken = [environment(slot, 3, 2) for slot in range(3)]
+    assert taken[1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6"}
+    assert [extra["CUDA_VISIBLE_DEVICES"] for extra in taken] == ["4", "6", "4"]

@@ -1,0 +1,126 @@
+"""Table and plot of an experiment, from run folders written by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from backbones.errors import UserError
+from tools.compare_plot import curve, draw_curves, mean_curve
+from tools.compare_runs import TASKS, Run, read_lines, seconds_per_step
+from tools.compare_table import groups, varying, write_table
+
+TASK = TASKS["train_cls"]
+COST = {"parameters": 272_474, "macs": 40_551_424, "peak_memory": 3 * 2**29}
+
+
+def line(step: int, time: float, **values: Any) -> dict[str, Any]:
+    return {"step": step, "time": time, **values}
+
+
+# 0.1 s a step; evaluations of 5 s after steps 40 and 80.
+LINES = [
+    line(20, 100.0, loss=2.3),
+    line(40, 102.0, loss=2.0),
+    line(40, 107.0, epoch=1, top1=0.4, train_top1=0.5),
+    line(60, 109.0, loss=1.8),
+    line(80, 111.0, loss=1.6),
+    line(80, 116.0, epoch=2, top1=0.6, train_top1=0.75),
+]
+
+
+def run(net: str, seed: int, results: dict[str, Any] | None, lines: list[dict[str, Any]] = LINES) -> Run:
+    return Run({"backbone": net, "seed": seed, "batch_size": 64}, results, lines)
+
+
+def test_speed_and_minutes_leave_evaluations_and_pauses_apart():
+    assert seconds_per_step(LINES) == pytest.approx(0.1)
+    whole = run("a", 0, {})
+    assert whole.images_per_second() == pytest.approx(640)  # 64 images in 0.1 s
+    # 20 steps before the first line, 60 logged ones, two evaluations: 2 + 6 + 10 s
+    assert whole.minutes() == pytest.approx(18 / 60)
+    paused = [*LINES[:3], *({**entry, "time": entry["time"] + 3600} for entry in LINES[3:])]
+    assert run("a", 0, {}, paused).minutes() == pytest.approx(18 / 60)
+    assert run("a", 0, {}, LINES[:1]).images_per_second() is None
+    assert run("a", 0, {}, LINES[:1]).minutes() is None
+
+
+def test_a_line_torn_by_a_kill_is_left_out(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_lines(path) == []
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in LINES[:2]) + '{"step": 6')
+    assert read_lines(path) == LINES[:2]
+
+
+def test_results_that_are_none_are_refused(tmp_path: Path):
+    (tmp_path / "results.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"results\.json: not a run's results"):
+        Run.read(tmp_path, {})
+
+
+def test_seeds_are_averaged(tmp_path: Path):
+    runs = [
+        run("a", 0, {"top1": 0.90, "top5": 0.99, "train_top1": 1.0, **COST}),
+        run("b", 0, {"top1": 0.80, "top5": None}),
+        run("a", 1, {"top1": 0.92, "top5": 0.98, "train_top1": 1.0, **COST, "peak_memory": 2**30}),
+        run("a", 2, None, []),
+    ]
+    found = groups(runs, ["backbone", "seed"])
+    text = write_table(tmp_path, found, TASK)
+    head, _, first, second = text.splitlines()[:4]
+    assert head.startswith(
+        "| backbone | n | top-1 error % | top-5 error % | training error % | parameters (M) | GFLOPs |"
+    )
+    # Errors 10 and 8: mean 9, deviation sqrt((1 + 1) / 1) = 1.41; 1 and 2: mean 1.5, deviation 0.71.
+    assert first == "| a | 2 of 3 | 9.00 ± 1.41 | 1.50 ± 0.71 | 0.00 ± 0.00 | 0.27 | 0.041 | 640 | 1.50 | 0.3 |"
+    assert second == "| b | 1 | 20.00 |  |  |  |  | 640 |  | 0.3 |"
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert float(rows[0]["top-1 error % mean"]) == pytest.approx(9)
+    assert float(rows[0]["top-1 error % std"]) == pytest.approx(2**0.5)
+    assert (rows[0]["n"], rows[0]["planned"]) == ("2", "3")
+    assert rows[1]["top-1 error % std"] == rows[1]["top-5 error % mean"] == ""
+    assert float(rows[0]["memory (GiB)"]) == 1.5  # the larger of 1.5 and 1
+
+
+def test_detection_is_judged_by_ap(tmp_path: Path):
+    results = {"AP": 0.304, "AP50": 0.5, "AP75": None}
+    text = write_table(tmp_path, groups([run("a", 0, results)], ["backbone"]), TASKS["train_det"])
+    assert "| a | 1 | 30.40 | 50.00 |  |" in text
+
+
+def test_only_axes_that_vary_name_a_group():
+    found = groups([run("a", 0, None), run("b", 0, None)], ["backbone", "batch_size", "seed"])
+    assert varying(found) == ["backbone"]
+    assert [group.name(varying(found)) for group in found] == ["a", "b"]
+    assert groups([], ["backbone"]) == varying([]) == []
+
+
+def test_curves():
+    points = curve(run("a", 0, None), TASK.solid, "epochs")
+    assert points == [(1, pytest.approx(60)), (2, pytest.approx(40))]
+    assert [place for place, _ in curve(run("a", 0, None), TASK.solid, "iterations")] == [40, 80]
+    assert mean_curve([points, [(1, 20.0)], []]) == [(1, pytest.approx(40))]  # (60 + 20) / 2; epoch 2 is not common
+    assert mean_curve([[], []]) == []
+
+
+@pytest.mark.parametrize("x", ["epochs", "iterations"])
+def test_plain_and_residual_nets_get_panels(tmp_path: Path, x):
+    nets = ["plain20", "plain56", "resnet20", "resnet56"]
+    path = tmp_path / "curves.png"
+    one = groups([run(nets[0], seed, None) for seed in (0, 1)], ["backbone", "seed"])
+    four = groups([run(net, seed, None) for net in nets for seed in (0, 1)], ["backbone", "seed"])
+    assert draw_curves(path, one, TASK, x=x)
+    narrow = Image.open(path).width
+    assert draw_curves(path, four, TASK, x=x)
+    assert Image.open(path).width > 1.5 * narrow
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_nothing_to_draw_is_no_picture(tmp_path: Path):
+    assert not draw_curves(tmp_path / "curves.png", groups([run("a", 0, None, [])], ["backbone"]), TASK)
+    assert not (tmp_path / "curves.png").exists()
