@@ -29,8 +29,8 @@ LIBRARIES = ("torchvision", "timm")
 PASSES = {"train": 3, "infer": 1}
 NOTES = (
     "Images/s are ours. `vs` is our speed divided by the peer's, taken within each round, median over the rounds: "
-    "above 1 ours is faster. GFLOPs are 1e9 multiply-adds of one image; `floor` is the share of the machine's matrix-product "
-    "rate that they reach (two operations a multiply-add, three passes in training). Peak MB (1e6 bytes): weights, "
+    "above 1 ours is faster. GFLOPs are 1e9 multiply-adds of one image; `floor` is the share of the machine's rate of "
+    "matrix products that they reach (two operations a multiply-add, three passes in training). MB: peak, of weights, "
     "gradients, moments and activations of two steps in a fresh process. Every contestant gets the same batch, fused "
     "SGD step and threads, and the same weights where layouts agree.",
 )

@@ -1,0 +1,265 @@
+"""Benchmarks: the arithmetic by hand, the order of turns, memory of fresh processes, and the script on tiny nets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import classification
+from backbones.base import FeatureInfo
+from backbones.errors import UserError
+from tools import benchmark
+from tools.benchmark_classify import Setting, compare, expand, settings
+from tools.benchmark_machine import copy_rate, matmul_rate
+from tools.benchmark_nets import Job, Way, build, facts, peers, prepare, share_weights, usual_size
+from tools.benchmark_peak import peak_memory
+from tools.benchmark_report import Chart, Report, Table, write
+from tools.benchmark_rounds import Contestant, measure, rate, ratio, rotated
+
+ROOT = Path(__file__).resolve().parents[1]
+FP32 = Way("fp32", True)
+TINY = ("--size", 32, "--batch", 2, "--rounds", 2, "--turn", 0, "--threads", 1, "--memory", "false")
+
+
+def test_medians_and_ratios_by_hand():
+    # The machine was ten times slower in the second round, for both: the ratios 1.5, 1.5, 2.5 do not show it.
+    ours, theirs = [0.2, 2.0, 0.2], [0.3, 3.0, 0.5]
+    assert ratio(ours, theirs) == pytest.approx(1.5)
+    assert rate(ours, items=16) == pytest.approx(80)  # 16 / 0.2
+    assert rate([0.1, 0.3, 0.2, 0.4], items=1) == pytest.approx(4)  # the median of an even number: 0.25
+
+
+def test_rounds_begin_with_the_next_contestant():
+    assert [rotated("abc", number) for number in range(4)] == [
+        ["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"],
+    ]  # fmt: skip
+
+
+def test_every_contestant_has_one_turn_a_round_besides_the_warm_up():
+    calls: list[str] = []
+    entrants = [Contestant(name, partial(partial, calls.append, name)) for name in "ab"]
+    seconds = measure(entrants, rounds=3, turn=0)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_short_steps_are_repeated_until_they_fill_a_turn():
+    calls: list[int] = []
+
+    def step() -> None:
+        calls.append(0)
+        time.sleep(0.001)
+
+    measure([Contestant("a", lambda: step)], rounds=2, turn=0.05)
+    assert 2 + 2 * 2 <= len(calls) <= 2 + 2 * 50  # sleeping takes at least what was asked for
+
+
+def test_figures_of_a_setting_by_hand():
+    job = partial(Job, net="n", mode="train", batch=8, size=32)
+    stock = Way("fp32", False)
+    jobs = {(name, way): job(name, way=way) for name, way in (("ours", FP32), ("timm", FP32), ("timm", stock))}
+    seconds = {
+        "ours: fp32, channels_last": [0.5, 1.0],
+        "timm: fp32, channels_last": [1.0, 2.0],
+        "timm: fp32, contiguous": [2.0, 3.0],
+    }
+    peaks = dict(zip(seconds, (10, 20, None)))
+    found = compare(Setting("stock", FP32, stock), jobs, seconds, peaks, work=6e9, rate=1e12)
+    assert found == {
+        "images_per_second": pytest.approx(8 / 0.75),
+        "floor_share": pytest.approx(8 / 0.75 * 6e9 / 1e12),
+        "ratio": {"timm": pytest.approx(3.5)},  # the median of 4 and 3
+        "peak_bytes": {"ours": 10, "timm": None},
+    }
+    found = compare(Setting("equal fp32", FP32, FP32), jobs, seconds, peaks, work=6e9, rate=1e12)
+    assert found["ratio"] == {"timm": 2.0}
+
+
+def test_settings_of_a_precision():
+    both = settings("both")
+    assert [setting.name for setting in both] == ["equal bf16", "equal fp32", "stock"]
+    assert both[2].peers == Way("fp32", False)
+    assert settings("fp32")[0] == Setting("equal fp32", FP32, FP32)
+    assert settings("auto")[0].ours == settings("auto")[-1].ours  # ours as it comes
+    assert both[1].title() == "equal settings (fp32, channels_last)"
+
+
+def test_names_and_wildcards():
+    assert expand("resnet50, resnet18,resnet50") == ["resnet50", "resnet18"]
+    assert expand("torchvision/vgg1?") == [
+        "torchvision/vgg11",
+        "torchvision/vgg13",
+        "torchvision/vgg16",
+        "torchvision/vgg19",
+    ]
+    for nothing in ("nonsense*", ","):
+        with pytest.raises(UserError, match="--nets"):
+            expand(nothing)
+
+
+def test_peers_and_sizes_of_nets():
+    assert peers("resnet18") == ["torchvision", "timm"]
+    assert peers("torchvision/alexnet") == ["torchvision"]
+    assert peers("timm/inception_resnet_v2") == ["timm"]
+    assert facts("resnet18", batch=2, size=None) == facts("resnet18", batch=2, size=224)
+    assert usual_size("torchvision/inception_v3", None) == usual_size("timm/inception_resnet_v2", None) == 299
+    # Nets for CIFAR end at stride 4.
+    cifar = SimpleNamespace(backbone=SimpleNamespace(feature_info=[FeatureInfo("c2", 64, 4)]))
+    assert usual_size("resnet20", cifar) == 32
+    known = facts("resnet18", batch=2, size=64)
+    assert known.parameters == 11_689_512
+    assert known.macs == pytest.approx(1.814e9 * (64 / 224) ** 2, rel=0.01)
+
+
+def test_all_three_libraries_get_the_same_weights(tmp_path: Path):
+    path = tmp_path / "weights.pth"
+    assert share_weights("resnet18", ["torchvision", "timm"], path, size=32) == 0
+    assert build("timm", "resnet18", path).fc.weight.equal(torch.load(path)["fc.weight"])
+    with pytest.raises(UserError, match="does not fit"):
+        build("timm", "resnet34", path)
+
+
+def test_a_net_that_computes_something_else_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = classification.build
+
+    def halved(*args: Any, **options: Any) -> torch.nn.Module:
+        net = original(*args, **options)
+        return net.requires_grad_(False).apply(lambda m: m.weight.mul_(0.5) if isinstance(m, torch.nn.Linear) else m)
+
+    monkeypatch.setattr(classification, "build", halved)
+    assert share_weights("resnet18", ["torchvision"], tmp_path / "weights.pth", size=32) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("mode", ("train", "infer"))
+def test_a_step_trains_or_leaves_the_net_alone(mode: str, monkeypatch: pytest.MonkeyPatch):
+    net = classification.build("resnet18", 1000)
+    monkeypatch.setattr("tools.benchmark_nets.build", lambda *args: net)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    prepare(Job("ours", "resnet18", FP32, mode, batch=2, size=32))()
+    same = all(value.equal(before[name]) for name, value in net.state_dict().items())
+    assert same == (mode == "infer")
+    assert net.training == (mode == "train")
+
+
+def test_the_machine_is_rated():
+    assert matmul_rate(torch.float32, side=256) > 1e8  # a hundred million operations a second: any machine
+    assert copy_rate(1 << 20) > 1e7
+
+
+def allocate(megabytes: int) -> Any:
+    """A contestant whose step holds so much for a moment, beside a tenth of it all the time."""
+    held = torch.ones(megabytes * 100_000 // 4)
+
+    def step() -> float:
+        return float(torch.ones(megabytes * 1_000_000 // 4)[0] + held[0])
+
+    return step
+
+
+def die() -> Any:
+    os._exit(9)
+
+
+def test_peak_memory_is_of_one_contestant_alone():
+    torch.ones(100_000_000)  # 400 MB of this process, which no fresh one inherits
+    small, large = (peak_memory(Contestant("c", partial(allocate, size)), threads=1) or 0 for size in (60, 200))
+    assert 66e6 < small < 90e6
+    assert 220e6 < large < 244e6
+
+
+def test_a_contestant_that_dies_has_no_peak():
+    assert peak_memory(Contestant("c", die), threads=1) is None
+
+
+def test_tables_and_charts_show_gaps(tmp_path: Path):
+    table = Table("Title", ["net", "vs"], [["a", "1.00"], ["bcde", None]])
+    assert table.markdown().splitlines() == [
+        "### Title", "", "| net  | vs   |", "| ---- | ---- |", "| a    | 1.00 |", "| bcde | -    |",
+    ]  # fmt: skip
+    header: dict[str, Any] = {
+        "command": "c", "date": "d", "cpu": "p", "cores": 2, "flags": ["fma"], "gpu": None, "threads": 1,
+        "versions": {"python": "3"}, "matmul_gflops": {"fp32": 50.0}, "copy_gbytes": 10.0,
+    }  # fmt: skip
+    report = Report({"nets": []}, ["Note."], [table], [Chart("Training", ["a", "b"], {"timm": [1.2, None]})])
+    write(tmp_path, header, report, complete=False)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"results.json", "table.md"}
+    assert "Not complete" in (tmp_path / "table.md").read_text()
+    write(tmp_path, header, report, complete=True)
+    assert "Not complete" not in (tmp_path / "table.md").read_text()
+    assert Image.open(tmp_path / "chart.png").height > 300
+
+
+def test_the_script_from_end_to_end(script, tmp_path: Path):
+    words = ("classify", "--nets", "resnet18", *TINY, "--output", tmp_path / "b")
+    done = script("benchmark.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {entry.name for entry in (tmp_path / "b").iterdir()} == {"table.md", "results.json", "chart.png"}
+    text = (tmp_path / "b" / "table.md").read_text()
+    assert text.strip() in done.stdout
+    assert [line[4:13] for line in text.splitlines() if line.startswith("### ")] == ["Training,"] * 2 + [
+        "Inference"
+    ] * 2
+    results = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert results["complete"] and results["threads"] == 1
+    (row,) = results["nets"]
+    assert (row["net"], row["size"], row["logit_difference"]) == ("resnet18", 32, 0)
+    stock = row["train"]["settings"]["stock"]
+    assert set(stock["ratio"]) == {"torchvision", "timm"}
+    ours = next(values for name, values in row["train"]["seconds"].items() if name.startswith("ours"))
+    assert stock["images_per_second"] == pytest.approx(2 / ((ours[0] + ours[1]) / 2))
+
+
+def test_ctrl_c_leaves_whole_files_or_none(tmp_path: Path):
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "classify", "--nets", "resnet18,resnet34"]
+    words = map(str, (*TINY, "--mode", "infer", "--output", tmp_path / "b"))
+    process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "b" / "table.md").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert {entry.name for entry in (tmp_path / "b").iterdir()} == {"table.md", "results.json"}
+    assert not json.loads((tmp_path / "b" / "results.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    (
+        ((), "name a benchmark first; there is classify"),
+        (("clasify",), "clasify: name a benchmark first"),
+        (("classify", "--nets", "resnet81"), "did you mean resnet18"),
+        (("classify", "--nets", "torchvision/inception_v3", "--size", "16"), "--size 16 --batch 16"),
+        (("classify", "--mode", "training"), "--mode training: must be train"),
+        (("classify", "--precision", "fp8"), "--precision"),
+        (("classify", "--rounds", "0"), "--rounds 0: must be above 0"),
+        (("classify", "--batch", "0"), "--batch 0: must be above 0"),
+    ),
+)
+def test_mistakes_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
+    output = ("--output", str(tmp_path / "new")) if words else ()
+    with pytest.raises(UserError, match=text.replace("(", r"\(")) as caught:
+        benchmark.main([*words, *output])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_holds_files_is_refused(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files already; name a new folder"):
+        benchmark.main(["classify", "--nets", "resnet18", "--output", str(tmp_path)])
+    with pytest.raises(UserError, match="cannot be created"):
+        benchmark.create(tmp_path / "mine.txt" / "below")
