@@ -13,6 +13,7 @@ from backbones.norm import freeze_batch_norm, norm_table
 if TYPE_CHECKING:
     from backbones.weights import LoadReport
 
+PYRAMID = ("c2", "c3", "c4", "c5")  # what detectors and segmenters take
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -94,6 +95,13 @@ class Backbone(nn.Module):
         """The stem, then the modules of each level in order."""
         raise NotImplementedError
 
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of the blocks for the backward pass and compute the rest again: memory for time.
+
+        Outputs, gradients and running statistics stay the same to the last bit.
+        """
+        raise UserError(f"{self.name}: cannot recompute its activations; take one of ours")
+
     def split_last_stage(self) -> tuple["Backbone", LastStage]:
         """Cut the last feature off: (backbone without it, module that makes it from the one before).
 
@@ -141,8 +149,17 @@ def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
     return tuple(float(values[i % len(values)]) for i in range(in_channels))
 
 
-def check_features(name: str, features: Sequence[str], available: Sequence[str]) -> None:
-    """Raise a `UserError` for a feature that the net does not have."""
+def choose_features(name: str, features: Sequence[str] | str, available: Sequence[str]) -> tuple[str, ...]:
+    """The levels that `features` asks for: names, or "all" (those from c2 on, where there are such) or "last".
+
+    Raises:
+        UserError: for a level that the net does not have.
+    """
+    if features == "last":
+        return tuple(available[-1:])
+    if features == "all":
+        return tuple(f for f in available if f in PYRAMID) if available[-1] > "c2" else tuple(available)
     absent = [f for f in features if f not in available]
     if absent:
         raise UserError(f"{name} has no feature {', '.join(absent)}; it has {', '.join(available)}")
+    return tuple(features)

@@ -19,7 +19,7 @@ from timm.models._features import FeatureDictNet
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, check_features, per_channel
+from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, choose_features, per_channel
 from backbones.errors import UserError
 
 # Two sizes that every stride divides: the difference of a map's sides gives its stride even where padding is absent.
@@ -106,13 +106,20 @@ def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
 
 
 def build_timm(
-    *, name: str, features: Sequence[str], in_channels: int, output_stride: int, norm: str, stride_style: str
+    *,
+    name: str,
+    features: Sequence[str],
+    in_channels: int,
+    output_stride: int,
+    norm: str,
+    stride_style: str,
+    shortcut: str | None,
 ) -> TimmBackbone:
     """A timm net, random; the options are those of `backbones.build`."""
-    _refuse_ours_only(name, norm, stride_style)
+    refuse_ours_only(name, norm, stride_style, shortcut)
     _check_tag(name)
     levels = _timm_levels(name)
-    check_features(name, features, tuple(levels))
+    features = choose_features(name, features, tuple(levels))
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     config = timm.models.get_pretrained_cfg(name.split("/", 1)[1])
     if config is not None and config.fixed_input_size:
@@ -213,17 +220,24 @@ class TorchvisionBackbone(Backbone):
 
 
 def build_torchvision(
-    *, name: str, features: Sequence[str], in_channels: int, output_stride: int, norm: str, stride_style: str
+    *,
+    name: str,
+    features: Sequence[str],
+    in_channels: int,
+    output_stride: int,
+    norm: str,
+    stride_style: str,
+    shortcut: str | None,
 ) -> TorchvisionBackbone:
     """A torchvision net, random; the options are those of `backbones.build`."""
-    _refuse_ours_only(name, norm, stride_style)
+    refuse_ours_only(name, norm, stride_style, shortcut)
     if output_stride != 32:
         raise UserError(f"{name}: output_stride={output_stride} is not to be had of torchvision's nets; take 32")
     whole = _whole(name, in_channels)
     ends = find_levels(whole, name, in_channels)
     if len(ends) < 2:
         raise UserError(f"{name} gives no feature pyramid; take a net with stages, such as torchvision/vgg16")
-    check_features(name, features, tuple(ends))
+    features = choose_features(name, features, tuple(ends))
     # Levels above the last wanted one serve as marks for freezing; those behind it are gone.
     ends = {k: v for k, v in ends.items() if k <= features[-1]}
     net = create_feature_extractor(whole, {ends[f].node: f for f in features}, suppress_diff_warning=True)
@@ -328,8 +342,11 @@ def staged(net: nn.Module, leaves: Sequence[str], cuts: Sequence[int]) -> list[l
     return groups
 
 
-def _refuse_ours_only(name: str, norm: str, stride_style: str) -> None:
+def refuse_ours_only(name: str, norm: str, stride_style: str, shortcut: str | None) -> None:
+    """Raise a `UserError` for an option that only our own nets have."""
     if norm == "group":
         raise UserError(f"{name}: norm='group' is for our own nets; take 'batch' or 'frozen'")
     if stride_style != "v1.5":
         raise UserError(f"{name}: stride_style={stride_style!r} is for our own nets; leave it out")
+    if shortcut is not None:
+        raise UserError(f"{name}: shortcut={shortcut!r} is for our own residual nets; leave it out")

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from backbones.errors import UserError
 
@@ -18,13 +18,15 @@ _BUILDERS: dict[str, Callable[..., "Backbone"]] = {}
 _HOMES = ("backbones.resnet",)
 _EXTERNAL = ("timm", "torchvision")
 _STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "frozen", "group"), ("v1.5", "v1")
+_SHORTCUTS = (None, "A", "B", "C")
+Features: TypeAlias = Sequence[str] | Literal["all", "last"]
 
 
 def register(name: str) -> Callable[[Callable[..., "Backbone"]], Callable[..., "Backbone"]]:
     """Decorator: the function builds the net `name`, without weights.
 
-    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=)`` and gives
-    a `Backbone`; norm is "batch" or "group" ("frozen" is made afterwards, by module object).
+    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=, shortcut=)``
+    and gives a `Backbone`; norm is "batch" or "group" ("frozen" is made afterwards, by module object).
 
     Raises:
         ValueError: the name is taken, or holds a slash (those are external nets).
@@ -54,27 +56,33 @@ def build(
     name: str,
     *,
     weights: str | os.PathLike[str] | None = "imagenet",
-    features: Sequence[str] = ("c2", "c3", "c4", "c5"),
+    features: Features = "all",
     in_channels: int = 3,
     output_stride: int = 32,
     norm: str = "batch",
     stride_style: str = "v1.5",
+    shortcut: str | None = None,
 ) -> "Backbone":
     """Build a backbone by name.
 
     Args:
         name: one of `names()`, or "timm/<name>" or "torchvision/<name>".
         weights: "imagenet", a named tag, a file, or None for random ones.
-        features: levels to return, `c{log2(stride)}`; stages behind the last one are dropped.
+        features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"); stages behind the last one are dropped.
+            "all" is c2 to c5, or c0 to c2 of the CIFAR nets; "last" the deepest of them.
         in_channels: channels of the input; other than 3 adapts the first convolution of the weights.
         output_stride: 32, or 16 or 8 with dilated last stages.
         norm: "batch"; "frozen" (statistics and affine fixed; wants weights); "group" (32 groups, ours only).
         stride_style: stride on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1"); ours only.
+        shortcut: option "A" (identity, zeros for new channels), "B" (projections where the size changes) or "C"
+            (projections everywhere) of section 3.3; None is the net's own: B, and A for the CIFAR nets; ours only.
 
     Raises:
         UserError: unknown name, option or feature, or weights that cannot be had or do not fit.
     """
-    _check_options(in_channels=in_channels, output_stride=output_stride, norm=norm, stride_style=stride_style)
+    _check_options(
+        in_channels=in_channels, output_stride=output_stride, norm=norm, stride_style=stride_style, shortcut=shortcut
+    )
     _check_features(features)
     if norm == "frozen" and weights is None:
         raise UserError(
@@ -82,11 +90,12 @@ def build(
         )
     net = _builder(name)(
         name=name,
-        features=tuple(features),
+        features=features if isinstance(features, str) else tuple(features),
         in_channels=in_channels,
         output_stride=output_stride,
         norm="batch" if norm == "frozen" else norm,
         stride_style=stride_style,
+        shortcut=shortcut,
     )
     if weights is not None:
         from backbones.weights import load
@@ -139,13 +148,15 @@ def _check_options(**options: Any) -> None:
     channels = options.pop("in_channels")
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise UserError(f"in_channels={channels!r}: expected a whole number of at least 1")
-    for key, allowed in (("output_stride", _STRIDES), ("norm", _NORMS), ("stride_style", _STYLES)):
+    for key, allowed in (("output_stride", _STRIDES), ("norm", _NORMS), ("stride_style", _STYLES), ("shortcut", _SHORTCUTS)):
         if options[key] not in allowed:
             raise UserError(f"{key}={options[key]!r}: expected one of {', '.join(map(repr, allowed))}")
 
 
-def _check_features(features: Sequence[str]) -> None:
+def _check_features(features: Features) -> None:
+    if features in ("all", "last"):
+        return
     listed = features if isinstance(features, (tuple, list)) else ()
     levels = [int(f[1:]) if isinstance(f, str) and re.fullmatch(r"c\d", f) else -1 for f in listed]
     if not levels or -1 in levels or levels != sorted(set(levels)):
-        raise UserError(f"features={features!r}: expected names such as ('c2', 'c3', 'c4', 'c5'), rising and distinct")
+        raise UserError(f"features={features!r}: expected 'all', 'last' or names such as ('c2', 'c5'), rising and distinct")

@@ -1,131 +1,81 @@
-"""Residual nets (He et al. 2015, https://arxiv.org/abs/1512.03385): one trunk, whose blocks differ.
+"""Residual and plain nets (He et al. 2015, https://arxiv.org/abs/1512.03385): one trunk, whose shortcuts differ.
 
-State-dict keys and arithmetic are torchvision's: its files load as they are, outputs agree to the last bit.
+State-dict keys and arithmetic of resnet18..152 are torchvision's: its files load as they are, outputs agree to the last
+bit. The CIFAR nets have the keys of the files that the community trained (conv1, bn1, layer1.0.conv1, ...).
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo, LastStage, check_features
+from backbones.base import Backbone, FeatureInfo, LastStage, choose_features
+from backbones.blocks import BasicBlock, BlockType, Bottleneck, Norm, conv3x3, make_shortcut, recomputed
+from backbones.errors import UserError
 from backbones.norm import NORMS, conv_norm
 from backbones.registry import register
-
-Norm: TypeAlias = Callable[[int], nn.Module]
-_WIDTHS = {"c2": 64, "c3": 128, "c4": 256, "c5": 512}
+from backbones.weights import LoadReport
 
 
-class Block(nn.Module):
-    """relu(branch(x) + shortcut(x)); a kind of block says its branch."""
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one net from another (table 1 and section 4.2 of the paper).
 
-    expansion: int
-    relu: nn.ReLU
-    downsample: nn.Sequential | None
-
-    def branch(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        """Identity, or a 1x1 projection where the size changes (option B of the paper)."""
-        if self.downsample is None:
-            return x
-        return conv_norm(x, *self.downsample)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.branch(x)
-        out += self.shortcut(x)
-        return self.relu(out)
-
-
-class BasicBlock(Block):
-    """Two 3x3 convolutions (figure 5, left); `dilations` are the strided convolution's and the next one's."""
-
-    expansion = 1
-
-    def __init__(
-        self, inputs: int, width: int, *, stride: int, dilations: tuple[int, int], style: str, norm: Norm
-    ) -> None:
-        super().__init__()
-        before, after = dilations
-        self.conv1 = conv3x3(inputs, width, stride=stride, dilation=before)
-        self.bn1 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(width, width, dilation=after)
-        self.bn2 = norm(width)
-        self.downsample = None
-
-    def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(conv_norm(x, self.conv1, self.bn1))
-        return conv_norm(x, self.conv2, self.bn2)
-
-
-class Bottleneck(Block):
-    """1x1, 3x3, 1x1 (figure 5, right).
-
-    The stride sits on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1").
+    Attributes:
+        depths: blocks of each stage.
+        widths: channels of each stage's 3x3 convolutions.
+        first: level of the first stage: 2 behind the 7x7 stem and its pool, 0 behind the CIFAR nets' 3x3.
+        shortcut: option "A", "B" or "C"; None makes a plain net.
     """
 
-    expansion = 4
+    block: BlockType
+    depths: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    first: int = 2
+    shortcut: str | None = "B"
 
-    def __init__(
-        self, inputs: int, width: int, *, stride: int, dilations: tuple[int, int], style: str, norm: Norm
-    ) -> None:
-        super().__init__()
-        before, after = dilations
-        first, second = (stride, 1) if style == "v1" else (1, stride)
-        self.conv1 = conv1x1(inputs, width, stride=first)
-        self.bn1 = norm(width)
-        # The 3x3 dilates with what stands before the replaced stride, or behind it in "v1": the dilated net
-        # then computes, at every second pixel, exactly what the strided one does.
-        self.conv2 = conv3x3(width, width, stride=second, dilation=after if style == "v1" else before)
-        self.bn2 = norm(width)
-        self.conv3 = conv1x1(width, width * self.expansion)
-        self.bn3 = norm(width * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = None
-
-    def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(conv_norm(x, self.conv1, self.bn1))
-        x = self.relu(conv_norm(x, self.conv2, self.bn2))
-        return conv_norm(x, self.conv3, self.bn3)
-
-
-BlockType: TypeAlias = type[BasicBlock] | type[Bottleneck]
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the stages' outputs."""
+        return tuple(f"c{self.first + i}" for i in range(len(self.depths)))
 
 
 class ResNet(Backbone):
-    """Stem and four stages `layer1`..`layer4`, of which those behind the last wanted feature are left out."""
+    """Stem and stages `layer1`, `layer2`, ..., of which those behind the last wanted feature are left out."""
 
     def __init__(
         self,
         *,
         name: str,
-        block: BlockType,
-        depths: Sequence[int],
-        features: Sequence[str],
+        architecture: Architecture,
+        features: Sequence[str] | str,
         in_channels: int,
         output_stride: int,
         norm: str,
         stride_style: str,
+        shortcut: str | None,
     ) -> None:
-        check_features(name, features, tuple(_WIDTHS))
-        strides = {level: min(4 * 2**i, output_stride) for i, level in enumerate(_WIDTHS)}
-        infos = [FeatureInfo(f, _WIDTHS[f] * block.expansion, strides[f]) for f in features]
-        super().__init__(name=name, feature_info=infos, in_channels=in_channels)
-        self.source = ("torchvision", name)
-        self._inputs, self._dilation, self._norm, self._style = 64, 1, NORMS[norm], stride_style
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = self._norm(64)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for i, (level, depth) in enumerate(zip(_WIDTHS, depths, strict=True)):
-            if level <= features[-1]:
-                stage = self._stage(
-                    block, _WIDTHS[level], depth, stride=1 if i == 0 else 2, dilate=4 * 2**i > output_stride
-                )
-                self.add_module(f"layer{i + 1}", stage)
+        block, levels = architecture.block, architecture.levels
+        chosen = choose_features(name, features, levels)
+        strides = [min(2 ** (architecture.first + i), output_stride) for i in range(len(levels))]
+        maps = zip(levels, architecture.widths, strides, strict=True)
+        infos = {level: FeatureInfo(level, width * block.expansion, stride) for level, width, stride in maps}
+        super().__init__(name=name, feature_info=[infos[f] for f in chosen], in_channels=in_channels)
+        if architecture.shortcut is None and shortcut is not None:
+            raise UserError(f"{name}: shortcut={shortcut!r}: a plain net has no shortcuts; take {_residual(name)}")
+        self._shortcut = shortcut or architecture.shortcut
+        if architecture.first == 2 and self._shortcut == "B":
+            self.source = ("torchvision", name)
+        self._inputs, self._dilation, self._norm, self._style = architecture.widths[0], 1, NORMS[norm], stride_style
+        self._levels, self._recompute = levels, False
+        self._stem(in_channels, architecture)
+        for i, level in enumerate(levels[: levels.index(chosen[-1]) + 1]):
+            dilate = 2 ** (architecture.first + i) > output_stride
+            width, depth = architecture.widths[i], architecture.depths[i]
+            stage = self._stage(block, width, depth, stride=1 if i == 0 else 2, dilate=dilate)
+            self.add_module(f"layer{i + 1}", stage)
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -133,24 +83,50 @@ class ResNet(Backbone):
         x = self.maxpool(self.relu(conv_norm(x, self.conv1, self.bn1)))
         out = {}
         for name, layer in self._layers().items():
-            x = layer(x)
+            x = self._run(layer, x)
             if name in wanted:
                 out[name] = x
         return out
 
+    def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
+        strange = [key for key in report.unexpected if ".downsample." in key]
+        if strange and self._shortcut in (None, "A"):
+            kind = "no shortcuts" if self._shortcut is None else "shortcuts without parameters (option A)"
+            raise UserError(f"{self.name}: {report.source} has projection shortcuts ({strange[0]}), this net has {kind}")
+        super().accept(report, weights)
+
     def stages(self) -> list[list[nn.Module]]:
         return [[self.conv1, self.bn1], *([layer] for layer in self._layers().values())]
+
+    def recompute_activations(self) -> None:
+        self._recompute = True
 
     def split_last_stage(self) -> tuple[Backbone, LastStage]:
         _, last = self._before_last()
         trunk = copy.copy(self)
         trunk._modules = dict(self._modules)
-        layer = trunk._modules.pop(f"layer{int(last.name[1:]) - 1}")
+        layer = trunk._modules.pop(f"layer{self._levels.index(last.name) + 1}")
         trunk.feature_info = self.feature_info[:-1]
         return trunk, LastStage(list(layer.children() if layer else ()), last)
 
+    def _stem(self, in_channels: int, architecture: Architecture) -> None:
+        """7x7 convolution and pool of table 1, or the CIFAR nets' single 3x3."""
+        width, large = architecture.widths[0], architecture.first == 2
+        stem = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False) if large else None
+        self.conv1 = stem or conv3x3(in_channels, width)
+        self.bn1 = self._norm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
+
     def _layers(self) -> dict[str, nn.Module]:
-        return {f"c{i + 1}": m for i in range(1, 5) if (m := self._modules.get(f"layer{i}"))}
+        return {name: m for i, name in enumerate(self._levels, 1) if (m := self._modules.get(f"layer{i}"))}
+
+    def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
+        if not (self._recompute and self.training):
+            return layer(x)
+        for block in layer.children():
+            x = recomputed(block, x)
+        return x
 
     def _stage(self, block: BlockType, width: int, depth: int, *, stride: int, dilate: bool) -> nn.Sequential:
         before = self._dilation
@@ -161,22 +137,14 @@ class ResNet(Backbone):
         return nn.Sequential(*blocks)
 
     def _block(self, block: BlockType, width: int, *, stride: int, dilations: tuple[int, int]) -> nn.Module:
-        outputs = width * block.expansion
-        made = block(self._inputs, width, stride=stride, dilations=dilations, style=self._style, norm=self._norm)
-        if stride != 1 or self._inputs != outputs:
-            made.downsample = nn.Sequential(conv1x1(self._inputs, outputs, stride=stride), self._norm(outputs))
+        inputs, outputs = self._inputs, width * block.expansion
+        made = block(inputs, width, stride=stride, dilations=dilations, style=self._style, norm=self._norm)
+        if self._shortcut is None:
+            made.residual = False
+        else:
+            made.downsample = make_shortcut(self._shortcut, inputs, outputs, stride=stride, norm=self._norm)
         self._inputs = outputs
         return made
-
-
-def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """3x3 convolution that keeps the size, stride aside; the norm behind it makes a bias useless."""
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
-
-
-def conv1x1(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
-    """1x1 convolution without bias."""
-    return nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
 
 def initialise(module: nn.Module) -> None:
@@ -185,20 +153,40 @@ def initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-# Table 1 of the paper: kind of block, and blocks per stage.
-_DEPTHS: dict[str, tuple[BlockType, tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
-}
+def _residual(plain: str) -> str:
+    return plain.replace("plain", "resnet")
+
+
+def _imagenet() -> dict[str, Architecture]:
+    """Table 1, and the plain nets of table 2."""
+    nets = {
+        "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
+        "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
+        "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
+        "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
+        "resnet152": Architecture(Bottleneck, (3, 8, 36, 3)),
+    }
+    plain = {f"plain{n}": Architecture(BasicBlock, nets[f"resnet{n}"].depths, shortcut=None) for n in (18, 34)}
+    return {**nets, **plain}
+
+
+def _cifar() -> dict[str, Architecture]:
+    """Section 4.2: 6n + 2 layers for images of 32x32; residual ones with option A, and plain ones."""
+    widths = (16, 32, 64)
+
+    def net(layers: int, shortcut: str | None) -> Architecture:
+        return Architecture(BasicBlock, ((layers - 2) // 6,) * 3, widths, first=0, shortcut=shortcut)
+
+    residual = {f"resnet{n}": net(n, "A") for n in (20, 32, 44, 56, 110, 1202)}
+    return {**residual, **{f"plain{n}": net(n, None) for n in (20, 32, 44, 56, 110)}}
+
+
+_ARCHITECTURES = {**_imagenet(), **_cifar()}
 
 
 def _build(*, name: str, **options) -> ResNet:
-    block, depths = _DEPTHS[name]
-    return ResNet(name=name, block=block, depths=depths, **options)
+    return ResNet(name=name, architecture=_ARCHITECTURES[name], **options)
 
 
-for _name in _DEPTHS:
+for _name in _ARCHITECTURES:
     register(_name)(_build)
