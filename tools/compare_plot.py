@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from backbones.errors import UserError
 from tools.compare_runs import Metric, Run, Task, evaluations
 from tools.compare_table import Group, varying
+from tools.figures import COLOURS, DASHED, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 X = Literal["epochs", "iterations"]
-COLOURS = ("#D1495B", "#00798C", "#EDAE49", "#30638E", "#6A994E", "#8E5EA2", "#B5651D", "#5C6B73", "#E07A9B", "#2BB3A3")
 START = 0.1  # part of a run that the height of the picture need not show
-STYLE: Any = {
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "ytick.left": False,
-    "legend.frameon": False,
-}
 
 
 def draw_curves(path: Path, found: Sequence[Group], task: Task, *, x: X = "epochs") -> bool:
@@ -49,23 +34,15 @@ def draw_curves(path: Path, found: Sequence[Group], task: Task, *, x: X = "epoch
     shown = [group for group in found if any(evaluations(run.lines) for run in group.runs)]
     if not shown:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     families = _panels(shown)
-    with pyplot.rc_context(STYLE):
-        size = (5.2 * len(families) + 1.0, 4.4)
-        figure, axes = pyplot.subplots(1, len(families), figsize=size, sharey=True, squeeze=False, layout="constrained")
-        for panel, (title, members) in zip(axes[0], families.items(), strict=True):
-            colours = [COLOURS[shown.index(group) % len(COLOURS)] for group in members]
-            _draw_panel(panel, members, task, x=x, names=varying(found), colours=colours)
-            panel.set_title(title)
-        axes[0][0].set_ylabel(task.axis)
-        _limit(axes[0][0], shown, task)
-        _save(figure, path)
-        pyplot.close(figure)
+    figure, axes = new_figure(1, len(families), width=5.2 * len(families) + 1.0, height=4.4, sharey=True)
+    for panel, (title, members) in zip(axes[0], families.items(), strict=True):
+        colours = [COLOURS[shown.index(group) % len(COLOURS)] for group in members]
+        _draw_panel(panel, members, task, x=x, names=varying(found), colours=colours)
+        panel.set_title(title)
+    axes[0][0].set_ylabel(task.axis)
+    _limit(axes[0][0], shown, task)
+    save_figure(figure, path)
     return True
 
 
@@ -98,11 +75,11 @@ def _draw_panel(
 ) -> None:
     for group, colour in zip(members, colours, strict=True):
         if task.dashed:
-            _draw_group(panel, group, task.dashed, x=x, colour=colour, style=(0, (4, 2)), name=None)
+            _draw_group(panel, group, task.dashed, x=x, colour=colour, style=DASHED, name=None)
         _draw_group(panel, group, task.solid, x=x, colour=colour, style="solid", name=group.name(names))
     if task.dashed:
         panel.plot([], [], color="#555555", linestyle="solid", label="held out")
-        panel.plot([], [], color="#555555", linestyle=(0, (4, 2)), label="training")
+        panel.plot([], [], color="#555555", linestyle=DASHED, label="training")
     panel.set_xlabel("epoch" if x == "epochs" else "iteration")
     panel.legend(loc="best")
     panel.margins(x=0.02)
@@ -131,12 +108,3 @@ def _limit(panel: Axes, shown: Sequence[Group], task: Task) -> None:
         panel.set_ylim(0, min(100.0, 1.05 * max(late)))
     else:
         panel.set_ylim(bottom=0)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,200 @@
+"""Measure how strongly the layers of classification nets answer, and their gradients: figure 7 of the ResNet paper.
+
+    python tools/analyse_responses.py --backbones plain20,plain56,resnet20,resnet56 --data cifar10 --output DIR
+    python tools/analyse_responses.py --runs runs/degradation/*-seed0 --data cifar10 --output DIR
+
+A net of `--backbones` is measured with random weights; one of `--runs` both so and trained. Responses are the outputs
+of the convolutions after batch norm and before the nonlinearity or the addition, on one batch of training images
+without augmentation, with the batch's own statistics. DIR gets responses.csv, responses.png and gradients.png.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
+
+from backbones.errors import UserError
+from tools.cli import parse, run
+from tools.options import require
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from classification.model import Classifier
+    from tools.responses_plot import Measured
+
+MADE = ("responses.csv", "responses.png", "gradients.png")
+NET_OPTIONS = ("in_channels", "norm", "shortcut")  # options of a run that shape its net
+
+
+@dataclass
+class ResponseOptions:
+    """What to measure.
+
+    Args:
+        output: folder for the table and the pictures.
+        backbones: registered names with commas between, for nets with random weights.
+        runs: run folders of train_cls.py; several may follow, as `runs/*` does.
+        data: folder with train/CLASS/*; absent: objects of the built-in shapes.
+        images: in the batch.
+        size: side of the images in pixels; absent: that of the first one.
+        seed: of random weights.
+    """
+
+    output: str
+    backbones: str | None = None
+    runs: list[str] | None = None
+    data: str | None = None
+    images: int = 128
+    size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.images > 1, "images", self.images, "batch norm needs at least 2 for its statistics")
+        require(self.size is None or self.size > 0, "size", self.size, "must be above 0")
+        require(self.seed >= 0, "seed", self.seed, "must be 0 or above")
+        require(self.backbones or self.runs, "backbones", self.backbones, "name nets, or run folders with --runs")
+
+
+@dataclass
+class Options:
+    """Everything the script is told."""
+
+    responses: ResponseOptions
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net to measure.
+
+    Attributes:
+        name: what legend and table call it.
+        weights: file of its trained weights, or None for a net that stays random.
+        classes: number of them, or None for that of the data.
+    """
+
+    name: str
+    backbone: str
+    options: dict[str, Any]
+    weights: Path | None = None
+    classes: int | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, measure, draw."""
+    words = gather(sys.argv[1:] if argv is None else argv, "runs")
+    options = parse(Options, description=__doc__.splitlines()[0], argv=words).responses
+    folder = open_folder(Path(options.output))
+
+    from tools.responses_plot import draw_gradients, draw_responses, write_csv
+
+    names = [name.strip() for name in (options.backbones or "").split(",") if name.strip()]
+    nets = [Net(name, name, {}) for name in names] + [read_run(Path(entry)) for entry in options.runs or ()]
+    measured = [state for net in nets for state in measure_net(net, options)]
+    write_csv(folder / "responses.csv", measured)
+    draw_responses(folder / "responses.png", measured)
+    draw_gradients(folder / "gradients.png", measured)
+    print(f"{', '.join(MADE)} are in {folder}")
+
+
+def gather(argv: Sequence[str], name: str) -> list[str]:
+    """Make `--name a b c` one list, so that a shell's `*` may stand for several."""
+    words = list(argv)
+    if f"--{name}" not in words:
+        return words
+    start = words.index(f"--{name}")
+    end = next((place for place in range(start + 1, len(words)) if words[place].startswith("--")), len(words))
+    return [*words[:start], f"--{name}={json.dumps(words[start + 1 : end])}", *words[end:]]
+
+
+def open_folder(folder: Path) -> Path:
+    """Create the output folder.
+
+    Raises:
+        UserError: where it holds an analysis already, or cannot be created.
+    """
+    there = [name for name in MADE if (folder / name).exists()]
+    if there:
+        raise UserError(f"--output {folder}: holds {there[0]} already; move it away or name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+    return folder
+
+
+def read_run(folder: Path) -> Net:
+    """The net of a finished run, by the header of its weights.
+
+    Raises:
+        UserError: for a folder without weights, or those of another task.
+    """
+    from tools.checkpoint import read_safetensors
+
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"--runs {folder}: has no model.safetensors; finish the run, or name another folder")
+    header, tensors = read_safetensors(path)
+    config = json.loads(header.get("config", "{}"))
+    if "backbone" not in config or "fc.weight" not in tensors:
+        raise UserError(f"{path}: not the net of a classification run; name a run folder of train_cls.py")
+    shape = {name: config[name] for name in NET_OPTIONS if config.get(name) not in (None, "auto")}
+    return Net(folder.name, config["backbone"], shape, path, len(tensors["fc.weight"]))
+
+
+def measure_net(net: Net, options: ResponseOptions) -> list[Measured]:
+    """A net with random weights and, where it has some, with trained ones.
+
+    Raises:
+        UserError: where the run was trained on other classes than the data has.
+    """
+    import torch
+
+    from tools.checkpoint import read_safetensors
+    from tools.responses import measure
+    from tools.responses_images import read_images
+    from tools.responses_plot import INITIAL, TRAINED, Measured
+
+    data = Path(options.data) if options.data else None
+    channels = net.options.get("in_channels", 3)
+    images, labels, classes = read_images(data, options.images, size=options.size, in_channels=channels)
+    if net.classes not in (None, classes):
+        raise UserError(
+            f"{net.name}: was trained on {net.classes} classes, {data or 'shapes'} has {classes}; name its data"
+        )
+    model = build(net, classes, seed=options.seed)
+    batch = normalise(images, model.backbone), torch.from_numpy(labels)
+    measured = [Measured(net.name, INITIAL, measure(model, *batch))]
+    if net.weights:
+        model.load_state_dict(read_safetensors(net.weights)[1])
+        measured.append(Measured(net.name, TRAINED, measure(model, *batch)))
+    return measured
+
+
+def build(net: Net, classes: int, *, seed: int) -> Classifier:
+    """The net with random weights, the same for the same seed."""
+    import torch
+
+    import classification
+
+    torch.manual_seed(seed)
+    return classification.build(net.backbone, classes, weights=None, features="last", **net.options)
+
+
+def normalise(images: np.ndarray, backbone: Any) -> Any:
+    """uint8 [N, C, H, W] -> float32 with the backbone's mean and standard deviation."""
+    import torch
+
+    mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
+    return (torch.from_numpy(images).float() / 255 - mean) / std
+
+
+if __name__ == "__main__":
+    run(main)
