@@ -1,0 +1,160 @@
+"""Responses and gradients: hand-computed nets, real files, and the mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import classification
+from backbones.errors import UserError
+from tools import analyse_responses
+from tools.checkpoint import write_safetensors
+from tools.responses import kernel3x3, measure
+from tools.responses_images import read_images
+
+
+class Net(nn.Module):
+    """conv, norm, relu in place; a lone 1x1 conv; logits of the two channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(2)
+        self.last = nn.Conv2d(2, 2, 1, bias=False)
+
+    def forward(self, x):
+        return self.last(torch.relu_(self.norm(self.first(x)))).mean(dim=(2, 3))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes of 3, 2 and 1 training images, 8x6 pixels, each of one grey."""
+    for label, count in enumerate((3, 2, 1)):
+        path = tmp_path / "data" / "train" / f"class{label}"
+        path.mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(np.full((6, 8, 3), 10 * label + number, np.uint8)).save(path / f"{number}.png")
+    return tmp_path / "data"
+
+
+def test_a_response_is_the_norms_output_before_the_nonlinearity():
+    net = Net()
+    nn.init.constant_(net.norm.weight, 3.0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    first, last = measure(net, torch.randn(8, 1, 5, 5), torch.arange(8) % 2)
+    assert (first.layer, first.kernel, last.layer, last.kernel) == ("first", (3, 3), "last", (1, 1))
+    assert first.std == pytest.approx(3, rel=1e-2)  # normalised to 1, times 3; half of it survives the relu
+    assert kernel3x3([first, last]) == [first]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_layer_without_norm_counts_as_it_is_and_gradients_are_norms():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
+    nn.init.constant_(net[0].weight, 2.0)
+    (one,) = measure(net, torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1), torch.tensor([0, 1]))
+    assert one.std == pytest.approx(2)  # 2, 2, 6, 6: mean 4, deviation 2
+    # Both logits are equal, so each image's gradient by them is (p - y) = (-.5, .5) and (.5, -.5); the weight's is the
+    # mean of image x gradient: ((-.5 + 1.5) / 2, (.5 - 1.5) / 2) = (.5, -.5), whose norm is sqrt(.5).
+    assert one.gradient == pytest.approx(0.5**0.5)
+
+
+def test_too_few_images_and_hidden_convolutions_are_refused():
+    with pytest.raises(UserError, match="at least 2"):
+        measure(Net(), torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(UserError, match="no convolution"):
+        measure(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
+
+
+def test_images_come_from_every_class_in_turn(folder: Path):
+    images, labels, classes = read_images(folder, 5, size=None, in_channels=3)
+    assert (images.shape, images.dtype, classes) == ((5, 3, 6, 6), np.uint8, 3)
+    assert labels.tolist() == [0, 1, 2, 0, 1]
+    assert images[:, 0, 0, 0].tolist() == [0, 10, 20, 1, 11]
+    grey, _, _ = read_images(folder, 2, size=4, in_channels=1)
+    assert grey.shape == (2, 1, 4, 4)
+
+
+def save_run(path: Path, classes: int) -> Path:
+    """A trained run: a net whose every norm scales by 2."""
+    net = classification.build("resnet20", classes, weights=None, features="last")
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 2.0)
+    header = {"config": json.dumps({"backbone": "resnet20", "in_channels": 3, "norm": "batch", "epochs": 1})}
+    write_safetensors(path / "model.safetensors", net.state_dict(), header)
+    return path
+
+
+def test_nets_and_runs_give_a_table_and_two_pictures(folder: Path, tmp_path: Path, capsys):
+    run, out = save_run(tmp_path / "r20", 3), tmp_path / "out"
+    words = ["--images", "6", "--size", "32", "--data", str(folder), "--output", str(out)]
+    analyse_responses.main(["--backbones", "plain20", "--runs", str(run), *words])
+    assert "responses.csv" in capsys.readouterr().out
+    rows = list(csv.DictReader((out / "responses.csv").open()))
+    kinds = [(net, state) for net, state in dict.fromkeys((row["net"], row["state"]) for row in rows)]
+    assert kinds == [("plain20", "initial"), ("r20", "initial"), ("r20", "trained")]
+    # 20 layers: 19 convolutions, all of them 3x3, and the linear one; resnet20 takes option A, which has none besides.
+    assert [int(row["index"]) for row in rows if row["state"] == "trained"] == list(range(1, 20))
+    assert {row["kernel"] for row in rows} == {"3x3"}
+    for state, deviation in (("initial", 1), ("trained", 2)):
+        stds = [float(row["std"]) for row in rows if row["state"] == state]
+        assert stds == pytest.approx([deviation] * len(stds), rel=0.02)
+    assert all(float(row["gradient_norm"]) > 0 for row in rows)
+    assert {path.name for path in out.iterdir()} == set(analyse_responses.MADE)
+    assert min(Image.open(out / name).width for name in ("responses.png", "gradients.png")) > 600
+    with pytest.raises(UserError, match=r"holds responses\.csv already"):
+        analyse_responses.main(["--backbones", "plain20", *words])
+
+
+def test_several_run_folders_may_follow():
+    words = ["--runs", "a", "b", "--output", "c"]
+    assert analyse_responses.gather(words, "runs") == ['--runs=["a", "b"]', "--output", "c"]
+    assert analyse_responses.gather(["--output", "c"], "runs") == ["--output", "c"]
+
+
+def broken(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"no such thing")
+    return path
+
+
+MISTAKES = {
+    "unknown net": (lambda _: ["--backbones", "plain21"], "plain21"),
+    "no net": (lambda _: [], "name nets, or run folders with --runs"),
+    "no weights": (lambda path: ["--runs", path / "gone"], "has no model.safetensors"),
+    "broken weights": (lambda path: ["--runs", broken(path / "b")], "not a whole safetensors file"),
+    "other classes": (lambda path: ["--runs", save_run(path / "r", 5)], "r: was trained on 5 classes"),
+    "too few": (lambda _: ["--backbones", "resnet20", "--images", 7], "6 training images, 7 wanted"),
+    "one": (lambda _: ["--backbones", "resnet20", "--images", 1], "--images 1: batch norm needs at least 2"),
+    "no data": (lambda path: ["--backbones", "resnet20", "--data", path], "has no train/CLASS/ folders"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_line(name: str, folder: Path, tmp_path: Path):
+    make, text = MISTAKES[name]
+    words = ["--data", folder, "--images", 4, "--size", 32, *make(tmp_path), "--output", tmp_path / "out"]
+    with pytest.raises(UserError) as error:
+        analyse_responses.main([str(word) for word in words])
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_an_image_that_does_not_decode_is_named(folder: Path):
+    (folder / "train" / "class0" / "0.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"class0/0\.png: does not decode"):
+        read_images(folder, 3, size=None, in_channels=3)
+
+
+def test_status_2_without_traceback(script, tmp_path: Path):
+    done = script("analyse_responses.py", "--backbones", "x", "--images", 1, "--output", tmp_path / "o", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --images 1")
