@@ -10,18 +10,17 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import backbones
 import classification
-from backbones.base import FeatureInfo
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmark_classify import Setting, compare, expand, settings
+from tools.benchmark_classify import NETS, Setting, compare, expand, report, settings
 from tools.benchmark_machine import copy_rate, matmul_rate
 from tools.benchmark_nets import Job, Way, build, facts, peers, prepare, share_weights, usual_size
 from tools.benchmark_peak import peak_memory
@@ -96,6 +95,19 @@ def test_settings_of_a_precision():
     assert both[1].title() == "equal settings (fp32, channels_last)"
 
 
+@pytest.mark.parametrize(("libraries", "same", "starred"), ((["timm"], True, 0), (["timm"], False, 1), ([], False, 0)))
+def test_nets_of_another_layout_are_marked(libraries: list[str], same: bool, starred: int):
+    figures = {"images_per_second": 8.0, "floor_share": 0.5, "ratio": {}, "peak_bytes": {"ours": 2_000_000}}
+    row = {"net": "n", "size": 32, "batch": 8, "parameters": 1_500_000, "macs": 2e9, "peers": libraries}
+    row |= {"same_weights": same, "infer": {"settings": {"equal fp32": figures}}}
+    made = report([row], [Setting("equal fp32", FP32, FP32)], ["infer"])
+    (cells,) = made.tables[0].rows
+    name = "n \\*" if starred else "n"
+    assert cells == [name, "32", "8", "1.50", "2.000", "8.0", "50%", None, None, "2", None, None]
+    assert len(made.notes) == 1 + starred
+    assert not made.charts
+
+
 def test_names_and_wildcards():
     assert expand("resnet50, resnet18,resnet50") == ["resnet50", "resnet18"]
     assert expand("torchvision/vgg1?") == [
@@ -115,9 +127,7 @@ def test_peers_and_sizes_of_nets():
     assert peers("timm/inception_resnet_v2") == ["timm"]
     assert facts("resnet18", batch=2, size=None) == facts("resnet18", batch=2, size=224)
     assert usual_size("torchvision/inception_v3", None) == usual_size("timm/inception_resnet_v2", None) == 299
-    # Nets for CIFAR end at stride 4.
-    cifar = SimpleNamespace(backbone=SimpleNamespace(feature_info=[FeatureInfo("c2", 64, 4)]))
-    assert usual_size("resnet20", cifar) == 32
+    assert facts("resnet20", batch=2, size=None).size == 32
     known = facts("resnet18", batch=2, size=64)
     assert known.parameters == 11_689_512
     assert known.macs == pytest.approx(1.814e9 * (64 / 224) ** 2, rel=0.01)
@@ -192,11 +202,11 @@ def test_tables_and_charts_show_gaps(tmp_path: Path):
         "command": "c", "date": "d", "cpu": "p", "cores": 2, "flags": ["fma"], "gpu": None, "threads": 1,
         "versions": {"python": "3"}, "matmul_gflops": {"fp32": 50.0}, "copy_gbytes": 10.0,
     }  # fmt: skip
-    report = Report({"nets": []}, ["Note."], [table], [Chart("Training", ["a", "b"], {"timm": [1.2, None]})])
-    write(tmp_path, header, report, complete=False)
+    found = Report({"nets": []}, ["Note."], [table], [Chart("Training", ["a", "b"], {"timm": [1.2, None]})])
+    write(tmp_path, header, found, complete=False)
     assert {entry.name for entry in tmp_path.iterdir()} == {"results.json", "table.md"}
     assert "Not complete" in (tmp_path / "table.md").read_text()
-    write(tmp_path, header, report, complete=True)
+    write(tmp_path, header, found, complete=True)
     assert "Not complete" not in (tmp_path / "table.md").read_text()
     assert Image.open(tmp_path / "chart.png").height > 300
 
@@ -263,3 +273,9 @@ def test_a_folder_that_holds_files_is_refused(tmp_path: Path):
         benchmark.main(["classify", "--nets", "resnet18", "--output", str(tmp_path)])
     with pytest.raises(UserError, match="cannot be created"):
         benchmark.create(tmp_path / "mine.txt" / "below")
+
+
+def test_the_default_nets_are_known_and_each_named_once():
+    named = NETS.split(",")
+    assert len(set(named)) == len(named)
+    assert all(backbones.names(name) == [name] for name in named)

@@ -34,6 +34,7 @@ NOTES = (
     "gradients, moments and activations of two steps in a fresh process. Every contestant gets the same batch, fused "
     "SGD step and threads, and the same weights where layouts agree.",
 )
+OTHER_LAYOUT = "\\* The layouts of ours and of the peer differ, as do their weights: compare with care."
 
 
 @dataclass
@@ -126,6 +127,7 @@ class Benchmark:
             "batch": self.options.batch,
             "parameters": known.parameters,
             "macs": known.macs,
+            "peers": libraries,
             "same_weights": difference is not None,
             "logit_difference": difference,
         }
@@ -244,7 +246,7 @@ def report(rows: list[dict[str, Any]], settings: list[Setting], modes: list[str]
 
     return Report(
         results={"nets": rows},
-        notes=NOTES,
+        notes=[*NOTES, OTHER_LAYOUT] if any(_differs(row) for row in rows) else NOTES,
         tables=[table(rows, setting, mode) for mode in modes for setting in settings],
         charts=[found for mode in modes if (found := chart(rows, settings, mode))],
     )
@@ -261,7 +263,7 @@ def table(rows: list[dict[str, Any]], setting: Setting, mode: str) -> Table:
     made = Table(f"{MODES[mode]}, {setting.title()}", columns)
     for row in rows:
         found = row[mode]["settings"][setting.name]
-        cells: list[str | None] = [row["net"], str(row["size"]), str(row["batch"])]
+        cells: list[str | None] = [row["net"] + (" \\*" if _differs(row) else ""), str(row["size"]), str(row["batch"])]
         cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}"]
         cells += [f"{found['images_per_second']:.1f}", f"{found['floor_share']:.0%}"]
         cells += [_number(found["ratio"].get(name), "{:.2f}") for name in LIBRARIES]
@@ -282,6 +284,11 @@ def chart(rows: list[dict[str, Any]], settings: list[Setting], mode: str) -> Cha
     }
     shown = {label: values for label, values in bars.items() if any(values)}
     return Chart(MODES[mode], [row["net"] for row in compared], shown) if compared else None
+
+
+def _differs(row: dict[str, Any]) -> bool:
+    """Whether a net has peers, but none that its weights fit."""
+    return bool(row["peers"]) and not row["same_weights"]
 
 
 def _words(text: str) -> list[str]:

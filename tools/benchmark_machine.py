@@ -17,7 +17,7 @@ from tools.experiment import cores
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")
 LIBRARIES = ("torch", "torchvision", "timm")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-REPEATS = 7
+REPEATS = 20  # a second or two: on a shared machine the best moment counts
 
 
 def set_up(threads: int) -> None:

@@ -100,9 +100,9 @@ def _draw(panel: Any, chart: Chart) -> None:
     for number, (label, values) in enumerate(chart.bars.items()):
         places = [at + (number - (len(chart.bars) - 1) / 2) * width for at in range(len(values))]
         heights = [value or 0 for value in values]
-        drawn = panel.bar(places, heights, width * 0.92, label=label)
-        figures = [f"{value:.2f}" if value else "" for value in values]
-        panel.bar_label(drawn, figures, label_type="center", rotation=90, color="white", fontsize=7)
+        panel.bar(places, heights, width * 0.92, label=label)
+        for place, value in zip(places, values, strict=True):
+            _write_at_foot(panel, place, f"{value:.2f}" if value else "")
     panel.axhline(1.0, color="black", linewidth=1)
     panel.set_xticks(range(len(chart.names)), chart.names, rotation=20, ha="right", fontsize=8)
     panel.set_xlim(-0.6, len(chart.names) - 0.4)
@@ -110,6 +110,12 @@ def _draw(panel: Any, chart: Chart) -> None:
     panel.set_title(chart.title, fontsize=10)
     panel.margins(y=0.12)
     panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _write_at_foot(panel: Any, place: float, text: str) -> None:
+    """Inside the bar and below the line at 1.0, which would strike the figure out."""
+    style = {"rotation": 90, "ha": "center", "va": "bottom", "color": "white", "fontsize": 7}
+    panel.annotate(text, (place, 0), xytext=(0, 3), textcoords="offset points", **style)
 
 
 def _facts(header: dict[str, Any]) -> str:
