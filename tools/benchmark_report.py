@@ -114,7 +114,7 @@ def _draw(panel: Any, chart: Chart) -> None:
 
 def _write_at_foot(panel: Any, place: float, text: str) -> None:
     """Inside the bar and below the line at 1.0, which would strike the figure out."""
-    style = {"rotation": 90, "ha": "center", "va": "bottom", "color": "white", "fontsize": 7}
+    style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "bottom", "color": "white", "fontsize": 7}
     panel.annotate(text, (place, 0), xytext=(0, 3), textcoords="offset points", **style)
 
 
