@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+import backbones
 import classification
 from backbones.errors import UserError
 from tools import analyse_responses
+from tools.analyse_images import read_batch
 from tools.checkpoint import write_safetensors
 from tools.responses import kernel3x3, measure
-from tools.responses_images import read_images
 
 
 class Net(nn.Module):
@@ -72,18 +73,26 @@ def test_too_few_images_and_hidden_convolutions_are_refused():
         measure(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
 
 
-def test_images_come_from_every_class_in_turn(folder: Path):
-    images, labels, classes = read_images(folder, 5, size=None, in_channels=3)
-    assert (images.shape, images.dtype, classes) == ((5, 3, 6, 6), np.uint8, 3)
-    assert labels.tolist() == [0, 1, 2, 0, 1]
-    assert images[:, 0, 0, 0].tolist() == [0, 10, 20, 1, 11]
-    grey, _, _ = read_images(folder, 2, size=4, in_channels=1)
+def test_images_come_from_every_class(folder: Path):
+    backbone = backbones.build("resnet20", weights=None)
+    images, labels, classes = read_batch(folder, 3, size=None, backbone=backbone)
+    assert (images.shape, images.dtype, classes) == ((3, 3, 6, 6), torch.uint8, 3)
+    assert labels.tolist() == [0, 0, 1]  # of 3, 2 and 1 images those at places 0, 2 and 4
+    assert images[:, 0, 0, 0].tolist() == [0, 2, 11]
+    grey, _, _ = read_batch(folder, 2, size=4, backbone=backbones.build("resnet20", weights=None, in_channels=1))
     assert grey.shape == (2, 1, 4, 4)
+
+
+def test_objects_of_the_built_in_shapes(small_shapes: Path, monkeypatch):
+    monkeypatch.setattr("tools.shapes.prepare", lambda: small_shapes)
+    images, labels, classes = read_batch(None, 12, size=32, backbone=backbones.build("resnet20", weights=None))
+    assert (images.shape, classes) == ((12, 3, 32, 32), 6)
+    assert labels[:6].tolist() == list(range(6))
 
 
 def save_run(path: Path, classes: int) -> Path:
     """A trained run: a net whose every norm scales by 2."""
-    net = classification.build("resnet20", classes, weights=None, features="last")
+    net = classification.build("resnet20", classes, weights=None)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 2.0)
@@ -133,7 +142,7 @@ MISTAKES = {
     "other classes": (lambda path: ["--runs", save_run(path / "r", 5)], "r: was trained on 5 classes"),
     "too few": (lambda _: ["--backbones", "resnet20", "--images", 7], "6 training images, 7 wanted"),
     "one": (lambda _: ["--backbones", "resnet20", "--images", 1], "--images 1: batch norm needs at least 2"),
-    "no data": (lambda path: ["--backbones", "resnet20", "--data", path], "has no train/CLASS/ folders"),
+    "no data": (lambda path: ["--backbones", "resnet20", "--data", path], "has no folder train/"),
 }
 
 
@@ -151,7 +160,7 @@ def test_mistakes_get_one_line(name: str, folder: Path, tmp_path: Path):
 def test_an_image_that_does_not_decode_is_named(folder: Path):
     (folder / "train" / "class0" / "0.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"class0/0\.png: does not decode"):
-        read_images(folder, 3, size=None, in_channels=3)
+        read_batch(folder, 3, size=None, backbone=backbones.build("resnet20", weights=None))
 
 
 def test_status_2_without_traceback(script, tmp_path: Path):

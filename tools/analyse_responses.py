@@ -25,8 +25,6 @@ from tools.cli import parse, run
 from tools.options import require
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from classification.model import Classifier
     from tools.responses_plot import Measured
 
@@ -44,7 +42,7 @@ class ResponseOptions:
         runs: run folders of train_cls.py; several may follow, as `runs/*` does.
         data: folder with train/CLASS/*; absent: objects of the built-in shapes.
         images: in the batch.
-        size: side of the images in pixels; absent: that of the first one.
+        size: side of the images in pixels; absent: the run's crop, or the first image's shorter side.
         seed: of random weights.
     """
 
@@ -78,6 +76,7 @@ class Net:
         name: what legend and table call it.
         weights: file of its trained weights, or None for a net that stays random.
         classes: number of them, or None for that of the data.
+        size: side of its images in pixels, or None for that of the data.
     """
 
     name: str
@@ -85,6 +84,7 @@ class Net:
     options: dict[str, Any]
     weights: Path | None = None
     classes: int | None = None
+    size: int | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -146,7 +146,7 @@ def read_run(folder: Path) -> Net:
     if "backbone" not in config or "fc.weight" not in tensors:
         raise UserError(f"{path}: not the net of a classification run; name a run folder of train_cls.py")
     shape = {name: config[name] for name in NET_OPTIONS if config.get(name) not in (None, "auto")}
-    return Net(folder.name, config["backbone"], shape, path, len(tensors["fc.weight"]))
+    return Net(folder.name, config["backbone"], shape, path, len(tensors["fc.weight"]), config.get("crop_size"))
 
 
 def measure_net(net: Net, options: ResponseOptions) -> list[Measured]:
@@ -155,26 +155,23 @@ def measure_net(net: Net, options: ResponseOptions) -> list[Measured]:
     Raises:
         UserError: where the run was trained on other classes than the data has.
     """
-    import torch
-
+    from tools.analyse_images import read_batch
     from tools.checkpoint import read_safetensors
     from tools.responses import measure
-    from tools.responses_images import read_images
     from tools.responses_plot import INITIAL, TRAINED, Measured
 
     data = Path(options.data) if options.data else None
-    channels = net.options.get("in_channels", 3)
-    images, labels, classes = read_images(data, options.images, size=options.size, in_channels=channels)
+    backbone = build(net, net.classes or 1, seed=options.seed).backbone
+    images, labels, classes = read_batch(data, options.images, size=options.size or net.size, backbone=backbone)
     if net.classes not in (None, classes):
         raise UserError(
             f"{net.name}: was trained on {net.classes} classes, {data or 'shapes'} has {classes}; name its data"
         )
     model = build(net, classes, seed=options.seed)
-    batch = normalise(images, model.backbone), torch.from_numpy(labels)
-    measured = [Measured(net.name, INITIAL, measure(model, *batch))]
+    measured = [Measured(net.name, INITIAL, measure(model, images, labels))]
     if net.weights:
         model.load_state_dict(read_safetensors(net.weights)[1])
-        measured.append(Measured(net.name, TRAINED, measure(model, *batch)))
+        measured.append(Measured(net.name, TRAINED, measure(model, images, labels)))
     return measured
 
 
@@ -185,15 +182,7 @@ def build(net: Net, classes: int, *, seed: int) -> Classifier:
     import classification
 
     torch.manual_seed(seed)
-    return classification.build(net.backbone, classes, weights=None, features="last", **net.options)
-
-
-def normalise(images: np.ndarray, backbone: Any) -> Any:
-    """uint8 [N, C, H, W] -> float32 with the backbone's mean and standard deviation."""
-    import torch
-
-    mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
-    return (torch.from_numpy(images).float() / 255 - mean) / std
+    return classification.build(net.backbone, classes, weights=None, **net.options)
 
 
 if __name__ == "__main__":

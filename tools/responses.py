@@ -41,7 +41,7 @@ def measure(net: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
     Batch norm takes the statistics of the batch: running ones mean nothing before training.
 
     Args:
-        images: [N, C, H, W], normalised; N of 2 or above.
+        images: [N, C, H, W] as the net takes them; N of 2 or above.
         labels: [N], class numbers from 0.
 
     Raises:

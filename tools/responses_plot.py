@@ -53,9 +53,12 @@ def write_csv(path: Path, nets: Sequence[Measured]) -> None:
 def draw_responses(path: Path, nets: Sequence[Measured]) -> None:
     """Standard deviations of the 3x3 layers, in order (above) and from large to small (below), as in figure 7.
 
+    Nets with random weights are drawn only where no trained one is: batch norm makes each of their responses 1.
+
     Raises:
         UserError: where the picture cannot be written.
     """
+    nets = [net for net in nets if net.state == TRAINED] or nets
     values = [[response.std for response in kernel3x3(net.responses)] for net in nets]
     ranked = [sorted(stds, reverse=True) for stds in values]
     _draw(path, nets, [("layer index (original)", values), ("layer index (sorted by magnitude)", ranked)], "std")
