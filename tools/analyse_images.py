@@ -1,9 +1,7 @@
-"""A labelled batch for looking into a net: images of a folder of classes, or objects of the built-in shapes."""
+"""A labelled batch for looking into a net: images of a folder of classes, or the built-in shapes."""
 
 from __future__ import annotations
 
-import json
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
     """Training images without augmentation, every class with its part.
 
     Args:
-        data: folder with train/CLASS/*; None for the objects of the built-in shapes.
+        data: folder with train/CLASS/*; None for the built-in shapes.
         size: side of the images in pixels; absent: the shorter side of the first one.
         backbone: whose channels and normalisation count.
 
@@ -33,13 +31,12 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
         UserError: where there are too few images, or one does not decode.
     """
     if data is None:
-        pictures, classes = _shapes(count, backbone.in_channels)
-    else:
-        pictures, classes = _folder(data, count, backbone.in_channels)
+        from tools import shapes_crops
+
+        data = shapes_crops.prepare()
+    pictures, classes = _folder(data, count, backbone.in_channels)
     if len(pictures) < count:
-        raise UserError(
-            f"{data or 'shapes'}: {len(pictures)} training images, {count} wanted; take fewer with --images"
-        )
+        raise UserError(f"{data}: {len(pictures)} training images, {count} wanted; take fewer with --images")
     size = size or min(pictures[0][0].shape[:2])
     views = Views("center", size, size, Normalise(backbone.mean, backbone.std))
     items = [item(views(image), label=label, index=place) for place, (image, label) in enumerate(pictures)]
@@ -55,27 +52,3 @@ def _folder(data: Path, count: int, in_channels: int) -> tuple[list[Picture], in
         path = files.path(row)
         pictures.append((decode(path.read_bytes(), str(path), in_channels), int(files.labels[row])))
     return pictures, len(files.classes)
-
-
-def _shapes(count: int, in_channels: int) -> tuple[list[Picture], int]:
-    """Objects of the built-in shapes, cut out, the categories in turn."""
-    from detection.data import find_split
-    from tools import shapes
-
-    path, folder = find_split(shapes.prepare(), "train")
-    truth = json.loads(path.read_text(encoding="utf-8"))
-    files = {image["id"]: folder / image["file_name"] for image in truth["images"]}
-    categories = [category["id"] for category in truth["categories"]]
-    objects = [[record for record in truth["annotations"] if record["category_id"] == key] for key in categories]
-    turns = [(record, label) for turn in zip_longest(*objects) for label, record in enumerate(turn) if record]
-    return [(_cut(files[r["image_id"]], r["bbox"], in_channels), label) for r, label in turns[:count]], len(categories)
-
-
-def _cut(path: Path, box: list[float], in_channels: int) -> np.ndarray:
-    """The square about a box `[x, y, width, height]` as far as it lies in the image."""
-    image = decode(path.read_bytes(), str(path), in_channels)
-    x, y, width, height = box
-    half = max(width, height) / 2
-    left, top = (max(0, round(middle - half)) for middle in (x + width / 2, y + height / 2))
-    side = max(1, round(2 * half))
-    return image[top : top + side, left : left + side]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class ResponseOptions:
         output: folder for the table and the pictures.
         backbones: registered names with commas between, for nets with random weights.
         runs: run folders of train_cls.py; several may follow, as `runs/*` does.
-        data: folder with train/CLASS/*; absent: objects of the built-in shapes.
+        data: folder with train/CLASS/*; absent: the built-in shapes.
         images: in the batch.
         size: side of the images in pixels; absent: the run's crop, or the first image's shorter side.
         seed: of random weights.
@@ -76,7 +76,7 @@ class Net:
         name: what legend and table call it.
         weights: file of its trained weights, or None for a net that stays random.
         classes: number of them, or None for that of the data.
-        size: side of its images in pixels, or None for that of the data.
+        given: what it was trained on: `crop_size`, `mean` and `std`, where it says so.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Net:
     options: dict[str, Any]
     weights: Path | None = None
     classes: int | None = None
-    size: int | None = None
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -145,8 +145,10 @@ def read_run(folder: Path) -> Net:
     config = json.loads(header.get("config", "{}"))
     if "backbone" not in config or "fc.weight" not in tensors:
         raise UserError(f"{path}: not the net of a classification run; name a run folder of train_cls.py")
+    given = json.loads(header.get("meta", "{}")).get("input", {})
+    config = {**config, "in_channels": given.get("in_channels")}
     shape = {name: config[name] for name in NET_OPTIONS if config.get(name) not in (None, "auto")}
-    return Net(folder.name, config["backbone"], shape, path, len(tensors["fc.weight"]), config.get("crop_size"))
+    return Net(folder.name, config["backbone"], shape, path, len(tensors["fc.weight"]), given)
 
 
 def measure_net(net: Net, options: ResponseOptions) -> list[Measured]:
@@ -162,7 +164,8 @@ def measure_net(net: Net, options: ResponseOptions) -> list[Measured]:
 
     data = Path(options.data) if options.data else None
     backbone = build(net, net.classes or 1, seed=options.seed).backbone
-    images, labels, classes = read_batch(data, options.images, size=options.size or net.size, backbone=backbone)
+    size = options.size or net.given.get("crop_size")
+    images, labels, classes = read_batch(data, options.images, size=size, backbone=backbone)
     if net.classes not in (None, classes):
         raise UserError(
             f"{net.name}: was trained on {net.classes} classes, {data or 'shapes'} has {classes}; name its data"
@@ -182,7 +185,10 @@ def build(net: Net, classes: int, *, seed: int) -> Classifier:
     import classification
 
     torch.manual_seed(seed)
-    return classification.build(net.backbone, classes, weights=None, **net.options)
+    model = classification.build(net.backbone, classes, weights=None, **net.options)
+    for name in ("mean", "std"):  # a run may have taken those of its data
+        setattr(model.backbone, name, tuple(net.given.get(name, getattr(model.backbone, name))))
+    return model
 
 
 if __name__ == "__main__":
