@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, norm_table
+from backbones.state_file import read_meta
 
 if TYPE_CHECKING:
     from backbones.weights import LoadReport
@@ -89,7 +90,14 @@ class Backbone(nn.Module):
         self.adopt_normalisation(weights)
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
-        """Take over the mean and std that the named weights were trained with, where those of a net differ."""
+        """Take over the mean and std that the named weights were trained with, where those of a net differ.
+
+        Files of ours say them.
+        """
+        given = read_meta(weights).get("input", {})
+        mean, std = given.get("mean", ()), given.get("std", ())
+        if len(mean) == len(std) == self.in_channels:
+            self.mean, self.std = tuple(mean), tuple(std)
 
     def stages(self) -> list[list[nn.Module]]:
         """The stem, then the modules of each level in order."""

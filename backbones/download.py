@@ -36,13 +36,24 @@ def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
     """
     from torchvision.models import get_model_weights
 
+    return read_state(fetch(get_model_weights(name)[torchvision_tag(name, tag)].url, what=name))
+
+
+def torchvision_tag(name: str, tag: str) -> str:
+    """torchvision's own name of the weights that `tag` means.
+
+    Raises:
+        UserError: where it has none such.
+    """
+    from torchvision.models import get_model_weights
+
     published = get_model_weights(name).__members__
     if tag == "imagenet" and published:
         tag = "IMAGENET1K_V1" if "IMAGENET1K_V1" in published else get_model_weights(name).DEFAULT.name
     if tag not in published:
         tags = ", ".join(published) or "none"
         raise UserError(f"{name}: no weights {tag!r}; torchvision has {tags}; or give a file, or weights=None")
-    return read_state(fetch(published[tag].url, what=name))
+    return tag
 
 
 def fetch(url: str, *, what: str) -> Path:

@@ -60,6 +60,7 @@ class TimmBackbone(Backbone):
         return str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
+        super().adopt_normalisation(weights)
         config = _pretrained_config(self.source[1], str(weights))
         if config is not None:
             self.mean = per_channel(config.mean, self.in_channels)

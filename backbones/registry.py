@@ -148,7 +148,12 @@ def _check_options(**options: Any) -> None:
     channels = options.pop("in_channels")
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise UserError(f"in_channels={channels!r}: expected a whole number of at least 1")
-    for key, allowed in (("output_stride", _STRIDES), ("norm", _NORMS), ("stride_style", _STYLES), ("shortcut", _SHORTCUTS)):
+    for key, allowed in (
+        ("output_stride", _STRIDES),
+        ("norm", _NORMS),
+        ("stride_style", _STYLES),
+        ("shortcut", _SHORTCUTS),
+    ):
         if options[key] not in allowed:
             raise UserError(f"{key}={options[key]!r}: expected one of {', '.join(map(repr, allowed))}")
 
@@ -159,4 +164,6 @@ def _check_features(features: Features) -> None:
     listed = features if isinstance(features, (tuple, list)) else ()
     levels = [int(f[1:]) if isinstance(f, str) and re.fullmatch(r"c\d", f) else -1 for f in listed]
     if not levels or -1 in levels or levels != sorted(set(levels)):
-        raise UserError(f"features={features!r}: expected 'all', 'last' or names such as ('c2', 'c5'), rising and distinct")
+        raise UserError(
+            f"features={features!r}: expected 'all', 'last' or names such as ('c2', 'c5'), rising and distinct"
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from backbones.base import Backbone, FeatureInfo, LastStage, choose_features
-from backbones.blocks import BasicBlock, BlockType, Bottleneck, Norm, conv3x3, make_shortcut, recomputed
+from backbones.blocks import BasicBlock, BlockType, Bottleneck, conv3x3, make_shortcut, recomputed
 from backbones.errors import UserError
 from backbones.norm import NORMS, conv_norm
 from backbones.registry import register
@@ -92,7 +92,9 @@ class ResNet(Backbone):
         strange = [key for key in report.unexpected if ".downsample." in key]
         if strange and self._shortcut in (None, "A"):
             kind = "no shortcuts" if self._shortcut is None else "shortcuts without parameters (option A)"
-            raise UserError(f"{self.name}: {report.source} has projection shortcuts ({strange[0]}), this net has {kind}")
+            raise UserError(
+                f"{self.name}: {report.source} has projection shortcuts ({strange[0]}), this net has {kind}"
+            )
         super().accept(report, weights)
 
     def stages(self) -> list[list[nn.Module]]:

@@ -1,5 +1,6 @@
 """Reading weights files: safetensors, or pickles through torch's restricted reader, which runs no code."""
 
+import json
 import os
 import pickle
 import re
@@ -41,6 +42,21 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path}: holds no weights by name; expected a state dict, bare or under 'state_dict' or 'model'"
         )
     return _without_shared_prefix(state)
+
+
+def read_meta(weights: str | os.PathLike[str]) -> dict[str, Any]:
+    """What one of our own files says of itself: classes, input, options; empty for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(weights)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}  # whoever reads the tensors says what is wrong with the file
+    return meta if isinstance(meta, dict) else {}
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from backbones.download import fetch, timm_pretrained, timm_state, torchvision_state
 from backbones.errors import UserError
-from backbones.state_file import read_state
+from backbones.state_file import read_meta, read_state
 
 __all__ = [
     "LoadReport",
@@ -18,6 +18,7 @@ __all__ = [
     "fetch",
     "load",
     "load_state",
+    "read_meta",
     "read_state",
     "state_for",
     "timm_pretrained",
@@ -25,7 +26,7 @@ __all__ = [
     "torchvision_state",
 ]
 
-_CLASSIFIERS = ("fc.", "classifier.", "head.")
+_CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 # What training code wraps a net in; torchvision's detectors keep theirs under backbone.body.
 _WRAPPED = re.compile(r"(?:module|_orig_mod|model|backbone|body|net|encoder)\.")
@@ -67,7 +68,7 @@ class LoadReport:
             self,
             matched=self.matched + fc,
             unexpected=tuple(k for k in self.unexpected if k not in fc),
-            ignored=tuple(k for k in self.ignored if not k.endswith(fc)),
+            ignored=tuple(k for k in self.ignored if not k.endswith((*fc, "linear.bias", "linear.weight"))),
         )
 
 

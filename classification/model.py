@@ -1,9 +1,11 @@
 """The classification net: a backbone's last feature, global average pool, linear layer."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import backbones
@@ -17,6 +19,7 @@ class Classifier(nn.Module):
 
     Attributes:
         load_report: what the weights gave, linear layer included; None where none were asked for here.
+        label_smoothing: of the training loss (Szegedy et al. 2016), 0..1.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
@@ -27,11 +30,48 @@ class Classifier(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(backbone.feature_info[-1].channels, num_classes)
         self.load_report: LoadReport | None = backbone.load_report
+        self.label_smoothing = 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W], normalised with the backbone's mean and std -> logits [N, num_classes]."""
+    def logits(self, x: Tensor) -> Tensor:
+        """[N, C, H, W], normalised with the backbone's mean and std -> [N, num_classes]."""
         x = self.backbone(x)[self.backbone.feature_info[-1].name]
         return self.fc(torch.flatten(self.avgpool(x), 1))
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
+        """Logits `[N, num_classes]`, or with targets the training loss.
+
+        Args:
+            images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
+            targets: `label`, numbers `[N]` or probabilities `[N, num_classes]`.
+        """
+        logits = self.logits(normalised(images, self.backbone.mean, self.backbone.std))
+        if targets is None:
+            return logits
+        return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
+
+
+class ViewAverage(nn.Module):
+    """Class probabilities of images by the mean over views of them, as the ten-crop and multi-scale tests do.
+
+    A whole picture instead of a crop makes the net fully convolutional: the pool averages the scores over all places.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """A list of views `[N, C, h, w]`, which may differ in size -> `[N, num_classes]`."""
+        return torch.stack([self.model(view).float().softmax(1) for view in views]).mean(0)
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes 0..255 brought to zero mean and unit deviation by channel; floating images are so already."""
+    if images.dtype != torch.uint8:
+        return images
+    images = images.to(memory_format=torch.channels_last).float()
+    low = images.new_tensor(mean)[:, None, None] * 255
+    return (images - low) / (images.new_tensor(std)[:, None, None] * 255)
 
 
 def build(
@@ -44,7 +84,7 @@ def build(
     """Build a classification net.
 
     Args:
-        backbone: a name, or a `Backbone` (with features=("c5",), so that no part of it is idle).
+        backbone: a name, or a `Backbone` (with features="last", so that no part of it is idle).
         num_classes: number of logits.
         weights: as for `backbones.build`. The linear layer is taken from the same file where its number of
             classes is `num_classes`; otherwise it stays random and the report lists it as missing.
@@ -68,7 +108,7 @@ def build(
 
 def _trunk(name: str, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> Backbone:
     """The backbone without weights yet: one reading of the file serves it and the linear layer."""
-    options = {"features": ("c5",), **options}
+    options = {"features": "last", **options}
     if options.get("norm") == "frozen" and weights is not None:
         options["norm"] = "batch"  # frozen once the weights are in
     return backbones.build(name, weights=None, **options)
@@ -82,7 +122,8 @@ def _load(model: Classifier, weights: str | os.PathLike[str]) -> LoadReport:
 
 
 def _load_fc(fc: nn.Linear, state: dict[str, Tensor]) -> bool:
-    weight, bias = state.get("fc.weight"), state.get("fc.bias")
+    # The CIFAR files of the community call the layer "linear".
+    weight, bias = (state.get(f"fc.{part}", state.get(f"linear.{part}")) for part in ("weight", "bias"))
     # Another data set's classes are no classes of this one: only the full layer counts.
     if weight is None or bias is None or weight.shape != fc.weight.shape:
         return False

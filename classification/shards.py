@@ -14,17 +14,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.errors import UserError
+from classification.data import Item, item, one_thread
 from classification.shard_index import ShardIndex, holds_shards, read_index
 from classification.shard_reader import Sample, Shard, read_shard
 
 __all__ = ["EvalShards", "ShardBatches", "ShardIndex", "ShardStream", "holds_shards", "read_index", "shard_loader"]
 
 BUFFER = 4096  # images that one process holds for shuffling, over its workers together
-Item = tuple[Tensor, dict[str, int]]
 
 
 class Decode(Protocol):
@@ -215,14 +214,13 @@ def shard_loader(
         # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
 
 
 def _item(sample: Sample, decode: Decode, augment: AugmentImage, *, in_channels: int, epoch: int) -> Item:
     image = augment(decode(sample.content, sample.name, in_channels), epoch=epoch, index=sample.index)
-    target = {"label": sample.label, "index": sample.index}
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
+    return item(image, label=sample.label, index=sample.index)
 
 
 def _some(index: ShardIndex, split: str) -> tuple[Shard, ...]:
@@ -236,10 +234,3 @@ def _worker() -> tuple[int, int]:
     """Number of this loader worker, and of all; the process itself is the only one where there are none."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
-
-
-def _one_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.weights import LoadReport, fetch, read_state
+from backbones.weights import LoadReport, fetch, read_meta, read_state
 from detection.annotations import CategoryMap
 
 COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
@@ -38,19 +36,6 @@ def read_detector(
     if (name, neck) != ("resnet50", "fpn"):
         raise UserError(f"weights 'coco': published for resnet50 with fpn, not for {name} with {neck}; name a file")
     return read_state(fetch(COCO_URL, what="fasterrcnn_resnet50_fpn"))
-
-
-def read_meta(weights: str | os.PathLike[str]) -> dict[str, Any]:
-    """What one of our own files says of itself: categories, input, options; empty for any other file."""
-    path = Path(weights)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-    except (SafetensorError, OSError, ValueError):
-        return {}  # whoever reads the tensors says what is wrong with the file
-    return meta if isinstance(meta, dict) else {}
 
 
 def load_detector(

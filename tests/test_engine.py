@@ -80,6 +80,7 @@ def run_epochs(training, loader, folder: Path, epochs: int, **options) -> tuple[
         training,
         loader,
         epochs=epochs,
+        batches=loader.batch_sampler,
         log=log,
         evaluate=lambda: evaluate(training.evaluated, measure, Errors(), precision=training.precision),
         save=saved.append,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -39,6 +39,18 @@ class Evaluator(Protocol):
     def merge(self, states: Iterable[Any]) -> None: ...
 
     def compute(self) -> dict[str, Any]: ...
+
+
+class Batches(Protocol):
+    """How the batches of an epoch are counted, and where the loader begins."""
+
+    batch_size: int
+    accumulate: int
+
+    @property
+    def steps(self) -> int: ...
+
+    def seek(self, epoch: int, step: int = 0) -> None: ...
 
 
 @dataclass
@@ -106,6 +118,7 @@ def fit(
     loader: DataLoader,
     *,
     epochs: int,
+    batches: Batches,
     log: RunLog,
     evaluate: Callable[[], dict[str, Any]],
     save: Callable[[str], None],
@@ -117,7 +130,8 @@ def fit(
     """Train to the end of the last epoch; evaluate, log and save along the way.
 
     Args:
-        loader: over `distributed.TrainBatches`.
+        loader: yields this process's batches of an epoch, beginning where `batches` was told to.
+        batches: `distributed.TrainBatches`, or a stream's like of them.
         evaluate: measures `training.evaluated`.
         save: called with "last" and, after a new best value of `metric`, with "best".
 
@@ -125,11 +139,10 @@ def fit(
         The last evaluation's results.
     """
     results: dict[str, Any] = {}
-    batches = _batches(loader)
     with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
         for epoch in range(training.epoch, epochs):
             batches.seek(epoch, training.epoch_step)
-            for losses in train_epoch(training, loader, clip_norm=clip_norm):
+            for losses in train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm):
                 _report(training, losses, log, progress, batches, epochs)
                 if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
                     save("last")
@@ -152,11 +165,12 @@ def _is_best(training: Training, score: float | None) -> bool:
     return better
 
 
-def train_epoch(training: Training, loader: DataLoader, *, clip_norm: float = 0.0) -> Iterable[dict[str, torch.Tensor]]:
+def train_epoch(
+    training: Training, loader: DataLoader, *, accumulate: int = 1, clip_norm: float = 0.0
+) -> Iterable[dict[str, torch.Tensor]]:
     """One pass over the training images; yields the losses of each optimizer step, averaged over its batches."""
     model, precision = training.model, training.precision
     model.train()
-    accumulate = _batches(loader).accumulate
     sums: dict[str, torch.Tensor] = {}
     for position, batch in enumerate(loader, start=1):
         images, targets = to_device(batch, precision.device)
@@ -230,10 +244,6 @@ def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter).copy_(value)
 
 
-def _batches(loader: DataLoader) -> distributed.TrainBatches:
-    return cast(distributed.TrainBatches, loader.batch_sampler)
-
-
 def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager:
     return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
@@ -244,11 +254,18 @@ def _refuse_non_finite(total: torch.Tensor, losses: dict[str, torch.Tensor], tra
     if distributed.mean(broken.to(total.device)) == 0:
         return
     terms = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
-    ids = [int(target["image_id"]) for target in targets if isinstance(target, dict) and "image_id" in target]
+    ids = _image_ids(targets)
     raise UserError(
         f"the loss is not finite at step {training.step + 1} of process {distributed.rank()}: {terms}; "
         f"lr {training.optimizer.param_groups[0]['lr']:.3g}; images {ids}; try a lower --lr or a longer --warmup"
     )
+
+
+def _image_ids(targets: Any) -> list[int]:
+    """Of a batch of detection's (a dict an image) or of classification's (a dict of tensors)."""
+    if isinstance(targets, dict):
+        return targets["index"].tolist()
+    return [int(target["image_id"]) for target in targets if isinstance(target, dict)]
 
 
 def _progress(steps: int, done: int, batch_size: int) -> tqdm:
@@ -268,7 +285,7 @@ def _report(
     losses: dict[str, torch.Tensor],
     log: RunLog,
     progress: tqdm,
-    batches: distributed.TrainBatches,
+    batches: Batches,
     epochs: int,
 ) -> None:
     """Move the bar; every few steps read the losses (which waits for the device), show and log them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from backbones.errors import UserError
 from tools import checkpoint, distributed, optim
+from tools.cost import macs, parameters
 from tools.engine import Precision, Training
 from tools.files import write_text
 from tools.options import RunOptions, TrainOptions
@@ -106,6 +108,18 @@ class Experiment:
     def save_model(self, model: nn.Module) -> None:
         """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
         distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
+
+    def costs(self, model: nn.Module, size: int) -> dict[str, Any]:
+        """What the run cost: `parameters`, `macs` of one image of `size` pixels, `peak_memory` in bytes of this process.
+
+        The memory is the device's where there is one, else the process's own, its libraries included.
+        """
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        channels = model.backbone.in_channels
+        return {"parameters": parameters(model), "macs": macs(model, size, channels), "peak_memory": peak}
 
     def open_folder(self) -> None:
         """Create the run folder with `config.yaml`, which `--config` reads back.

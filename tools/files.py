@@ -1,9 +1,12 @@
-"""Text and JSON files that a reader, or a kill, never meets half written."""
+"""Files and folders that a reader, or a kill, never meets half written."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +30,27 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write JSON as `write_text` writes text; see there for the errors."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
+    """Write a folder beside its final place, then rename it: the final folder is complete from its first moment.
+
+    Several processes may call this at once: one writes, the others wait for it.
+
+    Args:
+        write: fills a folder of the path that it is given.
+    """
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if is_complete():  # another process was faster
+            return
+        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):  # of a killed process
+            shutil.rmtree(left_over, ignore_errors=True)
+        unfinished = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+        try:
+            write(unfinished)
+            unfinished.rename(folder)  # replaces an empty folder, refuses any other
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ itself must not shadow other modules
 
 from backbones.errors import UserError
+from tools.files import create_once
 
 VERSION = 2  # raise it whenever the bytes change: the cache folder carries it
 SPLITS = ("train", "val")
@@ -100,7 +99,7 @@ def generate(folder: Path, *, train: int, val: int, size: int, seed: int) -> Pat
     if _is_complete(folder, recipe):
         return folder
     try:
-        _generate_locked(folder, recipe)
+        create_once(folder, is_complete=lambda: _is_complete(folder, recipe), write=lambda at: _write(at, recipe))
     except OSError as error:
         raise UserError(
             f"cannot write the shapes dataset to {folder}: {error.strerror or error}; name a writable folder "
@@ -150,24 +149,6 @@ def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
 
 def _in_the_way(folder: Path, trouble: str) -> str:
     return f"{folder}: {trouble}; delete it to have the shapes generated there, or name another folder"
-
-
-def _generate_locked(folder: Path, recipe: dict[str, int]) -> None:
-    """Generate beside the final place, then rename: the final folder is complete from its first moment."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        if _is_complete(folder, recipe):  # another process was faster
-            return
-        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):  # of a killed generation
-            shutil.rmtree(left_over, ignore_errors=True)
-        unfinished = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-        try:
-            _write(unfinished, recipe)
-            unfinished.rename(folder)  # replaces an empty folder, refuses any other
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write(folder: Path, recipe: dict[str, int]) -> None:

@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             training,
             loader(train, workers=experiment.workers, batch_sampler=batches),
             epochs=options.train.epochs,
+            batches=batches,
             log=log,
             evaluate=lambda: measure(training.evaluated),
             save=lambda name: experiment.save(training, name),
@@ -278,7 +279,7 @@ def _paths(data: DataOptions, split: Literal["train", "val"]) -> tuple[Path, Pat
 
 def _other_settings(model: ModelOptions) -> str:
     """A warning where our own file was trained with other settings of what boxes are read from."""
-    from detection.weights import read_meta
+    from backbones.weights import read_meta
 
     before, now = read_meta(model.weights).get("model", {}), asdict(model)
     odd = [

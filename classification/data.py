@@ -1,0 +1,213 @@
+"""Folders of classes as a dataset of (image, target) pairs, and the loaders over it.
+
+ImageNet's layout: `train/CLASS/*.jpg` and `val/CLASS/*.jpg`; the classes are the folders' names in sorted order. Pictures are
+JPEG, PNG, WebP or BMP; `.npy` files are arrays `[H, W]` or `[H, W, bands]` of any number of bands.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from backbones.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy")
+Item = tuple[Tensor | list[Tensor], dict[str, int]]
+
+
+class ClassFolder(Dataset):
+    """The images of one split.
+
+    An item is a uint8 image `[C, h, w]` (float32 and normalised where the file is an array of other numbers), or a list of
+    such views in evaluation, and a target: `label` from 0 and `index`, the image's place in the split.
+
+    Args:
+        root: folder of class folders.
+        transform: `Augment` or `Views`; None for raw pixels.
+        in_channels: channels that an image must have.
+        indices: which images, in order; all by default.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        transform: Callable[..., Any] | None,
+        *,
+        in_channels: int,
+        indices: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
+        self.root, self.transform, self.in_channels = root, transform, in_channels
+        self.classes, self.files, self.labels = scan(root)
+        self.indices = np.arange(len(self.files)) if indices is None else np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        """One image; a key `(epoch, index)` chooses the augmentation, a plain index stands for epoch 0.
+
+        Raises:
+            UserError: naming the file, where it does not decode or has another number of channels.
+        """
+        epoch, place = key if isinstance(key, tuple) else (0, key)
+        row = int(self.indices[place])
+        path = self.path(row)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        image = decode(content, str(path), self.in_channels)
+        if self.transform is not None:
+            image = self.transform(image, epoch=epoch, index=row)
+        return item(image, label=int(self.labels[row]), index=row)
+
+    def seen_by(self, transform: Callable[..., Any] | None, *, in_channels: int, indices: np.ndarray) -> ClassFolder:
+        """The same files, not listed again, through another transform."""
+        other = copy.copy(self)
+        other.transform, other.in_channels, other.indices = transform, in_channels, indices
+        return other
+
+    def path(self, row: int) -> Path:
+        """The file of an image by its place in the split."""
+        return self.root / self.files[row].decode()
+
+
+def scan(root: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Classes, files `[N]` (bytes, relative to `root`) and labels `[N]` of a folder of class folders.
+
+    Raises:
+        UserError: where the folder, its classes or a class's images are absent.
+    """
+    if not root.is_dir():
+        raise UserError(f"--data {root.parent}: has no folder {root.name}/; expected train/CLASS/* and val/CLASS/*")
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise UserError(f"{root}: has no class folders; expected {root.name}/CLASS/*.jpg")
+    files: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(p.relative_to(root) for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"{root / name}: a class without images ({', '.join(SUFFIXES)}); fill or remove the folder")
+        files += [str(path).encode() for path in found]
+        labels += [label] * len(found)
+    # Packed: a list of a million Python objects would be copied into each worker by its reference counts.
+    return tuple(classes), np.array(files, dtype=np.bytes_), np.array(labels, dtype=np.int64)
+
+
+def require_same_classes(train: Sequence[str], val: Sequence[str], *, here: str, there: str) -> None:
+    """Refuse splits whose classes differ: the numbers of one would mean other names in the other.
+
+    Raises:
+        UserError: naming up to three classes that only one of them has.
+    """
+    odd = sorted(set(train) ^ set(val))
+    if odd:
+        shown = ", ".join(f"{name} (only in {here if name in train else there})" for name in odd[:3])
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise UserError(f"the classes of {here} and {there} differ: {shown}{more}; both need the same class folders")
+
+
+def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
+    """An image file's bytes to `[H, W, in_channels]`: uint8, or float32 for arrays of other numbers.
+
+    Pictures become grey for one channel and RGB for three, turned as their EXIF orientation says; 16-bit arrays are scaled
+    to 0..1, floating ones stay as they are.
+
+    Raises:
+        UserError: naming the file, where it does not decode or has another number of channels.
+    """
+    image = _array(content, name) if name.lower().endswith(".npy") else _picture(content, name, in_channels)
+    if image.shape[2] != in_channels:
+        raise UserError(
+            f"{name}: has {image.shape[2]} channels, not {in_channels}; take --in-channels {image.shape[2]}"
+        )
+    if not image.size:
+        raise UserError(f"{name}: is empty, {image.shape[1]}x{image.shape[0]} pixels; replace or remove it")
+    if image.dtype == np.uint8:
+        return image
+    return (image / 65535).astype(np.float32) if image.dtype == np.uint16 else image.astype(np.float32)
+
+
+def channels_of(path: Path) -> int:
+    """Channels that a file asks for: an array's bands, and three of any picture."""
+    return decode_array(path).shape[2] if path.suffix.lower() == ".npy" else 3
+
+
+def decode_array(path: Path) -> np.ndarray:
+    """The `[H, W, bands]` array of a `.npy` file, in its own type."""
+    return _array(path.read_bytes(), str(path))
+
+
+def item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Item:
+    """A dataset's item from pixels `[H, W, C]`, or from a list of views of them."""
+    target = {"label": label, "index": index}
+    if isinstance(image, list):
+        return [_tensor(view) for view in image], target
+    return _tensor(image), target
+
+
+def collate(items: Iterable[Item]) -> tuple[Any, dict[str, Tensor]]:
+    """Images `[N, C, h, w]`, or a list of them for each view, and targets `[N]`."""
+    images, targets = zip(*items, strict=True)
+    batch = {key: torch.tensor([target[key] for target in targets]) for key in targets[0]}
+    if isinstance(images[0], list):
+        return [torch.stack(views) for views in zip(*images, strict=True)], batch
+    return torch.stack(images), batch
+
+
+def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any] = collate, **batching: Any) -> DataLoader:
+    """A data loader; `batching` is a `batch_sampler`, or a `sampler` and a `batch_size`."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=one_thread,
+        **batching,
+    )
+
+
+def one_thread(worker: int) -> None:
+    """Keep a worker from spreading over the cores that its siblings use."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _picture(content: bytes, name: str, in_channels: int) -> np.ndarray:
+    if in_channels not in (1, 3):
+        raise UserError(f"{name}: a picture gives 1 or 3 channels, not {in_channels}; store bands as .npy arrays")
+    flags = cv2.IMREAD_GRAYSCALE if in_channels == 1 else cv2.IMREAD_COLOR_RGB
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{name}: does not decode: cut short, damaged or no image; replace or remove it")
+    return image.reshape(*image.shape[:2], in_channels)
+
+
+def _array(content: bytes, name: str) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise UserError(f"{name}: does not decode: cut short, damaged or no array; replace or remove it") from None
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "uif":
+        raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; mend or remove it")
+    return array.reshape(*array.shape[:2], -1)
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,92 @@
+"""Top-1 and top-5 accuracy, exact over any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rows = dict[str, np.ndarray]
+
+
+class TopK:
+    """Collects one row an image and counts at the end, so that no order of summation depends on the processes.
+
+    Args:
+        classes: names by label.
+        prefix: put before the names of the figures, such as "train_".
+    """
+
+    def __init__(self, classes: Sequence[str], *, prefix: str = "") -> None:
+        self.classes, self.prefix = tuple(classes), prefix
+        self._parts: list[Rows] = []
+
+    def update(self, probabilities: Tensor, targets: dict[str, Tensor]) -> None:
+        """Add a batch: probabilities `[N, classes]`, `label` `[N]` and `index` `[N]`."""
+        scores = probabilities.float().cpu()
+        labels = targets["label"].cpu()
+        own = scores.gather(1, labels[:, None])
+        # Ties and NaN count against the net: a constant output must not look right.
+        rank = (~(scores < own)).sum(1) - 1
+        best = scores.max(1)
+        part = {
+            "index": targets["index"].cpu(),
+            "label": labels,
+            "rank": rank,
+            "predicted": best.indices,
+            "confidence": best.values,
+            "loss": -torch.log(own[:, 0].clamp(min=1e-12)),
+        }
+        self._parts.append({name: value.numpy() for name, value in part.items()})
+
+    def state(self) -> list[Rows]:
+        """What `merge` takes; travels between processes."""
+        return self._parts
+
+    def merge(self, states: Iterable[list[Rows]]) -> None:
+        """Become the union of all processes' states."""
+        self._parts = [part for state in states for part in state]
+
+    def rows(self) -> Rows:
+        """One row an image, in the order of the split: index, label, rank of the true class, predicted, confidence, loss."""
+        if not self._parts:
+            return {name: np.zeros(0) for name in ("index", "label", "rank", "predicted", "confidence", "loss")}
+        rows = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        order = np.argsort(rows["index"], kind="stable")
+        return {name: values[order] for name, values in rows.items()}
+
+    def compute(self) -> dict[str, Any]:
+        """`top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images`, and recall by class.
+
+        A class without images, and `top5` where there are at most five classes, is None.
+        """
+        rows = self.rows()
+        hit, label = rows["rank"] < 1, rows["label"]
+        figures: dict[str, Any] = {
+            "top1": _mean(hit),
+            "top5": _mean(rows["rank"] < 5) if len(self.classes) > 5 else None,
+            "nll": _mean(rows["loss"].astype(np.float64)),
+            "images": len(hit),
+        }
+        if not self.prefix:
+            figures["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
+        return {self.prefix + name: value for name, value in figures.items()}
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """The figures as text: accuracy, error and the hardest classes."""
+    lines = [f"{results['images']} images"]
+    for name in ("top1", "top5"):
+        if results[name] is not None:
+            lines.append(f"{name}  {results[name]:7.2%}   error {1 - results[name]:7.2%}")
+    known = {name: value for name, value in results["per_class"].items() if value is not None}
+    hardest = sorted(known, key=known.__getitem__)[:5]
+    lines.append("hardest classes: " + ", ".join(f"{name} {known[name]:.1%}" for name in hardest))
+    return "\n".join(lines)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None

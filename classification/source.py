@@ -1,0 +1,154 @@
+"""Where images come from: class folders or tar shards, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from backbones.errors import UserError
+from classification.data import ClassFolder, channels_of, collate, decode, loader, require_same_classes
+from classification.shards import EvalShards, ShardBatches, ShardStream, holds_shards, read_index, shard_loader
+from classification.transforms import Augment, Views
+
+Split = Literal["train", "val"]
+
+
+class Source(Protocol):
+    """What a training script asks of its data.
+
+    Attributes:
+        classes: names by label.
+        in_channels: channels of the images.
+        train_size, val_size: images of the splits, as they are used.
+    """
+
+    classes: tuple[str, ...]
+    in_channels: int
+    train_size: int
+    val_size: int
+
+    def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
+        """Training batches, as `batches` says."""
+
+    def eval_loader(
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
+    ) -> DataLoader:
+        """This process's share of a split, or of `limit` of its images evenly spread."""
+
+    def names(self, split: Split, places: np.ndarray) -> list[str]:
+        """What to call images, by their places in the split."""
+
+    def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation by channel of `count` training images, evenly spread; bytes count as 0..1."""
+
+
+class FolderSource:
+    """`train/CLASS/*` and `val/CLASS/*`.
+
+    Args:
+        in_channels: channels that every image must have; None takes what the first file has.
+        limit: use only n images of each split, evenly spread over its classes; 0 for all.
+
+    Raises:
+        UserError: where a class is empty, the classes differ, or the files have another number of channels.
+    """
+
+    def __init__(self, root: Path, *, in_channels: int | None, limit: int = 0, splits: tuple[Split, ...]) -> None:
+        self._folders = {split: ClassFolder(root / split, None, in_channels=in_channels or 3) for split in splits}
+        self._places = {split: spread(len(folder), limit) for split, folder in self._folders.items()}
+        last = self._folders[splits[-1]]
+        for split, folder in self._folders.items():
+            require_same_classes(folder.classes, last.classes, here=str(root / split), there=str(last.root))
+        self.classes = last.classes
+        self.in_channels = in_channels or channels_of(last.path(0))
+        self.train_size = len(self._places.get("train", ()))
+        self.val_size = len(self._places["val"])
+
+    def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
+        data = self._view("train", augment, self._places["train"])
+        return loader(data, workers=workers, batch_sampler=batches, collate=collate)
+
+    def eval_loader(
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
+    ) -> DataLoader:
+        places = self._places[split]
+        shard = places[spread(len(places), limit)][rank::world_size]
+        return loader(self._view(split, views, shard), workers=workers, batch_size=batch_size, sampler=None)
+
+    def names(self, split: Split, places: np.ndarray) -> list[str]:
+        return [self._folders[split].files[place].decode() for place in places]
+
+    def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        places = self._places["train"]
+        raw = self._folders["train"].seen_by(None, in_channels=self.in_channels, indices=places)
+        moments = np.array([_moments(raw[place][0]) for place in spread(len(places), count)])
+        mean, square = moments.mean(axis=0)
+        return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())
+
+    def _view(self, split: Split, transform: Augment | Views, places: np.ndarray) -> ClassFolder:
+        return self._folders[split].seen_by(transform, in_channels=self.in_channels, indices=places)
+
+
+class ShardSource:
+    """Tar shards, local or on a server (see `classification.shards`).
+
+    Raises:
+        UserError: for a limit, which streams do not have, and where the shards or their list are broken.
+    """
+
+    def __init__(self, address: str, *, in_channels: int | None, limit: int = 0, buffer: int) -> None:
+        if limit:
+            raise UserError("--limit: not for tar shards; make smaller shards with tools/make_shards.py")
+        self._index, self._buffer = read_index(address), buffer
+        self.classes, self.in_channels = self._index.classes, in_channels or 3
+        self.train_size, self.val_size = self._index.count("train"), self._index.count("val")
+
+    def train_loader(
+        self, batches: ShardBatches, augment: Augment, *, workers: int, collate: Callable[..., Any]
+    ) -> DataLoader:
+        common: dict[str, Any] = {"decode": decode, "augment": augment, "in_channels": self.in_channels}
+        stream = ShardStream(self._index, batches, buffer=self._buffer, **common)
+        return shard_loader(stream, workers=workers, collate=collate)
+
+    def eval_loader(
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
+    ) -> DataLoader:
+        if split != "val":
+            raise UserError("--train-eval: training shards cannot be measured; take 0")
+        common: dict[str, Any] = {"decode": decode, "augment": views, "in_channels": self.in_channels}
+        part = EvalShards(self._index, batch_size=batch_size, rank=rank, world_size=world_size, **common)
+        return shard_loader(part, workers=workers, collate=collate)
+
+    def names(self, split: Split, places: np.ndarray) -> list[str]:
+        return [f"{split} sample {place}" for place in places]
+
+    def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        raise UserError("--normalise data: not for tar shards; take backbone")
+
+
+def open_source(
+    address: str, *, in_channels: int | None, limit: int = 0, buffer: int = 4096, splits: tuple[Split, ...]
+) -> FolderSource | ShardSource:
+    """The data at a folder, or at a folder or address of tar shards."""
+    if holds_shards(address):
+        return ShardSource(address, in_channels=in_channels, limit=limit, buffer=buffer)
+    if not Path(address).is_dir():
+        raise UserError(f"--data {address}: no such folder")
+    return FolderSource(Path(address), in_channels=in_channels, limit=limit, splits=splits)
+
+
+def spread(size: int, limit: int) -> np.ndarray:
+    """Places of at most `limit` (0: all) of `size` images at even distances: sorted by class, each class has its part."""
+    count = min(size, limit or size)
+    return np.arange(count) * size // max(count, 1)
+
+
+def _moments(image: Any) -> tuple[list[float], list[float]]:
+    """Mean and mean square by channel of an image tensor `[C, H, W]`."""
+    values = image.double() / (255 if image.dtype == torch.uint8 else 1)
+    return values.mean((1, 2)).tolist(), values.square().mean((1, 2)).tolist()

@@ -1,0 +1,158 @@
+"""What happens to a picture before the net: augmentation in training, views of it in evaluation.
+
+Augmentation is a pure function of (seed, epoch, index). Evaluation resizes as torchvision does (bilinear, antialiased),
+so that published weights give their published predictions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
+
+Preset = Literal["standard", "paper", "modern", "cifar", "light", "none"]
+Crops = Literal["center", "ten", "multiscale"]
+PRESETS, CROPS = get_args(Preset), get_args(Crops)
+SCALES = (224, 256, 384, 480, 640)  # shorter sides of table 4's test, for nets trained at 224
+JITTER = (256 / 224, 480 / 224)  # section 3.4: shorter side between 256 and 480 for crops of 224
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Brings float arrays to zero mean and unit deviation by channel; bytes stay bytes: the net normalises those."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if image.dtype == np.uint8:
+            return image
+        return ((image - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A training preset with its seed.
+
+    Args:
+        preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" jitters the scale, crops,
+            flips and shifts colours (section 3.4); "modern" adds RandAugment and random erasing to "standard"; "cifar" pads by
+            an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" does as evaluation does.
+        size: side of the crop in pixels.
+        normalise: applied to float arrays.
+        seed: of the run.
+    """
+
+    preset: Preset
+    size: int
+    normalise: Normalise
+    seed: int = 0
+
+    def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray:
+        """Augment an image `[H, W, C]` uint8 or float32 to `[size, size, C]`."""
+        random = np.random.default_rng((self.seed, epoch, index))
+        if self.preset == "none":
+            return self.normalise(center(resized(image, self.size), self.size))
+        if self.preset == "paper":
+            low, high = (round(self.size * factor) for factor in JITTER)
+            image = resized(image, int(random.integers(low, high + 1)))
+        colour = image.dtype == np.uint8 and image.shape[2] == 3
+        pipeline = _pipeline(self.preset, self.size, colour)
+        pipeline.set_random_seed(int(random.integers(2**32)))
+        image = pipeline(image=image)["image"]
+        if self.preset == "modern" and image.dtype == np.uint8 and image.shape[2] in (1, 3):
+            image = _rand_augment(image, int(random.integers(2**32)))
+        return self.normalise(image)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What evaluation shows the net of a picture; its probabilities are averaged over the views.
+
+    Args:
+        crops: "center"; "ten" are the corners and the centre, and their mirror images (Krizhevsky et al. 2012);
+            "multiscale" is the whole picture and its mirror image at five sizes (table 4, fully convolutional).
+        resize: shorter side before the crop, in pixels.
+        size: side of the crop.
+        normalise: applied to float arrays.
+    """
+
+    crops: Crops
+    resize: int
+    size: int
+    normalise: Normalise
+
+    def __call__(self, image: np.ndarray, *, epoch: int = 0, index: int = 0) -> list[np.ndarray]:
+        """The views `[h, w, C]` of an image `[H, W, C]`."""
+        if self.crops == "multiscale":
+            sides = [round(scale * self.size / SCALES[0]) for scale in SCALES]
+            views = mirrored([resized(image, side) for side in sides])
+        elif self.crops == "ten":
+            image = resized(image, self.resize)
+            views = mirrored([*corners(image, self.size), center(image, self.size)])
+        else:
+            views = [center(resized(image, self.resize), self.size)]
+        return [self.normalise(view) for view in views]
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """The image `[H, W, C]` with its shorter side `side` pixels long, as torchvision resizes."""
+    if min(image.shape[:2]) == side:
+        return image
+    import torch
+    from torchvision.transforms.v2 import functional as F
+
+    out = F.resize(torch.from_numpy(image.transpose(2, 0, 1)), [side], antialias=True)
+    return out.numpy().transpose(1, 2, 0)
+
+
+def center(image: np.ndarray, size: int) -> np.ndarray:
+    """The crop in the middle, `[size, size, C]`."""
+    top, left = (round((side - size) / 2) for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
+
+
+def corners(image: np.ndarray, size: int) -> list[np.ndarray]:
+    """The four crops in the corners."""
+    return [image[:size, :size], image[:size, -size:], image[-size:, :size], image[-size:, -size:]]
+
+
+def mirrored(views: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The views, then their mirror images."""
+    return [*views, *(view[:, ::-1] for view in views)]
+
+
+@cache
+def _pipeline(preset: str, size: int, colour: bool) -> Any:
+    """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader's workers are the parallelism
+    flip = A.HorizontalFlip(p=0.5)
+    steps: dict[str, list[Any]] = {
+        "standard": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
+        "modern": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
+        "light": [A.RandomResizedCrop((size, size), scale=(0.5, 1.0)), flip],
+        "cifar": [A.Pad(padding=size // 8), A.RandomCrop(size, size), flip],
+        "paper": [A.RandomCrop(size, size), flip, *([A.FancyPCA(alpha=0.1, p=1.0)] if colour else [])],
+    }
+    erase = [A.Erasing(p=0.1)] if preset == "modern" else []
+    return A.Compose(steps[preset] + erase)
+
+
+def _rand_augment(image: np.ndarray, seed: int) -> np.ndarray:
+    """torchvision's RandAugment (Cubuk et al. 2020): two operations of strength 9."""
+    import torch
+    from torchvision.transforms import v2
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        out = v2.RandAugment()(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
+    return out.numpy().transpose(1, 2, 0)

@@ -1,0 +1,347 @@
+"""Train a backbone as a classifier on class folders or tar shards, or on the built-in shapes, and measure its accuracy.
+
+    python tools/train_cls.py                                            # built-in shapes, no network needed
+    python tools/train_cls.py --data imagenet --backbone resnet50 --recipe paper
+    torchrun --nproc_per_node 8 tools/train_cls.py --data imagenet --backbone resnet50 --recipe modern
+    python tools/train_cls.py --data cifar10 --backbone resnet56 --recipe cifar
+    python tools/train_cls.py --eval-only --data imagenet --backbone resnet50 --weights imagenet --test-crops ten
+    python tools/train_det.py --data coco --backbone resnet50 --weights runs/cls-20260101-120000/model.safetensors
+
+`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
+by the rule that the plan prints.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
+
+from backbones.errors import UserError
+from tools.cli import option, parse, run, to_dict
+from tools.cls_options import Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from classification.model import Classifier
+    from classification.source import Source, Split
+    from classification.transforms import Normalise
+    from tools.distributed import TrainBatches
+    from tools.experiment import Experiment
+
+RECIPES = Path(__file__).resolve().parents[1] / "classification" / "recipes"
+MEASURED_FOR_MEAN = 2000  # training images that --normalise data looks at
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build, fit, report."""
+    options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
+
+    from tools import distributed
+    from tools.engine import fit
+    from tools.experiment import Experiment
+    from tools.run_log import RunLog
+
+    experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="cls")
+    source = build_source(options)
+    model = build_model(options, source)
+    experiment.meta = meta(options, source, model)
+    batches = build_batches(options, source)
+    training = experiment.training(model, steps_per_epoch=batches.steps)
+    show_plan(experiment, options, source, model, batches.steps)
+    experiment.open_folder()
+    measure = Measure(experiment, options, source)
+    results: dict[str, Any] = {}
+    if not options.run.eval_only:
+        log = RunLog(experiment.folder, step=training.step)
+        experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
+        results = fit(
+            training,
+            build_train(experiment, options, source, batches),
+            epochs=options.train.epochs,
+            batches=batches,
+            log=log,
+            evaluate=lambda: measure(training.evaluated),
+            save=lambda name: experiment.save(training, name),
+            metric="top1",
+            eval_every=options.run.eval_every,
+            checkpoint_every=options.run.checkpoint_every,
+            clip_norm=options.train.clip_norm,
+        )
+        log.close()
+        experiment.save_model(training.evaluated)
+    measure.report(
+        results or measure(training.evaluated), experiment.costs(model, experiment.meta["input"]["crop_size"])
+    )
+    distributed.stop()
+
+
+def recipe(argv: Sequence[str]) -> Path | None:
+    """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
+    if str(option(argv, "resume")).lower() == "true":
+        from tools.run_log import newest
+
+        folder = option(argv, "output")
+        config = (Path(folder) if folder else newest("cls")) / "config.yaml"
+        if config.is_file():
+            return config
+    named = str(option(argv, "recipe") or "auto")
+    if named == "auto":
+        named = "standard" if option(argv, "data") else "shapes"
+    path = RECIPES / f"{named}.yaml"
+    return path if path.is_file() else None  # the parser refuses an unknown name in its own words
+
+
+def build_source(options: Options) -> Source:
+    """The images: class folders, tar shards or the shapes."""
+    from classification.source import open_source
+
+    data = options.data
+    splits: tuple[Split, ...] = ("val",) if options.run.eval_only else ("train", "val")
+    address = data.data
+    if address is None:
+        from tools import shapes_crops
+        from tools.distributed import on_main
+
+        address = str(on_main(shapes_crops.prepare))
+    buffer, limit = data.shuffle_buffer, data.limit or 0
+    return open_source(address, in_channels=data.in_channels, limit=limit, buffer=buffer, splits=splits)
+
+
+def build_model(options: Options, source: Source) -> Classifier:
+    """The net that the options describe, for the classes of the data.
+
+    Raises:
+        UserError: for weights that do not fit, or, without training, that were made for other classes.
+    """
+    import classification
+
+    model = options.model
+    weights = None if model.weights == "none" else model.weights
+    own = {"norm": model.norm, **({"shortcut": model.shortcut} if model.shortcut else {})}
+    net = classification.build(
+        model.backbone, len(source.classes), weights=weights, in_channels=source.in_channels, **own
+    )
+    _check_classes(options, source, net)
+    net.label_smoothing = model.label_smoothing
+    if model.recompute:
+        net.backbone.recompute_activations()
+    if model.freeze:
+        net.backbone.freeze_stages(model.freeze)
+    if options.data.normalise == "data":
+        net.backbone.mean, net.backbone.std = _statistics(source)
+    return net
+
+
+def build_batches(options: Options, source: Source) -> TrainBatches | Any:
+    """The order of the training images."""
+    import numpy as np
+
+    from classification.shards import ShardBatches
+    from classification.source import ShardSource
+    from tools import distributed
+
+    common = {"seed": options.run.seed, "accumulate": options.train.accumulate}
+    if isinstance(source, ShardSource):
+        place = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+        return ShardBatches(source.train_size, options.train.batch_size, **common, **place)
+    return distributed.TrainBatches(np.zeros(source.train_size, np.int64), options.train.batch_size, **common)
+
+
+def build_train(experiment: Experiment, options: Options, source: Source, batches: Any) -> Any:
+    """The loader of training batches."""
+    from classification.data import collate
+    from classification.transforms import Augment
+
+    data, seed = options.data, options.run.seed
+    augment = Augment(data.augment, _sizes(experiment)[0], _normalise(experiment), seed)
+    mixing: Any = collate
+    if data.mixup or data.cutmix:
+        from classification.mixing import Mixing
+
+        mixing = Mixing(mixup=data.mixup, cutmix=data.cutmix, num_classes=len(source.classes), seed=seed)
+    return source.train_loader(batches, augment, workers=experiment.workers, collate=mixing)
+
+
+def meta(options: Options, source: Source, model: Classifier) -> dict[str, Any]:
+    """What the weights were made for; kept with them."""
+    crop, resize = _chosen_sizes(options)
+    backbone = model.backbone
+    return {
+        "task": "classification",
+        "classes": list(source.classes),
+        "input": {
+            "in_channels": backbone.in_channels,
+            "crop_size": crop,
+            "resize_size": resize,
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+        "model": asdict(options.model),
+    }
+
+
+def show_plan(experiment: Experiment, options: Options, source: Source, model: Classifier, steps: int) -> None:
+    """Say what is about to be trained, on what and how."""
+    from backbones.norm import norm_table
+    from tools import distributed
+    from tools.experiment import print_plan
+    from tools.optim import learning_rate
+
+    train, data = options.train, options.data
+    lr, rule = learning_rate(train)
+    world = distributed.world_size()
+    crop, resize = _sizes(experiment)
+    norms = ", ".join(f"{count} {state}" for state, count in norm_table(model).items()) or "none"
+    rows = {
+        "run folder": experiment.folder,
+        "model": f"{options.model.backbone}, weights {options.model.weights}",
+        "loaded": model.load_report or "nothing: random weights",
+        "norm layers": norms,
+        "classes": len(source.classes),
+        "train": f"{source.train_size} images, {source.in_channels} channels, augment {data.augment}, crop {crop}",
+        "val": f"{source.val_size} images, {data.test_crops} crop of {crop} after resizing to {resize}",
+        "data": data.data or "built-in shapes",
+        "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
+        "batch": f"{train.batch_size} = {world} x {experiment.process_batch} x {train.accumulate} accumulated",
+        "lr": f"{lr:.4g} ({rule}), {train.optimizer}, {train.schedule}",
+        "steps": f"{train.epochs} epochs x {steps} = {train.epochs * steps}",
+    }
+    if options.run.eval_only:
+        rows = {name: rows[name] for name in rows if name not in ("train", "batch", "lr", "steps")}
+    print_plan(rows)
+
+
+class Measure:
+    """Evaluates a model on the validation split, and writes what a run leaves behind."""
+
+    def __init__(self, experiment: Experiment, options: Options, source: Source) -> None:
+        self.experiment, self.source = experiment, source
+        self.val = self._loader(options, "val")
+        limit = 0 if options.run.eval_only else options.data.train_eval
+        self.train = self._loader(options, "train", limit=limit) if limit else None
+        self.evaluator: Any = None
+
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
+        """Accuracy of a model, the same on every process; that on training images has `train_` before its names."""
+        from classification.metrics import TopK
+
+        self.evaluator = TopK(self.source.classes)
+        results = self._evaluate(model, self.val, self.evaluator)
+        if self.train is not None:
+            results |= self._evaluate(model, self.train, TopK(self.source.classes, prefix="train_"))
+        return results
+
+    def report(self, results: dict[str, Any], costs: dict[str, Any]) -> None:
+        """Print the figures; write `results.json` and `predictions.csv` on the main process."""
+        from classification.metrics import format_table
+        from tools import distributed
+        from tools.files import write_json
+
+        if not distributed.is_main():
+            return
+        folder = self.experiment.folder
+        write_json(folder / "results.json", {**results, **costs})
+        if self.evaluator is not None:
+            self._write_predictions(folder / "predictions.csv")
+        print(format_table(results))
+        print(f"results and predictions are in {folder}")
+
+    def _loader(self, options: Options, split: Split, *, limit: int = 0) -> Any:
+        from classification.transforms import Views
+        from tools import distributed
+
+        crop, resize = _sizes(self.experiment)
+        crops = options.data.test_crops
+        views = Views(crops, resize, crop, _normalise(self.experiment))
+        batch = {"center": 2 * self.experiment.process_batch, "ten": max(1, self.experiment.process_batch // 4)}
+        return self.source.eval_loader(
+            split,
+            views,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            batch_size=batch.get(crops, 1),  # whole images differ in size
+            workers=self.experiment.workers,
+            limit=limit,
+        )
+
+    def _evaluate(self, model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:
+        from classification.model import ViewAverage
+        from tools.engine import evaluate
+
+        return evaluate(ViewAverage(model), loader, evaluator, precision=self.experiment.precision())
+
+    def _write_predictions(self, path: Path) -> None:
+        """One line an image: file, true class, predicted class, its probability."""
+        import csv
+        import io
+
+        rows, classes = self.evaluator.rows(), self.source.classes
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["image", "class", "predicted", "confidence"])
+        for name, label, predicted, confidence in zip(
+            self.source.names("val", rows["index"]), rows["label"], rows["predicted"], rows["confidence"], strict=True
+        ):
+            writer.writerow([name, classes[label], classes[predicted], f"{confidence:.4f}"])
+        from tools.files import write_text
+
+        write_text(path, text.getvalue())
+
+
+def _check_classes(options: Options, source: Source, net: Classifier) -> None:
+    """Without training, the last layer must be one for these classes, in this order."""
+    if not options.run.eval_only:
+        return
+    from backbones.weights import read_meta
+
+    weights = options.model.weights
+    if weights == "none":
+        raise UserError("--eval-only: random weights predict nothing; name --weights")
+    if any(name.startswith(("fc.", "net.")) for name in getattr(net.load_report, "missing", ())):
+        raise UserError(f"--weights {weights}: its last layer is not for the {len(source.classes)} classes of the data")
+    made_for = read_meta(weights).get("classes")
+    if made_for is not None and tuple(made_for) != source.classes:
+        odd = next((a, b) for a, b in zip(made_for, source.classes, strict=True) if a != b)
+        raise UserError(f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]})")
+
+
+def _chosen_sizes(options: Options) -> tuple[int, int]:
+    """Crop and shorter side before it: as given, else those that the named weights were measured with."""
+    from classification.external import published_sizes
+
+    data, model = options.data, options.model
+    published = published_sizes(model.backbone, model.weights) if None in (data.crop_size, data.resize_size) else None
+    crop = data.crop_size or (published[0] if published else 224)
+    same = published is not None and published[0] == crop
+    resize = data.resize_size or (published[1] if published and same else round(crop * 8 / 7))
+    if resize < crop:
+        raise UserError(f"--resize-size {resize}: must not be below the crop of {crop}; name --crop-size too")
+    return crop, resize
+
+
+def _sizes(experiment: Experiment) -> tuple[int, int]:
+    return experiment.meta["input"]["crop_size"], experiment.meta["input"]["resize_size"]
+
+
+def _normalise(experiment: Experiment) -> Normalise:
+    from classification.transforms import Normalise
+
+    return Normalise(tuple(experiment.meta["input"]["mean"]), tuple(experiment.meta["input"]["std"]))
+
+
+def _statistics(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by channel of the training images, on every process alike."""
+    from tools.distributed import on_main
+
+    return on_main(lambda: source.statistics(MEASURED_FOR_MEAN))
+
+
+if __name__ == "__main__":
+    run(main)
