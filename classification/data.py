@@ -1,7 +1,7 @@
 """Folders of classes as a dataset of (image, target) pairs, and the loaders over it.
 
-ImageNet's layout: `train/CLASS/*.jpg` and `val/CLASS/*.jpg`; the classes are the folders' names in sorted order. Pictures are
-JPEG, PNG, WebP or BMP; `.npy` files are arrays `[H, W]` or `[H, W, bands]` of any number of bands.
+ImageNet's layout: `train/CLASS/*.jpg` and `val/CLASS/*.jpg`; the classes are the folders' names in sorted order.
+Pictures are JPEG, PNG, WebP or BMP; `.npy` files are arrays `[H, W]` or `[H, W, bands]` of any number of bands.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Item = tuple[Tensor | list[Tensor], dict[str, int]]
 class ClassFolder(Dataset):
     """The images of one split.
 
-    An item is a uint8 image `[C, h, w]` (float32 and normalised where the file is an array of other numbers), or a list of
-    such views in evaluation, and a target: `label` from 0 and `index`, the image's place in the split.
+    An item is a uint8 image `[C, h, w]` (float32 and normalised where the file is an array of other numbers), or a list
+    of such views in evaluation, and a target: `label` from 0 and `index`, the image's place in the split.
 
     Args:
         root: folder of class folders.
@@ -120,8 +120,8 @@ def require_same_classes(train: Sequence[str], val: Sequence[str], *, here: str,
 def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
     """An image file's bytes to `[H, W, in_channels]`: uint8, or float32 for arrays of other numbers.
 
-    Pictures become grey for one channel and RGB for three, turned as their EXIF orientation says; 16-bit arrays are scaled
-    to 0..1, floating ones stay as they are.
+    Pictures become grey for one channel and RGB for three, turned as their EXIF orientation says; 16-bit arrays are
+    scaled to 0..1, floating ones stay as they are.
 
     Raises:
         UserError: naming the file, where it does not decode or has another number of channels.

@@ -51,7 +51,7 @@ class TopK:
         self._parts = [part for state in states for part in state]
 
     def rows(self) -> Rows:
-        """One row an image, in the order of the split: index, label, rank of the true class, predicted, confidence, loss."""
+        """One row an image, in the split's order: index, label, rank of the true class, predicted, confidence, loss."""
         if not self._parts:
             return {name: np.zeros(0) for name in ("index", "label", "rank", "predicted", "confidence", "loss")}
         rows = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}

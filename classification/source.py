@@ -59,11 +59,12 @@ class FolderSource:
     """
 
     def __init__(self, root: Path, *, in_channels: int | None, limit: int = 0, splits: tuple[Split, ...]) -> None:
-        self._folders = {split: ClassFolder(root / split, None, in_channels=in_channels or 3) for split in splits}
+        folders = {split: _split_folder(root, split) for split in splits}
+        self._folders = {s: ClassFolder(folder, None, in_channels=in_channels or 3) for s, folder in folders.items()}
         self._places = {split: spread(len(folder), limit) for split, folder in self._folders.items()}
         last = self._folders[splits[-1]]
-        for split, folder in self._folders.items():
-            require_same_classes(folder.classes, last.classes, here=str(root / split), there=str(last.root))
+        for folder in self._folders.values():
+            require_same_classes(folder.classes, last.classes, here=str(folder.root), there=str(last.root))
         self.classes = last.classes
         self.in_channels = in_channels or channels_of(last.path(0))
         self.train_size = len(self._places.get("train", ()))
@@ -142,8 +143,13 @@ def open_source(
     return FolderSource(Path(address), in_channels=in_channels, limit=limit, splits=splits)
 
 
+def _split_folder(root: Path, split: Split) -> Path:
+    """`train` or `val`; a data set without the latter may call it `test`."""
+    return root / ("test" if split == "val" and not (root / "val").exists() and (root / "test").is_dir() else split)
+
+
 def spread(size: int, limit: int) -> np.ndarray:
-    """Places of at most `limit` (0: all) of `size` images at even distances: sorted by class, each class has its part."""
+    """Places of at most `limit` (0: all) of `size` images at even distances: each class, sorted, has its part."""
     count = min(size, limit or size)
     return np.arange(count) * size // max(count, 1)
 

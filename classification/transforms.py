@@ -33,7 +33,7 @@ class Normalise:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if image.dtype == np.uint8:
             return image
-        return ((image - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+        return ((image - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Augment:
     """A training preset with its seed.
 
     Args:
-        preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" jitters the scale, crops,
-            flips and shifts colours (section 3.4); "modern" adds RandAugment and random erasing to "standard"; "cifar" pads by
-            an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" does as evaluation does.
+        preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" jitters the scale,
+            crops, flips and shifts colours (section 3.4); "modern" adds RandAugment and random erasing to "standard";
+            "cifar" pads by an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" does as
+            evaluation does.
         size: side of the crop in pixels.
         normalise: applied to float arrays.
         seed: of the run.

@@ -16,10 +16,10 @@ class DataOptions:
         data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.
         recipe: file of defaults in classification/recipes; auto is standard for named data, else shapes.
         in_channels: channels of the images; absent: what the first file has (three of a picture).
-        normalise: backbone takes the mean and deviation that the net's weights expect, data those of the training images.
+        normalise: backbone takes mean and deviation as the net's weights expect, data those of the training images.
         augment: what training does to an image; see classification/transforms.py.
         crop_size: side in pixels of what the net sees; absent: that of the named weights, else 224.
-        resize_size: shorter side before the crop in evaluation; absent: that of the named weights, else 8/7 of the crop.
+        resize_size: shorter side before the crop in evaluation; absent: the named weights', else 8/7 of the crop.
         test_crops: center; ten (corners, centre, mirrored); multiscale (whole images at five sizes, as in table 4).
         train_eval: training images measured like the validation ones at each evaluation, for training-error curves.
         mixup: alpha of mixup; 0 for none.

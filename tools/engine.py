@@ -124,6 +124,7 @@ def fit(
     save: Callable[[str], None],
     metric: str,
     eval_every: int = 1,
+    eval_steps: int = 0,
     checkpoint_every: int = 500,
     clip_norm: float = 0.0,
 ) -> dict[str, Any]:
@@ -133,26 +134,35 @@ def fit(
         loader: yields this process's batches of an epoch, beginning where `batches` was told to.
         batches: `distributed.TrainBatches`, or a stream's like of them.
         evaluate: measures `training.evaluated`.
+        eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
         save: called with "last" and, after a new best value of `metric`, with "best".
 
     Returns:
         The last evaluation's results.
     """
     results: dict[str, Any] = {}
+
+    def measure() -> None:
+        results.update(evaluate())
+        done = training.epoch + training.epoch_step / batches.steps
+        log.write(training.step, {"epoch": done, **results})
+        _announce(progress, done, metric, results)
+        if _is_best(training, results[metric]):
+            save("best")
+
     with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
         for epoch in range(training.epoch, epochs):
             batches.seek(epoch, training.epoch_step)
             for losses in train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm):
                 _report(training, losses, log, progress, batches, epochs)
-                if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
+                within = training.epoch_step < batches.steps
+                if within and eval_steps and training.step % eval_steps == 0:
+                    measure()
+                if within and training.step % checkpoint_every == 0:
                     save("last")
             training.epoch, training.epoch_step = epoch + 1, 0
             if training.epoch % eval_every == 0 or training.epoch == epochs:
-                results = evaluate()
-                log.write(training.step, {"epoch": training.epoch, **results})
-                _announce(progress, training.epoch, metric, results)
-                if _is_best(training, results[metric]):
-                    save("best")
+                measure()
             save("last")
     return results
 
@@ -212,6 +222,7 @@ def evaluate(model: nn.Module, loader: DataLoader, evaluator: Evaluator, *, prec
     Args:
         model: the bare model, not its DistributedDataParallel wrapper.
     """
+    before = model.training
     model.eval()
     # Each process gathered batch statistics of its own; what is measured is what the main process saves.
     distributed.share_buffers(model)
@@ -220,6 +231,7 @@ def evaluate(model: nn.Module, loader: DataLoader, evaluator: Evaluator, *, prec
         with precision.autocast():
             predictions = model(images)
         evaluator.update(predictions, targets)
+    model.train(before)
     states = distributed.all_gather(evaluator.state())
     evaluator.merge(states)
     return distributed.on_main(evaluator.compute)
@@ -301,6 +313,6 @@ def _report(
     progress.set_postfix(loss=f"{sum(values.values()):.3f}", **shown, lr=f"{lr:.2g}", refresh=False)
 
 
-def _announce(progress: tqdm, epoch: int, metric: str, results: dict[str, Any]) -> None:
+def _announce(progress: tqdm, epoch: float, metric: str, results: dict[str, Any]) -> None:
     score = results[metric]
-    progress.write(f"epoch {epoch}: {metric} {'n/a' if score is None else f'{score:.4f}'}")
+    progress.write(f"epoch {epoch:g}: {metric} {'n/a' if score is None else f'{score:.4f}'}")

@@ -23,7 +23,17 @@ from tools.options import RunOptions, TrainOptions
 from tools.run_log import BEST, LAST, choose_folder, create_folder
 
 # Options that may change between a run and its continuation without changing what is trained.
-FREE_ON_RESUME = {"output", "resume", "eval_only", "workers", "threads", "checkpoint_every", "eval_every", "evaluator"}
+FREE_ON_RESUME = {
+    "output",
+    "resume",
+    "eval_only",
+    "workers",
+    "threads",
+    "checkpoint_every",
+    "eval_every",
+    "eval_steps",
+    "evaluator",
+}
 
 
 @dataclass
@@ -109,17 +119,16 @@ class Experiment:
         """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
         distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
 
-    def costs(self, model: nn.Module, size: int) -> dict[str, Any]:
-        """What the run cost: `parameters`, `macs` of one image of `size` pixels, `peak_memory` in bytes of this process.
+    def costs(self, model: nn.Module, size: int, in_channels: int = 3) -> dict[str, Any]:
+        """What the run cost: `parameters`, `macs` of one image of `size` pixels, `peak_memory` in bytes.
 
-        The memory is the device's where there is one, else the process's own, its libraries included.
+        The memory is the device's where there is one, else this process's own, its libraries included.
         """
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        channels = model.backbone.in_channels
-        return {"parameters": parameters(model), "macs": macs(model, size, channels), "peak_memory": peak}
+        return {"parameters": parameters(model), "macs": macs(model, size, in_channels), "peak_memory": peak}
 
     def open_folder(self) -> None:
         """Create the run folder with `config.yaml`, which `--config` reads back.

@@ -75,6 +75,7 @@ class RunOptions:
         workers: processes that load data, for each training process; absent: one per core, four at most.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with one anyway.
         eval_every: epochs between evaluations; the last epoch always ends with one.
+        eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
         threads: CPU threads of this process; absent: PyTorch's choice, shared among the processes of a machine.
     """
 
@@ -85,11 +86,13 @@ class RunOptions:
     workers: int | None = None
     checkpoint_every: int = 500
     eval_every: int = 1
+    eval_steps: int = 0
     threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "eval_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        require(self.eval_steps >= 0, "eval_steps", self.eval_steps, "must be 0 or above")
         require(self.seed >= 0, "seed", self.seed, "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")

@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             save=lambda name: experiment.save(training, name),
             metric="top1",
             eval_every=options.run.eval_every,
+            eval_steps=options.run.eval_steps,
             checkpoint_every=options.run.checkpoint_every,
             clip_norm=options.train.clip_norm,
         )
