@@ -1,4 +1,4 @@
-r"""Write sounds as pictures: log spectrograms of synthetic signals, as a data set of one-channel `.npy` arrays by class.
+r"""Write sounds as pictures: log spectrograms of synthetic signals, one-channel `.npy` arrays in class folders.
 
     python tools/chirps.py --output chirps
     python tools/train_cls.py --data chirps --recipe shapes --normalise data --augment none \
