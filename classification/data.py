@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterable, Sequence
+import os
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,7 @@ class ClassFolder(Dataset):
         epoch, place = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[place])
         path = self.path(row)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        image = decode(content, str(path), self.in_channels)
+        image = decode(_read(path), str(path), self.in_channels)
         if self.transform is not None:
             image = self.transform(image, epoch=epoch, index=row)
         return item(image, label=int(self.labels[row]), index=row)
@@ -78,7 +76,7 @@ class ClassFolder(Dataset):
 
     def path(self, row: int) -> Path:
         """The file of an image by its place in the split."""
-        return self.root / self.files[row].decode()
+        return self.root / os.fsdecode(self.files[row])
 
 
 def scan(root: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
@@ -95,10 +93,10 @@ def scan(root: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     files: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(p.relative_to(root) for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(path.relative_to(root) for path in _images(root / name))
         if not found:
             raise UserError(f"{root / name}: a class without images ({', '.join(SUFFIXES)}); fill or remove the folder")
-        files += [str(path).encode() for path in found]
+        files += [os.fsencode(path) for path in found]
         labels += [label] * len(found)
     # Packed: a list of a million Python objects would be copied into each worker by its reference counts.
     return tuple(classes), np.array(files, dtype=np.bytes_), np.array(labels, dtype=np.int64)
@@ -124,18 +122,21 @@ def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
     scaled to 0..1, floating ones stay as they are.
 
     Raises:
-        UserError: naming the file, where it does not decode or has another number of channels.
+        UserError: naming the file, where it does not decode, has another number of channels or numbers that are none.
     """
     image = _array(content, name) if name.lower().endswith(".npy") else _picture(content, name, in_channels)
     if image.shape[2] != in_channels:
         raise UserError(
             f"{name}: has {image.shape[2]} channels, not {in_channels}; take --in-channels {image.shape[2]}"
         )
-    if not image.size:
-        raise UserError(f"{name}: is empty, {image.shape[1]}x{image.shape[0]} pixels; replace or remove it")
     if image.dtype == np.uint8:
         return image
-    return (image / 65535).astype(np.float32) if image.dtype == np.uint16 else image.astype(np.float32)
+    # By kind and width: an array of the other byte order is no `np.uint16`.
+    scale = 65535 if image.dtype.kind == "u" and image.dtype.itemsize == 2 else 1
+    values = (image / scale).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{name}: holds NaN or numbers beyond 32-bit floats; mend or remove it")
+    return values
 
 
 def channels_of(path: Path) -> int:
@@ -145,7 +146,7 @@ def channels_of(path: Path) -> int:
 
 def decode_array(path: Path) -> np.ndarray:
     """The `[H, W, bands]` array of a `.npy` file, in its own type."""
-    return _array(path.read_bytes(), str(path))
+    return _array(_read(path), str(path))
 
 
 def item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Item:
@@ -186,6 +187,22 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+def _images(folder: Path) -> Iterator[Path]:
+    """Image files at any depth; what is hidden is an editor's or a file manager's, not the data's."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
+
+
 def _picture(content: bytes, name: str, in_channels: int) -> np.ndarray:
     if in_channels not in (1, 3):
         raise UserError(f"{name}: a picture gives 1 or 3 channels, not {in_channels}; store bands as .npy arrays")
@@ -201,11 +218,14 @@ def _picture(content: bytes, name: str, in_channels: int) -> np.ndarray:
 
 def _array(content: bytes, name: str) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+        # Not `np.load`, which takes archives and pickles as well.
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, tokenize.TokenError):  # the last two of a damaged header
         raise UserError(f"{name}: does not decode: cut short, damaged or no array; replace or remove it") from None
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "uif":
+    if array.ndim not in (2, 3) or array.dtype.kind not in "uif":
         raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; mend or remove it")
+    if not array.size:
+        raise UserError(f"{name}: is an empty array, {list(array.shape)}; replace or remove it")
     return array.reshape(*array.shape[:2], -1)
 
 

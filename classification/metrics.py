@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class TopK:
     def compute(self) -> dict[str, Any]:
         """`top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images`, and recall by class.
 
-        A class without images, and `top5` where there are at most five classes, is None.
+        A class without images, `top5` where there are at most five classes, and an `nll` that is NaN are None.
         """
         rows = self.rows()
         hit, label = rows["rank"] < 1, rows["label"]
@@ -89,4 +90,5 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
+    mean = float(values.mean()) if len(values) else math.nan
+    return None if math.isnan(mean) else mean  # JSON has no NaN

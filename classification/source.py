@@ -82,7 +82,7 @@ class FolderSource:
         return loader(self._view(split, views, shard), workers=workers, batch_size=batch_size, sampler=None)
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
-        return [self._folders[split].files[place].decode() for place in places]
+        return [self._folders[split].files[place].decode(errors="replace") for place in places]
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         places = self._places["train"]

@@ -63,6 +63,8 @@ class Augment:
         if self.preset == "paper":
             low, high = (round(self.size * factor) for factor in JITTER)
             image = resized(image, int(random.integers(low, high + 1)))
+        if self.preset == "cifar":
+            image = resized(image, self.size)  # for pictures of other sizes than CIFAR's: as evaluation shows them
         colour = image.dtype == np.uint8 and image.shape[2] == 3
         pipeline = _pipeline(self.preset, self.size, colour)
         pipeline.set_random_seed(int(random.integers(2**32)))
