@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         log.close()
         experiment.save_model(training.evaluated)
-    measure.report(
-        results or measure(training.evaluated), experiment.costs(model, experiment.meta["input"]["crop_size"])
-    )
+    seen = experiment.meta["input"]
+    costs = experiment.costs(model, seen["crop_size"], seen["in_channels"])
+    measure.report(results or measure(training.evaluated), costs)
     distributed.stop()
 
 
@@ -135,7 +135,7 @@ def build_model(options: Options, source: Source) -> Classifier:
         net.backbone.recompute_activations()
     if model.freeze:
         net.backbone.freeze_stages(model.freeze)
-    if options.data.normalise == "data":
+    if options.data.normalise == "data" and not options.run.eval_only:  # measured weights say their own
         net.backbone.mean, net.backbone.std = _statistics(source)
     return net
 
