@@ -151,12 +151,14 @@ def recomputed(block: Block, x: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_at_rest(block: Block) -> Iterator[None]:
-    """Batch norm counts a batch once: the second computation leaves the running statistics alone."""
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    """Batch norm counts a batch once: the second computation moves copies of the running statistics."""
+    # The norms keep tracking: without it they would save other tensors than in the first computation.
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm._buffers.update({name: b if b is None else b.clone() for name, b in norm._buffers.items()})
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
