@@ -26,7 +26,7 @@ setup(
         "pillow>=10.3",
         "safetensors>=0.4.3",
         "filelock>=3.12",
-        "jsonargparse>=4.40",
+        "jsonargparse[signatures]>=4.40",
         "PyYAML>=6.0",
         "tqdm>=4.66",
         "matplotlib>=3.8",

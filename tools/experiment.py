@@ -61,7 +61,7 @@ class Experiment:
         """
         device = distributed.start()
         _check_batch(train)
-        torch.set_num_threads(run.threads or max(1, cores() // distributed.processes_on_this_machine()))
+        torch.set_num_threads(run.threads or default_threads())
         # Numbers below 1e-38 mean nothing here, and cost a CPU a hundred cycles each.
         torch.set_flush_denormal(True)
         torch.manual_seed(run.seed)
@@ -167,6 +167,15 @@ class Experiment:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """CPU threads of this process: $OMP_NUM_THREADS where somebody set it, else an equal share of the cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    # torchrun sets it to 1 by itself, which leaves most cores of a machine without GPUs idle.
+    if chosen.isdigit() and int(chosen) and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return int(chosen)
+    return max(1, cores() // distributed.processes_on_this_machine())
 
 
 def versions() -> dict[str, str]:
