@@ -69,6 +69,8 @@ class FolderSource:
         self.in_channels = in_channels or channels_of(last.path(0))
         self.train_size = len(self._places.get("train", ()))
         self.val_size = len(self._places["val"])
+        for split, places in self._places.items():
+            self._view(split, None, places)[0]  # one look, so that other channels are refused before anything is built
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
         data = self._view("train", augment, self._places["train"])
@@ -86,12 +88,12 @@ class FolderSource:
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         places = self._places["train"]
-        raw = self._folders["train"].seen_by(None, in_channels=self.in_channels, indices=places)
+        raw = self._view("train", None, places)
         moments = np.array([_moments(raw[place][0]) for place in spread(len(places), count)])
         mean, square = moments.mean(axis=0)
         return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())
 
-    def _view(self, split: Split, transform: Augment | Views, places: np.ndarray) -> ClassFolder:
+    def _view(self, split: Split, transform: Augment | Views | None, places: np.ndarray) -> ClassFolder:
         return self._folders[split].seen_by(transform, in_channels=self.in_channels, indices=places)
 
 

@@ -91,3 +91,9 @@ class Options:
     model: ModelOptions
     train: TrainOptions
     run: RunOptions
+
+    def __post_init__(self) -> None:
+        batch, accumulate = self.train.batch_size, self.train.accumulate
+        even = batch % accumulate or batch // accumulate % 2 == 0  # what does not divide is refused with other words
+        mixes = self.data.mixup or self.data.cutmix
+        require(even or not mixes, "batch_size", batch, "--mixup and --cutmix pair the images: take an even number")

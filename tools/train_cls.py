@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = build_batches(options, source)
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, source, model, batches.steps)
-    experiment.open_folder()
     measure = Measure(experiment, options, source)
+    experiment.open_folder()
     results: dict[str, Any] = {}
     if not options.run.eval_only:
         log = RunLog(experiment.folder, step=training.step)
