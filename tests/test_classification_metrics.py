@@ -1,0 +1,105 @@
+"""Top-1 and top-5 by hand: ties, NaN, few classes, absent ones, and any split over processes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from classification.metrics import TopK, format_table
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
+
+
+def targets(labels: list[int], first: int = 0) -> dict[str, Tensor]:
+    return {"label": torch.tensor(labels), "index": torch.arange(first, first + len(labels))}
+
+
+def measured(probabilities: list[list[float]], labels: list[int], classes: tuple[str, ...] = CLASSES) -> TopK:
+    metric = TopK(classes)
+    metric.update(torch.tensor(probabilities), targets(labels))
+    return metric
+
+
+def test_accuracies_by_hand():
+    falling = [0.4, 0.2, 0.15, 0.1, 0.08, 0.05, 0.02]
+    metric = measured([falling] * 4, [0, 1, 4, 5])  # ranks 0, 1, 4, 5
+    results = metric.compute()
+    assert (results["top1"], results["top5"], results["images"]) == (0.25, 0.75, 4)
+    assert results["nll"] == pytest.approx(-sum(map(math.log, (0.4, 0.2, 0.08, 0.05))) / 4)
+    assert results["per_class"] == {"ant": 1, "bee": 0, "cat": None, "dog": None, "eel": 0, "fox": 0, "gnu": None}
+    rows = metric.rows()
+    assert rows["rank"].tolist() == [0, 1, 4, 5]
+    assert rows["predicted"].tolist() == [0] * 4
+    assert rows["confidence"].tolist() == pytest.approx([0.4] * 4)
+
+
+def test_ties_and_nan_count_against_the_net():
+    constant, nan = [1 / 7] * 7, math.nan
+    results = measured([constant, [nan] * 7, [nan, 0.9, *[0.0] * 5]], [0, 0, 1]).compute()
+    assert (results["top1"], results["top5"]) == (0, 1 / 3)  # the third is right but for one NaN: rank 1
+    assert results["nll"] is None
+    assert "NaN" not in json.dumps(results)
+
+
+def test_a_certain_mistake_costs_no_infinity():
+    assert measured([[1.0, 0.0]], [1], ("a", "b")).compute()["nll"] == pytest.approx(-math.log(1e-12), rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "top5"), [(2, None), (5, None), (6, 1.0)])
+def test_top5_needs_more_than_five_classes(count: int, top5: float | None):
+    results = measured([[1.0] + [0.0] * (count - 1)], [0], CLASSES[:count]).compute()
+    assert (results["top1"], results["top5"]) == (1.0, top5)
+
+
+def test_any_number_of_processes_gives_the_same_bytes():
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.rand(23, 7, generator=generator).softmax(1), torch.arange(23) % 7
+    answers = set()
+    for world in (1, 2, 3):
+        parts = [TopK(CLASSES) for _ in range(world)]
+        for rank, part in enumerate(parts):
+            for chosen in torch.arange(rank, 23, world).split(4):
+                part.update(scores[chosen], {"label": labels[chosen], "index": chosen})
+        whole = TopK(CLASSES)
+        whole.merge([part.state() for part in reversed(parts)])
+        rows = {name: values.tobytes() for name, values in whole.rows().items()}
+        answers.add((json.dumps(whole.compute()), tuple(rows.items())))
+    assert len(answers) == 1
+
+
+def test_half_precision_is_taken():
+    metric = TopK(("a", "b"))
+    metric.update(torch.tensor([[0.25, 0.75]], dtype=torch.bfloat16), targets([1]))
+    assert metric.compute()["nll"] == pytest.approx(-math.log(0.75))
+
+
+def test_no_images_give_no_numbers():
+    results = TopK(CLASSES).compute()
+    assert (results["top1"], results["top5"], results["nll"], results["images"]) == (None, None, None, 0)
+    assert set(results["per_class"].values()) == {None}
+    assert format_table(results).startswith("0 images")
+
+
+def test_prefix_names_the_figures_of_training_images():
+    metric = TopK(CLASSES, prefix="train_")
+    metric.update(torch.eye(7), targets(list(range(7))))
+    assert metric.compute() == {
+        "train_top1": 1.0,
+        "train_top5": 1.0,
+        "train_nll": pytest.approx(0, abs=1e-6),
+        "train_images": 7,
+    }
+
+
+def test_table_shows_errors_and_the_hardest_classes():
+    results = measured(torch.eye(7)[[0, 0, 2, 3]].tolist(), [0, 1, 2, 3]).compute()
+    lines = format_table(results).splitlines()
+    assert lines[0] == "4 images"
+    assert lines[1].split() == ["top1", "75.00%", "error", "25.00%"]
+    # The missed one has all other classes but the first tied with it: rank 6.
+    assert lines[2].split() == ["top5", "75.00%", "error", "25.00%"]
+    assert lines[3] == "hardest classes: bee 0.0%, ant 100.0%, cat 100.0%, dog 100.0%"
