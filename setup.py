@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["backbones", "classification", "detection", "tools"],
-    package_data={"classification": ["recipes/*.yaml", "experiments/*.yaml"], "detection": ["recipes/*.yaml"]},
+    package_data={"classification": ["recipes/*.yaml", "experiments/*.yaml"], "detection": ["recipes/*.yaml", "experiments/*.yaml"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
