@@ -6,17 +6,22 @@ bit. The CIFAR nets have the keys of the files that the community trained (conv1
 
 import copy
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
 from backbones.base import Backbone, FeatureInfo, LastStage, choose_features
-from backbones.blocks import BasicBlock, BlockType, Bottleneck, conv3x3, make_shortcut, recomputed
+from backbones.blocks import BasicBlock, Block, BlockType, Bottleneck, conv3x3, make_shortcut, recomputed
 from backbones.errors import UserError
 from backbones.norm import NORMS, conv_norm
 from backbones.registry import register
 from backbones.weights import LoadReport
+
+# The community's CIFAR files call option B's projections "shortcut".
+_PROJECTION = re.compile(r"(?:^|\.)(layer\d)\.\d+\.(?:downsample|shortcut)\.")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class ResNet(Backbone):
         self._inputs, self._dilation, self._norm, self._style = architecture.widths[0], 1, NORMS[norm], stride_style
         self._levels, self._recompute = levels, False
         self._stem(in_channels, architecture)
-        for i, level in enumerate(levels[: levels.index(chosen[-1]) + 1]):
+        for i in range(levels.index(chosen[-1]) + 1):
             dilate = 2 ** (architecture.first + i) > output_stride
             width, depth = architecture.widths[i], architecture.depths[i]
             stage = self._stage(block, width, depth, stride=1 if i == 0 else 2, dilate=dilate)
@@ -89,11 +94,14 @@ class ResNet(Backbone):
         return out
 
     def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
-        strange = [key for key in report.unexpected if ".downsample." in key]
-        if strange and self._shortcut in (None, "A"):
-            kind = "no shortcuts" if self._shortcut is None else "shortcuts without parameters (option A)"
+        odd = [f"{key} is only in the file" for key in report.unexpected if self._is_projection(key)]
+        odd += [f"{key} is only in the net" for key in report.missing if self._is_projection(key)]
+        if odd:
+            # Too few entries to make the file incomplete, yet they spoil every map behind them.
+            kind = f"option {self._shortcut}" if self._shortcut else "no shortcuts"
             raise UserError(
-                f"{self.name}: {report.source} has projection shortcuts ({strange[0]}), this net has {kind}"
+                f"{self.name} with {kind}: {report.source} was made with other shortcuts ({odd[0]}); "
+                "take the net and the option that the file was made with"
             )
         super().accept(report, weights)
 
@@ -111,6 +119,11 @@ class ResNet(Backbone):
         trunk.feature_info = self.feature_info[:-1]
         return trunk, LastStage(list(layer.children() if layer else ()), last)
 
+    def _is_projection(self, key: str) -> bool:
+        """Whether an entry of a file is a projection's, in a stage that this net has."""
+        found = _PROJECTION.search(key)
+        return found is not None and found.group(1) in self._modules
+
     def _stem(self, in_channels: int, architecture: Architecture) -> None:
         """7x7 convolution and pool of table 1, or the CIFAR nets' single 3x3."""
         width, large = architecture.widths[0], architecture.first == 2
@@ -126,7 +139,7 @@ class ResNet(Backbone):
     def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
         if not (self._recompute and self.training):
             return layer(x)
-        for block in layer.children():
+        for block in cast(Iterable[Block], layer.children()):
             x = recomputed(block, x)
         return x
 
