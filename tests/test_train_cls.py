@@ -1,0 +1,261 @@
+"""The classification script as its users run it: real processes and files, kills, two processes, arrays, shards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from backbones.weights import read_meta
+from tools import checkpoint, train_cls
+from tools.make_shards import make_shards
+from tools.run_log import LAST
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = ("ant", "bee", "cat", "dog ü", "eel", "fox")
+# Augmentation, mixing and a moving average: whatever a resumed run could get wrong.
+QUICK = ("--recipe", "cifar", "--batch-size", 8, "--precision", "fp32", "--threads", 1, "--train-eval", 6)
+HARD = (*QUICK, "--mixup", 0.4, "--cutmix", 1, "--ema", 0.8, "--epochs", 2)
+
+
+def run(*words: Any) -> None:
+    """The script in this process, which saves its start."""
+    train_cls.main([*map(str, words)])
+
+
+def start(*words: Any, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """The script in a process of its own."""
+    command = [sys.executable, *launcher, str(ROOT / "tools" / "train_cls.py"), *map(str, words)]
+    env, pipe = {**os.environ, "OMP_NUM_THREADS": "1"}, subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a process printed, once it has ended well."""
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """The figures of a run, but for what differs from process to process."""
+    return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k != "peak_memory"}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in found]
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def require_equal(a: Path, b: Path) -> None:
+    """Refuse two finished runs that differ in a bit of their weights or figures."""
+    ours, theirs = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert results(a) == results(b)
+    assert lines(a) == lines(b)
+    assert (a / "predictions.csv").read_bytes() == (b / "predictions.csv").read_bytes()
+
+
+def kill_within_an_epoch(process: subprocess.Popen[str], folder: Path) -> int:
+    """SIGKILL once a checkpoint lies within the second epoch; returns its step."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / LAST).is_file():
+            process.send_signal(signal.SIGSTOP)  # so that it makes no further step while we look
+            state = checkpoint.load(folder / LAST)["training"]
+            if state["epoch"] == 1 and state["epoch_step"] > 0:
+                process.kill()
+                process.communicate()
+                return state["step"]
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEGs of six colours in noise: eight of each for training, 13 in all for validation."""
+    root, random = tmp_path_factory.mktemp("cls") / "data", np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for place, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count + (split == "val" and place == 0)):
+                image = random.integers(0, 100, (36, 44, 3), dtype=np.uint8)
+                image[..., place % 3] += 50 + 25 * (place // 3)
+                content = cv2.imencode(".jpg", image)[1].tobytes()
+                (root / split / name / f"{number} é.jpg").write_bytes(content)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path) -> tuple[Path, str]:
+    """A finished run of two epochs, and what it printed."""
+    folder = data.parent / "straight"
+    return folder, finish(start("--data", data, *HARD, "--workers", 1, "--output", folder))
+
+
+def test_a_run_leaves_everything_behind(trained):
+    folder, printed = trained
+    assert {entry.name for entry in folder.iterdir()} == {
+        "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "predictions.csv", "results.json",
+        "tensorboard",
+    }  # fmt: skip
+    assert {entry.name for entry in (folder / "checkpoint").iterdir()} == {"last.safetensors", "best.safetensors"}
+    assert list((folder / "tensorboard").glob("events.*"))
+    for fact in ("train        48 images, 3 channels, augment cifar, crop 32", "val          13 images",
+                 "batch        8 = 1 x 8 x 1", "2 epochs x 6 = 12", "classes      6", "13 images\ntop1 "):  # fmt: skip
+        assert fact in printed
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["backbone"], config["mixup"], config["eval_only"]) == ("resnet20", 0.4, False)
+    meta = read_meta(folder / "model.safetensors")
+    assert meta["classes"] == list(CLASSES)
+    assert (meta["input"]["crop_size"], meta["input"]["resize_size"], meta["input"]["in_channels"]) == (32, 32, 3)
+
+
+def test_the_written_figures_agree_with_one_another(trained):
+    folder, _ = trained
+    figures, logged, rows = results(folder), lines(folder), predictions(folder)
+    evaluations = [line for line in logged if "epoch" in line]
+    assert [(line["step"], line["epoch"]) for line in evaluations] == [(6, 1), (12, 2)]
+    assert {name: figures[name] for name in evaluations[-1] if name in figures} == {
+        name: value for name, value in evaluations[-1].items() if name not in ("step", "epoch")
+    }
+    (losses,) = [line for line in logged if "loss" in line]  # at the end; else each 20 steps
+    assert losses.keys() == {"step", "loss", "loss_cls", "lr"}
+    assert (losses["step"], losses["loss"]) == (12, losses["loss_cls"])
+    assert (figures["images"], figures["train_images"]) == (13, 6)
+    assert figures["top1"] == sum(row["class"] == row["predicted"] for row in rows) / 13
+    assert 0 <= figures["top1"] <= figures["top5"] <= 1
+    assert [row["image"] for row in rows] == [
+        f"{name}/{number} é.jpg" for name in CLASSES for number in range(3 if name == "ant" else 2)
+    ]
+    # ResNet-20 with ten classes has 269,722 (0.27 million, table 6); a class takes 64 weights and a bias.
+    assert figures["parameters"] == 269_722 - 4 * 65
+
+
+def test_killed_within_an_epoch_and_resumed_it_is_the_straight_run(trained, data: Path):
+    folder = data.parent / "killed"
+    process = start("--data", data, *HARD, "--workers", 0, "--checkpoint-every", 1, "--output", folder)
+    assert 6 < kill_within_an_epoch(process, folder) < 12
+    assert "resume" not in finish(start("--resume", "--output", folder))
+    require_equal(folder, trained[0])
+
+
+def test_evaluation_alone_gives_the_runs_result(trained, data: Path, tmp_path: Path):
+    folder, _ = trained
+    words = ("--data", data, *QUICK, "--eval-only", "--workers", 0, "--weights", folder / "model.safetensors")
+    run(*words, "--output", tmp_path / "e")
+    expected = {name: value for name, value in results(folder).items() if not name.startswith("train_")}
+    assert results(tmp_path / "e") == expected
+    assert (tmp_path / "e" / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+    assert not (tmp_path / "e" / "model.safetensors").exists()
+    (data / "train").rename(tmp_path / "train")  # the training images are not needed
+    try:
+        run(*words, "--test-crops", "ten", "--output", tmp_path / "ten")
+    finally:
+        (tmp_path / "train").rename(data / "train")
+    assert results(tmp_path / "ten")["images"] == 13
+
+
+def test_two_processes_measure_what_one_measures(data: Path, tmp_path: Path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    words = ("--data", data, *QUICK, "--epochs", 1, "--workers", 0, "--output", tmp_path / "two")
+    printed = finish(start(*words, launcher=launcher))
+    assert "batch        8 = 2 x 4 x 1" in printed
+    assert printed.count("run folder") == 1
+    assert [line["step"] for line in lines(tmp_path / "two") if "epoch" in line] == [6]  # 48 images by 8, as alone
+    alone = ("--eval-only", "--weights", tmp_path / "two" / "model.safetensors", "--output", tmp_path / "one")
+    run("--data", data, *QUICK, "--workers", 0, *alone)
+    two, one = results(tmp_path / "two"), results(tmp_path / "one")
+    assert (two["top1"], two["top5"], two["images"]) == (one["top1"], one["top5"], one["images"])
+    assert two["nll"] == pytest.approx(one["nll"], rel=1e-5)  # other batches, other rounding
+    for ours, theirs in zip(predictions(tmp_path / "two"), predictions(tmp_path / "one")):
+        assert {**ours, "confidence": ""} == {**theirs, "confidence": ""}
+
+
+def write_arrays(root: Path, bands: int | None, kind: type) -> Path:
+    """Four arrays of each of two classes for either split, with values around 1000."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(4):
+                shape = (36, 40) if bands is None else (36, 40, bands)
+                np.save(root / split / name / f"{number}.npy", random.normal(1000, 20, shape).astype(kind))
+    return root
+
+
+def test_spectrograms_of_one_channel_are_normalised_by_their_own_statistics(tmp_path: Path):
+    data = write_arrays(tmp_path / "data", None, np.float32)
+    common = ("--data", data, *QUICK, "--workers", 0, "--in-channels", 1, "--normalise", "data")
+    run(*common, "--augment", "standard", "--epochs", 1, "--output", tmp_path / "a")
+    seen = read_meta(tmp_path / "a" / "model.safetensors")["input"]
+    files = [np.load(path) for path in sorted((data / "train").rglob("*.npy"))]
+    assert seen["mean"] == pytest.approx([np.mean(files)], rel=1e-6)
+    assert seen["std"] == pytest.approx([np.std(files)], rel=1e-3)
+    assert results(tmp_path / "a")["top5"] is None  # two classes
+    # Measured anew, the pixels are normalised by what the weights were made with.
+    again = ("--eval-only", "--weights", tmp_path / "a" / "model.safetensors", "--output", tmp_path / "b")
+    run(*common, *again)
+    assert (tmp_path / "b" / "predictions.csv").read_bytes() == (tmp_path / "a" / "predictions.csv").read_bytes()
+
+
+def test_arrays_of_five_bands_and_their_costs(tmp_path: Path):
+    data = write_arrays(tmp_path / "data", 5, np.uint16)
+    words = ("--data", data, *QUICK, "--workers", 0, "--normalise", "data", "--augment", "modern", "--epochs", 1)
+    run(*words, "--output", tmp_path / "a")
+    # 1000 of 65535; the first convolution alone knows of the bands: 2 more of 3 x 3 x 16 on 32 x 32 pixels.
+    assert read_meta(tmp_path / "a" / "model.safetensors")["input"]["mean"] == pytest.approx(
+        [1000 / 65535] * 5, rel=0.01
+    )
+    assert load_file(tmp_path / "a" / "model.safetensors")["backbone.conv1.weight"].shape == (16, 5, 3, 3)
+    # ResNet-20 of 32 x 32 RGB pixels takes 40,551,040 with ten classes, 64 for each.
+    assert results(tmp_path / "a")["macs"] == 40_551_040 - 64 * 8 + 2 * 9 * 16 * 1024
+
+
+def test_grey_pictures_and_class_weights_feed_a_detector(script, data: Path, small_shapes: Path, tmp_path: Path):
+    few = ("--data", data, *QUICK, "--limit", 8, "--epochs", 1, "--workers", 0)
+    run(*few, "--in-channels", 1, "--output", tmp_path / "g")
+    assert load_file(tmp_path / "g" / "model.safetensors")["backbone.conv1.weight"].shape == (16, 1, 3, 3)
+    run(*few, "--backbone", "resnet18", "--output", tmp_path / "c")
+    weights, recipe = tmp_path / "c" / "model.safetensors", ROOT / "detection" / "recipes" / "shapes.yaml"
+    small = ("--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--epochs", 1, "--limit", 8, "--workers", 0)
+    words = ("--config", recipe, "--data", small_shapes, *small, "--backbone", "resnet18", "--weights", weights)
+    done = script("train_det.py", *words, "--output", tmp_path / "d", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    (loaded,) = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
+    # 20 convolutions and 20 norms of four entries; the last layer is the classifier's own.
+    assert "matched 100 of 100 entries, 0 missing, 0 unexpected" in loaded
+    assert "(fc.bias, fc.weight)" in loaded
+
+
+def test_shards_train_and_resume_as_folders_do(data: Path, tmp_path: Path):
+    make_shards(data, tmp_path / "shards", shard_size=20)
+    words = ("--data", tmp_path / "shards", *HARD, "--train-eval", 0, "--workers", 0)
+    run(*words, "--output", tmp_path / "straight")
+    process = start(*words, "--checkpoint-every", 1, "--output", tmp_path / "killed")
+    kill_within_an_epoch(process, tmp_path / "killed")
+    run("--resume", "--output", tmp_path / "killed")
+    require_equal(tmp_path / "straight", tmp_path / "killed")
+    assert predictions(tmp_path / "killed")[12]["image"] == "val sample 12"
+    assert results(tmp_path / "killed")["images"] == 13
