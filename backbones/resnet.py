@@ -21,7 +21,7 @@ from backbones.registry import register
 from backbones.weights import LoadReport
 
 # The community's CIFAR files call option B's projections "shortcut".
-_PROJECTION = re.compile(r"(?:^|\.)(layer\d)\.\d+\.(?:downsample|shortcut)\.")
+_PROJECTION = re.compile(r"(?:^|\.)(layer\d)\.\d+\.(?:downsample|shortcut)\.0\.weight$")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ResNet(Backbone):
         return trunk, LastStage(list(layer.children() if layer else ()), last)
 
     def _is_projection(self, key: str) -> bool:
-        """Whether an entry of a file is a projection's, in a stage that this net has."""
+        """Whether an entry is a projection's convolution, in a stage that this net has."""
         found = _PROJECTION.search(key)
         return found is not None and found.group(1) in self._modules
 

@@ -58,6 +58,7 @@ class CommunityNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
+        # The community's avg_pool2d adds the places in another order, which moves the last bit alone.
         return self.linear(x.mean(dim=(2, 3)))
 
 
