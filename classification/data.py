@@ -158,8 +158,14 @@ def item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Ite
 
 
 def collate(items: Iterable[Item]) -> tuple[Any, dict[str, Tensor]]:
-    """Images `[N, C, h, w]`, or a list of them for each view, and targets `[N]`."""
+    """Images `[N, C, h, w]`, or a list of them for each view, and targets `[N]`.
+
+    Raises:
+        UserError: where bytes meet floats, of which a stack would make floats that nobody normalised.
+    """
     images, targets = zip(*items, strict=True)
+    if len({(image[0] if isinstance(image, list) else image).dtype for image in images}) > 1:
+        raise UserError("--data: a batch holds pictures of bytes and floating arrays; store all images in one type")
     batch = {key: torch.tensor([target[key] for target in targets]) for key in targets[0]}
     if isinstance(images[0], list):
         return [torch.stack(views) for views in zip(*images, strict=True)], batch

@@ -25,12 +25,14 @@ class Source(Protocol):
         classes: names by label.
         in_channels: channels of the images.
         train_size, val_size: images of the splits, as they are used.
+        floating: whether the images are arrays of other numbers than bytes, by the first one.
     """
 
     classes: tuple[str, ...]
     in_channels: int
     train_size: int
     val_size: int
+    floating: bool
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
         """Training batches, as `batches` says."""
@@ -69,8 +71,9 @@ class FolderSource:
         self.in_channels = in_channels or channels_of(last.path(0))
         self.train_size = len(self._places.get("train", ()))
         self.val_size = len(self._places["val"])
-        for split, places in self._places.items():
-            self._view(split, None, places)[0]  # one look, so that other channels are refused before anything is built
+        # One look into each split, so that other channels are refused before anything is built.
+        first = [self._view(split, None, places)[0][0] for split, places in self._places.items()]
+        self.floating = any(isinstance(image, torch.Tensor) and image.is_floating_point() for image in first)
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
         data = self._view("train", augment, self._places["train"])
@@ -110,6 +113,7 @@ class ShardSource:
         self._index, self._buffer = read_index(address), buffer
         self.classes, self.in_channels = self._index.classes, in_channels or 3
         self.train_size, self.val_size = self._index.count("train"), self._index.count("val")
+        self.floating = False  # not looked into; what cannot be mixed is refused when it comes
 
     def train_loader(
         self, batches: ShardBatches, augment: Augment, *, workers: int, collate: Callable[..., Any]

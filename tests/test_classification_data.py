@@ -238,6 +238,14 @@ def test_loaders_give_the_same_with_and_without_workers(root: Path):
     assert targets["label"].tolist() == [0, 0, 0, 1, 1]
 
 
+def test_bytes_and_floats_do_not_meet_in_a_batch(root: Path):
+    np.save(root / "val" / "ant" / "1.npy", np.zeros((4, 6, 3), np.uint16))
+    source = FolderSource(root, in_channels=None, splits=("train", "val"))
+    views = Views("center", 4, 4, PLAIN)
+    with pytest.raises(UserError, match="a batch holds pictures of bytes and floating arrays; store all"):
+        list(source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0))
+
+
 def test_processes_share_the_validation_images(root: Path):
     source = FolderSource(root, in_channels=None, splits=("train", "val"))
     views, found = Views("center", 4, 4, PLAIN), []

@@ -53,6 +53,17 @@ class DataOptions:
         require(fits, "resize_size", resize, f"must not be below --crop-size {crop}")
 
 
+def require_mixable(data: DataOptions, *, floating: bool) -> None:
+    """Refuse mixup and CutMix of floating arrays, which are no colours between 0 and 255.
+
+    Raises:
+        UserError: where the images are such and either is asked for.
+    """
+    for name in ("mixup", "cutmix"):
+        value = getattr(data, name)
+        require(not (floating and value), name, value, "the data are floating arrays, which do not mix; take 0")
+
+
 @dataclass
 class ModelOptions:
     """The net.

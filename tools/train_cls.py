@@ -24,7 +24,7 @@ if __package__ in (None, ""):
 
 from backbones.errors import UserError
 from tools.cli import option, parse, run, to_dict
-from tools.cls_options import Options
+from tools.cls_options import Options, require_mixable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,12 +107,13 @@ def build_source(options: Options) -> Source:
     splits: tuple[Split, ...] = ("val",) if options.run.eval_only else ("train", "val")
     address = data.data
     if address is None:
-        from tools import shapes_crops
-        from tools.distributed import on_main
+        from tools import distributed, shapes_crops
 
-        address = str(on_main(shapes_crops.prepare))
+        address = str(distributed.on_main(shapes_crops.prepare))
     buffer, limit = data.shuffle_buffer, data.limit or 0
-    return open_source(address, in_channels=data.in_channels, limit=limit, buffer=buffer, splits=splits)
+    source = open_source(address, in_channels=data.in_channels, limit=limit, buffer=buffer, splits=splits)
+    require_mixable(data, floating=source.floating)
+    return source
 
 
 def build_model(options: Options, source: Source) -> Classifier:

@@ -1,0 +1,181 @@
+"""What the classification script says of its users' mistakes: one line, status 2, and no run folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+import classification
+from tools import cli, train_cls
+from tools.make_shards import make_shards
+
+QUICK = ("--recipe", "cifar", "--epochs", 1, "--batch-size", 4, "--threads", 1, "--train-eval", 0)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four pictures of each of two classes in either split."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(4):
+                image = random.integers(0, 256, (34, 34, 3), dtype=np.uint8)
+                (tmp_path / "data" / split / name / f"{number}.jpg").write_bytes(
+                    cv2.imencode(".jpg", image)[1].tobytes()
+                )
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights made for the classes ant and cow."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    meta = {"classes": ["ant", "cow"], "input": {}}
+    save_file(classification.build("resnet20", 2).state_dict(), path, metadata={"meta": json.dumps(meta)})
+    return path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty_class(data: Path) -> None:
+    for path in (data / "train" / "bee").iterdir():
+        path.unlink()
+
+
+def another_class(data: Path) -> None:
+    (data / "val" / "ant").rename(data / "val" / "cow")
+
+
+def no_val(data: Path) -> None:
+    shutil.rmtree(data / "val")
+
+
+def two_bands(data: Path) -> None:
+    for path in list(data.rglob("*.jpg")):
+        path.unlink()
+        np.save(path.with_suffix(".npy"), np.zeros((34, 34, 2), np.float32))
+
+
+def shards(data: Path) -> None:
+    data.rename(data.with_name("folders"))
+    make_shards(data.with_name("folders"), data, shard_size=4)
+
+
+def cut_shard(data: Path) -> None:
+    shards(data)
+    (data / "shards.json").unlink()  # so that the shards are read before anything is built
+    (data / "classes.txt").write_text("ant\nbee\n")
+    tar = data / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:3000])
+
+
+def missing_shard(data: Path) -> None:
+    shards(data)
+    (data / "val-000000.tar").unlink()
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] = {
+    "empty class": (empty_class, (), "train/bee: a class without images"),
+    "other classes": (another_class, (), "ant (only in"),
+    "no validation": (no_val, (), "has no folder val/"),
+    "missing data": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
+    "first image cut": (lambda data: cut(data / "train/ant/0.jpg"), (), "train/ant/0.jpg: does not decode"),
+    "bands of pictures": (None, ("--in-channels", 2), "a picture gives 1 or 3 channels, not 2"),
+    "bands of arrays": (two_bands, ("--in-channels", 3), "has 2 channels, not 3; take --in-channels 2"),
+    "mixup of floats": (two_bands, ("--mixup", 0.3), "--mixup 0.3: the data are floating arrays"),
+    "cutmix of floats": (two_bands, ("--cutmix", 1), "--cutmix 1.0: the data are floating arrays"),
+    "odd batch of mixup": (None, ("--mixup", 0.2, "--batch-size", 3), "take an even number"),
+    "odd batch of cutmix": (None, ("--cutmix", 1, "--batch-size", 6, "--accumulate", 2), "take an even number"),
+    "nothing to measure": (None, ("--eval-only",), "--eval-only: random weights predict nothing; name --weights"),
+    "weights gone": (None, ("--weights", "gone.pth"), "gone.pth"),
+    "unknown backbone": (None, ("--backbone", "resnet21"), "unknown backbone 'resnet21': did you mean"),
+    "unknown recipe": (None, ("--recipe", "fast"), "--recipe fast: expected"),
+    "unknown preset": (None, ("--augment", "hard"), "--augment hard: expected"),
+    "resize below crop": (None, ("--resize-size", 24), "24: must not be below --crop-size 32"),
+    "no crop": (None, ("--crop-size", 0), "must be above 0"),
+    "negative mixup": (None, ("--mixup", -1), "--mixup -1.0: must be 0 or above"),
+    "smoothing": (None, ("--label-smoothing", 1), "must be 0 or above, below 1"),
+    "frozen random stages": (None, ("--freeze", 1), "random weights must train"),
+    "limit of shards": (shards, ("--limit", 4), "--limit: not for tar shards"),
+    "statistics of shards": (shards, ("--normalise", "data"), "--normalise data: not for tar shards"),
+    "training error of shards": (shards, ("--train-eval", 4), "--train-eval: training shards cannot be measured"),
+    "shard cut": (cut_shard, (), "train-000001.tar: damaged or cut short"),
+    "shard gone": (missing_shard, (), "lists"),
+    "batch": (None, ("--batch-size", 5, "--accumulate", 2), "--batch-size 5: does not divide"),
+    "resume": (None, ("--resume",), "to resume"),
+}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    """The one line that the script ends with, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: train_cls.main([*map(str, words)]))
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_found_before_training_leave_no_folder(capsys, monkeypatch, data: Path, tmp_path: Path, name: str):
+    monkeypatch.chdir(tmp_path)
+    change, words, text = MISTAKES[name]
+    if change:
+        change(data)
+    line = refused(capsys, *QUICK, "--data", data, "--workers", 0, "--output", "run", *words)
+    assert text in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_other_classes_measure_nothing(capsys, data: Path, weights: Path, tmp_path: Path):
+    words = (*QUICK, "--data", data, "--workers", 0, "--eval-only", "--weights", weights, "--output", tmp_path / "run")
+    assert "was trained on other classes than the data's (cow, not bee)" in refused(capsys, *words)
+    for split in ("train", "val"):
+        shutil.copytree(data / split / "ant", data / split / "cat")
+    assert "its last layer is not for the 3 classes of the data" in refused(capsys, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_overwritten(capsys, data: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("kept")
+    line = refused(capsys, *QUICK, "--data", data, "--output", tmp_path / "run")
+    assert "holds files already; continue that run with --resume or name a new folder" in line
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(("split", "number"), [("train", 2), ("val", 3)])
+def test_damage_met_on_the_way_is_named_by_a_real_process(script, data: Path, tmp_path: Path, split: str, number: int):
+    """A worker meets it; replaced, the picture lets the run go on where it stands."""
+    path = data / split / "bee" / f"{number}.jpg"
+    whole = path.read_bytes()
+    cut(path)
+    words = (*QUICK, "--data", data, "--workers", 1, "--output", tmp_path / "run")
+    done = script("train_cls.py", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line == f"error: {path}: does not decode: cut short, damaged or no image; replace or remove it"
+    assert "Traceback" not in done.stderr
+    path.write_bytes(whole)
+    train_cls.main(["--resume", "--output", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_a_listed_shard_cut_short_is_named_by_a_worker(script, data: Path, tmp_path: Path):
+    shards(data)
+    (data / "train-000001.tar").write_bytes((data / "train-000001.tar").read_bytes()[:3000])
+    done = script("train_cls.py", *QUICK, "--data", data, "--workers", 1, "--output", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "train-000001.tar" in line
+    assert "Traceback" not in done.stderr
