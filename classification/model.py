@@ -1,4 +1,4 @@
-"""The classification net: a backbone's last feature, global average pool, linear layer."""
+"""Classification nets: a backbone's last feature, global average pool and linear layer; or a library's whole net."""
 
 import os
 from collections.abc import Sequence
@@ -12,30 +12,27 @@ import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.weights import LoadReport, load_state, state_for
+from classification.external import LibraryNet, build_whole
 
 
 class Classifier(nn.Module):
-    """Logits from the last feature of a backbone, as in section 3.3 of the ResNet paper.
+    """Base of the classification nets.
 
     Attributes:
+        backbone: what normalisation, freezing and recomputation belong to.
         load_report: what the weights gave, linear layer included; None where none were asked for here.
         label_smoothing: of the training loss (Szegedy et al. 2016), 0..1.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
         self.backbone = backbone
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(backbone.feature_info[-1].channels, num_classes)
         self.load_report: LoadReport | None = backbone.load_report
         self.label_smoothing = 0.0
 
     def logits(self, x: Tensor) -> Tensor:
         """[N, C, H, W], normalised with the backbone's mean and std -> [N, num_classes]."""
-        x = self.backbone(x)[self.backbone.feature_info[-1].name]
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        raise NotImplementedError
 
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
         """Logits `[N, num_classes]`, or with targets the training loss.
@@ -48,6 +45,28 @@ class Classifier(nn.Module):
         if targets is None:
             return logits
         return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
+
+
+class PooledClassifier(Classifier):
+    """Logits from the last feature of a backbone, as in section 3.3 of the ResNet paper."""
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__(backbone)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(backbone.feature_info[-1].channels, num_classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = self.backbone(x)[self.backbone.feature_info[-1].name]
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class WholeClassifier(Classifier):
+    """Logits of a net of torchvision's or timm's, its own head included."""
+
+    backbone: LibraryNet
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.backbone(x)["logits"]
 
 
 class ViewAverage(nn.Module):
@@ -81,28 +100,50 @@ def build(
     weights: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Classifier:
-    """Build a classification net.
+    """Build a classification net: pool and linear layer on one of our backbones, or a library's whole net.
 
     Args:
-        backbone: a name, or a `Backbone` (with features="last", so that no part of it is idle).
+        backbone: a name; "torchvision/<name>" and "timm/<name>" give that library's net with its own head. Or a
+            `Backbone` of any origin (with features="last", so that no part of it is idle) for pool and linear layer.
         num_classes: number of logits.
-        weights: as for `backbones.build`. The linear layer is taken from the same file where its number of
+        weights: as for `backbones.build`. The last layer is taken from the same file where its number of
             classes is `num_classes`; otherwise it stays random and the report lists it as missing.
-        options: further keywords of `backbones.build`; only with a name.
+        options: further keywords of `backbones.build`; only with a name. Whole nets take in_channels and norm.
 
     Raises:
         UserError: wrong options, or weights that cannot be had or do not fit.
     """
-    if isinstance(backbone, Backbone):
-        if options:
-            raise UserError(f"{', '.join(options)}: options go to backbones.build where the backbone is built already")
-        model = Classifier(backbone, num_classes)
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
+    if isinstance(backbone, str) and "/" in backbone:
+        model: Classifier = _whole(backbone, num_classes, weights, options)
     else:
-        model = Classifier(_trunk(backbone, weights, options), num_classes)
-    if weights is not None:
-        model.load_report = _load(model, weights)
+        model = _pooled(backbone, num_classes, weights, options)
     if options.get("norm") == "frozen":
         backbones.freeze_batch_norm(model)
+    return model
+
+
+def _whole(
+    name: str, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+) -> WholeClassifier:
+    net = build_whole(name, num_classes, **options)
+    if weights is None and options.get("norm") == "frozen":
+        raise UserError(f"{name}: norm='frozen' would freeze random statistics; give weights or take norm='batch'")
+    if weights is not None:
+        net.load(weights)
+    return WholeClassifier(net)
+
+
+def _pooled(
+    backbone: str | Backbone, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+) -> PooledClassifier:
+    if isinstance(backbone, Backbone) and options:
+        raise UserError(f"{', '.join(options)}: options go to backbones.build where the backbone is built already")
+    trunk = backbone if isinstance(backbone, Backbone) else _trunk(backbone, weights, options)
+    model = PooledClassifier(trunk, num_classes)
+    if weights is not None:
+        model.load_report = _load(model, weights)
     return model
 
 
@@ -114,7 +155,7 @@ def _trunk(name: str, weights: str | os.PathLike[str] | None, options: dict[str,
     return backbones.build(name, weights=None, **options)
 
 
-def _load(model: Classifier, weights: str | os.PathLike[str]) -> LoadReport:
+def _load(model: PooledClassifier, weights: str | os.PathLike[str]) -> LoadReport:
     state, source = state_for(model.backbone, weights)
     report = load_state(model.backbone, state, source=source)
     model.backbone.accept(report, weights)

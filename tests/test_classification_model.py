@@ -72,9 +72,8 @@ def test_takes_a_backbone_and_trains_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_convnext", "torchvision/squeezenet1_1"])
-def test_other_libraries_nets(name: str) -> None:
-    feature = "c4" if "squeezenet" in name else "c5"
-    net = classification.build(name, 4, features=(feature,))
+def test_other_libraries_trunks(name: str) -> None:
+    net = classification.build(backbones.build(name, weights=None, features="last"), 4)
     logits = net(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 4)
     logits.sum().backward()
