@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["backbones", "classification", "detection", "tools"],
-    package_data={"classification": ["recipes/*.yaml", "experiments/*.yaml"], "detection": ["recipes/*.yaml", "experiments/*.yaml"]},
+    package_data={task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection")},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

@@ -25,6 +25,7 @@ class Source(Protocol):
         classes: names by label.
         in_channels: channels of the images.
         train_size, val_size: images of the splits, as they are used.
+        measurable: splits that `eval_loader` takes.
         floating: whether the images are arrays of other numbers than bytes, by the first one.
     """
 
@@ -32,6 +33,7 @@ class Source(Protocol):
     in_channels: int
     train_size: int
     val_size: int
+    measurable: tuple[Split, ...]
     floating: bool
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
@@ -71,6 +73,7 @@ class FolderSource:
         self.in_channels = in_channels or channels_of(last.path(0))
         self.train_size = len(self._places.get("train", ()))
         self.val_size = len(self._places["val"])
+        self.measurable = splits
         # One look into each split, so that other channels are refused before anything is built.
         first = [self._view(split, None, places)[0][0] for split, places in self._places.items()]
         self.floating = any(isinstance(image, torch.Tensor) and image.is_floating_point() for image in first)
@@ -113,6 +116,7 @@ class ShardSource:
         self._index, self._buffer = read_index(address), buffer
         self.classes, self.in_channels = self._index.classes, in_channels or 3
         self.train_size, self.val_size = self._index.count("train"), self._index.count("val")
+        self.measurable: tuple[Split, ...] = ("val",)
         self.floating = False  # not looked into; what cannot be mixed is refused when it comes
 
     def train_loader(
@@ -126,7 +130,7 @@ class ShardSource:
         self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
     ) -> DataLoader:
         if split != "val":
-            raise UserError("--train-eval: training shards cannot be measured; take 0")
+            raise UserError("training shards are streamed in random order and cannot be measured")
         common: dict[str, Any] = {"decode": decode, "augment": views, "in_channels": self.in_channels}
         part = EvalShards(self._index, batch_size=batch_size, rank=rank, world_size=world_size, **common)
         return shard_loader(part, workers=workers, collate=collate)

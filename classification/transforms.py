@@ -98,7 +98,10 @@ class Views:
             views = mirrored([resized(image, side) for side in sides])
         elif self.crops == "ten":
             image = resized(image, self.resize)
-            views = mirrored([*corners(image, self.size), center(image, self.size)])
+            both = mirrored(
+                [image]
+            )  # mirrored first, as torchvision does: the centre of an odd margin is no mirror image
+            views = [crop for side in both for crop in (*corners(side, self.size), center(side, self.size))]
         else:
             views = [center(resized(image, self.resize), self.size)]
         return [self.normalise(view) for view in views]

@@ -251,7 +251,7 @@ def test_grey_pictures_and_class_weights_feed_a_detector(script, data: Path, sma
 
 def test_shards_train_and_resume_as_folders_do(data: Path, tmp_path: Path):
     make_shards(data, tmp_path / "shards", shard_size=20)
-    words = ("--data", tmp_path / "shards", *HARD, "--train-eval", 0, "--workers", 0)
+    words = ("--data", tmp_path / "shards", *HARD, "--workers", 0)
     run(*words, "--output", tmp_path / "straight")
     process = start(*words, "--checkpoint-every", 1, "--output", tmp_path / "killed")
     kill_within_an_epoch(process, tmp_path / "killed")

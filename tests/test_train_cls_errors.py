@@ -109,7 +109,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "frozen random stages": (None, ("--freeze", 1), "random weights must train"),
     "limit of shards": (shards, ("--limit", 4), "--limit: not for tar shards"),
     "statistics of shards": (shards, ("--normalise", "data"), "--normalise data: not for tar shards"),
-    "training error of shards": (shards, ("--train-eval", 4), "--train-eval: training shards cannot be measured"),
     "shard cut": (cut_shard, (), "train-000001.tar: damaged or cut short"),
     "shard gone": (missing_shard, (), "lists"),
     "batch": (None, ("--batch-size", 5, "--accumulate", 2), "--batch-size 5: does not divide"),

@@ -21,7 +21,7 @@ class DataOptions:
         crop_size: side in pixels of what the net sees; absent: that of the named weights, else 224.
         resize_size: shorter side before the crop in evaluation; absent: the named weights', else 8/7 of the crop.
         test_crops: center; ten (corners, centre, mirrored); multiscale (whole images at five sizes, as in table 4).
-        train_eval: training images measured like the validation ones at each evaluation, for training-error curves.
+        train_eval: training images measured like the validation ones at each evaluation, for curves; not of tar shards.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none.
         shuffle_buffer: images that a process holds to shuffle tar shards.

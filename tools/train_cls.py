@@ -226,7 +226,7 @@ class Measure:
     def __init__(self, experiment: Experiment, options: Options, source: Source) -> None:
         self.experiment, self.source = experiment, source
         self.val = self._loader(options, "val")
-        limit = 0 if options.run.eval_only else options.data.train_eval
+        limit = 0 if options.run.eval_only or "train" not in source.measurable else options.data.train_eval
         self.train = self._loader(options, "train", limit=limit) if limit else None
         self.evaluator: Any = None
 
