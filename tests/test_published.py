@@ -1,0 +1,170 @@
+"""With torchvision's state dict the classification script gives torchvision's own predictions, from file to percent."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
+from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
+
+from tools import train_cls
+
+CROP, RESIZE = 48, 56
+CLASSES = ("ant", "bee", "cat", "dog")
+# Height and width. Resized to 56 all leave an even margin around the crop: where it is odd, torchvision's TenCrop takes
+# the centre of the mirrored picture one pixel beside the mirrored centre.
+SIZES = ((90, 60), (60, 120), (100, 100), (80, 120), (150, 200), (75, 50), (61, 61), (240, 80))
+# One of ours, and a whole net of torchvision's, which takes ImageNet's normalisation and undoes it inside.
+NETS = ("resnet18", "torchvision/googlenet")
+# predictions.csv rounds to four digits; the normalisation of ours multiplies where torchvision's divides.
+ROUNDED = 0.5e-4 + 1e-5
+# PIL and torchvision's kernel for bytes round on their own, so that some pixels are off by one of 255. The random
+# net's logits are spread over the images, so that this, which is noise, comes to some hundredths of a probability.
+BY_BYTES = 0.06
+Net = tuple[str, nn.Module, Path]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two JPEGs a class: waves of different pitch and colour under noise, of the sizes above."""
+    root, random = tmp_path_factory.mktemp("published") / "data", np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        folder = root / "val" / CLASSES[number % len(CLASSES)]
+        folder.mkdir(parents=True, exist_ok=True)
+        y, x = np.mgrid[:height, :width]
+        wave = np.sin((x + number * y) / (2 + number)) * 80 + 128
+        image = wave[..., None] * random.uniform(0.2, 1, 3) + random.normal(0, 15, (height, width, 3))
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="module", params=NETS)
+def net(request: pytest.FixtureRequest, data: Path) -> Net:
+    """A name for the script, a random net of torchvision's that tells the images apart, and the file of it."""
+    torch.manual_seed(0)
+    arch = request.param.split("/")[-1]
+    options = {"transform_input": True, "init_weights": False} if arch == "googlenet" else {}
+    model = torchvision.models.get_model(arch, weights=None, num_classes=len(CLASSES), **options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    images = torch.stack([reference(path) for path in files(data)])
+    with torch.no_grad():
+        for _ in range(2):
+            model.train()(images + 0.1 * torch.randn(images.shape))
+        spread_logits(model.eval(), images)
+    file = data.parent / f"{arch}.pth"
+    torch.save(model.state_dict(), file)
+    return request.param, model, file
+
+
+def spread_logits(model: nn.Module, images: Tensor) -> None:
+    """Scale and shift the last layer so that the logits of each class have mean 0 and deviation 2 over the images."""
+    logits = model(images)
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    scale = 2 / logits.std(0)
+    last.bias.copy_((last.bias - logits.mean(0)) * scale)
+    last.weight.mul_(scale[:, None])
+
+
+def reference(path: Path) -> Tensor:
+    """torchvision's evaluation of a decoded picture: its present transforms, on bytes."""
+    steps = v2.Compose([v2.Resize(RESIZE, antialias=True), v2.CenterCrop(CROP)])
+    return normalise(steps(decoded(path)))
+
+
+def decoded(path: Path) -> Tensor:
+    return F.pil_to_tensor(Image.open(path))
+
+
+def files(data: Path) -> list[Path]:
+    return sorted((data / "val").rglob("*.jpg"))
+
+
+def probabilities(model: nn.Module, views: list[Tensor]) -> Tensor:
+    """Mean over views `[3, h, w]` of the class probabilities `[classes]`."""
+    with torch.no_grad():
+        return torch.stack([model(view[None])[0].softmax(0) for view in views]).mean(0)
+
+
+def normalise(image: Tensor) -> Tensor:
+    return F.normalize(image / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def words(data: Path, net: Net, folder: Path, *more: Any) -> list[str]:
+    """What the script is told."""
+    name, _, file = net
+    sizes = ("--crop-size", CROP, "--resize-size", RESIZE)
+    common = ("--precision", "fp32", "--workers", 0, "--threads", 1, "--output", folder)
+    given = ("--eval-only", "--data", data, "--backbone", name, "--weights", file)
+    return [*map(str, (*given, *sizes, *common, *more))]
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    """What the script said of the images, in the order of their files."""
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def rows(script, data: Path, net: Net, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Predictions from center crops, made in a process of their own as users start it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = script("train_cls.py", *words(data, net, folder), cwd=folder.parent, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return predictions(folder)
+
+
+def require_equal(rows: list[dict], wanted: list[Tensor], within: list[float] | None = None) -> None:
+    """Refuse another class, or a confidence that is further off than rounded; and images that are all of one class."""
+    assert [row["predicted"] for row in rows] == [CLASSES[int(p.argmax())] for p in wanted]
+    assert len({row["predicted"] for row in rows}) > 1
+    for row, expected, tolerance in zip(rows, wanted, within or [ROUNDED] * len(rows)):
+        assert float(row["confidence"]) == pytest.approx(float(expected.max()), abs=tolerance)
+
+
+def test_center_crops_are_torchvisions(data: Path, net: Net, rows: list[dict[str, str]]) -> None:
+    assert [Path(row["image"]).name for row in rows] == [path.name for path in files(data)]
+    assert [row["class"] for row in rows] == [path.parent.name for path in files(data)]
+    require_equal(rows, [probabilities(net[1], [reference(path)]) for path in files(data)])
+
+
+@pytest.mark.parametrize("net", NETS[:1], indirect=True)
+def test_predictions_are_those_over_an_image_folder(data: Path, net: Net, rows: list[dict[str, str]]) -> None:
+    """By PIL, as torchvision's own evaluation script reads images."""
+    preset = ImageClassification(crop_size=CROP, resize_size=RESIZE)
+    folder = torchvision.datasets.ImageFolder(str(data / "val"), transform=preset)
+    assert [Path(path) for path, _ in folder.samples] == files(data)
+    images = [image for image, _ in folder]
+    same = [torch.allclose(image, reference(path), atol=1e-5) for image, path in zip(images, files(data))]
+    require_equal(rows, [probabilities(net[1], [i]) for i in images], [ROUNDED if s else BY_BYTES for s in same])
+
+
+@pytest.mark.parametrize("net", NETS[:1], indirect=True)
+def test_ten_crops_are_torchvisions(data: Path, net: Net, tmp_path: Path) -> None:
+    train_cls.main(words(data, net, tmp_path / "run", "--test-crops", "ten"))
+    ten = v2.Compose([v2.Resize(RESIZE, antialias=True), v2.TenCrop(CROP)])
+    views = [[normalise(view) for view in ten(decoded(path))] for path in files(data)]
+    assert {len(ten) for ten in views} == {10}
+    require_equal(predictions(tmp_path / "run"), [probabilities(net[1], ten) for ten in views])
+
+
+@pytest.mark.parametrize("net", NETS[:1], indirect=True)
+def test_multiscale_is_the_whole_picture_at_five_sizes(data: Path, net: Net, tmp_path: Path) -> None:
+    """Table 4's 224, 256, 384, 480 and 640 for crops of 224 are 48, 54.9, 82.3, 102.9 and 137.1 for those of 48."""
+    train_cls.main(words(data, net, tmp_path / "run", "--test-crops", "multiscale"))
+    wanted = []
+    for path in files(data):
+        scaled = [v2.functional.resize(decoded(path), [side], antialias=True) for side in (48, 55, 82, 103, 137)]
+        views = [normalise(view) for image in scaled for view in (image, image.flip(-1))]
+        wanted.append(probabilities(net[1], views))
+    require_equal(predictions(tmp_path / "run"), wanted)
