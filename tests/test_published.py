@@ -18,18 +18,18 @@ from torchvision.transforms._presets import ImageClassification
 
 from tools import train_cls
 
-CROP, RESIZE = 48, 56
+CROP, RESIZE = 48, 55
 CLASSES = ("ant", "bee", "cat", "dog")
-# Height and width. Resized to 56 all leave an even margin around the crop: where it is odd, torchvision's TenCrop takes
-# the centre of the mirrored picture one pixel beside the mirrored centre.
+# Height and width. Around the crop lies an odd margin, beside which the centre of the mirrored picture is not the
+# mirrored centre; torchvision's ten crops have the former.
 SIZES = ((90, 60), (60, 120), (100, 100), (80, 120), (150, 200), (75, 50), (61, 61), (240, 80))
 # One of ours, and a whole net of torchvision's, which takes ImageNet's normalisation and undoes it inside.
 NETS = ("resnet18", "torchvision/googlenet")
 # predictions.csv rounds to four digits; the normalisation of ours multiplies where torchvision's divides.
-ROUNDED = 0.5e-4 + 1e-5
+ROUNDED = 0.5e-4 + 2e-5
 # PIL and torchvision's kernel for bytes round on their own, so that some pixels are off by one of 255. The random
 # net's logits are spread over the images, so that this, which is noise, comes to some hundredths of a probability.
-BY_BYTES = 0.06
+BY_BYTES = 0.03
 Net = tuple[str, nn.Module, Path]
 
 
@@ -60,7 +60,7 @@ def net(request: pytest.FixtureRequest, data: Path) -> Net:
     images = torch.stack([reference(path) for path in files(data)])
     with torch.no_grad():
         for _ in range(2):
-            model.train()(images + 0.1 * torch.randn(images.shape))
+            model.train()(images + torch.randn(images.shape))  # statistics of these few alone would amplify roundings
         spread_logits(model.eval(), images)
     file = data.parent / f"{arch}.pth"
     torch.save(model.state_dict(), file)
