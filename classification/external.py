@@ -1,10 +1,10 @@
-"""torchvision's and timm's whole nets with their own heads, and what those libraries say of their weights."""
+"""torchvision's and timm's whole nets with their own heads."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
 from backbones.errors import UserError
 from backbones.state_file import first_line
 from backbones.weights import LoadReport, load, state_for, timm_pretrained
+from classification.published import timm_config
 
 # Entries of the classifiers beside the trunk that GoogLeNet and Inception v3 are trained with; left out here.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -62,7 +63,7 @@ class LibraryNet(Backbone):
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
         super().adopt_normalisation(weights)
-        config = _timm_config(self.source[1], str(weights)) if self.source[0] == "timm" else None
+        config = timm_config(self.source[1], str(weights)) if self.source[0] == "timm" else None
         if config is not None:
             self.mean = per_channel(config.mean, self.in_channels)
             self.std = per_channel(config.std, self.in_channels)
@@ -78,7 +79,7 @@ class LibraryNet(Backbone):
     def _entries(self, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
         """The entries of a file or of published weights, and where they are from."""
         library, arch = self.source
-        config = _timm_config(arch, weights) if library == "timm" and isinstance(weights, str) else None
+        config = timm_config(arch, weights) if library == "timm" and isinstance(weights, str) else None
         if config is None or not config.has_weights:
             return state_for(self, weights)
         # Files of some of timm's nets want timm's own conversion.
@@ -125,26 +126,6 @@ def build_whole(
     return LibraryNet(net, name=name, in_channels=in_channels, num_classes=num_classes)
 
 
-class Published(NamedTuple):
-    """How published weights were measured: side of the crop, shorter side before it, in pixels, and the resampling."""
-
-    crop: int
-    resize: int
-    interpolation: str
-
-
-def published_sizes(name: str, weights: str) -> Published | None:
-    """How published weights were measured; None for other weights.
-
-    Args:
-        name: of the net, as for `backbones.build`.
-        weights: "imagenet" or a tag; anything else is no published weights' name.
-    """
-    if name.startswith("timm/"):
-        return _timm_sizes(name.removeprefix("timm/"), weights)
-    return _torchvision_sizes(name.removeprefix("torchvision/"), weights)
-
-
 def _whole(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     library, arch = name.split("/", 1)
     if library == "timm":
@@ -189,36 +170,3 @@ def _unflattened(name: str, own: dict[str, nn.Module]) -> str:
     """The whole net's name of a part: timm's feature extractors call stages.0 stages_0 or model.stages.0."""
     bare = name.removeprefix("model.")
     return bare if bare in own else re.sub(r"^(\w+?)_(\d+)(?=\.|$)", r"\1.\2", bare)
-
-
-def _torchvision_sizes(arch: str, tag: str) -> Published | None:
-    from torchvision.models import get_model_weights, list_models
-
-    from backbones.download import torchvision_tag
-
-    if arch not in list_models():
-        return None
-    try:
-        measured = get_model_weights(arch)[torchvision_tag(arch, tag)].transforms()
-    except UserError:
-        return None
-    # The presets' own defaults, such as a shorter side of 256, stand in the object alone.
-    return Published(measured.crop_size[0], measured.resize_size[0], measured.interpolation.value)
-
-
-def _timm_sizes(arch: str, tag: str) -> Published | None:
-    config = _timm_config(arch, tag)
-    if config is None:
-        return None
-    size = (config.test_input_size or config.input_size)[-1]
-    return Published(size, int(size / (config.test_crop_pct or config.crop_pct)), config.interpolation)
-
-
-def _timm_config(arch: str, tag: str) -> Any:
-    """timm's description of published weights, or None where it has none such."""
-    import timm
-
-    try:
-        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
-    except RuntimeError:
-        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -75,6 +77,17 @@ class TopK:
         if not self.prefix:
             figures["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
         return {self.prefix + name: value for name, value in figures.items()}
+
+
+def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) -> str:
+    """`TopK.rows()` as text, one line an image: its name, true class, predicted class and that one's probability."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["image", "class", "predicted", "confidence"])
+    figures = zip(rows["label"], rows["predicted"], rows["confidence"], strict=True)
+    for name, (label, predicted, confidence) in zip(names, figures, strict=True):
+        writer.writerow([name, classes[label], classes[predicted], f"{confidence:.4f}"])
+    return text.getvalue()
 
 
 def format_table(results: dict[str, Any]) -> str:

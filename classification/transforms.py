@@ -18,6 +18,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the ne
 
 Preset = Literal["standard", "paper", "modern", "cifar", "light", "none"]
 Crops = Literal["center", "ten", "multiscale"]
+Interpolation = Literal["bilinear", "bicubic"]
 PRESETS, CROPS = get_args(Preset), get_args(Crops)
 SCALES = (224, 256, 384, 480, 640)  # shorter sides of table 4's test, for nets trained at 224
 JITTER = (256 / 224, 480 / 224)  # section 3.4: shorter side between 256 and 480 for crops of 224
@@ -84,37 +85,41 @@ class Views:
         resize: shorter side before the crop, in pixels.
         size: side of the crop.
         normalise: applied to float arrays.
+        interpolation: how pictures are resized.
     """
 
     crops: Crops
     resize: int
     size: int
     normalise: Normalise
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, image: np.ndarray, *, epoch: int = 0, index: int = 0) -> list[np.ndarray]:
         """The views `[h, w, C]` of an image `[H, W, C]`."""
         if self.crops == "multiscale":
             sides = [round(scale * self.size / SCALES[0]) for scale in SCALES]
-            views = mirrored([resized(image, side) for side in sides])
+            views = mirrored([resized(image, side, self.interpolation) for side in sides])
         elif self.crops == "ten":
-            image = resized(image, self.resize)
+            image = resized(image, self.resize, self.interpolation)
             both = mirrored(
                 [image]
             )  # mirrored first, as torchvision does: the centre of an odd margin is no mirror image
             views = [crop for side in both for crop in (*corners(side, self.size), center(side, self.size))]
         else:
-            views = [center(resized(image, self.resize), self.size)]
+            views = [center(resized(image, self.resize, self.interpolation), self.size)]
         return [self.normalise(view) for view in views]
 
 
-def resized(image: np.ndarray, side: int) -> np.ndarray:
+def resized(image: np.ndarray, side: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
     """The image `[H, W, C]` with its shorter side `side` pixels long, as torchvision resizes."""
     if min(image.shape[:2]) == side:
         return image
     import torch
+    from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
-    out = F.resize(torch.from_numpy(image.transpose(2, 0, 1)), [side], antialias=True)
+    mode = InterpolationMode(interpolation)
+    out = F.resize(torch.from_numpy(image.transpose(2, 0, 1)), [side], mode, antialias=True)
     return out.numpy().transpose(1, 2, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import backbones
 import classification
 from backbones.errors import UserError
 from backbones.norm import norm_table
-from classification.external import published_sizes
+from classification.published import published_sizes
 
 # Sides in pixels. The files of the two inceptions hold their auxiliary classifiers, as the published ones do.
 TORCHVISION = {
@@ -311,3 +312,10 @@ def test_timms_published_file_cannot_be_had(timms_cache: nn.Module) -> None:
 )
 def test_sizes_that_published_weights_were_measured_with(name: str, weights: str, wanted: tuple | None) -> None:
     assert published_sizes(name, weights) == wanted
+
+
+def test_our_own_files_say_how_they_were_measured(tmp_path: Path) -> None:
+    path = tmp_path / "ours.safetensors"
+    seen = {"crop_size": 96, "resize_size": 110, "interpolation": "bicubic", "mean": [0.5], "std": [0.2]}
+    save_file({"fc.weight": torch.zeros(1)}, path, {"meta": json.dumps({"input": seen})})
+    assert published_sizes("resnet18", str(path)) == (96, 110, "bicubic")

@@ -132,6 +132,15 @@ def test_views_are_torchvisions(height: int, width: int, crop: int, kind: type):
     assert all(torch.equal(chw(view), other) for view, other in zip(ours, theirs))
 
 
+def test_bicubic_is_torchvisions():
+    image = picture(40, 53)
+    resize = v2.Resize(24, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    (view,) = Views("center", 24, 17, plain(), "bicubic")(image)
+    assert torch.equal(chw(view), v2.CenterCrop(17)(resize(chw(image))))
+    (bilinear,) = Views("center", 24, 17, plain())(image)
+    assert not np.array_equal(view, bilinear)
+
+
 def test_crops_by_hand():
     image = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
     # Rows 0, 5, 10, 15; the middle of 4 rows begins at 1, of 5 columns at round(1.5) = 2.

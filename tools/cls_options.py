@@ -20,6 +20,7 @@ class DataOptions:
         augment: what training does to an image; see classification/transforms.py.
         crop_size: side in pixels of what the net sees; absent: that of the named weights, else 224.
         resize_size: shorter side before the crop in evaluation; absent: the named weights', else 8/7 of the crop.
+        interpolation: of resizing in evaluation; absent: the named weights', else bilinear.
         test_crops: center; ten (corners, centre, mirrored); multiscale (whole images at five sizes, as in table 4).
         train_eval: training images measured like the validation ones at each evaluation, for curves; not of tar shards.
         mixup: alpha of mixup; 0 for none.
@@ -35,6 +36,7 @@ class DataOptions:
     augment: Literal["standard", "paper", "modern", "cifar", "light", "none"] = "standard"
     crop_size: int | None = None
     resize_size: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     test_crops: Literal["center", "ten", "multiscale"] = "center"
     train_eval: int = 0
     mixup: float = 0.0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classification.model import Classifier
+    from classification.published import Published
     from classification.source import Source, Split
     from classification.transforms import Normalise
     from tools.distributed import TrainBatches
@@ -173,7 +174,7 @@ def build_train(experiment: Experiment, options: Options, source: Source, batche
 
 def meta(options: Options, source: Source, model: Classifier) -> dict[str, Any]:
     """What the weights were made for; kept with them."""
-    crop, resize = _chosen_sizes(options)
+    crop, resize, interpolation = _chosen_sizes(options)
     backbone = model.backbone
     return {
         "task": "classification",
@@ -182,6 +183,7 @@ def meta(options: Options, source: Source, model: Classifier) -> dict[str, Any]:
             "in_channels": backbone.in_channels,
             "crop_size": crop,
             "resize_size": resize,
+            "interpolation": interpolation,
             "mean": list(backbone.mean),
             "std": list(backbone.std),
         },
@@ -242,16 +244,18 @@ class Measure:
 
     def report(self, results: dict[str, Any], costs: dict[str, Any]) -> None:
         """Print the figures; write `results.json` and `predictions.csv` on the main process."""
-        from classification.metrics import format_table
+        from classification.metrics import format_table, predictions_csv
         from tools import distributed
-        from tools.files import write_json
+        from tools.files import write_json, write_text
 
         if not distributed.is_main():
             return
         folder = self.experiment.folder
         write_json(folder / "results.json", {**results, **costs})
         if self.evaluator is not None:
-            self._write_predictions(folder / "predictions.csv")
+            rows = self.evaluator.rows()
+            names = self.source.names("val", rows["index"])
+            write_text(folder / "predictions.csv", predictions_csv(rows, names, self.source.classes))
         print(format_table(results))
         print(f"results and predictions are in {folder}")
 
@@ -261,7 +265,7 @@ class Measure:
 
         crop, resize = _sizes(self.experiment)
         crops = options.data.test_crops
-        views = Views(crops, resize, crop, _normalise(self.experiment))
+        views = Views(crops, resize, crop, _normalise(self.experiment), self.experiment.meta["input"]["interpolation"])
         batch = {"center": 2 * self.experiment.process_batch, "ten": max(1, self.experiment.process_batch // 4)}
         return self.source.eval_loader(
             split,
@@ -278,23 +282,6 @@ class Measure:
         from tools.engine import evaluate
 
         return evaluate(ViewAverage(model), loader, evaluator, precision=self.experiment.precision())
-
-    def _write_predictions(self, path: Path) -> None:
-        """One line an image: file, true class, predicted class, its probability."""
-        import csv
-        import io
-
-        rows, classes = self.evaluator.rows(), self.source.classes
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["image", "class", "predicted", "confidence"])
-        for name, label, predicted, confidence in zip(
-            self.source.names("val", rows["index"]), rows["label"], rows["predicted"], rows["confidence"], strict=True
-        ):
-            writer.writerow([name, classes[label], classes[predicted], f"{confidence:.4f}"])
-        from tools.files import write_text
-
-        write_text(path, text.getvalue())
 
 
 def _check_classes(options: Options, source: Source, net: Classifier) -> None:
@@ -314,18 +301,18 @@ def _check_classes(options: Options, source: Source, net: Classifier) -> None:
         raise UserError(f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]})")
 
 
-def _chosen_sizes(options: Options) -> tuple[int, int]:
-    """Crop and shorter side before it: as given, else those that the named weights were measured with."""
-    from classification.external import published_sizes
+def _chosen_sizes(options: Options) -> Published:
+    """Crop, shorter side before it and resampling: as given, else those that the weights were measured with."""
+    from classification.published import Published, published_sizes
 
     data, model = options.data, options.model
-    published = published_sizes(model.backbone, model.weights) if None in (data.crop_size, data.resize_size) else None
-    crop = data.crop_size or (published[0] if published else 224)
-    same = published is not None and published[0] == crop
-    resize = data.resize_size or (published[1] if published and same else round(crop * 8 / 7))
+    known = published_sizes(model.backbone, model.weights)
+    crop = data.crop_size or (known.crop if known else 224)
+    resize = data.resize_size or (known.resize if known and known.crop == crop else round(crop * 8 / 7))
     if resize < crop:
         raise UserError(f"--resize-size {resize}: must not be below the crop of {crop}; name --crop-size too")
-    return crop, resize
+    bicubic = known is not None and known.interpolation == "bicubic"
+    return Published(crop, resize, data.interpolation or ("bicubic" if bicubic else "bilinear"))
 
 
 def _sizes(experiment: Experiment) -> tuple[int, int]:

@@ -1,0 +1,64 @@
+"""How weights were measured: the sizes and the resampling that their published accuracy belongs to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from backbones.errors import UserError
+from backbones.state_file import read_meta
+
+
+class Published(NamedTuple):
+    """How published weights were measured: side of the crop, shorter side before it, in pixels, and the resampling."""
+
+    crop: int
+    resize: int
+    interpolation: str
+
+
+def published_sizes(name: str, weights: str) -> Published | None:
+    """How published weights, or those in a file of ours, were measured; None for all others.
+
+    Args:
+        name: of the net, as for `backbones.build`.
+        weights: "imagenet", a tag or a file.
+    """
+    ours = read_meta(weights).get("input", {})
+    if {"crop_size", "resize_size"} <= set(ours):
+        return Published(ours["crop_size"], ours["resize_size"], ours.get("interpolation", "bilinear"))
+    if name.startswith("timm/"):
+        return _timm_sizes(name.removeprefix("timm/"), weights)
+    return _torchvision_sizes(name.removeprefix("torchvision/"), weights)
+
+
+def _torchvision_sizes(arch: str, tag: str) -> Published | None:
+    from torchvision.models import get_model_weights, list_models
+
+    from backbones.download import torchvision_tag
+
+    if arch not in list_models():
+        return None
+    try:
+        measured = get_model_weights(arch)[torchvision_tag(arch, tag)].transforms()
+    except UserError:
+        return None
+    # The presets' own defaults, such as a shorter side of 256, stand in the object alone.
+    return Published(measured.crop_size[0], measured.resize_size[0], measured.interpolation.value)
+
+
+def _timm_sizes(arch: str, tag: str) -> Published | None:
+    config = timm_config(arch, tag)
+    if config is None:
+        return None
+    size = (config.test_input_size or config.input_size)[-1]
+    return Published(size, int(size / (config.test_crop_pct or config.crop_pct)), config.interpolation)
+
+
+def timm_config(arch: str, tag: str) -> Any:
+    """timm's description of published weights, or None where it has none such."""
+    import timm
+
+    try:
+        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
+    except RuntimeError:
+        return None
