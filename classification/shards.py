@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.errors import UserError
-from classification.data import Item, item, one_thread
+from classification.data import Item, item, loader
 from classification.shard_index import ShardIndex, holds_shards, read_index
 from classification.shard_reader import Sample, Shard, read_shard
 
@@ -205,17 +205,7 @@ def shard_loader(
     Args:
         collate: makes a batch of a list of items.
     """
-    return DataLoader(
-        data,
-        batch_size=data.batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-    )
+    return loader(data, workers=workers, collate=collate, batch_size=data.batch_size)
 
 
 def _item(sample: Sample, decode: Decode, augment: AugmentImage, *, in_channels: int, epoch: int) -> Item:
