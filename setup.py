@@ -33,5 +33,8 @@ setup(
         "tensorboard>=2.16",
         "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
     ],
-    extras_require={"test": ["pytest>=8"], "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.13"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.13"],
+    },
 )

@@ -116,7 +116,9 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
         return read_state(word), word
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
-        raise UserError(f"{_name(module)}: nobody publishes weights {word!r} for it; take weights=None or weights=FILE")
+        raise UserError(
+            f"{_name(module)}: nobody publishes weights {word!r} for it; take weights=None (--weights none) or FILE"
+        )
     library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)
     return state, f"{library} {arch} {word}"

@@ -21,6 +21,9 @@ Crops = Literal["center", "ten", "multiscale"]
 Interpolation = Literal["bilinear", "bicubic"]
 PRESETS, CROPS = get_args(Preset), get_args(Crops)
 SCALES = (224, 256, 384, 480, 640)  # shorter sides of table 4's test, for nets trained at 224
+# Deviations along and directions of the principal components of ImageNet's pixels, as RGB in 0..1.
+PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
+PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 JITTER = (256 / 224, 480 / 224)  # section 3.4: shorter side between 256 and 480 for crops of 224
 
 
@@ -47,7 +50,7 @@ class Augment:
             "cifar" pads by an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" does as
             evaluation does.
         size: side of the crop in pixels.
-        normalise: applied to float arrays.
+        normalise: applied to float arrays; its mean is what "cifar" pads with.
         seed: of the run.
     """
 
@@ -63,11 +66,11 @@ class Augment:
             return self.normalise(center(resized(image, self.size), self.size))
         if self.preset == "paper":
             low, high = (round(self.size * factor) for factor in JITTER)
-            image = resized(image, int(random.integers(low, high + 1)))
+            image = _pca_shifted(resized(image, int(random.integers(low, high + 1))), random)
         if self.preset == "cifar":
             image = resized(image, self.size)  # for pictures of other sizes than CIFAR's: as evaluation shows them
-        colour = image.dtype == np.uint8 and image.shape[2] == 3
-        pipeline = _pipeline(self.preset, self.size, colour)
+            image = _padded(image, self.size // 8, self.normalise.mean)
+        pipeline = _pipeline(self.preset, self.size)
         pipeline.set_random_seed(int(random.integers(2**32)))
         image = pipeline(image=image)["image"]
         if self.preset == "modern" and image.dtype == np.uint8 and image.shape[2] in (1, 3):
@@ -140,7 +143,7 @@ def mirrored(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 @cache
-def _pipeline(preset: str, size: int, colour: bool) -> Any:
+def _pipeline(preset: str, size: int) -> Any:
     """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
     import albumentations as A
     import cv2
@@ -151,11 +154,29 @@ def _pipeline(preset: str, size: int, colour: bool) -> Any:
         "standard": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
         "modern": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
         "light": [A.RandomResizedCrop((size, size), scale=(0.5, 1.0)), flip],
-        "cifar": [A.Pad(padding=size // 8), A.RandomCrop(size, size), flip],
-        "paper": [A.RandomCrop(size, size), flip, *([A.FancyPCA(alpha=0.1, p=1.0)] if colour else [])],
+        "cifar": [A.RandomCrop(size, size), flip],
+        "paper": [A.RandomCrop(size, size), flip],
     }
     erase = [A.Erasing(p=0.1)] if preset == "modern" else []
     return A.Compose(steps[preset] + erase)
+
+
+def _padded(image: np.ndarray, by: int, mean: Sequence[float]) -> np.ndarray:
+    """The image with a border of the mean colour, which normalisation makes the paper's zeros."""
+    height, width, channels = image.shape
+    scale = 255 if image.dtype == np.uint8 else 1
+    out = np.empty((height + 2 * by, width + 2 * by, channels), image.dtype)
+    out[:] = np.round(np.multiply(mean, scale)) if scale == 255 else mean
+    out[by : by + height, by : by + width] = image
+    return out
+
+
+def _pca_shifted(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A colour picture shifted along the principal components of ImageNet's colours (Krizhevsky et al. 2012)."""
+    if image.dtype != np.uint8 or image.shape[2] != 3:
+        return image
+    shift = PCA_VECTORS @ (random.normal(0, 0.1, 3) * PCA_VALUES) * 255
+    return (image + shift).round().clip(0, 255).astype(np.uint8)
 
 
 def _rand_augment(image: np.ndarray, seed: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +16,12 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 ROOT = Path(__file__).resolve().parents[1]
+# Workers of pytest-xdist are the parallelism; threads of theirs would wait for each other.
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
 
 
@@ -76,13 +81,22 @@ def _object(identifier: int, *, image: int, category: int, box: list[float], cro
     return {"id": identifier, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
 
 
+def interruptible(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    """A process that Ctrl-C reaches, also where the tests themselves run in a background that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script of tools/ as a user would, from another folder."""
 
     def call(name: str, *words: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "tools" / name), *map(str, words)]
-        env = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
+        env = {**os.environ, "OMP_NUM_THREADS": THREADS, **environment}
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     return call

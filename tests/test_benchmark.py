@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import interruptible
 from PIL import Image
 
 import backbones
@@ -234,7 +235,7 @@ def test_the_script_from_end_to_end(script, tmp_path: Path):
 def test_ctrl_c_leaves_whole_files_or_none(tmp_path: Path):
     command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "classify", "--nets", "resnet18,resnet34"]
     words = map(str, (*TINY, "--mode", "infer", "--output", tmp_path / "b"))
-    process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = interruptible([*command, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "b" / "table.md").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

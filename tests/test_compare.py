@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import interruptible
 from PIL import Image
 
 from backbones.errors import UserError
@@ -39,7 +40,7 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
     good, bad = (f"accumulate{count}-resnet18-seed0" for count in (1, 3))
     out = tmp_path / "out"
 
-    process = subprocess.Popen([*COMPARE, str(file), "--output", str(out)], stdout=subprocess.PIPE, text=True)
+    process = interruptible([*COMPARE, str(file), "--output", str(out)], stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (out / good / "checkpoint" / "last.safetensors").exists():
         assert time.monotonic() < deadline

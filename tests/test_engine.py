@@ -137,11 +137,12 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms(tmp_path: Path):
         run_epochs(training, loader, tmp_path, 4)
 
 
-def test_evaluate_covers_all_and_leaves_evaluation_mode():
-    model = Line()
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_covers_all_and_leaves_the_mode_as_it_was(training: bool):
+    model = Line().train(training)
     results = evaluate(model, DataLoader(Pairs(), batch_size=3), Errors(), precision=Precision(CPU, torch.float32))
     assert results == {"error": 9.0, "count": 8}  # |0 - 2x| over x = 1..8
-    assert not model.training
+    assert model.training is training
 
 
 def test_to_device_keeps_structure():

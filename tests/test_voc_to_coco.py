@@ -66,6 +66,10 @@ def test_boxes_and_splits(voc: Path, tmp_path: Path):
         (lambda root: (root / "Annotations/b.xml").unlink(), r"1 listed images have no annotation \(b.xml"),
         (lambda root: (root / "JPEGImages/b.jpg").unlink(), "b.jpg: an annotation names it"),
         (lambda root: (root / "Annotations/b.xml").write_text("<annotation>"), "annotations cannot be read"),
+        (
+            lambda root: (root / "Annotations/d.xml").write_text((root / "Annotations/b.xml").read_text()),
+            "two annotations name the image b.jpg",
+        ),
     ],
 )
 def test_what_is_refused_leaves_nothing(voc: Path, tmp_path: Path, spoil, words: str):

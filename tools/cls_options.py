@@ -74,6 +74,7 @@ class ModelOptions:
         backbone: a registered name; see `backbones.names()`.
         weights: none, imagenet, a tag, or a file; the last layer is taken where the classes are as many.
         shortcut: option A, B or C of the paper; absent: the net's own.
+        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: v1.5; ours only.
         norm: of the backbone.
         freeze: backbone stages that stay as they are (1 stem, 2 stem and the first stage, ...).
         label_smoothing: of the training loss.
@@ -83,6 +84,7 @@ class ModelOptions:
     backbone: str = "resnet50"
     weights: str = "imagenet"
     shortcut: Literal["A", "B", "C"] | None = None
+    stride_style: Literal["v1.5", "v1"] | None = None
     norm: Literal["batch", "frozen", "group"] = "batch"
     freeze: int = 0
     label_smoothing: float = 0.0

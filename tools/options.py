@@ -105,4 +105,4 @@ def require(holds: Any, name: str, value: Any, rule: str) -> None:
         UserError: naming the option, its value and the rule, unless `holds`.
     """
     if not holds:
-        raise UserError(f"--{name} {value}: {rule}")
+        raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")

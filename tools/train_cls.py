@@ -13,6 +13,7 @@ by the rule that the plan prints.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -127,7 +128,8 @@ def build_model(options: Options, source: Source) -> Classifier:
 
     model = options.model
     weights = None if model.weights == "none" else model.weights
-    own = {"norm": model.norm, **({"shortcut": model.shortcut} if model.shortcut else {})}
+    own: dict[str, Any] = {"norm": model.norm}
+    own |= {name: value for name in ("shortcut", "stride_style") if (value := getattr(model, name))}
     net = classification.build(
         model.backbone, len(source.classes), weights=weights, in_channels=source.in_channels, **own
     )
@@ -206,11 +208,11 @@ def show_plan(experiment: Experiment, options: Options, source: Source, model: C
     rows = {
         "run folder": experiment.folder,
         "model": f"{options.model.backbone}, weights {options.model.weights}",
-        "loaded": model.load_report or "nothing: random weights",
+        "loaded": f"{model.load_report or 'nothing: random weights'}{_other_classes(options, source, model)}",
         "norm layers": norms,
         "classes": len(source.classes),
         "train": f"{source.train_size} images, {source.in_channels} channels, augment {data.augment}, crop {crop}",
-        "val": f"{source.val_size} images, {data.test_crops} crop of {crop} after resizing to {resize}",
+        "val": f"{source.val_size} images, {_views(data.test_crops, crop, resize)}",
         "data": data.data or "built-in shapes",
         "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
         "batch": f"{train.batch_size} = {world} x {experiment.process_batch} x {train.accumulate} accumulated",
@@ -251,13 +253,18 @@ class Measure:
         if not distributed.is_main():
             return
         folder = self.experiment.folder
-        write_json(folder / "results.json", {**results, **costs})
+        write_json(folder / "results.json", {**self._earlier(), **results, **costs})
         if self.evaluator is not None:
             rows = self.evaluator.rows()
             names = self.source.names("val", rows["index"])
             write_text(folder / "predictions.csv", predictions_csv(rows, names, self.source.classes))
         print(format_table(results))
         print(f"results and predictions are in {folder}")
+
+    def _earlier(self) -> dict[str, Any]:
+        """What a run wrote before that is measured again: figures that evaluation alone lacks are kept."""
+        path = self.experiment.folder / "results.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _loader(self, options: Options, split: Split, *, limit: int = 0) -> Any:
         from classification.transforms import Views
@@ -286,7 +293,7 @@ class Measure:
 
 def _check_classes(options: Options, source: Source, net: Classifier) -> None:
     """Without training, the last layer must be one for these classes, in this order."""
-    if not options.run.eval_only:
+    if not options.run.eval_only or options.run.resume:  # the checkpoint, which comes later, was made for them
         return
     from backbones.weights import read_meta
 
@@ -313,6 +320,27 @@ def _chosen_sizes(options: Options) -> Published:
         raise UserError(f"--resize-size {resize}: must not be below the crop of {crop}; name --crop-size too")
     bicubic = known is not None and known.interpolation == "bicubic"
     return Published(crop, resize, data.interpolation or ("bicubic" if bicubic else "bilinear"))
+
+
+def _views(crops: str, crop: int, resize: int) -> str:
+    """What evaluation looks at, in words."""
+    from classification.transforms import SCALES
+
+    if crops == "multiscale":
+        sides = ", ".join(str(round(scale * crop / SCALES[0])) for scale in SCALES)
+        return f"whole images with shorter sides of {sides}, and mirrored"
+    return f"{crops} crop{'s' * (crops == 'ten')} of {crop} after resizing to {resize}"
+
+
+def _other_classes(options: Options, source: Source, model: Classifier) -> str:
+    """A warning where a last layer was loaded that means other classes."""
+    from backbones.weights import read_meta
+
+    made_for = read_meta(options.model.weights).get("classes")
+    loaded = model.load_report is not None and not any("fc." in name for name in model.load_report.missing)
+    if made_for is None or tuple(made_for) == source.classes or not loaded:
+        return ""
+    return "; WARNING: its last layer was trained on other classes, and begins from them"
 
 
 def _sizes(experiment: Experiment) -> tuple[int, int]:

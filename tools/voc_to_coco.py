@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,14 @@ def _annotations(source: Path) -> dict[str, Any]:
     from hotcoco import COCO
 
     try:
-        return COCO.from_voc(str(source)).dataset
+        whole = COCO.from_voc(str(source)).dataset
     except (ValueError, OSError) as error:
         raise UserError(f"{source}: its annotations cannot be read ({' '.join(str(error).split())})") from None
+    files = Counter(image["file_name"] for image in whole["images"])
+    twice = sorted(name for name, count in files.items() if count > 1)
+    if twice:
+        raise UserError(f"{source}: two annotations name the image {twice[0]}; mend the <filename> of one")
+    return whole
 
 
 def _part(whole: dict[str, Any], names: set[str], source: Path) -> dict[str, Any]:
