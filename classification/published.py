@@ -31,6 +31,21 @@ def published_sizes(name: str, weights: str) -> Published | None:
     return _torchvision_sizes(name.removeprefix("torchvision/"), weights)
 
 
+def choose_sizes(name: str, weights: str, crop: int | None, resize: int | None, interpolation: str | None) -> Published:
+    """Sizes and resampling for evaluation: as given, else those that the weights were measured with, else 224 of 256.
+
+    Raises:
+        UserError: where the crop is larger than the image that it is taken from.
+    """
+    known = published_sizes(name, weights)
+    size = crop or (known.crop if known else 224)
+    side = resize or (known.resize if known and known.crop == size else round(size * 8 / 7))
+    if side < size:
+        raise UserError(f"--resize-size {side}: must not be below the crop of {size}; name --crop-size too")
+    bicubic = known is not None and known.interpolation == "bicubic"
+    return Published(size, side, interpolation or ("bicubic" if bicubic else "bilinear"))
+
+
 def _torchvision_sizes(arch: str, tag: str) -> Published | None:
     from torchvision.models import get_model_weights, list_models
 

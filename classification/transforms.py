@@ -113,6 +113,14 @@ class Views:
         return [self.normalise(view) for view in views]
 
 
+def describe_views(crops: Crops, size: int, resize: int) -> str:
+    """What evaluation looks at, in words."""
+    if crops == "multiscale":
+        sides = ", ".join(str(round(scale * size / SCALES[0])) for scale in SCALES)
+        return f"whole images with shorter sides of {sides}, and mirrored"
+    return f"{crops} crop{'s' if crops == 'ten' else ''} of {size} after resizing to {resize}"
+
+
 def resized(image: np.ndarray, side: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
     """The image `[H, W, C]` with its shorter side `side` pixels long, as torchvision resizes."""
     if min(image.shape[:2]) == side:

@@ -37,10 +37,10 @@ def test_accuracies_by_hand():
     assert rows["confidence"].tolist() == pytest.approx([0.4] * 4)
 
 
-def test_ties_and_nan_count_against_the_net():
+def test_of_equals_the_first_counts_and_nan_against_the_net():
     constant, nan = [1 / 7] * 7, math.nan
-    results = measured([constant, [nan] * 7, [nan, 0.9, *[0.0] * 5]], [0, 0, 1]).compute()
-    assert (results["top1"], results["top5"]) == (0, 1 / 3)  # the third is right but for one NaN: rank 1
+    results = measured([constant, [nan] * 7, [nan, 0.9, *[0.0] * 5]], [3, 0, 1]).compute()
+    assert (results["top1"], results["top5"]) == (0, 1 / 3)  # of seven equals the fourth has rank 3; NaN has the last
     assert results["nll"] is None
     assert "NaN" not in json.dumps(results)
 
@@ -100,6 +100,18 @@ def test_table_shows_errors_and_the_hardest_classes():
     lines = format_table(results).splitlines()
     assert lines[0] == "4 images"
     assert lines[1].split() == ["top1", "75.00%", "error", "25.00%"]
-    # The missed one has all other classes but the first tied with it: rank 6.
-    assert lines[2].split() == ["top5", "75.00%", "error", "25.00%"]
+    # The missed one stands first among the six that share the second place: rank 1.
+    assert lines[2].split() == ["top5", "100.00%", "error", "0.00%"]
     assert lines[3] == "hardest classes: bee 0.0%, ant 100.0%, cat 100.0%, dog 100.0%"
+
+
+def test_top1_is_what_argmax_says_of_scores_with_few_bits():
+    """bf16 has eight bits: of 200 scores around one, many are equal to the largest."""
+    scores = (1 + torch.rand(500, 200, generator=torch.Generator().manual_seed(0))).bfloat16()
+    labels = scores.argmax(1).clone()
+    labels[::2] = (labels[::2] + 1) % 200
+    evaluator = TopK([str(i) for i in range(200)])
+    evaluator.update(scores, {"label": labels, "index": torch.arange(500)})
+    rows = evaluator.rows()
+    right = float((rows["predicted"] == rows["label"]).mean())
+    assert evaluator.compute()["top1"] == right == 0.5

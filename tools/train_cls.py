@@ -196,6 +196,7 @@ def meta(options: Options, source: Source, model: Classifier) -> dict[str, Any]:
 def show_plan(experiment: Experiment, options: Options, source: Source, model: Classifier, steps: int) -> None:
     """Say what is about to be trained, on what and how."""
     from backbones.norm import norm_table
+    from classification.transforms import describe_views
     from tools import distributed
     from tools.experiment import print_plan
     from tools.optim import learning_rate
@@ -212,7 +213,7 @@ def show_plan(experiment: Experiment, options: Options, source: Source, model: C
         "norm layers": norms,
         "classes": len(source.classes),
         "train": f"{source.train_size} images, {source.in_channels} channels, augment {data.augment}, crop {crop}",
-        "val": f"{source.val_size} images, {_views(data.test_crops, crop, resize)}",
+        "val": f"{source.val_size} images, {describe_views(data.test_crops, crop, resize)}",
         "data": data.data or "built-in shapes",
         "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
         "batch": f"{train.batch_size} = {world} x {experiment.process_batch} x {train.accumulate} accumulated",
@@ -309,27 +310,10 @@ def _check_classes(options: Options, source: Source, net: Classifier) -> None:
 
 
 def _chosen_sizes(options: Options) -> Published:
-    """Crop, shorter side before it and resampling: as given, else those that the weights were measured with."""
-    from classification.published import Published, published_sizes
+    from classification.published import choose_sizes
 
     data, model = options.data, options.model
-    known = published_sizes(model.backbone, model.weights)
-    crop = data.crop_size or (known.crop if known else 224)
-    resize = data.resize_size or (known.resize if known and known.crop == crop else round(crop * 8 / 7))
-    if resize < crop:
-        raise UserError(f"--resize-size {resize}: must not be below the crop of {crop}; name --crop-size too")
-    bicubic = known is not None and known.interpolation == "bicubic"
-    return Published(crop, resize, data.interpolation or ("bicubic" if bicubic else "bilinear"))
-
-
-def _views(crops: str, crop: int, resize: int) -> str:
-    """What evaluation looks at, in words."""
-    from classification.transforms import SCALES
-
-    if crops == "multiscale":
-        sides = ", ".join(str(round(scale * crop / SCALES[0])) for scale in SCALES)
-        return f"whole images with shorter sides of {sides}, and mirrored"
-    return f"{crops} crop{'s' * (crops == 'ten')} of {crop} after resizing to {resize}"
+    return choose_sizes(model.backbone, model.weights, data.crop_size, data.resize_size, data.interpolation)
 
 
 def _other_classes(options: Options, source: Source, model: Classifier) -> str:
