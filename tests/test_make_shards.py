@@ -119,7 +119,7 @@ def test_a_tree_that_is_no_data_set(script, data: Path, tmp_path: Path, spoil, m
 
 def test_options_are_checked(script, tmp_path: Path):
     done = script("make_shards.py", "--data", "a", "--output", "b", "--shard-size", 0, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: --shard_size 0: must be above 0\n")
+    assert (done.returncode, done.stderr) == (2, "error: --shard-size 0: must be above 0\n")
 
 
 def test_a_colon_in_the_output_is_no_scheme(script, data: Path, tmp_path: Path):
