@@ -262,11 +262,17 @@ def _whole(name: str, in_channels: int) -> nn.Module:
         "inception_v3": {"init_weights": True},
     }
     net = torchvision.models.get_model(arch, weights=None, **options.get(arch, {}))
-    if in_channels != 3:
-        path, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
-        parent = net.get_submodule(path.rpartition(".")[0])
-        setattr(parent, path.rpartition(".")[2], _rewidened(conv, in_channels))
+    rewiden(net, in_channels)
     return net
+
+
+def rewiden(net: nn.Module, in_channels: int) -> None:
+    """Make the first convolution of a net for three channels anew for `in_channels`, in place."""
+    if in_channels == 3:
+        return
+    path, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    parent, _, last = path.rpartition(".")
+    setattr(net.get_submodule(parent), last, _rewidened(conv, in_channels))
 
 
 def _rewidened(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:

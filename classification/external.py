@@ -136,15 +136,12 @@ def _whole(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
 def _torchvision_net(arch: str, num_classes: int, in_channels: int) -> nn.Module:
     from torchvision.models import get_model
 
-    from backbones.external import _rewidened
+    from backbones.external import rewiden
 
     # Without weights these two take -1..1 as it comes; the classes beside the trunk serve training with them alone.
     inception = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     net = get_model(arch, weights=None, num_classes=num_classes, **inception)
-    if in_channels != 3:
-        path, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
-        parent, _, last = path.rpartition(".")
-        setattr(net.get_submodule(parent), last, _rewidened(conv, in_channels))
+    rewiden(net, in_channels)
     return net
 
 
