@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -146,16 +147,23 @@ def timm_state(name: str, tag: str) -> dict[str, Tensor]:
     """
     import timm
 
-    arch = name.split(".")[0]
-    config = None
-    with suppress(RuntimeError):  # timm's word for an unknown tag; told below
-        config = timm.models.get_pretrained_cfg(name if tag == "imagenet" else f"{arch}.{tag}")
+    arch, config = name.split(".")[0], timm_config(name, tag)
     if config is None or not config.has_weights:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*")) or "none"
         raise UserError(f"timm/{name}: no weights {tag!r}; timm has {tags}; or give a file, or weights=None")
     if not config.hf_hub_id:
         return read_state(fetch(str(config.url), what=f"timm/{name}"))
     return _hub_state(name, config.hf_hub_id, config.hf_hub_filename)
+
+
+def timm_config(arch: str, tag: str) -> Any:
+    """timm's description of the weights `tag` of a net ("imagenet": its default ones), or None if it has none such."""
+    import timm
+
+    try:
+        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
+    except RuntimeError:  # timm's word for an unknown tag
+        return None
 
 
 def _hub_state(name: str, repository: str, filename: str | None) -> dict[str, Tensor]:

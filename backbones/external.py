@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, choose_features, per_channel
+from backbones.download import timm_config
 from backbones.errors import UserError
 
 # Two sizes that every stride divides: the difference of a map's sides gives its stride even where padding is absent.
@@ -61,7 +62,7 @@ class TimmBackbone(Backbone):
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
         super().adopt_normalisation(weights)
-        config = _pretrained_config(self.source[1], str(weights))
+        config = timm_config(self.source[1], str(weights))
         if config is not None:
             self.mean = per_channel(config.mean, self.in_channels)
             self.std = per_channel(config.std, self.in_channels)
@@ -142,18 +143,10 @@ def build_timm(
     return TimmBackbone(net=net, feature_info=declared, name=name, in_channels=in_channels)
 
 
-def _pretrained_config(arch: str, tag: str) -> Any:
-    """timm's description of the weights `tag` of a net ("imagenet": its default ones), or None if it has none such."""
-    try:
-        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
-    except RuntimeError:
-        return None
-
-
 def _check_tag(name: str) -> None:
     """Refuse "timm/<net>.<tag>" with a tag that the net does not have."""
     arch, _, tag = name.split("/", 1)[1].partition(".")
-    if tag and _pretrained_config(arch, tag) is None:
+    if tag and timm_config(arch, tag) is None:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*"))
         raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; it has {tags or 'none'}")
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
+from backbones.download import timm_config
 from backbones.errors import UserError
 from backbones.state_file import first_line
 from backbones.weights import LoadReport, load, state_for, timm_pretrained
-from classification.published import timm_config
 
 # Entries of the classifiers beside the trunk that GoogLeNet and Inception v3 are trained with; left out here.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from backbones.download import timm_config
 from backbones.errors import UserError
 from backbones.state_file import read_meta
 
@@ -67,13 +68,3 @@ def _timm_sizes(arch: str, tag: str) -> Published | None:
         return None
     size = (config.test_input_size or config.input_size)[-1]
     return Published(size, int(size / (config.test_crop_pct or config.crop_pct)), config.interpolation)
-
-
-def timm_config(arch: str, tag: str) -> Any:
-    """timm's description of published weights, or None where it has none such."""
-    import timm
-
-    try:
-        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
-    except RuntimeError:
-        return None
