@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backbones.base import Backbone, FeatureInfo
     from backbones.errors import UserError
-    from backbones.norm import conv_norm, freeze_batch_norm, norm_table
+    from backbones.fold import conv_norm
+    from backbones.norm import freeze_batch_norm, norm_table
     from backbones.registry import build, names, register
     from backbones.weights import LoadReport
 
@@ -19,7 +20,7 @@ _HOMES = {
     "LoadReport": "weights",
     "UserError": "errors",
     "build": "registry",
-    "conv_norm": "norm",
+    "conv_norm": "fold",
     "freeze_batch_norm": "norm",
     "names": "registry",
     "norm_table": "norm",

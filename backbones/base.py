@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from backbones.errors import UserError
+from backbones.fold import forget
 from backbones.norm import freeze_batch_norm, norm_table
 from backbones.state_file import read_meta
 
@@ -74,6 +75,10 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[N, in_channels, H, W], normalised -> {name: [N, channels, about H/stride, about W/stride]}."""
         raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "Backbone":
+        forget(self.modules())
+        return super().train(mode)
 
     def accept(self, report: "LoadReport", weights: str | os.PathLike[str]) -> None:
         """Keep the report of weights just loaded, and take over the normalisation that they were trained with.

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.norm import conv_norm
+from backbones.fold import conv_norm
 
 Norm: TypeAlias = Callable[[int], nn.Module]
 

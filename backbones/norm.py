@@ -1,11 +1,10 @@
-"""Normalisation layers: made by name, frozen by module object, folded into their convolution, counted."""
+"""Normalisation layers: made by name, frozen by module object, counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from backbones.errors import UserError
@@ -17,22 +16,6 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
-
-
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """norm(conv(x)), with a frozen batch norm folded into the weight on the fly.
-
-    Scaling the small weight is cheaper than a pass over the map. The gradient still reaches conv.weight, and
-    no state-dict key changes.
-    """
-    if not isinstance(norm, FrozenBatchNorm2d):
-        return norm(conv(x))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        shift = shift + conv.bias * scale
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None = None) -> nn.Module:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from backbones.base import Backbone, FeatureInfo, LastStage, choose_features
 from backbones.blocks import BasicBlock, Block, BlockType, Bottleneck, conv3x3, make_shortcut, recomputed
 from backbones.errors import UserError
-from backbones.norm import NORMS, conv_norm
+from backbones.fold import conv_norm
+from backbones.norm import NORMS
 from backbones.registry import register
 from backbones.weights import LoadReport
 

@@ -7,7 +7,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import backbones
 from backbones.errors import UserError
-from backbones.norm import conv_norm, freeze_batch_norm, group_norm, norm_table
+from backbones.fold import conv_norm
+from backbones.norm import freeze_batch_norm, group_norm, norm_table
 
 
 def settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
