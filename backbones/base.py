@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
@@ -75,6 +76,14 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[N, in_channels, H, W], normalised -> {name: [N, channels, about H/stride, about W/stride]}."""
         raise NotImplementedError
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Bytes 0..255 `[N, C, H, W]` brought to zero mean and unit deviation; floating images are so already."""
+        if images.dtype != torch.uint8:
+            return images
+        images = images.to(memory_format=torch.channels_last).float()
+        low = images.new_tensor(self.mean)[:, None, None] * 255
+        return (images - low) / (images.new_tensor(self.std)[:, None, None] * 255)
 
     def train(self, mode: bool = True) -> "Backbone":
         forget(self.modules())

@@ -41,7 +41,7 @@ class Classifier(nn.Module):
             images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
             targets: `label`, numbers `[N]` or probabilities `[N, num_classes]`.
         """
-        logits = self.logits(normalised(images, self.backbone.mean, self.backbone.std))
+        logits = self.logits(self.backbone.normalised(images))
         if targets is None:
             return logits
         return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
@@ -82,15 +82,6 @@ class ViewAverage(nn.Module):
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """A list of views `[N, C, h, w]`, which may differ in size -> `[N, num_classes]`."""
         return torch.stack([self.model(view).float().softmax(1) for view in views]).mean(0)
-
-
-def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes 0..255 brought to zero mean and unit deviation by channel; floating images are so already."""
-    if images.dtype != torch.uint8:
-        return images
-    images = images.to(memory_format=torch.channels_last).float()
-    low = images.new_tensor(mean)[:, None, None] * 255
-    return (images - low) / (images.new_tensor(std)[:, None, None] * 255)
 
 
 def build(

@@ -1,16 +1,15 @@
-"""A COCO split as a dataset of (image, target) pairs, and the loaders over it."""
+"""A COCO split as a dataset of (image, target) pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from detection.annotations import CocoAnnotations
@@ -98,32 +97,6 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
     return image
 
 
-def find_split(root: Path, split: Literal["train", "val"]) -> tuple[Path, Path]:
-    """Annotation file and image folder of a split in COCO's own layout.
-
-    That is `annotations/instances_<split>*.json` beside a folder `<split>*` (or `images/<split>*`) of the same suffix.
-
-    Raises:
-        UserError: where there is no such file or folder, or there are several.
-    """
-    if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder")
-    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
-    if not found:
-        raise UserError(
-            f"--data {root}: has no annotations/instances_{split}*.json; "
-            f"lay it out like COCO, or name --{split}-annotations and --{split}-images"
-        )
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise UserError(f"--data {root}: has several files for {split} ({names}); name one by --{split}-annotations")
-    name = found[0].stem.removeprefix("instances_")
-    for folder in (root / name, root / "images" / name):
-        if folder.is_dir():
-            return found[0], folder
-    raise UserError(f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}")
-
-
 def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives: str = "keep") -> np.ndarray:
     """Places of the images to use: the first `limit`, those without objects left out where negatives are dropped."""
     places = np.arange(len(annotations))
@@ -136,26 +109,6 @@ def collate(items: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Ten
     """Lists, since images differ in size: the model pads them."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
-
-
-def loader(dataset: CocoDetection, *, workers: int, **batching: Any) -> DataLoader:
-    """A data loader; `batching` is a `batch_sampler`, or a `sampler` and a `batch_size`."""
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
-        **batching,
-    )
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def _decode(content: np.ndarray, flags: int) -> np.ndarray | None:

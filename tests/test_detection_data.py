@@ -13,8 +13,10 @@ from PIL import Image
 
 from backbones.errors import UserError
 from detection.annotations import CocoAnnotations
-from detection.data import CocoDetection, collate, find_split, loader, read_image, select
+from detection.data import CocoDetection, collate, read_image, select
 from detection.transforms import Augment, sanitise
+from tools.coco_layout import find_split
+from tools.loading import loader
 
 
 def dataset(coco, augment=Augment("eval"), **options) -> CocoDetection:  # noqa: B008
@@ -137,11 +139,11 @@ def test_a_broken_image_in_a_worker_still_names_the_file(coco, workers):
     data = dataset(coco)
     (coco.images() / "007.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     with pytest.raises(UserError, match=r"007\.jpg: does not decode"):
-        list(loader(data, workers=workers, batch_size=1))
+        list(loader(data, workers=workers, collate=collate, batch_size=1))
 
 
 def test_loader_gives_lists_of_images_of_any_size(coco):
-    images, targets = next(iter(loader(dataset(coco), workers=0, batch_size=4)))
+    images, targets = next(iter(loader(dataset(coco), workers=0, collate=collate, batch_size=4)))
     assert [tuple(image.shape) for image in images] == [(3, 40, 60)] * 4
     assert [len(target["boxes"]) for target in targets] == [2, 0, 1, 0]
     assert collate([(1, 2), (3, 4)]) == ([1, 3], [2, 4])

@@ -15,9 +15,10 @@ import backbones
 import detection
 from backbones.errors import UserError
 from detection.annotations import CategoryMap
-from detection.data import CocoDetection, find_split
+from detection.data import CocoDetection
 from detection.rois import largest_share, pass_over_ignored
 from detection.transforms import Augment
+from tools.coco_layout import find_split
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 

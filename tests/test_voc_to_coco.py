@@ -11,7 +11,8 @@ import pytest
 
 from backbones.errors import UserError
 from detection.annotations import CocoAnnotations
-from detection.data import find_split, read_image
+from detection.data import read_image
+from tools.coco_layout import find_split
 from tools.voc_to_coco import convert
 
 BCCD = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd"

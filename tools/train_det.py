@@ -41,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, fit, report."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
 
-    from detection.data import loader
+    from detection.data import collate
     from tools import distributed
     from tools.engine import fit
     from tools.experiment import Experiment
+    from tools.loading import loader
     from tools.run_log import RunLog
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
         results = fit(
             training,
-            loader(train, workers=experiment.workers, batch_sampler=batches),
+            loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches),
             epochs=options.train.epochs,
             batches=batches,
             log=log,
@@ -203,13 +204,14 @@ class Measure:
     """Evaluates a model on the validation split, and writes what a run leaves behind."""
 
     def __init__(self, experiment: Experiment, options: Options, data: CocoDetection) -> None:
-        from detection.data import loader
+        from detection.data import collate
         from tools import distributed
+        from tools.loading import loader
 
         self.experiment, self.data, self.engine = experiment, data, options.data.evaluator
         shard = list(distributed.shard(len(data)))
         batch = min(8, experiment.process_batch)
-        self.loader = loader(data, workers=experiment.workers, sampler=shard, batch_size=batch)
+        self.loader = loader(data, workers=experiment.workers, collate=collate, sampler=shard, batch_size=batch)
         self.evaluator: Any = None
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
@@ -265,7 +267,7 @@ class Measure:
 
 def _paths(data: DataOptions, split: Literal["train", "val"]) -> tuple[Path, Path]:
     """Annotation file and image folder of a split: those named, those of `--data`, or the shapes'."""
-    from detection.data import find_split
+    from tools.coco_layout import find_split
 
     named = getattr(data, f"{split}_annotations")
     if named:
