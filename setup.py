@@ -12,8 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["backbones", "classification", "detection", "tools"],
-    package_data={task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection")},
+    packages=["backbones", "classification", "detection", "segmentation", "tools"],
+    package_data={
+        task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection", "segmentation")
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -31,6 +33,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8",
         "tensorboard>=2.16",
+        "segmentation-models-pytorch>=0.5",  # the Dice loss
         "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
     ],
     extras_require={

@@ -65,8 +65,10 @@ LIGHT = {
     "backbones.registry": ("torch", "timm", "numpy"),
     "backbones": ("timm", "albumentations", "cv2"),
     "detection": ("torch", "albumentations"),
+    "segmentation": ("torch", "albumentations"),
     "tools.options": ("torch", "numpy"),
     "tools.train_det": ("torch", "timm", "albumentations", "numpy"),
+    "tools.train_seg": ("torch", "timm", "albumentations", "numpy"),
     "tools.eval_coco": ("torch", "pycocotools", "hotcoco"),
 }
 

@@ -1,0 +1,28 @@
+"""Fully convolutional networks on any backbone of the registry, and label maps for them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segmentation.data import Segmentation
+    from segmentation.fcn import FCN, build
+    from segmentation.metrics import LabelMetrics
+    from segmentation.predict import Predictor
+
+_HOMES = {
+    "build": "segmentation.fcn",
+    "FCN": "segmentation.fcn",
+    "LabelMetrics": "segmentation.metrics",
+    "Predictor": "segmentation.predict",
+    "Segmentation": "segmentation.data",
+}
+__all__ = ["FCN", "LabelMetrics", "Predictor", "Segmentation", "build"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import segmentation` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segmentation' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

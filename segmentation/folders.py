@@ -1,0 +1,96 @@
+"""Label maps as files: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from backbones.errors import UserError
+from segmentation.data import read_image
+from segmentation.labels import VOC_CLASSES, Classes, palette, read_labels
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VOC_LISTS = Path("ImageSets", "Segmentation")
+
+
+class LabelFolder:
+    """Pictures and the label maps (PNG) of their names.
+
+    Args:
+        pairs: image and label file of each.
+        ignore_index: the label maps' number for pixels that do not count.
+    """
+
+    def __init__(self, pairs: list[tuple[Path, Path]], classes: Classes, *, ignore_index: int, where: str) -> None:
+        self.where, self.ignore_index = where, ignore_index
+        # Packed: a list of Python objects would be copied into each worker by its reference counts.
+        self._images, self._labels = (np.array([os.fsencode(p) for p in column]) for column in zip(*pairs, strict=True))
+        own = palette(self._path(self._labels, 0))
+        self.classes = classes if classes.given or len(own) < len(classes) else _coloured(classes, own)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, row: int) -> np.ndarray:
+        return read_image(self._path(self._images, row))
+
+    def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
+        return read_labels(self._path(self._labels, row), self.classes, size=size, ignore_index=self.ignore_index)
+
+    def name(self, row: int) -> str:
+        return self._path(self._images, row).name
+
+    def _path(self, column: np.ndarray, row: int) -> Path:
+        return Path(os.fsdecode(column[row]))
+
+
+def is_label_folder(root: Path) -> bool:
+    """Whether a data set is laid out in one of the two ways."""
+    return (root / "labels").is_dir() or (root / VOC_LISTS).is_dir()
+
+
+def open_folder(root: Path, split: str, *, ignore_index: int) -> LabelFolder:
+    """A split of `root`: `images/SPLIT/*` and `labels/SPLIT/*.png` with `classes.txt`, or Pascal VOC's layout.
+
+    Raises:
+        UserError: where a folder, a list, the classes or a label map is missing.
+    """
+    if (root / "labels").is_dir():
+        pairs = _beside(root / "images" / split, root / "labels" / split)
+        classes = Classes.read(root / "classes.txt")
+    else:
+        pairs = _listed(root, split)
+        own = root / "classes.txt"
+        classes = Classes.read(own) if own.is_file() else Classes.named(VOC_CLASSES)
+    absent = [labels for _, labels in pairs if not labels.is_file()]
+    if absent:
+        raise UserError(f"{absent[0]}: no such label map ({len(absent)} of {len(pairs)} images of {split} lack theirs)")
+    return LabelFolder(pairs, classes, ignore_index=ignore_index, where=f"{root} ({split})")
+
+
+def _beside(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; a data set has images/SPLIT and labels/SPLIT")
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{images}: holds no images ({', '.join(IMAGES)})")
+    return [(image, (labels / image.relative_to(images)).with_suffix(".png")) for image in found]
+
+
+def _listed(root: Path, split: str) -> list[tuple[Path, Path]]:
+    path = root / VOC_LISTS / f"{split}.txt"
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it lists the images of {split}") from None
+    if not names:
+        raise UserError(f"{path}: lists no images")
+    return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
+
+
+def _coloured(classes: Classes, colours: tuple[tuple[int, int, int], ...]) -> Classes:
+    """The classes in the colours that the label maps themselves are shown in."""
+    return Classes(classes.names, colours[: len(classes)])

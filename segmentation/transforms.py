@@ -1,0 +1,65 @@
+"""Augmentation of image and label map together: a pure function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from segmentation.losses import IGNORE
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
+
+Preset = Literal["train", "light", "eval"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A preset with its seed.
+
+    Args:
+        preset: "train" varies the size, crops, flips and jitters colours; "light" crops and flips; "eval" does nothing.
+        crop: side of the square that training sees, in pixels.
+        scales: smallest and largest factor by which "train" resizes before it crops.
+        fill: colour (0..255) of what a crop shows beyond the image; no class counts there.
+        seed: of the run.
+    """
+
+    preset: Preset
+    crop: int = 0
+    scales: tuple[float, float] = (0.5, 2.0)
+    fill: tuple[int, ...] = (124, 116, 104)
+    seed: int = 0
+
+    def __call__(
+        self, image: np.ndarray, labels: np.ndarray, *, epoch: int, index: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment an image `[H, W, C]` and its label map `[H, W]`, both uint8, to squares of `crop` pixels."""
+        if self.preset == "eval":
+            return image, labels
+        random = np.random.default_rng((self.seed, epoch, index))
+        pipeline = _pipeline(self.preset, self.crop, self.scales, self.fill)
+        pipeline.set_random_seed(int(random.integers(2**32)))
+        out = pipeline(image=image, mask=labels)
+        return out["image"], out["mask"]
+
+
+@cache
+def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...]) -> Any:
+    """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader's workers are the parallelism
+    pad = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE)
+    steps: list[Any] = [pad, A.RandomCrop(crop, crop), A.HorizontalFlip(p=0.5)]
+    if preset == "train":
+        low, high = (factor - 1 for factor in scales)
+        resize = A.RandomScale((low, high), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1)
+        # The strength of SSD's photometric distortion (Liu et al. 2016), in each half of the images.
+        colours = A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5)
+        steps = [resize, *steps, colours]
+    return A.Compose(steps)

@@ -1,0 +1,193 @@
+"""Segmentation nets: any backbone, torchvision's numbers, weights that fit or are refused, losses."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import backbones
+import segmentation
+from backbones.errors import UserError
+from segmentation.losses import IGNORE, PixelLoss
+from segmentation.weights import COCO_FILES
+
+HEADS = ("dilated", "fcn32s", "fcn16s", "fcn8s")
+NAMES = ("resnet18", "resnet34", "resnet50", "plain18", "resnet20", "timm/resnet18", "timm/convnext_atto")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("head", HEADS)
+def test_any_backbone_takes_a_step_on_odd_sizes(name: str, head: str) -> None:
+    torch.manual_seed(0)
+    model = segmentation.build(name, 5, head=head).train()
+    images = torch.randint(0, 256, (2, 3, 70, 93), dtype=torch.uint8)
+    losses = model(images, {"mask": torch.randint(0, 5, (2, 70, 93), dtype=torch.uint8)})
+    assert set(losses) == {"loss_seg", "loss_aux"}
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    model.eval()
+    with torch.no_grad():
+        out = model(images)
+    assert set(out) == {"out"}
+    assert out["out"].shape == (2, 5, 70, 93)
+
+
+@pytest.mark.parametrize("name", ["torchvision/vgg16", "torchvision/densenet121"])
+def test_strides_that_round_down_fit_as_well(name: str) -> None:
+    model = segmentation.build(name, 3, head="fcn8s", aux=False).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 70, 93))["out"].shape == (1, 3, 70, 93)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> tuple[str, nn.Module, Path]:
+    """A seeded net of torchvision's and its file."""
+    torch.manual_seed(1)
+    net = torchvision.models.segmentation.fcn_resnet50(
+        weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    )
+    net.eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.normal_(module.running_mean, std=0.1)
+    path = tmp_path_factory.mktemp("weights") / "fcn.pth"
+    torch.save(net.state_dict(), path)
+    return "resnet50", net, path
+
+
+def test_a_torchvision_file_gives_its_outputs(published) -> None:
+    name, net, path = published
+    model = segmentation.build(name, 21, weights=path)
+    assert not model.load_report.missing and not model.load_report.unexpected
+    images = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images)["out"], net(images)["out"], rtol=1e-5, atol=1e-5)
+    # In training, dropout draws the same numbers from the same seed.
+    outputs = []
+    for each in (model, copy.deepcopy(net)):
+        torch.manual_seed(2)
+        with torch.no_grad():
+            outputs.append(each.train()(images.repeat(2, 1, 1, 1)))
+    for part in ("out", "aux"):
+        torch.testing.assert_close(outputs[0][part], outputs[1][part], rtol=1e-5, atol=1e-5)
+
+
+def test_the_coco_file_is_taken_from_the_cache(published, tmp_path: Path, monkeypatch) -> None:
+    name, net, path = published
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    shutil.copy(path, cache / COCO_FILES[name])
+    with pytest.raises(UserError, match="not the published file"):  # its name says another digest
+        segmentation.build(name, 21, weights="coco")
+    file = f"fcn_resnet50_coco-{sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    shutil.copy(path, cache / file)
+    monkeypatch.setitem(COCO_FILES, name, file)
+    model = segmentation.build(name, 21, weights="coco").eval()
+    images = torch.randn(1, 3, 33, 47)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images)["out"], net(images)["out"], rtol=1e-5, atol=1e-5)
+
+
+def test_other_classes_keep_all_but_the_last_layers(published) -> None:
+    name, _, path = published
+    model = segmentation.build(name, 4, weights=path)
+    assert set(model.load_report.missing) == {
+        f"{part}.4.{kind}" for part in ("classifier", "aux_classifier") for kind in ("weight", "bias")
+    }
+    assert segmentation.build(name, 21, weights=path, aux=False).load_report.missing == ()
+    with pytest.raises(UserError, match="does not fit this net"):
+        segmentation.build("resnet18", 21, weights=path)
+    with pytest.raises(UserError, match="does not fit this net"):
+        segmentation.build(name, 21, head="fcn8s", weights=path)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("expected a whole number from 2 to 255", {"num_classes": 1}),
+        ("head='fcn4s': expected one of 'dilated', 'fcn32s'", {"head": "fcn4s"}),
+        ("'coco': published for resnet50 and resnet101, not for resnet18", {"weights": "coco"}),
+        ("is not to be had of torchvision's nets", {"backbone": "torchvision/vgg16"}),
+    ],
+)
+def test_mistakes_are_named(words: str, options: dict) -> None:
+    given = {"backbone": "resnet18", "num_classes": 5, **options}
+    with pytest.raises(UserError, match=words):
+        segmentation.build(given.pop("backbone"), given.pop("num_classes"), **given)
+
+
+def test_a_backbone_without_enough_features_is_refused() -> None:
+    trunk = backbones.build("resnet18", weights=None, features=("c4", "c5"))
+    assert segmentation.build(trunk, 3, head="fcn16s").fusion is not None
+    with pytest.raises(UserError, match="head 'fcn8s' needs 3 features, the backbone gives c4, c5"):
+        segmentation.build(trunk, 3, head="fcn8s")
+
+
+def test_finer_scores_begin_as_bilinear_enlargement() -> None:
+    """Section 4.2 of the FCN paper: training of FCN-16s starts from the outputs of FCN-32s."""
+    from segmentation.fcn import Fusion
+
+    infos = (backbones.FeatureInfo("c4", 8, 16), backbones.FeatureInfo("c5", 16, 32))
+    scores = torch.randn(1, 3, 5, 4)
+    out = Fusion(infos, 3)(scores, {"c4": torch.randn(1, 8, 10, 8)})
+    inside = F.interpolate(scores, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(out[..., 1:-1, 1:-1], inside[..., 1:-1, 1:-1])  # the border sees zeros beyond it
+
+
+def test_output_strides_are_declared_and_real() -> None:
+    for stride in (8, 16, 32):
+        net = segmentation.build("resnet18", 3, head="dilated", output_stride=stride)
+        assert net.backbone.feature_info[-1].stride == stride
+        with torch.no_grad():
+            assert net.backbone(torch.zeros(1, 3, 64, 64))["c5"].shape[-1] == 64 // stride
+
+
+def test_frozen_norm_and_stages() -> None:
+    with pytest.raises(UserError, match="frozen"):
+        segmentation.build("resnet18", 3, norm="frozen")
+    model = segmentation.build("resnet18", 3)
+    model.freeze_stages(2)
+    assert not any(p.requires_grad for p in model.backbone.layer1.parameters())
+    assert all(p.requires_grad for p in model.classifier.parameters())
+
+
+def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
+    scores, labels = torch.randn(2, 4, 6, 5), torch.randint(0, 4, (2, 6, 5))
+    labels[0, :3] = IGNORE
+    expected = F.cross_entropy(scores, labels, ignore_index=IGNORE)
+    torch.testing.assert_close(PixelLoss()(scores, labels.to(torch.uint8)), expected)
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    weighted = F.cross_entropy(scores, labels, weights, ignore_index=IGNORE)
+    torch.testing.assert_close(PixelLoss("ce", weights)(scores, labels), weighted)
+
+
+@pytest.mark.parametrize("kind", ["ce", "ohem", "dice"])
+def test_nothing_labelled_costs_nothing_and_still_reaches_every_parameter(kind: str) -> None:
+    scores = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = PixelLoss(kind)(scores, torch.full((1, 4, 4), IGNORE))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert scores.grad is not None and scores.grad.isfinite().all()
+
+
+def test_ohem_takes_the_hardest_quarter() -> None:
+    # Losses of class 0 against a score s of class 1: log(1 + e^s), rising in s; four pixels, so the hardest one counts.
+    scores = torch.stack([torch.zeros(1, 1, 4), torch.tensor([[[-2.0, 0.0, 1.0, 3.0]]])], dim=1)
+    assert PixelLoss("ohem")(scores, torch.zeros(1, 1, 4)).item() == pytest.approx(3.048587, abs=1e-5)
+
+
+def test_dice_adds_its_share() -> None:
+    scores, labels = torch.randn(2, 3, 5, 5), torch.randint(0, 3, (2, 5, 5))
+    assert PixelLoss("dice")(scores, labels) > PixelLoss()(scores, labels)
+    certain = F.one_hot(labels, 3).permute(0, 3, 1, 2) * 50.0
+    assert PixelLoss("dice")(certain, labels).item() == pytest.approx(0, abs=1e-3)

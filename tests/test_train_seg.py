@@ -1,0 +1,190 @@
+"""The segmentation script as its users run it: real processes, real files, kills and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import THREADS
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
+
+
+def measured(folder: Path) -> list[tuple[float, float]]:
+    """Epoch and mIoU of the evaluations so far."""
+    path = folder / "metrics.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [(line["epoch"], line["mIoU"]) for line in found if "epoch" in line]
+
+
+@pytest.fixture(scope="module")
+def label_set(tmp_path_factory) -> Path:
+    """A data set in folders: dark left halves are class 0, bright right halves class 1, a line between is 7 (void)."""
+    root = tmp_path_factory.mktemp("data") / "halves"
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4), ("test", 3)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            cut = int(random.integers(20, 60))
+            labels = np.zeros((64, 80), np.uint8)
+            labels[:, cut:], labels[:, cut] = 1, 7
+            pixels = (np.where(labels == 1, 190, 60)[..., None] + random.integers(-20, 20, (64, 80, 3))).astype(
+                np.uint8
+            )
+            cv2.imwrite(str(root / "images" / split / f"{number}.jpg"), pixels)
+            cv2.imwrite(str(root / "labels" / split / f"{number}.png"), labels)
+    (root / "classes.txt").write_text("dark\nbright\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(script, label_set: Path, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A finished run of six epochs on the halves."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    words = ("--data", label_set, *QUICK, "--ignore-index", 7, "--epochs", 6, "--batch-size", 4, "--lr", 2e-3)
+    done = script("train_seg.py", *words, "--output", folder, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_leaves_everything_behind_and_learns(trained):
+    folder, done = trained
+    assert {entry.name for entry in folder.iterdir()} == {
+        "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "results.json", "samples.png", "tensorboard",
+    }  # fmt: skip
+    assert [epoch for epoch, _ in measured(folder)] == [1, 2, 3, 4, 5, 6]
+    for fact in (
+        "run folder",
+        "c2 at stride 4",
+        "4 = 1 x 4 x 1 accumulated",
+        "6 epochs x 3 = 18",
+        "left out of the mean",
+    ):
+        assert fact in done.stdout
+    results = json.loads((folder / "results.json").read_text())
+    assert results["mIoU"] > 0.8
+    assert set(results["per_class"]) == {"dark", "bright"}
+    assert results["pixels"] == 4 * 64 * 79  # the void line does not count
+    assert results["parameters"] > 250_000 and results["macs"] > 0
+    assert Image.open(folder / "samples.png").width > 700
+
+
+def test_eval_only_measures_another_split_with_the_models_file(trained, script, label_set: Path, tmp_path: Path):
+    folder, _ = trained
+    weights = ("--eval-only", "--weights", folder / "model.safetensors")
+    words = ("--data", label_set, *QUICK, "--ignore-index", 7, *weights)
+    same = script("train_seg.py", *words, "--batch-size", 4, "--output", tmp_path / "same", cwd=tmp_path)
+    assert same.returncode == 0, same.stderr
+    before, after = (json.loads((f / "results.json").read_text()) for f in (folder, tmp_path / "same"))
+    assert before["confusion"] == after["confusion"]
+    test = script(
+        "train_seg.py", *words, "--val-split", "test", "--test-flip", "--output", tmp_path / "t", cwd=tmp_path
+    )
+    assert test.returncode == 0, test.stderr
+    assert json.loads((tmp_path / "t" / "results.json").read_text())["images"] == 3
+
+
+def test_killed_in_an_epoch_and_resumed_it_ends_with_the_same_bits(trained, label_set: Path, tmp_path: Path):
+    folder, _ = trained
+    command = [sys.executable, str(ROOT / "tools" / "train_seg.py")]
+    words = ["--data", label_set, *QUICK, "--ignore-index", 7, "--epochs", 6, "--batch-size", 4, "--lr", 2e-3]
+    words += ["--checkpoint-every", 1, "--output", tmp_path / "k"]
+    env = {**os.environ, "OMP_NUM_THREADS": THREADS}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([*command, *map(str, words)], stdout=quiet, stderr=quiet, env=env)
+    deadline = time.monotonic() + 120
+    while len(measured(tmp_path / "k")) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = [*command, "--resume", "--output", str(tmp_path / "k")]
+    done = subprocess.run(resumed, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert measured(tmp_path / "k") == measured(folder)
+    before, after = (json.loads((f / "results.json").read_text()) for f in (folder, tmp_path / "k"))
+    assert before["confusion"] == after["confusion"]
+
+
+def test_two_processes_measure_what_one_does(trained, label_set: Path, tmp_path: Path):
+    folder, _ = trained
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "tools" / "train_seg.py"), "--data", str(label_set), *map(str, QUICK), "--ignore-index", "7"]
+    command += [
+        "--eval-only",
+        "--weights",
+        str(folder / "model.safetensors"),
+        "--batch-size",
+        "2",
+        "--precision",
+        "fp32",
+    ]
+    done = subprocess.run(
+        [*command, "--val-split", "test", "--output", str(tmp_path / "two")],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert results["images"] == 3 and results["pixels"] == 3 * 64 * 79
+
+
+def test_coco_runs_through_with_all_classes_and_with_those_of_voc(coco_mini: Path, script, tmp_path: Path):
+    for chosen, classes in (("all", 81), ("voc", 21)):
+        words = ("--data", coco_mini, "--recipe", "shapes", "--backbone", "resnet20", "--classes", chosen, "--limit", 6, "--epochs", 1)
+        more = ("--crop-size", 96, "--min-size", 96, "--batch-size", 3, "--workers", 0, "--class-weights", "median")
+        done = script("train_seg.py", *words, *more, "--output", tmp_path / chosen, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        results = json.loads((tmp_path / chosen / "results.json").read_text())
+        assert len(results["per_class"]) == classes
+        assert results["images"] == 6
+
+
+MISTAKES = {
+    "no such folder": (("--data", "absent"), "--data absent: no such folder"),
+    "no such split": (("--val-split", "extra"), "images/extra: no such folder"),
+    "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),
+    "eval of nothing": (("--eval-only",), "--eval-only: random weights predict nothing; name --weights"),
+    "wrong scales": (("--scales", "[2, 1]"), "must be two rising factors"),
+    "wrong head": (("--head", "fcn4s"), "--head fcn4s"),
+    "frozen random": (("--freeze", 2), "random weights must train"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_line(mistake: str, script, label_set: Path, tmp_path: Path):
+    words, said = MISTAKES[mistake]
+    given = ("--data", label_set, "--ignore-index", 7, *QUICK, *words, "--output", tmp_path / "x")
+    done = script("train_seg.py", *given, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+
+
+def test_other_classes_in_the_weights_are_refused(trained, script, label_set: Path, tmp_path: Path):
+    import shutil
+
+    folder, _ = trained
+    shutil.copytree(label_set, tmp_path / "renamed")
+    (tmp_path / "renamed" / "classes.txt").write_text("dim\nbright\n")
+    words = ("--data", tmp_path / "renamed", *QUICK, "--ignore-index", 7, "--eval-only", "--weights")
+    done = script("train_seg.py", *words, folder / "model.safetensors", "--output", tmp_path / "x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "was trained on other classes than the data's (dark, not dim)" in done.stderr

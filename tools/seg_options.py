@@ -1,0 +1,103 @@
+"""Option groups of the segmentation script: its data and its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tools.options import RunOptions, TrainOptions, require
+
+
+@dataclass
+class DataOptions:
+    """Images, label maps, and how they are looked at.
+
+    Args:
+        data: folder of images/SPLIT and labels/SPLIT with classes.txt, or in the layout of Pascal VOC or COCO; absent:
+            the built-in shapes.
+        recipe: file of defaults in segmentation/recipes; auto is standard for named data, else shapes.
+        train_split: split to train on.
+        val_split: split to measure.
+        classes: of COCO data: all categories, or the 20 of Pascal VOC.
+        ignore_index: number in label files of pixels that do not count.
+        limit: use only the first n images of each split.
+        augment: "train" varies size and colours, crops and flips; "light" crops and flips; "eval" does nothing.
+        crop_size: side in pixels of what training sees.
+        scales: smallest and largest factor of augment "train".
+        min_size: short side in pixels to which evaluation resizes; 0 leaves images as they are.
+        window: side in pixels of the windows that evaluation cuts larger images into; 0 for none.
+        overlap: share of a window that the next one repeats.
+        test_scales: sizes, as factors, over which evaluation averages.
+        test_flip: average over mirror images as well.
+    """
+
+    data: str | None = None
+    recipe: Literal["auto", "shapes", "standard", "camvid", "coco"] = "auto"
+    train_split: str = "train"
+    val_split: str = "val"
+    classes: Literal["all", "voc"] = "all"
+    ignore_index: int = 255
+    limit: int | None = None
+    augment: Literal["train", "light", "eval"] = "train"
+    crop_size: int = 480
+    scales: tuple[float, float] = (0.5, 2.0)
+    min_size: int = 0
+    window: int = 0
+    overlap: float = 0.25
+    test_scales: list[float] | None = None
+    test_flip: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
+        require(self.crop_size > 0, "crop_size", self.crop_size, "must be above 0")
+        require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
+        for name in ("min_size", "window"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
+        require(0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0 and below 1")
+        rising = 0 < self.scales[0] <= self.scales[1]
+        require(rising, "scales", self.scales, "must be two rising factors, such as [0.5, 2.0]")
+        usable = self.test_scales is None or (self.test_scales and min(self.test_scales) > 0)
+        require(usable, "test_scales", self.test_scales, "must be factors above 0, such as [0.75, 1.0, 1.25]")
+
+
+@dataclass
+class ModelOptions:
+    """The net and its loss.
+
+    Args:
+        backbone: a registered name; see `backbones.names()`.
+        head: dilated (the last stages dilate), or fcn32s, fcn16s, fcn8s (scores of one, two, three features).
+        output_stride: of the backbone; absent: 8 for dilated, else 32.
+        aux: a second loss on the feature before the last.
+        weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation net's file for the whole net.
+        norm: of the backbone; auto is live batch norm.
+        freeze: backbone stages that stay as they are (1 stem, 2 stem and the first stage, ...).
+        loss: ce; ohem (cross-entropy of the hardest quarter of the pixels); dice (cross-entropy and Dice).
+        class_weights: median weighs classes by the inverse of their frequency, relative to the median.
+    """
+
+    backbone: str = "resnet50"
+    head: Literal["dilated", "fcn32s", "fcn16s", "fcn8s"] = "dilated"
+    output_stride: Literal[8, 16, 32] | None = None
+    aux: bool = True
+    weights: str = "imagenet"
+    norm: Literal["auto", "batch", "frozen", "group"] = "auto"
+    freeze: int = 0
+    loss: Literal["ce", "ohem", "dice"] = "ce"
+    class_weights: Literal["none", "median"] = "none"
+
+    def __post_init__(self) -> None:
+        pretrained = self.weights != "none"
+        require(
+            pretrained or not self.freeze, "freeze", self.freeze, "random weights must train; name --weights or take 0"
+        )
+
+
+@dataclass
+class Options:
+    """Everything a segmentation run is told."""
+
+    data: DataOptions
+    model: ModelOptions
+    train: TrainOptions
+    run: RunOptions

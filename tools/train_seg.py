@@ -1,0 +1,329 @@
+"""Train a fully convolutional network on label maps, or on the built-in shapes, and measure mIoU.
+
+    python tools/train_seg.py                                       # built-in shapes, no network needed
+    python tools/train_seg.py --data camvid --recipe camvid --backbone resnet50
+    python tools/train_seg.py --data coco --recipe coco --classes voc
+    torchrun --nproc_per_node 8 tools/train_seg.py --data coco --recipe coco --classes voc
+    python tools/train_seg.py --eval-only --data camvid --val-split test --weights RUN/model.safetensors
+    python tools/train_seg.py --resume --output RUN
+
+`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
+by the rule that the plan prints.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
+
+from backbones.errors import UserError
+from tools.cli import option, parse, run, to_dict
+from tools.seg_options import DataOptions, Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from segmentation import FCN, Segmentation
+    from segmentation.data import Source
+    from tools.experiment import Experiment
+
+RECIPES = Path(__file__).resolve().parents[1] / "segmentation" / "recipes"
+SAMPLES = 6  # rows of samples.png
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build, fit, report."""
+    options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
+
+    import numpy as np
+
+    from segmentation.data import collate
+    from tools import distributed
+    from tools.engine import fit
+    from tools.experiment import Experiment
+    from tools.loading import loader
+    from tools.run_log import RunLog
+
+    experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="seg")
+    val = build_data(options, "val")
+    train = None if options.run.eval_only else build_data(options, "train")
+    model = build_model(options, val.source, train)
+    experiment.meta = meta(options, val.source, model)
+    groups = np.zeros(len(train or val), np.int64)
+    accumulate = options.train.accumulate
+    batches = distributed.TrainBatches(groups, options.train.batch_size, seed=options.run.seed, accumulate=accumulate)
+    training = experiment.training(model, steps_per_epoch=batches.steps)
+    show_plan(experiment, options, train, val, model, batches.steps)
+    experiment.open_folder()
+    measure = Measure(experiment, options, val)
+    results: dict[str, Any] = {}
+    if train:
+        log = RunLog(experiment.folder, step=training.step)
+        experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
+        results = fit(
+            training,
+            loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches),
+            epochs=options.train.epochs,
+            batches=batches,
+            log=log,
+            evaluate=lambda: measure(training.evaluated),
+            save=lambda name: experiment.save(training, name),
+            metric="mIoU",
+            eval_every=options.run.eval_every,
+            eval_steps=options.run.eval_steps,
+            checkpoint_every=options.run.checkpoint_every,
+            clip_norm=options.train.clip_norm,
+        )
+        log.close()
+        experiment.save_model(training.evaluated)
+    costs = experiment.costs(model, options.data.crop_size)
+    measure.report(training.evaluated, results or measure(training.evaluated), costs)
+    distributed.stop()
+
+
+def recipe(argv: Sequence[str]) -> Path | None:
+    """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
+    if str(option(argv, "resume")).lower() == "true":
+        from tools.run_log import newest
+
+        folder = option(argv, "output")
+        config = (Path(folder) if folder else newest("seg")) / "config.yaml"
+        if config.is_file():
+            return config
+    named = str(option(argv, "recipe") or "auto")
+    if named == "auto":
+        named = "standard" if option(argv, "data") else "shapes"
+    path = RECIPES / f"{named}.yaml"
+    return path if path.is_file() else None  # the parser refuses an unknown name in its own words
+
+
+def build_data(options: Options, split: Literal["train", "val"]) -> Segmentation:
+    """A split, augmented for training or as it is for validation.
+
+    Raises:
+        UserError: where the files are missing, malformed or of no known layout.
+    """
+    import numpy as np
+
+    from segmentation.data import Segmentation
+    from segmentation.transforms import Augment
+
+    data = options.data
+    source = open_source(data, split)
+    places = np.arange(len(source))[: data.limit]
+    augment = Augment(data.augment if split == "train" else "eval", data.crop_size, data.scales, seed=options.run.seed)
+    return Segmentation(source, augment, indices=places)
+
+
+def open_source(data: DataOptions, split: Literal["train", "val"]) -> Source:
+    """Label maps in folders, or painted from COCO's instances; the shapes are such."""
+    from segmentation.coco import CocoLabels
+    from segmentation.folders import is_label_folder, open_folder
+    from tools.coco_layout import find_split
+
+    if data.data is None:
+        from tools import shapes
+        from tools.distributed import on_main
+
+        return CocoLabels(*find_split(on_main(shapes.prepare), split), chosen=data.classes)
+    root = Path(data.data)
+    if is_label_folder(root):
+        return open_folder(root, getattr(data, f"{split}_split"), ignore_index=data.ignore_index)
+    return CocoLabels(*find_split(root, split), chosen=data.classes)
+
+
+def build_model(options: Options, source: Source, train: Segmentation | None) -> FCN:
+    """The net that the options describe, for the classes of the data, with its loss.
+
+    Raises:
+        UserError: for weights that do not fit, or, without training, that were made for other classes.
+    """
+    import segmentation
+
+    model = options.model
+    weights = None if model.weights == "none" else model.weights
+    own: dict[str, Any] = {
+        "head": model.head,
+        "aux": model.aux,
+        "norm": model.norm,
+        "output_stride": model.output_stride,
+    }
+    net = segmentation.build(model.backbone, len(source.classes), weights=weights, **own)
+    _check_classes(options, source, net)
+    if train is not None:
+        _require_same_classes(train.source, source)
+        net.loss = _loss(options, train)
+        net.freeze_stages(model.freeze)
+    return net
+
+
+def meta(options: Options, source: Source, model: FCN) -> dict[str, Any]:
+    """What the weights were made for; kept with them."""
+    backbone = model.backbone
+    return {
+        "task": "segmentation",
+        "classes": list(source.classes.names),
+        "colours": [list(colour) for colour in source.classes.colours],
+        "input": {
+            "in_channels": backbone.in_channels,
+            "min_size": options.data.min_size,
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+        "model": asdict(options.model),
+    }
+
+
+def show_plan(
+    experiment: Experiment, options: Options, train: Segmentation | None, val: Segmentation, model: FCN, steps: int
+) -> None:
+    """Say what is about to be trained, on what and how."""
+    from backbones.norm import norm_table
+    from segmentation.metrics import POLICY
+    from tools import distributed
+    from tools.experiment import print_plan
+    from tools.optim import learning_rate
+
+    lr, rule = learning_rate(options.train)
+    world, data = distributed.world_size(), options.data
+    norms = ", ".join(f"{count} {state}" for state, count in norm_table(model).items()) or "none"
+    strides = ", ".join(f"{info.name} at stride {info.stride}" for info in model.backbone.feature_info)
+    look = f"; augment {data.augment}, crop {data.crop_size}"
+    rows = {
+        "run folder": experiment.folder,
+        "model": f"{options.model.head}, {options.model.backbone} ({strides}), weights {options.model.weights}",
+        "loaded": model.load_report or "nothing: random weights",
+        "norm layers": norms,
+        "classes": len(val.source.classes),
+        "train": f"{len(train)} images ({train.source.where}){look}" if train else "none: evaluation only",
+        "val": f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
+        "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
+        "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} x {options.train.accumulate} "
+        "accumulated",
+        "lr": f"{lr:.4g} ({rule}), {options.train.optimizer}, {options.train.schedule}",
+        "loss": f"{options.model.loss}, class weights {options.model.class_weights}",
+        "steps": f"{options.train.epochs} epochs x {steps} = {options.train.epochs * steps}",
+    }
+    if train is None:
+        rows = {name: rows[name] for name in rows if name not in ("batch", "lr", "loss", "steps")}
+    print_plan(rows)
+
+
+class Measure:
+    """Evaluates a model on the validation split, and writes what a run leaves behind."""
+
+    def __init__(self, experiment: Experiment, options: Options, data: Segmentation) -> None:
+        from segmentation.data import collate_whole
+        from tools import distributed
+        from tools.loading import loader
+
+        self.experiment, self.options, self.data = experiment, options.data, data
+        shard = list(distributed.shard(len(data)))
+        batch = min(8, experiment.process_batch)
+        workers = experiment.workers
+        self.loader = loader(data, workers=workers, collate=collate_whole, sampler=shard, batch_size=batch)
+
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
+        """Figures of a model, the same on every process."""
+        from segmentation.metrics import LabelMetrics
+        from tools.engine import evaluate
+
+        metrics = LabelMetrics(self.data.source.classes.names)
+        return evaluate(self._predictor(model), self.loader, metrics, precision=self.experiment.precision())
+
+    def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
+        """Print the table; write `results.json` and `samples.png` on the main process."""
+        from segmentation.metrics import format_table
+        from tools import distributed
+        from tools.files import write_json
+
+        if not distributed.is_main():
+            return
+        folder = self.experiment.folder
+        write_json(folder / "results.json", {**results, **costs}, indent=None)
+        print(format_table(results))
+        self._draw(model, folder / "samples.png")
+        print(f"results and pictures are in {folder}; image, truth and prediction: {folder / 'samples.png'}")
+
+    def _predictor(self, model: nn.Module) -> nn.Module:
+        from segmentation.predict import Predictor
+
+        seen = self.options
+        return Predictor(
+            model,
+            min_size=seen.min_size,
+            window=seen.window,
+            overlap=seen.overlap,
+            scales=seen.test_scales or (1.0,),
+            flip=seen.test_flip,
+        )
+
+    def _draw(self, model: nn.Module, path: Path) -> None:
+        """Draw images spread evenly over the split."""
+        import numpy as np
+        import torch
+
+        from segmentation.draw import draw_samples
+
+        count = min(SAMPLES, len(self.data))
+        items = [self.data[int(place)] for place in np.arange(count) * len(self.data) // count]
+        model.eval()
+        with torch.inference_mode(), self.experiment.precision().autocast():
+            found = self._predictor(model)([image.to(self.experiment.device) for image, _ in items])
+        draw_samples(
+            [image.permute(1, 2, 0).numpy() for image, _ in items],
+            [target["mask"].numpy() for _, target in items],
+            [labels.cpu().numpy() for labels in found],
+            self.data.source.classes,
+        ).save(path)
+
+
+def _loss(options: Options, train: Segmentation) -> nn.Module:
+    import torch
+
+    from segmentation.labels import median_frequency_weights
+    from segmentation.losses import PixelLoss
+    from tools.distributed import on_main
+
+    weights = None
+    if options.model.class_weights == "median":
+        weights = torch.from_numpy(on_main(lambda: median_frequency_weights(train.pixel_counts())))
+    return PixelLoss(options.model.loss, weights)
+
+
+def _require_same_classes(train: Source, val: Source) -> None:
+    """Refuse splits whose classes differ: numbers of one would mean other names in the other."""
+    ours, theirs = train.classes.names, val.classes.names
+    if ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs)) or [
+            name for name, other in zip(ours, theirs, strict=True) if name != other
+        ]
+        raise UserError(f"classes of {train.where} and {val.where} differ ({', '.join(odd[:3])}); use one data set")
+
+
+def _check_classes(options: Options, source: Source, net: FCN) -> None:
+    """Without training, the weights must be a whole net's for these classes."""
+    if not options.run.eval_only or options.run.resume:  # the checkpoint, which comes later, was made for them
+        return
+    from backbones.weights import read_meta
+
+    weights = options.model.weights
+    if weights == "none" or net.load_report is None:
+        raise UserError("--eval-only: random weights predict nothing; name --weights")
+    lacking = [name for name in net.load_report.missing if not name.startswith("aux_classifier.")]
+    if lacking or not any(name.startswith("classifier.") for name in net.load_report.matched):
+        raise UserError(f"--weights {weights}: is no segmentation net of {len(source.classes)} classes; train it first")
+    made_for = read_meta(weights).get("classes")
+    if made_for is not None and tuple(made_for) != source.classes.names:
+        odd = next((a, b) for a, b in zip(made_for, source.classes.names, strict=True) if a != b)
+        raise UserError(f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]})")
+
+
+if __name__ == "__main__":
+    run(main)
