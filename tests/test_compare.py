@@ -72,6 +72,18 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
         compare.main(words)
 
 
+def test_heads_of_segmentation_are_compared(small_shapes: Path, tmp_path: Path):
+    options = {"data": str(small_shapes), "recipe": "shapes", "backbone": "resnet20", "crop_size": 32, "limit": 4}
+    options |= {"epochs": 1, "batch_size": 2, "workers": 0, "threads": 1}
+    matrix = {"head": ["fcn32s", "fcn8s"], "seed": [0]}
+    file = write(tmp_path / "e.yaml", script="train_seg", options=options, matrix=matrix)
+    compare.main([str(file), "--output", str(tmp_path / "out")])
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| head | n | mIoU % | pixel accuracy % | parameters (M) |" in table
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:4]] == ["| fcn32s", "| fcn8s"]
+    assert Image.open(tmp_path / "out" / "curves.png").width > 300
+
+
 def test_a_cell_in_training_elsewhere_is_left_alone(tmp_path: Path, capsys):
     (tmp_path / "out").mkdir()
     with open(tmp_path / "out" / "resnet18.log", "ab") as log:

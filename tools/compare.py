@@ -55,7 +55,7 @@ class CompareOptions:
 
     output: str
     experiment: str | None = None
-    script: Literal["train_cls", "train_det"] | None = None
+    script: Literal["train_cls", "train_det", "train_seg"] | None = None
     backbones: str | None = None
     seeds: str | None = None
     jobs: int = 1

@@ -54,9 +54,11 @@ class Task:
 _TOP1 = Metric("top1", "top-1 error %", error=True)
 _TRAIN = Metric("train_top1", "training error %", error=True)
 _AP = Metric("AP", "AP %")
+_MIOU, _PIXELS = Metric("mIoU", "mIoU %"), Metric("pixel_accuracy", "pixel accuracy %")
 TASKS = {
     "train_cls": Task((_TOP1, Metric("top5", "top-5 error %", error=True), _TRAIN), _TOP1, _TRAIN, "error (%)"),
     "train_det": Task((_AP, Metric("AP50", "AP50 %"), Metric("AP75", "AP75 %")), _AP, None, "AP (%)"),
+    "train_seg": Task((_MIOU, _PIXELS), _MIOU, None, "mIoU (%)"),
 }
 
 
