@@ -57,18 +57,22 @@ def load_detector(
     state, random = _mapped_predictor(state, own, _known_categories(state, meta), categories)
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or reshaped:
+    unexpected = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
+    # A plain net would take a residual one's file but for its projections, and detect nothing.
+    strange = [name for name in unexpected if name.startswith("backbone.")]
+    if missing or reshaped or strange:
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of another shape, "
-            f"such as {(missing + reshaped)[0]}); take the backbone, neck and widths that it was made with"
+            f"{len(strange)} of another backbone, such as {(missing + reshaped + strange)[0]}); take the backbone, "
+            "neck and widths that it was made with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
     # The published COCO file was trained with frozen norm without epsilon; what is tuned from it keeps that.
     eps = 0.0 if source == "coco" or Path(source).name == COCO_FILE else meta.get("norm_eps")
     if eps is not None:
         set_norm_eps(model, eps)
-    unexpected = tuple(name for name in state if name not in own and not name.endswith("num_batches_tracked"))
-    return LoadReport(source=source, matched=tuple(own), missing=tuple(random), unexpected=unexpected, reshaped=())
+    left = tuple(unexpected)
+    return LoadReport(source=source, matched=tuple(own), missing=tuple(random), unexpected=left, reshaped=())
 
 
 def norm_eps(model: nn.Module) -> float | None:

@@ -45,11 +45,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, source: str) -> LoadRepo
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     random = [name for name in reshaped if _counts_classes(name)]
     random += [name for name in absent if name.startswith("aux_classifier.")]
+    unexpected = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
     wrong = [name for name in (*absent, *reshaped) if name not in random]
+    # A plain net would take a residual one's file but for its projections, and FCN-32s that of FCN-8s but for a part.
+    wrong += [name for name in unexpected if name.startswith(("backbone.", "fusion."))]
     if wrong:
         raise UserError(
-            f"{source}: does not fit this net ({len(wrong)} entries missing or of another shape, such as {wrong[0]}); "
-            "take the backbone and head that it was made with"
+            f"{source}: does not fit this net ({len(wrong)} entries missing, left over or of another shape, such as "
+            f"{wrong[0]}); take the backbone and head that it was made with"
         )
     fitting = {name: value for name, value in state.items() if name in model.state_dict() and name not in random}
     model.load_state_dict(fitting, strict=False)
@@ -57,7 +60,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, source: str) -> LoadRepo
         source=source,
         matched=tuple(name for name in own if name not in random),
         missing=tuple(random),
-        unexpected=tuple(name for name in state if name not in own and not name.endswith("num_batches_tracked")),
+        unexpected=tuple(unexpected),
         reshaped=(),
     )
 

@@ -135,6 +135,13 @@ def test_coco_weights_exist_for_one_net_only():
         detection.build("resnet18", 3, weights="coco")
 
 
+def test_a_residual_nets_detector_is_no_plain_nets(tmp_path: Path):
+    small = {"fpn_channels": 8, "head_channels": 8}
+    torch.save(detection.build("resnet18", 3, **small).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"of another backbone, such as backbone\.body\.layer2\.0\.downsample"):
+        detection.build("plain18", 3, weights=tmp_path / "net.pth", **small)
+
+
 def test_a_detector_file_of_another_net_is_refused(twins):
     with pytest.raises(UserError, match="does not fit this detector"):
         detection.build("resnet18", 90, weights=twins[2])

@@ -112,6 +112,16 @@ def test_other_classes_keep_all_but_the_last_layers(published) -> None:
 
 
 @pytest.mark.parametrize(
+    ("made", "given"),
+    [(("resnet18", "fcn32s"), ("plain18", "fcn32s")), (("resnet18", "fcn8s"), ("resnet18", "fcn32s"))],
+)
+def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple, tmp_path: Path) -> None:
+    torch.save(segmentation.build(made[0], 3, head=made[1]).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="left over or of another shape, such as (backbone|fusion)"):
+        segmentation.build(given[0], 3, head=given[1], weights=tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
     ("words", "options"),
     [
         ("expected a whole number from 2 to 255", {"num_classes": 1}),

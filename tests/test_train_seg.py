@@ -147,7 +147,20 @@ def test_two_processes_measure_what_one_does(trained, label_set: Path, tmp_path:
 
 def test_coco_runs_through_with_all_classes_and_with_those_of_voc(coco_mini: Path, script, tmp_path: Path):
     for chosen, classes in (("all", 81), ("voc", 21)):
-        words = ("--data", coco_mini, "--recipe", "shapes", "--backbone", "resnet20", "--classes", chosen, "--limit", 6, "--epochs", 1)
+        words = (
+            "--data",
+            coco_mini,
+            "--recipe",
+            "shapes",
+            "--backbone",
+            "resnet20",
+            "--classes",
+            chosen,
+            "--limit",
+            6,
+            "--epochs",
+            1,
+        )
         more = ("--crop-size", 96, "--min-size", 96, "--batch-size", 3, "--workers", 0, "--class-weights", "median")
         done = script("train_seg.py", *words, *more, "--output", tmp_path / chosen, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
