@@ -117,7 +117,7 @@ def test_other_classes_keep_all_but_the_last_layers(published) -> None:
 )
 def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple, tmp_path: Path) -> None:
     torch.save(segmentation.build(made[0], 3, head=made[1]).state_dict(), tmp_path / "net.pth")
-    with pytest.raises(UserError, match="left over or of another shape, such as (backbone|fusion)"):
+    with pytest.raises(UserError, match=r"left over or of another shape, such as (backbone|fusion)"):
         segmentation.build(given[0], 3, head=given[1], weights=tmp_path / "net.pth")
 
 
