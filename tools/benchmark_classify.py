@@ -31,8 +31,9 @@ NOTES = (
     "Images/s are ours. `vs` is our speed divided by the peer's, taken within each round, median over the rounds: "
     "above 1 ours is faster. GFLOPs are 1e9 multiply-adds of one image; `floor` is the share of the machine's rate of "
     "matrix products that they reach (two operations a multiply-add, three passes in training). MB: peak, of weights, "
-    "gradients, moments and activations of two steps in a fresh process. Every contestant gets the same batch, fused "
-    "SGD step and threads, and the same weights where layouts agree.",
+    "gradients, moments and activations of two steps in a fresh process. Every contestant gets the same batch and "
+    "threads, a fused SGD step (ours that of the training scripts, the peers' torch's own), and the same weights where "
+    "layouts agree.",
 )
 OTHER_LAYOUT = "\\* The layouts of ours and of the peer differ, as do their weights: compare with care."
 

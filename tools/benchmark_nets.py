@@ -167,14 +167,12 @@ def prepare(job: Job) -> Step:
 
 
 def _training(model: nn.Module, images: Tensor, job: Job) -> Step:
-    """Forward, cross-entropy, backward, and the SGD step of the training scripts."""
+    """Forward, cross-entropy, backward, and a fused SGD step."""
     from tools.engine import Precision
-    from tools.optim import build_optimizer
-    from tools.options import TrainOptions
 
     model.train()
     targets = torch.randint(CLASSES, (job.batch,), device=device())
-    optimizer = build_optimizer(model, TrainOptions(lr=1e-4))  # small: random weights must not run away to infinity
+    optimizer = _optimizer(model, job.library)
     precision = Precision(device(), DTYPES[job.way.precision])
 
     def step() -> None:
@@ -185,6 +183,20 @@ def _training(model: nn.Module, images: Tensor, job: Job) -> Step:
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def _optimizer(model: nn.Module, library: str) -> torch.optim.Optimizer:
+    """SGD with momentum: ours from the training scripts, the peers' from torch, fused as well."""
+    from timm.optim import create_optimizer_v2
+
+    from tools.optim import build_optimizer
+    from tools.options import TrainOptions
+
+    options = TrainOptions(lr=1e-4)  # small: random weights must not run away to infinity
+    if library == OURS:
+        return build_optimizer(model, options)
+    own: dict[str, Any] = {"opt": options.optimizer, "lr": options.lr, "weight_decay": options.weight_decay}
+    return create_optimizer_v2(model, **own, momentum=options.momentum, fused=True)
 
 
 def _inference(model: nn.Module, images: Tensor, job: Job) -> Step:
