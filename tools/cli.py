@@ -69,6 +69,33 @@ def option(argv: Sequence[str], name: str) -> Any:
     return _read_config(Path(config)).get(name) if value is None and config is not None else value
 
 
+def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
+    """The options of the run that `--resume` goes on with, or None without that option or such a file.
+
+    Args:
+        prefix: of the run folders that a script names by itself; the newest is taken where no `--output` names one.
+    """
+    if str(option(argv, "resume")).lower() != "true":
+        return None
+    from tools.run_log import newest
+
+    folder = option(argv, "output")
+    config = (Path(folder) if folder else newest(prefix)) / "config.yaml"
+    return config if config.is_file() else None
+
+
+def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
+    """The file of `--recipe` in `folder`: by default standard where `--data` names some, else shapes.
+
+    None for an unknown name, which the parser refuses in its own words.
+    """
+    named = str(option(argv, "recipe") or "auto")
+    if named == "auto":
+        named = "standard" if option(argv, "data") else "shapes"
+    path = folder / f"{named}.yaml"
+    return path if path.is_file() else None
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`: a mistake of the user becomes one line on stderr and exit status 2."""
     try:

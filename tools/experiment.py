@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from torch import nn
 from backbones.errors import UserError
 from tools import checkpoint, distributed, optim
 from tools.cost import macs, parameters
-from tools.engine import Precision, Training
+from tools.engine import Batches, Precision, Training, fit
 from tools.files import write_text
 from tools.options import RunOptions, TrainOptions
-from tools.run_log import BEST, LAST, choose_folder, create_folder
+from tools.run_log import BEST, LAST, RunLog, choose_folder, create_folder
 
 # Options that may change between a run and its continuation without changing what is trained.
 FREE_ON_RESUME = {
@@ -101,6 +102,44 @@ class Experiment:
         if self.run.resume:
             self._resume(training)
         return training
+
+    def fit(
+        self,
+        training: Training,
+        loader: Any,
+        *,
+        batches: Batches,
+        evaluate: Callable[[nn.Module], dict[str, Any]],
+        metric: str,
+    ) -> dict[str, Any]:
+        """Train to the end with log and checkpoints in the run folder, and leave `model.safetensors` there.
+
+        Args:
+            evaluate: measures a net.
+            metric: the figure by which the best checkpoint is chosen; larger is better.
+
+        Returns:
+            The last evaluation's results.
+        """
+        log = RunLog(self.folder, step=training.step)
+        self.save(training, "last")  # a run that is killed in its first steps resumes as well
+        results = fit(
+            training,
+            loader,
+            epochs=self.train.epochs,
+            batches=batches,
+            log=log,
+            evaluate=lambda: evaluate(training.evaluated),
+            save=lambda name: self.save(training, name),
+            metric=metric,
+            eval_every=self.run.eval_every,
+            eval_steps=self.run.eval_steps,
+            checkpoint_every=self.run.checkpoint_every,
+            clip_norm=self.train.clip_norm,
+        )
+        log.close()
+        self.save_model(training.evaluated)
+        return results
 
     def save(self, training: Training, name: str) -> None:
         """Write checkpoint "last", all that `--resume` needs, or "best", the net alone as `model.safetensors` holds it.

@@ -24,7 +24,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import option, parse, run, to_dict
+from tools.cli import named_recipe, parse, resumed_config, run, to_dict
 from tools.cls_options import Options, require_mixable
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
 
     from tools import distributed
-    from tools.engine import fit
     from tools.experiment import Experiment
-    from tools.run_log import RunLog
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="cls")
     source = build_source(options)
@@ -61,24 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment.open_folder()
     results: dict[str, Any] = {}
     if not options.run.eval_only:
-        log = RunLog(experiment.folder, step=training.step)
-        experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
-        results = fit(
-            training,
-            build_train(experiment, options, source, batches),
-            epochs=options.train.epochs,
-            batches=batches,
-            log=log,
-            evaluate=lambda: measure(training.evaluated),
-            save=lambda name: experiment.save(training, name),
-            metric="top1",
-            eval_every=options.run.eval_every,
-            eval_steps=options.run.eval_steps,
-            checkpoint_every=options.run.checkpoint_every,
-            clip_norm=options.train.clip_norm,
-        )
-        log.close()
-        experiment.save_model(training.evaluated)
+        loader = build_train(experiment, options, source, batches)
+        results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric="top1")
     seen = experiment.meta["input"]
     costs = experiment.costs(model, seen["crop_size"], seen["in_channels"])
     measure.report(results or measure(training.evaluated), costs)
@@ -87,18 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
-    if str(option(argv, "resume")).lower() == "true":
-        from tools.run_log import newest
-
-        folder = option(argv, "output")
-        config = (Path(folder) if folder else newest("cls")) / "config.yaml"
-        if config.is_file():
-            return config
-    named = str(option(argv, "recipe") or "auto")
-    if named == "auto":
-        named = "standard" if option(argv, "data") else "shapes"
-    path = RECIPES / f"{named}.yaml"
-    return path if path.is_file() else None  # the parser refuses an unknown name in its own words
+    return resumed_config(argv, prefix="cls") or named_recipe(argv, RECIPES)
 
 
 def build_source(options: Options) -> Source:

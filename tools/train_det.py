@@ -22,7 +22,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import option, parse, run, to_dict
+from tools.cli import option, parse, resumed_config, run, to_dict
 from tools.det_options import DataOptions, ModelOptions, Options
 
 if TYPE_CHECKING:
@@ -43,10 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from detection.data import collate
     from tools import distributed
-    from tools.engine import fit
     from tools.experiment import Experiment
     from tools.loading import loader
-    from tools.run_log import RunLog
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
     val = build_val(options)
@@ -62,37 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     measure = Measure(experiment, options, val)
     results: dict[str, Any] = {}
     if train:
-        log = RunLog(experiment.folder, step=training.step)
-        experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
-        results = fit(
-            training,
-            loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches),
-            epochs=options.train.epochs,
-            batches=batches,
-            log=log,
-            evaluate=lambda: measure(training.evaluated),
-            save=lambda name: experiment.save(training, name),
-            metric="AP",
-            eval_every=options.run.eval_every,
-            eval_steps=options.run.eval_steps,
-            checkpoint_every=options.run.checkpoint_every,
-            clip_norm=options.train.clip_norm,
-        )
-        log.close()
-        experiment.save_model(training.evaluated)
+        batched = loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches)
+        results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="AP")
     measure.report(training.evaluated, results or measure(training.evaluated))
     distributed.stop()
 
 
 def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of COCO where `--data` names a data set, else of the shapes."""
-    if str(option(argv, "resume")).lower() == "true":
-        from tools.run_log import newest
-
-        folder = option(argv, "output")
-        config = (Path(folder) if folder else newest("det")) / "config.yaml"
-        if config.is_file():
-            return config
+    if config := resumed_config(argv, prefix="det"):
+        return config
     real = option(argv, "data") or option(argv, "val_annotations")
     return RECIPES / ("coco.yaml" if real else "shapes.yaml")
 

@@ -23,7 +23,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import option, parse, run, to_dict
+from tools.cli import named_recipe, parse, resumed_config, run, to_dict
 from tools.seg_options import DataOptions, Options
 
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from segmentation.data import collate
     from tools import distributed
-    from tools.engine import fit
     from tools.experiment import Experiment
     from tools.loading import loader
-    from tools.run_log import RunLog
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="seg")
     val = build_data(options, "val")
@@ -64,24 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     measure = Measure(experiment, options, val)
     results: dict[str, Any] = {}
     if train:
-        log = RunLog(experiment.folder, step=training.step)
-        experiment.save(training, "last")  # a run that is killed in its first steps resumes as well
-        results = fit(
-            training,
-            loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches),
-            epochs=options.train.epochs,
-            batches=batches,
-            log=log,
-            evaluate=lambda: measure(training.evaluated),
-            save=lambda name: experiment.save(training, name),
-            metric="mIoU",
-            eval_every=options.run.eval_every,
-            eval_steps=options.run.eval_steps,
-            checkpoint_every=options.run.checkpoint_every,
-            clip_norm=options.train.clip_norm,
-        )
-        log.close()
-        experiment.save_model(training.evaluated)
+        batched = loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches)
+        results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="mIoU")
     costs = experiment.costs(model, options.data.crop_size)
     measure.report(training.evaluated, results or measure(training.evaluated), costs)
     distributed.stop()
@@ -89,18 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
-    if str(option(argv, "resume")).lower() == "true":
-        from tools.run_log import newest
-
-        folder = option(argv, "output")
-        config = (Path(folder) if folder else newest("seg")) / "config.yaml"
-        if config.is_file():
-            return config
-    named = str(option(argv, "recipe") or "auto")
-    if named == "auto":
-        named = "standard" if option(argv, "data") else "shapes"
-    path = RECIPES / f"{named}.yaml"
-    return path if path.is_file() else None  # the parser refuses an unknown name in its own words
+    return resumed_config(argv, prefix="seg") or named_recipe(argv, RECIPES)
 
 
 def build_data(options: Options, split: Literal["train", "val"]) -> Segmentation:
