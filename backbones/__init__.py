@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backbones.base import Backbone, FeatureInfo
     from backbones.errors import UserError
-    from backbones.fold import conv_norm
+    from backbones.fold import Folds, conv_norm
     from backbones.norm import freeze_batch_norm, norm_table
     from backbones.registry import build, names, register
     from backbones.weights import LoadReport
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backbone": "base",
     "FeatureInfo": "base",
+    "Folds": "fold",
     "LoadReport": "weights",
     "UserError": "errors",
     "build": "registry",
@@ -30,6 +31,7 @@ _HOMES = {
 __all__ = [
     "Backbone",
     "FeatureInfo",
+    "Folds",
     "LoadReport",
     "UserError",
     "build",

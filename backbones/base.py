@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
-from backbones.fold import forget
 from backbones.norm import freeze_batch_norm, norm_table
 from backbones.state_file import read_meta
 
@@ -84,10 +83,6 @@ class Backbone(nn.Module):
         images = images.to(memory_format=torch.channels_last).float()
         low = images.new_tensor(self.mean)[:, None, None] * 255
         return (images - low) / (images.new_tensor(self.std)[:, None, None] * 255)
-
-    def train(self, mode: bool = True) -> "Backbone":
-        forget(self.modules())
-        return super().train(mode)
 
     def accept(self, report: "LoadReport", weights: str | os.PathLike[str]) -> None:
         """Keep the report of weights just loaded, and take over the normalisation that they were trained with.

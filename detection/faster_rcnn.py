@@ -104,6 +104,8 @@ def build(
     backbone_norm = "group" if norm == "group" else "batch"
     if norm == "frozen" and weights is None and isinstance(backbone, str):
         raise UserError("norm 'frozen': random weights need a live norm; give weights, or take norm='batch' or 'group'")
+    if weights is not None and state is None and not isinstance(backbone, str):
+        raise UserError(f"weights {weights}: a backbone that is built already has its own; name a detector's file")
     made_neck = NECKS[neck](
         backbone,
         fpn_channels=fpn_channels,

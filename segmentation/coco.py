@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backbones.errors import UserError
+from segmentation.coco_file import read_instances
 from segmentation.data import read_image
 from segmentation.labels import VOC_CLASSES, Classes
 from segmentation.losses import IGNORE
@@ -37,7 +38,7 @@ class CocoLabels:
     """
 
     def __init__(self, path: Path, folder: Path, *, chosen: Chosen = "all") -> None:
-        data = _read(path)
+        data = read_instances(path)
         self.where, self.folder = str(path), folder
         self.classes, numbers = _classes(data["categories"], chosen, path)
         images = sorted(data["images"], key=lambda image: image["id"])
@@ -47,21 +48,19 @@ class CocoLabels:
         kept = sorted((a for a in data["annotations"] if a["category_id"] in numbers), key=lambda a: a["image_id"])
         rows = np.array([a["image_id"] for a in kept], np.int64)
         self._offsets = np.searchsorted(rows, [*self.image_ids, np.iinfo(np.int64).max])
+        self._ids = np.array([a["id"] for a in kept], np.int64)
         self._numbers = np.array([numbers[a["category_id"]] for a in kept], np.uint8)
         self._crowd = np.array([bool(a.get("iscrowd", 0)) for a in kept], bool)
-        texts = [json.dumps(a.get("segmentation") or [], separators=(",", ":")).encode() for a in kept]
+        texts = [json.dumps(a["segmentation"], separators=(",", ":")).encode() for a in kept]
         self._ends = np.cumsum([0, *map(len, texts)])
         self._text = np.frombuffer(b"".join(texts), np.uint8)
-        strange = np.setdiff1d(rows, self.image_ids)
-        if len(strange):
-            raise UserError(f"{path}: annotations of image {strange[0]}, which `images` does not list; mend the file")
 
     def __len__(self) -> int:
         return len(self._names)
 
     def image(self, row: int) -> np.ndarray:
         image = read_image(self.folder / self.name(row))
-        height, width = self._sizes[row]
+        height, width = self.size(row)
         if image.shape[:2] != (height, width):
             raise UserError(
                 f"{self.folder / self.name(row)}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations "
@@ -83,29 +82,53 @@ class CocoLabels:
     def name(self, row: int) -> str:
         return str(self._names[row])
 
+    def size(self, row: int) -> tuple[int, int]:
+        height, width = self._sizes[row]
+        return int(height), int(width)
+
     def _mask(self, instance: int, size: tuple[int, int]) -> np.ndarray:
         """`[H, W]` bool of one instance's pixels."""
-        from pycocotools import mask as coco_mask
-
         outline = json.loads(self._text[self._ends[instance] : self._ends[instance + 1]].tobytes())
         try:
-            return coco_mask.decode(_run_lengths(outline, size, coco_mask)).astype(bool).reshape(size)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+            return _painted(outline, size)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{self.where}: an outline of record {instance} is malformed ({reason}); mend the file"
+                f"{self.where}: annotation {self._ids[instance]}: `segmentation` is malformed ({reason}); mend the file"
             ) from None
 
 
-def _run_lengths(outline: Any, size: tuple[int, int], coco_mask: Any) -> Any:
-    height, width = size
-    if isinstance(outline, list):
-        polygons = [polygon for polygon in outline if len(polygon) >= 6]
-        parts = coco_mask.frPyObjects(polygons, height, width) if polygons else []
-        return coco_mask.merge(parts) if parts else coco_mask.encode(np.zeros(size, np.uint8, order="F"))
-    if list(outline["size"]) != [height, width]:
-        raise ValueError(f"a mask of {outline['size']} for an image of {[height, width]}")
-    return coco_mask.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
+def _painted(outline: Any, size: tuple[int, int]) -> np.ndarray:
+    """`[H, W]` bool of polygons `[[x, y, ...], ...]` or of run lengths, plain or compressed."""
+    from hotcoco import mask  # not pycocotools' mask, which crashes on malformed outlines
+
+    if isinstance(outline, dict):
+        runs = _checked_runs(outline, size)
+    else:
+        polygons = [_checked(polygon, size) for polygon in outline]
+        runs = mask.merge(mask.frPyObjects(polygons, *size))
+    return np.asarray(mask.decode(runs)).astype(bool).reshape(size)
+
+
+def _checked_runs(outline: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    from hotcoco import mask
+
+    if list(outline["size"]) != list(size):
+        raise ValueError(f"a mask of {outline['size']} for an image of {list(size)}")
+    if not isinstance(outline["counts"], list):
+        return outline
+    if sum(outline["counts"]) != size[0] * size[1]:
+        raise ValueError(f"run lengths add up to {sum(outline['counts'])}, not {size[0]} x {size[1]}")
+    return mask.frPyObjects(outline, *size)
+
+
+def _checked(polygon: Any, size: tuple[int, int]) -> list[float]:
+    """A polygon's coordinates; far beyond the image they would cost memory and paint nothing."""
+    points = np.asarray(polygon, np.float64)
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError("a polygon is a list of at least three points: x, y, x, y, ...")
+    limit = np.tile(size[::-1], len(points) // 2)
+    return points.clip(-limit, 2 * limit).tolist()
 
 
 def _classes(categories: Sequence[dict[str, Any]], chosen: Chosen, path: Path) -> tuple[Classes, dict[int, int]]:
@@ -119,30 +142,3 @@ def _classes(categories: Sequence[dict[str, Any]], chosen: Chosen, path: Path) -
     if absent:
         raise UserError(f"{path}: has no category {absent[0]}; --classes voc needs COCO's own categories")
     return Classes.named(VOC_CLASSES), {ids[name]: number for number, name in enumerate(VOC_IN_COCO, start=1)}
-
-
-FIELDS = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id"),
-    "categories": ("id", "name"),
-}
-
-
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    for kind, fields in FIELDS.items():
-        records = data.get(kind) if isinstance(data, dict) else None
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise UserError(f"{path}: has no list `{kind}`; a COCO instances file has {', '.join(FIELDS)}")
-        for field in fields:
-            odd = next((record for record in records if field not in record), None)
-            if odd is not None:
-                raise UserError(f"{path}: {kind[:-1]} {odd.get('id', odd)} has no `{field}`")
-    if not data["images"]:
-        raise UserError(f"{path}: `images` is empty")
-    return data

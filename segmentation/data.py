@@ -37,6 +37,9 @@ class Source(Protocol):
     def image(self, row: int) -> np.ndarray:
         """`[H, W, 3]` RGB uint8."""
 
+    def size(self, row: int) -> tuple[int, int]:
+        """Height and width of an image, which is not decoded."""
+
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         """`[H, W]` uint8 of an image of (height, width): class numbers, 255 where nothing counts."""
 
@@ -80,8 +83,7 @@ class Segmentation(Dataset):
         """Pixels of each class in each image `[len, K]`, as they are before augmentation."""
         counts = np.zeros((len(self), len(self.source.classes)), np.int64)
         for place, row in enumerate(self.indices):
-            image = self.source.image(int(row))
-            labels = self.source.labels(int(row), (image.shape[0], image.shape[1]))
+            labels = self.source.labels(int(row), self.source.size(int(row)))
             counts[place] = np.bincount(labels.ravel(), minlength=IGNORE + 1)[: counts.shape[1]]
         return counts
 
@@ -123,6 +125,21 @@ def read_image(path: Path) -> np.ndarray:
     if image is None:
         raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace or remove it")
     return image
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture by its header.
+
+    Raises:
+        UserError: where the file is missing or no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); replace or remove it") from None
 
 
 def _padded(x: Tensor, height: int, width: int, value: int) -> Tensor:

@@ -149,6 +149,9 @@ def build(
         levels = _levels(backbone, max(SCORED[head], 1 + aux))
         trunk = backbones.build(backbone, weights=None if state is not None else weights, features=levels, **options)
     else:
+        _refuse_ignored(norm=norm != "auto", output_stride=output_stride, in_channels=in_channels != 3, **options)
+        if weights is not None and state is None:
+            raise UserError(f"weights {weights}: a backbone that is built already has its own; name a whole net's file")
         trunk = backbone
     model = _assemble(trunk, num_classes, head, aux)
     if state is not None:
@@ -168,6 +171,12 @@ def _assemble(trunk: Backbone, num_classes: int, head: Head, aux: bool) -> FCN:
     fusion = Fusion(infos[-SCORED[head] :], num_classes) if SCORED[head] > 1 else None
     second = FCNHead(infos[-2].channels, num_classes) if aux else None
     return FCN(trunk, FCNHead(infos[-1].channels, num_classes), fusion, second)
+
+
+def _refuse_ignored(**given: Any) -> None:
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise UserError(f"{', '.join(names)}: options go to backbones.build where the backbone is built already")
 
 
 def _levels(name: str, count: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
-from segmentation.data import read_image
+from segmentation.data import picture_size, read_image
 from segmentation.labels import VOC_CLASSES, Classes, palette, read_labels
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -27,14 +27,17 @@ class LabelFolder:
         self.where, self.ignore_index = where, ignore_index
         # Packed: a list of Python objects would be copied into each worker by its reference counts.
         self._images, self._labels = (np.array([os.fsencode(p) for p in column]) for column in zip(*pairs, strict=True))
-        own = palette(self._path(self._labels, 0))
-        self.classes = classes if classes.given or len(own) < len(classes) else _coloured(classes, own)
+        own = palette(self._path(self._labels, 0))[: len(classes)]
+        self.classes = classes if classes.given or len(own) < len(classes) else Classes(classes.names, own)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def image(self, row: int) -> np.ndarray:
         return read_image(self._path(self._images, row))
+
+    def size(self, row: int) -> tuple[int, int]:
+        return picture_size(self._path(self._images, row))
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         return read_labels(self._path(self._labels, row), self.classes, size=size, ignore_index=self.ignore_index)
@@ -83,14 +86,9 @@ def _beside(images: Path, labels: Path) -> list[tuple[Path, Path]]:
 def _listed(root: Path, split: str) -> list[tuple[Path, Path]]:
     path = root / VOC_LISTS / f"{split}.txt"
     try:
-        names = path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it lists the images of {split}") from None
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); it lists the images of {split}") from None
     if not names:
         raise UserError(f"{path}: lists no images")
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
-
-
-def _coloured(classes: Classes, colours: tuple[tuple[int, int, int], ...]) -> Classes:
-    """The classes in the colours that the label maps themselves are shown in."""
-    return Classes(classes.names, colours[: len(classes)])

@@ -48,12 +48,12 @@ class Classes:
             UserError: naming the line, for a name without letters, a name that stands twice, or colours for some only.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error}); write one class name a line, class 0 first") from None
         rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-        void = next((colour for name, colour in rows if name == "void"), None)
-        rows = [row for row in rows if row[0] != "void" or void is None]
+        void = next((colour for name, colour in rows if name.lower() == "void"), None)
+        rows = [row for row in rows if row[0].lower() != "void" or void is None]
         names = [name for name, _ in rows]
         if not 1 < len(names) < IGNORE:
             raise UserError(f"{path}: names {len(names)} classes; expected 2 to {IGNORE - 1}, one a line")
@@ -61,6 +61,9 @@ class Classes:
         if twice:
             raise UserError(f"{path}: {twice} stands twice; each class needs a name of its own")
         colours = [colour for _, colour in rows if colour is not None]
+        shared = next((colour for colour in colours if [*colours, void].count(colour) > 1), None)
+        if shared:
+            raise UserError(f"{path}: two lines have the colour {' '.join(map(str, shared))}; each needs its own")
         if colours and len(colours) < len(names):
             raise UserError(f"{path}: only {len(colours)} of {len(names)} classes have colours; give all or none")
         return cls(tuple(names), tuple(colours), given=True, void=void) if colours else cls.named(names)
@@ -82,7 +85,7 @@ def read_labels(path: Path, classes: Classes, *, size: tuple[int, int], ignore_i
         UserError: naming the file: no picture, another size than its image, RGB without colours to read it by, or a
             value that is no class.
     """
-    pixels = _pixels(path)
+    pixels = _pixels(path, classes)
     if pixels.shape[:2] != size:
         raise UserError(
             f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, but its image is {size[1]}x{size[0]}; "
@@ -138,8 +141,7 @@ def median_frequency_weights(counts: np.ndarray) -> np.ndarray:
 
 def _row(line: str, where: str) -> tuple[str, Colour | None]:
     words = line.replace(",", " ").split()
-    numbers = [word for word in words[1:] if word.isdigit()]
-    if len(words) >= 4 and len(numbers) >= 3 and all(word.isdigit() for word in words[-3:]):
+    if len(words) >= 4 and all(word.isascii() and word.isdigit() for word in words[-3:]):
         red, green, blue = map(int, words[-3:])
         if max(red, green, blue) > 255:
             raise UserError(f"{where}: colour {red} {green} {blue} goes beyond 255")
@@ -147,13 +149,19 @@ def _row(line: str, where: str) -> tuple[str, Colour | None]:
     return " ".join(line.split()), None
 
 
-def _pixels(path: Path) -> np.ndarray:
-    """`[H, W]` numbers of a grey or palette picture, `[H, W, 3]` of another."""
+def _pixels(path: Path, classes: Classes) -> np.ndarray:
+    """`[H, W]` numbers of a grey or palette picture, `[H, W, 3]` of another.
+
+    A palette whose colours are not the classes', in their order, says nothing by its numbers.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
             whole = picture.mode in ("L", "P", "I", "I;16", "1")
+            if picture.mode == "P" and classes.given:
+                own = tuple(zip(*[iter(picture.getpalette("RGB") or ())] * 3, strict=False))
+                whole = own[: len(classes)] == classes.colours
             return np.asarray(picture if whole else picture.convert("RGB")).astype(np.int32)
     except FileNotFoundError:
         raise UserError(f"{path}: no such label map; every image needs one of its name") from None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.errors import UserError
+from backbones.fold import Folds
 
 
 class Predictor(nn.Module):
@@ -17,11 +18,12 @@ class Predictor(nn.Module):
 
     Args:
         model: `model(images)` gives `out` `[N, K, H, W]` at the images' size.
-        min_size: pixels of the short side that images are resized to before the net; 0 leaves them as they are.
+        min_size: pixels of the short side that images are resized to before the net; 0 leaves them as they are, which
+            windows ask for.
         window: side in pixels of the squares that larger images are cut into; 0 takes every image whole. Memory is then
             bounded by the window and one row of windows, not by the image.
         overlap: share of a window that its neighbour repeats, 0..1; scores are added up there.
-        scales: factors at which an image is seen; probabilities are averaged.
+        scales: factors at which an image, or each window of it, is seen; probabilities are averaged.
         flip: see the mirror images as well.
     """
 
@@ -36,6 +38,10 @@ class Predictor(nn.Module):
         flip: bool = False,
     ) -> None:
         super().__init__()
+        if window and min_size:
+            raise UserError(
+                f"window {window} and min_size {min_size}: windows are cut of images at their own size; take one"
+            )
         if not 0 <= overlap < 1 or not scales or min(scales) <= 0 or min_size < 0 or window < 0:
             raise UserError(f"overlap {overlap}, scales {scales}: expected 0 <= overlap < 1 and scales above 0")
         self.model, self.min_size, self.window, self.overlap = model, min_size, window, overlap
@@ -48,8 +54,9 @@ class Predictor(nn.Module):
         Neighbours of one size go through the net together.
         """
         found: list[Tensor] = []
-        for _, group in groupby(images, key=lambda image: image.shape):
-            found += self._labels(torch.stack(list(group)))
+        with Folds():
+            for _, group in groupby(images, key=lambda image: image.shape):
+                found += self._labels(torch.stack(list(group)))
         return found
 
     def _labels(self, images: Tensor) -> list[Tensor]:

@@ -141,6 +141,11 @@ def test_a_backbone_without_enough_features_is_refused() -> None:
     assert segmentation.build(trunk, 3, head="fcn16s").fusion is not None
     with pytest.raises(UserError, match="head 'fcn8s' needs 3 features, the backbone gives c4, c5"):
         segmentation.build(trunk, 3, head="fcn8s")
+    for options in ({"norm": "frozen"}, {"output_stride": 8}, {"in_channels": 7}, {"shortcut": "A"}):
+        with pytest.raises(UserError, match=f"{next(iter(options))}: options go to backbones.build"):
+            segmentation.build(trunk, 3, head="fcn16s", **options)
+    with pytest.raises(UserError, match="a backbone that is built already has its own"):
+        segmentation.build(trunk, 3, weights="imagenet")
 
 
 def test_finer_scores_begin_as_bilinear_enlargement() -> None:

@@ -94,6 +94,14 @@ def test_rgb_label_maps_are_read_by_the_colours_of_the_classes(labels: LabelSet)
     assert np.array_equal(data[0][1]["mask"].numpy(), np.where(values == 3, IGNORE, values))
 
 
+def test_a_palette_in_another_order_than_the_classes_is_read_by_its_colours(labels: LabelSet) -> None:
+    labels.classes("sky 0 0 255\nroad 128 64 128\n")
+    labels.write(np.ones((8, 12), int), colours=[128, 64, 128, 0, 0, 255])
+    assert (labels.open()[0][1]["mask"] == 0).all()
+    labels.write(np.ones((8, 12), int), colours=[0, 0, 255, 128, 64, 128])
+    assert (labels.open()[0][1]["mask"] == 1).all()
+
+
 def break_size(labels: LabelSet) -> None:
     labels.write(np.zeros((8, 11)))
 
@@ -258,8 +266,14 @@ def test_instances_are_where_pycocotools_has_them(coco_mini: Path) -> None:
     [
         ("has no list `categories`", {"categories": 3}),
         ("`images` is empty", {"images": []}),
-        ("image 1 has no `height`", {"images": [{"id": 1, "file_name": "1.jpg", "width": 20}]}),
-        ("annotations of image 1, which `images` does not list", {"images": [{**IMAGE, "id": 2}]}),
+        ("image 1: `height` is missing", {"images": [{"id": 1, "file_name": "1.jpg", "width": 20}]}),
+        ("image 1: `height` is None; expected a number of pixels", {"images": [{**IMAGE, "height": None}]}),
+        ("image x: `id` is 'x'", {"images": [{**IMAGE, "id": "x"}]}),
+        ("images: id 1 stands twice", {"images": [IMAGE, IMAGE]}),
+        ("categories: id 10 stands twice", {"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}),
+        ("categories: name cat stands twice", {"categories": [{"id": 10, "name": "cat"}, {"id": 20, "name": "cat"}]}),
+        ("annotation 1: `category_id` 10 is not in the file", {"categories": [{"id": 20, "name": "dog"}]}),
+        ("annotation 1: `image_id` 1 is not in the file", {"images": [{**IMAGE, "id": 2}]}),
     ],
 )  # fmt: skip
 def test_malformed_coco_files_are_named(write_coco, words: str, more: dict[str, Any]) -> None:
@@ -268,10 +282,49 @@ def test_malformed_coco_files_are_named(write_coco, words: str, more: dict[str, 
         CocoLabels(path, path.parent)
 
 
-def test_malformed_outlines_and_sizes_are_named(write_coco) -> None:
-    path = write_coco(square(1, 10, (2, 0, 8, 10), segmentation={"counts": [200], "size": [20, 10]}))
-    with pytest.raises(UserError, match=r"outline of record 0 is malformed \(a mask of \[20, 10\]"):
+@pytest.mark.parametrize("field", ["id", "image_id", "category_id", "segmentation"])
+@pytest.mark.parametrize("value", [None, 1.5, "absent"])
+def test_malformed_annotations_are_named(write_coco, field: str, value: Any) -> None:
+    record = square(7, 10, (2, 0, 8, 10), **{field: value})
+    if value == "absent":
+        del record[field]
+    path = write_coco(record)
+    with pytest.raises(UserError, match=f"annotation .*: `{field}` (is|is missing)"):
+        CocoLabels(path, path.parent)
+
+
+OUTLINES = {
+    "transposed": ({"counts": [200], "size": [20, 10]}, r"a mask of \[20, 10\] for an image of \[10, 20\]"),
+    "short runs": ({"counts": [0, 30], "size": [10, 20]}, "run lengths add up to 30, not 10 x 20"),
+    "no runs": ({"size": [10, 20]}, "counts"),
+    "bad text": ({"counts": "abc", "size": [10, 20]}, "invalid RLE"),
+    "null": ([[0, 0, None, 5, 5, 5]], "a polygon is a list of at least three points"),
+    "not a number": ([[0, 0, float("nan"), 5, 5, 5]], "a polygon is a list of at least three points"),
+    "infinite": ([[0, 0, float("inf"), 5, 5, 5]], "a polygon is a list of at least three points"),
+    "two points": ([[0, 0, 5, 5]], "a polygon is a list of at least three points"),
+    "odd": ([[0, 0, 5, 5, 5, 0, 3]], "a polygon is a list of at least three points"),
+    "words": ([["a", "b"]], "could not convert"),
+    "flat": ([0, 0, 5, 5, 5, 0], "a polygon is a list of at least three points"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTLINES)
+def test_malformed_outlines_are_named(write_coco, kind: str) -> None:
+    """Some of these end the process in pycocotools."""
+    outline, words = OUTLINES[kind]
+    path = write_coco(square(7, 10, (2, 0, 8, 10), segmentation=outline))
+    with pytest.raises(UserError, match=rf"annotation 7: `segmentation` is malformed \(.*{words}"):
         CocoLabels(path, path.parent).labels(0, (10, 20))
+
+
+def test_outlines_far_beyond_the_image_cost_nothing(write_coco) -> None:
+    far = [[-1e12, -1e12, 1e12, -1e12, 1e12, 1e12, -1e12, 1e12]]
+    path = write_coco(square(7, 10, (2, 0, 8, 10), segmentation=far))
+    assert (CocoLabels(path, path.parent).labels(0, (10, 20)) == 1).all()
+
+
+def test_images_of_another_size_and_absent_classes_of_voc_are_named(write_coco) -> None:
+    path = write_coco()
     cv2.imwrite(str(path.parent / "1.jpg"), np.zeros((9, 20, 3), np.uint8))
     with pytest.raises(UserError, match=r"1\.jpg: is 20x9 pixels, but the annotations say 20x10"):
         CocoLabels(path, path.parent).image(0)
@@ -334,9 +387,13 @@ def test_class_lists(tmp_path: Path) -> None:
         "sky\n": "names 1 classes",
         "sky 1 2 3\nroad\n": "only 1 of 2 classes have colours",
         "sky 1 2 300\nroad 1 2 3\n": "line 1: colour 1 2 300 goes beyond 255",
+        "sky 1 2 3\nroad 1 2 3\n": "two lines have the colour 1 2 3",
+        "sky 1 2 3\nroad 1 2 4\nvoid 1 2 3\n": "two lines have the colour 1 2 3",
     }.items():
         path.write_text(text)
         with pytest.raises(UserError, match=words):
             Classes.read(path)
-    path.write_text("sky\n\ntraffic light 2\n")
+    path.write_text("\ufeffsky\n\ntraffic light 2\n", encoding="utf-8")
     assert Classes.read(path).names == ("sky", "traffic light 2")
+    path.write_text("sky 1 2 3\nVoid 0 0 0\nroad 4 5 6\n")
+    assert Classes.read(path) == Classes(("sky", "road"), ((1, 2, 3), (4, 5, 6)), given=True, void=(0, 0, 0))

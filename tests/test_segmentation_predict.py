@@ -86,9 +86,11 @@ def test_min_size_only_changes_what_the_net_sees(net: nn.Module) -> None:
     assert seen == [(32, 48)] and found[0].shape == (64, 96)
 
 
-@pytest.mark.parametrize("options", [{"overlap": 1.0}, {"scales": ()}, {"scales": (0.0,)}, {"window": -1}])
+@pytest.mark.parametrize(
+    "options", [{"overlap": 1.0}, {"scales": ()}, {"scales": (0.0,)}, {"window": -1}, {"window": 8, "min_size": 8}]
+)
 def test_impossible_options_are_refused(options: dict) -> None:
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(UserError, match=r"expected|take one"):
         Predictor(Pixelwise(), **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
+from backbones.fold import Folds
 from tools.benchmark_machine import DTYPES, device
 from tools.benchmark_rounds import Step
 from tools.cost import macs, parameters
@@ -169,44 +171,33 @@ def prepare(job: Job) -> Step:
 def _training(model: nn.Module, images: Tensor, job: Job) -> Step:
     """Forward, cross-entropy, backward, and a fused SGD step."""
     from tools.engine import Precision
+    from tools.optim import build_optimizer, memory_order
+    from tools.options import TrainOptions
 
     model.train()
     targets = torch.randint(CLASSES, (job.batch,), device=device())
-    optimizer = _optimizer(model, job.library)
+    optimizer = build_optimizer(model, TrainOptions(lr=1e-4))  # small: random weights must not run away to infinity
     precision = Precision(device(), DTYPES[job.way.precision])
 
     def step() -> None:
         with precision.autocast():
             loss = nn.functional.cross_entropy(model(images), targets)
         loss.backward()
-        optimizer.step()
+        with memory_order(optimizer) if job.library == OURS else nullcontext():
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def _optimizer(model: nn.Module, library: str) -> torch.optim.Optimizer:
-    """SGD with momentum: ours from the training scripts, the peers' from torch, fused as well."""
-    from timm.optim import create_optimizer_v2
-
-    from tools.optim import build_optimizer
-    from tools.options import TrainOptions
-
-    options = TrainOptions(lr=1e-4)  # small: random weights must not run away to infinity
-    if library == OURS:
-        return build_optimizer(model, options)
-    own: dict[str, Any] = {"opt": options.optimizer, "lr": options.lr, "weight_decay": options.weight_decay}
-    return create_optimizer_v2(model, **own, momentum=options.momentum, fused=True)
 
 
 def _inference(model: nn.Module, images: Tensor, job: Job) -> Step:
     from tools.engine import Precision
 
     model.eval()
-    precision = Precision(device(), DTYPES[job.way.precision])
+    precision, folds = Precision(device(), DTYPES[job.way.precision]), Folds()
 
     def step() -> None:
-        with torch.inference_mode(), precision.autocast():
+        with torch.inference_mode(), precision.autocast(), folds:
             model(images)
 
     return step

@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from backbones.errors import UserError
+from backbones.fold import Folds
 from tools import distributed
+from tools.optim import memory_order
 from tools.run_log import RunLog
 
 LOG_EVERY = 20  # optimizer steps between logged lines
@@ -205,7 +207,8 @@ def update_weights(training: Training, *, clip_norm: float) -> None:
     if clip_norm:
         training.precision.scaler.unscale_(training.optimizer)
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm)
-    training.precision.scaler.step(training.optimizer)
+    with memory_order(training.optimizer):
+        training.precision.scaler.step(training.optimizer)
     training.precision.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
     training.step += 1
@@ -226,9 +229,10 @@ def evaluate(model: nn.Module, loader: DataLoader, evaluator: Evaluator, *, prec
     model.eval()
     # Each process gathered batch statistics of its own; what is measured is what the main process saves.
     distributed.share_buffers(model)
+    folds = Folds()
     for batch in tqdm(loader, "evaluating", leave=False, disable=not distributed.is_main()):
         images, targets = to_device(batch, precision.device)
-        with precision.autocast():
+        with precision.autocast(), folds:
             predictions = model(images)
         evaluator.update(predictions, targets)
     model.train(before)

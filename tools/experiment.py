@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from backbones.errors import UserError
+from backbones.norm import norm_table
 from tools import checkpoint, distributed, optim
 from tools.cost import macs, parameters
 from tools.engine import Batches, Precision, Training, fit
@@ -23,6 +24,7 @@ from tools.files import write_text
 from tools.options import RunOptions, TrainOptions
 from tools.run_log import BEST, LAST, RunLog, choose_folder, create_folder
 
+LIVE_NORM_IMAGES = 8  # fewer images a process make batch statistics noisy
 # Options that may change between a run and its continuation without changing what is trained.
 FREE_ON_RESUME = {
     "output",
@@ -34,6 +36,17 @@ FREE_ON_RESUME = {
     "eval_every",
     "eval_steps",
     "evaluator",
+}
+# Options of evaluation alone, which may change where a run is only measured again.
+FREE_IN_EVALUATION = {
+    "val_split",
+    "min_size",
+    "window",
+    "overlap",
+    "test_scales",
+    "test_flip",
+    "test_crops",
+    "resize_size",
 }
 
 
@@ -192,7 +205,8 @@ class Experiment:
 
     def _resume(self, training: Training) -> None:
         state = checkpoint.load(self.folder / LAST)
-        _refuse_contradictions(_as_json(state["config"]), _as_json(self.config), self.folder)
+        free = FREE_ON_RESUME | (FREE_IN_EVALUATION if self.run.eval_only else set())
+        _refuse_contradictions(_as_json(state["config"]), _as_json(self.config), self.folder, free)
         training.load_state_dict(state["training"])
         if len(state["random"]) == distributed.world_size():
             _set_random_state(state["random"][distributed.rank()])
@@ -222,6 +236,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
+def live_norm_warning(model: nn.Module, images: int) -> str:
+    """What the plan adds where batch norm takes its statistics of few images a process."""
+    few = images < LIVE_NORM_IMAGES and norm_table(model).get("live")
+    return f"; WARNING: live batch norm over {images} images a process is noisy; --norm frozen or group" if few else ""
+
+
 def print_plan(rows: dict[str, Any]) -> None:
     """Print what is about to happen, one fact a line, on the main process."""
     if distributed.is_main():
@@ -240,8 +260,8 @@ def _check_batch(train: TrainOptions) -> None:
         )
 
 
-def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    odd = [name for name in now if name not in FREE_ON_RESUME and name in before and before[name] != now[name]]
+def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path, free: set[str]) -> None:
+    odd = [name for name in now if name not in free and name in before and before[name] != now[name]]
     if odd:
         shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in odd)
         raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,43 +50,39 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
     extra: dict[str, Any] = {} if options.optimizer.startswith(ADAPTIVE) else {"momentum": options.momentum}
     if options.optimizer in FUSED:
         extra["fused"] = True
-    optimizer = create_optimizer_v2(
+    return create_optimizer_v2(
         model,
         opt=options.optimizer,
         lr=learning_rate(options)[0],
         weight_decay=options.weight_decay,
         **extra,
     )
-    if extra.get("fused"):
-        _step_in_memory_order(optimizer)
-    return optimizer
 
 
-def _step_in_memory_order(optimizer: torch.optim.Optimizer) -> None:
-    """Show fused steps on a CPU the channels_last weights in the order of their memory.
+@contextmanager
+def memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Show a fused step on a CPU the channels_last weights in the order of their memory.
 
     torch's kernels copy what is not contiguous there (weight, gradient and moments) before and after each step, which
     takes as long as the step itself.
     """
-    turned: list[nn.Parameter] = []
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    turned = (
+        [parameter for parameter in parameters if _lies_turned(parameter)] if optimizer.defaults.get("fused") else []
+    )
+    _turn(turned, optimizer, (0, 2, 3, 1))
+    try:
+        yield
+    finally:
+        _turn(turned, optimizer, (0, 3, 1, 2))
 
-    def turn(order: tuple[int, ...]) -> None:
-        for parameter in turned:
-            gradient, state = parameter.grad, optimizer.state.get(parameter, {})
-            parameter.data = parameter.data.permute(order)
-            parameter.grad = gradient.permute(order) if gradient is not None else None
-            state.update({k: v.permute(order) for k, v in state.items() if torch.is_tensor(v) and v.ndim == 4})
 
-    def before(*_: Any) -> None:
-        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        turned[:] = (parameter for parameter in parameters if _lies_turned(parameter))
-        turn((0, 2, 3, 1))
-
-    def after(*_: Any) -> None:
-        turn((0, 3, 1, 2))
-
-    optimizer.register_step_pre_hook(before)
-    optimizer.register_step_post_hook(after)
+def _turn(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, order: tuple[int, ...]) -> None:
+    for parameter in parameters:
+        gradient, state = parameter.grad, optimizer.state.get(parameter, {})
+        parameter.data = parameter.data.permute(order)
+        parameter.grad = gradient.permute(order) if gradient is not None else None
+        state.update({k: v.permute(order) for k, v in state.items() if torch.is_tensor(v) and v.ndim == 4})
 
 
 def _lies_turned(parameter: nn.Parameter) -> bool:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from tools.options import RunOptions, TrainOptions, require
 
+LEAST_SCALE = 0.1
+
 
 @dataclass
 class DataOptions:
@@ -53,11 +55,14 @@ class DataOptions:
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
         for name in ("min_size", "window"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
+        alone = not (self.window and self.min_size)
+        require(alone, "window", self.window, "windows are cut of images at their own size; take --min-size 0 with it")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0 and below 1")
-        rising = 0 < self.scales[0] <= self.scales[1]
-        require(rising, "scales", self.scales, "must be two rising factors, such as [0.5, 2.0]")
-        usable = self.test_scales is None or (self.test_scales and min(self.test_scales) > 0)
-        require(usable, "test_scales", self.test_scales, "must be factors above 0, such as [0.75, 1.0, 1.25]")
+        rising = LEAST_SCALE <= self.scales[0] <= self.scales[1]
+        require(rising, "scales", self.scales, f"must be two rising factors from {LEAST_SCALE}, such as [0.5, 2.0]")
+        usable = self.test_scales is None or (self.test_scales and min(self.test_scales) >= LEAST_SCALE)
+        rule = f"must be factors from {LEAST_SCALE}, such as [0.75, 1.0, 1.25]"
+        require(usable, "test_scales", self.test_scales, rule)
 
 
 @dataclass

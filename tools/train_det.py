@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).resolve().parents[1] / "detection" / "recipes"
 SAMPLES = 8  # rows of samples.png
 MADE_WITH = ("min_size", "max_size", "anchor_scale", "roi_samples")  # settings that weights are silent about
-LIVE_NORM_IMAGES = 8  # fewer images a process make batch statistics noisy
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -154,7 +153,7 @@ def show_plan(
     """Say what is about to be trained, on what and how."""
     from backbones.norm import norm_table
     from tools import distributed
-    from tools.experiment import print_plan
+    from tools.experiment import live_norm_warning, print_plan
     from tools.optim import learning_rate
 
     lr, rule = learning_rate(options.train)
@@ -165,7 +164,7 @@ def show_plan(
             "run folder": experiment.folder,
             "model": f"Faster R-CNN, {options.model.backbone}, {options.model.neck}, weights {options.model.weights}",
             "loaded": f"{model.load_report or 'nothing: random weights'}{_other_settings(options.model)}",
-            "norm layers": norms + _norm_warning(model, experiment.process_batch),
+            "norm layers": norms + live_norm_warning(model, experiment.process_batch),
             "classes": len(val.annotations.categories),
             "train": _describe(train) if train else "none: evaluation only",
             "val": _describe(val),
@@ -275,13 +274,6 @@ def _describe(data: CocoDetection) -> str:
     if truth.clipped or truth.dropped:
         text += f"; {truth.clipped} boxes of the file clipped to their image, {truth.dropped} without area dropped"
     return f"{text} ({truth.path})"
-
-
-def _norm_warning(model: nn.Module, images: int) -> str:
-    from backbones.norm import norm_table
-
-    few = images < LIVE_NORM_IMAGES and norm_table(model).get("live")
-    return f"; WARNING: live batch norm over {images} images a process is noisy; --norm frozen or group" if few else ""
 
 
 def _arrays(values: dict[str, Any]) -> dict[str, Any]:

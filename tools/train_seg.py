@@ -106,6 +106,11 @@ def open_source(data: DataOptions, split: Literal["train", "val"]) -> Source:
     root = Path(data.data)
     if is_label_folder(root):
         return open_folder(root, getattr(data, f"{split}_split"), ignore_index=data.ignore_index)
+    if root.is_dir() and not (root / "annotations").is_dir():
+        raise UserError(
+            f"--data {root}: no layout that is known: images/SPLIT, labels/SPLIT and classes.txt; Pascal VOC's "
+            "ImageSets/Segmentation; or COCO's annotations/instances_SPLIT*.json"
+        )
     return CocoLabels(*find_split(root, split), chosen=data.classes)
 
 
@@ -158,7 +163,7 @@ def show_plan(
     from backbones.norm import norm_table
     from segmentation.metrics import POLICY
     from tools import distributed
-    from tools.experiment import print_plan
+    from tools.experiment import live_norm_warning, print_plan
     from tools.optim import learning_rate
 
     lr, rule = learning_rate(options.train)
@@ -170,7 +175,7 @@ def show_plan(
         "run folder": experiment.folder,
         "model": f"{options.model.head}, {options.model.backbone} ({strides}), weights {options.model.weights}",
         "loaded": model.load_report or "nothing: random weights",
-        "norm layers": norms,
+        "norm layers": norms + live_norm_warning(model, experiment.process_batch),
         "classes": len(val.source.classes),
         "train": f"{len(train)} images ({train.source.where}){look}" if train else "none: evaluation only",
         "val": f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
