@@ -227,8 +227,8 @@ def build_torchvision(
     refuse_ours_only(name, norm, stride_style, shortcut)
     if output_stride != 32:
         raise UserError(
-            f"{name}: output_stride={output_stride} is not to be had of torchvision's nets; take 32, as heads fcn32s to "
-            "fcn8s do"
+            f"{name}: output_stride={output_stride} is not to be had of torchvision's nets; take 32, as heads fcn32s "
+            "to fcn8s do"
         )
     whole = _whole(name, in_channels)
     ends = find_levels(whole, name, in_channels)
