@@ -171,16 +171,18 @@ class Experiment:
         """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
         distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
 
-    def costs(self, model: nn.Module, size: int, in_channels: int = 3) -> dict[str, Any]:
-        """What the run cost: `parameters`, `macs` of one image of `size` pixels, `peak_memory` in bytes.
+    def costs(self, model: nn.Module, size: int | None = None, in_channels: int = 3) -> dict[str, Any]:
+        """What the run cost: `parameters`, `peak_memory` in bytes, and `macs` of one image of `size` pixels.
 
-        The memory is the device's where there is one, else this process's own, its libraries included.
+        The memory is the device's where there is one, else this process's own, its libraries included. A detector's
+        multiply-adds depend on what it finds: without a size they are left out.
         """
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"parameters": parameters(model), "macs": macs(model, size, in_channels), "peak_memory": peak}
+        counted = {} if size is None else {"macs": macs(model, size, in_channels)}
+        return {"parameters": parameters(model), **counted, "peak_memory": peak}
 
     def open_folder(self) -> None:
         """Create the run folder with `config.yaml`, which `--config` reads back.

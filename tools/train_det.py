@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if train:
         batched = loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches)
         results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="AP")
-    measure.report(training.evaluated, results or measure(training.evaluated))
+    measure.report(training.evaluated, results or measure(training.evaluated), experiment.costs(model))
     distributed.stop()
 
 
@@ -204,7 +204,7 @@ class Measure:
         )
         return evaluate(model, self.loader, self.evaluator, precision=self.experiment.precision())
 
-    def report(self, model: nn.Module, results: dict[str, Any]) -> None:
+    def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
         """Print the table; write `results.json`, `detections.json` and `samples.png` on the main process."""
         from tools import distributed
         from tools.coco_eval import format_table
@@ -213,7 +213,7 @@ class Measure:
         if not distributed.is_main():
             return
         folder = self.experiment.folder
-        write_json(folder / "results.json", results)
+        write_json(folder / "results.json", {**results, **costs})
         write_json(folder / "detections.json", self.evaluator.detections(), indent=None)
         print(format_table(results))
         self._draw(model, folder / "samples.png")
