@@ -119,6 +119,7 @@ def build(
     weights: str | os.PathLike[str] | None = None,
     norm: Literal["auto", "batch", "frozen", "group"] = "auto",
     output_stride: int | None = None,
+    features: Sequence[str] | None = None,
     in_channels: int = 3,
     **options: Any,
 ) -> FCN:
@@ -133,6 +134,8 @@ def build(
             or a segmentation net's file, for everything.
         norm: of the backbone; "auto" is live batch norm, which segmentation trains with everywhere.
         output_stride: 8, 16 or 32; None is 8 for "dilated", else 32.
+        features: levels that the heads may score, such as ("c2", "c3", "c4"): what lies behind is dropped, and an
+            FCN-8s of those ends at stride 4, as small images want it; None is the last ones of the backbone.
         in_channels: channels of the images.
         options: further keywords of `backbones.build`; only with a name.
 
@@ -146,10 +149,11 @@ def build(
         options |= {"norm": "batch" if norm == "auto" else norm}
         if state is not None and norm == "frozen":
             options["norm"] = "batch"  # frozen once the weights are in
-        levels = _levels(backbone, max(SCORED[head], 1 + aux))
+        levels = features or _levels(backbone, max(SCORED[head], 1 + aux))
         trunk = backbones.build(backbone, weights=None if state is not None else weights, features=levels, **options)
     else:
-        _refuse_ignored(norm=norm != "auto", output_stride=output_stride, in_channels=in_channels != 3, **options)
+        options |= {"output_stride": output_stride, "features": features, "in_channels": in_channels != 3}
+        _refuse_ignored(norm=norm != "auto", **options)
         if weights is not None and state is None:
             raise UserError(f"weights {weights}: a backbone that is built already has its own; name a whole net's file")
         trunk = backbone

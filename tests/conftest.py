@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).resolve().parents[1]
 # Workers of pytest-xdist are the parallelism; threads of theirs would wait for each other.
 THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+# Those whose import takes long; none of ours, so that scripts begin with their own imports.
+LIBRARIES = [
+    *("torch", "torchvision", "timm", "timm.optim", "timm.scheduler", "torch.utils.tensorboard", "torch._dynamo"),
+    *("albumentations", "cv2", "hotcoco", "jsonargparse", "matplotlib.pyplot", "webdataset"),
+    "segmentation_models_pytorch",
+]
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
 
 
@@ -92,14 +102,36 @@ def interruptible(command: list[str], **options: Any) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="session")
 def script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script of tools/ as a user would, from another folder."""
+    """Runs a script of tools/ as a user would, from another folder, in a process of its own.
+
+    The process is forked from one that has imported the libraries already, which saves seconds a call.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(LIBRARIES)
 
     def call(name: str, *words: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "tools" / name), *map(str, words)]
-        env = {**os.environ, "OMP_NUM_THREADS": THREADS, **environment}
-        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+        argv = [str(ROOT / "tools" / name), *map(str, words)]
+        env = {"OMP_NUM_THREADS": THREADS, **environment}
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            files = [DupFd(file.fileno()) for file in (out, err)]
+            process = processes.Process(target=_as_script, args=(argv, str(cwd), env, *files))
+            process.start()
+            process.join(timeout=300)
+            assert process.exitcode is not None, f"{argv} hangs"
+            texts = [(file.seek(0), file.read())[1] for file in (out, err)]
+        return subprocess.CompletedProcess(argv, process.exitcode, *texts)
 
     return call
+
+
+def _as_script(argv: list[str], cwd: str, environment: dict[str, str], out: Any, err: Any) -> None:
+    """What `python argv` does, with the streams in files."""
+    os.dup2(out.detach(), 1)
+    os.dup2(err.detach(), 2)
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
+    runpy.run_path(argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="session")

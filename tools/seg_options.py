@@ -73,6 +73,7 @@ class ModelOptions:
         backbone: a registered name; see `backbones.names()`.
         head: dilated (the last stages dilate), or fcn32s, fcn16s, fcn8s (scores of one, two, three features).
         output_stride: of the backbone; absent: 8 for dilated, else 32.
+        features: levels of the backbone to score, such as ["c2", "c3", "c4"] where images are small; absent: its last.
         aux: a second loss on the feature before the last.
         weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation net's file for the whole net.
         norm: of the backbone; auto is live batch norm.
@@ -84,6 +85,7 @@ class ModelOptions:
     backbone: str = "resnet50"
     head: Literal["dilated", "fcn32s", "fcn16s", "fcn8s"] = "dilated"
     output_stride: Literal[8, 16, 32] | None = None
+    features: list[str] | None = None
     aux: bool = True
     weights: str = "imagenet"
     norm: Literal["auto", "batch", "frozen", "group"] = "auto"
