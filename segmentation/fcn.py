@@ -119,7 +119,7 @@ def build(
     weights: str | os.PathLike[str] | None = None,
     norm: Literal["auto", "batch", "frozen", "group"] = "auto",
     output_stride: int | None = None,
-    features: Sequence[str] | None = None,
+    max_stride: int | None = None,
     in_channels: int = 3,
     **options: Any,
 ) -> FCN:
@@ -134,8 +134,8 @@ def build(
             or a segmentation net's file, for everything.
         norm: of the backbone; "auto" is live batch norm, which segmentation trains with everywhere.
         output_stride: 8, 16 or 32; None is 8 for "dilated", else 32.
-        features: levels that the heads may score, such as ("c2", "c3", "c4"): what lies behind is dropped, and an
-            FCN-8s of those ends at stride 4, as small images want it; None is the last ones of the backbone.
+        max_stride: features of a larger stride are dropped with their stages; 16 ends a ResNet at c4, and an FCN-8s of
+            it at stride 4, as small images want it. None keeps all. Only with a name.
         in_channels: channels of the images.
         options: further keywords of `backbones.build`; only with a name.
 
@@ -149,10 +149,10 @@ def build(
         options |= {"norm": "batch" if norm == "auto" else norm}
         if state is not None and norm == "frozen":
             options["norm"] = "batch"  # frozen once the weights are in
-        levels = features or _levels(backbone, max(SCORED[head], 1 + aux))
+        levels = _levels(backbone, max(SCORED[head], 1 + aux), max_stride)
         trunk = backbones.build(backbone, weights=None if state is not None else weights, features=levels, **options)
     else:
-        options |= {"output_stride": output_stride, "features": features, "in_channels": in_channels != 3}
+        options |= {"output_stride": output_stride, "max_stride": max_stride, "in_channels": in_channels != 3}
         _refuse_ignored(norm=norm != "auto", **options)
         if weights is not None and state is None:
             raise UserError(f"weights {weights}: a backbone that is built already has its own; name a whole net's file")
@@ -183,13 +183,16 @@ def _refuse_ignored(**given: Any) -> None:
         raise UserError(f"{', '.join(names)}: options go to backbones.build where the backbone is built already")
 
 
-def _levels(name: str, count: int) -> tuple[str, ...]:
-    """The last `count` features of a net: of the pyramid's, or of a CIFAR net's own."""
-    if "/" in name:
-        return PYRAMID[-count:]
-    with torch.device("meta"):
-        infos = backbones.build(name, weights=None, features="all").feature_info
-    return tuple(info.name for info in infos)[-count:]
+def _levels(name: str, count: int, max_stride: int | None) -> tuple[str, ...]:
+    """The last `count` features of a net: of the pyramid's, or of a CIFAR net's own; named by log2 of their stride."""
+    levels: tuple[str, ...] = PYRAMID
+    if "/" not in name:
+        with torch.device("meta"):
+            levels = tuple(info.name for info in backbones.build(name, weights=None, features="all").feature_info)
+    kept = [level for level in levels if max_stride is None or 2 ** int(level[1:]) <= max_stride]
+    if len(kept) < count:
+        raise UserError(f"max_stride={max_stride}: leaves {name} fewer than the {count} features that the head needs")
+    return tuple(kept[-count:])
 
 
 def _check(num_classes: int, head: str) -> None:

@@ -208,10 +208,12 @@ def test_dice_adds_its_share() -> None:
     assert PixelLoss("dice")(certain, labels).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_chosen_features_end_the_trunk_early_and_score_finer_maps():
-    net = segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, features=("c2", "c3", "c4")).eval()
+def test_a_largest_stride_ends_the_trunk_early_and_scores_finer_maps():
+    net = segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, max_stride=16).eval()
     assert [info.stride for info in net.backbone.feature_info] == [4, 8, 16]
     assert not [name for name in net.state_dict() if name.startswith("backbone.layer4.")]
     assert net(torch.rand(1, 3, 70, 50))["out"].shape == (1, 5, 70, 50)
-    with pytest.raises(UserError, match=r"features: options go to backbones\.build"):
-        segmentation.build(net.backbone, 5, head="fcn8s", aux=False, features=("c4",))
+    with pytest.raises(UserError, match=r"max_stride: options go to backbones\.build"):
+        segmentation.build(net.backbone, 5, head="fcn8s", aux=False, max_stride=8)
+    with pytest.raises(UserError, match="max_stride=8: leaves resnet18 fewer than the 3 features"):
+        segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, max_stride=8)

@@ -73,7 +73,7 @@ class ModelOptions:
         backbone: a registered name; see `backbones.names()`.
         head: dilated (the last stages dilate), or fcn32s, fcn16s, fcn8s (scores of one, two, three features).
         output_stride: of the backbone; absent: 8 for dilated, else 32.
-        features: levels of the backbone to score, such as ["c2", "c3", "c4"] where images are small; absent: its last.
+        max_stride: stages of the backbone beyond it are dropped, so that the head scores finer ones; absent: none are.
         aux: a second loss on the feature before the last.
         weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation net's file for the whole net.
         norm: of the backbone; auto is live batch norm.
@@ -85,7 +85,7 @@ class ModelOptions:
     backbone: str = "resnet50"
     head: Literal["dilated", "fcn32s", "fcn16s", "fcn8s"] = "dilated"
     output_stride: Literal[8, 16, 32] | None = None
-    features: list[str] | None = None
+    max_stride: Literal[4, 8, 16, 32] | None = None
     aux: bool = True
     weights: str = "imagenet"
     norm: Literal["auto", "batch", "frozen", "group"] = "auto"

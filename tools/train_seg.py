@@ -129,7 +129,7 @@ def build_model(options: Options, source: Source, train: Segmentation | None) ->
         "aux": model.aux,
         "norm": model.norm,
         "output_stride": model.output_stride,
-        "features": model.features,
+        "max_stride": model.max_stride,
     }
     net = segmentation.build(model.backbone, len(source.classes), weights=weights, **own)
     _check_classes(options, source, net)
