@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from backbones.errors import UserError
+from detection.coco_file import (
+    Record,
+    box_of,
+    field,
+    file_of_image,
+    is_crowd,
+    name_of_category,
+    read_json,
+    records_of,
+    refuse_absent_files,
+    refuse_duplicates,
+    side_of_image,
+)
 
 SMALLEST_SIDE = 1e-3  # pixels; narrower boxes have no area to learn from
 
@@ -29,19 +40,17 @@ class CategoryMap:
     names: tuple[str, ...]
 
     @classmethod
-    def from_json(cls, categories: Iterable[dict[str, Any]], path: Path) -> CategoryMap:
+    def from_json(cls, categories: Iterable[Record], path: Path) -> CategoryMap:
         """From a file's `categories`.
 
         Raises:
             UserError: for none at all, a missing id or name, or an id that stands twice.
         """
-        pairs = sorted(
-            (_field(c, "id", "category", path), str(_field(c, "name", "category", path))) for c in categories
-        )
+        pairs = sorted((field(record, "id", "category", path), name_of_category(record, path)) for record in categories)
         if not pairs:
             raise UserError(f"{path}: `categories` is empty; a detector needs at least one class")
         ids = tuple(identifier for identifier, _ in pairs)
-        _refuse_duplicates(ids, "category", path)
+        refuse_duplicates(ids, "category", path)
         return cls(ids, tuple(name for _, name in pairs))
 
     def __len__(self) -> int:
@@ -93,32 +102,46 @@ class CocoAnnotations:
     dropped: int = 0
 
     @classmethod
-    def read(cls, path: Path, folder: Path, *, bad_boxes: Literal["error", "drop"] = "error") -> CocoAnnotations:
+    def read(
+        cls,
+        path: Path,
+        folder: Path,
+        *,
+        bad_boxes: Literal["error", "drop"] = "error",
+        absent_images: Literal["error", "keep"] = "error",
+        allow_outside: bool = False,
+    ) -> CocoAnnotations:
         """Read and check a COCO instances file.
 
         Boxes are clipped to their image. A missing `iscrowd` means 0.
 
         Args:
             bad_boxes: what to do with boxes that have no area inside their image.
+            absent_images: whether every image must lie in `folder`.
+            allow_outside: take file names that lead out of `folder` (absolute ones, and those with `..`).
 
         Raises:
             UserError: naming the file and the record, for anything malformed: no JSON, a missing list or field, ids
                 that stand twice, an annotation of an absent image or category, an image that is not in `folder`.
         """
         data = read_json(path)
-        images = sorted(_list(data, "images", path), key=lambda image: _field(image, "id", "image", path))
-        categories = CategoryMap.from_json(_list(data, "categories", path), path)
-        annotations = _list(data, "annotations", path)
+        images = sorted(records_of(data, "images", path), key=lambda image: field(image, "id", "image", path))
+        categories = CategoryMap.from_json(records_of(data, "categories", path), path)
+        annotations = records_of(data, "annotations", path)
         image_ids = np.array([image["id"] for image in images], dtype=np.int64)
         if not len(images):
             raise UserError(f"{path}: `images` is empty")
-        _refuse_duplicates(image_ids.tolist(), "image", path)
-        _refuse_duplicates([_field(a, "id", "annotation", path) for a in annotations], "annotation", path)
-        names = np.array([str(_field(image, "file_name", "image", path)) for image in images])
-        _refuse_absent_files(names, folder, path)
-        sizes = np.array([[_side(image, side, path) for side in ("height", "width")] for image in images], np.int32)
+        refuse_duplicates(image_ids.tolist(), "image", path)
+        refuse_duplicates([field(a, "id", "annotation", path) for a in annotations], "annotation", path)
+        names = np.array([file_of_image(image, path, allow_outside=allow_outside) for image in images])
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of images for {path}")
+        if absent_images == "error":
+            refuse_absent_files(names, folder, path)
+        sizes = np.array([[side_of_image(image, s, path) for s in ("height", "width")] for image in images], np.int32)
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(annotations, rows, sizes, path, bad_boxes)
+        crowd = np.array([is_crowd(annotation, path) for annotation in annotations], dtype=bool)
         order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
         return cls(
             path=path,
@@ -130,7 +153,7 @@ class CocoAnnotations:
             offsets=np.searchsorted(rows[order], np.arange(len(images) + 1)),
             boxes=boxes[order],
             labels=categories.labels(np.array([annotations[i]["category_id"] for i in order], dtype=np.int64)),
-            crowd=np.array([bool(annotations[i].get("iscrowd", 0)) for i in order], dtype=bool),
+            crowd=crowd[order],
             clipped=clipped,
             dropped=int((~keep).sum()),
         )
@@ -149,75 +172,14 @@ class CocoAnnotations:
         return objects[self.offsets[1:]] == objects[self.offsets[:-1]]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file whose top is an object.
-
-    Raises:
-        UserError: where it is missing, no JSON, or something else.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds a {type(data).__name__}, not an object with `images` and `annotations`")
-    return data
-
-
-def _list(data: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
-    records = data.get(name)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path}: has no list `{name}`; a COCO instances file has images, annotations and categories")
-    return records
-
-
-def _field(record: dict[str, Any], name: str, kind: str, path: Path) -> Any:
-    if name not in record:
-        raise UserError(f"{path}: {kind} {record.get('id', record)} has no `{name}`")
-    if name.endswith("id") and not _is_id(record[name]):
-        raise UserError(
-            f"{path}: {kind} {record.get('id', record)}: `{name}` is {record[name]!r}, not an integer below 2^53"
-        )
-    return record[name]
-
-
-def _is_id(value: Any) -> bool:
-    """Results carry ids as float64, which is exact up to there."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
-def _side(image: dict[str, Any], name: str, path: Path) -> int:
-    value = _field(image, name, "image", path)
-    if not isinstance(value, (int, float)) or not 1 <= value < 2**31:
-        raise UserError(f"{path}: image {image['id']}: `{name}` is {value!r}, not a number of pixels")
-    return int(value)
-
-
-def _refuse_duplicates(ids: Sequence[int], kind: str, path: Path) -> None:
-    if len(set(ids)) < len(ids):
-        twice = next(key for key, count in Counter(ids).items() if count > 1)
-        raise UserError(f"{path}: {kind} id {twice} stands more than once; ids must be unique")
-
-
-def _refuse_absent_files(names: np.ndarray, folder: Path, path: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of images for {path}")
-    present = {entry.name for entry in folder.iterdir()}
-    for name in names.tolist():
-        if name not in present and not (folder / name).is_file():
-            raise UserError(f"{path}: image file {name} is not in {folder}")
-
-
-def _rows(annotations: list[dict[str, Any]], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:
+def _rows(annotations: list[Record], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:
     """Position `[B]` of each annotation's image among `image_ids`."""
     position = {identifier: row for row, identifier in enumerate(image_ids.tolist())}
     known = set(categories.ids)
     rows = np.empty(len(annotations), dtype=np.int64)
     for index, annotation in enumerate(annotations):
-        image = _field(annotation, "image_id", "annotation", path)
-        category = _field(annotation, "category_id", "annotation", path)
+        image = field(annotation, "image_id", "annotation", path)
+        category = field(annotation, "category_id", "annotation", path)
         if image not in position:
             raise UserError(f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`")
         if category not in known:
@@ -227,10 +189,10 @@ def _rows(annotations: list[dict[str, Any]], image_ids: np.ndarray, categories: 
 
 
 def _checked_boxes(
-    annotations: list[dict[str, Any]], rows: np.ndarray, sizes: np.ndarray, path: Path, bad_boxes: str
+    annotations: list[Record], rows: np.ndarray, sizes: np.ndarray, path: Path, bad_boxes: str
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Boxes xyxy `[B, 4]` clipped to their images, how many were clipped, and which `[B]` have area."""
-    boxes = np.array([_xywh(annotation, path) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes = np.array([box_of(annotation, path) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = np.concatenate([sizes[rows][:, ::-1]] * 2, axis=1).reshape(-1, 4)
     inside = boxes.clip(0, limits).astype(np.float32)
@@ -244,11 +206,3 @@ def _checked_boxes(
     # Rounding in the file makes boxes end a hair outside; only what a person would see counts as clipped.
     clipped = int((np.abs(inside - boxes) > 1).any(axis=1).sum())
     return inside, clipped, keep
-
-
-def _xywh(annotation: dict[str, Any], path: Path) -> list[float]:
-    box = _field(annotation, "bbox", "annotation", path)
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-    if not numbers or not np.isfinite(box).all():
-        raise UserError(f"{path}: annotation {annotation['id']}: `bbox` is {box!r}, not four numbers [x, y, w, h]")
-    return box

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from backbones.errors import UserError
-from segmentation.coco_file import read_instances
+from segmentation.coco_file import Record, read_instances
 from segmentation.data import read_image
 from segmentation.labels import VOC_CLASSES, Classes
 from segmentation.losses import IGNORE
+from segmentation.outlines import paint
 
 Chosen = Literal["all", "voc"]
 # What COCO calls the classes of Pascal VOC, in VOC's order.
@@ -32,13 +33,14 @@ class CocoLabels:
     Args:
         path: instances JSON; `folder`: its images.
         chosen: "all" categories, or those of Pascal VOC (21 classes in VOC's order; all others are background).
+        allow_outside: take file names that lead out of `folder` (absolute ones, and those with `..`).
 
     Raises:
         UserError: naming the file and the record that is malformed, or VOC's category that is absent.
     """
 
-    def __init__(self, path: Path, folder: Path, *, chosen: Chosen = "all") -> None:
-        data = read_instances(path)
+    def __init__(self, path: Path, folder: Path, *, chosen: Chosen = "all", allow_outside: bool = False) -> None:
+        data = read_instances(path, allow_outside=allow_outside)
         self.where, self.folder = str(path), folder
         self.classes, numbers = _classes(data["categories"], chosen, path)
         images = sorted(data["images"], key=lambda image: image["id"])
@@ -50,8 +52,8 @@ class CocoLabels:
         self._offsets = np.searchsorted(rows, [*self.image_ids, np.iinfo(np.int64).max])
         self._ids = np.array([a["id"] for a in kept], np.int64)
         self._numbers = np.array([numbers[a["category_id"]] for a in kept], np.uint8)
-        self._crowd = np.array([bool(a.get("iscrowd", 0)) for a in kept], bool)
-        texts = [json.dumps(a["segmentation"], separators=(",", ":")).encode() for a in kept]
+        self._crowd = np.array([bool(a.get("iscrowd")) for a in kept], bool)
+        texts = [_packed(annotation, path) for annotation in kept]
         self._ends = np.cumsum([0, *map(len, texts)])
         self._text = np.frombuffer(b"".join(texts), np.uint8)
 
@@ -69,15 +71,14 @@ class CocoLabels:
         return image
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        labels = np.zeros(size, np.uint8)
-        instances = range(self._offsets[row], self._offsets[row + 1])
-        masks = [(self._mask(i, size), self._numbers[i], self._crowd[i]) for i in instances]
-        for mask, _, _ in (entry for entry in masks if entry[2]):
-            labels[mask] = IGNORE
-        claimed = np.zeros(size, np.uint8)
-        for mask, number, _ in (entry for entry in masks if not entry[2]):
-            claimed[mask] = np.where((claimed[mask] == 0) | (claimed[mask] == number), number, IGNORE)
-        return np.where(claimed, claimed, labels)
+        crowds, claimed = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        for instance in range(self._offsets[row], self._offsets[row + 1]):
+            mask, number = self._mask(instance, size), self._numbers[instance]
+            if self._crowd[instance]:
+                crowds[mask] = IGNORE
+            else:
+                claimed[mask] = np.where((claimed[mask] == 0) | (claimed[mask] == number), number, IGNORE)
+        return np.where(claimed, claimed, crowds)
 
     def name(self, row: int) -> str:
         return str(self._names[row])
@@ -90,7 +91,7 @@ class CocoLabels:
         """`[H, W]` bool of one instance's pixels."""
         outline = json.loads(self._text[self._ends[instance] : self._ends[instance + 1]].tobytes())
         try:
-            return _painted(outline, size)
+            return paint(outline, size)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
@@ -98,43 +99,22 @@ class CocoLabels:
             ) from None
 
 
-def _painted(outline: Any, size: tuple[int, int]) -> np.ndarray:
-    """`[H, W]` bool of polygons `[[x, y, ...], ...]` or of run lengths, plain or compressed."""
-    from hotcoco import mask  # not pycocotools' mask, which crashes on malformed outlines
-
-    if isinstance(outline, dict):
-        runs = _checked_runs(outline, size)
-    else:
-        polygons = [_checked(polygon, size) for polygon in outline]
-        runs = mask.merge(mask.frPyObjects(polygons, *size))
-    return np.asarray(mask.decode(runs)).astype(bool).reshape(size)
+def _packed(annotation: Record, path: Path) -> bytes:
+    """An outline as JSON without blanks."""
+    try:
+        return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
+    except RecursionError:
+        raise UserError(
+            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deep; mend the file"
+        ) from None
 
 
-def _checked_runs(outline: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    from hotcoco import mask
-
-    if list(outline["size"]) != list(size):
-        raise ValueError(f"a mask of {outline['size']} for an image of {list(size)}")
-    if not isinstance(outline["counts"], list):
-        return outline
-    if sum(outline["counts"]) != size[0] * size[1]:
-        raise ValueError(f"run lengths add up to {sum(outline['counts'])}, not {size[0]} x {size[1]}")
-    return mask.frPyObjects(outline, *size)
-
-
-def _checked(polygon: Any, size: tuple[int, int]) -> list[float]:
-    """A polygon's coordinates; far beyond the image they would cost memory and paint nothing."""
-    points = np.asarray(polygon, np.float64)
-    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-        raise ValueError("a polygon is a list of at least three points: x, y, x, y, ...")
-    limit = np.tile(size[::-1], len(points) // 2)
-    return points.clip(-limit, 2 * limit).tolist()
-
-
-def _classes(categories: Sequence[dict[str, Any]], chosen: Chosen, path: Path) -> tuple[Classes, dict[int, int]]:
+def _classes(categories: Sequence[Record], chosen: Chosen, path: Path) -> tuple[Classes, dict[int, int]]:
     """The classes, and the class number of each category id."""
     ordered = sorted(categories, key=lambda category: category["id"])
     if chosen == "all":
+        if not 0 < len(ordered) < IGNORE:
+            raise UserError(f"{path}: has {len(ordered)} categories; label maps of bytes hold 1 to {IGNORE - 1}")
         names = ["background", *(category["name"] for category in ordered)]
         return Classes.named(names), {category["id"]: number for number, category in enumerate(ordered, start=1)}
     ids = {category["name"]: category["id"] for category in ordered}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from backbones.errors import UserError
 
 Record = dict[str, Any]
+LONGEST_NAME = 4096  # bytes that a path may have on Linux; the array of names is as wide as its longest
+LONGEST_SIDE, MOST_PIXELS = 2**20, 2**30  # OpenCV decodes no larger pictures
 
 
 def _is_id(value: Any) -> bool:
@@ -17,13 +21,24 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value < 2**31
+    return _is_id(value) and 0 < value <= LONGEST_SIDE
+
+
+def _is_name(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or (isinstance(value, (bool, int)) and value in (0, 1))
 
 
 FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "images": {
         "id": (_is_id, "a whole number"),
-        "file_name": (lambda value: isinstance(value, str), "a text"),
+        "file_name": (_is_name, "a file name"),
         "height": (_is_side, "a number of pixels"),
         "width": (_is_side, "a number of pixels"),
     },
@@ -33,12 +48,16 @@ FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "image_id": (_is_id, "a whole number"),
         "category_id": (_is_id, "a whole number"),
         "segmentation": (lambda value: isinstance(value, (list, dict)) and bool(value), "polygons or run lengths"),
+        "iscrowd": (_is_flag, "0 or 1"),
     },
 }
 
 
-def read_instances(path: Path) -> dict[str, list[Record]]:
+def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list[Record]]:
     """The lists `images`, `categories` and `annotations` of a file, each record with the fields that label maps need.
+
+    Args:
+        allow_outside: take file names that lead out of the folder of images (absolute ones, and those with `..`).
 
     Raises:
         UserError: naming the file and the record: no JSON, a missing or malformed field (a file of boxes alone has no
@@ -58,7 +77,16 @@ def read_instances(path: Path) -> dict[str, list[Record]]:
         _refuse_twice((record["id"] for record in data[kind]), f"{path}: {kind}: id")
     _refuse_twice((category["name"] for category in data["categories"]), f"{path}: categories: name")
     _check_references(data, path)
+    for image in data["images"]:
+        _refuse_large(image, path)
+        if not allow_outside:
+            _refuse_outside(image, path)
     return data
+
+
+def leads_out(name: str) -> bool:
+    """Whether a file name leaves its folder by its text alone; links may point where their owner likes."""
+    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
 
 
 def _check_records(records: Any, kind: str, path: Path) -> None:
@@ -67,8 +95,9 @@ def _check_records(records: Any, kind: str, path: Path) -> None:
     for record in records:
         for field, (holds, wanted) in FIELDS[kind].items():
             if not holds(record.get(field)):
-                found = f"is {record[field]!r}" if field in record else "is missing"
-                name = f"{path}: {kind[:-1] if kind != 'categories' else 'category'} {record.get('id', record)}"
+                found = f"is {reprlib.repr(record[field])}" if field in record else "is missing"
+                singular = "category" if kind == "categories" else kind[:-1]
+                name = f"{path}: {singular} {reprlib.repr(record.get('id', record))}"
                 raise UserError(f"{name}: `{field}` {found}; expected {wanted}")
 
 
@@ -82,9 +111,25 @@ def _check_references(data: dict[str, list[Record]], path: Path) -> None:
                 )
 
 
+def _refuse_large(image: Record, path: Path) -> None:
+    if image["height"] * image["width"] > MOST_PIXELS:
+        raise UserError(
+            f"{path}: image {image['id']}: {image['width']}x{image['height']} pixels are beyond any picture; mend the "
+            "file"
+        )
+
+
+def _refuse_outside(image: Record, path: Path) -> None:
+    if leads_out(image["file_name"]):
+        raise UserError(
+            f"{path}: image {image['id']}: `file_name` {reprlib.repr(image['file_name'])} leads out of the image "
+            "folder; mend the file, or pass --allow-outside true if you trust it"
+        )
+
+
 def _refuse_twice(values: Iterable[Any], where: str) -> None:
     seen = set()
     for value in values:
         if value in seen:
-            raise UserError(f"{where} {value} stands twice; mend the file")
+            raise UserError(f"{where} {reprlib.repr(value)} stands twice; mend the file")
         seen.add(value)
