@@ -37,7 +37,7 @@ setup(
         "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.13"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"],
     },
 )

@@ -92,10 +92,9 @@ class CocoLabels:
         outline = json.loads(self._text[self._ends[instance] : self._ends[instance + 1]].tobytes())
         try:
             return paint(outline, size)
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            reason = " ".join(str(error).split())
+        except ValueError as error:
             raise UserError(
-                f"{self.where}: annotation {self._ids[instance]}: `segmentation` is malformed ({reason}); mend the file"
+                f"{self.where}: annotation {self._ids[instance]}: `segmentation` is malformed ({error}); mend the file"
             ) from None
 
 

@@ -10,11 +10,11 @@ import numpy as np
 MOST_DIGITS = 6  # of five bits each, in a compressed run length; more than an image has pixels
 
 
-def paint(outline: Any, size: tuple[int, int]) -> np.ndarray:
+def paint(outline: list[Any] | dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     """`[H, W]` bool of polygons `[[x, y, ...], ...]` or of run lengths, plain or compressed.
 
     Raises:
-        TypeError, ValueError, KeyError, OverflowError: where the outline is malformed or of another size.
+        ValueError: where the outline is malformed or of another size.
     """
     from hotcoco import mask  # not pycocotools' mask, which crashes on malformed outlines
 
@@ -28,11 +28,17 @@ def paint(outline: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def checked_runs(outline: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Run lengths `[R]`, background first, that fill an image of (height, width) column by column."""
-    if list(outline["size"]) != list(size):
+    """Run lengths `[R]`, background first, that fill an image of (height, width) column by column.
+
+    Raises:
+        ValueError: where they do not.
+    """
+    if not outline.keys() >= {"size", "counts"}:
+        raise ValueError("run lengths have a `size` and `counts`")
+    if outline["size"] != list(size):
         raise ValueError(f"a mask of {reprlib.repr(outline['size'])} for an image of {list(size)}")
     given, pixels = outline["counts"], size[0] * size[1]
-    counts = _decompressed(given) if isinstance(given, str) else np.array(given)
+    counts = _decompressed(given) if isinstance(given, str) else _array(given)
     if counts.ndim != 1 or counts.dtype.kind != "i" or ((counts < 0) | (counts > pixels)).any():
         raise ValueError("`counts` is no list of pixel counts")
     if counts.sum() != pixels:
@@ -41,12 +47,24 @@ def checked_runs(outline: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def checked_polygon(polygon: Any) -> np.ndarray:
-    """A polygon's points `[N, 2]`, x and y."""
-    points = np.array(polygon)
+    """A polygon's points `[N, 2]`, x and y.
+
+    Raises:
+        ValueError: where it is no list of three points or more.
+    """
+    points = _array(polygon)
     numbers = points.ndim == 1 and points.dtype.kind in "if" and np.isfinite(points).all()
     if not numbers or len(points) < 6 or len(points) % 2:
         raise ValueError("a polygon is a list of at least three points: x, y, x, y, ...")
     return points.astype(np.float64).reshape(-1, 2)
+
+
+def _array(values: Any) -> np.ndarray:
+    """Values as JSON has them; without dimensions where they are no table."""
+    try:
+        return np.array(values)
+    except ValueError:  # lists of several lengths or depths
+        return np.array(None)
 
 
 def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +76,7 @@ def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 def _decompressed(text: str) -> np.ndarray:
     """Run lengths of COCO's compressed text (`rleFrString` of its API): digits of five bits, the lowest first, a sign,
     and from the fourth run on the difference to the one before the last."""
-    digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
     if ((digits < 0) | (digits > 63)).any() or (len(digits) and digits[-1] & 32):
         raise ValueError("`counts` is no compressed text, or cut short")
     if not len(digits):

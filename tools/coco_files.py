@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -189,8 +190,17 @@ def _annotation(
     box = _box(record, place)
     area = record.get("area")
     area = _mask_area(record.get("segmentation"), sizes[image], box) if area is None else _number(area, place)
-    crowd = int(bool(record.get("iscrowd")))
-    return {"id": number + 1, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+    crowd = record.get("iscrowd") or 0
+    if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
+        raise UserError(f"{place}: `iscrowd` is {reprlib.repr(crowd)}, not 0 or 1; repair the record")
+    return {
+        "id": number + 1,
+        "image_id": image,
+        "category_id": category,
+        "bbox": box,
+        "area": area,
+        "iscrowd": int(crowd),
+    }
 
 
 def _mask_area(segmentation: Any, size: tuple[float, float], box: list[float]) -> float:
@@ -226,20 +236,20 @@ def _integer(record: Any, key: str, place: str) -> int:
     value: Any = record.get(key)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not -MOST_EXACT < value < MOST_EXACT:
-        raise UserError(f"{place}: `{key}` is {value!r}, not an integer below 2^53; ids are whole numbers")
+        raise UserError(f"{place}: `{key}` is {reprlib.repr(value)}, not an integer below 2^53; ids are whole numbers")
     return int(value)
 
 
 def _box(record: Record, place: str) -> list[float]:
     box = record.get("bbox")
     if not isinstance(box, (list, tuple)) or len(box) != 4:
-        raise UserError(f"{place}: `bbox` is {box!r}; box evaluation needs [x, y, width, height] in pixels")
+        raise UserError(f"{place}: `bbox` is {reprlib.repr(box)}; box evaluation needs [x, y, width, height] in pixels")
     return [_number(value, f"{place}: bbox") for value in box]
 
 
 def _number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST_NUMBER:
-        raise UserError(f"{place} holds {value!r}, not a finite number; repair or remove the record")
+        raise UserError(f"{place} holds {reprlib.repr(value)}, not a finite number; repair or remove the record")
     return float(value)
 
 

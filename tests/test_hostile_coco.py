@@ -1,0 +1,221 @@
+"""Mutants of a good COCO file: each is read with a defined meaning, or refused in words that name the file.
+
+`HOSTILE_SCALE=67 python -m pytest tests/test_hostile_coco.py` tries 67 times as many, about 100,000, at random.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CocoFolder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pycocotools import mask
+
+from backbones.errors import UserError
+from detection.annotations import CocoAnnotations
+from detection.data import CocoDetection
+from detection.transforms import Augment
+from segmentation.coco import CocoLabels
+from segmentation.losses import IGNORE
+from tools.coco_eval import CocoEvaluator
+
+SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
+PATIENCE = 60  # seconds after which a mutant counts as endless
+NEST = "nested to depth "
+
+
+def hostile(mutants: int) -> settings:
+    """Settings of a property: the same mutants each time, but where more are asked for."""
+    return settings(
+        max_examples=mutants * SCALE,
+        derandomize=SCALE == 1,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def outline(left: int, top: int, width: int, height: int) -> list[list[float]]:
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def good_file(data: dict[str, Any]) -> dict[str, Any]:
+    """The small data set, with an outline for each box: polygons, and run lengths for the crowds."""
+    data = copy.deepcopy(data)
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = outline(*annotation["bbox"])
+    data["annotations"][3]["segmentation"] = {"size": [40, 60], "counts": [0, 800, 1600]}
+    crowd = np.zeros((40, 60), np.uint8, order="F")
+    crowd[5:35, 5:55] = 1
+    data["annotations"][4]["segmentation"] = {"size": [40, 60], "counts": mask.encode(crowd)["counts"].decode()}
+    return data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> CocoFolder:
+    coco = CocoFolder(tmp_path_factory.mktemp("hostile"))
+    coco.write()
+    coco.data = good_file(coco.data)
+    return coco
+
+
+ODD_NUMBERS = (-1, 0, 0.5, 40, 60, 61, 2**20, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400, 1e300, 1e308, 5e-324, -0.0)
+ODD_TEXTS = (
+    "", "0", "1", "005.jpg", "../train2017/005.jpg", "../../../../etc/passwd", "/etc/passwd", ".", "a\0b", "\ud800",
+    "é", "x" * 300, "x" * 5000, "PPP", "~~~~~~~~", *(f"{NEST}{depth}" for depth in (7, 70, 900, 100_000)),
+)  # fmt: skip
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 99),
+    st.sampled_from(ODD_NUMBERS),
+    st.floats(),
+    st.sampled_from(ODD_TEXTS),
+    st.text(max_size=5),
+)
+JUNK = st.recursive(
+    LEAVES,
+    lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=3), part, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(node: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Where anything stands in a tree, by its keys from the root."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def at(node: Any, path: tuple) -> Any:
+    for key in path:
+        node = node[key]
+    return node
+
+
+def mutate(draw: Any, data: dict[str, Any]) -> None:
+    """Break one place."""
+    every = sorted(places(data), key=len, reverse=True)  # deep ones first, which hypothesis prefers
+    if not every:
+        return
+    path = draw(st.sampled_from(every))
+    parent, key, value = at(data, path[:-1]), path[-1], at(data, path)
+    change = draw(st.sampled_from(["delete", "replace", "duplicate", "wrap", "retype", "transplant"]))
+    if change == "delete":
+        del parent[key]
+    elif change == "duplicate" and isinstance(parent, list):
+        parent.insert(draw(st.integers(0, len(parent))), copy.deepcopy(value))
+    elif change == "wrap":
+        parent[key] = [value]
+    elif change == "retype":
+        parent[key] = draw(st.sampled_from([str(value), bool(value), len(str(value)) + 0.0, {str(key): value}]))
+    elif change == "transplant":
+        parent[key] = copy.deepcopy(at(data, draw(st.sampled_from(every))))
+    else:
+        parent[key] = draw(JUNK)
+
+
+def mutant(draw: Any, good: dict[str, Any]) -> bytes:
+    """A broken edition of a good file: its values, its text, or both."""
+    data = copy.deepcopy(good)
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
+        mutate(draw, data)
+    text = json.dumps(data)
+    for depth in (7, 70, 900, 100_000):
+        text = text.replace(f'"{NEST}{depth}"', "[" * depth + "]" * depth)
+    content = bytearray(text.encode())
+    harm = draw(st.sampled_from(["none"] * 8 + ["cut", "flip"]))
+    if harm == "cut":
+        del content[draw(st.integers(0, len(content))) :]
+    for _ in range(draw(st.integers(1, 3)) if harm == "flip" else 0):
+        content[draw(st.integers(0, len(content) - 1))] ^= 1 << draw(st.integers(0, 7))
+    return bytes(content)
+
+
+@contextmanager
+def refusal_of(path: Path) -> Iterator[None]:
+    """Lets a refusal pass that names the file in a line, and nothing else; ends what never ends."""
+
+    def endless(*_: Any) -> None:
+        raise AssertionError("reading does not end")
+
+    before = signal.signal(signal.SIGALRM, endless)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    except UserError as error:
+        assert str(path) in str(error) or str(path.parents[1]) in str(error)
+        assert len(str(error)) < 2000
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_boxes(data: CocoAnnotations) -> None:
+    assert data.offsets[0] == 0 and data.offsets[-1] == len(data.boxes) == len(data.labels) == len(data.crowd)
+    assert (np.diff(data.offsets) >= 0).all()
+    assert (np.diff(data.image_ids) > 0).all() and len(data) == len(data.sizes) == len(data.file_names)
+    assert np.isfinite(data.boxes).all()
+    limits = np.repeat(data.sizes[:, ::-1], np.diff(data.offsets), axis=0)
+    assert (data.boxes >= 0).all() and (data.boxes[:, 2:] <= limits).all()
+    assert (data.boxes[:, :2] < data.boxes[:, 2:]).all()
+    assert ((data.labels >= 1) & (data.labels <= len(data.categories))).all()
+
+
+def check_evaluation(data: CocoAnnotations) -> None:
+    """The truth as its own detections."""
+    evaluator = CocoEvaluator(data.path, category_ids=data.categories.ids, image_ids=data.image_ids.tolist())
+    for row, image in enumerate(data.image_ids):
+        boxes, labels, _ = data.of_image(row)
+        evaluator.update([{"boxes": boxes, "labels": labels, "scores": np.ones(len(boxes))}], [{"image_id": image}])
+    ap = evaluator.compute()["AP"]
+    assert ap is None or 0 <= ap <= 1
+
+
+def test_the_file_before_mutation_is_good(folder: CocoFolder) -> None:
+    path = folder.annotations()
+    path.write_text(json.dumps(folder.data))
+    assert len(CocoAnnotations.read(path, folder.images()).boxes) == 5
+    source = CocoLabels(path, folder.images())
+    counts = [np.unique(source.labels(row, (40, 60)), return_counts=True)[1].tolist() for row in range(4)]
+    assert counts[1] == [2400] and counts[3] == [900, 1500]  # nothing; a crowd of 50 by 30 pixels
+
+
+@hostile(1000)
+@given(st.data())
+def test_annotations_of_boxes(folder: CocoFolder, data: Any) -> None:
+    path = folder.annotations()
+    path.write_bytes(mutant(data.draw, folder.data))
+    with refusal_of(path):
+        read = CocoAnnotations.read(path, folder.images(), bad_boxes=data.draw(st.sampled_from(["error", "drop"])))
+        check_boxes(read)
+        check_evaluation(read)
+        items = CocoDetection(read, Augment("eval"))
+        assert all(len(items[place][1]["boxes"]) <= len(read.boxes) for place in range(len(items)))
+
+
+@hostile(500)
+@given(st.data())
+def test_annotations_of_outlines(folder: CocoFolder, data: Any) -> None:
+    path = folder.annotations()
+    path.write_bytes(mutant(data.draw, folder.data))
+    with refusal_of(path):
+        source = CocoLabels(path, folder.images())
+        assert len(source) == len(source.image_ids) > 0
+        for row in range(len(source)):
+            size = source.image(row).shape[:2]
+            labels = source.labels(row, size)
+            assert labels.shape == size == source.size(row)
+            assert ((labels < len(source.classes)) | (labels == IGNORE)).all()
