@@ -74,6 +74,15 @@ class ClassFolder(Dataset):
         other.transform, other.in_channels, other.indices = transform, in_channels, indices
         return other
 
+    def unreadable(self, place: int) -> Path | None:
+        """The file of an image that is missing or does not decode; None where it is whole."""
+        path = self.path(int(self.indices[place]))
+        try:
+            decode_file(path)
+        except UserError:
+            return path
+        return None
+
     def path(self, row: int) -> Path:
         """The file of an image by its place in the split."""
         return self.root / os.fsdecode(self.files[row])
@@ -137,6 +146,15 @@ def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
     if not np.isfinite(values).all():
         raise UserError(f"{name}: holds NaN or numbers beyond 32-bit floats; mend or remove it")
     return values
+
+
+def decode_file(path: Path) -> np.ndarray:
+    """A file's pixels as they are: `[H, W, 3]` uint8 of a picture, `[H, W, bands]` of an array.
+
+    Raises:
+        UserError: naming the file, where it is missing or does not decode.
+    """
+    return decode_array(path) if path.suffix.lower() == ".npy" else _picture(_read(path), str(path), 3)
 
 
 def channels_of(path: Path) -> int:

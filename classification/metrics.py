@@ -21,10 +21,14 @@ class TopK:
     Args:
         classes: names by label.
         prefix: put before the names of the figures, such as "train_".
+        expected: places `[N]` and labels `[N]` of all images; those that never come, since they cannot be read, count
+            as wrong. None takes what comes.
     """
 
-    def __init__(self, classes: Sequence[str], *, prefix: str = "") -> None:
-        self.classes, self.prefix = tuple(classes), prefix
+    def __init__(
+        self, classes: Sequence[str], *, prefix: str = "", expected: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
+        self.classes, self.prefix, self.expected = tuple(classes), prefix, expected
         self._parts: list[Rows] = []
 
     def update(self, probabilities: Tensor, targets: dict[str, Tensor]) -> None:
@@ -52,10 +56,14 @@ class TopK:
         self._parts = [part for state in states for part in state]
 
     def rows(self) -> Rows:
-        """One row an image, in the split's order: index, label, rank of the true class, predicted, confidence, loss."""
-        if not self._parts:
+        """One row an image, in the split's order: index, label, rank of the true class, predicted, confidence, loss.
+
+        Of an image that never came the predicted class is -1 and the loss NaN.
+        """
+        parts = self._parts if self.expected is None else [*self._parts, self._unread(*self.expected)]
+        if not parts:
             return {name: np.zeros(0) for name in ("index", "label", "rank", "predicted", "confidence", "loss")}
-        rows = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.argsort(rows["index"], kind="stable")
         return {name: values[order] for name, values in rows.items()}
 
@@ -69,22 +77,39 @@ class TopK:
         figures: dict[str, Any] = {
             "top1": _mean(hit),
             "top5": _mean(rows["rank"] < 5) if len(self.classes) > 5 else None,
-            "nll": _mean(rows["loss"].astype(np.float64)),
+            "nll": _mean(rows["loss"][rows["predicted"] >= 0].astype(np.float64)),
             "images": len(hit),
         }
         if not self.prefix:
             figures["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
         return {self.prefix + name: value for name, value in figures.items()}
 
+    def _unread(self, index: np.ndarray, label: np.ndarray) -> Rows:
+        """Rows of the images that never came: the true class ranks behind all others."""
+        seen = np.concatenate([np.zeros(0, np.int64), *(part["index"] for part in self._parts)])
+        absent = ~np.isin(index, seen)
+        count = int(absent.sum())
+        return {
+            "index": index[absent],
+            "label": label[absent],
+            "rank": np.full(count, len(self.classes)),
+            "predicted": np.full(count, -1),
+            "confidence": np.zeros(count, np.float32),
+            "loss": np.full(count, np.nan, np.float32),
+        }
+
 
 def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) -> str:
-    """`TopK.rows()` as text, one line an image: its name, true class, predicted class and that one's probability."""
+    """`TopK.rows()` as text, one line an image: its name, true class, predicted class and that one's probability.
+
+    An image that could not be read has no predicted class.
+    """
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["image", "class", "predicted", "confidence"])
     figures = zip(rows["label"], rows["predicted"], rows["confidence"], strict=True)
     for name, (label, predicted, confidence) in zip(names, figures, strict=True):
-        writer.writerow([name, classes[label], classes[predicted], f"{confidence:.4f}"])
+        writer.writerow([name, classes[label], classes[predicted] if predicted >= 0 else "", f"{confidence:.4f}"])
     return text.getvalue()
 
 

@@ -44,11 +44,24 @@ class Source(Protocol):
     ) -> DataLoader:
         """This process's share of a split, or of `limit` of its images evenly spread."""
 
+    def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+        """Places `[N]` and labels `[N]` of what `eval_loader` gives on all processes together, if some may not come."""
+
     def names(self, split: Split, places: np.ndarray) -> list[str]:
         """What to call images, by their places in the split."""
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation by channel of `count` training images, evenly spread; bytes count as 0..1."""
+
+
+class Guard(Protocol):
+    """What becomes of images that cannot be read; see `tools.bad_images`."""
+
+    def replacing(self, data: Any) -> Any:
+        """The dataset with another image in place of each such one."""
+
+    def evaluation(self, loader: Callable[..., Any], data: Any, *, collate: Callable[..., Any], **options: Any) -> Any:
+        """The batches of a loader without such images."""
 
 
 class FolderSource:
@@ -57,12 +70,22 @@ class FolderSource:
     Args:
         in_channels: channels that every image must have; None takes what the first file has.
         limit: use only n images of each split, evenly spread over its classes; 0 for all.
+        guard: of images that cannot be read; without it they are errors.
 
     Raises:
         UserError: where a class is empty, the classes differ, or the files have another number of channels.
     """
 
-    def __init__(self, root: Path, *, in_channels: int | None, limit: int = 0, splits: tuple[Split, ...]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        in_channels: int | None,
+        limit: int = 0,
+        splits: tuple[Split, ...],
+        guard: Guard | None = None,
+    ) -> None:
+        self._guard = guard
         folders = {split: _split_folder(root, split) for split in splits}
         self._folders = {s: ClassFolder(folder, None, in_channels=in_channels or 3) for s, folder in folders.items()}
         self._places = {split: spread(len(folder), limit) for split, folder in self._folders.items()}
@@ -70,16 +93,16 @@ class FolderSource:
         for folder in self._folders.values():
             require_same_classes(folder.classes, last.classes, here=str(folder.root), there=str(last.root))
         self.classes = last.classes
-        self.in_channels = in_channels or channels_of(last.path(0))
+        self.in_channels = in_channels or self._channels(last)
         self.train_size = len(self._places.get("train", ()))
         self.val_size = len(self._places["val"])
         self.measurable = splits
         # One look into each split, so that other channels are refused before anything is built.
-        first = [self._view(split, None, places)[0][0] for split, places in self._places.items()]
+        first = [self._whole(split, None, places)[0][0] for split, places in self._places.items()]
         self.floating = any(isinstance(image, torch.Tensor) and image.is_floating_point() for image in first)
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Callable[..., Any]) -> DataLoader:
-        data = self._view("train", augment, self._places["train"])
+        data = self._whole("train", augment, self._places["train"])
         return loader(data, workers=workers, batch_sampler=batches, collate=collate)
 
     def eval_loader(
@@ -87,17 +110,39 @@ class FolderSource:
     ) -> DataLoader:
         places = self._places[split]
         shard = places[spread(len(places), limit)][rank::world_size]
-        return loader(self._view(split, views, shard), workers=workers, batch_size=batch_size, sampler=None)
+        data, batching = self._view(split, views, shard), {"workers": workers, "batch_size": batch_size}
+        if self._guard is None:
+            return loader(data, collate=collate, sampler=None, **batching)
+        return self._guard.evaluation(loader, data, collate=collate, sampler=None, **batching)
+
+    def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+        if self._guard is None:
+            return None
+        places = self._places[split]
+        places = places[spread(len(places), limit)]
+        return places, self._folders[split].labels[places]
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
         return [self._folders[split].files[place].decode(errors="replace") for place in places]
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         places = self._places["train"]
-        raw = self._view("train", None, places)
+        raw = self._whole("train", None, places)
         moments = np.array([_moments(raw[place][0]) for place in spread(len(places), count)])
         mean, square = moments.mean(axis=0)
         return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())
+
+    def _channels(self, folder: ClassFolder) -> int:
+        """Channels of the first file that can be read."""
+        for place in range(len(folder)):
+            if self._guard is None or folder.unreadable(place) is None:
+                return channels_of(folder.path(place))
+        raise UserError(f"{folder.root}: none of its {len(folder)} images decodes")
+
+    def _whole(self, split: Split, transform: Augment | Views | None, places: np.ndarray) -> Any:
+        """A view in which others stand in for images that cannot be read, where these are no errors."""
+        data = self._view(split, transform, places)
+        return self._guard.replacing(data) if self._guard else data
 
     def _view(self, split: Split, transform: Augment | Views | None, places: np.ndarray) -> ClassFolder:
         return self._folders[split].seen_by(transform, in_channels=self.in_channels, indices=places)
@@ -135,6 +180,9 @@ class ShardSource:
         part = EvalShards(self._index, batch_size=batch_size, rank=rank, world_size=world_size, **common)
         return shard_loader(part, workers=workers, collate=collate)
 
+    def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+        return None
+
     def names(self, split: Split, places: np.ndarray) -> list[str]:
         return [f"{split} sample {place}" for place in places]
 
@@ -143,14 +191,27 @@ class ShardSource:
 
 
 def open_source(
-    address: str, *, in_channels: int | None, limit: int = 0, buffer: int = 4096, splits: tuple[Split, ...]
+    address: str,
+    *,
+    in_channels: int | None,
+    limit: int = 0,
+    buffer: int = 4096,
+    splits: tuple[Split, ...],
+    guard: Guard | None = None,
 ) -> FolderSource | ShardSource:
-    """The data at a folder, or at a folder or address of tar shards."""
+    """The data at a folder, or at a folder or address of tar shards.
+
+    Raises:
+        UserError: where there are none, they are broken, or shards shall be guarded: which image is drawn in place of
+            a bad one would hang on the number of processes.
+    """
     if holds_shards(address):
+        if guard is not None:
+            raise UserError("--on-bad-image skip: not for tar shards; make them anew of images that decode")
         return ShardSource(address, in_channels=in_channels, limit=limit, buffer=buffer)
     if not Path(address).is_dir():
         raise UserError(f"--data {address}: no such folder")
-    return FolderSource(Path(address), in_channels=in_channels, limit=limit, splits=splits)
+    return FolderSource(Path(address), in_channels=in_channels, limit=limit, splits=splits, guard=guard)
 
 
 def _split_folder(root: Path, split: Split) -> Path:

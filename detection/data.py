@@ -46,7 +46,7 @@ class CocoDetection(Dataset):
         epoch, place = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[place])
         data = self.annotations
-        image = read_image(data.folder / str(data.file_names[row]), size=tuple(data.sizes[row].tolist()))
+        image = read_image(self.path(place), size=tuple(data.sizes[row].tolist()))
         boxes, labels, crowd = data.of_image(row)
         image, boxes, places, short_side = self.augment(image, boxes, epoch=epoch, index=row)
         labels, crowd = labels[places], crowd[places]
@@ -59,6 +59,18 @@ class CocoDetection(Dataset):
         if short_side is not None:
             target["short_side"] = torch.tensor(short_side)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
+
+    def path(self, place: int) -> Path:
+        """The file of an image."""
+        return self.annotations.folder / str(self.annotations.file_names[self.indices[place]])
+
+    def unreadable(self, place: int) -> Path | None:
+        """The file of an image that is missing or does not decode; None where it is whole."""
+        try:
+            read_image(self.path(place))
+        except UserError:
+            return self.path(place)
+        return None
 
     def aspect_groups(self) -> np.ndarray:
         """For each image `[N]` whether it is wider than high: batches of one kind are padded less."""

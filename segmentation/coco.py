@@ -61,11 +61,11 @@ class CocoLabels:
         return len(self._names)
 
     def image(self, row: int) -> np.ndarray:
-        image = read_image(self.folder / self.name(row))
+        image = read_image(self.file(row))
         height, width = self.size(row)
         if image.shape[:2] != (height, width):
             raise UserError(
-                f"{self.folder / self.name(row)}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations "
+                f"{self.file(row)}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations "
                 f"say {width}x{height}; outlines would not fit; mend the JSON or the file"
             )
         return image
@@ -80,8 +80,8 @@ class CocoLabels:
                 claimed[mask] = np.where((claimed[mask] == 0) | (claimed[mask] == number), number, IGNORE)
         return np.where(claimed, claimed, crowds)
 
-    def name(self, row: int) -> str:
-        return str(self._names[row])
+    def file(self, row: int) -> Path:
+        return self.folder / str(self._names[row])
 
     def size(self, row: int) -> tuple[int, int]:
         height, width = self._sizes[row]

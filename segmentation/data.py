@@ -43,8 +43,8 @@ class Source(Protocol):
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         """`[H, W]` uint8 of an image of (height, width): class numbers, 255 where nothing counts."""
 
-    def name(self, row: int) -> str:
-        """The image's file, below the folder of its split."""
+    def file(self, row: int) -> Path:
+        """The image's file."""
 
 
 class Segmentation(Dataset):
@@ -78,6 +78,15 @@ class Segmentation(Dataset):
         image, labels = self.augment(image, labels, epoch=epoch, index=row)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels, {"mask": torch.from_numpy(np.ascontiguousarray(labels)), "index": row}
+
+    def unreadable(self, place: int) -> Path | None:
+        """The file of an image that is missing or does not decode; None where it is whole."""
+        path = self.source.file(int(self.indices[place]))
+        try:
+            read_image(path)
+        except UserError:
+            return path
+        return None
 
     def pixel_counts(self) -> np.ndarray:
         """Pixels of each class in each image `[len, K]`, as they are before augmentation."""

@@ -34,16 +34,16 @@ class LabelFolder:
         return len(self._images)
 
     def image(self, row: int) -> np.ndarray:
-        return read_image(self._path(self._images, row))
+        return read_image(self.file(row))
 
     def size(self, row: int) -> tuple[int, int]:
-        return picture_size(self._path(self._images, row))
+        return picture_size(self._path(self._labels, row))  # the same, or reading the labels will say so
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         return read_labels(self._path(self._labels, row), self.classes, size=size, ignore_index=self.ignore_index)
 
-    def name(self, row: int) -> str:
-        return self._path(self._images, row).name
+    def file(self, row: int) -> Path:
+        return self._path(self._images, row)
 
     def _path(self, column: np.ndarray, row: int) -> Path:
         return Path(os.fsdecode(column[row]))

@@ -72,7 +72,7 @@ def test_grey_label_maps(labels: LabelSet) -> None:
     assert target["mask"][0, 0] == IGNORE
     assert np.array_equal(target["mask"].numpy().ravel()[1:], values.ravel()[1:])
     assert data.source.classes.names == ("sky", "road", "car")
-    assert data.source.name(0) == "a.jpg"
+    assert data.source.file(0) == labels.image("a")
     assert data.pixel_counts().sum(1)[0] == 95
 
 

@@ -21,6 +21,7 @@ class DataOptions:
         limit: use only the first n images of each split.
         negatives: images without objects are trained on, or dropped.
         bad_boxes: boxes without area inside their image are an error, or dropped.
+        allow_outside: take file names of the JSON that lead out of the image folder (absolute ones, and those with ..).
         augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing.
         short_sides: sizes in pixels that augment "train" picks from.
         evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
@@ -34,6 +35,7 @@ class DataOptions:
     limit: int | None = None
     negatives: Literal["keep", "drop"] = "keep"
     bad_boxes: Literal["error", "drop"] = "error"
+    allow_outside: bool = False
     augment: Literal["train", "light", "eval"] = "train"
     short_sides: list[int] | None = None
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"

@@ -36,6 +36,8 @@ FREE_ON_RESUME = {
     "eval_every",
     "eval_steps",
     "evaluator",
+    "on_bad_image",
+    "allow_outside",
 }
 # Options of evaluation alone, which may change where a run is only measured again.
 FREE_IN_EVALUATION = {

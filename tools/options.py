@@ -77,6 +77,8 @@ class RunOptions:
         eval_every: epochs between evaluations; the last epoch always ends with one.
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
         threads: CPU threads of this process; absent: PyTorch's choice, shared among the processes of a machine.
+        on_bad_image: an image that is missing or does not decode stops the run (raise); or (skip) another takes its
+            place in training, evaluation counts it as a miss, or leaves it out of mIoU, and results.json lists it.
     """
 
     output: str | None = None
@@ -88,6 +90,7 @@ class RunOptions:
     eval_every: int = 1
     eval_steps: int = 0
     threads: int | None = None
+    on_bad_image: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "eval_every"):

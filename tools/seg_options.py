@@ -22,6 +22,7 @@ class DataOptions:
         val_split: split to measure.
         classes: of COCO data: all categories, or the 20 of Pascal VOC.
         ignore_index: number in label files of pixels that do not count.
+        allow_outside: take file names of a JSON that lead out of the image folder (absolute ones, and those with ..).
         limit: use only the first n images of each split.
         augment: "train" varies size and colours, crops and flips; "light" crops and flips; "eval" does nothing.
         crop_size: side in pixels of what training sees.
@@ -39,6 +40,7 @@ class DataOptions:
     val_split: str = "val"
     classes: Literal["all", "voc"] = "all"
     ignore_index: int = 255
+    allow_outside: bool = False
     limit: int | None = None
     augment: Literal["train", "light", "eval"] = "train"
     crop_size: int = 480

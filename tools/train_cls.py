@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from classification.published import Published
     from classification.source import Source, Split
     from classification.transforms import Normalise
+    from tools.bad_images import BadImages
     from tools.distributed import TrainBatches
     from tools.experiment import Experiment
 
@@ -46,16 +47,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
 
     from tools import distributed
+    from tools.bad_images import BadImages
     from tools.experiment import Experiment
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="cls")
-    source = build_source(options)
+    bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
+    source = build_source(options, bad)
     model = build_model(options, source)
     experiment.meta = meta(options, source, model)
     batches = build_batches(options, source)
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, source, model, batches.steps)
-    measure = Measure(experiment, options, source)
+    measure = Measure(experiment, options, source, bad)
     experiment.open_folder()
     results: dict[str, Any] = {}
     if not options.run.eval_only:
@@ -72,7 +75,7 @@ def recipe(argv: Sequence[str]) -> Path | None:
     return resumed_config(argv, prefix="cls") or named_recipe(argv, RECIPES)
 
 
-def build_source(options: Options) -> Source:
+def build_source(options: Options, bad: BadImages) -> Source:
     """The images: class folders, tar shards or the shapes."""
     from classification.source import open_source
 
@@ -83,8 +86,9 @@ def build_source(options: Options) -> Source:
         from tools import distributed, shapes_crops
 
         address = str(distributed.on_main(shapes_crops.prepare))
+    guard = bad if bad.skip else None
     buffer, limit = data.shuffle_buffer, data.limit or 0
-    source = open_source(address, in_channels=data.in_channels, limit=limit, buffer=buffer, splits=splits)
+    source = open_source(address, in_channels=data.in_channels, limit=limit, buffer=buffer, splits=splits, guard=guard)
     require_mixable(data, floating=source.floating)
     return source
 
@@ -199,22 +203,23 @@ def show_plan(experiment: Experiment, options: Options, source: Source, model: C
 class Measure:
     """Evaluates a model on the validation split, and writes what a run leaves behind."""
 
-    def __init__(self, experiment: Experiment, options: Options, source: Source) -> None:
-        self.experiment, self.source = experiment, source
+    def __init__(self, experiment: Experiment, options: Options, source: Source, bad: BadImages) -> None:
+        self.experiment, self.source, self.bad = experiment, source, bad
         self.val = self._loader(options, "val")
-        limit = 0 if options.run.eval_only or "train" not in source.measurable else options.data.train_eval
-        self.train = self._loader(options, "train", limit=limit) if limit else None
+        self.limit = 0 if options.run.eval_only or "train" not in source.measurable else options.data.train_eval
+        self.train = self._loader(options, "train", limit=self.limit) if self.limit else None
         self.evaluator: Any = None
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
         """Accuracy of a model, the same on every process; that on training images has `train_` before its names."""
         from classification.metrics import TopK
 
-        self.evaluator = TopK(self.source.classes)
+        self.evaluator = TopK(self.source.classes, expected=self.source.expected("val"))
         results = self._evaluate(model, self.val, self.evaluator)
         if self.train is not None:
-            results |= self._evaluate(model, self.train, TopK(self.source.classes, prefix="train_"))
-        return results
+            seen = TopK(self.source.classes, prefix="train_", expected=self.source.expected("train", self.limit))
+            results |= self._evaluate(model, self.train, seen)
+        return {**results, **self.bad.counted()}
 
     def report(self, results: dict[str, Any], costs: dict[str, Any]) -> None:
         """Print the figures; write `results.json` and `predictions.csv` on the main process."""
@@ -225,7 +230,7 @@ class Measure:
         if not distributed.is_main():
             return
         folder = self.experiment.folder
-        write_json(folder / "results.json", {**self._earlier(), **results, **costs})
+        write_json(folder / "results.json", {**self._earlier(), **results, **self.bad.listed(), **costs})
         if self.evaluator is not None:
             rows = self.evaluator.rows()
             names = self.source.names("val", rows["index"])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from detection import CocoAnnotations, CocoDetection, FasterRCNN
+    from tools.bad_images import BadImages
     from tools.experiment import Experiment
 
 RECIPES = Path(__file__).resolve().parents[1] / "detection" / "recipes"
@@ -42,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from detection.data import collate
     from tools import distributed
+    from tools.bad_images import BadImages
     from tools.experiment import Experiment
     from tools.loading import loader
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
     val = build_val(options)
     train = None if options.run.eval_only else build_train(options, val)
+    bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
     model = build_model(options, val.annotations)
     experiment.meta = meta(options, val.annotations, model)
     groups = (train or val).aspect_groups()
@@ -56,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, train, val, model, batches.steps)
     experiment.open_folder()
-    measure = Measure(experiment, options, val)
+    measure = Measure(experiment, options, val, bad)
     results: dict[str, Any] = {}
     if train:
-        batched = loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches)
+        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
         results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="AP")
     measure.report(training.evaluated, results or measure(training.evaluated), experiment.costs(model))
     distributed.stop()
@@ -79,7 +83,7 @@ def build_val(options: Options) -> CocoDetection:
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
 
-    val = CocoAnnotations.read(*_paths(options.data, "val"), bad_boxes=options.data.bad_boxes)
+    val = CocoAnnotations.read(*_paths(options.data, "val"), **_reading(options))
     return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit))
 
 
@@ -94,7 +98,7 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     from detection.transforms import Augment
 
     data = options.data
-    train = CocoAnnotations.read(*_paths(data, "train"), bad_boxes=data.bad_boxes)
+    train = CocoAnnotations.read(*_paths(data, "train"), **_reading(options))
     train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
     places = select(train, limit=data.limit, negatives=data.negatives)
     if not len(places):
@@ -179,15 +183,16 @@ def show_plan(
 class Measure:
     """Evaluates a model on the validation split, and writes what a run leaves behind."""
 
-    def __init__(self, experiment: Experiment, options: Options, data: CocoDetection) -> None:
+    def __init__(self, experiment: Experiment, options: Options, data: CocoDetection, bad: BadImages) -> None:
         from detection.data import collate
         from tools import distributed
         from tools.loading import loader
 
-        self.experiment, self.data, self.engine = experiment, data, options.data.evaluator
+        self.experiment, self.data, self.engine, self.bad = experiment, data, options.data.evaluator, bad
         shard = list(distributed.shard(len(data)))
         batch = min(8, experiment.process_batch)
-        self.loader = loader(data, workers=experiment.workers, collate=collate, sampler=shard, batch_size=batch)
+        batching: dict[str, Any] = {"sampler": shard, "batch_size": batch}
+        self.loader = bad.evaluation(loader, data, workers=experiment.workers, collate=collate, **batching)
         self.evaluator: Any = None
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
@@ -202,7 +207,8 @@ class Measure:
             image_ids=truth.image_ids[self.data.indices].tolist(),
             engine=self.engine,
         )
-        return evaluate(model, self.loader, self.evaluator, precision=self.experiment.precision())
+        results = evaluate(model, self.loader, self.evaluator, precision=self.experiment.precision())
+        return {**results, **self.bad.counted()}
 
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
         """Print the table; write `results.json`, `detections.json` and `samples.png` on the main process."""
@@ -213,7 +219,7 @@ class Measure:
         if not distributed.is_main():
             return
         folder = self.experiment.folder
-        write_json(folder / "results.json", {**results, **costs})
+        write_json(folder / "results.json", {**results, **self.bad.listed(), **costs})
         write_json(folder / "detections.json", self.evaluator.detections(), indent=None)
         print(format_table(results))
         self._draw(model, folder / "samples.png")
@@ -228,8 +234,9 @@ class Measure:
         from tools.engine import to_device
 
         empty = self.data.annotations.empty()[self.data.indices]
-        places = [*np.flatnonzero(~empty), *np.flatnonzero(empty)][:SAMPLES]
-        images, truths = zip(*(self.data[place] for place in places), strict=True)
+        data = self.bad.omitting(self.data)
+        items = (data[int(place)] for place in [*np.flatnonzero(~empty), *np.flatnonzero(empty)])
+        images, truths = zip(*islice((item for item in items if item), SAMPLES), strict=True)
         model.eval()
         with torch.inference_mode(), self.experiment.precision().autocast():
             found = model([to_device(image, self.experiment.device) for image in images])
@@ -254,6 +261,16 @@ def _paths(data: DataOptions, split: Literal["train", "val"]) -> tuple[Path, Pat
 
         return find_split(on_main(shapes.prepare), split)
     return find_split(Path(data.data), split)
+
+
+def _reading(options: Options) -> dict[str, Any]:
+    """How annotations are read: what is an error, and what is not."""
+    absent = "keep" if options.run.on_bad_image == "skip" else "error"
+    return {
+        "bad_boxes": options.data.bad_boxes,
+        "absent_images": absent,
+        "allow_outside": options.data.allow_outside,
+    }
 
 
 def _other_settings(model: ModelOptions) -> str:

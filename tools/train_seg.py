@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from segmentation import FCN, Segmentation
     from segmentation.data import Source
+    from tools.bad_images import BadImages
     from tools.experiment import Experiment
 
 RECIPES = Path(__file__).resolve().parents[1] / "segmentation" / "recipes"
@@ -45,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from segmentation.data import collate
     from tools import distributed
+    from tools.bad_images import BadImages
     from tools.experiment import Experiment
     from tools.loading import loader
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="seg")
     val = build_data(options, "val")
     train = None if options.run.eval_only else build_data(options, "train")
+    bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
     model = build_model(options, val.source, train)
     experiment.meta = meta(options, val.source, model)
     groups = np.zeros(len(train or val), np.int64)
@@ -59,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, train, val, model, batches.steps)
     experiment.open_folder()
-    measure = Measure(experiment, options, val)
+    measure = Measure(experiment, options, val, bad)
     results: dict[str, Any] = {}
     if train:
-        batched = loader(train, workers=experiment.workers, collate=collate, batch_sampler=batches)
+        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
         results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="mIoU")
     costs = experiment.costs(model, options.data.crop_size)
     measure.report(training.evaluated, results or measure(training.evaluated), costs)
@@ -111,7 +114,7 @@ def open_source(data: DataOptions, split: Literal["train", "val"]) -> Source:
             f"--data {root}: no layout that is known: images/SPLIT, labels/SPLIT and classes.txt; Pascal VOC's "
             "ImageSets/Segmentation; or COCO's annotations/instances_SPLIT*.json"
         )
-    return CocoLabels(*find_split(root, split), chosen=data.classes)
+    return CocoLabels(*find_split(root, split), chosen=data.classes, allow_outside=data.allow_outside)
 
 
 def build_model(options: Options, source: Source, train: Segmentation | None) -> FCN:
@@ -195,16 +198,17 @@ def show_plan(
 class Measure:
     """Evaluates a model on the validation split, and writes what a run leaves behind."""
 
-    def __init__(self, experiment: Experiment, options: Options, data: Segmentation) -> None:
+    def __init__(self, experiment: Experiment, options: Options, data: Segmentation, bad: BadImages) -> None:
         from segmentation.data import collate_whole
         from tools import distributed
         from tools.loading import loader
 
-        self.experiment, self.options, self.data = experiment, options.data, data
+        self.experiment, self.options, self.data, self.bad = experiment, options.data, data, bad
         shard = list(distributed.shard(len(data)))
         batch = min(8, experiment.process_batch)
         workers = experiment.workers
-        self.loader = loader(data, workers=workers, collate=collate_whole, sampler=shard, batch_size=batch)
+        batching: dict[str, Any] = {"sampler": shard, "batch_size": batch}
+        self.loader = bad.evaluation(loader, data, workers=workers, collate=collate_whole, **batching)
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
         """Figures of a model, the same on every process."""
@@ -212,7 +216,8 @@ class Measure:
         from tools.engine import evaluate
 
         metrics = LabelMetrics(self.data.source.classes.names)
-        return evaluate(self._predictor(model), self.loader, metrics, precision=self.experiment.precision())
+        results = evaluate(self._predictor(model), self.loader, metrics, precision=self.experiment.precision())
+        return {**results, **self.bad.counted()}
 
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
         """Print the table; write `results.json` and `samples.png` on the main process."""
@@ -223,7 +228,7 @@ class Measure:
         if not distributed.is_main():
             return
         folder = self.experiment.folder
-        write_json(folder / "results.json", {**results, **costs}, indent=None)
+        write_json(folder / "results.json", {**results, **self.bad.listed(), **costs}, indent=None)
         print(format_table(results))
         self._draw(model, folder / "samples.png")
         print(f"results and pictures are in {folder}; image, truth and prediction: {folder / 'samples.png'}")
@@ -249,7 +254,8 @@ class Measure:
         from segmentation.draw import draw_samples
 
         count = min(SAMPLES, len(self.data))
-        items = [self.data[int(place)] for place in np.arange(count) * len(self.data) // count]
+        data = self.bad.omitting(self.data)
+        items = [item for place in np.arange(count) * len(data) // count if (item := data[int(place)])]
         model.eval()
         with torch.inference_mode(), self.experiment.precision().autocast():
             found = self._predictor(model)([image.to(self.experiment.device) for image, _ in items])
