@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
+from segmentation.coco_file import leads_out
 from segmentation.data import picture_size, read_image
 from segmentation.labels import VOC_CLASSES, Classes, palette, read_labels
 
@@ -91,4 +92,7 @@ def _listed(root: Path, split: str) -> list[tuple[Path, Path]]:
         raise UserError(f"{path}: cannot be read ({error}); it lists the images of {split}") from None
     if not names:
         raise UserError(f"{path}: lists no images")
+    outside = next((name for name in names if leads_out(name)), None)
+    if outside:
+        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; mend the list")
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]

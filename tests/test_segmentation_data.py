@@ -178,6 +178,9 @@ def test_pascal_voc(tmp_path: Path) -> None:
     assert data[0][1]["mask"][0].tolist() == [0, 15, IGNORE, 20, 1]
     with pytest.raises(UserError, match=r"train\.txt: cannot be read"):
         open_folder(tmp_path, "train", ignore_index=255)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("2007_1\n../2007_1\n")
+    with pytest.raises(UserError, match=r"train\.txt: lists \.\./2007_1, which leads out of JPEGImages"):
+        open_folder(tmp_path, "train", ignore_index=255)
 
 
 IMAGE = {"id": 1, "file_name": "1.jpg", "height": 10, "width": 20}

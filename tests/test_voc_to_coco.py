@@ -71,6 +71,12 @@ def test_boxes_and_splits(voc: Path, tmp_path: Path):
             lambda root: (root / "Annotations/d.xml").write_text((root / "Annotations/b.xml").read_text()),
             "two annotations name the image b.jpg",
         ),
+        (
+            lambda root: (root / "Annotations/b.xml").write_text(
+                "<annotation><filename>../b.jpg</filename></annotation>"
+            ),
+            r"an annotation names the image \.\./b\.jpg",
+        ),
     ],
 )
 def test_what_is_refused_leaves_nothing(voc: Path, tmp_path: Path, spoil, words: str):

@@ -98,6 +98,9 @@ def _annotations(source: Path) -> dict[str, Any]:
     twice = sorted(name for name, count in files.items() if count > 1)
     if twice:
         raise UserError(f"{source}: two annotations name the image {twice[0]}; mend the <filename> of one")
+    outside = next((name for name in files if Path(name).name != name), None)
+    if outside:  # it would be written there, too
+        raise UserError(f"{source}: an annotation names the image {outside}; a <filename> names a file of JPEGImages")
     return whole
 
 
