@@ -78,7 +78,7 @@ class ClassFolder(Dataset):
         """The file of an image that is missing or does not decode; None where it is whole."""
         path = self.path(int(self.indices[place]))
         try:
-            decode_file(path)
+            decode_raw(_read(path), str(path))
         except UserError:
             return path
         return None
@@ -102,13 +102,22 @@ def scan(root: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     files: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path.relative_to(root) for path in _images(root / name))
+        found = sorted(path.relative_to(root) for path in image_files(root / name))
         if not found:
             raise UserError(f"{root / name}: a class without images ({', '.join(SUFFIXES)}); fill or remove the folder")
         files += [os.fsencode(path) for path in found]
         labels += [label] * len(found)
     # Packed: a list of a million Python objects would be copied into each worker by its reference counts.
     return tuple(classes), np.array(files, dtype=np.bytes_), np.array(labels, dtype=np.int64)
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Image files at any depth; what is hidden is an editor's or a file manager's, not the data's."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
 
 
 def require_same_classes(train: Sequence[str], val: Sequence[str], *, here: str, there: str) -> None:
@@ -148,13 +157,13 @@ def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
     return values
 
 
-def decode_file(path: Path) -> np.ndarray:
+def decode_raw(content: bytes, name: str) -> np.ndarray:
     """A file's pixels as they are: `[H, W, 3]` uint8 of a picture, `[H, W, bands]` of an array.
 
     Raises:
-        UserError: naming the file, where it is missing or does not decode.
+        UserError: naming the file, where it does not decode.
     """
-    return decode_array(path) if path.suffix.lower() == ".npy" else _picture(_read(path), str(path), 3)
+    return _array(content, name) if name.lower().endswith(".npy") else _picture(content, name, 3)
 
 
 def channels_of(path: Path) -> int:
@@ -209,15 +218,6 @@ def one_thread(worker: int) -> None:
     """Keep a worker from spreading over the cores that its siblings use."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    """Image files at any depth; what is hidden is an editor's or a file manager's, not the data's."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(parent, name)
 
 
 def _read(path: Path) -> bytes:

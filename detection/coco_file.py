@@ -77,7 +77,7 @@ def file_of_image(record: Record, path: Path, *, allow_outside: bool) -> str:
 def side_of_image(record: Record, name: str, path: Path) -> int:
     """Height or width in whole pixels."""
     value = field(record, name, "image", path)
-    if not _is_number(value) or not 1 <= value < 2**31 or value != int(value):
+    if not is_number(value) or not 1 <= value < 2**31 or value != int(value):
         raise _malformed(record, name, "image", path, "a whole number of pixels")
     return int(value)
 
@@ -85,7 +85,7 @@ def side_of_image(record: Record, name: str, path: Path) -> int:
 def box_of(record: Record, path: Path) -> list[float]:
     """`[x, y, width, height]`, finite."""
     box = field(record, "bbox", "annotation", path)
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise _malformed(record, "bbox", "annotation", path, "four numbers [x, y, w, h]")
     return box
 
@@ -95,7 +95,7 @@ def is_crowd(record: Record, path: Path) -> bool:
     value = record.get("iscrowd")
     if value is None:
         return False
-    if not _is_number(value) or value not in (0, 1):
+    if not isinstance(value, (bool, int, float)) or value not in (0, 1):
         raise _malformed(record, "iscrowd", "annotation", path, "0 or 1")
     return bool(value)
 
@@ -103,6 +103,11 @@ def is_crowd(record: Record, path: Path) -> bool:
 def leads_out(name: str) -> bool:
     """Whether a file name leaves its folder by its text alone; links may point where their owner likes."""
     return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, small enough to be added to another."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_NUMBER
 
 
 def refuse_duplicates(ids: Sequence[int], kind: str, path: Path) -> None:
@@ -130,11 +135,6 @@ def _is_name(value: Any) -> bool:
         return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
     except UnicodeEncodeError:  # half of a pair of surrogates
         return False
-
-
-def _is_number(value: Any) -> bool:
-    """Finite, and small enough to be added to another."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_NUMBER
 
 
 def _malformed(record: Record, name: str, kind: str, path: Path, wanted: str) -> UserError:

@@ -93,14 +93,14 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    image = _decode(content, cv2.IMREAD_COLOR_RGB)
+    image = decode(content, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UserError(
             f"{path}: does not decode: cut short, damaged or no image; replace it or take it out of the JSON"
         )
     if size is not None and image.shape[:2] != size:
         turned = image.shape[:2]
-        image = _decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None or image.shape[:2] != size:
             raise UserError(
                 f"{path}: is {turned[1]}x{turned[0]} pixels, but the annotations say {size[1]}x{size[0]}; "
@@ -123,7 +123,7 @@ def collate(items: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Ten
     return list(images), list(targets)
 
 
-def _decode(content: np.ndarray, flags: int) -> np.ndarray | None:
+def decode(content: np.ndarray, flags: int) -> np.ndarray | None:
     try:
         return cv2.imdecode(content, flags) if len(content) else None
     except cv2.error:

@@ -114,7 +114,7 @@ def _classes(categories: Sequence[Record], chosen: Chosen, path: Path) -> tuple[
     if chosen == "all":
         if not 0 < len(ordered) < IGNORE:
             raise UserError(f"{path}: has {len(ordered)} categories; label maps of bytes hold 1 to {IGNORE - 1}")
-        names = ["background", *(category["name"] for category in ordered)]
+        names = ["background", *(str(category["name"]) for category in ordered)]
         return Classes.named(names), {category["id"]: number for number, category in enumerate(ordered, start=1)}
     ids = {category["name"]: category["id"] for category in ordered}
     absent = [name for name in VOC_IN_COCO if name not in ids]

@@ -31,8 +31,12 @@ def _is_name(value: Any) -> bool:
         return False
 
 
+def _is_title(value: Any) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
 def _is_flag(value: Any) -> bool:
-    return value is None or (isinstance(value, (bool, int)) and value in (0, 1))
+    return value is None or (isinstance(value, (bool, int, float)) and value in (0, 1))
 
 
 FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
@@ -42,7 +46,7 @@ FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "height": (_is_side, "a number of pixels"),
         "width": (_is_side, "a number of pixels"),
     },
-    "categories": {"id": (_is_id, "a whole number"), "name": (lambda value: isinstance(value, str), "a text")},
+    "categories": {"id": (_is_id, "a whole number"), "name": (_is_title, "a text")},
     "annotations": {
         "id": (_is_id, "a whole number"),
         "image_id": (_is_id, "a whole number"),
@@ -75,7 +79,7 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
         raise UserError(f"{path}: `images` is empty")
     for kind in FIELDS:
         _refuse_twice((record["id"] for record in data[kind]), f"{path}: {kind}: id")
-    _refuse_twice((category["name"] for category in data["categories"]), f"{path}: categories: name")
+    _refuse_twice((str(category["name"]) for category in data["categories"]), f"{path}: categories: name")
     _check_references(data, path)
     for image in data["images"]:
         _refuse_large(image, path)

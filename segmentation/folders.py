@@ -61,17 +61,39 @@ def open_folder(root: Path, split: str, *, ignore_index: int) -> LabelFolder:
     Raises:
         UserError: where a folder, a list, the classes or a label map is missing.
     """
-    if (root / "labels").is_dir():
-        pairs = _beside(root / "images" / split, root / "labels" / split)
-        classes = Classes.read(root / "classes.txt")
-    else:
-        pairs = _listed(root, split)
-        own = root / "classes.txt"
-        classes = Classes.read(own) if own.is_file() else Classes.named(VOC_CLASSES)
+    pairs, classes = list_pairs(root, split), read_classes(root)
     absent = [labels for _, labels in pairs if not labels.is_file()]
     if absent:
         raise UserError(f"{absent[0]}: no such label map ({len(absent)} of {len(pairs)} images of {split} lack theirs)")
     return LabelFolder(pairs, classes, ignore_index=ignore_index, where=f"{root} ({split})")
+
+
+def list_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """The images of a split, each with its label map's path, whether it is there or not.
+
+    Raises:
+        UserError: where a folder or a list is missing or empty.
+    """
+    if (root / "labels").is_dir():
+        return _beside(image_folder(root, split), root / "labels" / split)
+    return _listed(root, split)
+
+
+def image_folder(root: Path, split: str) -> Path:
+    """Where the images of a split lie."""
+    return root / "images" / split if (root / "labels").is_dir() else root / "JPEGImages"
+
+
+def read_classes(root: Path) -> Classes:
+    """What `classes.txt` says; Pascal VOC's own classes where its layout has none.
+
+    Raises:
+        UserError: where it is missing or malformed.
+    """
+    path = root / "classes.txt"
+    if (root / "labels").is_dir() or path.is_file():
+        return Classes.read(path)
+    return Classes.named(VOC_CLASSES)
 
 
 def _beside(images: Path, labels: Path) -> list[tuple[Path, Path]]:

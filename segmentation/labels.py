@@ -85,12 +85,44 @@ def read_labels(path: Path, classes: Classes, *, size: tuple[int, int], ignore_i
         UserError: naming the file: no picture, another size than its image, RGB without colours to read it by, or a
             value that is no class.
     """
-    pixels = _pixels(path, classes)
+    pixels = read_pixels(path, classes)
     if pixels.shape[:2] != size:
         raise UserError(
             f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, but its image is {size[1]}x{size[0]}; "
             "label maps need their image's size"
         )
+    return to_numbers(pixels, path, classes, ignore_index=ignore_index)
+
+
+def read_pixels(path: Path, classes: Classes) -> np.ndarray:
+    """`[H, W]` numbers of a grey or palette label map, `[H, W, 3]` of another.
+
+    A palette whose colours are not the classes', in their order, says nothing by its numbers.
+
+    Raises:
+        UserError: where it is missing or does not decode.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            whole = picture.mode in ("L", "P", "I", "I;16", "1")
+            if picture.mode == "P" and classes.given:
+                own = tuple(zip(*[iter(picture.getpalette("RGB") or ())] * 3, strict=False))
+                whole = own[: len(classes)] == classes.colours
+            return np.asarray(picture if whole else picture.convert("RGB")).astype(np.int32)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such label map; every image needs one of its name") from None
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(f"{path}: does not decode: cut short, damaged or no picture; replace it") from None
+
+
+def to_numbers(pixels: np.ndarray, path: Path, classes: Classes, *, ignore_index: int) -> np.ndarray:
+    """What `read_pixels` gave as class numbers `[H, W]` uint8, with 255 where nothing counts.
+
+    Raises:
+        UserError: naming the file: RGB without colours to read it by, or a value or colour that is no class.
+    """
     if pixels.ndim == 3:
         return _by_colour(pixels, classes, path)
     ignored = pixels == ignore_index
@@ -147,26 +179,6 @@ def _row(line: str, where: str) -> tuple[str, Colour | None]:
             raise UserError(f"{where}: colour {red} {green} {blue} goes beyond 255")
         return " ".join(words[:-3]), (red, green, blue)
     return " ".join(line.split()), None
-
-
-def _pixels(path: Path, classes: Classes) -> np.ndarray:
-    """`[H, W]` numbers of a grey or palette picture, `[H, W, 3]` of another.
-
-    A palette whose colours are not the classes', in their order, says nothing by its numbers.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            whole = picture.mode in ("L", "P", "I", "I;16", "1")
-            if picture.mode == "P" and classes.given:
-                own = tuple(zip(*[iter(picture.getpalette("RGB") or ())] * 3, strict=False))
-                whole = own[: len(classes)] == classes.colours
-            return np.asarray(picture if whole else picture.convert("RGB")).astype(np.int32)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such label map; every image needs one of its name") from None
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path}: does not decode: cut short, damaged or no picture; replace it") from None
 
 
 def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
