@@ -34,9 +34,11 @@ def check_coco(path: Path, folder: Path, split: str, report: Report) -> Images:
         Table(data.get(name), name, path, split, report) for name in ("images", "categories", "annotations")
     )
     report.checked[split] = {"images": len(images.records), "annotations": len(annotations.records)}
+    names = images.column("file_name", *FIELDS["images"]["file_name"])
+    images.files = [name or str(path) for name in names]
     ids, sizes, known = images.ids("id"), _sizes(images), categories.ids("id")
     rows = _check_references(annotations, "image_id", ids, "unknown image", "images")
-    annotations.files = _files_of(rows, images, path)
+    annotations.files = [images.files[row] if row >= 0 else str(path) for row in rows]
     _check_references(annotations, "category_id", known, "unknown category", "categories")
     for table, own in ((images, ids), (categories, known), (annotations, annotations.ids("id"))):
         table.refuse_twice(own)
@@ -44,7 +46,7 @@ def check_coco(path: Path, folder: Path, split: str, report: Report) -> Images:
     annotations.column("iscrowd", *FIELDS["annotations"]["iscrowd"])
     boxes = _check_boxes(annotations, rows, sizes)
     Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
-    return _image_files(images, sizes, folder, split)
+    return _image_files(images, names, sizes, folder)
 
 
 class Table:
@@ -139,12 +141,6 @@ def _check_references(table: Table, name: str, known: np.ndarray, kind: str, whe
     return rows
 
 
-def _files_of(rows: np.ndarray, images: Table, path: Path) -> list[str]:
-    """The image file of each annotation; the annotation file itself where that is not known."""
-    names = [name if isinstance(name := record.get("file_name"), str) else str(path) for record in images.records]
-    return [names[row] if row >= 0 else str(path) for row in rows]
-
-
 def _check_boxes(annotations: Table, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Boxes xyxy `[N, 4]`, NaN where they are malformed; those without area and those that stick out are noted."""
     values = annotations.column("bbox", _is_box, "four numbers [x, y, w, h]")
@@ -174,14 +170,12 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
-def _image_files(images: Table, sizes: np.ndarray, folder: Path, split: str) -> Images:
+def _image_files(images: Table, names: list[str | None], sizes: np.ndarray, folder: Path) -> Images:
     """The files of the images that name one inside the folder, each once."""
-    names = images.column("file_name", *FIELDS["images"]["file_name"])
     chosen: dict[str, int] = {}
     for place, name in enumerate(names):
         if name is None:
             continue
-        images.files[place] = name
         if leads_out(name):
             images.add(place, "file outside the folder", "leads out of the image folder, and is not looked at")
         elif chosen.setdefault(name, place) != place:
@@ -191,7 +185,7 @@ def _image_files(images: Table, sizes: np.ndarray, folder: Path, split: str) -> 
     def inspect(number: int, content: np.ndarray) -> Findings:
         return _compare(content, tuple(sizes[places[number]].tolist()))
 
-    return Images(split, folder, list(chosen), [images.called(place) for place in places], inspect)
+    return Images(images.split, folder, list(chosen), [images.called(place) for place in places], inspect)
 
 
 def _compare(content: np.ndarray, size: tuple[int, int]) -> Findings:

@@ -46,7 +46,7 @@ class CheckOptions:
         val_split: split of label maps to measure.
         ignore_index: number in label files of pixels that do not count.
         images: read and decode every image; otherwise only see that it is there.
-        workers: threads that decode; absent: one per core.
+        workers: threads that read and decode; absent: a few more than cores.
         json: file for all problems.
         overwrite: replace `json` where it exists.
     """
@@ -85,20 +85,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, report."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).check
 
-    from tools.check_images import report_shared
     from tools.check_report import Report
     from tools.files import write_json
 
     _require_writable(options)
     report = Report()
-    files = check(options, report)
-    for images in files.values():
-        if options.images:
-            images.look(report, workers=options.workers or _cores())
-        else:
-            images.list_missing(report)
-    for train, val in pairwise(files.values()):
-        report_shared(train, val, report)
+    look(check(options, report), options, report)
     print(report.table())
     if options.json:
         write_json(Path(options.json), report.as_json())
@@ -123,6 +115,19 @@ def check(options: CheckOptions, report: Report) -> dict[str, Images]:
         splits = dict.fromkeys((options.train_split, options.val_split))
         return check_labels(root, list(splits), report, ignore_index=options.ignore_index)
     return check_classes(_class_splits(root), report)
+
+
+def look(files: dict[str, Images], options: CheckOptions, report: Report) -> None:
+    """Check the image files of each split, and what two splits share."""
+    from tools.check_images import report_shared
+
+    for images in files.values():
+        if options.images:
+            images.look(report, workers=options.workers)
+        else:
+            images.list_missing(report)
+    for train, val in pairwise(files.values()):
+        report_shared(train, val, report)
 
 
 def _coco_splits(options: CheckOptions) -> dict[str, tuple[Path, Path]]:
@@ -165,12 +170,6 @@ def _require_writable(options: CheckOptions) -> None:
         raise UserError(f"--json {options.json}: exists already; name another file or pass --overwrite")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise UserError(f"--json {options.json}: its folder does not exist; create it first")
-
-
-def _cores() -> int:
-    from tools.experiment import cores
-
-    return cores()
 
 
 if __name__ == "__main__":

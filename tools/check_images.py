@@ -42,8 +42,8 @@ class Images:
     inspect: Inspect
     digests: dict[str, bytes] = field(default_factory=dict)
 
-    def look(self, report: Report, *, workers: int) -> None:
-        """Read, hash and inspect every file, with as many threads; decoding leaves Python's lock alone."""
+    def look(self, report: Report, *, workers: int | None) -> None:
+        """Read, hash and inspect every file, with so many threads; decoding leaves Python's lock alone."""
         cv2.setNumThreads(0)
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(self._examine, range(len(self.names)))
@@ -85,9 +85,8 @@ def report_shared(train: Images, val: Images, report: Report) -> None:
 
     Without hashes of all files only those of a common name are compared.
     """
-    common = set(train.names) & set(val.names)
-    for name in common:
-        train.digest(name), val.digest(name)
+    both = set(train.names) & set(val.names)
+    common = {name for name in both if train.digest(name) and val.digest(name)}
     owners = {digest: name for name, digest in train.digests.items()}
     for record, name in zip(val.records, val.names, strict=True):
         twin = owners.get(val.digests.get(name, b""))

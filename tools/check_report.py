@@ -57,11 +57,11 @@ class Report:
         return sum(problem.kind not in REMARKS for problem in self.problems)
 
     def table(self) -> str:
-        """Kind, count and first examples, the most frequent kinds first, then a line of what was checked."""
+        """Kind, count and first examples, the most frequent kinds first and remarks last, then what was checked."""
         counts = Counter(problem.kind for problem in self.problems)
         width = max(map(len, counts), default=0)
         lines = []
-        for kind, count in counts.most_common():
+        for kind, count in sorted(counts.items(), key=lambda entry: (entry[0] in REMARKS, -entry[1])):
             examples = [str(problem) for problem in self.problems if problem.kind == kind][:EXAMPLES]
             lines += [f"{kind:<{width}}  {count:>7}  {examples[0]}"]
             lines += [f"{'':<{width}}  {'':>7}  {example}" for example in examples[1:]]

@@ -1,0 +1,323 @@
+"""The check of data sets: each planted fault is found, by its record and file, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CocoFolder
+from PIL import Image
+
+from backbones.errors import UserError
+from tools import check_data
+from tools.check_report import Report
+from tools.cli import parse
+
+
+@pytest.fixture
+def clean(coco: CocoFolder) -> CocoFolder:
+    """The small data set with an outline for each box, where train and val share nothing but the names of images."""
+    for annotation in coco.data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    coco.write()
+    return coco
+
+
+def save(coco: CocoFolder, split: str = "train") -> None:
+    coco.annotations(split).write_text(json.dumps(coco.data))
+
+
+def found(*words: Any) -> dict[str, Any]:
+    """What the check says of a data set, as its JSON file has it."""
+    options = parse(check_data.Options, description="", argv=[str(word) for word in words]).check
+    report = Report()
+    files = check_data.check(options, report)
+    check_data.look(files, options, report)
+    return report.as_json()
+
+
+def of_kind(result: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Record and file of each problem by kind."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for problem in result["problems"]:
+        kinds.setdefault(problem["kind"], []).append((problem["record"], problem["file"]))
+    return kinds
+
+
+def exif_turned(coco: CocoFolder) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.new("RGB", (60, 40)).save(coco.images() / "007.jpg", exif=exif)
+
+
+def missing(coco: CocoFolder) -> None:
+    (coco.images() / "007.jpg").unlink()
+
+
+def truncated(coco: CocoFolder) -> None:
+    path = coco.images() / "007.jpg"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def shared(coco: CocoFolder) -> None:
+    (coco.images("train") / "007.jpg").write_bytes((coco.images("val") / "011.jpg").read_bytes())
+
+
+def annotation(number: int, **change: Any) -> Callable[[CocoFolder], None]:
+    return lambda coco: coco.data["annotations"][number].update(change)
+
+
+def image(**change: Any) -> Callable[[CocoFolder], None]:
+    return lambda coco: coco.data["images"][1].update(change)
+
+
+def category(**change: Any) -> Callable[[CocoFolder], None]:
+    return lambda coco: coco.data["categories"][1].update(change)
+
+
+RUNS = {"size": [40, 60], "counts": [2400]}
+SQUARE = [[10, 5, 30, 5, 30, 35, 10, 35]]
+FIRST = "005.jpg"  # the image of the first annotation
+FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
+    "missing file": (missing, "missing file", "image 7", "007.jpg"),
+    "truncated file": (truncated, "undecodable file", "image 7", "007.jpg"),
+    "other size": (image(width=61), "other size", "image 7", "007.jpg"),
+    "turned by EXIF": (exif_turned, "EXIF orientation", "image 7", "007.jpg"),
+    "in train and val": (shared, "image in both splits", "image 11", "011.jpg"),
+    "image id twice": (image(id=5), "duplicate id", "image 5", "007.jpg"),
+    "file name twice": (image(file_name=FIRST), "duplicate file name", "image 7", FIRST),
+    "annotation id twice": (annotation(1, id=1), "duplicate id", "annotation 1", FIRST),
+    "category id twice": (
+        lambda coco: coco.data["categories"].append({"id": 18, "name": "wolf"}),
+        "duplicate id", "category 18", "",
+    ),
+    "category name twice": (category(name="dog"), "duplicate category name", "category 3", ""),
+    "box outside": (
+        annotation(0, bbox=[50, 5, 20, 30], segmentation=[]),
+        "box outside its image", "annotation 1", FIRST,
+    ),
+    "box far outside": (
+        annotation(0, bbox=[70, 5, 9, 9], area=81, segmentation=[]),
+        "box without area", "annotation 1", FIRST,
+    ),
+    "box without width": (
+        annotation(0, bbox=[3, 3, 0, 9], area=0, segmentation=[]),
+        "box without area", "annotation 1", FIRST,
+    ),
+    "box of three": (annotation(0, bbox=[3, 3, 9]), "malformed field", "annotation 1", FIRST),
+    "box elsewhere": (annotation(0, bbox=[25, 5, 20, 30]), "box beside its outline", "annotation 1", FIRST),
+    "area too large": (annotation(0, area=60000), "wrong area", "annotation 1", FIRST),
+    "area too small": (annotation(0, area=6), "wrong area", "annotation 1", FIRST),
+    "area of a box": (annotation(0, area=9000, segmentation=[]), "wrong area", "annotation 1", FIRST),
+    "area no number": (annotation(0, area="600"), "malformed field", "annotation 1", FIRST),
+    "outline larger than the box": (
+        annotation(0, area=1800, segmentation=SQUARE * 3),
+        "wrong area", "annotation 1", FIRST,
+    ),
+    "unknown category": (annotation(2, category_id=4), "unknown category", "annotation 4", "009.jpg"),
+    "unknown image": (annotation(2, image_id=4), "unknown image", "annotation 4", ""),
+    "image id of text": (annotation(2, image_id="9"), "malformed field", "annotation 4", ""),
+    "crowd of seven": (annotation(2, iscrowd=7), "malformed field", "annotation 4", "009.jpg"),
+    "two points": (annotation(0, segmentation=[*SQUARE, [1, 1, 2, 2]]), "polygon of few points", "annotation 1", FIRST),
+    "odd polygon": (annotation(0, segmentation=[[1, 1, 2, 2, 3, 3, 4]]), "malformed polygon", "annotation 1", FIRST),
+    "polygon of text": (annotation(0, segmentation=[["a"] * 6]), "malformed polygon", "annotation 1", FIRST),
+    "polygon with NaN": (
+        annotation(0, segmentation=[[1, 1, 2, float("nan"), 3, 3]]),
+        "malformed polygon", "annotation 1", FIRST,
+    ),
+    "outline of text": (annotation(0, segmentation="a"), "malformed field", "annotation 1", FIRST),
+    "short runs": (
+        annotation(3, segmentation={**RUNS, "counts": [0, 400]}),
+        "malformed run lengths", "annotation 8", "009.jpg",
+    ),
+    "turned runs": (
+        annotation(3, segmentation={**RUNS, "size": [60, 40]}),
+        "malformed run lengths", "annotation 8", "009.jpg",
+    ),
+    "broken text of runs": (
+        annotation(3, segmentation={**RUNS, "counts": "0ab"}),
+        "malformed run lengths", "annotation 8", "009.jpg",
+    ),
+    "leads out": (image(file_name="../val2017/007.jpg"), "file outside the folder", "image 7", "../val2017/007.jpg"),
+    "height of text": (image(height="40"), "malformed field", "image 7", "007.jpg"),
+    "no object": (lambda coco: coco.data["annotations"].append(5), "malformed field", "annotations[5]", ""),
+    "no id": (lambda coco: coco.data["annotations"][0].pop("id"), "malformed field", "annotations[0]", FIRST),
+    "no list": (lambda coco: coco.data.pop("annotations"), "no list", "", ""),
+}  # fmt: skip
+
+
+def test_a_clean_set_is_clean(clean: CocoFolder):
+    result = found("--data", clean.root)
+    assert result["clean"]
+    assert result["counts"] == {"same name in both splits": 4}  # a remark: the contents differ
+    assert result["checked"]["train"] == {"images": 4, "annotations": 5}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found_alone(clean: CocoFolder, fault: str):
+    plant, kind, record, file = FAULTS[fault]
+    plant(clean)
+    save(clean)
+    result = found("--data", clean.root)
+    problems = {k: where for k, where in of_kind(result).items() if k not in ("same name in both splits", "no outline")}
+    assert not result["clean"]
+    assert problems == {kind: [(record, file or str(clean.annotations()))]}
+
+
+def test_all_faults_are_found_in_one_pass(clean: CocoFolder):
+    together = (
+        "truncated file",
+        "area too small",
+        "short runs",
+        "category name twice",
+        "unknown category",
+        "no object",
+    )
+    for fault in together:
+        FAULTS[fault][0](clean)
+    annotation(1, bbox=[50, 0, 20, 8], segmentation=[])(clean)
+    save(clean)
+    (clean.images("val") / "009.jpg").unlink()
+    kinds = of_kind(found("--data", clean.root))
+    assert {FAULTS[fault][1] for fault in together} | {"missing file", "box outside its image"} <= kinds.keys()
+    assert kinds["missing file"] == [("image 9", "009.jpg")]
+    assert kinds["box outside its image"] == [("annotation 2", FIRST)]
+
+
+def test_without_decoding_files_must_be_there_and_common_names_are_compared(clean: CocoFolder):
+    truncated(clean)
+    (clean.images("val") / "007.jpg").write_bytes((clean.images("train") / "007.jpg").read_bytes())
+    (clean.images("val") / FIRST).unlink()
+    kinds = of_kind(found("--data", clean.root, "--images", "false"))
+    assert kinds.pop("same name in both splits") == [("image 9", "009.jpg"), ("image 11", "011.jpg")]
+    assert kinds == {"missing file": [("image 5", FIRST)], "image in both splits": [("image 7", "007.jpg")]}
+
+
+def test_one_split_by_its_files(clean: CocoFolder):
+    words = ("--train-annotations", clean.annotations(), "--train-images", clean.images())
+    assert found(*words) == {
+        "clean": True, "checked": {"train": {"images": 4, "annotations": 5}}, "counts": {}, "problems": [],
+    }  # fmt: skip
+    clean.annotations().write_text("{")
+    assert of_kind(found(*words)) == {"no COCO file": [("", str(clean.annotations()))]}
+
+
+def test_more_threads_find_the_same(clean: CocoFolder):
+    truncated(clean)
+    assert found("--data", clean.root, "--workers", 1) == found("--data", clean.root, "--workers", 4)
+
+
+def test_real_coco_is_clean(coco_mini: Path):
+    assert found("--data", coco_mini)["counts"] == {}
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Class folders: two classes of two images in each split."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = random.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+                cv2.imwrite(str(tmp_path / "set" / split / name / f"{split}{number}.png"), pixels)
+    return tmp_path / "set"
+
+
+def test_class_folders(classes: Path):
+    assert found("--data", classes)["clean"]
+    (classes / "train" / "fox").mkdir()
+    (classes / "train" / "cat" / "train0.png").write_bytes(b"none")
+    np.save(classes / "train" / "dog" / "bands.npy", np.zeros((4, 4, 5), np.float32))
+    np.save(classes / "train" / "dog" / "nan.npy", np.full((4, 4, 3), np.nan, np.float32))
+    (classes / "val" / "dog" / "copy.png").write_bytes((classes / "train" / "dog" / "train1.png").read_bytes())
+    assert of_kind(found("--data", classes)) == {
+        "class of one split only": [("", str(classes / "train" / "fox"))],
+        "class without images": [("", str(classes / "train" / "fox"))],
+        "undecodable file": [("", "cat/train0.png")],
+        "other channels": [("", "dog/bands.npy")],
+        "NaN or infinity": [("", "dog/nan.npy")],
+        "image in both splits": [("", "dog/copy.png")],
+    }
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Images beside label maps of two classes: three in each split."""
+    root, random = tmp_path / "maps", np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(3):
+            pixels = random.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / "images" / split / f"{split}{number}.png"), pixels)
+            cv2.imwrite(str(root / "labels" / split / f"{split}{number}.png"), pixels[..., 0] % 2)
+    (root / "classes.txt").write_text("sky\nroad\n")
+    return root
+
+
+def test_label_maps(labels: Path):
+    assert found("--data", labels)["clean"]
+    maps = labels / "labels" / "train"
+    cv2.imwrite(str(maps / "train0.png"), np.full((9, 8), 2, np.uint8))  # both wider, and of a class that is none
+    (maps / "train1.png").write_bytes(b"none")
+    (maps / "train2.png").rename(maps / "orphan.png")
+    (labels / "images" / "val" / "val0.png").write_bytes(b"none")
+    assert of_kind(found("--data", labels)) == {
+        "image without label map": [("", "train2.png")],
+        "label map without image": [("", "labels/train/orphan.png")],
+        "label map of other size": [("", "train0.png")],
+        "unknown label": [("", "train0.png")],
+        "undecodable label map": [("", "train1.png")],
+        "undecodable file": [("", "val0.png")],
+    }
+    (labels / "classes.txt").write_text("sky\nsky\n")
+    assert of_kind(found("--data", labels))["class list"] == [("", str(labels / "classes.txt"))]
+
+
+def test_the_script_prints_a_table_writes_json_and_says_by_its_status(clean: CocoFolder, script, tmp_path: Path):
+    missing(clean)
+    annotation(0, area=6)(clean)
+    save(clean)
+    done = script("check_data.py", "--data", clean.root, "--json", "out.json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"missing file +1  train: image 7, 007\.jpg: not in", done.stdout)
+    assert "train: annotation 1, 005.jpg: `area` is 6, its outline has 600 pixels" in done.stdout
+    assert "2 problems, 3 remarks (train: 4 images, 5 annotations; val: 4 images, 5 annotations)" in done.stdout
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["counts"] == {"wrong area": 1, "missing file": 1, "same name in both splits": 3}
+    with pytest.raises(UserError, match=r"out\.json: exists already"):
+        check_data.main(["--data", str(clean.root), "--json", str(tmp_path / "out.json")])
+
+
+def test_a_clean_set_ends_well(clean: CocoFolder, capsys: pytest.CaptureFixture[str]):
+    check_data.main(["--data", str(clean.root), "--images", "false"])
+    assert "clean, 4 remarks (train: 4 images, 5 annotations; val: 4 images, 5 annotations)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "name a data set"),
+        (("--data", "nowhere"), "--data nowhere: no such folder"),
+        (("--data", "."), "no layout that is known"),
+        (("--data", "shards"), "tar shards are not checked"),
+        (("--train-annotations", "a.json"), "goes with --train-images"),
+        (("--train-annotations", "a.json", "--train-images", "."), "a.json: no such file"),
+        (("--train-annotations", "a.json", "--train-images", "nowhere"), "nowhere: no such folder"),
+        (("--data", ".", "--workers", "0"), "--workers 0: must be above 0"),
+    ],
+)
+def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "train-000000.tar").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=text):
+        found(*words)
