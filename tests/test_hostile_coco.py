@@ -1,5 +1,7 @@
 """Mutants of a good COCO file: each is read with a defined meaning, or refused in words that name the file.
 
+What a reader refuses, the check of data sets finds as well.
+
 `HOSTILE_SCALE=67 python -m pytest tests/test_hostile_coco.py` tries 67 times as many, about 100,000, at random.
 """
 
@@ -27,6 +29,9 @@ from detection.data import CocoDetection
 from detection.transforms import Augment
 from segmentation.coco import CocoLabels
 from segmentation.losses import IGNORE
+from tools.check_coco import check_coco
+from tools.check_images import Images
+from tools.check_report import Report
 from tools.coco_eval import CocoEvaluator
 
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
@@ -145,8 +150,22 @@ def mutant(draw: Any, good: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def refusal_of(path: Path) -> Iterator[None]:
-    """Lets a refusal pass that names the file in a line, and nothing else; ends what never ends."""
+def refusal_of(path: Path, report: Report, images: Images) -> Iterator[None]:
+    """Lets a refusal pass that names the file in a line and that the check foresees, and nothing else."""
+    try:
+        with endless_fails():
+            yield
+    except UserError as error:
+        assert str(path) in str(error) or str(path.parents[1]) in str(error)
+        assert len(str(error)) < 2000
+        if not report.wrong:
+            images.look(report, workers=1)
+        assert report.wrong or "expected polygons or run lengths" in str(error)  # boxes alone do for detection
+
+
+@contextmanager
+def endless_fails() -> Iterator[None]:
+    """Ends what never ends."""
 
     def endless(*_: Any) -> None:
         raise AssertionError("reading does not end")
@@ -155,9 +174,6 @@ def refusal_of(path: Path) -> Iterator[None]:
     signal.alarm(PATIENCE)
     try:
         yield
-    except UserError as error:
-        assert str(path) in str(error) or str(path.parents[1]) in str(error)
-        assert len(str(error)) < 2000
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -193,12 +209,22 @@ def test_the_file_before_mutation_is_good(folder: CocoFolder) -> None:
     assert counts[1] == [2400] and counts[3] == [900, 1500]  # nothing; a crowd of 50 by 30 pixels
 
 
+def checked(folder: CocoFolder) -> tuple[Report, Images]:
+    """What the check says of the annotations, and of whether the images are there."""
+    report = Report()
+    with endless_fails():
+        images = check_coco(folder.annotations(), folder.images(), "train", report)
+        images.list_missing(report)
+    assert json.dumps(report.as_json()) and report.table()
+    return report, images
+
+
 @hostile(1000)
 @given(st.data())
 def test_annotations_of_boxes(folder: CocoFolder, data: Any) -> None:
     path = folder.annotations()
     path.write_bytes(mutant(data.draw, folder.data))
-    with refusal_of(path):
+    with refusal_of(path, *checked(folder)):
         read = CocoAnnotations.read(path, folder.images(), bad_boxes=data.draw(st.sampled_from(["error", "drop"])))
         check_boxes(read)
         check_evaluation(read)
@@ -211,7 +237,7 @@ def test_annotations_of_boxes(folder: CocoFolder, data: Any) -> None:
 def test_annotations_of_outlines(folder: CocoFolder, data: Any) -> None:
     path = folder.annotations()
     path.write_bytes(mutant(data.draw, folder.data))
-    with refusal_of(path):
+    with refusal_of(path, *checked(folder)):
         source = CocoLabels(path, folder.images())
         assert len(source) == len(source.image_ids) > 0
         for row in range(len(source)):

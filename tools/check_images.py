@@ -47,7 +47,8 @@ class Images:
         cv2.setNumThreads(0)
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(self._examine, range(len(self.names)))
-            for place, findings in enumerate(tqdm(found, f"images of {self.split}", len(self.names), leave=False)):
+            found = tqdm(found, f"images of {self.split}", len(self.names), leave=False, disable=None)
+            for place, findings in enumerate(found):
                 for kind, text in findings:
                     report.add(kind, self.split, record=self.records[place], file=self.names[place], text=text)
 

@@ -21,6 +21,7 @@ RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
 FOREIGN_RESULT_FIELDS = ("area", "segmentation", "iscrowd", "id", "ignore")
 SIDES = ("width", "height")
 MOST_EXACT = 2**53  # larger ids have no float64 of their own, and detections are rows of float64
+MOST_PIXELS = 2**30  # of a picture; OpenCV decodes no larger one
 MOST_NUMBER = 1e300  # of coordinates and scores: products of two overflow far above
 ODD_NUMBERS = (b"NaN", b"Infinity", b"null")
 IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)  # columns of a detection row
@@ -205,20 +206,26 @@ def _annotation(
 
 def _mask_area(segmentation: Any, size: tuple[float, float], box: list[float]) -> float:
     """Pixels of the mask, as COCO's own `area`; of the box where there is no usable mask."""
-    from pycocotools import mask
+    from hotcoco import mask  # pycocotools' never ends, or ends the process, over some malformed outlines
 
-    width, height = int(size[0]), int(size[1])
+    width, height = size
     try:
-        if isinstance(segmentation, list) and segmentation and width and height:
-            return float(mask.area(mask.merge(mask.frPyObjects(segmentation, height, width))))
+        if isinstance(segmentation, list) and segmentation and 0 < width * height <= MOST_PIXELS:
+            polygons = [_near(polygon, width, height) for polygon in segmentation]
+            return float(mask.area(mask.merge(mask.frPyObjects(polygons, int(height), int(width)))))
         if isinstance(segmentation, dict):
-            packed = segmentation
-            if isinstance(segmentation["counts"], list):
-                packed = mask.frPyObjects(segmentation, *segmentation["size"])
-            return float(mask.area(packed))
-    except (KeyError, TypeError, ValueError):
+            return float(mask.area({name: segmentation[name] for name in ("size", "counts")}))
+    except (KeyError, TypeError, ValueError, OverflowError):
         pass  # the box stands in for a mask that cannot be decoded
     return box[2] * box[3]
+
+
+def _near(polygon: Any, width: float, height: float) -> list[float]:
+    """A polygon whose points are no further away than an image; others would cost memory and cover no pixel."""
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise ValueError("no polygon")
+    return points.clip((-width, -height), (2 * width, 2 * height)).ravel().tolist()
 
 
 def _result(record: Record, number: int, where: str) -> tuple[float, ...]:
