@@ -1,0 +1,64 @@
+"""What a loader worker costs in memory: annotations are shared with its parent, however many there are."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from detection import data
+from detection.annotations import CocoAnnotations
+from detection.transforms import Augment
+from tools.bad_images import BadImages
+from tools.synthetic_coco import BOXES_PER_IMAGE, synthetic_results
+
+ANNOTATIONS = 500_000
+BOUND = 8 * 2**20  # bytes that a worker may have to itself more than when it was forked
+ROLLUP = Path("/proc/self/smaps_rollup")
+
+pytestmark = pytest.mark.skipif(not ROLLUP.exists(), reason="needs Linux's account of memory")
+
+
+def unique() -> int:
+    """Bytes of memory that this process shares with no other."""
+    lines = ROLLUP.read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def growth(work: Callable[[], Any]) -> int:
+    """By how many bytes the unique memory of a forked worker grows while it works."""
+    context = multiprocessing.get_context("fork")
+    answer, worker_end = context.Pipe(duplex=False)
+
+    def worker() -> None:
+        before = unique()
+        work()
+        worker_end.send(unique() - before)
+
+    process = context.Process(target=worker)
+    process.start()
+    grown = answer.recv()
+    process.join()
+    return grown
+
+
+def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    truth, _ = synthetic_results(-(-ANNOTATIONS // BOXES_PER_IMAGE), 0, seed=0)
+    for image in truth["images"]:
+        image["file_name"] = "tiny.png"
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    cv2.imwrite(str(tmp_path / "tiny.png"), np.zeros((2, 2, 3), np.uint8))
+    annotations = CocoAnnotations.read(tmp_path / "truth.json", tmp_path)
+    assert len(annotations.boxes) >= ANNOTATIONS
+    decode = data.read_image
+    monkeypatch.setattr(data, "read_image", lambda path, size: decode(path))  # the size is that of a real image
+    images = BadImages(tmp_path, skip=True, seed=0).replacing(data.CocoDetection(annotations, Augment("eval")))
+    assert growth(lambda: [images[(0, place)] and None for place in range(len(images))]) < BOUND
+    # The ruler sees what it shall: Python's objects are copied as they are counted.
+    assert growth(lambda: [record["bbox"] for record in truth["annotations"]]) > 4 * BOUND
