@@ -7,7 +7,7 @@ import os
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -101,8 +101,11 @@ def is_crowd(record: Record, path: Path) -> bool:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a file name leaves its folder by its text alone; links may point where their owner likes."""
-    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
+    """Whether a file name may leave its folder by its text; links may point where their owner likes.
+
+    Any `..` counts: behind a link it leads elsewhere than its text says.
+    """
+    return os.path.isabs(name) or os.pardir in PurePath(name).parts
 
 
 def is_number(value: Any) -> bool:

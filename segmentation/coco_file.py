@@ -6,7 +6,7 @@ import json
 import os
 import reprlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from backbones.errors import UserError
@@ -89,8 +89,11 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
 
 
 def leads_out(name: str) -> bool:
-    """Whether a file name leaves its folder by its text alone; links may point where their owner likes."""
-    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir
+    """Whether a file name may leave its folder by its text; links may point where their owner likes.
+
+    Any `..` counts: behind a link it leads elsewhere than its text says.
+    """
+    return os.path.isabs(name) or os.pardir in PurePath(name).parts
 
 
 def _check_records(records: Any, kind: str, path: Path) -> None:

@@ -93,6 +93,33 @@ def test_malformed_files_are_refused_in_one_line_that_names_file_and_record(coco
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["../val2017/005.jpg", "a/../005.jpg", "{root}/val2017/005.jpg"])
+def test_file_names_that_lead_out_of_the_folder_are_refused_unless_allowed(coco, name):
+    coco.write()
+    (coco.images() / "a").mkdir()
+    coco.data["images"][0]["file_name"] = name.format(root=coco.root)
+    coco.annotations().write_text(json.dumps(coco.data))
+    with pytest.raises(UserError, match=r"image 5: `file_name` '.*' leads out of the image folder; .* --allow-outside"):
+        CocoAnnotations.read(coco.annotations(), coco.images())
+    assert len(CocoAnnotations.read(coco.annotations(), coco.images(), allow_outside=True)) == 4
+
+
+def test_links_and_folders_below_are_inside(coco):
+    coco.write()
+    (coco.images() / "more").symlink_to(coco.images("val"))
+    (coco.images() / "link.jpg").symlink_to(coco.images("val") / "007.jpg")
+    coco.data["images"][0]["file_name"] = "more/005.jpg"
+    coco.data["images"][1]["file_name"] = "link.jpg"
+    coco.annotations().write_text(json.dumps(coco.data))
+    assert len(CocoAnnotations.read(coco.annotations(), coco.images())) == 4
+
+
+def test_absent_images_can_be_kept(coco):
+    coco.write()
+    (coco.images() / "007.jpg").unlink()
+    assert len(CocoAnnotations.read(coco.annotations(), coco.images(), absent_images="keep")) == 4
+
+
 def test_bad_boxes_can_be_dropped_and_are_counted(coco):
     coco.data["annotations"][0]["bbox"] = [3, 3, 0, 9]
     data = read(coco, bad_boxes="drop")

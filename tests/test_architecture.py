@@ -75,6 +75,7 @@ LIGHT = {
     "tools.options": ("torch", "numpy"),
     "tools.train_det": ("torch", "timm", "albumentations", "numpy"),
     "tools.train_seg": ("torch", "timm", "albumentations", "numpy"),
+    "tools.check_data": ("torch", "numpy"),
     "tools.eval_coco": ("torch", "pycocotools", "hotcoco"),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask
 
 from backbones.errors import UserError
 from segmentation.coco import CocoLabels
@@ -318,6 +319,29 @@ def test_malformed_outlines_are_named(write_coco, kind: str) -> None:
     path = write_coco(square(7, 10, (2, 0, 8, 10), segmentation=outline))
     with pytest.raises(UserError, match=rf"annotation 7: `segmentation` is malformed \(.*{words}"):
         CocoLabels(path, path.parent).labels(0, (10, 20))
+
+
+@pytest.mark.parametrize("name", ["../1.jpg", "/etc/passwd", "a/../../1.jpg"])
+def test_file_names_that_lead_out_of_the_folder_are_refused_unless_allowed(write_coco, name: str) -> None:
+    path = write_coco(images=[{**IMAGE, "file_name": name}])
+    with pytest.raises(UserError, match=r"image 1: `file_name` '.*' leads out of the image folder; .* --allow-outside"):
+        CocoLabels(path, path.parent)
+    assert CocoLabels(path, path.parent, allow_outside=True).file(0) == path.parent / name
+
+
+def test_more_categories_than_a_byte_has_numbers_are_refused(write_coco) -> None:
+    path = write_coco(names=[f"class {number}" for number in range(255)])
+    with pytest.raises(UserError, match="has 255 categories; label maps of bytes hold 1 to 254"):
+        CocoLabels(path, path.parent)
+
+
+def test_compressed_runs_are_where_pycocotools_has_them(write_coco) -> None:
+    random = np.random.default_rng(0)
+    for share in (0, 0.02, 0.5, 1):
+        shape = np.asfortranarray((random.random((10, 20)) < share).astype(np.uint8))
+        runs = mask.encode(shape)
+        path = write_coco(square(1, 10, (0, 0, 1, 1), segmentation={**runs, "counts": runs["counts"].decode()}))
+        assert np.array_equal(CocoLabels(path, path.parent).labels(0, (10, 20)), shape)
 
 
 def test_outlines_far_beyond_the_image_cost_nothing(write_coco) -> None:

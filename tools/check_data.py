@@ -65,8 +65,8 @@ class CheckOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        named = self.data or self.train_annotations or self.val_annotations
-        require(named, "data", self.data, "name a data set, or its --train-annotations")
+        if not (self.data or self.train_annotations or self.val_annotations):
+            raise UserError("--data: name a data set, or its --train-annotations and --train-images")
         for split in SPLITS:
             file, folder = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
             require((file is None) == (folder is None), f"{split}_annotations", file, f"goes with --{split}-images")

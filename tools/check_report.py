@@ -82,5 +82,10 @@ class Report:
             for split, counts in self.checked.items()
         )
         remarks = len(self.problems) - self.wrong
-        found = f"{self.wrong} problems" if self.wrong else "clean"
-        return f"{found}{f', {remarks} remarks' if remarks else ''} ({looked})"
+        found = [_several(self.wrong, "problem") if self.wrong else "clean"]
+        found += [_several(remarks, "remark")] if remarks else []
+        return f"{', '.join(found)} ({looked})"
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

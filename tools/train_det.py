@@ -236,7 +236,10 @@ class Measure:
         empty = self.data.annotations.empty()[self.data.indices]
         data = self.bad.omitting(self.data)
         items = (data[int(place)] for place in [*np.flatnonzero(~empty), *np.flatnonzero(empty)])
-        images, truths = zip(*islice((item for item in items if item), SAMPLES), strict=True)
+        shown = list(islice((item for item in items if item), SAMPLES))
+        if not shown:  # no image can be read
+            return
+        images, truths = zip(*shown, strict=True)
         model.eval()
         with torch.inference_mode(), self.experiment.precision().autocast():
             found = model([to_device(image, self.experiment.device) for image in images])

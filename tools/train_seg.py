@@ -256,6 +256,8 @@ class Measure:
         count = min(SAMPLES, len(self.data))
         data = self.bad.omitting(self.data)
         items = [item for place in np.arange(count) * len(data) // count if (item := data[int(place)])]
+        if not items:  # no image can be read
+            return
         model.eval()
         with torch.inference_mode(), self.experiment.precision().autocast():
             found = self._predictor(model)([image.to(self.experiment.device) for image, _ in items])
