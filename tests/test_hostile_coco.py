@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from tools.coco_eval import CocoEvaluator
 
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
 PATIENCE = 60  # seconds after which a mutant counts as endless
-NEST = "nested to depth "
+NEST, DEPTHS = "nested to depth ", (7, 70, 900, 100_000)
 
 
 def hostile(mutants: int) -> settings:
@@ -75,49 +76,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> CocoFolder:
     return coco
 
 
-ODD_NUMBERS = (-1, 0, 0.5, 40, 60, 61, 2**20, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400, 1e300, 1e308, 5e-324, -0.0)
+ODD_NUMBERS = (
+    -1, 0, 0.5, 40, 60, 61, 2**20, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400, 1e300, 1e308, 5e-324, -0.0,
+    math.nan, math.inf, -math.inf,
+)  # fmt: skip
 ODD_TEXTS = (
     "", "0", "1", "005.jpg", "../train2017/005.jpg", "../../../../etc/passwd", "/etc/passwd", ".", "a\0b", "\ud800",
-    "é", "x" * 300, "x" * 5000, "PPP", "~~~~~~~~", *(f"{NEST}{depth}" for depth in (7, 70, 900, 100_000)),
+    "é", "x" * 300, "x" * 5000, "PPP", "~~~~~~~~", *(f"{NEST}{depth}" for depth in DEPTHS),
 )  # fmt: skip
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 99),
-    st.sampled_from(ODD_NUMBERS),
-    st.floats(),
-    st.sampled_from(ODD_TEXTS),
-    st.text(max_size=5),
-)
+ODD = st.sampled_from([None, True, False, *ODD_NUMBERS, *ODD_TEXTS])
 JUNK = st.recursive(
-    LEAVES,
+    ODD | st.floats() | st.text(max_size=5),
     lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=3), part, max_size=3),
     max_leaves=6,
 )
+CHANGES = ["odd", "odd", "odd", "junk", "delete", "duplicate", "wrap", "retype", "transplant"]
 
 
-def places(node: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Where anything stands in a tree, by its keys from the root."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield (*path, key)
-        yield from places(value, (*path, key))
-
-
-def at(node: Any, path: tuple) -> Any:
-    for key in path:
-        node = node[key]
-    return node
+def a_place(draw: Any, node: Any) -> tuple[Any, Any]:
+    """A list or object of a tree and a key in it: each branch as often, however large it is."""
+    while True:
+        key = draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
+        below = node[key]
+        if not isinstance(below, (dict, list)) or not below or draw(st.sampled_from([False] * 4 + [True])):
+            return node, key
+        node = below
 
 
 def mutate(draw: Any, data: dict[str, Any]) -> None:
     """Break one place."""
-    every = sorted(places(data), key=len, reverse=True)  # deep ones first, which hypothesis prefers
-    if not every:
-        return
-    path = draw(st.sampled_from(every))
-    parent, key, value = at(data, path[:-1]), path[-1], at(data, path)
-    change = draw(st.sampled_from(["delete", "replace", "duplicate", "wrap", "retype", "transplant"]))
+    parent, key = a_place(draw, data)
+    value, change = parent[key], draw(st.sampled_from(CHANGES))
     if change == "delete":
         del parent[key]
     elif change == "duplicate" and isinstance(parent, list):
@@ -127,18 +116,27 @@ def mutate(draw: Any, data: dict[str, Any]) -> None:
     elif change == "retype":
         parent[key] = draw(st.sampled_from([str(value), bool(value), len(str(value)) + 0.0, {str(key): value}]))
     elif change == "transplant":
-        parent[key] = copy.deepcopy(at(data, draw(st.sampled_from(every))))
+        other, place = a_place(draw, data)
+        parent[key] = copy.deepcopy(other[place])
     else:
-        parent[key] = draw(JUNK)
+        parent[key] = draw(JUNK if change == "junk" else odd_like(value))
+
+
+def odd_like(value: Any) -> st.SearchStrategy[Any]:
+    """Odd values of a value's type, where there are such."""
+    if isinstance(value, str):
+        return st.sampled_from(ODD_TEXTS)
+    return st.sampled_from(ODD_NUMBERS) if isinstance(value, (int, float)) else ODD
 
 
 def mutant(draw: Any, good: dict[str, Any]) -> bytes:
     """A broken edition of a good file: its values, its text, or both."""
     data = copy.deepcopy(good)
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
-        mutate(draw, data)
+        if data:
+            mutate(draw, data)
     text = json.dumps(data)
-    for depth in (7, 70, 900, 100_000):
+    for depth in DEPTHS:
         text = text.replace(f'"{NEST}{depth}"', "[" * depth + "]" * depth)
     content = bytearray(text.encode())
     harm = draw(st.sampled_from(["none"] * 8 + ["cut", "flip"]))

@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backbones.errors import UserError
+from tools import train_det
+from tools.cli import parse
+
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
@@ -173,6 +177,17 @@ def test_evaluation_alone_needs_no_training_split_and_takes_negatives_alone(trai
     assert (tmp_path / "e" / "samples.png").is_file()
     other = script("train_det.py", *words, "--weights", weights, "--anchor-scale", 8, cwd=tmp_path)
     assert "WARNING: made with anchor_scale 3.0, now 8.0" in other.stdout
+
+
+def test_file_names_outside_the_folder_are_taken_where_allowed(coco):
+    coco.write()
+    coco.data["images"][0]["file_name"] = "../train2017/005.jpg"
+    coco.annotations("val").write_text(json.dumps(coco.data))
+    words = ["--data", str(coco.root)]
+    with pytest.raises(UserError, match="leads out of the image folder"):
+        train_det.build_val(parse(train_det.Options, description="", argv=words))
+    data = train_det.build_val(parse(train_det.Options, description="", argv=[*words, "--allow-outside", "true"]))
+    assert data[0][0].shape == (3, 40, 60)
 
 
 def break_json(**change: Any):

@@ -16,6 +16,7 @@ from segmentation.outlines import checked_polygon, checked_runs
 # Outlines are drawn by hand, boxes may be older than them, and areas count pixels or the plane: only factors count.
 AREA_FACTOR = 2.0
 LEAST_IOU = 0.5  # of a box and the box around the outline
+FAR = 1e9  # pixels; what lies beyond is as far away as this
 SLACK = 2.0  # pixels on each side, which are much of a small object
 Add = Callable[[int, str, str], None]
 
@@ -35,7 +36,7 @@ class Outlines:
     ) -> None:
         self.given = [record.get("segmentation") for record in annotations]
         self.stated = [record.get("area") for record in annotations]
-        self.rows, self.sizes, self.boxes = rows, sizes, boxes
+        self.rows, self.sizes, self.boxes = rows, sizes, boxes.clip(-FAR, FAR)
         self.areas = np.zeros(len(annotations))  # of the outline, in pixels; NaN where a part of it is malformed
         self.frames = np.tile([np.inf, np.inf, -np.inf, -np.inf], (len(annotations), 1))  # xyxy around the polygons
 
@@ -63,7 +64,8 @@ class Outlines:
         if not polygons:
             return
         lengths = np.array([len(polygon) for polygon in polygons]) // 2
-        points = np.fromiter(chain.from_iterable(polygons), np.float64, 2 * lengths.sum()).reshape(-1, 2)
+        numbers = np.fromiter(chain.from_iterable(polygons), np.float64, 2 * lengths.sum())
+        points = numbers.reshape(-1, 2).clip(-FAR, FAR)
         first = np.cumsum(lengths) - lengths
         following = np.arange(1, len(points) + 1)
         following[first + lengths - 1] = first
@@ -135,7 +137,7 @@ class Outlines:
 def _looks_well(polygon: Any) -> bool:
     """Whether a polygon is one at a glance; others get the full check."""
     whole = isinstance(polygon, list) and len(polygon) >= 6 and not len(polygon) % 2
-    return whole and set(map(type, polygon)) <= {int, float} and all(-1e9 < value < 1e9 for value in polygon)
+    return whole and set(map(type, polygon)) <= {int, float} and all(-FAR < value < FAR for value in polygon)
 
 
 def _stated(add: Add, place: int, area: Any) -> float:
