@@ -125,7 +125,7 @@ def refuse_absent_files(names: np.ndarray, folder: Path, path: Path) -> None:
     present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
     for name in names.tolist():
         if name not in present and not os.path.isfile(folder / name):
-            raise UserError(f"{path}: image file {name} is not in {folder}")
+            raise UserError(f"{path}: image file {name} is not in {folder}; mend the JSON, or pass --on-bad-image skip")
 
 
 def _is_id(value: Any) -> bool:

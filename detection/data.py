@@ -96,7 +96,8 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
     image = decode(content, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UserError(
-            f"{path}: does not decode: cut short, damaged or no image; replace it or take it out of the JSON"
+            f"{path}: does not decode: cut short, damaged or no image; replace it, take it out of the JSON, or pass "
+            "--on-bad-image skip"
         )
     if size is not None and image.shape[:2] != size:
         turned = image.shape[:2]

@@ -132,7 +132,10 @@ def read_image(path: Path) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace or remove it")
+        raise UserError(
+            f"{path}: does not decode: cut short, damaged or no image; replace or remove it, or pass "
+            "--on-bad-image skip"
+        )
     return image
 
 

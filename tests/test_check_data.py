@@ -149,6 +149,10 @@ FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
     "height of text": (image(height="40"), "malformed field", "image 7", "007.jpg"),
     "no object": (lambda coco: coco.data["annotations"].append(5), "malformed field", "annotations[5]", ""),
     "no id": (lambda coco: coco.data["annotations"][0].pop("id"), "malformed field", "annotations[0]", FIRST),
+    "no category": (
+        lambda coco: coco.data.update(categories=[], annotations=[]),
+        "empty list", "", "",
+    ),
     "no list": (lambda coco: coco.data.pop("annotations"), "no list", "", ""),
 }  # fmt: skip
 
@@ -207,6 +211,13 @@ def test_one_split_by_its_files(clean: CocoFolder):
     }  # fmt: skip
     clean.annotations().write_text("{")
     assert of_kind(found(*words)) == {"no COCO file": [("", str(clean.annotations()))]}
+
+
+def test_files_outside_the_folder_can_be_allowed(clean: CocoFolder):
+    image(file_name="../val2017/007.jpg")(clean)
+    save(clean)
+    words = ("--train-annotations", clean.annotations(), "--train-images", clean.images())
+    assert not found(*words)["clean"] and found(*words, "--allow-outside", "true")["clean"]
 
 
 def test_more_threads_find_the_same(clean: CocoFolder):

@@ -16,6 +16,10 @@ import pytest
 from conftest import THREADS
 from PIL import Image
 
+from backbones.errors import UserError
+from tools import train_seg
+from tools.cli import parse
+
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
 
@@ -191,6 +195,19 @@ def test_mistakes_get_one_line(mistake: str, script, label_set: Path, tmp_path: 
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+
+
+def test_file_names_outside_the_folder_are_taken_where_allowed(coco) -> None:
+    for annotation in coco.data["annotations"]:
+        annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    coco.write()
+    coco.data["images"][0]["file_name"] = "../train2017/005.jpg"
+    coco.annotations("val").write_text(json.dumps(coco.data))
+    words = ["--data", str(coco.root)]
+    with pytest.raises(UserError, match="leads out of the image folder"):
+        train_seg.build_data(parse(train_seg.Options, description="", argv=words), "val")
+    options = parse(train_seg.Options, description="", argv=[*words, "--allow-outside", "true"])
+    assert train_seg.build_data(options, "val")[0][0].shape == (3, 40, 60)
 
 
 def test_other_classes_in_the_weights_are_refused(trained, script, label_set: Path, tmp_path: Path):

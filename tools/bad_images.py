@@ -69,7 +69,7 @@ class BadImages:
                 return
             with open(self.record, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"file": str(path), "reason": reason}) + "\n")
-        print(f"warning: {reason}; skipped", file=sys.stderr, flush=True)
+        print(f"warning: {path}: is missing or does not decode; skipped", file=sys.stderr, flush=True)
 
     def files(self) -> list[str]:
         """Paths of the images met so far, in order."""

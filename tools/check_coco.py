@@ -23,13 +23,21 @@ STICKS_OUT = 1.0  # pixels beyond the image that anybody would see
 MALFORMED, DUPLICATE = "malformed field", "duplicate id"
 
 
-def check_coco(path: Path, folder: Path, split: str, report: Report) -> Images:
+def check_coco(path: Path, folder: Path, split: str, report: Report, *, allow_outside: bool = False) -> Images:
     """Check the annotations of a split.
+
+    Args:
+        allow_outside: take file names that lead out of `folder`.
 
     Returns:
         Its image files, which are not looked at yet.
+
+    Raises:
+        UserError: where there is no such annotation file.
     """
     data = _read(path, split, report)
+    if data is None:
+        return Images(split, folder, [], [], lambda place, content: [])
     images, categories, annotations = (
         Table(data.get(name), name, path, split, report) for name in ("images", "categories", "annotations")
     )
@@ -46,7 +54,7 @@ def check_coco(path: Path, folder: Path, split: str, report: Report) -> Images:
     annotations.column("iscrowd", *FIELDS["annotations"]["iscrowd"])
     boxes = _check_boxes(annotations, rows, sizes)
     Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
-    return _image_files(images, names, sizes, folder)
+    return _image_files(images, names, sizes, folder, allow_outside)
 
 
 class Table:
@@ -62,6 +70,8 @@ class Table:
         if not isinstance(records, list):
             report.add("no list", split, file=str(path), text=f"has no list `{name}`")
             records = []
+        elif not records and name != "annotations":
+            report.add("empty list", split, file=str(path), text=f"has none in its `{name}`")
         self.whole = [isinstance(record, dict) for record in records]
         self.records = [record if whole else {} for record, whole in zip(records, self.whole, strict=True)]
         self.files = [str(path)] * len(records)
@@ -102,14 +112,15 @@ class Table:
             self.add(int(place), DUPLICATE, f"id {ids[place]} stands before")
 
 
-def _read(path: Path, split: str, report: Report) -> dict[str, Any]:
+def _read(path: Path, split: str, report: Report) -> dict[str, Any] | None:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the annotations of {split}")
     try:
         return read_json(path)
     except UserError as error:
-        report.add("no COCO file", split, file=str(path), text=str(error))
-        return {"images": [], "categories": [], "annotations": []}
+        report.add("no COCO file", split, file=str(path), text=str(error).removeprefix(f"{path}: "))
+        report.checked[split] = {"images": 0, "annotations": 0}
+        return None
 
 
 def _check_category_names(categories: Table) -> None:
@@ -170,13 +181,15 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
-def _image_files(images: Table, names: list[str | None], sizes: np.ndarray, folder: Path) -> Images:
-    """The files of the images that name one inside the folder, each once."""
+def _image_files(
+    images: Table, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
+) -> Images:
+    """The files that the images name, each once; those that lead out of the folder only where that is allowed."""
     chosen: dict[str, int] = {}
     for place, name in enumerate(names):
         if name is None:
             continue
-        if leads_out(name):
+        if leads_out(name) and not allow_outside:
             images.add(place, "file outside the folder", "leads out of the image folder, and is not looked at")
         elif chosen.setdefault(name, place) != place:
             images.add(place, "duplicate file name", f"{images.called(chosen[name])} has the same")

@@ -45,6 +45,7 @@ class CheckOptions:
         train_split: split of label maps to train on.
         val_split: split of label maps to measure.
         ignore_index: number in label files of pixels that do not count.
+        allow_outside: take file names of the JSON that lead out of the image folder.
         images: read and decode every image; otherwise only see that it is there.
         workers: threads that read and decode; absent: a few more than cores.
         json: file for all problems.
@@ -59,6 +60,7 @@ class CheckOptions:
     train_split: str = "train"
     val_split: str = "val"
     ignore_index: int = 255
+    allow_outside: bool = False
     images: bool = True
     workers: int | None = None
     json: str | None = None
@@ -109,7 +111,8 @@ def check(options: CheckOptions, report: Report) -> dict[str, Images]:
     from tools.check_folders import check_classes, check_labels
 
     if coco := _coco_splits(options):
-        return {split: check_coco(*paths, split, report) for split, paths in coco.items()}
+        outside = options.allow_outside
+        return {split: check_coco(*paths, split, report, allow_outside=outside) for split, paths in coco.items()}
     root = Path(options.data or "")
     if is_label_folder(root):
         splits = dict.fromkeys((options.train_split, options.val_split))
