@@ -56,7 +56,7 @@ def field(record: Record, name: str, kind: str, path: Path) -> Any:
 def name_of_category(record: Record, path: Path) -> str:
     """What a category is called; numbers serve as names."""
     value = field(record, "name", "category", path)
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not _can_be_written(str(value)):
         raise _malformed(record, "name", "category", path, "a text")
     return str(value)
 
@@ -138,6 +138,11 @@ def _is_name(value: Any) -> bool:
         return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
     except UnicodeEncodeError:  # half of a pair of surrogates
         return False
+
+
+def _can_be_written(text: str) -> bool:
+    """JSON can spell half of a pair of surrogates, which no file can hold."""
+    return text.encode(errors="ignore").decode() == text
 
 
 def _malformed(record: Record, name: str, kind: str, path: Path, wanted: str) -> UserError:

@@ -32,7 +32,10 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_title(value: Any) -> bool:
-    return isinstance(value, (str, int)) and not isinstance(value, bool)
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        return False
+    # JSON can spell half of a pair of surrogates, which no file can hold.
+    return str(value).encode(errors="ignore").decode() == str(value)
 
 
 def _is_flag(value: Any) -> bool:

@@ -176,6 +176,9 @@ def _names(categories: list[Record], where: str) -> dict[int, str]:
         if key in names:
             raise UserError(f"{where}: categories[{number}]: id {key} is there twice; give each its own id")
         names[key] = str(record.get("name", key))
+        if names[key].encode(errors="ignore").decode() != names[key]:  # half of a pair of surrogates
+            text = reprlib.repr(names[key])
+            raise UserError(f"{where}: categories[{number}]: `name` is {text}, which no file can hold; mend it")
     return names
 
 
