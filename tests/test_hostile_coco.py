@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import CocoFolder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,12 @@ from tools.coco_eval import CocoEvaluator
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
 PATIENCE = 60  # seconds after which a mutant counts as endless
 NEST, DEPTHS = "nested to depth ", (7, 70, 900, 100_000)
+
+
+@pytest.fixture(autouse=True)
+def exact_floats() -> None:
+    """Numbers below 1e-38 are files' numbers as well; a run in this process may have had them flushed."""
+    torch.set_flush_denormal(False)
 
 
 def hostile(mutants: int) -> settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 from collections.abc import Callable
@@ -41,10 +42,13 @@ def growth(work: Callable[[], Any]) -> int:
         work()
         worker_end.send(unique() - before)
 
+    gc.collect()
+    gc.freeze()  # a collection in the worker would touch, and so copy, whatever earlier tests left behind
     process = context.Process(target=worker)
     process.start()
     grown = answer.recv()
     process.join()
+    gc.unfreeze()
     return grown
 
 
