@@ -42,8 +42,10 @@ class Classifier(nn.Module):
             targets: `label`, numbers `[N]` or probabilities `[N, num_classes]`.
         """
         logits = self.logits(self.backbone.normalised(images))
-        if targets is None:
-            return logits
+        return logits if targets is None else self.losses(logits, targets)
+
+    def losses(self, logits: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Training losses of logits `[N, num_classes]`; targets as in `forward`."""
         return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
 
 
@@ -75,13 +77,25 @@ class ViewAverage(nn.Module):
     A whole picture instead of a crop makes the net fully convolutional: the pool averages the scores over all places.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """A list of views `[N, C, h, w]`, which may differ in size -> `[N, num_classes]`."""
-        return torch.stack([self.model(view).float().softmax(1) for view in views]).mean(0)
+        return _mean_probabilities([self.model(view) for view in views])
+
+    def predict_with_losses(
+        self, views: Sequence[Tensor], targets: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `forward` gives, and the training loss, averaged over the views."""
+        logits = [self.model(view) for view in views]
+        losses = [self.model.losses(each, targets)["loss_cls"] for each in logits]
+        return _mean_probabilities(logits), {"loss_cls": torch.stack(losses).mean()}
+
+
+def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    return torch.stack([each.float().softmax(1) for each in logits]).mean(0)
 
 
 def build(

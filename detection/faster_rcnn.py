@@ -47,6 +47,20 @@ class FasterRCNN(GeneralizedRCNN):
         super().__init__(neck, rpn, roi_heads, transform)
         self.load_report: Any = None
 
+    def predict_with_losses(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detections as in evaluation mode, and the training losses of the same features.
+
+        The losses' samples are drawn of the proposals of evaluation (`proposals`, half as many as in training).
+        """
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, scaled = self.transform(images, targets)
+        features = self.backbone(batch.tensors)
+        proposals, losses = self.rpn.predict_with_losses(batch, features, scaled)
+        detections, more = self.roi_heads.predict_with_losses(features, proposals, batch.image_sizes, scaled)
+        return self.transform.postprocess(detections, batch.image_sizes, sizes), {**more, **losses}
+
     def freeze_stages(self, stages: int) -> None:
         """Freeze the backbone's first stages (1: stem, 2: stem and c2, ...)."""
         self.backbone.body.freeze_stages(stages)

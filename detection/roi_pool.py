@@ -2,7 +2,8 @@
 
 torchvision's backward pass on CPUs adds into the feature map cell by cell on one thread; it took a third of a training
 step. Bilinear sampling is separable, so the same numbers are two products with small interpolation matrices,
-which use all cores and bf16 (five to ten times faster on maps of 32x32).
+which use all cores and bf16 (five to ten times faster on maps of 32x32). On GPUs the operator adds in no fixed order;
+where deterministic algorithms are asked for, the products take its place, at the price of memory on large maps.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class RoIPool(MultiScaleRoIAlign):
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         maps = [x[name] for name in self.featmap_names]
-        if not (self.training and maps[0].device.type == "cpu" and maps[0][0, 0].numel() <= LARGEST_MAP):
+        if not (self.training and _wants_products(maps[0])):
             return super().forward(x, boxes, image_shapes)
         levels = self.map_levels(boxes)
-        image = torch.cat([torch.full((len(b),), n) for n, b in enumerate(boxes)])
+        image = torch.cat([torch.full((len(b),), n, device=b.device) for n, b in enumerate(boxes)])
         rois = torch.cat(boxes)
         parts, order = [], []
         for level, (features, scale) in enumerate(zip(maps, self.scales, strict=True)):
@@ -49,6 +50,12 @@ class RoIPool(MultiScaleRoIAlign):
             size, samples = self.output_size[0], self.sampling_ratio
             parts.append(align_by_products(features, rois[places] * scale, image[places], size, samples))
         return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def _wants_products(finest: Tensor) -> bool:
+    if finest.device.type == "cpu":
+        return finest[0, 0].numel() <= LARGEST_MAP
+    return torch.are_deterministic_algorithms_enabled()
 
 
 def align_by_products(features: Tensor, boxes: Tensor, image: Tensor, size: int, samples: int) -> Tensor:
@@ -73,8 +80,9 @@ def align_by_products(features: Tensor, boxes: Tensor, image: Tensor, size: int,
 def _interpolation(low: Tensor, high: Tensor, cells: int, size: int, samples: int) -> Tensor:
     """How much each of `cells` along one axis counts in each of `size` bins from low to high: `[R, size, cells]`."""
     extent = (high - low).clamp(min=1)  # as torchvision's unaligned RoIAlign: no box is narrower than a cell
-    at = low[:, None] + extent[:, None] * (torch.arange(size * samples) + 0.5) / (size * samples)
+    places = torch.arange(size * samples, device=low.device)
+    at = low[:, None] + extent[:, None] * (places + 0.5) / (size * samples)
     inside = (at >= -1) & (at <= cells)
-    distance = (at.clamp(0, cells - 1)[..., None] - torch.arange(cells)).abs()
+    distance = (at.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=low.device)).abs()
     weights = (1 - distance).clamp(min=0) * inside[..., None]
     return weights.view(len(low), size, samples, cells).mean(dim=2)

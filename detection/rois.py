@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
 IGNORED_SHARE = 0.5  # of a box's own area inside one ignored region
 IGNORE = -1  # a label that torchvision's samplers pass over
@@ -17,6 +19,21 @@ IGNORE = -1  # a label that torchvision's samplers pass over
 
 class RegionProposals(RegionProposalNetwork):
     """The RPN; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+
+    def predict_with_losses(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The proposals of evaluation mode, and the losses that torchvision computes in training mode alone."""
+        maps = list(features.values())
+        scores, deltas = self.head(maps)
+        anchors = self.anchor_generator(images, maps)
+        counts = [level[0].numel() for level in scores]
+        scores, deltas = concat_box_prediction_layers(scores, deltas)
+        boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
+        proposals, _ = self.filter_proposals(boxes, scores, images.image_sizes, counts)
+        labels, matched = self.assign_targets_to_anchors(anchors, targets)
+        objectness, regression = self.compute_loss(scores, deltas, labels, self.box_coder.encode(matched, anchors))
+        return proposals, {"loss_objectness": objectness, "loss_rpn_box_reg": regression}
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
@@ -27,6 +44,20 @@ class RegionProposals(RegionProposalNetwork):
 
 class RoIHeads(TorchvisionRoIHeads):
     """The box heads; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+
+    def predict_with_losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """The detections of evaluation mode, and the losses of a sample of the same proposals."""
+        detections, _ = self(features, proposals, image_shapes)
+        sampled, _, labels, offsets = self.select_training_samples(proposals, targets)
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, sampled, image_shapes)))
+        classifier, regression = fastrcnn_loss(logits, deltas, labels, offsets)
+        return detections, {"loss_classifier": classifier, "loss_box_reg": regression}
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]]

@@ -65,11 +65,13 @@ class FCN(nn.Module):
             `out` `[N, num_classes, H, W]`, and `aux` of the same shape in training mode; or scalars by loss name.
         """
         scores = self.scores(images)
-        if targets is None:
-            return scores
-        losses = {"loss_seg": self.loss(scores["out"], targets["mask"])}
+        return scores if targets is None else self.losses(scores, targets["mask"])
+
+    def losses(self, scores: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """Training losses of the scores at hand: without `aux`, as in evaluation mode, of `out` alone."""
+        losses = {"loss_seg": self.loss(scores["out"], mask)}
         if "aux" in scores:
-            losses["loss_aux"] = AUX_WEIGHT * self.loss(scores["aux"], targets["mask"])
+            losses["loss_aux"] = AUX_WEIGHT * self.loss(scores["aux"], mask)
         return losses
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class PixelLoss(nn.Module):
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Scores `[N, K, H, W]` and class numbers `[N, H, W]` -> a scalar; 0 where no pixel is labelled."""
         scores, labels = scores.float(), labels.long()
-        loss = F.cross_entropy(scores, labels, self.class_weights, ignore_index=IGNORE, reduction="none")
+        loss = self._cross_entropy(scores, labels)
         labelled = labels != IGNORE
         if self.kind == "ohem":
             count = max(1, int(HARDEST * int(labelled.sum())))
@@ -47,6 +47,14 @@ class PixelLoss(nn.Module):
         weight = labelled if self.class_weights is None else self._weights(labels, labelled)
         mean = loss.sum() / weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
         return mean + self.dice(scores, labels) if self.kind == "dice" else mean
+
+    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Of each pixel: `[N, H, W]`."""
+        options: dict[str, Any] = {"weight": self.class_weights, "ignore_index": IGNORE, "reduction": "none"}
+        if not torch.are_deterministic_algorithms_enabled():
+            return F.cross_entropy(scores, labels, **options)
+        # The kernel over maps has no deterministic form on GPUs; that over rows needs none.
+        return F.cross_entropy(scores.movedim(1, -1).flatten(0, 2), labels.flatten(), **options).view_as(labels)
 
     def _weights(self, labels: Tensor, labelled: Tensor) -> Tensor:
         assert self.class_weights is not None

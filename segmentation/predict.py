@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.fold import Folds
+
+if TYPE_CHECKING:
+    from segmentation.fcn import FCN
 
 
 class Predictor(nn.Module):
@@ -29,7 +33,7 @@ class Predictor(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: FCN,
         *,
         min_size: int = 0,
         window: int = 0,
@@ -58,6 +62,26 @@ class Predictor(nn.Module):
             for _, group in groupby(images, key=lambda image: image.shape):
                 found += self._labels(torch.stack(list(group)))
         return found
+
+    @torch.no_grad()
+    def predict_with_losses(
+        self, images: Sequence[Tensor], targets: dict[str, Any]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What `forward` gives, and the training losses at the images' own size; of whole images seen once, unmirrored.
+
+        Args:
+            targets: `mask`, class numbers `[H, W]` for each image.
+        """
+        found: list[Tensor] = []
+        sums: dict[str, Tensor] = {}
+        with Folds():
+            for _, group in groupby(zip(images, targets["mask"], strict=True), key=lambda pair: pair[0].shape):
+                pixels, mask = (torch.stack(part) for part in zip(*group, strict=True))
+                scores = self._scores(pixels, self.scales[0])
+                found += list(scores.argmax(1).to(torch.uint8))
+                for name, loss in self.model.losses({"out": scores}, mask).items():
+                    sums[name] = sums.get(name, 0) + loss * len(pixels)
+        return found, {name: total / len(images) for name, total in sums.items()}
 
     def _labels(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -100,37 +102,65 @@ def interruptible(command: list[str], **options: Any) -> subprocess.Popen[str]:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture(scope="session")
-def script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script of tools/ as a user would, from another folder, in a process of its own.
+@dataclass
+class Launched:
+    """A script that runs, with its streams in files."""
 
-    The process is forked from one that has imported the libraries already, which saves seconds a call.
+    process: ForkServerProcess
+    streams: tuple[IO[str], IO[str]]
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit status (minus the signal that killed it), output and errors, once it has ended."""
+        self.process.join(timeout=300)
+        assert self.process.exitcode is not None, f"{self.process.name} hangs"
+        return self.process.exitcode, *((stream.seek(0), stream.read())[1] for stream in self.streams)
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., Launched]:
+    """Starts a script of tools/ as a user would, from another folder, in a process of its own.
+
+    The process is forked from one that has imported the libraries already, which saves seconds a call. `first` is
+    what it calls before the script, a function of a module.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(LIBRARIES)
 
-    def call(name: str, *words: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def start(
+        name: str, *words: Any, cwd: Path, first: Callable[[], Any] | None = None, **environment: str
+    ) -> Launched:
         argv = [str(ROOT / "tools" / name), *map(str, words)]
         env = {"OMP_NUM_THREADS": THREADS, **environment}
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            files = [DupFd(file.fileno()) for file in (out, err)]
-            process = processes.Process(target=_as_script, args=(argv, str(cwd), env, *files))
-            process.start()
-            process.join(timeout=300)
-            assert process.exitcode is not None, f"{argv} hangs"
-            texts = [(file.seek(0), file.read())[1] for file in (out, err)]
-        return subprocess.CompletedProcess(argv, process.exitcode, *texts)
+        streams = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        files = [DupFd(stream.fileno()) for stream in streams]
+        process = processes.Process(name=" ".join(argv), target=_as_script, args=(argv, str(cwd), env, first, *files))
+        process.start()
+        return Launched(process, streams)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def script(launch: Callable[..., Launched]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script of tools/ to its end; see `launch`."""
+
+    def call(name: str, *words: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([name, *words], *launch(name, *words, cwd=cwd, **environment).end())
 
     return call
 
 
-def _as_script(argv: list[str], cwd: str, environment: dict[str, str], out: Any, err: Any) -> None:
+def _as_script(
+    argv: list[str], cwd: str, environment: dict[str, str], first: Callable[[], Any] | None, out: Any, err: Any
+) -> None:
     """What `python argv` does, with the streams in files."""
     os.dup2(out.detach(), 1)
     os.dup2(err.detach(), 2)
     os.environ.update(environment)
     os.chdir(cwd)
     sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
+    if first is not None:
+        first()
     runpy.run_path(argv[0], run_name="__main__")
 
 

@@ -12,13 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("backbones", "classification", "detection", "segmentation", "tools")
 TASKS = {"classification", "detection", "segmentation"}
-SCRIPTS = (
-    "train_",
-    "eval_",
-    "benchmark",
-    "analyse_",
-    "check_",
-)  # thin scripts over the task-blind files; they may know tasks
+# Thin scripts over the task-blind files; they may know tasks.
+SCRIPTS = ("train_", "eval_", "benchmark", "analyse_", "check_", "replay")
 ALLOWED = {
     "backbones": {"backbones"},
     "classification": {"classification", "backbones"},

@@ -247,7 +247,7 @@ def test_resume_in_mid_epoch_is_exact_with_fused_adam_and_channels_last(tmp_path
         schedule = optim.build_schedule(optimizer, options, 4)
         batches = TrainBatches(np.zeros(8, int), 2, seed=0)
         loader = DataLoader(Pairs(), batch_sampler=batches, generator=torch.Generator())
-        return Training(model, optimizer, schedule, Precision(CPU, torch.float32)), loader
+        return Training(model, optimizer, schedule, Precision(CPU, torch.float32), steps_per_epoch=4), loader
 
     def steps(training: Training, loader: DataLoader, first: int, count: int) -> None:
         loader.batch_sampler.seek(0, first)

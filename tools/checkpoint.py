@@ -2,7 +2,8 @@
 
 A file holds the tensors as safetensors and everything else as JSON in its header, with a SHA-256 of both. It is
 written under a temporary name, flushed to the disk and renamed, so that a kill at any moment leaves the file before
-or the file after, never a torn one.
+or the file after, never a torn one. The files before it stay beside it: `last-1.safetensors` is one checkpoint older
+than `last.safetensors`, `last-2.safetensors` another one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
@@ -20,11 +23,14 @@ from safetensors.torch import save_file
 
 from backbones.errors import UserError
 
-FORMAT = "resnet-transfer checkpoint 1"
+FORMAT = "resnet-transfer checkpoint 2"
 
 
-def save(path: Path, state: Any) -> None:
+def save(path: Path, state: Any, *, keep: int = 0) -> None:
     """Write a tree of dicts, lists, tuples, tensors and JSON values, replacing `path` atomically.
+
+    Args:
+        keep: checkpoints of this name to keep: `path`, and beside it `keep - 1` older ones; 0 knows of none but `path`.
 
     Raises:
         UserError: where the disk is full or the folder cannot be written; the file before is whole then.
@@ -32,7 +38,7 @@ def save(path: Path, state: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_pack(state, tensors))
     header = {"format": FORMAT, "tree": tree, "sha256": _digest(tree, tensors)}
-    write_safetensors(path, tensors, header)
+    write_safetensors(path, tensors, header, keep=keep)
 
 
 def load(path: Path) -> Any:
@@ -44,23 +50,85 @@ def load(path: Path) -> Any:
     header, tensors = read_safetensors(path)
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version; name a run folder's checkpoint/*.safetensors")
-    if header["sha256"] != _digest(header["tree"], tensors):
+    tree = header.get("tree", "")
+    if header.get("sha256") != _digest(tree, tensors):
         raise UserError(f"{path}: damaged (its contents do not match its checksum); resume from another checkpoint")
-    return _unpack(json.loads(header["tree"]), tensors)
+    try:
+        return _unpack(json.loads(tree), tensors)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"{path}: not a checkpoint of this version (its tree cannot be read)") from None
 
 
-def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
-    """Write tensors and a text header under a temporary name, flush, and rename to `path`."""
+def generations(path: Path) -> list[Path]:
+    """The checkpoints of `path` that are there, from the newest to the oldest."""
+    older = [file for file in path.parent.glob(f"{path.stem}-*{path.suffix}") if _age(file).isdecimal()]
+    return [file for file in (path, *sorted(older, key=lambda file: int(_age(file)))) if file.is_file()]
+
+
+def newest_whole(path: Path) -> Path:
+    """The newest whole checkpoint among `generations(path)`; a damaged one is passed over with a line on stderr.
+
+    Raises:
+        UserError: where there is none.
+    """
+    damage: list[str] = []
+    for file in generations(path):
+        try:
+            load(file)
+        except UserError as error:
+            damage.append(str(error))
+            continue
+        for text in damage:
+            print(f"warning: {text}; going on from {file.name}, which is older", file=sys.stderr)
+        return file
+    raise UserError(f"{path}: no whole checkpoint ({'; '.join(damage) or 'no such file'}); start a new run")
+
+
+def require_like(value: Any, like: Any, where: str) -> None:
+    """Refuse a tree that is not built as an example is: other keys, lengths, shapes or types.
+
+    Args:
+        like: the example; a type stands for any value of it.
+        where: what to call the tree.
+
+    Raises:
+        UserError: naming the first place that differs.
+    """
+    if isinstance(like, (type, UnionType)):
+        fits = isinstance(value, like)
+    elif isinstance(like, dict):
+        fits = isinstance(value, dict) and value.keys() == like.keys()
+    elif isinstance(like, (list, tuple)):
+        fits = type(value) is type(like) and len(value) == len(like)
+    elif isinstance(like, torch.Tensor):
+        fits = isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (like.shape, like.dtype)
+    else:  # numbers may be whole where the example's happens not to be
+        fits = type(value) is type(like) or {type(value), type(like)} == {int, float}
+    if not fits:
+        raise UserError(f"{where}: does not fit this run; take a checkpoint of the same net, or start a new run")
+    if isinstance(like, (dict, list, tuple)):
+        for key in like if isinstance(like, dict) else range(len(like)):
+            require_like(value[key], like[key], f"{where}: {key}")
+
+
+def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str], *, keep: int = 0) -> None:
+    """Write tensors and a text header under a temporary name, flush, and rename to `path`; `keep` is that of `save`."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
         temporary.chmod(0o666 & ~_umask())  # safetensors makes it private to its owner
-        replace_durably(temporary, path)
+        flush(temporary)
+        if keep > 1:
+            _age_by_one(path, keep)
+        os.replace(temporary, path)
+        for file in generations(path)[keep:] if keep else ():
+            file.unlink()
+        flush(path.parent)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error}); the file before is untouched") from None
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); the file before is untouched") from None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -75,19 +143,38 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+        raise UserError(f"{path}: not a whole safetensors file ({_reason(error)})") from None
 
 
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Rename a finished file over another so that a power cut leaves one of the two."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: a power cut leaves them there."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def _age_by_one(path: Path, keep: int) -> None:
+    """Rename `path` to `-1`, what was `-1` to `-2`, ..., the oldest first.
+
+    A kill on the way leaves a gap in the names, which `generations` passes over, and not one file less.
+    """
+    for age in reversed(range(keep)):
+        if _named(path, age).exists():
+            os.replace(_named(path, age), _named(path, age + 1))
+
+
+def _named(path: Path, age: int) -> Path:
+    return path.with_name(f"{path.stem}-{age}{path.suffix}") if age else path
+
+
+def _age(file: Path) -> str:
+    return file.stem.rpartition("-")[2]
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _umask() -> int:
@@ -121,7 +208,9 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return tensors[content]
     if kind == "tuple":
         return tuple(_unpack(item, tensors) for item in content)
-    return {key: _unpack(item, tensors) for key, item in content}
+    if kind == "dict":
+        return {key: _unpack(item, tensors) for key, item in content}
+    raise ValueError(kind)
 
 
 def _digest(tree: str, tensors: dict[str, torch.Tensor]) -> str:

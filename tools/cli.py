@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from backbones.errors import UserError
+from tools.stopping import STATUS, Stopped
 
 Options = TypeVar("Options")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk, or of more than one's share
 
 
 def parse(
@@ -97,17 +100,28 @@ def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`: a mistake of the user becomes one line on stderr and exit status 2."""
+    """Run a script's `main`: a mistake of the user, or a full disk, becomes one line on stderr and exit status 2.
+
+    A training that was stopped by a signal, and can go on, ends with `stopping.STATUS`.
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(STATUS)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.filename or 'a file'}: cannot be written ({error.strerror}); make room", file=sys.stderr)
+        sys.exit(2)
 
 
 def to_dict(options: Any) -> dict[str, Any]:

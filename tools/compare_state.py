@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbones.errors import UserError
+from tools.checkpoint import generations
 from tools.compare_cells import Cell
+from tools.resume import FREE_ON_RESUME
 from tools.run_log import LAST
 
 State = Literal["done", "resume", "begin"]
 # What a start leaves behind that was killed before its first checkpoint; temporary files come besides.
 START_LEAVES = ("config.yaml", "tensorboard/events.out.tfevents.*")
-TEMPORARY = (".config.yaml.tmp", "checkpoint/.last.safetensors.tmp")
+TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
 
 
 def state(cell: Cell, folder: Path) -> State:
@@ -25,7 +27,7 @@ def state(cell: Cell, folder: Path) -> State:
         _refuse_contradictions(cell, folder)
         if (folder / "results.json").is_file():
             return "done"
-        if (folder / LAST).is_file():
+        if generations(folder / LAST):
             return "resume"
     strange = set(_files(folder)) - set(_leftovers(folder))
     if strange:
@@ -51,8 +53,6 @@ def _leftovers(folder: Path) -> list[Path]:
 
 
 def _refuse_contradictions(cell: Cell, folder: Path) -> None:
-    from tools.experiment import FREE_ON_RESUME
-
     before = _config(folder / "config.yaml")
     for name, wanted in cell.config.items():
         if name not in FREE_ON_RESUME and name in before and before[name] != wanted:

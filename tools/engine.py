@@ -11,22 +11,21 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from backbones.errors import UserError
 from backbones.fold import Folds
-from tools import distributed
+from tools import distributed, nonfinite, stopping
 from tools.optim import memory_order
 from tools.run_log import RunLog
+from tools.stopping import Stopped
+from tools.training import Precision, Training, random_state
+from tools.val_losses import MeanLosses, same_draws
 
 LOG_EVERY = 20  # optimizer steps between logged lines
 
@@ -55,66 +54,6 @@ class Batches(Protocol):
     def seek(self, epoch: int, step: int = 0) -> None: ...
 
 
-@dataclass
-class Precision:
-    """How numbers are computed: autocast's type, and the scaler that fp16 needs."""
-
-    device: torch.device
-    dtype: torch.dtype
-    scaler: torch.amp.GradScaler = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-@dataclass
-class Training:
-    """Everything that changes while a net is trained."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Scheduler
-    precision: Precision
-    ema: ModelEmaV3 | None = None
-    epoch: int = 0
-    epoch_step: int = 0
-    step: int = 0
-    best: float | None = None
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The net to evaluate and to save: the moving average where there is one."""
-        return self.ema.module if self.ema else distributed.unwrap(self.model)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, as tensors and JSON values; the random state is this process's own."""
-        return {
-            "model": distributed.unwrap(self.model).state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "epoch": self.epoch,
-            "epoch_step": self.epoch_step,
-            "step": self.step,
-            "best": self.best,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`'s output."""
-        distributed.unwrap(self.model).load_state_dict(state["model"])
-        if self.ema and state["ema"] is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        _lay_out_like_weights(self.optimizer)
-        self.precision.scaler.load_state_dict(state["scaler"])
-        for name in ("epoch", "epoch_step", "step", "best"):
-            setattr(self, name, state[name])
-        self.schedule.step_update(self.step)
-
-
 def fit(
     training: Training,
     loader: DataLoader,
@@ -127,51 +66,86 @@ def fit(
     metric: str,
     eval_every: int = 1,
     eval_steps: int = 0,
+    patience: int = 0,
     checkpoint_every: int = 500,
     clip_norm: float = 0.0,
 ) -> dict[str, Any]:
     """Train to the end of the last epoch; evaluate, log and save along the way.
+
+    Whenever it is stopped, what was saved last says what is still to do, so that it goes on bit for bit.
 
     Args:
         loader: yields this process's batches of an epoch, beginning where `batches` was told to.
         batches: `distributed.TrainBatches`, or a stream's like of them.
         evaluate: measures `training.evaluated`.
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
+        patience: evaluations in a row without a new best value of `metric` that end the training; 0 for any number.
         save: called with "last" and, after a new best value of `metric`, with "best".
 
     Returns:
         The last evaluation's results.
+
+    Raises:
+        Stopped: on a signal, once the checkpoint is written.
+        NonFiniteLossError: on every process.
     """
     results: dict[str, Any] = {}
 
-    def measure() -> None:
-        results.update(evaluate())
+    def measure_if_due() -> None:
+        if not _is_due(training, batches.steps, epochs=epochs, eval_every=eval_every, eval_steps=eval_steps):
+            return
+        try:
+            results.update(evaluate())
+        except Stopped:
+            save("last")
+            raise
         done = training.epoch + training.epoch_step / batches.steps
         log.write(training.step, {"epoch": done, **results})
         _announce(progress, done, metric, results)
-        if _is_best(training, results[metric]):
+        if _note_score(training, results[metric]):
             save("best")
 
+    def worn_out() -> bool:
+        return 0 < patience <= training.waited
+
     with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
-        for epoch in range(training.epoch, epochs):
-            batches.seek(epoch, training.epoch_step)
-            for losses in train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm):
+        while training.epoch < epochs and not worn_out():
+            batches.seek(training.epoch, training.epoch_step)
+            steps = iter(train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm))
+            while True:
+                measure_if_due()
+                losses = None if worn_out() else next(steps, None)
+                if losses is None:
+                    break
                 _report(training, losses, log, progress, batches, epochs)
-                within = training.epoch_step < batches.steps
-                if within and eval_steps and training.step % eval_steps == 0:
-                    measure()
-                if within and training.step % checkpoint_every == 0:
+                if training.stopping:
                     save("last")
-            training.epoch, training.epoch_step = epoch + 1, 0
-            if training.epoch % eval_every == 0 or training.epoch == epochs:
-                measure()
+                    raise Stopped(f"stopped after step {training.step}")
+                if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
+                    save("last")
+            if training.epoch_step == batches.steps:
+                training.epoch, training.epoch_step = training.epoch + 1, 0
             save("last")
+        if worn_out():
+            progress.write(f"no better {metric} in {patience} evaluations: ended early")
     return results
 
 
-def _is_best(training: Training, score: float | None) -> bool:
-    """Whether a score is the best so far; it is remembered then."""
-    better = score is not None and (training.best is None or score > training.best)
+def _is_due(training: Training, steps: int, *, epochs: int, eval_every: int, eval_steps: int) -> bool:
+    """Whether the net is to be evaluated where it stands, and was not yet."""
+    if training.epoch_step == steps:
+        epoch = training.epoch + 1
+        here = epoch % eval_every == 0 or epoch == epochs
+    else:
+        here = eval_steps > 0 and training.step % eval_steps == 0
+    return here and training.measured < training.step
+
+
+def _note_score(training: Training, score: float | None) -> bool:
+    """Remember an evaluation; whether its score is the best so far."""
+    training.measured = training.step
+    better = score is not None and not math.isnan(score) and (training.best is None or score > training.best)
+    training.waited = 0 if better else training.waited + 1
     if better:
         training.best = score
     return better
@@ -187,12 +161,14 @@ def train_epoch(
     for position, batch in enumerate(loader, start=1):
         images, targets = to_device(batch, precision.device)
         last = position % accumulate == 0
+        random = random_state(precision.device)
         # Gradients travel between the processes once per step, with the last of its batches.
         with _no_sync(model, enabled=not last):
             with precision.autocast():
                 losses = model(images, targets)
             total = sum(losses.values()) / accumulate
-            _refuse_non_finite(total, losses, training, targets)
+            if _is_broken(total, training):
+                raise _non_finite_loss(training, total, images, targets, losses, random)
             precision.scaler.scale(total).backward()
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0) + loss.detach() / accumulate
@@ -219,26 +195,44 @@ def update_weights(training: Training, *, clip_norm: float) -> None:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: DataLoader, evaluator: Evaluator, *, precision: Precision) -> dict[str, Any]:
+def evaluate(
+    model: Any, loader: DataLoader, evaluator: Evaluator, *, precision: Precision, losses: bool = False
+) -> dict[str, Any]:
     """Predict every image of every process's shard, and compute the metrics of all of them together.
+
+    Weights, the main process's buffers and the random state stay as they are.
 
     Args:
         model: the bare model, not its DistributedDataParallel wrapper.
+        losses: measure the training loss as well, in the same pass: `model.predict_with_losses(images, targets)` gives
+            predictions and losses. Means over the images come as `val_loss` and `val_<term>`.
+
+    Raises:
+        Stopped: on every process, where one was asked to end.
     """
     before = model.training
     model.eval()
     # Each process gathered batch statistics of its own; what is measured is what the main process saves.
     distributed.share_buffers(model)
-    folds = Folds()
-    for batch in tqdm(loader, "evaluating", leave=False, disable=not distributed.is_main()):
-        images, targets = to_device(batch, precision.device)
-        with precision.autocast(), folds:
-            predictions = model(images)
-        evaluator.update(predictions, targets)
+    folds, sums = Folds(), MeanLosses()
+    with same_draws(precision.device) if losses else nullcontext():
+        for batch in tqdm(loader, "evaluating", leave=False, disable=not distributed.is_main()):
+            if stopping.asked():
+                break
+            images, targets = to_device(batch, precision.device)
+            with precision.autocast(), folds:
+                if losses:
+                    predictions, terms = model.predict_with_losses(images, targets)
+                    sums.add(terms, len(nonfinite.image_ids(targets)))
+                else:
+                    predictions = model(images)
+            evaluator.update(predictions, targets)
     model.train(before)
-    states = distributed.all_gather(evaluator.state())
+    states, losses_of, stops = zip(*distributed.all_gather((evaluator.state(), sums, stopping.asked())), strict=True)
+    if any(stops):
+        raise Stopped("stopped within an evaluation, which is to be made again")
     evaluator.merge(states)
-    return distributed.on_main(evaluator.compute)
+    return {**distributed.on_main(evaluator.compute), **MeanLosses.figures(losses_of)}
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -252,36 +246,42 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give loaded moments the strides of their weights (channels_last): fused optimizers walk both as raw memory."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter).copy_(value)
-
-
 def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager:
     return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _refuse_non_finite(total: torch.Tensor, losses: dict[str, torch.Tensor], training: Training, targets: Any) -> None:
-    """Stop every process before a broken loss reaches the weights."""
-    broken = torch.tensor(float(not math.isfinite(total.item())))
-    if distributed.mean(broken.to(total.device)) == 0:
-        return
-    terms = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
-    ids = _image_ids(targets)
-    raise UserError(
-        f"the loss is not finite at step {training.step + 1} of process {distributed.rank()}: {terms}; "
-        f"lr {training.optimizer.param_groups[0]['lr']:.3g}; images {ids}; try a lower --lr or a longer --warmup"
+def _is_broken(total: torch.Tensor, training: Training) -> bool:
+    """Whether a process has a loss that is not finite: all learn of it before it reaches the weights.
+
+    The same exchange tells whether a process was asked to stop: all end after the same step.
+    """
+    flags = torch.tensor([float(not math.isfinite(total.item())), float(stopping.asked())], device=total.device)
+    broken, asked = distributed.mean(flags).tolist()
+    training.stopping = training.stopping or asked > 0
+    return broken > 0
+
+
+def _non_finite_loss(
+    training: Training,
+    total: torch.Tensor,
+    images: Any,
+    targets: Any,
+    losses: dict[str, torch.Tensor],
+    random: dict[str, torch.Tensor],
+) -> nonfinite.NonFiniteLossError:
+    """The error to end every process with: it names those whose loss is not finite, and keeps their batches."""
+    rank, lr, step = distributed.rank(), training.optimizer.param_groups[0]["lr"], training.step + 1
+    finite = math.isfinite(total.item())
+    texts = distributed.all_gather(None if finite else nonfinite.describe(losses, targets, rank=rank, lr=lr))
+    text = f"the loss is not finite at step {step} of {'; '.join(filter(None, texts))}"
+    text += "; try a lower --lr or a longer --warmup"
+    if finite:
+        return nonfinite.NonFiniteLossError(text, None)
+    facts = {"step": step, "rank": rank, "lr": lr, "precision": str(training.precision.dtype).removeprefix("torch.")}
+    model = distributed.unwrap(training.model)
+    return nonfinite.NonFiniteLossError(
+        text, nonfinite.evidence(model, images, targets, losses=losses, random=random, **facts)
     )
-
-
-def _image_ids(targets: Any) -> list[int]:
-    """Of a batch of detection's (a dict an image) or of classification's (a dict of tensors)."""
-    if isinstance(targets, dict):
-        return targets["index"].tolist()
-    return [int(target["image_id"]) for target in targets if isinstance(target, dict)]
 
 
 def _progress(steps: int, done: int, batch_size: int) -> tqdm:

@@ -17,39 +17,17 @@ from torch import nn
 
 from backbones.errors import UserError
 from backbones.norm import norm_table
-from tools import checkpoint, distributed, optim
+from tools import checkpoint, distributed, optim, stopping
 from tools.cost import macs, parameters
-from tools.engine import Batches, Precision, Training, fit
+from tools.engine import Batches, fit
 from tools.files import write_text
+from tools.nonfinite import NonFiniteLossError
 from tools.options import RunOptions, TrainOptions
+from tools.resume import require_same_run
 from tools.run_log import BEST, LAST, RunLog, choose_folder, create_folder
+from tools.training import Precision, Training, random_state, set_random_state
 
 LIVE_NORM_IMAGES = 8  # fewer images a process make batch statistics noisy
-# Options that may change between a run and its continuation without changing what is trained.
-FREE_ON_RESUME = {
-    "output",
-    "resume",
-    "eval_only",
-    "workers",
-    "threads",
-    "checkpoint_every",
-    "eval_every",
-    "eval_steps",
-    "evaluator",
-    "on_bad_image",
-    "allow_outside",
-}
-# Options of evaluation alone, which may change where a run is only measured again.
-FREE_IN_EVALUATION = {
-    "val_split",
-    "min_size",
-    "window",
-    "overlap",
-    "test_scales",
-    "test_flip",
-    "test_crops",
-    "resize_size",
-}
 
 
 @dataclass
@@ -75,13 +53,15 @@ class Experiment:
         Raises:
             UserError: for a batch that the processes cannot share, or a folder that cannot be used.
         """
+        if run.deterministic:
+            _be_deterministic()
         device = distributed.start()
         _check_batch(train)
         torch.set_num_threads(run.threads or default_threads())
         # Numbers below 1e-38 mean nothing here, and cost a CPU a hundred cycles each.
         torch.set_flush_denormal(True)
         torch.manual_seed(run.seed)
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not run.deterministic
         folder = distributed.on_main(lambda: choose_folder(run.output, prefix=prefix, resume=run.resume))
         return cls(folder, device, train, run, {**config, "output": str(folder)}, {})
 
@@ -111,6 +91,7 @@ class Experiment:
             schedule=optim.build_schedule(optimizer, self.train, self.train.epochs * steps_per_epoch),
             precision=self.precision(),
             ema=ModelEmaV3(model, decay=self.train.ema, use_warmup=True) if self.train.ema else None,
+            steps_per_epoch=steps_per_epoch,
         )
         torch.manual_seed(self.run.seed + 1 + distributed.rank())  # each process samples its own
         training.schedule.step_update(0)
@@ -135,24 +116,43 @@ class Experiment:
 
         Returns:
             The last evaluation's results.
+
+        Raises:
+            Stopped: on SIGTERM or SIGUSR1, with the checkpoint written.
+            UserError: for a loss that is not finite, whose batch is kept in the run folder; for a full disk.
         """
-        log = RunLog(self.folder, step=training.step)
-        self.save(training, "last")  # a run that is killed in its first steps resumes as well
-        results = fit(
-            training,
-            loader,
-            epochs=self.train.epochs,
-            batches=batches,
-            log=log,
-            evaluate=lambda: evaluate(training.evaluated),
-            save=lambda name: self.save(training, name),
-            metric=metric,
-            eval_every=self.run.eval_every,
-            eval_steps=self.run.eval_steps,
-            checkpoint_every=self.run.checkpoint_every,
-            clip_norm=self.train.clip_norm,
-        )
-        log.close()
+        log = RunLog(self.folder, step=training.step, measured=training.measured)
+        if not self.run.resume:
+            self.save(training, "last")  # a run that is killed in its first steps resumes as well
+        run = self.run
+        try:
+            with stopping.noticed():
+                results = fit(
+                    training,
+                    loader,
+                    epochs=self.train.epochs,
+                    batches=batches,
+                    log=log,
+                    evaluate=lambda: evaluate(training.evaluated),
+                    save=lambda name: self.save(training, name),
+                    metric=metric,
+                    eval_every=run.eval_every,
+                    eval_steps=run.eval_steps,
+                    patience=run.patience,
+                    checkpoint_every=run.checkpoint_every,
+                    clip_norm=self.train.clip_norm,
+                )
+        except stopping.Stopped as stop:
+            distributed.stop()
+            raise stopping.Stopped(f"{stop}; go on with --resume --output {self.folder}") from None
+        except NonFiniteLossError as error:
+            raise error.keep(self.folder, config=self.config, meta=self.meta) from None
+        except RuntimeError as error:
+            if mistake := _without_deterministic_form(error):
+                raise mistake from None
+            raise
+        finally:
+            log.close()
         self.save_model(training.evaluated)
         return results
 
@@ -164,10 +164,10 @@ class Experiment:
         if name == "best":
             distributed.on_main(lambda: self._write_model(self.folder / BEST, training.evaluated))
             return
-        random = distributed.all_gather(_random_state())
+        random = distributed.all_gather(random_state(self.device))
         state = {"training": training.state_dict(), "random": random, "config": self.config, "meta": self.meta}
         state["versions"] = versions()
-        distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state))
+        distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=self.run.keep_checkpoints))
 
     def save_model(self, model: nn.Module) -> None:
         """Write `model.safetensors`: the net alone, with `meta` as JSON in its header."""
@@ -202,22 +202,27 @@ class Experiment:
         import yaml
 
         create_folder(self.folder)
+        for left_over in (*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoint/.*.tmp")):  # of a killed process
+            left_over.unlink()
         if not self.run.resume:
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
             values["eval_only"] = False
             write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
 
     def _resume(self, training: Training) -> None:
-        state = checkpoint.load(self.folder / LAST)
-        free = FREE_ON_RESUME | (FREE_IN_EVALUATION if self.run.eval_only else set())
-        _refuse_contradictions(_as_json(state["config"]), _as_json(self.config), self.folder, free)
+        path = distributed.on_main(lambda: checkpoint.newest_whole(self.folder / LAST))
+        state = checkpoint.load(path)
+        require_same_run(state, self.config, self.meta, path=path, measured_only=self.run.eval_only)
+        if self.run.eval_only:  # it counts other images
+            state["training"] |= {"steps_per_epoch": training.steps_per_epoch, "epoch_step": 0}
         training.load_state_dict(state["training"])
         if len(state["random"]) == distributed.world_size():
-            _set_random_state(state["random"][distributed.rank()])
+            set_random_state(state["random"][distributed.rank()], self.device)
         elif distributed.is_main():
             print(
-                f"resuming on {distributed.world_size()} processes a run of {len(state['random'])}: "
-                "random sampling goes on from new seeds, so the result is not bit-exact"
+                f"resuming on {distributed.world_size()} processes a run of {len(state['random'])}: the images of each "
+                "step and the learning rate stay; random sampling goes on from new seeds, live batch norm sees other "
+                "shares, and sums are rounded in another order, so the result is not bit-exact"
             )
 
 
@@ -264,28 +269,15 @@ def _check_batch(train: TrainOptions) -> None:
         )
 
 
-def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path, free: set[str]) -> None:
-    odd = [name for name in now if name not in free and name in before and before[name] != now[name]]
-    if odd:
-        shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in odd)
-        raise UserError(
-            f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
-        )
+def _be_deterministic() -> None:
+    # cuBLAS reads it when it is first used; without it its products add in no fixed order.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
 
 
-def _as_json(config: dict[str, Any]) -> dict[str, Any]:
-    """What becomes of options in a file: tuples are lists there."""
-    return json.loads(json.dumps(config))
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def _without_deterministic_form(error: RuntimeError) -> UserError | None:
+    """torch's refusal in one line, where that is what an error is."""
+    text = str(error).split("\n")[0].split(". ")[0]
+    known = "does not have a deterministic implementation" in text
+    return UserError(f"--deterministic: {text}; take another net, or leave the option out") if known else None

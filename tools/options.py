@@ -69,13 +69,17 @@ class RunOptions:
 
     Args:
         output: the run folder; absent: a new one under runs/.
-        resume: continue from the last checkpoint of `output`.
+        resume: continue from the last whole checkpoint of `output`.
         eval_only: evaluate without training.
         seed: of initial weights, sample order and augmentation.
         workers: processes that load data, for each training process; absent: one per core, four at most.
+        deterministic: the same bits on every run, on a GPU as well, where it is slower.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with one anyway.
+        keep_checkpoints: how many of the last ones to keep.
         eval_every: epochs between evaluations; the last epoch always ends with one.
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
+        patience: evaluations in a row without a new best score that end the training early; 0 for any number.
+        val_loss: measure the training loss on the validation images as well, in the same pass.
         threads: CPU threads of this process; absent: PyTorch's choice, shared among the processes of a machine.
         on_bad_image: an image that is missing or does not decode stops the run (raise); or (skip) another takes its
             place in training, evaluation counts it as a miss, or leaves it out of mIoU, and results.json lists it.
@@ -86,17 +90,21 @@ class RunOptions:
     eval_only: bool = False
     seed: int = 0
     workers: int | None = None
+    deterministic: bool = False
     checkpoint_every: int = 500
+    keep_checkpoints: int = 2
     eval_every: int = 1
     eval_steps: int = 0
+    patience: int = 0
+    val_loss: bool = False
     threads: int | None = None
     on_bad_image: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "eval_every"):
+        for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        require(self.eval_steps >= 0, "eval_steps", self.eval_steps, "must be 0 or above")
-        require(self.seed >= 0, "seed", self.seed, "must be 0 or above")
+        for name in ("eval_steps", "patience", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from tools.checkpoint import generations
 from tools.distributed import is_main
 from tools.files import write_text
 
@@ -24,7 +25,7 @@ def choose_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
         UserError: where the folder holds another run, or has none to resume.
     """
     folder = Path(output) if output else newest(prefix) if resume else _fresh(prefix)
-    if resume and not (folder / LAST).is_file():
+    if resume and not generations(folder / LAST):
         raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
     if not resume and folder.is_dir() and any(path.is_file() for path in folder.rglob("*")):
         raise UserError(f"--output {folder}: holds files already; continue that run with --resume or name a new folder")
@@ -51,23 +52,31 @@ class RunLog:
     Args:
         folder: the run folder.
         step: optimizer steps done so far; lines of later steps, left by a killed run, are cut off.
+        measured: the step of the last evaluation that counts; absent: `step`. Lines of later ones are cut off.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(self, folder: Path, *, step: int = 0, measured: int | None = None) -> None:
         self.folder, self.path = folder, folder / "metrics.jsonl"
         if is_main():
             from torch.utils.tensorboard import SummaryWriter
 
-            self._cut_after(step)
+            self._cut_after(step, step if measured is None else measured)
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log numbers (others are left out of TensorBoard) under an optimizer step."""
+        """Log numbers (others are left out of TensorBoard) under an optimizer step.
+
+        Raises:
+            UserError: where the disk is full.
+        """
         if not is_main():
             return
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); the checkpoint is whole") from None
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._events.add_scalar(name, value, step)
@@ -77,18 +86,19 @@ class RunLog:
         if is_main():
             self._events.close()
 
-    def _cut_after(self, step: int) -> None:
+    def _cut_after(self, step: int, measured: int) -> None:
         if self.path.is_file():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            write_text(self.path, "".join(f"{line}\n" for line in lines))
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(self.path, "".join(f"{line}\n" for line in lines if _counts(line, step, measured)))
 
 
-def _step_of(line: str) -> float:
-    """The step of a logged line; a line torn by a kill counts as later than all."""
+def _counts(line: str, step: int, measured: int) -> bool:
+    """Whether a logged line belongs to what is done; one torn by a kill or a full disk does not."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")
+        values = json.loads(line)
+        return values["step"] <= (measured if "epoch" in values else step)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _fresh(prefix: str) -> Path:
@@ -103,7 +113,8 @@ def newest(prefix: str) -> Path:
     Raises:
         UserError: where there is none.
     """
-    runs = [path.parents[1] for path in Path("runs").glob(f"{prefix}-*/{LAST}")]
+    found = {run: generations(run / LAST) for run in Path("runs").glob(f"{prefix}-*")}
+    runs = [run for run, checkpoints in found.items() if checkpoints]
     if not runs:
         raise UserError(f"--resume: no runs/{prefix}-* with a {LAST}; name the run folder with --output")
-    return max(runs, key=lambda run: (run / LAST).stat().st_mtime)
+    return max(runs, key=lambda run: found[run][0].stat().st_mtime)

@@ -110,3 +110,8 @@ class Options:
     model: ModelOptions
     train: TrainOptions
     run: RunOptions
+
+    def __post_init__(self) -> None:
+        plain = not (self.data.window or self.data.test_scales or self.data.test_flip)
+        rule = "is measured on whole images seen once; leave --window, --test-scales and --test-flip out"
+        require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)

@@ -215,7 +215,7 @@ class Measure:
         from classification.metrics import TopK
 
         self.evaluator = TopK(self.source.classes, expected=self.source.expected("val"))
-        results = self._evaluate(model, self.val, self.evaluator)
+        results = self._evaluate(model, self.val, self.evaluator, losses=self.experiment.run.val_loss)
         if self.train is not None:
             seen = TopK(self.source.classes, prefix="train_", expected=self.source.expected("train", self.limit))
             results |= self._evaluate(model, self.train, seen)
@@ -261,11 +261,12 @@ class Measure:
             limit=limit,
         )
 
-    def _evaluate(self, model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:
+    def _evaluate(self, model: Any, loader: Any, evaluator: Any, *, losses: bool = False) -> dict[str, Any]:
         from classification.model import ViewAverage
         from tools.engine import evaluate
 
-        return evaluate(ViewAverage(model), loader, evaluator, precision=self.experiment.precision())
+        precision = self.experiment.precision()
+        return evaluate(ViewAverage(model), loader, evaluator, precision=precision, losses=losses)
 
 
 def _check_classes(options: Options, source: Source, net: Classifier) -> None:

@@ -207,7 +207,8 @@ class Measure:
             image_ids=truth.image_ids[self.data.indices].tolist(),
             engine=self.engine,
         )
-        results = evaluate(model, self.loader, self.evaluator, precision=self.experiment.precision())
+        precision, losses = self.experiment.precision(), self.experiment.run.val_loss
+        results = evaluate(model, self.loader, self.evaluator, precision=precision, losses=losses)
         return {**results, **self.bad.counted()}
 
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:

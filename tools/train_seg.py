@@ -29,7 +29,7 @@ from tools.seg_options import DataOptions, Options
 if TYPE_CHECKING:
     from torch import nn
 
-    from segmentation import FCN, Segmentation
+    from segmentation import FCN, Predictor, Segmentation
     from segmentation.data import Source
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
@@ -216,7 +216,8 @@ class Measure:
         from tools.engine import evaluate
 
         metrics = LabelMetrics(self.data.source.classes.names)
-        results = evaluate(self._predictor(model), self.loader, metrics, precision=self.experiment.precision())
+        precision, losses = self.experiment.precision(), self.experiment.run.val_loss
+        results = evaluate(self._predictor(model), self.loader, metrics, precision=precision, losses=losses)
         return {**results, **self.bad.counted()}
 
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
@@ -233,7 +234,7 @@ class Measure:
         self._draw(model, folder / "samples.png")
         print(f"results and pictures are in {folder}; image, truth and prediction: {folder / 'samples.png'}")
 
-    def _predictor(self, model: nn.Module) -> nn.Module:
+    def _predictor(self, model: Any) -> Predictor:
         from segmentation.predict import Predictor
 
         seen = self.options

@@ -1,0 +1,57 @@
+"""Ending a training by signal: what SIGTERM and SIGUSR1 ask for, and the status that says it was done.
+
+SIGTERM is what schedulers, torchrun and service managers end a process with; SIGUSR1 is SLURM's early warning
+(`sbatch --signal=USR1@120`).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STATUS = 143  # 128 + SIGTERM, as shells report it: stopped, saved, ready for --resume
+# A scheduler signals every process of a job, and torchrun passes on what it gets: the same wish, heard twice.
+ECHO = 1.0  # seconds
+
+_asked_at: float | None = None
+
+
+class Stopped(Exception):  # noqa: N818 - as KeyboardInterrupt, no error
+    """A training that was asked to end, and whose checkpoint lies ready; the text says where."""
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Note the first signal, for the loop to end after its step; one that comes a while later kills at once."""
+    global _asked_at
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _asked_at = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def asked() -> bool:
+    """Whether a signal came."""
+    return _asked_at is not None
+
+
+def unheard() -> None:
+    """Let this process, a worker that loads data, live until the training that feeds on it ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _asked_at
+    if _asked_at is None:
+        _asked_at = time.monotonic()
+    elif time.monotonic() - _asked_at > ECHO:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
