@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import signal
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -216,9 +215,7 @@ def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any] = coll
 
 
 def one_thread(worker: int) -> None:
-    """Keep a worker from spreading over its siblings' cores, and alive until the training that it feeds stops."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    """Keep a worker from spreading over the cores that its siblings use."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -131,7 +131,7 @@ def launch() -> Callable[..., Launched]:
     ) -> Launched:
         argv = [str(ROOT / "tools" / name), *map(str, words)]
         env = {"OMP_NUM_THREADS": THREADS, **environment}
-        streams = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        streams = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - read at the end
         files = [DupFd(stream.fileno()) for stream in streams]
         process = processes.Process(name=" ".join(argv), target=_as_script, args=(argv, str(cwd), env, first, *files))
         process.start()
@@ -158,6 +158,7 @@ def _as_script(
     os.dup2(err.detach(), 2)
     os.environ.update(environment)
     os.chdir(cwd)
+    multiprocessing.set_start_method("fork", force=True)  # as in a script, whose data workers are forked
     sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
     if first is not None:
         first()

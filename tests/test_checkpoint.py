@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
+import resource
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,29 +97,119 @@ def test_a_pickle_is_never_unpickled(tmp_path: Path):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("stage", ["save_file", "os.fsync", "os.replace"])
-def test_a_kill_at_any_stage_of_writing_leaves_the_file_before(tmp_path: Path, stage: str):
-    """A real process is killed in the middle of the second save."""
+def kill_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have this process kill itself in the n-th call that changes the disk, a file being half written then."""
+    calls: list[str] = []
+
+    def deadly(name, real):
+        def called(*args, **kwargs):
+            calls.append(name)
+            if len(calls) - 1 == call:
+                if name == "save_file":
+                    real(*args, **kwargs)
+                    os.truncate(args[1], os.path.getsize(args[1]) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        return called
+
+    for name, owner in (("save_file", checkpoint), ("fsync", os), ("replace", os), ("unlink", Path)):
+        monkeypatch.setattr(owner, name, deadly(name, getattr(owner, name)))
+    return calls
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "w": torch.full((1000,), float(step))}
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_a_kill_at_any_stage_of_writing_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int):
+    """A process is killed in each call of its fourth save: what it saved before, or the new, loads, and all is tidy
+    after the next save."""
+    path, call, killed = tmp_path / "last.safetensors", 0, True
+    while killed:
+        for old in tmp_path.iterdir():
+            old.unlink()
+        for step in (1, 2, 3):
+            checkpoint.save(path, state(step), keep=keep)
+        child = os.fork()
+        if child == 0:
+            kill_at(call, monkeypatch)
+            checkpoint.save(path, state(4), keep=keep)
+            os._exit(0)
+        killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+        found = [checkpoint.load(file)["step"] for file in checkpoint.generations(path)]
+        assert found[0] in (3, 4)
+        assert found == list(range(found[0], found[0] - len(found), -1)) and len(found) >= keep
+        assert checkpoint.load(checkpoint.newest_whole(path))["step"] == found[0]
+        checkpoint.save(path, state(5), keep=keep)
+        names = ["last.safetensors", *(f"last-{age}.safetensors" for age in range(1, keep))]
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+        assert [checkpoint.load(file)["step"] for file in checkpoint.generations(path)][:2] == [5, found[0]][:keep]
+        call += 1
+    # The file, its flush, keep renames from last to the oldest, the last rename, the flush of the folder; the oldest
+    # file goes where several are kept.
+    assert call - 1 == 2 + (keep if keep > 1 else 0) + 1 + (keep > 1) + 1
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {"step": 1, "w": torch.zeros(1000)})
-    owner, name = ("checkpoint", stage) if "." not in stage else ("checkpoint.os", stage.split(".")[1])
-    code = f"""
-import os, signal, torch
-from pathlib import Path
-from tools import checkpoint
-def die(*args, **kwargs):
-    if "{name}" == "save_file":
-        Path(args[1]).write_bytes(b"half")
-    os.kill(os.getpid(), signal.SIGKILL)
-{owner}.{name} = die
-checkpoint.save(Path({str(path)!r}), {{"step": 2, "w": torch.ones(1000)}})
-"""
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=False)
-    assert done.returncode == -9
+    for step in (1, 2, 3):
+        checkpoint.save(path, state(step), keep=3)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert checkpoint.newest_whole(path).name == "last-1.safetensors"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {path}: not a whole") and line.endswith(
+        "going on from last-1.safetensors, which is older"
+    )
+    for file in checkpoint.generations(path):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no whole checkpoint \(.*last\.saf.*last-1\.saf.*last-2\.saf") as error:
+        checkpoint.newest_whole(path)
+    assert "\n" not in str(error.value)
+
+
+def test_fewer_checkpoints_are_kept_when_asked_and_strangers_stay(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    for step in range(5):
+        checkpoint.save(path, state(step), keep=4)
+    (tmp_path / "last-mine.safetensors").write_bytes(b"mine")
+    checkpoint.save(path, state(5), keep=2)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "last.safetensors", "last-1.safetensors", "last-mine.safetensors"
+    }  # fmt: skip
+
+
+def test_a_tree_of_another_build_is_refused_and_named():
+    like = {"a": [torch.zeros(2), 1.0], "b": float | None}
+    checkpoint.require_like({"a": [torch.ones(2), 3], "b": None}, like, "here")
+    for wrong, place in (
+        ({"a": [torch.zeros(2), 1.0]}, "here: does"),
+        ({"a": [torch.zeros(3), 1.0], "b": None}, "here: a: 0: does"),
+        ({"a": [torch.zeros(2).int(), 1.0], "b": None}, "here: a: 0: does"),
+        ({"a": [torch.zeros(2), True], "b": None}, "here: a: 1: does"),
+        ({"a": (torch.zeros(2), 1.0), "b": None}, "here: a: does"),
+        ({"a": [torch.zeros(2), 1.0], "b": "x"}, "here: b: does"),
+    ):
+        with pytest.raises(UserError, match=place):
+            checkpoint.require_like(wrong, like, "here")
+
+
+def test_a_full_disk_leaves_the_file_before(tmp_path: Path):
+    """The system refuses files above a size, as it refuses all on a full disk."""
+    path = tmp_path / "last.safetensors"
+    checkpoint.save(path, state(1), keep=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"last\.safetensors: cannot be written \(.*[Ff]ile too large.*\); the file before"
+        ):
+            checkpoint.save(path, {**state(2), "more": torch.zeros(1000)}, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.safetensors"]
     assert checkpoint.load(path)["step"] == 1
-    checkpoint.save(path, {"step": 3})  # what the kill left behind is in nobody's way
-    assert checkpoint.load(path)["step"] == 3
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path):

@@ -120,7 +120,7 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], header: dict
         temporary.chmod(0o666 & ~_umask())  # safetensors makes it private to its owner
         flush(temporary)
         if keep > 1:
-            _age_by_one(path, keep)
+            _make_way(path)
         os.replace(temporary, path)
         for file in generations(path)[keep:] if keep else ():
             file.unlink()
@@ -155,18 +155,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _age_by_one(path: Path, keep: int) -> None:
+def _make_way(path: Path) -> None:
     """Rename `path` to `-1`, what was `-1` to `-2`, ..., the oldest first.
 
-    A kill on the way leaves a gap in the names, which `generations` passes over, and not one file less.
+    A kill on the way leaves a gap in the names, which the next time closes, and not one file less.
     """
-    for age in reversed(range(keep)):
-        if _named(path, age).exists():
-            os.replace(_named(path, age), _named(path, age + 1))
-
-
-def _named(path: Path, age: int) -> Path:
-    return path.with_name(f"{path.stem}-{age}{path.suffix}") if age else path
+    for age, file in reversed(list(enumerate(generations(path), start=1))):
+        os.replace(file, path.with_name(f"{path.stem}-{age}{path.suffix}"))
 
 
 def _age(file: Path) -> str:

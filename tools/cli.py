@@ -47,6 +47,8 @@ def parse(
     if config is not None:
         _read_config(Path(config))  # its own words for a broken file
     defaults = recipe(argv) if recipe else None
+    if defaults is not None:
+        _read_config(defaults, word="")
     parser = ArgumentParser(
         description=description,
         exit_on_error=False,
@@ -181,17 +183,17 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, word: str = "--config ") -> dict[str, Any]:
     import yaml
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{word}{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not YAML ({_one_line(error)})") from None
+        raise UserError(f"{word}{path}: not YAML ({_one_line(error)})") from None
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: holds a {type(values).__name__}, not `option: value` lines")
+        raise UserError(f"{word}{path}: holds a {type(values).__name__}, not `option: value` lines")
     return values
 
 

@@ -90,6 +90,7 @@ def fit(
         NonFiniteLossError: on every process.
     """
     results: dict[str, Any] = {}
+    stopping.shield(loader)
 
     def measure_if_due() -> None:
         if not _is_due(training, batches.steps, epochs=epochs, eval_every=eval_every, eval_steps=eval_steps):
@@ -118,7 +119,7 @@ def fit(
                 if losses is None:
                     break
                 _report(training, losses, log, progress, batches, epochs)
-                if training.stopping:
+                if training.stopping or (distributed.world_size() == 1 and stopping.asked()):
                     save("last")
                     raise Stopped(f"stopped after step {training.step}")
                 if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
@@ -212,6 +213,7 @@ def evaluate(
     """
     before = model.training
     model.eval()
+    stopping.shield(loader)
     # Each process gathered batch statistics of its own; what is measured is what the main process saves.
     distributed.share_buffers(model)
     folds, sums = Folds(), MeanLosses()

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tools.stopping import unheard
-
 
 def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any], **batching: Any) -> DataLoader:
     """A data loader; `batching` is a `batch_sampler`, or a `sampler` and a `batch_size`."""
@@ -21,15 +19,14 @@ def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any], **bat
         # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_quiet,
+        worker_init_fn=one_thread,
         **batching,
     )
 
 
-def _quiet(worker: int) -> None:
-    """Keep a worker from spreading over its siblings' cores, and alive until the training that it feeds stops."""
+def one_thread(worker: int) -> None:
+    """Keep a worker from spreading over the cores that its siblings use."""
     import cv2
 
-    unheard()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -6,11 +6,15 @@ SIGTERM is what schedulers, torchrun and service managers end a process with; SI
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STATUS = 143  # 128 + SIGTERM, as shells report it: stopped, saved, ready for --resume
@@ -42,10 +46,35 @@ def asked() -> bool:
     return _asked_at is not None
 
 
-def unheard() -> None:
-    """Let this process, a worker that loads data, live until the training that feeds on it ends."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def shield(loader: Any) -> None:
+    """Let the workers of a data loader outlive a signal to all processes, as SLURM and systemd send it.
+
+    The step that is to be finished wants them. They end with this process. To be called before they start.
+    """
+    if not isinstance(loader.worker_init_fn, _Shielded):
+        loader.worker_init_fn = _Shielded(loader.worker_init_fn)
+        Finalize(None, _end_workers, exitpriority=0)
+
+
+@dataclass
+class _Shielded:
+    """What a worker begins with."""
+
+    then: Callable[[int], None] | None
+
+    def __call__(self, worker: int) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if self.then is not None:
+            self.then(worker)
+
+
+def _end_workers() -> None:
+    """Before Python's own end of child processes, which is a SIGTERM and a wait."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a worker for an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _note(number: int, frame: FrameType | None) -> None:

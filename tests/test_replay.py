@@ -1,0 +1,123 @@
+"""A loss that is not finite, and its replay, in the three tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tools import checkpoint, cli, nonfinite, replay, train_cls, train_det, train_seg
+from tools.shapes_crops import prepare
+
+BROKEN = ("--lr", "1e30", "--warmup", 0, "--clip-norm", 0, "--batch-size", 4, "--epochs", 1, "--limit", 12,
+          "--workers", 0, "--threads", 1, "--precision", "bf16", "--optimizer", "momentum")  # fmt: skip
+TASKS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "classification": (train_cls, ("--recipe", "cifar", "--mixup", 0.2, "--label-smoothing", 0.1)),
+    "detection": (
+        train_det,
+        ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels", 16,
+         "--head-channels", 16, "--proposals", 100, "--fpn-norm", "group"),
+    ),
+    "segmentation": (
+        train_seg,
+        ("--recipe", "shapes", "--backbone", "resnet20", "--features", "null", "--crop-size", 48, "--class-weights", "median"),
+    ),
+}  # fmt: skip
+
+
+def status(main: Any, *words: Any) -> int | str | None:
+    """How a script ends."""
+    try:
+        cli.run(lambda: main([*map(str, words)]))
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_broken_loss_is_explained_kept_and_replayed(capsys, small_shapes: Path, tmp_path: Path, task: str):
+    """The first step ruins the weights; the second one's loss is no number."""
+    script, words = TASKS[task]
+    data = prepare(tmp_path, train=24, val=6, size=64) if task == "classification" else small_shapes
+    assert status(script.main, "--data", data, *words, *BROKEN, "--output", tmp_path / "run") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    path = tmp_path / "run" / "nonfinite-step-2-rank-0.safetensors"
+    assert line.startswith("error: the loss is not finite at step 2 of process 0: loss_")
+    assert "; lr 1e+30; images [" in line
+    assert line.endswith(f"; look into it with: python tools/replay.py {path}")
+    assert (" boxes, sides of " in line) == (task == "detection")
+    assert status(replay.main, path) == 0
+    printed = capsys.readouterr().out
+    kept = checkpoint.load(path)
+    ids = nonfinite.image_ids(kept["targets"])
+    assert printed.startswith(f"step 2 of process 0, lr 1e+30, images {ids}\n")
+    assert f"images {ids}" in line
+    terms = ", ".join(f"{name} {loss:.6g}" for name, loss in kept["losses"].items())
+    assert f"the run saw   {terms}\n" in printed
+    for precision in ("float32", "bfloat16"):
+        (shown,) = [line for line in printed.splitlines() if line.startswith(precision)]
+        assert set(kept["losses"]) <= set(shown.replace(",", "").split())
+    assert "first output that is not finite: backbone." in printed
+    assert status(replay.main, path, "--weights", "checkpoint") == 0  # those before the ruinous step
+    printed = capsys.readouterr().out
+    assert "weights       finite (of the last checkpoint)" in printed
+    assert printed.count("first output that is not finite: none") == 2
+    assert "nan" not in printed.split("float32")[1]
+
+
+def test_the_replayed_loss_is_the_runs_own(small_shapes: Path, tmp_path: Path, capsys, monkeypatch):
+    """A loss that a run spoils by itself: everything else, the random sampling of anchors and boxes too, is repeated."""
+    from detection import FasterRCNN
+
+    spoil = FasterRCNN.forward
+    monkeypatch.setattr(
+        FasterRCNN, "forward", lambda self, *given: {**spoil(self, *given), "loss_spoilt": torch.tensor(torch.nan)}
+    )
+    _, words = TASKS["detection"]
+    run = ("--data", small_shapes, *words, *BROKEN, "--lr", 0.01, "--freeze", 0, "--output", tmp_path / "run")
+    assert status(train_det.main, *run) == 2
+    monkeypatch.undo()
+    path = tmp_path / "run" / "nonfinite-step-1-rank-0.safetensors"
+    kept = checkpoint.load(path)
+    net = replay.rebuild(kept, None).to(memory_format=torch.channels_last)
+    found = replay.trace(net, kept, torch.bfloat16)
+    assert {**found.losses, "loss_spoilt": 0} == {**kept["losses"], "loss_spoilt": 0}
+    assert found.finite
+
+
+def test_the_first_broken_module_and_gradient_are_named():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.double, self.root = nn.Linear(1, 1, bias=False), Root()
+
+        def forward(self, x: torch.Tensor, _: Any) -> dict[str, torch.Tensor]:
+            return {"loss": self.root(self.double(x)).sum()}
+
+    class Root(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sqrt()
+
+    def traced(value: float) -> replay.Traced:
+        net = Net()
+        nn.init.constant_(net.double.weight, 2)
+        kept = {"images": torch.tensor([[value]]), "targets": [], "random": {"cpu": torch.get_rng_state()}}
+        return replay.trace(net, kept, torch.float32)
+
+    assert traced(2.0) == replay.Traced({"loss": 2.0}, None, None)
+    assert traced(-1.0).module == "root (Root)"
+    assert traced(0.0).module is None  # its loss is 0, and the slope there infinite
+    assert "SqrtBackward0" in str(traced(-1.0).gradient)
+
+
+def test_other_files_are_refused(tmp_path: Path, capsys):
+    checkpoint.save(tmp_path / "c.safetensors", {"training": {}})
+    assert status(replay.main, tmp_path / "c.safetensors") == 2
+    assert "not the batch of a loss that was not finite" in capsys.readouterr().err
+    assert status(replay.main) == 2
+    assert "file" in capsys.readouterr().err
+    assert status(replay.main, tmp_path / "absent") == 2
+    assert "no such file" in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""Signals that ask a training to end: the first is noted, a later one kills."""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tools import stopping
+
+
+def sent(*numbers: int, apart: float) -> int:
+    """How a process ends that notes signals and gets these: with 7 where it notes them, 8 where there are none."""
+    ready, begun = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with stopping.noticed():
+            os.write(begun, b"x")
+            for _ in range(int(100 * (apart * len(numbers) + 0.5))):
+                time.sleep(0.01)
+            os._exit(7 if stopping.asked() else 8)
+    os.read(ready, 1)
+    for number in numbers:
+        os.kill(child, number)
+        time.sleep(apart)
+    status = os.waitpid(child, 0)[1]
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_the_first_signal_is_noted_and_its_echo_as_well(number: int):
+    assert sent(number, number, signal.SIGTERM, apart=0.02) == 7
+    assert sent(apart=0) == 8
+
+
+def test_a_signal_that_comes_later_kills_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stopping, "ECHO", 0.1)
+    assert sent(signal.SIGUSR1, signal.SIGTERM, apart=0.3) == -signal.SIGTERM
+
+
+def test_afterwards_signals_mean_what_they_meant():
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    with stopping.noticed():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stopping.asked()
+    assert not stopping.asked()
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+
+
+def test_the_commands_status_says_that_a_run_can_go_on(capsys: pytest.CaptureFixture[str]):
+    from tools import cli
+
+    def main() -> None:
+        raise stopping.Stopped("stopped after step 3; go on with --resume --output run")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == stopping.STATUS == 143
+    assert capsys.readouterr().err == "stopped after step 3; go on with --resume --output run\n"
+
+
+def test_a_worker_lives_on_and_ends_with_its_process(tmp_path: Path):
+    """A signal to all processes of a job, as SLURM sends it, in the middle of an epoch, which is loaded to its end."""
+    from torch.utils.data import DataLoader
+
+    child = os.fork()
+    if child == 0:
+        loader = DataLoader(list(range(40)), num_workers=2, persistent_workers=True)
+        stopping.shield(loader)
+        stopping.shield(loader)  # once is enough
+        with stopping.noticed():
+            batches = iter(loader)
+            next(batches)
+            for worker in batches._workers:
+                for number in stopping.SIGNALS:
+                    os.kill(worker.pid, number)
+            loaded = 1 + sum(1 for _ in batches)
+            (tmp_path / "workers").write_text(" ".join(str(worker.pid) for worker in batches._workers))
+        multiprocessing.util._exit_function()  # what Python does at its end
+        os._exit(0 if loaded == 40 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    for pid in (tmp_path / "workers").read_text().split():
+        assert not Path("/proc", pid).exists()
