@@ -25,6 +25,7 @@ STATE = {
     "mask": torch.tensor([True, False]),
     "empty": torch.zeros(0, 4),
     "text": "ä",
+    "type": torch.bfloat16,
     "best": None,
 }
 

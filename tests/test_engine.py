@@ -68,7 +68,8 @@ def setup(**options) -> tuple[Training, DataLoader, TrainOptions]:
     model = Line()
     optimizer = optim.build_optimizer(model, given)
     batches = TrainBatches(np.zeros(8, int), given.batch_size, seed=0, accumulate=given.accumulate)
-    training = Training(model, optimizer, optim.build_schedule(optimizer, given, 100), Precision(CPU, torch.float32))
+    schedule = optim.build_schedule(optimizer, given, 100)
+    training = Training(model, optimizer, schedule, Precision(CPU, torch.float32), steps_per_epoch=batches.steps)
     return training, DataLoader(Pairs(), batch_sampler=batches), given
 
 

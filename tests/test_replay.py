@@ -12,18 +12,19 @@ from torch import nn
 from tools import checkpoint, cli, nonfinite, replay, train_cls, train_det, train_seg
 from tools.shapes_crops import prepare
 
-BROKEN = ("--lr", "1e30", "--warmup", 0, "--clip-norm", 0, "--batch-size", 4, "--epochs", 1, "--limit", 12,
-          "--workers", 0, "--threads", 1, "--precision", "bf16", "--optimizer", "momentum")  # fmt: skip
+BROKEN = ("--lr", "1e30", "--warmup", 0, "--schedule", "constant", "--clip-norm", 0, "--batch-size", 4, "--epochs", 1,
+          "--limit", 12, "--workers", 0, "--threads", 1, "--precision", "bf16", "--optimizer", "momentum")  # fmt: skip
 TASKS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "classification": (train_cls, ("--recipe", "cifar", "--mixup", 0.2, "--label-smoothing", 0.1)),
     "detection": (
         train_det,
-        ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels", 16,
-         "--head-channels", 16, "--proposals", 100, "--fpn-norm", "group"),
+        ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels",
+         16, "--head-channels", 16, "--proposals", 100, "--fpn-norm", "group"),
     ),
     "segmentation": (
         train_seg,
-        ("--recipe", "shapes", "--backbone", "resnet20", "--features", "null", "--crop-size", 48, "--class-weights", "median"),
+        ("--recipe", "shapes", "--backbone", "resnet20", "--features", "null", "--crop-size", 48, "--class-weights",
+         "median"),
     ),
 }  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_a_broken_loss_is_explained_kept_and_replayed(capsys, small_shapes: Path
 
 
 def test_the_replayed_loss_is_the_runs_own(small_shapes: Path, tmp_path: Path, capsys, monkeypatch):
-    """A loss that a run spoils by itself: everything else, the random sampling of anchors and boxes too, is repeated."""
+    """A loss that a run spoils by itself: everything else, the sampling of anchors and boxes too, is repeated."""
     from detection import FasterRCNN
 
     spoil = FasterRCNN.forward
@@ -92,10 +93,10 @@ def test_the_first_broken_module_and_gradient_are_named():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.double, self.root = nn.Linear(1, 1, bias=False), Root()
+            self.twice, self.root = nn.Linear(1, 1, bias=False), Root()
 
         def forward(self, x: torch.Tensor, _: Any) -> dict[str, torch.Tensor]:
-            return {"loss": self.root(self.double(x)).sum()}
+            return {"loss": self.root(self.twice(x)).sum()}
 
     class Root(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,7 @@ def test_the_first_broken_module_and_gradient_are_named():
 
     def traced(value: float) -> replay.Traced:
         net = Net()
-        nn.init.constant_(net.double.weight, 2)
+        nn.init.constant_(net.twice.weight, 2)
         kept = {"images": torch.tensor([[value]]), "targets": [], "random": {"cpu": torch.get_rng_state()}}
         return replay.trace(net, kept, torch.float32)
 

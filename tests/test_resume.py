@@ -19,7 +19,6 @@ import pytest
 import torch
 from conftest import Launched
 from safetensors.torch import load_file
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tools import checkpoint
 from tools.make_shards import make_shards
@@ -76,14 +75,17 @@ def log_all() -> None:
 
 def signal_at(step: int, number: int) -> None:
     """Have this process send itself a signal after its n-th optimizer step."""
-    log_all()
-    taken = itertools.count(1)
+    from tools import engine
 
-    def look(*_: Any) -> None:
+    log_all()
+    taken, update = itertools.count(1), engine.update_weights
+
+    def update_and_look(*given: Any, **options: Any) -> None:
+        update(*given, **options)
         if next(taken) == step:
             os.kill(os.getpid(), number)
 
-    register_optimizer_step_post_hook(look)
+    engine.update_weights = update_and_look
 
 
 def signal_in_evaluation(number: int) -> None:

@@ -184,6 +184,8 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         name = f"{len(tensors):06d}"
         tensors[name] = value.detach().to("cpu", copy=True)  # a copy: safetensors refuses shared memory
         return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, dict):
         return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, tuple):
@@ -205,6 +207,8 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return tuple(_unpack(item, tensors) for item in content)
     if kind == "dict":
         return {key: _unpack(item, tensors) for key, item in content}
+    if kind == "dtype" and isinstance(dtype := getattr(torch, content, None), torch.dtype):
+        return dtype
     raise ValueError(kind)
 
 

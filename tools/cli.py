@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from backbones.errors import UserError
 from tools.stopping import STATUS, Stopped
@@ -170,6 +170,9 @@ def _plain_text(error: BaseException) -> str:
 
 
 def _instance(group: type, values: Any) -> Any:
+    for name, kind in get_type_hints(group).items():
+        if values[name] is None and type(None) not in get_args(kind):  # which the parser lets through
+            raise UserError(f"--{name.replace('_', '-')} null: expected a value; leave the option out for its default")
     return group(**{field.name: values[field.name] for field in fields(group)})
 
 
@@ -184,14 +187,9 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
 
 
 def _read_config(path: Path, word: str = "--config ") -> dict[str, Any]:
-    import yaml
+    from tools.files import read_yaml
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{word}{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{word}{path}: not YAML ({_one_line(error)})") from None
+    values = read_yaml(path, where=f"{word}{path}")
     if not isinstance(values, dict):
         raise UserError(f"{word}{path}: holds a {type(values).__name__}, not `option: value` lines")
     return values

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from tools.files import read_yaml
 from tools.run_log import BEST, LAST
 
 SEED = "seed"  # the axis that is averaged over
@@ -60,7 +61,7 @@ def read_plan(path: Path, scripts: Sequence[str]) -> Plan:
     Raises:
         UserError: naming the file and the key that is wrong.
     """
-    values = _read_yaml(path)
+    values = _mapping(read_yaml(path, way_out="name the YAML file of an experiment"), str(path))
     _refuse(set(values) - set(KEYS), f"{path}: unknown key", f"an experiment has {', '.join(KEYS)}")
     if values.get("script") not in scripts:
         raise UserError(f"{path}: script is {values.get('script')!r}; take {' or '.join(scripts)}")
@@ -139,18 +140,6 @@ def resolve(script: str, line: Sequence[str], *, where: str) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"cell {where}: {error}") from None
     return json.loads(json.dumps(to_dict(options)))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name the YAML file of an experiment") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    return _mapping(values, str(path))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

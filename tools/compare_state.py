@@ -8,6 +8,7 @@ from typing import Any, Literal
 from backbones.errors import UserError
 from tools.checkpoint import generations
 from tools.compare_cells import Cell
+from tools.files import read_yaml
 from tools.resume import FREE_ON_RESUME
 from tools.run_log import LAST
 
@@ -63,12 +64,7 @@ def _refuse_contradictions(cell: Cell, folder: Path) -> None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); move the run folder away") from None
+    values = read_yaml(path, way_out="move the run folder away")
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no options; move the run folder away")
     return values

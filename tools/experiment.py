@@ -213,8 +213,9 @@ class Experiment:
         path = distributed.on_main(lambda: checkpoint.newest_whole(self.folder / LAST))
         state = checkpoint.load(path)
         require_same_run(state, self.config, self.meta, path=path, measured_only=self.run.eval_only)
-        if self.run.eval_only:  # it counts other images
-            state["training"] |= {"steps_per_epoch": training.steps_per_epoch, "epoch_step": 0}
+        if self.run.eval_only:
+            training.load_net(state["training"])
+            return
         training.load_state_dict(state["training"])
         if len(state["random"]) == distributed.world_size():
             set_random_state(state["random"][distributed.rank()], self.device)

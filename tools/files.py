@@ -32,6 +32,27 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
+def read_yaml(path: Path, *, where: str = "", way_out: str = "") -> Any:
+    """The value that a YAML file holds; tags that would make objects are refused.
+
+    Args:
+        where: what to call the file in messages, by default its path.
+        way_out: what to do about one that cannot be read.
+
+    Raises:
+        UserError: where it cannot be read or is not YAML.
+    """
+    import yaml
+
+    where, end = where or str(path), way_out and f"; {way_out}"
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror}){end}") from None
+    except Exception as error:  # PyYAML lets any kind out, such as an IndexError for `!!int`
+        raise UserError(f"{where}: not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
+
+
 def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
     """Write a folder beside its final place, then rename it: the final folder is complete from its first moment.
 

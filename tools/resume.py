@@ -57,8 +57,12 @@ def require_same_run(
     """
     require_like(state, STATE, str(path))
     folder, free = path.parents[1], FREE_ON_RESUME | (FREE_IN_EVALUATION if measured_only else set())
-    _refuse_contradictions(_as_json(state["config"]), _as_json(config), folder, free)
-    _refuse_other_categories(state["meta"], _as_json(meta), folder)
+    try:
+        before, known = _as_json(state["config"]), _as_json(state["meta"])
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: its options are none; resume from another checkpoint") from None
+    _refuse_contradictions(before, _as_json(config), folder, free)
+    _refuse_other_categories(known, _as_json(meta), folder)
 
 
 def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path, free: set[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +15,6 @@ from torch import nn
 from backbones.errors import UserError
 from tools import distributed
 from tools.checkpoint import require_like
-
-# What torch's own optimizers remember of each weight; their fused kernels take it without looking at its shape.
-MOMENTS: dict[type, set[str]] = {
-    torch.optim.SGD: {"momentum_buffer"},
-    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
-    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-}
 
 
 @dataclass
@@ -87,30 +82,41 @@ class Training:
         Raises:
             UserError: where it is of another net, optimizer or number of steps.
         """
-        self._require_fit(state)
-        distributed.unwrap(self.model).load_state_dict(state["model"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        _lay_out_like_weights(self.optimizer)
+        require_like(state, {**self.state_dict(), "optimizer": dict, "best": float | int | None}, "the checkpoint")
+        moments = _checked(state["optimizer"], self.optimizer)
+        self._require_place(state)
+        self.load_net(state)
+        _take_moments(self.optimizer, moments)
         self.precision.scaler.load_state_dict(state["scaler"])
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.schedule.step_update(self.step)
 
-    def _require_fit(self, state: dict[str, Any]) -> None:
-        own = self.state_dict()
-        optimizer = {"state": dict, "param_groups": own["optimizer"]["param_groups"]}
-        require_like(state, {**own, "optimizer": optimizer, "best": float | int | None}, "the checkpoint")
-        _require_moments(state["optimizer"], self.optimizer)
-        if state["steps_per_epoch"] != self.steps_per_epoch:
-            now, before = self.steps_per_epoch, state["steps_per_epoch"]
+    def load_net(self, state: dict[str, Any]) -> None:
+        """Take the weights alone of `state_dict()`'s output.
+
+        Raises:
+            UserError: where they are of another net.
+        """
+        model, ema = distributed.unwrap(self.model), self.ema.module if self.ema else None
+        own = {"model": model.state_dict(), "ema": ema.state_dict() if ema else None}
+        require_like({name: state.get(name) for name in own}, own, "the checkpoint")
+        model.load_state_dict(state["model"])
+        if ema:
+            ema.load_state_dict(state["ema"])
+
+    def _require_place(self, state: dict[str, Any]) -> None:
+        now, before = self.steps_per_epoch, state["steps_per_epoch"]
+        if now != before:
             raise UserError(
                 f"--resume: the data give {now} steps an epoch, not {before} as before; bring its images back, "
                 "or start a new run"
             )
-        if not 0 <= state["epoch_step"] <= self.steps_per_epoch or min(state[name] for name in COUNTED) < 0:
-            raise UserError("--resume: the checkpoint counts steps that cannot be; start a new run")
+        epoch, epoch_step, step, measured, waited = (state[name] for name in COUNTED)
+        possible = epoch >= 0 and 0 <= epoch_step <= now and step == epoch * now + epoch_step
+        possible = possible and 0 <= measured <= step and 0 <= waited <= step
+        if not possible or not math.isfinite(state["best"] or 0):
+            raise UserError("--resume: the checkpoint counts steps that cannot be; resume from another, or start anew")
 
 
 COUNTED = ("epoch", "epoch_step", "step", "measured", "waited")
@@ -139,31 +145,45 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
         raise UserError("the checkpoint: its random state is none; resume from another checkpoint") from None
 
 
-def _require_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse moments of other weights than the optimizer's: each takes a gradient, so all have moments or none has."""
-    own = optimizer.state_dict()["param_groups"]
-    numbers = [number for group in own for number in group["params"]]
-    weights = dict(zip(numbers, (p for group in optimizer.param_groups for p in group["params"]), strict=True))
-    moments = state["state"]
-    fits = [group["params"] for group in state["param_groups"]] == [group["params"] for group in own]
-    fits &= moments.keys() in (set(), weights.keys())
-    fits &= all(isinstance(entry, dict) and all(isinstance(name, str) for name in entry) for entry in moments.values())
-    if fits and moments and type(optimizer) in MOMENTS:  # others are timm's, which look at shapes themselves
-        known = MOMENTS[type(optimizer)]
-        fits = {frozenset(entry) for entry in moments.values()} in ({frozenset()}, {frozenset(known)})
-        fits &= all(_is_moment(name, value, weights[n]) for n in moments for name, value in moments[n].items())
-    if not fits:
-        raise UserError("the checkpoint: its optimizer's state is of another net; resume from another checkpoint")
+def _checked(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state from a checkpoint, its settings (learning rate, decay) replaced by those of the options.
+
+    Fused kernels take moments without looking at their shapes: they must be as those that a step makes. Every weight
+    takes a gradient, so all have moments, or none has before the first step.
+    """
+    own, made = optimizer.state_dict(), _after_a_step(optimizer)
+    if state.get("state") == {}:
+        return own
+    require_like(state, made, "the checkpoint: optimizer")
+    if any(
+        found["params"] != group["params"]
+        for found, group in zip(state["param_groups"], own["param_groups"], strict=True)
+    ):
+        raise UserError("the checkpoint: optimizer: is of another net; resume from another checkpoint")
+    # What is no setting stays, such as lamb's count of steps.
+    groups = [{**found, **group} for found, group in zip(state["param_groups"], own["param_groups"], strict=True)]
+    return {"state": state["state"], "param_groups": groups}
 
 
-def _is_moment(name: str, value: Any, weight: nn.Parameter) -> bool:
-    shape = torch.Size() if name == "step" else weight.shape
-    return torch.is_tensor(value) and value.is_floating_point() and value.shape == shape
+def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state that an optimizer has once it made a step, found by one of a copy."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)
+    twin.step()
+    return twin.state_dict()
 
 
-def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give loaded moments the strides of their weights (channels_last): fused optimizers walk both as raw memory."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter).copy_(value)
+def _take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, its tensors with the strides of their weights (channels_last) and types of their own.
+
+    Fused optimizers walk both as raw memory; torch would cast what an optimizer keeps in 16 bits.
+    """
+    optimizer.load_state_dict(state)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, moments in state["state"].items():
+        for name, value in moments.items():
+            if isinstance(value, torch.Tensor) and value.shape == weights[number].shape:
+                like = torch.empty_like(weights[number], dtype=value.dtype)
+                optimizer.state[weights[number]][name] = like.copy_(value)
