@@ -21,7 +21,7 @@ from tools import train_seg
 from tools.cli import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--features", "null", "--crop-size", 64, "--workers", 0)
+QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
 
 
 def measured(folder: Path) -> list[tuple[float, float]]:

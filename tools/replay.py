@@ -244,7 +244,9 @@ def _segmenter(meta: dict[str, Any]) -> nn.Module:
     from segmentation.losses import PixelLoss
 
     model = meta["model"]
-    own = {name: model[name] for name in ("head", "aux", "output_stride")} | {"norm": _norm(model)}
+    loss = ("loss", "class_weights")
+    own = {name: value for name, value in model.items() if name not in ("backbone", "weights", "freeze", *loss)}
+    own["norm"] = _norm(model)
     net = segmentation.build(model["backbone"], len(meta["classes"]), **own)
     net.loss = PixelLoss(model["loss"])
     net.backbone.mean, net.backbone.std = tuple(meta["input"]["mean"]), tuple(meta["input"]["std"])

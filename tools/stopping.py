@@ -51,6 +51,7 @@ def shield(loader: Any) -> None:
 
     The step that is to be finished wants them. They end with this process. To be called before they start.
     """
+    loader = getattr(loader, "loader", loader)  # inside one that leaves batches out
     if not isinstance(loader.worker_init_fn, _Shielded):
         loader.worker_init_fn = _Shielded(loader.worker_init_fn)
         Finalize(None, _end_workers, exitpriority=0)
