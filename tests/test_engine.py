@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from backbones.errors import UserError
 from tools import checkpoint, optim
 from tools.distributed import TrainBatches
-from tools.engine import Precision, Training, evaluate, fit, to_device, train_epoch
+from tools.engine import _note_score, evaluate, fit, to_device, train_epoch
 from tools.options import TrainOptions
 from tools.run_log import RunLog, choose_folder, create_folder
+from tools.training import Precision, Training
 
 CPU = torch.device("cpu")
 
@@ -118,6 +119,34 @@ def test_fit_learns_logs_and_saves(tmp_path: Path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [20, 40]
     assert [line["epoch"] for line in lines if "epoch" in line] == list(range(1, 21))
+
+
+def test_evaluations_without_a_new_best_end_the_training_and_stay_counted(tmp_path: Path):
+    """The count of images never grows: the first evaluation is the best, and three more of two epochs each follow."""
+    training, loader, _ = setup()
+    _, saved = run_epochs(training, loader, tmp_path, 20, eval_every=2, patience=3)
+    assert (training.epoch, training.step, training.best, training.waited) == (8, 16, 8, 3)
+    assert saved.count("best") == 1
+    again, loader, _ = setup()
+    again.load_state_dict(training.state_dict())
+    results, saved = run_epochs(again, loader, tmp_path, 20, eval_every=2, patience=3)
+    assert (results, saved, again.step) == ({}, [], 16)  # it has ended already
+    run_epochs(again, loader, tmp_path, 10, eval_every=2, patience=0)
+    assert again.epoch == 10
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_counts_evaluations_within_epochs_too(tmp_path: Path, patience: int):
+    training, loader, _ = setup(batch_size=2)
+    run_epochs(training, loader, tmp_path, 5, eval_steps=3, patience=patience)
+    assert (training.step, training.epoch, training.epoch_step) == {1: (4, 1, 0), 2: (6, 1, 2)}[patience]
+
+
+def test_a_score_that_is_no_number_is_never_the_best():
+    training, _, _ = setup()
+    scores = [float("nan"), None, 0.1, float("nan"), 0.1, 0.2]
+    assert [_note_score(training, score) for score in scores] == [False, False, True, False, False, True]
+    assert (training.best, training.waited) == (0.2, 0)
 
 
 def test_state_goes_on_bit_for_bit(tmp_path: Path):
@@ -225,6 +254,22 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
     RunLog(tmp_path, step=20).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
+
+
+def test_evaluations_that_are_made_again_are_logged_once(tmp_path: Path):
+    """A run that stops before the evaluation of step 20 makes it later, and may be killed before it saves."""
+    written = ['{"step": 10, "epoch": 1}', '{"step": 20, "loss": 1}', '{"step": 20, "epoch": 2}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(written) + "\n")
+    RunLog(tmp_path, step=20, measured=10).close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == written[:2]
+
+
+def test_a_full_disk_ends_the_log_in_one_line(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = RunLog(tmp_path)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No space left on device\)"):
+        log.write(1, {"loss": 1.0})
+    log.close()
 
 
 def test_resume_in_mid_epoch_is_exact_with_fused_adam_and_channels_last(tmp_path: Path):

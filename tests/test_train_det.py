@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,9 @@ def test_a_run_leaves_everything_behind(trained):
         "checkpoint", "config.yaml", "detections.json", "metrics.jsonl", "model.safetensors",
         "results.json", "samples.png", "tensorboard",
     }  # fmt: skip
-    assert {entry.name for entry in (folder / "checkpoint").iterdir()} == {"last.safetensors", "best.safetensors"}
+    assert sorted(entry.name for entry in (folder / "checkpoint").iterdir()) == [
+        "best.safetensors", "last-1.safetensors", "last.safetensors"
+    ]  # fmt: skip
     assert list((folder / "tensorboard").glob("events.*"))
     assert [line["epoch"] for line in lines(folder) if "epoch" in line] == [1, 2]
     assert Image.open(folder / "samples.png").width > 600
@@ -79,33 +79,6 @@ def test_eval_only_with_the_models_file(trained, script, small_shapes: Path, tmp
     assert before.pop("peak_memory") > 0 and after.pop("peak_memory") > 0
     assert before == after
     assert before["parameters"] > 1e7
-
-
-def test_killed_and_resumed_it_makes_the_same_number_of_steps(trained, small_shapes: Path, tmp_path: Path):
-    folder = tmp_path / "k"
-    command = [sys.executable, ROOT / "tools" / "train_det.py"]
-    words = ["--data", small_shapes, *QUICK, "--epochs", 12, "--eval-every", 2, "--checkpoint-every", 2]
-    process = subprocess.Popen(
-        [*map(str, command + words), "--output", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint" / "best.safetensors").exists():  # two epochs are done, the third has begun
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    resumed = [*map(str, command), "--resume", "--output", str(folder)]
-    assert subprocess.run([*resumed[:-2]], cwd=tmp_path, capture_output=True, check=False).returncode == 2  # no runs/
-    refused = subprocess.run([*resumed, "--epochs", "5"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "--epochs was 12, now 5" in refused.stderr
-    done = subprocess.run(resumed, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    steps = [line["step"] for line in lines(folder) if "epoch" in line]
-    assert steps == [6, 12, 18, 24, 30, 36]  # 12 epochs of 3 steps, evaluated after every second
-    assert (folder / "results.json").is_file()
 
 
 def test_two_processes_under_torchrun(script, small_shapes: Path, tmp_path: Path):

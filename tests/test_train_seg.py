@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import THREADS
 from PIL import Image
 
 from backbones.errors import UserError
@@ -97,28 +94,6 @@ def test_eval_only_measures_another_split_with_the_models_file(trained, script, 
     )
     assert test.returncode == 0, test.stderr
     assert json.loads((tmp_path / "t" / "results.json").read_text())["images"] == 3
-
-
-def test_killed_in_an_epoch_and_resumed_it_ends_with_the_same_bits(trained, label_set: Path, tmp_path: Path):
-    folder, _ = trained
-    command = [sys.executable, str(ROOT / "tools" / "train_seg.py")]
-    words = ["--data", label_set, *QUICK, "--ignore-index", 7, "--epochs", 6, "--batch-size", 4, "--lr", 2e-3]
-    words += ["--checkpoint-every", 1, "--output", tmp_path / "k"]
-    env = {**os.environ, "OMP_NUM_THREADS": THREADS}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([*command, *map(str, words)], stdout=quiet, stderr=quiet, env=env)
-    deadline = time.monotonic() + 120
-    while len(measured(tmp_path / "k")) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    resumed = [*command, "--resume", "--output", str(tmp_path / "k")]
-    done = subprocess.run(resumed, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    assert measured(tmp_path / "k") == measured(folder)
-    before, after = (json.loads((f / "results.json").read_text()) for f in (folder, tmp_path / "k"))
-    assert before["confusion"] == after["confusion"]
 
 
 def test_two_processes_measure_what_one_does(trained, label_set: Path, tmp_path: Path):

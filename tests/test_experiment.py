@@ -1,0 +1,92 @@
+"""What every run begins with: bits that are the same each time, on demand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchvision.ops import roi_align
+
+from backbones.errors import UserError
+from detection.roi_pool import _wants_products, align_by_products
+from segmentation.losses import IGNORE, PixelLoss
+from tools.experiment import _without_deterministic_form
+
+
+@pytest.fixture
+def deterministic():
+    """torch refuses what has no deterministic form."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def print_flags() -> None:
+    """Have this process say at its end how torch computes."""
+    from tools import distributed
+
+    def stop() -> None:
+        found = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+        print(*found, torch.backends.cudnn.benchmark, os.environ["CUBLAS_WORKSPACE_CONFIG"])
+
+    distributed.stop = stop
+
+
+def test_two_deterministic_runs_give_the_same_bits(launch, tmp_path: Path):
+    random = np.random.default_rng(0)
+    for split, name, number in ((s, n, i) for s in ("train", "val") for n in "ab" for i in range(4)):
+        (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
+        content = cv2.imencode(".jpg", random.integers(0, 256, (34, 34, 3), dtype=np.uint8))[1].tobytes()
+        (tmp_path / "data" / split / name / f"{number}.jpg").write_bytes(content)
+    words = ("--data", "data", "--recipe", "cifar", "--epochs", 2, "--batch-size", 4, "--workers", 0, "--deterministic")
+    runs = [launch("train_cls.py", *words, "--output", name, cwd=tmp_path, first=print_flags) for name in "ab"]
+    for run in runs:
+        status, printed, errors = run.end()
+        assert status == 0, errors
+        assert printed.splitlines()[-1] == "True True False :4096:8"
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_an_operation_without_a_deterministic_form_is_named():
+    text = (
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation.\nMore"
+    )
+    error = _without_deterministic_form(RuntimeError(text))
+    assert isinstance(error, UserError)
+    assert str(error).startswith("--deterministic: adaptive_avg_pool2d_backward_cuda does not have a")
+    assert "\n" not in str(error) and str(error).endswith("take another net, or leave the option out")
+    assert _without_deterministic_form(RuntimeError("CUDA out of memory")) is None
+
+
+def test_roi_align_is_products_where_a_gpu_must_be_deterministic(deterministic):
+    """Off a CPU (meta tensors stand for a GPU) and on large maps; the numbers are the operator's."""
+    assert _wants_products(torch.empty(1, 1, 200, 300, device="meta"))
+    assert not _wants_products(torch.empty(1, 1, 200, 300))  # that of a CPU adds in order
+    torch.use_deterministic_algorithms(False)
+    assert not _wants_products(torch.empty(1, 1, 200, 300, device="meta"))
+    features, boxes = torch.rand(2, 3, 90, 100), torch.tensor([[3.0, 4, 50, 80], [0, 0, 99, 10], [10, 10, 12, 11]])
+    image = torch.tensor([0, 1, 1])
+    operator = roi_align(features, torch.cat([image[:, None].float(), boxes], dim=1), 7, sampling_ratio=2)
+    assert torch.allclose(align_by_products(features, boxes, image, 7, 2), operator, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ce", "ohem", "dice"])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5])])
+def test_the_loss_over_pixels_is_the_same_by_rows(kind, weights):
+    torch.manual_seed(0)
+    scores, labels = torch.randn(2, 3, 5, 4), torch.randint(0, 3, (2, 5, 4))
+    labels[0, :2] = IGNORE
+    loss = PixelLoss(kind, weights)
+    plain = loss(scores, labels)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert loss(scores, labels).item() == pytest.approx(plain.item(), rel=1e-6)
+    finally:
+        torch.use_deterministic_algorithms(False)
