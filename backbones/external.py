@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from timm.models._features import FeatureDictNet
 from torch import Tensor, nn
@@ -49,9 +50,13 @@ class TimmBackbone(Backbone):
         super().__init__(name=name, feature_info=feature_info, in_channels=in_channels, mean=mean, std=std)
         self.source: tuple[str, str] = ("timm", name.split("/", 1)[1])
         self.net = net
+        patches = [m.patch_size for m in net.modules() if isinstance(m, timm.layers.PatchEmbed)]
+        self.patch: tuple[int, int] = patches[0] if patches else (1, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        maps = self.net(x)
+        height, width = x.shape[-2:]
+        # Some nets refuse parts of a patch; a border of zeros gives as many rows as convolutions round up to.
+        maps = self.net(F.pad(x, (0, -width % self.patch[1], 0, -height % self.patch[0])))
         if self._channels_last():
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         return {f.name: m for f, m in zip(self.feature_info, maps, strict=True)}

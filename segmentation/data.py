@@ -88,10 +88,10 @@ class Segmentation(Dataset):
             return path
         return None
 
-    def pixel_counts(self) -> np.ndarray:
-        """Pixels of each class in each image `[len, K]`, as they are before augmentation."""
-        counts = np.zeros((len(self), len(self.source.classes)), np.int64)
-        for place, row in enumerate(self.indices):
+    def pixel_counts(self, places: Sequence[int]) -> np.ndarray:
+        """Pixels of each class in each of these images `[len(places), K]`, as they are before augmentation."""
+        counts = np.zeros((len(places), len(self.source.classes)), np.int64)
+        for place, row in enumerate(self.indices[list(places)]):
             labels = self.source.labels(int(row), self.source.size(int(row)))
             counts[place] = np.bincount(labels.ravel(), minlength=IGNORE + 1)[: counts.shape[1]]
         return counts

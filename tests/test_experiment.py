@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 from backbones.errors import UserError
 from detection.roi_pool import _wants_products, align_by_products
 from segmentation.losses import IGNORE, PixelLoss
-from tools.experiment import _without_deterministic_form
+from tools.experiment import _mistake
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_an_operation_without_a_deterministic_form_is_named():
         "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
         "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation.\nMore"
     )
-    error = _without_deterministic_form(RuntimeError(text))
+    error = _mistake(RuntimeError(text))
     assert isinstance(error, UserError)
     assert str(error).startswith("--deterministic: adaptive_avg_pool2d_backward_cuda does not have a")
     assert "\n" not in str(error) and str(error).endswith("take another net, or leave the option out")
-    assert _without_deterministic_form(RuntimeError("CUDA out of memory")) is None
+    assert _mistake(RuntimeError("CUDA out of memory")) is None
 
 
 def test_roi_align_is_products_where_a_gpu_must_be_deterministic(deterministic):

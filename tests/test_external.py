@@ -97,6 +97,17 @@ def test_freezing_and_dropped_stages(name: str) -> None:
     assert frozen and all((p.grad is None) is (id(p) in frozen) for p in net.parameters())
 
 
+def test_windowed_nets_take_parts_of_a_patch_by_a_border_of_zeros():
+    net = backbones.build("timm/swin_tiny_patch4_window7_224", weights=None, features=("c2", "c3")).eval()
+    image = torch.rand(1, 3, 33, 62)
+    whole = torch.zeros(1, 3, 36, 64)
+    whole[..., :33, :62] = image
+    with torch.no_grad():
+        maps, expected = net(image), net(whole)
+    assert [m.shape[-2:] for m in maps.values()] == [(9, 16), (5, 8)]
+    assert all(torch.equal(maps[name], expected[name]) for name in maps)
+
+
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/mobilenetv3_small_050", "torchvision/mobilenet_v3_small"])
 def test_frozen_norm_gives_the_same_maps(name: str) -> None:
     net = backbones.build(name, weights=None, features=("c3", "c4")).eval()

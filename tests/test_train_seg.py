@@ -158,6 +158,12 @@ MISTAKES = {
     "wrong scales": (("--scales", "[2, 1]"), "must be two rising factors"),
     "wrong head": (("--head", "fcn4s"), "--head fcn4s"),
     "frozen random": (("--freeze", 2), "random weights must train"),
+    "overlap of nothing": (("--overlap", 0.5), "--overlap 0.5: is that of windows; name --window as well"),
+    "COCO's choice": (("--classes", "voc"), "--classes voc: chooses among COCO's"),
+    "one value a channel": (
+        ("--backbone", "resnet18", "--max-stride", 32, "--crop-size", 32, "--batch-size", 1),
+        "--batch-size: leaves batch norm one value of each channel to learn from; raise --batch-size",
+    ),
 }  # fmt: skip
 
 

@@ -147,8 +147,8 @@ class Experiment:
             raise stopping.Stopped(f"{stop}; go on with --resume --output {self.folder}") from None
         except NonFiniteLossError as error:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
-        except RuntimeError as error:
-            if mistake := _without_deterministic_form(error):
+        except (RuntimeError, ValueError) as error:
+            if mistake := _mistake(error):
                 raise mistake from None
             raise
         finally:
@@ -277,8 +277,12 @@ def _be_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _without_deterministic_form(error: RuntimeError) -> UserError | None:
-    """torch's refusal in one line, where that is what an error is."""
+def _mistake(error: Exception) -> UserError | None:
+    """What torch refuses that the options ask for, in one line; None where it is another error."""
     text = str(error).split("\n")[0].split(". ")[0]
-    known = "does not have a deterministic implementation" in text
-    return UserError(f"--deterministic: {text}; take another net, or leave the option out") if known else None
+    if "does not have a deterministic implementation" in text:
+        return UserError(f"--deterministic: {text}; take another net, or leave the option out")
+    if text.startswith("Expected more than 1 value per channel when training"):
+        rule = "raise --batch-size or the size of the inputs, or take --norm frozen or group"
+        return UserError(f"--batch-size: leaves batch norm one value of each channel to learn from; {rule}")
+    return None

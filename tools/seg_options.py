@@ -60,6 +60,8 @@ class DataOptions:
         alone = not (self.window and self.min_size)
         require(alone, "window", self.window, "windows are cut of images at their own size; take --min-size 0 with it")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0 and below 1")
+        unused = not self.window and self.overlap != DataOptions.overlap
+        require(not unused, "overlap", self.overlap, "is that of windows; name --window as well")
         rising = LEAST_SCALE <= self.scales[0] <= self.scales[1]
         require(rising, "scales", self.scales, f"must be two rising factors from {LEAST_SCALE}, such as [0.5, 2.0]")
         usable = self.test_scales is None or (self.test_scales and min(self.test_scales) >= LEAST_SCALE)

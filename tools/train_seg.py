@@ -108,6 +108,8 @@ def open_source(data: DataOptions, split: Literal["train", "val"]) -> Source:
         return CocoLabels(*find_split(on_main(shapes.prepare), split), chosen=data.classes)
     root = Path(data.data)
     if is_label_folder(root):
+        if data.classes != "all":
+            raise UserError(f"--classes {data.classes}: chooses among COCO's; {root} names its own: leave it out")
         return open_folder(root, getattr(data, f"{split}_split"), ignore_index=data.ignore_index)
     if root.is_dir() and not (root / "annotations").is_dir():
         raise UserError(
@@ -271,15 +273,17 @@ class Measure:
 
 
 def _loss(options: Options, train: Segmentation) -> nn.Module:
+    import numpy as np
     import torch
 
     from segmentation.labels import median_frequency_weights
     from segmentation.losses import PixelLoss
-    from tools.distributed import on_main
+    from tools.distributed import all_gather, rank, world_size
 
     weights = None
     if options.model.class_weights == "median":
-        weights = torch.from_numpy(on_main(lambda: median_frequency_weights(train.pixel_counts())))
+        counts = all_gather(train.pixel_counts(range(rank(), len(train), world_size())))
+        weights = torch.from_numpy(median_frequency_weights(np.concatenate(counts)))
     return PixelLoss(options.model.loss, weights)
 
 
