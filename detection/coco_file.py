@@ -7,15 +7,15 @@ import os
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backbones.errors import UserError
+from backbones.file_names import is_file_name, is_text, leads_out
 
 Record = dict[str, Any]
-LONGEST_NAME = 4096  # bytes that a path may have on Linux; the array of names is as wide as its longest
 MOST_NUMBER = 1e300  # of coordinates: the sum of two is finite
 
 
@@ -56,7 +56,7 @@ def field(record: Record, name: str, kind: str, path: Path) -> Any:
 def name_of_category(record: Record, path: Path) -> str:
     """What a category is called; numbers serve as names."""
     value = field(record, "name", "category", path)
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or not _can_be_written(str(value)):
+    if not is_text(value) and (not isinstance(value, int) or isinstance(value, bool)):
         raise _malformed(record, "name", "category", path, "a text")
     return str(value)
 
@@ -64,7 +64,7 @@ def name_of_category(record: Record, path: Path) -> str:
 def file_of_image(record: Record, path: Path, *, allow_outside: bool) -> str:
     """An image's file name, relative to the folder of images."""
     name = field(record, "file_name", "image", path)
-    if not _is_name(name):
+    if not is_file_name(name):
         raise _malformed(record, "file_name", "image", path, "a file name")
     if leads_out(name) and not allow_outside:
         raise UserError(
@@ -100,14 +100,6 @@ def is_crowd(record: Record, path: Path) -> bool:
     return bool(value)
 
 
-def leads_out(name: str) -> bool:
-    """Whether a file name may leave its folder by its text; links may point where their owner likes.
-
-    Any `..` counts: behind a link it leads elsewhere than its text says.
-    """
-    return os.path.isabs(name) or os.pardir in PurePath(name).parts
-
-
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, small enough to be added to another."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_NUMBER
@@ -131,18 +123,6 @@ def refuse_absent_files(names: np.ndarray, folder: Path, path: Path) -> None:
 def _is_id(value: Any) -> bool:
     """Results carry ids as float64, which is exact up to there."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
-def _is_name(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return False
-
-
-def _can_be_written(text: str) -> bool:
-    """JSON can spell half of a pair of surrogates, which no file can hold."""
-    return text.encode(errors="ignore").decode() == text
 
 
 def _malformed(record: Record, name: str, kind: str, path: Path, wanted: str) -> UserError:

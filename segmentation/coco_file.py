@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from backbones.file_names import is_file_name, is_text, leads_out
 
 Record = dict[str, Any]
-LONGEST_NAME = 4096  # bytes that a path may have on Linux; the array of names is as wide as its longest
 LONGEST_SIDE, MOST_PIXELS = 2**20, 2**30  # OpenCV decodes no larger pictures
 
 
@@ -24,18 +23,8 @@ def _is_side(value: Any) -> bool:
     return _is_id(value) and 0 < value <= LONGEST_SIDE
 
 
-def _is_name(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return False
-
-
 def _is_title(value: Any) -> bool:
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
-        return False
-    # JSON can spell half of a pair of surrogates, which no file can hold.
-    return str(value).encode(errors="ignore").decode() == str(value)
+    return is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _is_flag(value: Any) -> bool:
@@ -45,7 +34,7 @@ def _is_flag(value: Any) -> bool:
 FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "images": {
         "id": (_is_id, "a whole number"),
-        "file_name": (_is_name, "a file name"),
+        "file_name": (is_file_name, "a file name"),
         "height": (_is_side, "a number of pixels"),
         "width": (_is_side, "a number of pixels"),
     },
@@ -89,14 +78,6 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
         if not allow_outside:
             _refuse_outside(image, path)
     return data
-
-
-def leads_out(name: str) -> bool:
-    """Whether a file name may leave its folder by its text; links may point where their owner likes.
-
-    Any `..` counts: behind a link it leads elsewhere than its text says.
-    """
-    return os.path.isabs(name) or os.pardir in PurePath(name).parts
 
 
 def _check_records(records: Any, kind: str, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
-from segmentation.coco_file import leads_out
+from backbones.file_names import leads_out
 from segmentation.data import picture_size, read_image
 from segmentation.labels import VOC_CLASSES, Classes, palette, read_labels
 

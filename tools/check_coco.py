@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from backbones.errors import UserError
+from backbones.file_names import leads_out
 from detection.annotations import SMALLEST_SIDE
-from detection.coco_file import is_number, leads_out, read_json
+from detection.coco_file import is_number, read_json
 from detection.data import decode
 from segmentation.coco_file import FIELDS
 from tools.check_images import DAMAGED, UNDECODABLE, Findings, Images
