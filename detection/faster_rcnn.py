@@ -14,16 +14,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 
 from backbones import Backbone
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
 from detection.annotations import CategoryMap
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
+from detection.proposals import Anchors, ProposalHead, RegionProposals
 from detection.resize import ImageTransform
 from detection.roi_pool import RoIPool
-from detection.rois import RegionProposals, RoIHeads
+from detection.rois import RoIHeads
 from detection.weights import load_detector, read_detector
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -162,10 +162,10 @@ def _proposal_net(neck: Neck, anchor_scale: float, proposals: int) -> RegionProp
         sizes = tuple((int(anchor_scale * info.stride),) for info in infos)
     else:
         sizes = (tuple(int(anchor_scale / 8 * scale * infos[0].stride) for scale in C4_ANCHOR_SCALES),)
-    anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
+    anchors = Anchors(sizes, (ASPECT_RATIOS,) * len(sizes))
     return RegionProposals(
         anchors,
-        RPNHead(infos[0].channels, anchors.num_anchors_per_location()[0]),
+        ProposalHead(infos[0].channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=256,

@@ -1,4 +1,4 @@
-"""torchvision's proposal net and RoI heads, taught to leave ignored regions alone.
+"""torchvision's RoI heads, taught to leave ignored regions alone.
 
 A crowd or ignore region is neither object nor background: an anchor or proposal that would be a negative, but lies
 mostly inside such a region, takes no loss.
@@ -8,38 +8,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
+
+from detection.matching import match_boxes
 
 IGNORED_SHARE = 0.5  # of a box's own area inside one ignored region
 IGNORE = -1  # a label that torchvision's samplers pass over
-
-
-class RegionProposals(RegionProposalNetwork):
-    """The RPN; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
-
-    def predict_with_losses(
-        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The proposals of evaluation mode, and the losses that torchvision computes in training mode alone."""
-        maps = list(features.values())
-        scores, deltas = self.head(maps)
-        anchors = self.anchor_generator(images, maps)
-        counts = [level[0].numel() for level in scores]
-        scores, deltas = concat_box_prediction_layers(scores, deltas)
-        boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
-        proposals, _ = self.filter_proposals(boxes, scores, images.image_sizes, counts)
-        labels, matched = self.assign_targets_to_anchors(anchors, targets)
-        objectness, regression = self.compute_loss(scores, deltas, labels, self.box_coder.encode(matched, anchors))
-        return proposals, {"loss_objectness": objectness, "loss_rpn_box_reg": regression}
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
-        return pass_over_ignored(labels, anchors, targets), boxes
 
 
 class RoIHeads(TorchvisionRoIHeads):
@@ -72,8 +47,28 @@ class RoIHeads(TorchvisionRoIHeads):
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        matches, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        found = [self._assign(*image) for image in zip(proposals, gt_boxes, gt_labels, strict=True)]
+        matches, labels = map(list, zip(*found, strict=True))
         return matches, pass_over_ignored(labels, proposals, self._targets)
+
+    def _assign(self, proposals: Tensor, truth: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        if not len(truth):
+            nothing = torch.zeros(len(proposals), dtype=torch.int64, device=proposals.device)
+            return nothing, nothing.clone()
+        matches = match_boxes(truth, proposals, self.proposal_matcher)
+        labels = torch.where(matches >= 0, classes[matches.clamp(min=0)], 0)
+        labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = IGNORE
+        return matches.clamp(min=0), labels
+
+    def postprocess_detections(
+        self,
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        # 16 bits would place boxes beyond 256 pixels on even ones only.
+        return super().postprocess_detections(class_logits.float(), box_regression.float(), proposals, image_shapes)
 
 
 def pass_over_ignored(labels: list[Tensor], boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torchvision.ops import roi_align
 
+from backbones import FeatureInfo
 from backbones.errors import UserError
-from detection.roi_pool import _wants_products, align_by_products
+from detection.roi_pool import RoIPool
 from segmentation.losses import IGNORE, PixelLoss
 from tools.experiment import _mistake
 
@@ -65,16 +66,16 @@ def test_an_operation_without_a_deterministic_form_is_named():
     assert _mistake(RuntimeError("CUDA out of memory")) is None
 
 
-def test_roi_align_is_products_where_a_gpu_must_be_deterministic(deterministic):
-    """Off a CPU (meta tensors stand for a GPU) and on large maps; the numbers are the operator's."""
-    assert _wants_products(torch.empty(1, 1, 200, 300, device="meta"))
-    assert not _wants_products(torch.empty(1, 1, 200, 300))  # that of a CPU adds in order
+def test_roi_align_is_sums_of_rows_where_a_gpu_must_be_deterministic(deterministic):
+    """Off a CPU (meta tensors stand for a GPU); the numbers are the operator's, on large maps too."""
+    pool = RoIPool([FeatureInfo("c2", 3, 1)], size=7, samples=2)
+    assert pool._by_rows(torch.empty(1, 1, 200, 300, device="meta"))
     torch.use_deterministic_algorithms(False)
-    assert not _wants_products(torch.empty(1, 1, 200, 300, device="meta"))
+    assert not pool._by_rows(torch.empty(1, 1, 200, 300, device="meta"))
     features, boxes = torch.rand(2, 3, 90, 100), torch.tensor([[3.0, 4, 50, 80], [0, 0, 99, 10], [10, 10, 12, 11]])
-    image = torch.tensor([0, 1, 1])
-    operator = roi_align(features, torch.cat([image[:, None].float(), boxes], dim=1), 7, sampling_ratio=2)
-    assert torch.allclose(align_by_products(features, boxes, image, 7, 2), operator, atol=1e-5)
+    operator = roi_align(features, [boxes[:1], boxes[1:]], 7, sampling_ratio=2)
+    found = pool({"c2": features}, [boxes[:1], boxes[1:]], [(90, 100)] * 2)
+    assert torch.allclose(found, operator, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["ce", "ohem", "dice"])

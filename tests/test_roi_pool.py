@@ -1,4 +1,4 @@
-"""RoIAlign by matrix products gives torchvision's numbers and gradients."""
+"""RoIAlign by weighted rows gives torchvision's numbers and gradients."""
 
 from __future__ import annotations
 
@@ -7,32 +7,37 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones import FeatureInfo
-from detection.roi_pool import RoIPool, align_by_products
+from detection.roi_pool import RoIPool, align_by_rows
 
 BOXES = torch.tensor(
     [[0.0, 0, 20, 20], [3.3, 4.7, 9.1, 30], [-6, -9, 5, 5], [25, 10, 60, 55], [7, 7, 7.2, 7.1], [-50, -50, -20, -30]]
 )
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("samples", [1, 2, 3])
-def test_equals_torchvisions_operator_and_its_gradient(samples: int):
+def test_equals_torchvisions_operator_and_its_gradient(samples: int, channels_last: bool):
     """Boxes inside, across the border, thinner than a cell, wholly outside; a map that is not square."""
     torch.manual_seed(0)
-    features = torch.randn(3, 5, 11, 14, dtype=torch.float64, requires_grad=True)
-    boxes = BOXES.double().repeat(2, 1)
+    features = torch.randn(3, 5, 11, 14, dtype=torch.float64)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    features = features.to(memory_format=form).requires_grad_()
+    boxes = 2 * BOXES.double().repeat(2, 1)
     image = torch.tensor([0] * 4 + [2] * 8)  # none in the middle image
-    rois = torch.cat([image[:, None].double(), boxes * 2], dim=1)
+    rois = torch.cat([image[:, None].double(), boxes], dim=1)
     expected = roi_align(features, rois, 7, spatial_scale=0.5, sampling_ratio=samples)
-    found = align_by_products(features, boxes, image, 7, samples)
+    of_images = [boxes[image == n] for n in range(3)]
+    found = align_by_rows([features], [0.5], of_images, torch.zeros(12, dtype=torch.int64), size=7, samples=samples)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     gradients = [torch.autograd.grad((out * weights).sum(), features)[0] for out in (expected, found)]
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_levels_are_torchvisions(monkeypatch):
+@pytest.mark.parametrize("count", [4, 1])
+def test_levels_are_torchvisions(count: int):
     torch.manual_seed(0)
-    infos = [FeatureInfo(f"p{level}", 4, 2**level) for level in (2, 3, 4, 5)]
+    infos = [FeatureInfo(f"p{level}", 4, 2**level) for level in (2, 3, 4, 5)][:count]
     maps = {info.name: torch.randn(2, 4, 256 // info.stride, 192 // info.stride) for info in infos}
     corner, side = torch.rand(60, 2) * 100, torch.rand(60, 2) ** 3 * 400 + 2
     boxes = [torch.cat([corner, corner + side], dim=1)[:25], torch.cat([corner, corner + side], dim=1)[25:]]
@@ -40,6 +45,30 @@ def test_levels_are_torchvisions(monkeypatch):
     expected = theirs(maps, boxes, [(256, 192)] * 2)
     ours = RoIPool(infos, 7, 2)
     torch.testing.assert_close(ours.eval()(maps, boxes, [(256, 192)] * 2), expected, rtol=0, atol=0)
-    torch.testing.assert_close(ours.train()(maps, boxes, [(256, 192)] * 2), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.train()(maps, boxes, [(256, 192)] * 2), expected, rtol=1e-5, atol=2e-6)
     none = ours(maps, [torch.zeros(0, 4)] * 2, [(256, 192)] * 2)
     assert none.shape == (0, 4, 7, 7)
+
+
+def test_sixteen_bits_stay_and_lose_no_more_than_their_rounding():
+    torch.manual_seed(0)
+    infos = [FeatureInfo("p2", 8, 4)]
+    maps = {"p2": torch.randn(1, 8, 40, 40).to(memory_format=torch.channels_last)}
+    boxes = [torch.tensor([[8.0, 8, 100, 90]])]
+    exact = RoIPool(infos, 7, 2)(maps, boxes, [(160, 160)])
+    found = RoIPool(infos, 7, 2)({"p2": maps["p2"].bfloat16()}, boxes, [(160, 160)])
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).abs().max() < 0.02  # 2^-8 of a value, its weights and the sum
+
+
+def test_exported_nets_keep_torchvisions_operator():
+    class Reader(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = RoIPool([FeatureInfo("p2", 4, 4)], 7, 2)
+
+        def forward(self, features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+            return self.pool({"p2": features}, [boxes], [(64, 64)])
+
+    example = torch.randn(1, 4, 16, 16), torch.tensor([[0.0, 0, 30, 30]])
+    assert "torchvision.roi_align" in str(torch.export.export(Reader(), example).graph)

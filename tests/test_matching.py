@@ -1,0 +1,90 @@
+"""Boxes are matched as torchvision's matcher does, whatever the block, and thousands of them in little memory."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import box_iou
+
+import detection
+from detection import matching
+from detection.matching import match_boxes
+from detection.proposals import Anchors
+from tools.benchmark_peak import peak_memory
+from tools.benchmark_rounds import Contestant
+
+SMALL = {"min_size": 256, "max_size": 256, "head_channels": 16, "fpn_channels": 16, "rois_per_image": 16}
+CROWDED = 3000  # true boxes on one image
+BOUND = 200e6  # bytes that they may add to a step; the overlaps of 16,368 anchors with all of them are 196e6 alone
+
+
+def boxes_of(count: int, *, seed: int, side: int = 100) -> torch.Tensor:
+    """Whole coordinates, so that many overlaps are equal."""
+    random = torch.Generator().manual_seed(seed)
+    corner = torch.randint(0, side, (count, 2), generator=random)
+    return torch.cat([corner, corner + torch.randint(1, 30, (count, 2), generator=random)], dim=1).float()
+
+
+@pytest.mark.parametrize("pairs", [1, 60, 1 << 20])
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_blocks_change_nothing(pairs: int, low_quality: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(matching, "PAIRS", pairs)
+    matcher = Matcher(0.5, 0.3, low_quality)
+    truth, boxes = boxes_of(30, seed=0, side=50), boxes_of(200, seed=1, side=50)
+    assert torch.equal(match_boxes(truth, boxes, matcher), matcher(box_iou(truth, boxes)))
+    ordered = boxes[boxes[:, 1].argsort()]  # row by row, as anchors: true boxes elsewhere are passed over
+    expected = matcher(box_iou(truth, ordered))
+    assert len(set(expected.tolist())) > 10
+    assert torch.equal(match_boxes(truth, ordered, matcher), expected)
+
+
+@pytest.mark.parametrize("pairs", [60, 1 << 20])
+def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.MonkeyPatch):
+    """Its largest overlap is 0, which every box has: torchvision then keeps each box's nearest, and so do we."""
+    monkeypatch.setattr(matching, "PAIRS", pairs)
+    matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+    truth = torch.cat([boxes_of(9, seed=0), torch.tensor([[900.0, 900, 910, 910]])])
+    boxes = boxes_of(50, seed=1)
+    assert torch.equal(match_boxes(truth, boxes, matcher), matcher(box_iou(truth, boxes)))
+    none = torch.tensor([[900.0, 900, 910, 910]])
+    assert torch.equal(match_boxes(none, boxes, matcher), matcher(box_iou(none, boxes)))
+
+
+def crowded_step(count: int) -> Any:
+    """A training step with so many true boxes on one image."""
+    torch.manual_seed(0)
+    model = detection.build("resnet18", 2, **SMALL).train()
+    image = torch.zeros(3, 256, 256)
+    target = {"boxes": boxes_of(count, seed=0, side=220), "labels": torch.ones(count, dtype=torch.int64)}
+
+    def step() -> None:
+        losses = model([image], [target])
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(loss) for loss in losses.values())
+
+    return step
+
+
+def test_thousands_of_true_boxes_train_in_bounded_memory():
+    few, many = (peak_memory(Contestant("c", partial(crowded_step, count)), threads=1) for count in (3, CROWDED))
+    assert few is not None and many is not None
+    assert many - few < BOUND
+
+
+def test_thousands_of_true_boxes_get_torchvisions_targets():
+    model = detection.build("resnet18", 2, **SMALL)
+    anchors = Anchors(((16,), (64,)), ((0.5, 1.0, 2.0),) * 2)(
+        ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)]), [torch.zeros(1, 1, side, side) for side in (32, 8)]
+    )[0]
+    target = {"boxes": boxes_of(CROWDED, seed=0, side=220)}
+    labels, truth = model.rpn.assign_targets_to_anchors([anchors], [target])
+    expected = RegionProposalNetwork.assign_targets_to_anchors(model.rpn, [anchors], [target])
+    assert torch.equal(labels[0], expected[0][0])
+    assert torch.equal(truth[0], expected[1][0])
+    assert labels[0].unique().tolist() == [-1, 0, 1]

@@ -1,0 +1,76 @@
+"""The proposal net's sampled loss has torchvision's values and gradients, and 16 bits do not reach coordinates."""
+
+from __future__ import annotations
+
+import torch
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+
+from detection.proposals import Anchors, ProposalHead, RegionProposals
+
+SIZES, RATIOS = ((16,), (32,)), ((0.5, 1.0, 2.0),) * 2
+IMAGES = ImageList(torch.zeros(2, 3, 64, 96), [(64, 90), (60, 96)])
+TARGETS = [
+    {"boxes": torch.tensor([[0.0, 0, 20, 20], [40, 30, 90, 60]])},
+    {"boxes": torch.tensor([[80.0, 40, 96, 60]])},  # in a corner: the head looks over two borders
+]
+
+
+def proposal_net(kind: type, anchors: type, head: type) -> RegionProposalNetwork:
+    torch.manual_seed(0)
+    best = {"training": 50, "testing": 50}
+    made_head = head(8, 3)
+    for module in made_head.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.1)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    return kind(anchors(SIZES, RATIOS), made_head, 0.7, 0.3, 64, 0.5, best, best, 0.7)
+
+
+def ours() -> RegionProposals:
+    return proposal_net(RegionProposals, Anchors, ProposalHead)
+
+
+def features() -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return {
+        f"p{stride}": torch.randn(2, 8, 64 // stride, 96 // stride, generator=random).requires_grad_()
+        for stride in (4, 8)
+    }
+
+
+def test_losses_gradients_and_proposals_are_torchvisions():
+    found = []
+    for net in (proposal_net(RegionProposalNetwork, AnchorGenerator, RPNHead), ours()):
+        maps = features()
+        torch.manual_seed(2)  # both sample anchors
+        boxes, losses = net(IMAGES, maps, TARGETS)
+        sum(losses.values()).backward()
+        gradients = {**{name: p.grad for name, p in net.named_parameters()}, **{k: m.grad for k, m in maps.items()}}
+        found.append((boxes, losses, gradients))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+    assert all(gradient.abs().max() > 1e-4 for gradient in found[0][2].values())
+
+
+def test_autocast_keeps_every_gradient():
+    """It copies each parameter once; the head's first use, over the maps, is without a gradient."""
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        net = ours()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            torch.manual_seed(2)
+            losses = net(IMAGES, features(), TARGETS)[1]
+        sum(losses.values()).backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=0.01)
+
+
+def test_coordinates_stay_exact_in_16_bits():
+    maps = [torch.zeros(1, 8, 4, 300, dtype=torch.bfloat16)]
+    images = ImageList(torch.zeros(1, 3, 16, 1200), [(16, 1200)])
+    (anchors,) = Anchors(((16,),), ((1.0,),))(images, maps)
+    assert anchors[-1].tolist() == [299 * 4 - 8, 3 * 4 - 8, 299 * 4 + 8, 3 * 4 + 8]  # 1188 and 1204 need eleven bits
+    with torch.autocast("cpu", torch.bfloat16):
+        boxes, _ = ours().eval()(IMAGES, {name: m.bfloat16() for name, m in features().items()})
+    assert boxes[0].dtype == torch.float32
+    assert not torch.equal(boxes[0], boxes[0].bfloat16().float())
