@@ -64,12 +64,16 @@ class Guard(Protocol):
         """The batches of a loader without such images."""
 
 
+Choice = Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
+
+
 class FolderSource:
     """`train/CLASS/*` and `val/CLASS/*`.
 
     Args:
         in_channels: channels that every image must have; None takes what the first file has.
         limit: use only n images of each split, evenly spread over its classes; 0 for all.
+        choose: places to train on among images of these labels `[N]` and class names; all by default.
         guard: of images that cannot be read; without it they are errors.
 
     Raises:
@@ -82,6 +86,7 @@ class FolderSource:
         *,
         in_channels: int | None,
         limit: int = 0,
+        choose: Choice | None = None,
         splits: tuple[Split, ...],
         guard: Guard | None = None,
     ) -> None:
@@ -89,6 +94,9 @@ class FolderSource:
         folders = {split: _split_folder(root, split) for split in splits}
         self._folders = {s: ClassFolder(folder, None, in_channels=in_channels or 3) for s, folder in folders.items()}
         self._places = {split: spread(len(folder), limit) for split, folder in self._folders.items()}
+        if choose and "train" in splits:
+            train, places = self._folders["train"], self._places["train"]
+            self._places["train"] = places[choose(train.labels[places], train.classes)]
         last = self._folders[splits[-1]]
         for folder in self._folders.values():
             require_same_classes(folder.classes, last.classes, here=str(folder.root), there=str(last.root))
@@ -195,6 +203,7 @@ def open_source(
     *,
     in_channels: int | None,
     limit: int = 0,
+    choose: Choice | None = None,
     buffer: int = 4096,
     splits: tuple[Split, ...],
     guard: Guard | None = None,
@@ -202,16 +211,19 @@ def open_source(
     """The data at a folder, or at a folder or address of tar shards.
 
     Raises:
-        UserError: where there are none, they are broken, or shards shall be guarded: which image is drawn in place of
-            a bad one would hang on the number of processes.
+        UserError: where there are none, they are broken, images of shards shall be chosen, which no one has seen before
+            they come, or shards shall be guarded: which image is drawn in place of a bad one would hang on the number
+            of processes.
     """
     if holds_shards(address):
         if guard is not None:
             raise UserError("--on-bad-image skip: not for tar shards; make them anew of images that decode")
+        if choose is not None:
+            raise UserError("--fraction: not for tar shards; take class folders")
         return ShardSource(address, in_channels=in_channels, limit=limit, buffer=buffer)
     if not Path(address).is_dir():
         raise UserError(f"--data {address}: no such folder")
-    return FolderSource(Path(address), in_channels=in_channels, limit=limit, splits=splits, guard=guard)
+    return FolderSource(Path(address), in_channels=in_channels, limit=limit, choose=choose, splits=splits, guard=guard)
 
 
 def _split_folder(root: Path, split: Split) -> Path:

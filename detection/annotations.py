@@ -166,6 +166,14 @@ class CocoAnnotations:
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes[part], self.labels[part], self.crowd[part]
 
+    def objects(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each object of the images at `places`: where among them its image is, and its class 0..K-1; no crowds."""
+        position = np.full(len(self), -1)
+        position[places] = np.arange(len(places))
+        images = np.repeat(position, np.diff(self.offsets))
+        kept = (images >= 0) & ~self.crowd
+        return images[kept], self.labels[kept].astype(np.int64) - 1
+
     def empty(self) -> np.ndarray:
         """Which images `[I]` have no object (a crowd alone is none)."""
         objects = np.concatenate([[0], np.cumsum(~self.crowd)])

@@ -17,6 +17,8 @@ class TrainOptions:
 
     Args:
         epochs: passes over the training images.
+        fraction: share of the training images to use, the same of each class; smaller shares lie within larger ones,
+            and the seed says which images they are.
         batch_size: images per optimizer step, over all processes and accumulated batches together.
         accumulate: batches per step and process; reaches a recipe's batch size on fewer or smaller devices.
         optimizer: any name timm knows: momentum (plain SGD), sgd (with Nesterov's), adamw, lamb, ...
@@ -34,6 +36,7 @@ class TrainOptions:
     """
 
     epochs: int = 12
+    fraction: float = 1.0
     batch_size: int = 16
     accumulate: int = 1
     optimizer: str = "momentum"
@@ -53,6 +56,7 @@ class TrainOptions:
         for name in ("epochs", "batch_size", "accumulate", "base_lr", "base_batch_size"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         require(self.lr is None or self.lr > 0, "lr", self.lr, "must be above 0")
+        require(0 < self.fraction <= 1, "fraction", self.fraction, "must be above 0 and at most 1")
         for name in ("weight_decay", "clip_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         for name in ("momentum", "warmup", "ema"):

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from tools.cli import named_recipe, parse, resumed_config, run, to_dict
 from tools.cls_options import Options, require_mixable
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from classification.model import Classifier
@@ -88,7 +90,9 @@ def build_source(options: Options, bad: BadImages) -> Source:
         address = str(distributed.on_main(shapes_crops.prepare))
     guard = bad if bad.skip else None
     buffer, limit = data.shuffle_buffer, data.limit or 0
-    source = open_source(address, in_channels=data.in_channels, limit=limit, buffer=buffer, splits=splits, guard=guard)
+    choose = partial(_share, options) if options.train.fraction < 1 and "train" in splits else None
+    limits: dict[str, Any] = {"limit": limit, "choose": choose, "splits": splits}
+    source = open_source(address, in_channels=data.in_channels, buffer=buffer, guard=guard, **limits)
     require_mixable(data, floating=source.floating)
     return source
 
@@ -302,6 +306,16 @@ def _other_classes(options: Options, source: Source, model: Classifier) -> str:
     if made_for is None or tuple(made_for) == source.classes or not loaded:
         return ""
     return "; WARNING: its last layer was trained on other classes, and begins from them"
+
+
+def _share(options: Options, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Places of the images that `--fraction` leaves."""
+    import numpy as np
+
+    from tools.subset import nested
+
+    share: dict[str, Any] = {"fraction": options.train.fraction, "seed": options.run.seed, "names": names}
+    return nested(np.arange(len(labels)), labels, size=len(labels), **share)
 
 
 def _sizes(experiment: Experiment) -> tuple[int, int]:

@@ -96,6 +96,7 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     from detection.annotations import CocoAnnotations
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
+    from tools.subset import nested
 
     data = options.data
     train = CocoAnnotations.read(*_paths(data, "train"), **_reading(options))
@@ -103,6 +104,12 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     places = select(train, limit=data.limit, negatives=data.negatives)
     if not len(places):
         raise UserError(f"{train.path}: no image is left to train on; every one is without objects")
+    share: dict[str, Any] = {
+        "fraction": options.train.fraction,
+        "seed": options.run.seed,
+        "names": train.categories.names,
+    }
+    places = places[nested(*train.objects(places), size=len(places), **share)]
     augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
     return CocoDetection(train, augment, indices=places)
 

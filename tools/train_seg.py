@@ -27,6 +27,7 @@ from tools.cli import named_recipe, parse, resumed_config, run, to_dict
 from tools.seg_options import DataOptions, Options
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from segmentation import FCN, Predictor, Segmentation
@@ -91,6 +92,8 @@ def build_data(options: Options, split: Literal["train", "val"]) -> Segmentation
     data = options.data
     source = open_source(data, split)
     places = np.arange(len(source))[: data.limit]
+    if split == "train" and options.train.fraction < 1:
+        places = _share(Segmentation(source, Augment("eval"), indices=places), options)
     augment = Augment(data.augment if split == "train" else "eval", data.crop_size, data.scales, seed=options.run.seed)
     return Segmentation(source, augment, indices=places)
 
@@ -273,18 +276,43 @@ class Measure:
 
 
 def _loss(options: Options, train: Segmentation) -> nn.Module:
-    import numpy as np
     import torch
 
     from segmentation.labels import median_frequency_weights
     from segmentation.losses import PixelLoss
-    from tools.distributed import all_gather, rank, world_size
 
     weights = None
     if options.model.class_weights == "median":
-        counts = all_gather(train.pixel_counts(range(rank(), len(train), world_size())))
-        weights = torch.from_numpy(median_frequency_weights(np.concatenate(counts)))
+        weights = torch.from_numpy(median_frequency_weights(_pixel_counts(train)))
     return PixelLoss(options.model.loss, weights)
+
+
+def _share(data: Segmentation, options: Options) -> np.ndarray:
+    """Rows of the source that `--fraction` leaves."""
+    import numpy as np
+
+    from tools.subset import nested
+
+    images, classes = np.nonzero(_pixel_counts(data))
+    share: dict[str, Any] = {
+        "fraction": options.train.fraction,
+        "seed": options.run.seed,
+        "names": data.source.classes.names,
+    }
+    return data.indices[nested(images, classes, size=len(data), **share)]
+
+
+def _pixel_counts(data: Segmentation) -> np.ndarray:
+    """Pixels of each class in each image `[N, K]`; every process reads its part of the label maps."""
+    import numpy as np
+
+    from tools.distributed import all_gather, rank, world_size
+
+    parts = all_gather(data.pixel_counts(range(rank(), len(data), world_size())))
+    counts = np.empty((len(data), len(data.source.classes)), np.int64)
+    for number, part in enumerate(parts):
+        counts[number :: len(parts)] = part
+    return counts
 
 
 def _require_same_classes(train: Source, val: Source) -> None:

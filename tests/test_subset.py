@@ -1,0 +1,93 @@
+"""Shares of training images: nested, of all classes, of rare ones and empty images too."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from backbones.errors import UserError
+from tools import train_cls, train_det, train_seg
+from tools.bad_images import BadImages
+from tools.cli import parse
+from tools.subset import nested
+
+NAMES = ("common", "usual", "rare")
+
+
+def objects() -> tuple[np.ndarray, np.ndarray]:
+    """200 images: all but the last 40 show class 0, a third class 1, five of those class 2 as well; 40 are empty."""
+    images = np.arange(160)
+    shown = [(images, 0), (images, 0), (images[::3], 1), (images[:15:3], 2)]
+    return np.concatenate([rows for rows, _ in shown]), np.concatenate([np.full(len(r), c) for r, c in shown])
+
+
+def share(fraction: float, seed: int = 0) -> np.ndarray:
+    return nested(*objects(), size=200, fraction=fraction, seed=seed, names=NAMES)
+
+
+def test_a_share_takes_the_same_of_each_class_and_of_empty_images():
+    images, classes = objects()
+    for fraction in (0.1, 0.25, 0.5):
+        places = share(fraction)
+        assert np.array_equal(places, np.unique(places))
+        assert np.sum(places >= 160) == 40 * fraction
+        assert len(places) == pytest.approx(200 * fraction, abs=4)
+        for number in range(3):
+            whole = np.unique(images[classes == number])
+            assert len(np.intersect1d(places, whole)) == pytest.approx(len(whole) * fraction, abs=2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_smaller_shares_lie_within_larger_ones(seed: int):
+    shares = [share(fraction, seed) for fraction in (0.05, 0.1, 0.25, 0.9, 1)]
+    for small, large in pairwise(shares):
+        assert len(small) < len(large) and np.isin(small, large).all()
+    assert np.array_equal(shares[-1], np.arange(200))
+    assert np.array_equal(share(0.25, seed), shares[2]) and not np.array_equal(share(0.25, seed + 1), shares[2])
+
+
+def test_rounding_takes_no_image_too_many():
+    found = nested(np.arange(10), np.zeros(10, np.int64), size=10, fraction=0.3, seed=0, names=("one",))
+    assert len(found) == 3  # 0.3 * 10 is above 3 in binary
+
+
+def test_a_class_that_no_image_is_left_of_is_named():
+    """Hay is in two images each of those that show an owl and a cow, which are as rare and count first."""
+    images, classes = np.array([*range(8), 0, 1, 4, 5]), np.repeat([0, 1, 2], 4)
+    lost = []
+    for seed in range(20):
+        try:
+            nested(images, classes, size=8, fraction=0.25, seed=seed, names=("owl", "cow", "hay"))
+        except UserError as error:
+            lost.append(str(error))
+    assert 0 < len(lost) < 20
+    assert set(lost) == {"--fraction 0.25: leaves no image of hay; take a larger share or another --seed"}
+
+
+def test_a_detector_and_a_segmenter_train_on_a_share(coco_mini: Path):
+    words = ["--data", str(coco_mini), "--fraction", "0.2"]
+    options = parse(train_det.Options, description="", argv=words)
+    val = train_det.build_val(options)
+    train = train_det.build_train(options, val)
+    assert len(val) == len(val.annotations)  # validation stays whole
+    shown = np.unique(train.annotations.objects(train.indices)[1])
+    assert np.array_equal(shown, np.unique(train.annotations.objects(np.arange(len(train.annotations)))[1]))
+    assert len(train) < len(train.annotations)
+    options = parse(train_seg.Options, description="", argv=[*words, "--limit", "30", "--classes", "voc"])
+    assert len(train_seg.build_data(options, "train")) < 30 == len(train_seg.build_data(options, "val"))
+
+
+def test_a_classifier_trains_on_a_share(tmp_path: Path):
+    for split, name, number in ((s, n, i) for s in ("train", "val") for n in "ab" for i in range(4)):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / split / name / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    options = parse(train_cls.Options, description="", argv=["--data", str(tmp_path), "--fraction", "0.5"])
+    source = train_cls.build_source(options, BadImages(tmp_path, skip=False, seed=0))
+    assert (source.train_size, source.val_size) == (4, 8)
+    options.data.data = "https://server/shards"
+    with pytest.raises(UserError, match="--fraction: not for tar shards; take class folders"):
+        train_cls.build_source(options, BadImages(tmp_path, skip=False, seed=0))
