@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _BUILDERS: dict[str, Callable[..., "Backbone"]] = {}
 # Importing these registers our own nets; it happens on first use, because it brings torch along.
 _HOMES = ("backbones.resnet",)
-_EXTERNAL = ("timm", "torchvision")
+_EXTERNAL = {"timm": "backbones.external_timm", "torchvision": "backbones.external_torchvision"}
 _STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "frozen", "group"), ("v1.5", "v1")
 _SHORTCUTS = (None, "A", "B", "C")
 Features: TypeAlias = Sequence[str] | Literal["all", "last"]
@@ -111,9 +111,7 @@ def build(
 def _known(prefix: str) -> list[str]:
     """All names of one origin: "" for ours, else "timm" or "torchvision"."""
     if prefix in _EXTERNAL:
-        from backbones import external
-
-        return external.timm_names() if prefix == "timm" else external.torchvision_names()
+        return import_module(_EXTERNAL[prefix]).names()
     for home in _HOMES:
         import_module(home)
     return list(_BUILDERS)
@@ -127,9 +125,7 @@ def _builder(name: str) -> Callable[..., "Backbone"]:
     if (name.split(".", 1)[0] if prefix == "timm" else name) not in _known(prefix):
         raise UserError(_unknown(name, prefix))
     if prefix in _EXTERNAL:
-        from backbones import external
-
-        return external.build_timm if prefix == "timm" else external.build_torchvision
+        return import_module(_EXTERNAL[prefix]).build
     return _BUILDERS[name]
 
 

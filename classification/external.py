@@ -13,6 +13,7 @@ import backbones
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
 from backbones.download import timm_config
 from backbones.errors import UserError
+from backbones.external import refuse_ours_only
 from backbones.state_file import first_line
 from backbones.weights import LoadReport, load, state_for, timm_pretrained
 
@@ -106,8 +107,6 @@ def build_whole(
     Raises:
         UserError: unknown name or option.
     """
-    from backbones.external import refuse_ours_only  # its libraries take seconds, which our own nets need not wait for
-
     ours = {"stride_style": options.pop("stride_style", "v1.5"), "shortcut": options.pop("shortcut", None)}
     refuse_ours_only(name, norm, **ours)
     if options:
@@ -136,7 +135,7 @@ def _whole(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
 def _torchvision_net(arch: str, num_classes: int, in_channels: int) -> nn.Module:
     from torchvision.models import get_model
 
-    from backbones.external import rewiden
+    from backbones.external_torchvision import rewiden
 
     # Without weights these two take -1..1 as it comes; the classes beside the trunk serve training with them alone.
     inception = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}

@@ -1,0 +1,165 @@
+"""timm's nets behind the contract of a backbone: levels as timm lists them, channels and strides declared.
+
+A level's name is `c{log2(stride)}` of the undilated net. Some families (hrnet, dla) take only sides that 32 divides.
+"""
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models._features import FeatureDictNet
+from torch import Tensor, nn
+
+from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, choose_features, per_channel
+from backbones.download import timm_config
+from backbones.errors import UserError
+from backbones.external import refuse_ours_only, staged
+
+
+def names() -> list[str]:
+    """Every net of timm, as timm/<name>."""
+    return [f"timm/{n}" for n in timm.list_models()]
+
+
+class TimmBackbone(Backbone):
+    """A timm net in its features_only form, `net`."""
+
+    net: Any  # timm's wrappers share an interface, but no type that says so
+
+    def __init__(self, *, net: Any, feature_info: Sequence[FeatureInfo], name: str, in_channels: int) -> None:
+        config = net.pretrained_cfg
+        mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+        super().__init__(name=name, feature_info=feature_info, in_channels=in_channels, mean=mean, std=std)
+        self.source: tuple[str, str] = ("timm", name.split("/", 1)[1])
+        self.net = net
+        patches = [m.patch_size for m in net.modules() if isinstance(m, timm.layers.PatchEmbed)]
+        self.patch: tuple[int, int] = patches[0] if patches else (1, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        height, width = x.shape[-2:]
+        # Some nets refuse parts of a patch; a border of zeros gives as many rows as convolutions round up to.
+        maps = self.net(F.pad(x, (0, -width % self.patch[1], 0, -height % self.patch[0])))
+        if self._channels_last():
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        return {f.name: m for f, m in zip(self.feature_info, maps, strict=True)}
+
+    def _channels_last(self) -> bool:
+        """Some families (Swin) put channels last in their maps."""
+        return str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
+        super().adopt_normalisation(weights)
+        config = timm_config(self.source[1], str(weights))
+        if config is not None:
+            self.mean = per_channel(config.mean, self.in_channels)
+            self.std = per_channel(config.std, self.in_channels)
+
+    def stages(self) -> list[list[nn.Module]]:
+        leaves = [n for n, m in self.net.named_modules() if not list(m.children())]
+        info = self.net.feature_info.info
+        spans = _spans(leaves, [entry["module"] for entry in info if entry["reduction"] >= 4])
+        before = _spans(leaves, [entry["module"] for entry in info if entry["reduction"] < 4])
+        start, stop = spans[0]
+        # Where a level is named by its last layer alone (VGG's pools), it begins behind the level before.
+        stem = before[-1][1] if before and stop - start == 1 else start
+        return staged(self.net, leaves, [stem, *(stop for _, stop in spans)])
+
+    def split_last_stage(self) -> tuple[Backbone, LastStage]:
+        _, last = self._before_last()
+        # Maps with channels last are turned on the way out, which the cut-off stage would not expect.
+        if not isinstance(self.net, FeatureDictNet) or self._channels_last():
+            return super().split_last_stage()
+        children = list(self.net.named_children())
+        ends = list(self.net.return_layers)
+        cut = [n for n, _ in children].index(ends[-2]) + 1
+        trunk = copy.copy(self)
+        trunk._modules = {**self._modules, "net": copy.copy(self.net)}
+        trunk.net._modules = dict(children[:cut])
+        trunk.net.return_layers = {k: v for k, v in self.net.return_layers.items() if k != ends[-1]}
+        trunk.feature_info = self.feature_info[:-1]
+        return trunk, LastStage([m for _, m in children[cut:]], last)
+
+
+def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
+    """Where the modules under each prefix begin and stop.
+
+    timm's wrappers rename stages.0 to stages_0 or model.stages.0.
+    """
+    spans = []
+    for end in ends:
+        prefixes = (end, end.replace(".", "_", 1), f"model.{end}")
+        at = [i for i, n in enumerate(names) if any(n == p or n.startswith(f"{p}.") for p in prefixes)]
+        if at:
+            spans.append((at[0], at[-1] + 1))
+    return spans
+
+
+def build(
+    *,
+    name: str,
+    features: Sequence[str],
+    in_channels: int,
+    output_stride: int,
+    norm: str,
+    stride_style: str,
+    shortcut: str | None,
+) -> TimmBackbone:
+    """A timm net, random; the options are those of `backbones.build`."""
+    refuse_ours_only(name, norm, stride_style, shortcut)
+    _check_tag(name)
+    levels = _timm_levels(name)
+    features = choose_features(name, features, tuple(levels))
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    config = timm.models.get_pretrained_cfg(name.split("/", 1)[1])
+    if config is not None and config.fixed_input_size:
+        options["strict_img_size"] = False  # windowed nets take any size then, and pad inside
+    try:
+        net: Any = timm.create_model(
+            name.split("/", 1)[1],
+            features_only=True,
+            out_indices=tuple(levels[f] for f in features),
+            in_chans=in_channels,
+            **options,
+        )
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"{name}: timm cannot build it with {_spoken(options)}; take other options or another net"
+        ) from error
+    info = net.feature_info
+    declared = [FeatureInfo(f, c, s) for f, c, s in zip(features, info.channels(), info.reduction(), strict=True)]
+    return TimmBackbone(net=net, feature_info=declared, name=name, in_channels=in_channels)
+
+
+def _check_tag(name: str) -> None:
+    """Refuse "timm/<net>.<tag>" with a tag that the net does not have."""
+    arch, _, tag = name.split("/", 1)[1].partition(".")
+    if tag and timm_config(arch, tag) is None:
+        tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*"))
+        raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; it has {tags or 'none'}")
+
+
+def _spoken(options: dict[str, Any]) -> str:
+    """The options in the user's words."""
+    words = {"strict_img_size": "inputs of any size"}
+    return ", ".join(words.get(k, f"{k}={v}") for k, v in options.items()) or "these options"
+
+
+def _timm_levels(name: str) -> dict[str, int]:
+    """Level -> index of timm's feature list: the last entry at each stride of the undilated net."""
+    try:
+        with torch.device("meta"):
+            net: Any = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)
+        reductions = [entry["reduction"] for entry in net.feature_info.info]
+    except Exception as error:  # timm raises whatever each family likes
+        raise UserError(
+            f"{name} gives no feature pyramid; take a net with stages, such as timm/convnext_tiny"
+        ) from error
+    levels = {f"c{int(math.log2(r))}": i for i, r in enumerate(reductions) if r > 1 and math.log2(r).is_integer()}
+    if len(levels) < 2:
+        raise UserError(f"{name} gives no feature pyramid (one stride only); take a net with stages")
+    return levels
