@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import child_only
 
 from backbones.errors import UserError
 from tools import checkpoint
@@ -135,9 +136,10 @@ def test_a_kill_at_any_stage_of_writing_loses_nothing(tmp_path: Path, monkeypatc
             checkpoint.save(path, state(step), keep=keep)
         child = os.fork()
         if child == 0:
-            kill_at(call, monkeypatch)
-            checkpoint.save(path, state(4), keep=keep)
-            os._exit(0)
+            with child_only():
+                kill_at(call, monkeypatch)
+                checkpoint.save(path, state(4), keep=keep)
+                os._exit(0)
         killed = os.waitpid(child, 0)[1] == signal.SIGKILL
         found = [checkpoint.load(file)["step"] for file in checkpoint.generations(path)]
         assert found[0] in (3, 4)

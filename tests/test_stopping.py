@@ -9,30 +9,33 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import child_only
 
 from tools import stopping
 
 
 def sent(*numbers: int, apart: float) -> int:
     """How a process ends that notes signals and gets these: with 7 where it notes them, 8 where there are none."""
-    ready, begun = os.pipe()
+    (ready, begun), (wait, over) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        with stopping.noticed():
+        with child_only(), stopping.noticed():
+            os.close(over)
             os.write(begun, b"x")
-            for _ in range(int(100 * (apart * len(numbers) + 0.5))):
-                time.sleep(0.01)
+            os.read(wait, 1)
             os._exit(7 if stopping.asked() else 8)
     os.read(ready, 1)
     for number in numbers:
         os.kill(child, number)
         time.sleep(apart)
+    os.close(over)
     status = os.waitpid(child, 0)[1]
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
-def test_the_first_signal_is_noted_and_its_echo_as_well(number: int):
+def test_the_first_signal_is_noted_and_its_echo_as_well(monkeypatch: pytest.MonkeyPatch, number: int):
+    monkeypatch.setattr(stopping, "ECHO", 60.0)  # however slow the machine is
     assert sent(number, number, signal.SIGTERM, apart=0.02) == 7
     assert sent(apart=0) == 8
 
@@ -69,19 +72,20 @@ def test_a_worker_lives_on_and_ends_with_its_process(tmp_path: Path):
 
     child = os.fork()
     if child == 0:
-        loader = DataLoader(list(range(40)), num_workers=2, persistent_workers=True)
-        stopping.shield(loader)
-        stopping.shield(loader)  # once is enough
-        with stopping.noticed():
-            batches = iter(loader)
-            next(batches)
-            for worker in batches._workers:
-                for number in stopping.SIGNALS:
-                    os.kill(worker.pid, number)
-            loaded = 1 + sum(1 for _ in batches)
-            (tmp_path / "workers").write_text(" ".join(str(worker.pid) for worker in batches._workers))
-        multiprocessing.util._exit_function()  # what Python does at its end
-        os._exit(0 if loaded == 40 else 1)
+        with child_only():
+            loader = DataLoader(list(range(40)), num_workers=2, persistent_workers=True)
+            stopping.shield(loader)
+            stopping.shield(loader)  # once is enough
+            with stopping.noticed():
+                batches = iter(loader)
+                loaded = len([next(batches), next(batches)])  # one of each worker, so that both have begun
+                for worker in batches._workers:
+                    for number in stopping.SIGNALS:
+                        os.kill(worker.pid, number)
+                loaded += sum(1 for _ in batches)
+                (tmp_path / "workers").write_text(" ".join(str(worker.pid) for worker in batches._workers))
+            multiprocessing.util._exit_function()  # what Python does at its end
+            os._exit(0 if loaded == 40 else 1)
     assert os.waitpid(child, 0)[1] == 0
     for pid in (tmp_path / "workers").read_text().split():
         assert not Path("/proc", pid).exists()
