@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from backbones.base import Backbone, FeatureInfo
     from backbones.errors import UserError
     from backbones.fold import Folds, conv_norm
-    from backbones.norm import freeze_batch_norm, norm_table
+    from backbones.norm import freeze_batch_norm, norm_table, synchronise_batch_norm
     from backbones.registry import build, names, register
     from backbones.weights import LoadReport
 
@@ -26,6 +26,7 @@ _HOMES = {
     "names": "registry",
     "norm_table": "norm",
     "register": "registry",
+    "synchronise_batch_norm": "norm",
 }
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "names",
     "norm_table",
     "register",
+    "synchronise_batch_norm",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Normalisation layers: made by name, frozen by module object, counted."""
+"""Normalisation layers: made by name, frozen or synchronised by module object, counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -40,8 +40,23 @@ def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None =
     return module
 
 
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace batch norm by one whose statistics are those of all processes together, on any network.
+
+    Numbers and state-dict keys stay. On one process, and in evaluation, it computes what batch norm does; between
+    processes torch synchronises it on GPUs only.
+
+    Returns:
+        `module`, changed in place, or its replacement where it is a batch norm itself.
+    """
+    # timm's, since torch's own forgets the activation inside timm's batch norm.
+    from timm.layers import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(module)
+
+
 def norm_table(module: nn.Module) -> dict[str, int]:
-    """Number of normalisation layers by state: live, frozen, group, layer, instance.
+    """Number of normalisation layers by state: "live", "live, synchronised", frozen, group, layer, instance.
 
     States without layers are absent.
     """
@@ -53,6 +68,7 @@ def _state(module: nn.Module) -> str | None:
     if type(module).__name__.startswith("FrozenBatchNorm"):
         return "frozen"
     kinds: list[tuple[type | tuple[type, ...], str]] = [
+        (nn.SyncBatchNorm, "live, synchronised"),
         (nn.modules.batchnorm._BatchNorm, "live"),
         (nn.GroupNorm, "group"),
         (nn.LayerNorm, "layer"),

@@ -17,7 +17,7 @@ _BUILDERS: dict[str, Callable[..., "Backbone"]] = {}
 # Importing these registers our own nets; it happens on first use, because it brings torch along.
 _HOMES = ("backbones.resnet",)
 _EXTERNAL = {"timm": "backbones.external_timm", "torchvision": "backbones.external_torchvision"}
-_STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "frozen", "group"), ("v1.5", "v1")
+_STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "sync", "frozen", "group"), ("v1.5", "v1")
 _SHORTCUTS = (None, "A", "B", "C")
 Features: TypeAlias = Sequence[str] | Literal["all", "last"]
 
@@ -26,7 +26,7 @@ def register(name: str) -> Callable[[Callable[..., "Backbone"]], Callable[..., "
     """Decorator: the function builds the net `name`, without weights.
 
     It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=, shortcut=)``
-    and gives a `Backbone`; norm is "batch" or "group" ("frozen" is made afterwards, by module object).
+    and gives a `Backbone`; norm is "batch" or "group" ("frozen" and "sync" are made afterwards, by module object).
 
     Raises:
         ValueError: the name is taken, or holds a slash (those are external nets).
@@ -72,7 +72,8 @@ def build(
             "all" is c2 to c5, or c0 to c2 of the CIFAR nets; "last" the deepest of them.
         in_channels: channels of the input; other than 3 adapts the first convolution of the weights.
         output_stride: 32, or 16 or 8 with dilated last stages.
-        norm: "batch"; "frozen" (statistics and affine fixed; wants weights); "group" (32 groups, ours only).
+        norm: "batch"; "sync" (its statistics are those of all processes together); "frozen" (statistics and affine
+            fixed; wants weights); "group" (32 groups, ours only).
         stride_style: stride on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1"); ours only.
         shortcut: option "A" (identity, zeros for new channels), "B" (projections where the size changes) or "C"
             (projections everywhere) of section 3.3; None is the net's own: B, and A for the CIFAR nets; ours only.
@@ -93,7 +94,7 @@ def build(
         features=features if isinstance(features, str) else tuple(features),
         in_channels=in_channels,
         output_stride=output_stride,
-        norm="batch" if norm == "frozen" else norm,
+        norm="group" if norm == "group" else "batch",
         stride_style=stride_style,
         shortcut=shortcut,
     )
@@ -105,6 +106,10 @@ def build(
         from backbones.norm import freeze_batch_norm
 
         freeze_batch_norm(net)
+    if norm == "sync":
+        from backbones.norm import synchronise_batch_norm
+
+        synchronise_batch_norm(net)
     return net
 
 

@@ -101,7 +101,7 @@ def build_whole(
     """A whole net "torchvision/<name>" or "timm/<name>" with random weights.
 
     Args:
-        norm: "batch", or "frozen", which the caller sees to once the weights are in.
+        norm: "batch", or "frozen" or "sync", which the caller sees to once the weights are in.
         options: those of `backbones.build` that only our own nets have: refused.
 
     Raises:
@@ -114,8 +114,8 @@ def build_whole(
         raise UserError(
             f"{name}: {key}={value!r} is for backbones; the library's whole net comes as it is, leave it out"
         )
-    if norm not in ("batch", "frozen"):
-        raise UserError(f"{name}: norm={norm!r}: expected 'batch' or 'frozen'")
+    if norm not in ("batch", "sync", "frozen"):
+        raise UserError(f"{name}: norm={norm!r}: expected 'batch', 'sync' or 'frozen'")
     if not isinstance(in_channels, int) or in_channels < 1:
         raise UserError(f"in_channels={in_channels!r}: expected a whole number of at least 1")
     # A timm name may carry a tag behind a dot; the listing has the bare nets.

@@ -126,6 +126,8 @@ def build(
         model = _pooled(backbone, num_classes, weights, options)
     if options.get("norm") == "frozen":
         backbones.freeze_batch_norm(model)
+    if options.get("norm") == "sync":
+        backbones.synchronise_batch_norm(model)
     return model
 
 

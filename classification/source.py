@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
+from backbones.processes import deal
 from classification.data import ClassFolder, channels_of, collate, decode, loader, require_same_classes
 from classification.shards import EvalShards, ShardBatches, ShardStream, holds_shards, read_index, shard_loader
 from classification.transforms import Augment, Views
@@ -42,7 +43,10 @@ class Source(Protocol):
     def eval_loader(
         self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
     ) -> DataLoader:
-        """This process's share of a split, or of `limit` of its images evenly spread."""
+        """This process's share of a split, or of `limit` of its images evenly spread.
+
+        Folders give the same batches whatever the number of processes; of shards the images alone are the same.
+        """
 
     def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         """Places `[N]` and labels `[N]` of what `eval_loader` gives on all processes together, if some may not come."""
@@ -117,11 +121,12 @@ class FolderSource:
         self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
     ) -> DataLoader:
         places = self._places[split]
-        shard = places[spread(len(places), limit)][rank::world_size]
-        data, batching = self._view(split, views, shard), {"workers": workers, "batch_size": batch_size}
+        chosen = places[spread(len(places), limit)]
+        batches = deal(len(chosen), batch_size, rank=rank, world_size=world_size)
+        data, batching = self._view(split, views, chosen), {"workers": workers, "batch_sampler": batches}
         if self._guard is None:
-            return loader(data, collate=collate, sampler=None, **batching)
-        return self._guard.evaluation(loader, data, collate=collate, sampler=None, **batching)
+            return loader(data, collate=collate, **batching)
+        return self._guard.evaluation(loader, data, collate=collate, **batching)
 
     def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         if self._guard is None:

@@ -17,7 +17,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.norm import freeze_batch_norm
+from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 from detection.annotations import CategoryMap
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
 from detection.proposals import Anchors, ProposalHead, RegionProposals
@@ -72,7 +72,7 @@ def build(
     *,
     neck: Literal["fpn", "c4", "dc5"] = "fpn",
     weights: str | os.PathLike[str] | None = None,
-    norm: Literal["auto", "batch", "frozen", "group"] = "auto",
+    norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto",
     in_channels: int = 3,
     min_size: int = 800,
     max_size: int = 1333,
@@ -95,7 +95,7 @@ def build(
         weights: None for random ones; "coco" or a detector's file for the whole net; anything else ("imagenet", a
             tag, a backbone's or classifier's file) for the backbone.
         norm: batch norm of the backbone; auto is what a detector's file was trained with, else frozen with weights and
-            live without.
+            live without. "sync" is live with the statistics of all processes together, in the pyramid as well.
         min_size, max_size: images are resized until the short side is `min_size` or the long one `max_size` pixels.
         fpn_channels: width of the pyramid.
         fpn_norm: norm layers in the pyramid; training from scratch converges faster with them.
@@ -144,6 +144,8 @@ def build(
     )
     if wants_frozen:
         freeze_batch_norm(model)
+    if norm == "sync":
+        synchronise_batch_norm(model)
     model.load_report = made_neck.body.load_report
     if state is not None:
         model.load_report = load_detector(model, state, source=str(weights), categories=categories)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
+from backbones.processes import share
 from detection.matching import match_boxes
 from detection.rois import pass_over_ignored
 
@@ -89,7 +90,9 @@ class RegionProposals(RegionProposalNetwork):
         wanted = self.box_coder.encode_single(torch.cat(truth)[positive], torch.cat(anchors)[positive])
         box_loss = F.smooth_l1_loss(deltas[: len(positive)], wanted, beta=BETA, reduction="sum") / len(sampled)
         score_loss = F.binary_cross_entropy_with_logits(scores, torch.cat(labels)[sampled])
-        return {"loss_objectness": score_loss, "loss_rpn_box_reg": box_loss}
+        # Means over the samples of all processes that train together.
+        weight = share(torch.tensor(float(len(sampled)), device=scores.device)) if self.training else 1
+        return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
 
     def _predict(self, maps: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
         """The head at anchors given by their places among those of all images `[S]`: scores `[S]`, deltas `[S, 4]`."""

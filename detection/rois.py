@@ -1,7 +1,10 @@
-"""torchvision's RoI heads, taught to leave ignored regions alone.
+"""torchvision's RoI heads, taught to leave ignored regions alone and to share their means.
 
 A crowd or ignore region is neither object nor background: an anchor or proposal that would be a negative, but lies
 mostly inside such a region, takes no loss.
+
+torchvision's losses are means over the sampled boxes of a process. Processes that train together weigh them by their
+numbers of samples, so that their mean is that over the samples of all.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from backbones.processes import share
 from detection.matching import match_boxes
 
 IGNORED_SHARE = 0.5  # of a box's own area inside one ignored region
@@ -19,6 +23,21 @@ IGNORE = -1  # a label that torchvision's samplers pass over
 
 class RoIHeads(TorchvisionRoIHeads):
     """The box heads; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+
+    _samples: Tensor  # number of boxes that the last training sample holds
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        detections, losses = super().forward(features, proposals, image_shapes, targets)
+        if self.training:
+            weight = share(self._samples)
+            losses = {name: loss * weight for name, loss in losses.items()}
+        return detections, losses
 
     def predict_with_losses(
         self,
@@ -40,9 +59,12 @@ class RoIHeads(TorchvisionRoIHeads):
         # torchvision's own assignment does not see the targets' other entries: it finds them here.
         self._targets = targets
         try:
-            return super().select_training_samples(proposals, targets)
+            sampled = super().select_training_samples(proposals, targets)
         finally:
             del self._targets
+        labels = torch.cat(sampled[2])
+        self._samples = labels.new_full((), len(labels))
+        return sampled
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]

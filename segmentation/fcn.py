@@ -119,7 +119,7 @@ def build(
     head: Head = "dilated",
     aux: bool = True,
     weights: str | os.PathLike[str] | None = None,
-    norm: Literal["auto", "batch", "frozen", "group"] = "auto",
+    norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto",
     output_stride: int | None = None,
     max_stride: int | None = None,
     in_channels: int = 3,
@@ -134,7 +134,8 @@ def build(
         aux: score the feature before the last as well, for a second loss in training.
         weights: for the backbone as in `backbones.build`; or "coco" (torchvision's fcn_resnet50 and 101, 21 classes),
             or a segmentation net's file, for everything.
-        norm: of the backbone; "auto" is live batch norm, which segmentation trains with everywhere.
+        norm: of the backbone; "auto" is live batch norm, which segmentation trains with everywhere; "sync" is that with
+            the statistics of all processes together, in the heads as well.
         output_stride: 8, 16 or 32; None is 8 for "dilated", else 32.
         max_stride: features of a larger stride are dropped with their stages; 16 ends a ResNet at c4, and an FCN-8s of
             it at stride 4, as small images want it. None keeps all. Only with a name.
@@ -148,7 +149,7 @@ def build(
     state = read_segmenter(weights, backbone)
     if isinstance(backbone, str):
         options |= {"output_stride": output_stride or STRIDES[head], "in_channels": in_channels}
-        options |= {"norm": "batch" if norm == "auto" else norm}
+        options |= {"norm": "batch" if norm in ("auto", "sync") else norm}
         if state is not None and norm == "frozen":
             options["norm"] = "batch"  # frozen once the weights are in
         levels = _levels(backbone, max(SCORED[head], 1 + aux), max_stride)
@@ -165,6 +166,8 @@ def build(
         trunk.adopt_normalisation(str(weights))
         if norm == "frozen":
             backbones.freeze_batch_norm(trunk)
+    if norm == "sync":
+        backbones.synchronise_batch_norm(model)
     return model
 
 

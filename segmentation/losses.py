@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.processes import mean
+
 IGNORE = 255  # in label maps: no loss, no metric
 Kind = Literal["ce", "ohem", "dice"]
 KINDS = get_args(Kind)
@@ -16,6 +18,9 @@ HARDEST = 0.25  # share of the pixels that "ohem" learns from
 
 class PixelLoss(nn.Module):
     """Mean cross-entropy of the labelled pixels.
+
+    Several processes that train together divide by the mean of their counts, so that their mean is that over the pixels
+    of all of them, however these lie. The hardest pixels and Dice are each process's own.
 
     Args:
         kind: "ce"; "ohem" takes the quarter of the labelled pixels with the largest loss (Shrivastava et al. 2016, by
@@ -45,8 +50,9 @@ class PixelLoss(nn.Module):
             return loss.flatten().topk(count).values.mean()
         # Not reduction="mean": without a labelled pixel it is 0 / 0.
         weight = labelled if self.class_weights is None else self._weights(labels, labelled)
-        mean = loss.sum() / weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        return mean + self.dice(scores, labels) if self.kind == "dice" else mean
+        total = weight.sum().float()
+        loss = loss.sum() / (mean(total) if self.training else total).clamp(min=torch.finfo(torch.float32).tiny)
+        return loss + self.dice(scores, labels) if self.kind == "dice" else loss
 
     def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Of each pixel: `[N, H, W]`."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from backbones.errors import UserError
+from tools import failures
+from tools.failures import SharedError
 from tools.stopping import STATUS, Stopped
 
 Options = TypeVar("Options")
@@ -37,8 +39,22 @@ def parse(
         recipe: given the command line, names the YAML file of defaults.
 
     Raises:
-        UserError: for an unknown option, a value of the wrong type or range, or a `--config` that cannot be read.
+        UserError: for an unknown option, a value of the wrong type or range, or a `--config` that cannot be read. All
+            processes of a machine meet it, one of them speaks.
     """
+    try:
+        return _parse(options, description=description, argv=argv, recipe=recipe)
+    except UserError as error:
+        raise SharedError(str(error), speaks=failures.is_first_of_machine()) from None
+
+
+def _parse(
+    options: type[Options],
+    *,
+    description: str,
+    argv: Sequence[str] | None,
+    recipe: Callable[[Sequence[str]], Path | None] | None,
+) -> Options:
     from jsonargparse import ArgumentError, ArgumentParser
 
     groups = get_type_hints(options)
@@ -109,21 +125,19 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        failures.end(f"error: {_one_line(error)}", 2, speaks=not isinstance(error, SharedError) or error.speaks)
     except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(STATUS)
+        failures.end(str(stop), STATUS, speaks=failures.is_first())
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        failures.end("interrupted", INTERRUPTED, speaks=failures.is_first())
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        print(f"error: {error.filename or 'a file'}: cannot be written ({error.strerror}); make room", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            where = error.filename or "a file"
+            failures.end(f"error: {where}: cannot be written ({error.strerror}); make room", 2)
+        failures.hand_over(error)
+        raise
 
 
 def to_dict(options: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class ModelOptions:
         weights: none, imagenet, a tag, or a file; the last layer is taken where the classes are as many.
         shortcut: option A, B or C of the paper; absent: the net's own.
         stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: v1.5; ours only.
-        norm: of the backbone.
+        norm: of the backbone; sync is batch norm over the images of all processes together, on GPUs.
         freeze: backbone stages that stay as they are (1 stem, 2 stem and the first stage, ...).
         label_smoothing: of the training loss.
         recompute: keep only the blocks' inputs in training and compute the rest twice: memory for time; ours only.
@@ -85,7 +85,7 @@ class ModelOptions:
     weights: str = "imagenet"
     shortcut: Literal["A", "B", "C"] | None = None
     stride_style: Literal["v1.5", "v1"] | None = None
-    norm: Literal["batch", "frozen", "group"] = "batch"
+    norm: Literal["batch", "sync", "frozen", "group"] = "batch"
     freeze: int = 0
     label_smoothing: float = 0.0
     recompute: bool = False

@@ -61,7 +61,8 @@ class ModelOptions:
         backbone: a registered name; see `backbones.names()`.
         neck: fpn, c4 (conv5 as the RoI head) or dc5 (dilated conv5).
         weights: none, imagenet, a tag or a file for the backbone; coco or a detector's file for the whole net.
-        norm: of the backbone; auto is frozen batch norm with weights, live without.
+        norm: of the backbone; auto is frozen batch norm with weights, live without; sync is batch norm over the images
+            of all processes together, on GPUs.
         freeze: backbone stages that stay as they are (1 stem, 2 stem and c2, ...); absent: 2 with weights, else 0.
         min_size: pixels of an image's short side in the net.
         max_size: most pixels of its long side.
@@ -77,7 +78,7 @@ class ModelOptions:
     backbone: str = "resnet50"
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
     weights: str = "imagenet"
-    norm: Literal["auto", "batch", "frozen", "group"] = "auto"
+    norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
     freeze: int | None = None
     min_size: int = 800
     max_size: int = 1333

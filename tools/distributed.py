@@ -1,15 +1,17 @@
 """Processes under torchrun: their environment, collectives that are no-ops on one process, exact shards.
 
-torchrun (or SLURM, or accelerate launch) sets RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous address; without them
-everything here behaves as the only process of its world.
+torchrun (or accelerate launch, which is torchrun underneath) sets RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous
+address; without them everything here behaves as the only process of its world.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +19,18 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.errors import UserError
+from backbones.processes import deal
+from backbones.processes import mean as mean
+from tools.failures import SharedError
 
-TIMEOUT = timedelta(minutes=30)
+Result = TypeVar("Result")
 
 
-def start() -> torch.device:
+def start(timeout: float = 30) -> torch.device:
     """Join the process group, if there is one, and pick this process's device.
+
+    Args:
+        timeout: minutes that processes wait for one another before they give up.
 
     Returns:
         The local rank's CUDA device where there are devices, else the CPU (with gloo).
@@ -31,7 +39,9 @@ def start() -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        # Gloo beside NCCL: what lies in main memory, such as detections and errors, need not pass through the GPU.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
     return device
 
 
@@ -66,10 +76,18 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait for all processes."""
-    if dist.is_initialized():
-        dist.barrier()
+def launcher() -> str | None:
+    """What tells this launch of torchrun on this machine from all others, and stays when it starts processes anew.
+
+    That is the folder of its logs, named by the run id and a random part: ids alone (`--rdzv_id`) are used again.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # FOLDER/attempt_N/RANK/error.json
+    return Path(error_file).parents[2].name if error_file else None
+
+
+def launchers() -> set[str]:
+    """Those of all processes, of several machines it may be."""
+    return {name for name in all_gather(launcher()) if name}
 
 
 def all_gather(value: Any) -> list[Any]:
@@ -90,29 +108,40 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
-def on_main(work: Callable[[], Any]) -> Any:
-    """Do `work` on the main process alone; its result, or its UserError, reaches every process.
+def on_all(work: Callable[[], Result]) -> Result:
+    """Do `work` on every process; a UserError of one is raised on all, which would wait for that one otherwise.
 
-    An error on one process would otherwise leave the others waiting for it.
+    Calls may lie within one another. Other collectives inside of `work` must come after all that can fail.
     """
-    result, error = None, None
-    if is_main():
-        try:
-            result = work()
-        except UserError as mistake:
-            error = str(mistake)
-    result, error = broadcast((result, error))
-    if error is not None:
-        raise UserError(error)
+    try:
+        result = work()
+    except SharedError:
+        raise
+    except UserError as mistake:
+        _agree(mistake)
+        raise  # no other process is there
+    _agree(None)
     return result
 
 
-def mean(values: torch.Tensor) -> torch.Tensor:
-    """Element-wise mean over the processes."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-        values = values / world_size()
-    return values
+def on_main(work: Callable[[], Any]) -> Any:
+    """Do `work` on the main process alone; its result, or its UserError, reaches every process."""
+    return broadcast(on_all(lambda: work() if is_main() else None))
+
+
+def _agree(mistake: UserError | None) -> None:
+    """Raise the first process's mistake on all of them."""
+    failed = torch.tensor(float(mistake is not None))
+    if not dist.is_initialized() or mean(failed) == 0:
+        return
+    texts = all_gather(None if mistake is None else f"{mistake}{_place()}")
+    raise SharedError(next(filter(None, texts)), speaks=is_main()) from mistake
+
+
+def _place() -> str:
+    """Which process this is, where that may help: folders of several machines differ."""
+    alone = processes_on_this_machine() == world_size()
+    return "" if alone else f" (process {rank()}, on {socket.gethostname()})"
 
 
 def share_buffers(model: torch.nn.Module) -> None:
@@ -126,7 +155,9 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The model under DistributedDataParallel where several processes train; alone as it is."""
     if not dist.is_initialized():
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    # Buffers are shared where they count, before an evaluation: see `share_buffers`.
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
@@ -134,9 +165,9 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def shard(length: int) -> range:
-    """This process's part of `length` items for evaluation: the shards are disjoint and complete, never padded."""
-    return range(rank(), length, world_size())
+def shard(length: int, batch_size: int) -> list[list[int]]:
+    """This process's batches of `length` items for evaluation; see `backbones.processes.deal`."""
+    return deal(length, batch_size, rank=rank(), world_size=world_size())
 
 
 class TrainBatches:

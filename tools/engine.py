@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -159,7 +159,7 @@ def train_epoch(
     model, precision = training.model, training.precision
     model.train()
     sums: dict[str, torch.Tensor] = {}
-    for position, batch in enumerate(loader, start=1):
+    for position, batch in enumerate(_together(loader), start=1):
         images, targets = to_device(batch, precision.device)
         last = position % accumulate == 0
         random = random_state(precision.device)
@@ -217,7 +217,8 @@ def evaluate(
     # Each process gathered batch statistics of its own; what is measured is what the main process saves.
     distributed.share_buffers(model)
     folds, sums = Folds(), MeanLosses()
-    with same_draws(precision.device) if losses else nullcontext():
+
+    def predict() -> None:
         for batch in tqdm(loader, "evaluating", leave=False, disable=not distributed.is_main()):
             if stopping.asked():
                 break
@@ -229,12 +230,22 @@ def evaluate(
                 else:
                     predictions = model(images)
             evaluator.update(predictions, targets)
+
+    with same_draws(precision.device) if losses else nullcontext():
+        distributed.on_all(predict)
     model.train(before)
     states, losses_of, stops = zip(*distributed.all_gather((evaluator.state(), sums, stopping.asked())), strict=True)
     if any(stops):
         raise Stopped("stopped within an evaluation, which is to be made again")
     evaluator.merge(states)
     return {**distributed.on_main(evaluator.compute), **MeanLosses.figures(losses_of)}
+
+
+def _together(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches; where one process cannot load its own, the mistake is everybody's."""
+    batches = iter(loader)
+    while (batch := distributed.on_all(lambda: next(batches, None))) is not None:
+        yield batch
 
 
 def to_device(value: Any, device: torch.device) -> Any:

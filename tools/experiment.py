@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tools.resume import require_same_run
 from tools.run_log import BEST, LAST, RunLog, choose_folder, create_folder
 from tools.training import Precision, Training, random_state, set_random_state
 
-LIVE_NORM_IMAGES = 8  # fewer images a process make batch statistics noisy
+LIVE_NORM_IMAGES = 8  # fewer make batch statistics noisy
 
 
 @dataclass
@@ -55,15 +56,18 @@ class Experiment:
         """
         if run.deterministic:
             _be_deterministic()
-        device = distributed.start()
-        _check_batch(train)
+        device = distributed.start(run.timeout)
+        distributed.on_all(lambda: _check(train, config, device))
         torch.set_num_threads(run.threads or default_threads())
         # Numbers below 1e-38 mean nothing here, and cost a CPU a hundred cycles each.
         torch.set_flush_denormal(True)
         torch.manual_seed(run.seed)
         torch.backends.cudnn.benchmark = not run.deterministic
-        folder = distributed.on_main(lambda: choose_folder(run.output, prefix=prefix, resume=run.resume))
-        return cls(folder, device, train, run, {**config, "output": str(folder)}, {})
+        launchers = distributed.launchers()
+        folder, resume = distributed.on_main(
+            lambda: choose_folder(run.output, prefix=prefix, resume=run.resume, launchers=launchers)
+        )
+        return cls(folder, device, train, replace(run, resume=resume), {**config, "output": str(folder)}, {})
 
     @property
     def workers(self) -> int:
@@ -73,9 +77,23 @@ class Experiment:
         return min(4, max(1, cores() // distributed.processes_on_this_machine()))
 
     @property
+    def eval_batch(self) -> int:
+        """Images of one forward pass of an evaluation, whatever the number of processes: figures are the same then."""
+        return self.train.batch_size // self.train.accumulate
+
+    @property
     def process_batch(self) -> int:
         """Images of one forward pass of one process."""
         return self.train.batch_size // (distributed.world_size() * self.train.accumulate)
+
+    def norms(self, model: nn.Module) -> str:
+        """The plan's words on norm layers, with a warning where live ones take their statistics of few images."""
+        table = norm_table(model)
+        text = ", ".join(f"{count} {state}" for state, count in table.items()) or "none"
+        images = self.process_batch * (1 if "live" in table else distributed.world_size())
+        if images >= LIVE_NORM_IMAGES or not any(state.startswith("live") for state in table):
+            return text
+        return f"{text}; WARNING: live batch norm over {images} images is noisy; --norm frozen, group, or sync on GPUs"
 
     def precision(self) -> Precision:
         """How this run computes."""
@@ -96,7 +114,7 @@ class Experiment:
         torch.manual_seed(self.run.seed + 1 + distributed.rank())  # each process samples its own
         training.schedule.step_update(0)
         if self.run.resume:
-            self._resume(training)
+            distributed.on_all(lambda: self._resume(training))
         return training
 
     def fit(
@@ -146,7 +164,8 @@ class Experiment:
             distributed.stop()
             raise stopping.Stopped(f"{stop}; go on with --resume --output {self.folder}") from None
         except NonFiniteLossError as error:
-            raise error.keep(self.folder, config=self.config, meta=self.meta) from None
+            distributed.on_all(functools.partial(self._end_with, error))
+            raise
         except (RuntimeError, ValueError) as error:
             if mistake := _mistake(error):
                 raise mistake from None
@@ -192,16 +211,22 @@ class Experiment:
         Raises:
             UserError: where it cannot be written.
         """
-        distributed.on_main(self._write_config)
+        launchers = distributed.launchers()
+        distributed.on_main(lambda: self._write_config(launchers))
+
+    def _end_with(self, error: NonFiniteLossError) -> None:
+        """Raise what is to be said of a broken loss, on the processes that know."""
+        if error.evidence is not None:
+            raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
     def _write_model(self, path: Path, model: nn.Module) -> None:
         header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
         checkpoint.write_safetensors(path, model.state_dict(), header)
 
-    def _write_config(self) -> None:
+    def _write_config(self, launchers: set[str]) -> None:
         import yaml
 
-        create_folder(self.folder)
+        create_folder(self.folder, launchers=launchers)
         for left_over in (*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoint/.*.tmp")):  # of a killed process
             left_over.unlink()
         if not self.run.resume:
@@ -246,12 +271,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
-def live_norm_warning(model: nn.Module, images: int) -> str:
-    """What the plan adds where batch norm takes its statistics of few images a process."""
-    few = images < LIVE_NORM_IMAGES and norm_table(model).get("live")
-    return f"; WARNING: live batch norm over {images} images a process is noisy; --norm frozen or group" if few else ""
-
-
 def print_plan(rows: dict[str, Any]) -> None:
     """Print what is about to happen, one fact a line, on the main process."""
     if distributed.is_main():
@@ -261,13 +280,16 @@ def print_plan(rows: dict[str, Any]) -> None:
         print(flush=True)
 
 
-def _check_batch(train: TrainOptions) -> None:
+def _check(train: TrainOptions, config: dict[str, Any], device: torch.device) -> None:
+    """Refuse what these processes, on this device, cannot do."""
     parts = distributed.world_size() * train.accumulate
     if train.batch_size % parts:
         raise UserError(
             f"--batch-size {train.batch_size}: does not divide into {distributed.world_size()} processes x "
             f"{train.accumulate} accumulated batches; take a multiple of {parts}"
         )
+    if config.get("norm") == "sync" and device.type == "cpu" and distributed.world_size() > 1:
+        raise UserError("--norm sync: torch synchronises batch norm on GPUs only; take batch or group on CPUs")
 
 
 def _be_deterministic() -> None:

@@ -87,6 +87,7 @@ class RunOptions:
         threads: CPU threads of this process; absent: PyTorch's choice, shared among the processes of a machine.
         on_bad_image: an image that is missing or does not decode stops the run (raise); or (skip) another takes its
             place in training, evaluation counts it as a miss, or leaves it out of mIoU, and results.json lists it.
+        timeout: minutes that processes wait for one another before all of them end.
     """
 
     output: str | None = None
@@ -103,6 +104,7 @@ class RunOptions:
     val_loss: bool = False
     threads: int | None = None
     on_bad_image: Literal["raise", "skip"] = "raise"
+    timeout: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
@@ -110,6 +112,7 @@ class RunOptions:
         for name in ("eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
+        require(self.timeout > 0, "timeout", self.timeout, "must be above 0")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
 
 

@@ -16,6 +16,7 @@ FREE_ON_RESUME = {
     "eval_only",
     "workers",
     "threads",
+    "timeout",
     "checkpoint_every",
     "keep_checkpoints",
     "eval_every",

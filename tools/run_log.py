@@ -5,35 +5,47 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
 from tools.checkpoint import generations
-from tools.distributed import is_main
-from tools.files import write_text
+from tools.distributed import is_main, on_main
+from tools.files import write_json, write_text
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
+LAUNCHERS = "checkpoint/launchers.json"  # all torchruns that worked on this run
 
 
-def choose_folder(output: str | None, *, prefix: str, resume: bool) -> Path:
-    """The folder of this run; nothing is created yet, so that a mistake found later leaves nothing behind.
+def choose_folder(
+    output: str | None, *, prefix: str, resume: bool, launchers: Collection[str] = ()
+) -> tuple[Path, bool]:
+    """The folder of this run, and whether to go on with what it holds.
 
-    Without `output` a run gets a new folder `runs/<prefix>-<time>`, and `resume` takes the newest of them.
+    Nothing is created yet, so that a mistake found later leaves nothing behind. Without `output` a run gets a new
+    folder `runs/<prefix>-<time>`, and `resume` takes the newest of them. Processes that torchrun started anew go on
+    in the folder that they left.
+
+    Args:
+        launchers: of these processes; see `distributed.launcher`.
 
     Raises:
         UserError: where the folder holds another run, or has none to resume.
     """
+    left = _left_by(launchers, [Path(output)] if output else Path("runs").glob(f"{prefix}-*"))
+    if left is not None:
+        return left, bool(generations(left / LAST))
     folder = Path(output) if output else newest(prefix) if resume else _fresh(prefix)
     if resume and not generations(folder / LAST):
         raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
     if not resume and folder.is_dir() and any(path.is_file() for path in folder.rglob("*")):
         raise UserError(f"--output {folder}: holds files already; continue that run with --resume or name a new folder")
-    return folder
+    return folder, resume
 
 
-def create_folder(folder: Path) -> None:
-    """Create a run folder.
+def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:
+    """Create a run folder, with a note of who launched the processes.
 
     Raises:
         UserError: where it cannot be created or written.
@@ -44,6 +56,8 @@ def create_folder(folder: Path) -> None:
         raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {folder}: cannot be written; name another folder")
+    if launchers:
+        write_json(folder / LAUNCHERS, sorted({*launchers, *_launchers_of(folder)}))
 
 
 class RunLog:
@@ -57,10 +71,10 @@ class RunLog:
 
     def __init__(self, folder: Path, *, step: int = 0, measured: int | None = None) -> None:
         self.folder, self.path = folder, folder / "metrics.jsonl"
+        on_main(lambda: self._cut_after(step, step if measured is None else measured))
         if is_main():
             from torch.utils.tensorboard import SummaryWriter
 
-            self._cut_after(step, step if measured is None else measured)
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -69,8 +83,9 @@ class RunLog:
         Raises:
             UserError: where the disk is full.
         """
-        if not is_main():
-            return
+        on_main(lambda: self._write(step, values))
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
         try:
             with open(self.path, "a", encoding="utf-8") as file:
@@ -99,6 +114,17 @@ def _counts(line: str, step: int, measured: int) -> bool:
         return values["step"] <= (measured if "epoch" in values else step)
     except (ValueError, TypeError, KeyError):
         return False
+
+
+def _left_by(launchers: Collection[str], folders: Iterable[Path]) -> Path | None:
+    """The folder that these launchers worked on last."""
+    left = [folder for folder in folders if not {*launchers}.isdisjoint(_launchers_of(folder))]
+    return max(left, key=lambda folder: (folder / LAUNCHERS).stat().st_mtime, default=None)
+
+
+def _launchers_of(folder: Path) -> list[str]:
+    path = folder / LAUNCHERS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _fresh(prefix: str) -> Path:

@@ -80,7 +80,7 @@ class ModelOptions:
         max_stride: stages of the backbone beyond it are dropped, so that the head scores finer ones; absent: none are.
         aux: a second loss on the feature before the last.
         weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation net's file for the whole net.
-        norm: of the backbone; auto is live batch norm.
+        norm: of the backbone; auto is live batch norm; sync is that over the images of all processes together, on GPUs.
         freeze: backbone stages that stay as they are (1 stem, 2 stem and the first stage, ...).
         loss: ce; ohem (cross-entropy of the hardest quarter of the pixels); dice (cross-entropy and Dice).
         class_weights: median weighs classes by the inverse of their frequency, relative to the median.
@@ -92,7 +92,7 @@ class ModelOptions:
     max_stride: Literal[4, 8, 16, 32] | None = None
     aux: bool = True
     weights: str = "imagenet"
-    norm: Literal["auto", "batch", "frozen", "group"] = "auto"
+    norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
     freeze: int = 0
     loss: Literal["ce", "ohem", "dice"] = "ce"
     class_weights: Literal["none", "median"] = "none"

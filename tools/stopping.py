@@ -32,11 +32,11 @@ class Stopped(Exception):  # noqa: N818 - as KeyboardInterrupt, no error
 def noticed() -> Iterator[None]:
     """Note the first signal, for the loop to end after its step; one that comes a while later kills at once."""
     global _asked_at
+    _asked_at = None
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
         yield
     finally:
-        _asked_at = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

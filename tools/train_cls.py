@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tools.experiment import Experiment
 
 RECIPES = Path(__file__).resolve().parents[1] / "classification" / "recipes"
+EVAL_BATCH = 128  # images of one forward pass of an evaluation, at most
 MEASURED_FOR_MEAN = 2000  # training images that --normalise data looks at
 
 
@@ -54,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="cls")
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
-    source = build_source(options, bad)
-    model = build_model(options, source)
+    source, model = distributed.on_all(lambda: build(options, bad))
     experiment.meta = meta(options, source, model)
     batches = build_batches(options, source)
     training = experiment.training(model, steps_per_epoch=batches.steps)
@@ -75,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
     return resumed_config(argv, prefix="cls") or named_recipe(argv, RECIPES)
+
+
+def build(options: Options, bad: BadImages) -> tuple[Source, Classifier]:
+    """Data and net."""
+    source = build_source(options, bad)
+    return source, build_model(options, source)
 
 
 def build_source(options: Options, bad: BadImages) -> Source:
@@ -174,7 +180,6 @@ def meta(options: Options, source: Source, model: Classifier) -> dict[str, Any]:
 
 def show_plan(experiment: Experiment, options: Options, source: Source, model: Classifier, steps: int) -> None:
     """Say what is about to be trained, on what and how."""
-    from backbones.norm import norm_table
     from classification.transforms import describe_views
     from tools import distributed
     from tools.experiment import print_plan
@@ -184,12 +189,11 @@ def show_plan(experiment: Experiment, options: Options, source: Source, model: C
     lr, rule = learning_rate(train)
     world = distributed.world_size()
     crop, resize = _sizes(experiment)
-    norms = ", ".join(f"{count} {state}" for state, count in norm_table(model).items()) or "none"
     rows = {
         "run folder": experiment.folder,
         "model": f"{options.model.backbone}, weights {options.model.weights}",
         "loaded": f"{model.load_report or 'nothing: random weights'}{_other_classes(options, source, model)}",
-        "norm layers": norms,
+        "norm layers": experiment.norms(model),
         "classes": len(source.classes),
         "train": f"{source.train_size} images, {source.in_channels} channels, augment {data.augment}, crop {crop}",
         "val": f"{source.val_size} images, {describe_views(data.test_crops, crop, resize)}",
@@ -254,7 +258,8 @@ class Measure:
         crop, resize = _sizes(self.experiment)
         crops = options.data.test_crops
         views = Views(crops, resize, crop, _normalise(self.experiment), self.experiment.meta["input"]["interpolation"])
-        batch = {"center": 2 * self.experiment.process_batch, "ten": max(1, self.experiment.process_batch // 4)}
+        whole = self.experiment.eval_batch
+        batch = {"center": min(EVAL_BATCH, 2 * whole), "ten": max(1, min(EVAL_BATCH, whole) // 4)}
         return self.source.eval_loader(
             split,
             views,

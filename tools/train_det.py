@@ -49,10 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.loading import loader
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
-    val = build_val(options)
-    train = None if options.run.eval_only else build_train(options, val)
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
-    model = build_model(options, val.annotations)
+    val, train, model = distributed.on_all(lambda: build(options))
     experiment.meta = meta(options, val.annotations, model)
     groups = (train or val).aspect_groups()
     accumulate = options.train.accumulate
@@ -75,6 +73,13 @@ def recipe(argv: Sequence[str]) -> Path | None:
         return config
     real = option(argv, "data") or option(argv, "val_annotations")
     return RECIPES / ("coco.yaml" if real else "shapes.yaml")
+
+
+def build(options: Options) -> tuple[CocoDetection, CocoDetection | None, FasterRCNN]:
+    """Validation split, training split and detector."""
+    val = build_val(options)
+    train = None if options.run.eval_only else build_train(options, val)
+    return val, train, build_model(options, val.annotations)
 
 
 def build_val(options: Options) -> CocoDetection:
@@ -162,20 +167,18 @@ def show_plan(
     steps: int,
 ) -> None:
     """Say what is about to be trained, on what and how."""
-    from backbones.norm import norm_table
     from tools import distributed
-    from tools.experiment import live_norm_warning, print_plan
+    from tools.experiment import print_plan
     from tools.optim import learning_rate
 
     lr, rule = learning_rate(options.train)
     world, accumulate = distributed.world_size(), options.train.accumulate
-    norms = ", ".join(f"{count} {state}" for state, count in norm_table(model).items()) or "none"
     print_plan(
         {
             "run folder": experiment.folder,
             "model": f"Faster R-CNN, {options.model.backbone}, {options.model.neck}, weights {options.model.weights}",
             "loaded": f"{model.load_report or 'nothing: random weights'}{_other_settings(options.model)}",
-            "norm layers": norms + live_norm_warning(model, experiment.process_batch),
+            "norm layers": experiment.norms(model),
             "classes": len(val.annotations.categories),
             "train": _describe(train) if train else "none: evaluation only",
             "val": _describe(val),
@@ -196,9 +199,7 @@ class Measure:
         from tools.loading import loader
 
         self.experiment, self.data, self.engine, self.bad = experiment, data, options.data.evaluator, bad
-        shard = list(distributed.shard(len(data)))
-        batch = min(8, experiment.process_batch)
-        batching: dict[str, Any] = {"sampler": shard, "batch_size": batch}
+        batching: dict[str, Any] = {"batch_sampler": distributed.shard(len(data), min(8, experiment.eval_batch))}
         self.loader = bad.evaluation(loader, data, workers=experiment.workers, collate=collate, **batching)
         self.evaluator: Any = None
 

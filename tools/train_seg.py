@@ -52,10 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.loading import loader
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="seg")
-    val = build_data(options, "val")
-    train = None if options.run.eval_only else build_data(options, "train")
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
-    model = build_model(options, val.source, train)
+    val, train, model = distributed.on_all(lambda: build(options))
     experiment.meta = meta(options, val.source, model)
     groups = np.zeros(len(train or val), np.int64)
     accumulate = options.train.accumulate
@@ -76,6 +74,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
     return resumed_config(argv, prefix="seg") or named_recipe(argv, RECIPES)
+
+
+def build(options: Options) -> tuple[Segmentation, Segmentation | None, FCN]:
+    """Validation split, training split and net."""
+    val = build_data(options, "val")
+    train = None if options.run.eval_only else build_data(options, "train")
+    return val, train, build_model(options, val.source, train)
 
 
 def build_data(options: Options, split: Literal["train", "val"]) -> Segmentation:
@@ -169,22 +174,20 @@ def show_plan(
     experiment: Experiment, options: Options, train: Segmentation | None, val: Segmentation, model: FCN, steps: int
 ) -> None:
     """Say what is about to be trained, on what and how."""
-    from backbones.norm import norm_table
     from segmentation.metrics import POLICY
     from tools import distributed
-    from tools.experiment import live_norm_warning, print_plan
+    from tools.experiment import print_plan
     from tools.optim import learning_rate
 
     lr, rule = learning_rate(options.train)
     world, data = distributed.world_size(), options.data
-    norms = ", ".join(f"{count} {state}" for state, count in norm_table(model).items()) or "none"
     strides = ", ".join(f"{info.name} at stride {info.stride}" for info in model.backbone.feature_info)
     look = f"; augment {data.augment}, crop {data.crop_size}"
     rows = {
         "run folder": experiment.folder,
         "model": f"{options.model.head}, {options.model.backbone} ({strides}), weights {options.model.weights}",
         "loaded": model.load_report or "nothing: random weights",
-        "norm layers": norms + live_norm_warning(model, experiment.process_batch),
+        "norm layers": experiment.norms(model),
         "classes": len(val.source.classes),
         "train": f"{len(train)} images ({train.source.where}){look}" if train else "none: evaluation only",
         "val": f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
@@ -209,10 +212,8 @@ class Measure:
         from tools.loading import loader
 
         self.experiment, self.options, self.data, self.bad = experiment, options.data, data, bad
-        shard = list(distributed.shard(len(data)))
-        batch = min(8, experiment.process_batch)
+        batching: dict[str, Any] = {"batch_sampler": distributed.shard(len(data), min(8, experiment.eval_batch))}
         workers = experiment.workers
-        batching: dict[str, Any] = {"sampler": shard, "batch_size": batch}
         self.loader = bad.evaluation(loader, data, workers=workers, collate=collate_whole, **batching)
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
