@@ -21,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from backbones.errors import UserError
 from backbones.processes import deal
 from backbones.processes import mean as mean
+from tools import failures
 from tools.failures import SharedError
+from tools.rendezvous import meet
 
 Result = TypeVar("Result")
 
@@ -41,7 +43,9 @@ def start(timeout: float = 30) -> torch.device:
     if world_size() > 1 and not dist.is_initialized():
         # Gloo beside NCCL: what lies in main memory, such as detections and errors, need not pass through the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
+        limit = timedelta(minutes=timeout)
+        store, number, count = meet(limit)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
     return device
 
 
@@ -134,6 +138,7 @@ def _agree(mistake: UserError | None) -> None:
     failed = torch.tensor(float(mistake is not None))
     if not dist.is_initialized() or mean(failed) == 0:
         return
+    failures.end_by_itself()
     texts = all_gather(None if mistake is None else f"{mistake}{_place()}")
     raise SharedError(next(filter(None, texts)), speaks=is_main()) from mistake
 
@@ -155,9 +160,7 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The model under DistributedDataParallel where several processes train; alone as it is."""
     if not dist.is_initialized():
         return model
-    # Buffers are shared where they count, before an evaluation: see `share_buffers`.
-    devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:

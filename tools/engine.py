@@ -128,7 +128,7 @@ def fit(
                 training.epoch, training.epoch_step = training.epoch + 1, 0
             save("last")
         if worn_out():
-            progress.write(f"no better {metric} in {patience} evaluations: ended early")
+            _say(progress, f"no better {metric} in {patience} evaluations: ended early")
     return results
 
 
@@ -332,4 +332,9 @@ def _report(
 
 def _announce(progress: tqdm, epoch: float, metric: str, results: dict[str, Any]) -> None:
     score = results[metric]
-    progress.write(f"epoch {epoch:g}: {metric} {'n/a' if score is None else f'{score:.4f}'}")
+    _say(progress, f"epoch {epoch:g}: {metric} {'n/a' if score is None else f'{score:.4f}'}")
+
+
+def _say(progress: tqdm, text: str) -> None:
+    if distributed.is_main():  # a bar that is switched off writes all the same
+        progress.write(text)

@@ -242,6 +242,8 @@ class Experiment:
             training.load_net(state["training"])
             return
         training.load_state_dict(state["training"])
+        if distributed.is_main():
+            print(f"going on after step {training.step}")
         if len(state["random"]) == distributed.world_size():
             set_random_state(state["random"][distributed.rank()], self.device)
         elif distributed.is_main():
