@@ -123,10 +123,10 @@ class FolderSource:
         places = self._places[split]
         chosen = places[spread(len(places), limit)]
         batches = deal(len(chosen), batch_size, rank=rank, world_size=world_size)
-        data, batching = self._view(split, views, chosen), {"workers": workers, "batch_sampler": batches}
+        data = self._view(split, views, chosen)
         if self._guard is None:
-            return loader(data, collate=collate, **batching)
-        return self._guard.evaluation(loader, data, collate=collate, **batching)
+            return loader(data, workers=workers, batch_sampler=batches)
+        return self._guard.evaluation(loader, data, collate=collate, workers=workers, batch_sampler=batches)
 
     def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         if self._guard is None:

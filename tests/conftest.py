@@ -7,13 +7,15 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -176,6 +178,53 @@ def _as_script(
     if first is not None:
         first()
     runpy.run_path(argv[0], run_name="__main__")
+
+
+Group = Callable[..., list[tuple[int, str, str]]]
+
+
+@pytest.fixture(scope="session")
+def group(launch: Callable[..., Launched]) -> Group:
+    """Runs a script in processes that know one another, one in each of `cwds`, by the variables that launchers set.
+
+    Processes with a folder in common are on one machine. Gives status, output and errors of each.
+    """
+
+    def run(name: str, *words: Any, cwds: Sequence[Path], **environment: str) -> list[tuple[int, str, str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"WORLD_SIZE": len(cwds), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+        started = []
+        for rank, cwd in enumerate(cwds):
+            own = {"RANK": rank, "LOCAL_RANK": cwds[:rank].count(cwd), "LOCAL_WORLD_SIZE": cwds.count(cwd)}
+            variables = {name: str(value) for name, value in {**common, **own, **environment}.items()}
+            started.append(launch(name, *words, cwd=cwd, **variables))
+        _end_with_the_first_to_fail([process.process for process in started])
+        return [process.end() for process in started]
+
+    return run
+
+
+def _end_with_the_first_to_fail(processes: list[ForkServerProcess], patience: float = 30) -> None:
+    """Wait for all; kill those that still wait for one of them well after it failed."""
+    running, failed = processes, False
+    while running:
+        ready = wait([process.sentinel for process in running], timeout=patience if failed else 300)
+        for process in running if not ready else ():
+            process.kill()
+        running = [process for process in running if process.sentinel not in ready]
+        failed = failed or any(process.exitcode for process in processes)
+
+
+def write_classes(root: Path, *, count: int) -> None:
+    """`count` pictures of noise in each of three classes."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "abc":
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                cv2.imwrite(str(root / split / name / f"{number}.png"), random.integers(0, 255, (32, 32, 3), np.uint8))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tools import distributed
 from tools.distributed import TrainBatches
@@ -73,13 +74,16 @@ def test_a_step_sees_the_same_images_on_any_number_of_processes(monkeypatch, wor
         assert sum(shared, []) == images
 
 
-@pytest.mark.parametrize(("length", "world"), [(10, 3), (2, 3), (0, 2), (5, 1)])
-def test_shards_are_disjoint_and_complete(monkeypatch, length: int, world: int):
+@pytest.mark.parametrize(("length", "world"), [(10, 3), (2, 3), (0, 2), (5, 1), (17, 2)])
+def test_shards_are_disjoint_and_complete_and_their_batches_those_of_one_process(monkeypatch, length: int, world: int):
     shards = []
     for rank in range(world):
         as_process(monkeypatch, rank, world)
-        shards.append(list(distributed.shard(length)))
-    assert sorted(sum(shards, [])) == list(range(length))
+        shards.append(distributed.shard(length, 4))
+    alone = [list(range(begin, min(begin + 4, length))) for begin in range(0, length, 4)]
+    assert sorted(sum(shards, [])) == alone
+    counts = [len(shard) for shard in shards]
+    assert max(counts) - min(counts) <= 1
 
 
 def test_one_process_needs_nothing():
@@ -87,7 +91,8 @@ def test_one_process_needs_nothing():
     assert distributed.all_gather("a") == ["a"]
     assert distributed.broadcast(3) == 3
     assert distributed.on_main(lambda: 4) == 4
-    distributed.barrier()
+    assert distributed.mean(torch.tensor([2.0])).tolist() == [2.0]
+    assert distributed.on_all(lambda: 5) == 5
 
 
 CODE = """
@@ -105,7 +110,11 @@ try:
     d.on_main(fail)
 except UserError as error:
     assert str(error) == "the disk is full"
-    print("refused", d.rank())
+    print("refused", d.rank(), error.speaks)
+try:
+    d.on_all(lambda: d.on_all(fail) if d.rank() == 1 else d.on_all(lambda: 1))
+except UserError as error:
+    assert str(error) == "the disk is full"
 d.stop()
 """
 
@@ -115,7 +124,13 @@ def test_collectives_over_processes(world: int):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    common = {
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", CODE],
@@ -127,4 +142,4 @@ def test_collectives_over_processes(world: int):
         for rank in range(world)
     ]
     outs = [process.communicate(timeout=120)[0] for process in processes]
-    assert outs == [f"refused {rank}\n" for rank in range(world)]
+    assert outs == [f"refused {rank} {rank == 0}\n" for rank in range(world)]

@@ -231,14 +231,15 @@ def test_unknown_optimizer_and_fp16_on_a_cpu():
 
 def test_run_folders_are_never_overwritten(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = choose_folder(None, prefix="det", resume=False)
+    first, resume = choose_folder(None, prefix="det", resume=False)
+    assert not resume
     assert first.parent == Path("runs")
     assert not first.exists()
     create_folder(first)
-    assert choose_folder(str(first), prefix="det", resume=False) == first  # nothing is in it yet
+    assert choose_folder(str(first), prefix="det", resume=False) == (first, False)  # nothing is in it yet
     (first / "checkpoint" / "last.safetensors").write_bytes(b"")
-    assert choose_folder(None, prefix="det", resume=False) != first
-    assert choose_folder(None, prefix="det", resume=True) == first
+    assert choose_folder(None, prefix="det", resume=False)[0] != first
+    assert choose_folder(None, prefix="det", resume=True) == (first, True)
     with pytest.raises(UserError, match="holds files already"):
         choose_folder(str(first), prefix="det", resume=False)
     with pytest.raises(UserError, match=r"has no checkpoint/last\.safetensors to resume"):
@@ -248,6 +249,19 @@ def test_run_folders_are_never_overwritten(tmp_path: Path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"):
         create_folder(tmp_path / "file" / "run")
+
+
+def test_processes_started_anew_go_on_in_the_folder_that_they_left(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left, _ = choose_folder(None, prefix="det", resume=False, launchers={"launch-1"})
+    create_folder(left, launchers={"launch-1", "launch-2"})
+    again = {"prefix": "det", "resume": False, "launchers": {"launch-2"}}
+    assert choose_folder(None, **again) == (left, False)  # killed before the first checkpoint: from the start
+    (left / "checkpoint" / "last.safetensors").write_bytes(b"")
+    assert choose_folder(None, **again) == choose_folder(str(left), **again) == (left, True)
+    assert choose_folder(None, **again | {"launchers": {"launch-3"}})[0] != left
+    with pytest.raises(UserError, match="holds files already"):
+        choose_folder(str(left), **again | {"launchers": {"launch-3"}})
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):

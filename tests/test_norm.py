@@ -98,3 +98,16 @@ def test_norm_table_counts_by_state() -> None:
     assert norm_table(nn.ReLU()) == {}
     # 1 of the stem, 2 in each of 8 blocks, 3 projections
     assert norm_table(backbones.build("resnet18", weights=None, norm="group")) == {"group": 20}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain18", "timm/resnet10t", "torchvision/mobilenet_v2"])
+def test_synchronised_norm_has_the_keys_and_numbers_of_live_norm(name: str) -> None:
+    torch.manual_seed(0)
+    live = backbones.build(name, weights=None)
+    shared = backbones.build(name, weights=None, norm="sync")
+    shared.load_state_dict(live.state_dict())
+    (count,) = norm_table(live).values()
+    assert norm_table(shared) == {"live, synchronised": count}
+    x = torch.rand(2, 3, 64, 64)
+    for before, after in zip(live.eval()(x).values(), shared.eval()(x).values(), strict=True):
+        assert torch.equal(before, after)

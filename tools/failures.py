@@ -5,7 +5,6 @@ torchrun looks after its processes ten times a second, ends them all once one ha
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,12 +15,8 @@ from backbones.errors import UserError
 from tools import stopping
 
 PATIENCE = 10.0  # seconds in which torchrun has surely noticed a process that died
-LOST = (
-    "gloo/transport",
-    "DistNetworkError",
-    "DistBackendError",
-    "DistStoreError",
-)  # of errors that tell that another one is gone
+# Of errors that tell that another process is gone.
+LOST = ("gloo/transport", "DistNetworkError", "DistBackendError", "DistStoreError")
 
 
 class SharedError(UserError):
@@ -41,20 +36,13 @@ def end(message: str, status: int, *, speaks: bool = True) -> NoReturn:
     end_by_itself()
     if speaks:
         print(message, file=sys.stderr)
-    end_workers()
+    stopping.end_workers()
     sys.exit(status)
 
 
 def end_by_itself() -> None:
     """Keep torchrun from ending this process, when it sees that a quicker one has ended for the same reason."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def end_workers() -> None:
-    """End the processes that load data, which do not hear what their loader says when an error interrupts it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for a mishap
-    for worker in multiprocessing.active_children():
-        worker.kill()
 
 
 def is_first() -> bool:
@@ -73,7 +61,7 @@ def hand_over(error: BaseException) -> None:
     It shows a traceback with the process that it is of, unless it starts the processes anew. A connection that broke
     is no news beside the death that broke it: torchrun has the time to see that one, and to end this process.
     """
-    end_workers()
+    stopping.end_workers()
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return
     if _is_lost_contact(error):

@@ -1,18 +1,21 @@
 """Where the processes of one attempt find one another.
 
-torchrun's store outlives the processes, and those that it starts anew would connect to addresses which the dead ones left
-there (https://github.com/pytorch/pytorch/issues/135712). Its count of restarts is each machine's own, so it tells
+torchrun's store outlives the processes, and those that it starts anew would connect to addresses which the dead ones
+left there (https://github.com/pytorch/pytorch/issues/135712). Its count of restarts is each machine's own, so it tells
 attempts on several machines not apart.
 """
 
 from __future__ import annotations
 
 import secrets
+import time
 from datetime import timedelta
 
 import torch.distributed as dist
 
-GLANCE = timedelta(seconds=1)  # how long to wait for an answer before looking whether another attempt has begun
+from backbones.errors import UserError
+
+GLANCE = 0.05  # seconds between looks for an answer
 
 
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
@@ -21,7 +24,7 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     All of them have come when it returns.
     """
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    attempt = _welcome(store, world_size) if rank == 0 else _greet(store, rank)
+    attempt = _welcome(store, world_size) if rank == 0 else _greet(store, rank, timeout)
     return dist.PrefixStore(attempt, store), rank, world_size
 
 
@@ -35,14 +38,14 @@ def _welcome(store: dist.Store, world_size: int) -> str:
     return attempt
 
 
-def _greet(store: dist.Store, rank: int) -> str:
+def _greet(store: dist.Store, rank: int, timeout: timedelta) -> str:
     """The attempt whose first process answers: that of an earlier one is dead."""
     greeting = secrets.token_hex(8)
-    while True:
+    deadline = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < deadline:
         attempt = store.get("attempt").decode()
         store.set(f"{attempt}/{rank}", greeting)
-        try:
-            store.wait([f"{attempt}/{rank}/{greeting}"], GLANCE)
+        if store.check([f"{attempt}/{rank}/{greeting}"]):
             return attempt
-        except dist.DistStoreError:
-            continue
+        time.sleep(GLANCE)
+    raise UserError(f"process {rank} did not meet process 0 within {timeout}; see whether it runs, or raise --timeout")

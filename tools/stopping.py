@@ -36,7 +36,11 @@ def noticed() -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
         yield
-    finally:
+        _asked_at = None
+    except Stopped:
+        _asked_at = None
+        raise
+    finally:  # beside another error the wish stays known: it may come of processes that ended sooner
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -54,7 +58,7 @@ def shield(loader: Any) -> None:
     loader = getattr(loader, "loader", loader)  # inside one that leaves batches out
     if not isinstance(loader.worker_init_fn, _Shielded):
         loader.worker_init_fn = _Shielded(loader.worker_init_fn)
-        Finalize(None, _end_workers, exitpriority=0)
+        Finalize(None, end_workers, exitpriority=0)
 
 
 @dataclass
@@ -70,8 +74,11 @@ class _Shielded:
             self.then(worker)
 
 
-def _end_workers() -> None:
-    """Before Python's own end of child processes, which is a SIGTERM and a wait."""
+def end_workers() -> None:
+    """End the processes that load data, before Python's own end of child processes, which is a SIGTERM and a wait.
+
+    They do not hear what their loader says when an error interrupts it.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a worker for an error
     for child in multiprocessing.active_children():
         if child.daemon:
