@@ -307,9 +307,10 @@ def _pixel_counts(data: Segmentation) -> np.ndarray:
     """Pixels of each class in each image `[N, K]`; every process reads its part of the label maps."""
     import numpy as np
 
-    from tools.distributed import all_gather, rank, world_size
+    from tools.distributed import all_gather, on_all, rank, world_size
 
-    parts = all_gather(data.pixel_counts(range(rank(), len(data), world_size())))
+    mine = range(rank(), len(data), world_size())
+    parts = all_gather(on_all(lambda: data.pixel_counts(mine)))
     counts = np.empty((len(data), len(data.source.classes)), np.int64)
     for number, part in enumerate(parts):
         counts[number :: len(parts)] = part
