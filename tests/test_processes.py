@@ -163,15 +163,19 @@ class Line(nn.Module):
 
 
 def measure(folder: str) -> None:
-    """The three scripts one after the other, evaluation alone."""
-    from tools import train_cls, train_det, train_seg
+    """The three scripts one after the other, evaluation alone, in one group of processes."""
+    from tools import distributed, train_cls, train_det, train_seg
+
+    distributed.start()
+    stop, distributed.stop = distributed.stop, lambda: None
 
     common = ["--eval-only", "--workers", "0", "--threads", "1", "--precision", "fp32", "--batch-size", "6"]
     for script, data, words in ((train_cls, "classes", CLS), (train_det, "shapes", DET), (train_seg, "shapes", SEG)):
         task = script.__name__.removeprefix("tools.train_")
         for limit in LIMITS:
             files = ["--data", data, "--weights", f"{task}.safetensors", "--output", f"{folder}/{task}-{limit}"]
-            script.main([*common, *files, *words, "--limit", str(limit)])
+            script.main([*words, *common, *files, "--limit", str(limit)])  # a --config wins over what is before it
+    stop()
 
 
 LIMITS = (8, 2)  # images in batches of six: unequal shares on two processes; fewer images than three processes
