@@ -181,7 +181,7 @@ def test_frozen_norm_gives_the_same_logits(tmp_path: Path) -> None:
     ("name", "options", "said"),
     [
         ("torchvision/alexnet", {"norm": "group"}, "norm='group' is for our own nets"),
-        ("torchvision/alexnet", {"norm": "no"}, "expected 'batch' or 'frozen'"),
+        ("torchvision/alexnet", {"norm": "no"}, "expected 'batch', 'sync' or 'frozen'"),
         ("torchvision/alexnet", {"norm": "frozen"}, "random statistics"),
         ("timm/resnet18", {"shortcut": "A"}, "shortcut='A' is for our own"),
         ("timm/resnet18", {"stride_style": "v1"}, "stride_style='v1' is for our own"),

@@ -62,7 +62,7 @@ def test_unknown_name_gets_near_ones() -> None:
     ("options", "said"),
     [
         ({"output_stride": 4}, "output_stride=4: expected one of 32, 16, 8"),
-        ({"norm": "layer"}, "norm='layer': expected one of 'batch', 'frozen', 'group'"),
+        ({"norm": "layer"}, "norm='layer': expected one of 'batch', 'sync', 'frozen', 'group'"),
         ({"stride_style": "v2"}, "stride_style='v2'"),
         ({"in_channels": 0}, "in_channels=0"),
         ({"features": "c5"}, "features='c5'"),
