@@ -21,9 +21,10 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmark_classify import NETS, Setting, compare, expand, report, settings
+from tools.benchmark_classify import NETS, expand, report
+from tools.benchmark_compare import Setting, Way, compare, settings
 from tools.benchmark_machine import copy_rate, matmul_rate
-from tools.benchmark_nets import Job, Way, build, facts, peers, prepare, share_weights, usual_size
+from tools.benchmark_nets import Job, build, facts, peers, share_weights, usual_size
 from tools.benchmark_peak import peak_memory
 from tools.benchmark_report import Chart, Report, Table, write
 from tools.benchmark_rounds import Contestant, measure, rate, ratio, rotated
@@ -76,14 +77,16 @@ def test_figures_of_a_setting_by_hand():
         "timm: fp32, contiguous": [2.0, 3.0],
     }
     peaks = dict(zip(seconds, (10, 20, None)))
-    found = compare(Setting("stock", FP32, stock), jobs, seconds, peaks, work=6e9, rate=1e12)
+    rates = {"fp32": 1000.0}
+    found = compare(Setting("stock", FP32, stock), jobs, seconds, peaks, work=6e9, rates=rates)
     assert found == {
         "images_per_second": pytest.approx(8 / 0.75),
         "floor_share": pytest.approx(8 / 0.75 * 6e9 / 1e12),
+        "peer_floor_share": {"timm": pytest.approx(8 / 2.5 * 6e9 / 1e12)},
         "ratio": {"timm": pytest.approx(3.5)},  # the median of 4 and 3
         "peak_bytes": {"ours": 10, "timm": None},
     }
-    found = compare(Setting("equal fp32", FP32, FP32), jobs, seconds, peaks, work=6e9, rate=1e12)
+    found = compare(Setting("equal fp32", FP32, FP32), jobs, seconds, peaks, work=6e9, rates=rates)
     assert found["ratio"] == {"timm": 2.0}
 
 
@@ -158,7 +161,7 @@ def test_a_step_trains_or_leaves_the_net_alone(mode: str, monkeypatch: pytest.Mo
     net = classification.build("resnet18", 1000)
     monkeypatch.setattr("tools.benchmark_nets.build", lambda *args: net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    prepare(Job("ours", "resnet18", FP32, mode, batch=2, size=32))()
+    Job("ours", "resnet18", FP32, mode, batch=2, size=32).prepare()()
     same = all(value.equal(before[name]) for name, value in net.state_dict().items())
     assert same == (mode == "infer")
     assert net.training == (mode == "train")
@@ -250,7 +253,7 @@ def test_ctrl_c_leaves_whole_files_or_none(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "text"),
     (
-        ((), "name a benchmark first; there is classify"),
+        ((), "name a benchmark first; there is classify, detect"),
         (("clasify",), "clasify: name a benchmark first"),
         (("classify", "--nets", "resnet81"), "did you mean resnet18"),
         (("classify", "--nets", "torchvision/inception_v3", "--size", "16"), "--size 16 --batch 16"),

@@ -28,6 +28,8 @@ from tools.cli import parse, run
 # `run(machine)` yields a benchmark_report.Report after each part of the work.
 BENCHMARKS = {
     "classify": "tools.benchmark_classify",
+    "detect": "tools.benchmark_detect",
+    "segment": "tools.benchmark_segment",
 }
 
 

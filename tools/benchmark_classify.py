@@ -5,25 +5,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import backbones
 from backbones.errors import UserError
+from tools.benchmark_compare import MODES, OURS, Setting, Way, chart, measure_jobs, number, precisions, settings, words
 from tools.benchmark_options import Measuring
 from tools.options import require
 
 if TYPE_CHECKING:
-    from tools.benchmark_nets import Facts, Job, Way
-    from tools.benchmark_report import Chart, Report, Table
-    from tools.benchmark_rounds import Contestant
+    from tools.benchmark_nets import Job
+    from tools.benchmark_report import Report, Table
 
 NETS = (
     "plain18,resnet18,plain34,resnet34,resnet50,resnet101,resnet152,plain20,resnet20,plain56,resnet56,resnet110,"
     "torchvision/alexnet,torchvision/vgg16,torchvision/googlenet,torchvision/inception_v3,timm/inception_resnet_v2"
 )
-MODES = {"train": "Training", "infer": "Inference"}
 LIBRARIES = ("torchvision", "timm")
 # A backward pass costs two forward passes: gradients of the inputs, and of the weights.
 PASSES = {"train": 3, "infer": 1}
@@ -64,7 +62,7 @@ class ClassifyOptions:
 
     @property
     def modes(self) -> list[str]:
-        return _words(self.mode)
+        return words(self.mode)
 
 
 @dataclass
@@ -73,23 +71,6 @@ class Options:
 
     classify: ClassifyOptions
     measuring: Measuring
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A comparison: how ours computes, and how its peers do."""
-
-    name: str
-    ours: Way
-    peers: Way
-
-    def way(self, library: str) -> Way:
-        return self.peers if library in LIBRARIES else self.ours
-
-    def title(self) -> str:
-        if self.ours == self.peers:
-            return f"equal settings ({self.ours})"
-        return f"stock (ours {self.ours}; peers {self.peers})"
 
 
 class Benchmark:
@@ -104,7 +85,7 @@ class Benchmark:
 
         self.options, self.measuring = options.classify, options.measuring
         self.settings = settings(self.options.precision)
-        self.precisions = sorted({setting.ours.precision for setting in self.settings})
+        self.precisions = precisions(self.settings)
         nets = expand(self.options.nets)
         self.facts = {net: facts(net, batch=self.options.batch, size=self.options.size) for net in nets}
         self.peers = {net: peers(net) for net in nets}
@@ -134,12 +115,15 @@ class Benchmark:
         }
         for mode in self.options.modes:
             jobs = self._jobs(net, mode, weights if difference is not None else None)
-            row[mode] = self._measure_jobs(jobs, known, mode, rates)
+            work = 2 * known.macs * PASSES[mode]
+            options: dict[str, Any] = {"title": f"{net} {mode}", "work": work, "rates": rates}
+            options["memory"] = self.measuring.memory
+            row[mode] = measure_jobs(jobs, self.settings, self.measuring, **options)
         return row
 
     def _jobs(self, net: str, mode: str, weights: Path | None) -> dict[tuple[str, Way], Job]:
         """What there is to measure; a way that two settings share is measured once."""
-        from tools.benchmark_nets import OURS, Job
+        from tools.benchmark_nets import Job
 
         return {
             (library, setting.way(library)): Job(
@@ -155,36 +139,6 @@ class Benchmark:
             for library in (OURS, *self.peers[net])
         }
 
-    def _measure_jobs(
-        self, jobs: dict[tuple[str, Way], Job], known: Facts, mode: str, rates: dict[str, float]
-    ) -> dict[str, Any]:
-        from tools.benchmark_peak import peak_memory
-        from tools.benchmark_rounds import measure
-
-        entrants = [contestant(job) for job in jobs.values()]
-        title = f"{next(iter(jobs.values())).net} {mode}"
-        seconds = measure(entrants, rounds=self.measuring.rounds, turn=self.measuring.turn, title=title)
-        threads = self.measuring.threads or 1
-        peaks = {c.name: peak_memory(c, threads=threads) if self.measuring.memory else None for c in entrants}
-        work = 2 * known.macs * PASSES[mode]
-        compared = {
-            setting.name: compare(setting, jobs, seconds, peaks, work=work, rate=rates[setting.ours.precision] * 1e9)
-            for setting in self.settings
-        }
-        return {"seconds": seconds, "peak_bytes": peaks, "settings": compared}
-
-
-def settings(precision: str) -> list[Setting]:
-    """The comparisons of a `--precision`: at equal settings, and of each library as it comes."""
-    from tools.benchmark_machine import device
-    from tools.benchmark_nets import Way
-    from tools.optim import precision_dtype
-
-    auto = "bf16" if precision_dtype("auto", device()).itemsize == 2 else "fp32"
-    equal = ["bf16", "fp32"] if precision == "both" else [auto if precision == "auto" else precision]
-    found = [Setting(f"equal {name}", Way(name, True), Way(name, True)) for name in equal]
-    return [*found, Setting("stock", Way(auto, True), Way("fp32", False))]
-
 
 def expand(patterns: str) -> list[str]:
     """The nets of a list with wildcards, each once, in the list's order.
@@ -193,7 +147,7 @@ def expand(patterns: str) -> list[str]:
         UserError: a wildcard that nothing matches; a plain name is checked where it is built.
     """
     found: dict[str, None] = {}
-    for pattern in _words(patterns):
+    for pattern in words(patterns):
         matching = backbones.names(pattern) if set(pattern) & set("*?[") else [pattern]
         if not matching:
             raise UserError(f"--nets {pattern}: matches no net; see backbones.names()")
@@ -201,44 +155,6 @@ def expand(patterns: str) -> list[str]:
     if not found:
         raise UserError("--nets: names no net")
     return list(found)
-
-
-def contestant(job: Job) -> Contestant:
-    """A job as the measuring loop takes it."""
-    from tools.benchmark_nets import prepare
-    from tools.benchmark_rounds import Contestant
-
-    return Contestant(f"{job.library}: {job.way}", partial(prepare, job))
-
-
-def compare(
-    setting: Setting,
-    jobs: dict[tuple[str, Way], Job],
-    seconds: dict[str, list[float]],
-    peaks: dict[str, int | None],
-    *,
-    work: float,
-    rate: float,
-) -> dict[str, Any]:
-    """A setting's figures from the raw ones.
-
-    Args:
-        work: operations of one image.
-        rate: operations a second of the machine's matrix products.
-    """
-    from tools.benchmark_nets import OURS
-    from tools.benchmark_rounds import rate as speed
-    from tools.benchmark_rounds import ratio
-
-    wanted = {library: jobs[key] for library in (OURS, *LIBRARIES) if (key := (library, setting.way(library))) in jobs}
-    times = {library: seconds[contestant(job).name] for library, job in wanted.items()}
-    images = speed(times[OURS], wanted[OURS].batch)
-    return {
-        "images_per_second": images,
-        "floor_share": images * work / rate,
-        "ratio": {library: ratio(times[OURS], theirs) for library, theirs in times.items() if library != OURS},
-        "peak_bytes": {library: peaks[contestant(job).name] for library, job in wanted.items()},
-    }
 
 
 def report(rows: list[dict[str, Any]], settings: list[Setting], modes: list[str]) -> Report:
@@ -249,13 +165,12 @@ def report(rows: list[dict[str, Any]], settings: list[Setting], modes: list[str]
         results={"nets": rows},
         notes=[*NOTES, OTHER_LAYOUT] if any(_differs(row) for row in rows) else NOTES,
         tables=[table(rows, setting, mode) for mode in modes for setting in settings],
-        charts=[found for mode in modes if (found := chart(rows, settings, mode))],
+        charts=[found for mode in modes if (found := chart(rows, settings, LIBRARIES, mode))],
     )
 
 
 def table(rows: list[dict[str, Any]], setting: Setting, mode: str) -> Table:
     """One mode at one setting; a net without a peer has figures, but no ratio."""
-    from tools.benchmark_nets import OURS
     from tools.benchmark_report import Table
 
     everyone = (OURS, *LIBRARIES)
@@ -267,34 +182,12 @@ def table(rows: list[dict[str, Any]], setting: Setting, mode: str) -> Table:
         cells: list[str | None] = [row["net"] + (" \\*" if _differs(row) else ""), str(row["size"]), str(row["batch"])]
         cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}"]
         cells += [f"{found['images_per_second']:.1f}", f"{found['floor_share']:.0%}"]
-        cells += [_number(found["ratio"].get(name), "{:.2f}") for name in LIBRARIES]
-        cells += [_number(found["peak_bytes"].get(name), "{:.0f}", 1e6) for name in everyone]
+        cells += [number(found["ratio"].get(name), "{:.2f}") for name in LIBRARIES]
+        cells += [number(found["peak_bytes"].get(name), "{:.0f}", 1e6) for name in everyone]
         made.rows.append(cells)
     return made
-
-
-def chart(rows: list[dict[str, Any]], settings: list[Setting], mode: str) -> Chart | None:
-    """Ratios of the nets that have a peer; None where none has."""
-    from tools.benchmark_report import Chart
-
-    compared = [row for row in rows if row[mode]["settings"][settings[0].name]["ratio"]]
-    bars: dict[str, list[float | None]] = {
-        f"{name}, {setting.name}": [row[mode]["settings"][setting.name]["ratio"].get(name) for row in compared]
-        for setting in settings
-        for name in LIBRARIES
-    }
-    shown = {label: values for label, values in bars.items() if any(values)}
-    return Chart(MODES[mode], [row["net"] for row in compared], shown) if compared else None
 
 
 def _differs(row: dict[str, Any]) -> bool:
     """Whether a net has peers, but none that its weights fit."""
     return bool(row["peers"]) and not row["same_weights"]
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _number(value: float | None, form: str, unit: float = 1) -> str | None:
-    return None if value is None else form.format(value / unit)

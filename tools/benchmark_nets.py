@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.errors import UserError
-from backbones.fold import Folds
-from tools.benchmark_machine import DTYPES, device
+from tools.benchmark_compare import OURS, Way
+from tools.benchmark_machine import device
 from tools.benchmark_rounds import Step
+from tools.benchmark_steps import placed, prediction, training
 from tools.cost import macs, parameters
 
 CLASSES = 1000
-OURS = "ours"
 USUAL_SIZE, CIFAR_SIZE = 224, 32
 # Auxiliary classifiers belong to the training of 2014; no contestant computes them.
 WITHOUT_AUX: dict[str, Any] = {"aux_logits": False, "init_weights": False}
@@ -25,19 +24,8 @@ TORCHVISION_OPTIONS = {"googlenet": WITHOUT_AUX, "inception_v3": WITHOUT_AUX}
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a net computes: numbers ("fp32" or "bf16" autocast) and memory format."""
-
-    precision: str
-    channels_last: bool
-
-    def __str__(self) -> str:
-        return f"{self.precision}, {'channels_last' if self.channels_last else 'contiguous'}"
-
-
-@dataclass(frozen=True)
 class Job:
-    """Everything that makes a contestant; it can be sent to another process.
+    """A net to measure; see `benchmark_compare.Job`.
 
     Attributes:
         library: "ours", "torchvision" or "timm".
@@ -54,6 +42,17 @@ class Job:
     batch: int
     size: int
     weights: Path | None = None
+
+    def prepare(self) -> Step:
+        """Build net, input and optimizer; returns one training step or one prediction."""
+        torch.manual_seed(0)
+        model = placed(build(self.library, self.net, self.weights), self)
+        form = torch.channels_last if self.way.channels_last else torch.contiguous_format
+        images = torch.randn(self.batch, 3, self.size, self.size, device=device()).to(memory_format=form)
+        if self.mode == "infer":
+            return prediction(lambda: model(images), self)
+        targets = torch.randint(CLASSES, (self.batch,), device=device())
+        return training(model, lambda: nn.functional.cross_entropy(model(images), targets), self)
 
 
 @dataclass(frozen=True)
@@ -157,50 +156,6 @@ def share_weights(net: str, libraries: list[str], path: Path, *, size: int) -> f
     with torch.inference_mode():
         ours, *theirs = (model.eval()(image) for model in nets)
     return max(((ours - other).abs().max() / other.abs().max()).item() for other in theirs)
-
-
-def prepare(job: Job) -> Step:
-    """Build a job's net, input and optimizer; returns one training step or one prediction."""
-    torch.manual_seed(0)
-    form = torch.channels_last if job.way.channels_last else torch.contiguous_format
-    model = build(job.library, job.net, job.weights).to(device()).to(memory_format=form)
-    images = torch.randn(job.batch, 3, job.size, job.size, device=device()).to(memory_format=form)
-    return _training(model, images, job) if job.mode == "train" else _inference(model, images, job)
-
-
-def _training(model: nn.Module, images: Tensor, job: Job) -> Step:
-    """Forward, cross-entropy, backward, and a fused SGD step."""
-    from tools.engine import Precision
-    from tools.optim import build_optimizer, memory_order
-    from tools.options import TrainOptions
-
-    model.train()
-    targets = torch.randint(CLASSES, (job.batch,), device=device())
-    optimizer = build_optimizer(model, TrainOptions(lr=1e-4))  # small: random weights must not run away to infinity
-    precision = Precision(device(), DTYPES[job.way.precision])
-
-    def step() -> None:
-        with precision.autocast():
-            loss = nn.functional.cross_entropy(model(images), targets)
-        loss.backward()
-        with memory_order(optimizer) if job.library == OURS else nullcontext():
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def _inference(model: nn.Module, images: Tensor, job: Job) -> Step:
-    from tools.engine import Precision
-
-    model.eval()
-    precision, folds = Precision(device(), DTYPES[job.way.precision]), Folds()
-
-    def step() -> None:
-        with torch.inference_mode(), precision.autocast(), folds:
-            model(images)
-
-    return step
 
 
 def _build_peer(library: str, arch: str) -> nn.Module:
