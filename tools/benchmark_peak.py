@@ -6,9 +6,12 @@ import multiprocessing
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from tools.benchmark_rounds import Contestant
 
@@ -27,10 +30,20 @@ def peak_memory(contestant: Contestant, *, threads: int) -> int | None:
     Returns:
         None where the process was killed, as it is when memory runs out.
     """
+    found: int | None = in_fresh_process(partial(_probe, contestant, threads))
+    return found
+
+
+def in_fresh_process(work: Callable[[], Any]) -> Any | None:
+    """What `work` returns in a process of its own; None where that ended without, as when memory runs out.
+
+    Args:
+        work: something that can be pickled, such as a partial of a module's function.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_probe, args=(sender, contestant, threads), daemon=True)
+    process = context.Process(target=_answer, args=(sender, work))
     process.start()
     sender.close()
     try:
@@ -42,19 +55,22 @@ def peak_memory(contestant: Contestant, *, threads: int) -> int | None:
         process.join()
 
 
-def _probe(connection: Connection, contestant: Contestant, threads: int) -> None:
+def _answer(connection: Connection, work: Callable[[], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which kills this process
+    connection.send(work())
 
+
+def _probe(contestant: Contestant, threads: int) -> int:
     from tools.benchmark_machine import set_up
 
     set_up(threads)
     _load_kernels()
-    before = _restart_peak()
+    before = restart_peak()
     step = contestant.prepare()
-    _restart_peak()
+    restart_peak()
     for _ in range(STEPS):
         step()
-    connection.send(_peak() - before)
+    return peak() - before
 
 
 def _load_kernels() -> None:
@@ -65,7 +81,7 @@ def _load_kernels() -> None:
     conv(torch.zeros(1, 4, 8, 8)).sum().backward()
 
 
-def _restart_peak() -> int:
+def restart_peak() -> int:
     """Set the peak back to what is held now, and return it."""
     import torch
 
@@ -73,10 +89,10 @@ def _restart_peak() -> int:
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # Linux's own
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
+    return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
     """Most memory held since the last restart, in bytes."""
     import torch
 

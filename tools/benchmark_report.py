@@ -39,6 +39,7 @@ class Chart:
     title: str
     names: Sequence[str]
     bars: dict[str, list[float | None]]
+    axis: str = "times as fast as the peer"
 
 
 @dataclass
@@ -106,7 +107,7 @@ def _draw(panel: Any, chart: Chart) -> None:
     panel.axhline(1.0, color="black", linewidth=1)
     panel.set_xticks(range(len(chart.names)), chart.names, rotation=20, ha="right", fontsize=8)
     panel.set_xlim(-0.6, len(chart.names) - 0.4)
-    panel.set_ylabel("times as fast as the peer")
+    panel.set_ylabel(chart.axis)
     panel.set_title(chart.title, fontsize=10)
     panel.margins(y=0.12)
     panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
