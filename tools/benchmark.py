@@ -30,6 +30,7 @@ BENCHMARKS = {
     "classify": "tools.benchmark_classify",
     "detect": "tools.benchmark_detect",
     "segment": "tools.benchmark_segment",
+    "load": "tools.benchmark_load",
     "evaluate": "tools.benchmark_evaluate",
 }
 

@@ -166,7 +166,7 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         made.rows.append(
             [
-                f"{row['library']} {row['version']}" if row["library"] != OURS else f"{OURS} (hotcoco {row['version']})",
+                f"{row['library']}{' (hotcoco)' if row['library'] == OURS else ''} {row['version']}",
                 f"{median(row['seconds']):.3f}",
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{row['time_ratio']:.1f}x",
