@@ -37,6 +37,7 @@ setup(
         "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
     ],
     extras_require={
+        "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
         "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"],
     },

@@ -32,6 +32,8 @@ BENCHMARKS = {
     "segment": "tools.benchmark_segment",
     "load": "tools.benchmark_load",
     "evaluate": "tools.benchmark_evaluate",
+    "memory": "tools.benchmark_memory",
+    "scale": "tools.benchmark_scale",
 }
 
 

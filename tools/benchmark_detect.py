@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from tools.benchmark_compare import words
 from tools.benchmark_options import Timing
 from tools.benchmark_tasks import Task, TaskBenchmark, TaskOptions
 
-NETS = "resnet50-fpn:400,resnet50-fpn:800,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400"
+NETS = "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400"
 NOTES = (
     "Images of 640x480 pixels, which the net resizes to the short side in its name; seven boxes each, 90 classes; "
     "batch norm is frozen, and so are the stem and c2. `vs` is our speed divided by the peer's, taken within each "
@@ -29,12 +30,14 @@ class DetectOptions(TaskOptions):
         batch: images per step of the others.
         mode: train, infer, or both with a comma.
         precision: of the comparison at equal settings; auto is bf16 where the hardware has it, else fp32.
+        compared: BACKBONE-NECK that torchvision's is measured beside, with commas between them, wildcards allowed.
     """
 
     nets: str = NETS
     batch: int = 2
     mode: str = "train,infer"
     precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
+    compared: str = "resnet50-fpn"
 
 
 @dataclass
@@ -57,4 +60,6 @@ class Benchmark(TaskBenchmark):
 
         task = Task(build, share_weights, DetectorJob, "loss_difference", NOTES)
         nets = [Detector.parse(text, batch=options.detect.batch) for text in words(options.detect.nets)]
+        compared = words(options.detect.compared)
+        nets = [replace(net, alone=not any(fnmatchcase(str(net), pattern) for pattern in compared)) for net in nets]
         super().__init__(task, nets, options.detect, options.measuring)

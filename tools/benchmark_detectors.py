@@ -47,12 +47,15 @@ class Detector:
     Attributes:
         size: short side in the net, in pixels.
         batch: images per step.
+        alone: without a peer, even where one can build it.
     """
 
     backbone: str
     neck: str
     size: int
     batch: int
+    classes: int = CLASSES
+    alone: bool = False
 
     def __str__(self) -> str:
         return f"{self.backbone}-{self.neck}"
@@ -75,7 +78,7 @@ class Detector:
     def peers(self) -> list[str]:
         """The libraries that can build the same: torchvision, whose basic blocks do not dilate."""
         builds = self.backbone in (BOTTLENECKS if self.neck == "dc5" else RESNETS)
-        return [TORCHVISION] if builds else []
+        return [TORCHVISION] if builds and not self.alone else []
 
 
 @dataclass(frozen=True)
@@ -99,28 +102,28 @@ class DetectorJob:
     def prepare(self) -> Step:
         """Build net, input and optimizer; returns one training step or one prediction."""
         model = placed(build(self.library, self.net, self.weights), self)
-        images, targets = images_and_targets(self.library, self.batch)
+        images, targets = images_and_targets(self.library, self.net)
         if self.mode == "infer":
             return prediction(lambda: model(images), self)
         return training(model, lambda: torch.stack(list(model(images, targets).values())).sum(), self, lr=LR)
 
 
-def images_and_targets(library: str, batch: int) -> Batch:
+def images_and_targets(library: str, net: Detector) -> Batch:
     """Noise, as bytes for ours and floats for the peers, and boxes as many and as large as COCO's."""
     random = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (3, HEIGHT, WIDTH), dtype=torch.uint8, generator=random) for _ in range(batch)]
+    images = [torch.randint(0, 256, (3, HEIGHT, WIDTH), dtype=torch.uint8, generator=random) for _ in range(net.batch)]
     sides = torch.tensor([WIDTH, HEIGHT])
     targets = []
-    for _ in range(batch):
+    for _ in range(net.batch):
         corner = torch.rand(BOXES, 2, generator=random) * sides * 0.6
         boxes = torch.cat([corner, corner + (0.02 + torch.rand(BOXES, 2, generator=random) * 0.38) * sides], dim=1)
-        labels = torch.randint(1, CLASSES + 1, (BOXES,), generator=random)
+        labels = torch.randint(1, net.classes + 1, (BOXES,), generator=random)
         targets.append({"boxes": boxes.to(device()), "labels": labels.to(device())})
     return [image.to(device()) if library == OURS else image.to(device()) / 255 for image in images], targets
 
 
 def build(library: str, net: Detector, weights: Path | None) -> nn.Module:
-    """A detector of COCO's classes with the weights of a file, or random ones with live batch norm.
+    """A detector with the weights of a file, or random ones with live batch norm.
 
     Raises:
         UserError: an unknown net, or weights that do not fit all of it.
@@ -129,7 +132,7 @@ def build(library: str, net: Detector, weights: Path | None) -> nn.Module:
     if library == OURS:
         neck: Any = net.neck  # detection names the ones there are
         norm: Any = "frozen" if weights else "batch"
-        ours = detection.build(net.backbone, CLASSES, neck=neck, weights=weights, norm=norm, **sizes)
+        ours = detection.build(net.backbone, net.classes, neck=neck, weights=weights, norm=norm, **sizes)
         if weights:
             ours.freeze_stages(FROZEN_STAGES)
         return ours
@@ -156,7 +159,7 @@ def share_weights(net: Detector, path: Path) -> float | None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model(*images_and_targets(OURS, 1))
+        model(*images_and_targets(OURS, replace(net, batch=1)))
         model.roi_heads.box_predictor.cls_score.weight.mul_(SPREAD)  # type: ignore[operator,union-attr]
     torch.save(model.state_dict(), path)
     if not net.peers:
@@ -179,12 +182,12 @@ def _losses(net: Detector, weights: Path) -> list[dict[str, float]]:
         model.rpn.register_forward_hook(share)
         torch.manual_seed(1)  # both sample anchors and proposals
         with torch.no_grad():
-            losses.append({name: loss.item() for name, loss in model(*images_and_targets(library, net.batch)).items()})
+            losses.append({name: loss.item() for name, loss in model(*images_and_targets(library, net)).items()})
     return losses
 
 
 def _assemble(net: Detector, sizes: dict[str, Any]) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": CLASSES + 1, **sizes}
+    options: dict[str, Any] = {"num_classes": net.classes + 1, **sizes}
     if net.neck == "fpn":
         if net.backbone == "resnet50":
             return fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **options)

@@ -55,7 +55,7 @@ class Images:
         """
         file, folder = find_split(root, "train")
         boxes = CocoAnnotations.read(file, folder, bad_boxes="drop")
-        return cls(boxes, CocoLabels(file, folder, chosen="voc"), min(len(boxes), limit or len(boxes)))
+        return cls(boxes, CocoLabels(file, folder), min(len(boxes), limit or len(boxes)))
 
     def __len__(self) -> int:
         return self.count

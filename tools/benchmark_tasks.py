@@ -96,7 +96,7 @@ class TaskBenchmark:
             raise UserError("--nets: names no net")
         self.settings = settings(options.precision)
         self.precisions = precisions(self.settings)
-        self.parameters = [_parameters(task, net) for net in nets]
+        self.parameters = [parameters(task.build, net) for net in nets]
 
     def run(self, machine: dict[str, Any]) -> Iterator[Report]:
         """A report after each net; `machine` is `benchmark_machine.describe`'s."""
@@ -149,11 +149,15 @@ def table(rows: Sequence[dict[str, Any]], setting: Setting, mode: str) -> Table:
     return made
 
 
-def _parameters(task: Task, net: Net) -> int:
-    """Parameters of a net of ours; nothing is computed."""
+def parameters(build: Callable[[str, Any, Path | None], nn.Module], net: Net) -> int:
+    """Parameters of a net of ours; nothing is computed.
+
+    Raises:
+        UserError: an unknown net.
+    """
     import torch
 
-    from tools.cost import parameters
+    from tools import cost
 
     with torch.device("meta"):
-        return parameters(task.build(OURS, net, None))
+        return cost.parameters(build(OURS, net, None))

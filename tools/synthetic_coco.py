@@ -25,7 +25,9 @@ def synthetic_results(images: int, detections: int, seed: int) -> tuple[dict[str
     labels = rng.integers(1, CATEGORIES + 1, len(boxes))
     crowds = rng.random(len(boxes)) < CROWD_SHARE
     truth = {
-        "images": [{"id": key, "width": WIDTH, "height": HEIGHT} for key in range(1, images + 1)],
+        "images": [
+            {"id": key, "file_name": f"{key:012}.jpg", "width": WIDTH, "height": HEIGHT} for key in range(1, images + 1)
+        ],
         "annotations": _annotations(boxes, owners, labels, crowds),
         "categories": [{"id": key, "name": f"class {key}"} for key in range(1, CATEGORIES + 1)],
     }

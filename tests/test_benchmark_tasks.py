@@ -1,0 +1,188 @@
+"""Benchmarks of detectors, segmentation nets, metrics, pipelines, memory and growth: figures by hand and tiny runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from backbones.errors import UserError
+from tools import benchmark
+from tools.benchmark_compare import Setting, Way
+from tools.benchmark_detectors import Detector, share_weights
+from tools.benchmark_memory import report as memory_report
+from tools.benchmark_memory import summary as worker_summary
+from tools.benchmark_pipelines import FLOATS, PEER, PLAIN, Images, contestants
+from tools.benchmark_scale import growth
+from tools.benchmark_workers import measure_set
+from tools.synthetic_coco import synthetic_results, write_synthetic
+
+RATES = {"matmul_gflops": {"fp32": 50.0, "bf16": 50.0}, "copy_gbytes": 10.0, "cores": 1}
+FAST = ("--rounds", "1", "--turn", "0", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def quick_machine(monkeypatch: pytest.MonkeyPatch):
+    """No seconds spent on rates that nothing here looks at."""
+    facts: dict[str, Any] = {"command": "c", "date": "d", "cpu": "p", "flags": ["fma"], "gpu": None, "threads": 1}
+    monkeypatch.setattr("tools.benchmark_machine.describe", lambda **_: {**facts, **RATES, "versions": {}})
+    monkeypatch.setattr("tools.benchmark_machine.set_up", lambda threads: None)
+
+
+def run(folder: Path, *words: str) -> dict[str, Any]:
+    """A benchmark's results.json."""
+    benchmark.main([*words, *FAST, "--output", str(folder / "b")])
+    results: dict[str, Any] = json.loads((folder / "b" / "results.json").read_text())
+    assert results["complete"]
+    assert (folder / "b" / "table.md").is_file() and (folder / "b" / "chart.png").is_file()
+    return results
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Three JPEGs of 64x48 in COCO's layout."""
+    truth, _ = synthetic_results(3, 1, seed=0)
+    for image in truth["images"]:
+        image |= {"width": 64, "height": 48}
+    for record in truth["annotations"]:
+        record |= {"bbox": [4, 6, 30, 20], "area": 600, "segmentation": [[4, 6, 34, 6, 34, 26, 4, 26]]}
+    folder = tmp_path / "coco"
+    for name in ("annotations", "train2017"):
+        (folder / name).mkdir(parents=True)
+    (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(truth))
+    for image in truth["images"]:
+        pixels = np.random.default_rng(image["id"]).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "train2017" / image["file_name"]), pixels)
+    return folder
+
+
+def test_the_losses_of_both_libraries_agree(tmp_path: Path):
+    """The check that every run of `detect` makes, on a net that its defaults measure alone."""
+    difference = share_weights(Detector("resnet18", "c4", 32, 1, classes=3), tmp_path / "weights.pth")
+    assert difference is not None and difference < 1e-5
+
+
+def test_names_of_detectors():
+    assert Detector.parse("resnet50-c4:400x1", batch=2) == Detector("resnet50", "c4", 400, 1)
+    assert Detector.parse("timm/res-net-fpn:64", batch=2) == Detector("timm/res-net", "fpn", 64, 2)
+    for text in ("resnet50", "resnet50-fpn", "-fpn:400", "resnet50-fpn:0", "resnet50-fpn:400x0"):
+        with pytest.raises(UserError, match="expected BACKBONE-NECK:PIXELS"):
+            Detector.parse(text, batch=2)
+    assert Detector("resnet18", "dc5", 400, 2).peers == []  # torchvision's basic blocks do not dilate
+    assert Detector("resnet18", "fpn", 400, 2).peers == ["torchvision"]
+    assert Detector("resnet18", "fpn", 400, 2, alone=True).peers == []
+
+
+def test_a_run_of_detectors(tmp_path: Path):
+    words = ("--nets", "resnet18-fpn:32x1", "--precision", "fp32", "--compared", "resnet18*", "--mode", "infer")
+    (row,) = run(tmp_path, "detect", *words)["nets"]
+    assert row["loss_difference"] < 1e-5
+    equal = row["infer"]["settings"]["equal fp32"]
+    assert set(equal["ratio"]) == set(equal["peer_floor_share"]) == {"torchvision"} and equal["floor_share"] > 0
+    assert row["infer"]["operations"] > 0
+
+
+def test_a_run_of_segmentation_nets(tmp_path: Path):
+    (row,) = run(tmp_path, "segment", "--nets", "resnet50-dilated:32", "--mode", "infer", "--batch", "1")["nets"]
+    assert row["score_difference"] < 1e-5
+    assert set(row["infer"]["settings"]["stock"]["ratio"]) == {"torchvision"}
+
+
+def test_a_run_of_metrics(tmp_path: Path):
+    words = ("--images", "20", "--detections", "300", "--libraries", "pycocotools")
+    ours, theirs = run(tmp_path, "evaluate", *words)["libraries"]
+    assert (ours["library"], theirs["library"]) == ("ours", "pycocotools")
+    assert ours["time_ratio"] == 1 and theirs["difference"] == 0 and len(theirs["figures"]) == 12
+    assert 0 < theirs["figures"][0] < 1
+
+
+def test_items_of_the_pipelines_are_alike(coco: Path):
+    images = Images.read(coco, limit=None)
+    for task, side in (("classify", 224), ("detect", None), ("segment", 480)):
+        fetches = {c.name: c.prepare.args[0] for c in contestants(task, images)}  # type: ignore[attr-defined]
+        assert list(fetches) == [PLAIN, FLOATS, PEER]
+        ours, floats, theirs = (fetch(0, 1) for fetch in fetches.values())
+        theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+        assert ours[0].dtype == torch.uint8 and floats.dtype == theirs.dtype == torch.float32
+        assert ours[0].shape == floats.shape == theirs.shape == (3, side or 48, side or 64)
+
+
+def test_a_run_of_pipelines(coco: Path, tmp_path: Path):
+    rows = run(tmp_path, "load", "--data", str(coco), "--limit", "2")["pipelines"]
+    assert [row["task"] for row in rows] == ["classify", "detect", "segment"]
+    assert all(row["images"] == 2 and set(row["ratio"]) == {PLAIN, FLOATS} for row in rows)
+    # 2 images a pass: floor = images/s x 64 x 48 x 3 bytes / 10 GB/s
+    assert rows[0]["floor_share"][PEER] == pytest.approx(rows[0]["images_per_second"][PEER] * 64 * 48 * 3 / 10e9)
+
+
+def test_workers_and_their_medians(tmp_path: Path):
+    truth, _ = write_synthetic(tmp_path, 200, 1, seed=0)
+    found = measure_set("ours", truth)
+    assert found["images"] == 200 and found["read_seconds"] > 0 and found["seconds_an_image"] > 0
+    runs = [{"images": 200, "growth_bytes": value} for value in (3, 1, 2)]
+    assert worker_summary("ours", [*runs, None], size=7)["growth_bytes"] == 2
+    with pytest.raises(UserError, match="ended early"):
+        worker_summary("ours", [None], size=7)
+
+
+def test_a_run_of_memory(tmp_path: Path):
+    words = ("--detectors", "resnet18-fpn:32", "--batch", "1", "--classifiers", "", "--images", "0")
+    (row,) = run(tmp_path, "memory", *words, "--precision", "fp32")["nets"]
+    # Weights, gradients and moments of 28 million parameters, 4 bytes each, of which a fifth is frozen.
+    assert all(peak > 200e6 for peaks in row["peak_bytes"].values() for peak in peaks.values())
+
+
+def test_a_peak_that_is_absent_leaves_a_gap():
+    way = Way("fp32", True)
+    rows = [{"net": "n", "batch": 2, "peak_bytes": {"equal": {"ours": 2_000_000, "torchvision": peak}}}
+            for peak in (5_000_000, None)]  # fmt: skip
+    made = memory_report(rows, [Setting("equal", way, way)], [])
+    assert made.tables[0].rows == [["n", "2", "2", "5", "2.50"], ["n", "2", "2", None, None]]
+
+
+def test_growth_by_hand():
+    rows = [{"value": 10, "seconds": {"ours": [1.0, 9.0, 2.0]}}, {"value": 1000, "seconds": {"ours": [20.0]}}]
+    assert growth(rows, "ours") == pytest.approx(0.5)  # ten times as long for a hundred times as much
+    assert growth(rows[:1], "ours") is None
+
+
+def test_a_run_of_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    axes = {"images": ("metrics", [2, 4]), "objects": ("matching", [1, 3])}
+    monkeypatch.setattr("tools.benchmark_scale.AXES", axes)
+    monkeypatch.setattr("tools.benchmark_growth.HEIGHT", 128)
+    found = run(tmp_path, "scale", "--axes", "images,objects", "--memory", "false")["axes"]
+    assert [row["value"] for row in found["objects"]] == [1, 3]
+    assert set(found["images"][0]["ratio"]) == {"pycocotools"}
+    text = (tmp_path / "b" / "table.md").read_text()
+    assert text.count("| growth") == 2
+
+
+def test_processes_train_together():
+    from tools.benchmark_growth import train_together
+
+    assert len(train_together(1, rounds=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    (
+        (("detect", "--nets", "resnet50"), "expected BACKBONE-NECK:PIXELS"),
+        (("detect", "--nets", ","), "--nets: names no net"),
+        (("segment", "--nets", "resnet50-dilated"), "expected BACKBONE-HEAD:PIXELS"),
+        (("evaluate", "--libraries", "cocoapi"), "--libraries cocoapi: there is pycocotools"),
+        (("load", "--data", "nowhere"), "--data nowhere: no such folder"),
+        (("load", "--data", "x", "--tasks", "track"), "--tasks track: must be of classify"),
+        (("scale", "--axes", "time"), "--axes time: must be of images"),
+        (("memory", "--detectors", "", "--classifiers", "", "--images", "0"), "name something to measure"),
+    ),
+)
+def test_mistakes_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
+    with pytest.raises(UserError, match=text) as caught:
+        benchmark.main([*words, "--output", str(tmp_path / "new")])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
