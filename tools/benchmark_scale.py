@@ -23,7 +23,7 @@ AXES = {
     ),
     "objects": (
         "matching the anchors of one 800x1344 image with true boxes, beside torchvision",
-        [4, 20, 100, 300],
+        [4, 20, 100],
     ),
     "classes": ("training step of resnet18-fpn, two images at 256 pixels, beside torchvision", [10, 90, 365, 1203]),
     "pixels": (
