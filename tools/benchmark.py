@@ -2,6 +2,12 @@
 
     python tools/benchmark.py classify --output runs/bench               # speed and memory of classification nets
     python tools/benchmark.py classify --nets "resnet*" --batch 8 --precision both --output runs/bench-resnets
+    python tools/benchmark.py detect --output runs/bench-detect          # detectors beside torchvision's
+    python tools/benchmark.py segment --output runs/bench-segment        # segmentation nets beside torchvision's
+    python tools/benchmark.py load --data coco --output runs/bench-load  # training pipelines beside the PIL presets
+    python tools/benchmark.py evaluate --output runs/bench-evaluate      # COCO's metrics beside pycocotools
+    python tools/benchmark.py memory --output runs/bench-memory          # training steps, loader workers
+    python tools/benchmark.py scale --output runs/bench-scale            # how costs grow
     python tools/benchmark.py classify --help                            # the options of one benchmark
 
 Every benchmark prints its tables and leaves `table.md`, `results.json` and `chart.png` in the output folder; the first
