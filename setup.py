@@ -14,7 +14,8 @@ setup(
     python_requires=">=3.10",
     packages=["backbones", "classification", "detection", "segmentation", "tools"],
     package_data={
-        task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection", "segmentation")
+        "tools": ["report/*"],
+        **{task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection", "segmentation")},
     },
     install_requires=[
         "torch>=2.6",
@@ -32,6 +33,7 @@ setup(
         "PyYAML>=6.0",
         "tqdm>=4.66",
         "matplotlib>=3.8",
+        "jinja2>=3.1",  # torch's as well
         "tensorboard>=2.16",
         "segmentation-models-pytorch>=0.5",  # the Dice loss
         "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
@@ -39,6 +41,6 @@ setup(
     extras_require={
         "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
         "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "playwright>=1.49"],
     },
 )

@@ -100,16 +100,19 @@ class TopK:
 
 
 def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) -> str:
-    """`TopK.rows()` as text, one line an image: its name, true class, predicted class and that one's probability.
+    """`TopK.rows()` as text, one line an image: its name, true class, predicted class and that one's probability, the
+    true class's rank (0: the first guess) and negative log-likelihood.
 
-    An image that could not be read has no predicted class.
+    An image that could not be read has no predicted class and no loss.
     """
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["image", "class", "predicted", "confidence"])
-    figures = zip(rows["label"], rows["predicted"], rows["confidence"], strict=True)
-    for name, (label, predicted, confidence) in zip(names, figures, strict=True):
-        writer.writerow([name, classes[label], classes[predicted] if predicted >= 0 else "", f"{confidence:.4f}"])
+    writer.writerow(["image", "class", "predicted", "confidence", "rank", "loss"])
+    figures = zip(*(rows[key] for key in ("label", "predicted", "confidence", "rank", "loss")), strict=True)
+    for name, (label, predicted, confidence, rank, loss) in zip(names, figures, strict=True):
+        guess = classes[predicted] if predicted >= 0 else ""
+        shown = "" if math.isnan(loss) else f"{loss:.4f}"
+        writer.writerow([name, classes[label], guess, f"{confidence:.4f}", int(rank), shown])
     return text.getvalue()
 
 

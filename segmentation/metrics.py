@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from torch import Tensor
 
@@ -17,35 +18,46 @@ class LabelMetrics:
     Args:
         classes: names by class number.
         ignore_index: of truth pixels that do not count.
+        keep: keep the predicted label maps as well, compressed.
+
+    Attributes:
+        maps: those that were kept, PNG content by the target's `index`.
     """
 
-    def __init__(self, classes: Sequence[str], *, ignore_index: int = 255) -> None:
+    def __init__(self, classes: Sequence[str], *, ignore_index: int = 255, keep: bool = False) -> None:
         from hotcoco.semantic import SemanticEval
 
         self.classes = tuple(classes)
         self._new = lambda: SemanticEval(list(self.classes), ignore_index=ignore_index)
         self._counts = self._new()
+        self.keep = keep
+        self.maps: dict[int, bytes] = {}
 
     def update(self, predictions: Sequence[Tensor], targets: dict[str, Any]) -> None:
         """Add a batch.
 
         Args:
             predictions: a label map `[H, W]` an image.
-            targets: `mask`, the truth of the same size each.
+            targets: `mask`, the truth of the same size each; `index` where maps are kept.
         """
+        if self.keep:
+            labels = zip(targets["index"].tolist(), predictions, strict=True)
+            self.maps |= {index: _png(predicted.cpu().numpy()) for index, predicted in labels}
         for predicted, truth in zip(predictions, targets["mask"], strict=True):
             self._counts.update(truth.cpu().numpy(), predicted.cpu().numpy())
 
     def state(self) -> Any:
         """What `merge` takes; travels between processes."""
-        return self._counts
+        return self._counts, self.maps
 
     def merge(self, states: Iterable[Any]) -> None:
         """Become the sum of all processes' states."""
         merged = self._new()
-        for state in states:
-            merged.merge(state)
-        self._counts = merged
+        maps: dict[int, bytes] = {}
+        for counts, kept in states:
+            merged.merge(counts)
+            maps |= kept
+        self._counts, self.maps = merged, maps
 
     def confusion(self) -> np.ndarray:
         """Pixels `[K, K]` int64: row the true class, column the predicted one."""
@@ -82,6 +94,14 @@ def format_table(results: dict[str, Any]) -> str:
     if results["absent"]:
         lines.append(f"{len(results['absent'])} of {len(results['per_class'])} {POLICY}")
     return "\n".join(lines)
+
+
+def _png(labels: np.ndarray) -> bytes:
+    """Class numbers `[H, W]` below 256 as PNG; the quickest compression, since maps are smooth anyway."""
+    done, content = cv2.imencode(".png", labels.astype(np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise RuntimeError("OpenCV wrote no PNG")
+    return content.tobytes()
 
 
 def _known(value: float) -> float | None:

@@ -48,7 +48,8 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 def results(folder: Path) -> dict[str, Any]:
     """The figures of a run, but for what differs from process to process."""
-    return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k != "peak_memory"}
+    found = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("peak_memory", "environment")}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ def parse(
     description: str,
     argv: Sequence[str] | None = None,
     recipe: Callable[[Sequence[str]], Path | None] | None = None,
+    words: str = "",
 ) -> Options:
     """Read a dataclass of option groups from the command line.
 
@@ -37,6 +39,7 @@ def parse(
 
     Args:
         recipe: given the command line, names the YAML file of defaults.
+        words: the option, a list of texts, that takes the words that follow no option.
 
     Raises:
         UserError: for an unknown option, a value of the wrong type or range, or a `--config` that cannot be read. All
@@ -59,6 +62,7 @@ def _parse(
 
     groups = get_type_hints(options)
     argv = _plain_words(sys.argv[1:] if argv is None else argv, _switches(groups.values()))
+    argv = _collected(argv, words) if words else argv
     config = _last_value(argv, "config")
     if config is not None:
         _read_config(Path(config))  # its own words for a broken file
@@ -167,6 +171,17 @@ def _plain_words(argv: Sequence[str], switches: set[str]) -> list[str]:
             word = f"--{name}{equals}{value}"
         words.append(word)
     return words
+
+
+def _collected(argv: Sequence[str], name: str) -> list[str]:
+    """The words that follow no option, as the value of one."""
+    others: list[str] = []
+    free: list[str] = []
+    for position, word in enumerate(argv):
+        before = argv[position - 1] if position else ""
+        value = before.startswith("--") and "=" not in before and before != "--help"
+        (others if word.startswith("-") or value else free).append(word)
+    return [*others, f"--{name}={json.dumps(free)}"] if free else others
 
 
 def _plain_text(error: BaseException) -> str:

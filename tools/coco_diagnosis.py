@@ -116,7 +116,7 @@ def _poor_overlap(truth: np.ndarray, detections: np.ndarray) -> str:
     """The last resort: how well the best pair of one image and one category overlaps."""
     best = 0.0
     for here, there in _pairs(detections, truth[truth[:, CROWD] == 0]):
-        best = max(best, float(_iou(here[:, X : H + 1], there[:, X : H + 1]).max()))
+        best = max(best, float(iou(here[:, X : H + 1], there[:, X : H + 1]).max()))
     if best < 0.5:
         return f"all IoUs with the ground truth of the same image and category are below 0.5 (the best is {best:.2f})"
     return f"the matching boxes (best IoU {best:.2f}) rank below the counted 100 per image and class"
@@ -138,7 +138,7 @@ def _pairs(detections: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarr
             yield left[low:high], right[first:last]
 
 
-def _iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """IoU [N, M] of boxes x, y, w, h."""
     low = np.maximum(left[:, None, :2], right[None, :, :2])
     high = np.minimum(left[:, None, :2] + left[:, None, 2:], right[None, :, :2] + right[None, :, 2:])

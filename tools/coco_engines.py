@@ -69,17 +69,25 @@ class HotcocoEngine:
         return len(native.get_ann_ids(img_ids=images)) if images else 0  # an empty list would mean all
 
     def match(self, detections: Any, images: list[int]) -> Arrays:
-        from hotcoco import COCOeval
-
         if not images or not self.categories:
             return undefined(len(self.categories))
+        return dict(self.matching(detections, images).eval or {})
+
+    def matching(self, detections: Any, images: list[int]) -> Any:
+        """hotcoco's `COCOeval` of rows [N, 7], or of what `read` gave, matched on some images (one or more)."""
+        from hotcoco import COCOeval
+
         if isinstance(detections, np.ndarray):
             detections = self._gt.load_res(detections)
         matching = COCOeval(self._gt, detections, "bbox")
         matching.params.img_ids = images
         matching.evaluate()
         matching.accumulate()
-        return dict(matching.eval or {})
+        return matching
+
+    def annotations(self, images: list[int]) -> list[dict[str, Any]]:
+        """The ground truth of some images (one or more), with the ids that matchings speak of."""
+        return self._gt.load_anns(self._gt.get_ann_ids(img_ids=images))
 
     def _load(self) -> Any:
         from hotcoco import COCO

@@ -193,7 +193,7 @@ class Experiment:
         distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
 
     def costs(self, model: nn.Module, size: int | None = None, in_channels: int = 3) -> dict[str, Any]:
-        """What the run cost: `parameters`, `peak_memory` in bytes, and `macs` of one image of `size` pixels.
+        """What the run cost: `parameters`, `peak_memory` in bytes, `macs` of one image of `size` pixels, `environment`.
 
         The memory is the device's where there is one, else this process's own, its libraries included. A detector's
         multiply-adds depend on what it finds: without a size they are left out.
@@ -203,7 +203,17 @@ class Experiment:
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         counted = {} if size is None else {"macs": macs(model, size, in_channels)}
-        return {"parameters": parameters(model), **counted, "peak_memory": peak}
+        return {"parameters": parameters(model), **counted, "peak_memory": peak, "environment": self.environment()}
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and processes, as `results.json` keeps them."""
+        gpu = self.device.type == "cuda"
+        return {
+            **versions(),
+            "device": torch.cuda.get_device_name(self.device) if gpu else f"{cores()} cores of {platform.machine()}",
+            "processes": distributed.world_size(),
+            "precision": str(self.precision().dtype).removeprefix("torch."),
+        }
 
     def open_folder(self) -> None:
         """Create the run folder with `config.yaml`, which `--config` reads back.

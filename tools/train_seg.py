@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from segmentation import FCN, Predictor, Segmentation
+    from segmentation import FCN, LabelMetrics, Predictor, Segmentation
     from segmentation.data import Source
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
@@ -215,27 +215,32 @@ class Measure:
         batching: dict[str, Any] = {"batch_sampler": distributed.shard(len(data), min(8, experiment.eval_batch))}
         workers = experiment.workers
         self.loader = bad.evaluation(loader, data, workers=workers, collate=collate_whole, **batching)
+        self.metrics: LabelMetrics | None = None
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
         """Figures of a model, the same on every process."""
         from segmentation.metrics import LabelMetrics
         from tools.engine import evaluate
 
-        metrics = LabelMetrics(self.data.source.classes.names)
+        self.metrics = LabelMetrics(self.data.source.classes.names, keep=True)
         precision, losses = self.experiment.precision(), self.experiment.run.val_loss
-        results = evaluate(self._predictor(model), self.loader, metrics, precision=precision, losses=losses)
+        results = evaluate(self._predictor(model), self.loader, self.metrics, precision=precision, losses=losses)
         return {**results, **self.bad.counted()}
 
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
-        """Print the table; write `results.json` and `samples.png` on the main process."""
+        """Print the table; write `results.json`, `predictions.zip` and `samples.png` on the main process."""
         from segmentation.metrics import format_table
         from tools import distributed
         from tools.files import write_json
+        from tools.label_maps import NAME, write_maps
 
         if not distributed.is_main():
             return
         folder = self.experiment.folder
         write_json(folder / "results.json", {**results, **self.bad.listed(), **costs}, indent=None)
+        if self.metrics is not None:
+            source, maps = self.data.source, self.metrics.maps
+            write_maps(folder / NAME, maps, {row: source.file(row).stem for row in maps})
         print(format_table(results))
         self._draw(model, folder / "samples.png")
         print(f"results and pictures are in {folder}; image, truth and prediction: {folder / 'samples.png'}")
