@@ -46,7 +46,7 @@ def parse(
             processes of a machine meet it, one of them speaks.
     """
     try:
-        return _parse(options, description=description, argv=argv, recipe=recipe)
+        return _parse(options, description=description, argv=argv, recipe=recipe, words=words)
     except UserError as error:
         raise SharedError(str(error), speaks=failures.is_first_of_machine()) from None
 
@@ -57,6 +57,7 @@ def _parse(
     description: str,
     argv: Sequence[str] | None,
     recipe: Callable[[Sequence[str]], Path | None] | None,
+    words: str,
 ) -> Options:
     from jsonargparse import ArgumentError, ArgumentParser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -15,19 +15,19 @@ from backbones.errors import UserError
 NAME = "predictions.zip"
 
 
-def write_maps(path: Path, maps: Mapping[int, bytes], names: Mapping[int, str]) -> None:
-    """Write PNGs under a temporary name and rename it; equal maps give equal bytes.
+def write_maps(folder: Path, maps: Mapping[int, bytes], file_of: Callable[[int], Path]) -> None:
+    """Write PNGs as `NAME` into a run folder, by way of a temporary name; equal maps give equal bytes.
 
     Args:
         maps: PNG content by the image's place in the split.
-        names: of the images, without suffix.
+        file_of: the image's file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = folder / f".{NAME}.tmp"
     with zipfile.ZipFile(temporary, "w") as file:  # PNGs are compressed already
         for row in sorted(maps):
-            name = f"{row:06d}-{names[row]}.png".encode("utf-8", "replace").decode("utf-8")
+            name = f"{row:06d}-{file_of(row).stem}.png".encode("utf-8", "replace").decode("utf-8")
             file.writestr(zipfile.ZipInfo(name), maps[row])
-    os.replace(temporary, path)
+    os.replace(temporary, folder / NAME)
 
 
 def read_maps(path: Path) -> dict[tuple[int, str], np.ndarray]:

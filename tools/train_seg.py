@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from segmentation import FCN, LabelMetrics, Predictor, Segmentation
+    from segmentation import FCN, Predictor, Segmentation
     from segmentation.data import Source
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
@@ -215,7 +215,7 @@ class Measure:
         batching: dict[str, Any] = {"batch_sampler": distributed.shard(len(data), min(8, experiment.eval_batch))}
         workers = experiment.workers
         self.loader = bad.evaluation(loader, data, workers=workers, collate=collate_whole, **batching)
-        self.metrics: LabelMetrics | None = None
+        self.metrics: Any = None
 
     def __call__(self, model: nn.Module) -> dict[str, Any]:
         """Figures of a model, the same on every process."""
@@ -232,15 +232,14 @@ class Measure:
         from segmentation.metrics import format_table
         from tools import distributed
         from tools.files import write_json
-        from tools.label_maps import NAME, write_maps
+        from tools.label_maps import write_maps
 
         if not distributed.is_main():
             return
         folder = self.experiment.folder
         write_json(folder / "results.json", {**results, **self.bad.listed(), **costs}, indent=None)
         if self.metrics is not None:
-            source, maps = self.data.source, self.metrics.maps
-            write_maps(folder / NAME, maps, {row: source.file(row).stem for row in maps})
+            write_maps(folder, self.metrics.maps, self.data.source.file)
         print(format_table(results))
         self._draw(model, folder / "samples.png")
         print(f"results and pictures are in {folder}; image, truth and prediction: {folder / 'samples.png'}")
@@ -249,14 +248,8 @@ class Measure:
         from segmentation.predict import Predictor
 
         seen = self.options
-        return Predictor(
-            model,
-            min_size=seen.min_size,
-            window=seen.window,
-            overlap=seen.overlap,
-            scales=seen.test_scales or (1.0,),
-            flip=seen.test_flip,
-        )
+        seeing: dict[str, Any] = {"min_size": seen.min_size, "window": seen.window, "overlap": seen.overlap}
+        return Predictor(model, **seeing, scales=seen.test_scales or (1.0,), flip=seen.test_flip)
 
     def _draw(self, model: nn.Module, path: Path) -> None:
         """Draw images spread evenly over the split."""
