@@ -107,6 +107,17 @@ def test_segmentation_scores_and_differences(segmented: Path, halves: Path, tmp_
     assert shown.table("b against a")[0][3] == "+15.8"  # 1 - (50 / 60 + 57 / 67) / 2
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_occurs_nowhere_has_no_difference(tmp_path: Path):
+    run_folder = RunFolder(tmp_path, "a", "segmentation", {}, {"per_class": {"sky": 1.0, "car": None}}, [])
+    pixels = np.array([[9, 0], [4, 0]])
+    maps = Maps(run_folder, (0, 1), ("a", "b"), pixels, pixels, pixels, {}, None)
+    rows = segmentation_differences(maps, maps, resamples=10)
+    assert [(row.name, row.first, row.low) for row in rows] == [
+        ("mIoU", 1, 0), ("pixel_accuracy", 1, 0), ("IoU of sky", 1, 0), ("IoU of car", None, None),
+    ]  # fmt: skip
+
+
 def test_what_an_older_segmentation_run_lacks_is_said(segmented: Path, tmp_path: Path, capsys):
     folder = shutil.copytree(segmented, tmp_path / "old")
     (folder / "predictions.zip").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from tools.report_segmentation import Maps
 
 CONFIDENCE = 0.95
 SEED = 0
-DIFFERENCE = "difference"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def interval(size: int, statistic: Callable[[np.ndarray], Any], resamples: int) 
     draws = (np.bincount(random.integers(size, size=size), minlength=size).astype(float) for _ in range(resamples))
     values = np.array([statistic(weights) for weights in draws])
     tail = 100 * (1 - CONFIDENCE) / 2
-    return tuple(np.nanpercentile(values, (tail, 100 - tail), axis=0))  # type: ignore[return-value]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a class that occurs nowhere: NaN it is
+        low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
+    return low, high
 
 
 def differences_section(
@@ -118,21 +121,18 @@ def differences_section(
     )
     if not resamples:
         text = f"Differences to {names[0]} on the same {images:,} images, in points, without intervals."
-    return Section(
-        "Differences", [_table(names[0], other, rows) for other, rows in zip(names[1:], tables, strict=True)], text
-    )
+    blocks = [_table(names[0], other, rows) for other, rows in zip(names[1:], tables, strict=True)]
+    return Section("Differences", blocks, text)
 
 
 def _table(first: str, other: str, rows: Sequence[Difference]) -> Table:
-    titles = (first, other, DIFFERENCE, "95 % interval")
+    titles = (first, other, "difference", "95 % interval")
     columns = [Column("figure", number=False), *(Column(title) for title in titles)]
     return Table(f"{other} against {first}", columns, [_row(row) for row in rows])
 
 
 def _row(row: Difference) -> list[Cell]:
-    values = [
-        Cell("n/a" if v is None else f"{v:.4f}", key=v) if row.plain else share(v) for v in (row.first, row.other)
-    ]
+    values = [_plain(value) if row.plain else share(value) for value in (row.first, row.other)]
     if row.first is None or row.other is None:
         return [word(row.name), *values, Cell("n/a"), Cell("n/a")]
     change, scale = row.other - row.first, 1 if row.plain else 100
@@ -144,6 +144,10 @@ def _row(row: Difference) -> list[Cell]:
     tone: Any = "" if not sure else "good" if (row.low > 0) != row.smaller else "bad"
     bounds = Cell(f"{low} to {high}", key=row.high - row.low)
     return [word(row.name), *values, Cell(signed(scale * change, digits), key=change, tone=tone), bounds]
+
+
+def _plain(value: float | None) -> Cell:
+    return Cell("n/a" if value is None else f"{value:.4f}", key=value)
 
 
 def signed(value: float, digits: int) -> str:

@@ -42,9 +42,8 @@ def detection(runs: Sequence[RunFolder], options: ReportOptions) -> list[Section
     if lacking:
         return [_missing(lacking), *chapters, report_detection.classes_section(runs)]
     if len(found) > 1:
-        rows = [
-            report_compare.detection_differences(found[0], other, resamples=options.bootstrap) for other in found[1:]
-        ]
+        compare = report_compare.detection_differences
+        rows = [compare(found[0], other, resamples=options.bootstrap) for other in found[1:]]
         chapters.append(_differences(runs, rows, options))
     chapters += [
         report_detection.classes_section(runs),
@@ -57,13 +56,9 @@ def detection(runs: Sequence[RunFolder], options: ReportOptions) -> list[Section
     if len(found) > 1:
         chapters.append(report_gallery.changed_section(found, number=options.images))
     names = [each.run.name if len(found) > 1 else "" for each in found]
-    number = options.images
-    pictures = [
-        report_gallery.images_section(each, number=number, name=name) for each, name in zip(found, names, strict=True)
-    ]
-    objects = [
-        report_gallery.objects_section(each, number=number, name=name) for each, name in zip(found, names, strict=True)
-    ]
+    named = list(zip(found, names, strict=True))
+    pictures = [report_gallery.images_section(each, number=options.images, name=name) for each, name in named]
+    objects = [report_gallery.objects_section(each, number=options.images, name=name) for each, name in named]
     text = f"Detections of score {options.score:g} and above; an object is found at IoU .5 and the right class."
     chapters.append(Section("Images", _folded(names, pictures), text))
     chapters.append(Section("Missed and invented objects", _folded(names, objects), text))
@@ -87,9 +82,8 @@ def classification(runs: Sequence[RunFolder], options: ReportOptions) -> list[Se
     old = [each.run.name for each in found if each.rank is None]
     if old and len(found) > 1:
         text = "rank and loss of each image are not in predictions.csv, so only top1 has an interval"
-        chapters[1] = Section(
-            chapters[1].title, [*chapters[1].blocks, Note(f"{', '.join(old)}: {text}.")], chapters[1].intro
-        )
+        last = chapters.pop()
+        chapters.append(Section(last.title, [*last.blocks, Note(f"{', '.join(old)}: {text}.")], last.intro))
     changed = [own.changed_section(found, data=options.data, number=options.images)] if len(found) > 1 else []
     return [
         *chapters,
