@@ -121,7 +121,7 @@ def require_equal(one: Path, other: Path) -> None:
     assert lines(one) == lines(other)
     figures = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
     assert all(each.pop("peak_memory") > 0 for each in figures) and figures[0] == figures[1]
-    for name in ("predictions.csv", "detections.json"):
+    for name in ("predictions.csv", "predictions.zip", "detections.json"):
         assert (one / name).is_file() == (other / name).is_file()
         assert not (one / name).is_file() or (one / name).read_bytes() == (other / name).read_bytes()
 
