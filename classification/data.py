@@ -63,7 +63,7 @@ class ClassFolder(Dataset):
         epoch, place = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[place])
         path = self.path(row)
-        image = decode(_read(path), str(path), self.in_channels)
+        image = decode(read_file(path), str(path), self.in_channels)
         if self.transform is not None:
             image = self.transform(image, epoch=epoch, index=row)
         return item(image, label=int(self.labels[row]), index=row)
@@ -78,7 +78,7 @@ class ClassFolder(Dataset):
         """The file of an image that is missing or does not decode; None where it is whole."""
         path = self.path(int(self.indices[place]))
         try:
-            decode_raw(_read(path), str(path))
+            decode_raw(read_file(path), str(path))
         except UserError:
             return path
         return None
@@ -173,7 +173,19 @@ def channels_of(path: Path) -> int:
 
 def decode_array(path: Path) -> np.ndarray:
     """The `[H, W, bands]` array of a `.npy` file, in its own type."""
-    return _array(_read(path), str(path))
+    return _array(read_file(path), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        UserError: where it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
 
 
 def item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Item:
@@ -218,13 +230,6 @@ def one_thread(worker: int) -> None:
     """Keep a worker from spreading over the cores that its siblings use."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
 
 
 def _picture(content: bytes, name: str, in_channels: int) -> np.ndarray:

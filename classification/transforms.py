@@ -97,6 +97,11 @@ class Views:
     normalise: Normalise
     interpolation: Interpolation = "bilinear"
 
+    @property
+    def largest(self) -> int:
+        """The longest that the shorter side becomes, in pixels."""
+        return round(SCALES[-1] * self.size / SCALES[0]) if self.crops == "multiscale" else self.resize
+
     def __call__(self, image: np.ndarray, *, epoch: int = 0, index: int = 0) -> list[np.ndarray]:
         """The views `[h, w, C]` of an image `[H, W, C]`."""
         if self.crops == "multiscale":

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from detection.annotations import CategoryMap, CocoAnnotations
     from detection.data import CocoDetection
     from detection.faster_rcnn import FasterRCNN, build
+    from detection.trained import Detections, TrainedDetector, load
 
 _HOMES = {
     "build": "detection.faster_rcnn",
@@ -16,8 +17,20 @@ _HOMES = {
     "CategoryMap": "detection.annotations",
     "CocoAnnotations": "detection.annotations",
     "CocoDetection": "detection.data",
+    "Detections": "detection.trained",
+    "TrainedDetector": "detection.trained",
+    "load": "detection.trained",
 }
-__all__ = ["CategoryMap", "CocoAnnotations", "CocoDetection", "FasterRCNN", "build"]
+__all__ = [
+    "CategoryMap",
+    "CocoAnnotations",
+    "CocoDetection",
+    "Detections",
+    "FasterRCNN",
+    "TrainedDetector",
+    "build",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

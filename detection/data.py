@@ -78,13 +78,17 @@ class CocoDetection(Dataset):
         return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
 
-def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
+WAY_OUT = "replace it, take it out of the JSON, or pass --on-bad-image skip"
+
+
+def read_image(path: Path, *, size: tuple[int, int] | None = None, way_out: str = WAY_OUT) -> np.ndarray:
     """Decode an image to `[H, W, 3]` RGB uint8, turned as its EXIF orientation says.
 
     Where the annotations were made on the unturned pixels (their size says so), it stays unturned.
 
     Args:
         size: height and width that the annotations say.
+        way_out: what to do about one that does not decode.
 
     Raises:
         UserError: where the file is missing, cut short or no image, or has another size.
@@ -95,10 +99,7 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     image = decode(content, cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise UserError(
-            f"{path}: does not decode: cut short, damaged or no image; replace it, take it out of the JSON, or pass "
-            "--on-bad-image skip"
-        )
+        raise UserError(f"{path}: does not decode: cut short, damaged or no image; {way_out}")
     if size is not None and image.shape[:2] != size:
         turned = image.shape[:2]
         image = decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from segmentation.fcn import FCN, build
     from segmentation.metrics import LabelMetrics
     from segmentation.predict import Predictor
+    from segmentation.trained import LabelMap, TrainedSegmenter, load
 
 _HOMES = {
     "build": "segmentation.fcn",
@@ -17,8 +18,11 @@ _HOMES = {
     "LabelMetrics": "segmentation.metrics",
     "Predictor": "segmentation.predict",
     "Segmentation": "segmentation.data",
+    "LabelMap": "segmentation.trained",
+    "TrainedSegmenter": "segmentation.trained",
+    "load": "segmentation.trained",
 }
-__all__ = ["FCN", "LabelMetrics", "Predictor", "Segmentation", "build"]
+__all__ = ["FCN", "LabelMap", "LabelMetrics", "Predictor", "Segmentation", "TrainedSegmenter", "build", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -118,8 +118,11 @@ def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], dict[str, Any]]:
     return list(images), {"mask": [target["mask"] for target in targets], "index": indices}
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, *, way_out: str = "replace or remove it, or pass --on-bad-image skip") -> np.ndarray:
     """Decode an image to `[H, W, 3]` RGB uint8 as its pixels lie: label maps are drawn over those, EXIF or not.
+
+    Args:
+        way_out: what to do about one that does not decode.
 
     Raises:
         UserError: where the file is missing, cut short or no image.
@@ -132,10 +135,7 @@ def read_image(path: Path) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(
-            f"{path}: does not decode: cut short, damaged or no image; replace or remove it, or pass "
-            "--on-bad-image skip"
-        )
+        raise UserError(f"{path}: does not decode: cut short, damaged or no image; {way_out}")
     return image
 
 

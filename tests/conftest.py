@@ -233,3 +233,32 @@ def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tools import shapes
 
     return shapes.prepare(tmp_path_factory.mktemp("shapes"), train=24, val=6, size=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(small_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each task, "det", "seg" and "cls", whose evaluation has unusual options.
+
+    Those of "cls" are in the folder's `../pictures`, the others' the shapes.
+    """
+    from tools import train_cls, train_det, train_seg
+
+    folder = tmp_path_factory.mktemp("runs")
+    pictures, random = folder / "pictures", np.random.default_rng(0)
+    for split, name, count in (("train", "apple", 4), ("train", "pear", 4), ("val", "apple", 3), ("val", "pear", 3)):
+        (pictures / split / name).mkdir(parents=True)
+        for i in range(count):
+            size = (40, 56, 3) if i % 2 else (64, 40, 3)
+            cv2.imwrite(str(pictures / split / name / f"{i}.jpg"), random.integers(0, 255, size, np.uint8))
+    look = ("--crop-size", 32, "--resize-size", 36, "--interpolation", "bicubic", "--test-crops", "ten")
+    det = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", 80, "--max-size", 80)
+    own: dict[str, tuple[Any, ...]] = {
+        "det": (*det, "--data", small_shapes, "--fpn-channels", 32, "--freeze", 0),
+        "seg": ("--data", small_shapes, "--recipe", "shapes", "--test-flip", "--window", 48, "--crop-size", 64),
+        "cls": ("--data", pictures, "--recipe", "cifar", *look, "--normalise", "data"),
+    }
+    own["seg"] += ("--backbone", "resnet20", "--batch-size", 8)
+    own["cls"] += ("--batch-size", 4)
+    for task, main in (("det", train_det.main), ("seg", train_seg.main), ("cls", train_cls.main)):
+        main([*map(str, (*own[task], "--epochs", 1, "--workers", 0, "--output", folder / task))])
+    return {task: folder / task for task in own}

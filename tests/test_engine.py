@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backbones.errors import UserError
+from backbones.precision import precision_dtype
 from tools import checkpoint, optim
 from tools.distributed import TrainBatches
 from tools.engine import _note_score, evaluate, fit, to_device, train_epoch
@@ -226,7 +227,7 @@ def test_unknown_optimizer_and_fp16_on_a_cpu():
     with pytest.raises(UserError, match="--optimizer nonsense: unknown"):
         optim.build_optimizer(Line(), TrainOptions(optimizer="nonsense"))
     with pytest.raises(UserError, match="needs a GPU"):
-        optim.precision_dtype("fp16", CPU)
+        precision_dtype("fp16", CPU)
 
 
 def test_run_folders_are_never_overwritten(tmp_path: Path, monkeypatch):

@@ -18,6 +18,7 @@ from torch import nn
 
 from backbones.errors import UserError
 from backbones.norm import norm_table
+from backbones.precision import precision_dtype
 from tools import checkpoint, distributed, optim, stopping
 from tools.cost import macs, parameters
 from tools.engine import Batches, fit
@@ -97,7 +98,7 @@ class Experiment:
 
     def precision(self) -> Precision:
         """How this run computes."""
-        return Precision(self.device, optim.precision_dtype(self.train.precision, self.device))
+        return Precision(self.device, precision_dtype(self.train.precision, self.device))
 
     def training(self, model: nn.Module, *, steps_per_epoch: int) -> Training:
         """The model with optimizer, schedule and moving average, at the start or where `--resume` finds it."""

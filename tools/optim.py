@@ -1,12 +1,9 @@
-"""Optimizer, learning-rate schedule, precision: what turns options into update steps."""
+"""Optimizer and learning-rate schedule: what turns options into update steps."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,27 +105,3 @@ def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, step
     # timm decays when t + 1 reaches a milestone; ours count the steps done.
     milestones = [round(steps * at) + 1 for at in options.milestones] if options.schedule == "step" else []
     return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, **common)
-
-
-def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type that autocast computes in; float32 stands for no autocast.
-
-    Raises:
-        UserError: for fp16 on a CPU, whose gradients would underflow without a scaler.
-    """
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; take bf16, fp32 or auto on a CPU")
-    if precision == "auto":
-        return torch.bfloat16 if has_bf16(device.type) else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-@cache
-def has_bf16(device_type: str) -> bool:
-    """Whether the hardware multiplies bf16 natively: elsewhere it is emulated, and slower than fp32."""
-    if device_type == "cuda":
-        return torch.cuda.get_device_capability()[0] >= 8
-    if platform.system() != "Linux":
-        return False
-    flags = set(Path("/proc/cpuinfo").read_text().split())
-    return bool(flags & {"avx512_bf16", "amx_bf16"})

@@ -1,0 +1,127 @@
+"""What a training run leaves behind: the file of a trained net, and what its header says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+
+# In a run folder, the one that `results.json` speaks of first; all are written by `tools.experiment`.
+FILES = ("model.safetensors", "checkpoint/best.safetensors")
+TASKS = ("classification", "detection", "segmentation")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained net's file.
+
+    Attributes:
+        path: the weights.
+        meta: what a user of them must know: `task`, categories or classes, `input` (sizes, mean, std), `model` (the
+            options that it was built with).
+        config: all options of its run, flat, evaluation's among them; empty where the file does not say.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """One of `TASKS`."""
+        return self.meta["task"]
+
+    def entries(self) -> set[str]:
+        """Names of the weights."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            return set(file.keys())
+
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """A stretch that builds from the header: what that lacks or has wrong is a mistake in the file.
+
+        Raises:
+            UserError: naming the file, in place of the errors that a wrong header leads to.
+        """
+        try:
+            yield
+        except UserError as error:
+            text = str(error)
+            raise (error if str(self.path) in text else UserError(f"{self.path}: {text}")) from None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"{self.path}: its header describes no net of this version ({why}); train or export it again"
+            ) from None
+
+
+def find(run: str | os.PathLike[str], *, task: str | None = None) -> Trained:
+    """The trained net of a run folder, or of one of our weights files.
+
+    Of a run folder it is `model.safetensors`, the net after the last step; before that is written, the best so far.
+
+    Args:
+        task: that it must be of.
+
+    Raises:
+        UserError: where there is none, the file is not ours or not whole, or it is of another task.
+    """
+    path = _file(Path(run))
+    header = _header(path)
+    meta, config = (_object(header, name, path) for name in ("meta", "config"))
+    if header.get("format", "").startswith("resnet-transfer checkpoint"):
+        raise UserError(f"{path}: is a checkpoint to resume from; name its run folder, or checkpoint/best.safetensors")
+    if meta.get("task") not in TASKS:
+        raise UserError(
+            f"{path}: does not say what its net is, as model.safetensors of a run folder does; "
+            "give such a file, or build the net with `build(..., weights=FILE)`"
+        )
+    if task not in (None, meta["task"]):
+        raise UserError(f"{path}: is a net of {meta['task']}; load it with {meta['task']}.load")
+    return Trained(path, meta, config)
+
+
+def _file(run: Path) -> Path:
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder or weights file")
+    for name in FILES:
+        if (run / name).is_file():
+            return run / name
+    if (run / "config.yaml").is_file():
+        raise UserError(f"{run}: has no {' or '.join(FILES)} yet: its training goes on with --resume --output {run}")
+    raise UserError(f"{run}: is no run folder (no {' or '.join(FILES)}); name one that a train_*.py has finished")
+
+
+def _header(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{path}: is no .safetensors file, and so does not say what its net is; name a run folder or its "
+            "model.safetensors, or build the net with `build(..., weights=FILE)`"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())})") from None
+
+
+def _object(header: dict[str, str], name: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(header.get(name, "{}"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: its header's `{name}` cannot be read; train or export it again")
+    return value

@@ -1,0 +1,139 @@
+"""A trained classifier, ready to predict: `load(run)(images)`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+from backbones.pixels import Image, pixels_of
+from backbones.predictor import TrainedNet
+from backbones.trained import Trained, find
+from classification.data import decode, read_file
+from classification.model import Classifier, ViewAverage, build
+from classification.transforms import Normalise, Views
+
+MOST_PIXELS = 1 << 27  # of a resized image: a thin one whose short side is enlarged would fill the memory
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The likeliest classes of an image, the best first; on the CPU.
+
+    Attributes:
+        names: of the classes.
+        probabilities: `[K]` in 0..1.
+        labels: `[K]` class numbers.
+    """
+
+    names: tuple[str, ...]
+    probabilities: Tensor
+    labels: Tensor
+
+
+class TrainedClassifier(TrainedNet[Ranking]):
+    """A classifier with its classes.
+
+    Attributes:
+        classes: names by number.
+        top: how many a ranking holds.
+    """
+
+    model: Classifier
+    classes: tuple[str, ...]
+    top: int = 5
+
+    def probabilities(self, images: Sequence[list[Tensor]]) -> Tensor:
+        """`[N, classes]`, averaged over the views, of what `read` gave; on the device.
+
+        Neighbours whose views have the same sizes go through the net together.
+        """
+        found: list[Tensor] = []
+        for _, group in groupby(images, key=lambda views: [(view.shape, view.dtype) for view in views]):
+            batch = [torch.stack(each).to(self.device) for each in zip(*group, strict=True)]
+            found.append(ViewAverage(self.model)(batch))
+        return torch.cat(found)
+
+    def _predict(self, images: Sequence[list[Tensor]]) -> list[Ranking]:
+        best = self.probabilities(images).float().topk(min(self.top, len(self.classes)))
+        rows = zip(best.values.cpu(), best.indices.cpu(), strict=True)
+        return [Ranking(tuple(self.classes[i] for i in labels.tolist()), values, labels) for values, labels in rows]
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    top: int = 5,
+) -> TrainedClassifier:
+    """The classifier that a run trained, predicting as the run evaluated it.
+
+        classifier = classification.load("runs/cls-20260101-120000")
+        found = classifier("street.jpg")  # or a list of paths, PIL images, arrays, tensors
+        found.names[0], found.probabilities[0]
+
+    Args:
+        run: its folder, or one of its weights files.
+        device: absent: a GPU where there is one.
+        precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        top: classes of a result.
+
+    Raises:
+        UserError: where there is no classifier of ours.
+    """
+    trained = find(run, task="classification")
+    with trained.understood():
+        net = _net(trained)
+        read = partial(views_of, in_channels=net.backbone.in_channels, views=_views(trained))
+        classifier = TrainedClassifier(trained, net, read, device=device, precision=precision)
+        classifier.classes, classifier.top = tuple(trained.meta["classes"]), top
+    return classifier
+
+
+def views_of(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
+    """The views `[C, h, w]` that evaluation shows the net of an image, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: where it cannot be used; where it is so thin that its resized form would fill the memory.
+    """
+    read = partial(_decoded, in_channels=in_channels)
+    pixels = pixels_of(image, read, in_channels=in_channels, turn=True, any_floats=True)
+    height, width = pixels.shape[-2:]
+    if height * width * (views.largest / min(height, width)) ** 2 > MOST_PIXELS:
+        name = image if isinstance(image, (str, os.PathLike)) else "an image"
+        raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {views.largest}; crop it")
+    seen = views(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+    return [torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))) for view in seen]
+
+
+def _decoded(path: Path, *, in_channels: int) -> np.ndarray:
+    return decode(read_file(path), str(path), in_channels)
+
+
+def _views(trained: Trained) -> Views:
+    seen = trained.meta["input"]
+    normalise = Normalise(tuple(seen["mean"]), tuple(seen["std"]))
+    crops: Any = trained.config.get("test_crops", "center")
+    return Views(crops, seen["resize_size"], seen["crop_size"], normalise, seen.get("interpolation", "bilinear"))
+
+
+def _net(trained: Trained) -> Classifier:
+    meta = trained.meta
+    model, seen = meta["model"], meta["input"]
+    options: dict[str, Any] = {"in_channels": seen["in_channels"], "norm": model.get("norm", "batch")}
+    options |= {name: model[name] for name in ("shortcut", "stride_style") if model.get(name)}
+    net = build(model["backbone"], len(meta["classes"]), weights=trained.path, **options)
+    if net.load_report is None or net.load_report.missing:
+        raise UserError(f"{trained.path}: is not whole: {net.load_report}")
+    net.backbone.mean, net.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
+    return net

@@ -1,0 +1,118 @@
+"""A trained detector, ready to predict: `load(run)(images)`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+from backbones.pixels import Image, pixels_of
+from backbones.predictor import TrainedNet
+from backbones.trained import Trained, find
+from detection.annotations import CategoryMap
+from detection.data import read_image
+from detection.faster_rcnn import FasterRCNN, build
+
+TRAINING_ONLY = ("backbone", "weights", "freeze")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in an image, the best first; on the CPU.
+
+    Attributes:
+        boxes: `[N, 4]` xyxy in pixels of the image as given (a file: turned as its EXIF orientation says).
+        scores: `[N]` in 0..1.
+        labels: `[N]` category ids as in the data set's file.
+        names: of the categories, one a box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def where(self, keep: Tensor) -> Detections:
+        """Those that a mask `[N]` or places `[M]` choose."""
+        places = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        names = tuple(self.names[place] for place in places.tolist())
+        return Detections(self.boxes[places], self.scores[places], self.labels[places], names)
+
+
+class TrainedDetector(TrainedNet[Detections]):
+    """A detector with its categories.
+
+    Attributes:
+        categories: ids and names by label, from label 1.
+    """
+
+    model: FasterRCNN
+    categories: CategoryMap
+
+    def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
+        found = self.model([image.to(self.device) for image in images])
+        return [self._named(each) for each in found]
+
+    def _named(self, found: dict[str, Tensor]) -> Detections:
+        boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
+        ids = torch.tensor([0, *self.categories.ids])[labels]
+        names = tuple(self.categories.names[label - 1] for label in labels.tolist())
+        return Detections(boxes.float(), scores.float(), ids, names)
+
+
+def load(
+    run: str | os.PathLike[str], *, device: str | torch.device | None = None, precision: str | None = None
+) -> TrainedDetector:
+    """The detector that a run trained, predicting as the run evaluated it.
+
+        detector = detection.load("runs/det-20260101-120000")
+        found = detector("street.jpg")  # or a list of paths, PIL images, arrays, tensors
+        found.boxes, found.scores, found.labels, found.names
+
+    Args:
+        run: its folder, or one of its weights files.
+        device: absent: a GPU where there is one.
+        precision: auto, fp32, bf16 or fp16; absent: the run's own.
+
+    Raises:
+        UserError: where there is no detector of ours.
+    """
+    trained = find(run, task="detection")
+    with trained.understood():
+        meta = trained.meta
+        categories = CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
+        net = _net(trained, categories)
+        read = partial(pixels, min_size=net.transform.min_size[-1], max_size=net.transform.max_size)
+        detector = TrainedDetector(trained, net, read, device=device, precision=precision)
+        detector.categories = categories
+    return detector
+
+
+def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
+    """Pixels `[3, H, W]` of an image, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: where it cannot be used; where nothing of its narrow side would be left in the net.
+    """
+    found = pixels_of(image, partial(read_image, way_out="replace it"), turn=True)
+    height, width = found.shape[-2:]
+    if min(min_size / min(height, width), max_size / max(height, width)) * min(height, width) < 1:
+        name = image if isinstance(image, (str, os.PathLike)) else "an image"
+        raise UserError(f"{name}: is {width}x{height} pixels; its narrow side would vanish in the net, crop it")
+    return found
+
+
+def _net(trained: Trained, categories: CategoryMap) -> FasterRCNN:
+    meta = trained.meta
+    options = {name: value for name, value in meta["model"].items() if name not in TRAINING_ONLY}
+    net = build(meta["model"]["backbone"], len(categories), weights=trained.path, categories=categories, **options)
+    net.transform.image_mean, net.transform.image_std = list(meta["input"]["mean"]), list(meta["input"]["std"])
+    return net

@@ -1,0 +1,130 @@
+"""A trained segmentation net, ready to predict: `load(run)(images)`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+from backbones.pixels import Image, pixels_of
+from backbones.predictor import TrainedNet
+from backbones.trained import Trained, find
+from segmentation.data import read_image
+from segmentation.fcn import FCN, build
+from segmentation.labels import Classes
+from segmentation.predict import Predictor
+
+BUILT_WITH = ("head", "aux", "norm", "output_stride", "max_stride")
+MOST_PIXELS = 1 << 27  # of an image in the net: a thin one whose short side is enlarged would fill the memory
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The class of each pixel of an image; on the CPU.
+
+    Attributes:
+        labels: `[H, W]` uint8 class numbers, at the size of the image as given. A file's pixels count as they lie,
+            EXIF or not: label maps are drawn over those.
+        names: of the classes, by number.
+    """
+
+    labels: Tensor
+    names: tuple[str, ...]
+
+
+class TrainedSegmenter(TrainedNet[LabelMap]):
+    """A segmentation net with its classes.
+
+    Attributes:
+        classes: names and colours by number.
+        predictor: how images are looked at: resized, in windows, mirrored.
+    """
+
+    model: FCN
+    classes: Classes
+    predictor: Predictor
+
+    def _predict(self, images: Sequence[Tensor]) -> list[LabelMap]:
+        found = self.predictor([self._normalised(image.to(self.device)) for image in images])
+        return [LabelMap(labels.cpu(), self.classes.names) for labels in found]
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """Floats of 0..1 as the net takes them; it normalises bytes itself."""
+        if image.dtype == torch.uint8:
+            return image
+        mean, std = (image.new_tensor(v)[:, None, None] for v in (self.model.backbone.mean, self.model.backbone.std))
+        return (image - mean) / std
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    **look: Any,
+) -> TrainedSegmenter:
+    """The segmentation net that a run trained, predicting as the run evaluated it.
+
+        segmenter = segmentation.load("runs/seg-20260101-120000")
+        found = segmenter("street.jpg")  # or a list of paths, PIL images, arrays, tensors
+        found.labels, found.names
+
+    Args:
+        run: its folder, or one of its weights files.
+        device: absent: a GPU where there is one.
+        precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        look: keywords of `segmentation.Predictor` (window, overlap, min_size, scales, flip) in place of the run's own.
+
+    Raises:
+        UserError: where there is no segmentation net of ours.
+    """
+    trained = find(run, task="segmentation")
+    with trained.understood():
+        net, config = _net(trained), trained.config
+        own = {
+            "min_size": trained.meta["input"]["min_size"],
+            "window": config.get("window", 0),
+            "overlap": config.get("overlap", 0.25),
+            "scales": config.get("test_scales") or (1.0,),
+            "flip": config.get("test_flip", False),
+        }
+        predictor = Predictor(net, **{**own, **look})
+        read = partial(pixels, in_channels=net.backbone.in_channels, min_size=predictor.min_size)
+        segmenter = TrainedSegmenter(trained, net, read, device=device, precision=precision)
+        segmenter.predictor = predictor
+        names, colours = trained.meta["classes"], trained.meta["colours"]
+        segmenter.classes = Classes(tuple(names), tuple((r, g, b) for r, g, b in colours))
+    return segmenter
+
+
+def pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
+    """Pixels `[C, H, W]` of an image as they lie.
+
+    Raises:
+        UserError: where it cannot be used; where it is so thin that its size in the net would fill the memory.
+    """
+    found = pixels_of(image, partial(read_image, way_out="replace it"), in_channels=in_channels, turn=False)
+    height, width = found.shape[-2:]
+    if min_size and height * width * (min_size / min(height, width)) ** 2 > MOST_PIXELS:
+        name = image if isinstance(image, (str, os.PathLike)) else "an image"
+        raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {min_size}; crop it")
+    return found
+
+
+def _net(trained: Trained) -> FCN:
+    meta = trained.meta
+    options = {name: meta["model"][name] for name in BUILT_WITH if name in meta["model"]}
+    channels = meta["input"].get("in_channels", 3)
+    net = build(meta["model"]["backbone"], len(meta["classes"]), weights=trained.path, in_channels=channels, **options)
+    missing = net.load_report.missing if net.load_report else ("the head",)
+    lacking = [name for name in missing if not name.startswith("aux_classifier.")]
+    if lacking:
+        raise UserError(f"{trained.path}: is not whole: {lacking[0]} is missing")
+    net.backbone.mean, net.backbone.std = tuple(meta["input"]["mean"]), tuple(meta["input"]["std"])
+    return net

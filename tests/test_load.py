@@ -1,0 +1,193 @@
+"""Trained nets from their run folders: the same results as the runs' own evaluations, from any form of image."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import classification
+import detection
+import segmentation
+from backbones.errors import UserError
+from backbones.trained import find
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def images_of(root: Path) -> dict[int, Path]:
+    data = json.loads((root / "annotations/instances_val.json").read_text())
+    return {image["id"]: root / "val" / image["file_name"] for image in data["images"]}
+
+
+def test_detections_are_those_of_the_evaluation(tiny_runs, small_shapes: Path):
+    """Original category ids, original pixels, the run's sizes, precision and norm."""
+    detector = detection.load(tiny_runs["det"])
+    files = images_of(small_shapes)
+    written = json.loads((tiny_runs["det"] / "detections.json").read_text())
+    for image_id, found in zip(files, detector(list(files.values()))):
+        before = [row for row in written if row["image_id"] == image_id]
+        boxes = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
+        torch.testing.assert_close(boxes, torch.tensor([row["bbox"] for row in before]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(found.scores, torch.tensor([row["score"] for row in before]), atol=1e-5, rtol=0)
+        assert found.labels.tolist() == [row["category_id"] for row in before]
+    assert len(written) > 10
+    assert set(found.names) <= {"circle", "square", "triangle", "star", "ring", "cross"}
+
+
+def test_label_maps_are_those_of_the_evaluation(tiny_runs, small_shapes: Path):
+    """With its windows and mirror images: the same confusion matrix."""
+    from segmentation.coco import CocoLabels
+    from segmentation.metrics import LabelMetrics
+    from tools.coco_layout import find_split
+
+    segmenter = segmentation.load(tiny_runs["seg"])
+    assert (segmenter.predictor.window, segmenter.predictor.flip) == (48, True)
+    truth = CocoLabels(*find_split(small_shapes, "val"))
+    metrics = LabelMetrics(truth.classes.names)
+    found = segmenter([truth.file(row) for row in range(len(truth))])
+    masks = [torch.from_numpy(truth.labels(row, found[row].labels.shape)) for row in range(len(truth))]
+    metrics.update([each.labels for each in found], {"mask": masks})
+    results = json.loads((tiny_runs["seg"] / "results.json").read_text())
+    assert metrics.compute()["confusion"] == results["confusion"]
+    assert found[0].names == truth.classes.names
+
+
+def test_rankings_are_those_of_the_evaluation(tiny_runs):
+    """With its ten crops, bicubic resizing and the data's own mean: the same class and probability."""
+    classifier = classification.load(tiny_runs["cls"])
+    with open(tiny_runs["cls"] / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    folder = tiny_runs["cls"].parent / "pictures" / "val"
+    found = classifier([folder / row["image"].removeprefix("val/") for row in rows])
+    assert [each.names[0] for each in found] == [row["predicted"] for row in rows]
+    best = [each.probabilities[0].item() for each in found]
+    np.testing.assert_allclose(best, [float(row["confidence"]) for row in rows], atol=1e-4)
+    assert sum(found[0].probabilities.tolist()) == pytest.approx(1, abs=1e-5)
+
+
+def picture(path: Path, *, orientation: int | None = None, mode: str = "RGB") -> Path:
+    """A JPEG or PNG 60 pixels wide and 40 high."""
+    pixels = np.random.default_rng(1).integers(0, 255, (5, 6, 3), np.uint8).repeat(8, 0).repeat(10, 1)
+    image = Image.fromarray(pixels).convert(mode)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    return path
+
+
+def test_all_forms_of_an_image_give_the_same(tiny_runs, tmp_path: Path):
+    path = picture(tmp_path / "a.png")
+    array = np.asarray(Image.open(path))
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for task, package in (("det", detection), ("seg", segmentation)):
+        net = package.load(tiny_runs[task], precision="fp32")
+        one = net(path)
+        for form in (str(path), Image.open(path), array, tensor):
+            for name, value in vars(net([form])[0]).items():
+                assert np.array_equal(value, vars(one)[name]), (task, type(form), name)
+        floats = net(tensor / 255)
+        assert type(floats) is type(one)
+    classifier = classification.load(tiny_runs["cls"], precision="fp32")
+    for form in (Image.open(path), array, tensor):
+        assert torch.equal(classifier(form).probabilities, classifier(path).probabilities)
+    close = classifier(tensor / 255).probabilities - classifier(path).probabilities
+    assert close.abs().max() < 0.02  # bytes are rounded after resizing, floats are not
+
+
+def test_exif_turns_as_in_evaluation(tiny_runs, tmp_path: Path):
+    """Detectors and classifiers see turned images, segmentation the pixels as they lie under their label maps."""
+    path = picture(tmp_path / "a.jpg", orientation=6)
+    for form in (path, Image.open(path)):
+        assert detection.load(tiny_runs["det"]).read(form).shape == (3, 60, 40)
+        assert segmentation.load(tiny_runs["seg"])(form).labels.shape == (40, 60)
+    upright = np.asarray(Image.open(path).transpose(Image.Transpose.ROTATE_270))
+    classifier = classification.load(tiny_runs["cls"])
+    seen, wanted = classifier.read(Image.open(path)), classifier.read(upright)
+    assert all(torch.equal(a, b) for a, b in zip(seen, wanted))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "I;16"])
+def test_other_modes_of_pictures(tiny_runs, tmp_path: Path, mode: str):
+    """Alpha is dropped, grey repeated, 16 bits become 8, from a file as from PIL."""
+    path = picture(tmp_path / "a.png", mode="L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 257).save(path)
+    detector = detection.load(tiny_runs["det"])
+    difference = detector.read(path).int() - detector.read(Image.open(path)).int()
+    assert detector.read(path).shape == (3, 40, 60)
+    assert difference.abs().max() <= 1
+
+
+def test_weights_alone_and_unfinished_runs(tiny_runs, tmp_path: Path):
+    run = tiny_runs["det"]
+    assert find(run).path == run / "model.safetensors"
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/model.safetensors").unlink()
+    assert detection.load(tmp_path / "run").trained.path.name == "best.safetensors"
+    moved = shutil.copy(run / "model.safetensors", tmp_path / "moved.safetensors")
+    assert len(detection.load(moved).categories) == 6
+
+
+BAD_IMAGES: dict[str, tuple[Any, str]] = {
+    "float bytes": (torch.ones(3, 8, 8) * 255, "floats from 255 to 255"),
+    "channels last": (torch.zeros(8, 8, 3, dtype=torch.uint8), "has 8 channels"),
+    "integers": (np.zeros((8, 8, 3), np.int64), "array of int64"),
+    "batch": (torch.zeros(2, 3, 8, 8), "has the shape"),
+    "empty": (np.zeros((0, 8, 3), np.uint8), "has the shape"),
+    "thin": (np.zeros((4000, 1, 3), np.uint8), "narrow side"),
+    "nothing": (None, "expected a path"),
+    "missing": ("gone.jpg", "gone.jpg: cannot be read"),
+    "not finite": (torch.full((3, 8, 8), float("nan")), "floats from nan"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_refused(tiny_runs, name: str):
+    image, text = BAD_IMAGES[name]
+    with pytest.raises(UserError, match=text):
+        detection.load(tiny_runs["det"])(image)
+
+
+def test_bad_runs_are_refused(tiny_runs, tmp_path: Path):
+    run = tiny_runs["det"]
+    (tmp_path / "started").mkdir()
+    (tmp_path / "started/config.yaml").write_text("epochs: 1\n")
+    (tmp_path / "bare.pth").write_bytes(b"x")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with safe_open(run / "model.safetensors", "pt") as file:
+        meta = json.loads(file.metadata()["meta"])
+    for name, change in {
+        "half": {"input": {}},
+        "net": {"model": {"backbone": "resnet51"}},
+        "list": {"model": []},
+    }.items():
+        save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors", {"meta": json.dumps({**meta, **change})})
+    (tmp_path / "torn.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:5000])
+    for path, text in {
+        tmp_path / "gone": "no such run folder",
+        tmp_path: "is no run folder",
+        tmp_path / "started": "its training goes on with --resume",
+        tmp_path / "bare.pth": "is no .safetensors file",
+        tmp_path / "other.safetensors": "does not say what its net is",
+        tmp_path / "torn.safetensors": "not a whole safetensors file",
+        tmp_path / "half.safetensors": "half.safetensors: ",
+        tmp_path / "net.safetensors": "resnet51",
+        tmp_path / "list.safetensors": "describes no net of this version",
+        run / "checkpoint/last.safetensors": "is a checkpoint to resume from",
+        tiny_runs["seg"]: "is a net of segmentation; load it with segmentation.load",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            detection.load(path)
+        assert text in str(caught.value)
+        assert str(path) in str(caught.value)
