@@ -46,11 +46,13 @@ class TrainedClassifier(TrainedNet[Ranking]):
     Attributes:
         classes: names by number.
         top: how many a ranking holds.
+        among: numbers of those that it may hold; empty for all.
     """
 
     model: Classifier
     classes: tuple[str, ...]
     top: int = 5
+    among: Sequence[int] = ()
 
     def probabilities(self, images: Sequence[list[Tensor]]) -> Tensor:
         """`[N, classes]`, averaged over the views, of what `read` gave; on the device.
@@ -64,8 +66,9 @@ class TrainedClassifier(TrainedNet[Ranking]):
         return torch.cat(found)
 
     def _predict(self, images: Sequence[list[Tensor]]) -> list[Ranking]:
-        best = self.probabilities(images).float().topk(min(self.top, len(self.classes)))
-        rows = zip(best.values.cpu(), best.indices.cpu(), strict=True)
+        places = torch.tensor(list(self.among or range(len(self.classes))))
+        best = self.probabilities(images).float().cpu()[:, places].topk(min(self.top, len(places)))
+        rows = zip(best.values, places[best.indices], strict=True)
         return [Ranking(tuple(self.classes[i] for i in labels.tolist()), values, labels) for values, labels in rows]
 
 
@@ -106,7 +109,7 @@ def views_of(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
     Raises:
         UserError: where it cannot be used; where it is so thin that its resized form would fill the memory.
     """
-    read = partial(_decoded, in_channels=in_channels)
+    read = partial(decoded, in_channels=in_channels)
     pixels = pixels_of(image, read, in_channels=in_channels, turn=True, any_floats=True)
     height, width = pixels.shape[-2:]
     if height * width * (views.largest / min(height, width)) ** 2 > MOST_PIXELS:
@@ -116,7 +119,12 @@ def views_of(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))) for view in seen]
 
 
-def _decoded(path: Path, *, in_channels: int) -> np.ndarray:
+def decoded(path: Path, *, in_channels: int) -> np.ndarray:
+    """A file's pixels `[H, W, C]`: uint8, or the floats of an array.
+
+    Raises:
+        UserError: where it cannot be used.
+    """
     return decode(read_file(path), str(path), in_channels)
 
 

@@ -1,15 +1,20 @@
-"""Pictures for people: truth beside detections."""
+"""Pictures for people: truth beside detections, and detections in their image."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 TILE = 320  # pixels of a picture's longer side
 MARGIN, CAPTION = 8, 14
+SMALLEST, LARGEST = (
+    512,
+    4096,
+)  # pixels of a drawn picture's longer side: whole enlargements up to the one, not the other
 
 
 def draw_samples(
@@ -47,6 +52,33 @@ def draw_samples(
     return sheet
 
 
+def draw_detections(
+    image: np.ndarray, boxes: np.ndarray, labels: Sequence[int], names: Sequence[str], scores: Sequence[float]
+) -> np.ndarray:
+    """An image `[H, W, 3]` RGB uint8 with its detections, enlarged where it is small.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels of the image.
+        labels: numbers that choose the colours.
+        names: of the boxes' classes.
+        scores: 0..1; the best are drawn last.
+    """
+    height, width = image.shape[:2]
+    scale = max(1, min(LARGEST // max(height, width), -(-SMALLEST // max(height, width))))
+    picture = Image.fromarray(image)
+    if scale > 1:
+        picture = picture.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    font, line = ImageFont.load_default(size=max(11, side // 70)), max(2, side // 400)
+    for place in sorted(range(len(scores)), key=lambda place: scores[place]):
+        left, top, right, bottom = (float(value) * scale for value in boxes[place])
+        colour, text = _colour(labels[place]), f"{names[place]} {scores[place]:.2f}"
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+        _label(pen, (left, top), text, colour, picture.size, font)
+    return np.asarray(picture)
+
+
 Mark = tuple[Sequence[float], str, str]  # box xyxy, colour, text
 
 
@@ -77,14 +109,19 @@ def _tile(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
 
 
 def _label(
-    pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str, size: tuple[int, int]
+    pen: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    colour: str,
+    size: tuple[int, int],
+    font: Any = None,
 ) -> None:
     """Text above the box's corner, moved inside the picture where it would stick out."""
-    left, top, right, bottom = pen.textbbox((0, 0), text)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     x = min(max(corner[0], 0), max(size[0] - (right - left) - 4, 0))
     y = max(corner[1] - (bottom - top) - 5, 0)
     pen.rectangle((x, y, x + right - left + 4, y + bottom - top + 4), fill=colour)
-    pen.text((x + 2 - left, y + 2 - top), text, fill="white")
+    pen.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)
 
 
 def _colour(label: int) -> str:

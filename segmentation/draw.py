@@ -1,19 +1,24 @@
-"""Pictures for people: image, truth and prediction side by side, with a legend."""
+"""Pictures for people: image, truth and prediction side by side, or an image under its labels, with a legend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from segmentation.labels import Classes
+from segmentation.labels import Classes, Colour
 from segmentation.losses import IGNORE
 
 TILE, MARGIN, CAPTION = 260, 8, 16  # pixels
 VOID = (0, 0, 0)
 ENTRY = 130  # pixels of a legend's entry
-BLEND = 0.75  # of the colour over the image
+BLEND, OVERLAY = 0.75, 0.55  # of the colour over the image, beside it and alone
+SMALLEST, LARGEST = (
+    512,
+    4096,
+)  # pixels of a drawn picture's longer side: whole enlargements up to the one, not the other
 
 
 def draw_samples(
@@ -46,11 +51,34 @@ def draw_samples(
     return sheet
 
 
-def painted(image: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
-    """The image `[H, W, 3]` under the colours of its label map `[H, W]`."""
+def draw_labels(
+    image: np.ndarray, labels: np.ndarray, classes: Classes, *, chosen: Sequence[int], legend: Sequence[int]
+) -> np.ndarray:
+    """An image `[H, W, 3]` RGB uint8 under the colours of its label map `[H, W]`, enlarged where small, over a legend.
+
+    Args:
+        chosen: numbers of the classes that are coloured.
+        legend: numbers of the classes that the legend names.
+    """
+    height, width = labels.shape
+    scale = max(1, min(LARGEST // max(height, width), -(-SMALLEST // max(height, width))))
+    over = np.where(np.isin(labels, chosen)[..., None], painted(image, labels, classes, OVERLAY), image)
+    picture = Image.fromarray(over)
+    if scale > 1:
+        picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+    entries = [(classes.colours[number], classes.names[number]) for number in legend]
+    below = _entries(entries, max(picture.width, ENTRY + MARGIN), times=max(1, picture.width // 1000))
+    sheet = Image.new("RGB", (below.width, picture.height + below.height), "white")
+    sheet.paste(picture, (0, 0))
+    sheet.paste(below, (0, picture.height))
+    return np.asarray(sheet)
+
+
+def painted(image: np.ndarray, labels: np.ndarray, classes: Classes, share: float = BLEND) -> np.ndarray:
+    """The image `[H, W, 3]` under the colours of its label map `[H, W]`, a share of them."""
     table = np.full((IGNORE + 1, 3), VOID, np.uint8)
     table[: len(classes)] = classes.colours
-    return (image * (1 - BLEND) + table[labels] * BLEND).astype(np.uint8)
+    return cv2.addWeighted(image, 1 - share, table[labels], share, 0)
 
 
 def _tile(image: np.ndarray) -> Image.Image:
@@ -64,11 +92,16 @@ def _legend(classes: Classes, maps: Sequence[np.ndarray], width: int) -> Image.I
     """Colours and names of the classes that the pictures show."""
     shown = [n for n in np.unique(np.concatenate([np.unique(m) for m in maps])) if n < len(classes)] if maps else []
     entries = [(classes.colours[n], classes.names[n]) for n in shown] + [(VOID, "does not count")]
-    columns = max(1, (width - MARGIN) // ENTRY)
-    legend = Image.new("RGB", (width, -(-len(entries) // columns) * CAPTION + MARGIN), "white")
-    pen = ImageDraw.Draw(legend)
+    return _entries(entries, width)
+
+
+def _entries(entries: Sequence[tuple[Colour, str]], width: int, times: int = 1) -> Image.Image:
+    """Colours with their names in columns, `times` as large as usual."""
+    columns = max(1, (width - MARGIN) // (ENTRY * times))
+    legend = Image.new("RGB", (width, -(-len(entries) // columns) * CAPTION * times + MARGIN), "white")
+    pen, font = ImageDraw.Draw(legend), ImageFont.load_default(size=10 * times)
     for place, (colour, name) in enumerate(entries):
-        x, y = MARGIN + place % columns * ENTRY, place // columns * CAPTION
-        pen.rectangle((x, y + 2, x + 10, y + 12), fill=tuple(colour), outline="black")
-        pen.text((x + 15, y + 1), name[:18], fill="black")
+        x, y = MARGIN + place % columns * ENTRY * times, MARGIN // 2 + place // columns * CAPTION * times
+        pen.rectangle((x, y + 2, x + 10 * times, y + 2 + 10 * times), fill=tuple(colour), outline="black")
+        pen.text((x + 15 * times, y), name[:18], fill="black", font=font)
     return legend

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.fold import Folds
+from backbones.windows import starts
 
 if TYPE_CHECKING:
     from segmentation.fcn import FCN
@@ -116,7 +117,7 @@ class Predictor(nn.Module):
         Scores are held for one row of windows: pixels that no later window reaches are done. They are sums, not
         means: the largest class is the same.
         """
-        tops, lefts = (_starts(length, self.window, self.overlap) for length in image.shape[-2:])
+        tops, lefts = (starts(length, self.window, self.overlap) for length in image.shape[-2:])
         held: Tensor | None = None
         for top, following in zip(tops, [*tops[1:], image.shape[-2]], strict=True):
             scores = self._row(image[..., top : top + self.window, :], lefts)
@@ -147,11 +148,3 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-
-
-def _starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin: evenly spread, the last one ends with the image."""
-    if length <= window:
-        return [0]
-    steps = -(-(length - window) // max(1, int(window * (1 - overlap))))
-    return [round(step * (length - window) / steps) for step in range(steps + 1)]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("backbones", "classification", "detection", "segmentation", "tools")
 TASKS = {"classification", "detection", "segmentation"}
 # Thin scripts over the task-blind files; they may know tasks.
-SCRIPTS = ("train_", "eval_", "benchmark", "analyse_", "check_", "replay", "report")
+SCRIPTS = ("train_", "eval_", "benchmark", "analyse_", "check_", "replay", "report", "predict")
 ALLOWED = {
     "backbones": {"backbones"},
     "classification": {"classification", "backbones"},
@@ -72,6 +72,7 @@ LIGHT = {
     "tools.train_seg": ("torch", "timm", "albumentations", "numpy"),
     "tools.check_data": ("torch", "numpy"),
     "tools.report": ("torch", "numpy"),
+    "tools.predict": ("torch", "numpy"),
     "tools.eval_coco": ("torch", "pycocotools", "hotcoco"),
 }
 

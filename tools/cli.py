@@ -85,6 +85,29 @@ def _parse(
     return options(**{name: _instance(group, values) for name, group in groups.items()})
 
 
+def split_words(options: type, argv: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+    """The words of a command line that are no options, such as files to read, and those that are.
+
+    What follows a bare `--` is no option. An option that is not a switch takes the next word.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    alone = {"help", "print_config", *_switches(get_type_hints(options).values())}
+    plain: list[str] = []
+    given: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return plain + words, given
+        if not word.startswith("--") and word != "-h":
+            plain.append(word)
+            continue
+        given.append(word)
+        is_switch = word.lstrip("-").replace("-", "_") in alone or word == "-h"
+        if "=" not in word and words and (not is_switch or words[0].lower() in ("true", "false")):
+            given.append(words.pop(0))
+    return plain, given
+
+
 def option(argv: Sequence[str], name: str) -> Any:
     """Peek at one option, on the command line or else in the `--config` file, before the real parsing.
 

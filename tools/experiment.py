@@ -23,6 +23,7 @@ from tools import checkpoint, distributed, optim, stopping
 from tools.cost import macs, parameters
 from tools.engine import Batches, fit
 from tools.files import write_text
+from tools.loading import cores
 from tools.nonfinite import NonFiniteLossError
 from tools.options import RunOptions, TrainOptions
 from tools.resume import require_same_run
@@ -263,11 +264,6 @@ class Experiment:
                 "step and the learning rate stay; random sampling goes on from new seeds, live batch norm sees other "
                 "shares, and sums are rounded in another order, so the result is not bit-exact"
             )
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads() -> int:

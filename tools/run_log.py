@@ -50,14 +50,26 @@ def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:
     Raises:
         UserError: where it cannot be created or written.
     """
-    try:
-        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {folder}: cannot be written; name another folder")
+    _create(folder, folder / "checkpoint")
     if launchers:
         write_json(folder / LAUNCHERS, sorted({*launchers, *_launchers_of(folder)}))
+
+
+def choose_results(output: str | None, *, prefix: str) -> Path:
+    """The folder of results that are no training, by default a new one under runs/; nothing is created yet.
+
+    Raises:
+        UserError: where it holds files.
+    """
+    folder = Path(output) if output else _fresh(prefix)
+    if folder.is_dir() and any(path.is_file() for path in folder.rglob("*")):
+        raise UserError(f"--output {folder}: holds files already; name a new folder, so that nothing is overwritten")
+    return folder
+
+
+def create_results(folder: Path) -> None:
+    """Create a folder of results; see `create_folder` for the errors."""
+    _create(folder, folder)
 
 
 class RunLog:
@@ -125,6 +137,15 @@ def _left_by(launchers: Collection[str], folders: Iterable[Path]) -> Path | None
 def _launchers_of(folder: Path) -> list[str]:
     path = folder / LAUNCHERS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _create(folder: Path, innermost: Path) -> None:
+    try:
+        innermost.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {folder}: cannot be written; name another folder")
 
 
 def _fresh(prefix: str) -> Path:

@@ -1,0 +1,239 @@
+"""The prediction script as its users run it: folders, globs, videos, tiles and mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import detection
+from backbones.errors import UserError
+from tools import predict
+from tools.cli import split_words
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def write(path: Path, size: tuple[int, ...] = (48, 64, 3), top: int = 255, kind: Any = np.uint8) -> Path:
+    """A picture of blocks of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(path.name)).integers(0, top, size, kind)
+    assert cv2.imwrite(str(path), pixels)
+    return path
+
+
+def film(path: Path, frames: int = 6, code: str = "mp4v") -> Path:
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), 10, (64, 48))
+    for number in range(frames):
+        picture = np.zeros((48, 64, 3), np.uint8)
+        cv2.circle(picture, (10 + 8 * number, 24), 9, (40, 200, 90), -1)
+        video.write(picture)
+    video.release()
+    return path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def run(run_folder: Path, *words: Any, out: Path) -> Path:
+    """The script in this process."""
+    predict.main([*map(str, ("--run", run_folder, "--output", out, "--workers", 0, *words))])
+    return out
+
+
+def test_detections_of_a_folder(tiny_runs, small_shapes: Path, script: Call, tmp_path: Path):
+    """With workers and defaults: COCO's ids by the files' names, the figures of the run's own evaluation."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in sorted((small_shapes / "val").iterdir()) + sorted((small_shapes / "train").iterdir())[:4]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    done = script("predict.py", "--run", tiny_runs["det"], folder, "--score", 0.05, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "10 pictures in" in done.stdout and "images/s; 0 inputs failed" in done.stdout
+    (out,) = (tmp_path / "runs").iterdir()
+    assert out.name.startswith("predict-")
+    known, rows = read_json(out / "images.json"), read_json(out / "predictions.json")
+    truth = read_json(small_shapes / "annotations" / "instances_val.json")
+    assert known["categories"] == [{"id": c["id"], "name": c["name"]} for c in truth["categories"]]
+    ids = {image["id"] for image in truth["images"]}
+    assert ids < {image["id"] for image in known["images"]}
+    before = sorted((r["image_id"], r["category_id"]) for r in read_json(tiny_runs["det"] / "detections.json"))
+    assert sorted((r["image_id"], r["category_id"]) for r in rows if r["image_id"] in ids) == before
+    assert len(list((out / "pictures").iterdir())) == 10
+    assert Image.open(next((out / "pictures").iterdir())).size == (512, 512)
+    again = script("predict.py", "--run", tiny_runs["det"], folder, "--output", out, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds files already; name a new folder" in again.stderr
+
+
+def test_score_and_classes(tiny_runs, small_shapes: Path, tmp_path: Path):
+    words = ("--score", 0.1, "--classes", "circle, star", "--draw", "false", small_shapes / "val")
+    out = run(tiny_runs["det"], *words, out=tmp_path / "o")
+    categories = detection.load(tiny_runs["det"]).categories
+    wanted = {categories.ids[categories.names.index(name)] for name in ("circle", "star")}
+    rows = read_json(out / "predictions.json")
+    assert {row["category_id"] for row in rows} <= wanted
+    assert all(row["score"] >= 0.1 for row in rows)
+    assert not (out / "pictures").exists()
+
+
+def test_a_video_and_images_of_one_name(tiny_runs, tmp_path: Path):
+    write(tmp_path / "a/x.png"), write(tmp_path / "b/x.jpg", (64, 48, 3))
+    words = (tmp_path / "*/x.*", film(tmp_path / "clip.mp4"), "--score", 0)
+    out = run(tiny_runs["det"], *words, out=tmp_path / "o")
+    assert {p.name for p in (out / "pictures").iterdir()} == {"x.jpg", "x-2.jpg", "clip.mp4"}
+    images = read_json(out / "images.json")["images"]
+    assert [image["id"] for image in images] == [*range(1, 9)]
+    assert [image.get("frame") for image in images] == [None, None, 0, 1, 2, 3, 4, 5]
+    drawn = cv2.VideoCapture(str(out / "pictures/clip.mp4"))
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (6, 10)
+    assert drawn.read()[1].shape[:2] == (384, 512)
+
+
+def test_label_maps(tiny_runs, tmp_path: Path):
+    """Palette PNGs that a training could read: of class numbers, as large as the images."""
+    from segmentation.labels import Classes, read_labels
+
+    out = run(tiny_runs["seg"], write(tmp_path / "a.png"), film(tmp_path / "clip.mp4", 2), out=tmp_path / "o")
+    classes = Classes.read(out / "classes.txt")
+    labels = read_labels(out / "labels/a.png", classes, size=(48, 64), ignore_index=255)
+    import segmentation
+
+    assert np.array_equal(labels, segmentation.load(tiny_runs["seg"])(tmp_path / "a.png").labels)
+    assert Image.open(out / "labels/clip/000001.png").mode == "P"
+    assert cv2.VideoCapture(str(out / "pictures/clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+    tiled = run(tiny_runs["seg"], tmp_path / "a.png", "--tile", 32, "--draw", "false", out=tmp_path / "t")
+    assert read_labels(tiled / "labels/a.png", classes, size=(48, 64), ignore_index=255).shape == (48, 64)
+
+
+def test_classes(tiny_runs, tmp_path: Path):
+    folder = tiny_runs["cls"].parent / "pictures/val"
+    out = run(tiny_runs["cls"], folder, film(tmp_path / "clip.mp4", 2), out=tmp_path / "o")
+    with open(out / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(tiny_runs["cls"] / "predictions.csv", encoding="utf-8", newline="") as file:
+        before = {Path(row["image"]).name: row["predicted"] for row in csv.DictReader(file) if "apple" in row["image"]}
+    assert len(rows) == 8
+    found = {Path(row["image"]).name: row["class_1"] for row in rows if "apple" in row["image"]}
+    assert found == before
+    assert sum(float(rows[0][f"probability_{n}"]) for n in (1, 2)) == pytest.approx(1, abs=1e-4)
+    assert (out / "pictures/pear/0.jpg").is_file()
+    assert rows[-1]["image"].endswith("clip.mp4#1")
+    alone = run(tiny_runs["cls"], folder, "--classes", "pear", out=tmp_path / "p")
+    assert "apple," not in (alone / "predictions.csv").read_text()
+
+
+def test_tiles_of_a_large_image(tiny_runs, tmp_path: Path):
+    """Boxes lie in the image's own pixels, beyond the first tile as well."""
+    path = write(tmp_path / "large.png", (150, 260, 3))
+    out = run(tiny_runs["det"], path, "--tile", "auto", "--score", 0.05, out=tmp_path / "o")
+    rows = read_json(out / "predictions.json")
+    boxes = np.array([row["bbox"] for row in rows])
+    assert len(rows) > 100  # more than the net gives of a single image
+    assert (boxes[:, :2] + boxes[:, 2:]).max(0).tolist() <= [260.01, 150.01]
+    assert boxes[:, 0].max() > 160
+
+
+def test_odd_images_are_handled(tiny_runs, tmp_path: Path):
+    """Alpha, 16 bits, grey, one pixel wide or in all."""
+    folder = tmp_path / "odd"
+    write(folder / "alpha.png", (48, 64, 4)), write(folder / "grey.png", (48, 64))
+    write(folder / "deep.png", (48, 64, 3), 65535, np.uint16), write(folder / "deep.tif", (48, 64), 65535, np.uint16)
+    write(folder / "wide.png", (1, 60, 3)), write(folder / "high.png", (60, 1, 3)), write(folder / "dot.png", (1, 1, 3))
+    for task in ("det", "seg", "cls"):
+        out = run(tiny_runs[task], folder, out=tmp_path / task)
+        summary = read_json(out / "summary.json")
+        assert (summary["pictures"], summary["failed"]) == (7, [])
+        assert len(list((out / "pictures").iterdir())) == 7
+
+
+def test_bad_inputs_are_named_and_the_others_predicted(tiny_runs, script: Call, tmp_path: Path):
+    good = write(tmp_path / "good.jpg")
+    (tmp_path / "torn.jpg").write_bytes(good.read_bytes()[:300])
+    (tmp_path / "none.mp4").write_bytes(b"no video" * 99)
+    whole = film(tmp_path / "whole.webm", 60, code="VP80").read_bytes()
+    (tmp_path / "torn.webm").write_bytes(whole[: len(whole) // 2])
+    write(tmp_path / "thin.png", (1, 4000, 3))
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    words = ("torn.jpg", "none.mp4", "thin.png", "notes.txt", "empty", "gone.jpg", "*.gif", "good.jpg", "torn.webm")
+    done = script("predict.py", "--run", tiny_runs["det"], "--output", "o", "--score", "0", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for text in (
+        "torn.jpg: does not decode",
+        "none.mp4: cannot be decoded as a video",
+        "thin.png: is 4000x1 pixels; its narrow side",
+        "notes.txt: is no image or video by its name",
+        "empty: holds no images or videos",
+        "gone.jpg: no such file or folder",
+        "*.gif: no image or video has such a name",
+        "torn.webm: only",
+    ):
+        assert sum(text in line for line in lines) == 1, text
+    assert "8 of the inputs failed" in lines[-1]
+    assert len(lines) == 9
+    assert "Traceback" not in done.stderr
+    summary = read_json(tmp_path / "o/summary.json")
+    assert len(summary["failed"]) == 8
+    assert summary["pictures"] > 1
+    assert {p.name for p in (tmp_path / "o/pictures").iterdir()} == {"good.jpg", "torn-2.mp4"}
+
+
+MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "no input": ((), "no input: name images"),
+    "no good input": (("gone.jpg",), "gone.jpg: no such file or folder"),
+    "class": (("--classes", "circel"), "--classes circel: the net knows no such class; there are circle"),
+    "score": (("--score", 2), "--score 2.0: must be between 0 and 1"),
+    "tile": (("--tile", 3), "--tile 3: must be 16 or more"),
+    "tile word": (("--tile", "big"), "--tile big: expected"),
+    "option": (("--scores", 1), "scores"),
+    "two": (("--weights", "x.safetensors"), "name --run FOLDER or --weights FILE"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(tiny_runs, tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    words, text = MISTAKES[name]
+    write(tmp_path / "a.jpg")
+    inputs = () if "no" in name.split() else ("a.jpg",)
+    with pytest.raises(UserError) as caught:
+        run(tiny_runs["det"], *words, *inputs, out=tmp_path / "o")
+    assert text in str(caught.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_mistakes_in_what_predicts(tiny_runs, tmp_path: Path):
+    image = write(tmp_path / "a.jpg")
+    for folder, words, text in (
+        (tmp_path, (), "is no run folder"),
+        (tmp_path / "gone", (), "no such run folder or weights file"),
+        (tiny_runs["cls"], ("--tile", 64), "classifiers see an image as a whole"),
+    ):
+        with pytest.raises(UserError, match=text):
+            run(folder, image, *words, out=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_image_whose_folder_cannot_be_written_is_a_mistake(tiny_runs, tmp_path: Path):
+    with pytest.raises(UserError, match="--output /proc/o: cannot be created"):
+        run(tiny_runs["det"], write(tmp_path / "a.jpg"), out=Path("/proc/o"))
+
+
+def test_words_and_options_are_told_apart():
+    words = ["a.jpg", "--score", "0.5", "b.jpg", "--draw", "c.jpg", "--draw", "false", "--tile=8", "d", "--", "--e.jpg"]
+    assert split_words(predict.Options, words) == (
+        ["a.jpg", "b.jpg", "c.jpg", "d", "--e.jpg"],
+        ["--score", "0.5", "--draw", "--draw", "false", "--tile=8"],
+    )
+    assert split_words(predict.Options, ["--help", "x"]) == (["x"], ["--help"])

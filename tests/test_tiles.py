@@ -1,0 +1,102 @@
+"""Tiles of large images: where they stand, and that each object is found once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backbones.errors import UserError
+from backbones.windows import starts
+from detection import Detections
+from detection.tiles import Tiles, detect_in_tiles, merge
+
+
+def found(*rows: tuple[list[float], float, int]) -> Detections:
+    boxes, scores, labels = zip(*rows)
+    names = tuple("abc"[label] for label in labels)
+    return Detections(torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels), names)
+
+
+def test_windows_cover_a_side():
+    assert starts(10, 20, 0.25) == [0]
+    assert starts(100, 40, 0.25) == [0, 30, 60]  # steps of 40 x 0.75 = 30
+    assert starts(101, 40, 0.25) == [0, 20, 41, 61]  # 61 / 30 rounded up: 3 steps
+
+
+def test_what_is_whole_wins_over_its_part():
+    """The left half has the higher score, but ends at its tile's edge."""
+    merged = merge(found(([0, 0, 50, 100], 0.9, 1), ([0, 0, 100, 100], 0.8, 1)), torch.tensor([True, False]))
+    assert merged.boxes.tolist() == [[0, 0, 100, 100]]
+    assert merged.scores.tolist() == pytest.approx([0.8])
+
+
+def test_parts_become_the_box_around_them():
+    """Three parts of one long object: 40 of each one's 100 pixels lie in the next; the better two share 60 %."""
+    parts = found(([0, 0, 100, 50], 0.7, 1), ([40, 0, 140, 50], 0.9, 1), ([80, 0, 180, 50], 0.6, 1))
+    merged = merge(parts, torch.tensor([True, True, True]))
+    assert merged.boxes.tolist() == [[0, 0, 180, 50]]
+    assert merged.scores.tolist() == pytest.approx([0.9])
+
+
+def test_other_classes_and_small_whole_boxes_stay():
+    """A whole box inside another one is an object of its own: 10x10 of 100x100 is an overlap of 0.01."""
+    given = found(([0, 0, 100, 100], 0.9, 1), ([0, 0, 100, 100], 0.8, 2), ([10, 10, 20, 20], 0.7, 1))
+    merged = merge(given, torch.tensor([False, False, False]))
+    assert merged.names == ("b", "c", "b")
+    assert len(merge(found(([0, 0, 9, 9], 0.5, 1)).where(torch.tensor([False])), torch.zeros(0, dtype=torch.bool))) == 0
+
+
+class Seer:
+    """Finds each grey value's rectangle in an image, if no side is longer than `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.largest = limit, 0
+
+    def predict(self, images: Any) -> list[Detections]:
+        results = []
+        for image in images:
+            rows = []
+            if max(image.shape[1:]) <= self.limit:
+                self.largest = max(self.largest, *image.shape[1:])
+                for value in image.unique().tolist()[1:]:
+                    y, x = (image[0] == value).nonzero().T
+                    box = [float(v) for v in (x.min(), y.min(), x.max() + 1, y.max() + 1)]
+                    rows.append((box, 0.5 + value / 1000, 1))
+            results.append(found(*rows) if rows else found(([0, 0, 1, 1], 0.0, 1)).where(torch.tensor([False])))
+        return results
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_object_is_found_once(seed: int):
+    """Rectangles up to the overlap's size (25 of 100 pixels), on a grid so that they do not meet."""
+    random = np.random.default_rng(seed)
+    height, width = (int(side) for side in random.integers(60, 420, 2))
+    image, truth = torch.zeros(3, height, width, dtype=torch.uint8), set()
+    for number, (top, left) in enumerate((y, x) for y in range(0, height - 30, 40) for x in range(0, width - 30, 40)):
+        y, x = (int(v) for v in random.integers(0, 5, 2))
+        h, w = (int(v) for v in random.integers(8, 25, 2))
+        image[:, top + y : top + y + h, left + x : left + x + w] = number + 1
+        truth.add((left + x, top + y, left + x + w, top + y + h))
+    seer: Any = Seer(limit=100)
+    if max(height, width) <= 100:
+        pytest.skip("needs no tiles")
+    merged = detect_in_tiles(seer, image, Tiles(100), batch_size=3)
+    assert {tuple(map(int, box)) for box in merged.boxes.tolist()} == truth
+    assert len(merged) == len(truth)
+    assert merged.scores.tolist() == sorted(merged.scores.tolist(), reverse=True)
+
+
+def test_objects_larger_than_a_tile_are_found_in_the_whole_image():
+    image = torch.zeros(3, 300, 400, dtype=torch.uint8)
+    image[:, 50:250, 50:350] = 9
+    seer: Any = Seer(limit=1000)
+    assert detect_in_tiles(seer, image, Tiles(100)).boxes.tolist() == [[50, 50, 350, 250]]
+
+
+@pytest.mark.parametrize("side, overlap", [(8, 0.2), (100, 1.0), (100, -0.1)])
+def test_impossible_tiles(side: int, overlap: float):
+    with pytest.raises(UserError, match="tiles of"):
+        Tiles(side, overlap)
