@@ -23,6 +23,7 @@ from detection.coco_file import (
     refuse_duplicates,
     side_of_image,
 )
+from detection.truth import Protocol, Truth
 
 SMALLEST_SIDE = 1e-3  # pixels; narrower boxes have no area to learn from
 
@@ -81,7 +82,8 @@ class CocoAnnotations:
     """The truth of one split, packed.
 
     Attributes:
-        path: the JSON file; `folder`: where its images lie.
+        path: the file, or folder, to name in messages; `folder`: where its images lie.
+        source: the JSON file itself, or the content of one; protocol: whose figures are wanted beside COCO's.
         image_ids: `[I]`, file_names `[I]`, sizes `[I, 2]` height and width as the file says.
         offsets: `[I + 1]`; the boxes of image i are `offsets[i]:offsets[i + 1]`.
         boxes: `[B, 4]` float32 xyxy in pixels, inside the image; labels `[B]` from 1; crowd `[B]`.
@@ -90,6 +92,8 @@ class CocoAnnotations:
 
     path: Path
     folder: Path
+    source: Path | bytes
+    protocol: Protocol
     categories: CategoryMap
     image_ids: np.ndarray
     file_names: np.ndarray
@@ -111,7 +115,20 @@ class CocoAnnotations:
         absent_images: Literal["error", "keep"] = "error",
         allow_outside: bool = False,
     ) -> CocoAnnotations:
-        """Read and check a COCO instances file.
+        """Read and check a COCO instances file; see `of` for the arguments and errors."""
+        truth = Truth("coco", path, folder, read_json(path))
+        return cls.of(truth, bad_boxes=bad_boxes, absent_images=absent_images, allow_outside=allow_outside)
+
+    @classmethod
+    def of(
+        cls,
+        truth: Truth,
+        *,
+        bad_boxes: Literal["error", "drop"] = "error",
+        absent_images: Literal["error", "keep"] = "error",
+        allow_outside: bool = False,
+    ) -> CocoAnnotations:
+        """Check and pack the records of a split.
 
         Boxes are clipped to their image. A missing `iscrowd` means 0.
 
@@ -124,7 +141,7 @@ class CocoAnnotations:
             UserError: naming the file and the record, for anything malformed: no JSON, a missing list or field, ids
                 that stand twice, an annotation of an absent image or category, an image that is not in `folder`.
         """
-        data = read_json(path)
+        path, folder, data = truth.path, truth.folder, truth.data
         images = sorted(records_of(data, "images", path), key=lambda image: field(image, "id", "image", path))
         categories = CategoryMap.from_json(records_of(data, "categories", path), path)
         annotations = records_of(data, "annotations", path)
@@ -140,12 +157,14 @@ class CocoAnnotations:
             refuse_absent_files(names, folder, path)
         sizes = np.array([[side_of_image(image, s, path) for s in ("height", "width")] for image in images], np.int32)
         rows = _rows(annotations, image_ids, categories, path)
-        boxes, clipped, keep = _checked_boxes(annotations, rows, sizes, path, bad_boxes)
+        boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
         crowd = np.array([is_crowd(annotation, path) for annotation in annotations], dtype=bool)
         order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
         return cls(
             path=path,
             folder=folder,
+            source=truth.packed(),
+            protocol=truth.protocol(),
             categories=categories,
             image_ids=image_ids,
             file_names=names,
@@ -197,19 +216,20 @@ def _rows(annotations: list[Record], image_ids: np.ndarray, categories: Category
 
 
 def _checked_boxes(
-    annotations: list[Record], rows: np.ndarray, sizes: np.ndarray, path: Path, bad_boxes: str
+    truth: Truth, rows: np.ndarray, sizes: np.ndarray, bad_boxes: str
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Boxes xyxy `[B, 4]` clipped to their images, how many were clipped, and which `[B]` have area."""
-    boxes = np.array([box_of(annotation, path) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    annotations = truth.data["annotations"]
+    boxes = np.array([box_of(annotation, truth.path) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = np.concatenate([sizes[rows][:, ::-1]] * 2, axis=1).reshape(-1, 4)
     inside = boxes.clip(0, limits).astype(np.float32)
     keep = (inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE
     if bad_boxes == "error" and not keep.all():
-        bad = annotations[int(np.flatnonzero(~keep)[0])]
+        first = int(np.flatnonzero(~keep)[0])
         raise UserError(
-            f"{path}: annotation {bad['id']} of image {bad['image_id']} has a box without area inside the image: "
-            f"{bad['bbox']} ({int((~keep).sum())} such boxes); mend the file or pass --bad-boxes drop"
+            f"{': '.join(truth.place(first))} has a box without area inside the image: {annotations[first]['bbox']} "
+            f"({int((~keep).sum())} such boxes); mend the file or pass --bad-boxes drop"
         )
     # Rounding in the file makes boxes end a hair outside; only what a person would see counts as clipped.
     clipped = int((np.abs(inside - boxes) > 1).any(axis=1).sum())

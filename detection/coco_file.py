@@ -33,7 +33,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}, not an object with `images` and `annotations`")
+    _name_files(data.get("images"))
     return data
+
+
+def _name_files(images: Any) -> None:
+    """Give LVIS's images, which only have addresses, in both of COCO's folders, names such as val2017/1.jpg."""
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
 
 
 def records_of(data: dict[str, Any], name: str, path: Path) -> list[Record]:

@@ -92,6 +92,51 @@ class CocoFolder:
         return self.root / f"{split}2017"
 
 
+@pytest.fixture
+def voc(tmp_path: Path) -> VocFolder:
+    """Three images in Pascal VOC's layout: two objects; a difficult one; none."""
+    return VocFolder(tmp_path / "voc")
+
+
+class VocFolder:
+    """A data set that a test edits in memory and then writes; boxes are columns and rows from 1, the last included."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.objects: dict[str, list[tuple[str, tuple[float, ...]]]] = {
+            "a": [("dog", (11, 6, 30, 35)), ("cat", (1, 1, 60, 40))],
+            "b": [("cat", (5, 5, 9, 9))],
+            "c": [],
+        }
+        self.difficult = {"b": True}
+        self.lists = {"trainval": "a\nc\n", "test": "b\n", "all": "a  1\nb -1\nc  0\n"}
+
+    def write(self) -> Path:
+        """Write all files; returns the root."""
+        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for number, (name, things) in enumerate(self.objects.items()):
+            self.xml(name).write_text(self.text(name, things))
+            picture = np.full((40, 60, 3), 60 + 30 * number, np.uint8)
+            cv2.imwrite(str(self.root / "JPEGImages" / f"{name}.jpg"), picture)
+        for name, text in self.lists.items():
+            (self.root / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
+        return self.root
+
+    def xml(self, name: str) -> Path:
+        return self.root / "Annotations" / f"{name}.xml"
+
+    def text(self, name: str, things: list[tuple[str, tuple[float, ...]]]) -> str:
+        objects = ""
+        for label, box in things:
+            corners = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box))
+            hard = int(self.difficult.get(name, False))
+            objects += f"<object><name>{label}</name><pose>Left</pose><difficult>{hard}</difficult>"
+            objects += f"<bndbox>{corners}</bndbox></object>"
+        size = "<size><width>60</width><height>40</height><depth>3</depth></size>"
+        return f"<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>"
+
+
 def _object(identifier: int, *, image: int, category: int, box: list[float], crowd: int = 0) -> dict[str, Any]:
     area = box[2] * box[3]
     return {"id": identifier, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}

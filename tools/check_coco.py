@@ -1,4 +1,4 @@
-"""Checks of a COCO instances file: every record in one pass, whole columns at a time."""
+"""Checks of boxes, of COCO's instances file or of files for each image: every record in one pass, columns at a time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from backbones.file_names import leads_out
 from detection.annotations import SMALLEST_SIDE
 from detection.coco_file import is_number, read_json
 from detection.data import decode
+from detection.folders import read_folder
+from detection.truth import Truth
 from segmentation.coco_file import FIELDS
 from tools.check_images import DAMAGED, UNDECODABLE, Findings, Images
 from tools.check_outlines import Outlines
@@ -39,6 +41,26 @@ def check_coco(path: Path, folder: Path, split: str, report: Report, *, allow_ou
     data = _read(path, split, report)
     if data is None:
         return Images(split, folder, [], [], lambda place, content: [])
+    return _check(Truth("coco", path, folder, data), split, report, allow_outside)
+
+
+def check_folder(root: Path, split: str, report: Report) -> Images:
+    """Check a split of a folder in Pascal VOC's layout or YOLO's, as `check_coco` does.
+
+    Raises:
+        UserError: where it has no such split, or no classes.
+    """
+
+    def note(kind: str, file: str, error: UserError) -> None:
+        report.add(kind, split, file=file, text=str(error).removeprefix(f"{file}: "))
+
+    truth = read_folder(root, split, absent_images="keep", note=note)
+    assert truth is not None
+    return _check(truth, split, report, allow_outside=False)
+
+
+def _check(truth: Truth, split: str, report: Report, allow_outside: bool) -> Images:
+    data, path = truth.data, truth.path
     images, categories, annotations = (
         Table(data.get(name), name, path, split, report) for name in ("images", "categories", "annotations")
     )
@@ -48,14 +70,19 @@ def check_coco(path: Path, folder: Path, split: str, report: Report, *, allow_ou
     ids, sizes, known = images.ids("id"), _sizes(images), categories.ids("id")
     rows = _check_references(annotations, "image_id", ids, "unknown image", "images")
     annotations.files = [images.files[row] if row >= 0 else str(path) for row in rows]
+    if truth.layout != "coco":
+        places = [truth.place(index) for index in range(len(annotations.records))]
+        annotations.files, annotations.names = [file for file, _ in places], [name for _, name in places]
+        images.names = [""] * len(images.records)
     _check_references(annotations, "category_id", known, "unknown category", "categories")
     for table, own in ((images, ids), (categories, known), (annotations, annotations.ids("id"))):
         table.refuse_twice(own)
     _check_category_names(categories)
     annotations.column("iscrowd", *FIELDS["annotations"]["iscrowd"])
     boxes = _check_boxes(annotations, rows, sizes)
-    Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
-    return _image_files(images, names, sizes, folder, allow_outside)
+    if truth.layout == "coco":
+        Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
+    return _image_files(images, names, sizes, truth.folder, allow_outside)
 
 
 class Table:
@@ -64,6 +91,7 @@ class Table:
     Attributes:
         records: objects; an empty one stands for what is none.
         files: the file that each record speaks of `[N]`, for the report.
+        names: what to call each record `[N]`, where it is not by its id.
     """
 
     def __init__(self, records: Any, name: str, path: Path, split: str, report: Report) -> None:
@@ -76,11 +104,14 @@ class Table:
         self.whole = [isinstance(record, dict) for record in records]
         self.records = [record if whole else {} for record, whole in zip(records, self.whole, strict=True)]
         self.files = [str(path)] * len(records)
+        self.names: list[str] | None = None
         for place in np.flatnonzero(~np.array(self.whole, bool)):
             self.add(int(place), MALFORMED, f"is {reprlib.repr(records[place])}, not an object")
 
     def called(self, place: int) -> str:
-        """A record by its id, or else by its place in the list."""
+        """A record by its name, or its id, or else by its place in the list."""
+        if self.names is not None:
+            return self.names[place]
         identifier = self.records[place].get("id")
         singular = {"categories": "category"}.get(self.name, self.name[:-1])
         return f"{singular} {reprlib.repr(identifier)}" if isinstance(identifier, int) else f"{self.name}[{place}]"
@@ -209,7 +240,7 @@ def _compare(content: np.ndarray, size: tuple[int, int]) -> Findings:
         return [(UNDECODABLE, DAMAGED)]
     if image.shape[:2] == size or not all(size):
         return []
-    there, here = f"{image.shape[1]}x{image.shape[0]} pixels", f"the JSON says {size[1]}x{size[0]}"
+    there, here = f"{image.shape[1]}x{image.shape[0]} pixels", f"the annotations say {size[1]}x{size[0]}"
     raw = decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if raw is not None and raw.shape[:2] == size:
         return [("EXIF orientation", f"{there} as its EXIF turns it, but {here}, as it is unturned")]

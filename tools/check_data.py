@@ -3,9 +3,11 @@
     python tools/check_data.py --data coco
     python tools/check_data.py --data imagenet --workers 8 --json problems.json
     python tools/check_data.py --data camvid --ignore-index 11
+    python tools/check_data.py --data VOC2007 --train-split trainval --val-split test
     python tools/check_data.py --train-annotations A.json --train-images A/ --images false
 
-`--data` is in one of the layouts that the training scripts take: COCO's, class folders, or images beside label maps.
+`--data` is in one of the layouts that the training scripts take: COCO's, Pascal VOC's or YOLO's folders of boxes, class
+folders, or images beside label maps.
 The exit status is 0 for a clean data set, 1 where something is wrong, and 2 where there is nothing to check.
 """
 
@@ -37,13 +39,15 @@ class CheckOptions:
     """What to check.
 
     Args:
-        data: folder in COCO's layout, of class folders (train/CLASS/*, val/CLASS/*), or of images and label maps.
+        data: folder in COCO's layout, Pascal VOC's or YOLO's, of class folders (train/CLASS/*, val/CLASS/*), or of
+            images and label maps.
+        truth: which of the two to check where VOC's folder has boxes and label maps; auto takes the boxes.
         train_annotations: COCO JSON of the training split, instead of the one in `data`.
         train_images: its image folder.
         val_annotations: COCO JSON of the validation split, instead of the one in `data`.
         val_images: its image folder.
-        train_split: split of label maps to train on.
-        val_split: split of label maps to measure.
+        train_split: split to train on, where it is no COCO file or class folder that says so.
+        val_split: split to measure, likewise.
         ignore_index: number in label files of pixels that do not count.
         allow_outside: take file names of the JSON that lead out of the image folder.
         images: read and decode every image; otherwise only see that it is there.
@@ -53,6 +57,7 @@ class CheckOptions:
     """
 
     data: str | None = None
+    truth: Literal["auto", "boxes", "labels"] = "auto"
     train_annotations: str | None = None
     train_images: str | None = None
     val_annotations: str | None = None
@@ -106,16 +111,19 @@ def check(options: CheckOptions, report: Report) -> dict[str, Images]:
     Raises:
         UserError: where there is no data set in a layout that is known.
     """
+    from detection.folders import layout_of
     from segmentation.folders import is_label_folder
-    from tools.check_coco import check_coco
+    from tools.check_coco import check_coco, check_folder
     from tools.check_folders import check_classes, check_labels
 
     if coco := _coco_splits(options):
         outside = options.allow_outside
         return {split: check_coco(*paths, split, report, allow_outside=outside) for split, paths in coco.items()}
     root = Path(options.data or "")
+    splits = dict.fromkeys((options.train_split, options.val_split))
+    if options.truth != "labels" and layout_of(root) in ("voc", "yolo"):
+        return {split: check_folder(root, split, report) for split in splits}
     if is_label_folder(root):
-        splits = dict.fromkeys((options.train_split, options.val_split))
         return check_labels(root, list(splits), report, ignore_index=options.ignore_index)
     return check_classes(_class_splits(root), report)
 
@@ -152,6 +160,7 @@ def _coco_splits(options: CheckOptions) -> dict[str, tuple[Path, Path]]:
 
 def _class_splits(root: Path) -> dict[str, Path]:
     from classification.shards import holds_shards
+    from detection.folders import LAYOUTS
 
     if holds_shards(str(root)):
         raise UserError(f"--data {root}: tar shards are not checked; check the folders that they were made of")
@@ -162,8 +171,8 @@ def _class_splits(root: Path) -> dict[str, Path]:
         found.pop("test", None)  # training takes test/ only in place of val/
     if not found:
         raise UserError(
-            f"--data {root}: no layout that is known: COCO's annotations/instances_{{train,val}}*.json; train/CLASS/* "
-            "and val/CLASS/*; or images/SPLIT, labels/SPLIT and classes.txt"
+            f"--data {root}: no layout that is known: {LAYOUTS}; train/CLASS/* and val/CLASS/*; or images/SPLIT, "
+            "labels/SPLIT of label maps and classes.txt"
         )
     return found
 

@@ -22,10 +22,13 @@ from tools import coco_diagnosis as diagnosis
 from tools.coco_engines import Arrays, Engine, HotcocoEngine, PycocotoolsEngine, records
 from tools.coco_files import CATEGORY, IMAGE, SCORE, H, W, X, read_results
 from tools.coco_summary import METRICS, format_table, per_class, summarize
+from tools.lvis_metric import WARNING, lvis_figures
+from tools.voc_metric import voc_figures
 
 __all__ = ["METRICS", "CocoEvaluator", "EngineName", "format_table"]
 
 EngineName = Literal["hotcoco", "pycocotools"]
+Protocol = Literal["coco", "voc", "lvis"]
 ENGINES: dict[str, type[HotcocoEngine] | type[PycocotoolsEngine]] = {
     "hotcoco": HotcocoEngine,
     "pycocotools": PycocotoolsEngine,
@@ -41,6 +44,7 @@ class CocoEvaluator:
         category_ids: label k (from 1) stands for `category_ids[k - 1]`; None when labels are original ids.
         image_ids: score these images only; all of the ground truth when None.
         engine: what matches the boxes; the figures are identical.
+        protocol: whose figures to compute beside COCO's: Pascal VOC's, where crowds are difficult objects, or LVIS's.
 
     Raises:
         UserError: for malformed ground truth, or an image id that it does not have.
@@ -53,10 +57,13 @@ class CocoEvaluator:
         category_ids: Sequence[int] | None = None,
         image_ids: Sequence[int] | None = None,
         engine: EngineName = "hotcoco",
+        protocol: Protocol = "coco",
     ) -> None:
         if engine not in ENGINES:
             raise UserError(f"evaluator {engine!r} is unknown; choose {' or '.join(ENGINES)}")
-        self._engine: Engine = ENGINES[engine](annotations if isinstance(annotations, dict) else Path(annotations))
+        self._source = annotations if isinstance(annotations, dict) else Path(annotations)
+        self._protocol = protocol
+        self._engine: Engine = ENGINES[engine](self._source)
         self.category_ids = None if category_ids is None else np.asarray(category_ids, dtype=np.int64)
         self._known = set(self._engine.image_ids)
         self.image_ids = sorted(self._known if image_ids is None else {int(key) for key in image_ids})
@@ -128,6 +135,8 @@ class CocoEvaluator:
             The twelve COCO metrics (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl); `reasons`
             by metric, also for an AP of 0; `warnings`; `per_class`, a list of `id`, `name`, `AP`, `AP50`,
             `images` (that show the class) and `boxes` (without crowds); counts of `images`, `boxes`, `detections`.
+            Protocol voc adds VOC07 (11 points) and VOC12 (all points) at IoU 0.5, overall and by class; lvis adds
+            LVIS_AP and its parts.
 
         Raises:
             UserError: when one image was given twice.
@@ -140,12 +149,26 @@ class CocoEvaluator:
         classes = per_class(arrays["precision"], self._engine.categories, counts)
         return {
             **figures,
+            **self._further_figures(classes),
             **self._explanations(figures, arrays),
             "per_class": classes,
             "images": len(self.image_ids),
             "boxes": sum(entry["boxes"] for entry in classes),
             "detections": self._detection_count(),
         }
+
+    def _further_figures(self, classes: list[dict[str, Any]]) -> dict[str, float | None]:
+        """Those of the protocol; VOC's of each class go to its entry."""
+        if self._protocol == "coco":
+            return {}
+        rows = self._scored(self._ordered_rows())
+        if self._protocol == "lvis":
+            return lvis_figures(self._source, rows, self.image_ids)
+        truth = diagnosis.truth_rows(self._engine.complete(), set(self.image_ids))
+        found = voc_figures(truth, rows, list(self._engine.categories))
+        for entry, own in zip(classes, found.pop("voc_per_class"), strict=True):
+            entry.update(own)
+        return found
 
     def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> dict[str, Any]:
         """`reasons` and `warnings`. Rows are looked at only where the figures ask for it: parsing takes time."""
@@ -164,7 +187,10 @@ class CocoEvaluator:
         return {"reasons": reasons, "warnings": self._warnings(arrays["scores"])}
 
     def _warnings(self, scores: np.ndarray) -> list[str]:
-        """Equal scores. The matched scores, which cost nothing, decide whether to look at all of them."""
+        return [*self._equal_scores(scores), *([WARNING] if self._protocol == "lvis" else [])]
+
+    def _equal_scores(self, scores: np.ndarray) -> list[str]:
+        """A warning of them. The matched scores, which cost nothing, decide whether to look at all of them."""
         matched = scores[scores > 0]
         if matched.size and matched.min() != matched.max():
             return []

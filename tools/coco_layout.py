@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from backbones.errors import UserError
 
 
-def find_split(root: Path, split: Literal["train", "val"]) -> tuple[Path, Path]:
+def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a split in COCO's own layout.
 
     That is `annotations/instances_<split>*.json` beside a folder `<split>*` (or `images/<split>*`) of the same suffix.
@@ -22,11 +21,13 @@ def find_split(root: Path, split: Literal["train", "val"]) -> tuple[Path, Path]:
     if not found:
         raise UserError(
             f"--data {root}: has no annotations/instances_{split}*.json; "
-            f"lay it out like COCO, or name --{split}-annotations and --{split}-images"
+            "lay it out like COCO, or name its files (--train-annotations and --train-images, the same for val)"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise UserError(f"--data {root}: has several files for {split} ({names}); name one by --{split}-annotations")
+        raise UserError(
+            f"--data {root}: has several files for {split} ({names}); name one by --train-annotations or --val-..."
+        )
     name = found[0].stem.removeprefix("instances_")
     for folder in (root / name, root / "images" / name):
         if folder.is_dir():

@@ -73,6 +73,11 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
         "  ".join(f"{name:>5}" for name in METRICS),
         "  ".join(f"{_percent(results[name]):>5}" for name in METRICS),
     ]
+    if "VOC07" in results:
+        figures = f"{_percent(results['VOC07'])} (11 points), {_percent(results['VOC12'])} (all points)"
+        lines.append(f"Pascal VOC's mAP at IoU 0.5: {figures}")
+    if lvis := [name for name in results if name.startswith("LVIS_")]:
+        lines.append("LVIS: " + ", ".join(f"{name[5:]} {_percent(results[name])}" for name in lvis))
     lines += [f"{name}: {reason}" for name, reason in results["reasons"].items()]
     lines += [f"warning: {text}" for text in results["warnings"]]
     return "\n".join(lines + (_class_lines(results["per_class"]) if per_class else []))

@@ -13,7 +13,11 @@ class DataOptions:
     """Images and annotations.
 
     Args:
-        data: folder in COCO's layout (annotations/instances_train*.json, train*/, the same for val); absent: shapes.
+        data: folder in COCO's layout (annotations/instances_train*.json, train*/, the same for val), Pascal VOC's
+            (Annotations/, JPEGImages/, ImageSets/Main/train.txt) or YOLO's (images/train, labels/train and data.yaml or
+            classes.txt); absent: shapes.
+        train_split: split of `data` to train on, such as VOC's trainval.
+        val_split: split of `data` to measure.
         train_annotations: JSON file of the training split, instead of the one in `data`.
         train_images: its image folder.
         val_annotations: JSON file of the validation split, instead of the one in `data`.
@@ -21,13 +25,15 @@ class DataOptions:
         limit: use only the first n images of each split.
         negatives: images without objects are trained on, or dropped.
         bad_boxes: boxes without area inside their image are an error, or dropped.
-        allow_outside: take file names of the JSON that lead out of the image folder (absolute ones, and those with ..).
+        allow_outside: take file names of a JSON that lead out of the image folder (absolute ones, and those with ..).
         augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing.
         short_sides: sizes in pixels that augment "train" picks from.
         evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
     """
 
     data: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
     train_annotations: str | None = None
     train_images: str | None = None
     val_annotations: str | None = None

@@ -27,6 +27,7 @@ class ScoreOptions:
         annotations: ground truth, a COCO instances JSON.
         detections: results JSON: a list of image_id, category_id, bbox [x, y, width, height], score.
         evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
+        protocol: whose figures to compute beside COCO's: Pascal VOC's (crowds are difficult objects) or LVIS's.
         output: JSON file for the figures, the same as a run's results.json.
         overwrite: replace `output` where it exists.
     """
@@ -34,6 +35,7 @@ class ScoreOptions:
     annotations: str
     detections: str
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    protocol: Literal["coco", "voc", "lvis"] = "coco"
     output: str | None = None
     overwrite: bool = False
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--output {options.output}: exists already; name another file or pass --overwrite")
     if options.output and not Path(options.output).absolute().parent.is_dir():
         raise UserError(f"--output {options.output}: its folder does not exist; create it first")
-    evaluator = CocoEvaluator(options.annotations, engine=options.evaluator)
+    evaluator = CocoEvaluator(options.annotations, engine=options.evaluator, protocol=options.protocol)
     evaluator.load(options.detections)
     results = evaluator.compute()
     print(format_table(results, per_class=True))

@@ -1,7 +1,8 @@
-"""Train Faster R-CNN on a COCO data set, or on the built-in shapes, and measure COCO AP.
+"""Train Faster R-CNN on a data set in COCO's, VOC's or YOLO's layout, or on the built-in shapes, and measure COCO AP.
 
     python tools/train_det.py                                  # built-in shapes, no network needed
     python tools/train_det.py --data coco --backbone resnet50  # COCO in its own layout, ImageNet weights
+    python tools/train_det.py --data VOC2007 --train-split trainval --val-split test
     torchrun --nproc_per_node 8 tools/train_det.py --data coco # the same on eight GPUs
     python tools/train_det.py --resume --output RUN            # go on where a run was stopped
     python tools/train_det.py --eval-only --data coco --backbone resnet50 --weights coco
@@ -12,6 +13,7 @@ by the rule that the plan prints.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +26,7 @@ if __package__ in (None, ""):
 
 from backbones.errors import UserError
 from tools.cli import option, parse, resumed_config, run, to_dict
-from tools.det_options import DataOptions, ModelOptions, Options
+from tools.det_options import ModelOptions, Options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,11 +86,10 @@ def build(options: Options) -> tuple[CocoDetection, CocoDetection | None, Faster
 
 def build_val(options: Options) -> CocoDetection:
     """The validation split."""
-    from detection.annotations import CocoAnnotations
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
 
-    val = CocoAnnotations.read(*_paths(options.data, "val"), **_reading(options))
+    val = _annotations(options, "val")
     return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit))
 
 
@@ -98,13 +99,12 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     Raises:
         UserError: where the categories differ, or no image is left.
     """
-    from detection.annotations import CocoAnnotations
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
     from tools.subset import nested
 
     data = options.data
-    train = CocoAnnotations.read(*_paths(data, "train"), **_reading(options))
+    train = _annotations(options, "train")
     train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
     places = select(train, limit=data.limit, negatives=data.negatives)
     if not len(places):
@@ -210,10 +210,11 @@ class Measure:
 
         truth = self.data.annotations
         self.evaluator = CocoEvaluator(
-            truth.path,
+            truth.source if isinstance(truth.source, Path) else json.loads(truth.source),
             category_ids=truth.categories.ids,
             image_ids=truth.image_ids[self.data.indices].tolist(),
             engine=self.engine,
+            protocol=truth.protocol,
         )
         precision, losses = self.experiment.precision(), self.experiment.run.val_loss
         results = evaluate(model, self.loader, self.evaluator, precision=precision, losses=losses)
@@ -260,29 +261,32 @@ class Measure:
         ).save(path)
 
 
-def _paths(data: DataOptions, split: Literal["train", "val"]) -> tuple[Path, Path]:
-    """Annotation file and image folder of a split: those named, those of `--data`, or the shapes'."""
+def _annotations(options: Options, split: Literal["train", "val"]) -> CocoAnnotations:
+    """The truth of a split: the files named, a split of the folder `--data`, or the shapes'."""
+    from detection.annotations import CocoAnnotations
+    from detection.folders import LAYOUTS, layout_of, read_folder
     from tools.coco_layout import find_split
 
-    named = getattr(data, f"{split}_annotations")
+    data, named = options.data, getattr(options.data, f"{split}_annotations")
+    absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
+    reading: dict[str, Any] = {
+        "bad_boxes": data.bad_boxes,
+        "absent_images": absent,
+        "allow_outside": data.allow_outside,
+    }
     if named:
-        return Path(named), Path(getattr(data, f"{split}_images"))
+        return CocoAnnotations.read(Path(named), Path(getattr(data, f"{split}_images")), **reading)
     if data.data is None:
         from tools import shapes
         from tools.distributed import on_main
 
-        return find_split(on_main(shapes.prepare), split)
-    return find_split(Path(data.data), split)
-
-
-def _reading(options: Options) -> dict[str, Any]:
-    """How annotations are read: what is an error, and what is not."""
-    absent = "keep" if options.run.on_bad_image == "skip" else "error"
-    return {
-        "bad_boxes": options.data.bad_boxes,
-        "absent_images": absent,
-        "allow_outside": options.data.allow_outside,
-    }
+        return CocoAnnotations.read(*find_split(on_main(shapes.prepare), split), **reading)
+    root, name = Path(data.data), getattr(data, f"{split}_split")
+    if truth := read_folder(root, name, absent_images=absent):
+        return CocoAnnotations.of(truth, **reading)
+    if root.is_dir() and layout_of(root) is None:
+        raise UserError(f"--data {root}: no layout that is known: {LAYOUTS}")
+    return CocoAnnotations.read(*find_split(root, name), **reading)
 
 
 def _other_settings(model: ModelOptions) -> str:

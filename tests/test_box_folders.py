@@ -1,0 +1,426 @@
+"""Pascal VOC's and YOLO's folders as training reads them: what is meant, what is refused, and found by the check."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import VocFolder
+from PIL import Image
+
+from backbones.errors import UserError
+from detection.annotations import CocoAnnotations
+from detection.data import CocoDetection
+from detection.folders import layout_of, read_folder
+from detection.transforms import Augment
+from tools import check_data, cli, eval_coco, train_det
+from tools.bad_images import BadImages
+from tools.check_report import Report
+from tools.cli import parse
+
+SPLITS = ("--train-split", "trainval", "--val-split", "test")
+
+
+def read(root: Path, split: str, **options: Any) -> CocoAnnotations:
+    truth = read_folder(root, split, **options)
+    assert truth is not None
+    return CocoAnnotations.of(truth, **options)
+
+
+def problems(*words: Any) -> list[tuple[str, str, str, str]]:
+    """Kind, record, file and text of what the check finds."""
+    options = parse(check_data.Options, description="", argv=[str(word) for word in words]).check
+    report = Report()
+    check_data.look(check_data.check(options, report), options, report)
+    return [(p["kind"], p["record"], p["file"], p["text"]) for p in report.as_json()["problems"]]
+
+
+# --- Pascal VOC ---
+
+
+def test_difficult_objects_are_regions_to_ignore(voc: VocFolder):
+    data = CocoDetection(read(voc.write(), "test"), Augment("eval"))
+    image, target = data[0]
+    assert image.shape == (3, 40, 60)
+    assert target["boxes"].shape == (0, 4) and target["ignore"].tolist() == [[4, 4, 9, 9]]
+    _, target = CocoDetection(read(voc.root, "trainval"), Augment("eval"))[0]
+    assert target["boxes"].tolist() == [[10, 5, 30, 35], [0, 0, 60, 40]] and target["labels"].tolist() == [2, 1]
+
+
+def test_all_annotations_name_the_classes_unless_a_list_does(voc: VocFolder):
+    assert read(voc.write(), "test").categories.names == ("cat", "dog")
+    (voc.root / "classes.txt").write_text("dog\nfox\ncat\n")
+    assert read(voc.root, "test").categories.names == ("dog", "fox", "cat")
+    assert read(voc.root, "test").labels.tolist() == [3]
+
+
+def test_lists_of_one_class_have_a_flag_behind_the_name(voc: VocFolder):
+    voc.objects["d 1"] = [("dog", (1, 1, 5, 5))]
+    voc.lists["all"] += "d 1 -1\n"
+    voc.lists["d"] = "d 1\n"
+    names = [["a.jpg", "b.jpg", "c.jpg", "d 1.jpg"], ["d 1.jpg"]]
+    assert [read(voc.write(), split).file_names.tolist() for split in ("all", "d")] == names
+
+
+def test_the_image_is_that_of_the_annotations_name(voc: VocFolder):
+    """Annotators copy files: `<filename>` decides only where there is no image of the annotation's own name."""
+    voc.write()
+    path = voc.xml("b")
+    path.write_text(path.read_text().replace("b.jpg", "what was it"))
+    assert read(voc.root, "test").file_names.tolist() == ["b.jpg"]
+    (voc.root / "JPEGImages" / "b.jpg").rename(voc.root / "JPEGImages" / "other.png")
+    path.write_text(path.read_text().replace("what was it", "other.png"))
+    assert read(voc.root, "test").file_names.tolist() == ["other.png"]
+
+
+def test_a_size_that_is_not_said_is_the_images(voc: VocFolder):
+    voc.write()
+    path = voc.xml("b")
+    path.write_text(path.read_text().replace("<width>60</width>", "<width>0</width>"))
+    assert read(voc.root, "test").sizes.tolist() == [[40, 60]]
+
+
+BOMB = (
+    "<!DOCTYPE a [<!ENTITY l0 'lol'>" + "".join(f"<!ENTITY l{n} '{f'&l{n - 1};' * 10}'>" for n in range(1, 10)) + "]>"
+)
+OUTSIDE = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>"
+
+
+def swap(before: str, after: str) -> Callable[[VocFolder], None]:
+    def apply(voc: VocFolder) -> None:
+        text = voc.xml("b").read_text()
+        assert before in text
+        voc.xml("b").write_text(text.replace(before, after))
+
+    return apply
+
+
+def of_list(text: str) -> Callable[[VocFolder], Any]:
+    return lambda voc: (voc.root / "ImageSets" / "Main" / "test.txt").write_text(text)
+
+
+def taken(voc: VocFolder) -> None:
+    """Two annotations of one image."""
+    of_list("b\nd\n")(voc)
+    voc.xml("d").write_text(voc.xml("b").read_text())
+
+
+VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
+    "cut": (swap("</annotation>", ""), "b.xml", "not XML"),
+    "other root": (lambda voc: voc.xml("b").write_text("<html/>"), "b.xml", "begins with <html>"),
+    "bomb": (lambda voc: voc.xml("b").write_text(BOMB + "<annotation>&l9;</annotation>"), "b.xml", "document type"),
+    "entity": (lambda voc: voc.xml("b").write_text(OUTSIDE + "<annotation>&x;</annotation>"), "b.xml", "document type"),
+    "nested": (swap("<object>", "<a>" * 99 + "</a>" * 99 + "<object>"), "b.xml", "nest deeper than 20"),
+    "encoding": (lambda voc: voc.xml("b").write_bytes(b"<?xml version='1.0' encoding='no'?><a/>"), "b.xml", "not XML"),
+    "no name": (swap("<name>cat</name>", ""), "b.xml", "object 1: has no <name>"),
+    "no number": (swap("<xmin>5", "<xmin>NaN"), "b.xml", "object 1: its <xmin> is 'NaN'"),
+    "huge": (swap("<xmax>9", "<xmax>1e999999"), "b.xml", "object 1: its <xmax> is '1e999999'"),
+    "no box": (swap("bndbox>", "box>"), "b.xml", "object 1: its <xmin> is ''"),
+    "difficult": (swap("<difficult>1", "<difficult>yes"), "b.xml", "object 1: <difficult> is 'yes'"),
+    "without area": (swap("<xmax>9", "<xmax>4"), "b.xml", "object 1"),
+    "size": (swap("<width>60", "<width>-60"), "b.xml", "<size> holds '-60'"),
+    "leads out": (swap("b.jpg", "../b.jpg"), "b.xml", "<filename> '../b.jpg' leads out"),
+    "absolute": (swap("b.jpg", "/etc/passwd"), "b.xml", "leads out of JPEGImages"),
+    "another's": (swap("b.jpg", "a.jpg"), "b.xml", "<filename> is a.jpg, but JPEGImages/b.jpg is there as well"),
+    "taken": (taken, "d.xml", "names the image b.jpg, as b.xml does"),
+    "absent image": (lambda voc: (voc.root / "JPEGImages/b.jpg").unlink(), "b.xml", "there is no JPEGImages/b.jpg"),
+    "absent annotation": (lambda voc: voc.xml("b").unlink(), "test.txt", "line 1: there is no Annotations/b.xml"),
+    "listed twice": (of_list("b\nb\n"), "test.txt", "line 2: b stands more than once"),
+    "list leads out": (of_list("b\n../b\n"), "test.txt", r"line 2: '\.\./b' leads out"),
+    "unknown class": (lambda voc: (voc.root / "classes.txt").write_text("dog\n"), "b.xml", "its class cat is not in"),
+}
+
+
+@pytest.mark.parametrize("fault", VOC_FAULTS)
+def test_what_is_wrong_with_voc_is_refused_and_found(voc: VocFolder, fault: str):
+    plant, file, words = VOC_FAULTS[fault]
+    plant(voc) if voc.write() else None
+    with pytest.raises(UserError, match=words) as error:
+        read(voc.root, "test")
+    assert str(error.value).startswith(str(voc.root)) and file in str(error.value) and "\n" not in str(error.value)
+    found = problems("--data", voc.root, *SPLITS)
+    assert any(file in p[2] or p[2] == "b.jpg" for p in found), found
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            lambda voc: (voc.root / "ImageSets/Main/test.txt").unlink(),
+            "test.txt: no such list; the lists there: all, tr",
+        ),
+        (of_list("\n"), "lists no image"),
+        (lambda voc: (voc.root / "ImageSets/Main/test.txt").write_bytes(b"\xff"), "is no UTF-8 text"),
+        (lambda voc: (voc.root / "classes.txt").write_text("\n"), "names no class"),
+        (lambda voc: (voc.root / "classes.txt").write_text("cat\ncat\n"), "class cat stands twice"),
+        (lambda voc: (voc.root / "JPEGImages").rename(voc.root / "Images"), "JPEGImages: no such folder"),
+    ],
+)
+def test_what_leaves_nothing_to_check(voc: VocFolder, fault, words: str):
+    voc.write()
+    fault(voc)
+    with pytest.raises(UserError, match=words):
+        read(voc.root, "test")
+    with pytest.raises(UserError, match=words):
+        problems("--data", voc.root, *SPLITS)
+
+
+def test_clean_folders_are_clean_and_a_shared_image_is_found(voc: VocFolder):
+    assert problems("--data", voc.write(), *SPLITS) == []
+    kinds = {p[0] for p in problems("--data", voc.root, "--train-split", "all", "--val-split", "test")}
+    assert kinds == {"image in both splits"}
+
+
+def test_voc_with_label_maps_has_two_truths(voc: VocFolder):
+    voc.write()
+    for folder in ("ImageSets/Segmentation", "SegmentationClass"):
+        (voc.root / folder).mkdir()
+    for split, names in (("trainval", "ac"), ("test", "b")):
+        (voc.root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            cv2.imwrite(str(voc.root / "SegmentationClass" / f"{name}.png"), np.full((40, 60), 77, np.uint8))
+    assert problems("--data", voc.root, *SPLITS) == []
+    assert {p[0] for p in problems("--data", voc.root, *SPLITS, "--truth", "labels")} == {"unknown label"}
+
+
+# --- YOLO ---
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    """Two training images of 60x40 and one for validation, in YOLO's layout."""
+    root = tmp_path / "yolo"
+    for split, names in (("train", "ab"), ("val", "c")):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for name in names:
+            picture = np.full((40, 60, 3), ord(name), np.uint8)
+            cv2.imwrite(str(root / "images" / split / f"{name}.jpg"), picture)
+    (root / "labels/train/a.txt").write_text("1 0.5 0.5 0.5 0.25\n\n0 0.1 0.1 0.2 0.2\n")
+    (root / "labels/val/c.txt").write_text("0 0.5 0.5 1 1\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 2\nnames: [cat, dog]\n")
+    return root
+
+
+def test_boxes_are_shares_of_the_images_sides(yolo: Path):
+    """Centre 30 of 60 and 20 of 40, 30 wide and 10 high; an image without a label file is a negative."""
+    data = read(yolo, "train")
+    assert data.file_names.tolist() == ["a.jpg", "b.jpg"] and data.empty().tolist() == [False, True]
+    assert data.of_image(0)[0].tolist() == [[15, 15, 45, 25], [0, 0, 12, 8]]
+    assert data.labels.tolist() == [2, 1] and data.categories.names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("names", ["{0: cat, 1: dog}", "\n- cat\n- dog", "[cat, dog]"])
+def test_classes_come_from_either_file(yolo: Path, names: str):
+    (yolo / "data.yaml").write_text(f"names: {names}\n")
+    assert read(yolo, "val").categories.names == ("cat", "dog")
+    (yolo / "classes.txt").write_text("cat\ndog\n")
+    (yolo / "data.yaml").unlink()
+    assert read(yolo, "val").categories.names == ("cat", "dog")
+
+
+def test_roboflows_order_of_folders_polygons_and_folders_within(yolo: Path):
+    (yolo / "valid" / "images" / "far").mkdir(parents=True)
+    (yolo / "valid" / "labels" / "far").mkdir(parents=True)
+    (yolo / "images/val/c.jpg").rename(yolo / "valid/images/far/c.JPG")
+    (yolo / "valid/labels/far/c.txt").write_text("1 0.5 0.25 0.75 0.5 0.25 0.75\n")
+    data = read(yolo, "valid")
+    assert data.file_names.tolist() == ["far/c.JPG"] and data.boxes.tolist() == [[15, 10, 45, 30]]
+
+
+def test_sizes_are_turned_as_the_exif_says(yolo: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(yolo / "images/val/c.jpg", exif=exif)
+    data = read(yolo, "val")
+    assert data.sizes.tolist() == [[60, 40]]
+    assert CocoDetection(data, Augment("eval"))[0][0].shape == (3, 60, 40)
+
+
+def label(text: str) -> Callable[[Path], Any]:
+    return lambda root: (root / "labels/val/c.txt").write_text(text)
+
+
+YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
+    "four": (label("0 0.5 0.5 1\n"), "c.txt", "line 1: has 4 values"),
+    "six": (label("0 0.5 0.5 1 1 0.9\n"), "c.txt", "line 1: has 6 values"),
+    "text": (label("0 0.5 0.5 1 1\ncat 0.5 0.5 1 1\n"), "c.txt", "line 2: 'cat 0.5 0.5 1 1' holds what is no number"),
+    "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is none of the 2 \(0 to 1\)"),
+    "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is none"),
+    "pixels": (label("0 30 20 10 10\n"), "c.txt", "line 1: 30 20 10 10 holds pixels"),
+    "NaN": (label("0 nan 0.5 1 1\n"), "c.txt", "line 1: nan 0.5 1 1 holds pixels"),
+    "negative": (label("0 0.5 0.5 -0.005 0.5\n"), "c.txt", "line 1: has a negative width"),
+    "without area": (label("0 0.5 0.5 0 0.5\n"), "c.txt", "line 1"),
+    "bytes": (lambda root: (root / "labels/val/c.txt").write_bytes(b"\xff\xfe0"), "c.txt", "is no UTF-8 text"),
+    "absent image": (
+        lambda root: (root / "images/val/c.jpg").rename(root / "images/val/d.jpg"),
+        "c.txt",
+        "no image of",
+    ),
+    "cut image": (lambda root: (root / "images/val/c.jpg").write_bytes(b"\xff\xd8"), "c.jpg", "does not decode"),
+    "two images": (
+        lambda root: (root / "images/val/c.png").write_bytes((root / "images/val/c.jpg").read_bytes()),
+        "c.jpg",
+        "c.png has the same name but for the suffix",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", YOLO_FAULTS)
+def test_what_is_wrong_with_yolo_is_refused_and_found(yolo: Path, fault: str):
+    plant, file, words = YOLO_FAULTS[fault]
+    plant(yolo)
+    with pytest.raises(UserError, match=words) as error:
+        read(yolo, "val")
+    assert str(error.value).startswith(str(yolo)) and file in str(error.value) and "\n" not in str(error.value)
+    found = problems("--data", yolo)
+    assert any(file in p[2] or p[2] == "c.jpg" for p in found), found
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("names: [cat", "not YAML"),
+        ("nc: 2", "`names` is no list of class names"),
+        ("names: {0: cat, 2: dog}", "`names` is no list of class names"),
+        ("nc: 3\nnames: [cat, dog]", "`nc` is 3, but there are 2"),
+        ("names: [cat, cat]", "class cat stands twice"),
+        ("names: []", "names no class"),
+        ("names: !!python/object/apply:os.getcwd []", "not YAML"),
+        ("names: [dog, cat]", "names other classes than"),
+    ],
+)
+def test_class_lists_that_are_refused(yolo: Path, content: str, words: str):
+    (yolo / "classes.txt").write_text("cat\ndog\n")
+    (yolo / "data.yaml").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read(yolo, "val")
+
+
+def test_layouts_are_told_apart(yolo: Path, voc: VocFolder, tmp_path: Path):
+    assert layout_of(yolo) == "yolo" and layout_of(voc.write()) == "voc"
+    maps = tmp_path / "maps"  # images beside label maps look like YOLO's
+    (maps / "labels" / "train").mkdir(parents=True)
+    cv2.imwrite(str(maps / "labels" / "train" / "a.png"), np.zeros((4, 4), np.uint8))
+    (maps / "classes.txt").write_text("cat\n")
+    assert layout_of(maps) is None and read_folder(maps, "train") is None
+    with pytest.raises(UserError, match=r"images/valid: no such folder of images; the folders in .*: train, val"):
+        read(yolo, "valid")
+    (yolo / "labels/val/c.txt").unlink()
+    (yolo / "labels/val").rmdir()
+    with pytest.raises(UserError, match="labels/val: no such folder of labels"):
+        read(yolo, "val")
+
+
+# --- training ---
+
+
+def test_images_that_are_missing_can_be_skipped(yolo: Path, voc: VocFolder, tmp_path: Path):
+    """Their objects count as missed."""
+    voc.write()
+    (voc.root / "JPEGImages/a.jpg").unlink()
+    (yolo / "images/train/a.jpg").unlink()
+    for root, split, boxes in ((voc.root, "trainval", 2), (yolo, "train", 2)):
+        data = CocoDetection(read(root, split, absent_images="keep"), Augment("eval"))
+        assert len(data) == 2 and len(data.annotations.boxes) == boxes
+        bad = BadImages(tmp_path, skip=True, seed=0)
+        assert bad.omitting(data)[0] is None and bad.omitting(data)[1] is not None
+        assert bad.files()[-1].endswith("a.jpg")
+
+
+def test_a_run_on_voc_measures_both_ways_and_as_its_conversion_does(voc: VocFolder, script, tmp_path: Path):
+    from tools.convert_data import convert
+
+    shapes = Path(__file__).resolve().parents[1] / "detection" / "recipes" / "shapes.yaml"
+    words = ("--config", shapes, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
+    voc.write()
+    run = (*words, "--data", voc.root, "--val-split", "all", "--eval-only")
+    done = script("train_det.py", *run, "--output", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Pascal VOC's mAP at IoU 0.5" in done.stdout and "(all points)" in done.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"VOC07", "VOC12"} <= results.keys() and {"VOC07", "VOC12"} <= results["per_class"][0].keys()
+    convert(voc.root, tmp_path / "coco", to="coco", splits={"val": "all"})
+    files = {
+        "--annotations": tmp_path / "coco" / "annotations" / "instances_val.json",
+        "--detections": tmp_path / "run" / "detections.json",
+        "--output": tmp_path / "again.json",
+    }
+    eval_coco.main([f"{name}={path}" for name, path in files.items()] + ["--protocol=voc"])
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert {name: results[name] for name in again} == again
+
+
+def test_mistakes_get_one_line(voc: VocFolder, capsys: pytest.CaptureFixture[str]):
+    voc.write()
+    swap("<xmin>5", "<xmin>five")(voc)
+    options = parse(train_det.Options, description="", argv=["--data", str(voc.root), "--val-split", "test"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: train_det.build_val(options))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("error: ") and "b.xml: object 1: its <xmin> is 'five'" in line
+
+
+def test_folders_of_no_layout_and_splits_of_coco(coco, tmp_path: Path):
+    coco.write()
+    coco.annotations("val").rename(coco.root / "annotations" / "instances_test2017.json")
+    coco.images("val").rename(coco.root / "test2017")
+    options = parse(train_det.Options, description="", argv=["--data", str(coco.root), "--val-split", "test"])
+    assert train_det.build_val(options).annotations.folder.name == "test2017"
+    (tmp_path / "odd").mkdir()
+    options = parse(train_det.Options, description="", argv=["--data", str(tmp_path / "odd")])
+    with pytest.raises(UserError, match=r"no layout that is known: COCO's .* Pascal VOC's .* YOLO's"):
+        train_det.build_val(options)
+
+
+# --- mutants ---
+
+
+MUTANTS = 30 * int(os.environ.get("HOSTILE_SCALE", 1))
+
+
+def mutated(random: np.random.Generator, content: bytes) -> bytes:
+    """A few bytes of a file changed, cut, doubled or moved."""
+    data = bytearray(content)
+    for _ in range(int(random.integers(1, 4))):
+        start, end = sorted(random.integers(0, len(data) + 1, 2).tolist())
+        end = min(end, start + int(random.integers(1, 30)))
+        part = bytes(data[start:end])
+        odd = [b"\0", b"\xff", b"-1", b"nan", b"1e309", b"9" * 40, b"&amp;", b"<a>", b"\n", b" ", b"!!", b"*x", b"../"]
+        data[start:end] = [b"", part * 3, odd[int(random.integers(len(odd)))], part[::-1]][int(random.integers(4))]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("layout", ["voc", "yolo"])
+def test_mutants_are_read_or_refused_in_words_that_name_a_file(layout: str, voc: VocFolder, yolo: Path):
+    """What training refuses, the check finds; nothing else than a UserError is raised."""
+    voc.difficult = {}
+    (voc.root / "classes.txt").write_text("cat\ndog\n") if voc.write() else None
+    root, split, files = {
+        "voc": (voc.root, "trainval", ["Annotations/a.xml", "ImageSets/Main/trainval.txt", "classes.txt"]),
+        "yolo": (yolo, "train", ["labels/train/a.txt", "data.yaml"]),
+    }[layout]
+    random, outcomes = np.random.default_rng(0), []
+    for name in files:
+        whole = (root / name).read_bytes()
+        for _ in range(MUTANTS):
+            (root / name).write_bytes(mutated(random, whole))
+            try:
+                data = read(root, split)
+                assert (data.boxes >= 0).all() and np.isfinite(data.boxes).all() and (data.labels >= 1).all()
+                outcomes.append(True)
+            except UserError as error:
+                assert str(error).startswith(str(root)) and "\n" not in str(error)
+                outcomes.append(False)
+                check = ("--data", root, "--train-split", split, "--val-split", split, "--images", "false")
+                with contextlib.suppress(UserError):  # of a class list or a list of images as a whole
+                    assert problems(*check)
+        (root / name).write_bytes(whole)
+    assert 0.1 < np.mean(outcomes) < 0.9

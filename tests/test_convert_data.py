@@ -1,0 +1,261 @@
+"""Conversion between COCO's, VOC's and YOLO's layouts: boxes by hand, round trips, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CocoFolder, VocFolder
+from PIL import Image
+
+from backbones.errors import UserError
+from detection.annotations import CocoAnnotations
+from detection.folders import read_folder
+from tools import cli, convert_data
+from tools.coco_layout import find_split
+from tools.convert_data import convert
+
+BCCD = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd"
+OWN = {"train": "train", "val": "val"}
+Contents = dict[str, tuple[int, int, list[tuple[str, list[float], int]]]]
+
+
+def contents(root: Path, split: str, *, crowds: bool = True) -> Contents:
+    """Size and objects (class, box, whether a crowd) of each image of a split, by its name."""
+    truth = read_folder(root, split)
+    data = truth.data if truth else json.loads(find_split(root, split)[0].read_text())
+    names = {record["id"]: record["name"] for record in data["categories"]}
+    found: dict[int, list[Any]] = {image["id"]: [] for image in data["images"]}
+    for thing in data["annotations"]:
+        if crowds or not thing["iscrowd"]:
+            found[thing["image_id"]].append((names[thing["category_id"]], thing["bbox"], thing["iscrowd"]))
+    return {image["file_name"]: (image["width"], image["height"], found[image["id"]]) for image in data["images"]}
+
+
+def classes(root: Path, split: str = "train") -> list[str]:
+    """Class names in the order of their labels."""
+    truth = read_folder(root, split)
+    data = CocoAnnotations.of(truth) if truth else CocoAnnotations.read(*find_split(root, split))
+    return list(data.categories.names)
+
+
+@pytest.fixture
+def odd(coco: CocoFolder) -> CocoFolder:
+    """COCO with what is hard to hold: fractions of pixels, odd names, a class without boxes, a folder within."""
+    coco.data["categories"] = [
+        {"id": 18, "name": 'salt & <pepper> "é"\''},
+        {"id": 3, "name": "007"},
+        {"id": 90, "name": "yes: no #1"},
+        {"id": 91, "name": "of no box"},
+    ]
+    for place, record in enumerate(coco.data["annotations"]):
+        record["bbox"] = np.random.default_rng(place).uniform(1, 19, 4).tolist()
+    coco.data["annotations"][0]["bbox"] = [1 / 3, 1e-7, 0.1, 39.9999]
+    coco.data["annotations"][1]["bbox"] = [-1.5, 2, 70, 8.25]  # which the image cuts
+    for image in coco.data["images"]:
+        image["file_name"] = f"some folder/{image['id']} 1.jpg"
+    for split in ("train", "val"):
+        (coco.images(split) / "some folder").mkdir(parents=True)
+    coco.write()
+    return coco
+
+
+def of_other_names(coco: CocoFolder) -> None:
+    """Let no image of val be called like one of train, as VOC's one folder needs it."""
+    (coco.images("val") / "some folder").rename(coco.images("val") / "others")
+    text = coco.annotations("val").read_text().replace("some folder", "others")
+    coco.annotations("val").write_text(text)
+
+
+def test_boxes_by_hand(voc: VocFolder, tmp_path: Path):
+    """VOC counts pixels from 1 and includes the last: 11..30 begins at 10 and is 20 wide, 6..35 is 30 high."""
+    convert(voc.write(), tmp_path / "coco", to="coco", splits={"train": "trainval", "val": "test"})
+    assert contents(tmp_path / "coco", "train") == {
+        "a.jpg": (60, 40, [("dog", [10, 5, 20, 30], 0), ("cat", [0, 0, 60, 40], 0)]),
+        "c.jpg": (60, 40, []),
+    }
+    assert contents(tmp_path / "coco", "val") == {"b.jpg": (60, 40, [("cat", [4, 4, 5, 5], 1)])}
+    assert classes(tmp_path / "coco") == classes(tmp_path / "coco", "val") == ["cat", "dog"]
+    convert(voc.root, tmp_path / "yolo", to="yolo", splits={"train": "trainval"})
+    labels = tmp_path / "yolo" / "labels" / "train"
+    # Centre 20 of 60 and 20 of 40, size 20 of 60 and 30 of 40; then the whole image.
+    assert (labels / "a.txt").read_text() == "1 0.333333333333333 0.5 0.333333333333333 0.75\n0 0.5 0.5 1 1\n"
+    assert (labels / "c.txt").read_text() == ""
+
+
+def test_coco_through_voc_keeps_all_but_ids_and_outlines(odd: CocoFolder, tmp_path: Path):
+    """Boxes come back to the last bit; crowds are difficult objects."""
+    of_other_names(odd)
+    lines = convert(odd.root, tmp_path / "voc", to="voc", splits=OWN)
+    assert lines == ["train: 4 images, 5 boxes", "val: 4 images, 5 boxes"]
+    convert(tmp_path / "voc", tmp_path / "again", to="coco", splits=OWN)
+    for split in OWN:
+        assert contents(tmp_path / "again", split) == contents(odd.root, split)
+    assert classes(tmp_path / "again") == classes(odd.root)
+    image = "some folder/7 1.jpg"
+    assert (tmp_path / "again" / "train" / image).read_bytes() == (odd.images() / image).read_bytes()
+
+
+def test_coco_through_yolo_keeps_all_but_ids_outlines_and_crowds(odd: CocoFolder, tmp_path: Path):
+    odd.data["annotations"][2]["segmentation"] = [[1, 1, 2, 1, 2, 2]]
+    odd.write()
+    lines = convert(odd.root, tmp_path / "yolo", to="yolo", splits=OWN)
+    assert lines[0] == (
+        "train: 4 images, 5 boxes; left out: 2 crowds or difficult objects, 1 outlines, 1 parts of boxes outside their "
+        "image"
+    )
+    odd.data["annotations"][1]["bbox"] = [0, 2, 60, 8.25]
+    odd.write()
+    convert(tmp_path / "yolo", tmp_path / "again", to="coco", splits=OWN)
+    for split in OWN:
+        before, after = contents(odd.root, split, crowds=False), contents(tmp_path / "again", split)
+        assert before.keys() == after.keys()
+        for name, (width, height, things) in after.items():
+            boxes = [(label, pytest.approx(box, abs=1e-9), crowd) for label, box, crowd in before[name][2]]
+            assert (width, height, things) == (60, 40, boxes)
+    assert classes(tmp_path / "again") == classes(odd.root)
+
+
+@pytest.mark.parametrize("through", ["coco", "yolo"])
+def test_voc_comes_back_in_whole_pixels(voc: VocFolder, tmp_path: Path, through: Any):
+    voc.difficult["b"] = False
+    voc.write()
+    convert(voc.root, tmp_path / "other", to=through, splits={"train": "trainval", "val": "test"})
+    convert(tmp_path / "other", tmp_path / "again", to="voc", splits=OWN)
+    for before, after in (("trainval", "train"), ("test", "val")):
+        assert contents(tmp_path / "again", after) == contents(voc.root, before)
+    text = (tmp_path / "again" / "Annotations" / "a.xml").read_text()
+    assert "<xmin>11</xmin>" in text and "<xmax>30</xmax>" in text
+    assert ("<pose>Left</pose>" in text) == (through == "coco")  # which COCO's records carry along
+
+
+def test_yolo_comes_back(coco: CocoFolder, tmp_path: Path):
+    coco.data["annotations"] = coco.data["annotations"][:3]
+    coco.write()
+    convert(coco.root, tmp_path / "yolo", to="yolo", splits={"train": "train"})
+    convert(tmp_path / "yolo", tmp_path / "voc", to="voc", splits={"train": "train"})
+    convert(tmp_path / "voc", tmp_path / "again", to="yolo", splits={"train": "train"})
+    for path in sorted((tmp_path / "yolo" / "labels" / "train").iterdir()):
+        assert (tmp_path / "again" / "labels" / "train" / path.name).read_text() == path.read_text()
+
+
+def shared_name(coco: CocoFolder) -> None:
+    """Train and val have images of the same names anyway."""
+
+
+def spaced_class(coco: CocoFolder) -> None:
+    coco.data["categories"][0]["name"] = " dog"
+
+
+def class_twice(coco: CocoFolder) -> None:
+    coco.data["categories"][0]["name"] = "car"
+
+
+def one_stem(coco: CocoFolder) -> None:
+    coco.data["images"][1]["file_name"] = "005.png"
+
+
+def far_box(coco: CocoFolder) -> None:
+    coco.data["annotations"][2]["bbox"] = [80, 10, 20, 20]
+
+
+def no_box(coco: CocoFolder) -> None:
+    coco.data["annotations"][0]["bbox"] = [1, 2]
+
+
+def leads_out(coco: CocoFolder) -> None:
+    coco.write()
+    text = coco.annotations().read_text()
+    coco.annotations().write_text(text.replace("005.jpg", "../train2017/005.jpg"))
+
+
+def turned(coco: CocoFolder) -> None:
+    coco.write()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.new("RGB", (60, 40)).save(coco.images() / "007.jpg", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "to", "words"),
+    [
+        (shared_name, "voc", "005.jpg is in train as well as in val"),
+        (spaced_class, "yolo", r"class ' dog' has spaces around it"),
+        (class_twice, "yolo", "class car stands twice"),
+        (one_stem, "yolo", "images 005.jpg and 005.png would share an annotation file"),
+        (far_box, "yolo", r"annotation 4 of image 9: its box \[80, 10, 20, 20\] has no area inside"),
+        (no_box, "voc", r"annotation 1: `bbox` is \[1, 2\]"),
+        (leads_out, "yolo", "image 5: .* leads out of the image folder"),
+        (turned, "yolo", r"007.jpg: is 40x60 pixels as its EXIF turns it, but .* says 60x40"),
+    ],
+)
+def test_what_the_new_layout_cannot_hold_is_refused_and_leaves_nothing(
+    coco: CocoFolder, tmp_path: Path, spoil, to: Any, words: str
+):
+    spoil(coco)
+    if not coco.annotations().exists():
+        coco.write()
+    with pytest.raises(UserError, match=words):
+        convert(coco.root, tmp_path / "new", to=to, splits=OWN)
+    assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".new.*.partial"))
+
+
+def test_bad_boxes_can_be_dropped(coco: CocoFolder, tmp_path: Path):
+    far_box(coco)
+    coco.write()
+    lines = convert(coco.root, tmp_path / "yolo", to="yolo", splits={"train": "train"}, bad_boxes="drop")
+    assert lines[0].endswith("left out: 1 bad boxes, 2 crowds or difficult objects")
+
+
+def test_mistakes_of_the_command_get_one_line(voc: VocFolder, tmp_path: Path, capsys):
+    (tmp_path / "new").mkdir()
+    words = ["--data", str(voc.write()), "--to", "coco", "--output", str(tmp_path / "new")]
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: convert_data.main(words))
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "new: exists already" in error and error.count("\n") == 1
+    for words, text in (
+        ({"to": "voc"}, "is in that layout already"),
+        ({"to": "coco", "splits": {"train": "trainval", "val": "all"}}, "a.jpg is in train as well as in val"),
+        ({"to": "coco", "splits": {"train": "gone"}}, "gone.txt: no such list; the lists there: all, test, trainval"),
+        ({"to": "coco", "splits": {}}, "name at least one split"),
+    ):
+        with pytest.raises(UserError, match=text):
+            convert(voc.root, tmp_path / "other", **{"splits": {"train": "trainval"}, **words})
+    with pytest.raises(UserError, match="no layout that is known"):
+        convert(tmp_path / "new", tmp_path / "other", to="coco", splits=OWN)
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="needs the BCCD sample in ../shared/data")
+def test_real_blood_cells_are_what_hotcoco_reads_and_come_back(tmp_path: Path):
+    from hotcoco import COCO
+
+    convert(BCCD, tmp_path / "coco", to="coco", splits={"train": "trainval", "val": "test"})
+    whole = COCO.from_voc(str(BCCD)).dataset
+    boxes: dict[int, list[Any]] = {image["id"]: [] for image in whole["images"]}
+    for thing in whole["annotations"]:
+        boxes[thing["image_id"]].append((["Platelets", "RBC", "WBC"][thing["category_id"] - 1], thing["bbox"], 0))
+    theirs = {image["file_name"]: (image["width"], image["height"], boxes[image["id"]]) for image in whole["images"]}
+    splits = {split: contents(tmp_path / "coco", split) for split in OWN}
+    assert {split: len(images) for split, images in splits.items()} == {"train": 292, "val": 72}
+    assert splits["train"] | splits["val"] == theirs
+    convert(tmp_path / "coco", tmp_path / "yolo", to="yolo", splits={"val": "val"})
+    convert(tmp_path / "yolo", tmp_path / "voc", to="voc", splits={"val": "val"})
+    assert contents(tmp_path / "voc", "val") == contents(BCCD, "test")
+
+
+def test_real_coco_comes_back(coco_mini: Path, tmp_path: Path):
+    convert(coco_mini, tmp_path / "voc", to="voc", splits=OWN)
+    convert(tmp_path / "voc", tmp_path / "again", to="coco", splits=OWN)
+    for split in OWN:
+        assert contents(tmp_path / "again", split) == contents(coco_mini, split)
+
+
+def test_images_are_links(voc: VocFolder, tmp_path: Path):
+    convert(voc.write(), tmp_path / "coco", to="coco", splits={"train": "trainval"})
+    assert (tmp_path / "coco" / "train" / "a.jpg").samefile(voc.root / "JPEGImages" / "a.jpg")
+    assert cv2.imread(str(tmp_path / "coco" / "train" / "c.jpg")).shape == (40, 60, 3)
