@@ -83,6 +83,7 @@ def build(
     rois_per_image: int = 512,
     roi_samples: int = 2,
     proposals: int = 1000,
+    context: bool = False,
     max_detections: int = 100,
     score_threshold: float = 0.05,
     categories: CategoryMap | None = None,
@@ -104,6 +105,7 @@ def build(
         rois_per_image: sampled for the box loss.
         roi_samples: RoIAlign's samples along each side of a cell.
         proposals: kept by the RPN after suppression, in evaluation; twice as many in training.
+        context: join to each RoI's feature that of the whole image, before scores and boxes are read from it.
         categories: of the data, so that a detector's file gives the predictor rows of the same categories.
 
     Raises:
@@ -139,6 +141,7 @@ def build(
             pool=RoIPool(made_neck.roi_features, made_neck.roi_size, roi_samples),
             score_threshold=score_threshold,
             max_detections=max_detections,
+            context=context,
         ),
         ImageTransform(made_neck.body.mean, made_neck.body.std, min_size=min_size, max_size=max_size),
     )
@@ -187,12 +190,13 @@ def _roi_heads(
     pool: RoIPool,
     score_threshold: float,
     max_detections: int,
+    context: bool,
 ) -> RoIHeads:
     box_head, width = neck.box_head(head_channels)
-    return RoIHeads(
+    heads = RoIHeads(
         pool,
         box_head,
-        FastRCNNPredictor(width, num_classes + 1),
+        FastRCNNPredictor(2 * width if context else width, num_classes + 1),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=rois_per_image,
@@ -202,3 +206,5 @@ def _roi_heads(
         nms_thresh=0.5,
         detections_per_img=max_detections,
     )
+    heads.context = context
+    return heads

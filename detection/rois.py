@@ -1,4 +1,4 @@
-"""torchvision's RoI heads, taught to leave ignored regions alone and to share their means.
+"""torchvision's RoI heads, taught to leave ignored regions alone, to share their means, and to see the whole image.
 
 A crowd or ignore region is neither object nor background: an anchor or proposal that would be a negative, but lies
 mostly inside such a region, takes no loss.
@@ -22,9 +22,14 @@ IGNORE = -1  # a label that torchvision's samplers pass over
 
 
 class RoIHeads(TorchvisionRoIHeads):
-    """The box heads; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+    """The box heads; targets may hold `ignore`, boxes `[K, 4]` xyxy.
 
-    _samples: Tensor  # number of boxes that the last training sample holds
+    Attributes:
+        context: join to each box's feature that of its whole image, pooled and passed through the same layers (He et
+            al. 2016, appendix B); the predictor is then twice as wide.
+    """
+
+    context: bool = False
 
     def forward(
         self,
@@ -33,11 +38,12 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        detections, losses = super().forward(features, proposals, image_shapes, targets)
-        if self.training:
-            weight = share(self._samples)
-            losses = {name: loss * weight for name, loss in losses.items()}
-        return detections, losses
+        if self.training and targets is not None:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        found = self.postprocess_detections(*self.score(features, proposals, image_shapes), proposals, image_shapes)
+        return [
+            {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
+        ], {}
 
     def predict_with_losses(
         self,
@@ -48,10 +54,32 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """The detections of evaluation mode, and the losses of a sample of the same proposals."""
         detections, _ = self(features, proposals, image_shapes)
+        return detections, self._losses(features, proposals, image_shapes, targets)
+
+    def score(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits `[R, K + 1]`, background first, and deltas `[R, 4 * (K + 1)]` of each image's boxes `[B, 4]`."""
+        if not self.context:
+            return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
+        whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
+        seen = [torch.cat(pair) for pair in zip(whole, boxes, strict=True)]
+        found = self.box_head(self.box_roi_pool(features, seen, image_shapes)).split([len(b) for b in seen])
+        joined = [torch.cat([own[1:], own[:1].expand(len(own) - 1, -1)], dim=1) for own in found]
+        return self.box_predictor(torch.cat(joined))
+
+    def _losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
         sampled, _, labels, offsets = self.select_training_samples(proposals, targets)
-        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, sampled, image_shapes)))
+        logits, deltas = self.score(features, sampled, image_shapes)
         classifier, regression = fastrcnn_loss(logits, deltas, labels, offsets)
-        return detections, {"loss_classifier": classifier, "loss_box_reg": regression}
+        weight = share(labels[0].new_full((), len(logits))) if self.training else 1
+        return {"loss_classifier": classifier * weight, "loss_box_reg": regression * weight}
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
@@ -59,12 +87,9 @@ class RoIHeads(TorchvisionRoIHeads):
         # torchvision's own assignment does not see the targets' other entries: it finds them here.
         self._targets = targets
         try:
-            sampled = super().select_training_samples(proposals, targets)
+            return super().select_training_samples(proposals, targets)
         finally:
             del self._targets
-        labels = torch.cat(sampled[2])
-        self._samples = labels.new_full((), len(labels))
-        return sampled
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]

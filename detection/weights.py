@@ -64,7 +64,7 @@ def load_detector(
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of another shape, "
             f"{len(strange)} of another backbone, such as {(missing + reshaped + strange)[0]}); take the backbone, "
-            "neck and widths that it was made with"
+            "neck, widths and --context that it was made with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
     # The published COCO file was trained with frozen norm without epsilon; what is tuned from it keeps that.
@@ -123,6 +123,8 @@ def _mapped_predictor(
 
 def _picked(own: Tensor, given: Tensor, to: Sequence[int], rows: Sequence[int], each: int) -> Tensor:
     """`own` with classes `to` taken from classes `rows` of `given`, `each` consecutive entries a class."""
+    if own.shape[1:] != given.shape[1:]:  # of another width, which the caller refuses
+        return given
     result = own.detach().clone().unflatten(0, (-1, each))
     result[list(to)] = given.unflatten(0, (-1, each))[list(rows)].to(result.dtype)
     return result.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Option groups of the detection script: its data and its model."""
+"""Option groups of the detection script: its data, its model and its evaluation."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ class ModelOptions:
         rois_per_image: sampled for the box loss.
         roi_samples: RoIAlign's samples along each side of a cell.
         proposals: kept by the proposal net in evaluation; twice as many in training.
+        context: join to each box's feature that of the whole image (global context of the ResNet paper).
     """
 
     backbone: str = "resnet50"
@@ -95,6 +96,7 @@ class ModelOptions:
     rois_per_image: int = 512
     roi_samples: int = 2
     proposals: int = 1000
+    context: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -118,10 +120,44 @@ class ModelOptions:
 
 
 @dataclass
+class EvaluationOptions:
+    """More time for better detections; see detection/predict.py.
+
+    Args:
+        refine: score the boxes found once more, unite both passes, and let overlapping boxes vote.
+        test_sizes: short sides in pixels to see each image at; absent: min_size alone.
+        test_flip: see mirror images as well.
+        test_nms: overlap from which the weaker of two boxes of a class goes; absent: 0.5, or 0.3 with refine.
+        ensemble: files of further detectors (model.safetensors of runs of any backbone) to detect together with.
+    """
+
+    refine: bool = False
+    test_sizes: list[int] | None = None
+    test_flip: bool = False
+    test_nms: float | None = None
+    ensemble: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = self.test_sizes is None or (self.test_sizes and min(self.test_sizes) > 0)
+        require(sizes, "test_sizes", self.test_sizes, "must be pixels above 0, such as [640, 800, 960]")
+        require(
+            self.test_nms is None or 0 < self.test_nms <= 1, "test_nms", self.test_nms, "must be above 0, at most 1"
+        )
+
+
+@dataclass
 class Options:
     """Everything a detection run is told."""
 
     data: DataOptions
     model: ModelOptions
+    evaluation: EvaluationOptions
     train: TrainOptions
     run: RunOptions
+
+    def __post_init__(self) -> None:
+        asked = self.evaluation
+        rule = "is measured with --eval-only; train each net by itself first"
+        require(self.run.eval_only or not asked.ensemble, "ensemble", asked.ensemble, rule)
+        rule = "is measured on images seen once; leave --refine, --test-sizes, --test-flip and --ensemble out"
+        require(asked == EvaluationOptions() or not self.run.val_loss, "val_loss", self.run.val_loss, rule)

@@ -35,6 +35,10 @@ FREE_IN_EVALUATION = {
     "overlap",
     "test_scales",
     "test_flip",
+    "test_sizes",
+    "test_nms",
+    "refine",
+    "ensemble",
     "test_crops",
     "resize_size",
 }

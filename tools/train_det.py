@@ -6,6 +6,7 @@
     torchrun --nproc_per_node 8 tools/train_det.py --data coco # the same on eight GPUs
     python tools/train_det.py --resume --output RUN            # go on where a run was stopped
     python tools/train_det.py --eval-only --data coco --backbone resnet50 --weights coco
+    python tools/train_det.py --eval-only --data coco --weights RUN/model.safetensors --refine --test-flip
 
 `--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
 by the rule that the plan prints.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from detection import CocoAnnotations, CocoDetection, FasterRCNN
+    from detection.predict import Predictor
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
 
@@ -144,6 +146,20 @@ def build_model(options: Options, annotations: CocoAnnotations) -> FasterRCNN:
     return detector
 
 
+def build_others(options: Options, annotations: CocoAnnotations, experiment: Experiment) -> list[FasterRCNN]:
+    """The further detectors of an ensemble, on the run's device.
+
+    Raises:
+        UserError: for a file that is none of ours, or was trained on other categories.
+    """
+    import torch
+
+    from detection.predict import from_file
+
+    nets = [from_file(path, annotations.categories) for path in options.evaluation.ensemble or ()]
+    return [net.to(experiment.device).to(memory_format=torch.channels_last) for net in nets]
+
+
 def meta(options: Options, annotations: CocoAnnotations, model: FasterRCNN) -> dict[str, Any]:
     """What the weights were made for; kept with them."""
     from detection.weights import norm_eps
@@ -198,7 +214,8 @@ class Measure:
         from tools import distributed
         from tools.loading import loader
 
-        self.experiment, self.data, self.engine, self.bad = experiment, data, options.data.evaluator, bad
+        self.experiment, self.data, self.bad, self.options = experiment, data, bad, options
+        self.others = build_others(options, data.annotations, experiment)
         batching: dict[str, Any] = {"batch_sampler": distributed.shard(len(data), min(8, experiment.eval_batch))}
         self.loader = bad.evaluation(loader, data, workers=experiment.workers, collate=collate, **batching)
         self.evaluator: Any = None
@@ -213,11 +230,11 @@ class Measure:
             truth.source if isinstance(truth.source, Path) else json.loads(truth.source),
             category_ids=truth.categories.ids,
             image_ids=truth.image_ids[self.data.indices].tolist(),
-            engine=self.engine,
+            engine=self.options.data.evaluator,
             protocol=truth.protocol,
         )
         precision, losses = self.experiment.precision(), self.experiment.run.val_loss
-        results = evaluate(model, self.loader, self.evaluator, precision=precision, losses=losses)
+        results = evaluate(self._predictor(model), self.loader, self.evaluator, precision=precision, losses=losses)
         return {**results, **self.bad.counted()}
 
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
@@ -235,6 +252,13 @@ class Measure:
         self._draw(model, folder / "samples.png")
         print(f"results, detections and pictures are in {folder}; truth beside detections: {folder / 'samples.png'}")
 
+    def _predictor(self, model: Any) -> Predictor:
+        from detection.predict import Predictor
+
+        asked = self.options.evaluation
+        sizes, nms = asked.test_sizes or (), asked.test_nms
+        return Predictor([model, *self.others], sizes=sizes, flip=asked.test_flip, refine=asked.refine, nms=nms)
+
     def _draw(self, model: nn.Module, path: Path) -> None:
         """Draw the first images, those with objects before those without."""
         import numpy as np
@@ -250,9 +274,9 @@ class Measure:
         if not shown:  # no image can be read
             return
         images, truths = zip(*shown, strict=True)
-        model.eval()
+        predictor = self._predictor(model).eval()
         with torch.inference_mode(), self.experiment.precision().autocast():
-            found = model([to_device(image, self.experiment.device) for image in images])
+            found = predictor([to_device(image, self.experiment.device) for image in images])
         draw_samples(
             [image.permute(1, 2, 0).numpy() for image in images],
             [_arrays(truth) for truth in truths],

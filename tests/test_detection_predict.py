@@ -1,0 +1,226 @@
+"""Refined boxes, several looks, several nets, and the whole image as context."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import detection
+from backbones.errors import UserError
+from detection.annotations import CategoryMap
+from detection.predict import Predictor, _Look, from_file, mirrored, united, voted
+from tools.cli import parse
+from tools.det_options import Options
+
+SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
+THREE = CategoryMap((1, 2, 3), ("circle", "square", "star"))
+
+
+def detector(seed: int = 0, backbone: str = "resnet18", **options) -> detection.FasterRCNN:
+    """Seeded weights whose scores are spread, so that it detects something."""
+    torch.manual_seed(seed)
+    model = detection.build(backbone, 3, **{**SMALL, "score_threshold": 0.2, **options}).eval()
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.weight.mul_(30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def net() -> detection.FasterRCNN:
+    return detector()
+
+
+def images() -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=random) for size in ((50, 70), (90, 70))]
+
+
+@torch.inference_mode()
+def found(model, **options) -> list[dict[str, torch.Tensor]]:
+    return Predictor(model, **options).eval()(images())
+
+
+def assert_same(one, other, *, exact: bool = False) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert len(a["boxes"]) > 3
+        for name in ("boxes", "scores", "labels"):
+            tolerance = 0 if exact else 1e-4
+            torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
+
+
+def test_with_nothing_asked_for_it_is_the_net_to_the_last_bit(net):
+    with torch.inference_mode():
+        expected = net(images())
+    assert_same(found(net), expected, exact=True)
+
+
+def test_the_looks_of_one_net_at_its_own_size_are_the_net(net):
+    """Its size named, its threshold named, itself twice: three ways through the code for several looks."""
+    plain = found(net)
+    assert_same(found(net, sizes=[64]), plain)
+    assert_same(found(net, nms=0.5), plain)
+    single = detector(neck="dc5")  # proposals of one level: uniting them twice takes none away
+    assert_same(found([single, single]), found(single))
+
+
+@torch.inference_mode()
+def test_a_mirrored_look_at_a_mirror_image_is_a_plain_look(net):
+    plain, turned = Predictor(net, flip=True).looks
+    image, boxes = images()[0], torch.tensor([[5.0, 5, 40, 40], [1.0, 1, 20, 20]])
+    one, other = _Look.of([image], *plain), _Look.of([image.flip(-1)], *turned)
+    torch.testing.assert_close(mirrored(other.proposals[0], 70), one.proposals[0], rtol=1e-4, atol=1e-3)
+    (scores,), (places,) = one.score([boxes])
+    (again,), (mirror_places,) = other.score([mirrored(boxes, 70)])
+    torch.testing.assert_close(again, scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mirrored(mirror_places.flatten(0, 1), 70), places.flatten(0, 1), rtol=1e-4, atol=1e-3)
+
+
+def test_sizes_change_what_is_seen_and_not_the_pixels_of_boxes(net):
+    for each, image in zip(found(net, sizes=[48, 96], refine=True, flip=True), images(), strict=True):
+        assert len(each["boxes"])
+        assert (each["boxes"] >= 0).all()
+        assert (each["boxes"] <= torch.tensor(image.shape[-1:-3:-1]).repeat(2)).all()
+
+
+def test_the_longest_side_grows_with_the_size(net):
+    """A panorama of 60x200 at short side 64 is limited to 96 pixels; at 128, twice that, to 192."""
+    looks = Predictor(net, sizes=[64, 128]).looks
+    assert [transform([torch.zeros(3, 60, 200)])[0].image_sizes for _, transform, _ in looks] == [
+        [(28, 96)],
+        [(57, 192)],
+    ]
+
+
+def test_refining_scores_the_boxes_found_once_more(net, monkeypatch):
+    """The second pass gets, of each proposal, the place of its likeliest class."""
+    asked = []
+    score = type(net.roi_heads).score
+    monkeypatch.setattr(type(net.roi_heads), "score", lambda self, *a: asked.append(a[1]) or score(self, *a))
+    found(net, refine=True)
+    first, second = asked
+    assert [len(boxes) for boxes in first] == [len(boxes) for boxes in second]
+    assert not torch.equal(first[0], second[0])
+
+
+def test_proposals_are_united_by_rank():
+    """The second look's first box is as good as the first look's; its second repeats the first look's first."""
+    a, b, c = ([0.0, 0, 10, 10], [20.0, 20, 30, 30], [40.0, 40, 50, 50])
+    near_a = [0.0, 0, 10, 9]
+    joined = united([torch.tensor([a, b]), torch.tensor([c, near_a])])
+    assert sorted(joined.tolist()) == [a, b, c]
+    assert {tuple(box) for box in joined[:2].tolist()} == {tuple(a), tuple(c)}
+
+
+def test_boxes_vote_by_score_where_they_overlap_by_half():
+    """IoU 9/11 > 0.5: (0.6 * 0 + 0.2 * 1) / 0.8 = 0.25 further right; IoU 4/16 and the other class do not vote."""
+    kept = torch.tensor([[0.0, 0, 10, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [6, 0, 16, 10], [2, 0, 12, 10]])
+    votes = torch.tensor([[0.6, 0.2, 0.9, 0.0]])
+    torch.testing.assert_close(voted(kept, boxes, votes), torch.tensor([[0.25, 0, 10.25, 10]]))
+
+
+def test_an_image_without_proposals_has_no_detections(net, monkeypatch):
+    monkeypatch.setattr(net.rpn, "score_thresh", 2.0)
+    assert [len(each["boxes"]) for each in found(net, refine=True, flip=True)] == [0, 0]
+
+
+def test_an_ensemble_averages_probabilities_of_nets_of_different_trunks(net):
+    """Of one proposal each net says its part: the mean of two softmaxes."""
+    other = detector(1, "plain18", neck="dc5")
+    predictor = Predictor([net, other]).eval()
+    with torch.inference_mode():
+        looks = [_Look.of(images()[:1], *look) for look in predictor.looks]
+        boxes = [torch.tensor([[5.0, 5, 40, 40], [1.0, 1, 20, 20]])]
+        (scores,), (places,) = predictor._score(looks, boxes)
+        one, two = (look.score(boxes) for look in looks)
+    torch.testing.assert_close(scores, (one[0][0] + two[0][0]) / 2)
+    weights = one[0][0] / (one[0][0] + two[0][0])
+    expected = weights[..., None] * one[1][0] + (1 - weights)[..., None] * two[1][0]
+    torch.testing.assert_close(places, expected, rtol=1e-4, atol=1e-3)
+    assert found([net, other])[0]["labels"].max() <= 3
+
+
+@pytest.mark.parametrize("neck", ["fpn", "c4"])
+def test_context_joins_the_whole_images_feature_to_each_box(neck: str):
+    """Moving another part of the image changes what is said of a box only with context."""
+    model = detector(neck=neck, context=True)
+    heads, boxes = model.roi_heads, [torch.tensor([[0.0, 0, 20, 20]]), torch.zeros(0, 4)]
+    assert (
+        heads.box_predictor.cls_score.in_features
+        == 2 * detector(neck=neck).roi_heads.box_predictor.cls_score.in_features
+    )
+    maps = {
+        each.name: torch.rand(2, each.channels, 64 // each.stride, 64 // each.stride)
+        for each in model.backbone.roi_features
+    }
+    sizes = [(64, 64), (64, 64)]
+    with torch.inference_mode():
+        own = heads.box_head(heads.box_roi_pool(maps, boxes, sizes))
+        whole = heads.box_head(heads.box_roi_pool(maps, [torch.tensor([[0.0, 0, 64, 64]]), torch.zeros(0, 4)], sizes))
+        logits, _ = heads.score(maps, boxes, sizes)
+        expected, _ = heads.box_predictor(torch.cat([own, whole], dim=1))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_context_trains_in_every_parameter_and_predicts_with_losses():
+    model = detector(context=True).train()
+    targets = [{"boxes": torch.tensor([[4.0, 6, 40, 45]]), "labels": torch.tensor([1])} for _ in range(2)]
+    sum(model(images(), targets).values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.inference_mode():
+        detections, losses = Predictor(model.eval()).predict_with_losses(images(), targets)
+    assert len(detections) == 2 and len(losses) == 4
+    with pytest.raises(UserError, match="losses are those of one net"):
+        Predictor(model, flip=True).predict_with_losses(images(), targets)
+
+
+def saved(model: detection.FasterRCNN, path: Path, **options) -> Path:
+    kept = {**SMALL, "backbone": "resnet18", "neck": "fpn", "weights": "none", "freeze": None, **options}
+    meta = {"task": "detection", "category_ids": [1, 2, 3], "category_names": list(THREE.names), "model": kept}
+    meta |= {"input": model.transform.describe(), "norm_eps": 1e-5}
+    save_file(model.state_dict(), path, metadata={"meta": json.dumps(meta)})
+    return path
+
+
+def test_files_of_other_nets_join_by_their_categories(net, tmp_path: Path):
+    path = saved(detector(2, context=True), tmp_path / "net.safetensors", context=True)
+    same = from_file(path, THREE).eval()
+    assert same.roi_heads.context
+    swapped = from_file(path, CategoryMap((3, 1, 2), ("star", "circle", "square"))).eval()
+    rows, other = (model.roi_heads.box_predictor.cls_score.bias for model in (same, swapped))
+    assert torch.equal(rows[[0, 3, 1, 2]], other)
+    with pytest.raises(UserError, match="was not trained on 1 of the data's categories"):
+        from_file(path, CategoryMap((1, 2, 9), ("circle", "square", "moon")))
+    save_file(net.state_dict(), tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match="is no detector of ours"):
+        from_file(tmp_path / "bare.safetensors", THREE)
+
+
+def test_a_file_without_context_is_no_net_with_it(net, tmp_path: Path):
+    path = saved(net, tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=r"does not fit this detector \(0 entries missing, 2 of another shape"):
+        detection.build("resnet18", 3, weights=path, categories=THREE, context=True, **SMALL)
+
+
+@pytest.mark.parametrize("wrong", [{"sizes": [0]}, {"nms": 1.5}])
+def test_wrong_arguments(net, wrong):
+    with pytest.raises(UserError, match="expected nets"):
+        Predictor(net, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--ensemble", "[a.safetensors]"], "is measured with --eval-only"),
+        (["--val-loss", "--refine"], "leave --refine"),
+        (["--test-nms", "0"], "must be above 0"),
+        (["--test-sizes", "[]"], "must be pixels above 0"),
+    ],
+)
+def test_options_that_cannot_be(words, text):
+    with pytest.raises(UserError, match=text):
+        parse(Options, description="", argv=words)
