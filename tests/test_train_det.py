@@ -81,6 +81,17 @@ def test_eval_only_with_the_models_file(trained, script, small_shapes: Path, tmp
     assert before["parameters"] > 1e7
 
 
+def test_eval_only_with_more_time_and_more_nets(trained, script, small_shapes: Path, tmp_path: Path):
+    weights = trained[0] / "model.safetensors"
+    words = ("--data", small_shapes, *QUICK, "--eval-only", "--weights", weights, "--output", "c")
+    more = ("--refine", "--test-flip", "--test-sizes", "[48,64]", "--ensemble", f"[{weights}]")
+    done = script("train_det.py", *words, *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c" / "samples.png").is_file()
+    before, after = (json.loads((run / "results.json").read_text()) for run in (trained[0], tmp_path / "c"))
+    assert before["detections"] != after["detections"] > 0
+
+
 def test_two_processes_under_torchrun(script, small_shapes: Path, tmp_path: Path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "tools" / "train_det.py"), "--data", str(small_shapes), *map(str, QUICK), "--epochs", "1"]

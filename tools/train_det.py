@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     accumulate = options.train.accumulate
     batches = distributed.TrainBatches(groups, options.train.batch_size, seed=options.run.seed, accumulate=accumulate)
     training = experiment.training(model, steps_per_epoch=batches.steps)
+    measure = Measure(experiment, options, val, bad)
     show_plan(experiment, options, train, val, model, batches.steps)
     experiment.open_folder()
-    measure = Measure(experiment, options, val, bad)
     results: dict[str, Any] = {}
     if train:
         batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
@@ -155,8 +155,10 @@ def build_others(options: Options, annotations: CocoAnnotations, experiment: Exp
     import torch
 
     from detection.predict import from_file
+    from tools import distributed
 
-    nets = [from_file(path, annotations.categories) for path in options.evaluation.ensemble or ()]
+    files = options.evaluation.ensemble or ()
+    nets = distributed.on_all(lambda: [from_file(path, annotations.categories) for path in files])
     return [net.to(experiment.device).to(memory_format=torch.channels_last) for net in nets]
 
 
