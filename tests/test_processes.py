@@ -240,7 +240,7 @@ def test_figures_are_the_same_bytes_on_one_process_two_and_three(group: Group, n
 
 
 def results(folder: Path) -> str:
-    """A run's figures as they were written, without the memory of the process that wrote them, and how many there were."""
+    """A run's figures as they were written, without the memory and the number of the processes that wrote them."""
     values = json.loads((folder / "results.json").read_text())
     del values["peak_memory"], values["environment"]
     return json.dumps(values)

@@ -74,8 +74,8 @@ Jobs = Mapping[tuple[str, Way], Job]
 
 def settings(precision: str) -> list[Setting]:
     """The comparisons of a `--precision`: at equal settings, and of each library as it comes."""
-    from tools.benchmark_machine import device
     from backbones.precision import precision_dtype
+    from tools.benchmark_machine import device
 
     auto = "bf16" if precision_dtype("auto", device()).itemsize == 2 else "fp32"
     equal = ["bf16", "fp32"] if precision == "both" else [auto if precision == "auto" else precision]
