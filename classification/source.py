@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -53,6 +54,9 @@ class Source(Protocol):
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
         """What to call images, by their places in the split."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells the images of each split, in this order, from others, by their names."""
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation by channel of `count` training images, evenly spread; bytes count as 0..1."""
@@ -138,6 +142,10 @@ class FolderSource:
     def names(self, split: Split, places: np.ndarray) -> list[str]:
         return [self._folders[split].files[place].decode(errors="replace") for place in places]
 
+    def fingerprints(self) -> dict[str, str]:
+        files = {split: self._folders[split].files[places] for split, places in self._places.items()}
+        return {split: hashlib.sha256(b"\0".join(names.tolist())).hexdigest() for split, names in files.items()}
+
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         places = self._places["train"]
         raw = self._whole("train", None, places)
@@ -198,6 +206,10 @@ class ShardSource:
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
         return [f"{split} sample {place}" for place in places]
+
+    def fingerprints(self) -> dict[str, str]:
+        shards = {"train": self._index.train, "val": self._index.val}
+        return {split: hashlib.sha256(repr(found).encode()).hexdigest() for split, found in shards.items()}
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         raise UserError("--normalise data: not for tar shards; take backbone")

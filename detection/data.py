@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -71,6 +72,14 @@ class CocoDetection(Dataset):
         except UserError:
             return self.path(place)
         return None
+
+    def fingerprint(self) -> str:
+        """What tells these images, in this order with these boxes, from others."""
+        data = self.annotations
+        digest = hashlib.sha256("\0".join(map(str, data.file_names[self.indices])).encode(errors="replace"))
+        for part in (data.offsets, data.boxes, data.labels, data.crowd):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
 
     def aspect_groups(self) -> np.ndarray:
         """For each image `[N]` whether it is wider than high: batches of one kind are padded less."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbones.errors import UserError
+from backbones.pictures import open_picture
 
 Record = dict[str, Any]
 Layout = Literal["coco", "voc", "yolo"]
@@ -87,10 +88,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: where the file is missing or no picture.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (picture.width, picture.height) if turned else (picture.height, picture.width)
     except Exception as error:  # PIL lets many kinds out, such as SyntaxError and struct.error

@@ -10,9 +10,10 @@ from typing import Any
 
 from backbones.errors import UserError
 from backbones.file_names import is_file_name, is_text, leads_out
+from backbones.pictures import MOST_PIXELS
 
 Record = dict[str, Any]
-LONGEST_SIDE, MOST_PIXELS = 2**20, 2**30  # OpenCV decodes no larger pictures
+LONGEST_SIDE = 2**20  # OpenCV decodes no larger pictures
 
 
 def _is_id(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
+from backbones.pictures import open_picture
 from segmentation.labels import Classes
 from segmentation.losses import IGNORE
 from segmentation.transforms import Augment
@@ -88,6 +90,11 @@ class Segmentation(Dataset):
             return path
         return None
 
+    def fingerprint(self) -> str:
+        """What tells these images, in this order, and these classes from others, by their names."""
+        names = [self.source.file(int(row)).name for row in self.indices]
+        return hashlib.sha256("\0".join([*self.source.classes.names, *names]).encode(errors="replace")).hexdigest()
+
     def pixel_counts(self, places: Sequence[int]) -> np.ndarray:
         """Pixels of each class in each of these images `[len(places), K]`, as they are before augmentation."""
         counts = np.zeros((len(places), len(self.source.classes)), np.int64)
@@ -145,10 +152,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: where the file is missing or no picture.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return picture.height, picture.width
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); replace or remove it") from None

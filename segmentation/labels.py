@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
+from backbones.pictures import open_picture
 from segmentation.losses import IGNORE
 
 Colour = tuple[int, int, int]
@@ -102,10 +103,8 @@ def read_pixels(path: Path, classes: Classes) -> np.ndarray:
     Raises:
         UserError: where it is missing or does not decode.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             whole = picture.mode in ("L", "P", "I", "I;16", "1")
             if picture.mode == "P" and classes.given:
                 own = tuple(zip(*[iter(picture.getpalette("RGB") or ())] * 3, strict=False))
@@ -113,6 +112,8 @@ def read_pixels(path: Path, classes: Classes) -> np.ndarray:
             return np.asarray(picture if whole else picture.convert("RGB")).astype(np.int32)
     except FileNotFoundError:
         raise UserError(f"{path}: no such label map; every image needs one of its name") from None
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError):
         raise UserError(f"{path}: does not decode: cut short, damaged or no picture; replace it") from None
 
@@ -137,10 +138,8 @@ def to_numbers(pixels: np.ndarray, path: Path, classes: Classes, *, ignore_index
 
 def palette(path: Path) -> tuple[Colour, ...]:
     """The colours of a palette picture by number; none of a grey one, or of none: its reading will say so."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             values = picture.getpalette("RGB") if picture.mode == "P" else None
     except (OSError, SyntaxError, ValueError):
         values = None

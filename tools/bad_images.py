@@ -67,15 +67,17 @@ class BadImages:
         with FileLock(self.record.with_name(f".{RECORD}.lock")):
             if str(path) in self.files():
                 return
+            torn = self.record.is_file() and not self.record.read_bytes().endswith(b"\n")  # by a kill
             with open(self.record, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"file": str(path), "reason": reason}) + "\n")
+                file.write("\n" * torn + json.dumps({"file": str(path), "reason": reason}) + "\n")
         print(f"warning: {path}: is missing or does not decode; skipped", file=sys.stderr, flush=True)
 
     def files(self) -> list[str]:
         """Paths of the images met so far, in order."""
         if not self.record.is_file():
             return []
-        return sorted({json.loads(line)["file"] for line in self.record.read_text(encoding="utf-8").splitlines()})
+        lines = self.record.read_text(encoding="utf-8", errors="replace").splitlines()
+        return sorted({file for line in lines if (file := _file_of(line)) is not None})
 
     def counted(self) -> dict[str, Any]:
         """`bad_images`, how many were met so far, for the log; nothing where they are errors."""
@@ -84,6 +86,14 @@ class BadImages:
     def listed(self) -> dict[str, Any]:
         """`bad_images` and the paths, `bad_image_files`, for the results; nothing where they are errors."""
         return {**self.counted(), "bad_image_files": self.files()} if self.skip else {}
+
+
+def _file_of(line: str) -> str | None:
+    """The file that a line records; None where a kill tore it: the image comes again."""
+    try:
+        return json.loads(line)["file"]
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 class _Skipping(Dataset):

@@ -10,12 +10,9 @@ from tools.checkpoint import generations
 from tools.compare_cells import Cell
 from tools.files import read_yaml
 from tools.resume import FREE_ON_RESUME
-from tools.run_log import LAST
+from tools.run_log import LAST, leftovers, strangers
 
 State = Literal["done", "resume", "begin"]
-# What a start leaves behind that was killed before its first checkpoint; temporary files come besides.
-START_LEAVES = ("config.yaml", "tensorboard/events.out.tfevents.*")
-TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
 
 
 def state(cell: Cell, folder: Path) -> State:
@@ -30,7 +27,7 @@ def state(cell: Cell, folder: Path) -> State:
             return "done"
         if generations(folder / LAST):
             return "resume"
-    strange = set(_files(folder)) - set(_leftovers(folder))
+    strange = strangers(folder)
     if strange:
         raise UserError(
             f"{folder}: holds {min(strange).relative_to(folder)} but no run to go on with; "
@@ -41,16 +38,8 @@ def state(cell: Cell, folder: Path) -> State:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed start left, so that the script takes the folder for a new run."""
-    for path in _leftovers(folder):
+    for path in leftovers(folder):
         path.unlink()
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _leftovers(folder: Path) -> list[Path]:
-    return [path for pattern in (*START_LEAVES, *TEMPORARY) for path in folder.glob(pattern) if path.is_file()]
 
 
 def _refuse_contradictions(cell: Cell, folder: Path) -> None:

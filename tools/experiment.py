@@ -27,7 +27,7 @@ from tools.loading import cores
 from tools.nonfinite import NonFiniteLossError
 from tools.options import RunOptions, TrainOptions
 from tools.resume import require_same_run
-from tools.run_log import BEST, LAST, RunLog, choose_folder, create_folder
+from tools.run_log import BEST, LAST, TEMPORARY, RunLog, choose_folder, create_folder, hold
 from tools.training import Precision, Training, random_state, set_random_state
 
 LIVE_NORM_IMAGES = 8  # fewer make batch statistics noisy
@@ -239,8 +239,12 @@ class Experiment:
         import yaml
 
         create_folder(self.folder, launchers=launchers)
-        for left_over in (*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoint/.*.tmp")):  # of a killed process
-            left_over.unlink()
+        if self.run.eval_only and self.run.resume:  # a look at a run, which may be in training
+            return
+        hold(self.folder)
+        for pattern in TEMPORARY:  # of a killed process
+            for left_over in self.folder.glob(pattern):
+                left_over.unlink()
         if not self.run.resume:
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
             values["eval_only"] = False

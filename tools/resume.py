@@ -67,7 +67,11 @@ def require_same_run(
     except (TypeError, ValueError):
         raise UserError(f"{path}: its options are none; resume from another checkpoint") from None
     _refuse_contradictions(before, _as_json(config), folder, free)
-    _refuse_other_categories(known, _as_json(meta), folder)
+    now = _as_json(meta)
+    _refuse_other_categories(known, now, folder)
+    if not measured_only:
+        _refuse_other_data(known.get("data", {}), now.get("data", {}), folder)
+        _refuse_other_input(known.get("input"), now.get("input"), folder)
 
 
 def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path, free: set[str]) -> None:
@@ -84,6 +88,28 @@ def _refuse_other_categories(before: dict[str, Any], now: dict[str, Any], folder
     if odd:
         words = odd.replace("_", " ")
         raise UserError(f"--resume: the data's {words} are not those of the run in {folder}; bring its data back")
+
+
+def _refuse_other_data(before: dict[str, str], now: dict[str, str], folder: Path) -> None:
+    odd = next((split for split in now if before.get(split, now[split]) != now[split]), None)
+    if odd:
+        raise UserError(
+            f"--resume: the {odd} images are not those of the run in {folder}; bring its data back, or start a new run"
+        )
+
+
+def _refuse_other_input(before: Any, now: Any, folder: Path) -> None:
+    """The weights that a run began with say how its images are normalised; theirs may have been replaced."""
+    if before != now:
+        raise UserError(
+            f"--resume: sizes or normalisation of the inputs are not those of the run in {folder}; bring the --weights "
+            "back that it began with"
+        )
+
+
+def fingerprints(train: Any | None, val: Any) -> dict[str, str]:
+    """What tells the images of a run from others, by split."""
+    return {name: data.fingerprint() for name, data in (("train", train), ("val", val)) if data is not None}
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="cls")
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
     source, model = distributed.on_all(lambda: build(options, bad))
-    experiment.meta = meta(options, source, model)
+    experiment.meta = {**meta(options, source, model), "data": source.fingerprints()}
     batches = build_batches(options, source)
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, source, model, batches.steps)

@@ -51,11 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
     from tools.loading import loader
+    from tools.resume import fingerprints
 
     experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
     val, train, model = distributed.on_all(lambda: build(options))
-    experiment.meta = meta(options, val.annotations, model)
+    experiment.meta = {**meta(options, val.annotations, model), "data": fingerprints(train, val)}
     groups = (train or val).aspect_groups()
     accumulate = options.train.accumulate
     batches = distributed.TrainBatches(groups, options.train.batch_size, seed=options.run.seed, accumulate=accumulate)
