@@ -70,7 +70,10 @@ def draw_detections(
         picture = picture.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
     side = max(picture.size)
-    font, line = ImageFont.load_default(size=max(11, side // 70)), max(2, side // 400)
+    # Words are to be read, but not to hide the many small objects of a large picture.
+    usual = float(np.median((boxes[:, 2:] - boxes[:, :2]).min(1))) * scale if len(boxes) else side
+    words = max(11, min(side // 60, round(usual / 6)))
+    font, line = ImageFont.load_default(size=words), max(2, words // 7)
     for place in sorted(range(len(scores)), key=lambda place: scores[place]):
         left, top, right, bottom = (float(value) * scale for value in boxes[place])
         colour, text = _colour(labels[place]), f"{names[place]} {scores[place]:.2f}"

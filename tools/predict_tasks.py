@@ -90,7 +90,7 @@ class Detect:
         names = self.net.categories.names
         chosen = chosen_classes(wishes.classes, names)
         self.ids = {self.net.categories.ids[place] for place in chosen}
-        heads.score_thresh = max(heads.score_thresh, wishes.score or 0.0)
+        heads.score_thresh = heads.score_thresh if wishes.score is None else wishes.score
         side = self.net.model.transform.min_size[-1] if wishes.tile == "auto" else wishes.tile
         self.tiles = Tiles(side, 0.25 if wishes.overlap is None else wishes.overlap) if side else None
 
@@ -248,6 +248,8 @@ def open_task(run: str, wishes: Wishes, folder: Path, *, draws: bool) -> Task:
         import detection
 
         return Detect(detection.load(run, **common), folder, wishes)
+    if wishes.score is not None:
+        raise UserError(f"--score {wishes.score}: {run} is a net of {task}; only detections have such a limit")
     if task == "segmentation":
         import segmentation
 
