@@ -86,6 +86,25 @@ class CocoDetection(Dataset):
         sizes = self.annotations.sizes[self.indices]
         return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
+    def repeat_factors(self, threshold: float) -> np.ndarray:
+        """How often each image `[N]` should come in an epoch for rare classes to be seen (Gupta et al. 2019, LVIS).
+
+        A class in a share f of the images asks for max(1, sqrt(threshold / f)); an image takes what its rarest class
+        asks for.
+        """
+        data, rows = self.annotations, self.indices
+        counts = np.diff(data.offsets)
+        images = np.repeat(np.arange(len(counts)), counts)[~data.crowd]
+        pairs = np.unique(np.stack([images, data.labels[~data.crowd].astype(np.int64)]), axis=1)
+        place = np.full(len(counts), -1)
+        place[rows] = np.arange(len(rows))
+        image, label = place[pairs[0]], pairs[1]
+        image, label = image[image >= 0], label[image >= 0]
+        shares = np.bincount(label, minlength=len(data.categories) + 1) / len(rows)
+        factors = np.ones(len(rows))
+        np.maximum.at(factors, image, np.sqrt(threshold / shares[label]))
+        return factors
+
 
 WAY_OUT = "replace it, take it out of the JSON, or pass --on-bad-image skip"
 

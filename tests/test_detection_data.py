@@ -177,3 +177,17 @@ def test_find_split_takes_cocos_layout_and_says_what_is_missing(coco, tmp_path: 
     (root / "annotations" / "instances_val2014.json").write_text("{}")
     with pytest.raises(UserError, match="several files for val"):
         find_split(root, "val")
+
+
+def test_images_of_rare_classes_repeat(coco):
+    """Four images: dog and brush on one, car on another: f = 1/4 each. At threshold 1 those two take sqrt(4) = 2.
+
+    The dog of the fourth image is a crowd, and asks for nothing. Of the first two images f = 1/2: sqrt(2).
+    """
+    coco.write()
+    annotations = CocoAnnotations.read(coco.annotations(), coco.images())
+    data = CocoDetection(annotations, Augment("eval"))
+    assert data.repeat_factors(1.0).tolist() == [2, 1, 2, 1]
+    assert data.repeat_factors(0.25).tolist() == [1, 1, 1, 1]
+    few = CocoDetection(annotations, Augment("eval"), indices=[1, 0])
+    assert few.repeat_factors(1.0).tolist() == [1, 2**0.5]

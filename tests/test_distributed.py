@@ -46,6 +46,25 @@ def test_an_epoch_can_begin_in_its_middle():
     assert len(batches) == 2 * (batches.steps - 2)
 
 
+def test_repeated_images_come_as_often_as_they_should_in_epochs_of_one_length():
+    """Repeats 1, 1, 2.5, 1.5 sum up to 6: each epoch has 6 draws, the third image 2 or 3 of them, 50 in 20 epochs."""
+    repeats = np.array([1, 1, 2.5, 1.5])
+    batches = TrainBatches(np.zeros(4, int), 3, seed=0, repeats=repeats)
+    assert batches.steps == 2
+    counts = np.array([np.bincount(sum(epoch(batches, number), []), minlength=4) for number in range(200)])
+    assert (counts.sum(axis=1) == 6).all()
+    assert (counts >= np.floor(repeats)).all() and (counts <= np.ceil(repeats)).all()
+    assert abs(counts.mean(axis=0) - repeats).max() < 0.1
+    assert epoch(batches, 7) == epoch(TrainBatches(np.zeros(4, int), 3, seed=0, repeats=repeats), 7)
+
+
+def test_repeats_of_one_leave_no_image_out():
+    plain, once = (TrainBatches(np.arange(30) % 2, 4, seed=3, repeats=r) for r in (None, np.ones(30)))
+    assert len(plain) == len(once)
+    seen = sum(epoch(once, 1), [])
+    assert set(seen) == set(range(30)) and len(seen) == 32  # 8 steps of 4, filled up
+
+
 @pytest.mark.parametrize(("images", "batch"), [(7, 4), (3, 8), (1, 6), (12, 4)])
 def test_every_image_is_seen_and_the_last_step_filled_up(images: int, batch: int):
     steps = epoch(TrainBatches(np.arange(images) % 2, batch, seed=0), 0)

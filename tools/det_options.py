@@ -28,6 +28,8 @@ class DataOptions:
         allow_outside: take file names of a JSON that lead out of the image folder (absolute ones, and those with ..).
         augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing.
         short_sides: sizes in pixels that augment "train" picks from.
+        repeat_threshold: classes in a smaller share f of the training images than this make theirs come
+            sqrt(threshold / f) times an epoch, each time augmented alike; 0 for once. 0.001 on LVIS.
         evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
     """
 
@@ -44,10 +46,13 @@ class DataOptions:
     allow_outside: bool = False
     augment: Literal["train", "light", "eval"] = "train"
     short_sides: list[int] | None = None
+    repeat_threshold: float = 0.0
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
+        rare = 0 <= self.repeat_threshold <= 1
+        require(rare, "repeat_threshold", self.repeat_threshold, "must be a share of the images, 0 to 1")
         require(all(side > 0 for side in self.short_sides or ()), "short_sides", self.short_sides, "must be above 0")
         for split in ("train", "val"):
             given = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")

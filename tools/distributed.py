@@ -184,16 +184,28 @@ class TrainBatches:
         groups: a group number for each image `[N]`.
         batch_size: images per optimizer step, over all processes and accumulated batches; a multiple of
             `world_size * accumulate`.
+        repeats: how often each image `[N]` comes in an epoch on average, 1 or more; absent: once. An image of 2.3 comes
+            twice, and in three epochs of ten once more; all epochs are as long.
     """
 
-    def __init__(self, groups: np.ndarray, batch_size: int, *, seed: int, accumulate: int = 1) -> None:
+    def __init__(
+        self,
+        groups: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        repeats: np.ndarray | None = None,
+    ) -> None:
         self.groups, self.batch_size, self.seed, self.accumulate = groups, batch_size, seed, accumulate
+        self.repeats = repeats
+        self.length = len(groups) if repeats is None else round(float(repeats.sum()))
         self.epoch = self.first_step = 0
 
     @property
     def steps(self) -> int:
         """Optimizer steps of one epoch."""
-        return -(-len(self.groups) // self.batch_size)
+        return -(-self.length // self.batch_size)
 
     def seek(self, epoch: int, step: int = 0) -> None:
         """Make the next iteration begin at a step of an epoch, without loading what lies before."""
@@ -212,7 +224,7 @@ class TrainBatches:
     def _steps_of_epoch(self) -> np.ndarray:
         """All steps of the epoch `[steps, batch_size]`: one group each, leftovers of the groups together."""
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.groups))
+        order = random.permutation(self._drawn(random))
         whole, rest = [], []
         for group in np.unique(self.groups):
             members = order[self.groups[order] == group]
@@ -223,3 +235,11 @@ class TrainBatches:
         missing = -len(leftover) % self.batch_size
         leftover = np.concatenate([leftover, np.resize(order, missing)]).reshape(-1, self.batch_size)
         return random.permutation(np.concatenate([*whole, leftover]))
+
+    def _drawn(self, random: np.random.Generator) -> np.ndarray:
+        """The images of an epoch: marks at even distances, from a random first one, over their repeats end to end."""
+        if self.repeats is None:
+            return np.arange(len(self.groups))
+        ends = self.repeats.cumsum() * (self.length / self.repeats.sum())
+        marks = np.arange(self.length) + random.random()
+        return np.searchsorted(ends, marks, side="right").clip(max=len(ends) - 1)

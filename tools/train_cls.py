@@ -137,7 +137,7 @@ def build_batches(options: Options, source: Source) -> TrainBatches | Any:
     from classification.source import ShardSource
     from tools import distributed
 
-    common = {"seed": options.run.seed, "accumulate": options.train.accumulate}
+    common: dict[str, Any] = {"seed": options.run.seed, "accumulate": options.train.accumulate}
     if isinstance(source, ShardSource):
         place = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         return ShardBatches(source.train_size, options.train.batch_size, **common, **place)

@@ -59,7 +59,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment.meta = {**meta(options, val.annotations, model), "data": fingerprints(train, val)}
     groups = (train or val).aspect_groups()
     accumulate = options.train.accumulate
-    batches = distributed.TrainBatches(groups, options.train.batch_size, seed=options.run.seed, accumulate=accumulate)
+    rare = options.data.repeat_threshold
+    batches = distributed.TrainBatches(
+        groups,
+        options.train.batch_size,
+        seed=options.run.seed,
+        accumulate=accumulate,
+        repeats=train.repeat_factors(rare) if train and rare else None,
+    )
     training = experiment.training(model, steps_per_epoch=batches.steps)
     measure = Measure(experiment, options, val, bad)
     show_plan(experiment, options, train, val, model, batches.steps)
