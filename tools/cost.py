@@ -1,9 +1,13 @@
 """What a net costs: parameters, and multiply-adds of one image."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -22,3 +26,22 @@ def macs(module: nn.Module, size: int | tuple[int, int], in_channels: int = 3) -
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(torch.zeros(1, in_channels, height, width, device="meta"))
     return counter.get_total_flops() // 2  # the counter takes a multiply-add as two operations
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Nets built inside take no time and no memory for their parameters, which are on the meta device.
+
+    Unlike under `torch.device("meta")`, whatever a net computes while it is built has its numbers.
+    """
+
+    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+        if parameter is None:
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(empty)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,93 @@
+"""The listing of backbones: figures beside the published ones, weights with licence and recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import ResNet50_Weights, get_model
+
+import backbones
+from backbones.errors import UserError
+from tools import list_backbones
+from tools.cost import parameters, without_numbers
+
+
+def listed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str, Any]]:
+    list_backbones.main([*words, "--json"])
+    return {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+
+
+def test_published_figures_of_resnet50(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = listed(capsys, "resnet50")["resnet50"]
+    meta = ResNet50_Weights.IMAGENET1K_V1.meta
+    assert entry["parameters"] == meta["num_params"] and round(entry["gflops"], 3) == meta["_ops"]
+    infos = backbones.build("resnet50", weights=None).feature_info
+    assert entry["features"] == [{"name": f.name, "channels": f.channels, "stride": f.stride} for f in infos]
+    assert [w["tag"] for w in entry["weights"]] == ["IMAGENET1K_V1", "IMAGENET1K_V2"]  # no alias DEFAULT
+    assert [w["default"] for w in entry["weights"]] == [True, False]
+    first = entry["weights"][0]
+    assert (first["top1"], first["top5"], first["size"]) == (76.13, 92.862, 224)
+    assert first["licence"] == "BSD-3-Clause" and first["recipe"] == meta["recipe"]
+
+
+def test_nets_that_nobody_publishes_have_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    """0.27 M parameters and 32x32 pixels: table 6 of the paper."""
+    entry = listed(capsys, "resnet20")["resnet20"]
+    assert (entry["weights"], entry["image_size"], round(entry["parameters"] / 1e6, 2)) == ([], 32, 0.27)
+    assert [f["name"] for f in entry["features"]] == ["c0", "c1", "c2"]
+
+
+def test_without_a_pattern_ours_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(listed(capsys, "--costs", "no")) == backbones.names()
+
+
+def test_licences_and_figures_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights under a licence of their own; a net without a pyramid and only for 224 pixels."""
+    entry = listed(capsys, "torchvision/vit_b_16")["torchvision/vit_b_16"]
+    assert entry["features"] is None and (entry["parameters"], entry["image_size"]) == (86_567_656, 224)
+    swag = next(w for w in entry["weights"] if w["tag"] == "IMAGENET1K_SWAG_E2E_V1")
+    assert "SWAG/blob/main/LICENSE" in swag["licence"] and swag["size"] == 384
+    vgg = listed(capsys, "torchvision/vgg16", "--costs", "no")["torchvision/vgg16"]
+    unmeasured = next(w for w in vgg["weights"] if w["tag"] == "IMAGENET1K_FEATURES")
+    assert unmeasured["top1"] is None and vgg["parameters"] is None
+
+
+def test_timm_names_its_tags_and_licences(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = listed(capsys, "timm/resnet18")["timm/resnet18"]
+    assert entry["parameters"] == 11_689_512
+    tags = {w["tag"]: w for w in entry["weights"]}
+    assert tags["a1_in1k"]["licence"] == "apache-2.0" and tags["a1_in1k"]["default"]
+    assert tags["tv_in1k"]["licence"] == "bsd-3-clause" and tags["tv_in1k"]["top1"] is None
+
+
+def test_many_nets_are_listed_without_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    list_backbones.main(["timm/*"])
+    shown = capsys.readouterr()
+    assert "--costs yes" in shown.err and shown.out.count("timm/") > 1000
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    list_backbones.main(["resnet18"])
+    head, net, weights = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["name", "params"]
+    assert " ".join(net.split()) == "resnet18 11.69 M 1.81 224 c2 64/4 c3 128/8 c4 256/16 c5 512/32"
+    assert weights.split()[:6] == ["IMAGENET1K_V1*", "top-1", "69.76", "%", "top-5", "89.08"]
+
+
+@pytest.mark.parametrize("words", [["resnot"], ["--costs", "maybe"], ["--nonsense", "1"]])
+def test_mistakes_are_one_line(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"resnot|costs|nonsense"):
+        list_backbones.main(words)
+
+
+def test_nets_without_numbers_still_compute_while_they_are_built() -> None:
+    """RegNet's widths come from tensors, which torch.device("meta") has none of."""
+    with without_numbers():
+        net = get_model("regnet_y_400mf")
+    assert parameters(net) == 4_344_144  # published
+    assert all(p.is_meta for p in net.parameters())
+    assert nn.Linear(2, 2).weight.device == torch.device("cpu")
