@@ -108,6 +108,14 @@ class Backbone(nn.Module):
         if len(mean) == len(std) == self.in_channels:
             self.mean, self.std = tuple(mean), tuple(std)
 
+    def library_state(self) -> dict[str, Tensor]:
+        """The entries under the names that the library's own net has (`source`), its classifier aside.
+
+        Raises:
+            UserError: where no library has this net, or parts of it are left out.
+        """
+        raise UserError(f"{self.name}: no library has this net, or not in one piece; take classification.build's")
+
     def stages(self) -> list[list[nn.Module]]:
         """The stem, then the modules of each level in order."""
         raise NotImplementedError

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from backbones.errors import UserError
@@ -53,6 +54,15 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     from timm.layers import convert_sync_batchnorm
 
     return convert_sync_batchnorm(module)
+
+
+def counted_batches(module: nn.Module) -> dict[str, Tensor]:
+    """The entries of a net as they would be with live batch norm: frozen ones count no batches, live ones do."""
+    state = dict(module.state_dict())
+    for name, part in module.named_modules():
+        if hasattr(part, "running_var"):
+            state.setdefault(f"{name}.num_batches_tracked", torch.tensor(0))
+    return state
 
 
 def norm_table(module: nn.Module) -> dict[str, int]:

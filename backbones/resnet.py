@@ -13,11 +13,11 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo, LastStage, choose_features
+from backbones.base import PYRAMID, Backbone, FeatureInfo, LastStage, choose_features
 from backbones.blocks import BasicBlock, Block, BlockType, Bottleneck, conv3x3, make_shortcut, recomputed
 from backbones.errors import UserError
 from backbones.fold import conv_norm
-from backbones.norm import NORMS
+from backbones.norm import NORMS, counted_batches
 from backbones.registry import register
 from backbones.weights import LoadReport
 
@@ -105,6 +105,17 @@ class ResNet(Backbone):
                 "take the net and the option that the file was made with"
             )
         super().accept(report, weights)
+        self._refuse_strangers(report)
+
+    def library_state(self) -> dict[str, Tensor]:
+        eps = {vars(part)["eps"] for part in self.modules() if hasattr(part, "running_var")}
+        same = (self.source, self._style, self.in_channels, list(self._layers()), eps)
+        if same != (("torchvision", self.name), "v1.5", 3, list(PYRAMID), {1e-5}):
+            raise UserError(
+                f"{self.name}: torchvision's net of this name has shortcuts of option B, stride style v1.5, batch norm "
+                "of epsilon 1e-5, three channels and four stages; this one differs and cannot be saved for it"
+            )
+        return counted_batches(self)
 
     def stages(self) -> list[list[nn.Module]]:
         return [[self.conv1, self.bn1], *([layer] for layer in self._layers().values())]
@@ -119,6 +130,17 @@ class ResNet(Backbone):
         layer = trunk._modules.pop(f"layer{self._levels.index(last.name) + 1}")
         trunk.feature_info = self.feature_info[:-1]
         return trunk, LastStage(list(layer.children() if layer else ()), last)
+
+    def _refuse_strangers(self, report: LoadReport) -> None:
+        """Entries left over in stages that this net has, such as gates, are of a net that computes something else."""
+        places = [(key, re.search(r"(?:^|\.)(layer\d)\.\d+\.", key)) for key in report.unexpected]
+        strange = [key for key, place in places if place and place.group(1) in self._modules]
+        if strange:
+            self.load_report = None
+            raise UserError(
+                f"{self.name}: {report.source} is of another net, which also has {strange[0]} "
+                f"({len(strange)} such entries); take that net"
+            )
 
     def _is_projection(self, key: str) -> bool:
         """Whether an entry is a projection's convolution, in a stage that this net has."""

@@ -14,6 +14,7 @@ from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
 from backbones.download import timm_config
 from backbones.errors import UserError
 from backbones.external import refuse_ours_only
+from backbones.norm import counted_batches
 from backbones.state_file import first_line
 from backbones.weights import LoadReport, load, state_for, timm_pretrained
 
@@ -68,6 +69,9 @@ class LibraryNet(Backbone):
         if config is not None:
             self.mean = per_channel(config.mean, self.in_channels)
             self.std = per_channel(config.std, self.in_channels)
+
+    def library_state(self) -> dict[str, Tensor]:
+        return {name.removeprefix("net."): value for name, value in counted_batches(self).items()}
 
     def stages(self) -> list[list[nn.Module]]:
         """Those of the same net as a feature extractor, found in the whole one by their names."""

@@ -34,6 +34,14 @@ class Classifier(nn.Module):
         """[N, C, H, W], normalised with the backbone's mean and std -> [N, num_classes]."""
         raise NotImplementedError
 
+    def library_state(self) -> dict[str, Tensor]:
+        """The entries as the library's own net of this name has them; its `load_state_dict` takes them as they are.
+
+        Raises:
+            UserError: where no library has this net.
+        """
+        return self.backbone.library_state()
+
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
         """Logits `[N, num_classes]`, or with targets the training loss.
 
@@ -56,6 +64,9 @@ class PooledClassifier(Classifier):
         super().__init__(backbone)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(backbone.feature_info[-1].channels, num_classes)
+
+    def library_state(self) -> dict[str, Tensor]:
+        return {**self.backbone.library_state(), "fc.weight": self.fc.weight.data, "fc.bias": self.fc.bias.data}
 
     def logits(self, x: Tensor) -> Tensor:
         x = self.backbone(x)[self.backbone.feature_info[-1].name]

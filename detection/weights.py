@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ COCO_FILE = COCO_URL.rsplit("/", 1)[1]
 # The 80 category ids of COCO lie in 1..90; row k of a 91-way predictor is category id k.
 COCO_ROWS = 91
 PREDICTOR = "roi_heads.box_predictor."
+# Files of torchvision before 0.14, the published COCO one among them, number each convolution once less.
+OLD_CONVOLUTION = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+|rpn\.head\.conv(?P<rpn>))\.(weight|bias)$")
 
 
 def read_detector(
@@ -54,6 +57,7 @@ def load_detector(
     """
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     meta = read_meta(source)
+    state = {_modern(name): value for name, value in state.items()}
     state, random = _mapped_predictor(state, own, _known_categories(state, meta), categories)
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -85,6 +89,11 @@ def set_norm_eps(model: nn.Module, eps: float) -> None:
     for module in model.modules():
         if hasattr(module, "running_var"):
             vars(module)["eps"] = eps
+
+
+def _modern(name: str) -> str:
+    """Today's name of an entry: fpn.inner_blocks.0.0.weight for fpn.inner_blocks.0.weight."""
+    return OLD_CONVOLUTION.sub(lambda old: f"{old[1]}{'.0' if old['rpn'] is None else '.0.0'}.{old[3]}", name)
 
 
 def _known_categories(state: dict[str, Tensor], meta: dict[str, Any]) -> CategoryMap | None:
