@@ -4,6 +4,9 @@ from pathlib import Path
 
 from setuptools import setup
 
+EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+
 setup(
     name="resnet-transfer",
     version="0.1.0",
@@ -40,7 +43,8 @@ setup(
     ],
     extras_require={
         "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "playwright>=1.49"],
+        "export": EXPORT,
+        "test": [*TEST, *EXPORT],
+        "dev": [*TEST, *EXPORT, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49"],
     },
 )

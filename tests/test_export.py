@@ -1,0 +1,176 @@
+"""Exported files run elsewhere: the same outputs as PyTorch's on real files, metadata inside, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import classification
+from backbones.errors import UserError
+from tools import export, export_files
+from tools.export_files import compare, run_program
+from tools.export_nets import exportable, image_files
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def cls(tiny_runs: dict[str, Path]) -> Path:
+    return tiny_runs["cls"]
+
+
+def exported(run: Path, target: Path, *words: Any) -> Path:
+    export.main(["--run", str(run), "--output", str(target), *map(str, words)])
+    return target
+
+
+def test_onnx_classifier_for_any_number_and_size(cls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = exported(cls, tmp_path / "net.onnx")
+    assert "checked on   5 images" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    said = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert (said["task"], said["classes"]) == ("classification", ["apple", "pear"])
+    loaded = classification.load(cls, precision="fp32")
+    assert said["input"]["crop_size"] == 32 and said["input"]["mean"] == list(loaded.model.backbone.mean)
+    for shape in ((1, 3, 32, 32), (3, 3, 41, 56)):
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            wanted = loaded.model(images)
+        found = session.run(None, {"images": images.numpy()})[0]
+        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+
+
+def test_torch_export_keeps_metadata_and_needs_no_code_of_ours(cls: Path, tmp_path: Path) -> None:
+    path = exported(cls, tmp_path / "net.pt2", "--format", "torch-export")
+    extra = {"metadata.json": ""}
+    module = torch.export.load(path, extra_files=extra).module()
+    assert json.loads(extra["metadata.json"])["classes"] == ["apple", "pear"]
+    images = torch.randn(5, 3, 48, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(module(images), classification.load(cls, precision="fp32").model(images))
+
+
+def test_segmentation_sizes_are_multiples(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    net = exportable(str(tiny_runs["seg"]))
+    run = run_program(exported(tiny_runs["seg"], tmp_path / "net.pt2", "--format", "torch-export"))
+    for shape in ((1, 3, 64, 96), (2, 3, 96, 64)):
+        inputs = (torch.randn(shape),)
+        torch.testing.assert_close(run(inputs)[0], net.computed(inputs)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_detector_for_one_image_of_one_size(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    """As many boxes as the detector's own; a run's ids in the metadata."""
+    path = exported(tiny_runs["det"], tmp_path / "net.onnx")
+    said = onnx.load(path).metadata_props
+    assert json.loads(next(p.value for p in said if p.key == "category_ids")) == [1, 3, 4, 7, 9, 12]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1, 3, 96, 96]  # 80 pixels, rounded up to a multiple of 32
+    with pytest.raises(UserError, match="changing numbers of boxes"):
+        exported(tiny_runs["det"], tmp_path / "net.pt2", "--format", "torch-export")
+    with pytest.raises(UserError, match="up to 80 pixels"):
+        exported(tiny_runs["det"], tmp_path / "net.onnx", "--size", 64, "--overwrite")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx"]
+
+
+def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("tools.export_int8.LEAST_AGREEMENT", 0.0)  # a net of one epoch is sure of nothing
+    path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6)
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("MB", "ms an image", "agreement", "top-1"))
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    monkeypatch.setattr("tools.export_int8.LEAST_AGREEMENT", 1.1)
+    with pytest.raises(UserError, match="no file kept"):
+        exported(cls, tmp_path / "other.onnx", "--int8", "static", "--measured", 6)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_torchvisions_layout(tmp_path: Path, tiny_runs: dict[str, Path]) -> None:
+    """A run of resnet18, made by hand from a net that was never trained."""
+    from safetensors.torch import save_file
+
+    net = classification.build("resnet18", 2).eval()
+    meta = {
+        "task": "classification",
+        "classes": ["apple", "pear"],
+        "input": {"in_channels": 3, "crop_size": 64, "resize_size": 72, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "model": {"backbone": "resnet18"},
+    }
+    file = tmp_path / "model.safetensors"
+    save_file(net.state_dict(), file, metadata={"meta": json.dumps(meta), "config": "{}"})
+    pictures = tiny_runs["cls"].parent / "pictures"
+    path = exported(file, tmp_path / "net.pth", "--format", "torchvision", "--images", pictures)
+    theirs = torchvision.models.resnet18(num_classes=2).eval()
+    theirs.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(theirs(images), net(images))
+    for run, said in ((tiny_runs["cls"], "four stages"), (tiny_runs["seg"], "is for classifiers")):
+        with pytest.raises(UserError, match=said):
+            exported(run, tmp_path / "other.pth", "--format", "torchvision")
+
+
+def test_a_file_that_differs_is_not_kept(cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of a hundredth in one logit, as a wrong operator would make it."""
+
+    def off(path: Path) -> export_files.Runner:
+        run = run_program(path)
+        return lambda inputs: [out + 0.01 * (torch.arange(out.shape[-1]) == 1) for out in run(inputs)]
+
+    monkeypatch.setattr(export_files, "run_program", off)
+    target = tmp_path / "net.pt2"
+    target.write_text("precious")
+    with pytest.raises(UserError, match=r"differs from PyTorch by 1\.0e-02"):
+        exported(cls, target, "--format", "torch-export", "--overwrite")
+    assert target.read_text() == "precious" and [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
+
+
+def test_nan_differs_too(cls: Path) -> None:
+    net = exportable(str(cls))
+    items = [net.read(path) for path in image_files(cls.parent / "pictures", 5)]
+    with pytest.raises(UserError, match="differs from PyTorch by nan"):
+        compare(net, lambda inputs: [out * float("nan") for out in net.computed(inputs)], items, where="the file")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--images", "nowhere"], "no such folder"),
+        (["--int8", "static", "--format", "torch-export"], "is for --format onnx"),
+        (["--checked", "3"], "must be 5 or more"),
+        (["--size", "64"], "is for detectors"),
+        (["--format", "coreml"], "format"),
+    ],
+)
+def test_mistakes_are_one_line(cls: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        exported(cls, tmp_path / "net.onnx", *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_kept(cls: Path, tmp_path: Path) -> None:
+    target = tmp_path / "net.onnx"
+    target.write_text("precious")
+    with pytest.raises(UserError, match="--overwrite"):
+        exported(cls, target)
+    with pytest.raises(UserError, match="does not exist"):
+        exported(cls, tmp_path / "absent" / "net.onnx")
+    assert target.read_text() == "precious"
+
+
+def test_few_or_absent_images_are_refused(cls: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(next((cls.parent / "pictures").rglob("*.jpg")), few / "one.jpg")
+    with pytest.raises(UserError, match="holds 1 images"):
+        exported(cls, tmp_path / "net.onnx", "--images", few)
+    with pytest.raises(UserError, match="no such run folder"):
+        exported(tmp_path / "nothing", tmp_path / "net.onnx")

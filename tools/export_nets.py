@@ -1,0 +1,176 @@
+"""Trained nets as other programs may run them: tensors in, tensors out, with all that a user must know beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.errors import UserError
+from backbones.trained import Trained, find
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass
+class Exportable:
+    """A net in evaluation mode and fp32, for export.
+
+    Attributes:
+        net: takes the tensors of `inputs`.
+        inputs, outputs: their names.
+        metadata: what must travel with the file: JSON values.
+        stride: sides of the images, in pixels, above which sizes may vary.
+        multiple: what they are multiples of; 0: no size but that of the example.
+        batches: whether the first input's number of images may vary.
+        reader: gives the net's inputs of an image file.
+        classes: names by number, of a classifier.
+        reference: what the file must equal, where it is not `net`.
+    """
+
+    net: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: dict[str, Any]
+    stride: int
+    multiple: int
+    batches: bool
+    reader: Callable[[Path], Inputs]
+    classes: tuple[str, ...] = ()
+    reference: Callable[..., Any] | None = None
+
+    def read(self, path: Path) -> Inputs:
+        """The net's inputs of an image file, one image each."""
+        return self.reader(path)
+
+    def label(self, path: Path) -> int | None:
+        """Class of an image file by its folder's name."""
+        return self.classes.index(path.parent.name) if path.parent.name in self.classes else None
+
+    def computed(self, inputs: Inputs) -> list[Tensor]:
+        """What PyTorch gives."""
+        with torch.inference_mode():
+            outputs = (self.reference or self.net)(*inputs)
+        return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def exportable(run: str, *, size: int | None = None) -> Exportable:
+    """The net of a run folder, or of one of our weights files.
+
+    Args:
+        size: side of a detector's square input in pixels; absent: its longest side, rounded up to a multiple of 32.
+
+    Raises:
+        UserError: where there is none of ours.
+    """
+    trained = find(run)
+    if size is not None and trained.task != "detection":
+        raise UserError(f"--size {size}: is for detectors; nets of {trained.task} take images of many sizes")
+    if trained.task == "classification":
+        return _classifier(trained)
+    if trained.task == "segmentation":
+        return _segmenter(trained)
+    from tools.export_detector import detector
+
+    return detector(trained, size)
+
+
+class _Scores(nn.Module):
+    """A segmentation net's scores alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)["out"]
+
+
+def _classifier(trained: Trained) -> Exportable:
+    import classification
+
+    loaded = classification.load(trained.path, device="cpu", precision="fp32")
+    net = plain_layout(loaded.model)
+
+    def read(path: Path) -> Inputs:
+        return (net.backbone.normalised(loaded.read(path)[0][None]).contiguous(),)
+
+    infos = net.backbone.feature_info
+    metadata = common_metadata(trained) | {
+        "classes": list(loaded.classes),
+        "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`",
+        "logits": "float32 [N, classes], before softmax",
+    }
+    stride = infos[-1].stride if infos else 32
+    return Exportable(net, ("images",), ("logits",), metadata, stride, 1, True, read, loaded.classes)
+
+
+def _segmenter(trained: Trained) -> Exportable:
+    import segmentation
+
+    loaded = segmentation.load(trained.path, device="cpu", precision="fp32")
+    net = plain_layout(loaded.model)
+    stride = max(32, *(info.stride for info in net.backbone.feature_info))
+    smallest = loaded.predictor.min_size
+
+    def read(path: Path) -> Inputs:
+        images = net.backbone.normalised(loaded.read(path)[None]).contiguous()
+        scale = smallest / min(images.shape[-2:]) if smallest else 1
+        sides = [max(2, round(side * scale / stride)) * stride for side in images.shape[-2:]]
+        return (F.interpolate(images, size=sides, mode="bilinear", align_corners=False),)
+
+    metadata = common_metadata(trained) | {
+        "classes": list(loaded.classes.names),
+        "images": f"float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`; "
+        f"H and W are multiples of {stride}",
+        "scores": "float32 [N, classes, H, W], before softmax",
+    }
+    return Exportable(_Scores(net), ("images",), ("scores",), metadata, stride, stride, True, read)
+
+
+def plain_layout(net: Any) -> Any:
+    """The net for export: evaluation mode, no gradient, the usual memory format."""
+    return net.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+
+
+def common_metadata(trained: Trained) -> dict[str, Any]:
+    """What is said of nets of every task."""
+    return {
+        "task": trained.task,
+        "input": trained.meta["input"],
+        "model": trained.meta["model"],
+        "producer": "resnet-transfer",
+    }
+
+
+def image_files(folder: Path, count: int) -> list[Path]:
+    """The first `count` images, spread over the folders below; those of a validation split where there are such.
+
+    Raises:
+        UserError: where there are fewer than five.
+    """
+    suffixes = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and "labels" not in path.parts)
+    held_out = [path for path in found if any(part.startswith(("val", "test")) for part in path.parts)]
+    found = held_out or found
+    if len(found) < 5:
+        raise UserError(f"--images {folder}: holds {len(found)} images; a file is checked on at least five real ones")
+    step = max(1, len(found) // count)
+    return found[::step][:count]
+
+
+def batches(items: Sequence[Inputs], size: int) -> Iterator[Inputs]:
+    """Neighbours whose shapes agree, up to `size` of them stacked."""
+    start = 0
+    while start < len(items):
+        stop = start + 1
+        shapes = [x.shape for x in items[start]]
+        while stop < min(len(items), start + size) and [x.shape for x in items[stop]] == shapes:
+            stop += 1
+        yield tuple(torch.cat(parts) for parts in zip(*items[start:stop], strict=True))
+        start = stop
