@@ -67,7 +67,7 @@ def build(
 
     Args:
         name: one of `names()`, or "timm/<name>" or "torchvision/<name>".
-        weights: "imagenet", a named tag, a file, or None for random ones.
+        weights: "imagenet", a named tag, a file, "hf:owner/name" (a repository of the hub), or None for random ones.
         features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"); stages behind the last one are dropped.
             "all" is c2 to c5, or c0 to c2 of the CIFAR nets; "last" the deepest of them.
         in_channels: channels of the input; other than 3 adapts the first convolution of the weights.
@@ -99,7 +99,10 @@ def build(
         shortcut=shortcut,
     )
     if weights is not None:
+        from backbones.hub import local
         from backbones.weights import load
+
+        weights = local(weights)
 
         net.accept(load(net, weights), weights)
     if norm == "frozen":

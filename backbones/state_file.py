@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
+from backbones.hub import local
 
 # Keys under which training scripts keep the state dict; the averaged weights are the ones they evaluate.
 _WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model")
@@ -48,7 +49,7 @@ def read_meta(weights: str | os.PathLike[str]) -> dict[str, Any]:
     """What one of our own files says of itself: classes, input, options; empty for any other file."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(weights)
+    path = Path(local(weights))
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from backbones.hub import local
 
 # In a run folder, the one that `results.json` speaks of first; all are written by `tools.experiment`.
 FILES = ("model.safetensors", "checkpoint/best.safetensors")
@@ -74,7 +75,7 @@ def find(run: str | os.PathLike[str], *, task: str | None = None) -> Trained:
     Raises:
         UserError: where there is none, the file is not ours or not whole, or it is of another task.
     """
-    path = _file(Path(run))
+    path = _file(Path(local(run)))
     header = _header(path)
     meta, config = (_object(header, name, path) for name in ("meta", "config"))
     if header.get("format", "").startswith("resnet-transfer checkpoint"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
+from backbones.hub import local
 from backbones.weights import LoadReport, load_state, state_for
 from classification.external import LibraryNet, build_whole
 
@@ -131,6 +132,7 @@ def build(
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
+    weights = local(weights)
     if isinstance(backbone, str) and "/" in backbone:
         model: Classifier = _whole(backbone, num_classes, weights, options)
     else:

@@ -17,6 +17,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from backbones import Backbone
 from backbones.errors import UserError
+from backbones.hub import local
 from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 from detection.annotations import CategoryMap
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
@@ -115,6 +116,7 @@ def build(
         raise UserError(f"neck {neck!r}: unknown; there are {', '.join(NECKS)}")
     if num_classes < 1:
         raise UserError(f"num_classes {num_classes}: a detector needs at least one object class besides the background")
+    weights = local(weights)
     state = read_detector(weights, backbone, neck)
     wants_frozen = norm == "frozen" or (norm == "auto" and weights is not None and not _has_live_norm(state))
     backbone_norm = "group" if norm == "group" else "batch"

@@ -21,6 +21,7 @@ import backbones
 from backbones import Backbone, FeatureInfo
 from backbones.base import PYRAMID
 from backbones.errors import UserError
+from backbones.hub import local
 from segmentation.losses import PixelLoss
 from segmentation.weights import fill, read_segmenter
 
@@ -146,6 +147,7 @@ def build(
         UserError: wrong options, or weights that cannot be had or do not fit.
     """
     _check(num_classes, head)
+    weights = local(weights)
     state = read_segmenter(weights, backbone)
     if isinstance(backbone, str):
         options |= {"output_stride": output_stride or STRIDES[head], "in_channels": in_channels}

@@ -35,7 +35,7 @@ def program(net: Exportable, example: Inputs) -> Any:
     height, width = example[0].shape[-2:]
     inputs = tuple(x.expand(2, *x.shape[1:]).clone() if net.batches else x for x in example)
     problem = ""
-    for least, multiple in [*_freedoms(net), (0, 0)]:
+    for least, multiple in [*_freedoms(net, min(height, width)), (0, 0)]:
         free = {axis: _side(name, least, multiple) for axis, name in ((2, "height"), (3, "width")) if multiple}
         dims = ({0: Dim("batch"), **free} if net.batches else None, *[None] * (len(example) - 1))
         try:
@@ -151,11 +151,11 @@ def require_onnx() -> None:
             raise UserError(f"--format onnx: needs {name}; pip install 'resnet-transfer[export]'") from None
 
 
-def _freedoms(net: Exportable) -> list[tuple[int, int]]:
+def _freedoms(net: Exportable, side: int) -> list[tuple[int, int]]:
     """Least sides and their multiples, from the freest on: torch proves some equations for the strictest alone."""
     stride = net.stride
     if net.multiple == 1:
-        return [(stride + 1, 1), (2 * stride, 1), (2 * stride, stride)]
+        return [(2 * stride if side >= 2 * stride else stride + 1, 1), (2 * stride, stride)]
     return [(2 * net.multiple, net.multiple)] if net.multiple else []
 
 
