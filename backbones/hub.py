@@ -40,7 +40,7 @@ def fetch(repository: str, file: str) -> Path:
     why = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:
-            _require_reachable()
+            require_reachable()
             return Path(hf_hub_download(name, file, **options))
         except LocalEntryNotFoundError as error:  # the client's word for a hub that does not answer
             why = said(error.__cause__ or error)
@@ -110,7 +110,8 @@ def said(error: BaseException) -> str:
     return re.sub(r"hf_\w+", "hf_***", first_line(error))
 
 
-def _require_reachable() -> None:
+def require_reachable() -> None:
+    """Raise an OSError, within seconds, where the hub does not answer; its client would go on trying for minutes."""
     from backbones.download import _check_reachable
 
-    _check_reachable(endpoint())  # the client itself goes on trying for minutes
+    _check_reachable(endpoint())

@@ -96,7 +96,7 @@ def push(options: HubOptions) -> str:
         weights = Path(folder) / hub.FILE
         hub_card.write_public(trained, weights)
         try:
-            hub._require_reachable()
+            hub.require_reachable()
             api.create_repo(name, private=options.private or None, exist_ok=True)
             parts = [CommitOperationAdd(hub.FILE, weights), CommitOperationAdd(hub.CARD, text.encode())]
             api.create_commit(name, parts, commit_message=f"Weights and card of {trained.task}")
