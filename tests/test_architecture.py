@@ -13,7 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("backbones", "classification", "detection", "segmentation", "tools")
 TASKS = {"classification", "detection", "segmentation"}
 # Thin scripts over the task-blind files; they may know tasks.
-SCRIPTS = ("train_", "eval_", "benchmark", "analyse_", "check_", "convert_", "replay", "report", "predict", "list_", "export", "hub")
+SCRIPTS = (
+    "train_",
+    "eval_",
+    "benchmark",
+    "analyse_",
+    "check_",
+    "convert_",
+    "replay",
+    "report",
+    "predict",
+    "list_",
+    "export",
+    "hub",
+)
 ALLOWED = {
     "backbones": {"backbones"},
     "classification": {"classification", "backbones"},
