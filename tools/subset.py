@@ -7,8 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from backbones.errors import UserError
+from tools.options import RunOptions, TrainOptions
 
 SALT = 0x5EED  # other numbers than those that order the images of an epoch
+
+
+def share_of(
+    images: np.ndarray, classes: np.ndarray, *, size: int, names: Sequence[str], train: TrainOptions, run: RunOptions
+) -> np.ndarray:
+    """What the options leave of `size` images; see `nested`."""
+    return nested(images, classes, size=size, fraction=train.fraction, seed=run.seed, names=names)
 
 
 def nested(

@@ -317,10 +317,10 @@ def _share(options: Options, labels: np.ndarray, names: tuple[str, ...]) -> np.n
     """Places of the images that `--fraction` leaves."""
     import numpy as np
 
-    from tools.subset import nested
+    from tools.subset import share_of
 
-    share: dict[str, Any] = {"fraction": options.train.fraction, "seed": options.run.seed, "names": names}
-    return nested(np.arange(len(labels)), labels, size=len(labels), **share)
+    common: dict[str, Any] = {"names": names, "train": options.train, "run": options.run}
+    return share_of(np.arange(len(labels)), labels, size=len(labels), **common)
 
 
 def _sizes(experiment: Experiment) -> tuple[int, int]:

@@ -83,8 +83,7 @@ def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of COCO where `--data` names a data set, else of the shapes."""
     if config := resumed_config(argv, prefix="det"):
         return config
-    real = option(argv, "data") or option(argv, "val_annotations")
-    return RECIPES / ("coco.yaml" if real else "shapes.yaml")
+    return RECIPES / ("coco.yaml" if option(argv, "data") or option(argv, "val_annotations") else "shapes.yaml")
 
 
 def build(options: Options) -> tuple[CocoDetection, CocoDetection | None, FasterRCNN]:
@@ -111,7 +110,7 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     """
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
-    from tools.subset import nested
+    from tools.subset import share_of
 
     data = options.data
     train = _annotations(options, "train")
@@ -119,12 +118,9 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     places = select(train, limit=data.limit, negatives=data.negatives)
     if not len(places):
         raise UserError(f"{train.path}: no image is left to train on; every one is without objects")
-    share: dict[str, Any] = {
-        "fraction": options.train.fraction,
-        "seed": options.run.seed,
-        "names": train.categories.names,
-    }
-    places = places[nested(*train.objects(places), size=len(places), **share)]
+    images, classes = train.objects(places)
+    common: dict[str, Any] = {"names": train.categories.names, "train": options.train, "run": options.run}
+    places = places[share_of(images, classes, size=len(places), **common)]
     augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
     return CocoDetection(train, augment, indices=places)
 

@@ -291,15 +291,11 @@ def _share(data: Segmentation, options: Options) -> np.ndarray:
     """Rows of the source that `--fraction` leaves."""
     import numpy as np
 
-    from tools.subset import nested
+    from tools.subset import share_of
 
     images, classes = np.nonzero(_pixel_counts(data))
-    share: dict[str, Any] = {
-        "fraction": options.train.fraction,
-        "seed": options.run.seed,
-        "names": data.source.classes.names,
-    }
-    return data.indices[nested(images, classes, size=len(data), **share)]
+    common: dict[str, Any] = {"names": data.source.classes.names, "train": options.train, "run": options.run}
+    return data.indices[share_of(images, classes, size=len(data), **common)]
 
 
 def _pixel_counts(data: Segmentation) -> np.ndarray:
