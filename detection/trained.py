@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from backbones.trained import Trained, find
 from detection.annotations import CategoryMap
 from detection.data import read_image
 from detection.faster_rcnn import FasterRCNN, build
+from detection.predict import Predictor
 
 TRAINING_ONLY = ("backbone", "weights", "freeze")
 
@@ -52,13 +54,15 @@ class TrainedDetector(TrainedNet[Detections]):
 
     Attributes:
         categories: ids and names by label, from label 1.
+        predictor: how images are looked at: at several sizes, mirrored, boxes refined.
     """
 
     model: FasterRCNN
     categories: CategoryMap
+    predictor: Predictor
 
     def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
-        found = self.model([image.to(self.device) for image in images])
+        found = self.predictor([image.to(self.device) for image in images])
         return [self._named(each) for each in found]
 
     def _named(self, found: dict[str, Tensor]) -> Detections:
@@ -69,7 +73,11 @@ class TrainedDetector(TrainedNet[Detections]):
 
 
 def load(
-    run: str | os.PathLike[str], *, device: str | torch.device | None = None, precision: str | None = None
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    **look: Any,
 ) -> TrainedDetector:
     """The detector that a run trained, predicting as the run evaluated it.
 
@@ -81,6 +89,7 @@ def load(
         run: its folder, or one of its weights files.
         device: absent: a GPU where there is one.
         precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        look: keywords of `detection.predict.Predictor` (sizes, flip, refine, nms) in place of the run's own.
 
     Raises:
         UserError: where there is no detector of ours.
@@ -92,7 +101,14 @@ def load(
         net = _net(trained, categories)
         read = partial(pixels, min_size=net.transform.min_size[-1], max_size=net.transform.max_size)
         detector = TrainedDetector(trained, net, read, device=device, precision=precision)
-        detector.categories = categories
+        detector.categories, config = categories, trained.config
+        own = {
+            "sizes": config.get("test_sizes") or (),
+            "flip": config.get("test_flip", False),
+            "refine": config.get("refine", False),
+            "nms": config.get("test_nms"),
+        }
+        detector.predictor = Predictor(net, **{**own, **look}).eval()
     return detector
 
 

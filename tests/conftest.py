@@ -298,7 +298,7 @@ def tiny_runs(small_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     look = ("--crop-size", 32, "--resize-size", 36, "--interpolation", "bicubic", "--test-crops", "ten")
     det = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", 80, "--max-size", 80)
     own: dict[str, tuple[Any, ...]] = {
-        "det": (*det, "--data", small_shapes, "--fpn-channels", 32, "--freeze", 0),
+        "det": (*det, "--data", small_shapes, "--fpn-channels", 32, "--freeze", 0, "--test-flip"),
         "seg": ("--data", small_shapes, "--recipe", "shapes", "--test-flip", "--window", 48, "--crop-size", 64),
         "cls": ("--data", pictures, "--recipe", "cifar", *look, "--normalise", "data"),
     }
