@@ -35,8 +35,10 @@ def test_options_are_flat_and_dashes_do():
 def test_recipe_then_config_then_command_line(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("epochs: 2\nbatch_size: 2\nlr: 0.2\n")
     (tmp_path / "mine.yaml").write_text("batch_size: 3\nlr: 0.3\n")
-    options = parsed("--config", str(tmp_path / "mine.yaml"), "--lr", "0.4", recipe=lambda _: tmp_path / "recipe.yaml")
-    assert (options.train.epochs, options.train.batch_size, options.train.lr) == (2, 3, 0.4)
+    file, lr = ("--config", str(tmp_path / "mine.yaml")), ("--lr", "0.4")
+    for words in ((*file, *lr), (*lr, *file), (*lr, f"--config={file[1]}")):  # wherever the file stands
+        options = parsed(*words, recipe=lambda _: tmp_path / "recipe.yaml")
+        assert (options.train.epochs, options.train.batch_size, options.train.lr) == (2, 3, 0.4)
 
 
 def test_saved_options_read_back(tmp_path: Path):

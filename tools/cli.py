@@ -63,7 +63,7 @@ def _parse(
 
     groups = get_type_hints(options)
     argv = _plain_words(sys.argv[1:] if argv is None else argv, _switches(groups.values()))
-    argv = _collected(argv, words) if words else argv
+    argv = _config_first(_collected(argv, words) if words else argv)
     config = _last_value(argv, "config")
     if config is not None:
         _read_config(Path(config))  # its own words for a broken file
@@ -83,6 +83,20 @@ def _parse(
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{_plain_text(error)}; see --help") from None
     return options(**{name: _instance(group, values) for name, group in groups.items()})
+
+
+def _config_first(argv: Sequence[str]) -> list[str]:
+    """`--config` before all else: the parser lets later words win, and options win over it wherever it stands."""
+    files: list[str] = []
+    others: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--config" and words:
+            files += [word, words.pop(0)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return files + others
 
 
 def split_words(options: type, argv: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
