@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,12 @@ def test_detections_of_a_folder(tiny_runs, small_shapes: Path, script: Call, tmp
     assert known["categories"] == [{"id": c["id"], "name": c["name"]} for c in truth["categories"]]
     ids = {image["id"] for image in truth["images"]}
     assert ids < {image["id"] for image in known["images"]}
-    before = sorted((r["image_id"], r["category_id"]) for r in read_json(tiny_runs["det"] / "detections.json"))
-    assert sorted((r["image_id"], r["category_id"]) for r in rows if r["image_id"] in ids) == before
+    found, before = (
+        Counter((row["image_id"], row["category_id"]) for row in some if row["image_id"] in ids)
+        for some in (rows, read_json(tiny_runs["det"] / "detections.json"))
+    )
+    # In 16 bits a score at the limit hangs on the batch that an image comes in.
+    assert (found - before).total() + (before - found).total() <= 0.02 * before.total()
     assert len(list((out / "pictures").iterdir())) == 10
     assert Image.open(next((out / "pictures").iterdir())).size == (512, 512)
     again = script("predict.py", "--run", tiny_runs["det"], folder, "--output", out, cwd=tmp_path)

@@ -312,7 +312,7 @@ def test_other_options_and_other_data_are_refused(launch, pictures: Path, tmp_pa
         assert status == 2 and said in errors, errors
     for folder, said in (
         (other, "the data's classes are not those of the run"),
-        (fewer, "steps an epoch, not 6 as before"),
+        (fewer, "the train images are not those of the run"),
     ):
         pictures.rename(tmp_path / "away")
         shutil.copytree(folder, pictures)

@@ -89,6 +89,7 @@ def test_a_run_leaves_everything_behind(trained):
     assert {entry.name for entry in folder.iterdir()} == {
         "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "predictions.csv", "results.json",
         "tensorboard",
+        ".lock",
     }  # fmt: skip
     assert sorted(entry.name for entry in (folder / "checkpoint").iterdir()) == [
         "best.safetensors", "last-1.safetensors", "last.safetensors"

@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_behind(trained):
     folder, done = trained
     assert {entry.name for entry in folder.iterdir()} == {
         "checkpoint", "config.yaml", "detections.json", "metrics.jsonl", "model.safetensors",
-        "results.json", "samples.png", "tensorboard",
+        "results.json", "samples.png", "tensorboard", ".lock",
     }  # fmt: skip
     assert sorted(entry.name for entry in (folder / "checkpoint").iterdir()) == [
         "best.safetensors", "last-1.safetensors", "last.safetensors"

@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_behind_and_learns(trained):
     folder, done = trained
     assert {entry.name for entry in folder.iterdir()} == {
         "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "predictions.zip", "results.json",
-        "samples.png", "tensorboard",
+        "samples.png", "tensorboard", ".lock",
     }  # fmt: skip
     assert [epoch for epoch, _ in measured(folder)] == [1, 2, 3, 4, 5, 6]
     for fact in (
