@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from tools.bad_images import BadImages
 from tools.synthetic_coco import BOXES_PER_IMAGE, synthetic_results
 
 ANNOTATIONS = 500_000
+ROOT = Path(__file__).resolve().parents[1]
 BOUND = 8 * 2**20  # bytes that a worker may have to itself more than when it was forked
 ROLLUP = Path("/proc/self/smaps_rollup")
 
@@ -43,7 +47,7 @@ def growth(work: Callable[[], Any]) -> int:
         worker_end.send(unique() - before)
 
     gc.collect()
-    gc.freeze()  # a collection in the worker would touch, and so copy, whatever earlier tests left behind
+    gc.freeze()  # a collection in the worker would touch, and so copy, all of Python's objects
     process = context.Process(target=worker)
     process.start()
     grown = answer.recv()
@@ -52,17 +56,31 @@ def growth(work: Callable[[], Any]) -> int:
     return grown
 
 
-def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def measure(folder: Path) -> None:
+    """Print what a worker grows by that reads all annotations, and one that reads them as Python's objects."""
     truth, _ = synthetic_results(-(-ANNOTATIONS // BOXES_PER_IMAGE), 0, seed=0)
     for image in truth["images"]:
         image["file_name"] = "tiny.png"
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    cv2.imwrite(str(tmp_path / "tiny.png"), np.zeros((2, 2, 3), np.uint8))
-    annotations = CocoAnnotations.read(tmp_path / "truth.json", tmp_path)
+    (folder / "truth.json").write_text(json.dumps(truth))
+    cv2.imwrite(str(folder / "tiny.png"), np.zeros((2, 2, 3), np.uint8))
+    annotations = CocoAnnotations.read(folder / "truth.json", folder)
     assert len(annotations.boxes) >= ANNOTATIONS
     decode = data.read_image
-    monkeypatch.setattr(data, "read_image", lambda path, size: decode(path))  # the size is that of a real image
-    images = BadImages(tmp_path, skip=True, seed=0).replacing(data.CocoDetection(annotations, Augment("eval")))
-    assert growth(lambda: [images[(0, place)] and None for place in range(len(images))]) < BOUND
-    # The ruler sees what it shall: Python's objects are copied as they are counted.
-    assert growth(lambda: [record["bbox"] for record in truth["annotations"]]) > 4 * BOUND
+    data.read_image = lambda path, size: decode(path)  # the size is that of a real image
+    images = BadImages(folder, skip=True, seed=0).replacing(data.CocoDetection(annotations, Augment("eval")))
+    print(growth(lambda: [images[(0, place)] and None for place in range(len(images))]))
+    print(growth(lambda: [record["bbox"] for record in truth["annotations"]]))
+
+
+def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path):
+    """In a process of its own: what earlier tests left in this one's memory would be counted."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    packed, objects = map(int, done.stdout.split())
+    assert packed < BOUND
+    assert objects > 4 * BOUND  # the ruler sees what it shall: Python's objects are copied as they are counted
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]))
