@@ -10,7 +10,6 @@ in all looks, all necks and all trunks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,32 +20,12 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remo
 
 from backbones.errors import UserError
 from backbones.fold import Folds
-from backbones.weights import read_meta
-from detection.annotations import CategoryMap
-from detection.faster_rcnn import FasterRCNN, build
+from detection.faster_rcnn import FasterRCNN
 from detection.resize import ImageTransform
 
 REFINED_NMS = 0.3  # the paper's threshold for the united boxes of two passes
 VOTE_OVERLAP = 0.5  # of the boxes that vote with a kept one (Gidaris and Komodakis 2015)
 SMALLEST_SIDE = 1e-2  # pixels, as torchvision has it
-
-
-def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRCNN:
-    """The detector of a run's `model.safetensors`, as it was trained, with labels of the given categories.
-
-    Raises:
-        UserError: where the file does not say what it holds, or was trained on other categories.
-    """
-    known = read_meta(path)
-    if known.get("task") != "detection":
-        raise UserError(f"{path}: is no detector of ours; name model.safetensors of a detection run")
-    options = {name: value for name, value in known["model"].items() if name not in ("backbone", "weights", "freeze")}
-    model = build(known["model"]["backbone"], len(categories), weights=path, categories=categories, **options)
-    model.transform.image_mean, model.transform.image_std = list(known["input"]["mean"]), list(known["input"]["std"])
-    strange = model.load_report.missing
-    if strange:
-        raise UserError(f"{path}: was not trained on {len(strange)} of the data's categories ({strange[0]}, ...)")
-    return model
 
 
 class Predictor(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor
 from backbones.errors import UserError
 from backbones.pixels import Image, pixels_of
 from backbones.predictor import TrainedNet
-from backbones.trained import Trained, find
+from backbones.trained import find
+from backbones.weights import read_meta
 from detection.annotations import CategoryMap
 from detection.data import read_image
 from detection.faster_rcnn import FasterRCNN, build
@@ -98,7 +99,7 @@ def load(
     with trained.understood():
         meta = trained.meta
         categories = CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
-        net = _net(trained, categories)
+        net = _rebuilt(trained.path, meta, categories)
         read = partial(pixels, min_size=net.transform.min_size[-1], max_size=net.transform.max_size)
         detector = TrainedDetector(trained, net, read, device=device, precision=precision)
         detector.categories, config = categories, trained.config
@@ -126,9 +127,25 @@ def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
     return found
 
 
-def _net(trained: Trained, categories: CategoryMap) -> FasterRCNN:
-    meta = trained.meta
+def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRCNN:
+    """The detector of a run's `model.safetensors`, as it was trained, with labels of the given categories.
+
+    Raises:
+        UserError: where the file does not say what it holds, or was trained on other categories.
+    """
+    known = read_meta(path)
+    if known.get("task") != "detection":
+        raise UserError(f"{path}: is no detector of ours; name model.safetensors of a detection run")
+    net = _rebuilt(path, known, categories)
+    strange = net.load_report.missing
+    if strange:
+        raise UserError(f"{path}: was not trained on {len(strange)} of the data's categories ({strange[0]}, ...)")
+    return net
+
+
+def _rebuilt(path: str | os.PathLike[str], meta: dict[str, Any], categories: CategoryMap) -> FasterRCNN:
+    """The net that a file's header describes, with its weights and its normalisation."""
     options = {name: value for name, value in meta["model"].items() if name not in TRAINING_ONLY}
-    net = build(meta["model"]["backbone"], len(categories), weights=trained.path, categories=categories, **options)
+    net = build(meta["model"]["backbone"], len(categories), weights=path, categories=categories, **options)
     net.transform.image_mean, net.transform.image_std = list(meta["input"]["mean"]), list(meta["input"]["std"])
     return net

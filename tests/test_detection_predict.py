@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 import detection
 from backbones.errors import UserError
 from detection.annotations import CategoryMap
-from detection.predict import Predictor, _Look, from_file, mirrored, united, voted
+from detection.predict import Predictor, _Look, mirrored, united, voted
+from detection.trained import from_file
 from tools.cli import parse
 from tools.det_options import Options
 

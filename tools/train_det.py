@@ -158,7 +158,7 @@ def build_others(options: Options, annotations: CocoAnnotations, experiment: Exp
     """
     import torch
 
-    from detection.predict import from_file
+    from detection.trained import from_file
     from tools import distributed
 
     files = options.evaluation.ensemble or ()
