@@ -24,10 +24,10 @@ from torchvision.ops import MultiScaleRoIAlign
 import detection
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
-from tools.benchmark_compare import OURS, Way
+from tools.benchmark_compare import OURS
 from tools.benchmark_machine import device
 from tools.benchmark_rounds import Step
-from tools.benchmark_steps import placed, prediction, training
+from tools.benchmark_steps import NetJob, placed, prediction, training
 
 CLASSES = 90
 HEIGHT, WIDTH, BOXES = 480, 640, 7  # of COCO's images on average
@@ -81,23 +81,10 @@ class Detector:
         return [TORCHVISION] if builds and not self.alone else []
 
 
-@dataclass(frozen=True)
-class DetectorJob:
-    """A detector to measure; see `benchmark_compare.Job`.
+class DetectorJob(NetJob):
+    """A detector to measure."""
 
-    Attributes:
-        weights: a file that fits both libraries' layouts.
-    """
-
-    library: str
     net: Detector
-    way: Way
-    mode: str
-    weights: Path | None
-
-    @property
-    def batch(self) -> int:
-        return self.net.batch
 
     def prepare(self) -> Step:
         """Build net, input and optimizer; returns one training step or one prediction."""

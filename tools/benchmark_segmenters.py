@@ -15,10 +15,10 @@ import segmentation
 from backbones.errors import UserError
 from segmentation.fcn import AUX_WEIGHT
 from segmentation.losses import IGNORE
-from tools.benchmark_compare import OURS, Way
+from tools.benchmark_compare import OURS
 from tools.benchmark_machine import device
 from tools.benchmark_rounds import Step
-from tools.benchmark_steps import placed, prediction, training
+from tools.benchmark_steps import NetJob, placed, prediction, training
 
 CLASSES = 21
 TORCHVISION = "torchvision"
@@ -61,23 +61,10 @@ class Segmenter:
         return [TORCHVISION] if self.head == "dilated" and self.backbone in THEIRS else []
 
 
-@dataclass(frozen=True)
-class SegmenterJob:
-    """A segmentation net to measure; see `benchmark_compare.Job`.
+class SegmenterJob(NetJob):
+    """A segmentation net to measure."""
 
-    Attributes:
-        weights: a file that fits both libraries' layouts.
-    """
-
-    library: str
     net: Segmenter
-    way: Way
-    mode: str
-    weights: Path | None
-
-    @property
-    def batch(self) -> int:
-        return self.net.batch
 
     def prepare(self) -> Step:
         """Build net, input and optimizer; returns one training step or one prediction."""

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from backbones.fold import Folds
-from tools.benchmark_compare import OURS, Job
+from tools.benchmark_compare import OURS, Job, Way
 from tools.benchmark_machine import DTYPES, device
 from tools.benchmark_rounds import Step
 from tools.optim import build_optimizer, memory_order
 from tools.options import TrainOptions
 from tools.training import Precision
+
+
+@dataclass(frozen=True)
+class NetJob:
+    """A net of a task to measure; see `benchmark_compare.Job`. A task says how it is prepared.
+
+    Attributes:
+        weights: a file that fits both libraries' layouts.
+    """
+
+    library: str
+    net: Any
+    way: Way
+    mode: str
+    weights: Path | None
+
+    @property
+    def batch(self) -> int:
+        return self.net.batch
 
 
 def placed(model: nn.Module, job: Job) -> nn.Module:
