@@ -26,3 +26,25 @@ def open_picture(path: Path) -> Image.Image:
         return Image.open(path)
     except Image.DecompressionBombError:
         raise UserError(f"{path}: has more than {MOST_PIXELS} pixels; cut it into smaller pictures") from None
+
+
+def picture_size(path: Path, *, turned: bool) -> tuple[int, int]:
+    """Height and width of a picture by its header.
+
+    Args:
+        turned: as its EXIF orientation says; else as its pixels lie.
+
+    Raises:
+        UserError: where the file is missing, no picture, or too large for one.
+    """
+    try:
+        with open_picture(path) as picture:
+            swapped = turned and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (picture.width, picture.height) if swapped else (picture.height, picture.width)
+    except UserError:
+        raise
+    except Exception as error:  # PIL lets many kinds out, such as SyntaxError and struct.error
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: does not decode ({words}); replace or remove it, or pass --on-bad-image skip"
+        ) from None

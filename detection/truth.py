@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbones.errors import UserError
-from backbones.pictures import open_picture
 
 Record = dict[str, Any]
 Layout = Literal["coco", "voc", "yolo"]
@@ -80,23 +79,6 @@ def images_below(folder: Path) -> dict[str, list[str]]:
                 inner = [] if below == os.curdir else below.split(os.sep)
                 found.setdefault("/".join([*inner, stem]), []).append("/".join([*inner, name]))
     return found
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture by its header, turned as its EXIF orientation says.
-
-    Raises:
-        UserError: where the file is missing or no picture.
-    """
-    try:
-        with open_picture(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
-    except Exception as error:  # PIL lets many kinds out, such as SyntaxError and struct.error
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: does not decode ({words}); replace or remove it, or pass --on-bad-image skip"
-        ) from None
 
 
 def read_names(path: Path) -> list[str]:

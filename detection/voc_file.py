@@ -14,7 +14,8 @@ from xml.parsers import expat
 
 from backbones.errors import UserError
 from backbones.file_names import is_text, leads_out
-from detection.truth import Note, Record, Truth, images_below, picture_size, read_names, read_text, refuse
+from backbones.pictures import picture_size
+from detection.truth import Note, Record, Truth, images_below, read_names, read_text, refuse
 
 LISTS = Path("ImageSets", "Main")
 FLAGS = ("-1", "0", "1")  # of a class's own lists: "000005 -1"
@@ -203,7 +204,7 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
     if height and width:
         return height, width
     try:
-        return picture_size(image)
+        return picture_size(image, turned=True)
     except UserError as error:
         if absent == "error":
             raise UserError(f"{path}: has no <size>, and {error}") from None

@@ -15,13 +15,13 @@ import yaml
 
 from backbones.errors import UserError
 from backbones.file_names import is_text
+from backbones.pictures import picture_size
 from detection.truth import (
     Note,
     Record,
     Truth,
     checked_names,
     images_below,
-    picture_size,
     read_names,
     read_text,
     refuse,
@@ -153,7 +153,7 @@ def _pairs(by_stem: dict[str, list[str]], images: Path, labels: Path, absent: st
 
 def _size(path: Path, absent: str) -> tuple[int, int] | UserError:
     try:
-        return picture_size(path)
+        return picture_size(path, turned=True)
     except UserError as error:
         return error if absent == "error" else unknown_size()
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-from backbones.pictures import open_picture
 from segmentation.labels import Classes
 from segmentation.losses import IGNORE
 from segmentation.transforms import Augment
@@ -144,19 +143,6 @@ def read_image(path: Path, *, way_out: str = "replace or remove it, or pass --on
     if image is None:
         raise UserError(f"{path}: does not decode: cut short, damaged or no image; {way_out}")
     return image
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture by its header.
-
-    Raises:
-        UserError: where the file is missing or no picture.
-    """
-    try:
-        with open_picture(path) as picture:
-            return picture.height, picture.width
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); replace or remove it") from None
 
 
 def _padded(x: Tensor, height: int, width: int, value: int) -> Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 
 from backbones.errors import UserError
 from backbones.file_names import leads_out
-from segmentation.data import picture_size, read_image
+from backbones.pictures import picture_size
+from segmentation.data import read_image
 from segmentation.labels import VOC_CLASSES, Classes, palette, read_labels
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -38,7 +39,7 @@ class LabelFolder:
         return read_image(self.file(row))
 
     def size(self, row: int) -> tuple[int, int]:
-        return picture_size(self._path(self._labels, row))  # the same, or reading the labels will say so
+        return picture_size(self._path(self._labels, row), turned=False)  # the same, or reading the labels will say so
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         return read_labels(self._path(self._labels, row), self.classes, size=size, ignore_index=self.ignore_index)

@@ -14,7 +14,7 @@ import pytest
 from conftest import child_only
 
 from backbones.errors import UserError
-from segmentation.data import picture_size
+from backbones.pictures import picture_size
 from tools import train_cls
 from tools.bad_images import RECORD, BadImages
 from tools.run_log import LAUNCHERS, choose_folder, hold
@@ -120,4 +120,4 @@ def test_a_picture_of_too_many_pixels_is_named(tmp_path: Path):
     parts = [struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks]
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     with pytest.raises(UserError, match=r"bomb\.png: has more than 1073741824 pixels; cut it into smaller pictures"):
-        picture_size(tmp_path / "bomb.png")
+        picture_size(tmp_path / "bomb.png", turned=False)

@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import yaml
 
 from backbones.errors import UserError
-from detection.truth import SUFFIXES, Record, Truth, checked_names, picture_size
+from backbones.pictures import picture_size
+from detection.truth import SUFFIXES, Record, Truth, checked_names
 from detection.voc_file import CORNERS, FURTHEST, KEPT, LISTS
 from detection.yolo_file import BEYOND
 from tools.files import write_json
@@ -220,7 +221,7 @@ def _digits(value: Decimal) -> str:
 def _refuse_other_size(truth: Truth, image: Record) -> None:
     """YOLO's files have no sizes: readers take those of the image file, as its EXIF orientation turns it."""
     path = truth.folder / image["file_name"]
-    height, width = picture_size(path)
+    height, width = picture_size(path, turned=True)
     if (width, height) != (image["width"], image["height"]):
         raise UserError(
             f"{path}: is {width}x{height} pixels as its EXIF turns it, but {truth.path} says "
