@@ -171,8 +171,8 @@ def test_refusals_are_one_line(server: type[Hub], tiny_runs, tmp_path: Path, mon
         ("pull", "--repo", "me/empty", "--output", "x"): "has no file model.safetensors",
         ("pull", "--repo", "me/other", "--output", "x"): "not a whole safetensors file",
         ("pull", "--repo", "../etc", "--output", "x"): "no repository of the hub",
-        ("pull", "--repo", "me/net"): "pull needs a folder",
-        ("push", "--repo", "me/net"): "push needs the folder",
+        ("pull", "--repo", "me/net"): "--output is missing: pull needs a folder",
+        ("push", "--repo", "me/net"): "--run is missing: push needs the folder",
         ("push", "--repo", "me/net@v1", "--run", run): "leave @v1 out",
         ("push", "--repo", "me/net", "--run", "nowhere"): "no such run folder",
     }

@@ -24,7 +24,6 @@ if __package__ in (None, ""):
 
 from backbones.errors import UserError
 from tools.cli import parse, run
-from tools.options import require
 
 
 @dataclass
@@ -51,8 +50,10 @@ class HubOptions:
 
     def __post_init__(self) -> None:
         pushes = self.command == "push"
-        require(not pushes or self.run, "run", self.run, "push needs the folder of a run")
-        require(pushes or self.output, "output", self.output, "pull needs a folder")
+        if pushes and not self.run:
+            raise UserError("--run is missing: push needs the folder of a finished run, as --run FOLDER")
+        if not pushes and not self.output:
+            raise UserError("--output is missing: pull needs a folder to write into, as --output FOLDER")
 
 
 @dataclass
