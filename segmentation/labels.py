@@ -146,6 +146,11 @@ def palette(path: Path) -> tuple[Colour, ...]:
     return tuple(zip(*[iter(values or ())] * 3, strict=False))
 
 
+def is_background(number: int, names: Sequence[str]) -> bool:
+    """Whether a class is what belongs to no object, as VOC's first."""
+    return number == 0 and names[0].strip("_").lower() == "background"
+
+
 def colour(number: int) -> Colour:
     """A colour for a class: hues a golden ratio apart, lighter and darker in turn."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.61803399 % 1, 0.8, (0.9, 0.6)[number % 2])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import os
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -16,8 +19,9 @@ import pytest
 from PIL import Image
 
 import detection
+import segmentation
 from backbones.errors import UserError
-from tools import predict
+from tools import predict, predict_tasks
 from tools.cli import split_words
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -111,7 +115,6 @@ def test_label_maps(tiny_runs, tmp_path: Path):
     out = run(tiny_runs["seg"], write(tmp_path / "a.png"), film(tmp_path / "clip.mp4", 2), out=tmp_path / "o")
     classes = Classes.read(out / "classes.txt")
     labels = read_labels(out / "labels/a.png", classes, size=(48, 64), ignore_index=255)
-    import segmentation
 
     assert np.array_equal(labels, segmentation.load(tiny_runs["seg"])(tmp_path / "a.png").labels)
     assert Image.open(out / "labels/clip/000001.png").mode == "P"
@@ -243,3 +246,42 @@ def test_words_and_options_are_told_apart():
         ["--score", "0.5", "--draw", "--draw", "false", "--tile=8"],
     )
     assert split_words(predict.Options, ["--help", "x"]) == (["x"], ["--help"])
+
+
+def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monkeypatch):
+    """Results of the pictures so far, drawn ones too; the handler of before is back."""
+    folder, found, before = tmp_path / "many", predict_tasks.Detect.predict, signal.getsignal(signal.SIGTERM)
+    for number in range(5):
+        write(folder / f"{number + 1}.png")
+
+    def stop_at_the_third(self: Any, contents: Any) -> Any:
+        if len(self.images) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return found(self, contents)
+
+    monkeypatch.setattr(predict_tasks.Detect, "predict", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt, match="interrupted: 2 pictures were predicted"):
+        run(tiny_runs["det"], folder, "--batch-size", 1, out=tmp_path / "o")
+    assert [image["id"] for image in read_json(tmp_path / "o/images.json")["images"]] == [1, 2]
+    assert {row["image_id"] for row in read_json(tmp_path / "o/predictions.json")} == {1, 2}
+    assert sorted(p.name for p in (tmp_path / "o/pictures").iterdir()) == ["1.jpg", "2.jpg"]
+    summary = read_json(tmp_path / "o/summary.json")
+    assert (summary["pictures"], summary["interrupted"]) == (2, True)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_file_name_that_is_not_utf8(tiny_runs, tmp_path: Path):
+    path = write(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    out = run(tiny_runs["cls"], path.parent, out=tmp_path / "o")
+    assert "caf\\udce9.png," in (out / "predictions.csv").read_text(encoding="utf-8")
+
+
+def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Path):
+    net = segmentation.load(tiny_runs["seg"])
+    names = ("background", *net.classes.names[1:])
+    net.classes = dataclasses.replace(net.classes, names=names)
+    everything = [*range(1, len(names))]
+    assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes()).chosen == everything
+    assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes(classes=names)).chosen == [0, *everything]
+    net.classes = dataclasses.replace(net.classes, names=("sky", *names[1:]))
+    assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes()).chosen == [0, *everything]

@@ -170,8 +170,8 @@ def run(main: Callable[[], None]) -> None:
         failures.end(f"error: {_one_line(error)}", 2, speaks=not isinstance(error, SharedError) or error.speaks)
     except Stopped as stop:
         failures.end(str(stop), STATUS, speaks=failures.is_first())
-    except KeyboardInterrupt:
-        failures.end("interrupted", INTERRUPTED, speaks=failures.is_first())
+    except KeyboardInterrupt as stop:
+        failures.end(str(stop) or "interrupted", INTERRUPTED, speaks=failures.is_first())
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:

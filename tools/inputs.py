@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 from tools.loading import loader
+from tools.stopping import shield
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -169,7 +170,9 @@ def _images(inputs: list[Input], start: int, read: Callable[[Any], Any], workers
     workers = 0 if len(inputs) < FEW else workers
     ahead = {"prefetch_factor": AHEAD} if workers else {}
     # One by one: a batch of photographs from each worker would fill the memory.
-    yield from loader(_Images(inputs, start, read), workers=workers, collate=_as_it_is, batch_size=None, **ahead)
+    pictures = loader(_Images(inputs, start, read), workers=workers, collate=_as_it_is, batch_size=None, **ahead)
+    shield(pictures)
+    yield from pictures
 
 
 def _as_it_is(picture: Picture) -> Picture:

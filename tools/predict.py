@@ -5,7 +5,7 @@
     python tools/predict.py --run RUN aerial.tif --tile 800       # overlapping tiles, merged detections
 
 The task is the run's. An input that cannot be read is named, the others are predicted all the same, and the exit status
-is 2.
+is 2. Ctrl-C and SIGTERM keep what was found until then; the exit status is 130.
 """
 
 from __future__ import annotations
@@ -105,16 +105,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     for problem in problems:
         _complain(problem)
     started = time.perf_counter()
-    done, more = predict(task, options, inputs, folder)
+    done, more, stopped = predict(task, options, inputs, folder)
     seconds = time.perf_counter() - started
     problems += more
     files = task.finish(folder) if done else []
-    summary = {"pictures": done, "seconds": round(seconds, 2), "pictures_per_second": round(done / seconds, 3)}
+    summary = {
+        "pictures": done,
+        "interrupted": stopped,
+        "seconds": round(seconds, 2),
+        "pictures_per_second": round(done / seconds, 3),
+    }
     if folder.is_dir():
         write_json(folder / "summary.json", {**summary, "weights": str(task.net.trained.path), "failed": problems})
     print(f"{done} pictures in {seconds:.1f} s: {done / seconds:.1f} images/s; {len(problems)} inputs failed")
     if files:
         print(f"in {folder}: {', '.join([*files, *(['pictures/'] if options.draw else [])])}")
+    if stopped:
+        raise KeyboardInterrupt(f"interrupted: {done} pictures were predicted; the others are left out")
     if problems:
         raise UserError(f"{len(problems)} of the inputs failed, {done} pictures were predicted; see above")
 
@@ -136,31 +143,36 @@ def start(options: PredictOptions, folder: Path) -> Task:
     return open_task(options.run or options.weights or "", wishes, folder, draws=options.draw)
 
 
-def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Path) -> tuple[int, list[str]]:
-    """Predict all pictures; how many, and what is wrong with the others."""
+def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Path) -> tuple[int, list[str], bool]:
+    """Predict all pictures, or those before an interrupt: how many, what is wrong with others, whether one came."""
     from tqdm import tqdm
 
     from tools.drawn import Drawn
     from tools.inputs import count, stream
     from tools.loading import cores
     from tools.run_log import create_results
+    from tools.stopping import as_interrupt
 
     workers = min(4, cores()) if options.workers is None else options.workers
     problems: list[str] = []
-    done = 0
+    done, stopped = 0, False
     pictures = numbered(stream(inputs, task.read, workers=workers), inputs, problems)
     with (
         Drawn(folder / "pictures", enabled=options.draw) as drawn,
         tqdm(total=count(inputs), unit="img", dynamic_ncols=True) as bar,
+        as_interrupt(),
     ):
-        for batch in batches(pictures, task, options.batch_size):
-            if not done:
-                create_results(folder)
-            for named, result in zip(batch, task.predict([each.picture.content for each in batch]), strict=True):
-                task.add(named, result, drawn)
-            done += len(batch)
-            bar.update(len(batch))
-    return done, problems
+        try:
+            for batch in batches(pictures, task, options.batch_size):
+                if not done:
+                    create_results(folder)
+                for named, result in zip(batch, task.predict([each.picture.content for each in batch]), strict=True):
+                    task.add(named, result, drawn)
+                    done += 1
+                    bar.update()
+        except KeyboardInterrupt:
+            stopped = True
+    return done, problems, stopped
 
 
 def numbered(pictures: Iterator[Picture], inputs: list[Input], problems: list[str]) -> Iterator[Named]:

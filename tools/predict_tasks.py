@@ -117,11 +117,13 @@ class Detect:
         keep = [i for i, label in enumerate(result.labels.tolist()) if label in self.ids and result.scores[i] >= low]
         boxes, scores, labels = (getattr(result, name)[keep].numpy() for name in ("boxes", "scores", "labels"))
         names = [result.names[place] for place in keep]
-        self.images.append(_image_row(named, content))
+        rows = []
         for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
             left, top, right, bottom = box
             bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
-            self.rows.append({"image_id": named.number, "category_id": label, "bbox": bbox, "score": round(score, 5)})
+            rows.append({"image_id": named.number, "category_id": label, "bbox": bbox, "score": round(score, 5)})
+        self.rows += rows  # all at once: an interrupt leaves no image with some of its boxes
+        self.images.append(_image_row(named, content))
         seen = scores >= (DRAWN_SCORE if self.wishes.score is None else low)
         colours = [self.net.categories.ids.index(label) + 1 for label in labels[seen].tolist()]
         shown = [name for name, there in zip(names, seen, strict=True) if there]
@@ -151,8 +153,13 @@ class Segment:
     wishes: Wishes
 
     def __post_init__(self) -> None:
+        from segmentation.labels import is_background
+
         self.read: Callable[[Any], Any] = self.net.read
-        self.chosen = chosen_classes(self.wishes.classes, self.net.classes.names)
+        names = self.net.classes.names
+        chosen = chosen_classes(self.wishes.classes, names)
+        # Colour on all that is nothing would hide the picture; who wants it names it.
+        self.chosen = [place for place in chosen if self.wishes.classes or not is_background(place, names)]
 
     def pixels(self, content: Tensor) -> int:
         return content[0].numel()
@@ -218,7 +225,9 @@ class Classify:
 
         names, values = result.names, result.probabilities.tolist()
         frame = named.picture.frame
-        file = named.picture.source.path if frame is None else f"{named.picture.source.path}#{frame}"
+        # Names of other encodings than UTF-8 have bytes that no text file holds.
+        path = str(named.picture.source.path).encode("utf-8", "backslashreplace").decode("utf-8")
+        file = path if frame is None else f"{path}#{frame}"
         self.rows.append((named.number, [file, *(x for pair in zip(names, values, strict=True) for x in pair)]))
         if named.picture.content[1] is not None:
             drawn.add(named.name, named.picture, partial(draw_ranking, named.picture.content[1], names, values))

@@ -45,6 +45,16 @@ def noticed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """Within, SIGTERM is Ctrl-C: a KeyboardInterrupt, for work that keeps what it has by then."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def asked() -> bool:
     """Whether a signal came."""
     return _asked_at is not None
