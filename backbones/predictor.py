@@ -8,10 +8,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from backbones.errors import UserError
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
 from backbones.pixels import Image
 from backbones.precision import precision_dtype
+from backbones.state_file import first_line
 from backbones.trained import Trained
 
 Result = TypeVar("Result")
@@ -43,7 +45,7 @@ class TrainedNet(Generic[Result]):
         precision: str | None = None,
     ) -> None:
         self.trained, self.read = trained, read
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = precision_dtype(precision or trained.config.get("precision", "auto"), self.device)
         _freeze_as_trained(model, trained)
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
@@ -75,6 +77,21 @@ class TrainedNet(Generic[Result]):
 
     def _predict(self, images: Sequence[Any]) -> list[Result]:
         raise NotImplementedError
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """A device that this machine has.
+
+    Raises:
+        UserError: where it has none such, or torch knows no such name.
+    """
+    try:
+        torch.empty(1, device=device).cpu()  # beyond its name: `meta` holds no numbers, `cuda:9` may not be there
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
+        raise UserError(
+            f"device {device}: cannot be used here ({first_line(error)}); name another, such as cpu"
+        ) from None
 
 
 def _freeze_as_trained(model: nn.Module, trained: Trained) -> None:

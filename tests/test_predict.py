@@ -173,11 +173,24 @@ def test_bad_inputs_are_named_and_the_others_predicted(tiny_runs, script: Call, 
     write(tmp_path / "thin.png", (1, 4000, 3))
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "empty").mkdir()
-    words = ("torn.jpg", "none.mp4", "thin.png", "notes.txt", "empty", "gone.jpg", "*.gif", "good.jpg", "torn.webm")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    words = (
+        "pipe.jpg",
+        "torn.jpg",
+        "none.mp4",
+        "thin.png",
+        "notes.txt",
+        "empty",
+        "gone.jpg",
+        "*.gif",
+        "good.jpg",
+        "torn.webm",
+    )
     done = script("predict.py", "--run", tiny_runs["det"], "--output", "o", "--score", "0", *words, cwd=tmp_path)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for text in (
+        "pipe.jpg: is a pipe or a device",
         "torn.jpg: does not decode",
         "none.mp4: cannot be decoded as a video",
         "thin.png: is 4000x1 pixels; its narrow side",
@@ -188,11 +201,11 @@ def test_bad_inputs_are_named_and_the_others_predicted(tiny_runs, script: Call, 
         "torn.webm: only",
     ):
         assert sum(text in line for line in lines) == 1, text
-    assert "8 of the inputs failed" in lines[-1]
-    assert len(lines) == 9
+    assert "9 of the inputs failed" in lines[-1]
+    assert len(lines) == 10
     assert "Traceback" not in done.stderr
     summary = read_json(tmp_path / "o/summary.json")
-    assert len(summary["failed"]) == 8
+    assert len(summary["failed"]) == 9
     assert summary["pictures"] > 1
     assert {p.name for p in (tmp_path / "o/pictures").iterdir()} == {"good.jpg", "torn-2.mp4"}
 
@@ -205,6 +218,9 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
     "tile": (("--tile", 3), "--tile 3: must be 16 or more"),
     "tile word": (("--tile", "big"), "--tile big: expected"),
     "option": (("--scores", 1), "scores"),
+    "threads": (("--threads", -1), "--threads -1: must be above 0"),
+    "device": (("--device", "gpu"), "device gpu: cannot be used here"),
+    "device that holds nothing": (("--device", "meta"), "device meta: cannot be used here"),
     "two": (("--weights", "x.safetensors"), "name --run FOLDER or --weights FILE"),
 }
 

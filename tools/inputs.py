@@ -147,6 +147,8 @@ def _found(word: str) -> list[Input] | str:
         matches = sorted(glob.glob(word, recursive=True))
         files = [Path(match) for match in matches if Path(match).suffix.lower() in IMAGES + VIDEOS]
         return [Input(file, file.name) for file in files] or f"{word}: no image or video has such a name"
+    if path.exists():
+        return f"{word}: is a pipe or a device, which cannot be read twice; save what it holds as a file"
     return f"{word}: no such file or folder"
 
 

@@ -74,6 +74,7 @@ class PredictOptions:
         require(self.score is None or 0 <= self.score <= 1, "score", self.score, "must be between 0 and 1")
         require(self.overlap is None or 0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0, below 1")
         require(self.tile in (None, "auto") or int(self.tile or 0) >= 16, "tile", self.tile, "must be 16 or more")
+        require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
         for name in ("top", "batch_size"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
