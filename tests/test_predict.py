@@ -123,6 +123,14 @@ def test_label_maps(tiny_runs, tmp_path: Path):
     assert read_labels(tiled / "labels/a.png", classes, size=(48, 64), ignore_index=255).shape == (48, 64)
 
 
+def test_a_video_beside_a_folder_of_its_frames(tiny_runs, tmp_path: Path):
+    """Neither's label maps take the other's place."""
+    write(tmp_path / "in/clip/000001.png", (20, 30, 3)), film(tmp_path / "in/clip.mp4", 2)
+    out = run(tiny_runs["seg"], tmp_path / "in", out=tmp_path / "o")
+    assert Image.open(out / "labels/clip/000001.png").size == (30, 20)
+    assert {p.name for p in (out / "labels/clip-1").iterdir()} == {"000000.png", "000001.png"}
+
+
 def test_classes(tiny_runs, tmp_path: Path):
     folder = tiny_runs["cls"].parent / "pictures/val"
     out = run(tiny_runs["cls"], folder, film(tmp_path / "clip.mp4", 2), out=tmp_path / "o")

@@ -197,13 +197,17 @@ def numbered(pictures: Iterator[Picture], inputs: list[Input], problems: list[st
 
 
 def unique_names(inputs: list[Input]) -> list[str]:
-    """A name for each input's files: its own without suffix, with a number where another has the same."""
+    """A name for each input's files: its own without suffix, with a number where another has the same.
+
+    A video's is that of a folder too, for its frames, where no other input's may lie.
+    """
+    folders = {parent.as_posix() for each in inputs for parent in Path(each.name).parents}
     taken: Counter[str] = Counter()
     names: list[str] = []
     for each in inputs:
         stem = Path(each.name).with_suffix("").as_posix()
         name = stem
-        while taken[name]:
+        while taken[name] or (each.is_video and name in folders):
             taken[stem] += 1
             name = f"{stem}-{taken[stem]}"
         taken[name] += 1
