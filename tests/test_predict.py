@@ -23,6 +23,7 @@ import segmentation
 from backbones.errors import UserError
 from tools import predict, predict_tasks
 from tools.cli import split_words
+from tools.inputs import find_inputs
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -261,6 +262,13 @@ def test_mistakes_in_what_predicts(tiny_runs, tmp_path: Path):
 def test_an_image_whose_folder_cannot_be_written_is_a_mistake(tiny_runs, tmp_path: Path):
     with pytest.raises(UserError, match="--output /proc/o: cannot be created"):
         run(tiny_runs["det"], write(tmp_path / "a.jpg"), out=Path("/proc/o"))
+
+
+def test_a_file_named_in_several_ways_is_one_input(tmp_path: Path, monkeypatch):
+    path = write(tmp_path / "a/x.png")
+    monkeypatch.chdir(tmp_path)
+    inputs, problems = find_inputs(["a/x.png", str(path), "a/../a/x.png", "a"])
+    assert ([each.path for each in inputs], problems) == ([Path("a/x.png")], [])
 
 
 def test_words_and_options_are_told_apart():

@@ -73,8 +73,8 @@ class Video:
 
 
 def find_inputs(words: Iterable[str]) -> tuple[list[Input], list[str]]:
-    """The files that are named, each once, and what is wrong with the other words."""
-    inputs: dict[Path, Input] = {}
+    """The files that are named, each once whatever its spelling, and what is wrong with the other words."""
+    inputs: dict[str, Input] = {}
     problems: list[str] = []
     for word in words:
         found = _found(word)
@@ -82,7 +82,7 @@ def find_inputs(words: Iterable[str]) -> tuple[list[Input], list[str]]:
             problems.append(found)
         else:
             for each in found:
-                inputs.setdefault(each.path, each)
+                inputs.setdefault(os.path.abspath(each.path), each)
     return list(inputs.values()), problems
 
 
