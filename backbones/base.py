@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         mean, std: normalisation for inputs in 0..1, one value per input channel.
         load_report: what the weights gave, or None with random weights.
         source: library ("torchvision" or "timm") and net whose published weights fit, or None.
+        frozen_stages: how many of the first stages do not train; `freeze_stages` says it.
     """
 
     source: tuple[str, str] | None = None
@@ -71,6 +72,8 @@ class Backbone(nn.Module):
         self.mean = per_channel(mean, in_channels)
         self.std = per_channel(std, in_channels)
         self.load_report: LoadReport | None = None
+        self.frozen_stages = 0
+        self._stopped: list[nn.Parameter] = []  # by freezing, of those that train otherwise
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[N, in_channels, H, W], normalised -> {name: [N, channels, about H/stride, about W/stride]}."""
@@ -135,10 +138,11 @@ class Backbone(nn.Module):
         raise UserError(f"{self.name}: its last stage cannot be cut off (C4); take one of ours, or neck 'fpn' or 'dc5'")
 
     def freeze_stages(self, n: int) -> None:
-        """Stop the training of the first n stages: 0 nothing, 1 the stem, 2 the stem and c2, ...
+        """Train all but the first n stages: 0 freezes nothing, 1 the stem, 2 the stem and c2, ...
 
-        Their parameters take no gradient, their batch norm becomes frozen batch norm. Thawing needs a new
-        build.
+        Frozen parameters take no gradient, and batch norm becomes frozen batch norm. A later call with a smaller n
+        thaws: what an earlier one stopped trains again. Batch norm stays frozen then, as detectors fine-tune: its
+        statistics over many images are worth more than those of small batches.
 
         Raises:
             UserError: n is not a number of stages that this net has.
@@ -146,10 +150,14 @@ class Backbone(nn.Module):
         stages = self.stages()
         if not isinstance(n, int) or not 0 <= n <= len(stages):
             raise UserError(f"{self.name}: cannot freeze {n!r} stages; expected 0..{len(stages)} (1 is the stem)")
-        modules = [m for stage in stages[:n] for m in stage]
-        for module in modules:
-            module.requires_grad_(False)
-        freeze_batch_norm(self, within=modules)
+        freeze_batch_norm(self, within=[m for stage in stages[:n] for m in stage])
+        for parameter in self._stopped:
+            parameter.requires_grad_(True)
+        frozen = [p for stage in self.stages()[:n] for m in stage for p in m.parameters()]
+        self._stopped = [parameter for parameter in frozen if parameter.requires_grad]
+        for parameter in self._stopped:
+            parameter.requires_grad_(False)
+        self.frozen_stages = n
 
     def _before_last(self) -> tuple[FeatureInfo, FeatureInfo]:
         """The last two features, checked to be neighbours."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tools.options import RunOptions, TrainOptions, require
+from tools.options import RunOptions, TrainOptions, require, require_frozen
 
 
 @dataclass
@@ -108,6 +108,7 @@ class Options:
     run: RunOptions
 
     def __post_init__(self) -> None:
+        require_frozen(self.train, self.model.freeze)
         batch, accumulate = self.train.batch_size, self.train.accumulate
         even = batch % accumulate or batch // accumulate % 2 == 0  # what does not divide is refused with other words
         mixes = self.data.mixup or self.data.cutmix

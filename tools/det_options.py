@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tools.options import RunOptions, TrainOptions, require
+from tools.options import RunOptions, TrainOptions, require, require_frozen
 
 
 @dataclass
@@ -123,6 +123,11 @@ class ModelOptions:
             self.max_size >= self.min_size, "max_size", self.max_size, f"must not be below --min-size {self.min_size}"
         )
 
+    @property
+    def frozen_stages(self) -> int:
+        """How many stages `freeze` means."""
+        return self.freeze if self.freeze is not None else 2 if self.weights != "none" else 0
+
 
 @dataclass
 class EvaluationOptions:
@@ -161,6 +166,7 @@ class Options:
     run: RunOptions
 
     def __post_init__(self) -> None:
+        require_frozen(self.train, self.model.frozen_stages)
         asked = self.evaluation
         rule = "is measured with --eval-only; train each net by itself first"
         require(self.run.eval_only or not asked.ensemble, "ensemble", asked.ensemble, rule)

@@ -111,6 +111,7 @@ def fit(
 
     with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
         while training.epoch < epochs and not worn_out():
+            training.begin_epoch()
             batches.seek(training.epoch, training.epoch_step)
             steps = iter(train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm))
             while True:

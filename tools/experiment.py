@@ -28,6 +28,7 @@ from tools.nonfinite import NonFiniteLossError
 from tools.options import RunOptions, TrainOptions
 from tools.resume import require_same_run
 from tools.run_log import BEST, LAST, TEMPORARY, RunLog, choose_folder, create_folder, hold
+from tools.stages import Thawing
 from tools.training import Precision, Training, random_state, set_random_state
 
 LIVE_NORM_IMAGES = 8  # fewer make batch statistics noisy
@@ -104,13 +105,17 @@ class Experiment:
     def training(self, model: nn.Module, *, steps_per_epoch: int) -> Training:
         """The model with optimizer, schedule and moving average, at the start or where `--resume` finds it."""
         model = model.to(self.device).to(memory_format=torch.channels_last)
+        thawing = Thawing(model, () if self.run.eval_only else self.train.thaw or ())
+        thawing.to(self.train.epochs)  # the optimizer holds all that will ever train
         optimizer = optim.build_optimizer(model, self.train)
+        thawing.to(0)
         training = Training(
             model=distributed.wrap(model, self.device),
             optimizer=optimizer,
             schedule=optim.build_schedule(optimizer, self.train, self.train.epochs * steps_per_epoch),
             precision=self.precision(),
             ema=ModelEmaV3(model, decay=self.train.ema, use_warmup=True) if self.train.ema else None,
+            thawing=thawing,
             steps_per_epoch=steps_per_epoch,
         )
         torch.manual_seed(self.run.seed + 1 + distributed.rank())  # each process samples its own

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from backbones.errors import UserError
 from tools.options import TrainOptions
+from tools.stages import depths, describe_stages
 
 # Optimizers that scale each weight's step by its own gradient history want the square root of the batch's growth.
 ADAPTIVE = ("adam", "lamb", "lion", "rmsprop", "adan", "nadam", "radam")
@@ -39,6 +41,8 @@ def learning_rate(options: TrainOptions) -> tuple[float, str]:
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """timm's optimizer of that name over the trainable parameters; biases and norm layers take no weight decay.
 
+    Its first group has the heads' learning rate, those of stages theirs where `layer_decay` or `thaw` tells them apart.
+
     Raises:
         UserError: for a name that timm does not know.
     """
@@ -52,8 +56,33 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
         opt=options.optimizer,
         lr=learning_rate(options)[0],
         weight_decay=options.weight_decay,
+        param_group_fn=partial(_groups_by_stage, options) if options.layer_decay < 1 or options.thaw else None,
         **extra,
     )
+
+
+def _groups_by_stage(options: TrainOptions, model: nn.Module) -> list[dict[str, Any]]:
+    """timm's groups by weight decay, each split by stage, the heads first; timm's schedules heed `lr_scale`.
+
+    Layer-wise decay as in BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254), by stages instead of blocks. Stages
+    that thaw want groups of their own as well: torch's fused SGD wants the same number of steps behind all of a group.
+    """
+    behind = depths(model)
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for group in param_groups_weight_decay(model, options.weight_decay):
+        for parameter in group["params"]:
+            depth = behind.get(parameter, 0)
+            fresh = {**group, "params": [], "lr_scale": options.layer_decay**depth}
+            groups.setdefault((depth, group["weight_decay"]), fresh)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
+    """The plan's rows on the learning rate, and on the stages where they do not all train alike."""
+    lr, rule = learning_rate(options)
+    rows = {"lr": f"{lr:.4g} ({rule}), {options.optimizer}, {options.schedule}"}
+    stages = describe_stages(model, lr=lr, layer_decay=options.layer_decay, thaw=options.thaw or ())
+    return {**rows, "stages": stages} if stages else rows
 
 
 @contextmanager

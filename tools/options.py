@@ -27,6 +27,10 @@ class TrainOptions:
         base_batch_size: the batch size that `base_lr` was tuned for.
         momentum: of the optimizers that are not adaptive.
         weight_decay: of weights; biases and norm layers have none.
+        layer_decay: the backbone's last stage trains at the learning rate times this, the stage before at that times
+            its square, and so on down to the stem; 1 trains all alike.
+        thaw: epochs after each of which one more of the frozen stages trains, the last one first; their batch norm
+            stays frozen. [2, 4] thaws two stages, [2, 2] both at once; goes with --freeze.
         schedule: course of the learning rate after the warm-up.
         milestones: fractions of the run at which schedule "step" divides the learning rate by ten.
         warmup: fraction of the run over which the learning rate rises linearly from a thousandth.
@@ -45,6 +49,8 @@ class TrainOptions:
     base_batch_size: int = 16
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    layer_decay: float = 1.0
+    thaw: list[int] | None = None
     schedule: Literal["step", "cosine", "constant"] = "step"
     milestones: tuple[float, float] = (0.667, 0.917)
     warmup: float = 0.01
@@ -57,6 +63,11 @@ class TrainOptions:
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         require(self.lr is None or self.lr > 0, "lr", self.lr, "must be above 0")
         require(0 < self.fraction <= 1, "fraction", self.fraction, "must be above 0 and at most 1")
+        require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "must be above 0 and at most 1")
+        thaw = self.thaw or []
+        require(thaw == sorted(thaw), "thaw", thaw, "must be epochs in rising order, such as [2, 4]")
+        within = all(0 < epoch < self.epochs for epoch in thaw)
+        require(within, "thaw", thaw, f"must be epochs with more to come, of 1 to {self.epochs - 1} with --epochs")
         for name in ("weight_decay", "clip_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         for name in ("momentum", "warmup", "ema"):
@@ -114,6 +125,19 @@ class RunOptions:
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
         require(self.timeout > 0, "timeout", self.timeout, "must be above 0")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
+
+
+def require_frozen(train: TrainOptions, stages: int) -> None:
+    """Refuse to thaw more than the `stages` that are frozen.
+
+    Raises:
+        UserError: saying how many there are.
+    """
+    thaw = train.thaw or []
+    require(stages or not thaw, "thaw", thaw, "no stage is frozen; name --freeze as well")
+    require(
+        len(thaw) <= stages, "thaw", thaw, f"thaws {len(thaw)} stages, but --freeze {stages} holds no more than that"
+    )
 
 
 def require(holds: Any, name: str, value: Any, rule: str) -> None:

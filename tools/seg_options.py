@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tools.options import RunOptions, TrainOptions, require
+from tools.options import RunOptions, TrainOptions, require, require_frozen
 
 LEAST_SCALE = 0.1
 
@@ -114,6 +114,7 @@ class Options:
     run: RunOptions
 
     def __post_init__(self) -> None:
+        require_frozen(self.train, self.model.freeze)
         plain = not (self.data.window or self.data.test_scales or self.data.test_flip)
         rule = "is measured on whole images seen once; leave --window, --test-scales and --test-flip out"
         require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)

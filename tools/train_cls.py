@@ -183,10 +183,9 @@ def show_plan(experiment: Experiment, options: Options, source: Source, model: C
     from classification.transforms import describe_views
     from tools import distributed
     from tools.experiment import print_plan
-    from tools.optim import learning_rate
+    from tools.optim import rate_rows
 
     train, data = options.train, options.data
-    lr, rule = learning_rate(train)
     world = distributed.world_size()
     crop, resize = _sizes(experiment)
     rows = {
@@ -200,11 +199,11 @@ def show_plan(experiment: Experiment, options: Options, source: Source, model: C
         "data": data.data or "built-in shapes",
         "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
         "batch": f"{train.batch_size} = {world} x {experiment.process_batch} x {train.accumulate} accumulated",
-        "lr": f"{lr:.4g} ({rule}), {train.optimizer}, {train.schedule}",
+        **rate_rows(model, train),
         "steps": f"{train.epochs} epochs x {steps} = {train.epochs * steps}",
     }
     if options.run.eval_only:
-        rows = {name: rows[name] for name in rows if name not in ("train", "batch", "lr", "steps")}
+        rows = {name: rows[name] for name in rows if name not in ("train", "batch", "lr", "stages", "steps")}
     print_plan(rows)
 
 

@@ -146,7 +146,7 @@ def build_model(options: Options, annotations: CocoAnnotations) -> FasterRCNN:
             "leave --eval-only out to train them, or take data of the same categories"
         )
     if not options.run.eval_only:
-        detector.freeze_stages(model.freeze if model.freeze is not None else 2 if weights else 0)
+        detector.freeze_stages(model.frozen_stages)
     return detector
 
 
@@ -191,9 +191,8 @@ def show_plan(
     """Say what is about to be trained, on what and how."""
     from tools import distributed
     from tools.experiment import print_plan
-    from tools.optim import learning_rate
+    from tools.optim import rate_rows
 
-    lr, rule = learning_rate(options.train)
     world, accumulate = distributed.world_size(), options.train.accumulate
     print_plan(
         {
@@ -206,7 +205,7 @@ def show_plan(
             "val": _describe(val),
             "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
             "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} x {accumulate} accumulated",
-            "lr": f"{lr:.4g} ({rule}), {options.train.optimizer}, {options.train.schedule}",
+            **rate_rows(model, options.train),
             "steps": f"{options.train.epochs} epochs x {steps} = {options.train.epochs * steps}",
         }
     )

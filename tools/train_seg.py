@@ -178,9 +178,8 @@ def show_plan(
     from segmentation.metrics import POLICY
     from tools import distributed
     from tools.experiment import print_plan
-    from tools.optim import learning_rate
+    from tools.optim import rate_rows
 
-    lr, rule = learning_rate(options.train)
     world, data = distributed.world_size(), options.data
     strides = ", ".join(f"{info.name} at stride {info.stride}" for info in model.backbone.feature_info)
     look = f"; augment {data.augment}, crop {data.crop_size}"
@@ -195,12 +194,12 @@ def show_plan(
         "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
         "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} x {options.train.accumulate} "
         "accumulated",
-        "lr": f"{lr:.4g} ({rule}), {options.train.optimizer}, {options.train.schedule}",
+        **rate_rows(model, options.train),
         "loss": f"{options.model.loss}, class weights {options.model.class_weights}",
         "steps": f"{options.train.epochs} epochs x {steps} = {options.train.epochs * steps}",
     }
     if train is None:
-        rows = {name: rows[name] for name in rows if name not in ("batch", "lr", "loss", "steps")}
+        rows = {name: rows[name] for name in rows if name not in ("batch", "lr", "stages", "loss", "steps")}
     print_plan(rows)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from backbones.errors import UserError
 from tools import distributed
 from tools.checkpoint import require_like
+from tools.stages import Thawing
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Training:
     """Everything that changes while a net is trained.
 
     Attributes:
+        thawing: what says which frozen stages train by now.
         steps_per_epoch: optimizer steps of an epoch; other data have another number.
         epoch: epochs that are done.
         epoch_step: steps done of the epoch after those; all of them until its end is evaluated and saved.
@@ -52,6 +54,7 @@ class Training:
     schedule: Scheduler
     precision: Precision
     ema: ModelEmaV3 | None = None
+    thawing: Thawing | None = None
     steps_per_epoch: int = 0
     epoch: int = 0
     epoch_step: int = 0
@@ -65,6 +68,15 @@ class Training:
     def evaluated(self) -> nn.Module:
         """The net to evaluate and to save: the moving average where there is one."""
         return self.ema.module if self.ema else distributed.unwrap(self.model)
+
+    def begin_epoch(self) -> None:
+        """Thaw the stages that are due.
+
+        DistributedDataParallel exchanges the gradients of what trained when it was made: another takes its place.
+        """
+        if self.thawing and self.thawing.to(self.epoch):
+            self.model = distributed.unwrap(self.model)
+            self.model = distributed.wrap(self.model, self.precision.device)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, as tensors and JSON values."""
@@ -83,8 +95,8 @@ class Training:
             UserError: where it is of another net, optimizer or number of steps.
         """
         require_like(state, {**self.state_dict(), "optimizer": dict, "best": float | int | None}, "the checkpoint")
-        moments = _checked(state["optimizer"], self.optimizer)
         self._require_place(state)
+        moments = _checked(state["optimizer"], self.optimizer, self._resting(state))
         self.load_net(state)
         _take_moments(self.optimizer, moments)
         self.precision.scaler.load_state_dict(state["scaler"])
@@ -104,6 +116,11 @@ class Training:
         model.load_state_dict(state["model"])
         if ema:
             ema.load_state_dict(state["ema"])
+
+    def _resting(self, state: dict[str, Any]) -> set[nn.Parameter]:
+        """The parameters that had not trained when the state was saved, and will."""
+        last = state["epoch"] - (state["epoch_step"] == 0)  # the epoch of the last step, from 0
+        return self.thawing.resting(last) if self.thawing else set()
 
     def _require_place(self, state: dict[str, Any]) -> None:
         now, before = self.steps_per_epoch, state["steps_per_epoch"]
@@ -145,13 +162,13 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
         raise UserError("the checkpoint: its random state is none; resume from another checkpoint") from None
 
 
-def _checked(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _checked(state: dict[str, Any], optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> dict[str, Any]:
     """An optimizer's state from a checkpoint, its settings (learning rate, decay) replaced by those of the options.
 
     Fused kernels take moments without looking at their shapes: they must be as those that a step makes. Every weight
-    takes a gradient, so all have moments, or none has before the first step.
+    takes a gradient, so all but the `resting` ones have moments, or none has before the first step.
     """
-    own, made = optimizer.state_dict(), _after_a_step(optimizer)
+    own, made = optimizer.state_dict(), _after_a_step(optimizer, resting)
     if state.get("state") == {}:
         return own
     require_like(state, made, "the checkpoint: optimizer")
@@ -165,12 +182,12 @@ def _checked(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[st
     return {"state": state["state"], "param_groups": groups}
 
 
-def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state that an optimizer has once it made a step, found by one of a copy."""
+def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> dict[str, Any]:
+    """The state that an optimizer has once it made a step without the `resting` weights, found by one of a copy."""
     twin = copy.deepcopy(optimizer)
-    for group in twin.param_groups:
-        for weight in group["params"]:
-            weight.grad = torch.zeros_like(weight)
+    for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
+        for weight, other in zip(group["params"], copied["params"], strict=True):
+            other.grad = None if weight in resting else torch.zeros_like(other)
     twin.step()
     return twin.state_dict()
 
