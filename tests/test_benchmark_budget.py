@@ -1,0 +1,24 @@
+"""Estimates by hand, and the document that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.benchmark_budget import BudgetOptions, hours, reduce, ring_bytes
+
+
+def test_estimates_by_hand():
+    rows = {row[0]: row for row in hours(BudgetOptions()).rows}
+    # 90,000 steps x 0.210 s = 18,900 s = 5.25 h on eight GPUs
+    assert float(rows["Faster R-CNN R50-FPN 1x"][3] or 0) == pytest.approx(5.25, abs=0.06)
+    # 90 x 1,281,167 / 1200 / 3600 = 26.7 h
+    assert rows["ResNet-50, 90 epochs"][2] == "26.7"
+    assert ring_bytes(1, 4) == 6e6  # 2 x 3/4 x 4 MB
+
+
+def test_the_document_holds_what_the_tool_prints():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "SCALE.md").read_text(encoding="utf-8")
+    for table in (hours(BudgetOptions()), reduce(BudgetOptions())):
+        assert table.markdown() in text
