@@ -117,7 +117,7 @@ def _work(rank: int, count: int, port: int, sender: Connection) -> None:
     distributed.all_gather(None)
     before = sent_bytes()
     together = _gradient(wrapped, part)
-    found = {"sent": sent_bytes() - before, "gradient": 4 * together.numel()}
+    found: dict[str, Any] = {"sent": sent_bytes() - before, "gradient": 4 * together.numel()}
     found["difference"] = float((together - alone).norm() / alone.norm())
     found["shard"] = [place for batch in distributed.shard(EVALUATED, 8) for place in batch]
     distributed.all_gather(None)  # nobody leaves while others read their counters
