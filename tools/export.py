@@ -48,8 +48,8 @@ class ExportOptions:
         checked: how many of them to check.
         size: side of a detector's input in pixels; absent: its longest side.
         int8: quantise the ONNX file: static (calibrated) or dynamic; prints size, latency and the answers kept.
-        calibration: images to calibrate with.
-        measured: images to measure the 8-bit file on.
+        calibration: images to calibrate with, at most half of those there are.
+        measured: further images to measure the 8-bit file on.
     """
 
     run: str
@@ -70,6 +70,12 @@ class ExportOptions:
         require(self.int8 == "no" or self.format == "onnx", "int8", self.int8, "is for --format onnx")
         require(self.size is None or self.size % 32 == 0 < self.size, "size", self.size, "must be a multiple of 32")
 
+    @property
+    def wanted(self) -> int:
+        """How many images to read."""
+        calibration = self.calibration if self.int8 == "static" else 0
+        return max(self.checked, self.measured + calibration if self.int8 != "no" else 0)
+
 
 @dataclass
 class Options:
@@ -89,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.format == "onnx":
         require_onnx()
     net = exportable(options.run, size=options.size)
-    paths = image_files(_images(options, net), max(options.checked, options.measured if options.int8 != "no" else 0))
+    paths = image_files(_images(options, net), options.wanted)
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         facts = write(temporary, net, options, paths)
@@ -158,9 +164,12 @@ def _int8(
     from tools import export_int8
 
     assert options.int8 != "no"
-    calibration = items[:: max(1, len(items) // options.calibration)][: options.calibration]
-    export_int8.quantise(_plain(path), path, net, calibration, options.int8)
-    found = export_int8.report(net, _plain(path), path, items, [net.label(each) for each in paths])
+    count = min(options.calibration, len(items) // 2) if options.int8 == "static" else 0
+    seen = {number * len(items) // count for number in range(count)}  # spread over the classes' folders
+    kept = [number for number in range(len(items)) if number not in seen]  # an image that calibrated would flatter
+    export_int8.quantise(_plain(path), path, net, [items[number] for number in sorted(seen)], options.int8)
+    labels = [net.label(paths[number]) for number in kept]
+    found = export_int8.report(net, _plain(path), path, [items[number] for number in kept], labels)
     words = {
         "MB": " -> ".join(f"{size / 1e6:.1f}" for size in found["bytes"]),
         "ms an image": " -> ".join(f"{ms:.2f}" for ms in found["ms"]),
