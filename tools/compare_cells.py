@@ -1,4 +1,4 @@
-"""The cells of an experiment: which runs it consists of, what they are called, and how far each of them is."""
+"""The cells of an experiment: which runs it consists of, and what they are called."""
 
 from __future__ import annotations
 
@@ -7,34 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tools.files import read_yaml
+from tools.compare_plan import Plan, filled, words
 from tools.run_log import BEST, LAST
 
-SEED = "seed"  # the axis that is averaged over
-OWN = ("output", "resume", "eval_only")  # options that each cell gets from here
-KEYS = ("script", "options", "matrix", "runs")
 FILES = (".safetensors", ".pth", ".pt")
-Matrix = dict[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an experiment says.
-
-    Attributes:
-        script: stem of the training script, such as "train_cls".
-        words: command line that all cells share.
-        matrices: option -> values; the cells are the products of each.
-    """
-
-    script: str
-    words: tuple[str, ...]
-    matrices: tuple[Matrix, ...]
 
 
 @dataclass(frozen=True)
@@ -43,51 +23,17 @@ class Cell:
 
     Attributes:
         name: of its folder.
+        script: stem of the training script.
         words: its command line, without --output.
         config: all its options as the script resolves them, as JSON values.
+        labels: option -> what its value is called, of those that vary.
     """
 
     name: str
+    script: str
     words: tuple[str, ...]
     config: dict[str, Any]
-
-
-def read_plan(path: Path, scripts: Sequence[str]) -> Plan:
-    """Read an experiment file: `script`, `options`, `matrix`, `runs`.
-
-    Args:
-        scripts: those that may be named.
-
-    Raises:
-        UserError: naming the file and the key that is wrong.
-    """
-    values = _mapping(read_yaml(path, way_out="name the YAML file of an experiment"), str(path))
-    _refuse(set(values) - set(KEYS), f"{path}: unknown key", f"an experiment has {', '.join(KEYS)}")
-    if values.get("script") not in scripts:
-        raise UserError(f"{path}: script is {values.get('script')!r}; take {' or '.join(scripts)}")
-    options = _mapping(values.get("options", {}), f"{path}: options")
-    entries = [("matrix", values["matrix"])] if "matrix" in values else []
-    runs = values.get("runs", [])
-    if not isinstance(runs, list):
-        raise UserError(f"{path}: runs is not a list; write one `- option: [values]` entry per part of the matrix")
-    entries += [(f"runs[{number}]", entry) for number, entry in enumerate(runs)]
-    if not entries:
-        raise UserError(f"{path}: has neither matrix nor runs; write `matrix: {{backbone: [resnet20, plain20]}}`")
-    matrices = [_matrix(entry, f"{path}: {where}") for where, entry in entries]
-    for name in [*options, *(name for matrix in matrices for name in matrix)]:
-        _refuse({name} & set(OWN), f"{path}: option", "the comparison sets it for each cell")
-    return Plan(values["script"], words(options), tuple(matrices))
-
-
-def words(options: dict[str, Any]) -> tuple[str, ...]:
-    """Options as a command line."""
-    return tuple(f"--{name}={_word(value)}" for name, value in options.items())
-
-
-def axes(plan: Plan) -> list[str]:
-    """The options that vary, the seed last."""
-    names = dict.fromkeys(name for matrix in plan.matrices for name in matrix)
-    return [name for name in names if name != SEED] + [SEED] * (SEED in names)
+    labels: dict[str, str]
 
 
 def cells(plan: Plan) -> list[Cell]:
@@ -97,24 +43,32 @@ def cells(plan: Plan) -> list[Cell]:
         UserError: for options that the script refuses, or two cells that would share a folder.
     """
     found: dict[str, Cell] = {}
-    order = axes(plan)
-    for values in _combinations(plan.matrices):
-        name = "-".join(label(option, values[option]) for option in order if option in values)
-        line = (*plan.words, *words(values))
-        cell = Cell(name, line, resolve(plan.script, line, where=name))
-        same = found.setdefault(name, cell)
-        odd = [option for option in cell.config if cell.config[option] != same.config.get(option)]
-        if odd:
-            raise UserError(
-                f"two cells would share the folder {name}: --{odd[0]} {same.config[odd[0]]} and {cell.config[odd[0]]}; "
-                "rename one value, such as the file that it names"
-            )
+    order = plan.axes()
+    for labels, values in plan.combinations():
+        parts = [label(option, labels[option]) for option in order if option in labels]
+        name = "-".join([plan.task] * bool(plan.task) + parts)
+        cell = _cell(plan, name, labels, values)
+        require_apart(found.setdefault(name, cell), cell)
     return list(found.values())
 
 
-def label(option: str, value: Any) -> str:
+def require_apart(one: Cell, other: Cell) -> None:
+    """Refuse two different cells of one name.
+
+    Raises:
+        UserError: naming an option that differs.
+    """
+    odd = [option for option in other.config if other.config[option] != one.config.get(option)]
+    if odd:
+        raise UserError(
+            f"two cells would share the folder {one.name}: --{odd[0]} {one.config.get(odd[0])} and "
+            f"{other.config[odd[0]]}; rename one value, such as the file that it names"
+        )
+
+
+def label(option: str, value: str) -> str:
     """How a value reads in the name of a folder: resnet20, seed0, weights_imagenet; a file goes by its run's name."""
-    text = _word(value)
+    text = value
     if Path(text).suffix in FILES:
         path = Path(text)
         inside = [Path("model.safetensors"), Path(BEST), Path(LAST)]
@@ -142,30 +96,12 @@ def resolve(script: str, line: Sequence[str], *, where: str) -> dict[str, Any]:
     return json.loads(json.dumps(to_dict(options)))
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{where}: holds no `name: value` lines; see --help for an example")
-    return value
-
-
-def _matrix(value: Any, where: str) -> Matrix:
-    matrix = {name: v if isinstance(v, list) else [v] for name, v in _mapping(value, where).items()}
-    for name, values in matrix.items():
-        if not values:
-            raise UserError(f"{where}: {name} has no values; list at least one")
-    return matrix
-
-
-def _combinations(matrices: Sequence[Matrix]) -> list[dict[str, Any]]:
-    return [
-        dict(zip(matrix, values, strict=True)) for matrix in matrices for values in product(*map(list, matrix.values()))
-    ]
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _refuse(names: set[str], what: str, way_out: str) -> None:
-    if names:
-        raise UserError(f"{what} {', '.join(sorted(map(str, names)))}; {way_out}")
+def _cell(plan: Plan, name: str, labels: dict[str, str], values: dict[str, Any]) -> Cell:
+    config = resolve(plan.script, plan.words, where=name) if any("{" in str(v) for v in values.values()) else {}
+    values = {option: filled({**config, **values}, where=f"cell {name}")[option] for option in values}
+    line = (*plan.words, *words(values))
+    config = resolve(plan.script, line, where=name)
+    if plan.equal_steps and config["fraction"] < 1:
+        line = (*line, *words({key: round(config[key] / config["fraction"]) for key in ("epochs", "eval_every")}))
+        config = resolve(plan.script, line, where=name)
+    return Cell(name, plan.script, line, config, labels)

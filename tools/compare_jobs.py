@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from backbones.errors import UserError
 from tools.compare_cells import Cell
+from tools.compare_runs import START, last_error
 from tools.compare_state import State, clear_leftovers
 
 TOOLS = Path(__file__).resolve().parent
@@ -29,26 +30,24 @@ class Job:
 
     Attributes:
         slot: which of the places for jobs it holds.
-        log: what it writes; this start's lines begin at byte `begin`.
+        log: what it writes.
     """
 
     cell: Cell
     slot: int
     process: subprocess.Popen[bytes]
     log: Path
-    begin: int
 
-    def error(self) -> str:
-        """What went wrong: the script's error line, or else the last line that it wrote."""
-        text = self.log.read_bytes()[self.begin :].decode("utf-8", "replace").replace("\r", "\n")
-        lines = [line for line in text.splitlines() if line.strip()] or ["it wrote nothing"]
-        return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+    def error(self) -> str | None:
+        """What went wrong; None where it went well."""
+        if not self.process.returncode:
+            return None
+        return last_error(self.log) or f"ended with status {self.process.returncode}, see {self.log.name}"
 
 
 def train(
     todo: Sequence[tuple[Cell, State]],
     *,
-    script: str,
     folder: Path,
     jobs: int,
     started: Callable[[Cell, State], None],
@@ -68,36 +67,37 @@ def train(
                     slot = min(set(range(jobs)) - {job.slot for job in running})
                     started(cell, state)
                     try:
-                        running.append(_start(cell, state, script=script, folder=folder, slot=slot, jobs=jobs))
+                        running.append(_start(cell, state, folder=folder, slot=slot, jobs=jobs))
                     except UserError as error:
                         ended(cell, f"error: {error}")
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
-                    ended(job.cell, job.error() if job.process.returncode else None)
+                    ended(job.cell, job.error())
                 time.sleep(POLL)
         finally:
             _stop(running)
 
 
-def _start(cell: Cell, state: State, *, script: str, folder: Path, slot: int, jobs: int) -> Job:
+def _start(cell: Cell, state: State, *, folder: Path, slot: int, jobs: int) -> Job:
     run, log = folder / cell.name, folder / f"{cell.name}.log"
     words = ("--resume",) if state == "resume" else cell.words
     share = threads(cell, jobs)
     extra = (f"--threads={share}",) if share else ()
     with open(log, "ab") as file:
         _lock(file, run)
-        begin = file.tell()
+        file.write(f"{START}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        file.flush()
         if state == "begin":
             clear_leftovers(run)
         process = subprocess.Popen(
-            [sys.executable, str(TOOLS / f"{script}.py"), *words, *extra, f"--output={run}"],
+            [sys.executable, str(TOOLS / f"{cell.script}.py"), *words, *extra, f"--output={run}"],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment(slot, jobs, share)},
             start_new_session=True,  # Ctrl-C reaches the trainings through `_stop`, their data workers not at all
         )
-        return Job(cell, slot, process, log, begin)
+        return Job(cell, slot, process, log)
 
 
 def threads(cell: Cell, jobs: int) -> int | None:
