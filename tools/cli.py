@@ -159,7 +159,7 @@ def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object]) -> None:
     """Run a script's `main`: a mistake of the user, or a full disk, becomes one line on stderr and exit status 2.
 
     A training that was stopped by a signal, and can go on, ends with `stopping.STATUS`.

@@ -63,7 +63,9 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
         UserError: naming the file and the key that is wrong.
     """
     values = _mapping(read_yaml(path, way_out="name the YAML file of an experiment"), str(path))
-    _refuse(set(values) - {*OF_TASK, *OF_ALL}, f"{path}: unknown key", f"an experiment has {', '.join(OF_TASK + OF_ALL)}")
+    _refuse(
+        set(values) - {*OF_TASK, *OF_ALL}, f"{path}: unknown key", f"an experiment has {', '.join(OF_TASK + OF_ALL)}"
+    )
     equal = values.get("equal_steps", False)
     if not isinstance(equal, bool):
         raise UserError(f"{path}: equal_steps is {equal!r}; write true or false")
@@ -73,7 +75,9 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
     if not tasks:
         raise UserError(f"{path}: tasks names none; write `tasks: {{cells: {{script: train_det, ...}}}}`")
     return [
-        _plan(_joined(values, entry, f"{path}: tasks: {name}"), f"{path}: {name}", scripts, task=name, equal_steps=equal)
+        _plan(
+            _joined(values, entry, f"{path}: tasks: {name}"), f"{path}: {name}", scripts, task=name, equal_steps=equal
+        )
         for name, entry in tasks.items()
     ]
 
@@ -139,9 +143,9 @@ def _joined(common: dict[str, Any], own: Any, where: str) -> dict[str, Any]:
 
 
 def _plan(values: dict[str, Any], where: str, scripts: Sequence[str], *, task: str = "", equal_steps: bool) -> Plan:
-    script = values.get("script")
+    script = str(values.get("script"))
     if script not in scripts:
-        raise UserError(f"{where}: script is {script!r}; take {' or '.join(scripts)}")
+        raise UserError(f"{where}: script is {script}; take {' or '.join(scripts)}")
     options = _mapping(values.get("options", {}), f"{where}: options")
     runs = values.get("runs", [])
     if not isinstance(runs, list):

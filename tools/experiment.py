@@ -26,6 +26,7 @@ from tools.files import write_text
 from tools.loading import cores
 from tools.nonfinite import NonFiniteLossError
 from tools.options import RunOptions, TrainOptions
+from tools.rehearsal import Rehearsal, rehearse
 from tools.resume import require_same_run
 from tools.run_log import BEST, LAST, TEMPORARY, RunLog, choose_folder, create_folder, hold
 from tools.stages import Thawing
@@ -181,6 +182,13 @@ class Experiment:
             log.close()
         self.save_model(training.evaluated)
         return results
+
+    def rehearse(self, training: Training, loader: Any, *, batches: Batches) -> Rehearsal:
+        """Make a few steps and print how long all of them would take; the run folder stays as it is."""
+        found = rehearse(training, loader, batches=batches, epochs=self.train.epochs, clip_norm=self.train.clip_norm)
+        print_plan({"dry run": found})
+        distributed.stop()
+        return found
 
     def save(self, training: Training, name: str) -> None:
         """Write checkpoint "last", all that `--resume` needs, or "best", the net alone as `model.safetensors` holds it.

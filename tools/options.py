@@ -86,6 +86,7 @@ class RunOptions:
         output: the run folder; absent: a new one under runs/.
         resume: continue from the last whole checkpoint of `output`.
         eval_only: evaluate without training.
+        dry_run: make a few steps, say how long the training would take, and leave nothing behind.
         seed: of initial weights, sample order and augmentation.
         workers: processes that load data, for each training process; absent: one per core, four at most.
         deterministic: the same bits on every run, on a GPU as well, where it is slower.
@@ -104,6 +105,7 @@ class RunOptions:
     output: str | None = None
     resume: bool = False
     eval_only: bool = False
+    dry_run: bool = False
     seed: int = 0
     workers: int | None = None
     deterministic: bool = False
@@ -120,6 +122,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        require(not (self.dry_run and (self.eval_only or self.resume)), "dry_run", True, "is of a training's beginning")
         for name in ("eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from tools.coco_engines import HotcocoEngine
 from tools.coco_files import CATEGORY, IMAGE, SCORE, read_results
 from tools.coco_summary import summarize
 from tools.report_run import RunFolder
+
+if TYPE_CHECKING:
+    from detection.annotations import CocoAnnotations
 
 IOU = 0.5  # from here on a detection has found an object
 NEAR = 0.1  # below, a detection is on the background; the bounds are TIDE's
@@ -104,38 +108,70 @@ class Matched:
     digest: tuple[Any, ...]
 
 
-def match(run: RunFolder, *, data: str | None, score: float) -> Matched:
+@dataclass(frozen=True)
+class Measured:
+    """A run's detections matched anew with its truth.
+
+    Attributes:
+        truth: the annotations; places: of the images that were measured among them.
+        rows: detections [N, 7]; full: hotcoco's evaluation of them.
+    """
+
+    truth: CocoAnnotations
+    places: np.ndarray
+    engine: HotcocoEngine
+    rows: np.ndarray
+    full: Any
+
+    @property
+    def images(self) -> list[int]:
+        """Ids of the images."""
+        return self.truth.image_ids[self.places].tolist()
+
+    def digest(self) -> tuple[Any, ...]:
+        """Of the truth, the same for runs that were measured on the same."""
+        boxes = sorted(
+            (a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd")))
+            for a in self.engine.annotations(self.images)
+        )
+        names = tuple(self.truth.file_names[self.places].tolist())
+        return tuple(sorted(self.engine.categories.items())), names, tuple(boxes)
+
+
+def measure(run: RunFolder, *, data: str | None) -> Measured:
     """Match a run's detections with the annotations that it was measured on.
 
     Raises:
         UserError: where a file that it needs is missing or malformed, or the annotations are not the run's.
     """
-    from detection.annotations import CocoAnnotations
     from detection.data import select
 
-    path, folder = annotations_of(run, data)
-    outside = bool(run.config.get("allow_outside"))
-    truth = CocoAnnotations.read(path, folder, bad_boxes="drop", absent_images="keep", allow_outside=outside)
+    truth = truth_of(run, data)
     limit = run.config.get("limit")
     places = select(truth, limit=limit if isinstance(limit, int) else None)
-    images, names = truth.image_ids[places].tolist(), truth.file_names[places].tolist()
-    engine = HotcocoEngine(path)
-    rows = _rows(run, images, list(engine.categories), path)
-    full, high = engine.matching(rows, images), rows[rows[:, SCORE] >= score]
-    arrays = dict(full.eval or {})
-    _require_same_figures(run, arrays, path)
+    images = truth.image_ids[places].tolist()
+    engine = HotcocoEngine(truth.source if isinstance(truth.source, Path) else json.loads(truth.source))
+    rows = _rows(run, images, list(engine.categories), truth.path)
+    full = engine.matching(rows, images)
+    _require_same_figures(run, dict(full.eval or {}), truth.path)
+    return Measured(truth, places, engine, rows, full)
+
+
+def match(run: RunFolder, *, data: str | None, score: float) -> Matched:
+    """A run with its truth, and what became of each object and detection; see `measure` for the errors."""
+    found = measure(run, data=data)
+    truth, places, engine, images = found.truth, found.places, found.engine, found.images
+    names = truth.file_names[places].tolist()
     sizes = [(int(height), int(width)) for height, width in truth.sizes[places]]
-    blank = [Seen(key, folder / name, size) for key, name, size in zip(images, names, sizes, strict=True)]
-    annotations = engine.annotations(images)
+    blank = [Seen(key, truth.folder / name, size) for key, name, size in zip(images, names, sizes, strict=True)]
+    high = found.rows[found.rows[:, SCORE] >= score]
     sure = engine.matching(high, images)
-    seen = _seen(sure, annotations, engine.categories, blank)
+    seen = _seen(sure, engine.annotations(images), engine.categories, blank)
     statuses = sure.image_diagnostics(iou_thr=IOU)["dt_status"]
     ignored = [row for row in range(len(high)) if row + 1 not in statuses]  # ids count the rows from 1
     if ignored:  # those on crowds: hotcoco's confusion matrix would take them for invented
         sure = engine.matching(np.delete(high, ignored, axis=0), images)
-    boxes = tuple(sorted((a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd"))) for a in annotations))
-    digest = (tuple(sorted(engine.categories.items())), tuple(names), boxes)
-    return Matched(run, full, sure, arrays, engine.categories, seen, digest)
+    return Matched(run, found.full, sure, dict(found.full.eval or {}), engine.categories, seen, found.digest())
 
 
 def _rows(run: RunFolder, images: Sequence[int], categories: Sequence[int], path: Path) -> np.ndarray:
@@ -161,26 +197,29 @@ def _require_same_figures(run: RunFolder, arrays: dict[str, Any], path: Path) ->
         )
 
 
-def annotations_of(run: RunFolder, data: str | None) -> tuple[Path, Path]:
-    """The annotations that a run was measured on, and their images.
+def truth_of(run: RunFolder, data: str | None) -> CocoAnnotations:
+    """The annotations that a run was measured on.
+
+    Args:
+        data: the folder of the data set, if not where the run had it.
 
     Raises:
         UserError: where they are not there.
     """
-    from tools.coco_layout import find_split
+    from tools.det_data import read_annotations
+    from tools.det_options import DataOptions
 
-    named, images = run.config.get("val_annotations"), run.config.get("val_images")
-    if named and images and data is None:
-        path, folder = run.locate(str(named)), run.locate(str(images))
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; name the data with --data")
-        return path, folder
-    root = run.data_root(data)
-    if root is None:
-        from tools import shapes
-
-        root = shapes.prepare()
-    return find_split(root, "val")
+    given = {name: run.config[name] for name in ("val_split", "val_annotations", "val_images") if name in run.config}
+    if given.get("val_annotations") and data is None:
+        located: dict[str, Any] = {key: str(run.locate(str(given[key]))) for key in ("val_annotations", "val_images")}
+        if not Path(located["val_annotations"]).is_file():
+            raise UserError(f"{located['val_annotations']}: no such file; name the data with --data")
+    else:
+        root = run.data_root(data)
+        located = {"data": None if root is None else str(root), "val_annotations": None, "val_images": None}
+    outside = bool(run.config.get("allow_outside"))
+    options = DataOptions(**(given | located), bad_boxes="drop", allow_outside=outside)
+    return read_annotations(options, "val", absent_images="keep")
 
 
 def _seen(

@@ -14,6 +14,7 @@ FREE_ON_RESUME = {
     "output",
     "resume",
     "eval_only",
+    "dry_run",
     "workers",
     "threads",
     "timeout",

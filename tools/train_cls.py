@@ -39,14 +39,15 @@ if TYPE_CHECKING:
     from tools.bad_images import BadImages
     from tools.distributed import TrainBatches
     from tools.experiment import Experiment
+    from tools.rehearsal import Rehearsal
 
 RECIPES = Path(__file__).resolve().parents[1] / "classification" / "recipes"
 EVAL_BATCH = 128  # images of one forward pass of an evaluation, at most
 MEASURED_FOR_MEAN = 2000  # training images that --normalise data looks at
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, fit, report."""
+def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
+    """Parse, build, fit, report; of a dry run, what a few steps told."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
 
     from tools import distributed
@@ -61,15 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, source, model, batches.steps)
     measure = Measure(experiment, options, source, bad)
+    if not options.run.eval_only:
+        loader = build_train(experiment, options, source, batches)
+        if options.run.dry_run:
+            return experiment.rehearse(training, loader, batches=batches)
     experiment.open_folder()
     results: dict[str, Any] = {}
     if not options.run.eval_only:
-        loader = build_train(experiment, options, source, batches)
         results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric="top1")
     seen = experiment.meta["input"]
     costs = experiment.costs(model, seen["crop_size"], seen["in_channels"])
     measure.report(results or measure(training.evaluated), costs)
     distributed.stop()
+    return None
 
 
 def recipe(argv: Sequence[str]) -> Path | None:

@@ -27,6 +27,7 @@ if __package__ in (None, ""):
 
 from backbones.errors import UserError
 from tools.cli import option, parse, resumed_config, run, to_dict
+from tools.det_data import read_annotations
 from tools.det_options import ModelOptions, Options
 
 if TYPE_CHECKING:
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
     from detection.predict import Predictor
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
+    from tools.rehearsal import Rehearsal
 
 RECIPES = Path(__file__).resolve().parents[1] / "detection" / "recipes"
 SAMPLES = 8  # rows of samples.png
 MADE_WITH = ("min_size", "max_size", "anchor_scale", "roi_samples")  # settings that weights are silent about
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, fit, report."""
+def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
+    """Parse, build, fit, report; of a dry run, what a few steps told."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
 
     from detection.data import collate
@@ -70,13 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = experiment.training(model, steps_per_epoch=batches.steps)
     measure = Measure(experiment, options, val, bad)
     show_plan(experiment, options, train, val, model, batches.steps)
+    if train:
+        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
+        if options.run.dry_run:
+            return experiment.rehearse(training, batched, batches=batches)
     experiment.open_folder()
     results: dict[str, Any] = {}
     if train:
-        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
         results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="AP")
     measure.report(training.evaluated, results or measure(training.evaluated), experiment.costs(model))
     distributed.stop()
+    return None
 
 
 def recipe(argv: Sequence[str]) -> Path | None:
@@ -98,7 +104,7 @@ def build_val(options: Options) -> CocoDetection:
     from detection.data import CocoDetection, select
     from detection.transforms import Augment
 
-    val = _annotations(options, "val")
+    val = read_annotations(options.data, "val", absent_images=_absent(options))
     return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit))
 
 
@@ -113,7 +119,7 @@ def build_train(options: Options, val: CocoDetection) -> CocoDetection:
     from tools.subset import share_of
 
     data = options.data
-    train = _annotations(options, "train")
+    train = read_annotations(options.data, "train", absent_images=_absent(options))
     train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
     places = select(train, limit=data.limit, negatives=data.negatives)
     if not len(places):
@@ -290,32 +296,9 @@ class Measure:
         ).save(path)
 
 
-def _annotations(options: Options, split: Literal["train", "val"]) -> CocoAnnotations:
-    """The truth of a split: the files named, a split of the folder `--data`, or the shapes'."""
-    from detection.annotations import CocoAnnotations
-    from detection.folders import LAYOUTS, layout_of, read_folder
-    from tools.coco_layout import find_split
-
-    data, named = options.data, getattr(options.data, f"{split}_annotations")
-    absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
-    reading: dict[str, Any] = {
-        "bad_boxes": data.bad_boxes,
-        "absent_images": absent,
-        "allow_outside": data.allow_outside,
-    }
-    if named:
-        return CocoAnnotations.read(Path(named), Path(getattr(data, f"{split}_images")), **reading)
-    if data.data is None:
-        from tools import shapes
-        from tools.distributed import on_main
-
-        return CocoAnnotations.read(*find_split(on_main(shapes.prepare), split), **reading)
-    root, name = Path(data.data), getattr(data, f"{split}_split")
-    if truth := read_folder(root, name, absent_images=absent):
-        return CocoAnnotations.of(truth, **reading)
-    if root.is_dir() and layout_of(root) is None:
-        raise UserError(f"--data {root}: no layout that is known: {LAYOUTS}")
-    return CocoAnnotations.read(*find_split(root, name), **reading)
+def _absent(options: Options) -> Literal["keep", "error"]:
+    """What to do about images that are listed and not there."""
+    return "keep" if options.run.on_bad_image == "skip" else "error"
 
 
 def _other_settings(model: ModelOptions) -> str:

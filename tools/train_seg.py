@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from segmentation.data import Source
     from tools.bad_images import BadImages
     from tools.experiment import Experiment
+    from tools.rehearsal import Rehearsal
 
 RECIPES = Path(__file__).resolve().parents[1] / "segmentation" / "recipes"
 SAMPLES = 6  # rows of samples.png
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, fit, report."""
+def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
+    """Parse, build, fit, report; of a dry run, what a few steps told."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
 
     import numpy as np
@@ -61,15 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = distributed.TrainBatches(groups, options.train.batch_size, seed=options.run.seed, accumulate=accumulate)
     training = experiment.training(model, steps_per_epoch=batches.steps)
     show_plan(experiment, options, train, val, model, batches.steps)
+    if train:
+        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
+        if options.run.dry_run:
+            return experiment.rehearse(training, batched, batches=batches)
     experiment.open_folder()
     measure = Measure(experiment, options, val, bad)
     results: dict[str, Any] = {}
     if train:
-        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
         results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="mIoU")
     costs = experiment.costs(model, options.data.crop_size)
     measure.report(training.evaluated, results or measure(training.evaluated), costs)
     distributed.stop()
+    return None
 
 
 def recipe(argv: Sequence[str]) -> Path | None:
