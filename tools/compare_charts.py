@@ -62,7 +62,7 @@ def draw_differences(path: Path, chapters: Sequence[Chapter]) -> bool:
 
 
 def draw_costs(path: Path, chapters: Sequence[Chapter]) -> bool:
-    """Draw the score over parameters, multiply-adds and minutes, a dot a group; costs that are all alike are left out.
+    """Draw the score over parameters, multiply-adds and minutes, a dot a group; a cost alike in all is left out.
 
     Returns:
         Whether any cost differs.
@@ -70,17 +70,17 @@ def draw_costs(path: Path, chapters: Sequence[Chapter]) -> bool:
     Raises:
         UserError: where the picture cannot be written.
     """
-    shown = [(chapter, costs) for chapter in chapters if (costs := _costs(chapter))]
-    if not shown:
+    found = {title for chapter in chapters for title in _costs(chapter)}
+    titles = [title for title in COSTS if title in found]
+    if not titles:
         return False
-    columns = max(len(costs) for _, costs in shown)
-    figure, axes = new_figure(len(shown), columns, width=4.0 * columns + 2.6, height=3.2 * len(shown))
-    for line, (chapter, costs) in zip(axes, shown, strict=True):
-        for panel in line[len(costs) :]:
-            panel.set_visible(False)
-        for panel, title in zip(line, costs, strict=False):
+    rows, columns = len(chapters), len(titles)
+    figure, axes = new_figure(rows, columns, width=3.6 * columns + 2.6, height=3.2 * rows)
+    for line, chapter in zip(axes, chapters, strict=True):
+        for panel, title in zip(line, titles, strict=True):
             _draw_costs(panel, chapter, title)
-        line[len(costs) - 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        handles = next((each for panel in line if (each := panel.get_legend_handles_labels())[0]), ([], []))
+        line[-1].legend(*handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path)
     return True
 
@@ -94,7 +94,8 @@ def _draw_learning(panel: Axes, chapter: Chapter) -> None:
         members = sorted(members, key=_share)
         colour = COLOURS[number % len(COLOURS)]
         spreads = [spread(group, chapter.task.solid) for group in members]
-        shares, means = [_share(group) for group in members], [middle or 0.0 for middle, _ in spreads]
+        aside = 1 + 0.03 * (number - (len(lines) - 1) / 2)  # so that bars do not hide one another
+        shares, means = [aside * _share(group) for group in members], [middle or 0.0 for middle, _ in spreads]
         bars = [deviation or 0.0 for _, deviation in spreads]
         panel.errorbar(shares, means, bars, color=colour, marker="o", capsize=3, linewidth=2, label=name or None)
         for share, group in zip(shares, members, strict=True):
@@ -137,6 +138,8 @@ def _draw_costs(panel: Axes, chapter: Chapter, title: str) -> None:
         )
     panel.set(xlabel=COSTS[title], ylabel=chapter.task.axis, title=chapter.name)
     panel.margins(x=0.15)
+    if not panel.containers:  # the cost is not known here
+        panel.axis("off")
 
 
 def _costs(chapter: Chapter) -> list[str]:

@@ -23,9 +23,9 @@ NOTES = (
     "at its test size; images/s are of training alone, memory is the peak of the process."
 )
 METHOD = (
-    "Differences are in points, larger is better. Their interval is Welch's over the seeds with the variance over 1,000 "
-    "resamples of the validation images added, the same ones for all runs; of a single seed it knows the images "
-    "alone. About one interval of twenty leaves out zero by chance."
+    "Differences are in points, larger is better. Their interval is Welch's over the seeds with the variance over "
+    "1,000 resamples of the validation images added, the same ones for all runs; of a single seed it knows "
+    "the images alone. About one interval of twenty leaves out zero by chance."
 )
 
 
