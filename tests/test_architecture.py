@@ -15,6 +15,7 @@ TASKS = {"classification", "detection", "segmentation"}
 # Thin scripts over the task-blind files; they may know tasks.
 SCRIPTS = (
     "train_",
+    "det_data",
     "eval_",
     "benchmark",
     "analyse_",

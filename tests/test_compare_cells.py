@@ -8,18 +8,19 @@ import pytest
 import yaml
 
 from backbones.errors import UserError
-from tools.compare_cells import Plan, axes, cells, label, words
+from tools.compare_cells import cells, label
 from tools.compare_jobs import environment, threads
+from tools.compare_plan import Plan, matrix_of, named, read_plans, words
 from tools.compare_state import clear_leftovers, state
 
 
 def plan(*matrices: dict, options: dict | None = None) -> Plan:
-    return Plan("train_det", words(options or {}), matrices)
+    return Plan("train_det", words(options or {}), tuple(matrix_of(each, "matrix") for each in matrices))
 
 
 def test_a_matrix_and_further_runs_make_each_cell_once():
     made = plan({"seed": [0, 1], "backbone": ["resnet18"]}, {"backbone": ["resnet18", "resnet34"], "seed": [1]})
-    assert axes(made) == ["backbone", "seed"]
+    assert made.axes() == ["backbone", "seed"]
     assert [cell.name for cell in cells(made)] == ["resnet18-seed0", "resnet18-seed1", "resnet34-seed1"]
 
 
@@ -32,6 +33,35 @@ def test_values_reach_the_script_as_their_own_types():
 
 def test_an_axis_wins_over_the_common_options():
     assert [cell.config["epochs"] for cell in cells(plan({"epochs": [2, 3]}, options={"epochs": 9}))] == [2, 3]
+
+
+def test_values_may_have_names_and_stand_for_one_another():
+    weights = {"random": "none", "ours": "runs/{backbone}-seed0/model.safetensors"}
+    made = cells(plan({"backbone": ["resnet18", "plain18"], "weights": weights}))
+    assert [cell.name for cell in made][:2] == ["resnet18-weights_random", "resnet18-weights_ours"]
+    assert made[3].config["weights"] == "runs/plain18-seed0/model.safetensors"
+    assert made[3].labels == {"backbone": "plain18", "weights": "ours"}
+
+
+def test_equal_steps_pass_over_a_share_of_the_data_more_often():
+    options = {"epochs": 6, "eval_every": 3}
+    matrices = (matrix_of({"fraction": [0.25, 1.0]}, "matrix"),)
+    quarter, whole = cells(Plan("train_det", words(options), matrices, equal_steps=True))
+    assert (quarter.config["epochs"], quarter.config["eval_every"]) == (24, 12)
+    assert (whole.config["epochs"], whole.config["eval_every"]) == (6, 3)
+
+
+def test_tasks_add_to_what_is_said_of_all(tmp_path: Path):
+    file = tmp_path / "e.yaml"
+    boxes = {"script": "train_det", "options": {"epochs": 3}, "runs": [{"backbone": ["resnet34"]}]}
+    areas = {"script": "train_seg", "matrix": {"head": ["fcn8s"]}}
+    common = {"options": {"epochs": 2, "workers": 0}, "matrix": {"backbone": ["resnet18"], "seed": [0, 1]}}
+    file.write_text(yaml.safe_dump({"tasks": {"boxes": boxes, "areas": areas}, **common}, sort_keys=False))
+    first, second = read_plans(file, ["train_det", "train_seg"])
+    made = cells(first)
+    assert [cell.name for cell in made] == ["boxes-resnet18-seed0", "boxes-resnet18-seed1", "boxes-resnet34"]
+    assert (made[0].script, made[0].config["epochs"], made[0].config["workers"]) == ("train_det", 3, 0)
+    assert [cell.name for cell in cells(second)] == [f"areas-resnet18-head_fcn8s-seed{seed}" for seed in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +79,7 @@ def test_an_axis_wins_over_the_common_options():
     ],
 )
 def test_names_of_folders_are_readable_and_safe(option: str, value, name: str):
-    made = label(option, value)
+    made = label(option, named(value))
     assert made == name
     assert not set(made) & set('/\\:*?"<>| -')
 

@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from backbones.errors import UserError
+from tools.compare_cells import Cell
+from tools.compare_charts import draw_costs, draw_differences, draw_learning
 from tools.compare_plot import curve, draw_curves, mean_curve
 from tools.compare_runs import TASKS, Run, read_lines, seconds_per_step
-from tools.compare_table import groups, varying, write_table
+from tools.compare_stats import Difference
+from tools.compare_table import Chapter, groups, varying, write_tables
 
 TASK = TASKS["train_cls"]
 COST = {"parameters": 272_474, "macs": 40_551_424, "peak_memory": 3 * 2**29}
@@ -34,8 +37,17 @@ LINES = [
 ]
 
 
-def run(net: str, seed: int, results: dict[str, Any] | None, lines: list[dict[str, Any]] = LINES) -> Run:
-    return Run({"backbone": net, "seed": seed, "batch_size": 64}, results, lines)
+def run(
+    net: str,
+    seed: int,
+    results: dict[str, Any] | None,
+    lines: list[dict[str, Any]] = LINES,
+    error: str | None = None,
+    fraction: float = 1.0,
+) -> Run:
+    config = {"backbone": net, "seed": seed, "batch_size": 64, "fraction": fraction}
+    name = f"{net}-fraction{fraction}-seed{seed}"
+    return Run(Cell(name, "train_cls", (), config, {}), Path(name), results, lines, error)
 
 
 def test_speed_and_minutes_leave_evaluations_and_pauses_apart():
@@ -60,7 +72,7 @@ def test_a_line_torn_by_a_kill_is_left_out(tmp_path: Path):
 def test_results_that_are_none_are_refused(tmp_path: Path):
     (tmp_path / "results.json").write_text("[1]")
     with pytest.raises(UserError, match=r"results\.json: not a run's results"):
-        Run.read(tmp_path, {})
+        Run.read(tmp_path, Cell("", "train_cls", (), {}, {}))
 
 
 def test_seeds_are_averaged(tmp_path: Path):
@@ -71,7 +83,7 @@ def test_seeds_are_averaged(tmp_path: Path):
         run("a", 2, None, []),
     ]
     found = groups(runs, ["backbone", "seed"])
-    text = write_table(tmp_path, found, TASK)
+    text = write_tables(tmp_path, [Chapter("", TASK, found)])
     head, _, first, second = text.splitlines()[:4]
     assert head.startswith(
         "| backbone | n | top-1 error % | top-5 error % | training error % | parameters (M) | GFLOPs |"
@@ -89,7 +101,7 @@ def test_seeds_are_averaged(tmp_path: Path):
 
 def test_detection_is_judged_by_ap(tmp_path: Path):
     results = {"AP": 0.304, "AP50": 0.5, "AP75": None}
-    text = write_table(tmp_path, groups([run("a", 0, results)], ["backbone"]), TASKS["train_det"])
+    text = write_tables(tmp_path, [Chapter("", TASKS["train_det"], groups([run("a", 0, results)], ["backbone"]))])
     assert "| a | 1 | 30.40 | 50.00 |  |" in text
 
 
@@ -124,3 +136,48 @@ def test_plain_and_residual_nets_get_panels(tmp_path: Path, x):
 def test_nothing_to_draw_is_no_picture(tmp_path: Path):
     assert not draw_curves(tmp_path / "curves.png", groups([run("a", 0, None, [])], ["backbone"]), TASK)
     assert not (tmp_path / "curves.png").exists()
+
+
+def difference(**changed: Any) -> Difference:
+    values: dict[str, Any] = {"axis": "backbone", "first": "a", "other": "b", "rest": {}, "metric": "top1"}
+    values |= {"scores": ((80.0, 81.0), (83.0, 84.0)), "images": (1.0, 5.0), "both": (-1.0, 7.0)}
+    return Difference(**(values | changed))
+
+
+def test_failed_cells_and_differences_stand_in_all_tables(tmp_path: Path):
+    runs = [run("a", 0, {"top1": 0.9}), run("a", 1, None, [], "error: --data x: no such folder"), run("b", 0, None, [])]
+    chapter = Chapter("cells", TASK, groups(runs, ["backbone", "seed"]), [difference()])
+    text = write_tables(tmp_path, [chapter, Chapter("more", TASK, groups(runs[:1], ["backbone"]))])
+    assert text.startswith("## cells\n")
+    assert "\n## more\n" in text
+    assert "| a | 1 of 2, 1 failed | 10.00 |" in text
+    assert "| b | 0 of 1 |" in text
+    assert "- `a-fraction1.0-seed1` failed: error: --data x: no such folder" in text
+    assert "- backbone b over a: +3.0 top1, 95% interval -1.0 to +7.0, 2 seeds; not distinguishable" in text
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [(row["task"], row["n"], row["failed"]) for row in rows] == [
+        ("cells", "1", "1"),
+        ("cells", "0", "0"),
+        ("more", "1", "0"),
+    ]
+    first, _ = json.loads((tmp_path / "table.json").read_text())
+    assert [each["error"] for each in first["groups"][0]["runs"]] == [None, "error: --data x: no such folder"]
+    assert first["groups"][0]["metrics"]["top-1 error %"] == {"mean": pytest.approx(10), "std": None}
+    assert first["differences"][0]["distinguishable"] is False
+
+
+def test_pictures_of_shares_differences_and_costs(tmp_path: Path):
+    runs = [run(net, 0, {"top1": top1, **COST}, fraction=f) for net, f, top1 in [("a", 0.5, 0.6), ("a", 1.0, 0.7)]]
+    whole = Chapter("one", TASK, groups(runs, ["backbone", "fraction"]), [difference()])
+    assert draw_learning(tmp_path / "learning.png", [whole])
+    assert draw_differences(tmp_path / "differences.png", [whole, whole])
+    single = Image.open(tmp_path / "differences.png").height
+    assert draw_differences(tmp_path / "differences.png", [whole])
+    assert Image.open(tmp_path / "differences.png").height < single
+    assert not draw_costs(tmp_path / "costs.png", [whole])  # all cost the same
+    other = [*runs, run("b", 0, {"top1": 0.8, **COST, "parameters": 10**6})]
+    assert draw_costs(tmp_path / "costs.png", [Chapter("", TASK, groups(other, ["backbone", "fraction"]))])
+    bare = Chapter("", TASK, groups(runs[:1], ["backbone", "fraction"]))
+    assert not draw_learning(tmp_path / "none.png", [bare])
+    assert not draw_differences(tmp_path / "none.png", [bare])
+    assert not (tmp_path / "none.png").exists()

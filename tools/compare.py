@@ -27,6 +27,7 @@ where a cell failed.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ if __package__ in (None, ""):
 
 from backbones.errors import UserError
 from tools.cli import parse, run
-from tools.compare_cells import Cell, cells, require_apart
+from tools.compare_cells import Cell, cells
 from tools.compare_jobs import train
 from tools.compare_plan import Matrix, Plan, matrix_of, read_plans
 from tools.compare_runs import TASKS, Run, Task
@@ -152,9 +153,11 @@ class Comparison:
         self.plans, self.folder, self.x = plans, Path(options.output), options.x
         self.of_plan = [cells(plan) for plan in plans]
         self.cells = [cell for found in self.of_plan for cell in found]
-        names: dict[str, Cell] = {}
-        for cell in self.cells:  # a task's name may run into that of an axis
-            require_apart(names.setdefault(cell.name, cell), cell)
+        names = Counter(cell.name for cell in self.cells)
+        if twice := [name for name, count in names.items() if count > 1]:  # a task's name runs into that of an axis
+            raise UserError(
+                f"two cells would share the folder {twice[0]}: two tasks make it, whose names begin alike; rename one of them"
+            )
 
     def show_plan(self) -> list[tuple[Cell, State]]:
         """Print the cells and what is left to do for each.

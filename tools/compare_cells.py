@@ -48,22 +48,8 @@ def cells(plan: Plan) -> list[Cell]:
         parts = [label(option, labels[option]) for option in order if option in labels]
         name = "-".join([plan.task] * bool(plan.task) + parts)
         cell = _cell(plan, name, labels, values)
-        require_apart(found.setdefault(name, cell), cell)
+        _require_apart(found.setdefault(name, cell), cell)
     return list(found.values())
-
-
-def require_apart(one: Cell, other: Cell) -> None:
-    """Refuse two different cells of one name.
-
-    Raises:
-        UserError: naming an option that differs.
-    """
-    odd = [option for option in other.config if other.config[option] != one.config.get(option)]
-    if odd:
-        raise UserError(
-            f"two cells would share the folder {one.name}: --{odd[0]} {one.config.get(odd[0])} and "
-            f"{other.config[odd[0]]}; rename one value, such as the file that it names"
-        )
 
 
 def label(option: str, value: str) -> str:
@@ -105,3 +91,17 @@ def _cell(plan: Plan, name: str, labels: dict[str, str], values: dict[str, Any])
         line = (*line, *words({key: round(config[key] / config["fraction"]) for key in ("epochs", "eval_every")}))
         config = resolve(plan.script, line, where=name)
     return Cell(name, plan.script, line, config, labels)
+
+
+def _require_apart(one: Cell, other: Cell) -> None:
+    """Refuse two different cells of one name.
+
+    Raises:
+        UserError: naming an option that differs.
+    """
+    odd = [option for option in other.config if other.config[option] != one.config.get(option)]
+    if odd:
+        raise UserError(
+            f"two cells would share the folder {one.name}: --{odd[0]} {one.config.get(odd[0])} and "
+            f"{other.config[odd[0]]}; rename one value, such as the file that it names"
+        )

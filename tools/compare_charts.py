@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.compare_runs import Run
 from tools.compare_table import FIGURES, Chapter, Group, spread, varying
@@ -79,7 +79,7 @@ def draw_costs(path: Path, chapters: Sequence[Chapter]) -> bool:
     for line, chapter in zip(axes, chapters, strict=True):
         for panel, title in zip(line, titles, strict=True):
             _draw_costs(panel, chapter, title)
-        handles = next((each for panel in line if (each := panel.get_legend_handles_labels())[0]), ([], []))
+        handles: Any = next((each for panel in line if (each := panel.get_legend_handles_labels())[0]), ([], []))
         line[-1].legend(*handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path)
     return True

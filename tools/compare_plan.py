@@ -74,12 +74,11 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
     tasks = _mapping(values["tasks"], f"{path}: tasks")
     if not tasks:
         raise UserError(f"{path}: tasks names none; write `tasks: {{cells: {{script: train_det, ...}}}}`")
-    return [
-        _plan(
-            _joined(values, entry, f"{path}: tasks: {name}"), f"{path}: {name}", scripts, task=name, equal_steps=equal
-        )
-        for name, entry in tasks.items()
-    ]
+    odd = next((name for name in tasks if not re.fullmatch(r"[\w.+-]+", name)), None)
+    if odd is not None:
+        raise UserError(f"{path}: tasks: {odd}: begins names of folders; take letters, digits and . _ + - alone")
+    joined = {name: _joined(values, entry, f"{path}: tasks: {name}") for name, entry in tasks.items()}
+    return [_plan(v, f"{path}: {name}", scripts, task=name, equal_steps=equal) for name, v in joined.items()]
 
 
 def named(value: Any) -> str:

@@ -1,0 +1,93 @@
+"""Dry runs: what they say, that they leave nothing, and what an experiment learns from them before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backbones.errors import UserError
+from tools import compare, train_cls, train_det, train_seg
+from tools.compare_cells import cells
+from tools.compare_plan import Plan, matrix_of, words
+from tools.compare_rehearse import rehearsals
+from tools.rehearsal import Rehearsal
+
+DET = {"min_size": 64, "max_size": 64, "fpn_channels": 32, "norm": "batch", "weights": "none", "batch_size": 8}
+SEG = {"recipe": "shapes", "backbone": "resnet20", "crop_size": 32, "batch_size": 2}
+SMALL = {"workers": 0, "threads": 1, "epochs": 3}
+
+
+@pytest.mark.parametrize(("script", "own", "steps"), [(train_det, DET, 9), (train_seg, SEG, 36)])
+def test_a_dry_run_counts_the_steps_and_leaves_nothing(
+    script: Any, own: dict[str, Any], steps: int, small_shapes: Path, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    line = words({"data": str(small_shapes), **SMALL, **own})  # 24 images, 8 or 2 at a time
+    for output in ((), ("--output=runs/kept",)):
+        found = script.main([*line, "--dry-run", *output])
+        assert found.steps == steps
+        assert 0 < found.seconds < 60
+        assert str(found) in capsys.readouterr().out
+        assert not (tmp_path / "runs" / "kept").exists()
+
+
+def test_a_dry_run_of_a_classifier(tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((tiny_runs["cls"] / "config.yaml").read_text())
+    kept = {name: config[name] for name in ("data", "backbone", "crop_size", "batch_size", "weights")}
+    assert train_cls.main([*words({**kept, **SMALL}), "--dry-run"]).steps % 3 == 0
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_hours_are_of_all_steps():
+    assert str(Rehearsal(90_000, 0.2)) == "90,000 steps of 0.2 s: about 5 hours, evaluations aside"
+
+
+def test_only_a_training_can_be_rehearsed():
+    with pytest.raises(UserError, match="--dry-run True: is of a training's beginning"):
+        train_det.main(["--dry-run", "--eval-only"])
+
+
+def detector(data: Path, matrix: dict[str, Any]) -> Plan:
+    return Plan("train_det", words({"data": str(data), **SMALL, **DET}), (matrix_of(matrix, "matrix"),))
+
+
+def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Path, monkeypatch):
+    asked = []
+
+    class Pool:
+        """Stands for processes, which would take their time."""
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+
+        def submit(self, _: Any, script: str, line: tuple[str, ...]) -> Pool:
+            asked.append(line)
+            return self
+
+        def result(self) -> Rehearsal:
+            return Rehearsal(10, 0.1)
+
+    monkeypatch.setattr("tools.compare_rehearse.ProcessPoolExecutor", Pool)
+    made = cells(detector(small_shapes, {"fraction": [0.5, 1.0], "seed": [0, 1, 2]}))
+    assert set(rehearsals(made, jobs=1)) == {cell.name for cell in made}
+    assert len(asked) == 3 + 1
+
+
+def test_what_cannot_run_is_refused_before_anything_does(small_shapes: Path, tmp_path: Path, capsys):
+    options = {"data": str(small_shapes), **SMALL, **DET}
+    matrix = {"backbone": ["resnet18"], "accumulate": [1, 3]}
+    file = tmp_path / "e.yaml"
+    file.write_text(yaml.safe_dump({"script": "train_det", "options": options, "matrix": matrix}))
+    with pytest.raises(UserError, match=r"cell accumulate3-resnet18: --batch-size 8: does not divide") as error:
+        compare.main([str(file), "--output", str(tmp_path / "out")])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+    assert "rehearsing" in capsys.readouterr().out
