@@ -155,9 +155,7 @@ class Comparison:
         self.cells = [cell for found in self.of_plan for cell in found]
         names = Counter(cell.name for cell in self.cells)
         if twice := [name for name, count in names.items() if count > 1]:  # a task's name runs into that of an axis
-            raise UserError(
-                f"two cells would share the folder {twice[0]}: two tasks make it, whose names begin alike; rename one of them"
-            )
+            raise UserError(f"two cells would share the folder {twice[0]}: two tasks make it; rename one of them")
 
     def show_plan(self) -> list[tuple[Cell, State]]:
         """Print the cells and what is left to do for each.
