@@ -12,15 +12,16 @@ from tools.options import require
 if TYPE_CHECKING:
     from tools.benchmark_report import Report, Table
 
-GPUS = (1, 8, 64)
+MACHINE = 8  # GPUs of one machine
 LINKS = {"25 Gbit Ethernet": 3.125, "100 Gbit Ethernet": 12.5, "PCIe 3.0 x16": 15.75, "NVLink 2 (V100)": 150.0}
 NOTES = (
-    "Estimates. Hours are images / (GPUs x images/s of one GPU), as if nothing but the GPU took time; the "
-    "other columns say when something else does. One GPU's images/s: detection, 16 images / 8 GPUs / published "
-    "s/iter; classification and FCN, `--anchor` images/s of ResNet-50 times its multiply-adds over the net's. "
-    "All-reduce: 2(n-1)/n x 4 bytes x parameters / the link's bytes/s in one direction, n = 64, hidden by "
-    "nothing; a step is of the recipe's batch, or of one image a GPU where that is more. Cores: images/s of 8 "
-    "GPUs / those of one core.",
+    "Estimates. A step on n GPUs takes its images / n / images/s of one GPU; and what the backward pass, two thirds "
+    "of that, does not hide of the ring all-reduce: 2(n-1)/n x 4 bytes x parameters / GB/s, of NVLink 2 within a "
+    "machine of 8, of `--network` between machines; and (2 x small all-reduces + 1 broadcast of buffers) x (n-1) hops "
+    "of `--hop` us, hidden by nothing. 64 GPUs get the recipe's batch (one image a GPU at least), or 8 times that, as "
+    "many images a GPU as 8 have. One GPU's images/s: detection, 16 images / 8 GPUs / published s/iter; "
+    "classification and FCN, `--anchor` images/s of ResNet-50 times its multiply-adds over the net's; the same at any "
+    "number of images a GPU. Cores and MB/s of storage are those that feed 8 GPUs.",
 )
 
 
@@ -34,6 +35,8 @@ class Job:
         rate: images/s of one GPU; None: by multiply-adds.
         gmacs: multiply-adds of an image, 1e9.
         weights: parameters, 1e6.
+        calls: small all-reduces of a step: two of the engine, and those of the task's losses.
+        kbytes: of an image file.
         decode: images/s of one core of the loader (docs/BENCHMARKS.md).
     """
 
@@ -43,6 +46,8 @@ class Job:
     rate: float | None
     gmacs: float
     weights: float
+    calls: int = 2
+    kbytes: float = 108
     decode: float = 582
 
 
@@ -53,13 +58,17 @@ class BudgetOptions:
     Args:
         anchor: images/s of one GPU training ResNet-50 at 224 pixels.
         speed: how many times as fast as the published V100 each GPU is, in all jobs.
+        network: GB/s of a machine's network in one direction.
+        hop: microseconds of a small message from one process to the next.
     """
 
     anchor: float = 1200.0
     speed: float = 1.0
+    network: float = 12.5
+    hop: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("anchor", "speed"):
+        for name in ("anchor", "speed", "network", "hop"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
 
 
@@ -78,8 +87,10 @@ def jobs() -> list[Job]:
     found = [Job(f"{net}, {way}", n, 256, None, *size) for net, size in nets.items() for way, n in work.items()]
     for net, seconds, weights in (("R50", 0.210, 41.76), ("R101", 0.286, 60.75)):
         for way, steps in (("1x", 90_000), ("3x", 270_000)):
-            found.append(Job(f"Faster R-CNN {net}-FPN {way}", 16 * steps, 16, 16 / 8 / seconds, 0, weights, 559))
-    return [*found, Job("FCN ResNet-50, 30 epochs", 30 * 118_287, 32, None, 121.6, 35.32, 135)]
+            found.append(
+                Job(f"Faster R-CNN {net}-FPN {way}", 16 * steps, 16, 16 / 8 / seconds, 0, weights, 4, 152, 559)
+            )
+    return [*found, Job("FCN ResNet-50, 30 epochs", 30 * 118_287, 32, None, 121.6, 35.32, 4, 152, 135)]
 
 
 class Benchmark:
@@ -104,16 +115,40 @@ def rate(job: Job, options: BudgetOptions) -> float:
     return options.speed * (job.rate or options.anchor * 4.089 / job.gmacs)
 
 
+def step(job: Job, gpus: int, images: int, options: BudgetOptions) -> dict[str, float]:
+    """Milliseconds of an optimizer step of `images` by what they go to: GPU, all-reduce (not hidden), latency."""
+    gpu = 1000 * images / gpus / rate(job, options)
+    link = options.network if gpus > MACHINE else LINKS["NVLink 2 (V100)"]
+    reduce = ring_bytes(job.weights, gpus) / link / 1e6
+    hops = (2 * job.calls + 1) * (gpus - 1)
+    return {"GPU": gpu, "all-reduce": max(0.0, reduce - 2 / 3 * gpu), "latency": hops * options.hop / 1000}
+
+
 def hours(options: BudgetOptions) -> Table:
-    """A row for each job: hours by number of GPUs, and cores that feed eight."""
+    """A row for each job: hours by number of GPUs, what takes most of them on 64, and what feeds eight."""
     from tools.benchmark_report import Table
 
-    columns = ["run", "images/s of a GPU", *(f"hours on {n}" for n in GPUS), "loader cores for 8 GPUs"]
-    made = Table("Hours", columns)
+    columns = [
+        "run",
+        "images/s of a GPU",
+        "hours on 1",
+        "8",
+        "64",
+        "of which GPU, all-reduce, latency",
+        "64, batch x 8",
+    ]
+    made = Table("Hours", [*columns, "loader cores", "storage MB/s"])
     for job in jobs():
-        speed = rate(job, options)
-        cells = [f"{job.images / n / speed / 3600:.1f}" for n in GPUS]
-        made.rows.append([job.name, f"{speed:.1f}", *cells, f"{8 * speed / job.decode:.1f}"])
+        speed, few = rate(job, options), max(64, job.batch)
+        parts = step(job, 64, few, options)
+        shares = ", ".join(f"{100 * part / sum(parts.values()):.0f} %" for part in parts.values())
+        ways = [(8, job.batch), (64, few), (64, 8 * job.batch)]
+        one, *times = (
+            f"{job.images / speed / 3600:.1f}",
+            *(f"{job.images / n * sum(step(job, gpus, n, options).values()) / 3.6e6:.1f}" for gpus, n in ways),
+        )
+        feed = [f"{8 * speed / job.decode:.1f}", f"{8 * speed * job.kbytes / 1000:.0f}"]
+        made.rows.append([job.name, f"{speed:.1f}", one, *times[:2], shares, times[2], *feed])
     return made
 
 
@@ -129,7 +164,7 @@ def reduce(options: BudgetOptions) -> Table:
     columns = ["run", "MB of gradient", "MB sent by each of 64", "ms of a step on 64", *(f"ms on {x}" for x in LINKS)]
     made = Table("All-reduce", columns)
     for job in {job.weights: job for job in jobs()}.values():
-        sent, step = ring_bytes(job.weights, 64), 1000 * max(1, job.batch / 64) / rate(job, options)
+        sent, gpu = ring_bytes(job.weights, 64), step(job, 64, max(64, job.batch), options)["GPU"]
         times = [f"{sent / gbytes / 1e6:.1f}" for gbytes in LINKS.values()]
-        made.rows.append([job.name, f"{4 * job.weights:.0f}", f"{sent / 1e6:.0f}", f"{step:.1f}", *times])
+        made.rows.append([job.name, f"{4 * job.weights:.0f}", f"{sent / 1e6:.0f}", f"{gpu:.1f}", *times])
     return made
