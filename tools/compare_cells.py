@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tools.compare_plan import Plan, filled, words
+from tools.compare_plan import Plan, filled, named, words
 from tools.run_log import BEST, LAST
 
 FILES = (".safetensors", ".pth", ".pt")
@@ -35,9 +35,15 @@ class Cell:
     config: dict[str, Any]
     labels: dict[str, str]
 
+    def called(self, axis: str) -> str:
+        """What the value of an axis is called; where its part of the matrix lacks the axis, the option's value."""
+        return self.labels[axis] if axis in self.labels else named(self.config.get(axis))
+
 
 def cells(plan: Plan) -> list[Cell]:
-    """All cells in order; a run that two parts of the matrix ask for is there once.
+    """All cells in order; a run that two parts of the matrix ask for is there once, under the first one's name.
+
+    Twice in a row of the table, it would count for two seeds that agree.
 
     Raises:
         UserError: for options that the script refuses, or two cells that would share a folder.
@@ -49,7 +55,10 @@ def cells(plan: Plan) -> list[Cell]:
         name = "-".join([plan.task] * bool(plan.task) + parts)
         cell = _cell(plan, name, labels, values)
         _require_apart(found.setdefault(name, cell), cell)
-    return list(found.values())
+    alike: dict[str, Cell] = {}
+    for cell in found.values():
+        alike.setdefault(json.dumps([cell.config, [cell.called(axis) for axis in order]], sort_keys=True), cell)
+    return list(alike.values())
 
 
 def label(option: str, value: str) -> str:

@@ -39,10 +39,13 @@ class Job:
     log: Path
 
     def error(self) -> str | None:
-        """What went wrong; None where it went well."""
-        if not self.process.returncode:
-            return None
-        return last_error(self.log) or f"ended with status {self.process.returncode}, see {self.log.name}"
+        """What went wrong; None where it went well. An end without a word is told to the log, for later tables."""
+        status = self.process.returncode
+        if status and last_error(self.log) is None:
+            end = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(f"\nerror: {end}, see {self.log.name}\n")
+        return last_error(self.log) if status else None
 
 
 def train(
@@ -59,7 +62,7 @@ def train(
     """
     running: list[Job] = []
     waiting = list(todo)
-    with _signals_interrupt():
+    with signals_interrupt():
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -149,7 +152,7 @@ def _stop(running: Sequence[Job]) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """Take SIGTERM and SIGHUP for Ctrl-C: the trainings are in sessions of their own and would live on.
 
     Where SIGHUP is ignored, as under nohup, it stays so.

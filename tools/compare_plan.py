@@ -90,15 +90,19 @@ def matrix_of(value: Any, where: str) -> Matrix:
     """Options with their values: a list, names before values, or a single value.
 
     Raises:
-        UserError: where an option has none.
+        UserError: where an option has none, or two of one name, or there is no option.
     """
-    matrix = {}
+    matrix: Matrix = {}
     for option, values in _mapping(value, where).items():
         listed = values if isinstance(values, (list, dict)) else [values]
         if not listed:
             raise UserError(f"{where}: {option} has no values; list at least one")
-        matrix[option] = listed if isinstance(listed, dict) else {named(each): each for each in listed}
-        matrix[option] = {named(label): each for label, each in matrix[option].items()}
+        labelled = listed if isinstance(listed, dict) else {named(each): each for each in listed}
+        matrix[option] = {named(label): each for label, each in labelled.items()}
+        if len(matrix[option]) < len(labelled):  # such as 1 and "1"
+            raise UserError(f"{where}: {option} has two values of one name among {', '.join(map(repr, labelled))}")
+    if not matrix:
+        raise UserError(f"{where}: names no option to vary; write `{{backbone: [resnet20, plain20]}}`")
     return matrix
 
 

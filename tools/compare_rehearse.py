@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from tools.compare_cells import Cell
-from tools.compare_jobs import threads
+from tools.compare_jobs import signals_interrupt, threads
 from tools.rehearsal import Rehearsal
 
 
@@ -34,8 +35,7 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
         alike.setdefault(_likeness(cell), []).append(cell)
-    context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with _pool(jobs) as pool:
         asked = [
             pool.submit(_rehearse, first.script, (*first.words, *_threads(first, jobs))) for first, *_ in alike.values()
         ]
@@ -52,6 +52,26 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
         raise UserError(f"cell {name}: {text}{more}")
     found = zip(alike.values(), told, strict=True)
     return {cell.name: each for cells, each in found for cell in cells if not isinstance(each, str)}
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that an interrupt or SIGTERM ends at once: by themselves they would rehearse all that waits."""
+    others = multiprocessing.active_children()
+    context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
+    with signals_interrupt(), ProcessPoolExecutor(jobs, mp_context=context, initializer=_ignore_interrupts) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - {*others}:
+                child.kill()
+            raise
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C in a terminal goes to all its processes; the one that waits for these ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _likeness(cell: Cell) -> str:

@@ -20,6 +20,7 @@ from tools.report_run import RunFolder
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 SEED = 0
+OTHER_IMAGES = "measured on other images or classes, which no seed makes up for"
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,6 @@ def differences(found: Sequence[Group], metric: Metric, *, resamples: int = RESA
     Args:
         found: groups of one task, all over the same axes.
         metric: the figure that `compare_scores.read` gives as well.
-
-    Raises:
-        UserError: where runs of one task were not measured on the same images.
     """
     scores = _Scores(resamples)
     result = []
@@ -106,24 +104,33 @@ def differences(found: Sequence[Group], metric: Metric, *, resamples: int = RESA
     return _without_constants(result)
 
 
+@dataclass(frozen=True)
+class _Resampled:
+    """What a run scores on resamples of its images: fractions `[resamples]`.
+
+    Attributes:
+        digest: of the images, see `Scored`.
+    """
+
+    digest: Any
+    scores: np.ndarray
+
+
 class _Scores:
-    """What each run scores on resamples of the images; every run sees the same resamples."""
+    """What each run scores on resamples of the images; runs on the same images see the same resamples."""
 
     def __init__(self, resamples: int) -> None:
         self.resamples = resamples
-        self._known: dict[str, np.ndarray | str] = {}
-        self._first: tuple[Run, Scored] | None = None
+        self._known: dict[str, _Resampled | str] = {}
 
-    def of(self, run: Run) -> np.ndarray | str:
-        """Fractions `[resamples]`, or why there are none."""
+    def of(self, run: Run) -> _Resampled | str:
+        """The scores, or why there are none."""
         if run.cell.name not in self._known:
             try:
                 scored = read(RunFolder.read(run.folder))
+                self._known[run.cell.name] = _Resampled(scored.digest, self._resampled(scored))
             except UserError as error:
                 self._known[run.cell.name] = str(error)
-            else:
-                self._require_same(run, scored)
-                self._known[run.cell.name] = self._resampled(scored)
         return self._known[run.cell.name]
 
     def _resampled(self, scored: Scored) -> np.ndarray:
@@ -131,27 +138,29 @@ class _Scores:
         draws = (np.bincount(random.integers(size, size=size), minlength=size) for _ in range(self.resamples))
         return np.array([scored.score(weights.astype(float)) for weights in draws])
 
-    def _require_same(self, run: Run, scored: Scored) -> None:
-        self._first = self._first or (run, scored)
-        if scored.digest != self._first[1].digest:
-            raise UserError(
-                f"{run.folder}: was measured on other images or classes than {self._first[0].folder}; make cells of "
-                "other data another task of the experiment"
-            )
-
 
 def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _Scores) -> Difference | None:
     plain = Metric(metric.key, metric.title)  # accuracy rather than error: larger is better
     a, b = (_known(plain.percent(run.results or {}) for run in group.finished) for group in (first, other))
     if not a or not b:
         return None
-    resampled = [[scores.of(run) for run in group.finished] for group in (first, other)]
-    lacking = next((each for runs in resampled for each in runs if isinstance(each, str)), "")
-    shifts = None if lacking else 100 * np.subtract(*(np.mean(runs, axis=0) for runs in reversed(resampled)))
+    shifts, lacking = _shifts(*([scores.of(run) for run in group.finished] for group in (first, other)))
     rest = {name: value for name, value in other.values.items() if name != axis}
     names = first.values[axis], other.values[axis]
     images = None if shifts is None else _percentiles(shifts)
-    return Difference(axis, *names, rest, metric.key, (a, b), images, _both(a, b, shifts), lacking)
+    both = None if lacking == OTHER_IMAGES else _both(a, b, shifts)
+    return Difference(axis, *names, rest, metric.key, (a, b), images, both, lacking)
+
+
+def _shifts(first: list[_Resampled | str], other: list[_Resampled | str]) -> tuple[np.ndarray | None, str]:
+    """The difference of the means in points on each resample `[resamples]`, or why there is none."""
+    runs = [each for each in (*first, *other) if not isinstance(each, str)]
+    if len(runs) < len(first) + len(other):
+        return None, next(each for each in (*first, *other) if isinstance(each, str))
+    if any(each.digest != runs[0].digest for each in runs):
+        return None, OTHER_IMAGES
+    a, b = (np.mean([each.scores for each in part], axis=0) for part in (runs[: len(first)], runs[len(first) :]))
+    return 100 * (b - a), ""
 
 
 def _known(values: Iterable[float | None]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from tools.compare_plan import SEED, named
+from tools.compare_plan import SEED
 from tools.compare_runs import Metric, Run, Task
 from tools.files import write_json, write_text
 
@@ -79,7 +79,7 @@ def groups(runs: Sequence[Run], axes: Sequence[str]) -> list[Group]:
     """
     found: dict[str, Group] = {}
     for run in runs:
-        values = {axis: _called(run, axis) for axis in axes if axis != SEED}
+        values = {axis: run.cell.called(axis) for axis in axes if axis != SEED}
         found.setdefault(json.dumps(values), Group(values, [])).runs.append(run)
     return list(found.values())
 
@@ -234,11 +234,6 @@ def _group_json(group: Group, task: Task) -> dict[str, Any]:
     ]
     figures = {figure.title: figure.of(group) for figure in FIGURES}
     return {"values": group.values, "metrics": spreads, "figures": figures, "runs": runs}
-
-
-def _called(run: Run, axis: str) -> str:
-    """What the value of an axis is called; of a cell whose part of the matrix lacks the axis, the option's value."""
-    return run.cell.labels[axis] if axis in run.cell.labels else named(run.config.get(axis))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,0 +1,75 @@
+"""What once went wrong in experiments: odd matrices, lost reasons, interrupts that were not obeyed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import interruptible
+
+from backbones.errors import UserError
+from tools.compare_cells import Cell, cells
+from tools.compare_jobs import Job
+from tools.compare_plan import Plan, matrix_of
+from tools.compare_runs import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plan(*matrices: dict) -> Plan:
+    return Plan("train_det", (), tuple(matrix_of(each, "matrix") for each in matrices))
+
+
+def test_a_matrix_without_options_is_refused():
+    with pytest.raises(UserError, match="matrix: names no option to vary"):  # its run would fill the output folder
+        plan({})
+
+
+def test_values_of_one_name_are_refused():
+    with pytest.raises(UserError, match="weights has two values of one name among 1, '1'"):
+        plan({"weights": {1: "a.pth", "1": "b.pth"}})
+
+
+def test_a_run_that_two_parts_of_an_experiment_write_differently_counts_once():
+    usual = cells(plan({"backbone": ["resnet18"], "seed": [0]}))[0].config["norm"]
+    base, further = {"backbone": ["resnet18"], "seed": [0, 1]}, {"backbone": ["resnet18"], "seed": [0, 1]}
+    made = cells(plan(base, {**further, "norm": [usual, "group"]}))
+    assert [(cell.called("norm"), cell.config["seed"]) for cell in made] == [
+        *[(usual, seed) for seed in (0, 1)],
+        *[("group", seed) for seed in (0, 1)],
+    ]
+
+
+@pytest.mark.parametrize(("end", "reason"), [("kill -KILL $$", "killed by SIGKILL"), ("exit 3", "status 3")])
+def test_a_training_that_ends_without_a_word_has_a_reason_in_later_tables(end: str, reason: str, tmp_path: Path):
+    cell, log = Cell("a", "train_det", (), {}, {}), tmp_path / "a.log"
+    log.write_text("== begins at noon\nerror: of an earlier start\n== begins at one\n")
+    job = Job(cell, 0, subprocess.Popen(["sh", "-c", end]), log)
+    job.process.wait()
+    told = job.error()
+    assert reason in str(told)
+    assert Run.read(tmp_path / "a", cell).error == told == job.error()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_rehearsal_obeys_signals_and_leaves_no_process(number: signal.Signals, small_shapes: Path, tmp_path: Path):
+    options = {"data": str(small_shapes), "weights": "none", "freeze": 0, "norm": "batch", "workers": 0}
+    matrix = {"backbone": ["resnet18"], "fraction": [0.99], "seed": list(range(40))}
+    file = tmp_path / "e.yaml"
+    file.write_text(yaml.safe_dump({"script": "train_det", "options": options, "matrix": matrix}))
+    words = [sys.executable, str(ROOT / "tools" / "compare.py"), str(file), "--output", str(tmp_path / "out")]
+    process = interruptible(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    told = next(line for line in process.stdout if line.startswith(("rehearsing", "error")))
+    assert told.startswith("rehearsing")
+    time.sleep(4)  # the rehearsing processes have begun, or are about to
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=60)  # which waits for all that write there
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert not (tmp_path / "out").exists()
