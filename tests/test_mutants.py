@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from backbones.errors import UserError
-from tools import checkpoint, compare_cells, train_cls, train_det, train_seg
+from tools import checkpoint, compare_plan, train_cls, train_det, train_seg
 from tools.cli import parse, to_dict
 from tools.engine import train_epoch
 from tools.experiment import Experiment, versions
@@ -339,17 +339,27 @@ matrix: {backbone: [plain20, plain56], seed: [0, 1]}
 runs:
   - {backbone: [resnet20, resnet56]}
 """
+STUDY = """equal_steps: true
+options: {workers: 1}
+matrix: {weights: {random: none, ours: "runs/{backbone}.pth"}, fraction: [0.25, 1.0]}
+tasks:
+  first: {script: train_cls, options: {data: cifar10}, matrix: {backbone: [resnet20]}}
+  second: {script: train_cls, runs: [{backbone: resnet18, seed: [0]}]}
+"""
 
 
 @mutants
 @given(data=st.data())
 def test_a_changed_experiment_is_a_plan_or_refused(tmp_path_factory, data):
     path = Path(tmp_path_factory.getbasetemp()) / "experiment.yaml"
-    path.write_text(text_of(data.draw, EXPERIMENT), encoding="utf-8", errors="surrogatepass")
+    text = text_of(data.draw, data.draw(st.sampled_from([EXPERIMENT, STUDY])))
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
-        plan = compare_cells.read_plan(path, ["train_cls"])
+        plans = compare_plan.read_plans(path, ["train_cls"])
     except UserError as error:
         assert "\n" not in str(error) and str(error)
         return
-    assert plan.script == "train_cls" and plan.matrices
-    assert all(isinstance(word, str) and word.startswith("--") for word in plan.words)
+    assert plans
+    for plan in plans:
+        assert plan.script == "train_cls" and plan.matrices
+        assert all(isinstance(word, str) and word.startswith("--") for word in plan.words)
