@@ -13,6 +13,7 @@ import yaml
 from conftest import interruptible
 
 from backbones.errors import UserError
+from tools import compare
 from tools.compare_cells import Cell, cells
 from tools.compare_jobs import Job
 from tools.compare_plan import Plan, matrix_of
@@ -73,3 +74,13 @@ def test_a_rehearsal_obeys_signals_and_leaves_no_process(number: signal.Signals,
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_cannot_be_written_fails_its_cell_alone(tmp_path: Path, capsys):
+    (tmp_path / "out" / "resnet18.log").mkdir(parents=True)
+    words = ["--script", "train_det", "--backbones", "resnet18", "--rehearse", "false"]
+    with pytest.raises(SystemExit) as status:
+        compare.main([*words, "--output", str(tmp_path / "out")])
+    assert status.value.code == 1
+    assert "resnet18.log: Is a directory; move it away" in capsys.readouterr().err
+    assert (tmp_path / "out" / "table.md").is_file()

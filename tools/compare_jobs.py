@@ -73,6 +73,8 @@ def train(
                         running.append(_start(cell, state, folder=folder, slot=slot, jobs=jobs))
                     except UserError as error:
                         ended(cell, f"error: {error}")
+                    except OSError as error:  # its folder or log cannot be written; others may
+                        ended(cell, f"error: {error.filename}: {error.strerror}; move it away or name another --output")
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
                     ended(job.cell, job.error())
