@@ -8,17 +8,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segmentation.labels import Classes, Colour
+from segmentation.labels import Classes, Colour, is_background
 from segmentation.losses import IGNORE
 
 TILE, MARGIN, CAPTION = 260, 8, 16  # pixels
 VOID = (0, 0, 0)
 ENTRY = 130  # pixels of a legend's entry
 BLEND, OVERLAY = 0.75, 0.55  # of the colour over the image, beside it and alone
-SMALLEST, LARGEST = (
-    512,
-    4096,
-)  # pixels of a drawn picture's longer side: whole enlargements up to the one, not the other
+# Pixels of a drawn picture's longer side: whole enlargements up to the one, not beyond the other.
+SMALLEST, LARGEST = 512, 4096
 
 
 def draw_samples(
@@ -62,8 +60,7 @@ def draw_labels(
     """
     height, width = labels.shape
     scale = max(1, min(LARGEST // max(height, width), -(-SMALLEST // max(height, width))))
-    over = np.where(np.isin(labels, chosen)[..., None], painted(image, labels, classes, OVERLAY), image)
-    picture = Image.fromarray(over)
+    picture = Image.fromarray(painted(image, labels, classes, OVERLAY, chosen=chosen))
     if scale > 1:
         picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
     entries = [(classes.colours[number], classes.names[number]) for number in legend]
@@ -74,11 +71,25 @@ def draw_labels(
     return np.asarray(sheet)
 
 
-def painted(image: np.ndarray, labels: np.ndarray, classes: Classes, share: float = BLEND) -> np.ndarray:
-    """The image `[H, W, 3]` under the colours of its label map `[H, W]`, a share of them."""
+def painted(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Classes,
+    share: float = BLEND,
+    *,
+    chosen: Sequence[int] | None = None,
+) -> np.ndarray:
+    """The image `[H, W, 3]` under the colours of its label map `[H, W]`, a share of them.
+
+    Args:
+        chosen: numbers of the classes that are coloured; absent: all, and what does not count, but the background,
+            whose colour would hide the picture.
+    """
     table = np.full((IGNORE + 1, 3), VOID, np.uint8)
     table[: len(classes)] = classes.colours
-    return cv2.addWeighted(image, 1 - share, table[labels], share, 0)
+    plain = [number for number in range(len(classes)) if is_background(number, classes.names)]
+    bare = np.isin(labels, plain) if chosen is None else ~np.isin(labels, chosen)
+    return np.where(bare[..., None], image, cv2.addWeighted(image, 1 - share, table[labels], share, 0))
 
 
 def _tile(image: np.ndarray) -> Image.Image:
@@ -90,7 +101,8 @@ def _tile(image: np.ndarray) -> Image.Image:
 
 def _legend(classes: Classes, maps: Sequence[np.ndarray], width: int) -> Image.Image:
     """Colours and names of the classes that the pictures show."""
-    shown = [n for n in np.unique(np.concatenate([np.unique(m) for m in maps])) if n < len(classes)] if maps else []
+    found = np.unique(np.concatenate([np.unique(m) for m in maps])) if maps else ()
+    shown = [n for n in found if n < len(classes) and not is_background(n, classes.names)]
     entries = [(classes.colours[n], classes.names[n]) for n in shown] + [(VOID, "does not count")]
     return _entries(entries, width)
 

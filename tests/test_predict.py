@@ -317,3 +317,28 @@ def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Pa
     assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes(classes=names)).chosen == [0, *everything]
     net.classes = dataclasses.replace(net.classes, names=("sky", *names[1:]))
     assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes()).chosen == [0, *everything]
+
+
+def test_samples_leave_the_background_as_it_is():
+    from segmentation.draw import painted
+    from segmentation.labels import Classes
+
+    image = np.full((2, 2, 3), 200, np.uint8)
+    labels = np.array([[0, 1], [255, 0]])
+    voc = Classes(("background", "cat"), ((0, 0, 0), (128, 0, 0)))
+    found = painted(image, labels, voc)
+    assert (found[0, 0] == 200).all() and (found[1, 1] == 200).all()
+    assert (found[0, 1] == (146, 50, 50)).all()  # a quarter of 200 and three quarters of the colour
+    assert (found[1, 0] == 50).all()  # what does not count is black
+    sky = Classes(("sky", "cat"), ((0, 0, 0), (128, 0, 0)))
+    assert (painted(image, labels, sky)[0, 0] == 50).all()
+
+
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_arrays_are_for_classifiers(task: str, tiny_runs: dict[str, Path], tmp_path: Path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((8, 8, 3), np.uint8))
+    Image.new("RGB", (64, 64)).save(tmp_path / "y.png")
+    words = ["--run", str(tiny_runs[task]), str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "0"]
+    with pytest.raises(UserError, match="1 of the inputs failed, 1 pictures were predicted"):
+        predict.main(words)
+    assert "x.npy: is an array, which classifiers alone take" in capsys.readouterr().err

@@ -86,7 +86,7 @@ class Detect:
         from detection.tiles import Tiles
 
         wishes, heads = self.wishes, self.net.model.roi_heads
-        self.read: Callable[[Any], Any] = self.net.read
+        self.read: Callable[[Any], Any] = partial(_picture_only, self.net.read)
         names = self.net.categories.names
         chosen = chosen_classes(wishes.classes, names)
         self.ids = {self.net.categories.ids[place] for place in chosen}
@@ -155,7 +155,7 @@ class Segment:
     def __post_init__(self) -> None:
         from segmentation.labels import is_background
 
-        self.read: Callable[[Any], Any] = self.net.read
+        self.read: Callable[[Any], Any] = partial(_picture_only, self.net.read)
         names = self.net.classes.names
         chosen = chosen_classes(self.wishes.classes, names)
         # Colour on all that is nothing would hide the picture; who wants it names it.
@@ -298,6 +298,13 @@ def _windows(run: str, wishes: Wishes) -> dict[str, Any]:
     side = find(run).config.get("crop_size", 512) if wishes.tile == "auto" else wishes.tile
     found: dict[str, Any] = {} if side is None else {"window": side}
     return found if wishes.overlap is None else {**found, "overlap": wishes.overlap}
+
+
+def _picture_only(read: Callable[[Any], Any], image: Any) -> Any:
+    """An image as its net takes it; detectors and segmentation nets take no files of arrays."""
+    if isinstance(image, (str, Path)) and Path(image).suffix.lower() == ".npy":
+        raise UserError(f"{image}: is an array, which classifiers alone take; save it as a PNG")
+    return read(image)
 
 
 def _views_and_picture(read: Callable[[Any], Any], in_channels: int, draws: bool, image: Any) -> tuple[Any, Any]:
