@@ -55,6 +55,7 @@ def train(
     jobs: int,
     started: Callable[[Cell, State], None],
     ended: Callable[[Cell, str | None], None],
+    dry_run: bool = False,
 ) -> None:
     """Train cells, `jobs` at a time, and call `ended` after each with its error, or None where it went well.
 
@@ -62,7 +63,7 @@ def train(
     """
     running: list[Job] = []
     waiting = list(todo)
-    with signals_interrupt():
+    with _signals_interrupt():
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -70,7 +71,7 @@ def train(
                     slot = min(set(range(jobs)) - {job.slot for job in running})
                     started(cell, state)
                     try:
-                        running.append(_start(cell, state, folder=folder, slot=slot, jobs=jobs))
+                        running.append(_start(cell, state, folder=folder, slot=slot, jobs=jobs, dry_run=dry_run))
                     except UserError as error:
                         ended(cell, f"error: {error}")
                     except OSError as error:  # its folder or log cannot be written; others may
@@ -83,11 +84,11 @@ def train(
             _stop(running)
 
 
-def _start(cell: Cell, state: State, *, folder: Path, slot: int, jobs: int) -> Job:
+def _start(cell: Cell, state: State, *, folder: Path, slot: int, jobs: int, dry_run: bool) -> Job:
     run, log = folder / cell.name, folder / f"{cell.name}.log"
     words = ("--resume",) if state == "resume" else cell.words
     share = threads(cell, jobs)
-    extra = (f"--threads={share}",) if share else ()
+    extra = (*((f"--threads={share}",) if share else ()), *(("--dry-run=true",) if dry_run else ()))
     with open(log, "ab") as file:
         _lock(file, run)
         file.write(f"{START}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -154,7 +155,7 @@ def _stop(running: Sequence[Job]) -> None:
 
 
 @contextmanager
-def signals_interrupt() -> Iterator[None]:
+def _signals_interrupt() -> Iterator[None]:
     """Take SIGTERM and SIGHUP for Ctrl-C: the trainings are in sessions of their own and would live on.
 
     Where SIGHUP is ignored, as under nohup, it stays so.

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import multiprocessing
-import os
-import signal
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 
 from backbones.errors import UserError
 from tools.compare_cells import Cell
-from tools.compare_jobs import signals_interrupt, threads
+from tools.compare_jobs import train
+from tools.compare_state import State
 from tools.rehearsal import Rehearsal
 
 
@@ -35,43 +28,13 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
         alike.setdefault(_likeness(cell), []).append(cell)
-    with _pool(jobs) as pool:
-        asked = [
-            pool.submit(_rehearse, first.script, (*first.words, *_threads(first, jobs))) for first, *_ in alike.values()
-        ]
-        try:
-            told = [each.result() for each in asked]
-        except BrokenProcessPool:
-            raise UserError("a rehearsal of a cell was killed, perhaps for its memory; pass --rehearse false") from None
-    mistakes = [
-        (cells[0].name, text) for cells, text in zip(alike.values(), told, strict=True) if isinstance(text, str)
-    ]
+    found = _dry_runs([first for first, *_ in alike.values()], jobs=jobs)
+    mistakes = [name for name, told in found.items() if isinstance(told, str)]
     if mistakes:
-        name, text = mistakes[0]
         more = f" ({len(mistakes)} cells cannot run)" if len(mistakes) > 1 else ""
-        raise UserError(f"cell {name}: {text}{more}")
-    found = zip(alike.values(), told, strict=True)
-    return {cell.name: each for cells, each in found for cell in cells if not isinstance(each, str)}
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that an interrupt or SIGTERM ends at once: by themselves they would rehearse all that waits."""
-    others = multiprocessing.active_children()
-    context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
-    with signals_interrupt(), ProcessPoolExecutor(jobs, mp_context=context, initializer=_ignore_interrupts) as pool:
-        try:
-            yield pool
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - {*others}:
-                child.kill()
-            raise
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C in a terminal goes to all its processes; the one that waits for these ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise UserError(f"cell {mistakes[0]}: {found[mistakes[0]]}{more}")
+    told = [(cell.name, found[same[0].name]) for same in alike.values() for cell in same]
+    return {name: each for name, each in told if not isinstance(each, str)}
 
 
 def _likeness(cell: Cell) -> str:
@@ -80,22 +43,16 @@ def _likeness(cell: Cell) -> str:
     return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in free}])
 
 
-def _threads(cell: Cell, jobs: int) -> tuple[str, ...]:
-    share = threads(cell, jobs)
-    return (f"--threads={share}",) if share else ()
+def _dry_runs(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal | str]:
+    """What the scripts tell of each cell, or why it cannot run, in the cells' order."""
+    told: dict[str, Rehearsal | str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
 
+        def end(cell: Cell, error: str | None) -> None:
+            log = (folder / f"{cell.name}.log").read_text(encoding="utf-8", errors="replace")
+            told[cell.name] = error.removeprefix("error: ") if error else Rehearsal.read(log)
 
-def _rehearse(script: str, words: Sequence[str]) -> Rehearsal | str:
-    """A dry run of a script in this process; its error in one line where it refuses."""
-    with tempfile.TemporaryDirectory() as folder, _silence():
-        try:
-            return import_module(f"tools.{script}").main([*words, "--dry-run", f"--output={Path(folder) / 'run'}"])
-        except UserError as error:
-            return str(error)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what a script prints off the terminal, that of its data workers included."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(io.StringIO()), redirect_stderr(nowhere):
-        yield
+        todo: list[tuple[Cell, State]] = [(cell, "begin") for cell in cells]
+        train(todo, folder=folder, jobs=jobs, started=lambda *_: None, ended=end, dry_run=True)
+    return {cell.name: told[cell.name] for cell in cells}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -32,6 +33,12 @@ class Rehearsal:
     def hours(self) -> float:
         """Of the steps, without the evaluations."""
         return self.steps * self.seconds / 3600
+
+    @classmethod
+    def read(cls, text: str) -> Rehearsal:
+        """What a script printed of it, the last one in a text."""
+        steps, seconds = re.findall(r"([\d,]+) steps of (\S+) s:", text)[-1]
+        return cls(int(steps.replace(",", "")), float(seconds))
 
     def __str__(self) -> str:
         return f"{self.steps:,} steps of {self.seconds:.3g} s: about {self.hours:.2g} hours, evaluations aside"
