@@ -154,12 +154,13 @@ def child_only() -> Iterator[None]:
 
 
 def interruptible(command: list[str], **options: Any) -> subprocess.Popen[str]:
-    """A process that Ctrl-C reaches, also where the tests themselves run in a background that ignores it."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A process that Ctrl-C and SIGTERM reach, also where the tests themselves ignore them, as in a background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return subprocess.Popen(command, **options)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
