@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,16 +50,14 @@ def _segmentation(run: RunFolder) -> Scored:
     from tools.report_segmentation import Maps
 
     found = Maps.read(run, data=None)
-    common, union = found.common.astype(float), (found.truth + found.guess - found.common).astype(float)
     digest = found.rows, found.names, found.truth.tobytes()
-    return Scored(digest, len(common), partial(_mean_iou, common=common, union=union))
+    return Scored(digest, len(found.rows), lambda weights: _mean(found.ious(weights)))
 
 
-def _mean_iou(weights: np.ndarray, *, common: np.ndarray, union: np.ndarray) -> float:
-    """Mean over the classes that occur, of pixel counts by image and class `[N, K]`."""
-    both, either = weights @ common, weights @ union
-    shown = either > 0
-    return float((both[shown] / either[shown]).mean()) if shown.any() else float("nan")
+def _mean(values: np.ndarray) -> float:
+    """Of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _detection(run: RunFolder) -> Scored:

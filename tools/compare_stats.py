@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from backbones.errors import UserError
+from tools import bootstrap
+from tools.bootstrap import CONFIDENCE
 from tools.compare_runs import Metric, Run
 from tools.compare_scores import Scored, read
 from tools.compare_table import Group
 from tools.report_run import RunFolder
 
-CONFIDENCE = 0.95
 RESAMPLES = 1000
-SEED = 0
 OTHER_IMAGES = "measured on other images or classes, which no seed makes up for"
 
 
@@ -134,9 +134,7 @@ class _Scores:
         return self._known[run.cell.name]
 
     def _resampled(self, scored: Scored) -> np.ndarray:
-        random, size = np.random.default_rng(SEED), scored.size
-        draws = (np.bincount(random.integers(size, size=size), minlength=size) for _ in range(self.resamples))
-        return np.array([scored.score(weights.astype(float)) for weights in draws])
+        return np.array([scored.score(weights) for weights in bootstrap.resamples(scored.size, self.resamples)])
 
 
 def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _Scores) -> Difference | None:
@@ -147,7 +145,7 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
     shifts, lacking = _shifts(*([scores.of(run) for run in group.finished] for group in (first, other)))
     rest = {name: value for name, value in other.values.items() if name != axis}
     names = first.values[axis], other.values[axis]
-    images = None if shifts is None else _percentiles(shifts)
+    images = None if shifts is None else bootstrap.bounds(shifts)
     both = None if lacking == OTHER_IMAGES else _both(a, b, shifts)
     return Difference(axis, *names, rest, metric.key, (a, b), images, both, lacking)
 
@@ -165,12 +163,6 @@ def _shifts(first: list[_Resampled | str], other: list[_Resampled | str]) -> tup
 
 def _known(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(value for value in values if value is not None)
-
-
-def _percentiles(shifts: np.ndarray) -> tuple[float, float]:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(shifts, (tail, 100 - tail))
-    return float(low), float(high)
 
 
 def _both(a: Sequence[float], b: Sequence[float], shifts: np.ndarray | None) -> tuple[float, float] | None:

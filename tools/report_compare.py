@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tools import bootstrap
+from tools.bootstrap import CONFIDENCE, SEED
 from tools.report_classification import Predictions
 from tools.report_objects import Matched
 from tools.report_page import Cell, Column, Section, Table, share, word
 from tools.report_segmentation import Maps
-
-CONFIDENCE = 0.95
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,8 @@ def segmentation_differences(first: Maps, other: Maps, *, resamples: int) -> lis
     """Mean IoU, accuracy, and the IoU of each class."""
     names = list(first.run.results["per_class"])
 
-    def ious(maps: Maps, weights: np.ndarray) -> np.ndarray:
-        """IoU of each class `[K]` of images that count `weights` times; NaN of a class that occurs nowhere."""
-        common, union = weights @ maps.common, weights @ (maps.truth + maps.guess - maps.common)
-        return np.where(union > 0, common / np.maximum(union, 1e-12), np.nan)
-
     def figures(maps: Maps, weights: np.ndarray) -> np.ndarray:
-        each = ious(maps, weights)
+        each = maps.ious(weights)
         pixels = (weights @ maps.common).sum() / max((weights @ maps.truth).sum(), 1)
         return np.array([np.nanmean(each) if not np.isnan(each).all() else np.nan, pixels, *each])
 
@@ -100,14 +93,7 @@ def interval(size: int, statistic: Callable[[np.ndarray], Any], resamples: int) 
     """
     if not resamples or not size:
         return None, None
-    random = np.random.default_rng(SEED)
-    draws = (np.bincount(random.integers(size, size=size), minlength=size).astype(float) for _ in range(resamples))
-    values = np.array([statistic(weights) for weights in draws])
-    tail = 100 * (1 - CONFIDENCE) / 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a class that occurs nowhere: NaN it is
-        low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
-    return low, high
+    return bootstrap.bounds(np.array([statistic(weights) for weights in bootstrap.resamples(size, resamples)]))
 
 
 def differences_section(

@@ -67,6 +67,11 @@ class Maps:
         sums = np.where(shown, self.common / np.maximum(union, 1), 0).sum(axis=1)
         return np.where(shown.any(axis=1), sums / np.maximum(shown.sum(axis=1), 1), np.nan)
 
+    def ious(self, weights: np.ndarray) -> np.ndarray:
+        """IoU of each class `[K]` of images that count `weights` `[N]` times; NaN of a class that occurs nowhere."""
+        common, union = weights @ self.common, weights @ (self.truth + self.guess - self.common)
+        return np.where(union > 0, common / np.maximum(union, 1e-12), np.nan)
+
     @classmethod
     def read(cls, run: RunFolder, *, data: str | None) -> Maps:
         """Measure a run's kept label maps anew, image by image.
