@@ -8,16 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from backbones.errors import UserError
 from tools.compare_cells import Cell
 from tools.compare_runs import START, last_error
 from tools.compare_state import State, clear_leftovers
+from tools.stopping import as_interrupt
 
 TOOLS = Path(__file__).resolve().parent
 POLL = 0.2  # seconds
@@ -63,7 +64,7 @@ def train(
     """
     running: list[Job] = []
     waiting = list(todo)
-    with _signals_interrupt():
+    with as_interrupt(*_ending()):
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -154,20 +155,9 @@ def _stop(running: Sequence[Job]) -> None:
         job.process.wait()
 
 
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP for Ctrl-C: the trainings are in sessions of their own and would live on.
+def _ending() -> list[signal.Signals]:
+    """Signals to take for Ctrl-C: the trainings are in sessions of their own and would live on.
 
-    Where SIGHUP is ignored, as under nohup, it stays so.
+    Where one is ignored, as SIGHUP under nohup, it stays so.
     """
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in taken}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]

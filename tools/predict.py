@@ -10,6 +10,7 @@ is 2. Ctrl-C and SIGTERM keep what was found until then; the exit status is 130.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -161,7 +162,7 @@ def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Pa
     with (
         Drawn(folder / "pictures", enabled=options.draw) as drawn,
         tqdm(total=count(inputs), unit="img", dynamic_ncols=True) as bar,
-        as_interrupt(),
+        as_interrupt(signal.SIGTERM),
     ):
         try:
             for batch in batches(pictures, task, options.batch_size):

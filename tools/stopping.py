@@ -46,13 +46,14 @@ def noticed() -> Iterator[None]:
 
 
 @contextmanager
-def as_interrupt() -> Iterator[None]:
-    """Within, SIGTERM is Ctrl-C: a KeyboardInterrupt, for work that keeps what it has by then."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
+    """Within, these signals are Ctrl-C: a KeyboardInterrupt, for work that cleans up, or keeps what it has by then."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def asked() -> bool:
