@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segmentation.labels import Classes, Colour, is_background
+from segmentation.labels import Classes, Colour
 from segmentation.losses import IGNORE
 
 TILE, MARGIN, CAPTION = 260, 8, 16  # pixels
@@ -87,9 +87,8 @@ def painted(
     """
     table = np.full((IGNORE + 1, 3), VOID, np.uint8)
     table[: len(classes)] = classes.colours
-    plain = [number for number in range(len(classes)) if is_background(number, classes.names)]
-    bare = np.isin(labels, plain) if chosen is None else ~np.isin(labels, chosen)
-    return np.where(bare[..., None], image, cv2.addWeighted(image, 1 - share, table[labels], share, 0))
+    shown = np.isin(labels, [*classes.coloured, IGNORE] if chosen is None else chosen)
+    return np.where(shown[..., None], cv2.addWeighted(image, 1 - share, table[labels], share, 0), image)
 
 
 def _tile(image: np.ndarray) -> Image.Image:
@@ -101,8 +100,8 @@ def _tile(image: np.ndarray) -> Image.Image:
 
 def _legend(classes: Classes, maps: Sequence[np.ndarray], width: int) -> Image.Image:
     """Colours and names of the classes that the pictures show."""
-    found = np.unique(np.concatenate([np.unique(m) for m in maps])) if maps else ()
-    shown = [n for n in found if n < len(classes) and not is_background(n, classes.names)]
+    found = {int(n) for labels in maps for n in np.unique(labels)}
+    shown = [n for n in classes.coloured if n in found]
     entries = [(classes.colours[n], classes.names[n]) for n in shown] + [(VOID, "does not count")]
     return _entries(entries, width)
 

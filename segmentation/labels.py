@@ -34,6 +34,12 @@ class Classes:
     given: bool = False
     void: Colour | None = None
 
+    @property
+    def coloured(self) -> list[int]:
+        """Numbers of the classes that pictures colour: not the background, VOC's first, which would hide all."""
+        bare = self.names[0].strip("_").lower() == "background"
+        return list(range(int(bare), len(self.names)))
+
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
         """Classes with colours of our own."""
@@ -144,11 +150,6 @@ def palette(path: Path) -> tuple[Colour, ...]:
     except (OSError, SyntaxError, ValueError):
         values = None
     return tuple(zip(*[iter(values or ())] * 3, strict=False))
-
-
-def is_background(number: int, names: Sequence[str]) -> bool:
-    """Whether a class is what belongs to no object, as VOC's first."""
-    return number == 0 and names[0].strip("_").lower() == "background"
 
 
 def colour(number: int) -> Colour:

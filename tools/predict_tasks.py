@@ -153,13 +153,9 @@ class Segment:
     wishes: Wishes
 
     def __post_init__(self) -> None:
-        from segmentation.labels import is_background
-
         self.read: Callable[[Any], Any] = partial(_picture_only, self.net.read)
-        names = self.net.classes.names
-        chosen = chosen_classes(self.wishes.classes, names)
-        # Colour on all that is nothing would hide the picture; who wants it names it.
-        self.chosen = [place for place in chosen if self.wishes.classes or not is_background(place, names)]
+        classes, words = self.net.classes, self.wishes.classes
+        self.chosen = chosen_classes(words, classes.names) if words else classes.coloured
 
     def pixels(self, content: Tensor) -> int:
         return content[0].numel()

@@ -230,13 +230,7 @@ def _picture(found: Sequence[Maps], place: int) -> Picture:
 
 
 def _legend(maps: Maps) -> Swatches:
-    from segmentation.labels import is_background
-
     classes = maps.source.classes
     colours = [tuple(int(value) for value in colour) for colour in classes.colours]
-    shown = [
-        (name, rgb)
-        for number, (name, rgb) in enumerate(zip(classes.names, colours, strict=True))
-        if not is_background(number, classes.names)
-    ]
+    shown = [(classes.names[number], colours[number]) for number in classes.coloured]
     return Swatches([*shown, ("does not count", (0, 0, 0))])  # type: ignore[list-item]
