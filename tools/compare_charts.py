@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.compare_runs import Run
 from tools.compare_table import FIGURES, Chapter, Group, spread, varying
 from tools.figures import COLOURS, new_figure, save_figure
 
@@ -160,13 +159,9 @@ def _rest(each: Difference) -> str:
 
 
 def _share(group: Group) -> float:
-    return float(_first(group).config.get(FRACTION, 1.0))
+    return float(group.runs[0].config.get(FRACTION, 1.0))
 
 
 def _shares(chapter: Chapter) -> list[float]:
     """The shares of the data that have finished runs, rising."""
     return sorted({_share(group) for group in chapter.groups if group.finished})
-
-
-def _first(group: Group) -> Run:
-    return group.runs[0]

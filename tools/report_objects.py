@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,17 +124,19 @@ class Measured:
     rows: np.ndarray
     full: Any
 
-    @property
+    @cached_property
     def images(self) -> list[int]:
         """Ids of the images."""
         return self.truth.image_ids[self.places].tolist()
 
+    @cached_property
+    def objects(self) -> list[dict[str, Any]]:
+        """Their annotations."""
+        return self.engine.annotations(self.images)
+
     def digest(self) -> tuple[Any, ...]:
         """Of the truth, the same for runs that were measured on the same."""
-        boxes = sorted(
-            (a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd")))
-            for a in self.engine.annotations(self.images)
-        )
+        boxes = sorted((a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd"))) for a in self.objects)
         names = tuple(self.truth.file_names[self.places].tolist())
         return tuple(sorted(self.engine.categories.items())), names, tuple(boxes)
 
@@ -166,7 +169,7 @@ def match(run: RunFolder, *, data: str | None, score: float) -> Matched:
     blank = [Seen(key, truth.folder / name, size) for key, name, size in zip(images, names, sizes, strict=True)]
     high = found.rows[found.rows[:, SCORE] >= score]
     sure = engine.matching(high, images)
-    seen = _seen(sure, engine.annotations(images), engine.categories, blank)
+    seen = _seen(sure, found.objects, engine.categories, blank)
     statuses = sure.image_diagnostics(iou_thr=IOU)["dt_status"]
     ignored = [row for row in range(len(high)) if row + 1 not in statuses]  # ids count the rows from 1
     if ignored:  # those on crowds: hotcoco's confusion matrix would take them for invented
