@@ -145,7 +145,10 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
     shifts, lacking = _shifts(*([scores.of(run) for run in group.finished] for group in (first, other)))
     rest = {name: value for name, value in other.values.items() if name != axis}
     names = first.values[axis], other.values[axis]
-    images = None if shifts is None else bootstrap.bounds(shifts)
+    images = None
+    if shifts is not None:
+        low, high = bootstrap.bounds(shifts)
+        images = (float(low), float(high))  # numpy's own are no JSON values
     both = None if lacking == OTHER_IMAGES else _both(a, b, shifts)
     return Difference(axis, *names, rest, metric.key, (a, b), images, both, lacking)
 
