@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, norm_table
-from backbones.state_file import read_meta
+from backbones.weights.files import read_meta
 
 if TYPE_CHECKING:
-    from backbones.weights import LoadReport
+    from backbones.weights.report import LoadReport
 
 PYRAMID = ("c2", "c3", "c4", "c5")  # what detectors and segmenters take
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

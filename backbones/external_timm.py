@@ -15,10 +15,18 @@ import torch.nn.functional as F
 from timm.models._features import FeatureDictNet
 from torch import Tensor, nn
 
-from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, LastStage, choose_features, per_channel
-from backbones.download import timm_config
+from backbones.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    FeatureInfo,
+    LastStage,
+    choose_features,
+    per_channel,
+)
 from backbones.errors import UserError
 from backbones.external import refuse_ours_only, staged
+from backbones.weights.published import timm_config
 
 
 def names() -> list[str]:

@@ -99,8 +99,8 @@ def build(
         shortcut=shortcut,
     )
     if weights is not None:
-        from backbones.hub import local
-        from backbones.weights import load
+        from backbones.weights.hub import local
+        from backbones.weights.loading import load
 
         weights = local(weights)
 

@@ -19,7 +19,7 @@ from backbones.errors import UserError
 from backbones.fold import conv_norm
 from backbones.norm import NORMS, counted_batches
 from backbones.registry import register
-from backbones.weights import LoadReport
+from backbones.weights.report import LoadReport
 
 # The community's CIFAR files call option B's projections "shortcut".
 _PROJECTION = re.compile(r"(?:^|\.)(layer\d)\.\d+\.(?:downsample|shortcut)\.0\.weight$")

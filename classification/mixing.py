@@ -11,7 +11,7 @@ from timm.data.mixup import FastCollateMixup
 from torch import Tensor
 
 from backbones.errors import UserError
-from classification.data import Item
+from classification.data.folders import Item
 
 
 class Mixing:

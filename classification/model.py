@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
-from backbones.hub import local
-from backbones.weights import LoadReport, load_state, state_for
-from classification.external import LibraryNet, build_whole
+from backbones.weights.hub import local
+from backbones.weights.loading import load_state, state_for
+from backbones.weights.report import LoadReport
+from classification.library_nets import LibraryNet, build_whole
 
 
 class Classifier(nn.Module):

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.pixels import Image, pixels_of
-from backbones.predictor import TrainedNet
-from backbones.trained import Trained, find
-from classification.data import decode, read_file
+from backbones.trained import Trained, TrainedNet, find
+from classification.data.folders import decode, read_file
 from classification.model import Classifier, ViewAverage, build
 from classification.transforms import Normalise, Views
 

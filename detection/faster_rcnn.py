@@ -17,14 +17,14 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.hub import local
 from backbones.norm import freeze_batch_norm, synchronise_batch_norm
-from detection.annotations import CategoryMap
+from backbones.weights.hub import local
+from detection.data.annotations import CategoryMap
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
-from detection.proposals import Anchors, ProposalHead, RegionProposals
-from detection.resize import ImageTransform
-from detection.roi_pool import RoIPool
-from detection.rois import RoIHeads
+from detection.preprocess import ImageTransform
+from detection.roi_align import RoIPool
+from detection.roi_heads import RoIHeads
+from detection.rpn import Anchors, ProposalHead, RegionProposals
 from detection.weights import load_detector, read_detector
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)

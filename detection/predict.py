@@ -21,7 +21,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remo
 from backbones.errors import UserError
 from backbones.fold import Folds
 from detection.faster_rcnn import FasterRCNN
-from detection.resize import ImageTransform
+from detection.preprocess import ImageTransform
 
 REFINED_NMS = 0.3  # the paper's threshold for the united boxes of two passes
 VOTE_OVERLAP = 0.5  # of the boxes that vote with a kept one (Gidaris and Komodakis 2015)

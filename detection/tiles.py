@@ -12,8 +12,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from backbones.common.images import starts
 from backbones.errors import UserError
-from backbones.windows import starts
 from detection.trained import Detections, TrainedDetector
 
 SAME = 0.5  # intersection over union from which two boxes of a class are one object

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.pixels import Image, pixels_of
-from backbones.predictor import TrainedNet
-from backbones.trained import find
-from backbones.weights import read_meta
-from detection.annotations import CategoryMap
-from detection.data import read_image
+from backbones.trained import TrainedNet, find
+from backbones.weights.loading import read_meta
+from detection.data.annotations import CategoryMap
+from detection.data.dataset import read_image
 from detection.faster_rcnn import FasterRCNN, build
 from detection.predict import Predictor
 

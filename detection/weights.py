@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.weights import LoadReport, fetch, read_meta, read_state
-from detection.annotations import CategoryMap
+from backbones.weights.loading import fetch, read_meta, read_state
+from backbones.weights.report import LoadReport
+from detection.data.annotations import CategoryMap
 
 COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
 COCO_FILE = COCO_URL.rsplit("/", 1)[1]

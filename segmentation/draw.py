@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segmentation.labels import Classes, Colour
-from segmentation.losses import IGNORE
+from segmentation.data.labels import IGNORE, Classes, Colour
 
 TILE, MARGIN, CAPTION = 260, 8, 16  # pixels
 VOID = (0, 0, 0)

@@ -21,7 +21,7 @@ import backbones
 from backbones import Backbone, FeatureInfo
 from backbones.base import PYRAMID
 from backbones.errors import UserError
-from backbones.hub import local
+from backbones.weights.hub import local
 from segmentation.losses import PixelLoss
 from segmentation.weights import fill, read_segmenter
 

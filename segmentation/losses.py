@@ -8,11 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.processes import mean
+from backbones.common.processes import mean
+from segmentation.data.labels import IGNORE
 
-IGNORE = 255  # in label maps: no loss, no metric
 Kind = Literal["ce", "ohem", "dice"]
+
+
 KINDS = get_args(Kind)
+
+
 HARDEST = 0.25  # share of the pixels that "ohem" learns from
 
 

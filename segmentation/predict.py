@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.common.images import starts
 from backbones.errors import UserError
 from backbones.fold import Folds
-from backbones.windows import starts
 
 if TYPE_CHECKING:
     from segmentation.fcn import FCN

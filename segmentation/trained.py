@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.pixels import Image, pixels_of
-from backbones.predictor import TrainedNet
-from backbones.trained import Trained, find
-from segmentation.data import read_image
+from backbones.trained import Trained, TrainedNet, find
+from segmentation.data.dataset import read_image
+from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
-from segmentation.labels import Classes
 from segmentation.predict import Predictor
 
 BUILT_WITH = ("head", "aux", "norm", "output_stride", "max_stride")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segmentation.losses import IGNORE
+from segmentation.data.labels import IGNORE
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
 

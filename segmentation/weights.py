@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.weights import LoadReport, fetch, read_state
+from backbones.weights.loading import fetch, read_state
+from backbones.weights.report import LoadReport
 
 BASE = "https://download.pytorch.org/models/"
 COCO_FILES = {"resnet50": "fcn_resnet50_coco-1167a1af.pth", "resnet101": "fcn_resnet101_coco-7ecb50ca.pth"}

@@ -276,7 +276,7 @@ def write_classes(root: Path, *, count: int) -> None:
 @pytest.fixture(scope="session")
 def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small edition of the built-in shapes, in COCO's layout."""
-    from tools import shapes
+    from tools.synthetic import shapes
 
     return shapes.prepare(tmp_path_factory.mktemp("shapes"), train=24, val=6, size=64)
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import yaml
 
-from tools.coco_eval import CocoEvaluator
+from tools.evaluation.evaluator import CocoEvaluator
 
 LINES = [
     {"step": 10, "time": 1.0, "loss": 2.0, "loss_a": 1.5, "loss_b": 0.5, "lr": 0.1},

@@ -16,9 +16,9 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools import analyse_responses
-from tools.analyse_images import read_batch
-from tools.checkpoint import write_safetensors
-from tools.responses import kernel3x3, measure
+from tools.analysis.batch import read_batch
+from tools.analysis.responses import kernel3x3, measure
+from tools.engine.checkpoint import write_safetensors
 
 
 class Net(nn.Module):
@@ -84,7 +84,7 @@ def test_images_come_from_every_class(folder: Path):
 
 
 def test_the_built_in_shapes(folder: Path, monkeypatch):
-    monkeypatch.setattr("tools.shapes_crops.prepare", lambda: folder)
+    monkeypatch.setattr("tools.synthetic.crops.prepare", lambda: folder)
     images, _, classes = read_batch(None, 4, size=32, backbone=backbones.build("resnet20", weights=None))
     assert (images.shape, classes) == ((4, 3, 32, 32), 3)
 

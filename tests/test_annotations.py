@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from detection.annotations import CategoryMap, CocoAnnotations
+from detection.data.annotations import CategoryMap, CocoAnnotations
 
 
 def read(coco, **options) -> CocoAnnotations:

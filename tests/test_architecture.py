@@ -81,7 +81,7 @@ LIGHT = {
     "backbones": ("timm", "albumentations", "cv2"),
     "detection": ("torch", "albumentations"),
     "segmentation": ("torch", "albumentations"),
-    "tools.options": ("torch", "numpy"),
+    "tools.engine.options": ("torch", "numpy"),
     "tools.train_det": ("torch", "timm", "albumentations", "numpy"),
     "tools.train_seg": ("torch", "timm", "albumentations", "numpy"),
     "tools.check_data": ("torch", "numpy"),

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from conftest import CocoFolder
 
+from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data import ClassFolder, collate
+from classification.data.folders import ClassFolder, collate
+from classification.data.source import open_source
 from classification.metrics import TopK, predictions_csv
-from classification.source import open_source
-from detection.annotations import CocoAnnotations
-from detection.data import CocoDetection
+from detection.data.annotations import CocoAnnotations
+from detection.data.dataset import CocoDetection
 from detection.transforms import Augment
-from segmentation.coco import CocoLabels
-from segmentation.data import Segmentation
+from segmentation.data.coco import CocoLabels
+from segmentation.data.dataset import Segmentation
 from segmentation.transforms import Augment as LabelAugment
-from tools.bad_images import BadImages
-from tools.distributed import TrainBatches
-from tools.loading import loader
+from tools.engine.bad_images import BadImages
+from tools.processes.distributed import TrainBatches
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 12  # of each split of the class folders

@@ -21,13 +21,13 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmark_classify import NETS, expand, report
-from tools.benchmark_compare import Setting, Way, compare, settings
-from tools.benchmark_machine import copy_rate, matmul_rate
-from tools.benchmark_nets import Job, build, facts, peers, share_weights, usual_size
-from tools.benchmark_peak import peak_memory
-from tools.benchmark_report import Chart, Report, Table, write
-from tools.benchmark_rounds import Contestant, measure, rate, ratio, rotated
+from tools.benchmarks.classify import NETS, expand, report
+from tools.benchmarks.machine import copy_rate, matmul_rate
+from tools.benchmarks.nets import Job, build, facts, peers, share_weights, usual_size
+from tools.benchmarks.output import Chart, Report, Table, write
+from tools.benchmarks.peak import peak_memory
+from tools.benchmarks.rounds import Contestant, measure, rate, ratio, rotated
+from tools.benchmarks.settings import Setting, Way, compare, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FP32 = Way("fp32", True)
@@ -159,7 +159,7 @@ def test_a_net_that_computes_something_else_shows(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("mode", ("train", "infer"))
 def test_a_step_trains_or_leaves_the_net_alone(mode: str, monkeypatch: pytest.MonkeyPatch):
     net = classification.build("resnet18", 1000)
-    monkeypatch.setattr("tools.benchmark_nets.build", lambda *args: net)
+    monkeypatch.setattr("tools.benchmarks.nets.build", lambda *args: net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     Job("ours", "resnet18", FP32, mode, batch=2, size=32).prepare()()
     same = all(value.equal(before[name]) for name, value in net.state_dict().items())

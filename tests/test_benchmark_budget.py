@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmark_budget import BudgetOptions, Job, hours, reduce, ring_bytes, step
+from tools.benchmarks.budget import BudgetOptions, Job, hours, reduce, ring_bytes, step
 
 
 def test_estimates_by_hand():

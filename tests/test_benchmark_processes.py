@@ -6,7 +6,7 @@ import pytest
 
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmark_processes import EVALUATED, run_group, summary
+from tools.benchmarks.processes import EVALUATED, run_group, summary
 
 
 @pytest.mark.parametrize("count", [2, 4])

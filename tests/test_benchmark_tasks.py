@@ -13,14 +13,14 @@ import torch
 
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmark_compare import Setting, Way
-from tools.benchmark_detectors import Detector, share_weights
-from tools.benchmark_memory import report as memory_report
-from tools.benchmark_memory import summary as worker_summary
-from tools.benchmark_pipelines import FLOATS, PEER, PLAIN, Images, contestants
-from tools.benchmark_scale import growth
-from tools.benchmark_workers import measure_set
-from tools.synthetic_coco import synthetic_results, write_synthetic
+from tools.benchmarks.detectors import Detector, share_weights
+from tools.benchmarks.memory import report as memory_report
+from tools.benchmarks.memory import summary as worker_summary
+from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, contestants
+from tools.benchmarks.scale import growth
+from tools.benchmarks.settings import Setting, Way
+from tools.benchmarks.workers import measure_set
+from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 RATES = {"matmul_gflops": {"fp32": 50.0, "bf16": 50.0}, "copy_gbytes": 10.0, "cores": 1}
 FAST = ("--rounds", "1", "--turn", "0", "--threads", "1")
@@ -30,8 +30,8 @@ FAST = ("--rounds", "1", "--turn", "0", "--threads", "1")
 def quick_machine(monkeypatch: pytest.MonkeyPatch):
     """No seconds spent on rates that nothing here looks at."""
     facts: dict[str, Any] = {"command": "c", "date": "d", "cpu": "p", "flags": ["fma"], "gpu": None, "threads": 1}
-    monkeypatch.setattr("tools.benchmark_machine.describe", lambda **_: {**facts, **RATES, "versions": {}})
-    monkeypatch.setattr("tools.benchmark_machine.set_up", lambda threads: None)
+    monkeypatch.setattr("tools.benchmarks.machine.describe", lambda **_: {**facts, **RATES, "versions": {}})
+    monkeypatch.setattr("tools.benchmarks.machine.set_up", lambda threads: None)
 
 
 def run(folder: Path, *words: str) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def test_growth_by_hand():
 
 def test_a_run_of_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     axes = {"images": ("metrics", [2, 4]), "objects": ("matching", [1, 3])}
-    monkeypatch.setattr("tools.benchmark_scale.AXES", axes)
-    monkeypatch.setattr("tools.benchmark_growth.HEIGHT", 128)
+    monkeypatch.setattr("tools.benchmarks.scale.AXES", axes)
+    monkeypatch.setattr("tools.benchmarks.growth.HEIGHT", 128)
     found = run(tmp_path, "scale", "--axes", "images,objects", "--memory", "false")["axes"]
     assert [row["value"] for row in found["objects"]] == [1, 3]
     assert set(found["images"][0]["ratio"]) == {"pycocotools"}
@@ -163,7 +163,7 @@ def test_a_run_of_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_processes_train_together():
-    from tools.benchmark_growth import train_together
+    from tools.benchmarks.growth import train_together
 
     assert len(train_together(1, rounds=2)) == 2
 

@@ -16,14 +16,15 @@ from conftest import VocFolder
 from PIL import Image
 
 from backbones.errors import UserError
-from detection.annotations import CocoAnnotations
-from detection.data import CocoDetection
-from detection.folders import layout_of, read_folder
+from detection.data.annotations import CocoAnnotations
+from detection.data.dataset import CocoDetection
+from detection.data.folders import layout_of, read_folder
 from detection.transforms import Augment
-from tools import check_data, cli, eval_coco, train_det
-from tools.bad_images import BadImages
-from tools.check_report import Report
-from tools.cli import parse
+from tools import check_data, eval_coco, train_det
+from tools.checks.findings import Report
+from tools.cli import ending
+from tools.cli.parsing import parse
+from tools.engine.bad_images import BadImages
 
 SPLITS = ("--train-split", "trainval", "--val-split", "test")
 
@@ -363,7 +364,7 @@ def test_mistakes_get_one_line(voc: VocFolder, capsys: pytest.CaptureFixture[str
     swap("<xmin>5", "<xmin>five")(voc)
     options = parse(train_det.Options, description="", argv=["--data", str(voc.root), "--val-split", "test"])
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: train_det.build_val(options))
+        ending.run(lambda: train_det.build_val(options))
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.startswith("error: ") and "b.xml: object 1: its <xmin> is 'five'" in line
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tools import check_data
-from tools.check_report import Report
-from tools.cli import parse
+from tools.checks.findings import Report
+from tools.cli.parsing import parse
 
 
 @pytest.fixture

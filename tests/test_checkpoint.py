@@ -14,7 +14,7 @@ import torch
 from conftest import child_only
 
 from backbones.errors import UserError
-from tools import checkpoint
+from tools.engine import checkpoint
 
 STATE = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)},

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from backbones.errors import UserError
-from classification.data import ClassFolder, collate, decode, loader, require_same_classes, scan
-from classification.source import FolderSource, ShardSource, open_source, spread
+from classification.data.folders import ClassFolder, collate, decode, loader, require_same_classes, scan
+from classification.data.shard_writer import make_shards
+from classification.data.source import FolderSource, ShardSource, open_source, spread
 from classification.transforms import Augment, Normalise, Views
-from tools.make_shards import make_shards
 
 RED = np.full((4, 6, 3), (250, 10, 20), np.uint8)  # RGB
 PLAIN = Normalise((0.5,) * 3, (0.5,) * 3)

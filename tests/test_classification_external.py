@@ -18,7 +18,7 @@ import backbones
 import classification
 from backbones.errors import UserError
 from backbones.norm import norm_table
-from classification.published import published_sizes
+from classification.evaluation_sizes import published_sizes
 
 # Sides in pixels. The files of the two inceptions hold their auxiliary classifiers, as the published ones do.
 TORCHVISION = {

@@ -8,7 +8,17 @@ import torch
 from torchvision.transforms import v2
 
 from classification import transforms
-from classification.transforms import PRESETS, Augment, Normalise, Preset, Views, center, corners, mirrored, resized
+from classification.transforms import (
+    PRESETS,
+    Augment,
+    Normalise,
+    Preset,
+    Views,
+    center,
+    corners,
+    mirrored,
+    resized,
+)
 
 RANDOM = [preset for preset in PRESETS if preset != "none"]
 

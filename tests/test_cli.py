@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from backbones.errors import UserError
-from tools.cli import option, parse, run, to_dict
-from tools.options import RunOptions, TrainOptions
+from tools.cli.ending import run
+from tools.cli.parsing import option, parse, to_dict
+from tools.engine.options import RunOptions, TrainOptions
 
 
 @dataclass

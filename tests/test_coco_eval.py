@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from tools.coco_eval import METRICS, CocoEvaluator, format_table
-from tools.synthetic_coco import synthetic_results, write_synthetic
+from tools.evaluation.evaluator import METRICS, CocoEvaluator, format_table
+from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 BOX = [10.0, 10.0, 40.0, 40.0]  # 1,600 square pixels: medium
 ONE = pytest.approx(1.0, abs=1e-12)  # precision is tp / (tp + fp + 2e-16), so a perfect AP falls just short

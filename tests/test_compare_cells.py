@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from backbones.errors import UserError
-from tools.compare_cells import cells, label
-from tools.compare_jobs import environment, threads
-from tools.compare_plan import Plan, matrix_of, named, read_plans, words
-from tools.compare_state import clear_leftovers, state
+from tools.experiments.cells import cells, label
+from tools.experiments.jobs import environment, threads
+from tools.experiments.plan import Plan, matrix_of, named, read_plans, words
+from tools.experiments.state import clear_leftovers, state
 
 
 def plan(*matrices: dict, options: dict | None = None) -> Plan:
@@ -145,7 +145,7 @@ def test_a_config_that_is_none_is_refused(cell_and_folder, text: str):
 
 def test_jobs_share_cores_and_devices(cell_and_folder, monkeypatch):
     cell, _ = cell_and_folder
-    monkeypatch.setattr("tools.experiment.cores", lambda: 6)
+    monkeypatch.setattr("tools.engine.run.cores", lambda: 6)
     assert (threads(cell, 1), threads(cell, 2), threads(cell, 8)) == (None, 3, 1)  # 6 / 2; never below 1
     cell.config["threads"] = 5
     assert (threads(cell, 1), threads(cell, 2)) == (5, 5)

@@ -14,10 +14,10 @@ from conftest import interruptible
 
 from backbones.errors import UserError
 from tools import compare
-from tools.compare_cells import Cell, cells
-from tools.compare_jobs import Job
-from tools.compare_plan import Plan, matrix_of
-from tools.compare_runs import Run
+from tools.experiments.cells import Cell, cells
+from tools.experiments.jobs import Job
+from tools.experiments.plan import Plan, matrix_of
+from tools.experiments.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

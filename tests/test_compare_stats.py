@@ -13,12 +13,13 @@ import pytest
 import yaml
 from scipy.stats import ttest_ind
 
-from tools.compare_cells import Cell
-from tools.compare_runs import TASKS, Run
-from tools.compare_scores import average_precision, read
-from tools.compare_stats import differences
-from tools.compare_table import groups
-from tools.report_run import RunFolder
+from tools.experiments.cells import Cell
+from tools.experiments.differences import differences
+from tools.experiments.groups import groups
+from tools.experiments.runs import Run
+from tools.runs.folder import RunFolder
+from tools.runs.metrics import TASKS
+from tools.runs.scores import average_precision, read
 
 TOP1 = TASKS["train_cls"].solid
 KEYS = {"det": "AP", "seg": "mIoU", "cls": "top1"}

@@ -11,12 +11,15 @@ import pytest
 from PIL import Image
 
 from backbones.errors import UserError
-from tools.compare_cells import Cell
-from tools.compare_charts import draw_costs, draw_differences, draw_learning
-from tools.compare_plot import curve, draw_curves, mean_curve
-from tools.compare_runs import TASKS, Run, read_lines, seconds_per_step
-from tools.compare_stats import Difference
-from tools.compare_table import Chapter, groups, varying, write_tables
+from tools.experiments.cells import Cell
+from tools.experiments.charts import draw_costs, draw_differences, draw_learning
+from tools.experiments.curves import curve, draw_curves, mean_curve
+from tools.experiments.differences import Difference
+from tools.experiments.groups import groups, varying
+from tools.experiments.runs import Run
+from tools.experiments.tables import Chapter, write_tables
+from tools.runs.log import read_lines, seconds_per_step
+from tools.runs.metrics import TASKS
 
 TASK = TASKS["train_cls"]
 COST = {"parameters": 272_474, "macs": 40_551_424, "peak_memory": 3 * 2**29}

@@ -12,11 +12,12 @@ import pytest
 from conftest import CocoFolder, VocFolder
 from PIL import Image
 
+from backbones.common.datasets import find_split
 from backbones.errors import UserError
-from detection.annotations import CocoAnnotations
-from detection.folders import read_folder
-from tools import cli, convert_data
-from tools.coco_layout import find_split
+from detection.data.annotations import CocoAnnotations
+from detection.data.folders import read_folder
+from tools import convert_data
+from tools.cli import ending
 from tools.convert_data import convert
 
 BCCD = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd"
@@ -215,7 +216,7 @@ def test_mistakes_of_the_command_get_one_line(voc: VocFolder, tmp_path: Path, ca
     (tmp_path / "new").mkdir()
     words = ["--data", str(voc.write()), "--to", "coco", "--output", str(tmp_path / "new")]
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: convert_data.main(words))
+        ending.run(lambda: convert_data.main(words))
     error = capsys.readouterr().err
     assert ended.value.code == 2 and "new: exists already" in error and error.count("\n") == 1
     for words, text in (

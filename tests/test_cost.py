@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import classification
-from tools.cost import macs, parameters
+from tools.engine.cost import macs, parameters
 
 # published by torchvision for 224x224 and 1000 classes
 GOLDEN = {

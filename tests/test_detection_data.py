@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from backbones.common.datasets import find_split
+from backbones.common.loading import loader
 from backbones.errors import UserError
-from detection.annotations import CocoAnnotations
-from detection.data import CocoDetection, collate, read_image, select
+from detection.data.annotations import CocoAnnotations
+from detection.data.dataset import CocoDetection, collate, read_image, select
 from detection.transforms import Augment, sanitise
-from tools.coco_layout import find_split
-from tools.loading import loader
 
 
 def dataset(coco, augment=Augment("eval"), **options) -> CocoDetection:  # noqa: B008

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 import detection
 from backbones.errors import UserError
-from detection.annotations import CategoryMap
+from detection.data.annotations import CategoryMap
 from detection.predict import Predictor, _Look, mirrored, united, voted
 from detection.trained import from_file
-from tools.cli import parse
-from tools.det_options import Options
+from tools.cli.parsing import parse
+from tools.tasks.detection import Options
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 THREE = CategoryMap((1, 2, 3), ("circle", "square", "star"))

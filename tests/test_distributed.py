@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tools import distributed
-from tools.distributed import TrainBatches
+from tools.processes import distributed
+from tools.processes.distributed import TrainBatches
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,24 +117,24 @@ def test_one_process_needs_nothing():
 CODE = """
 import torch
 from backbones.errors import UserError
-from tools import distributed as d
-d.start()
-assert d.all_gather({"rank": d.rank()}) == [{"rank": r} for r in range(d.world_size())]
-assert d.broadcast(f"from {d.rank()}") == "from 0"
-assert d.mean(torch.tensor([float(d.rank())])).item() == (d.world_size() - 1) / 2
-assert d.on_main(lambda: d.rank()) == 0
+from tools.processes import distributed
+distributed.start()
+assert distributed.all_gather({"rank": distributed.rank()}) == [{"rank": r} for r in range(distributed.world_size())]
+assert distributed.broadcast(f"from {distributed.rank()}") == "from 0"
+assert distributed.mean(torch.tensor([float(distributed.rank())])).item() == (distributed.world_size() - 1) / 2
+assert distributed.on_main(lambda: distributed.rank()) == 0
 def fail():
     raise UserError("the disk is full")
 try:
-    d.on_main(fail)
+    distributed.on_main(fail)
 except UserError as error:
     assert str(error) == "the disk is full"
-    print("refused", d.rank(), error.speaks)
+    print("refused", distributed.rank(), error.speaks)
 try:
-    d.on_all(lambda: d.on_all(fail) if d.rank() == 1 else d.on_all(lambda: 1))
+    distributed.on_all(lambda: distributed.on_all(fail) if distributed.rank() == 1 else distributed.on_all(lambda: 1))
 except UserError as error:
     assert str(error) == "the disk is full"
-d.stop()
+distributed.stop()
 """
 
 

@@ -12,14 +12,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
-from backbones.precision import precision_dtype
-from tools import checkpoint, optim
-from tools.distributed import TrainBatches
-from tools.engine import _note_score, evaluate, fit, to_device, train_epoch
-from tools.options import TrainOptions
-from tools.run_log import RunLog, choose_folder, create_folder
-from tools.training import Precision, Training
+from tools.engine import checkpoint, optim
+from tools.engine.evaluation import evaluate, to_device
+from tools.engine.loop import _note_score, fit, train_epoch
+from tools.engine.options import TrainOptions
+from tools.engine.run_folder import choose_folder, create_folder
+from tools.engine.run_log import RunLog
+from tools.engine.state import Precision, Training
+from tools.processes.distributed import TrainBatches
 
 CPU = torch.device("cpu")
 

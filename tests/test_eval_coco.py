@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.synthetic_coco import write_synthetic
+from tools.synthetic.coco_results import write_synthetic
 
 SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "eval_coco.py"
 

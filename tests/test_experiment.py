@@ -14,9 +14,10 @@ from torchvision.ops import roi_align
 
 from backbones import FeatureInfo
 from backbones.errors import UserError
-from detection.roi_pool import RoIPool
-from segmentation.losses import IGNORE, PixelLoss
-from tools.experiment import _mistake
+from detection.roi_align import RoIPool
+from segmentation.data.labels import IGNORE
+from segmentation.losses import PixelLoss
+from tools.engine.run import _mistake
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def deterministic():
 
 def print_flags() -> None:
     """Have this process say at its end how torch computes."""
-    from tools import distributed
+    from tools.processes import distributed
 
     def stop() -> None:
         found = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic

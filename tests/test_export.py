@@ -14,9 +14,10 @@ import torchvision
 
 import classification
 from backbones.errors import UserError
-from tools import export, export_files
-from tools.export_files import compare, run_program
-from tools.export_nets import exportable, image_files
+from tools import export
+from tools.exports import files
+from tools.exports.files import compare, run_program
+from tools.exports.nets import exportable, image_files
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -77,13 +78,13 @@ def test_detector_for_one_image_of_one_size(tiny_runs: dict[str, Path], tmp_path
 
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("tools.export_int8.LEAST_AGREEMENT", 0.0)  # a net of one epoch is sure of nothing
+    monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 0.0)  # a net of one epoch is sure of nothing
     path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6)
     out = capsys.readouterr().out
     assert all(word in out for word in ("MB", "ms an image", "agreement", "top-1"))
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
-    monkeypatch.setattr("tools.export_int8.LEAST_AGREEMENT", 1.1)
+    monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 1.1)
     with pytest.raises(UserError, match="no file kept"):
         exported(cls, tmp_path / "other.onnx", "--int8", "static", "--measured", 6)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
@@ -117,11 +118,11 @@ def test_torchvisions_layout(tmp_path: Path, tiny_runs: dict[str, Path]) -> None
 def test_a_file_that_differs_is_not_kept(cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of a hundredth in one logit, as a wrong operator would make it."""
 
-    def off(path: Path) -> export_files.Runner:
+    def off(path: Path) -> files.Runner:
         run = run_program(path)
         return lambda inputs: [out + 0.01 * (torch.arange(out.shape[-1]) == 1) for out in run(inputs)]
 
-    monkeypatch.setattr(export_files, "run_program", off)
+    monkeypatch.setattr(files, "run_program", off)
     target = tmp_path / "net.pt2"
     target.write_text("precious")
     with pytest.raises(UserError, match=r"differs from PyTorch by 1\.0e-02"):

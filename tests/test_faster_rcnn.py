@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 import backbones
 import detection
+from backbones.common.datasets import find_split
 from backbones.errors import UserError
-from detection.annotations import CategoryMap
-from detection.data import CocoDetection
-from detection.rois import largest_share, pass_over_ignored
+from detection.data.annotations import CategoryMap
+from detection.data.dataset import CocoDetection
+from detection.roi_heads import largest_share, pass_over_ignored
 from detection.transforms import Augment
-from tools.coco_layout import find_split
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 

@@ -16,7 +16,8 @@ from torch import nn
 import backbones
 import segmentation
 from backbones.errors import UserError
-from segmentation.losses import IGNORE, PixelLoss
+from segmentation.data.labels import IGNORE
+from segmentation.losses import PixelLoss
 from segmentation.weights import COCO_FILES
 
 HEADS = ("dilated", "fcn32s", "fcn16s", "fcn8s")

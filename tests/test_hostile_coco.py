@@ -26,15 +26,15 @@ from hypothesis import strategies as st
 from pycocotools import mask
 
 from backbones.errors import UserError
-from detection.annotations import CocoAnnotations
-from detection.data import CocoDetection
+from detection.data.annotations import CocoAnnotations
+from detection.data.dataset import CocoDetection
 from detection.transforms import Augment
-from segmentation.coco import CocoLabels
-from segmentation.losses import IGNORE
-from tools.check_coco import check_coco
-from tools.check_images import Images
-from tools.check_report import Report
-from tools.coco_eval import CocoEvaluator
+from segmentation.data.coco import CocoLabels
+from segmentation.data.labels import IGNORE
+from tools.checks.boxes import check_coco
+from tools.checks.findings import Report
+from tools.checks.images import Images
+from tools.evaluation.evaluator import CocoEvaluator
 
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
 PATIENCE = 60  # seconds after which a mutant counts as endless

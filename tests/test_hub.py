@@ -18,11 +18,11 @@ from huggingface_hub import constants
 import backbones
 import classification
 import detection
-from backbones import hub as backbones_hub
 from backbones.errors import UserError
 from backbones.trained import find
+from backbones.weights import hub as hub_files
 from tools import hub
-from tools.hub_card import public
+from tools.exports.model_card import public
 
 TOKEN = "hf_" + "secret" * 5
 
@@ -157,7 +157,7 @@ def test_weights_by_the_name_of_a_repository(pushed: type[Hub], tiny_runs, monke
     with pytest.raises(UserError, match=r"detection\.load|is a net of classification"):
         detection.load("hf:me/net")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert backbones_hub.fetch("me/net", "model.safetensors").is_file()
+    assert hub_files.fetch("me/net", "model.safetensors").is_file()
     with pytest.raises(UserError, match=r"hf:me/other: cannot fetch model\.safetensors"):
         backbones.build(name, weights="hf:me/other")
 

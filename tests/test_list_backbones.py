@@ -13,7 +13,7 @@ from torchvision.models import ResNet50_Weights, get_model
 import backbones
 from backbones.errors import UserError
 from tools import list_backbones
-from tools.cost import parameters, without_numbers
+from tools.engine.cost import parameters, without_numbers
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str, Any]]:

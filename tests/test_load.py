@@ -20,7 +20,7 @@ import detection
 import segmentation
 from backbones.errors import UserError
 from backbones.trained import find
-from tools.experiment import default_threads
+from tools.engine.run import default_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,9 +48,9 @@ def test_detections_are_those_of_the_evaluation(tiny_runs, small_shapes: Path):
 
 def test_label_maps_are_those_of_the_evaluation(tiny_runs, small_shapes: Path):
     """With its windows and mirror images: the same confusion matrix."""
-    from segmentation.coco import CocoLabels
+    from backbones.common.datasets import find_split
+    from segmentation.data.coco import CocoLabels
     from segmentation.metrics import LabelMetrics
-    from tools.coco_layout import find_split
 
     segmenter = segmentation.load(tiny_runs["seg"])
     assert (segmenter.predictor.window, segmenter.predictor.flip) == (48, True)

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
-from detection import data
-from detection.annotations import CocoAnnotations
+from detection.data import dataset
+from detection.data.annotations import CocoAnnotations
 from detection.transforms import Augment
-from tools.bad_images import BadImages
-from tools.synthetic_coco import BOXES_PER_IMAGE, synthetic_results
+from tools.engine.bad_images import BadImages
+from tools.synthetic.coco_results import BOXES_PER_IMAGE, synthetic_results
 
 ANNOTATIONS = 500_000
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,9 +65,9 @@ def measure(folder: Path) -> None:
     cv2.imwrite(str(folder / "tiny.png"), np.zeros((2, 2, 3), np.uint8))
     annotations = CocoAnnotations.read(folder / "truth.json", folder)
     assert len(annotations.boxes) >= ANNOTATIONS
-    decode = data.read_image
-    data.read_image = lambda path, size: decode(path)  # the size is that of a real image
-    images = BadImages(folder, skip=True, seed=0).replacing(data.CocoDetection(annotations, Augment("eval")))
+    decode = dataset.read_image
+    dataset.read_image = lambda path, size: decode(path)  # the size is that of a real image
+    images = BadImages(folder, skip=True, seed=0).replacing(dataset.CocoDetection(annotations, Augment("eval")))
     print(growth(lambda: [images[(0, place)] and None for place in range(len(images))]))
     print(growth(lambda: [record["bbox"] for record in truth["annotations"]]))
 

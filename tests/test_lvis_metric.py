@@ -10,8 +10,8 @@ import pytest
 from conftest import CocoFolder
 
 from backbones.errors import UserError
-from detection.annotations import CocoAnnotations
-from tools.coco_eval import CocoEvaluator, format_table
+from detection.data.annotations import CocoAnnotations
+from tools.evaluation.evaluator import CocoEvaluator, format_table
 
 CAT, DOG, ANT = 1, 2, 3
 

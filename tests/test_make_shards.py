@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from classification.shard_index import read_index
-from classification.shard_reader import read_shard
+from classification.data.shard_index import read_index
+from classification.data.shard_reader import read_shard
 
 
 @pytest.fixture

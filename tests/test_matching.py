@@ -15,9 +15,9 @@ from torchvision.ops import box_iou
 import detection
 from detection import matching
 from detection.matching import match_boxes
-from detection.proposals import Anchors
-from tools.benchmark_peak import peak_memory
-from tools.benchmark_rounds import Contestant
+from detection.rpn import Anchors
+from tools.benchmarks.peak import peak_memory
+from tools.benchmarks.rounds import Contestant
 
 SMALL = {"min_size": 256, "max_size": 256, "head_channels": 16, "fpn_channels": 16, "rois_per_image": 16}
 CROWDED = 3000  # true boxes on one image

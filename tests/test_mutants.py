@@ -21,13 +21,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from backbones.errors import UserError
-from tools import checkpoint, compare_plan, train_cls, train_det, train_seg
-from tools.cli import parse, to_dict
-from tools.engine import train_epoch
-from tools.experiment import Experiment, versions
-from tools.options import RunOptions, TrainOptions
-from tools.run_log import LAST
-from tools.training import random_state
+from tools import train_cls, train_det, train_seg
+from tools.cli.parsing import parse, to_dict
+from tools.engine import checkpoint
+from tools.engine.cost import versions
+from tools.engine.loop import train_epoch
+from tools.engine.options import RunOptions, TrainOptions
+from tools.engine.run import Experiment
+from tools.engine.run_folder import LAST
+from tools.engine.state import random_state
+from tools.experiments.plan import read_plans
 
 CPU = torch.device("cpu")
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
@@ -355,7 +358,7 @@ def test_a_changed_experiment_is_a_plan_or_refused(tmp_path_factory, data):
     text = text_of(data.draw, data.draw(st.sampled_from([EXPERIMENT, STUDY])))
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
-        plans = compare_plan.read_plans(path, ["train_cls"])
+        plans = read_plans(path, ["train_cls"])
     except UserError as error:
         assert "\n" not in str(error) and str(error)
         return

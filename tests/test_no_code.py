@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from tools import checkpoint, cli, compare, eval_coco, replay, train_cls, train_det, train_seg
-from tools.run_log import LAST
+from tools import compare, eval_coco, replay, train_cls, train_det, train_seg
+from tools.cli import ending
+from tools.engine import checkpoint
+from tools.engine.run_folder import LAST
 
 QUICK = ("--recipe", "cifar", "--epochs", 1, "--batch-size", 4, "--threads", 1, "--workers", 0, "--train-eval", 0)
 SHAPES = Path(__file__).resolve().parents[1] / "detection" / "recipes" / "shapes.yaml"
@@ -52,7 +54,7 @@ def data(tmp_path: Path) -> Path:
 def refused(capsys: pytest.CaptureFixture[str], gone_off: Path, main: Callable[..., None], *words: Any) -> str:
     """The one line that a script ends with; nothing may have gone off."""
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: main([*map(str, words)]))
+        ending.run(lambda: main([*map(str, words)]))
     errors = capsys.readouterr().err
     assert not gone_off.exists()
     assert ended.value.code == 2

@@ -10,8 +10,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from tools.optim import build_optimizer, memory_order
-from tools.options import TrainOptions
+from tools.engine.optim import build_optimizer, memory_order
+from tools.engine.options import TrainOptions
 
 
 def net() -> nn.Module:

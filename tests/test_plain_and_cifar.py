@@ -16,7 +16,7 @@ import detection
 from backbones.errors import UserError
 from backbones.norm import norm_table
 from tools import train_cls
-from tools.cost import macs, parameters
+from tools.engine.cost import macs, parameters
 
 CIFAR = [20, 32, 44, 56, 110]
 NETS = backbones.names()

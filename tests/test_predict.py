@@ -21,9 +21,10 @@ from PIL import Image
 import detection
 import segmentation
 from backbones.errors import UserError
-from tools import predict, predict_tasks
-from tools.cli import split_words
-from tools.inputs import find_inputs
+from tools import predict
+from tools.cli.words import split_words
+from tools.prediction import tasks
+from tools.prediction.inputs import find_inputs
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -111,7 +112,7 @@ def test_a_video_and_images_of_one_name(tiny_runs, tmp_path: Path):
 
 def test_label_maps(tiny_runs, tmp_path: Path):
     """Palette PNGs that a training could read: of class numbers, as large as the images."""
-    from segmentation.labels import Classes, read_labels
+    from segmentation.data.labels import Classes, read_labels
 
     out = run(tiny_runs["seg"], write(tmp_path / "a.png"), film(tmp_path / "clip.mp4", 2), out=tmp_path / "o")
     classes = Classes.read(out / "classes.txt")
@@ -282,7 +283,7 @@ def test_words_and_options_are_told_apart():
 
 def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monkeypatch):
     """Results of the pictures so far, drawn ones too; the handler of before is back."""
-    folder, found, before = tmp_path / "many", predict_tasks.Detect.predict, signal.getsignal(signal.SIGTERM)
+    folder, found, before = tmp_path / "many", tasks.Detect.predict, signal.getsignal(signal.SIGTERM)
     for number in range(5):
         write(folder / f"{number + 1}.png")
 
@@ -291,7 +292,7 @@ def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monke
             signal.raise_signal(signal.SIGTERM)
         return found(self, contents)
 
-    monkeypatch.setattr(predict_tasks.Detect, "predict", stop_at_the_third)
+    monkeypatch.setattr(tasks.Detect, "predict", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt, match="interrupted: 2 pictures were predicted"):
         run(tiny_runs["det"], folder, "--batch-size", 1, out=tmp_path / "o")
     assert [image["id"] for image in read_json(tmp_path / "o/images.json")["images"]] == [1, 2]
@@ -313,15 +314,15 @@ def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Pa
     names = ("background", *net.classes.names[1:])
     net.classes = dataclasses.replace(net.classes, names=names)
     everything = [*range(1, len(names))]
-    assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes()).chosen == everything
-    assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes(classes=names)).chosen == [0, *everything]
+    assert tasks.Segment(net, tmp_path, tasks.Wishes()).chosen == everything
+    assert tasks.Segment(net, tmp_path, tasks.Wishes(classes=names)).chosen == [0, *everything]
     net.classes = dataclasses.replace(net.classes, names=("sky", *names[1:]))
-    assert predict_tasks.Segment(net, tmp_path, predict_tasks.Wishes()).chosen == [0, *everything]
+    assert tasks.Segment(net, tmp_path, tasks.Wishes()).chosen == [0, *everything]
 
 
 def test_samples_leave_the_background_as_it_is():
+    from segmentation.data.labels import Classes
     from segmentation.draw import painted
-    from segmentation.labels import Classes
 
     image = np.full((2, 2, 3), 200, np.uint8)
     labels = np.array([[0, 1], [255, 0]])

@@ -31,7 +31,7 @@ def gradients_equal() -> None:
 
     In double precision but for the losses, so that proposals do not depend on rounding.
     """
-    from tools import distributed
+    from tools.processes import distributed
 
     # Alone first, before there is a group; the others wait.
     alone = [gradients(*case, slice(None)) for case in cases()] if distributed.is_main() else []
@@ -115,7 +115,7 @@ def sample_everything(detector: nn.Module) -> None:
 def no_positives() -> None:
     """A batch without objects, under DistributedDataParallel: every trainable parameter takes a gradient."""
     import detection
-    from tools import distributed
+    from tools.processes import distributed
 
     distributed.start()
     torch.manual_seed(distributed.rank())
@@ -133,10 +133,11 @@ def accumulation_reduces_once() -> None:
     """All-reduces of gradients are counted where DistributedDataParallel makes them."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-    from tools import distributed, optim
-    from tools.engine import train_epoch
-    from tools.options import TrainOptions
-    from tools.training import Precision, Training
+    from tools.engine import optim
+    from tools.engine.loop import train_epoch
+    from tools.engine.options import TrainOptions
+    from tools.engine.state import Precision, Training
+    from tools.processes import distributed
 
     device, reduced = distributed.start(), []
     model = Line()
@@ -164,7 +165,8 @@ class Line(nn.Module):
 
 def measure(folder: str) -> None:
     """The three scripts one after the other, evaluation alone, in one group of processes."""
-    from tools import distributed, train_cls, train_det, train_seg
+    from tools import train_cls, train_det, train_seg
+    from tools.processes import distributed
 
     distributed.start()
     stop, distributed.stop = distributed.stop, lambda: None
@@ -210,8 +212,8 @@ def nets(tmp_path: Path) -> Path:
     import classification
     import detection
     import segmentation
-    from tools import shapes
-    from tools.checkpoint import write_safetensors
+    from tools.engine.checkpoint import write_safetensors
+    from tools.synthetic import shapes
 
     shapes.prepare(tmp_path, train=2, val=8, size=SIDE).rename(tmp_path / "shapes")
     write_classes(tmp_path / "classes", count=4)

@@ -6,7 +6,7 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
-from detection.proposals import Anchors, ProposalHead, RegionProposals
+from detection.rpn import Anchors, ProposalHead, RegionProposals
 
 SIZES, RATIOS = ((16,), (32,)), ((0.5, 1.0, 2.0),) * 2
 IMAGES = ImageList(torch.zeros(2, 3, 64, 96), [(64, 90), (60, 96)])

@@ -10,10 +10,10 @@ import yaml
 
 from backbones.errors import UserError
 from tools import compare, train_cls, train_det, train_seg
-from tools.compare_cells import cells
-from tools.compare_plan import Plan, matrix_of, words
-from tools.compare_rehearse import rehearsals
-from tools.rehearsal import Rehearsal
+from tools.engine.rehearsal import Rehearsal
+from tools.experiments.cells import cells
+from tools.experiments.plan import Plan, matrix_of, words
+from tools.experiments.rehearse import rehearsals
 
 DET = {"min_size": 64, "max_size": 64, "fpn_channels": 32, "norm": "batch", "weights": "none", "batch_size": 8}
 SEG = {"recipe": "shapes", "backbone": "resnet20", "crop_size": 32, "batch_size": 2}
@@ -66,7 +66,7 @@ def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Pat
             (folder / f"{cell.name}.log").write_text(f"dry run  {Rehearsal(1234, 0.1)}\n")
             ended(cell, None)
 
-    monkeypatch.setattr("tools.compare_rehearse.train", train)
+    monkeypatch.setattr("tools.experiments.rehearse.train", train)
     made = cells(detector(small_shapes, {"fraction": [0.5, 1.0], "seed": [0, 1, 2]}))
     assert rehearsals(made, jobs=1) == {cell.name: Rehearsal(1234, 0.1) for cell in made}
     assert len(asked) == 3 + 1

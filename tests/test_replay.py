@@ -13,8 +13,10 @@ from torch import nn
 import backbones
 from backbones.norm import norm_table
 from detection import FasterRCNN
-from tools import checkpoint, cli, nonfinite, replay, train_cls, train_det, train_seg
-from tools.shapes_crops import prepare
+from tools import replay, train_cls, train_det, train_seg
+from tools.cli import ending
+from tools.engine import checkpoint, nonfinite
+from tools.synthetic.crops import prepare
 
 BROKEN = ("--lr", "1e30", "--warmup", 0, "--schedule", "constant", "--clip-norm", 0, "--batch-size", 4, "--epochs", 1,
           "--limit", 12, "--workers", 0, "--threads", 1, "--precision", "bf16", "--optimizer", "momentum")  # fmt: skip
@@ -36,7 +38,7 @@ TASKS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 def status(main: Any, *words: Any) -> int | str | None:
     """How a script ends."""
     try:
-        cli.run(lambda: main([*map(str, words)]))
+        ending.run(lambda: main([*map(str, words)]))
     except SystemExit as ended:
         return ended.code
     return 0

@@ -13,8 +13,8 @@ from report_runs import Page, detection, detection_run, write_run
 
 from backbones.errors import UserError
 from tools import report
-from tools.report_objects import match
-from tools.report_run import RunFolder, read_runs
+from tools.runs.detection import match
+from tools.runs.folder import RunFolder, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"

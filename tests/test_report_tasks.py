@@ -15,12 +15,12 @@ import yaml
 from report_runs import Page, class_folders, classification_run
 
 from backbones.errors import UserError
+from segmentation.label_maps import read_maps
 from tools import report
-from tools.label_maps import read_maps
-from tools.report_classification import Predictions
-from tools.report_compare import classification_differences, interval, segmentation_differences
-from tools.report_run import RunFolder
-from tools.report_segmentation import Maps
+from tools.reports.differences import classification_differences, interval, segmentation_differences
+from tools.runs.classification import Predictions
+from tools.runs.folder import RunFolder
+from tools.runs.segmentation import Maps
 
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--workers", 0, "--epochs", 1, "--batch-size", 4)
 
@@ -237,7 +237,7 @@ def test_interval_of_a_mean():
 def test_the_shapes_are_found_without_a_name(segmented: Path, tmp_path: Path, monkeypatch):
     """A run on the built-in shapes has no `data`: the report asks for them where they are cached."""
     asked = []
-    monkeypatch.setattr("tools.shapes.prepare", lambda: asked.append(1) or tmp_path / "absent")
+    monkeypatch.setattr("tools.synthetic.shapes.prepare", lambda: asked.append(1) or tmp_path / "absent")
     folder = shutil.copytree(segmented, tmp_path / "run")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "data": None}))

@@ -26,9 +26,12 @@ DIES = 3  # the step at which process 1 kills itself, once
 
 def train(*words: str) -> None:
     """What tools/train_cls.py does; process 1 is killed at a step, where nobody was yet."""
-    from tools import cli, distributed, engine, train_cls
+    from tools import train_cls
+    from tools.cli import ending
+    from tools.engine import loop
+    from tools.processes import distributed
 
-    update = engine.update_weights
+    update = loop.update_weights
 
     def die_once(training: Any, **options: Any) -> None:
         update(training, **options)
@@ -36,8 +39,8 @@ def train(*words: str) -> None:
             Path("died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    engine.update_weights = die_once
-    cli.run(lambda: train_cls.main(words))
+    loop.update_weights = die_once
+    ending.run(lambda: train_cls.main(words))
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ import torch
 from conftest import Launched
 from safetensors.torch import load_file
 
-from tools import checkpoint
-from tools.make_shards import make_shards
-from tools.run_log import LAST
-from tools.stopping import STATUS
+from classification.data.shard_writer import make_shards
+from tools.engine import checkpoint
+from tools.engine.run_folder import LAST
+from tools.processes.stopping import STATUS
 
 # Augmentation, mixing, a moving average, live norm and sampling: whatever a resumed run could get wrong. 12 steps each.
 COMMON = (
@@ -68,24 +68,24 @@ def shards(pictures: Path) -> Path:
 
 def log_all() -> None:
     """Have this process log the losses of every step."""
-    from tools import engine
+    from tools.engine import loop
 
-    engine.LOG_EVERY = 1
+    loop.LOG_EVERY = 1
 
 
 def signal_at(step: int, number: int) -> None:
     """Have this process send itself a signal after its n-th optimizer step."""
-    from tools import engine
+    from tools.engine import loop
 
     log_all()
-    taken, update = itertools.count(1), engine.update_weights
+    taken, update = itertools.count(1), loop.update_weights
 
     def update_and_look(*given: Any, **options: Any) -> None:
         update(*given, **options)
         if next(taken) == step:
             os.kill(os.getpid(), number)
 
-    engine.update_weights = update_and_look
+    loop.update_weights = update_and_look
 
 
 def signal_in_evaluation(number: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones import FeatureInfo
-from detection.roi_pool import RoIPool, align_by_rows
+from detection.roi_align import RoIPool, align_by_rows
 
 BOXES = torch.tensor(
     [[0.0, 0, 20, 20], [3.3, 4.7, 9.1, 30], [-6, -9, 5, 5], [25, 10, 60, 55], [7, 7, 7.2, 7.1], [-50, -50, -20, -30]]

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from conftest import child_only
 
+from backbones.common.images import picture_size
 from backbones.errors import UserError
-from backbones.pictures import picture_size
 from tools import train_cls
-from tools.bad_images import RECORD, BadImages
-from tools.run_log import LAUNCHERS, choose_folder, hold
+from tools.engine.bad_images import RECORD, BadImages
+from tools.engine.run_folder import LAUNCHERS, choose_folder, hold
 
 WORDS = ["--recipe", "cifar", "--batch-size", "4", "--workers", "0", "--threads", "1"]
 

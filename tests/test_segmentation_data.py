@@ -13,14 +13,13 @@ import torch
 from PIL import Image
 from pycocotools import mask
 
+from backbones.common.datasets import find_split
 from backbones.errors import UserError
-from segmentation.coco import CocoLabels
-from segmentation.data import Segmentation, collate, collate_whole
-from segmentation.folders import open_folder
-from segmentation.labels import VOC_CLASSES, Classes, median_frequency_weights
-from segmentation.losses import IGNORE
+from segmentation.data.coco import CocoLabels
+from segmentation.data.dataset import Segmentation, collate, collate_whole
+from segmentation.data.folders import open_folder
+from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes, median_frequency_weights
 from segmentation.transforms import Augment
-from tools.coco_layout import find_split
 
 
 class LabelSet:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from tools import shapes
-from tools.shapes_draw import FINE, OUTLINES, VISIBLE_SHARE, draw_scene
-from tools.shapes_masks import SLIVER, crowd_fields, object_fields
+from tools.synthetic import shapes
+from tools.synthetic.drawing import FINE, OUTLINES, VISIBLE_SHARE, draw_scene
+from tools.synthetic.masks import SLIVER, crowd_fields, object_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tools" / "shapes.py"
@@ -221,7 +221,7 @@ def test_several_workers_write_the_same_bytes_as_one(tmp_path, monkeypatch):
     alone = digest(shapes.prepare(tmp_path / "a", **SMALL))
     monkeypatch.setattr(shapes, "IMAGES_PER_WORKER", 3)
     monkeypatch.setattr(shapes, "_cores", lambda: 3)
-    monkeypatch.setattr("tools.shapes_worker.write_images", None)  # nothing may be drawn in this process
+    monkeypatch.setattr("tools.synthetic.worker.write_images", None)  # nothing may be drawn in this process
     assert digest(shapes.prepare(tmp_path / "b", **SMALL)) == alone
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from classification.source import open_source
-from tools import shapes, shapes_crops
+from classification.data.source import open_source
+from tools.synthetic import shapes
+from tools.synthetic.crops import crop, prepare
 
 EDITION = {"train": 5, "val": 2, "size": 64}
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shapes_crops.prepare(tmp_path_factory.mktemp("cache"), **EDITION)
+    return prepare(tmp_path_factory.mktemp("cache"), **EDITION)
 
 
 def truth(crops: Path, split: str) -> dict:
@@ -42,24 +43,24 @@ def test_a_crop_is_the_square_around_the_box_with_the_edge_repeated():
     """A box of 20 x 10 at (0, 5): side 1.2 * 20 = 24 around (10, 10), from -2 to 22 on both sides."""
     image = np.zeros((40, 40, 3), np.uint8)
     image[:, :10] = 200
-    crop = shapes_crops._crop(image, [0, 5, 20, 10])
+    cut = crop(image, [0, 5, 20, 10])
     # 12 of 24 columns are bright, the two beyond the edge among them: 16 of 32.
-    assert crop.shape == (32, 32, 3)
-    assert crop[:, :16].min() == 200
-    assert crop[:, 16:].max() == 0
-    assert shapes_crops._crop(image, [39, 39, 0.4, 0.4]).shape == (32, 32, 3)  # a speck in the corner
+    assert cut.shape == (32, 32, 3)
+    assert cut[:, :16].min() == 200
+    assert cut[:, 16:].max() == 0
+    assert crop(image, [39, 39, 0.4, 0.4]).shape == (32, 32, 3)  # a speck in the corner
 
 
 def test_they_are_made_once_and_whole(crops: Path):
     before = {path: path.stat().st_mtime_ns for path in crops.rglob("*")}
-    assert shapes_crops.prepare(crops.parent, **EDITION) == crops
+    assert prepare(crops.parent, **EDITION) == crops
     assert {path: path.stat().st_mtime_ns for path in crops.rglob("*")} == before
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="RESNET_TRANSFER_CACHE"):
-        shapes_crops.prepare(tmp_path / "file", **EDITION)
+        prepare(tmp_path / "file", **EDITION)
 
 
 def test_training_reads_them(crops: Path):

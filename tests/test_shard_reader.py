@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from backbones.errors import UserError
-from classification.shard_index import read_index
-from classification.shard_reader import Sample, Shard, read_shard
+from classification.data.shard_index import read_index
+from classification.data.shard_reader import Sample, Shard, read_shard
 
 BIG = 400_000  # bytes of an image: more than pipes and buffers hold
 

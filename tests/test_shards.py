@@ -14,8 +14,15 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from classification.shards import EvalShards, ShardBatches, ShardStream, holds_shards, read_index, shard_loader
-from tools import cli
+from classification.data.shards import (
+    EvalShards,
+    ShardBatches,
+    ShardStream,
+    holds_shards,
+    read_index,
+    shard_loader,
+)
+from tools.cli import ending
 
 TRAIN, VAL = (5, 3, 4), (2, 3)  # samples of each shard
 
@@ -288,7 +295,7 @@ def test_a_bad_sample_is_named(tmp_path: Path, files: dict[str, bytes], message:
 def test_an_error_of_a_worker_is_one_line(root: Path, capsys):
     cut(root / "train-0.tar", "header")
     with pytest.raises(SystemExit, match="2"):
-        cli.run(lambda: indices(training(root, ShardBatches(12, 4, seed=0), workers=2)))
+        ending.run(lambda: indices(training(root, ShardBatches(12, 4, seed=0), workers=2)))
     shard = root / "train-0.tar"
     expected = f"error: {shard}: damaged or cut short (2 of 5 samples); copy or write it again\n"
     assert capsys.readouterr().err.endswith(expected)

@@ -20,11 +20,13 @@ import classification
 import detection
 import segmentation
 from backbones.fold import Folds
-from tools import checkpoint, cli, train_cls, train_det, train_seg
-from tools.optim import build_optimizer, build_schedule, rate_rows
-from tools.options import TrainOptions
-from tools.run_log import LAST
-from tools.stages import Thawing, depths
+from tools import train_cls, train_det, train_seg
+from tools.cli import ending, parsing
+from tools.engine import checkpoint
+from tools.engine.optim import build_optimizer, build_schedule, rate_rows
+from tools.engine.options import TrainOptions
+from tools.engine.run_folder import LAST
+from tools.engine.stages import Thawing, depths
 
 NETS = {
     "classifier": lambda: classification.build("resnet18", 3),
@@ -259,7 +261,7 @@ def test_mistakes_get_one_line(capsys: Any, words: Any, tmp_path: Path, task: st
     more, said = MISTAKES[mistake]
     given = [*map(str, (*words(task), "--thaw", "[]", *more, "--output", tmp_path / "run"))]
     with pytest.raises(SystemExit) as end:
-        cli.run(lambda: TASKS[task][0](given))
+        ending.run(lambda: TASKS[task][0](given))
     errors = capsys.readouterr().err
     assert end.value.code == 2 and "Traceback" not in errors
     assert [said in line for line in errors.splitlines() if line.startswith("error: ")] == [True]
@@ -268,7 +270,7 @@ def test_mistakes_get_one_line(capsys: Any, words: Any, tmp_path: Path, task: st
 def test_a_detector_of_weights_freezes_two_stages_by_itself(words: Any) -> None:
     given = [word for word in map(str, words("det"))]
     place = given.index("--freeze")
-    options = cli.parse(
+    options = parsing.parse(
         train_det.Options, description="", argv=given[:place] + given[place + 2 :], recipe=train_det.recipe
     )
     assert options.model.freeze is None and options.train.thaw == [1, 2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import child_only
 
-from tools import stopping
+from tools.processes import stopping
 
 
 def sent(*numbers: int, apart: float) -> int:
@@ -55,13 +55,13 @@ def test_afterwards_signals_mean_what_they_meant():
 
 
 def test_the_commands_status_says_that_a_run_can_go_on(capsys: pytest.CaptureFixture[str]):
-    from tools import cli
+    from tools.cli import ending
 
     def main() -> None:
         raise stopping.Stopped("stopped after step 3; go on with --resume --output run")
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        ending.run(main)
     assert ended.value.code == stopping.STATUS == 143
     assert capsys.readouterr().err == "stopped after step 3; go on with --resume --output run\n"
 

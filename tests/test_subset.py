@@ -11,9 +11,9 @@ import pytest
 
 from backbones.errors import UserError
 from tools import train_cls, train_det, train_seg
-from tools.bad_images import BadImages
-from tools.cli import parse
-from tools.subset import nested
+from tools.cli.parsing import parse
+from tools.engine.bad_images import BadImages
+from tools.engine.subset import nested
 
 NAMES = ("common", "usual", "rare")
 

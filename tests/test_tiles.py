@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.common.images import starts
 from backbones.errors import UserError
-from backbones.windows import starts
 from detection import Detections
 from detection.tiles import Tiles, detect_in_tiles, merge
 

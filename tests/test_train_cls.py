@@ -16,9 +16,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from backbones.weights import read_meta
+from backbones.weights.loading import read_meta
+from classification.data.shard_writer import make_shards
 from tools import train_cls
-from tools.make_shards import make_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ant", "bee", "cat", "dog ü", "eel", "fox")

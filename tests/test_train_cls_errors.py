@@ -14,8 +14,9 @@ import pytest
 from safetensors.torch import save_file
 
 import classification
-from tools import cli, train_cls
-from tools.make_shards import make_shards
+from classification.data.shard_writer import make_shards
+from tools import train_cls
+from tools.cli import ending
 
 QUICK = ("--recipe", "cifar", "--epochs", 1, "--batch-size", 4, "--threads", 1, "--train-eval", 0)
 
@@ -119,7 +120,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
 def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
     """The one line that the script ends with, in this process."""
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: train_cls.main([*map(str, words)]))
+        ending.run(lambda: train_cls.main([*map(str, words)]))
     assert ended.value.code == 2
     errors = capsys.readouterr().err
     assert "Traceback" not in errors

@@ -15,7 +15,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tools import train_det
-from tools.cli import parse
+from tools.cli.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"

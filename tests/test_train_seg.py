@@ -15,7 +15,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tools import train_seg
-from tools.cli import parse
+from tools.cli.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)

@@ -14,10 +14,9 @@ import classification
 import detection
 import segmentation
 from classification.model import ViewAverage
-from segmentation.losses import IGNORE
-from tools.engine import evaluate
-from tools.training import Precision
-from tools.val_losses import MeanLosses, same_draws
+from segmentation.data.labels import IGNORE
+from tools.engine.evaluation import MeanLosses, evaluate, same_draws
+from tools.engine.state import Precision
 
 CPU = torch.device("cpu")
 FP32 = Precision(CPU, torch.float32)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.coco_eval import CocoEvaluator, format_table
-from tools.synthetic_coco import synthetic_results
-from tools.voc_metric import average_precision, voc_figures
+from tools.evaluation.evaluator import CocoEvaluator, format_table
+from tools.evaluation.voc import average_precision, voc_figures
+from tools.synthetic.coco_results import synthetic_results
 
 PLACES = ([0, 0, 10, 10], [50, 0, 10, 10], [0, 50, 10, 10], [50, 50, 10, 10])
 

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import backbones
-from backbones import download, weights
 from backbones.errors import UserError
+from backbones.weights import files, loading, network
+from backbones.weights import published as downloads
 
 
 @pytest.fixture
@@ -81,15 +82,15 @@ def same(net: nn.Module, state: dict) -> bool:
 def test_fetch_downloads_once_and_then_reads_the_cache(hub, server):
     folder, address, gets = server
     name = published(folder, {"a": torch.ones(2)})
-    first = download.fetch(f"{address}/{name}", what="net")
+    first = downloads.fetch(f"{address}/{name}", what="net")
     assert first == hub / name
-    assert download.fetch(f"{address}/{name}", what="net") == first
+    assert downloads.fetch(f"{address}/{name}", what="net") == first
     assert gets == [f"/{name}"]
-    assert torch.equal(weights.read_state(first)["a"], torch.ones(2))
+    assert torch.equal(files.read_state(first)["a"], torch.ones(2))
 
 
 def _fetch(url, queue):
-    queue.put(str(download.fetch(url, what="net")))
+    queue.put(str(downloads.fetch(url, what="net")))
 
 
 def test_two_processes_fetch_once(hub, server):
@@ -112,7 +113,7 @@ def test_a_wrong_hash_from_the_server_is_refused_and_not_kept(hub, server):
     folder, address, _ = server
     (folder / "resnet18-00000000.pth").write_bytes(b"something else")
     with pytest.raises(UserError) as error:
-        download.fetch(f"{address}/resnet18-00000000.pth", what="resnet18")
+        downloads.fetch(f"{address}/resnet18-00000000.pth", what="resnet18")
     assert "resnet18-00000000.pth" in one_line(error) and "weights=FILE" in one_line(error)
     assert not (hub / "resnet18-00000000.pth").exists()
 
@@ -122,14 +123,14 @@ def test_a_cached_file_with_a_wrong_hash_is_named_and_left(hub):
     cached = hub / "resnet18-00000000.pth"
     cached.write_bytes(b"damaged")
     with pytest.raises(UserError) as error:
-        download.fetch("http://127.0.0.1:9/resnet18-00000000.pth", what="resnet18")
+        downloads.fetch("http://127.0.0.1:9/resnet18-00000000.pth", what="resnet18")
     assert str(cached) in one_line(error) and "move it away" in one_line(error)
     assert cached.read_bytes() == b"damaged"
 
 
 def test_an_address_without_a_hash_is_refused(hub):
     with pytest.raises(UserError, match="bears no hash"):
-        download.fetch("http://127.0.0.1:9/net.pth", what="net")
+        downloads.fetch("http://127.0.0.1:9/net.pth", what="net")
 
 
 def test_no_network_names_net_file_cache_and_ways_on(hub, monkeypatch):
@@ -144,17 +145,17 @@ def test_no_network_names_net_file_cache_and_ways_on(hub, monkeypatch):
 
 def test_a_missing_file_on_the_server_is_said(hub, server):
     with pytest.raises(UserError, match="404"):
-        download.fetch(f"{server[1]}/resnet18-00000000.pth", what="resnet18")
+        downloads.fetch(f"{server[1]}/resnet18-00000000.pth", what="resnet18")
 
 
 def test_a_silent_server_is_given_up(hub, monkeypatch):
     import socket
 
-    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(network, "_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(UserError, match="cannot fetch"):
-            download.fetch(f"http://127.0.0.1:{port}/resnet18-00000000.pth", what="resnet18")
+            downloads.fetch(f"http://127.0.0.1:{port}/resnet18-00000000.pth", what="resnet18")
 
 
 def test_imagenet_of_ours_is_torchvisions_file(hub, server, resnet18, monkeypatch):
@@ -169,7 +170,7 @@ def test_imagenet_of_ours_is_torchvisions_file(hub, server, resnet18, monkeypatc
 
 def test_an_unknown_tag_lists_the_nets_tags():
     with pytest.raises(UserError) as error:
-        weights.torchvision_state("resnet50", "V3")
+        loading.torchvision_state("resnet50", "V3")
     assert "IMAGENET1K_V1, IMAGENET1K_V2" in one_line(error)
 
 
@@ -189,7 +190,7 @@ def test_timm_pretrained_without_network(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError) as error:
-        weights.timm_pretrained(create, name="timm/resnet18")
+        loading.timm_pretrained(create, name="timm/resnet18")
     for part in ("timm/resnet18.a1_in1k", constants.HF_HUB_CACHE, "weights=None", "weights=FILE"):
         assert part in one_line(error)
     assert seen == [True]  # the cache was asked; the hub's client, with its long retries, was not
@@ -206,7 +207,7 @@ def test_timm_pretrained_goes_to_a_reachable_hub(monkeypatch, server):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", server[1])
-    assert isinstance(weights.timm_pretrained(create, name="timm/resnet18"), nn.Linear)
+    assert isinstance(loading.timm_pretrained(create, name="timm/resnet18"), nn.Linear)
 
 
 def test_timm_pretrained_says_that_offline_mode_is_set(monkeypatch):
@@ -217,7 +218,7 @@ def test_timm_pretrained_says_that_offline_mode_is_set(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        weights.timm_pretrained(create, name="timm/resnet18")
+        loading.timm_pretrained(create, name="timm/resnet18")
 
 
 def test_timm_pretrained_lets_other_errors_through():
@@ -225,7 +226,7 @@ def test_timm_pretrained_lets_other_errors_through():
         raise RuntimeError("shape")
 
     with pytest.raises(RuntimeError, match="shape"):
-        weights.timm_pretrained(create, name="timm/resnet18")
+        loading.timm_pretrained(create, name="timm/resnet18")
 
 
 def test_timms_own_cache_serves_without_network(tmp_path, monkeypatch):
@@ -242,14 +243,14 @@ def test_timms_own_cache_serves_without_network(tmp_path, monkeypatch):
     save_file(reference.state_dict(), cache / "snapshots" / commit / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    net = weights.timm_pretrained(lambda: timm.create_model("resnet18", pretrained=True), name="timm/resnet18")
+    net = loading.timm_pretrained(lambda: timm.create_model("resnet18", pretrained=True), name="timm/resnet18")
     assert same(net, reference.state_dict())
-    assert weights.timm_state("resnet18", "imagenet").keys() == reference.state_dict().keys()
+    assert loading.timm_state("resnet18", "imagenet").keys() == reference.state_dict().keys()
 
 
 def test_an_unknown_timm_tag_lists_the_nets_tags():
     with pytest.raises(UserError, match=r"no weights 'v9'; timm has .*a1_in1k") as error:
-        weights.timm_state("resnet18", "v9")
+        loading.timm_state("resnet18", "v9")
     one_line(error)
 
 
@@ -268,7 +269,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     target, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save({"conv1.weight": torch.zeros(1), "evil": _Malicious(target)}, file)
     with pytest.raises(UserError, match=r"would run code \(\w+\.system\)") as error:
-        weights.read_state(file)
+        files.read_state(file)
     assert str(file) in one_line(error)
     assert not target.exists()
 
@@ -277,7 +278,7 @@ def test_a_bare_malicious_pickle_does_not_run_either(tmp_path):
     target, file = tmp_path / "ran", tmp_path / "evil.pth"
     file.write_bytes(pickle.dumps(_Malicious(target), protocol=2))
     with pytest.raises(UserError):
-        weights.read_state(file)
+        files.read_state(file)
     assert not target.exists()
     pickle.loads(file.read_bytes())  # the check itself can fail: unrestricted reading does run it
     assert target.exists()
@@ -288,16 +289,16 @@ def test_a_bare_malicious_pickle_does_not_run_either(tmp_path):
 def test_unreadable_files_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        weights.read_state(tmp_path / name)
+        files.read_state(tmp_path / name)
     assert str(tmp_path / name) in one_line(error)
 
 
 def test_absent_and_empty_files(tmp_path):
     with pytest.raises(UserError, match="no such weights file"):
-        weights.read_state(tmp_path / "absent.pth")
+        files.read_state(tmp_path / "absent.pth")
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     with pytest.raises(UserError, match="holds no weights"):
-        weights.read_state(tmp_path / "none.pth")
+        files.read_state(tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "_orig_mod."])
@@ -305,18 +306,18 @@ def test_absent_and_empty_files(tmp_path):
 def test_wrappers_and_shared_prefixes_are_removed(tmp_path, prefix, wrapper):
     state = {f"{prefix}conv1.weight": torch.ones(1), f"{prefix}fc.bias": torch.ones(2)}
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "net.pth")
-    assert set(weights.read_state(tmp_path / "net.pth")) == {"conv1.weight", "fc.bias"}
+    assert set(files.read_state(tmp_path / "net.pth")) == {"conv1.weight", "fc.bias"}
 
 
 def test_averaged_weights_come_first(tmp_path):
     average = {"n_averaged": torch.tensor(7), "module.w": torch.ones(1)}
     torch.save({"model": {"w": torch.zeros(1)}, "model_ema": average}, tmp_path / "net.pth")
-    assert weights.read_state(tmp_path / "net.pth") == {"w": torch.ones(1)}
+    assert files.read_state(tmp_path / "net.pth") == {"w": torch.ones(1)}
 
 
 def test_a_prefix_that_not_all_share_stays(tmp_path):
     save_file({"backbone.w": torch.ones(1), "rpn.w": torch.ones(1)}, tmp_path / "net.safetensors")
-    assert set(weights.read_state(tmp_path / "net.safetensors")) == {"backbone.w", "rpn.w"}
+    assert set(files.read_state(tmp_path / "net.safetensors")) == {"backbone.w", "rpn.w"}
 
 
 # --- loading
@@ -336,7 +337,7 @@ def test_a_whole_checkpoint_loads_into_a_backbone(tmp_path, resnet18, prefix):
 def test_report_is_one_line_with_all_figures(resnet18):
     net = backbones.build("resnet18", weights=None)
     partial = {k: v for k, v in resnet18.items() if k != "conv1.weight"}
-    report = weights.load(net, {**partial, "extra": torch.ones(1)}, source="a file")
+    report = loading.load(net, {**partial, "extra": torch.ones(1)}, source="a file")
     assert str(report) == (
         "a file: matched 99 of 100 entries, 1 missing (conv1.weight), 1 unexpected (extra), 0 reshaped, "
         "2 ignored (fc.weight, fc.bias)"
@@ -348,22 +349,22 @@ def test_under_ninety_percent_is_an_error_and_changes_nothing(resnet18):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     partial = {k: v for k, v in resnet18.items() if not k.startswith("layer4")}  # 5 of 20 conv + norm go
     with pytest.raises(UserError, match="matched 75 of 100") as error:
-        weights.load(net, partial, source="a file")
+        loading.load(net, partial, source="a file")
     assert "under 90%" in one_line(error)
     assert same(net, before)
-    weights.load(net, partial, source="a file", minimum=0.75)
+    loading.load(net, partial, source="a file", minimum=0.75)
 
 
 def test_a_shape_mismatch_is_never_skipped(resnet18):
     net = backbones.build("resnet18", weights=None)
     with pytest.raises(UserError, match=r"layer1.0.conv1.weight is \[1, 64, 3, 3\] in the file") as error:
-        weights.load(net, {**resnet18, "layer1.0.conv1.weight": torch.ones(1, 64, 3, 3)}, source="a file")
+        loading.load(net, {**resnet18, "layer1.0.conv1.weight": torch.ones(1, 64, 3, 3)}, source="a file")
     one_line(error)
 
 
 def test_a_classifier_of_other_classes_is_left_and_reported(resnet18):
     net = torchvision.models.resnet18(num_classes=7)
-    report = weights.load(net, resnet18, source="a file")
+    report = loading.load(net, resnet18, source="a file")
     assert report.ignored == ("fc.weight", "fc.bias") == report.missing
 
 
@@ -372,7 +373,7 @@ def test_other_input_channels_adapt_as_in_timm(resnet18, channels):
     from timm.models import adapt_input_conv
 
     net = backbones.build("resnet18", weights=None, in_channels=channels)
-    report = weights.load(net, resnet18, source="a file")
+    report = loading.load(net, resnet18, source="a file")
     assert report.reshaped == ("conv1.weight",)
     assert torch.equal(net.conv1.weight, adapt_input_conv(channels, resnet18["conv1.weight"].clone()))
 
@@ -381,18 +382,18 @@ def test_adapt_input_names_the_convolution_of_any_net(resnet18):
     net = torchvision.models.resnet18()
     net.conv1 = nn.Conv2d(4, 64, 7, bias=False)
     with pytest.raises(UserError, match=r"conv1\.weight"):
-        weights.load(net, resnet18, source="a file")
-    report = weights.load(net, resnet18, source="a file", adapt_input="conv1.weight")
+        loading.load(net, resnet18, source="a file")
+    report = loading.load(net, resnet18, source="a file", adapt_input="conv1.weight")
     assert report.reshaped == ("conv1.weight",)
 
 
 def test_norm_counters_load_without_being_counted(resnet18):
     net = backbones.build("resnet18", weights=None)
-    report = weights.load(net, {**resnet18, "bn1.num_batches_tracked": torch.tensor(5)}, source="a file")
+    report = loading.load(net, {**resnet18, "bn1.num_batches_tracked": torch.tensor(5)}, source="a file")
     assert net.bn1.num_batches_tracked == 5
     assert not any("num_batches_tracked" in k for k in report.matched + report.missing + report.unexpected)
 
 
 def test_a_word_that_nobody_publishes():
     with pytest.raises(UserError, match="Linear: nobody publishes weights 'imagenet'"):
-        weights.load(nn.Linear(1, 1), "imagenet")
+        loading.load(nn.Linear(1, 1), "imagenet")

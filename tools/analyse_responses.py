@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.errors import UserError
-from tools.cli import parse, run
-from tools.options import require
+from backbones.errors import UserError, require
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
     from classification.model import Classifier
-    from tools.responses_plot import Measured
+    from tools.analysis.plots import Measured
 
 MADE = ("responses.csv", "responses.png", "gradients.png")
 NET_OPTIONS = ("in_channels", "norm", "shortcut")  # options of a run that shape its net
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, description=__doc__.splitlines()[0], argv=words).responses
     folder = open_folder(Path(options.output))
 
-    from tools.responses_plot import draw_gradients, draw_responses, write_csv
+    from tools.analysis.plots import draw_gradients, draw_responses, write_csv
 
     names = [name.strip() for name in (options.backbones or "").split(",") if name.strip()]
     nets = [Net(name, name, {}) for name in names] + [read_run(Path(entry)) for entry in options.runs or ()]
@@ -136,7 +136,7 @@ def read_run(folder: Path) -> Net:
     Raises:
         UserError: for a folder without weights, or those of another task.
     """
-    from tools.checkpoint import read_safetensors
+    from tools.engine.checkpoint import read_safetensors
 
     path = folder / "model.safetensors"
     if not path.is_file():
@@ -157,10 +157,10 @@ def measure_net(net: Net, options: ResponseOptions) -> list[Measured]:
     Raises:
         UserError: where the run was trained on other classes than the data has.
     """
-    from tools.analyse_images import read_batch
-    from tools.checkpoint import read_safetensors
-    from tools.responses import measure
-    from tools.responses_plot import INITIAL, TRAINED, Measured
+    from tools.analysis.batch import read_batch
+    from tools.analysis.plots import INITIAL, TRAINED, Measured
+    from tools.analysis.responses import measure
+    from tools.engine.checkpoint import read_safetensors
 
     data = Path(options.data) if options.data else None
     backbone = build(net, net.classes or 1, seed=options.seed).backbone

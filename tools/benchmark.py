@@ -29,21 +29,22 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import parse, run
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 # Each module has `Options`, option groups of which one is `measuring: benchmark_options.Measuring`, and a class
 # `Benchmark`: built from the options it checks them, `precisions` are those to rate the machine in, and
 # `run(machine)` yields a benchmark_report.Report after each part of the work.
 BENCHMARKS = {
-    "classify": "tools.benchmark_classify",
-    "detect": "tools.benchmark_detect",
-    "segment": "tools.benchmark_segment",
-    "load": "tools.benchmark_load",
-    "evaluate": "tools.benchmark_evaluate",
-    "memory": "tools.benchmark_memory",
-    "scale": "tools.benchmark_scale",
-    "processes": "tools.benchmark_processes",
-    "budget": "tools.benchmark_budget",
+    "classify": "tools.benchmarks.classify",
+    "detect": "tools.benchmarks.detect",
+    "segment": "tools.benchmarks.segment",
+    "load": "tools.benchmarks.load",
+    "evaluate": "tools.benchmarks.evaluate",
+    "memory": "tools.benchmarks.memory",
+    "scale": "tools.benchmarks.scale",
+    "processes": "tools.benchmarks.processes",
+    "budget": "tools.benchmarks.budget",
 }
 
 
@@ -59,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(home.Options, description=(home.__doc__ or "").splitlines()[0], argv=argv[1:])
     folder = free_folder(options.measuring.output)
 
-    from tools.benchmark_machine import describe, set_up
-    from tools.benchmark_report import write
-    from tools.experiment import cores
+    from tools.benchmarks.machine import describe, set_up
+    from tools.benchmarks.output import write
+    from tools.engine.run import cores
 
     threads = options.measuring.threads = options.measuring.threads or cores()
     set_up(threads)

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.errors import UserError
-from tools.cli import parse, run
-from tools.options import require
+from backbones.errors import UserError, require
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
-    from tools.check_images import Images
-    from tools.check_report import Report
+    from tools.checks.findings import Report
+    from tools.checks.images import Images
 
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, check, report."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).check
 
-    from tools.check_report import Report
-    from tools.files import write_json
+    from backbones.common.files import write_json
+    from tools.checks.findings import Report
 
     _require_writable(options)
     report = Report()
@@ -111,10 +111,10 @@ def check(options: CheckOptions, report: Report) -> dict[str, Images]:
     Raises:
         UserError: where there is no data set in a layout that is known.
     """
-    from detection.folders import layout_of
-    from segmentation.folders import is_label_folder
-    from tools.check_coco import check_coco, check_folder
-    from tools.check_folders import check_classes, check_labels
+    from detection.data.folders import layout_of
+    from segmentation.data.folders import is_label_folder
+    from tools.checks.boxes import check_coco, check_folder
+    from tools.checks.folders import check_classes, check_labels
 
     if coco := _coco_splits(options):
         outside = options.allow_outside
@@ -130,7 +130,7 @@ def check(options: CheckOptions, report: Report) -> dict[str, Images]:
 
 def look(files: dict[str, Images], options: CheckOptions, report: Report) -> None:
     """Check the image files of each split, and what two splits share."""
-    from tools.check_images import report_shared
+    from tools.checks.images import report_shared
 
     for images in files.values():
         if options.images:
@@ -143,7 +143,7 @@ def look(files: dict[str, Images], options: CheckOptions, report: Report) -> Non
 
 def _coco_splits(options: CheckOptions) -> dict[str, tuple[Path, Path]]:
     """Annotation file and image folder by split, of those named or of a folder in COCO's layout; none of others."""
-    from tools.coco_layout import find_split
+    from backbones.common.datasets import find_split
 
     found: dict[str, tuple[Path, Path]] = {}
     for split in SPLITS:
@@ -159,8 +159,8 @@ def _coco_splits(options: CheckOptions) -> dict[str, tuple[Path, Path]]:
 
 
 def _class_splits(root: Path) -> dict[str, Path]:
-    from classification.shards import holds_shards
-    from detection.folders import LAYOUTS
+    from classification.data.shards import holds_shards
+    from detection.data.folders import LAYOUTS
 
     if holds_shards(str(root)):
         raise UserError(f"--data {root}: tar shards are not checked; check the folders that they were made of")

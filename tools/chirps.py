@@ -19,10 +19,10 @@ if __package__ in (None, ""):
 
 import numpy as np
 
-from backbones.errors import UserError
-from tools.cli import parse, run
-from tools.files import create_once
-from tools.options import require
+from backbones.common.files import create_once
+from backbones.errors import UserError, require
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 CLASSES = ("clicks", "falling", "noise", "rising", "steady", "trill", "two_tones")
 RATE = 8000  # samples a second

@@ -20,10 +20,11 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ itself must not shadow other modules
 
 from backbones.errors import UserError
-from tools.cli import parse, run
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
-    from detection.truth import Truth
+    from detection.data.truth import Truth
 
 
 @dataclass
@@ -91,8 +92,8 @@ def convert(
         UserError: where something of the source is malformed or missing, the new layout cannot hold it, or `output`
             exists.
     """
-    from tools.convert_formats import WRITERS, describe
-    from tools.files import create_once
+    from backbones.common.files import create_once
+    from detection.data.writers import WRITERS, describe
 
     if output.exists():
         raise UserError(f"--output {output}: exists already; name a new folder")
@@ -116,11 +117,11 @@ def convert(
 
 def _read(source: Path, split: str, to: str) -> Truth:
     """A split, checked as in training, but that boxes without area pass."""
-    from detection.annotations import CocoAnnotations
-    from detection.coco_file import read_json
-    from detection.folders import LAYOUTS, layout_of, read_folder
-    from detection.truth import Truth
-    from tools.coco_layout import find_split
+    from backbones.common.datasets import find_split
+    from detection.data.annotations import CocoAnnotations
+    from detection.data.coco import read_json
+    from detection.data.folders import LAYOUTS, layout_of, read_folder
+    from detection.data.truth import Truth
 
     if not source.is_dir():
         raise UserError(f"--data {source}: no such folder")
@@ -153,7 +154,7 @@ def _refuse_shared(truths: dict[str, Truth]) -> None:
 
 def _refuse_other_classes(truths: dict[str, Truth]) -> None:
     """Refuse splits of other categories: they are written once for all."""
-    from detection.annotations import CategoryMap
+    from detection.data.annotations import CategoryMap
 
     (here, first), *others = ((t.path, CategoryMap.from_json(t.data["categories"], t.path)) for t in truths.values())
     for there, other in others:

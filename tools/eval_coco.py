@@ -16,7 +16,8 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import parse, run
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 
 @dataclass
@@ -51,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, score, print, write."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).score
 
-    from tools.coco_eval import CocoEvaluator, format_table
-    from tools.files import write_json
+    from backbones.common.files import write_json
+    from tools.evaluation.evaluator import CocoEvaluator, format_table
 
     if options.output and Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output {options.output}: exists already; name another file or pass --overwrite")

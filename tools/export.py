@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.errors import UserError
-from tools.cli import parse, run
-from tools.options import require
+from backbones.errors import UserError, require
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
-    from tools.export_nets import Exportable, Inputs
+    from tools.exports.exportable import Exportable, Inputs
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "torchvision": ".pth"}
 CHECKED = 5  # images at least
@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).export
     target = output(options)
 
-    from tools.export_files import require_onnx
-    from tools.export_nets import exportable, image_files
+    from tools.exports.files import require_onnx
+    from tools.exports.nets import exportable, image_files
 
     if options.format == "onnx":
         require_onnx()
@@ -133,12 +133,12 @@ def write(path: Path, net: Exportable, options: ExportOptions, paths: Sequence[P
     Raises:
         UserError: where the two differ.
     """
-    from tools import export_files as files
+    from tools.exports import files
 
     items = [net.read(each) for each in paths]
     checked, name = items[: options.checked], f"the {options.format} file"
     if options.format == "torchvision":
-        from tools.export_torchvision import run_torchvision, write_torchvision
+        from tools.exports.state_dict import run_torchvision, write_torchvision
 
         write_torchvision(path, net)
         difference = files.compare(net, run_torchvision(path, net), checked, where=name)
@@ -161,15 +161,15 @@ def write(path: Path, net: Exportable, options: ExportOptions, paths: Sequence[P
 def _int8(
     path: Path, net: Exportable, options: ExportOptions, paths: Sequence[Path], items: Sequence[Inputs]
 ) -> dict[str, Any]:
-    from tools import export_int8
+    from tools.exports import int8
 
     assert options.int8 != "no"
     count = min(options.calibration, len(items) // 2) if options.int8 == "static" else 0
     seen = {number * len(items) // count for number in range(count)}  # spread over the classes' folders
     kept = [number for number in range(len(items)) if number not in seen]  # an image that calibrated would flatter
-    export_int8.quantise(_plain(path), path, net, [items[number] for number in sorted(seen)], options.int8)
+    int8.quantise(_plain(path), path, net, [items[number] for number in sorted(seen)], options.int8)
     labels = [net.label(paths[number]) for number in kept]
-    found = export_int8.report(net, _plain(path), path, [items[number] for number in kept], labels)
+    found = int8.report(net, _plain(path), path, [items[number] for number in kept], labels)
     words = {
         "MB": " -> ".join(f"{size / 1e6:.1f}" for size in found["bytes"]),
         "ms an image": " -> ".join(f"{ms:.2f}" for ms in found["ms"]),
@@ -201,9 +201,9 @@ def _images(options: ExportOptions, net: Exportable) -> Path:
     if data is None and config.get("val_images"):
         data = config["val_images"]
     if data is None:
-        from tools import shapes, shapes_crops
+        from tools.synthetic import crops, shapes
 
-        return (shapes_crops if net.metadata["task"] == "classification" else shapes).prepare()
+        return (crops if net.metadata["task"] == "classification" else shapes).prepare()
     if not Path(data).is_dir():
         raise UserError(f"{options.run}: its data, {data}, is not here; name a folder of real images by --images")
     return Path(data)

@@ -23,7 +23,8 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import parse, run
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 
 @dataclass
@@ -83,19 +84,19 @@ def push(options: HubOptions) -> str:
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    from backbones import hub
     from backbones.trained import find
-    from tools import hub_card
+    from backbones.weights import hub
+    from tools.exports import model_card
 
     trained = find(str(options.run))
     name, revision = hub.split(options.repo)
     if revision:
         raise UserError(f"--repo {options.repo}: push goes to the repository's head; leave @{revision} out")
-    text = hub_card.card(trained, repository=name, licence=options.license, results=_results(trained.path))
+    text = model_card.card(trained, repository=name, licence=options.license, results=_results(trained.path))
     api = HfApi(endpoint=hub.endpoint())
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / hub.FILE
-        hub_card.write_public(trained, weights)
+        model_card.write_public(trained, weights)
         try:
             hub.require_reachable()
             api.create_repo(name, private=options.private or None, exist_ok=True)
@@ -112,8 +113,8 @@ def pull(options: HubOptions) -> Path:
     Raises:
         UserError: where they cannot be had, are no net of ours, or something is in their place.
     """
-    from backbones import hub
     from backbones.trained import find
+    from backbones.weights import hub
 
     folder = Path(str(options.output))
     taken = next((folder / name for name in (hub.FILE, hub.CARD) if (folder / name).exists()), None)
@@ -146,7 +147,7 @@ def _refused(error: Exception, repo: str) -> Exception:
     """What the user gets to read: never a token, nor a page."""
     from huggingface_hub.errors import LocalTokenNotFoundError
 
-    from backbones import hub
+    from backbones.weights import hub
 
     if isinstance(error, LocalTokenNotFoundError):
         return UserError(f"--repo {repo}: no token; log in by `hf auth login`, or set HF_TOKEN")

@@ -25,11 +25,12 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import parse, run
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
     from backbones.base import FeatureInfo
-    from backbones.catalogue import Published
+    from backbones.weights.catalogue import Published
 
 MANY = 40  # nets, above which building them all would take minutes
 IMAGENET, CIFAR = (1000, 224), (10, 32)  # classes, and side of the images in pixels
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def describe(name: str, *, costs: bool = True) -> Entry:
     """What is known of a net; with `costs` it is built, on the meta device."""
-    from backbones.catalogue import published
+    from backbones.weights.catalogue import published
 
     library, _, arch = name.rpartition("/")
     if not costs and library:
@@ -130,7 +131,7 @@ def _line(weights: Published) -> str:
 def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str] | None, bool]:
     """Features of a net, whose published weights fit it, and whether it is one of the CIFAR nets."""
     import backbones
-    from tools.cost import without_numbers
+    from tools.engine.cost import without_numbers
 
     try:
         with without_numbers(), redirect_stderr(io.StringIO()):  # where torch.fx cannot cut a net, it says so in code
@@ -143,7 +144,7 @@ def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str
 def _cost(name: str, classes: int, sizes: Sequence[int]) -> tuple[int | None, float | None, int | None]:
     """Parameters, GFLOPs and the first of the sizes that the net takes; None for what it does not give on no data."""
     import classification
-    from tools.cost import macs, parameters, without_numbers
+    from tools.engine.cost import macs, parameters, without_numbers
 
     # A library's net may want real numbers, and says so in as many ways as there are nets.
     try:

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.errors import UserError
-from tools.cli import parse, run, split_words
-from tools.options import require
+from backbones.errors import UserError, require
+from tools.cli.ending import run
+from tools.cli.parsing import parse
+from tools.cli.words import split_words
 
 if TYPE_CHECKING:
-    from tools.inputs import Input, Picture
-    from tools.predict_tasks import Named, Task
+    from tools.prediction.inputs import Input, Picture
+    from tools.prediction.tasks import Named, Task
 
 MOST_PIXELS = 1 << 24  # of pictures that wait for a full batch: memory stays bounded whatever their sizes are
 
@@ -95,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words:
         raise UserError("no input: name images, folders, globs or videos after the options")
 
-    from tools.files import write_json
-    from tools.inputs import find_inputs
-    from tools.run_log import choose_results
+    from backbones.common.files import write_json
+    from tools.engine.run_folder import choose_results
+    from tools.prediction.inputs import find_inputs
 
     inputs, problems = find_inputs(words)
     if not inputs:
@@ -132,8 +133,8 @@ def start(options: PredictOptions, folder: Path) -> Task:
     """The net, with the machine set up as training sets it up."""
     import torch
 
-    from tools.loading import cores
-    from tools.predict_tasks import Wishes, open_task
+    from backbones.common.loading import cores
+    from tools.prediction.tasks import Wishes, open_task
 
     torch.set_num_threads(options.threads or cores())
     torch.set_flush_denormal(True)
@@ -149,11 +150,11 @@ def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Pa
     """Predict all pictures, or those before an interrupt: how many, what is wrong with others, whether one came."""
     from tqdm import tqdm
 
-    from tools.drawn import Drawn
-    from tools.inputs import count, stream
-    from tools.loading import cores
-    from tools.run_log import create_results
-    from tools.stopping import as_interrupt
+    from backbones.common.loading import cores
+    from tools.engine.run_folder import create_results
+    from tools.prediction.inputs import count, stream
+    from tools.prediction.outputs import Drawn
+    from tools.processes.stopping import as_interrupt
 
     workers = min(4, cores()) if options.workers is None else options.workers
     problems: list[str] = []
@@ -183,7 +184,7 @@ def numbered(pictures: Iterator[Picture], inputs: list[Input], problems: list[st
     Ids are the numbers in the files' names where all have different ones, as COCO's do (000000000139.jpg); otherwise
     they count from 1.
     """
-    from tools.predict_tasks import Named
+    from tools.prediction.tasks import Named
 
     names = unique_names(inputs)
     stems = [each.path.stem for each in inputs]

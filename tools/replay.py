@@ -22,7 +22,8 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.cli import parse, run
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where the file is none of those.
     """
-    from tools import checkpoint
+    from tools.engine import checkpoint
 
     kept = checkpoint.load(path)
     if not isinstance(kept, dict) or not kept.keys() >= {"images", "targets", "random", "parameters", "meta"}:
@@ -112,7 +113,7 @@ def show_input(kept: dict[str, Any], model: nn.Module, weights: str) -> None:
     """Print the step, what the run saw of it, and whether images and weights were finite."""
     import torch
 
-    from tools.nonfinite import image_ids
+    from tools.engine.nonfinite import image_ids
 
     print(f"step {kept['step']} of process {kept['rank']}, lr {kept['lr']:.4g}, images {image_ids(kept['targets'])}")
     print(f"the run saw   {_terms(kept['losses'])}")
@@ -156,8 +157,8 @@ def trace(model: nn.Module, kept: dict[str, Any], dtype: torch.dtype) -> Traced:
     """The forward and backward pass in one precision, from the kept random state."""
     import torch
 
-    from tools.engine import to_device
-    from tools.training import Precision, set_random_state
+    from tools.engine.evaluation import to_device
+    from tools.engine.state import Precision, set_random_state
 
     device = next(model.parameters()).device
     set_random_state(kept["random"], device)
@@ -209,8 +210,8 @@ def _terms(losses: dict[str, float]) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    from tools import checkpoint
-    from tools.run_log import LAST
+    from tools.engine import checkpoint
+    from tools.engine.run_folder import LAST
 
     return checkpoint.load(checkpoint.newest_whole(path.parent / LAST))["training"]["model"]
 

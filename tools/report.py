@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.errors import UserError
-from tools.cli import parse, run
-from tools.options import require
+from backbones.errors import UserError, require
+from tools.cli.ending import run
+from tools.cli.parsing import parse
 
 if TYPE_CHECKING:
-    from tools.report_page import Page
-    from tools.report_run import RunFolder
+    from tools.reports.page import Page
+    from tools.runs.folder import RunFolder
 
 
 @dataclass
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read, analyse, write."""
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv, words="runs").report
 
-    from tools.files import write_text
-    from tools.report_page import render
-    from tools.report_run import read_runs
+    from backbones.common.files import write_text
+    from tools.reports.page import render
+    from tools.runs.folder import read_runs
 
     runs = read_runs(options.runs)
     path = output_path(options, runs)
@@ -88,8 +88,8 @@ def output_path(options: ReportOptions, runs: Sequence[RunFolder]) -> Path:
     Raises:
         UserError: where another file is in the way, or the folder does not exist.
     """
-    from tools.report_page import generator
-    from tools.report_run import common_folder
+    from tools.reports.page import generator
+    from tools.runs.folder import common_folder
 
     path = Path(options.output) if options.output else common_folder(runs) / "report.html"
     if not path.absolute().parent.is_dir():
@@ -118,11 +118,11 @@ def build(runs: Sequence[RunFolder], options: ReportOptions) -> Page:
     """
     import time
 
-    from tools import report_tasks
-    from tools.report_page import Line, Page
-    from tools.report_training import setup_section, training_section
+    from tools.reports import chapters
+    from tools.reports.page import Line, Page
+    from tools.reports.training import setup_section, training_section
 
-    chapters = report_tasks.CHAPTERS[runs[0].task](runs, options)
+    sections = chapters.CHAPTERS[runs[0].task](runs, options)
     single = len(runs) == 1
     title = f"{runs[0].task.capitalize()}: {runs[0].name}" if single else f"{len(runs)} {runs[0].task} runs"
     seen = runs[0].results["images"]
@@ -130,8 +130,8 @@ def build(runs: Sequence[RunFolder], options: ReportOptions) -> Page:
     return Page(
         title=title,
         lead=f"{made_of}, measured on {seen:,} images." if single else f"Measured on the same {seen:,} images.",
-        facts=report_tasks.facts(runs),
-        sections=[*chapters, training_section(runs), setup_section(runs)],
+        facts=chapters.facts(runs),
+        sections=[*sections, training_section(runs), setup_section(runs)],
         subject=subject(runs),
         made=f"Made by tools/report.py on {time.strftime('%Y-%m-%d %H:%M')}.",
         runs=[] if single else [Line(f"{each.name} ({each.folder})", place) for place, each in enumerate(runs)],

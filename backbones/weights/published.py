@@ -1,0 +1,231 @@
+"""Published weights of torchvision and timm: fetched once a machine, verified, cached where those do it."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from backbones.errors import UserError, first_line
+from backbones.weights.files import read_state
+from backbones.weights.network import _check_reachable, _is_network, _socket_timeout
+
+_WAYS_ON = "go on with weights=None, or with weights=FILE of a file fetched elsewhere"
+
+
+def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
+    """Published weights of a torchvision net.
+
+    Args:
+        name: a net of torchvision.models, such as "resnet50".
+        tag: "imagenet" (IMAGENET1K_V1, or the net's default where it has none) or a tag of torchvision's.
+
+    Raises:
+        UserError: no such tag, or the file cannot be had (see `fetch`).
+    """
+    from torchvision.models import get_model_weights
+
+    return read_state(fetch(get_model_weights(name)[torchvision_tag(name, tag)].url, what=name))
+
+
+def torchvision_tag(name: str, tag: str) -> str:
+    """torchvision's own name of the weights that `tag` means.
+
+    Raises:
+        UserError: where it has none such.
+    """
+    from torchvision.models import get_model_weights
+
+    published = get_model_weights(name).__members__
+    if tag == "imagenet" and published:
+        tag = "IMAGENET1K_V1" if "IMAGENET1K_V1" in published else get_model_weights(name).DEFAULT.name
+    if tag not in published:
+        tags = ", ".join(published) or "none"
+        raise UserError(f"{name}: no weights {tag!r}; torchvision has {tags}; or give a file, or weights=None")
+    return tag
+
+
+def fetch(url: str, *, what: str) -> Path:
+    """The file behind an address, from torch.hub's cache or else the network.
+
+    Its name holds the start of its SHA-256 ("resnet18-f37072fd.pth"); a file with another is never returned.
+    Several processes that ask at once fetch once: one holds a lock, the others wait for the file.
+
+    Args:
+        url: address of the file.
+        what: net that it belongs to, for the error.
+
+    Raises:
+        UserError: no network (within seconds), or a file, cached or sent, with another hash than published.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    match = re.search(r"-([a-f0-9]{8,64})\.", path.name)
+    if match is None:
+        raise UserError(f"{what}: {path.name} bears no hash to verify it by; fetch it by hand, give weights=FILE")
+    if not path.exists():
+        try:
+            _download(url, path, match.group(1))
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_network(what, path.name, path.parent, first_line(error)) from error
+        except RuntimeError as error:  # torch.hub's word for a wrong hash; it keeps nothing of the file
+            raise UserError(
+                f"{what}: {path.name} came broken or is not the published file ({first_line(error)}); "
+                f"try again, or {_WAYS_ON}"
+            ) from error
+    _verify(path, match.group(1))
+    return path
+
+
+def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
+    """Run `create` (a timm.create_model(..., pretrained=True)) without long waits for an absent network.
+
+    timm's cache is asked first, with no network at all, so that a cached net builds offline at once; then the
+    hub, if it answers at all, since its client goes on trying for minutes. `create` may therefore run twice.
+
+    Args:
+        create: builds the net and loads its weights through timm.
+        name: the net, for the error.
+
+    Raises:
+        UserError: the weights are neither cached nor reachable.
+    """
+    from huggingface_hub import constants
+
+    def failed(error: Exception) -> UserError:
+        why = "HF_HUB_OFFLINE is set" if offline else first_line(error)
+        return _no_network(name, _timm_address(name), Path(constants.HF_HUB_CACHE), why)
+
+    offline = constants.HF_HUB_OFFLINE
+    for attempt in (_from_cache, _from_hub):
+        try:
+            return attempt(create)
+        except Exception as error:
+            if not _is_network(error):
+                raise
+            if offline or attempt is _from_hub:
+                raise failed(error) from error
+    raise AssertionError("unreachable: the second attempt returns or raises")
+
+
+def _from_cache(create: Callable[[], nn.Module]) -> nn.Module:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True  # read at each request: with it the client looks into its cache alone
+    try:
+        with _socket_timeout():
+            return create()
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _from_hub(create: Callable[[], nn.Module]) -> nn.Module:
+    from huggingface_hub import constants
+
+    _check_reachable(constants.ENDPOINT)
+    with _socket_timeout():
+        return create()  # the hub's client has a lock of its own
+
+
+def timm_state(name: str, tag: str) -> dict[str, Tensor]:
+    """Published weights of a timm net as they lie in its file; "imagenet" is the net's default tag.
+
+    Raises:
+        UserError: no such tag, or the file is neither cached nor reachable.
+    """
+    import timm
+
+    arch, config = name.split(".")[0], timm_config(name, tag)
+    if config is None or not config.has_weights:
+        tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*")) or "none"
+        raise UserError(f"timm/{name}: no weights {tag!r}; timm has {tags}; or give a file, or weights=None")
+    if not config.hf_hub_id:
+        return read_state(fetch(str(config.url), what=f"timm/{name}"))
+    return _hub_state(name, config.hf_hub_id, config.hf_hub_filename)
+
+
+def timm_config(arch: str, tag: str) -> Any:
+    """timm's description of the weights `tag` of a net ("imagenet": its default ones), or None if it has none such."""
+    import timm
+
+    try:
+        return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
+    except RuntimeError:  # timm's word for an unknown tag
+        return None
+
+
+def _hub_state(name: str, repository: str, filename: str | None) -> dict[str, Tensor]:
+    from huggingface_hub import constants
+
+    repo, _, revision = repository.partition("@")
+    # Repositories older than safetensors hold only the second.
+    files = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
+    try:
+        return read_state(_hub_file(repo, files, revision or None))
+    except Exception as error:
+        if not _is_network(error):
+            raise
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else first_line(error)
+        raise _no_network(f"timm/{name}", f"{repo}/{files[0]}", Path(constants.HF_HUB_CACHE), why) from error
+
+
+def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
+    """The first of `files` that is cached, or else that the hub has."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in files:
+        with suppress(EntryNotFoundError):
+            return hf_hub_download(repo, file, revision=revision, local_files_only=True)
+    if not constants.HF_HUB_OFFLINE:
+        _check_reachable(constants.ENDPOINT)
+    for file in files[:-1]:
+        with suppress(EntryNotFoundError):
+            return hf_hub_download(repo, file, revision=revision)
+    return hf_hub_download(repo, files[-1], revision=revision)
+
+
+def _timm_address(name: str) -> str:
+    """The hub's repository or the file name of a timm net's weights, for errors."""
+    import timm
+
+    config = None
+    with suppress(RuntimeError):
+        config = timm.models.get_pretrained_cfg(name.removeprefix("timm/"))
+    return (config and (config.hf_hub_id or str(config.url or "").rsplit("/", 1)[-1])) or "its weights"
+
+
+def _download(url: str, path: Path, digest: str) -> None:
+    # Before the lock: without network all waiting processes fail together, not one after the other.
+    _check_reachable(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"), _socket_timeout():
+        if not path.exists():
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=True)
+
+
+def _verify(path: Path, digest: str) -> None:
+    found = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                found.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the cached weights ({first_line(error)})") from error
+    if not found.hexdigest().startswith(digest):
+        raise UserError(
+            f"{path}: its SHA-256 begins with {found.hexdigest()[: len(digest)]}, not with {digest}: "
+            "damaged, or not the published file; move it away and run again"
+        )
+
+
+def _no_network(what: str, address: str, cache: Path, why: str) -> UserError:
+    return UserError(f"{what}: cannot fetch {address} into {cache} ({why}); {_WAYS_ON}")

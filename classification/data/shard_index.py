@@ -1,0 +1,195 @@
+"""Which shards a data set has, how many samples lie in each, and what its classes are called.
+
+A folder or address holds `shards.json`:
+
+    {"classes": ["cat", "dog"], "train": {"train-000000.tar": 1000}, "val": {"val-000000.tar": 500}}
+
+A local folder of `train-*.tar` and `val-*.tar` without it is read once from end to end instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+from backbones.errors import UserError
+from classification.data.shard_reader import CLASS, IMAGES, Shard, opened
+
+INDEX = "shards.json"
+CLASSES = "classes.txt"
+SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+REMOTE = re.compile(r"(https?|s3|gs)://")
+META = re.compile(r"__[^/]*__($|/)")  # files that webdataset skips
+# Each part begins with a letter or digit, which leaves out "..", absolute paths, options and every scheme: webdataset
+# would run the name "pipe:COMMAND" as a shell command.
+PLAIN = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._+=-]*/)*[A-Za-z0-9_][A-Za-z0-9._+=-]*\.tar")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Classes and shards of a data set.
+
+    Args:
+        address: folder or URL, as the user gave it.
+        classes: names; a label is a place among them.
+        train: shards for training, possibly none.
+        val: shards for validation, possibly none.
+    """
+
+    address: str
+    classes: tuple[str, ...]
+    train: tuple[Shard, ...]
+    val: tuple[Shard, ...]
+
+    def count(self, split: Literal["train", "val"]) -> int:
+        """Samples of a split."""
+        return sum(shard.count for shard in getattr(self, split))
+
+
+def holds_shards(address: str) -> bool:
+    """Whether an address is one of shards: a URL, or a folder with `shards.json` or `train-*.tar`, `val-*.tar`."""
+    if REMOTE.match(address):
+        return True
+    folder = Path(address)
+    return (folder / INDEX).is_file() or any(_tars(folder, split) for split in SPLITS)
+
+
+def read_index(address: str) -> ShardIndex:
+    """The index at an address: an http(s)://, s3:// or gs:// URL, or a local folder.
+
+    Raises:
+        UserError: where there are no shards, `shards.json` is broken or names a file that is not there, or (without it)
+            a shard is damaged or cut short.
+    """
+    folder = Path(address).absolute()
+    remote = REMOTE.match(address) is not None
+    if not remote and not folder.is_dir():
+        raise UserError(f"--data {address}: no such folder")
+    if not remote and not (folder / INDEX).is_file():
+        return _scan(folder, address)
+    root = address.rstrip("/") if remote else str(folder)
+    with opened(f"{root}/{INDEX}") as stream:
+        content = stream.read()
+    index = _from_json(content, address, root=root)
+    for shard in () if remote else (*index.train, *index.val):
+        if not Path(shard.address).is_file():
+            raise UserError(f"{root}/{INDEX}: lists {shard.address}, which is not there; copy it or take it out")
+    return index
+
+
+def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
+    where = f"{root}/{INDEX}"
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); write it again with tools/make_shards.py") from None
+    if not isinstance(value, dict):
+        raise UserError(f'{where}: is no object {{"classes": [...], "train": {{...}}, "val": {{...}}}}')
+    classes: Any = value.get("classes")
+    named = isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
+    if not named or len(set(classes)) < len(classes):
+        raise UserError(f"{where}: `classes` must be a list of different names, one for each class number")
+    train, val = (_shards(_counts(value.get(split, {}), split, where), root) for split in SPLITS)
+    if not train and not val:
+        raise UserError(f"{where}: lists no shards under `train` or `val`")
+    return ShardIndex(address, tuple(classes), train, val)
+
+
+def _counts(value: Any, split: str, where: str) -> dict[str, int]:
+    """File names and sample counts of a split, checked."""
+    if not isinstance(value, dict):
+        raise UserError(f'{where}: `{split}` must be an object of counts, such as {{"{split}-000000.tar": 1000}}')
+    for name, count in value.items():
+        if not PLAIN.fullmatch(name):
+            raise UserError(
+                f"{where}: `{split}` names {name!r}; a shard is named by a plain path below the folder that ends with "
+                ".tar (letters, digits and . _ + = - only)"
+            )
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(f"{where}: `{split}` gives {name} {count!r} samples; a count is a whole number above 0")
+    return value
+
+
+def _shards(counts: dict[str, int], root: str) -> tuple[Shard, ...]:
+    firsts = accumulate(counts.values(), initial=0)
+    return tuple(Shard(f"{root}/{name}", count, first) for (name, count), first in zip(counts.items(), firsts))  # noqa: B905
+
+
+def _tars(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"{split}-*.tar"))
+
+
+def _scan(folder: Path, address: str) -> ShardIndex:
+    """The index of a folder that has none, from the headers of its shards."""
+    found = {split: _tars(folder, split) for split in SPLITS}
+    if not any(found.values()):
+        raise UserError(
+            f"--data {address}: has neither {INDEX} nor train-*.tar, val-*.tar; make them with tools/make_shards.py"
+        )
+    labels: set[int] = set()
+    train, val = (
+        _shards({path.name: _measure(path, labels) for path in found[split]}, str(folder)) for split in SPLITS
+    )
+    return ShardIndex(address, _class_names(folder, labels), train, val)
+
+
+def _class_names(folder: Path, labels: set[int]) -> tuple[str, ...]:
+    """Names from classes.txt, else the numbers up to the highest label."""
+    path = folder / CLASSES
+    if not path.is_file():
+        return tuple(str(number) for number in range(max(labels) + 1))
+    with opened(str(path)) as stream:
+        lines = stream.read().decode("utf-8", "replace").splitlines()
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{path}: must hold the classes' different names, one a line in the order of their numbers")
+    return names
+
+
+def _measure(path: Path, labels: set[int]) -> int:
+    """Count a shard's samples, and gather their labels."""
+    from webdataset.tariterators import base_plus_ext
+
+    images = 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in _members(tar):
+                suffix = str(base_plus_ext(member.name)[1]).lower()
+                images += suffix in IMAGES
+                if suffix == CLASS:
+                    labels.add(_label(tar, member, path))
+            _require_end(tar, path)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path}: damaged or cut short ({error}); copy or write it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its rights") from None
+    if not images or not labels:
+        raise UserError(f"{path}: holds no image with its class; a sample is KEY.jpg (or .png, ...) and KEY.cls")
+    return images
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The files that webdataset would read."""
+    return (member for member in tar if member.isreg() and not META.match(member.name))
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
+    stream = tar.extractfile(member)
+    text = stream.read().decode("ascii", "replace").strip() if stream else ""
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is no number from 0")
+    return int(text)
+
+
+def _require_end(tar: tarfile.TarFile, path: Path) -> None:
+    """A whole archive ends with blocks of zeros; one cut between two files, or within a header, does not."""
+    with path.open("rb") as file:
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("no end mark")

@@ -1,0 +1,194 @@
+"""Training pipelines from a JPEG file to an item's tensors: ours, and the presets of torchvision's reference scripts.
+
+The presets are those of `references/{classification,detection,segmentation}/presets.py` with their default backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from backbones.common.datasets import find_split
+from classification.data.folders import decode, item
+from classification.transforms import Augment as ClassAugment
+from classification.transforms import Normalise
+from detection.data.annotations import CocoAnnotations
+from detection.data.dataset import CocoDetection
+from detection.transforms import Augment as BoxAugment
+from segmentation.data.coco import CocoLabels
+from segmentation.data.dataset import Segmentation
+from segmentation.data.labels import IGNORE
+from segmentation.transforms import Augment as PixelAugment
+from tools.benchmarks.rounds import Contestant, Step
+
+PLAIN, FLOATS, PEER = "ours", "ours, as floats", "torchvision"
+CROP, BASE = {"classify": 224, "segment": 480}, 520
+Fetch = Callable[[int, int], Any]  # (epoch, index) to an item
+
+
+@dataclass(frozen=True)
+class Images:
+    """The training images of a data set, and their truth."""
+
+    boxes: CocoAnnotations
+    labels: CocoLabels
+    count: int
+
+    @classmethod
+    def read(cls, root: Path, *, limit: int | None) -> Images:
+        """From COCO's layout, in the order of the ids.
+
+        Raises:
+            UserError: as our readers do.
+        """
+        file, folder = find_split(root, "train")
+        boxes = CocoAnnotations.read(file, folder, bad_boxes="drop")
+        return cls(boxes, CocoLabels(file, folder), min(len(boxes), limit or len(boxes)))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def path(self, index: int) -> Path:
+        return self.boxes.folder / str(self.boxes.file_names[index])
+
+    def pixel_bytes(self) -> float:
+        """Mean bytes of a decoded image."""
+        return 3 * float(self.boxes.sizes[: self.count].astype(np.int64).prod(axis=1).mean())
+
+
+def contestants(task: str, images: Images) -> list[Contestant]:
+    """Ours, ours as floats, and torchvision's: each step is a pass over the images."""
+    ours, finish, theirs = OURS[task](images), FINISH[task], THEIRS[task](images)
+    fetches: dict[str, Fetch] = {
+        PLAIN: ours,
+        FLOATS: lambda epoch, index: finish(ours(epoch, index)[0]),
+        PEER: theirs,
+    }
+    return [Contestant(name, partial(passing, fetch, len(images))) for name, fetch in fetches.items()]
+
+
+def passing(fetch: Fetch, images: int) -> Step:
+    """A pass over the images; each one is an epoch of its own."""
+    epochs = count()
+
+    def step() -> None:
+        epoch = next(epochs)
+        for index in range(images):
+            fetch(epoch, index)
+
+    return step
+
+
+# --- ours ---
+
+
+def our_classifier(images: Images) -> Fetch:
+    augment = ClassAugment("standard", CROP["classify"], Normalise(IMAGENET_MEAN, IMAGENET_STD))
+
+    def fetch(epoch: int, index: int) -> Any:
+        path = images.path(index)
+        pixels = decode(path.read_bytes(), str(path), 3)
+        return item(augment(pixels, epoch=epoch, index=index), label=0, index=index)
+
+    return fetch
+
+
+def our_detector(images: Images) -> Fetch:
+    data = CocoDetection(images.boxes, BoxAugment("light"))
+    return lambda epoch, index: data[epoch, index]
+
+
+def our_segmenter(images: Images) -> Fetch:
+    data = Segmentation(images.labels, PixelAugment("train", crop=CROP["segment"]))
+    return lambda epoch, index: data[epoch, index]
+
+
+def scaled(image: Tensor) -> Tensor:
+    return image / 255
+
+
+def normalised(image: Tensor) -> Tensor:
+    return v2.functional.normalize(image / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+# --- torchvision's ---
+
+
+def their_classifier(images: Images) -> Fetch:
+    preset = v2.Compose(
+        [
+            v2.RandomResizedCrop(CROP["classify"], antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            v2.ToPureTensor(),
+        ]
+    )
+    return lambda epoch, index: preset(picture(images.path(index)))
+
+
+def their_detector(images: Images) -> Fetch:
+    preset = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.ConvertBoundingBoxFormat(tv_tensors.BoundingBoxFormat.XYXY),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToPureTensor(),
+        ]
+    )
+
+    def fetch(epoch: int, index: int) -> Any:
+        image = picture(images.path(index))
+        boxes, labels, _ = images.boxes.of_image(index)
+        size = (image.height, image.width)
+        truth = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)  # type: ignore[call-arg]
+        return preset(image, {"boxes": truth, "labels": torch.from_numpy(labels)})
+
+    return fetch
+
+
+def their_segmenter(images: Images) -> Fetch:
+    preset = v2.Compose(
+        [
+            v2.RandomResize(min_size=BASE // 2, max_size=2 * BASE),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomCrop(CROP["segment"], pad_if_needed=True, fill={tv_tensors.Mask: IGNORE, "others": 0}),
+            v2.PILToTensor(),
+            v2.ToDtype({Tensor: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
+            v2.Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            v2.ToPureTensor(),
+        ]
+    )
+
+    def fetch(epoch: int, index: int) -> Any:
+        image = picture(images.path(index))
+        mask = images.labels.labels(index, (image.height, image.width))
+        return preset(image, tv_tensors.Mask(torch.from_numpy(mask)))
+
+    return fetch
+
+
+def picture(path: Path) -> Image.Image:
+    """As torchvision's folders load one."""
+    with path.open("rb") as file:
+        return Image.open(file).convert("RGB")
+
+
+OURS = {"classify": our_classifier, "detect": our_detector, "segment": our_segmenter}
+FINISH = {"classify": normalised, "detect": scaled, "segment": normalised}
+THEIRS = {"classify": their_classifier, "detect": their_detector, "segment": their_segmenter}

@@ -1,0 +1,103 @@
+"""Pascal VOC's average precision at IoU 0.5, as its development kits compute it.
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2. A detection is compared
+with the object of its class that it overlaps most, whether another detection has that one already or not; where that is
+a difficult object, the detection does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
+
+ENOUGH = 0.5  # intersection over union, the bound included as in the kits
+POINTS = np.arange(11) / 10  # recalls of the metric until 2009
+KINDS = ("VOC07", "VOC12")  # eleven points; all points, which is the area under the curve
+
+
+def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[int]) -> dict[str, Any]:
+    """Both figures as means over the classes that have objects, and those of each class.
+
+    Args:
+        truth: rows `[G, 7]` of image id, x, y, width, height, whether it is difficult, category id.
+        detections: rows `[D, 7]` of image id, x, y, width, height, score, category id.
+        categories: ids.
+
+    Returns:
+        `VOC07` and `VOC12` from 0 to 1, None where no class has an object; `voc_per_class`, a list of both by class in
+        the order of `categories`.
+    """
+    classes = [
+        _of_class(truth[truth[:, CATEGORY] == key], detections[detections[:, CATEGORY] == key]) for key in categories
+    ]
+    figures: dict[str, Any] = {}
+    for kind in KINDS:
+        defined = [value for own in classes if (value := own[kind]) is not None]
+        figures[kind] = float(np.mean(defined)) if defined else None
+    return {**figures, "voc_per_class": classes}
+
+
+def average_precision(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """Both figures of a curve: precisions and recalls `[D]` after the first 1, 2, ..., D detections."""
+    # What is reached at a recall or any further one; beyond the last recall nothing is.
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(recall, POINTS, side="left")
+    eleven = np.append(envelope, 0.0)[places].mean()
+    steps = np.diff(recall, prepend=0.0)
+    return {"VOC07": float(eleven), "VOC12": float((steps * envelope).sum())}
+
+
+def _of_class(truth: np.ndarray, detections: np.ndarray) -> dict[str, float | None]:
+    wanted = int((truth[:, SCORE] == 0).sum())  # the column holds whether an object is difficult
+    if not wanted:
+        return dict.fromkeys(KINDS)
+    detections = detections[np.argsort(-detections[:, SCORE], kind="stable")]
+    hits = _hits(truth, detections)
+    hits = hits[hits >= 0]
+    found, tried = np.cumsum(hits), np.arange(1, len(hits) + 1)
+    return dict(average_precision(found / tried, found / wanted))
+
+
+def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
+    """Whether each detection `[D]`, best first, finds an object: 1, or 0; -1 for one on a difficult object."""
+    hits = np.zeros(len(detections), np.int64)
+    best, overlap = _best_objects(truth, detections)
+    enough = np.flatnonzero(overlap >= ENOUGH)
+    _, first = np.unique(best[enough], return_index=True)
+    hits[enough[first]] = 1
+    hits[enough[truth[best[enough], SCORE] != 0]] = -1
+    return hits
+
+
+def _best_objects(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which object of `truth` each detection overlaps most `[D]`, and by how much `[D]`; -1 and 0 for none."""
+    order = np.argsort(truth[:, IMAGE], kind="stable")
+    images = truth[order, IMAGE]
+    starts, ends = (np.searchsorted(images, detections[:, IMAGE], side=side) for side in ("left", "right"))
+    best, overlap = np.full(len(detections), -1), np.zeros(len(detections))
+    counts = ends - starts  # objects to compare each detection with
+    owners = np.repeat(np.arange(len(detections)), counts)
+    if not len(owners):
+        return best, overlap
+    firsts = np.cumsum(counts) - counts  # where a detection's pairs begin
+    objects = order[np.arange(len(owners)) - np.repeat(firsts - starts, counts)]
+    overlaps = _iou(truth[objects], detections[owners])
+    some = counts > 0
+    overlap[some] = np.maximum.reduceat(overlaps, firsts[some])
+    top = np.flatnonzero(overlaps == overlap[owners])
+    who, place = np.unique(owners[top], return_index=True)
+    best[who] = objects[top[place]]
+    return best, overlap
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of rows `[P, 7]`, pair by pair `[P]`. The kits' `+ 1` is in the widths: columns 10 to 11 are two wide."""
+    corner = np.maximum(one[:, [X, Y]], other[:, [X, Y]])
+    end = np.minimum(one[:, [X, Y]] + one[:, [W, H]], other[:, [X, Y]] + other[:, [W, H]])
+    shared = (end - corner).clip(min=0).prod(axis=1)
+    union = one[:, W] * one[:, H] + other[:, W] * other[:, H] - shared
+    return np.divide(shared, union, out=np.zeros(len(one)), where=union > 0)
