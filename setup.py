@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
+PACKAGES = ("backbones", "classification", "detection", "segmentation", "tools")
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 
@@ -15,9 +16,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["backbones", "classification", "detection", "segmentation", "tools"],
+    packages=find_packages(include=[f"{name}{below}" for name in PACKAGES for below in ("", ".*")]),
     package_data={
-        "tools": ["report/*"],
+        "tools.reports": ["templates/*"],
         **{task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection", "segmentation")},
     },
     install_requires=[

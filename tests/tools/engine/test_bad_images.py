@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import CocoFolder
+from conftest import ROOT, CocoFolder
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
@@ -27,7 +27,6 @@ from segmentation.transforms import Augment as LabelAugment
 from tools.engine.bad_images import BadImages
 from tools.processes.distributed import TrainBatches
 
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 12  # of each split of the class folders
 BAD = (1, 4, 5, 9)  # places of those that cannot be read, once they are broken
 

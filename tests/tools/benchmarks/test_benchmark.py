@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import interruptible
+from conftest import ROOT, interruptible
 from PIL import Image
 
 import backbones
@@ -29,7 +29,6 @@ from tools.benchmarks.peak import peak_memory
 from tools.benchmarks.rounds import Contestant, measure, rate, ratio, rotated
 from tools.benchmarks.settings import Setting, Way, compare, settings
 
-ROOT = Path(__file__).resolve().parents[1]
 FP32 = Way("fp32", True)
 TINY = ("--size", 32, "--batch", 2, "--rounds", 2, "--turn", 0, "--threads", 1, "--memory", "false")
 

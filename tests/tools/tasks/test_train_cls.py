@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from backbones.weights.loading import read_meta
 from classification.data.shard_writer import make_shards
 from tools import train_cls
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ant", "bee", "cat", "dog ü", "eel", "fox")
 # Augmentation, mixing and a moving average: whatever a resumed run could get wrong.
 QUICK = ("--recipe", "cifar", "--batch-size", 8, "--precision", "fp32", "--threads", 1, "--train-eval", 6)

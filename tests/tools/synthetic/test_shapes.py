@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from backbones.errors import UserError
 from tools.synthetic import shapes
 from tools.synthetic.drawing import FINE, OUTLINES, VISIBLE_SHARE, draw_scene
 from tools.synthetic.masks import SLIVER, crowd_fields, object_fields
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tools" / "shapes.py"
 SMALL = {"train": 6, "val": 3, "size": 64, "seed": 5}
 

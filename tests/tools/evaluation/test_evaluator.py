@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from backbones.errors import UserError
 from tools.evaluation.evaluator import METRICS, CocoEvaluator, format_table
@@ -372,7 +373,7 @@ def test_extra_fields_of_results_change_nothing(tmp_path: Path) -> None:
 
 def test_real_coco(capfd: pytest.CaptureFixture[str]) -> None:
     """Truth scored as its own detections is perfect, through either engine."""
-    folder = Path(__file__).resolve().parents[2] / "shared/data/coco-mini/annotations"
+    folder = ROOT.parent / "shared/data/coco-mini/annotations"
     files = sorted(folder.glob("instances_val*.json")) if folder.is_dir() else []
     if not files:
         pytest.skip("coco-mini is not here")

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Group, write_classes
+from conftest import ROOT, Group, write_classes
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES, SIDE = 6, 64
 EMPTY = (0, 1)  # places of images without objects, or without a labelled pixel: those of the first of three processes
 

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import VocFolder
+from conftest import ROOT, VocFolder
 from PIL import Image
 
 from backbones.errors import UserError
@@ -339,7 +339,7 @@ def test_images_that_are_missing_can_be_skipped(yolo: Path, voc: VocFolder, tmp_
 def test_a_run_on_voc_measures_both_ways_and_as_its_conversion_does(voc: VocFolder, script, tmp_path: Path):
     from tools.convert_data import convert
 
-    shapes = Path(__file__).resolve().parents[1] / "detection" / "recipes" / "shapes.yaml"
+    shapes = ROOT / "detection" / "recipes" / "shapes.yaml"
     words = ("--config", shapes, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
     voc.write()
     run = (*words, "--data", voc.root, "--val-split", "all", "--eval-only")

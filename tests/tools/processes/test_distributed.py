@@ -6,16 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from tools.processes import distributed
 from tools.processes.distributed import TrainBatches
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def as_process(monkeypatch, rank: int, world: int) -> None:

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from tools.synthetic.coco_results import write_synthetic
 
-SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "eval_coco.py"
+SCRIPT = ROOT / "tools" / "eval_coco.py"
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from report_runs import Page, detection, detection_run, write_run
 
 from backbones.errors import UserError
@@ -16,7 +17,6 @@ from tools import report
 from tools.runs.detection import match
 from tools.runs.folder import RunFolder, read_runs
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0, "--epochs", 1)
 TINY = ("--limit", 4, "--batch-size", 4, "--proposals", 50)

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from detection.data import dataset
 from detection.data.annotations import CocoAnnotations
@@ -23,7 +24,6 @@ from tools.engine.bad_images import BadImages
 from tools.synthetic.coco_results import BOXES_PER_IMAGE, synthetic_results
 
 ANNOTATIONS = 500_000
-ROOT = Path(__file__).resolve().parents[1]
 BOUND = 8 * 2**20  # bytes that a worker may have to itself more than when it was forked
 ROLLUP = Path("/proc/self/smaps_rollup")
 
@@ -75,7 +75,9 @@ def measure(folder: Path) -> None:
 def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path):
     """In a process of its own: what earlier tests left in this one's memory would be counted."""
     command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     packed, objects = map(int, done.stdout.split())
     assert packed < BOUND

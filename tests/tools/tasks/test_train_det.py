@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from backbones.errors import UserError
 from tools import train_det
 from tools.cli.parsing import parse
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Group, write_classes
+from conftest import ROOT, Group, write_classes
 
-ROOT = Path(__file__).resolve().parents[1]
 # Two steps an epoch: the process dies at the first of the second epoch, after the checkpoint of step 2.
 WORDS = ("--data", "data", "--recipe", "cifar", "--batch-size", 6, "--epochs", 2, "--threads", 1)
 OPTIONS = (*WORDS, "--workers", 0, "--precision", "fp32", "--output", "run")
@@ -53,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 def torchrun(*words: Any, cwd: Path) -> subprocess.Popen[str]:
     """An agent of torchrun, with this file as its script."""
     command = [sys.executable, "-m", "torch.distributed.run", *words, __file__, *OPTIONS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(word) for word in command], cwd=cwd, env=environment, **files)
 

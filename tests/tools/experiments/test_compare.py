@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import interruptible
+from conftest import ROOT, interruptible
 from PIL import Image
 
 from backbones.errors import UserError
 from tools import compare
 
-ROOT = Path(__file__).resolve().parents[1]
 COMPARE = [sys.executable, str(ROOT / "tools" / "compare.py")]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import interruptible
+from conftest import ROOT, interruptible
 
 from backbones.errors import UserError
 from tools import compare
@@ -18,8 +18,6 @@ from tools.experiments.cells import Cell, cells
 from tools.experiments.jobs import Job
 from tools.experiments.plan import Plan, matrix_of
 from tools.experiments.runs import Run
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def plan(*matrices: dict) -> Plan:

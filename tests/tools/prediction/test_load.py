@@ -22,8 +22,6 @@ from backbones.errors import UserError
 from backbones.trained import find
 from tools.engine.run import default_threads
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def images_of(root: Path) -> dict[int, Path]:
     data = json.loads((root / "annotations/instances_val.json").read_text())

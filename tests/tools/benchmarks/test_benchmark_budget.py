@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from conftest import ROOT
 
 from tools.benchmarks.budget import BudgetOptions, Job, hours, reduce, ring_bytes, step
 
@@ -29,6 +28,6 @@ def test_a_step_is_the_gpus_time_and_what_nothing_hides():
 
 
 def test_the_document_holds_what_the_tool_prints():
-    text = (Path(__file__).resolve().parents[1] / "docs" / "SCALE.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "SCALE.md").read_text(encoding="utf-8")
     for table in (hours(BudgetOptions()), reduce(BudgetOptions())):
         assert table.markdown() in text

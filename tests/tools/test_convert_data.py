@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import CocoFolder, VocFolder
+from conftest import ROOT, CocoFolder, VocFolder
 from PIL import Image
 
 from backbones.common.datasets import find_split
@@ -20,7 +20,7 @@ from tools import convert_data
 from tools.cli import ending
 from tools.convert_data import convert
 
-BCCD = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd"
+BCCD = ROOT.parent / "shared" / "data" / "bccd"
 OWN = {"train": "train", "val": "val"}
 Contents = dict[str, tuple[int, int, list[tuple[str, list[float], int]]]]
 

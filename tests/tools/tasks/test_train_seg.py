@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from backbones.errors import UserError
 from tools import train_seg
 from tools.cli.parsing import parse
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
@@ -17,8 +17,6 @@ import segmentation
 from backbones.errors import UserError
 from segmentation.metrics import LabelMetrics, format_table
 from segmentation.predict import Predictor
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Pixelwise(nn.Module):
