@@ -9,7 +9,6 @@
     python tools/benchmark.py memory --output runs/bench-memory          # training steps, loader workers
     python tools/benchmark.py scale --output runs/bench-scale            # how costs grow
     python tools/benchmark.py processes --output runs/bench-processes    # what processes send
-    python tools/benchmark.py budget --output runs/budget                # estimates of large runs
     python tools/benchmark.py classify --help                            # the options of one benchmark
 
 Every benchmark prints its tables and leaves `table.md`, `results.json` and `chart.png` in the output folder; the first
@@ -44,7 +43,6 @@ BENCHMARKS = {
     "memory": "tools.benchmarks.memory",
     "scale": "tools.benchmarks.scale",
     "processes": "tools.benchmarks.processes",
-    "budget": "tools.benchmarks.budget",
 }
 
 
