@@ -26,11 +26,11 @@ class Classifier(nn.Module):
         label_smoothing: of the training loss (Szegedy et al. 2016), 0..1.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
         self.load_report: LoadReport | None = backbone.load_report
-        self.label_smoothing = 0.0
+        self.label_smoothing = label_smoothing
 
     def logits(self, x: Tensor) -> Tensor:
         """[N, C, H, W], normalised with the backbone's mean and std -> [N, num_classes]."""
@@ -62,8 +62,8 @@ class Classifier(nn.Module):
 class PooledClassifier(Classifier):
     """Logits from the last feature of a backbone, as in section 3.3 of the ResNet paper."""
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
-        super().__init__(backbone)
+    def __init__(self, backbone: Backbone, num_classes: int, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(backbone, label_smoothing=label_smoothing)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(backbone.feature_info[-1].channels, num_classes)
 
@@ -116,6 +116,7 @@ def build(
     num_classes: int,
     *,
     weights: str | os.PathLike[str] | None = None,
+    label_smoothing: float = 0.0,
     **options: Any,
 ) -> Classifier:
     """Build a classification net: pool and linear layer on one of our backbones, or a library's whole net.
@@ -126,6 +127,7 @@ def build(
         num_classes: number of logits.
         weights: as for `backbones.build`. The last layer is taken from the same file where its number of
             classes is `num_classes`; otherwise it stays random and the report lists it as missing.
+        label_smoothing: of the training loss, 0 to below 1.
         options: further keywords of `backbones.build`; only with a name. Whole nets take in_channels and norm.
 
     Raises:
@@ -135,9 +137,9 @@ def build(
         raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
     weights = local(weights)
     if isinstance(backbone, str) and "/" in backbone:
-        model: Classifier = _whole(backbone, num_classes, weights, options)
+        model: Classifier = _whole(backbone, num_classes, weights, label_smoothing, options)
     else:
-        model = _pooled(backbone, num_classes, weights, options)
+        model = _pooled(backbone, num_classes, weights, label_smoothing, options)
     if options.get("norm") == "frozen":
         backbones.freeze_batch_norm(model)
     if options.get("norm") == "sync":
@@ -146,23 +148,31 @@ def build(
 
 
 def _whole(
-    name: str, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+    name: str,
+    num_classes: int,
+    weights: str | os.PathLike[str] | None,
+    label_smoothing: float,
+    options: dict[str, Any],
 ) -> WholeClassifier:
     net = build_whole(name, num_classes, **options)
     if weights is None and options.get("norm") == "frozen":
         raise UserError(f"{name}: norm='frozen' would freeze random statistics; give weights or take norm='batch'")
     if weights is not None:
         net.load(weights)
-    return WholeClassifier(net)
+    return WholeClassifier(net, label_smoothing=label_smoothing)
 
 
 def _pooled(
-    backbone: str | Backbone, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+    backbone: str | Backbone,
+    num_classes: int,
+    weights: str | os.PathLike[str] | None,
+    label_smoothing: float,
+    options: dict[str, Any],
 ) -> PooledClassifier:
     if isinstance(backbone, Backbone) and options:
         raise UserError(f"{', '.join(options)}: options go to backbones.build where the backbone is built already")
     trunk = backbone if isinstance(backbone, Backbone) else _trunk(backbone, weights, options)
-    model = PooledClassifier(trunk, num_classes)
+    model = PooledClassifier(trunk, num_classes, label_smoothing=label_smoothing)
     if weights is not None:
         model.load_report = _load(model, weights)
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -95,7 +95,7 @@ def load(
     """
     trained = find(run, task="classification")
     with trained.understood():
-        net = _net(trained)
+        net = rebuild(trained.meta, trained.path)
         read = partial(views_of, in_channels=net.backbone.in_channels, views=_views(trained))
         classifier = TrainedClassifier(trained, net, read, device=device, precision=precision)
         classifier.classes, classifier.top = tuple(trained.meta["classes"]), top
@@ -134,13 +134,37 @@ def _views(trained: Trained) -> Views:
     return Views(crops, seen["resize_size"], seen["crop_size"], normalise, seen.get("interpolation", "bilinear"))
 
 
-def _net(trained: Trained) -> Classifier:
-    meta = trained.meta
-    model, seen = meta["model"], meta["input"]
-    options: dict[str, Any] = {"in_channels": seen["in_channels"], "norm": model.get("norm", "batch")}
-    options |= {name: model[name] for name in ("shortcut", "stride_style") if model.get(name)}
-    net = build(model["backbone"], len(meta["classes"]), weights=trained.path, **options)
-    if net.load_report is None or net.load_report.missing:
-        raise UserError(f"{trained.path}: is not whole: {net.load_report}")
-    net.backbone.mean, net.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
-    return net
+def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> Classifier:
+    """Build the classifier that a run's `meta` describes, with the normalisation of that run.
+
+    Args:
+        meta: as the run's files hold it.
+        weights: the run's weights file. None: random weights with live batch norm, to be filled by the caller.
+
+    Raises:
+        UserError: for a file that lacks weights of the model.
+    """
+    options, seen = dict(meta["model"]), meta["input"]
+    if weights is None:
+        options["norm"] = "group" if options["norm"] == "group" else "batch"
+    model = build_from_options(options, weights, num_classes=len(meta["classes"]), in_channels=seen["in_channels"])
+    if weights is not None and (model.load_report is None or model.load_report.missing):
+        raise UserError(f"{weights}: is not whole: {model.load_report}")
+    model.backbone.mean, model.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
+    return model
+
+
+def build_from_options(
+    options: Mapping[str, Any], weights: str | os.PathLike[str] | None, *, num_classes: int, in_channels: int
+) -> Classifier:
+    """Build a classifier from the model options of a run, by name."""
+    own = {name: options[name] for name in ("shortcut", "stride_style") if options.get(name)}
+    return build(
+        options["backbone"],
+        num_classes,
+        weights=weights,
+        label_smoothing=options.get("label_smoothing", 0.0),
+        in_channels=in_channels,
+        norm=options.get("norm", "batch"),
+        **own,
+    )

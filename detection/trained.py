@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +19,9 @@ from detection.data.annotations import CategoryMap
 from detection.data.dataset import read_image
 from detection.faster_rcnn import FasterRCNN, build
 from detection.predict import Predictor
+from detection.weights import set_norm_eps
 
-TRAINING_ONLY = ("backbone", "weights", "freeze")
+NOT_OF_BUILD = ("backbone", "weights", "freeze")  # model options that `build` takes in other ways, or not at all
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def load(
     with trained.understood():
         meta = trained.meta
         categories = CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
-        net = _rebuilt(trained.path, meta, categories)
+        net = rebuild(meta, trained.path, categories=categories)
         read = partial(pixels, min_size=net.transform.min_size[-1], max_size=net.transform.max_size)
         detector = TrainedDetector(trained, net, read, device=device, precision=precision)
         detector.categories, config = categories, trained.config
@@ -135,16 +136,37 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
     known = read_meta(path)
     if known.get("task") != "detection":
         raise UserError(f"{path}: is no detector of ours; name model.safetensors of a detection run")
-    net = _rebuilt(path, known, categories)
+    net = rebuild(known, path, categories=categories)
     strange = net.load_report.missing
     if strange:
         raise UserError(f"{path}: was not trained on {len(strange)} of the data's categories ({strange[0]}, ...)")
     return net
 
 
-def _rebuilt(path: str | os.PathLike[str], meta: dict[str, Any], categories: CategoryMap) -> FasterRCNN:
-    """The net that a file's header describes, with its weights and its normalisation."""
-    options = {name: value for name, value in meta["model"].items() if name not in TRAINING_ONLY}
-    net = build(meta["model"]["backbone"], len(categories), weights=path, categories=categories, **options)
-    net.transform.image_mean, net.transform.image_std = list(meta["input"]["mean"]), list(meta["input"]["std"])
-    return net
+def rebuild(
+    meta: Mapping[str, Any], weights: str | os.PathLike[str] | None, *, categories: CategoryMap | None = None
+) -> FasterRCNN:
+    """Build the detector that a run's `meta` describes, with the normalisation of that run.
+
+    Args:
+        meta: as the run's files hold it.
+        weights: the run's weights file. None: random weights with live batch norm, to be filled by the caller.
+        categories: of the labels; absent: those of the run.
+    """
+    categories = categories or CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
+    options = dict(meta["model"])
+    if weights is None:
+        options["norm"] = "group" if options["norm"] == "group" else "batch"
+    model = build_from_options(options, weights, categories)
+    if weights is None and meta["norm_eps"] is not None:
+        set_norm_eps(model, meta["norm_eps"])
+    model.transform.image_mean, model.transform.image_std = list(meta["input"]["mean"]), list(meta["input"]["std"])
+    return model
+
+
+def build_from_options(
+    options: Mapping[str, Any], weights: str | os.PathLike[str] | None, categories: CategoryMap
+) -> FasterRCNN:
+    """Build a detector from the model options of a run, by name."""
+    own = {name: value for name, value in options.items() if name not in NOT_OF_BUILD}
+    return build(options["backbone"], len(categories), weights=weights, categories=categories, **own)

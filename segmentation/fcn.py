@@ -47,12 +47,18 @@ class FCN(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, classifier: nn.Module, fusion: Fusion | None, aux_classifier: nn.Module | None
+        self,
+        backbone: Backbone,
+        classifier: nn.Module,
+        fusion: Fusion | None,
+        aux_classifier: nn.Module | None,
+        *,
+        loss: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.classifier, self.fusion = backbone, classifier, fusion
         self.aux_classifier = aux_classifier
-        self.loss: nn.Module = PixelLoss()
+        self.loss: nn.Module = loss or PixelLoss()
         self.load_report = backbone.load_report
 
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -124,6 +130,7 @@ def build(
     output_stride: int | None = None,
     max_stride: int | None = None,
     in_channels: int = 3,
+    loss: nn.Module | None = None,
     **options: Any,
 ) -> FCN:
     """Build a segmentation net.
@@ -141,6 +148,7 @@ def build(
         max_stride: features of a larger stride are dropped with their stages; 16 ends a ResNet at c4, and an FCN-8s of
             it at stride 4, as small images want it. None keeps all. Only with a name.
         in_channels: channels of the images.
+        loss: turns scores and label maps into a scalar; absent: the mean cross-entropy, `PixelLoss()`.
         options: further keywords of `backbones.build`; only with a name.
 
     Raises:
@@ -162,7 +170,7 @@ def build(
         if weights is not None and state is None:
             raise UserError(f"weights {weights}: a backbone that is built already has its own; name a whole net's file")
         trunk = backbone
-    model = _assemble(trunk, num_classes, head, aux)
+    model = _assemble(trunk, num_classes, head, aux, loss)
     if state is not None:
         model.load_report = fill(model, state, source=str(weights))
         trunk.adopt_normalisation(str(weights))
@@ -173,7 +181,7 @@ def build(
     return model
 
 
-def _assemble(trunk: Backbone, num_classes: int, head: Head, aux: bool) -> FCN:
+def _assemble(trunk: Backbone, num_classes: int, head: Head, aux: bool, loss: nn.Module | None) -> FCN:
     infos = trunk.feature_info
     wanted = max(SCORED[head], 1 + aux)
     if len(infos) < wanted:
@@ -181,7 +189,7 @@ def _assemble(trunk: Backbone, num_classes: int, head: Head, aux: bool) -> FCN:
         raise UserError(f"{trunk.name}: head {head!r} needs {wanted} features, the backbone gives {has}")
     fusion = Fusion(infos[-SCORED[head] :], num_classes) if SCORED[head] > 1 else None
     second = FCNHead(infos[-2].channels, num_classes) if aux else None
-    return FCN(trunk, FCNHead(infos[-1].channels, num_classes), fusion, second)
+    return FCN(trunk, FCNHead(infos[-1].channels, num_classes), fusion, second, loss=loss)
 
 
 def _refuse_ignored(**given: Any) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.trained import Trained, TrainedNet, find
+from backbones.trained import TrainedNet, find
 from segmentation.data.dataset import read_image
 from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
+from segmentation.losses import PixelLoss
 from segmentation.predict import Predictor
 
 BUILT_WITH = ("head", "aux", "norm", "output_stride", "max_stride")
@@ -85,7 +86,7 @@ def load(
     """
     trained = find(run, task="segmentation")
     with trained.understood():
-        net, config = _net(trained), trained.config
+        net, config = rebuild(trained.meta, trained.path), trained.config
         own = {
             "min_size": trained.meta["input"]["min_size"],
             "window": config.get("window", 0),
@@ -116,14 +117,43 @@ def pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
     return found
 
 
-def _net(trained: Trained) -> FCN:
-    meta = trained.meta
-    options = {name: meta["model"][name] for name in BUILT_WITH if name in meta["model"]}
-    channels = meta["input"].get("in_channels", 3)
-    net = build(meta["model"]["backbone"], len(meta["classes"]), weights=trained.path, in_channels=channels, **options)
-    missing = net.load_report.missing if net.load_report else ("the head",)
-    lacking = [name for name in missing if not name.startswith("aux_classifier.")]
-    if lacking:
-        raise UserError(f"{trained.path}: is not whole: {lacking[0]} is missing")
-    net.backbone.mean, net.backbone.std = tuple(meta["input"]["mean"]), tuple(meta["input"]["std"])
-    return net
+def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> FCN:
+    """Build the segmentation model that a run's `meta` describes, with the normalisation of that run.
+
+    Args:
+        meta: as the run's files hold it.
+        weights: the run's weights file. None: random weights with live batch norm and the loss of the run, to be
+            filled by the caller; so are the loss's class weights, where it has some.
+
+    Raises:
+        UserError: for a file that lacks weights of the model.
+    """
+    options, seen = dict(meta["model"]), meta["input"]
+    num_classes = len(meta["classes"])
+    loss = None
+    if weights is None:
+        options["norm"] = "group" if options["norm"] == "group" else "batch"
+        loss = PixelLoss(options["loss"], torch.ones(num_classes) if options["class_weights"] != "none" else None)
+    model = build_from_options(
+        options, weights, num_classes=num_classes, in_channels=seen.get("in_channels", 3), loss=loss
+    )
+    if weights is not None:
+        missing = model.load_report.missing if model.load_report else ("the head",)
+        lacking = [name for name in missing if not name.startswith("aux_classifier.")]
+        if lacking:
+            raise UserError(f"{weights}: is not whole: {lacking[0]} is missing")
+    model.backbone.mean, model.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
+    return model
+
+
+def build_from_options(
+    options: Mapping[str, Any],
+    weights: str | os.PathLike[str] | None,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    loss: nn.Module | None = None,
+) -> FCN:
+    """Build a segmentation model from the model options of a run, by name."""
+    own = {name: options[name] for name in BUILT_WITH if name in options}
+    return build(options["backbone"], num_classes, weights=weights, in_channels=in_channels, loss=loss, **own)
