@@ -93,13 +93,13 @@ def _draw_learning(panel: Axes, chapter: Chapter) -> None:
     for number, (name, members) in enumerate(lines.items()):
         members = sorted(members, key=_share)
         colour = COLOURS[number % len(COLOURS)]
-        spreads = [spread(group, chapter.task.solid) for group in members]
+        spreads = [spread(group, chapter.task.primary) for group in members]
         aside = 1 + 0.03 * (number - (len(lines) - 1) / 2)  # so that bars do not hide one another
         shares, means = [aside * _share(group) for group in members], [middle or 0.0 for middle, _ in spreads]
         bars = [deviation or 0.0 for _, deviation in spreads]
         panel.errorbar(shares, means, bars, color=colour, marker="o", capsize=3, linewidth=2, label=name or None)
         for share, group in zip(shares, members, strict=True):
-            values = [v for run in group.finished if (v := chapter.task.solid.percent(run.results or {})) is not None]
+            values = [v for run in group.finished if (v := chapter.task.primary.percent(run.results or {})) is not None]
             panel.plot([share] * len(values), values, ".", color=colour, alpha=0.5)
     shares = _shares(chapter)
     panel.set_xscale("log")
@@ -129,7 +129,7 @@ def _draw_forest(panel: Axes, chapter: Chapter, found: Sequence[Difference]) -> 
 def _draw_costs(panel: Axes, chapter: Chapter, title: str) -> None:
     names = varying(chapter.groups)
     for number, group in enumerate(chapter.groups):
-        cost, (middle, deviation) = _cost(title)(group), spread(group, chapter.task.solid)
+        cost, (middle, deviation) = _cost(title)(group), spread(group, chapter.task.primary)
         if cost is None or middle is None:
             continue
         colour = COLOURS[number % len(COLOURS)]

@@ -11,11 +11,11 @@ from backbones.errors import UserError
 from tools.experiments.cells import Cell, cells
 from tools.experiments.groups import Group, groups
 from tools.experiments.jobs import train
-from tools.experiments.plan import CompareOptions, Plan
+from tools.experiments.plan import SCRIPT_TASKS, CompareOptions, Plan
 from tools.experiments.runs import Run
 from tools.experiments.state import State, state
 from tools.experiments.tables import Chapter, write_tables
-from tools.runs.metrics import TASKS, Task
+from tools.runs.metrics import TASK_METRICS, TaskMetrics
 
 if TYPE_CHECKING:
     from tools.experiments.differences import Difference
@@ -113,17 +113,17 @@ class Comparison:
     def _chapters(self, *, whole: bool) -> list[Chapter]:
         chapters = []
         for plan, own in zip(self.plans, self.of_plan, strict=True):
-            task = TASKS[plan.script]
+            task = TASK_METRICS[SCRIPT_TASKS[plan.script]]
             found = groups([self._run(cell) for cell in own], plan.axes())
             chapters.append(Chapter(plan.task, task, found, self._differences(found, task) if whole else []))
         return chapters
 
-    def _differences(self, found: Sequence[Group], task: Task) -> list[Difference]:
+    def _differences(self, found: Sequence[Group], task: TaskMetrics) -> list[Difference]:
         if sum(bool(group.finished) for group in found) < 2:
             return []
         from tools.experiments.differences import differences
 
-        return differences(found, task.solid)
+        return differences(found, task.primary)
 
     def _curves(self, chapter: Chapter) -> Path:
         return self.folder / (f"curves-{chapter.name}.png" if chapter.name else "curves.png")
@@ -133,7 +133,7 @@ class Comparison:
 
     def _outcome(self, cell: Cell) -> str:
         finished = self._run(cell)
-        metrics = TASKS[cell.script].metrics
+        metrics = TASK_METRICS[SCRIPT_TASKS[cell.script]].table
         shown = [(metric.title, metric.percent(finished.results or {})) for metric in metrics]
         minutes = finished.minutes()
         took = [] if minutes is None else [f"{minutes:.1f} minutes"]

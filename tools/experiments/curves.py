@@ -13,7 +13,7 @@ from tools.experiments.groups import Group, varying
 from tools.experiments.runs import Run
 from tools.reports.style import COLOURS, DASHED, new_figure, save_figure
 from tools.runs.log import evaluations
-from tools.runs.metrics import Metric, Task
+from tools.runs.metrics import Metric, TaskMetrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ X = Literal["epochs", "iterations"]
 START = 0.1  # part of a run that the height of the picture need not show
 
 
-def draw_curves(path: Path, found: Sequence[Group], task: Task, *, x: X = "epochs") -> bool:
+def draw_curves(path: Path, found: Sequence[Group], task: TaskMetrics, *, x: X = "epochs") -> bool:
     """Draw training (dashed) and held-out (solid) curves: a colour per group, thin lines per seed, their mean bold.
 
     Plain nets and residual nets get panels of their own, side by side.
@@ -73,13 +73,13 @@ def _panels(shown: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _draw_panel(
-    panel: Axes, members: Sequence[Group], task: Task, *, x: X, names: list[str], colours: list[str]
+    panel: Axes, members: Sequence[Group], task: TaskMetrics, *, x: X, names: list[str], colours: list[str]
 ) -> None:
     for group, colour in zip(members, colours, strict=True):
-        if task.dashed:
-            _draw_group(panel, group, task.dashed, x=x, colour=colour, style=DASHED, name=None)
-        _draw_group(panel, group, task.solid, x=x, colour=colour, style="solid", name=group.name(names))
-    if task.dashed:
+        if task.training:
+            _draw_group(panel, group, task.training, x=x, colour=colour, style=DASHED, name=None)
+        _draw_group(panel, group, task.primary, x=x, colour=colour, style="solid", name=group.name(names))
+    if task.training:
         panel.plot([], [], color="#555555", linestyle="solid", label="held out")
         panel.plot([], [], color="#555555", linestyle=DASHED, label="training")
     panel.set_xlabel("epoch" if x == "epochs" else "iteration")
@@ -101,9 +101,9 @@ def _draw_group(
     panel.plot(places, values, color=colour, linestyle=style, linewidth=width, marker=dot, label=name)
 
 
-def _limit(panel: Axes, shown: Sequence[Group], task: Task) -> None:
+def _limit(panel: Axes, shown: Sequence[Group], task: TaskMetrics) -> None:
     """Leave the first steps of training out of the picture's height where the values fall from far above."""
-    metrics = [metric for metric in (task.solid, task.dashed) if metric and metric.error]
+    metrics = [metric for metric in (task.primary, task.training) if metric and metric.as_error]
     curves = [points for group in shown for run in group.runs for m in metrics if (points := curve(run, m, "epochs"))]
     late = [value for points in curves for place, value in points if place >= START * points[-1][0]]
     if late:

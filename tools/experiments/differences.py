@@ -139,8 +139,7 @@ class _Scores:
 
 
 def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _Scores) -> Difference | None:
-    plain = Metric(metric.key, metric.title)  # accuracy rather than error: larger is better
-    a, b = (_known(plain.percent(run.results or {}) for run in group.finished) for group in (first, other))
+    a, b = (_known(metric.fraction(run.results or {}) for run in group.finished) for group in (first, other))
     if not a or not b:
         return None
     shifts, lacking = _shifts(*([scores.of(run) for run in group.finished] for group in (first, other)))
@@ -165,8 +164,9 @@ def _shifts(first: list[_Resampled | str], other: list[_Resampled | str]) -> tup
     return 100 * (b - a), ""
 
 
-def _known(values: Iterable[float | None]) -> tuple[float, ...]:
-    return tuple(value for value in values if value is not None)
+def _known(fractions: Iterable[float | None]) -> tuple[float, ...]:
+    """Return the known fractions in percent."""
+    return tuple(100 * fraction for fraction in fractions if fraction is not None)
 
 
 def _both(a: Sequence[float], b: Sequence[float], shifts: np.ndarray | None) -> tuple[float, float] | None:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from backbones.common.files import read_yaml
 from backbones.errors import UserError, require
-from tools.runs.metrics import TASKS
 
 if TYPE_CHECKING:
     pass
+
+
+SCRIPT_TASKS = {"train_cls": "classification", "train_det": "detection", "train_seg": "segmentation"}
 
 
 SEED = "seed"  # the axis that is averaged over
@@ -246,7 +248,7 @@ def make_plans(options: CompareOptions, passed_on: Sequence[str]) -> list[Plan]:
     if options.experiment:
         if passed_on:
             raise UserError(f"-- {passed_on[0]}: {options.experiment} says the options; write this one into it")
-        return read_plans(Path(options.experiment), list(TASKS))
+        return read_plans(Path(options.experiment), list(SCRIPT_TASKS))
     matrix: Matrix = {}
     for axis in ("backbone", "seed"):
         text = getattr(options, f"{axis}s")

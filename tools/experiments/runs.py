@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbones.errors import UserError
 from tools.evaluation.reading import read_json
-from tools.runs.log import _seconds_evaluated, _seconds_trained, read_lines, seconds_per_step
+from tools.runs.log import read_lines, seconds_evaluated, seconds_per_step, seconds_trained
 
 if TYPE_CHECKING:
     from tools.experiments.cells import Cell
@@ -65,7 +65,7 @@ class Run:
         if step is None:
             return None
         first = self.lines[0]["step"] * step  # nothing is logged before these steps
-        return (first + _seconds_trained(self.lines, step) + _seconds_evaluated(self.lines)) / 60
+        return (first + seconds_trained(self.lines, step) + seconds_evaluated(self.lines)) / 60
 
 
 def last_error(log: Path) -> str | None:

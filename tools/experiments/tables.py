@@ -14,7 +14,7 @@ from backbones.common.files import write_json, write_text
 from tools.experiments.groups import Group
 from tools.experiments.plan import SEED
 from tools.experiments.runs import Run
-from tools.runs.metrics import Metric, Task
+from tools.runs.metrics import Metric, TaskMetrics
 
 if TYPE_CHECKING:
     from tools.experiments.differences import Difference
@@ -43,7 +43,7 @@ class Chapter:
     """
 
     name: str
-    task: Task
+    task: TaskMetrics
     groups: list[Group]
     differences: list[Difference] = field(default_factory=list)
 
@@ -144,7 +144,7 @@ FIGURES = (
 
 def _rows(chapter: Chapter) -> list[str]:
     axes = list(chapter.groups[0].values) if chapter.groups else []
-    metrics = [metric.title for metric in chapter.task.metrics]
+    metrics = [metric.title for metric in chapter.task.table]
     head = [*axes, "n", *metrics, *(figure.title for figure in FIGURES)]
     rows = [
         [*_first_cells(group), *_middle_cells(group, chapter.task), *_last_cells(group)] for group in chapter.groups
@@ -159,8 +159,8 @@ def _first_cells(group: Group) -> list[str]:
     return [*group.values.values(), f"{count}, {failed} failed" if failed else count]
 
 
-def _middle_cells(group: Group, task: Task) -> list[str]:
-    spreads = (spread(group, metric) for metric in task.metrics)
+def _middle_cells(group: Group, task: TaskMetrics) -> list[str]:
+    spreads = (spread(group, metric) for metric in task.table)
     return [
         "" if middle is None else f"{middle:.2f}" if deviation is None else f"{middle:.2f} ± {deviation:.2f}"
         for middle, deviation in spreads
@@ -171,11 +171,11 @@ def _last_cells(group: Group) -> list[str]:
     return ["" if (value := figure.of(group)) is None else f"{value:{figure.form}}" for figure in FIGURES]
 
 
-def _flat(group: Group, task: Task) -> dict[str, Any]:
+def _flat(group: Group, task: TaskMetrics) -> dict[str, Any]:
     """A group as one row of a CSV file; what is not known stays empty."""
     figures = {
         f"{metric.title} {part}": value
-        for metric in task.metrics
+        for metric in task.table
         for part, value in zip(("mean", "std"), spread(group, metric), strict=True)
     }
     figures |= {figure.title: figure.of(group) for figure in FIGURES}
@@ -183,15 +183,15 @@ def _flat(group: Group, task: Task) -> dict[str, Any]:
     return {**group.values, "n": len(group.finished), "planned": len(group.runs), "failed": failed, **figures}
 
 
-def _group_json(group: Group, task: Task) -> dict[str, Any]:
-    spreads = {metric.title: dict(zip(("mean", "std"), spread(group, metric), strict=True)) for metric in task.metrics}
+def _group_json(group: Group, task: TaskMetrics) -> dict[str, Any]:
+    spreads = {metric.title: dict(zip(("mean", "std"), spread(group, metric), strict=True)) for metric in task.table}
     runs = [
         {
             "folder": run.cell.name,
             "seed": run.config.get(SEED),
             "finished": run.results is not None,
             "error": run.error,
-            **{metric.title: metric.percent(run.results or {}) for metric in task.metrics},
+            **{metric.title: metric.percent(run.results or {}) for metric in task.table},
         }
         for run in group.runs
     ]

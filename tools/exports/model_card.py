@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from backbones.trained import Trained
+from tools.runs.metrics import TASK_METRICS
 
 PIPELINES = {
     "classification": "image-classification",
     "detection": "object-detection",
     "segmentation": "image-segmentation",
-}
-FIGURES = {
-    "classification": ("top1", "top5"),
-    "detection": ("AP", "AP50", "AP75"),
-    "segmentation": ("mIoU", "pixel_accuracy"),
 }
 RECIPE = (
     *("epochs", "batch_size", "optimizer", "base_lr", "lr", "weight_decay", "schedule", "warmup", "ema", "augment"),
@@ -39,7 +35,8 @@ def card(trained: Trained, *, repository: str, licence: str, results: dict[str, 
         "pipeline_tag": PIPELINES[trained.task],
         "tags": ["resnet", trained.task],
     }
-    figures = {name: results[name] for name in FIGURES[trained.task] if isinstance(results.get(name), (int, float))}
+    metrics = TASK_METRICS[trained.task].validation
+    figures = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     start = config.get("weights") or meta["model"].get("weights") or "none"
     sections = {

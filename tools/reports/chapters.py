@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from backbones.errors import UserError
 from tools.reports.page import Note, Section, folded, percent
 from tools.runs.folder import RunFolder
+from tools.runs.metrics import TASK_METRICS
 
 if TYPE_CHECKING:
     from tools.report import ReportOptions
 
 Read = TypeVar("Read")
-FACTS = {
-    "detection": ("AP", "AP50", "AP75", "AR100"),
-    "segmentation": ("mIoU", "pixel_accuracy", "mean_accuracy"),
-    "classification": ("top1", "top5", "train_top1"),
-}
 
 
 def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str, str]]:
     """The figures at the top of the page: of one run several, of several runs the first one each."""
-    names = FACTS[runs[0].task]
+    names = [metric.key for metric in TASK_METRICS[runs[0].task].summary]
     if len(runs) == 1:
         results = runs[0].results
         shown = [(name, f"{percent(results[name])} %", "") for name in names if results.get(name) is not None]

@@ -10,13 +10,8 @@ from tools.reports.charts import Series, line_chart
 from tools.reports.page import Cell, Column, Folded, Note, Section, Side, Table, count, word
 from tools.runs.folder import RunFolder
 from tools.runs.log import evaluations, seconds_per_step
+from tools.runs.metrics import TASK_METRICS
 
-# Figures of the evaluations that get a curve, by task.
-CURVES = {
-    "detection": ("AP", "AP50", "AP75"),
-    "segmentation": ("mIoU", "pixel_accuracy", "mean_accuracy"),
-    "classification": ("top1", "top5", "train_top1"),
-}
 MISSING = "\N{EN DASH}"
 
 
@@ -121,7 +116,7 @@ def _parts(runs: Sequence[RunFolder]) -> Any:
 
 
 def _metrics(runs: Sequence[RunFolder]) -> Any:
-    names = CURVES[runs[0].task]
+    names = [metric.key for metric in TASK_METRICS[runs[0].task].curves]
     series = []
     for place, run in enumerate(runs):
         for number, name in enumerate(names[:1] if len(runs) > 1 else names):

@@ -50,12 +50,12 @@ def _intervals(lines: list[dict[str, Any]]) -> list[tuple[int, float, bool]]:
     ]
 
 
-def _seconds_trained(lines: list[dict[str, Any]], step: float) -> float:
+def seconds_trained(lines: list[dict[str, Any]], step: float) -> float:
     training = [(steps, seconds) for steps, seconds, evaluated in _intervals(lines) if not evaluated]
     return sum(seconds if seconds <= PAUSE * steps * step else steps * step for steps, seconds in training)
 
 
-def _seconds_evaluated(lines: list[dict[str, Any]]) -> float:
+def seconds_evaluated(lines: list[dict[str, Any]]) -> float:
     times = [seconds for _, seconds, evaluated in _intervals(lines) if evaluated]
     usual = median(times) if times else 0.0
     return sum(seconds if seconds <= PAUSE * usual else usual for seconds in times)

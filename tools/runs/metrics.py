@@ -1,64 +1,93 @@
-"""TODO-DOC tools/runs/metrics.py."""
+"""The headline metrics of each task: their keys in results.json, and where they are shown."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A fraction (0..1) of results.json and of the evaluation lines, shown in percent.
+    """A metric of results.json and of the evaluation lines of metrics.jsonl, stored as a fraction in 0..1.
 
     Attributes:
-        error: show 1 - fraction.
+        key: its name in both files.
+        title: its column title in the tables of experiments.
+        as_error: whether tables and charts of experiments show 100 % minus the metric.
     """
 
     key: str
     title: str
-    error: bool = False
+    as_error: bool = False
 
-    def percent(self, values: dict[str, Any]) -> float | None:
-        """The value in percent; None where it is absent or null."""
+    def fraction(self, values: Mapping[str, object]) -> float | None:
+        """Return the stored fraction; None where `values` lacks it or holds null."""
         value = values.get(self.key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        return 100 * (1 - value) if self.error else 100 * value
+        return value
+
+    def percent(self, values: Mapping[str, object]) -> float | None:
+        """Return the metric in percent, as an error where `as_error`; None where it is absent or null."""
+        value = self.fraction(values)
+        if value is None:
+            return None
+        return 100 * (1 - value) if self.as_error else 100 * value
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a training script is judged by.
+class TaskMetrics:
+    """The headline metrics of one task.
 
     Attributes:
-        metrics: columns of the table.
-        solid, dashed: curves of the plot, on held-out and on training images.
-        axis: what the curves show.
+        validation: metrics on validation images, shown everywhere, model cards included; `primary` is the first one.
+        axis: label of the axis of charts that show `primary`.
+        training: the primary metric on training images; None where the task does not measure it.
+        further_curves: metrics that a report shows in addition, over the epochs and in its summary.
+        further_summary: metrics that a report shows in addition in its summary alone.
     """
 
-    metrics: tuple[Metric, ...]
-    solid: Metric
-    dashed: Metric | None
+    validation: tuple[Metric, ...]
     axis: str
+    training: Metric | None = None
+    further_curves: tuple[Metric, ...] = ()
+    further_summary: tuple[Metric, ...] = ()
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that runs are compared by."""
+        return self.validation[0]
+
+    @property
+    def table(self) -> tuple[Metric, ...]:
+        """The columns of an experiment's table."""
+        return (*self.validation, self.training) if self.training else self.validation
+
+    @property
+    def curves(self) -> tuple[Metric, ...]:
+        """The metrics that a report draws over the epochs."""
+        return (*self.table, *self.further_curves)
+
+    @property
+    def summary(self) -> tuple[Metric, ...]:
+        """The metrics at the top of a report."""
+        return (*self.curves, *self.further_summary)
 
 
-_TOP1 = Metric("top1", "top-1 error %", error=True)
-
-
-_TRAIN = Metric("train_top1", "training error %", error=True)
-
-
-_AP = Metric("AP", "AP %")
-
-
-_MIOU, _PIXELS = Metric("mIoU", "mIoU %"), Metric("pixel_accuracy", "pixel accuracy %")
-
-
-TASKS = {
-    "train_cls": Task((_TOP1, Metric("top5", "top-5 error %", error=True), _TRAIN), _TOP1, _TRAIN, "error (%)"),
-    "train_det": Task((_AP, Metric("AP50", "AP50 %"), Metric("AP75", "AP75 %")), _AP, None, "AP (%)"),
-    "train_seg": Task((_MIOU, _PIXELS), _MIOU, None, "mIoU (%)"),
+TASK_METRICS = {
+    "classification": TaskMetrics(
+        (Metric("top1", "top-1 error %", as_error=True), Metric("top5", "top-5 error %", as_error=True)),
+        axis="error (%)",
+        training=Metric("train_top1", "training error %", as_error=True),
+    ),
+    "detection": TaskMetrics(
+        (Metric("AP", "AP %"), Metric("AP50", "AP50 %"), Metric("AP75", "AP75 %")),
+        axis="AP (%)",
+        further_summary=(Metric("AR100", "AR100 %"),),
+    ),
+    "segmentation": TaskMetrics(
+        (Metric("mIoU", "mIoU %"), Metric("pixel_accuracy", "pixel accuracy %")),
+        axis="mIoU (%)",
+        further_curves=(Metric("mean_accuracy", "mean accuracy %"),),
+    ),
 }

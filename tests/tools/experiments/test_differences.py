@@ -18,10 +18,10 @@ from tools.experiments.differences import differences
 from tools.experiments.groups import groups
 from tools.experiments.runs import Run
 from tools.runs.folder import RunFolder
-from tools.runs.metrics import TASKS
+from tools.runs.metrics import TASK_METRICS
 from tools.runs.scores import average_precision, read
 
-TOP1 = TASKS["train_cls"].solid
+TOP1 = TASK_METRICS["classification"].primary
 KEYS = {"det": "AP", "seg": "mIoU", "cls": "top1"}
 
 

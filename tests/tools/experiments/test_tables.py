@@ -19,9 +19,9 @@ from tools.experiments.groups import groups, varying
 from tools.experiments.runs import Run
 from tools.experiments.tables import Chapter, write_tables
 from tools.runs.log import read_lines, seconds_per_step
-from tools.runs.metrics import TASKS
+from tools.runs.metrics import TASK_METRICS
 
-TASK = TASKS["train_cls"]
+TASK = TASK_METRICS["classification"]
 COST = {"parameters": 272_474, "macs": 40_551_424, "peak_memory": 3 * 2**29}
 
 
@@ -104,7 +104,9 @@ def test_seeds_are_averaged(tmp_path: Path):
 
 def test_detection_is_judged_by_ap(tmp_path: Path):
     results = {"AP": 0.304, "AP50": 0.5, "AP75": None}
-    text = write_tables(tmp_path, [Chapter("", TASKS["train_det"], groups([run("a", 0, results)], ["backbone"]))])
+    text = write_tables(
+        tmp_path, [Chapter("", TASK_METRICS["detection"], groups([run("a", 0, results)], ["backbone"]))]
+    )
     assert "| a | 1 | 30.40 | 50.00 |  |" in text
 
 
@@ -116,9 +118,9 @@ def test_only_axes_that_vary_name_a_group():
 
 
 def test_curves():
-    points = curve(run("a", 0, None), TASK.solid, "epochs")
+    points = curve(run("a", 0, None), TASK.primary, "epochs")
     assert points == [(1, pytest.approx(60)), (2, pytest.approx(40))]
-    assert [place for place, _ in curve(run("a", 0, None), TASK.solid, "iterations")] == [40, 80]
+    assert [place for place, _ in curve(run("a", 0, None), TASK.primary, "iterations")] == [40, 80]
     assert mean_curve([points, [(1, 20.0)], []]) == [(1, pytest.approx(40))]  # (60 + 20) / 2; epoch 2 is not common
     assert mean_curve([[], []]) == []
 
