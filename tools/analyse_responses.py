@@ -21,6 +21,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError, require
+from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -48,7 +49,7 @@ class ResponseOptions:
 
     output: str
     backbones: str | None = None
-    runs: list[str] | None = None
+    runs: list[str] | None = field(default=None, metadata=POSITIONAL)
     data: str | None = None
     images: int = 128
     size: int | None = None
@@ -89,8 +90,7 @@ class Net:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, draw."""
-    words = gather(sys.argv[1:] if argv is None else argv, "runs")
-    options = parse(Options, description=__doc__.splitlines()[0], argv=words).responses
+    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).responses
     folder = open_folder(Path(options.output))
 
     from tools.analysis.plots import draw_gradients, draw_responses, write_csv
@@ -102,16 +102,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw_responses(folder / "responses.png", measured)
     draw_gradients(folder / "gradients.png", measured)
     print(f"{', '.join(MADE)} are in {folder}")
-
-
-def gather(argv: Sequence[str], name: str) -> list[str]:
-    """Make `--name a b c` one list, so that a shell's `*` may stand for several."""
-    words = list(argv)
-    if f"--{name}" not in words:
-        return words
-    start = words.index(f"--{name}")
-    end = next((place for place in range(start + 1, len(words)) if words[place].startswith("--")), len(words))
-    return [*words[:start], f"--{name}={json.dumps(words[start + 1 : end])}", *words[end:]]
 
 
 def open_folder(folder: Path) -> Path:

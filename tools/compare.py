@@ -30,19 +30,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
+from tools.cli.arguments import split_at_dashes
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 from tools.experiments.comparison import Comparison
 from tools.experiments.plan import CompareOptions, make_plans
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -54,7 +51,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, plan, train what is missing, report."""
-    own, passed_on = split(sys.argv[1:] if argv is None else argv)
+    own, passed_on = split_at_dashes(argv)
     options = parse(Options, description=__doc__.splitlines()[0], argv=own).compare
     if options.table_only and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: no such folder to read; leave --table-only out to train")
@@ -69,15 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, error in failed.items():
             print(f"  {name}: {error}", file=sys.stderr)
         raise SystemExit(1)
-
-
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words for this script, the experiment's file as an option, and those after `--` for the training script."""
-    place = list(argv).index("--") if "--" in argv else len(argv)
-    own, passed_on = list(argv[:place]), list(argv[place + 1 :])
-    if own and not own[0].startswith("-"):
-        own[0] = f"--experiment={own[0]}"
-    return own, passed_on
 
 
 if __name__ == "__main__":

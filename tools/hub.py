@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
+from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -32,7 +33,7 @@ class HubOptions:
     """What goes where.
 
     Args:
-        command: push or pull; may stand without --command, as the first word.
+        command: push or pull.
         repo: owner/name; pull takes owner/name@revision as well.
         run: folder of a finished run, or its model.safetensors, to push.
         license: of the pushed weights, as the hub spells it (mit, cc-by-4.0, ...).
@@ -41,7 +42,7 @@ class HubOptions:
         overwrite: replace what is there in `output`.
     """
 
-    command: Literal["push", "pull"]
+    command: Literal["push", "pull"] = field(metadata=POSITIONAL)
     repo: str
     run: str | None = None
     license: str = "unknown"
@@ -66,9 +67,6 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Push or pull."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv[0] = f"--command={argv[0]}"
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).hub
     if options.command == "push":
         print(f"pushed to {push(options)}")

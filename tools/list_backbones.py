@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
+from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -41,13 +42,12 @@ class ListOptions:
     """What to list.
 
     Args:
-        pattern: names with wildcards; may stand without --pattern, as the first word. Ours, "torchvision/..." or
-            "timm/...".
+        pattern: names with wildcards: ours, "torchvision/..." or "timm/...".
         json: print JSON instead of a table.
         costs: build the nets, for parameters, GFLOPs and features; auto does for up to 40 nets.
     """
 
-    pattern: str = "*"
+    pattern: str = field(default="*", metadata=POSITIONAL)
     json: bool = False
     costs: Literal["auto", "yes", "no"] = "auto"
 
@@ -73,9 +73,6 @@ class Entry:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Look the names up, describe each, print."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv[0] = f"--pattern={argv[0]}"
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).listing
 
     import backbones

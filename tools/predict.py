@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +23,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError, require
+from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
-from tools.cli.words import split_words
 
 if TYPE_CHECKING:
     from tools.prediction.inputs import Input, Picture
@@ -36,9 +36,10 @@ MOST_PIXELS = 1 << 24  # of pictures that wait for a full batch: memory stays bo
 
 @dataclass
 class PredictOptions:
-    """What predicts, and what becomes of it. INPUT... are images, folders, globs and videos.
+    """What predicts, and what becomes of it.
 
     Args:
+        inputs: images, folders, globs and videos.
         run: folder of a finished training.
         weights: a weights file of one, instead.
         output: folder of the results; absent: a new one under runs/.
@@ -56,6 +57,7 @@ class PredictOptions:
         precision: absent: the run's own.
     """
 
+    inputs: list[str] = field(default_factory=list, metadata=POSITIONAL)
     run: str | None = None
     weights: str | None = None
     output: str | None = None
@@ -91,16 +93,15 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, read, predict, write, report."""
-    words, argv = split_words(Options, argv)
-    options = parse(Options, description=f"{__doc__.splitlines()[0]} INPUT...", argv=argv).predict
-    if not words:
+    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).predict
+    if not options.inputs:
         raise UserError("no input: name images, folders, globs or videos after the options")
 
     from backbones.common.files import write_json
     from tools.engine.run_folder import choose_results
     from tools.prediction.inputs import find_inputs
 
-    inputs, problems = find_inputs(words)
+    inputs, problems = find_inputs(options.inputs)
     if not inputs:
         raise UserError("; ".join(problems))
     folder = choose_results(options.output, prefix="predict")

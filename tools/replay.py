@@ -14,7 +14,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
+from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -35,11 +36,11 @@ class ReplayOptions:
     """What to replay.
 
     Args:
-        file: nonfinite-step-N-rank-R.safetensors of a run folder; may be named without --file, as the first word.
+        file: nonfinite-step-N-rank-R.safetensors of a run folder.
         weights: failure takes those that gave the loss, checkpoint the last saved ones of the run, some steps older.
     """
 
-    file: str
+    file: str = field(metadata=POSITIONAL)
     weights: Literal["failure", "checkpoint"] = "failure"
 
 
@@ -52,9 +53,6 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, rebuild, compute, print."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv[0] = f"--file={argv[0]}"
     options = parse(Options, description=__doc__.splitlines()[0], argv=argv).replay
 
     import torch

@@ -20,6 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError, require
+from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -33,7 +34,7 @@ class ReportOptions:
     """What to report.
 
     Args:
-        runs: run folders; words without an option before them are such.
+        runs: run folders.
         output: the page; absent: report.html in the run folder, or in the folder that holds all runs.
         overwrite: replace `output` where it exists.
         data: where the data lies, if not where the runs had it: a data set's folder.
@@ -42,7 +43,7 @@ class ReportOptions:
         bootstrap: resamples of the images for the intervals of differences; 0 for none.
     """
 
-    runs: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list, metadata=POSITIONAL)
     output: str | None = None
     overwrite: bool = False
     data: str | None = None
@@ -65,7 +66,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, analyse, write."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv, words="runs").report
+    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).report
 
     from backbones.common.files import write_text
     from tools.reports.page import render

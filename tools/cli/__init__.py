@@ -1,1 +1,1 @@
-"""TODO-DOC tools/cli."""
+"""The command line of every command: options as dataclasses, positional arguments, errors in one line."""

@@ -1,73 +1,77 @@
-"""The command line of every script: typed option groups in, one-line errors out."""
+"""Parses the command line of every command into typed option groups."""
 
 from __future__ import annotations
 
 import glob
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
+from backbones.common.files import read_yaml
 from backbones.errors import UserError
-from tools.cli.ending import _one_line
-from tools.cli.words import _collected, _config_first, _last_value, _plain_words, _switches
+from tools.cli.arguments import config_first, last_value, name_positionals, normalise_options, positional_names
 from tools.processes import failures
 from tools.processes.failures import SharedError
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from jsonargparse import Namespace
+
+OptionGroups = TypeVar("OptionGroups")
+Recipe = Callable[[Sequence[str]], Path | None]
 
 
 def parse(
-    options: type[Options],
+    options: type[OptionGroups],
     *,
     description: str,
     argv: Sequence[str] | None = None,
-    recipe: Callable[[Sequence[str]], Path | None] | None = None,
-    words: str = "",
-) -> Options:
-    """Read a dataclass of option groups from the command line.
+    recipe: Recipe | None = None,
+) -> OptionGroups:
+    """Parse the command line into a dataclass of option groups.
 
-    Each field of `options` is itself a dataclass, and becomes a group of flat options (`--lr`, not `--optim.lr`)
-    whose help comes from its docstring. Values come, later ones winning, from the groups' defaults, the recipe,
-    `--config FILE` and the command line.
+    Each field of `options` is itself a dataclass and becomes a group of flat options (`--lr`, not `--optim.lr`),
+    whose help comes from its docstring. A value may come from several sources. In rising priority they are the
+    defaults of the groups, the recipe, `--config FILE`, and the command line.
+
+    A field with the metadata `arguments.POSITIONAL` also takes its value from arguments without an option name.
 
     Args:
-        recipe: given the command line, names the YAML file of defaults.
-        words: the option, a list of texts, that takes the words that follow no option.
+        options: the dataclass of groups.
+        description: first line of the help text.
+        argv: the arguments; absent: those of this process.
+        recipe: returns the YAML file of defaults for a command line, or None for no file.
 
     Raises:
-        UserError: for an unknown option, a value of the wrong type or range, or a `--config` that cannot be read. All
-            processes of a machine meet it, one of them speaks.
+        UserError: for an unknown option, a value of the wrong type or range, or a `--config` file that cannot be read.
+            Every process of a machine raises it, and one of them prints it.
     """
     try:
-        return _parse(options, description=description, argv=argv, recipe=recipe, words=words)
+        return _parse(options, description=description, argv=argv, recipe=recipe)
     except UserError as error:
         raise SharedError(str(error), speaks=failures.is_first_of_machine()) from None
 
 
 def _parse(
-    options: type[Options],
-    *,
-    description: str,
-    argv: Sequence[str] | None,
-    recipe: Callable[[Sequence[str]], Path | None] | None,
-    words: str,
-) -> Options:
-    from jsonargparse import ArgumentError, ArgumentParser
+    options: type[OptionGroups], *, description: str, argv: Sequence[str] | None, recipe: Recipe | None
+) -> OptionGroups:
+    from jsonargparse import ArgumentError, ArgumentParser  # slow to import
 
     groups = get_type_hints(options)
-    argv = _plain_words(sys.argv[1:] if argv is None else argv, _switches(groups.values()))
-    argv = _config_first(_collected(argv, words) if words else argv)
-    config = _last_value(argv, "config")
+    arguments = normalise_options(sys.argv[1:] if argv is None else argv, groups.values())
+    arguments = config_first(name_positionals(arguments, groups.values()))
+    # Read the files once here, for error messages that name the file.
+    config = last_value(arguments, "config")
     if config is not None:
-        _read_config(Path(config))  # its own words for a broken file
-    defaults = recipe(argv) if recipe else None
+        _read_config(Path(config))
+    defaults = recipe(arguments) if recipe else None
     if defaults is not None:
-        _read_config(defaults, word="")
+        _read_config(defaults, option="")
     parser = ArgumentParser(
-        description=description,
+        description=description + _positional_help(groups.values()),
         exit_on_error=False,
         default_config_files=[glob.escape(str(defaults))] if defaults else None,
     )
@@ -75,24 +79,24 @@ def _parse(
     for group in groups.values():
         parser.add_class_arguments(group)
     try:
-        values = parser.parse_args(argv)
+        values = parser.parse_args(arguments)
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{_plain_text(error)}; see --help") from None
     return options(**{name: _instance(group, values) for name, group in groups.items()})
 
 
-def option(argv: Sequence[str], name: str) -> Any:
-    """Peek at one option, on the command line or else in the `--config` file, before the real parsing.
+def peek_option(argv: Sequence[str], name: str) -> Any:
+    """Return the value of one option before the real parsing, for choosing a recipe.
 
-    A script picks its recipe with it.
+    The value comes from the command line (as text) or else from the `--config` file; it is None if neither has it.
     """
-    value = _last_value(argv, name)
-    config = _last_value(argv, "config")
+    value = last_value(argv, name)
+    config = last_value(argv, "config")
     return _read_config(Path(config)).get(name) if value is None and config is not None else value
 
 
-def to_dict(options: Any) -> dict[str, Any]:
-    """The groups as one flat dictionary, ready for a YAML file that `--config` reads back."""
+def to_dict(options: DataclassInstance) -> dict[str, Any]:
+    """Return all groups as one flat dictionary, ready for a YAML file that `--config` reads back."""
     return {
         field.name: getattr(group, field.name)
         for group in (getattr(options, entry.name) for entry in fields(options))
@@ -100,9 +104,16 @@ def to_dict(options: Any) -> dict[str, Any]:
     }
 
 
+def _positional_help(groups: Iterable[type]) -> str:
+    """Return a sentence for the help text that names the positional arguments; empty if there are none."""
+    single, several = positional_names(groups)
+    names = [name.upper() for name in single] + ([f"{several.upper()}..."] if several else [])
+    return f" Positional arguments: {' '.join(names)}" if names else ""
+
+
 def _plain_text(error: BaseException) -> str:
-    """The parser's text, without the inner workings of a union of types."""
-    text = _one_line(error)
+    """Return the parser's message as one line, without the internals of a union of types."""
+    text = " ".join(str(error).split())
     union = re.search(r'Parser key "(\w+)": .*Subtypes: \[(.*?)\] Errors.* Given value: (.*)', text)
     single = re.search(r'Parser key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
     if union:
@@ -114,17 +125,16 @@ def _plain_text(error: BaseException) -> str:
     return text
 
 
-def _instance(group: type, values: Any) -> Any:
+def _instance(group: type, values: Namespace) -> object:
+    """Return one option group built from the parsed values; its `__post_init__` checks them."""
     for name, kind in get_type_hints(group).items():
-        if values[name] is None and type(None) not in get_args(kind):  # which the parser lets through
+        if values[name] is None and type(None) not in get_args(kind):  # the parser accepts null for any option
             raise UserError(f"--{name.replace('_', '-')} null: expected a value; leave the option out for its default")
     return group(**{field.name: values[field.name] for field in fields(group)})
 
 
-def _read_config(path: Path, word: str = "--config ") -> dict[str, Any]:
-    from backbones.common.files import read_yaml
-
-    values = read_yaml(path, where=f"{word}{path}")
+def _read_config(path: Path, option: str = "--config ") -> dict[str, Any]:
+    values = read_yaml(path, where=f"{option}{path}")
     if not isinstance(values, dict):
-        raise UserError(f"{word}{path}: holds a {type(values).__name__}, not `option: value` lines")
+        raise UserError(f"{option}{path}: holds a {type(values).__name__}, not `option: value` lines")
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.cli.parsing import option
+from tools.cli.parsing import peek_option
 
 
 def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
@@ -14,11 +14,11 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     Args:
         prefix: of the run folders that a script names by itself; the newest is taken where no `--output` names one.
     """
-    if str(option(argv, "resume")).lower() != "true":
+    if str(peek_option(argv, "resume")).lower() != "true":
         return None
     from tools.engine.run_folder import newest
 
-    folder = option(argv, "output")
+    folder = peek_option(argv, "output")
     config = (Path(folder) if folder else newest(prefix)) / "config.yaml"
     return config if config.is_file() else None
 
@@ -28,8 +28,8 @@ def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
 
     None for an unknown name, which the parser refuses in its own words.
     """
-    named = str(option(argv, "recipe") or "auto")
+    named = str(peek_option(argv, "recipe") or "auto")
     if named == "auto":
-        named = "standard" if option(argv, "data") else "shapes"
+        named = "standard" if peek_option(argv, "data") else "shapes"
     path = folder / f"{named}.yaml"
     return path if path.is_file() else None

@@ -6,22 +6,17 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from backbones.common.files import read_yaml
 from backbones.errors import UserError, require
-
-if TYPE_CHECKING:
-    pass
-
+from tools.cli.arguments import POSITIONAL
 
 SCRIPT_TASKS = {"train_cls": "classification", "train_det": "detection", "train_seg": "segmentation"}
-
-
 SEED = "seed"  # the axis that is averaged over
 
 
@@ -205,7 +200,7 @@ class CompareOptions:
 
     Args:
         output: folder of the runs, the table and the plot.
-        experiment: its YAML file; may be named without --experiment, as the first word.
+        experiment: its YAML file.
         script: instead of a file: the training script; what follows `--` on the command line goes to it.
         backbones: instead of a file: names with commas between.
         seeds: instead of a file: numbers with commas between.
@@ -216,7 +211,7 @@ class CompareOptions:
     """
 
     output: str
-    experiment: str | None = None
+    experiment: str | None = field(default=None, metadata=POSITIONAL)
     script: Literal["train_cls", "train_det", "train_seg"] | None = None
     backbones: str | None = None
     seeds: str | None = None

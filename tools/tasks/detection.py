@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from backbones.errors import UserError, require
 from detection.data.folders import read_annotations
 from detection.options import DataOptions, EvaluationOptions, ModelOptions
-from tools.cli.parsing import option
+from tools.cli.parsing import peek_option
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
 from tools.engine.recipes import resumed_config
 
@@ -57,7 +57,8 @@ def recipe(argv: Sequence[str]) -> Path | None:
     """Defaults: those of the run to resume, of COCO where `--data` names a data set, else of the shapes."""
     if config := resumed_config(argv, prefix="det"):
         return config
-    return RECIPES / ("coco.yaml" if option(argv, "data") or option(argv, "val_annotations") else "shapes.yaml")
+    named = peek_option(argv, "data") or peek_option(argv, "val_annotations")
+    return RECIPES / ("coco.yaml" if named else "shapes.yaml")
 
 
 def build(options: Options) -> tuple[CocoDetection, CocoDetection | None, FasterRCNN]:

@@ -18,6 +18,7 @@ from backbones.errors import UserError
 from tools import analyse_responses
 from tools.analysis.batch import read_batch
 from tools.analysis.responses import kernel3x3, measure
+from tools.cli.parsing import parse
 from tools.engine.checkpoint import write_safetensors
 
 
@@ -122,9 +123,11 @@ def test_nets_and_runs_give_a_table_and_two_pictures(folder: Path, tmp_path: Pat
 
 
 def test_several_run_folders_may_follow():
-    words = ["--runs", "a", "b", "--output", "c"]
-    assert analyse_responses.gather(words, "runs") == ['--runs=["a", "b"]', "--output", "c"]
-    assert analyse_responses.gather(["--output", "c"], "runs") == ["--output", "c"]
+    def runs(*words: str) -> list[str] | None:
+        return parse(analyse_responses.Options, description="", argv=words).responses.runs
+
+    assert runs("--runs", "a", "b", "--output", "c") == ["a", "b"]
+    assert runs("--output", "c", "--backbones", "plain20") is None
 
 
 def broken(path: Path) -> Path:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 
 from backbones.errors import UserError
+from tools.cli.arguments import POSITIONAL, split_at_dashes
 from tools.cli.ending import run
-from tools.cli.parsing import option, parse, to_dict
+from tools.cli.parsing import parse, peek_option, to_dict
 from tools.engine.options import RunOptions, TrainOptions
 
 
@@ -33,6 +34,62 @@ def test_options_are_flat_and_dashes_do():
     assert parsed("--eval-only", "false").run.eval_only is False
 
 
+@dataclass
+class CopyOptions:
+    """What to copy.
+
+    Args:
+        source: a file.
+        targets: other files.
+        level: a number.
+        force: a switch.
+    """
+
+    source: str = field(metadata=POSITIONAL)
+    targets: list[str] = field(default_factory=list, metadata=POSITIONAL)
+    level: int = 1
+    force: bool = False
+
+
+@dataclass
+class CopyGroups:
+    """One group."""
+
+    copy: CopyOptions
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a", CopyOptions("a")),
+        ("a b c", CopyOptions("a", ["b", "c"])),
+        ("--level -3 a --force b --force false c", CopyOptions("a", ["b", "c"], -3)),
+        ("--source a b --targets c", CopyOptions("a", ["b", "c"])),
+        ("a --targets b c --level 2", CopyOptions("a", ["b", "c"], 2)),
+        ('a --targets ["b","c"]', CopyOptions("a", ["b", "c"])),
+        ("a --force -- -b --level", CopyOptions("a", ["-b", "--level"], force=True)),
+        ("7 8", CopyOptions("7", ["8"])),
+    ],
+)
+def test_positional_arguments(words: str, expected: CopyOptions):
+    assert parse(CopyGroups, description="", argv=words.split()).copy == expected
+
+
+def test_a_missing_or_surplus_positional_argument_is_an_error(capsys):
+    with pytest.raises(UserError, match="source"):
+        parse(CopyGroups, description="", argv=["--level", "2"])
+    with pytest.raises(UserError, match="extra"):
+        parsed("extra")
+    with pytest.raises(SystemExit):
+        parse(CopyGroups, description="Copy.", argv=["--help", "a"])
+    assert "Copy. Positional arguments: SOURCE TARGETS..." in capsys.readouterr().out
+
+
+def test_arguments_after_dashes_belong_to_another_command():
+    assert split_at_dashes(["a", "--b", "--", "--c", "--", "d"]) == (["a", "--b"], ["--c", "--", "d"])
+    assert split_at_dashes(["a"]) == (["a"], [])
+
+
 def test_recipe_then_config_then_command_line(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("epochs: 2\nbatch_size: 2\nlr: 0.2\n")
     (tmp_path / "mine.yaml").write_text("batch_size: 3\nlr: 0.3\n")
@@ -51,10 +108,10 @@ def test_saved_options_read_back(tmp_path: Path):
 
 def test_option_peeks_at_command_line_and_config(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("data: there\n")
-    assert option(["--data", "here"], "data") == "here"
-    assert option(["--data=here", "--config", str(tmp_path / "c.yaml")], "data") == "here"
-    assert option(["--config", str(tmp_path / "c.yaml")], "data") == "there"
-    assert option(["--epochs", "3"], "data") is None
+    assert peek_option(["--data", "here"], "data") == "here"
+    assert peek_option(["--data=here", "--config", str(tmp_path / "c.yaml")], "data") == "here"
+    assert peek_option(["--config", str(tmp_path / "c.yaml")], "data") == "there"
+    assert peek_option(["--epochs", "3"], "data") is None
 
 
 WRONG = {

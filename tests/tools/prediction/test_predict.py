@@ -22,7 +22,7 @@ import detection
 import segmentation
 from backbones.errors import UserError
 from tools import predict
-from tools.cli.words import split_words
+from tools.cli.parsing import parse
 from tools.prediction import tasks
 from tools.prediction.inputs import find_inputs
 
@@ -273,12 +273,10 @@ def test_a_file_named_in_several_ways_is_one_input(tmp_path: Path, monkeypatch):
 
 
 def test_words_and_options_are_told_apart():
-    words = ["a.jpg", "--score", "0.5", "b.jpg", "--draw", "c.jpg", "--draw", "false", "--tile=8", "d", "--", "--e.jpg"]
-    assert split_words(predict.Options, words) == (
-        ["a.jpg", "b.jpg", "c.jpg", "d", "--e.jpg"],
-        ["--score", "0.5", "--draw", "--draw", "false", "--tile=8"],
-    )
-    assert split_words(predict.Options, ["--help", "x"]) == (["x"], ["--help"])
+    words = "a.jpg --score 0.5 b.jpg --draw c.jpg --draw false --tile=16 d -- --e.jpg".split()
+    options = parse(predict.Options, description="", argv=["--run", "r", *words]).predict
+    assert options.inputs == ["a.jpg", "b.jpg", "c.jpg", "d", "--e.jpg"]
+    assert (options.run, options.score, options.draw, options.tile) == ("r", 0.5, False, 16)
 
 
 def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monkeypatch):

@@ -1,0 +1,132 @@
+"""Rewrites command-line arguments into the `--name=value` form that the parser reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import get_args, get_origin, get_type_hints
+
+# Metadata of a dataclass field whose value may stand without `--name`: `file: str = field(metadata=POSITIONAL)`.
+POSITIONAL = {"positional": True}
+HELP = ("--help", "-h")
+WITHOUT_VALUE = (*HELP, "--print_config")  # besides switches, which `normalise_options` gives a value
+
+
+def normalise_options(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
+    """Rewrite `--batch-size 8` as `--batch_size 8`, and a bare switch `--resume` as `--resume=true`."""
+    switches = _switches(groups)
+    normalised: list[str] = []
+    for position, argument in enumerate(argv):
+        if argument == "--":  # what follows is positional
+            return [*normalised, *argv[position:]]
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            following = argv[position + 1] if position + 1 < len(argv) else ""
+            if name in switches and not equals and following.lower() not in ("true", "false"):
+                equals, value = "=", "true"
+            argument = f"--{name}{equals}{value}"
+        normalised.append(argument)
+    return normalised
+
+
+def name_positionals(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
+    """Rewrite positional arguments as options: `a b --score 0.3` becomes `--runs=["a", "b"] --score 0.3`.
+
+    Each `POSITIONAL` field of one value gets one argument, in the order of the fields; a list field gets the rest.
+    The list's own option takes several arguments too: `--runs a b`.
+
+    Args:
+        argv: arguments as `normalise_options` returns them.
+
+    Returns:
+        The rewritten arguments. Positional arguments that no field takes stay as they are, for the parser to refuse.
+    """
+    single, several = positional_names(groups)
+    if not single and not several:
+        return list(argv)
+    options, positionals = _split(argv, list_option=f"--{several}")
+    missing = [name for name in single if last_value(options, name) is None]
+    named = [f"--{name}={value}" for name, value in zip(missing, positionals, strict=False)]
+    rest = positionals[len(named) :]
+    if several and rest:
+        named, rest = [*named, f"--{several}={json.dumps(rest)}"], []
+    return [*named, *options, *rest]
+
+
+def positional_names(groups: Iterable[type]) -> tuple[list[str], str | None]:
+    """Return the names of the positional fields of one value, and of the positional list field if there is one."""
+    single: list[str] = []
+    several = None
+    for group in groups:
+        hints = get_type_hints(group)
+        for name in (field.name for field in fields(group) if field.metadata.get("positional")):
+            if any(get_origin(kind) is list for kind in (hints[name], *get_args(hints[name]))):
+                several = name
+            else:
+                single.append(name)
+    return single, several
+
+
+def split_at_dashes(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the arguments before a bare `--`, and the arguments after it, which belong to another command.
+
+    Args:
+        argv: the arguments; absent: those of this process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
+
+
+def config_first(argv: Sequence[str]) -> list[str]:
+    """Move `--config FILE` to the front: for the parser later arguments win, and options must win over the file."""
+    files: list[str] = []
+    others: list[str] = []
+    remaining = list(argv)
+    while remaining:
+        argument = remaining.pop(0)
+        if argument == "--config" and remaining:
+            files += [argument, remaining.pop(0)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
+
+
+def last_value(argv: Sequence[str], name: str) -> str | None:
+    """Return the last value that the command line gives to an option, or None if the option is absent."""
+    value = None
+    for position, argument in enumerate(argv):
+        if argument == f"--{name}" and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif argument.startswith(f"--{name}="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def _split(argv: Sequence[str], *, list_option: str) -> tuple[list[str], list[str]]:
+    """Return options with their values, and positional arguments, which a bare `--` may precede."""
+    options: list[str] = []
+    positionals: list[str] = []
+    remaining = list(argv)
+    while remaining:
+        argument = remaining.pop(0)
+        if argument == "--":
+            return options, positionals + remaining
+        if not argument.startswith("-"):
+            positionals.append(argument)
+        elif argument == list_option and remaining and not remaining[0].startswith(("[", "-")):
+            continue  # its values follow as positional arguments; a value in brackets is the whole list
+        else:
+            options.append(argument)
+            takes_next = argument.startswith("--") and "=" not in argument and argument not in WITHOUT_VALUE
+            if takes_next and remaining:
+                options.append(remaining.pop(0))
+    return options, positionals
+
+
+def _switches(groups: Iterable[type]) -> set[str]:
+    """Return the names of the options that are true or false."""
+    return {field.name for group in groups for field in fields(group) if get_type_hints(group)[field.name] is bool}
