@@ -273,8 +273,8 @@ def test_a_file_named_in_several_ways_is_one_input(tmp_path: Path, monkeypatch):
 
 
 def test_words_and_options_are_told_apart():
-    words = "a.jpg --score 0.5 b.jpg --draw c.jpg --draw false --tile=16 d -- --e.jpg".split()
-    options = parse(predict.Options, description="", argv=["--run", "r", *words]).predict
+    words = ["a.jpg", "--score", "0.5", "b.jpg", "--draw", "c.jpg", "--draw", "false", "--tile=16", "d"]
+    options = parse(predict.Options, description="", argv=["--run", "r", *words, "--", "--e.jpg"]).predict
     assert options.inputs == ["a.jpg", "b.jpg", "c.jpg", "d", "--e.jpg"]
     assert (options.run, options.score, options.draw, options.tile) == ("r", 0.5, False, 16)
 
