@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backbones.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from backbones.base import Backbone, FeatureInfo
+    from backbones.base import Backbone, FeatureInfo, choose_features
     from backbones.errors import UserError
     from backbones.fold import Folds, conv_norm
     from backbones.norm import freeze_batch_norm, norm_table, synchronise_batch_norm
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "base": ["Backbone", "FeatureInfo"],
+        "base": ["Backbone", "FeatureInfo", "choose_features"],
         "errors": ["UserError"],
         "fold": ["Folds", "conv_norm"],
         "norm": ["freeze_batch_norm", "norm_table", "synchronise_batch_norm"],

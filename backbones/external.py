@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from backbones.errors import UserError
-
 
 def staged(net: nn.Module, leaves: Sequence[str], cuts: Sequence[int]) -> list[list[nn.Module]]:
     """Group modules into stages: `leaves` in the order of their use, cut behind those numbers of them.
@@ -19,13 +17,3 @@ def staged(net: nn.Module, leaves: Sequence[str], cuts: Sequence[int]) -> list[l
         whole = {p for p in parents if not any(leaf.startswith(f"{p}.") for leaf in outside)}
         groups.append([m for n, m in net.named_modules() if n in inside | whole])
     return groups
-
-
-def refuse_ours_only(name: str, norm: str, stride_style: str, shortcut: str | None) -> None:
-    """Raise a `UserError` for an option that only our own nets have."""
-    if norm == "group":
-        raise UserError(f"{name}: norm='group' is for our own nets; take 'batch' or 'frozen'")
-    if stride_style != "v1.5":
-        raise UserError(f"{name}: stride_style={stride_style!r} is for our own nets; leave it out")
-    if shortcut is not None:
-        raise UserError(f"{name}: shortcut={shortcut!r} is for our own residual nets; leave it out")

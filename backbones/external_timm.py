@@ -25,7 +25,7 @@ from backbones.base import (
     per_channel,
 )
 from backbones.errors import UserError
-from backbones.external import refuse_ours_only, staged
+from backbones.external import staged
 from backbones.weights.published import timm_config
 
 
@@ -107,18 +107,8 @@ def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
     return spans
 
 
-def build(
-    *,
-    name: str,
-    features: Sequence[str],
-    in_channels: int,
-    output_stride: int,
-    norm: str,
-    stride_style: str,
-    shortcut: str | None,
-) -> TimmBackbone:
+def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_stride: int) -> TimmBackbone:
     """A timm net, random; the options are those of `backbones.build`."""
-    refuse_ours_only(name, norm, stride_style, shortcut)
     _check_tag(name)
     levels = _timm_levels(name)
     features = choose_features(name, features, tuple(levels))

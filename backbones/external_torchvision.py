@@ -18,7 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, choose_features
 from backbones.errors import UserError
-from backbones.external import refuse_ours_only, staged
+from backbones.external import staged
 
 # Two sizes that every stride divides: the difference of a map's sides gives its stride even where padding is absent.
 _SIZES = (256, 512)
@@ -70,22 +70,12 @@ class TorchvisionBackbone(Backbone):
         return staged(self.net, list(dict.fromkeys(leaves)), self._cuts)
 
 
-def build(
-    *,
-    name: str,
-    features: Sequence[str],
-    in_channels: int,
-    output_stride: int,
-    norm: str,
-    stride_style: str,
-    shortcut: str | None,
-) -> TorchvisionBackbone:
+def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_stride: int) -> TorchvisionBackbone:
     """A torchvision net, random; the options are those of `backbones.build`."""
-    refuse_ours_only(name, norm, stride_style, shortcut)
     if output_stride != 32:
         raise UserError(
-            f"{name}: output_stride={output_stride} is not to be had of torchvision's nets; take 32, as heads fcn32s "
-            "to fcn8s do"
+            f"{name}: output_stride={output_stride} is not available for torchvision's nets; use 32, as the "
+            "segmentation heads fcn32s, fcn16s and fcn8s do"
         )
     whole = _whole(name, in_channels)
     ends = find_levels(whole, name, in_channels)

@@ -1,52 +1,89 @@
-"""Names to builders by one grammar: bare names are ours, `timm/...` and `torchvision/...` are explicit."""
+"""Backbones by name: bare names are our own and those of plugins, `timm/...` and `torchvision/...` the libraries'."""
 
-import difflib
+from __future__ import annotations
+
 import fnmatch
+import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
+from backbones.common.registry import Registry, unknown_name
 from backbones.errors import UserError
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
 
-_BUILDERS: dict[str, Callable[..., "Backbone"]] = {}
-# Importing these registers our own nets; it happens on first use, because it brings torch along.
-_HOMES = ("backbones.resnet",)
-_EXTERNAL = {"timm": "backbones.external_timm", "torchvision": "backbones.external_torchvision"}
-_STRIDES, _NORMS, _STYLES = (32, 16, 8), ("batch", "sync", "frozen", "group"), ("v1.5", "v1")
-_SHORTCUTS = (None, "A", "B", "C")
 Features: TypeAlias = Sequence[str] | Literal["all", "last"]
+BackboneBuilder: TypeAlias = Callable[..., "Backbone"]
+_Registered = TypeVar("_Registered", bound=BackboneBuilder)
+
+BACKBONES: Registry[BackboneBuilder] = Registry("backbone")
+# Importing this module registers our own backbones. It happens on first use because it imports torch.
+_OURS = "backbones.resnet"
+_LIBRARIES = {"timm": "backbones.external_timm", "torchvision": "backbones.external_torchvision"}
+
+# What a builder may have in its signature. An option with a default may be missing there: see `register`.
+_ALWAYS = ("name", "features", "in_channels")
+_DEFAULTS: Mapping[str, object] = {"output_stride": 32, "norm": "batch", "stride_style": "v1.5", "shortcut": None}
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "output_stride": (32, 16, 8),
+    "norm": ("batch", "sync", "frozen", "group"),
+    "stride_style": ("v1.5", "v1"),
+    "shortcut": (None, "A", "B", "C"),
+}
 
 
-def register(name: str) -> Callable[[Callable[..., "Backbone"]], Callable[..., "Backbone"]]:
-    """Decorator: the function builds the net `name`, without weights.
+class _Library(Protocol):
+    """A module that gives the backbones of another library."""
 
-    It is called as ``builder(name=, features=, in_channels=, output_stride=, norm=, stride_style=, shortcut=)``
-    and gives a `Backbone`; norm is "batch" or "group" ("frozen" and "sync" are made afterwards, by module object).
+    build: BackboneBuilder
+
+    def names(self) -> list[str]: ...
+
+
+def register(name: str) -> Callable[[_Registered], _Registered]:
+    """Register a function that builds the backbone `name`, as a decorator.
+
+        @backbones.register("my_net")
+        def my_net(*, features, in_channels):
+            return MyNet(features, in_channels)  # a backbones.Backbone
+
+    `build` passes by keyword the options that the signature names, and no others; `**` receives nothing:
+
+    - `name`: the registered name.
+    - `features`: "all", "last" or a tuple of levels; `choose_features` turns it into levels of the net.
+    - `in_channels`: channels of the input.
+    - `output_stride`: 32, 16 or 8.
+    - `norm`: "batch" or "group". `build` converts batch norm for "frozen" and "sync" afterwards.
+    - `stride_style`, `shortcut`: options of ResNets.
+
+    The builder returns a `Backbone` with random weights. `build` refuses a value that the caller chose if the signature
+    does not name its option, and a backbone whose features, channels or strides are not what the caller chose.
 
     Raises:
-        ValueError: the name is taken, or holds a slash (those are external nets).
+        ValueError: the name is registered already or contains a slash, or the builder requires a parameter that is
+            not listed above.
     """
-    if name in _BUILDERS:
-        raise ValueError(f"backbone {name!r} is registered already, by {_BUILDERS[name]!r}")
-    if "/" in name:
-        raise ValueError(f"backbone {name!r}: a slash is kept for external nets")
+    if isinstance(name, str) and "/" in name:
+        raise ValueError(f"backbone {name!r}: names with a slash are for other libraries, such as timm/resnet50")
+    _register_ours()
+    add = BACKBONES.register(name)
 
-    def add(builder: Callable[..., "Backbone"]) -> Callable[..., "Backbone"]:
-        _BUILDERS[name] = builder
-        return builder
+    def checked(builder: _Registered) -> _Registered:
+        _parameters(name, builder)
+        return add(builder)
 
-    return add
+    return checked
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Names that match a wildcard pattern, in natural order (resnet18 before resnet101).
+    """Return the names that match a wildcard pattern, in natural order (resnet18 before resnet101).
 
-    "timm/..." and "torchvision/..." patterns list those libraries' nets; any other lists ours alone.
+    "timm/..." and "torchvision/..." patterns list those libraries' nets. Any other pattern lists bare names only.
     """
     prefix = pattern.split("/", 1)[0] if "/" in pattern else ""
     return sorted(fnmatch.filter(_known(prefix), pattern), key=_natural)
@@ -62,112 +99,192 @@ def build(
     norm: str = "batch",
     stride_style: str = "v1.5",
     shortcut: str | None = None,
-) -> "Backbone":
+) -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: one of `names()`, or "timm/<name>" or "torchvision/<name>".
-        weights: "imagenet", a named tag, a file, "hf:owner/name" (a repository of the hub), or None for random ones.
-        features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"); stages behind the last one are dropped.
-            "all" is c2 to c5, or c0 to c2 of the CIFAR nets; "last" the deepest of them.
-        in_channels: channels of the input; other than 3 adapts the first convolution of the weights.
+        weights: "imagenet", a named tag, a file, "hf:owner/name" (a repository of the Hugging Face hub), or None for
+            random weights.
+        features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"). Stages after the last one are left out.
+            "all" is c2 to c5 (c0 to c2 for the CIFAR nets); "last" is the deepest of them.
+        in_channels: channels of the input. Any other number than 3 adapts the first convolution of the weights.
         output_stride: 32, or 16 or 8 with dilated last stages.
-        norm: "batch"; "sync" (its statistics are those of all processes together); "frozen" (statistics and affine
-            fixed; wants weights); "group" (32 groups, ours only).
-        stride_style: stride on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1"); ours only.
-        shortcut: option "A" (identity, zeros for new channels), "B" (projections where the size changes) or "C"
-            (projections everywhere) of section 3.3; None is the net's own: B, and A for the CIFAR nets; ours only.
+        norm: "batch"; "sync" (statistics over all processes); "frozen" (fixed statistics and affine parameters; needs
+            weights); "group" (32 groups; not for other libraries' nets).
+        stride_style: "v1.5" puts the stride on the 3x3 convolution, "v1" on the first 1x1 as in the paper. Our
+            ResNets only.
+        shortcut: option of section 3.3 of the paper: "A" (identity, zeros for new channels), "B" (projections where
+            the size changes) or "C" (projections everywhere). None is the net's own option: B, or A for the CIFAR
+            nets. Our ResNets only.
 
     Raises:
-        UserError: unknown name, option or feature, or weights that cannot be had or do not fit.
+        UserError: the name, an option or a feature is unknown, or the weights are not available or do not fit.
     """
-    _check_options(
-        in_channels=in_channels, output_stride=output_stride, norm=norm, stride_style=stride_style, shortcut=shortcut
-    )
+    given: dict[str, object] = {
+        "output_stride": output_stride,
+        "norm": norm,
+        "stride_style": stride_style,
+        "shortcut": shortcut,
+    }
+    _check_in_channels(in_channels)
+    _check_choices(given)
     _check_features(features)
     if norm == "frozen" and weights is None:
         raise UserError(
-            f"{name}: norm='frozen' with weights=None would freeze random statistics; give weights or take norm='batch'"
+            f"{name}: norm='frozen' with weights=None would freeze random statistics; give weights or use norm='batch'"
         )
-    net = _builder(name)(
-        name=name,
-        features=features if isinstance(features, str) else tuple(features),
-        in_channels=in_channels,
-        output_stride=output_stride,
-        norm="group" if norm == "group" else "batch",
-        stride_style=stride_style,
-        shortcut=shortcut,
-    )
+    builder = _builder(name)
+    given["norm"] = "group" if norm == "group" else "batch"  # the others are made after the weights are loaded
+    chosen = features if isinstance(features, str) else tuple(features)
+    taken = _parameters(name, builder)
+    refuse_options(name, {option: value for option, value in given.items() if option not in taken})
+    options = {"name": name, "features": chosen, "in_channels": in_channels, **given}
+    net = builder(**{option: value for option, value in options.items() if option in taken})
+    _check_built(net, name, features=chosen, in_channels=in_channels, output_stride=output_stride)
     if weights is not None:
-        from backbones.weights.hub import local
-        from backbones.weights.loading import load
+        _fill(net, weights)
+    if norm in ("frozen", "sync"):
+        from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 
-        weights = local(weights)
-
-        net.accept(load(net, weights), weights)
-    if norm == "frozen":
-        from backbones.norm import freeze_batch_norm
-
-        freeze_batch_norm(net)
-    if norm == "sync":
-        from backbones.norm import synchronise_batch_norm
-
-        synchronise_batch_norm(net)
+        (freeze_batch_norm if norm == "frozen" else synchronise_batch_norm)(net)
     return net
 
 
+def refuse_options(name: str, options: Mapping[str, object]) -> None:
+    """Refuse options that a backbone does not have, unless they have their default values.
+
+    Args:
+        name: the backbone, for the message.
+        options: any of output_stride, norm ("batch" or "group"), stride_style and shortcut.
+
+    Raises:
+        UserError: naming the first option with another value.
+    """
+    for option, value in options.items():
+        if value != _DEFAULTS[option]:
+            raise UserError(
+                f"{name}: {option}={value!r} is not available for this backbone; leave {option} out "
+                f"(its default is {_DEFAULTS[option]!r}) or use another backbone, such as resnet50"
+            )
+
+
+def _fill(net: Backbone, weights: str | os.PathLike[str]) -> None:
+    from backbones.weights.hub import local
+    from backbones.weights.loading import load
+
+    weights = local(weights)
+    net.accept(load(net, weights), weights)
+
+
+def _parameters(name: str, builder: BackboneBuilder) -> set[str]:
+    """Return the options that a builder's signature names.
+
+    Raises:
+        ValueError: it requires a parameter that `build` does not have.
+    """
+    parameters = inspect.signature(builder).parameters.values()
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = {p.name for p in parameters if p.kind not in variable}
+    offered = {*_ALWAYS, *_DEFAULTS}
+    for parameter in parameters:
+        required = parameter.default is parameter.empty and parameter.kind not in variable
+        if required and (parameter.name not in offered or parameter.kind is parameter.POSITIONAL_ONLY):
+            raise ValueError(
+                f"backbone {name!r}: its builder requires the parameter {parameter.name!r}, which backbones.build does "
+                f"not pass; it passes by keyword: {', '.join([*_ALWAYS, *_DEFAULTS])}"
+            )
+    return named & offered
+
+
+def _check_built(
+    net: object, name: str, *, features: tuple[str, ...] | str, in_channels: int, output_stride: int
+) -> None:
+    """Check that a builder returned the backbone that the caller chose.
+
+    Raises:
+        UserError: saying what differs.
+    """
+    from backbones.base import Backbone
+
+    if not isinstance(net, Backbone):
+        raise UserError(
+            f"{name}: its builder returned {type(net).__name__}; return an object of a subclass of backbones.Backbone"
+        )
+    returned = tuple(info.name for info in net.feature_info)
+    if (features == "last" and len(returned) != 1) or (isinstance(features, tuple) and returned != features):
+        raise UserError(
+            f"{name}: features={features!r} were chosen, but the backbone returns {', '.join(returned) or 'none'}; "
+            "choose these, or let its builder follow `features`"
+        )
+    if net.in_channels != in_channels:
+        raise UserError(
+            f"{name}: in_channels={in_channels} was chosen, but the backbone has {net.in_channels}; choose this "
+            "number, or let its builder follow `in_channels`"
+        )
+    largest = max((info.stride for info in net.feature_info), default=1)
+    if output_stride != _DEFAULTS["output_stride"] and largest > output_stride:
+        raise UserError(
+            f"{name}: output_stride={output_stride} was chosen, but the backbone has stride {largest}; leave "
+            "output_stride out or use another backbone"
+        )
+
+
+def _register_ours() -> None:
+    """Register our own backbones, so that a plugin cannot use their names."""
+    if _OURS not in sys.modules:
+        import_module(_OURS)
+
+
+def _library(prefix: str) -> _Library:
+    return cast(_Library, import_module(_LIBRARIES[prefix]))
+
+
 def _known(prefix: str) -> list[str]:
-    """All names of one origin: "" for ours, else "timm" or "torchvision"."""
-    if prefix in _EXTERNAL:
-        return import_module(_EXTERNAL[prefix]).names()
-    for home in _HOMES:
-        import_module(home)
-    return list(_BUILDERS)
+    """Return all names with one prefix: "" for bare names, or "timm" or "torchvision"."""
+    if prefix in _LIBRARIES:
+        return _library(prefix).names()
+    _register_ours()
+    return BACKBONES.names()
 
 
-def _builder(name: str) -> Callable[..., "Backbone"]:
+def _builder(name: str) -> BackboneBuilder:
     if not isinstance(name, str):
-        raise UserError(f"a backbone is named by a string, got {type(name).__name__}; see backbones.names()")
+        raise UserError(
+            f"backbone {name!r}: expected a name as a string, got {type(name).__name__}; see backbones.names()"
+        )
     prefix = name.split("/", 1)[0] if "/" in name else ""
-    # A timm name may carry a tag behind a dot; the listing has the bare architectures.
-    if (name.split(".", 1)[0] if prefix == "timm" else name) not in _known(prefix):
-        raise UserError(_unknown(name, prefix))
-    if prefix in _EXTERNAL:
-        return import_module(_EXTERNAL[prefix]).build
-    return _BUILDERS[name]
-
-
-def _unknown(name: str, prefix: str) -> str:
-    near = difflib.get_close_matches(name, _known(prefix), n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "backbones.names() lists ours, names('timm/*') timm's"
-    return f"unknown backbone {name!r}: {hint}"
+    known = _known(prefix)
+    # A timm name may end in a tag after a dot. timm's list has the names without tags.
+    if (name.split(".", 1)[0] if prefix == "timm" else name) not in known:
+        hint = "backbones.names() lists ours, names('timm/*') timm's"
+        raise unknown_name("backbone", name, known, otherwise=hint)
+    return _library(prefix).build if prefix in _LIBRARIES else BACKBONES[name]
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key in which numbers compare by value."""
+    """Return a sort key that compares numbers by value."""
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
 
 
-def _check_options(**options: Any) -> None:
-    channels = options.pop("in_channels")
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        raise UserError(f"in_channels={channels!r}: expected a whole number of at least 1")
-    for key, allowed in (
-        ("output_stride", _STRIDES),
-        ("norm", _NORMS),
-        ("stride_style", _STYLES),
-        ("shortcut", _SHORTCUTS),
-    ):
-        if options[key] not in allowed:
-            raise UserError(f"{key}={options[key]!r}: expected one of {', '.join(map(repr, allowed))}")
+def _check_in_channels(in_channels: object) -> None:
+    if not isinstance(in_channels, int) or isinstance(in_channels, bool) or in_channels < 1:
+        raise UserError(f"in_channels={in_channels!r}: expected a whole number of at least 1")
 
 
-def _check_features(features: Features) -> None:
+def _check_choices(options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value not in _CHOICES[option]:
+            raise UserError(f"{option}={value!r}: expected one of {', '.join(map(repr, _CHOICES[option]))}")
+
+
+def _check_features(features: object) -> None:
     if features in ("all", "last"):
         return
     listed = features if isinstance(features, (tuple, list)) else ()
     levels = [int(f[1:]) if isinstance(f, str) and re.fullmatch(r"c\d", f) else -1 for f in listed]
     if not levels or -1 in levels or levels != sorted(set(levels)):
         raise UserError(
-            f"features={features!r}: expected 'all', 'last' or names such as ('c2', 'c5'), rising and distinct"
+            f"features={features!r}: expected 'all', 'last', or different names in ascending order, such as "
+            "('c2', 'c5')"
         )

@@ -222,8 +222,26 @@ def _cifar() -> dict[str, Architecture]:
 _ARCHITECTURES = {**_imagenet(), **_cifar()}
 
 
-def _build(*, name: str, **options) -> ResNet:
-    return ResNet(name=name, architecture=_ARCHITECTURES[name], **options)
+def _build(
+    *,
+    name: str,
+    features: Sequence[str] | str = "all",
+    in_channels: int = 3,
+    output_stride: int = 32,
+    norm: str = "batch",
+    stride_style: str = "v1.5",
+    shortcut: str | None = None,
+) -> ResNet:
+    return ResNet(
+        name=name,
+        architecture=_ARCHITECTURES[name],
+        features=features,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        norm=norm,
+        stride_style=stride_style,
+        shortcut=shortcut,
+    )
 
 
 for _name in _ARCHITECTURES:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import backbones
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
 from backbones.errors import UserError, first_line
-from backbones.external import refuse_ours_only
 from backbones.norm import counted_batches
+from backbones.registry import refuse_options
 from backbones.weights.loading import load, state_for, timm_pretrained
 from backbones.weights.published import timm_config
 from backbones.weights.report import LoadReport
@@ -112,7 +112,7 @@ def build_whole(
         UserError: unknown name or option.
     """
     ours = {"stride_style": options.pop("stride_style", "v1.5"), "shortcut": options.pop("shortcut", None)}
-    refuse_ours_only(name, norm, **ours)
+    refuse_options(name, {"norm": norm if norm == "group" else "batch", **ours})
     if options:
         key, value = next(iter(options.items()))
         raise UserError(

@@ -87,7 +87,7 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
         raise UserError(
-            f"{_name(module)}: nobody publishes weights {word!r} for it; take weights=None (--weights none) or FILE"
+            f"{_name(module)}: no published weights {word!r} exist for it; use weights=None (--weights none) or a file"
         )
     library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)

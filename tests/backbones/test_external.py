@@ -146,8 +146,8 @@ def test_output_stride_where_timm_has_it() -> None:
     [
         ("torchvision/vit_b_16", {}, "gives no feature pyramid"),
         ("timm/vit_tiny_patch16_224", {}, "gives no feature pyramid"),
-        ("timm/test_resnet", {"norm": "group"}, "norm='group' is for our own nets"),
-        ("timm/test_resnet", {"stride_style": "v1"}, "stride_style='v1' is for our own nets"),
+        ("timm/test_resnet", {"norm": "group"}, "norm='group' is not available"),
+        ("timm/test_resnet", {"stride_style": "v1"}, "stride_style='v1' is not available"),
         ("timm/test_resnet", {"features": ("c5", "c6")}, "has no feature c6; it has"),
         ("timm/resnet50.nonsense", {}, "timm/resnet50 has no weights 'nonsense'; it has"),
         ("timm/pvt_v2_b0", {"output_stride": 16}, "output_stride=16"),

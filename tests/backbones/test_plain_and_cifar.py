@@ -197,19 +197,19 @@ def test_one_gray_channel() -> None:
 REFUSED = {
     "plain net": ("plain34", {"shortcut": "A"}, "plain34: shortcut='A': a plain net has no shortcuts; take resnet34"),
     "plain CIFAR net": ("plain20", {"shortcut": "B"}, "a plain net has no shortcuts; take resnet20"),
-    "timm's": ("timm/resnet18", {"shortcut": "A"}, "timm/resnet18: shortcut='A' is for our own residual nets"),
-    "torchvision's": ("torchvision/vgg11", {"shortcut": "C"}, "torchvision/vgg11: shortcut='C' is for our own"),
+    "timm's": ("timm/resnet18", {"shortcut": "A"}, "timm/resnet18: shortcut='A' is not available for this backbone"),
+    "torchvision's": ("torchvision/vgg11", {"shortcut": "C"}, "torchvision/vgg11: shortcut='C' is not available"),
     "small letter": ("resnet20", {"shortcut": "a"}, "shortcut='a': expected one of None, 'A', 'B', 'C'"),
     "no letter": ("resnet20", {"shortcut": True}, "shortcut=True: expected one of"),
     "pyramid of a CIFAR net": ("resnet20", {"features": ("c2", "c5")}, "resnet20 has no feature c5; it has c0, c1, c2"),
     "c0 of a large net": ("plain34", {"features": ("c0",)}, "plain34 has no feature c0; it has c2, c3, c4, c5"),
     "frozen random norm": ("resnet20", {"norm": "frozen"}, "resnet20: norm='frozen' with weights=None"),
-    "weights of a plain net": ("plain34", {"weights": "IMAGENET1K_V1"}, "plain34: nobody publishes weights 'IMAGENET1"),
-    "weights of a CIFAR net": ("resnet20", {"weights": "imagenet"}, "resnet20: nobody publishes weights 'imagenet'"),
+    "weights of a plain net": ("plain34", {"weights": "IMAGENET1K_V1"}, "plain34: no published weights 'IMAGENET1"),
+    "weights of a CIFAR net": ("resnet20", {"weights": "imagenet"}, "resnet20: no published weights 'imagenet'"),
     "weights of an option": (
         "resnet34",
         {"weights": "imagenet", "shortcut": "A"},
-        "nobody publishes weights 'imagenet'",
+        "no published weights 'imagenet'",
     ),
 }
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 import backbones
 from backbones import registry
@@ -32,18 +34,101 @@ def test_duplicate_registration_is_refused() -> None:
         backbones.register("timm/mine")
 
 
-def test_registered_net_is_listed_and_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbones.names()  # the registry is full before it is copied
-    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+@pytest.fixture(autouse=True)
+def _keep_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a test registers."""
+    backbones.names()  # registers ours
+    monkeypatch.setattr(registry.BACKBONES, "_builders", dict(registry.BACKBONES._builders))
 
+
+def test_registered_net_is_listed_and_built() -> None:
     @backbones.register("resnet_test")
-    def _make(*, name: str, **options: object) -> backbones.Backbone:
-        net = registry._BUILDERS["resnet18"](name="resnet18", **options)
+    def _make(*, name: str, features: tuple[str, ...] | str, in_channels: int) -> backbones.Backbone:
+        net = registry.BACKBONES["resnet18"](name="resnet18", features=features, in_channels=in_channels)
         net.name = name
         return net
 
     assert "resnet_test" in backbones.names("resnet*")
     assert backbones.build("resnet_test", weights=None).name == "resnet_test"
+
+
+class Tiny(backbones.Backbone):
+    """The least that a plugin has to write."""
+
+    def __init__(self, in_channels: int = 3, features: tuple[str, ...] | str = "all") -> None:
+        infos = {"c2": backbones.FeatureInfo("c2", 8, 4), "c3": backbones.FeatureInfo("c3", 16, 8)}
+        chosen = backbones.choose_features("tiny", features, tuple(infos))
+        super().__init__(name="tiny", feature_info=[infos[f] for f in chosen], in_channels=in_channels)
+        self.first, self.second = nn.Conv2d(in_channels, 8, 4, stride=4), nn.Conv2d(8, 16, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        first = self.first(x)
+        maps = {"c2": first, "c3": self.second(first)}
+        return {info.name: maps[info.name] for info in self.feature_info}
+
+
+def test_builder_with_two_options() -> None:
+    @backbones.register("tiny")
+    def _tiny(*, features: tuple[str, ...] | str, in_channels: int, **ignored: object) -> Tiny:
+        assert not ignored
+        return Tiny(in_channels, features)
+
+    net = backbones.build("tiny", weights=None, features=("c3",), in_channels=2)
+    assert {k: list(v.shape) for k, v in net(torch.zeros(1, 2, 16, 24)).items()} == {"c3": [1, 16, 2, 3]}
+    assert [f.name for f in backbones.build("tiny", weights=None, features="last").feature_info] == ["c3"]
+    for options, said in (
+        ({"output_stride": 8}, "tiny: output_stride=8 is not available for this backbone; leave output_stride out"),
+        ({"norm": "group"}, "tiny: norm='group' is not available for this backbone; leave norm out (its default is 'b"),
+        ({"stride_style": "v1"}, "tiny: stride_style='v1' is not available for this backbone"),
+        ({"shortcut": "C"}, "tiny: shortcut='C' is not available for this backbone"),
+    ):
+        with pytest.raises(UserError) as caught:
+            backbones.build("tiny", weights=None, **options)
+        assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    # "batch", "sync" and "frozen" are made by `build`.
+    assert backbones.build("tiny", weights=None, norm="sync").name == "tiny"
+    with pytest.raises(UserError, match="tiny: no published weights 'imagenet' exist"):
+        backbones.build("tiny")
+
+
+def test_builder_without_options_is_held_to_what_it_returns() -> None:
+    backbones.register("tiny")(lambda: Tiny())
+    assert len(backbones.build("tiny", weights=None, features=("c2", "c3")).feature_info) == 2
+    with pytest.raises(UserError, match=r"tiny: features=\('c3',\) were chosen, but the backbone returns c2, c3; "):
+        backbones.build("tiny", weights=None, features=("c3",))
+    with pytest.raises(UserError, match=r"tiny: features='last' were chosen, but the backbone returns c2, c3; "):
+        backbones.build("tiny", weights=None, features="last")
+    with pytest.raises(UserError, match="tiny: in_channels=1 was chosen, but the backbone has 3; "):
+        backbones.build("tiny", weights=None, in_channels=1)
+
+
+def test_builder_that_ignores_the_stride_is_refused() -> None:
+    @backbones.register("strided")
+    def _strided(*, output_stride: int) -> backbones.Backbone:
+        return registry.BACKBONES["resnet18"](name="resnet18")
+
+    with pytest.raises(UserError, match="strided: output_stride=16 was chosen, but the backbone has stride 32; "):
+        backbones.build("strided", weights=None, output_stride=16)
+
+
+def test_builder_of_something_else_is_refused() -> None:
+    backbones.register("conv")(lambda: nn.Conv2d(3, 8, 1))
+    with pytest.raises(UserError, match="conv: its builder returned Conv2d; return an object of a subclass of"):
+        backbones.build("conv", weights=None)
+
+
+def test_builder_that_requires_more_is_refused_where_it_is_registered() -> None:
+    with pytest.raises(ValueError, match="backbone 'wide': its builder requires the parameter 'width', which"):
+        backbones.register("wide")(lambda features, width: None)
+    with pytest.raises(ValueError, match="requires the parameter 'features'"):
+        backbones.register("wide")(lambda features, /: None)
+    assert "wide" not in backbones.names()
+
+
+def test_names_of_ours_are_taken_before_ours_are_used() -> None:
+    code = "import backbones; backbones.register('resnet18')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "backbone 'resnet18' is registered already, by backbones.resnet._build" in done.stderr
 
 
 def test_unknown_name_gets_near_ones() -> None:
@@ -67,7 +152,7 @@ def test_unknown_name_gets_near_ones() -> None:
         ({"in_channels": 0}, "in_channels=0"),
         ({"features": "c5"}, "features='c5'"),
         ({"features": ()}, "features="),
-        ({"features": ("c5", "c2")}, "rising"),
+        ({"features": ("c5", "c2")}, "different names in ascending order"),
         ({"features": ("c5", "c6")}, "resnet18 has no feature c6; it has c2, c3, c4, c5"),
         ({"norm": "frozen"}, "random statistics"),
     ],

@@ -395,5 +395,5 @@ def test_norm_counters_load_without_being_counted(resnet18):
 
 
 def test_a_word_that_nobody_publishes():
-    with pytest.raises(UserError, match="Linear: nobody publishes weights 'imagenet'"):
+    with pytest.raises(UserError, match="Linear: no published weights 'imagenet'"):
         loading.load(nn.Linear(1, 1), "imagenet")

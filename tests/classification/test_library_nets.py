@@ -180,11 +180,11 @@ def test_frozen_norm_gives_the_same_logits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("torchvision/alexnet", {"norm": "group"}, "norm='group' is for our own nets"),
+        ("torchvision/alexnet", {"norm": "group"}, "norm='group' is not available"),
         ("torchvision/alexnet", {"norm": "no"}, "expected 'batch', 'sync' or 'frozen'"),
         ("torchvision/alexnet", {"norm": "frozen"}, "random statistics"),
-        ("timm/resnet18", {"shortcut": "A"}, "shortcut='A' is for our own"),
-        ("timm/resnet18", {"stride_style": "v1"}, "stride_style='v1' is for our own"),
+        ("timm/resnet18", {"shortcut": "A"}, "shortcut='A' is not available"),
+        ("timm/resnet18", {"stride_style": "v1"}, "stride_style='v1' is not available"),
         ("timm/resnet18", {"output_stride": 16}, "output_stride=16 is for backbones"),
         ("timm/resnet18", {"features": ("c5",)}, "features=('c5',) is for backbones"),
         ("timm/resnet18", {"in_channels": 0}, "in_channels=0: expected"),

@@ -128,7 +128,7 @@ def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple,
         ("expected a whole number from 2 to 255", {"num_classes": 1}),
         ("head='fcn4s': expected one of 'dilated', 'fcn32s'", {"head": "fcn4s"}),
         ("'coco': published for resnet50 and resnet101, not for resnet18", {"weights": "coco"}),
-        ("is not to be had of torchvision's nets", {"backbone": "torchvision/vgg16"}),
+        ("is not available for torchvision's nets", {"backbone": "torchvision/vgg16"}),
     ],
 )
 def test_mistakes_are_named(words: str, options: dict) -> None:
