@@ -10,6 +10,8 @@ from typing import get_args, get_origin, get_type_hints
 
 # Metadata of a dataclass field whose value may stand without `--name`: `file: str = field(metadata=POSITIONAL)`.
 POSITIONAL = {"positional": True}
+# Metadata of a list field whose option may be given several times, one value each: `--plugin a.py --plugin b.py`.
+REPEATABLE = {"repeatable": True}
 HELP = ("--help", "-h")
 WITHOUT_VALUE = (*HELP, "--print_config")  # besides switches, which `normalise_options` gives a value
 
@@ -54,6 +56,29 @@ def name_positionals(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
     if several and rest:
         named, rest = [*named, f"--{several}={json.dumps(rest)}"], []
     return [*named, *options, *rest]
+
+
+def join_repeated(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
+    """Rewrite the uses of each `REPEATABLE` option as one list: `--plugin=["a.py", "b.py"]`.
+
+    Args:
+        argv: arguments as `normalise_options` returns them. A value in brackets is a list itself.
+    """
+    repeatable = {field.name for group in groups for field in fields(group) if field.metadata.get("repeatable")}
+    values: dict[str, list[str]] = {}
+    others: list[str] = []
+    remaining = list(argv)
+    while remaining:
+        argument = remaining.pop(0)
+        if argument == "--":
+            others += [argument, *remaining]
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in repeatable or not (equals or remaining):
+            others.append(argument)
+            continue
+        values.setdefault(name, []).extend(_listed(value if equals else remaining.pop(0)))
+    return [*(f"--{name}={json.dumps(listed)}" for name, listed in values.items()), *others]
 
 
 def positional_names(groups: Iterable[type]) -> tuple[list[str], str | None]:
@@ -125,6 +150,15 @@ def _split(argv: Sequence[str], *, list_option: str) -> tuple[list[str], list[st
             if takes_next and remaining:
                 options.append(remaining.pop(0))
     return options, positionals
+
+
+def _listed(value: str) -> list[str]:
+    """Return the values of a JSON list, or the value itself as a list of one."""
+    try:
+        listed = json.loads(value) if value.startswith("[") else [value]
+    except ValueError:
+        return [value]
+    return [str(each) for each in listed]
 
 
 def _switches(groups: Iterable[type]) -> set[str]:

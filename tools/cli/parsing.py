@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from backbones.common.files import read_yaml
 from backbones.errors import UserError
-from tools.cli.arguments import config_first, last_value, name_positionals, normalise_options, positional_names
+from tools.cli.arguments import (
+    config_first,
+    join_repeated,
+    last_value,
+    name_positionals,
+    normalise_options,
+    positional_names,
+)
 from tools.processes import failures
 from tools.processes.failures import SharedError
 
@@ -37,7 +44,8 @@ def parse(
     whose help comes from its docstring. A value may come from several sources. In rising priority they are the
     defaults of the groups, the recipe, `--config FILE`, and the command line.
 
-    A field with the metadata `arguments.POSITIONAL` also takes its value from arguments without an option name.
+    A field with the metadata `arguments.POSITIONAL` also takes its value from arguments without an option name. A list
+    with the metadata `arguments.REPEATABLE` has an option that may be given several times.
 
     Args:
         options: the dataclass of groups.
@@ -62,6 +70,7 @@ def _parse(
 
     groups = get_type_hints(options)
     arguments = normalise_options(sys.argv[1:] if argv is None else argv, groups.values())
+    arguments = join_repeated(arguments, groups.values())
     arguments = config_first(name_positionals(arguments, groups.values()))
     # Read the files once here, for error messages that name the file.
     config = last_value(arguments, "config")

@@ -12,6 +12,7 @@ from backbones.errors import UserError
 from tools.cli.arguments import POSITIONAL, split_at_dashes
 from tools.cli.ending import run
 from tools.cli.parsing import parse, peek_option, to_dict
+from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, TrainOptions
 
 
@@ -88,6 +89,46 @@ def test_a_missing_or_surplus_positional_argument_is_an_error(capsys):
 def test_arguments_after_dashes_belong_to_another_command():
     assert split_at_dashes(["a", "--b", "--", "--c", "--", "d"]) == (["a", "--b"], ["--c", "--", "d"])
     assert split_at_dashes(["a"]) == (["a"], [])
+
+
+@dataclass
+class PluginGroups:
+    """Plugins, and positional arguments beside them."""
+
+    copy: CopyOptions
+    plugins: PluginOptions
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a", []),
+        ("a --plugin x.py", ["x.py"]),
+        ("--plugin x.py a b --plugin=my.nets", ["x.py", "my.nets"]),
+        ('--plugin ["x.py","y.py"] a --plugin z.py', ["x.py", "y.py", "z.py"]),
+        ("a -- --plugin x.py", []),
+    ],
+)
+def test_an_option_may_be_repeated(words: str, expected: list[str]):
+    options = parse(PluginGroups, description="", argv=words.split())
+    assert (options.copy.source, options.plugins.plugin) == ("a", expected)
+
+
+def test_plugins_of_a_config_file_and_of_the_command_line(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("plugin: [x.py]\n")
+    config = ["--config", str(tmp_path / "c.yaml"), "a"]
+    assert parse(PluginGroups, description="", argv=config).plugins.plugin == ["x.py"]
+    assert parse(PluginGroups, description="", argv=[*config, "--plugin", "y.py"]).plugins.plugin == ["y.py"]
+    with pytest.raises(UserError, match="plugin"):
+        parse(PluginGroups, description="", argv=["a", "--plugin"])
+
+
+def test_plugins_are_imported_on_request_only(tmp_path: Path):
+    file = tmp_path / "plugin_of_a_command.py"
+    file.write_text("raise RuntimeError('imported')\n")
+    options = parse(PluginGroups, description="", argv=["a", "--plugin", str(file)]).plugins
+    with pytest.raises(UserError, match="line 1: RuntimeError: imported"):
+        options.load()
 
 
 def test_recipe_then_config_then_command_line(tmp_path: Path):

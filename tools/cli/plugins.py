@@ -1,0 +1,28 @@
+"""The option `--plugin`, for every command that builds models by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backbones.common import plugins
+from tools.cli.arguments import REPEATABLE
+
+
+@dataclass
+class PluginOptions:
+    """Your own code.
+
+    Args:
+        plugin: Python file (nets.py) or module (mine.nets) to import, which registers backbones, necks or heads; may
+            be given several times.
+    """
+
+    plugin: list[str] = field(default_factory=list, metadata=REPEATABLE)
+
+    def load(self) -> None:
+        """Import the plugins. Call it before a name of a backbone, neck or head is resolved.
+
+        Raises:
+            UserError: for a plugin that does not exist or raises an error.
+        """
+        plugins.load(self.plugin)
