@@ -24,6 +24,7 @@ from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
 if TYPE_CHECKING:
     from classification.model import Classifier
@@ -67,6 +68,7 @@ class Options:
     """Everything the script is told."""
 
     responses: ResponseOptions
+    plugins: PluginOptions
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ class Net:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, draw."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).responses
+    groups = parse(Options, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.responses
     folder = open_folder(Path(options.output))
 
     from tools.analysis.plots import draw_gradients, draw_responses, write_csv
 
+    groups.plugins.load()
     names = [name.strip() for name in (options.backbones or "").split(",") if name.strip()]
     nets = [Net(name, name, {}) for name in names] + [read_run(Path(entry)) for entry in options.runs or ()]
     measured = [state for net in nets for state in measure_net(net, options)]

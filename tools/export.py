@@ -26,6 +26,7 @@ if __package__ in (None, ""):
 from backbones.errors import UserError, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
 if TYPE_CHECKING:
     from tools.exports.exportable import Exportable, Inputs
@@ -82,11 +83,13 @@ class Options:
     """The script's option groups."""
 
     export: ExportOptions
+    plugins: PluginOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, write under a temporary name, compare, rename."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).export
+    groups = parse(Options, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.export
     target = output(options)
 
     from tools.exports.files import require_onnx
@@ -94,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if options.format == "onnx":
         require_onnx()
+    groups.plugins.load()
     net = exportable(options.run, size=options.size)
     paths = image_files(_images(options, net), options.wanted)
     temporary = target.with_name(f".{target.name}.tmp")

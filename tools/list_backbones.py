@@ -28,6 +28,7 @@ from backbones.errors import UserError
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
 if TYPE_CHECKING:
     from backbones.base import FeatureInfo
@@ -57,6 +58,7 @@ class Options:
     """The script's option groups."""
 
     listing: ListOptions
+    plugins: PluginOptions
 
 
 @dataclass
@@ -73,10 +75,12 @@ class Entry:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Look the names up, describe each, print."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).listing
+    groups = parse(Options, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.listing
 
     import backbones
 
+    groups.plugins.load()
     found = backbones.names(options.pattern)
     if not found:
         raise UserError(

@@ -26,6 +26,7 @@ from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
 if TYPE_CHECKING:
     from tools.prediction.inputs import Input, Picture
@@ -89,11 +90,13 @@ class Options:
     """The script's option groups."""
 
     predict: PredictOptions
+    plugins: PluginOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, read, predict, write, report."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).predict
+    groups = parse(Options, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.predict
     if not options.inputs:
         raise UserError("no input: name images, folders, globs or videos after the options")
 
@@ -101,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.engine.run_folder import choose_results
     from tools.prediction.inputs import find_inputs
 
+    groups.plugins.load()
     inputs, problems = find_inputs(options.inputs)
     if not inputs:
         raise UserError("; ".join(problems))
