@@ -22,15 +22,15 @@ from tools.cli.parsing import parse
 
 @dataclass
 class ScoreOptions:
-    """What to score.
+    """Inputs and output of the evaluation.
 
     Args:
         annotations: ground truth, a COCO instances JSON.
         detections: results JSON: a list of image_id, category_id, bbox [x, y, width, height], score.
-        evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
-        protocol: whose figures to compute beside COCO's: Pascal VOC's (crowds are difficult objects) or LVIS's.
-        output: JSON file for the figures, the same as a run's results.json.
-        overwrite: replace `output` where it exists.
+        evaluator: library that matches boxes; pycocotools is the slow reference with equal metrics.
+        protocol: further metrics: voc adds Pascal VOC's (crowds count as difficult objects), lvis adds LVIS's.
+        output: JSON file for the metrics, with the content of a run's results.json.
+        overwrite: replace an existing `output`.
     """
 
     annotations: str
@@ -42,21 +42,21 @@ class ScoreOptions:
 
 
 @dataclass
-class Options:
-    """The script's option groups."""
+class EvalOptions:
+    """The option groups of the command."""
 
     score: ScoreOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, score, print, write."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).score
+    """Read both files, compute the metrics, print and write them."""
+    options = parse(EvalOptions, description=__doc__.splitlines()[0], argv=argv).score
 
     from backbones.common.files import write_json
-    from tools.evaluation.evaluator import CocoEvaluator, format_table
+    from tools.evaluation import CocoEvaluator, format_table
 
     if options.output and Path(options.output).exists() and not options.overwrite:
-        raise UserError(f"--output {options.output}: exists already; name another file or pass --overwrite")
+        raise UserError(f"--output {options.output}: the file exists; name another file or add --overwrite")
     if options.output and not Path(options.output).absolute().parent.is_dir():
         raise UserError(f"--output {options.output}: its folder does not exist; create it first")
     evaluator = CocoEvaluator(options.annotations, engine=options.evaluator, protocol=options.protocol)

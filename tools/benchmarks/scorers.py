@@ -41,7 +41,8 @@ def installed(library: str) -> bool:
 
 def score_ours(truth: Path, detections: Path) -> list[float]:
     """By `tools.coco_eval`."""
-    from tools.evaluation.evaluator import METRICS, CocoEvaluator
+    from tools.evaluation import CocoEvaluator
+    from tools.evaluation.summary import METRICS
 
     evaluator = CocoEvaluator(truth)
     evaluator.load(detections)

@@ -1,7 +1,7 @@
-"""Why a COCO metric is zero or undefined, in words.
+"""Explanations of COCO metrics that are zero or undefined.
 
-Everything here looks at plain arrays: truth rows [G, 7] (image, x, y, w, h, crowd, category) and detection rows
-[N, 7] (image, x, y, w, h, score, category).
+The functions use plain arrays: truth rows [G, 7] (image, x, y, w, h, crowd, category) and detection rows [N, 7]
+(image, x, y, w, h, score, category).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 from tools.evaluation.summary import AREAS, METRICS, area_of
 
-CROWD = SCORE  # its column in truth rows
-SUSPICIOUS = 0.05  # below this AP a look at the boxes is worth its time
-MOST = 0.5  # a heuristic speaks when it holds for more than this share of the boxes
+CROWD = SCORE  # column of truth rows
+SUSPICIOUS = 0.05  # below this AP the boxes are examined
+MOST = 0.5  # a heuristic applies if more than this fraction of the boxes fulfils it
 SLACK = 2.0  # pixels by which a detection may leave its image
 
 
 def truth_rows(truth: Mapping[str, Any], images: set[int]) -> np.ndarray:
-    """Ground truth of some images as rows [G, 7]."""
+    """Return the ground truth of `images` as rows [G, 7]."""
     rows = [
         (record["image_id"], *record["bbox"], record["iscrowd"], record["category_id"])
         for record in truth["annotations"]
@@ -31,27 +31,27 @@ def truth_rows(truth: Mapping[str, Any], images: set[int]) -> np.ndarray:
 
 
 def image_sizes(truth: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
-    """Width and height by image id."""
+    """Return width and height by image id."""
     return {record["id"]: (record["width"], record["height"]) for record in truth["images"]}
 
 
 def undefined_reasons(figures: Mapping[str, float | None], truth: np.ndarray) -> dict[str, str]:
-    """For each metric without a value, what the ground truth lacks."""
+    """Return, for each metric without a value, what the ground truth lacks."""
     return {name: _lacking(truth, area_of(name)) for name in METRICS if figures[name] is None}
 
 
 def zero_reason(
     truth: np.ndarray, detections: np.ndarray, sizes: Mapping[int, tuple[float, float]], *, is_zero: bool
 ) -> str | None:
-    """Why AP is zero or close to it; None when nothing plain is wrong.
+    """Return why AP is zero or close to zero; None if no cause is found.
 
     Args:
-        is_zero: whether AP is exactly 0, so that some reason must be found.
+        is_zero: whether AP is exactly 0; then a cause is always returned.
     """
     if not len(detections):
-        return "there are no detections on the scored images; look at the score threshold and the label map"
-    for look in (_no_common_image, _no_common_category):
-        if reason := look(truth, detections):
+        return "there are no detections on the scored images; check the score threshold and the label map"
+    for check in (_no_common_image, _no_common_category):
+        if reason := check(truth, detections):
             return reason
     return (
         _normalised(truth, detections)
@@ -61,9 +61,9 @@ def zero_reason(
 
 
 def score_warning(scores: np.ndarray) -> str | None:
-    """A word when all of several detections bear one score."""
+    """Return a warning if several detections all have the same score."""
     if len(scores) > 1 and (scores == scores[0]).all():
-        return f"all {len(scores)} scores are {scores[0]:g}: AP needs a ranking, and this one is the file's order"
+        return f"all {len(scores)} scores are {scores[0]:g}: AP needs a ranking and uses the file's order"
     return None
 
 
@@ -86,18 +86,18 @@ def _no_common_category(truth: np.ndarray, detections: np.ndarray) -> str | None
     if np.isin(detections[:, CATEGORY], truth[:, CATEGORY]).any():
         return None
     here, there = _some(detections[:, CATEGORY]), _some(truth[:, CATEGORY])
-    return f"no category id in common: detections have {here}, the ground truth has {there}; look at the label map"
+    return f"no category id in common: detections have {here}, the ground truth has {there}; check the label map"
 
 
 def _normalised(truth: np.ndarray, detections: np.ndarray) -> str | None:
     boxes = detections[:, X : H + 1]
     if np.abs(boxes).max() <= 1.0 < np.abs(truth[:, X : H + 1]).max():
-        return "the boxes look normalised (no value above 1); COCO wants pixels: scale them by width and height"
+        return "the boxes look normalised (no value above 1); COCO needs pixels: multiply them by width and height"
     return None
 
 
 def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -> str | None:
-    """Corners x1, y1, x2, y2 taken for x, y, w, h reach beyond the image, while as corners they fit."""
+    """Recognise corners x1, y1, x2, y2: read as x, y, w, h they leave the image, read as corners they fit."""
     size = np.array([sizes.get(int(image), (0, 0)) for image in detections[:, IMAGE]])
     known = (size > 0).all(axis=1)
     if not known.any():
@@ -107,26 +107,29 @@ def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -
     beyond = (x + w > width + SLACK) | (y + h > height + SLACK)
     fits = (w >= x) & (h >= y) & (w <= width + SLACK) & (h <= height + SLACK)
     if beyond.mean() > MOST and fits.mean() > MOST and fits[beyond].mean() > MOST:
-        share = round(100 * float(beyond.mean()))
-        return f"the boxes look like x1, y1, x2, y2 ({share} % leave their image as x, y, w, h); COCO wants x, y, w, h"
+        percent = round(100 * float(beyond.mean()))
+        form = "x, y, w, h"
+        return f"the boxes look like x1, y1, x2, y2 ({percent} % leave their image as {form}); COCO needs {form}"
     return None
 
 
 def _poor_overlap(truth: np.ndarray, detections: np.ndarray) -> str:
-    """The last resort: how well the best pair of one image and one category overlaps."""
+    """Report the best overlap of a detection and an object of the same image and category."""
     best = 0.0
     for here, there in _pairs(detections, truth[truth[:, CROWD] == 0]):
         best = max(best, float(iou(here[:, X : H + 1], there[:, X : H + 1]).max()))
     if best < 0.5:
         return f"all IoUs with the ground truth of the same image and category are below 0.5 (the best is {best:.2f})"
-    return f"the matching boxes (best IoU {best:.2f}) rank below the counted 100 per image and class"
+    return (
+        f"the matching boxes (best IoU {best:.2f}) rank below the first 100 of their image and class, which alone count"
+    )
 
 
 def _pairs(detections: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Detections and ground truth of each image and category that has both; sorted, so one pass does."""
+    """Yield detections and ground truth of each image and category that has both. Sorting makes one pass sufficient."""
     columns = [IMAGE, CATEGORY]
     _, keys = np.unique(np.vstack([detections[:, columns], truth[:, columns]]), axis=0, return_inverse=True)
-    keys = keys.reshape(-1)  # some NumPy versions give it a second axis
+    keys = keys.reshape(-1)  # some NumPy versions add a second axis
     groups = []
     for rows, key in ((detections, keys[: len(detections)]), (truth, keys[len(detections) :])):
         order = np.argsort(key, kind="stable")
@@ -139,7 +142,7 @@ def _pairs(detections: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarr
 
 
 def iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """IoU [N, M] of boxes x, y, w, h."""
+    """Return the IoU [N, M] of boxes x, y, w, h."""
     low = np.maximum(left[:, None, :2], right[None, :, :2])
     high = np.minimum(left[:, None, :2] + left[:, None, 2:], right[None, :, :2] + right[None, :, 2:])
     common = (high - low).clip(min=0).prod(axis=2)

@@ -1,4 +1,4 @@
-"""The two matchers of boxes behind one face: hotcoco (compiled, quick) and pycocotools (the reference)."""
+"""Two libraries that match boxes, behind one interface: hotcoco (compiled, fast) and pycocotools (the reference)."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class Engine(Protocol):
     categories: dict[int, str]
 
     def complete(self) -> dict[str, Any]:
-        """Ground truth as `read_truth` gives it."""
+        """Return the ground truth in the form of `read_truth`."""
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
-        """By category: how many of `images` show it, and how many of its boxes there are no crowds."""
+        """Return, by category id, the number of `images` that show it and the number of its boxes without crowds."""
 
     def read(self, path: Path) -> Any | None:
-        """A results file read natively, or None where the engine cannot vouch for it."""
+        """Parse a results file natively; return None if it needs the strict Python reader."""
 
     def native_count(self, native: Any, images: list[int]) -> int:
-        """How many detections of a natively read file are on `images`."""
+        """Count the detections on `images` in a natively parsed file."""
 
     def match(self, detections: Any, images: list[int]) -> Arrays:
-        """Match rows [N, 7], or what `read` gave, on some images."""
+        """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`."""
 
 
 class HotcocoEngine:
-    """Hands files straight to the compiled reader where they are complete."""
+    """The compiled engine. Complete files are parsed by its native reader."""
 
     def __init__(self, source: Path | dict[str, Any]) -> None:
         self._source = source
@@ -75,7 +75,7 @@ class HotcocoEngine:
         return load_plain_results(path, self._gt)
 
     def native_count(self, native: Any, images: list[int]) -> int:
-        return len(native.get_ann_ids(img_ids=images)) if images else 0  # an empty list would mean all
+        return len(native.get_ann_ids(img_ids=images)) if images else 0  # hotcoco reads an empty list as "all images"
 
     def match(self, detections: Any, images: list[int]) -> Arrays:
         if not images or not self.categories:
@@ -83,7 +83,7 @@ class HotcocoEngine:
         return dict(self.matching(detections, images).eval or {})
 
     def matching(self, detections: Any, images: list[int]) -> Any:
-        """hotcoco's `COCOeval` of rows [N, 7], or of what `read` gave, matched on some images (one or more)."""
+        """Return hotcoco's `COCOeval` after matching detections (as for `match`) on at least one image."""
         from hotcoco import COCOeval
 
         if isinstance(detections, np.ndarray):
@@ -95,14 +95,14 @@ class HotcocoEngine:
         return matching
 
     def annotations(self, images: list[int]) -> list[dict[str, Any]]:
-        """The ground truth of some images (one or more), with the ids that matchings speak of."""
+        """Return the annotations of at least one image, with the ids that `matching` uses."""
         return self._gt.load_anns(self._gt.get_ann_ids(img_ids=images))
 
     def _load(self) -> Any:
         from hotcoco import COCO
 
         if isinstance(self._source, Path):
-            # The slow reader below finds the words for whatever is wrong with the file.
+            # A file that fails here is read by `complete`, whose errors name the faulty record.
             with contextlib.suppress(ValueError, OSError):
                 gt = COCO(str(self._source))
                 if truth_is_plain(self._source, gt):
@@ -111,7 +111,7 @@ class HotcocoEngine:
 
 
 class PycocotoolsEngine:
-    """The reference, with its prints kept quiet."""
+    """The reference engine, without its printed output."""
 
     def __init__(self, source: Path | dict[str, Any]) -> None:
         self._truth = read_truth(source)
@@ -136,7 +136,7 @@ class PycocotoolsEngine:
         return None
 
     def native_count(self, native: Any, images: list[int]) -> int:
-        raise NotImplementedError("pycocotools reads nothing natively")
+        raise TypeError("PycocotoolsEngine.read never returns a native file")
 
     def match(self, detections: Any, images: list[int]) -> Arrays:
         from pycocotools.cocoeval import COCOeval
@@ -156,7 +156,7 @@ class PycocotoolsEngine:
 
 
 def records(rows: np.ndarray) -> list[dict[str, Any]]:
-    """Rows [N, 7] as COCO results."""
+    """Convert rows [N, 7] to COCO results."""
     images, categories = rows[:, IMAGE].astype(np.int64).tolist(), rows[:, CATEGORY].astype(np.int64).tolist()
     boxes, scores = rows[:, X : H + 1].tolist(), rows[:, SCORE].tolist()
     return [
@@ -166,7 +166,7 @@ def records(rows: np.ndarray) -> list[dict[str, Any]]:
 
 
 def undefined(categories: int) -> Arrays:
-    """What the engines would give where there is nothing to match."""
+    """Return the arrays of an evaluation without images or categories: -1 everywhere."""
     shape = (10, 101, categories, 4, 3)
     return {
         "precision": -np.ones(shape),
@@ -176,7 +176,7 @@ def undefined(categories: int) -> Arrays:
 
 
 def _reference(data: dict[str, Any]) -> Any:
-    """A pycocotools COCO of data in memory."""
+    """Return a pycocotools COCO object of data in memory."""
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):

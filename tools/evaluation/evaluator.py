@@ -1,12 +1,12 @@
-"""COCO box metrics: collect predictions on each process, merge them, compute a dictionary.
+"""COCO box metrics: each process collects predictions, the states are merged, the metrics are computed.
 
     evaluator = CocoEvaluator("annotations/instances_val.json", category_ids=ids)
     evaluator.update(predictions, targets)
-    evaluator.merge(states_of_all_processes)
+    evaluator.merge(states)  # of all processes, from `state()`
     print(format_table(evaluator.compute()))
 
-Two engines match boxes, hotcoco (compiled, quick) and pycocotools (the reference). One summary computes the
-figures from either's precision and recall arrays, so they are the same to the last bit.
+Two engines match boxes: hotcoco (compiled, fast) and pycocotools (the reference). One summary computes the metrics
+from the precision and recall arrays of either engine, so the metrics are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from tools.evaluation import diagnosis
 from tools.evaluation.engines import Arrays, Engine, HotcocoEngine, PycocotoolsEngine, records
 from tools.evaluation.lvis import WARNING, lvis_figures
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, read_results
-from tools.evaluation.summary import METRICS, format_table, per_class, summarize
+from tools.evaluation.summary import METRICS, per_class, summarize
 from tools.evaluation.voc import voc_figures
-
-__all__ = ["METRICS", "CocoEvaluator", "EngineName", "format_table"]
 
 EngineName = Literal["hotcoco", "pycocotools"]
 Protocol = Literal["coco", "voc", "lvis"]
@@ -33,21 +31,21 @@ ENGINES: dict[str, type[HotcocoEngine] | type[PycocotoolsEngine]] = {
     "hotcoco": HotcocoEngine,
     "pycocotools": PycocotoolsEngine,
 }
-BOX_DECIMALS, SCORE_DECIMALS = 3, 8  # rounded once, on arrival: what `detections()` writes is what was scored
+BOX_DECIMALS, SCORE_DECIMALS = 3, 8  # rounding happens in `update`, so `detections()` writes exactly the scored values
 
 
 class CocoEvaluator:
-    """COCO detection metrics of predictions that arrive in pieces.
+    """Accumulates detections and computes COCO metrics. `state()` and `merge()` combine several processes.
 
     Args:
-        annotations: COCO ground truth, a file or its content. Missing `area` and `iscrowd` are filled in.
-        category_ids: label k (from 1) stands for `category_ids[k - 1]`; None when labels are original ids.
-        image_ids: score these images only; all of the ground truth when None.
-        engine: what matches the boxes; the figures are identical.
-        protocol: whose figures to compute beside COCO's: Pascal VOC's, where crowds are difficult objects, or LVIS's.
+        annotations: COCO ground truth, as a file or as the loaded JSON. Missing `area` and `iscrowd` are filled in.
+        category_ids: maps label k (from 1) to the category id `category_ids[k - 1]`; None if labels are category ids.
+        image_ids: images to score; None scores all images of the ground truth.
+        engine: library that matches the boxes; both give equal metrics.
+        protocol: further metrics: "voc" adds Pascal VOC's (crowds count as difficult objects), "lvis" adds LVIS's.
 
     Raises:
-        UserError: for malformed ground truth, or an image id that it does not have.
+        UserError: if the ground truth is malformed or lacks one of `image_ids`.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class CocoEvaluator:
         protocol: Protocol = "coco",
     ) -> None:
         if engine not in ENGINES:
-            raise UserError(f"evaluator {engine!r} is unknown; choose {' or '.join(ENGINES)}")
+            raise UserError(f"evaluator {engine!r}: unknown; use {' or '.join(ENGINES)}")
         self._source = annotations if isinstance(annotations, dict) else Path(annotations)
         self._protocol = protocol
         self._engine: Engine = ENGINES[engine](self._source)
@@ -70,18 +68,17 @@ class CocoEvaluator:
         self._refuse_unknown(self.image_ids, "image_ids")
         self._seen: list[int] = []
         self._pieces: list[np.ndarray] = []
-        self._native: tuple[Path, Any] | None = None  # a results file that the engine read by itself
+        self._native: tuple[Path, Any] | None = None  # a results file in the engine's own representation
 
     def update(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
-        """Add the detections of some images.
+        """Add the detections of a batch of images.
 
         Args:
             predictions: per image `boxes` [N, 4] (x1, y1, x2, y2 in pixels), `scores` [N], `labels` [N].
             targets: per image `image_id`, an integer or a 0-d tensor.
 
         Raises:
-            UserError: for an image that the ground truth does not have, a value that is not finite, or a label
-                without a category.
+            UserError: if an image is not in the ground truth, a value is not finite, or a label has no category.
         """
         for prediction, target in zip(predictions, targets, strict=True):
             image = int(target["image_id"])
@@ -90,10 +87,10 @@ class CocoEvaluator:
             self._seen.append(image)
 
     def load(self, results: Path | str | Sequence[dict[str, Any]]) -> None:
-        """Take the detections from a COCO results file, or its content, in place of `update`.
+        """Read the detections from a COCO results file, or from its loaded content, instead of calling `update`.
 
         Raises:
-            UserError: for malformed results, or image ids that the ground truth does not have.
+            UserError: if the results are malformed or contain image ids that are not in the ground truth.
         """
         source = Path(results) if isinstance(results, (str, Path)) else results
         self._seen, self._pieces, self._native = [], [], None
@@ -107,41 +104,42 @@ class CocoEvaluator:
             self._pieces = [rows]
 
     def state(self) -> dict[str, Any]:
-        """What this process has collected: plain arrays, to be pickled and sent to the others."""
+        """Return the detections of this process as plain arrays, ready to be sent to other processes."""
         rows = self._ordered_rows()
         seen = np.unique(rows[:, IMAGE]) if self._native else self._seen
         return {"images": np.array(seen, dtype=np.int64), "rows": rows}
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Hold the union of all processes' states (this one's included), whatever their number and order.
+        """Replace the detections by the union of the states of all processes, in any order.
 
         Raises:
-            UserError: when two processes scored the same image.
+            UserError: if two processes scored the same image.
         """
+        # Check that no image was scored twice, then order the rows by image: the result is independent of the order.
         seen = np.concatenate([np.asarray(state["images"], dtype=np.int64) for state in states])
         self._seen, self._native = np.sort(seen).tolist(), None
-        self._refuse_twice()
+        self._refuse_repeated_images()
         self._pieces = [np.asarray(state["rows"]).reshape(-1, 7) for state in states]
         self._pieces = [self._ordered_rows()]
 
     def detections(self) -> list[dict[str, Any]]:
-        """The detections in COCO's results format, ordered by image: original category ids, boxes x, y, w, h."""
+        """Return the detections in COCO's results format, ordered by image, with category ids and boxes x, y, w, h."""
         return records(self._ordered_rows())
 
     def compute(self) -> dict[str, Any]:
-        """The metrics, from 0 to 1, or None with an entry in `reasons`.
+        """Compute the metrics: numbers from 0 to 1, or None with an entry in `reasons`.
 
         Returns:
             The twelve COCO metrics (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl); `reasons`
             by metric, also for an AP of 0; `warnings`; `per_class`, a list of `id`, `name`, `AP`, `AP50`,
-            `images` (that show the class) and `boxes` (without crowds); counts of `images`, `boxes`, `detections`.
+            `images` (images with the class) and `boxes` (without crowds); counts of `images`, `boxes`, `detections`.
             Protocol voc adds VOC07 (11 points) and VOC12 (all points) at IoU 0.5, overall and by class; lvis adds
             LVIS_AP and its parts.
 
         Raises:
-            UserError: when one image was given twice.
+            UserError: if one image was given twice.
         """
-        self._refuse_twice()
+        self._refuse_repeated_images()
         detections = self._native[1] if self._native else self._scored(self._ordered_rows())
         arrays = self._engine.match(detections, self.image_ids)
         figures = summarize(arrays["precision"], arrays["recall"])
@@ -158,7 +156,7 @@ class CocoEvaluator:
         }
 
     def _further_figures(self, classes: list[dict[str, Any]]) -> dict[str, float | None]:
-        """Those of the protocol; VOC's of each class go to its entry."""
+        """Compute the metrics of the protocol. VOC's metrics of a class are added to the entry of the class."""
         if self._protocol == "coco":
             return {}
         rows = self._scored(self._ordered_rows())
@@ -171,7 +169,7 @@ class CocoEvaluator:
         return found
 
     def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> dict[str, Any]:
-        """`reasons` and `warnings`. Rows are looked at only where the figures ask for it: parsing takes time."""
+        """Return `reasons` and `warnings`. Rows are parsed only if a metric is undefined or low."""
         reasons: dict[str, str] = {}
         ap = figures["AP"]
         undefined = any(figures[name] is None for name in METRICS)
@@ -190,19 +188,17 @@ class CocoEvaluator:
         return [*self._equal_scores(scores), *([WARNING] if self._protocol == "lvis" else [])]
 
     def _equal_scores(self, scores: np.ndarray) -> list[str]:
-        """A warning of them. The matched scores, which cost nothing, decide whether to look at all of them."""
+        """Warn if all scores are equal. The scores of the matched boxes are checked first, because they are at hand."""
         matched = scores[scores > 0]
         if matched.size and matched.min() != matched.max():
             return []
         warning = diagnosis.score_warning(self._on_scored_images(self._ordered_rows())[:, SCORE])
         return [warning] if warning else []
 
-    def _refuse_twice(self) -> None:
+    def _refuse_repeated_images(self) -> None:
         keys, counts = np.unique(np.array(self._seen, dtype=np.int64), return_counts=True)
         if (counts > 1).any():
-            raise UserError(
-                f"image {keys[counts > 1][0]} was evaluated {counts.max()} times; give each image to one process, once"
-            )
+            raise UserError(f"image {keys[counts > 1][0]} was evaluated {counts.max()} times; evaluate each image once")
 
     def _refuse_unknown(self, images: Sequence[int], where: str) -> None:
         unknown = sorted(set(images) - self._known)
@@ -211,36 +207,36 @@ class CocoEvaluator:
         some = ", ".join(str(key) for key in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         what = f"{len(unknown)} of {len(set(images))} image ids are not in the ground truth: {some}"
         if len(unknown) == len(set(images)):
-            there = f"{min(self._known)}, ..." if self._known else "none"
-            what = f"no image id in common with the ground truth: here {some}, there {there}"
-        raise UserError(f"{where}: {what}; use the annotations of the images that were predicted")
-
-    # --- detections ---
+            known = f"{min(self._known)}, ..." if self._known else "no images"
+            what = f"no image id is in the ground truth: given are {some}; the ground truth has {known}"
+        raise UserError(f"{where}: {what}; use the annotation file of the predicted images")
 
     def _rows(self, prediction: Mapping[str, Any], image: int) -> np.ndarray:
-        """One image's detections as rows [N, 7]."""
+        """Convert the detections of one image to rows [N, 7]."""
         boxes = _array(prediction["boxes"]).reshape(-1, 4)
         scores, labels = _array(prediction["scores"]), _array(prediction["labels"]).astype(np.int64)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise UserError(f"image {image}: a predicted box or score is NaN or infinite; look for a diverged model")
+            raise UserError(
+                f"image {image}: a predicted box or score is NaN or infinite; check whether the training diverged"
+            )
         rows = np.empty((len(boxes), 7))
         rows[:, IMAGE] = image
         rows[:, X:W] = boxes[:, :2].round(BOX_DECIMALS)
         rows[:, W : H + 1] = (boxes[:, 2:] - boxes[:, :2]).round(BOX_DECIMALS)
         rows[:, SCORE] = scores.round(SCORE_DECIMALS)
         rows[:, CATEGORY] = self._categories(labels, image)
-        return rows + 0.0  # no minus zero in the files
+        return rows + 0.0  # turns -0.0 into 0.0, so that files do not contain -0.0
 
     def _categories(self, labels: np.ndarray, image: int) -> np.ndarray:
         if self.category_ids is None:
             return labels
         count = len(self.category_ids)
         if len(labels) and not (labels.min() >= 1 and labels.max() <= count):
-            raise UserError(f"image {image}: labels run {labels.min()}..{labels.max()}, the categories 1..{count}")
+            raise UserError(f"image {image}: labels are in {labels.min()}..{labels.max()}; allowed are 1..{count}")
         return self.category_ids[labels - 1]
 
     def _ordered_rows(self) -> np.ndarray:
-        """All rows, by image id; an image's own order stays, since it decides between equal scores."""
+        """Return all rows ordered by image id. The order within an image is kept: it breaks ties of equal scores."""
         pieces = [read_results(self._native[0])] if self._native else self._pieces
         rows = np.concatenate(pieces) if pieces else np.empty((0, 7))
         return rows[np.argsort(rows[:, IMAGE], kind="stable")]
@@ -249,19 +245,19 @@ class CocoEvaluator:
         return rows[np.isin(rows[:, IMAGE], self.image_ids)]
 
     def _scored(self, rows: np.ndarray) -> np.ndarray:
-        """Rows that can count: on the scored images, of a category that the ground truth has."""
+        """Return the rows on scored images whose category is in the ground truth."""
         rows = self._on_scored_images(rows)
         return rows[np.isin(rows[:, CATEGORY], list(self._engine.categories))]
 
     def _detection_count(self) -> int:
-        """Detections on the scored images."""
+        """Count the detections on the scored images."""
         if self._native:
             return self._engine.native_count(self._native[1], self.image_ids)
         return len(self._on_scored_images(self._ordered_rows()))
 
 
 def _array(value: Any) -> np.ndarray:
-    """A tensor of any device and precision, or anything array-like, as float64."""
+    """Convert a tensor of any device and precision, or an array-like value, to a float64 array."""
     if hasattr(value, "detach"):
         value = value.detach().double().cpu().numpy()
     return np.asarray(value, dtype=np.float64)

@@ -1,7 +1,7 @@
-"""LVIS's figures: only categories that an image was searched for count on it.
+"""LVIS's metrics. On each image only the categories count that the annotators searched for.
 
-Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, section 2. hotcoco computes them,
-and gives the figures of the reference, lvis-api 0.5.3, to all digits.
+Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, section 2. hotcoco computes
+them; the values equal those of the reference, lvis-api 0.5.3, in all digits.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import numpy as np
 from backbones.errors import UserError
 from tools.evaluation.reading import native_stderr_silenced
 
-WARNING = "COCO's figures count objects that nobody was to annotate as wrong; LVIS's figures do not"
+WARNING = "COCO's metrics count objects of categories not annotated on an image as wrong; LVIS's metrics ignore them"
 
 
 def lvis_figures(source: Path | dict[str, Any], detections: np.ndarray, images: list[int]) -> dict[str, float | None]:
-    """`LVIS_AP`, its parts by IoU, size and frequency (`LVIS_APr`, `APc`, `APf`) and recalls; None where undefined.
+    """Compute `LVIS_AP`, its parts by IoU, size and frequency (`LVIS_APr`, `APc`, `APf`), and recalls.
+
+    An undefined value is None.
 
     Args:
-        source: ground truth, a file or its content, whose images have `neg_category_ids`.
-        detections: rows `[D, 7]` of image id, x, y, width, height, score, category id; 300 an image count.
-        images: ids to score.
+        source: ground truth, as a file or as loaded JSON; its images have `neg_category_ids`.
+        detections: rows `[D, 7]` of image id, x, y, width, height, score, category id; the best 300 of an image count.
+        images: ids of the images to score.
 
     Raises:
-        UserError: where LVIS's own fields are malformed.
+        UserError: if the fields of LVIS's format are malformed.
     """
     from hotcoco import COCO, LVISEval
 
@@ -42,5 +44,5 @@ def lvis_figures(source: Path | dict[str, Any], detections: np.ndarray, images: 
             matching.run()
     except (ValueError, TypeError, KeyError, OSError) as error:
         where = source if isinstance(source, Path) else "annotations"
-        raise UserError(f"{where}: is no LVIS file ({' '.join(str(error).split())}); choose --protocol coco") from None
+        raise UserError(f"{where}: not a LVIS file ({' '.join(str(error).split())}); use --protocol coco") from None
     return {f"LVIS_{name}": None if value < 0 else float(value) for name, value in matching.get_results().items()}

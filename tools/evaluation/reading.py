@@ -1,4 +1,4 @@
-"""Reading COCO ground truth and results: complete, checked, and quick for big well-formed files."""
+"""Readers of COCO ground truth and results. Large well-formed files take a fast path; others are checked by record."""
 
 from __future__ import annotations
 
@@ -17,49 +17,61 @@ from backbones.errors import UserError
 
 Record = dict[str, Any]
 RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
-# An occurrence of these in a results file changes what an engine does with it, so such files are parsed here.
+# These fields change how an engine treats a results file, so files that contain one are parsed record by record.
 FOREIGN_RESULT_FIELDS = ("area", "segmentation", "iscrowd", "id", "ignore")
 SIDES = ("width", "height")
-MOST_EXACT = 2**53  # larger ids have no float64 of their own, and detections are rows of float64
-MOST_PIXELS = 2**30  # of a picture; OpenCV decodes no larger one
-MOST_NUMBER = 1e300  # of coordinates and scores: products of two overflow far above
+MOST_EXACT = 2**53  # float64 cannot represent larger ids exactly, and detections are rows of float64
+MOST_PIXELS = 2**30  # in an image; OpenCV refuses larger ones
+MOST_NUMBER = 1e300  # of coordinates and scores; the product of two such numbers overflows
 ODD_NUMBERS = (b"NaN", b"Infinity", b"null")
 IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)  # columns of a detection row
 
 
 def read_json(path: Path) -> Any:
-    """Raises: UserError when the file is absent, unreadable or not JSON."""
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: if the file is missing, unreadable or not JSON.
+    """
     try:
         return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({error}); write it again") from None
+        raise UserError(f"{path}: not a JSON file ({error}); repair or recreate it") from None
 
 
 def read_bytes(path: Path) -> bytes:
-    """Raises: UserError when the file is absent or unreadable."""
+    """Return the bytes of a file.
+
+    Raises:
+        UserError: if the file is missing or unreadable.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 def read_truth(source: Path | Record) -> Record:
-    """Ground truth reduced to what box evaluation needs, with `area` and `iscrowd` filled in and ids 1..N.
+    """Return the ground truth with the fields that box evaluation needs; `area` and `iscrowd` are filled in.
 
-    The ids are counted anew because the reference evaluator takes a match with annotation 0 for no match.
+    Annotations get the ids 1..N, because pycocotools treats a match with annotation 0 as no match.
 
     Raises:
-        UserError: naming the file and the record that is malformed.
+        UserError: if a record is malformed; the error names the file and the record.
     """
     where = "annotations" if isinstance(source, dict) else str(source)
     data = source if isinstance(source, dict) else read_json(source)
     if not isinstance(data, dict):
-        raise UserError(f"{where}: ground truth is a JSON object, not {_kind(data)}; was it swapped with results?")
+        raise UserError(
+            f"{where}: COCO ground truth must be a JSON object, not {_kind(data)}; is it swapped with the other file?"
+        )
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
-            raise UserError(f"{where}: no list `{key}`; COCO ground truth holds images, annotations, categories")
+            raise UserError(
+                f"{where}: the list `{key}` is missing; COCO ground truth holds images, annotations and categories"
+            )
     sizes = _sizes(data["images"], where)
     names = _names(data["categories"], where)
     annotations = [
@@ -71,10 +83,10 @@ def read_truth(source: Path | Record) -> Record:
 
 
 def truth_is_plain(path: Path, gt: Any) -> bool:
-    """Whether `gt`, hotcoco's own reading of a file, needs nothing from `read_truth`.
+    """Return whether hotcoco's reading `gt` of a file is complete, so that `read_truth` is not needed.
 
-    Counting the fields in the raw text costs milliseconds where parsing costs seconds; a doubtful file is just
-    read the slow way, which also finds the words for what is wrong with it.
+    Counting field names in the raw text takes milliseconds; parsing takes seconds. A file with any doubt is read by
+    `read_truth`, whose errors name the faulty record.
     """
     raw = read_bytes(path)
     ids = gt.get_ann_ids()
@@ -95,7 +107,7 @@ def truth_is_plain(path: Path, gt: Any) -> bool:
 
 
 def load_plain_results(path: Path, gt: Any) -> Any | None:
-    """Hotcoco's own reading of a results file, or None where it must be checked record by record."""
+    """Parse a results file with hotcoco; return None if it must be checked record by record."""
     raw = read_bytes(path)
     count = _count(raw, "score")
     doubtful = (
@@ -109,7 +121,7 @@ def load_plain_results(path: Path, gt: Any) -> Any | None:
     if doubtful:
         return None
     try:
-        with native_stderr_silenced():  # hotcoco tells of unknown categories there
+        with native_stderr_silenced():  # hotcoco reports unknown categories on stderr
             dt = gt.load_res(str(path))
     except (ValueError, OSError):
         return None
@@ -119,22 +131,24 @@ def load_plain_results(path: Path, gt: Any) -> Any | None:
 
 
 def read_results(source: Path | Sequence[Record]) -> np.ndarray:
-    """COCO results as rows [N, 7]: image id, x, y, width, height, score, category id.
+    """Read COCO results as rows [N, 7]: image id, x, y, width, height, score, category id.
 
     Raises:
-        UserError: naming the file and the record that is malformed.
+        UserError: if a record is malformed; the error names the file and the record.
     """
     where = str(source) if isinstance(source, Path) else "detections"
     records = read_json(source) if isinstance(source, Path) else source
     if isinstance(records, (str, dict)) or not isinstance(records, Sequence):
-        raise UserError(f"{where}: COCO results are a JSON list, not {_kind(records)}; was it swapped with truth?")
+        raise UserError(
+            f"{where}: COCO results must be a JSON list, not {_kind(records)}; is it swapped with the other file?"
+        )
     rows = [_result(record, number, where) for number, record in enumerate(records)]
     return np.array(rows, dtype=np.float64).reshape(-1, 7)
 
 
 @contextmanager
 def native_stderr_silenced() -> Iterator[None]:
-    """Keep quiet what compiled code writes to file descriptor 2; exceptions pass as ever."""
+    """Discard what compiled code writes to file descriptor 2. Exceptions are raised as usual."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -151,19 +165,19 @@ def _count(raw: bytes, name: str) -> int:
 
 
 def _all_within(gt: Any, ids: list[int], images: list[int], categories: list[int]) -> bool:
-    """Whether each annotation names a known image and category. An empty list would mean "no filter"."""
+    """Return whether each annotation has a known image and category. hotcoco reads an empty list as "no filter"."""
     if not images or not categories:
         return not ids
     return len(gt.get_ann_ids(img_ids=images, cat_ids=categories)) == len(ids)
 
 
 def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
-    """Width and height by image id; 0, 0 where the file does not say."""
+    """Return width and height by image id; (0, 0) if the file does not state them."""
     sizes: dict[int, tuple[float, float]] = {}
     for number, record in enumerate(images):
         key = _integer(record, "id", f"{where}: images[{number}]")
         if key in sizes:
-            raise UserError(f"{where}: images[{number}]: id {key} is there twice; give each image its own id")
+            raise UserError(f"{where}: images[{number}]: id {key} is a duplicate; give each image a unique id")
         width, height = (_number(record.get(side) or 0, f"{where}: images[{number}]: {side}") for side in SIDES)
         sizes[key] = (width, height)
     return sizes
@@ -174,29 +188,31 @@ def _names(categories: list[Record], where: str) -> dict[int, str]:
     for number, record in enumerate(categories):
         key = _integer(record, "id", f"{where}: categories[{number}]")
         if key in names:
-            raise UserError(f"{where}: categories[{number}]: id {key} is there twice; give each its own id")
+            raise UserError(f"{where}: categories[{number}]: id {key} is a duplicate; give each category a unique id")
         names[key] = str(record.get("name", key))
         if names[key].encode(errors="ignore").decode() != names[key]:  # half of a pair of surrogates
             text = reprlib.repr(names[key])
-            raise UserError(f"{where}: categories[{number}]: `name` is {text}, which no file can hold; mend it")
+            raise UserError(f"{where}: categories[{number}]: `name` is {text}, which is not valid Unicode; correct it")
     return names
 
 
 def _annotation(
     record: Record, number: int, sizes: dict[int, tuple[float, float]], names: dict[int, str], where: str
 ) -> Record:
-    place = f"{where}: annotations[{number}]"
-    image, category = _integer(record, "image_id", place), _integer(record, "category_id", place)
+    record_name = f"{where}: annotations[{number}]"
+    image, category = _integer(record, "image_id", record_name), _integer(record, "category_id", record_name)
     if image not in sizes:
-        raise UserError(f"{place}: image_id {image} is not in `images`; add the image or remove the annotation")
+        raise UserError(f"{record_name}: image_id {image} is not in `images`; add the image or remove the annotation")
     if category not in names:
-        raise UserError(f"{place}: category_id {category} is not in `categories`; add it or remove the annotation")
-    box = _box(record, place)
+        raise UserError(
+            f"{record_name}: category_id {category} is not in `categories`; add it or remove the annotation"
+        )
+    box = _box(record, record_name)
     area = record.get("area")
-    area = _mask_area(record.get("segmentation"), sizes[image], box) if area is None else _number(area, place)
+    area = _mask_area(record.get("segmentation"), sizes[image], box) if area is None else _number(area, record_name)
     crowd = record.get("iscrowd") or 0
     if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
-        raise UserError(f"{place}: `iscrowd` is {reprlib.repr(crowd)}, not 0 or 1; repair the record")
+        raise UserError(f"{record_name}: `iscrowd` is {reprlib.repr(crowd)}, not 0 or 1; correct the record")
     return {
         "id": number + 1,
         "image_id": image,
@@ -208,8 +224,8 @@ def _annotation(
 
 
 def _mask_area(segmentation: Any, size: tuple[float, float], box: list[float]) -> float:
-    """Pixels of the mask, as COCO's own `area`; of the box where there is no usable mask."""
-    from hotcoco import mask  # pycocotools' never ends, or ends the process, over some malformed outlines
+    """Return the area of the mask in pixels, as COCO's `area`; the area of the box if there is no usable mask."""
+    from hotcoco import mask  # pycocotools hangs or crashes on some malformed polygons
 
     width, height = size
     try:
@@ -219,47 +235,51 @@ def _mask_area(segmentation: Any, size: tuple[float, float], box: list[float]) -
         if isinstance(segmentation, dict):
             return float(mask.area({name: segmentation[name] for name in ("size", "counts")}))
     except (KeyError, TypeError, ValueError, OverflowError):
-        pass  # the box stands in for a mask that cannot be decoded
+        pass  # the mask cannot be decoded: use the box
     return box[2] * box[3]
 
 
 def _near(polygon: Any, width: float, height: float) -> list[float]:
-    """A polygon whose points are no further away than an image; others would cost memory and cover no pixel."""
+    """Clip a polygon to one image size around the image. Farther points cost memory and cover no pixel."""
     points = np.array(polygon, np.float64).reshape(-1, 2)
     if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError("no polygon")
+        raise ValueError("not a polygon")
     return points.clip((-width, -height), (2 * width, 2 * height)).ravel().tolist()
 
 
 def _result(record: Record, number: int, where: str) -> tuple[float, ...]:
-    place = f"{where}: result {number}"
-    image, category = _integer(record, "image_id", place), _integer(record, "category_id", place)
-    box = _box(record, place)
+    record_name = f"{where}: result {number}"
+    image, category = _integer(record, "image_id", record_name), _integer(record, "category_id", record_name)
+    box = _box(record, record_name)
     if "score" not in record:
-        raise UserError(f"{place}: no `score`; each result has {', '.join(RESULT_FIELDS)}")
-    return (image, *box, _number(record["score"], f"{place}: score"), category)
+        raise UserError(f"{record_name}: `score` is missing; each result needs {', '.join(RESULT_FIELDS)}")
+    return (image, *box, _number(record["score"], f"{record_name}: score"), category)
 
 
-def _integer(record: Any, key: str, place: str) -> int:
+def _integer(record: Any, key: str, record_name: str) -> int:
     if not isinstance(record, dict):
-        raise UserError(f"{place}: expected an object, got {_kind(record)}; write it as COCO's format page says")
+        raise UserError(f"{record_name}: expected an object, got {_kind(record)}; each record is a JSON object")
     value: Any = record.get(key)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not -MOST_EXACT < value < MOST_EXACT:
-        raise UserError(f"{place}: `{key}` is {reprlib.repr(value)}, not an integer below 2^53; ids are whole numbers")
+        raise UserError(
+            f"{record_name}: `{key}` is {reprlib.repr(value)}, not an integer below 2^53; use whole numbers as ids"
+        )
     return int(value)
 
 
-def _box(record: Record, place: str) -> list[float]:
+def _box(record: Record, record_name: str) -> list[float]:
     box = record.get("bbox")
     if not isinstance(box, (list, tuple)) or len(box) != 4:
-        raise UserError(f"{place}: `bbox` is {reprlib.repr(box)}; box evaluation needs [x, y, width, height] in pixels")
-    return [_number(value, f"{place}: bbox") for value in box]
+        raise UserError(
+            f"{record_name}: `bbox` is {reprlib.repr(box)}; box evaluation needs [x, y, width, height] in pixels"
+        )
+    return [_number(value, f"{record_name}: bbox") for value in box]
 
 
-def _number(value: Any, place: str) -> float:
+def _number(value: Any, record_name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST_NUMBER:
-        raise UserError(f"{place} holds {reprlib.repr(value)}, not a finite number; repair or remove the record")
+        raise UserError(f"{record_name} holds {reprlib.repr(value)}, not a finite number; correct or remove the record")
     return float(value)
 
 

@@ -1,4 +1,4 @@
-"""The figures of COCO box evaluation from precision and recall arrays, and the table for people."""
+"""COCO's twelve metrics from precision and recall arrays, and the printed table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 AREAS = {"all": "any size", "small": "below 32^2 px", "medium": "from 32^2 to 96^2 px", "large": "above 96^2 px"}
 LIMITS = (1, 10, 100)  # detections per image and class
-AP_METRICS = {  # IoU threshold's place among .50, .55, ... .95 (None: mean of all), area range
+AP_METRICS = {  # index of the IoU threshold in .50, .55, ... .95 (None: mean of all), area range
     "AP": (None, "all"),
     "AP50": (0, "all"),
     "AP75": (5, "all"),
@@ -29,12 +29,12 @@ METRICS = (*AP_METRICS, *AR_METRICS)
 
 
 def area_of(metric: str) -> str:
-    """The size range that a metric is about: a key of AREAS."""
+    """Return the size range of a metric: a key of AREAS."""
     return (AP_METRICS | AR_METRICS)[metric][1]
 
 
 def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:
-    """The twelve metrics, None where no ground truth defines one.
+    """Compute the twelve metrics. A metric without ground truth is None.
 
     Args:
         precision: [T, R, K, A, M] over IoU thresholds, recall points, classes, areas, limits; -1: undefined.
@@ -42,32 +42,36 @@ def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | No
     """
     figures: dict[str, float | None] = {}
     for name, (threshold, area) in AP_METRICS.items():
-        values = precision[..., _place(area), -1]
+        values = precision[..., _area_index(area), -1]
         figures[name] = _mean(values if threshold is None else values[threshold])
     for name, (limit, area) in AR_METRICS.items():
-        figures[name] = _mean(recall[..., _place(area), LIMITS.index(limit)])
+        figures[name] = _mean(recall[..., _area_index(area), LIMITS.index(limit)])
     return figures
 
 
 def per_class(
     precision: np.ndarray, categories: Mapping[int, str], counts: Mapping[int, tuple[int, int]]
 ) -> list[dict[str, Any]]:
-    """AP and AP50 of each class, in the order of ids; `counts` holds images and boxes by id."""
+    """Return AP and AP50 of each class in the order of ids. `counts` holds the numbers of images and boxes by id."""
     return [
         {
             "id": category,
             "name": name,
-            "AP": _mean(precision[:, :, place, 0, -1]),
-            "AP50": _mean(precision[0, :, place, 0, -1]),
+            "AP": _mean(precision[:, :, index, 0, -1]),
+            "AP50": _mean(precision[0, :, index, 0, -1]),
             "images": counts[category][0],
             "boxes": counts[category][1],
         }
-        for place, (category, name) in enumerate(categories.items())
+        for index, (category, name) in enumerate(categories.items())
     ]
 
 
 def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
-    """The metrics as a table for people, in percent, with the reasons below; `per_class` adds a line per class."""
+    """Format the metrics as a text table in percent, followed by reasons and warnings.
+
+    Args:
+        per_class: add one line per class.
+    """
     lines = [
         f"{results['images']} images, {results['boxes']} boxes, {results['detections']} detections",
         "  ".join(f"{name:>5}" for name in METRICS),
@@ -96,7 +100,7 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
-def _place(area: str) -> int:
+def _area_index(area: str) -> int:
     return list(AREAS).index(area)
 
 

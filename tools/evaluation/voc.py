@@ -1,8 +1,8 @@
 """Pascal VOC's average precision at IoU 0.5, as its development kits compute it.
 
 Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2. A detection is compared
-with the object of its class that it overlaps most, whether another detection has that one already or not; where that is
-a difficult object, the detection does not count.
+with the object of its class that it overlaps most, even if another detection has already matched that object.
+A detection on a difficult object does not count.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import numpy as np
 
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 
-ENOUGH = 0.5  # intersection over union, the bound included as in the kits
-POINTS = np.arange(11) / 10  # recalls of the metric until 2009
+MIN_IOU = 0.5  # a detection with exactly this IoU matches, as in the kits
+POINTS = np.arange(11) / 10  # recall values of the metric until 2009
 KINDS = ("VOC07", "VOC12")  # eleven points; all points, which is the area under the curve
 
 
 def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[int]) -> dict[str, Any]:
-    """Both figures as means over the classes that have objects, and those of each class.
+    """Compute both metrics of each class, and their means over the classes with objects.
 
     Args:
-        truth: rows `[G, 7]` of image id, x, y, width, height, whether it is difficult, category id.
+        truth: rows `[G, 7]` of image id, x, y, width, height, 1 if difficult else 0, category id.
         detections: rows `[D, 7]` of image id, x, y, width, height, score, category id.
         categories: ids.
 
     Returns:
-        `VOC07` and `VOC12` from 0 to 1, None where no class has an object; `voc_per_class`, a list of both by class in
-        the order of `categories`.
+        `VOC07` and `VOC12` from 0 to 1, None if no class has an object; `voc_per_class`, a list of both
+        metrics by class in the order of `categories`.
     """
     classes = [
         _of_class(truth[truth[:, CATEGORY] == key], detections[detections[:, CATEGORY] == key]) for key in categories
@@ -42,31 +42,31 @@ def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """Both figures of a curve: precisions and recalls `[D]` after the first 1, 2, ..., D detections."""
-    # What is reached at a recall or any further one; beyond the last recall nothing is.
+    """Compute both metrics from precision and recall `[D]` after the first 1, 2, ..., D detections."""
+    # The highest precision at this recall or a higher one; 0 beyond the last recall.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(recall, POINTS, side="left")
-    eleven = np.append(envelope, 0.0)[places].mean()
+    indices = np.searchsorted(recall, POINTS, side="left")
+    eleven = np.append(envelope, 0.0)[indices].mean()
     steps = np.diff(recall, prepend=0.0)
     return {"VOC07": float(eleven), "VOC12": float((steps * envelope).sum())}
 
 
 def _of_class(truth: np.ndarray, detections: np.ndarray) -> dict[str, float | None]:
-    wanted = int((truth[:, SCORE] == 0).sum())  # the column holds whether an object is difficult
-    if not wanted:
+    objects = int((truth[:, SCORE] == 0).sum())  # in truth rows the score column is 1 for difficult objects
+    if not objects:
         return dict.fromkeys(KINDS)
     detections = detections[np.argsort(-detections[:, SCORE], kind="stable")]
     hits = _hits(truth, detections)
     hits = hits[hits >= 0]
     found, tried = np.cumsum(hits), np.arange(1, len(hits) + 1)
-    return dict(average_precision(found / tried, found / wanted))
+    return dict(average_precision(found / tried, found / objects))
 
 
 def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
-    """Whether each detection `[D]`, best first, finds an object: 1, or 0; -1 for one on a difficult object."""
+    """Match detections, best first. Return `[D]`: 1 for a match, 0 for none, -1 for a match with a difficult object."""
     hits = np.zeros(len(detections), np.int64)
     best, overlap = _best_objects(truth, detections)
-    enough = np.flatnonzero(overlap >= ENOUGH)
+    enough = np.flatnonzero(overlap >= MIN_IOU)
     _, first = np.unique(best[enough], return_index=True)
     hits[enough[first]] = 1
     hits[enough[truth[best[enough], SCORE] != 0]] = -1
@@ -74,28 +74,28 @@ def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
 
 
 def _best_objects(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which object of `truth` each detection overlaps most `[D]`, and by how much `[D]`; -1 and 0 for none."""
+    """Return for each detection the best object's index `[D]` and their IoU `[D]`; -1 and 0 without an object."""
     order = np.argsort(truth[:, IMAGE], kind="stable")
     images = truth[order, IMAGE]
     starts, ends = (np.searchsorted(images, detections[:, IMAGE], side=side) for side in ("left", "right"))
     best, overlap = np.full(len(detections), -1), np.zeros(len(detections))
-    counts = ends - starts  # objects to compare each detection with
+    counts = ends - starts  # number of objects on the image of each detection
     owners = np.repeat(np.arange(len(detections)), counts)
     if not len(owners):
         return best, overlap
-    firsts = np.cumsum(counts) - counts  # where a detection's pairs begin
-    objects = order[np.arange(len(owners)) - np.repeat(firsts - starts, counts)]
-    overlaps = _iou(truth[objects], detections[owners])
+    firsts = np.cumsum(counts) - counts  # index of the first pair of each detection
+    candidates = order[np.arange(len(owners)) - np.repeat(firsts - starts, counts)]
+    overlaps = _iou(truth[candidates], detections[owners])
     some = counts > 0
     overlap[some] = np.maximum.reduceat(overlaps, firsts[some])
     top = np.flatnonzero(overlaps == overlap[owners])
-    who, place = np.unique(owners[top], return_index=True)
-    best[who] = objects[top[place]]
+    who, first = np.unique(owners[top], return_index=True)
+    best[who] = candidates[top[first]]
     return best, overlap
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of rows `[P, 7]`, pair by pair `[P]`. The kits' `+ 1` is in the widths: columns 10 to 11 are two wide."""
+    """Return the IoU `[P]` of rows `[P, 7]`, pair by pair. Widths count pixels: columns 10 to 11 have width 2."""
     corner = np.maximum(one[:, [X, Y]], other[:, [X, Y]])
     end = np.minimum(one[:, [X, Y]] + one[:, [W, H]], other[:, [X, Y]] + other[:, [W, H]])
     shared = (end - corner).clip(min=0).prod(axis=1)

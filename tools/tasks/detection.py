@@ -220,7 +220,7 @@ class Measure:
     def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
         """Print the table; write `results.json`, `detections.json` and `samples.png` on the main process."""
         from backbones.common.files import write_json
-        from tools.evaluation.evaluator import format_table
+        from tools.evaluation import format_table
         from tools.processes import distributed
 
         if not distributed.is_main():

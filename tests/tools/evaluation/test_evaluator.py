@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 
 from backbones.errors import UserError
-from tools.evaluation.evaluator import METRICS, CocoEvaluator, format_table
+from tools.evaluation import CocoEvaluator, format_table
+from tools.evaluation.summary import METRICS
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 BOX = [10.0, 10.0, 40.0, 40.0]  # 1,600 square pixels: medium
@@ -173,7 +174,7 @@ def test_image_ids_select(engine: str) -> None:
     figures = score(gt, [result(BOX), result(BOX, image=6)], engine, image_ids=[7, 5])
     assert (figures["AP"], figures["images"], figures["detections"]) == (ONE, 2, 1)
     assert score(gt, [result(BOX)], engine, image_ids=[])["AP"] is None
-    with pytest.raises(UserError, match="image_ids: no image id in common"):
+    with pytest.raises(UserError, match="image_ids: no image id is in the ground truth"):
         CocoEvaluator(gt, image_ids=[99])
 
 
@@ -211,7 +212,7 @@ def test_written_detections_score_the_same() -> None:
 def test_labels_outside_the_map() -> None:
     evaluator = CocoEvaluator(truth(BOX), category_ids=[3, 7])
     for label in (0, 3):
-        with pytest.raises(UserError, match=f"image 5: labels run {label}"):
+        with pytest.raises(UserError, match=f"image 5: labels are in {label}"):
             evaluator.update([prediction([BOX], [0.5], [label])], [{"image_id": 5}])
 
 
@@ -284,9 +285,9 @@ def without(record: dict[str, Any], key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"images": []}, "COCO results are a JSON list, not an object"),
+        ({"images": []}, "COCO results must be a JSON list, not an object"),
         ([result(BOX), without(result(BOX), "bbox")], "result 1: `bbox` is None"),
-        ([without(result(BOX), "score")], "result 0: no `score`"),
+        ([without(result(BOX), "score")], "result 0: `score` is missing"),
         ([without(result(BOX), "category_id")], "result 0: `category_id` is None"),
         ([without(result(BOX), "image_id")], "result 0: `image_id` is None"),
         ([result(BOX, float("nan"))], "result 0: score holds nan"),
@@ -294,7 +295,10 @@ def without(record: dict[str, Any], key: str) -> dict[str, Any]:
         ([result([1, 2, 3])], "result 0: `bbox` is"),
         ([1], "result 0: expected an object"),
         ([result(BOX), result(BOX, image=42)], "1 of 2 image ids are not in the ground truth: 42"),
-        ([result(BOX, image=42), result(BOX, image=43)], "no image id in common with the ground truth: here 42, 43"),
+        (
+            [result(BOX, image=42), result(BOX, image=43)],
+            "no image id is in the ground truth: given are 42, 43",
+        ),
     ],
 )
 def test_malformed_results(engine: Any, content: Any, message: str, tmp_path: Path) -> None:
@@ -316,15 +320,15 @@ def broken(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "ground truth is a JSON object, not a list"),
-        (without(truth(BOX), "images"), "no list `images`"),
-        (without(truth(BOX), "annotations"), "no list `annotations`"),
-        (without(truth(BOX), "categories"), "no list `categories`"),
+        ([], "COCO ground truth must be a JSON object, not a list"),
+        (without(truth(BOX), "images"), "the list `images` is missing"),
+        (without(truth(BOX), "annotations"), "the list `annotations` is missing"),
+        (without(truth(BOX), "categories"), "the list `categories` is missing"),
         (broken(image_id=42), "annotations[0]: image_id 42 is not in `images`"),
         (broken(category_id=42), "annotations[0]: category_id 42 is not in `categories`"),
         (broken(bbox=None), "annotations[0]: `bbox` is None"),
         (broken(bbox=[0, 0, float("nan"), 1]), "annotations[0]: bbox holds nan"),
-        (truth(BOX) | {"images": [{"id": 5}, {"id": 5}]}, "images[1]: id 5 is there twice"),
+        (truth(BOX) | {"images": [{"id": 5}, {"id": 5}]}, "images[1]: id 5 is a duplicate"),
         (truth(BOX) | {"images": [{"id": "a"}]}, "images[0]: `id` is 'a', not an integer"),
     ],
 )
@@ -357,7 +361,7 @@ def test_nan_prediction_names_the_image() -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(UserError, match="choose hotcoco or pycocotools"):
+    with pytest.raises(UserError, match="use hotcoco or pycocotools"):
         CocoEvaluator(truth(BOX), engine="magic")  # type: ignore[arg-type]
 
 

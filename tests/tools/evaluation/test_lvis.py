@@ -11,7 +11,7 @@ from conftest import CocoFolder
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from tools.evaluation.evaluator import CocoEvaluator, format_table
+from tools.evaluation import CocoEvaluator, format_table
 
 CAT, DOG, ANT = 1, 2, 3
 
@@ -52,7 +52,7 @@ def test_only_what_was_searched_for_is_wrong(lvis: dict[str, Any]):
     results = figures(lvis, *hits, found(2, CAT, 0.9, x=50), found(1, ANT, 0.9))
     assert results["LVIS_AP"] == results["LVIS_APf"] == pytest.approx(1)
     assert results["LVIS_APr"] is None and results["LVIS_APc"] is None
-    assert results["AP"] < 0.8 and any("LVIS's figures do not" in text for text in results["warnings"])
+    assert results["AP"] < 0.8 and any("LVIS's metrics ignore them" in text for text in results["warnings"])
     assert "\nLVIS: AP 100.0" in format_table(results)
     assert figures(lvis)["LVIS_AP"] == 0
     # A wrong cat above both, on the image that was searched: precisions 1/2 and 2/3, of which all recalls have 2/3.
@@ -61,7 +61,7 @@ def test_only_what_was_searched_for_is_wrong(lvis: dict[str, Any]):
 
 def test_lvis_own_fields_may_be_malformed(lvis: dict[str, Any]):
     lvis["images"][0]["neg_category_ids"] = "dog"
-    with pytest.raises(UserError, match="is no LVIS file"):
+    with pytest.raises(UserError, match="not a LVIS file"):
         figures(lvis, found(1, CAT, 0.8))
 
 

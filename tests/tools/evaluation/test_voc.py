@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.evaluation.evaluator import CocoEvaluator, format_table
+from tools.evaluation import CocoEvaluator, format_table
 from tools.evaluation.voc import average_precision, voc_figures
 from tools.synthetic.coco_results import synthetic_results
 
