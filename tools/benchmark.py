@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{argv[0] if argv else 'benchmark'}: name a benchmark first; there is {', '.join(BENCHMARKS)}")
     home = import_module(BENCHMARKS[argv[0]])
     options = parse(home.Options, description=(home.__doc__ or "").splitlines()[0], argv=argv[1:])
+    if hasattr(options, "plugins"):
+        options.plugins.load()
     folder = free_folder(options.measuring.output)
 
     from tools.benchmarks.machine import describe, set_up

@@ -23,6 +23,7 @@ from tools.benchmarks.settings import (
     settings,
     words,
 )
+from tools.cli.plugins import PluginOptions
 
 if TYPE_CHECKING:
     from tools.benchmarks.nets import Job
@@ -81,6 +82,7 @@ class Options:
 
     classify: ClassifyOptions
     measuring: Measuring
+    plugins: PluginOptions
 
 
 class Benchmark:

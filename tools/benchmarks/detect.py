@@ -9,6 +9,7 @@ from typing import Literal
 from tools.benchmarks.options import Timing
 from tools.benchmarks.settings import words
 from tools.benchmarks.tasks import Task, TaskBenchmark, TaskOptions
+from tools.cli.plugins import PluginOptions
 
 NETS = "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400"
 NOTES = (
@@ -46,6 +47,7 @@ class Options:
 
     detect: DetectOptions
     measuring: Timing
+    plugins: PluginOptions
 
 
 class Benchmark(TaskBenchmark):

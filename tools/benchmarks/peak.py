@@ -6,13 +6,14 @@ import multiprocessing
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from backbones.common import plugins
 from tools.benchmarks.rounds import Contestant
 
 STEPS = 2  # the first training step creates the optimizer's moments, the second holds them beside the activations
@@ -43,7 +44,7 @@ def in_fresh_process(work: Callable[[], Any]) -> Any | None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, work))
+    process = context.Process(target=_answer, args=(sender, work, plugins.loaded_names()))
     process.start()
     sender.close()
     try:
@@ -55,8 +56,9 @@ def in_fresh_process(work: Callable[[], Any]) -> Any | None:
         process.join()
 
 
-def _answer(connection: Connection, work: Callable[[], Any]) -> None:
+def _answer(connection: Connection, work: Callable[[], Any], plugin_names: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which kills this process
+    plugins.load(plugin_names)
     connection.send(work())
 
 

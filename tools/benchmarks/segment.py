@@ -8,6 +8,7 @@ from typing import Literal
 from tools.benchmarks.options import Timing
 from tools.benchmarks.settings import words
 from tools.benchmarks.tasks import Task, TaskBenchmark, TaskOptions
+from tools.cli.plugins import PluginOptions
 
 NETS = "resnet50-dilated:480"
 NOTES = (
@@ -43,6 +44,7 @@ class Options:
 
     segment: SegmentOptions
     measuring: Timing
+    plugins: PluginOptions
 
 
 class Benchmark(TaskBenchmark):
