@@ -170,10 +170,10 @@ def refuse_options(name: str, options: Mapping[str, object]) -> None:
 
 
 def _fill(net: Backbone, weights: str | os.PathLike[str]) -> None:
-    from backbones.weights.hub import local
+    from backbones.weights.hub import resolve
     from backbones.weights.loading import load
 
-    weights = local(weights)
+    weights = resolve(weights)
     net.accept(load(net, weights), weights)
 
 

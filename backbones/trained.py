@@ -18,7 +18,7 @@ from backbones.common.precision import precision_dtype
 from backbones.errors import UserError, first_line
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
-from backbones.weights.hub import local
+from backbones.weights.hub import resolve
 
 # In a run folder, the one that `results.json` speaks of first; all are written by `tools.experiment`.
 FILES = ("model.safetensors", "checkpoint/best.safetensors")
@@ -84,7 +84,7 @@ def find(run: str | os.PathLike[str], *, task: str | None = None) -> Trained:
     Raises:
         UserError: where there is none, the file is not ours or not whole, or it is of another task.
     """
-    path = _file(Path(local(run)))
+    path = _file(Path(resolve(run)))
     header = _header(path)
     meta, config = (_object(header, name, path) for name in ("meta", "config"))
     if header.get("format", "").startswith("resnet-transfer checkpoint"):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
 from backbones.weights.published import timm_config
 
 
@@ -24,7 +25,7 @@ def published_sizes(name: str, weights: str) -> Published | None:
         name: of the net, as for `backbones.build`.
         weights: "imagenet", a tag or a file.
     """
-    ours = read_meta(weights).get("input", {})
+    ours = read_meta(resolve(weights)).get("input", {})
     if {"crop_size", "resize_size"} <= set(ours):
         return Published(ours["crop_size"], ours["resize_size"], ours.get("interpolation", "bilinear"))
     if name.startswith("timm/"):

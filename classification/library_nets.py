@@ -14,8 +14,8 @@ from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
 from backbones.errors import UserError, first_line
 from backbones.norm import counted_batches
 from backbones.registry import refuse_options
-from backbones.weights.loading import load, state_for, timm_pretrained
-from backbones.weights.published import timm_config
+from backbones.weights.loading import load, state_for
+from backbones.weights.published import timm_config, timm_pretrained
 from backbones.weights.report import LoadReport
 
 # Entries of the classifiers beside the trunk that GoogLeNet and Inception v3 are trained with; left out here.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
-from backbones.weights.hub import local
-from backbones.weights.loading import load_state, state_for
+from backbones.weights.hub import resolve
+from backbones.weights.loading import load, state_for
 from backbones.weights.report import LoadReport
 from classification.library_nets import LibraryNet, build_whole
 
@@ -135,7 +135,7 @@ def build(
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
-    weights = local(weights)
+    weights = resolve(weights)
     if isinstance(backbone, str) and "/" in backbone:
         model: Classifier = _whole(backbone, num_classes, weights, label_smoothing, options)
     else:
@@ -188,7 +188,7 @@ def _trunk(name: str, weights: str | os.PathLike[str] | None, options: dict[str,
 
 def _load(model: PooledClassifier, weights: str | os.PathLike[str]) -> LoadReport:
     state, source = state_for(model.backbone, weights)
-    report = load_state(model.backbone, state, source=source)
+    report = load(model.backbone, state, source=source)
     model.backbone.accept(report, weights)
     return report.with_head(_load_fc(model.fc, state))
 

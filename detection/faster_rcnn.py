@@ -18,7 +18,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from backbones import Backbone
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, synchronise_batch_norm
-from backbones.weights.hub import local
+from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
 from detection.necks import Neck, c4_neck, dc5_neck, fpn_neck
 from detection.preprocess import ImageTransform
@@ -116,7 +116,7 @@ def build(
         raise UserError(f"neck {neck!r}: unknown; there are {', '.join(NECKS)}")
     if num_classes < 1:
         raise UserError(f"num_classes {num_classes}: a detector needs at least one object class besides the background")
-    weights = local(weights)
+    weights = resolve(weights)
     state = read_detector(weights, backbone, neck)
     wants_frozen = norm == "frozen" or (norm == "auto" and weights is not None and not _has_live_norm(state))
     backbone_norm = "group" if norm == "group" else "batch"

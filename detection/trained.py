@@ -14,7 +14,8 @@ from torch import Tensor
 from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
 from backbones.trained import TrainedNet, find
-from backbones.weights.loading import read_meta
+from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
 from detection.data.dataset import read_image
 from detection.faster_rcnn import FasterRCNN, build
@@ -133,6 +134,7 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
     Raises:
         UserError: where the file does not say what it holds, or was trained on other categories.
     """
+    path = resolve(path)
     known = read_meta(path)
     if known.get("task") != "detection":
         raise UserError(f"{path}: is no detector of ours; name model.safetensors of a detection run")

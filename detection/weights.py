@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.weights.loading import fetch, read_meta, read_state
+from backbones.weights.files import read_meta, read_state
+from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
 from detection.data.annotations import CategoryMap
 

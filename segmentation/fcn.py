@@ -21,7 +21,7 @@ import backbones
 from backbones import Backbone, FeatureInfo
 from backbones.base import PYRAMID
 from backbones.errors import UserError
-from backbones.weights.hub import local
+from backbones.weights.hub import resolve
 from segmentation.losses import PixelLoss
 from segmentation.weights import fill, read_segmenter
 
@@ -155,7 +155,7 @@ def build(
         UserError: wrong options, or weights that cannot be had or do not fit.
     """
     _check(num_classes, head)
-    weights = local(weights)
+    weights = resolve(weights)
     state = read_segmenter(weights, backbone)
     if isinstance(backbone, str):
         options |= {"output_stride": output_stride or STRIDES[head], "in_channels": in_channels}

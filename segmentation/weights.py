@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.weights.loading import fetch, read_state
+from backbones.weights.files import read_state
+from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
 
 BASE = "https://download.pytorch.org/models/"

@@ -83,7 +83,7 @@ def push(options: HubOptions) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     from backbones.trained import find
-    from backbones.weights import hub
+    from backbones.weights import hub, network
     from tools.exports import model_card
 
     trained = find(str(options.run))
@@ -96,7 +96,7 @@ def push(options: HubOptions) -> str:
         weights = Path(folder) / hub.FILE
         model_card.write_public(trained, weights)
         try:
-            hub.require_reachable()
+            network.check_reachable(hub.endpoint())
             api.create_repo(name, private=options.private or None, exist_ok=True)
             parts = [CommitOperationAdd(hub.FILE, weights), CommitOperationAdd(hub.CARD, text.encode())]
             api.create_commit(name, parts, commit_message=f"Weights and card of {trained.task}")
@@ -145,11 +145,11 @@ def _refused(error: Exception, repo: str) -> Exception:
     """What the user gets to read: never a token, nor a page."""
     from huggingface_hub.errors import LocalTokenNotFoundError
 
-    from backbones.weights import hub
+    from backbones.weights import hub, network
 
     if isinstance(error, LocalTokenNotFoundError):
         return UserError(f"--repo {repo}: no token; log in by `hf auth login`, or set HF_TOKEN")
-    if not hub.is_network(error):
+    if not network.is_network_error(error):
         return error
     why = hub.said(error)
     return hub.refusal(error, f"--repo {repo}") or UserError(f"--repo {repo}: the hub cannot be reached ({why})")

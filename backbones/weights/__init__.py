@@ -1,1 +1,1 @@
-"""TODO-DOC backbones/weights."""
+"""Weights of backbones: from files, from torchvision and timm, and from the Hugging Face hub."""

@@ -1,29 +1,33 @@
-"""What is published for a net: its weights by tag, with licence, recipe and accuracy. Reads no file and no network."""
+"""Catalogue of published weights: tag, licence, recipe and accuracy of each. It reads no file and uses no network."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from backbones.weights.published import timm_config, torchvision_tag
 
-# torchvision states a licence only where it is not its own.
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torchvision.models import WeightsEnum
+
+# torchvision states a licence only if it is not its own.
 TORCHVISION_LICENCE = "BSD-3-Clause"
 
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights of one net.
+    """Published weights of one model.
 
     Attributes:
-        library: whose they are, "torchvision" or "timm".
-        tag: what `weights=` takes for them.
-        default: whether `weights="imagenet"` means these.
-        licence: of the weights, as their library states it, or None. Terms of the data may come on top.
-        recipe: where the training is described, or None.
-        top1, top5: accuracy on ImageNet's validation images as published, in percent; None where the library, such as
-            timm, states none.
+        library: "torchvision" or "timm".
+        tag: the value of `weights=` that loads them.
+        default: whether `weights="imagenet"` loads them.
+        licence: licence of the weights as the library states it, or None. The training data may have further terms.
+        recipe: address of a description of the training, or None.
+        top1, top5: published accuracy on ImageNet's validation images in percent; None if the library states none, as
+            timm does.
         size: side of the images that the accuracy was measured on, in pixels.
     """
 
@@ -38,10 +42,10 @@ class Published:
 
 
 def published(source: tuple[str, str] | None) -> list[Published]:
-    """All weights that are published for a net, those of `weights="imagenet"` first.
+    """Return all weights that are published for a model, the default ones first.
 
     Args:
-        source: library and net, as `Backbone.source`; None is a net that nobody publishes weights for.
+        source: library and model, as `Backbone.source`. None is a model without published weights.
     """
     if source is None:
         return []
@@ -55,11 +59,11 @@ def _torchvision(arch: str) -> list[Published]:
 
     weights = get_model_weights(arch)
     default = torchvision_tag(arch, "imagenet") if weights.__members__ else ""
-    # Iterating leaves the alias DEFAULT out.
+    # Iterating over the enumeration leaves out its alias DEFAULT.
     return [_of_torchvision(each.name, each, default) for each in weights]
 
 
-def _of_torchvision(tag: str, weights: Any, default: str) -> Published:
+def _of_torchvision(tag: str, weights: WeightsEnum, default: str) -> Published:
     meta = weights.meta
     measured = meta.get("_metrics", {}).get("ImageNet-1K", {})
     return Published(
@@ -68,8 +72,8 @@ def _of_torchvision(tag: str, weights: Any, default: str) -> Published:
         default=tag == default,
         licence=meta.get("license", TORCHVISION_LICENCE),
         recipe=meta.get("recipe"),
-        top1=_figure(measured.get("acc@1")),
-        top5=_figure(measured.get("acc@5")),
+        top1=_percentage(measured.get("acc@1")),
+        top5=_percentage(measured.get("acc@5")),
         size=weights.transforms().crop_size[0],
     )
 
@@ -79,11 +83,11 @@ def _timm(arch: str) -> list[Published]:
 
     bare = arch.split(".")[0]
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{bare}.*")]
-    named = arch.partition(".")[2] or getattr(timm_config(bare, "imagenet"), "tag", "")
-    return [_of_timm(tag, timm_config(bare, tag), named) for tag in tags]
+    default = arch.partition(".")[2] or getattr(timm_config(bare, "imagenet"), "tag", "")
+    return [_of_timm(tag, config, default) for tag in tags if (config := timm_config(bare, tag))]
 
 
-def _of_timm(tag: str, config: Any, default: str) -> Published:
+def _of_timm(tag: str, config: PretrainedCfg, default: str) -> Published:
     papers = config.paper_ids if isinstance(config.paper_ids, str) else next(iter(config.paper_ids or ()), None)
     return Published(
         library="timm",
@@ -97,6 +101,6 @@ def _of_timm(tag: str, config: Any, default: str) -> Published:
     )
 
 
-def _figure(value: float | None) -> float | None:
-    """A percentage, or None for one that was not measured."""
+def _percentage(value: float | None) -> float | None:
+    """Return a percentage, or None if it was not measured."""
     return None if value is None or math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Reading weights files: safetensors, or pickles through torch's restricted reader, which runs no code."""
+"""Reading weights files: safetensors, and pickles through torch's restricted reader, which runs no code."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.errors import UserError, first_line
-from backbones.weights.hub import local
 
-# Keys under which training scripts keep the state dict; the averaged weights are the ones they evaluate.
+# Keys under which training programs keep the state dict. Averaged weights come first: those programs evaluate them.
 _WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model")
-
-
+# Prefixes that DistributedDataParallel, torch.compile and other programs add to every key.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-
-
-# torch.optim.swa_utils.AveragedModel counts its updates in an entry beside the net's.
+# torch.optim.swa_utils.AveragedModel stores its number of updates beside the weights.
 _COUNTERS = ("n_averaged",)
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Entries of a .safetensors file or of a pickle (.pth, .pt, .bin), on the CPU.
+    """Read the entries of a .safetensors file or of a pickle (.pth, .pt, .bin) to the CPU.
 
-    A wrapping {"state_dict": ...}, {"model": ...} or {"model_ema": ...} is opened (the averaged one first) and a
-    prefix such as "module." that all entries share is removed.
+    The state dict may lie under "model_ema", "state_dict_ema", "state_dict" or "model"; the first of these is used. A
+    prefix that all entries have in common, such as "module.", is removed.
 
     Raises:
-        UserError: no such file, not a weights file, or a pickle that would run code.
+        UserError: the file does not exist, is no weights file, or is a pickle that would run code.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or None")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    # Unwrap a checkpoint until the state dict itself is left.
     while wrapper := _wrapper(content):
         content = content[wrapper]
     entries = content.items() if isinstance(content, Mapping) else ()
@@ -51,65 +50,62 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return _without_shared_prefix(state)
 
 
-def read_meta(weights: str | os.PathLike[str]) -> dict[str, Any]:
-    """What one of our own files says of itself: classes, input, options; empty for any other file."""
-    from safetensors import SafetensorError, safe_open
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a file of ours records about its model: task, classes, input, options.
 
-    path = Path(local(weights))
+    The result is empty for any other file, and for words such as "imagenet".
+    """
+    path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
     except (SafetensorError, OSError, ValueError):
-        return {}  # whoever reads the tensors says what is wrong with the file
+        return {}  # reading the tensors reports what is wrong with the file
     return meta if isinstance(meta, dict) else {}
 
 
-def _wrapper(content: Any) -> str | None:
-    """Key under which the state dict lies, where `content` is a whole checkpoint."""
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, first_line(error)) from error
+
+
+def _wrapper(content: object) -> str | None:
+    """Return the key under which a checkpoint keeps its state dict, or None if `content` is no such checkpoint."""
     if not isinstance(content, Mapping):
         return None
     return next((w for w in _WRAPPERS if isinstance(content.get(w), Mapping) and content[w]), None)
 
 
 def _without_shared_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Only what all entries share: a detector's "backbone." must stay beside its "rpn.".
+    # Remove a prefix only if all entries have it: a detector's "backbone." must stay beside its "rpn.".
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), None):
         state = {k.removeprefix(prefix): v for k, v in state.items()}
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_pickle(path: Path) -> Any:
+def _load_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if refused := _refused(str(error)):
+        if refused := _refused_name(str(error)):
             raise UserError(
-                f"{path}: refused, reading it would run code ({refused}); "
-                "save the state dict alone, best as safetensors"
+                f"{path}: refused, because reading this pickle would run code ({refused}); save only the state dict, "
+                "preferably as safetensors"
             ) from error
-        raise _unreadable(path, "no pickle of weights") from error
-    except Exception as error:  # torch's reader lets any exception out on a damaged file
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, "not a pickle of weights") from error
+    except Exception as error:  # torch's reader raises many kinds of exceptions on a damaged file
+        raise _unreadable(path, first_line(error)) from error
 
 
-def _refused(text: str) -> str | None:
-    """What torch refused to import or call; the rest of its text is a page of advice."""
+def _refused_name(text: str) -> str | None:
+    """Return the class or function that torch refused to load, found in its long message."""
     match = re.search(r"(?:GLOBAL|[Cc]lass|function)\s+`?([A-Za-z_][\w.]*\.\w+)", text)
     return match.group(1) if match else None
 
 
-def _unreadable(path: Path, why: BaseException | str) -> UserError:
-    reason = first_line(why) if isinstance(why, BaseException) else why
-    return UserError(f"{path}: not a readable weights file ({reason}); fetch or save it again")
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: not a readable weights file ({why}); download or save it again")

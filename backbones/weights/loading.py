@@ -1,44 +1,24 @@
-"""Weights: which file a word means, how its entries meet a net's, and what matched."""
+"""Loading weights into a model: find the entries, match their names, adapt input channels, report the result."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.errors import UserError
-from backbones.weights.files import read_meta, read_state
-from backbones.weights.published import fetch, timm_pretrained, timm_state, torchvision_state
+from backbones.weights.files import read_state
+from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
 
-__all__ = [
-    "LoadReport",
-    "adapt_channels",
-    "fetch",
-    "load",
-    "load_state",
-    "read_meta",
-    "read_state",
-    "state_for",
-    "timm_pretrained",
-    "timm_state",
-    "torchvision_state",
-]
-
-
+# Beginnings of classifier entries. A backbone has no classifier.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
-
-
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-
-
-# What training code wraps a net in; torchvision's detectors keep theirs under backbone.body.
+# Names of attributes that training programs keep a model in. torchvision's detectors keep theirs in backbone.body.
 _WRAPPED = re.compile(r"(?:module|_orig_mod|model|backbone|body|net|encoder)\.")
-
-
 _COUNTER = "num_batches_tracked"
 
 
@@ -51,19 +31,19 @@ def load(
     adapt_input: str | None = None,
     minimum: float = 0.9,
 ) -> LoadReport:
-    """Fill a net in place and say what matched; all or nothing.
+    """Load weights into a model in place and return what matched. On an error the model stays unchanged.
 
     Args:
-        module: a `Backbone`, or any net where `weights` holds entries.
+        module: a `Backbone`, or any model if `weights` is a mapping.
         weights: entries by name; for a `Backbone` also "imagenet", a named tag or a file.
-        source: where the entries are from, for the report.
-        ignore: beginnings of classifier entries: reported apart, and left where their shape differs.
-        adapt_input: key of the first convolution's weight, adapted to the net's input channels; by default,
-            for a `Backbone` of other than three channels, every convolution on the input.
-        minimum: share of the net's entries that must match.
+        source: description of the weights for the report. By default the file or the tag.
+        ignore: beginnings of classifier entries. The report lists them apart, and entries of another shape are skipped.
+        adapt_input: key of the first convolution's weight, which is adapted to the model's input channels. By default,
+            for a `Backbone` with another number of channels than 3, every convolution on the input is adapted.
+        minimum: fraction of the model's entries that must match, 0..1.
 
     Raises:
-        UserError: the weights cannot be had, a shape differs, or less than `minimum` matches.
+        UserError: the weights are not available, a shape differs, or fewer entries than `minimum` match.
     """
     if isinstance(weights, Mapping):
         state, found_at = dict(weights), "weights"
@@ -72,13 +52,8 @@ def load(
     return _fill(module, state, source or found_at, tuple(ignore), adapt_input, minimum)
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> LoadReport:
-    """`load` for entries that have been read already."""
-    return load(module, state, source=source)
-
-
 def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
-    """The entries that "imagenet", a tag or a file means for a backbone, and where they are from."""
+    """Return the entries that "imagenet", a tag or a file means for a backbone, and a description of their source."""
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)
@@ -95,9 +70,10 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """First-convolution weight [O, C, k, k] -> [O, in_channels, k, k], as timm does it.
+    """Adapt a first convolution's weight `[O, C, k, k]` to `[O, in_channels, k, k]`, as timm does.
 
-    One channel takes the sum over the C; more repeat them, scaled so that the response keeps its size.
+    For one channel the C channels are added up. For more channels they are repeated in turn and scaled by
+    C / in_channels, so that the response keeps its magnitude.
     """
     if in_channels == 1:
         return weight.float().sum(1, keepdim=True).to(weight.dtype)
@@ -115,8 +91,10 @@ def _fill(
     minimum: float,
 ) -> LoadReport:
     own = module.state_dict()
+    # 1. Match names: entry of the model -> key of the file.
     found, rest, prefix = _paired(own, state)
     ignored = [k for k in rest if k.removeprefix(prefix).startswith(ignore)]
+    # 2. Match shapes.
     fitted, reshaped, wrong = {}, [], []
     for key, file_key in found.items():
         value = state[file_key]
@@ -128,22 +106,23 @@ def _fill(
         elif key.startswith(ignore):
             ignored.append(file_key)
         else:
-            wrong.append(f"{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the net")
+            wrong.append(f"{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"{source}: not the weights of {_name(module)}: {'; '.join(wrong[:3])}{more}; give this net's file"
+            f"{source}: not the weights of {_name(module)}: {'; '.join(wrong[:3])}{more}; give a file of this model"
         )
+    # 3. Report, and refuse a file that fills too little.
     report = LoadReport(
         source=source,
-        matched=_counted(fitted),
-        missing=_counted(k for k in own if k not in fitted),
-        unexpected=_counted(k for k in rest if k not in ignored),
+        matched=_without_counters(fitted),
+        missing=_without_counters(k for k in own if k not in fitted),
+        unexpected=_without_counters(k for k in rest if k not in ignored),
         reshaped=tuple(reshaped),
-        ignored=_counted(ignored),
+        ignored=_without_counters(ignored),
     )
     _check_complete(module, report, minimum)
-    # Completeness was judged above; the entries that are left out stand in the report.
+    # 4. Load. `strict` is off because step 3 has checked and reported the missing entries.
     module.load_state_dict(fitted, strict=False)
     return report
 
@@ -152,18 +131,23 @@ def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> No
     total = len(report.matched) + len(report.missing)
     if len(report.matched) < minimum * total:
         raise UserError(
-            f"{_name(module)}: {report}; under {minimum:.0%} matched is an error: "
-            "give a file of this net, or weights=None"
+            f"{_name(module)}: {report}; at least {minimum:.0%} of the entries must match: "
+            "give a file of this model, or weights=None"
         )
 
 
 def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], str]:
-    """Entries of the net -> keys of the file, the file's other keys, and the file's prefix.
+    """Match the entries of a model to the keys of a file.
 
-    The prefix is the one, of those that look like a wrapper's, under which most of the net is found.
+    The keys of a file may have a prefix, such as "model.backbone.". Of all prefixes that consist of wrappers' names,
+    the one with the most matches is used; the shortest of several equal ones.
+
+    Returns:
+        Entry of the model -> key of the file; the other keys of the file; the prefix.
     """
+    # Index every name that an entry of the model may have in a file. The entry's own name has precedence.
     index = {alias: key for key in reversed(list(own)) for alias in _aliases(key)}
-    index.update((key, key) for key in own)  # the literal name wins
+    index.update((key, key) for key in own)
     best: tuple[dict[str, str], str] = ({}, "")
     for prefix in sorted(_prefixes(state), key=len):
         found: dict[str, str] = {}
@@ -178,7 +162,7 @@ def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dic
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> set[str]:
-    """All beginnings of keys that consist of wrappers' names: "", "model.", "model.backbone.", ..."""
+    """Return all beginnings of keys that consist of wrappers' names: "", "model.", "model.backbone.", ..."""
     prefixes = {""}
     for key in state:
         end = 0
@@ -189,32 +173,32 @@ def _prefixes(state: Mapping[str, Tensor]) -> set[str]:
 
 
 def _aliases(key: str) -> Iterator[str]:
-    """Names under which an entry of a net may stand in a file: wrapped nets keep theirs under "net."."""
+    """Yield the names that an entry of a wrapped model ("net.layer1...") may have in a file ("layer1...")."""
     for prefix in ("net.model.", "net."):
         if key.startswith(prefix):
             bare = key.removeprefix(prefix)
             yield bare
-            # timm's feature lists flatten sequences: stages.0 becomes stages_0
+            # timm's feature extractors flatten sequences: stages.0 becomes stages_0.
             yield re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)
 
 
 def _modern(key: str) -> str:
-    """Files of old torchvision densenets write "norm.1" for "norm1"."""
+    """Return the present name of a key: old torchvision files of DenseNet have "norm.1" for "norm1"."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
 
 
 def _is_input(module: nn.Module, key: str, own: Tensor, value: Tensor, adapt_input: str | None) -> bool:
-    """Whether an entry is the weight of a convolution on the input, different in the channels alone."""
+    """Return whether an entry is the weight of a convolution on the input that differs only in its input channels."""
     if own.ndim != 4 or value.ndim != 4 or own.shape[0] != value.shape[0] or own.shape[2:] != value.shape[2:]:
         return False
     if adapt_input is not None:
         return key == adapt_input
-    # By shape, since some nets have two convolutions on the input and no list of them exists.
+    # Decide by shape: some models have two convolutions on the input, and no library lists them.
     channels = module.in_channels if isinstance(module, Backbone) else 3
     return channels != 3 and (own.shape[1], value.shape[1]) == (channels, 3)
 
 
-def _counted(keys: Mapping[str, Tensor] | Iterator[str] | Sequence[str]) -> tuple[str, ...]:
+def _without_counters(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(k for k in keys if not k.endswith(_COUNTER))
 
 

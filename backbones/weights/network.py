@@ -1,4 +1,4 @@
-"""TODO-DOC backbones/weights/network.py."""
+"""Network access with short timeouts: libraries that download weights would otherwise retry for minutes."""
 
 from __future__ import annotations
 
@@ -12,47 +12,45 @@ from contextlib import contextmanager
 
 from backbones.errors import first_line
 
-_TIMEOUT = 10.0  # seconds without a byte, after which a server counts as unreachable
+TIMEOUT = 10.0  # seconds without a byte, after which a server counts as unreachable
 
-
-# The hub's client speaks through these; their errors have no base class in common.
+# HTTP libraries that the client of the Hugging Face hub uses. Their errors have no common base class.
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "huggingface_hub")
 
 
-def _check_reachable(url: str) -> None:
-    """Raise an OSError unless the server answers, whatever it says; takes `_TIMEOUT` at most.
-
-    In a thread, because the look-up of a name knows no timeout and may take the better part of a minute.
-    """
-    failures: list[OSError] = [TimeoutError(f"no answer within {_TIMEOUT:.0f} s")]
+def check_reachable(url: str) -> None:
+    """Raise an OSError unless the server answers within `TIMEOUT` seconds. Any HTTP status counts as an answer."""
+    failures: list[OSError] = [TimeoutError(f"no answer within {TIMEOUT:.0f} s")]
 
     def ask() -> None:
         try:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "torch.hub"})
-            urllib.request.urlopen(request, timeout=_TIMEOUT).close()
+            urllib.request.urlopen(request, timeout=TIMEOUT).close()
             failures.clear()
         except urllib.error.HTTPError:
             failures.clear()
         except (OSError, http.client.HTTPException) as error:
             failures[:] = [error if isinstance(error, OSError) else OSError(first_line(error))]
 
+    # Ask in a thread: the look-up of a host name has no timeout and may take most of a minute.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(_TIMEOUT)
+    thread.join(TIMEOUT)
     if failures:
         raise failures[0]
 
 
 @contextmanager
-def _socket_timeout() -> Iterator[None]:
-    # urlopen inside torch.hub takes no timeout of its own
+def socket_timeout() -> Iterator[None]:
+    """Set `TIMEOUT` for all sockets inside the context, such as those of torch.hub, which takes no timeout."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
 
 
-def _is_network(error: Exception) -> bool:
+def is_network_error(error: Exception) -> bool:
+    """Return whether an error comes from the connection or from the client of the Hugging Face hub."""
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _HTTP_LIBRARIES

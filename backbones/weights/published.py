@@ -1,4 +1,4 @@
-"""Published weights of torchvision and timm: fetched once a machine, verified, cached where those do it."""
+"""Published weights of torchvision and timm: downloaded once per machine, verified, cached where those libraries do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
@@ -16,20 +16,23 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError, first_line
 from backbones.weights.files import read_state
-from backbones.weights.network import _check_reachable, _is_network, _socket_timeout
+from backbones.weights.network import check_reachable, is_network_error, socket_timeout
 
-_WAYS_ON = "go on with weights=None, or with weights=FILE of a file fetched elsewhere"
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+_ALTERNATIVES = "use weights=None, or weights=FILE with a file that was downloaded elsewhere"
 
 
 def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
-    """Published weights of a torchvision net.
+    """Return published weights of a torchvision model.
 
     Args:
-        name: a net of torchvision.models, such as "resnet50".
-        tag: "imagenet" (IMAGENET1K_V1, or the net's default where it has none) or a tag of torchvision's.
+        name: a model of torchvision.models, such as "resnet50".
+        tag: "imagenet" (IMAGENET1K_V1, or the model's default if it has no such weights) or a tag of torchvision.
 
     Raises:
-        UserError: no such tag, or the file cannot be had (see `fetch`).
+        UserError: the tag does not exist, or the file is not available (see `fetch`).
     """
     from torchvision.models import get_model_weights
 
@@ -37,10 +40,10 @@ def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
 
 
 def torchvision_tag(name: str, tag: str) -> str:
-    """torchvision's own name of the weights that `tag` means.
+    """Return torchvision's tag for `tag`, which may also be "imagenet".
 
     Raises:
-        UserError: where it has none such.
+        UserError: torchvision has no such weights.
     """
     from torchvision.models import get_model_weights
 
@@ -54,45 +57,48 @@ def torchvision_tag(name: str, tag: str) -> str:
 
 
 def fetch(url: str, *, what: str) -> Path:
-    """The file behind an address, from torch.hub's cache or else the network.
+    """Return the file behind an address, from torch.hub's cache or from the network.
 
-    Its name holds the start of its SHA-256 ("resnet18-f37072fd.pth"); a file with another is never returned.
-    Several processes that ask at once fetch once: one holds a lock, the others wait for the file.
+    The file's name contains the start of its SHA-256 ("resnet18-f37072fd.pth"). A file with another hash is never
+    returned. If several processes need a file at once, one downloads it and the others wait.
 
     Args:
         url: address of the file.
-        what: net that it belongs to, for the error.
+        what: name of the model, for the error.
 
     Raises:
-        UserError: no network (within seconds), or a file, cached or sent, with another hash than published.
+        UserError: the network is not reachable (found out within seconds), or the hash is not the published one.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     match = re.search(r"-([a-f0-9]{8,64})\.", path.name)
     if match is None:
-        raise UserError(f"{what}: {path.name} bears no hash to verify it by; fetch it by hand, give weights=FILE")
+        raise UserError(
+            f"{what}: the name {path.name} contains no hash to verify the file; download it yourself and use "
+            "weights=FILE"
+        )
     if not path.exists():
         try:
             _download(url, path, match.group(1))
         except (OSError, http.client.HTTPException) as error:
             raise _no_network(what, path.name, path.parent, first_line(error)) from error
-        except RuntimeError as error:  # torch.hub's word for a wrong hash; it keeps nothing of the file
+        except RuntimeError as error:  # torch.hub's error for a wrong hash; it keeps nothing of the file
             raise UserError(
-                f"{what}: {path.name} came broken or is not the published file ({first_line(error)}); "
-                f"try again, or {_WAYS_ON}"
+                f"{what}: the download of {path.name} is damaged or not the published file ({first_line(error)}); "
+                f"try again, or {_ALTERNATIVES}"
             ) from error
     _verify(path, match.group(1))
     return path
 
 
 def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
-    """Run `create` (a timm.create_model(..., pretrained=True)) without long waits for an absent network.
+    """Run `create`, which calls timm.create_model(..., pretrained=True), without a long wait for an absent network.
 
-    timm's cache is asked first, with no network at all, so that a cached net builds offline at once; then the
-    hub, if it answers at all, since its client goes on trying for minutes. `create` may therefore run twice.
+    The first attempt uses timm's cache and no network, so that a cached model builds at once. The second asks the hub,
+    if it is reachable. `create` may therefore run twice.
 
     Args:
-        create: builds the net and loads its weights through timm.
-        name: the net, for the error.
+        create: builds the model and loads its weights through timm.
+        name: the model's name, for the error.
 
     Raises:
         UserError: the weights are neither cached nor reachable.
@@ -108,7 +114,7 @@ def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
         try:
             return attempt(create)
         except Exception as error:
-            if not _is_network(error):
+            if not is_network_error(error):
                 raise
             if offline or attempt is _from_hub:
                 raise failed(error) from error
@@ -119,9 +125,9 @@ def _from_cache(create: Callable[[], nn.Module]) -> nn.Module:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True  # read at each request: with it the client looks into its cache alone
+    constants.HF_HUB_OFFLINE = True  # the client reads it at each request, and then uses its cache only
     try:
-        with _socket_timeout():
+        with socket_timeout():
             return create()
     finally:
         constants.HF_HUB_OFFLINE = before
@@ -130,16 +136,20 @@ def _from_cache(create: Callable[[], nn.Module]) -> nn.Module:
 def _from_hub(create: Callable[[], nn.Module]) -> nn.Module:
     from huggingface_hub import constants
 
-    _check_reachable(constants.ENDPOINT)
-    with _socket_timeout():
-        return create()  # the hub's client has a lock of its own
+    check_reachable(constants.ENDPOINT)
+    with socket_timeout():
+        return create()  # the hub's client locks its files itself
 
 
 def timm_state(name: str, tag: str) -> dict[str, Tensor]:
-    """Published weights of a timm net as they lie in its file; "imagenet" is the net's default tag.
+    """Return published weights of a timm model under the names of their file.
+
+    Args:
+        name: a timm model, without "timm/".
+        tag: a tag of timm, or "imagenet" for the model's default weights.
 
     Raises:
-        UserError: no such tag, or the file is neither cached nor reachable.
+        UserError: the tag does not exist, or the file is neither cached nor reachable.
     """
     import timm
 
@@ -152,13 +162,13 @@ def timm_state(name: str, tag: str) -> dict[str, Tensor]:
     return _hub_state(name, config.hf_hub_id, config.hf_hub_filename)
 
 
-def timm_config(arch: str, tag: str) -> Any:
-    """timm's description of the weights `tag` of a net ("imagenet": its default ones), or None if it has none such."""
+def timm_config(arch: str, tag: str) -> PretrainedCfg | None:
+    """Return timm's description of the weights `tag` of a model ("imagenet" is its default), or None if unknown."""
     import timm
 
     try:
         return timm.models.get_pretrained_cfg(arch if tag == "imagenet" else f"{arch.split('.')[0]}.{tag}")
-    except RuntimeError:  # timm's word for an unknown tag
+    except RuntimeError:  # timm's error for an unknown tag
         return None
 
 
@@ -166,19 +176,19 @@ def _hub_state(name: str, repository: str, filename: str | None) -> dict[str, Te
     from huggingface_hub import constants
 
     repo, _, revision = repository.partition("@")
-    # Repositories older than safetensors hold only the second.
+    # Repositories older than safetensors contain only the second file.
     files = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
     try:
         return read_state(_hub_file(repo, files, revision or None))
     except Exception as error:
-        if not _is_network(error):
+        if not is_network_error(error):
             raise
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else first_line(error)
         raise _no_network(f"timm/{name}", f"{repo}/{files[0]}", Path(constants.HF_HUB_CACHE), why) from error
 
 
 def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
-    """The first of `files` that is cached, or else that the hub has."""
+    """Return the path of the first of `files` that is cached, or else of the first that the hub has."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -186,7 +196,7 @@ def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
         with suppress(EntryNotFoundError):
             return hf_hub_download(repo, file, revision=revision, local_files_only=True)
     if not constants.HF_HUB_OFFLINE:
-        _check_reachable(constants.ENDPOINT)
+        check_reachable(constants.ENDPOINT)
     for file in files[:-1]:
         with suppress(EntryNotFoundError):
             return hf_hub_download(repo, file, revision=revision)
@@ -194,7 +204,7 @@ def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
 
 
 def _timm_address(name: str) -> str:
-    """The hub's repository or the file name of a timm net's weights, for errors."""
+    """Return the hub's repository or the file name of a timm model's weights, for errors."""
     import timm
 
     config = None
@@ -204,22 +214,23 @@ def _timm_address(name: str) -> str:
 
 
 def _download(url: str, path: Path, digest: str) -> None:
-    # Before the lock: without network all waiting processes fail together, not one after the other.
-    _check_reachable(url)
+    # Check before locking: without a network all waiting processes fail together, not one after the other.
+    check_reachable(url)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"), _socket_timeout():
+    with FileLock(f"{path}.lock"), socket_timeout():
         if not path.exists():
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=True)
 
 
 def _verify(path: Path, digest: str) -> None:
+    """Compare a file's SHA-256 with its published beginning."""
     found = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 found.update(chunk)
     except OSError as error:
-        raise UserError(f"{path}: cannot read the cached weights ({first_line(error)})") from error
+        raise UserError(f"{path}: cannot read the cached weights ({first_line(error)}); remove the file") from error
     if not found.hexdigest().startswith(digest):
         raise UserError(
             f"{path}: its SHA-256 begins with {found.hexdigest()[: len(digest)]}, not with {digest}: "
@@ -228,4 +239,4 @@ def _verify(path: Path, digest: str) -> None:
 
 
 def _no_network(what: str, address: str, cache: Path, why: str) -> UserError:
-    return UserError(f"{what}: cannot fetch {address} into {cache} ({why}); {_WAYS_ON}")
+    return UserError(f"{what}: cannot download {address} into {cache} ({why}); {_ALTERNATIVES}")

@@ -1,4 +1,4 @@
-"""TODO-DOC backbones/weights/report.py."""
+"""Report of which entries of a weights file were loaded into a model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a set of weights gave to a net, by names of entries (num_batches_tracked aside).
+    """Names of the entries that were loaded into a model, and of the rest. `num_batches_tracked` is left out.
 
     Attributes:
-        source: where the weights are from.
-        matched: entries of the net that were filled.
-        missing: entries of the net that the file does not have.
-        unexpected: entries of the file that the net does not have (stages left out, say).
-        reshaped: those of `matched` that were adapted to another number of input channels.
-        ignored: the file's classifier, where the net has none or one of another size.
+        source: a description of the weights, such as a path or "torchvision resnet50 imagenet".
+        matched: entries of the model that were loaded.
+        missing: entries of the model that the file does not have.
+        unexpected: entries of the file that the model does not have, such as those of stages that were left out.
+        reshaped: entries of `matched` that were adapted to another number of input channels.
+        ignored: entries of the file's classifier, if the model has no classifier or one of another size.
     """
 
     source: str
@@ -29,11 +29,15 @@ class LoadReport:
     def __str__(self) -> str:
         parts = [f"matched {len(self.matched)} of {len(self.matched) + len(self.missing)} entries"]
         for kind in ("missing", "unexpected", "reshaped", "ignored"):
-            parts += [_figure(kind, getattr(self, kind))]
+            parts += [_count(kind, getattr(self, kind))]
         return f"{self.source}: {', '.join(parts)}"
 
     def with_head(self, loaded: bool) -> LoadReport:
-        """The report of a classification net: its fc.weight and fc.bias were loaded, or not."""
+        """Return the report of a classifier on this backbone.
+
+        Args:
+            loaded: whether fc.weight and fc.bias were loaded from the same file.
+        """
         fc = ("fc.bias", "fc.weight")
         if not loaded:
             return replace(self, missing=self.missing + fc)
@@ -45,6 +49,7 @@ class LoadReport:
         )
 
 
-def _figure(kind: str, names: Sequence[str]) -> str:
+def _count(kind: str, names: Sequence[str]) -> str:
+    """Return the number of entries and the first three names."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {kind}" + (f" ({shown})" if names else "")

@@ -285,7 +285,7 @@ def test_timms_published_file_goes_through_timms_conversion(timms_cache: nn.Modu
 
 
 def test_timms_published_file_cannot_be_had(timms_cache: nn.Module) -> None:
-    with pytest.raises(UserError, match=r"timm/resnet10t: cannot fetch timm/resnet10t.c3_in1k") as caught:
+    with pytest.raises(UserError, match=r"timm/resnet10t: cannot download timm/resnet10t.c3_in1k") as caught:
         classification.build("timm/resnet10t", 3, weights="imagenet")
     assert "\n" not in str(caught.value)
 

@@ -263,14 +263,15 @@ def _check_classes(options: Options, source: Source, net: Classifier) -> None:
     """Without training, the last layer must be one for these classes, in this order."""
     if not options.run.eval_only or options.run.resume:  # the checkpoint, which comes later, was made for them
         return
-    from backbones.weights.loading import read_meta
+    from backbones.weights.files import read_meta
+    from backbones.weights.hub import resolve
 
     weights = options.model.weights
     if weights == "none":
         raise UserError("--eval-only: random weights predict nothing; name --weights")
     if any(name.startswith(("fc.", "net.")) for name in getattr(net.load_report, "missing", ())):
         raise UserError(f"--weights {weights}: its last layer is not for the {len(source.classes)} classes of the data")
-    made_for = read_meta(weights).get("classes")
+    made_for = read_meta(resolve(weights)).get("classes")
     if made_for is not None and tuple(made_for) != source.classes:
         odd = next((a, b) for a, b in zip(made_for, source.classes, strict=True) if a != b)
         raise UserError(f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]})")
@@ -285,9 +286,10 @@ def _chosen_sizes(options: Options) -> Published:
 
 def _other_classes(options: Options, source: Source, model: Classifier) -> str:
     """A warning where a last layer was loaded that means other classes."""
-    from backbones.weights.loading import read_meta
+    from backbones.weights.files import read_meta
+    from backbones.weights.hub import resolve
 
-    made_for = read_meta(options.model.weights).get("classes")
+    made_for = read_meta(resolve(options.model.weights)).get("classes")
     loaded = model.load_report is not None and not any("fc." in name for name in model.load_report.missing)
     if made_for is None or tuple(made_for) == source.classes or not loaded:
         return ""

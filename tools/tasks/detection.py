@@ -272,9 +272,10 @@ def _absent(options: Options) -> Literal["keep", "error"]:
 
 def _other_settings(model: ModelOptions) -> str:
     """A warning where our own file was trained with other settings of what boxes are read from."""
-    from backbones.weights.loading import read_meta
+    from backbones.weights.files import read_meta
+    from backbones.weights.hub import resolve
 
-    before, now = read_meta(model.weights).get("model", {}), asdict(model)
+    before, now = read_meta(resolve(model.weights)).get("model", {}), asdict(model)
     odd = [
         f"{name} {before[name]}, now {now[name]}" for name in MADE_WITH if name in before and before[name] != now[name]
     ]

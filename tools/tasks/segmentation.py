@@ -274,7 +274,8 @@ def _check_classes(options: Options, source: Source, net: FCN) -> None:
     """Without training, the weights must be a whole net's for these classes."""
     if not options.run.eval_only or options.run.resume:  # the checkpoint, which comes later, was made for them
         return
-    from backbones.weights.loading import read_meta
+    from backbones.weights.files import read_meta
+    from backbones.weights.hub import resolve
 
     weights = options.model.weights
     if weights == "none" or net.load_report is None:
@@ -282,7 +283,7 @@ def _check_classes(options: Options, source: Source, net: FCN) -> None:
     lacking = [name for name in net.load_report.missing if not name.startswith("aux_classifier.")]
     if lacking or not any(name.startswith("classifier.") for name in net.load_report.matched):
         raise UserError(f"--weights {weights}: is no segmentation net of {len(source.classes)} classes; train it first")
-    made_for = read_meta(weights).get("classes")
+    made_for = read_meta(resolve(weights)).get("classes")
     if made_for is not None and tuple(made_for) != source.classes.names:
         odd = next((a, b) for a, b in zip(made_for, source.classes.names, strict=True) if a != b)
         raise UserError(f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]})")

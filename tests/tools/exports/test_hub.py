@@ -158,7 +158,7 @@ def test_weights_by_the_name_of_a_repository(pushed: type[Hub], tiny_runs, monke
         detection.load("hf:me/net")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert hub_files.fetch("me/net", "model.safetensors").is_file()
-    with pytest.raises(UserError, match=r"hf:me/other: cannot fetch model\.safetensors"):
+    with pytest.raises(UserError, match=r"hf:me/other: cannot download model\.safetensors"):
         backbones.build(name, weights="hf:me/other")
 
 
@@ -170,7 +170,7 @@ def test_refusals_are_one_line(server: type[Hub], tiny_runs, tmp_path: Path, mon
         ("pull", "--repo", "me/nothing", "--output", "x"): "no such repository",
         ("pull", "--repo", "me/empty", "--output", "x"): "has no file model.safetensors",
         ("pull", "--repo", "me/other", "--output", "x"): "not a whole safetensors file",
-        ("pull", "--repo", "../etc", "--output", "x"): "no repository of the hub",
+        ("pull", "--repo", "../etc", "--output", "x"): "not a repository of the hub",
         ("pull", "--repo", "me/net"): "--output is missing: pull needs a folder",
         ("push", "--repo", "me/net"): "--run is missing: push needs the folder",
         ("push", "--repo", "me/net@v1", "--run", run): "leave @v1 out",
@@ -183,7 +183,7 @@ def test_refusals_are_one_line(server: type[Hub], tiny_runs, tmp_path: Path, mon
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "x").exists()
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(UserError, match="your token does not open it") as caught:
+    with pytest.raises(UserError, match="your token gives no access to it") as caught:
         hub.main(["push", "--repo", "me/net", "--run", run])
     assert "hf_wrong" not in str(caught.value)
     monkeypatch.delenv("HF_TOKEN")

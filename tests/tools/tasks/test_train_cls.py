@@ -17,7 +17,7 @@ import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from backbones.weights.loading import read_meta
+from backbones.weights.files import read_meta
 from classification.data.shard_writer import make_shards
 from tools import train_cls
 
