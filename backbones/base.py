@@ -111,6 +111,10 @@ class Backbone(nn.Module):
         if len(mean) == len(std) == self.in_channels:
             self.mean, self.std = tuple(mean), tuple(std)
 
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise with this mean and std, one value per input channel, for inputs in 0..1."""
+        self.mean, self.std = tuple(mean), tuple(std)
+
     def library_state(self) -> dict[str, Tensor]:
         """The entries under the names that the library's own net has (`source`), its classifier aside.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -97,6 +97,15 @@ def find(run: str | os.PathLike[str], *, task: str | None = None) -> Trained:
     if task not in (None, meta["task"]):
         raise UserError(f"{path}: is a net of {meta['task']}; load it with {meta['task']}.load")
     return Trained(path, meta, config)
+
+
+Options = TypeVar("Options")
+
+
+def options_of(kind: type[Options], meta: Mapping[str, Any]) -> Options:
+    """Return the options, a dataclass, that a run's meta records under `model`; unknown entries are left out."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    return kind(**{name: value for name, value in meta["model"].items() if name in known})
 
 
 def _file(run: Path) -> Path:

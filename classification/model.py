@@ -1,4 +1,6 @@
-"""Classification nets: a backbone's last feature, global average pool and linear layer; or a library's whole net."""
+"""Classification models: a backbone with global average pool and linear layer, or a library's whole model."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Sequence
@@ -18,12 +20,14 @@ from classification.library_nets import LibraryNet, build_whole
 
 
 class Classifier(nn.Module):
-    """Base of the classification nets.
+    """Base of the classification models.
+
+    Args:
+        backbone: the model that normalisation, freezing and recomputation belong to.
+        label_smoothing: label smoothing of the training loss, 0..1 (Szegedy et al. 2016).
 
     Attributes:
-        backbone: what normalisation, freezing and recomputation belong to.
-        load_report: what the weights gave, linear layer included; None where none were asked for here.
-        label_smoothing: of the training loss (Szegedy et al. 2016), 0..1.
+        load_report: which entries of the weights were loaded, linear layer included; None with random weights.
     """
 
     def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
@@ -33,34 +37,34 @@ class Classifier(nn.Module):
         self.label_smoothing = label_smoothing
 
     def logits(self, x: Tensor) -> Tensor:
-        """[N, C, H, W], normalised with the backbone's mean and std -> [N, num_classes]."""
+        """Map images `[N, C, H, W]`, normalised with the backbone's mean and std, to logits `[N, num_classes]`."""
         raise NotImplementedError
 
     def library_state(self) -> dict[str, Tensor]:
-        """The entries as the library's own net of this name has them; its `load_state_dict` takes them as they are.
+        """Return the state dict under the names that the library's own model of this name has.
 
         Raises:
-            UserError: where no library has this net.
+            UserError: if no library has this model.
         """
         return self.backbone.library_state()
 
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
-        """Logits `[N, num_classes]`, or with targets the training loss.
+        """Return logits `[N, num_classes]`, or with targets the training losses by name.
 
         Args:
             images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
-            targets: `label`, numbers `[N]` or probabilities `[N, num_classes]`.
+            targets: `label`, class numbers `[N]` or probabilities `[N, num_classes]`.
         """
         logits = self.logits(self.backbone.normalised(images))
         return logits if targets is None else self.losses(logits, targets)
 
     def losses(self, logits: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Training losses of logits `[N, num_classes]`; targets as in `forward`."""
+        """Return the training loss of logits `[N, num_classes]` by its name; targets as in `forward`."""
         return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
 
 
 class PooledClassifier(Classifier):
-    """Logits from the last feature of a backbone, as in section 3.3 of the ResNet paper."""
+    """A backbone's last feature, averaged over all pixels, and a linear layer (section 3.3 of the ResNet paper)."""
 
     def __init__(self, backbone: Backbone, num_classes: int, *, label_smoothing: float = 0.0) -> None:
         super().__init__(backbone, label_smoothing=label_smoothing)
@@ -76,7 +80,7 @@ class PooledClassifier(Classifier):
 
 
 class WholeClassifier(Classifier):
-    """Logits of a net of torchvision's or timm's, its own head included."""
+    """A whole model of torchvision or timm with its own head."""
 
     backbone: LibraryNet
 
@@ -85,9 +89,10 @@ class WholeClassifier(Classifier):
 
 
 class ViewAverage(nn.Module):
-    """Class probabilities of images by the mean over views of them, as the ten-crop and multi-scale tests do.
+    """Averages a classifier's probabilities over several views of each image, as ten-crop and multi-scale tests do.
 
-    A whole picture instead of a crop makes the net fully convolutional: the pool averages the scores over all places.
+    A view may be a whole image instead of a crop: the global pool then averages over all positions, which makes the
+    model fully convolutional.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -95,19 +100,20 @@ class ViewAverage(nn.Module):
         self.model = model
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """A list of views `[N, C, h, w]`, which may differ in size -> `[N, num_classes]`."""
+        """Map views `[N, C, h, w]`, which may differ in size, to mean probabilities `[N, num_classes]`."""
         return _mean_probabilities([self.model(view) for view in views])
 
     def predict_with_losses(
         self, views: Sequence[Tensor], targets: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `forward` gives, and the training loss, averaged over the views."""
+        """Return the probabilities of `forward`, and the training loss averaged over the views."""
         logits = [self.model(view) for view in views]
         losses = [self.model.losses(each, targets)["loss_cls"] for each in logits]
         return _mean_probabilities(logits), {"loss_cls": torch.stack(losses).mean()}
 
 
 def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    # Average probabilities, not logits: a view with large logits must not outweigh the others.
     return torch.stack([each.float().softmax(1) for each in logits]).mean(0)
 
 
@@ -117,73 +123,66 @@ def build(
     *,
     weights: str | os.PathLike[str] | None = None,
     label_smoothing: float = 0.0,
+    recompute: bool = False,
     **options: Any,
 ) -> Classifier:
-    """Build a classification net: pool and linear layer on one of our backbones, or a library's whole net.
+    """Build a classification model.
 
     Args:
-        backbone: a name; "torchvision/<name>" and "timm/<name>" give that library's net with its own head. Or a
-            `Backbone` of any origin (with features="last", so that no part of it is idle) for pool and linear layer.
+        backbone: a registered name gives our backbone with pool and linear layer; "torchvision/<name>" or "timm/<name>"
+            gives that library's whole model with its own head. A `Backbone` of any origin gets pool and linear layer;
+            build it with features="last", so that all of it is used.
         num_classes: number of logits.
-        weights: as for `backbones.build`. The last layer is taken from the same file where its number of
-            classes is `num_classes`; otherwise it stays random and the report lists it as missing.
-        label_smoothing: of the training loss, 0 to below 1.
-        options: further keywords of `backbones.build`; only with a name. Whole nets take in_channels and norm.
+        weights: as for `backbones.build`; None for random weights. The last layer is loaded from the same file if its
+            number of classes is `num_classes`; otherwise it stays random and the report lists it as missing.
+        label_smoothing, recompute: see `ClassifierOptions` in classification/options.py.
+        options: further keywords of `backbones.build`, if `backbone` is a name; a library's whole model takes
+            in_channels and norm only.
 
     Raises:
-        UserError: wrong options, or weights that cannot be had or do not fit.
+        UserError: wrong options, or weights that cannot be read or do not fit.
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
     weights = resolve(weights)
     if isinstance(backbone, str) and "/" in backbone:
-        model: Classifier = _whole(backbone, num_classes, weights, label_smoothing, options)
+        model: Classifier = WholeClassifier(
+            _whole(backbone, num_classes, weights, options), label_smoothing=label_smoothing
+        )
     else:
-        model = _pooled(backbone, num_classes, weights, label_smoothing, options)
+        trunk = _trunk(backbone, weights, options)
+        model = PooledClassifier(trunk, num_classes, label_smoothing=label_smoothing)
+        if weights is not None:
+            model.load_report = _load(model, weights)
+    # Convert norm layers last, so that weights load into plain batch norm.
     if options.get("norm") == "frozen":
         backbones.freeze_batch_norm(model)
     if options.get("norm") == "sync":
         backbones.synchronise_batch_norm(model)
+    if recompute:
+        model.backbone.recompute_activations()
     return model
 
 
-def _whole(
-    name: str,
-    num_classes: int,
-    weights: str | os.PathLike[str] | None,
-    label_smoothing: float,
-    options: dict[str, Any],
-) -> WholeClassifier:
+def _whole(name: str, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> LibraryNet:
     net = build_whole(name, num_classes, **options)
     if weights is None and options.get("norm") == "frozen":
-        raise UserError(f"{name}: norm='frozen' would freeze random statistics; give weights or take norm='batch'")
+        raise UserError(f"{name}: norm='frozen' would freeze random statistics; give weights, or use norm='batch'")
     if weights is not None:
         net.load(weights)
-    return WholeClassifier(net, label_smoothing=label_smoothing)
+    return net
 
 
-def _pooled(
-    backbone: str | Backbone,
-    num_classes: int,
-    weights: str | os.PathLike[str] | None,
-    label_smoothing: float,
-    options: dict[str, Any],
-) -> PooledClassifier:
-    if isinstance(backbone, Backbone) and options:
-        raise UserError(f"{', '.join(options)}: options go to backbones.build where the backbone is built already")
-    trunk = backbone if isinstance(backbone, Backbone) else _trunk(backbone, weights, options)
-    model = PooledClassifier(trunk, num_classes, label_smoothing=label_smoothing)
-    if weights is not None:
-        model.load_report = _load(model, weights)
-    return model
-
-
-def _trunk(name: str, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> Backbone:
-    """The backbone without weights yet: one reading of the file serves it and the linear layer."""
+def _trunk(backbone: str | Backbone, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> Backbone:
+    """Return the backbone; weights load later, so that the file is read once for it and the last layer."""
+    if isinstance(backbone, Backbone):
+        if options:
+            raise UserError(f"{', '.join(options)}: the backbone is built already; pass these to backbones.build")
+        return backbone
     options = {"features": "last", **options}
     if options.get("norm") == "frozen" and weights is not None:
-        options["norm"] = "batch"  # frozen once the weights are in
-    return backbones.build(name, weights=None, **options)
+        options["norm"] = "batch"  # `build` freezes it once the weights are loaded
+    return backbones.build(backbone, weights=None, **options)
 
 
 def _load(model: PooledClassifier, weights: str | os.PathLike[str]) -> LoadReport:
@@ -194,9 +193,10 @@ def _load(model: PooledClassifier, weights: str | os.PathLike[str]) -> LoadRepor
 
 
 def _load_fc(fc: nn.Linear, state: dict[str, Tensor]) -> bool:
-    # The CIFAR files of the community call the layer "linear".
+    """Load the linear layer if the file has one of this shape; return whether it was loaded."""
+    # The community's CIFAR files call the layer "linear".
     weight, bias = (state.get(f"fc.{part}", state.get(f"linear.{part}")) for part in ("weight", "bias"))
-    # Another data set's classes are no classes of this one: only the full layer counts.
+    # Load all rows or none: rows of another data set belong to other classes.
     if weight is None or bias is None or weight.shape != fc.weight.shape:
         return False
     fc.load_state_dict({"weight": weight, "bias": bias})

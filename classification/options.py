@@ -1,4 +1,4 @@
-"""TODO-DOC classification/options.py."""
+"""Options of a classification run: its images and its model."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from backbones.errors import require
 
 
 @dataclass
-class DataOptions:
-    """Images and what is done to them.
+class ClassificationDataOptions:
+    """Images, and how training and evaluation prepare them.
 
     Args:
         data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.
-        recipe: file of defaults in classification/recipes; auto is standard for named data, else shapes.
-        in_channels: channels of the images; absent: what the first file has (three of a picture).
-        normalise: backbone takes mean and deviation as the net's weights expect, data those of the training images.
-        augment: what training does to an image; see classification/transforms.py.
-        crop_size: side in pixels of what the net sees; absent: that of the named weights, else 224.
-        resize_size: shorter side before the crop in evaluation; absent: the named weights', else 8/7 of the crop.
-        interpolation: of resizing in evaluation; absent: the named weights', else bilinear.
-        test_crops: center; ten (corners, centre, mirrored); multiscale (whole images at five sizes, as in table 4).
-        train_eval: training images measured like the validation ones at each evaluation, for curves; not of tar shards.
+        recipe: file of defaults in classification/recipes; auto is standard with --data and shapes without.
+        in_channels: channels of the images; absent: as many as the first file has (three for a picture).
+        normalise: backbone uses the mean and std that the weights were trained with; data measures them on the training
+            images.
+        augment: augmentation of the training images; see classification/transforms.py.
+        crop_size: side in pixels of the square that the model gets; absent: that of the chosen weights, else 224.
+        resize_size: shorter side in pixels before the crop in evaluation; absent: that of the chosen weights, else 8/7
+            of the crop.
+        interpolation: how evaluation resizes; absent: as the chosen weights were measured, else bilinear.
+        test_crops: center; ten (corners and centre, and their mirror images); multiscale (whole images at five sizes,
+            as in table 4).
+        train_eval: number of training images to measure like the validation images at each evaluation, for learning
+            curves; 0 for none; not possible with tar shards.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none.
-        shuffle_buffer: images that a process holds to shuffle tar shards.
+        shuffle_buffer: images that a process holds in memory to shuffle tar shards.
         limit: use only n images of each split, evenly spread over the classes.
     """
 
@@ -55,30 +59,35 @@ class DataOptions:
         require(fits, "resize_size", resize, f"must not be below --crop-size {crop}")
 
 
-def require_mixable(data: DataOptions, *, floating: bool) -> None:
-    """Refuse mixup and CutMix of floating arrays, which are no colours between 0 and 255.
+def require_mixable(data: ClassificationDataOptions, *, floating: bool) -> None:
+    """Refuse mixup and CutMix for images that are floating arrays: both work on bytes only.
+
+    Args:
+        floating: whether the images are floating arrays.
 
     Raises:
-        UserError: where the images are such and either is asked for.
+        UserError: if the images are floating arrays and mixup or CutMix is on.
     """
     for name in ("mixup", "cutmix"):
         value = getattr(data, name)
-        require(not (floating and value), name, value, "the data are floating arrays, which do not mix; take 0")
+        require(not (floating and value), name, value, "the images are floating arrays, which do not mix; use 0")
 
 
 @dataclass
-class ModelOptions:
-    """The net.
+class ClassifierOptions:
+    """The classification model and its loss.
 
     Args:
         backbone: a registered name; see `backbones.names()`.
-        weights: none, imagenet, a tag, or a file; the last layer is taken where the classes are as many.
-        shortcut: option A, B or C of the paper; absent: the net's own.
-        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: v1.5; ours only.
-        norm: of the backbone; sync is batch norm over the images of all processes together, on GPUs.
-        freeze: backbone stages that stay as they are (1 stem, 2 stem and the first stage, ...).
-        label_smoothing: of the training loss.
-        recompute: keep only the blocks' inputs in training and compute the rest twice: memory for time; ours only.
+        weights: none, imagenet, a tag, or a file; the last layer is loaded as well if its number of classes fits.
+        shortcut: option A, B or C of the paper; absent: the model's own.
+        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: v1.5; only for our
+            own models.
+        norm: norm layers of the backbone; sync is batch norm over the images of all processes together, on GPUs.
+        freeze: number of backbone stages that do not train (1: stem; 2: stem and first stage; ...).
+        label_smoothing: label smoothing of the training loss, 0 to 1 (Szegedy et al. 2016).
+        recompute: in training, store only the inputs of the blocks and compute the rest again for the backward pass:
+            less memory, more time; only for our own models.
     """
 
     backbone: str = "resnet50"
@@ -91,8 +100,6 @@ class ModelOptions:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        pretrained = self.weights != "none"
-        require(
-            pretrained or not self.freeze, "freeze", self.freeze, "random weights must train; name --weights or take 0"
-        )
+        trainable = self.weights != "none" or not self.freeze
+        require(trainable, "freeze", self.freeze, "random weights must train; use 0, or name --weights")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be 0 or above, below 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.trained import Trained, TrainedNet, find
+from backbones.trained import Trained, TrainedNet, find, options_of
 from classification.data.folders import decode, read_file
 from classification.model import Classifier, ViewAverage, build
+from classification.options import ClassifierOptions
 from classification.transforms import Normalise, Views
 
 MOST_PIXELS = 1 << 27  # of a resized image: a thin one whose short side is enlarged would fill the memory
@@ -135,36 +136,42 @@ def _views(trained: Trained) -> Views:
 
 
 def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> Classifier:
-    """Build the classifier that a run's `meta` describes, with the normalisation of that run.
+    """Build the classifier that a run's meta describes.
 
     Args:
-        meta: as the run's files hold it.
-        weights: the run's weights file. None: random weights with live batch norm, to be filled by the caller.
+        meta: `classes`, `input` and `model`, as training writes them into the header of its weights.
+        weights: the run's weights file. None leaves the weights random and batch norm live: a caller that loads a state
+            itself freezes afterwards what the run had frozen.
 
     Raises:
-        UserError: for a file that lacks weights of the model.
+        UserError: if the weights do not fill the whole model.
     """
-    options, seen = dict(meta["model"]), meta["input"]
-    if weights is None:
-        options["norm"] = "group" if options["norm"] == "group" else "batch"
+    options, seen = replace(options_of(ClassifierOptions, meta), recompute=False), meta["input"]
+    if weights is None and options.norm != "group":
+        options = replace(options, norm="batch")
     model = build_from_options(options, weights, num_classes=len(meta["classes"]), in_channels=seen["in_channels"])
     if weights is not None and (model.load_report is None or model.load_report.missing):
         raise UserError(f"{weights}: is not whole: {model.load_report}")
-    model.backbone.mean, model.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
+    model.backbone.set_normalisation(seen["mean"], seen["std"])
     return model
 
 
 def build_from_options(
-    options: Mapping[str, Any], weights: str | os.PathLike[str] | None, *, num_classes: int, in_channels: int
+    options: ClassifierOptions, weights: str | os.PathLike[str] | None, *, num_classes: int, in_channels: int
 ) -> Classifier:
-    """Build a classifier from the model options of a run, by name."""
-    own = {name: options[name] for name in ("shortcut", "stride_style") if options.get(name)}
+    """Build the model that a run's options describe; the caller handles `options.weights` and `options.freeze`.
+
+    Raises:
+        UserError: wrong options, or weights that cannot be read or do not fit.
+    """
     return build(
-        options["backbone"],
+        options.backbone,
         num_classes,
         weights=weights,
-        label_smoothing=options.get("label_smoothing", 0.0),
         in_channels=in_channels,
-        norm=options.get("norm", "batch"),
-        **own,
+        norm=options.norm,
+        shortcut=options.shortcut,
+        stride_style=options.stride_style or "v1.5",
+        label_smoothing=options.label_smoothing,
+        recompute=options.recompute,
     )

@@ -53,12 +53,12 @@ class FCN(nn.Module):
         fusion: Fusion | None,
         aux_classifier: nn.Module | None,
         *,
-        loss: nn.Module | None = None,
+        loss: PixelLoss,
     ) -> None:
         super().__init__()
         self.backbone, self.classifier, self.fusion = backbone, classifier, fusion
         self.aux_classifier = aux_classifier
-        self.loss: nn.Module = loss or PixelLoss()
+        self.loss = loss
         self.load_report = backbone.load_report
 
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -123,14 +123,14 @@ def build(
     backbone: str | Backbone,
     num_classes: int,
     *,
-    head: Head = "dilated",
+    head: str = "dilated",
     aux: bool = True,
     weights: str | os.PathLike[str] | None = None,
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto",
     output_stride: int | None = None,
     max_stride: int | None = None,
     in_channels: int = 3,
-    loss: nn.Module | None = None,
+    loss: PixelLoss | None = None,
     **options: Any,
 ) -> FCN:
     """Build a segmentation net.
@@ -148,7 +148,6 @@ def build(
         max_stride: features of a larger stride are dropped with their stages; 16 ends a ResNet at c4, and an FCN-8s of
             it at stride 4, as small images want it. None keeps all. Only with a name.
         in_channels: channels of the images.
-        loss: turns scores and label maps into a scalar; absent: the mean cross-entropy, `PixelLoss()`.
         options: further keywords of `backbones.build`; only with a name.
 
     Raises:
@@ -170,7 +169,7 @@ def build(
         if weights is not None and state is None:
             raise UserError(f"weights {weights}: a backbone that is built already has its own; name a whole net's file")
         trunk = backbone
-    model = _assemble(trunk, num_classes, head, aux, loss)
+    model = _assemble(trunk, num_classes, head, aux, loss or PixelLoss())
     if state is not None:
         model.load_report = fill(model, state, source=str(weights))
         trunk.adopt_normalisation(str(weights))
@@ -181,7 +180,7 @@ def build(
     return model
 
 
-def _assemble(trunk: Backbone, num_classes: int, head: Head, aux: bool, loss: nn.Module | None) -> FCN:
+def _assemble(trunk: Backbone, num_classes: int, head: str, aux: bool, loss: PixelLoss) -> FCN:
     infos = trunk.feature_info
     wanted = max(SCORED[head], 1 + aux)
     if len(infos) < wanted:

@@ -44,6 +44,10 @@ class PixelLoss(nn.Module):
 
             self.dice = DiceLoss("multiclass", from_logits=True, ignore_index=IGNORE)
 
+    def set_class_weights(self, weights: Tensor) -> None:
+        """Weight the classes `[num_classes]` of the cross-entropy, such as with those measured on the training data."""
+        self.class_weights = weights
+
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Scores `[N, K, H, W]` and class numbers `[N, H, W]` -> a scalar; 0 where no pixel is labelled."""
         scores, labels = scores.float(), labels.long()

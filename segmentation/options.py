@@ -1,4 +1,4 @@
-"""TODO-DOC segmentation/options.py."""
+"""Options of a segmentation run: its images and label maps, and its model."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ LEAST_SCALE = 0.1
 
 
 @dataclass
-class DataOptions:
-    """Images, label maps, and how they are looked at.
+class SegmentationDataOptions:
+    """Images and label maps, and how training and evaluation prepare them.
 
     Args:
         data: folder of images/SPLIT and labels/SPLIT with classes.txt, or in the layout of Pascal VOC or COCO; absent:
             the built-in shapes.
-        recipe: file of defaults in segmentation/recipes; auto is standard for named data, else shapes.
-        train_split: split to train on.
-        val_split: split to measure.
-        classes: of COCO data: all categories, or the 20 of Pascal VOC.
-        ignore_index: number in label files of pixels that do not count.
-        allow_outside: take file names of a JSON that lead out of the image folder (absolute ones, and those with ..).
+        recipe: file of defaults in segmentation/recipes; auto is standard with --data and shapes without.
+        train_split: name of the split to train on.
+        val_split: name of the split to evaluate on.
+        classes: for data in COCO's layout: all categories, or the 20 of Pascal VOC.
+        ignore_index: number in the label files that marks pixels to ignore.
+        allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
         limit: use only the first n images of each split.
-        augment: "train" varies size and colours, crops and flips; "light" crops and flips; "eval" does nothing.
-        crop_size: side in pixels of what training sees.
-        scales: smallest and largest factor of augment "train".
-        min_size: short side in pixels to which evaluation resizes; 0 leaves images as they are.
-        window: side in pixels of the windows that evaluation cuts larger images into; 0 for none.
-        overlap: share of a window that the next one repeats.
-        test_scales: sizes, as factors, over which evaluation averages.
+        augment: train varies size and colours, crops and flips; light crops and flips; eval changes nothing.
+        crop_size: side in pixels of the square training crops.
+        scales: smallest and largest resize factor of augment train.
+        min_size: shorter side in pixels to which evaluation resizes; 0 leaves images as they are.
+        window: side in pixels of the windows into which evaluation cuts larger images; 0 for none.
+        overlap: fraction of a window that the next window repeats.
+        test_scales: resize factors over which evaluation averages.
         test_flip: average over mirror images as well.
     """
 
@@ -58,10 +58,10 @@ class DataOptions:
         for name in ("min_size", "window"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         alone = not (self.window and self.min_size)
-        require(alone, "window", self.window, "windows are cut of images at their own size; take --min-size 0 with it")
+        require(alone, "window", self.window, "windows are cut from images at their own size; use --min-size 0 with it")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0 and below 1")
-        unused = not self.window and self.overlap != DataOptions.overlap
-        require(not unused, "overlap", self.overlap, "is that of windows; name --window as well")
+        unused = not self.window and self.overlap != SegmentationDataOptions.overlap
+        require(not unused, "overlap", self.overlap, "is the overlap of windows; name --window as well")
         rising = LEAST_SCALE <= self.scales[0] <= self.scales[1]
         require(rising, "scales", self.scales, f"must be two rising factors from {LEAST_SCALE}, such as [0.5, 2.0]")
         usable = self.test_scales is None or (self.test_scales and min(self.test_scales) >= LEAST_SCALE)
@@ -70,24 +70,28 @@ class DataOptions:
 
 
 @dataclass
-class ModelOptions:
-    """The net and its loss.
+class SegmenterOptions:
+    """The segmentation model and its loss.
 
     Args:
         backbone: a registered name; see `backbones.names()`.
-        head: dilated (the last stages dilate), or fcn32s, fcn16s, fcn8s (scores of one, two, three features).
-        output_stride: of the backbone; absent: 8 for dilated, else 32.
-        max_stride: stages of the backbone beyond it are dropped, so that the head scores finer ones; absent: none are.
-        aux: a second loss on the feature before the last.
-        weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation net's file for the whole net.
-        norm: of the backbone; auto is live batch norm; sync is that over the images of all processes together, on GPUs.
-        freeze: backbone stages that stay as they are (1 stem, 2 stem and the first stage, ...).
-        loss: ce; ohem (cross-entropy of the hardest quarter of the pixels); dice (cross-entropy and Dice).
-        class_weights: median weighs classes by the inverse of their frequency, relative to the median.
+        head: a registered head: dilated (scores the last feature of a backbone whose last stages dilate), fcn32s,
+            fcn16s or fcn8s (score one, two or three features), or one that a plugin registers.
+        output_stride: stride of the backbone's last feature; absent: 8 for dilated, else 32.
+        max_stride: largest stride in the backbone: later stages are dropped, so that the head scores finer features;
+            absent: all stages are kept. 16 suits small images.
+        aux: add a second loss in training, on scores of the feature before the last.
+        weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation model's file for the whole
+            model.
+        norm: norm layers of the backbone; auto is live batch norm; sync is batch norm over the images of all processes
+            together, in the heads as well, on GPUs.
+        freeze: number of backbone stages that do not train (1: stem; 2: stem and first stage; ...).
+        loss: ce; ohem (cross-entropy of the hardest quarter of the pixels); dice (cross-entropy plus Dice).
+        class_weights: median weights each class by the inverse of its frequency, relative to the median.
     """
 
     backbone: str = "resnet50"
-    head: Literal["dilated", "fcn32s", "fcn16s", "fcn8s"] = "dilated"
+    head: str = "dilated"
     output_stride: Literal[8, 16, 32] | None = None
     max_stride: Literal[4, 8, 16, 32] | None = None
     aux: bool = True
@@ -98,7 +102,5 @@ class ModelOptions:
     class_weights: Literal["none", "median"] = "none"
 
     def __post_init__(self) -> None:
-        pretrained = self.weights != "none"
-        require(
-            pretrained or not self.freeze, "freeze", self.freeze, "random weights must train; name --weights or take 0"
-        )
+        trainable = self.weights != "none" or not self.freeze
+        require(trainable, "freeze", self.freeze, "random weights must train; use 0, or name --weights")

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.trained import TrainedNet, find
+from backbones.trained import TrainedNet, find, options_of
 from segmentation.data.dataset import read_image
 from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
+from segmentation.options import SegmenterOptions
 from segmentation.predict import Predictor
 
-BUILT_WITH = ("head", "aux", "norm", "output_stride", "max_stride")
 MOST_PIXELS = 1 << 27  # of an image in the net: a thin one whose short side is enlarged would fill the memory
 
 
@@ -118,42 +118,56 @@ def pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
 
 
 def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> FCN:
-    """Build the segmentation model that a run's `meta` describes, with the normalisation of that run.
+    """Build the segmentation model that a run's meta describes.
 
     Args:
-        meta: as the run's files hold it.
-        weights: the run's weights file. None: random weights with live batch norm and the loss of the run, to be
-            filled by the caller; so are the loss's class weights, where it has some.
+        meta: `classes`, `input` and `model`, as training writes them into the header of its weights.
+        weights: the run's weights file, to predict with. None is for a caller that repeats a training step: the weights
+            (those of the classes in the loss included) are random and batch norm is live until it loads a state.
 
     Raises:
-        UserError: for a file that lacks weights of the model.
+        UserError: if the weights do not fill the whole model.
     """
-    options, seen = dict(meta["model"]), meta["input"]
-    num_classes = len(meta["classes"])
-    loss = None
+    options, seen, num_classes = options_of(SegmenterOptions, meta), meta["input"], len(meta["classes"])
+    loss = None  # prediction needs none, and the Dice loss needs another library
     if weights is None:
-        options["norm"] = "group" if options["norm"] == "group" else "batch"
-        loss = PixelLoss(options["loss"], torch.ones(num_classes) if options["class_weights"] != "none" else None)
+        options = options if options.norm == "group" else replace(options, norm="batch")
+        loss = PixelLoss(options.loss, torch.ones(num_classes) if options.class_weights != "none" else None)
     model = build_from_options(
         options, weights, num_classes=num_classes, in_channels=seen.get("in_channels", 3), loss=loss
     )
-    if weights is not None:
-        missing = model.load_report.missing if model.load_report else ("the head",)
-        lacking = [name for name in missing if not name.startswith("aux_classifier.")]
-        if lacking:
-            raise UserError(f"{weights}: is not whole: {lacking[0]} is missing")
-    model.backbone.mean, model.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
+    missing = model.load_report.missing if model.load_report else ("the head",)
+    lacking = [name for name in missing if not name.startswith("aux_classifier.")]
+    if weights is not None and lacking:
+        raise UserError(f"{weights}: is not whole: {lacking[0]} is missing")
+    model.backbone.set_normalisation(seen["mean"], seen["std"])
     return model
 
 
 def build_from_options(
-    options: Mapping[str, Any],
+    options: SegmenterOptions,
     weights: str | os.PathLike[str] | None,
     *,
     num_classes: int,
     in_channels: int = 3,
-    loss: nn.Module | None = None,
+    loss: PixelLoss | None = None,
 ) -> FCN:
-    """Build a segmentation model from the model options of a run, by name."""
-    own = {name: options[name] for name in BUILT_WITH if name in options}
-    return build(options["backbone"], num_classes, weights=weights, in_channels=in_channels, loss=loss, **own)
+    """Build the model that a run's options describe.
+
+    The caller handles `options.weights`, `freeze`, `loss` and `class_weights`.
+
+    Raises:
+        UserError: wrong options, or weights that cannot be read or do not fit.
+    """
+    return build(
+        options.backbone,
+        num_classes,
+        weights=weights,
+        in_channels=in_channels,
+        head=options.head,
+        aux=options.aux,
+        norm=options.norm,
+        output_stride=options.output_stride,
+        max_stride=options.max_stride,
+        loss=loss,
+    )

@@ -88,7 +88,7 @@ def rebuild(kept: dict[str, Any], state: dict[str, torch.Tensor] | None) -> nn.M
     """The net in training mode, with the weights of the failure, or those of a checkpoint's `state`."""
     from backbones.norm import freeze_batch_norm
 
-    model = BUILDERS[kept["meta"]["task"]](kept["meta"])
+    model = _build(kept["meta"])
     names = {name for name, _ in model.named_modules()}
     frozen = [
         module
@@ -214,16 +214,16 @@ def _checkpoint(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(checkpoint.newest_whole(path.parent / LAST))["training"]["model"]
 
 
-def _classifier(meta: dict[str, Any]) -> nn.Module:
-    import classification
+def _build(meta: dict[str, Any]) -> nn.Module:
+    if meta["task"] == "detection":
+        return _detector(meta)
+    if meta["task"] == "classification":
+        import classification.trained
 
-    model, seen = meta["model"], meta["input"]
-    own = {name: model[name] for name in ("shortcut", "stride_style") if model[name]}
-    own |= {"in_channels": seen["in_channels"], "norm": _norm(model)}
-    net = classification.build(model["backbone"], len(meta["classes"]), **own)
-    net.label_smoothing = model["label_smoothing"]
-    net.backbone.mean, net.backbone.std = tuple(seen["mean"]), tuple(seen["std"])
-    return net
+        return classification.trained.rebuild(meta, None)
+    import segmentation.trained
+
+    return segmentation.trained.rebuild(meta, None)
 
 
 def _detector(meta: dict[str, Any]) -> nn.Module:
@@ -238,30 +238,9 @@ def _detector(meta: dict[str, Any]) -> nn.Module:
     return net
 
 
-def _segmenter(meta: dict[str, Any]) -> nn.Module:
-    import segmentation
-    from segmentation.losses import PixelLoss
-
-    model = meta["model"]
-    loss = ("loss", "class_weights")
-    own = {name: value for name, value in model.items() if name not in ("backbone", "weights", "freeze", *loss)}
-    own["norm"] = _norm(model)
-    net = segmentation.build(model["backbone"], len(meta["classes"]), **own)
-    net.loss = PixelLoss(model["loss"])
-    net.backbone.mean, net.backbone.std = tuple(meta["input"]["mean"]), tuple(meta["input"]["std"])
-    return net
-
-
 def _norm(model: dict[str, Any]) -> str:
     """Live for now where it was frozen: that wants weights, which come later."""
     return "group" if model["norm"] == "group" else "batch"
-
-
-BUILDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "classification": _classifier,
-    "detection": _detector,
-    "segmentation": _segmenter,
-}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from backbones.common.images import picture_size
 from backbones.errors import UserError
 from segmentation.data.dataset import read_image
 from segmentation.data.labels import VOC_CLASSES, Classes, palette, read_labels
-from segmentation.options import DataOptions
+from segmentation.options import SegmentationDataOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +131,7 @@ def _listed(root: Path, split: str) -> list[tuple[Path, Path]]:
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
 
 
-def open_source(data: DataOptions, split: Literal["train", "val"]) -> Source:
+def open_source(data: SegmentationDataOptions, split: Literal["train", "val"]) -> Source:
     """Label maps in folders, or painted from COCO's instances; the shapes are such."""
     from backbones.common.datasets import find_split
     from segmentation.data.coco import CocoLabels

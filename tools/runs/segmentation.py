@@ -82,11 +82,11 @@ class Maps:
 def _source(run: RunFolder, data: str | None) -> Any:
     """Images and truth of the split that a run was measured on."""
     from segmentation.data.folders import open_source
-    from segmentation.options import DataOptions
+    from segmentation.options import SegmentationDataOptions
 
-    known = {field.name for field in fields(DataOptions)}
+    known = {field.name for field in fields(SegmentationDataOptions)}
     options = {name: value for name, value in run.config.items() if name in known}
     if isinstance(options.get("scales"), list):
         options["scales"] = tuple(options["scales"])
     root = run.data_root(data)
-    return open_source(DataOptions(**{**options, "data": None if root is None else str(root)}), "val")
+    return open_source(SegmentationDataOptions(**{**options, "data": None if root is None else str(root)}), "val")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbones.errors import UserError, require
-from classification.options import DataOptions, ModelOptions, require_mixable
+from classification.options import ClassificationDataOptions, ClassifierOptions, require_mixable
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
 from tools.engine.recipes import named_recipe, resumed_config
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Options:
     """Everything a classification run is told."""
 
-    data: DataOptions
-    model: ModelOptions
+    data: ClassificationDataOptions
+    model: ClassifierOptions
     train: TrainOptions
     run: RunOptions
 
@@ -91,23 +91,16 @@ def build_model(options: Options, source: Source) -> Classifier:
     Raises:
         UserError: for weights that do not fit, or, without training, that were made for other classes.
     """
-    import classification
+    from classification.trained import build_from_options
 
     model = options.model
     weights = None if model.weights == "none" else model.weights
-    own: dict[str, Any] = {"norm": model.norm}
-    own |= {name: value for name in ("shortcut", "stride_style") if (value := getattr(model, name))}
-    net = classification.build(
-        model.backbone, len(source.classes), weights=weights, in_channels=source.in_channels, **own
-    )
+    net = build_from_options(model, weights, num_classes=len(source.classes), in_channels=source.in_channels)
     _check_classes(options, source, net)
-    net.label_smoothing = model.label_smoothing
-    if model.recompute:
-        net.backbone.recompute_activations()
     if model.freeze:
         net.backbone.freeze_stages(model.freeze)
     if options.data.normalise == "data" and not options.run.eval_only:  # measured weights say their own
-        net.backbone.mean, net.backbone.std = _statistics(source)
+        net.backbone.set_normalisation(*_statistics(source))
     return net
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backbones.errors import UserError, require
 from segmentation.data.folders import open_source
-from segmentation.options import DataOptions, ModelOptions
+from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
 from tools.engine.recipes import named_recipe, resumed_config
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Options:
     """Everything a segmentation run is told."""
 
-    data: DataOptions
-    model: ModelOptions
+    data: SegmentationDataOptions
+    model: SegmenterOptions
     train: TrainOptions
     run: RunOptions
 
@@ -83,22 +83,21 @@ def build_model(options: Options, source: Source, train: Segmentation | None) ->
     Raises:
         UserError: for weights that do not fit, or, without training, that were made for other classes.
     """
-    import segmentation
+    import torch
+
+    from segmentation.data.labels import median_frequency_weights
+    from segmentation.losses import PixelLoss
+    from segmentation.trained import build_from_options
 
     model = options.model
     weights = None if model.weights == "none" else model.weights
-    own: dict[str, Any] = {
-        "head": model.head,
-        "aux": model.aux,
-        "norm": model.norm,
-        "output_stride": model.output_stride,
-        "max_stride": model.max_stride,
-    }
-    net = segmentation.build(model.backbone, len(source.classes), weights=weights, **own)
+    loss = None if train is None else PixelLoss(model.loss)
+    net = build_from_options(model, weights, num_classes=len(source.classes), loss=loss)
     _check_classes(options, source, net)
     if train is not None:
         _require_same_classes(train.source, source)
-        net.loss = _loss(options, train)
+        if model.class_weights == "median":
+            net.loss.set_class_weights(torch.from_numpy(median_frequency_weights(_pixel_counts(train))))
         net.freeze_stages(model.freeze)
     return net
 
@@ -221,18 +220,6 @@ class Measure:
             [labels.cpu().numpy() for labels in found],
             self.data.source.classes,
         ).save(path)
-
-
-def _loss(options: Options, train: Segmentation) -> nn.Module:
-    import torch
-
-    from segmentation.data.labels import median_frequency_weights
-    from segmentation.losses import PixelLoss
-
-    weights = None
-    if options.model.class_weights == "median":
-        weights = torch.from_numpy(median_frequency_weights(_pixel_counts(train)))
-    return PixelLoss(options.model.loss, weights)
 
 
 def _share(data: Segmentation, options: Options) -> np.ndarray:
