@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from backbones.errors import UserError
-from tools import train_cls, train_det, train_seg
 from tools.cli.parsing import parse, to_dict
 from tools.engine import checkpoint
 from tools.engine.cost import versions
+from tools.engine.experiment import Experiment
 from tools.engine.loop import train_epoch
 from tools.engine.options import RunOptions, TrainOptions
-from tools.engine.run import Experiment
 from tools.engine.run_folder import LAST
 from tools.engine.state import random_state
 from tools.experiments.plan import read_plans
+from tools.tasks.options import COMMANDS
 
 CPU = torch.device("cpu")
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
@@ -257,7 +257,6 @@ def test_a_doctored_tree_under_a_true_checksum_makes_a_step_or_is_refused(folder
             assert (parameter.shape, parameter.dtype) == (own.shape, own.dtype)
 
 
-SCRIPTS = {"cls": train_cls, "det": train_det, "seg": train_seg}
 # What YAML, numbers and people stumble over.
 TOKENS = (
     "null", "true", "~", "[]", "{}", "[1, 2]", "{a: 1}", "- 1", ": ", "  ", "\t", "&a", "*a", "!!python/name:os.system",
@@ -295,8 +294,8 @@ def text_of(draw: st.DrawFn, text: str) -> str:
 def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Path]:
     """A good configuration of each script, as run folders hold it, and a place for mutants."""
     found = {}
-    for name, script in SCRIPTS.items():
-        values = to_dict(parse(script.Options, description="", argv=["--data=somewhere"]))
+    for name, command in COMMANDS.items():
+        values = to_dict(parse(command.options, description="", argv=["--data=somewhere"]))
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         found[name] = yaml.safe_dump(plain, sort_keys=False)
     return found, tmp_path_factory.mktemp("configs") / "mutant.yaml"
@@ -306,9 +305,9 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], P
 @given(data=st.data())
 def test_a_changed_configuration_means_what_it_says_or_is_refused(configs, data):
     texts, path = configs
-    name = data.draw(st.sampled_from(sorted(SCRIPTS)))
+    name = data.draw(st.sampled_from(sorted(COMMANDS)))
     path.write_text(text_of(data.draw, texts[name]), encoding="utf-8", errors="surrogatepass")
-    options = SCRIPTS[name].Options
+    options = COMMANDS[name].options
     try:
         taken = to_dict(parse(options, description="", argv=[f"--config={path}"]))
     except UserError as error:

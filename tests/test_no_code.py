@@ -151,10 +151,10 @@ def test_options(capsys, gone_off: Path, data: Path, tmp_path: Path, monkeypatch
     shutil.copy(bomb, run / "config.yaml")
     (run / LAST).write_bytes(b"")
     assert "config.yaml" in refused(capsys, gone_off, train_cls.main, "--resume", "--output", run)
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
+    recipes = tmp_path / "classification" / "recipes"
+    recipes.mkdir(parents=True)
     shutil.copy(bomb, recipes / "cifar.yaml")
-    monkeypatch.setattr(train_cls, "RECIPES", recipes)
+    monkeypatch.setattr("tools.tasks.options.ROOT", tmp_path)
     assert "cifar.yaml" in refused(capsys, gone_off, train_cls.main, "--recipe", "cifar", "--data", data)
 
 

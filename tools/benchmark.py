@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.plugins.load()
     folder = free_folder(options.measuring.output)
 
+    from backbones.common.loading import cores
     from tools.benchmarks.machine import describe, set_up
     from tools.benchmarks.output import write
-    from tools.engine.run import cores
 
     threads = options.measuring.threads = options.measuring.threads or cores()
     set_up(threads)

@@ -16,49 +16,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from tools.cli.ending import run
-from tools.cli.parsing import parse, to_dict
-from tools.tasks.classification import Measure, Options, build, build_batches, build_train, meta, recipe, show_plan
+from tools.cli import ending
+from tools.cli.parsing import parse
+from tools.tasks.options import TrainClassifierOptions, classifier_recipe
 
 if TYPE_CHECKING:
     from tools.engine.rehearsal import Rehearsal
 
 
 def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
-    """Parse, build, fit, report; of a dry run, what a few steps told."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
+    """Parse the command line and run the training; return the time of a few steps with `--dry-run`."""
+    options = parse(TrainClassifierOptions, description=__doc__.splitlines()[0], argv=argv, recipe=classifier_recipe)
 
-    from tools.engine.bad_images import BadImages
-    from tools.engine.run import Experiment
-    from tools.processes import distributed
+    # torch and other large libraries are imported only after parsing, so that --help is quick.
+    from tools.engine.run import run
+    from tools.tasks.classification import ClassificationTask
 
-    experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="cls")
-    bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
-    source, model = distributed.on_all(lambda: build(options, bad))
-    experiment.meta = {**meta(options, source, model), "data": source.fingerprints()}
-    batches = build_batches(options, source)
-    training = experiment.training(model, steps_per_epoch=batches.steps)
-    show_plan(experiment, options, source, model, batches.steps)
-    measure = Measure(experiment, options, source, bad)
-    if not options.run.eval_only:
-        loader = build_train(experiment, options, source, batches)
-        if options.run.dry_run:
-            return experiment.rehearse(training, loader, batches=batches)
-    experiment.open_folder()
-    results: dict[str, Any] = {}
-    if not options.run.eval_only:
-        results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric="top1")
-    seen = experiment.meta["input"]
-    costs = experiment.costs(model, seen["crop_size"], seen["in_channels"])
-    measure.report(results or measure(training.evaluated), costs)
-    distributed.stop()
-    return None
+    return run(ClassificationTask(), options)
 
 
 if __name__ == "__main__":
-    run(main)
+    ending.run(main)

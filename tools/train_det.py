@@ -17,59 +17,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from tools.cli.ending import run
-from tools.cli.parsing import parse, to_dict
-from tools.tasks.detection import Measure, Options, build, meta, recipe, show_plan
+from tools.cli import ending
+from tools.cli.parsing import parse
+from tools.tasks.options import TrainDetectorOptions, detector_recipe
 
 if TYPE_CHECKING:
     from tools.engine.rehearsal import Rehearsal
 
 
 def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
-    """Parse, build, fit, report; of a dry run, what a few steps told."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv, recipe=recipe)
+    """Parse the command line and run the training; return the time of a few steps with `--dry-run`."""
+    options = parse(TrainDetectorOptions, description=__doc__.splitlines()[0], argv=argv, recipe=detector_recipe)
 
-    from backbones.common.loading import loader
-    from detection.data.dataset import collate
-    from tools.engine.bad_images import BadImages
-    from tools.engine.resume import fingerprints
-    from tools.engine.run import Experiment
-    from tools.processes import distributed
+    # torch and other large libraries are imported only after parsing, so that --help is quick.
+    from tools.engine.run import run
+    from tools.tasks.detection import DetectionTask
 
-    experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix="det")
-    bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
-    val, train, model = distributed.on_all(lambda: build(options))
-    experiment.meta = {**meta(options, val.annotations, model), "data": fingerprints(train, val)}
-    groups = (train or val).aspect_groups()
-    accumulate = options.train.accumulate
-    rare = options.data.repeat_threshold
-    batches = distributed.TrainBatches(
-        groups,
-        options.train.batch_size,
-        seed=options.run.seed,
-        accumulate=accumulate,
-        repeats=train.repeat_factors(rare) if train and rare else None,
-    )
-    training = experiment.training(model, steps_per_epoch=batches.steps)
-    measure = Measure(experiment, options, val, bad)
-    show_plan(experiment, options, train, val, model, batches.steps)
-    if train:
-        batched = loader(bad.replacing(train), workers=experiment.workers, collate=collate, batch_sampler=batches)
-        if options.run.dry_run:
-            return experiment.rehearse(training, batched, batches=batches)
-    experiment.open_folder()
-    results: dict[str, Any] = {}
-    if train:
-        results = experiment.fit(training, batched, batches=batches, evaluate=measure, metric="AP")
-    measure.report(training.evaluated, results or measure(training.evaluated), experiment.costs(model))
-    distributed.stop()
-    return None
+    return run(DetectionTask(), options)
 
 
 if __name__ == "__main__":
-    run(main)
+    ending.run(main)

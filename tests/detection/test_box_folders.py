@@ -20,11 +20,13 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection
 from detection.data.folders import layout_of, read_folder
 from detection.transforms import Augment
-from tools import check_data, eval_coco, train_det
+from tools import check_data, eval_coco
 from tools.checks.findings import Report
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
+from tools.tasks.detection import open_val
+from tools.tasks.options import TrainDetectorOptions
 
 SPLITS = ("--train-split", "trainval", "--val-split", "test")
 
@@ -362,9 +364,9 @@ def test_a_run_on_voc_measures_both_ways_and_as_its_conversion_does(voc: VocFold
 def test_mistakes_get_one_line(voc: VocFolder, capsys: pytest.CaptureFixture[str]):
     voc.write()
     swap("<xmin>5", "<xmin>five")(voc)
-    options = parse(train_det.Options, description="", argv=["--data", str(voc.root), "--val-split", "test"])
+    options = parse(TrainDetectorOptions, description="", argv=["--data", str(voc.root), "--val-split", "test"])
     with pytest.raises(SystemExit) as ended:
-        ending.run(lambda: train_det.build_val(options))
+        ending.run(lambda: open_val(options))
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.startswith("error: ") and "b.xml: object 1: its <xmin> is 'five'" in line
 
@@ -373,12 +375,12 @@ def test_folders_of_no_layout_and_splits_of_coco(coco, tmp_path: Path):
     coco.write()
     coco.annotations("val").rename(coco.root / "annotations" / "instances_test2017.json")
     coco.images("val").rename(coco.root / "test2017")
-    options = parse(train_det.Options, description="", argv=["--data", str(coco.root), "--val-split", "test"])
-    assert train_det.build_val(options).annotations.folder.name == "test2017"
+    options = parse(TrainDetectorOptions, description="", argv=["--data", str(coco.root), "--val-split", "test"])
+    assert open_val(options).annotations.folder.name == "test2017"
     (tmp_path / "odd").mkdir()
-    options = parse(train_det.Options, description="", argv=["--data", str(tmp_path / "odd")])
+    options = parse(TrainDetectorOptions, description="", argv=["--data", str(tmp_path / "odd")])
     with pytest.raises(UserError, match=r"no layout that is known: COCO's .* Pascal VOC's .* YOLO's"):
-        train_det.build_val(options)
+        open_val(options)
 
 
 # --- mutants ---

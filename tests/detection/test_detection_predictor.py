@@ -15,7 +15,7 @@ from detection.data.annotations import CategoryMap
 from detection.predict import Predictor, _Look, mirrored, united, voted
 from detection.trained import from_file
 from tools.cli.parsing import parse
-from tools.tasks.detection import Options
+from tools.tasks.options import TrainDetectorOptions
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 THREE = CategoryMap((1, 2, 3), ("circle", "square", "star"))
@@ -224,4 +224,4 @@ def test_wrong_arguments(net, wrong):
 )
 def test_options_that_cannot_be(words, text):
     with pytest.raises(UserError, match=text):
-        parse(Options, description="", argv=words)
+        parse(TrainDetectorOptions, description="", argv=words)

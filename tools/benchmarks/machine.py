@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from backbones.common.loading import cores
 from tools.benchmarks.rounds import Step, time_steps
-from tools.engine.run import cores
 
 # Vector and matrix units that decide how fast convolutions can be.
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")

@@ -1,55 +1,96 @@
-"""What a net costs: parameters, and multiply-adds of one image."""
+"""Costs of a model and of a run: parameters, multiply-adds, peak memory, and the environment."""
 
 from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbones.common.loading import cores
+from tools.processes import distributed
+
 
 def parameters(module: nn.Module) -> int:
-    """Number of parameters, frozen ones included; a shared parameter counts once."""
+    """Count the parameters, frozen ones included. A parameter that two modules share counts once."""
     return sum(p.numel() for p in module.parameters())
 
 
 def macs(module: nn.Module, size: int | tuple[int, int], in_channels: int = 3) -> int:
-    """Multiply-adds of convolutions and matrix products for one image of `size` (height, width) pixels.
+    """Count the multiply-adds of convolutions and matrix products for one image.
 
-    Counted on a copy on the meta device: nothing is computed and the module stays as it is.
+    They are counted on a copy on the meta device: nothing is computed and the module does not change.
+
+    Args:
+        size: height and width of the image in pixels, or one number for both.
     """
     height, width = (size, size) if isinstance(size, int) else size
     twin = copy.deepcopy(module).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(torch.zeros(1, in_channels, height, width, device="meta"))
-    return counter.get_total_flops() // 2  # the counter takes a multiply-add as two operations
+    return counter.get_total_flops() // 2  # the counter counts a multiply-add as two operations
 
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Nets built inside take no time and no memory for their parameters, which are on the meta device.
+    """Context manager in which the parameters of new models are on the meta device: they take no time and no memory.
 
-    Unlike under `torch.device("meta")`, whatever a net computes while it is built has its numbers.
+    Under `torch.device("meta")` all tensors would be. Here other tensors that a model computes have their values.
     """
 
-    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(empty)
+    hook = register_module_parameter_registration_hook(empty)  # type: ignore[arg-type]  # torch says `None` alone
     try:
         yield
     finally:
         hook.remove()
 
 
+def costs(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, *, example_shape: Sequence[int] | None
+) -> dict[str, object]:
+    """Return the costs of a run, as results.json holds them.
+
+    Args:
+        dtype: of the computations.
+        example_shape: (C, H, W) of an image; None leaves out the multiply-adds.
+
+    Returns:
+        `parameters`, `macs` of one image, `peak_memory` in bytes and `environment`. The memory is that of the GPU;
+        without a GPU it is that of this process, its libraries included.
+    """
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counted = {}
+    if example_shape is not None:
+        channels, height, width = example_shape
+        counted = {"macs": macs(model, (height, width), channels)}
+    return {"parameters": parameters(model), **counted, "peak_memory": peak, "environment": environment(device, dtype)}
+
+
+def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """Return versions, device, number of processes and data type, as results.json holds them."""
+    gpu = device.type == "cuda"
+    return {
+        **versions(),
+        "device": torch.cuda.get_device_name(device) if gpu else f"{cores()} cores of {platform.machine()}",
+        "processes": distributed.world_size(),
+        "precision": str(dtype).removeprefix("torch."),
+    }
+
+
 def versions() -> dict[str, str]:
-    """What the run ran on."""
+    """Return the versions of Python and torch."""
     return {"python": platform.python_version(), "torch": str(torch.__version__)}

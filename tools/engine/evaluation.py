@@ -1,56 +1,72 @@
-"""TODO-DOC tools/engine/evaluation.py."""
+"""Evaluation of a model on this process's part of a data set, with metrics over all processes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from backbones.fold import Folds
-from tools.engine import nonfinite
+from tools.engine.batches import Batch, image_ids, to_device
 from tools.engine.state import Precision
 from tools.processes import distributed, stopping
 from tools.processes.stopping import Stopped
 
+Results: TypeAlias = dict[str, Any]  # JSON values, as results.json holds them
+SEED = 0  # of the random samples in losses, such as a detector's anchors: the same in every evaluation
 
-class Evaluator(Protocol):
-    """What turns predictions into numbers; its state travels between processes."""
+Predictions = TypeVar("Predictions", contravariant=True)
+Targets = TypeVar("Targets", contravariant=True)
+State = TypeVar("State")
 
-    def update(self, predictions: Any, targets: Any) -> None: ...
 
-    def state(self) -> Any: ...
+class Evaluator(Protocol[Predictions, Targets, State]):
+    """Accumulates predictions and computes metrics. `state()` and `merge()` combine several processes."""
 
-    def merge(self, states: Iterable[Any]) -> None: ...
+    def update(self, predictions: Predictions, targets: Targets) -> None:
+        """Add the predictions of a batch."""
 
-    def compute(self) -> dict[str, Any]: ...
+    def state(self) -> State:
+        """Return all that was added, as picklable values."""
+
+    def merge(self, states: Sequence[State]) -> None:
+        """Replace what was added here with the states of all processes, in order of rank."""
+
+    def compute(self) -> Results:
+        """Return the metrics by name."""
 
 
 @torch.inference_mode()
 def evaluate(
-    model: Any, loader: DataLoader, evaluator: Evaluator, *, precision: Precision, losses: bool = False
-) -> dict[str, Any]:
-    """Predict every image of every process's shard, and compute the metrics of all of them together.
+    model: nn.Module,
+    loader: Iterable[Batch],
+    evaluator: Evaluator[Any, Any, Any],
+    *,
+    precision: Precision,
+    losses: bool = False,
+) -> Results:
+    """Predict every image of this process's part and compute the metrics over the images of all processes.
 
-    Weights, the main process's buffers and the random state stay as they are.
+    The weights, the main process's buffers and the random state do not change.
 
     Args:
         model: the bare model, not its DistributedDataParallel wrapper.
-        losses: measure the training loss as well, in the same pass: `model.predict_with_losses(images, targets)` gives
-            predictions and losses. Means over the images come as `val_loss` and `val_<term>`.
+        loader: batches of this process.
+        losses: also compute the training losses, in the same pass: `model.predict_with_losses(images, targets)` must
+            return predictions and losses. Their means over the images are returned as `val_loss` and `val_<term>`.
 
     Raises:
-        Stopped: on every process, where one was asked to end.
+        Stopped: on every process, if any process received a signal to stop.
     """
     before = model.training
     model.eval()
     stopping.shield(loader)
-    # Each process gathered batch statistics of its own; what is measured is what the main process saves.
+    # Batch statistics differ between processes. Evaluate those of the main process, which are the ones it saves.
     distributed.share_buffers(model)
     folds, sums = Folds(), MeanLosses()
 
@@ -59,54 +75,46 @@ def evaluate(
             if stopping.asked():
                 break
             images, targets = to_device(batch, precision.device)
+            # Predict with convolution and batch norm folded into one operation.
             with precision.autocast(), folds:
                 if losses:
-                    predictions, terms = model.predict_with_losses(images, targets)
-                    sums.add(terms, len(nonfinite.image_ids(targets)))
+                    predictions, terms = model.predict_with_losses(images, targets)  # type: ignore[operator]
+                    sums.add(terms, len(image_ids(targets)))
                 else:
                     predictions = model(images)
             evaluator.update(predictions, targets)
 
     with same_draws(precision.device) if losses else nullcontext():
+        # A user error of one process, such as an unreadable image, ends all processes.
         distributed.on_all(predict)
     model.train(before)
-    states, losses_of, stops = zip(*distributed.all_gather((evaluator.state(), sums, stopping.asked())), strict=True)
+    # Send every process's predictions and losses to all processes.
+    parts = distributed.all_gather((evaluator.state(), sums, stopping.asked()))
+    states, losses_of, stops = zip(*parts, strict=True)
     if any(stops):
-        raise Stopped("stopped within an evaluation, which is to be made again")
+        raise Stopped("stopped within an evaluation, which will be repeated on --resume")
+    # Combine them in order of rank, so that the result does not depend on which process was faster.
     evaluator.merge(states)
+    # Compute the metrics once, and give every process the same numbers.
     return {**distributed.on_main(evaluator.compute), **MeanLosses.figures(losses_of)}
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """The tensors inside lists, tuples and dicts, moved to a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {name: to_device(item, device) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(item, device) for item in value)
-    return value
-
-
-SEED = 0  # of what losses sample, such as a detector's anchors: the same in every evaluation
-
-
 class MeanLosses:
-    """Sums of one process's batches, and the means over all processes."""
+    """Accumulates the losses of one process's batches. `figures` returns the means over all processes."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         self.images = 0
 
-    def add(self, losses: dict[str, Tensor], images: int) -> None:
-        """Add a batch of `images` images, each term their mean."""
+    def add(self, losses: Mapping[str, Tensor], images: int) -> None:
+        """Add the losses of a batch of `images` images. Each loss is a mean over these images."""
         self.images += images
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(loss) * images
 
     @staticmethod
     def figures(parts: Iterable[MeanLosses]) -> dict[str, float | None]:
-        """`val_<term>`, and `val_loss` for their sum; None for what is no number. Empty where nothing was added."""
+        """Return `val_<term>` and their sum `val_loss`, each None if it is not finite. No losses give no entry."""
         parts = list(parts)
         images = sum(part.images for part in parts)
         names = dict.fromkeys(name for part in parts for name in part.sums)
@@ -118,7 +126,7 @@ class MeanLosses:
 
 @contextmanager
 def same_draws(device: torch.device) -> Iterator[None]:
-    """Random numbers from the same seed each time; afterwards the generators go on as if nothing had been drawn."""
+    """Context manager that seeds the random generators with a constant and restores their state at the end."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
         yield

@@ -1,26 +1,25 @@
-"""The training loop and the evaluation loop, for every task.
+"""The training loop, for every task.
 
-A task hands over a model that turns `model(images, targets)` into a dict of scalar losses in training mode and
-`model(images)` into predictions in evaluation mode, loaders of `(images, targets)` batches, and an evaluator with
-`update(predictions, targets)`, `state()`, `merge(states)` and `compute() -> dict`.
+A task provides a model that returns a dict of scalar losses from `model(images, targets)` in training mode, a loader of
+`(images, targets)` batches, and a function that evaluates the model.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tools.engine import nonfinite
-from tools.engine.evaluation import to_device
+from tools.engine.batches import Batch, Batches, Images, Losses, Targets, to_device
+from tools.engine.evaluation import Results
 from tools.engine.optim import memory_order
 from tools.engine.run_log import RunLog
 from tools.engine.state import Training, random_state
@@ -30,26 +29,14 @@ from tools.processes.stopping import Stopped
 LOG_EVERY = 20  # optimizer steps between logged lines
 
 
-class Batches(Protocol):
-    """How the batches of an epoch are counted, and where the loader begins."""
-
-    batch_size: int
-    accumulate: int
-
-    @property
-    def steps(self) -> int: ...
-
-    def seek(self, epoch: int, step: int = 0) -> None: ...
-
-
 def fit(
     training: Training,
-    loader: DataLoader,
+    loader: Iterable[Batch],
     *,
     epochs: int,
     batches: Batches,
     log: RunLog,
-    evaluate: Callable[[], dict[str, Any]],
+    evaluate: Callable[[], Results],
     save: Callable[[str], None],
     metric: str,
     eval_every: int = 1,
@@ -57,27 +44,33 @@ def fit(
     patience: int = 0,
     checkpoint_every: int = 500,
     clip_norm: float = 0.0,
-) -> dict[str, Any]:
-    """Train to the end of the last epoch; evaluate, log and save along the way.
+) -> Results:
+    """Train to the end of the last epoch; evaluate, log and save on the way.
 
-    Whenever it is stopped, what was saved last says what is still to do, so that it goes on bit for bit.
+    The state that `save` writes says which step and which evaluation is next. A run that continues from it computes
+    the same bits as one that was never stopped.
 
     Args:
-        loader: yields this process's batches of an epoch, beginning where `batches` was told to.
-        batches: `distributed.TrainBatches`, or a stream's like of them.
+        loader: yields this process's batches of an epoch, starting at the step that `batches.seek` was given.
+        batches: the order of the images, `distributed.TrainBatches` or `classification.data.shards.ShardBatches`.
         evaluate: measures `training.evaluated`.
+        save: writes a checkpoint. It is called with "last", and with "best" after a new best value of `metric`.
+        metric: key in the results of `evaluate`; larger is better.
+        eval_every: epochs between evaluations. The last epoch always ends with one.
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
-        patience: evaluations in a row without a new best value of `metric` that end the training; 0 for any number.
-        save: called with "last" and, after a new best value of `metric`, with "best".
+        patience: consecutive evaluations without a new best value of `metric` after which training ends; 0 for no
+            limit.
+        checkpoint_every: optimizer steps between checkpoints within an epoch.
+        clip_norm: largest norm of the gradient; 0 for no limit.
 
     Returns:
-        The last evaluation's results.
+        The results of the last evaluation; empty if the training had ended before.
 
     Raises:
-        Stopped: on a signal, once the checkpoint is written.
+        Stopped: on a signal, after the checkpoint was written.
         NonFiniteLossError: on every process.
     """
-    results: dict[str, Any] = {}
+    results: Results = {}
     stopping.shield(loader)
 
     def measure_if_due() -> None:
@@ -86,6 +79,7 @@ def fit(
         try:
             results.update(evaluate())
         except Stopped:
+            # The checkpoint counts this evaluation as not done, so that --resume repeats it.
             save("last")
             raise
         done = training.epoch + training.epoch_step / batches.steps
@@ -94,45 +88,110 @@ def fit(
         if _note_score(training, results[metric]):
             save("best")
 
-    def worn_out() -> bool:
+    def is_out_of_patience() -> bool:
         return 0 < patience <= training.waited
 
     with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
-        while training.epoch < epochs and not worn_out():
+        while training.epoch < epochs and not is_out_of_patience():
+            # Thaw stages that are due, and continue at the step where the run was stopped.
             training.begin_epoch()
             batches.seek(training.epoch, training.epoch_step)
             steps = iter(train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm))
             while True:
+                # Evaluate before the next step, so that a resumed run makes up for an evaluation it was stopped in.
                 measure_if_due()
-                losses = None if worn_out() else next(steps, None)
+                losses = None if is_out_of_patience() else next(steps, None)
                 if losses is None:
                     break
                 _report(training, losses, log, progress, batches, epochs)
+                # Stop after a whole step. Several processes agreed on it in `_is_broken`.
                 if training.stopping or (distributed.world_size() == 1 and stopping.asked()):
                     save("last")
                     raise Stopped(f"stopped after step {training.step}")
+                # The end of an epoch is saved below, after its evaluation.
                 if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
                     save("last")
             if training.epoch_step == batches.steps:
                 training.epoch, training.epoch_step = training.epoch + 1, 0
             save("last")
-        if worn_out():
+        if is_out_of_patience():
             _say(progress, f"no better {metric} in {patience} evaluations: ended early")
     return results
 
 
+def train_epoch(
+    training: Training, loader: Iterable[Batch], *, accumulate: int = 1, clip_norm: float = 0.0
+) -> Iterator[Losses]:
+    """Train on the batches of an epoch; yield the losses after each optimizer step, as means over its batches.
+
+    Args:
+        accumulate: batches per optimizer step.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+
+    Raises:
+        NonFiniteLossError: on every process, if a loss of any process is not finite. The weights are unchanged.
+    """
+    model, precision = training.model, training.precision
+    model.train()
+    sums: Losses = {}
+    for position, batch in enumerate(_together(loader), start=1):
+        # Move the batch to the device.
+        images, targets = to_device(batch, precision.device)
+        is_last = position % accumulate == 0
+        # Keep the random state, so that a loss that is not finite can be computed again.
+        random = random_state(precision.device)
+        # Exchange gradients between the processes once per optimizer step, with its last batch.
+        with _no_sync(model, enabled=not is_last):
+            # Compute the losses in the precision of the run.
+            with precision.autocast():
+                losses: Losses = model(images, targets)
+            total = functools.reduce(torch.add, losses.values()) / accumulate
+            # Refuse a loss that is not finite before it reaches the weights.
+            if _is_broken(total, training):
+                raise _non_finite_loss(training, total, images, targets, losses, random)
+            # Add to the gradients. The scaler keeps small ones from vanishing in fp16; otherwise it does nothing.
+            precision.scaler.scale(total).backward()
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0) + loss.detach() / accumulate
+        if is_last:
+            update_weights(training, clip_norm=clip_norm)
+            yield sums
+            sums = {}
+
+
+def update_weights(training: Training, *, clip_norm: float) -> None:
+    """Make one optimizer step with the current gradients."""
+    scaler = training.precision.scaler
+    if clip_norm:
+        # Clip the true gradients, not the scaled ones.
+        scaler.unscale_(training.optimizer)
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm)
+    # Change the weights. The scaler leaves the step out if an fp16 gradient is not finite.
+    with memory_order(training.optimizer):
+        scaler.step(training.optimizer)
+    scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+    # Count the step, and set the learning rate of the next one.
+    training.step += 1
+    training.epoch_step += 1
+    training.schedule.step_update(training.step)
+    # Move the average of the weights towards the new ones.
+    if training.ema:
+        training.ema.update(distributed.unwrap(training.model), step=training.step)
+
+
 def _is_due(training: Training, steps: int, *, epochs: int, eval_every: int, eval_steps: int) -> bool:
-    """Whether the net is to be evaluated where it stands, and was not yet."""
+    """Return whether the model should be evaluated at the current step and was not yet."""
     if training.epoch_step == steps:
         epoch = training.epoch + 1
-        here = epoch % eval_every == 0 or epoch == epochs
+        due = epoch % eval_every == 0 or epoch == epochs
     else:
-        here = eval_steps > 0 and training.step % eval_steps == 0
-    return here and training.measured < training.step
+        due = eval_steps > 0 and training.step % eval_steps == 0
+    return due and training.measured < training.step
 
 
 def _note_score(training: Training, score: float | None) -> bool:
-    """Remember an evaluation; whether its score is the best so far."""
+    """Count an evaluation; return whether its score is the best so far."""
     training.measured = training.step
     better = score is not None and not math.isnan(score) and (training.best is None or score > training.best)
     training.waited = 0 if better else training.waited + 1
@@ -141,64 +200,22 @@ def _note_score(training: Training, score: float | None) -> bool:
     return better
 
 
-def train_epoch(
-    training: Training, loader: DataLoader, *, accumulate: int = 1, clip_norm: float = 0.0
-) -> Iterable[dict[str, torch.Tensor]]:
-    """One pass over the training images; yields the losses of each optimizer step, averaged over its batches."""
-    model, precision = training.model, training.precision
-    model.train()
-    sums: dict[str, torch.Tensor] = {}
-    for position, batch in enumerate(_together(loader), start=1):
-        images, targets = to_device(batch, precision.device)
-        last = position % accumulate == 0
-        random = random_state(precision.device)
-        # Gradients travel between the processes once per step, with the last of its batches.
-        with _no_sync(model, enabled=not last):
-            with precision.autocast():
-                losses = model(images, targets)
-            total = sum(losses.values()) / accumulate
-            if _is_broken(total, training):
-                raise _non_finite_loss(training, total, images, targets, losses, random)
-            precision.scaler.scale(total).backward()
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0) + loss.detach() / accumulate
-        if last:
-            update_weights(training, clip_norm=clip_norm)
-            yield sums
-            sums = {}
-
-
-def update_weights(training: Training, *, clip_norm: float) -> None:
-    """One optimizer step from the gradients at hand."""
-    if clip_norm:
-        training.precision.scaler.unscale_(training.optimizer)
-        torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm)
-    with memory_order(training.optimizer):
-        training.precision.scaler.step(training.optimizer)
-    training.precision.scaler.update()
-    training.optimizer.zero_grad(set_to_none=True)
-    training.step += 1
-    training.epoch_step += 1
-    training.schedule.step_update(training.step)
-    if training.ema:
-        training.ema.update(distributed.unwrap(training.model), step=training.step)
-
-
-def _together(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches; where one process cannot load its own, the mistake is everybody's."""
+def _together(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches; a user error of one process, such as an unreadable image, is raised on all."""
     batches = iter(loader)
     while (batch := distributed.on_all(lambda: next(batches, None))) is not None:
         yield batch
 
 
-def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager:
+def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
     return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _is_broken(total: torch.Tensor, training: Training) -> bool:
-    """Whether a process has a loss that is not finite: all learn of it before it reaches the weights.
+def _is_broken(total: Tensor, training: Training) -> bool:
+    """Return whether the loss of any process is not finite, the same on every process.
 
-    The same exchange tells whether a process was asked to stop: all end after the same step.
+    The same exchange tells every process whether one of them received a signal to stop, so that all stop after the
+    same step.
     """
     flags = torch.tensor([float(not math.isfinite(total.item())), float(stopping.asked())], device=total.device)
     broken, asked = distributed.mean(flags).tolist()
@@ -208,13 +225,13 @@ def _is_broken(total: torch.Tensor, training: Training) -> bool:
 
 def _non_finite_loss(
     training: Training,
-    total: torch.Tensor,
-    images: Any,
-    targets: Any,
-    losses: dict[str, torch.Tensor],
-    random: dict[str, torch.Tensor],
+    total: Tensor,
+    images: Images,
+    targets: Targets,
+    losses: Losses,
+    random: dict[str, Tensor],
 ) -> nonfinite.NonFiniteLossError:
-    """The error to end every process with: it names those whose loss is not finite, and keeps their batches."""
+    """Return the error that ends every process. It names the losses that are not finite, and keeps their batches."""
     rank, lr, step = distributed.rank(), training.optimizer.param_groups[0]["lr"], training.step + 1
     finite = math.isfinite(total.item())
     texts = distributed.all_gather(None if finite else nonfinite.describe(losses, targets, rank=rank, lr=lr))
@@ -230,31 +247,26 @@ def _non_finite_loss(
 
 
 def _progress(steps: int, done: int, batch_size: int) -> tqdm:
-    """A bar over images, so that it shows images/s and the time left."""
+    """Return a progress bar that counts images, so that it shows images/s and the time left."""
     return tqdm(
         total=steps * batch_size,
         initial=done * batch_size,
         unit="img",
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants few lines
+        mininterval=0.2 if sys.stderr.isatty() else 10,  # few lines in a log file
         disable=not distributed.is_main(),
     )
 
 
-def _report(
-    training: Training,
-    losses: dict[str, torch.Tensor],
-    log: RunLog,
-    progress: tqdm,
-    batches: Batches,
-    epochs: int,
-) -> None:
-    """Move the bar; every few steps read the losses (which waits for the device), show and log them."""
+def _report(training: Training, losses: Losses, log: RunLog, progress: tqdm, batches: Batches, epochs: int) -> None:
+    """Advance the progress bar; every `LOG_EVERY` steps also show and log the losses."""
     progress.update(batches.batch_size)
+    # Reading the losses waits for the device, so do it rarely.
     if training.step % LOG_EVERY and training.step < epochs * batches.steps:
         return
     names = list(losses)
-    values = dict(zip(names, distributed.mean(torch.stack([losses[n].float() for n in names])).tolist(), strict=True))
+    means = distributed.mean(torch.stack([losses[name].float() for name in names])).tolist()
+    values = dict(zip(names, means, strict=True))
     lr = training.optimizer.param_groups[0]["lr"]
     log.write(training.step, {"loss": sum(values.values()), **values, "lr": lr})
     progress.set_description(f"epoch {training.epoch + 1}/{epochs}", refresh=False)
@@ -262,11 +274,12 @@ def _report(
     progress.set_postfix(loss=f"{sum(values.values()):.3f}", **shown, lr=f"{lr:.2g}", refresh=False)
 
 
-def _announce(progress: tqdm, epoch: float, metric: str, results: dict[str, Any]) -> None:
+def _announce(progress: tqdm, epoch: float, metric: str, results: Results) -> None:
     score = results[metric]
     _say(progress, f"epoch {epoch:g}: {metric} {'n/a' if score is None else f'{score:.4f}'}")
 
 
 def _say(progress: tqdm, text: str) -> None:
-    if distributed.is_main():  # a bar that is switched off writes all the same
+    # A bar that is disabled writes all the same, so ask for the main process here.
+    if distributed.is_main():
         progress.write(text)

@@ -1,75 +1,80 @@
-"""A loss that is no number: what is said of it, and what is kept of it for `tools/replay.py`."""
+"""A loss that is not finite: its error message, and the file that `tools/replay.py` reads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
 from tools.engine import checkpoint
+from tools.engine.batches import Images, Losses, Targets, image_ids
+
+Evidence: TypeAlias = dict[str, object]  # tensors, trees of tensors, and JSON values
 
 
 class NonFiniteLossError(UserError):
-    """Some process has a loss that is not finite.
+    """The loss of some process is not finite.
 
     Attributes:
-        evidence: this process's batch and weights, where the loss is its own; else None.
+        evidence: batch and weights of this process; None if the loss of this process is finite.
     """
 
-    def __init__(self, text: str, evidence: dict[str, Any] | None) -> None:
+    def __init__(self, text: str, evidence: Evidence | None) -> None:
         super().__init__(text)
         self.evidence = evidence
 
-    def keep(self, folder: Path, **about: Any) -> UserError:
-        """Write the evidence into a run folder, beside what is known `about` the run; returns the error to end with."""
+    def keep(self, folder: Path, *, config: Mapping[str, object], meta: Mapping[str, object]) -> UserError:
+        """Write the evidence into the run folder, and return the error that names the file."""
         if self.evidence is None:
             return self
         path = folder / f"nonfinite-step-{self.evidence['step']}-rank-{self.evidence['rank']}.safetensors"
         try:
-            checkpoint.save(path, {**self.evidence, **about})
-        except UserError as error:  # the loss is what matters
+            checkpoint.save(path, {**self.evidence, "config": config, "meta": meta})
+        except UserError as error:
+            # Still report the loss, which matters more than a full disk.
             return UserError(f"{self}; {error}")
-        return UserError(f"{self}; look into it with: python tools/replay.py {path}")
+        return UserError(f"{self}; find the cause with: python tools/replay.py {path}")
 
 
-def describe(losses: dict[str, Tensor], targets: Any, *, rank: int, lr: float) -> str:
-    """One process's share of the message: loss terms, learning rate, images, boxes."""
+def describe(losses: Losses, targets: Targets, *, rank: int, lr: float) -> str:
+    """Describe the batch of one process for the error message: loss terms, learning rate, images, boxes."""
     terms = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
     return f"process {rank}: {terms}; lr {lr:.3g}; images {image_ids(targets)}{_boxes(targets)}"
 
 
 def evidence(
-    model: nn.Module, images: Any, targets: Any, *, losses: dict[str, Tensor], random: dict[str, Tensor], **facts: Any
-) -> dict[str, Any]:
-    """All that the forward pass was computed from.
+    model: nn.Module,
+    images: Images,
+    targets: Targets,
+    *,
+    losses: Losses,
+    random: Mapping[str, Tensor],
+    **facts: object,
+) -> Evidence:
+    """Return everything that the forward pass was computed from.
 
     Args:
-        model: the bare model, with the weights that gave the loss (the last checkpoint's are older).
-        random: state of the generators before the pass.
-        facts: JSON values.
+        model: the bare model, with the weights that gave the loss. They are newer than the last checkpoint.
+        random: state of the random generators before the pass.
+        facts: further JSON values.
     """
     return {
         "images": images,
         "targets": targets,
         "random": random,
         "parameters": dict(model.named_parameters()),
-        "buffers": dict(model.named_buffers()),  # also those that no checkpoint holds, such as a loss's class weights
+        "buffers": dict(model.named_buffers()),  # also those that no checkpoint holds, such as class weights of a loss
         "losses": {name: loss.item() for name, loss in losses.items()},
         **facts,
     }
 
 
-def image_ids(targets: Any) -> list[int]:
-    """Of a batch of detection's (a dict an image), or of classification's or segmentation's (a dict of tensors)."""
-    if isinstance(targets, dict):
-        return targets["index"].tolist()
-    return [int(target["image_id"]) for target in targets if isinstance(target, dict)]
-
-
-def _boxes(targets: Any) -> str:
+def _boxes(targets: Targets) -> str:
+    """Describe the boxes of a detection batch; return an empty text for other tasks."""
     boxes = [target["boxes"] for target in targets if isinstance(target, dict) and "boxes" in target]
     if not boxes:
         return ""

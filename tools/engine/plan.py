@@ -1,16 +1,63 @@
-"""TODO-DOC tools/engine/plan.py."""
+"""The plan that a run prints before it trains: one fact per line."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
+from torch import nn
+
+from backbones.norm import norm_table
+from tools.engine.experiment import Experiment
+from tools.engine.optim import rate_rows
+from tools.engine.task import TaskPlan
 from tools.processes import distributed
 
-LIVE_NORM_IMAGES = 8  # fewer make batch statistics noisy
+LIVE_NORM_IMAGES = 8  # batch statistics of fewer images are noisy
 
 
-def print_plan(rows: dict[str, Any]) -> None:
-    """Print what is about to happen, one fact a line, on the main process."""
+def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps_per_epoch: int) -> dict[str, object]:
+    """Return the rows of the plan: those of the task, and those that all tasks share."""
+    train, world = experiment.train, distributed.world_size()
+    precision = str(experiment.precision().dtype).removeprefix("torch.")
+    rows = {
+        "run folder": experiment.folder,
+        "model": task.model,
+        "loaded": f"{getattr(model, 'load_report', None) or 'nothing: random weights'}{task.load_note}",
+        "norm layers": norm_row(model, experiment.process_batch),
+        "classes": task.classes,
+        "train": task.train or "none: evaluation only",
+        "val": task.val,
+        **task.of_data,
+        "processes": f"{world} on {experiment.device.type}, {precision}",
+    }
+    if experiment.run.eval_only:
+        return rows
+    return {
+        **rows,
+        "batch": f"{train.batch_size} = {world} x {experiment.process_batch} x {train.accumulate} accumulated",
+        **rate_rows(model, train),
+        **task.of_training,
+        "steps": f"{train.epochs} epochs x {steps_per_epoch} = {train.epochs * steps_per_epoch}",
+    }
+
+
+def norm_row(model: nn.Module, process_batch: int) -> str:
+    """Count the norm layers by state, and warn if live ones compute their statistics from few images.
+
+    Args:
+        process_batch: images of one forward pass of one process.
+    """
+    table = norm_table(model)
+    text = ", ".join(f"{count} {state}" for state, count in table.items()) or "none"
+    # Synchronised batch norm computes its statistics over the images of all processes.
+    images = process_batch * (1 if "live" in table else distributed.world_size())
+    if images >= LIVE_NORM_IMAGES or not any(state.startswith("live") for state in table):
+        return text
+    return f"{text}; WARNING: live batch norm over {images} images is noisy; --norm frozen, group, or sync on GPUs"
+
+
+def print_plan(rows: Mapping[str, object]) -> None:
+    """Print rows with their values aligned, on the main process."""
     if distributed.is_main():
         width = max(len(name) for name in rows)
         for name, value in rows.items():

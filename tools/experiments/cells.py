@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
+from tools.cli.parsing import parse, to_dict
 from tools.engine.run_folder import BEST, LAST
 from tools.experiments.plan import Plan, filled, named, words
+from tools.tasks.options import COMMANDS
 
 FILES = (".safetensors", ".pth", ".pt")
 
@@ -81,11 +82,9 @@ def resolve(script: str, line: Sequence[str], *, where: str) -> dict[str, Any]:
     Raises:
         UserError: what the script itself would say.
     """
-    from tools.cli.parsing import parse, to_dict
-
-    module: Any = import_module(f"tools.{script}")
+    command = COMMANDS[script]
     try:
-        options = parse(module.Options, description=script, argv=line, recipe=module.recipe)
+        options = parse(command.options, description=script, argv=line, recipe=command.recipe)
     except UserError as error:
         raise UserError(f"cell {where}: {error}") from None
     return json.loads(json.dumps(to_dict(options)))

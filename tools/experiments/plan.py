@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_type_hints
 from backbones.common.files import read_yaml
 from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
+from tools.tasks.options import COMMANDS
 
 SCRIPT_TASKS = {"train_cls": "classification", "train_det": "detection", "train_seg": "segmentation"}
 SEED = "seed"  # the axis that is averaged over
@@ -138,7 +138,7 @@ def filled(values: dict[str, Any], *, where: str) -> dict[str, Any]:
 
 def known_options(script: str) -> list[str]:
     """The options of a training script."""
-    groups = get_type_hints(import_module(f"tools.{script}").Options).values()
+    groups = get_type_hints(COMMANDS[script].options).values()
     return [name for group in groups for name in get_type_hints(group)]
 
 

@@ -1,254 +1,159 @@
-"""TODO-DOC tools/tasks/segmentation.py."""
+"""Segmentation as a training task: data, model and plan of train_seg.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import ClassVar, Literal
 
-from backbones.errors import UserError, require
+import numpy as np
+import torch
+
+from backbones.common.loading import loader
+from backbones.errors import UserError
+from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
+from segmentation.data.dataset import Segmentation, Source, collate
 from segmentation.data.folders import open_source
-from segmentation.options import SegmentationDataOptions, SegmenterOptions
-from tools.engine.options import RunOptions, TrainOptions, require_frozen
-from tools.engine.recipes import named_recipe, resumed_config
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
-
-    from segmentation import FCN, Predictor, Segmentation
-    from segmentation.data.dataset import Source
-    from tools.engine.bad_images import BadImages
-    from tools.engine.run import Experiment
-
-
-@dataclass
-class Options:
-    """Everything a segmentation run is told."""
-
-    data: SegmentationDataOptions
-    model: SegmenterOptions
-    train: TrainOptions
-    run: RunOptions
-
-    def __post_init__(self) -> None:
-        require_frozen(self.train, self.model.freeze)
-        plain = not (self.data.window or self.data.test_scales or self.data.test_flip)
-        rule = "is measured on whole images seen once; leave --window, --test-scales and --test-flip out"
-        require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)
+from segmentation.data.labels import median_frequency_weights
+from segmentation.fcn import FCN
+from segmentation.losses import PixelLoss
+from segmentation.metrics import POLICY
+from segmentation.trained import build_from_options
+from segmentation.transforms import Augment
+from tools.engine.bad_images import BadImages
+from tools.engine.batches import Batch, Batches
+from tools.engine.experiment import Experiment
+from tools.engine.subset import share_of
+from tools.engine.task import Meta, TaskPlan
+from tools.processes import distributed
+from tools.synthetic import shapes
+from tools.tasks.options import TrainSegmenterOptions
+from tools.tasks.segmentation_measure import SegmentationMeasure
+from tools.tasks.splits import Splits
 
 
-RECIPES = Path(__file__).resolve().parents[2] / "segmentation" / "recipes"
+class SegmentationTask:
+    """Trains FCNs on label maps. `tools.engine.task.Task` says when each method is called."""
+
+    prefix: ClassVar[str] = "seg"
+    metric: ClassVar[str] = "mIoU"
+
+    def build_data(self, options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
+        val = open_split(options, "val")
+        return Splits(None if options.run.eval_only else open_split(options, "train"), val)
+
+    def build_model(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> FCN:
+        chosen, source = options.model, data.val.source
+        weights = None if chosen.weights == "none" else chosen.weights
+        loss = None
+        if data.train is not None:
+            _require_same_classes(data.train.source, source)
+            loss = _loss(options, data.train)
+        model = build_from_options(chosen, weights, num_classes=len(source.classes), loss=loss)
+        _check_classes(options, source, model)
+        if data.train is not None:
+            model.freeze_stages(chosen.freeze)
+        return model
+
+    def meta(self, options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN) -> Meta:
+        backbone, classes = model.backbone, data.val.source.classes
+        return {
+            "task": "segmentation",
+            "classes": list(classes.names),
+            "colours": [list(colour) for colour in classes.colours],
+            "input": {
+                "in_channels": backbone.in_channels,
+                "min_size": options.data.min_size,
+                "mean": list(backbone.mean),
+                "std": list(backbone.std),
+            },
+            "model": asdict(options.model),
+        }
+
+    def batches(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> distributed.TrainBatches:
+        groups = np.zeros(len(data.first), np.int64)
+        size, accumulate = options.train.batch_size, options.train.accumulate
+        return distributed.TrainBatches(groups, size, seed=options.run.seed, accumulate=accumulate)
+
+    def plan(self, options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN, meta: Meta) -> TaskPlan:
+        chosen, asked, train, val = options.model, options.data, data.train, data.val
+        strides = ", ".join(f"{info.name} at stride {info.stride}" for info in model.backbone.feature_info)
+        changes = f"augment {asked.augment}, crop {asked.crop_size}"
+        return TaskPlan(
+            model=f"{chosen.head}, {chosen.backbone} ({strides}), weights {chosen.weights}",
+            classes=len(val.source.classes),
+            train=f"{len(train)} images ({train.source.where}); {changes}" if train else None,
+            val=f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
+            of_training={"loss": f"{chosen.loss}, class weights {chosen.class_weights}"},
+        )
+
+    def train_loader(
+        self,
+        experiment: Experiment,
+        options: TrainSegmenterOptions,
+        data: Splits[Segmentation],
+        batches: Batches,
+        bad: BadImages,
+    ) -> Iterable[Batch]:
+        images = bad.replacing(data.train)
+        return loader(images, workers=experiment.workers, collate=collate, batch_sampler=batches)
+
+    def measure(
+        self, experiment: Experiment, options: TrainSegmenterOptions, data: Splits[Segmentation], bad: BadImages
+    ) -> SegmentationMeasure:
+        return SegmentationMeasure(experiment, options, data.val, bad)
+
+    def example_shape(self, options: TrainSegmenterOptions, meta: Meta) -> tuple[int, int, int]:
+        return meta["input"]["in_channels"], options.data.crop_size, options.data.crop_size
 
 
-SAMPLES = 6  # rows of samples.png
-
-
-def recipe(argv: Sequence[str]) -> Path | None:
-    """Defaults: those of the run to resume, of `--recipe`, else standard for named data and shapes without."""
-    return resumed_config(argv, prefix="seg") or named_recipe(argv, RECIPES)
-
-
-def build(options: Options) -> tuple[Segmentation, Segmentation | None, FCN]:
-    """Validation split, training split and net."""
-    val = build_data(options, "val")
-    train = None if options.run.eval_only else build_data(options, "train")
-    return val, train, build_model(options, val.source, train)
-
-
-def build_data(options: Options, split: Literal["train", "val"]) -> Segmentation:
-    """A split, augmented for training or as it is for validation.
+def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -> Segmentation:
+    """Open a split: augmented for training, unchanged for validation.
 
     Raises:
-        UserError: where the files are missing, malformed or of no known layout.
+        UserError: files are missing or malformed, or the folder's layout is unknown.
     """
-    import numpy as np
-
-    from segmentation.data.dataset import Segmentation
-    from segmentation.transforms import Augment
-
     data = options.data
+    if data.data is None:
+        data = replace(data, data=str(distributed.on_main(shapes.prepare)))
     source = open_source(data, split)
-    places = np.arange(len(source))[: data.limit]
-    if split == "train" and options.train.fraction < 1:
-        places = _share(Segmentation(source, Augment("eval"), indices=places), options)
-    augment = Augment(data.augment if split == "train" else "eval", data.crop_size, data.scales, seed=options.run.seed)
-    return Segmentation(source, augment, indices=places)
+    indices = np.arange(len(source))[: data.limit]
+    if split == "val":
+        return Segmentation(source, Augment("eval"), indices=indices)
+    if options.train.fraction < 1:
+        indices = _fraction(Segmentation(source, Augment("eval"), indices=indices), options)
+    augment = Augment(data.augment, data.crop_size, data.scales, seed=options.run.seed)
+    return Segmentation(source, augment, indices=indices)
 
 
-def build_model(options: Options, source: Source, train: Segmentation | None) -> FCN:
-    """The net that the options describe, for the classes of the data, with its loss.
-
-    Raises:
-        UserError: for weights that do not fit, or, without training, that were made for other classes.
-    """
-    import torch
-
-    from segmentation.data.labels import median_frequency_weights
-    from segmentation.losses import PixelLoss
-    from segmentation.trained import build_from_options
-
-    model = options.model
-    weights = None if model.weights == "none" else model.weights
-    loss = None if train is None else PixelLoss(model.loss)
-    net = build_from_options(model, weights, num_classes=len(source.classes), loss=loss)
-    _check_classes(options, source, net)
-    if train is not None:
-        _require_same_classes(train.source, source)
-        if model.class_weights == "median":
-            net.loss.set_class_weights(torch.from_numpy(median_frequency_weights(_pixel_counts(train))))
-        net.freeze_stages(model.freeze)
-    return net
+def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:
+    weights = None
+    if options.model.class_weights == "median":
+        weights = torch.from_numpy(median_frequency_weights(_pixel_counts(train)))
+    return PixelLoss(options.model.loss, weights)
 
 
-def meta(options: Options, source: Source, model: FCN) -> dict[str, Any]:
-    """What the weights were made for; kept with them."""
-    backbone = model.backbone
-    return {
-        "task": "segmentation",
-        "classes": list(source.classes.names),
-        "colours": [list(colour) for colour in source.classes.colours],
-        "input": {
-            "in_channels": backbone.in_channels,
-            "min_size": options.data.min_size,
-            "mean": list(backbone.mean),
-            "std": list(backbone.std),
-        },
-        "model": asdict(options.model),
-    }
-
-
-def show_plan(
-    experiment: Experiment, options: Options, train: Segmentation | None, val: Segmentation, model: FCN, steps: int
-) -> None:
-    """Say what is about to be trained, on what and how."""
-    from segmentation.metrics import POLICY
-    from tools.engine.optim import rate_rows
-    from tools.engine.plan import print_plan
-    from tools.processes import distributed
-
-    world, data = distributed.world_size(), options.data
-    strides = ", ".join(f"{info.name} at stride {info.stride}" for info in model.backbone.feature_info)
-    look = f"; augment {data.augment}, crop {data.crop_size}"
-    rows = {
-        "run folder": experiment.folder,
-        "model": f"{options.model.head}, {options.model.backbone} ({strides}), weights {options.model.weights}",
-        "loaded": model.load_report or "nothing: random weights",
-        "norm layers": experiment.norms(model),
-        "classes": len(val.source.classes),
-        "train": f"{len(train)} images ({train.source.where}){look}" if train else "none: evaluation only",
-        "val": f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
-        "processes": f"{world} on {experiment.device.type}, {experiment.precision().dtype}".replace("torch.", ""),
-        "batch": f"{options.train.batch_size} = {world} x {experiment.process_batch} x {options.train.accumulate} "
-        "accumulated",
-        **rate_rows(model, options.train),
-        "loss": f"{options.model.loss}, class weights {options.model.class_weights}",
-        "steps": f"{options.train.epochs} epochs x {steps} = {options.train.epochs * steps}",
-    }
-    if train is None:
-        rows = {name: rows[name] for name in rows if name not in ("batch", "lr", "stages", "loss", "steps")}
-    print_plan(rows)
-
-
-class Measure:
-    """Evaluates a model on the validation split, and writes what a run leaves behind."""
-
-    def __init__(self, experiment: Experiment, options: Options, data: Segmentation, bad: BadImages) -> None:
-        from backbones.common.loading import loader
-        from segmentation.data.dataset import collate_whole
-        from tools.processes import distributed
-
-        self.experiment, self.options, self.data, self.bad = experiment, options.data, data, bad
-        batching: dict[str, Any] = {"batch_sampler": distributed.shard(len(data), min(8, experiment.eval_batch))}
-        workers = experiment.workers
-        self.loader = bad.evaluation(loader, data, workers=workers, collate=collate_whole, **batching)
-        self.metrics: Any = None
-
-    def __call__(self, model: nn.Module) -> dict[str, Any]:
-        """Figures of a model, the same on every process."""
-        from segmentation.metrics import LabelMetrics
-        from tools.engine.evaluation import evaluate
-
-        self.metrics = LabelMetrics(self.data.source.classes.names, keep=True)
-        precision, losses = self.experiment.precision(), self.experiment.run.val_loss
-        results = evaluate(self._predictor(model), self.loader, self.metrics, precision=precision, losses=losses)
-        return {**results, **self.bad.counted()}
-
-    def report(self, model: nn.Module, results: dict[str, Any], costs: dict[str, Any]) -> None:
-        """Print the table; write `results.json`, `predictions.zip` and `samples.png` on the main process."""
-        from backbones.common.files import write_json
-        from segmentation.label_maps import write_maps
-        from segmentation.metrics import format_table
-        from tools.processes import distributed
-
-        if not distributed.is_main():
-            return
-        folder = self.experiment.folder
-        write_json(folder / "results.json", {**results, **self.bad.listed(), **costs}, indent=None)
-        if self.metrics is not None:
-            write_maps(folder, self.metrics.maps, self.data.source.file)
-        print(format_table(results))
-        self._draw(model, folder / "samples.png")
-        print(f"results and pictures are in {folder}; image, truth and prediction: {folder / 'samples.png'}")
-
-    def _predictor(self, model: Any) -> Predictor:
-        from segmentation.predict import Predictor
-
-        seen = self.options
-        seeing: dict[str, Any] = {"min_size": seen.min_size, "window": seen.window, "overlap": seen.overlap}
-        return Predictor(model, **seeing, scales=seen.test_scales or (1.0,), flip=seen.test_flip)
-
-    def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw images spread evenly over the split."""
-        import numpy as np
-        import torch
-
-        from segmentation.draw import draw_samples
-
-        count = min(SAMPLES, len(self.data))
-        data = self.bad.omitting(self.data)
-        items = [item for place in np.arange(count) * len(data) // count if (item := data[int(place)])]
-        if not items:  # no image can be read
-            return
-        model.eval()
-        with torch.inference_mode(), self.experiment.precision().autocast():
-            found = self._predictor(model)([image.to(self.experiment.device) for image, _ in items])
-        draw_samples(
-            [image.permute(1, 2, 0).numpy() for image, _ in items],
-            [target["mask"].numpy() for _, target in items],
-            [labels.cpu().numpy() for labels in found],
-            self.data.source.classes,
-        ).save(path)
-
-
-def _share(data: Segmentation, options: Options) -> np.ndarray:
-    """Rows of the source that `--fraction` leaves."""
-    import numpy as np
-
-    from tools.engine.subset import share_of
-
+def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
+    """Return the rows of the source that `--fraction` keeps, from the classes that each image shows."""
     images, classes = np.nonzero(_pixel_counts(data))
-    common: dict[str, Any] = {"names": data.source.classes.names, "train": options.train, "run": options.run}
-    return data.indices[share_of(images, classes, size=len(data), **common)]
+    names = data.source.classes.names
+    kept = share_of(images, classes, size=len(data), names=names, train=options.train, run=options.run)
+    return data.indices[kept]
 
 
 def _pixel_counts(data: Segmentation) -> np.ndarray:
-    """Pixels of each class in each image `[N, K]`; every process reads its part of the label maps."""
-    import numpy as np
-
-    from tools.processes.distributed import all_gather, on_all, rank, world_size
-
-    mine = range(rank(), len(data), world_size())
-    parts = all_gather(on_all(lambda: data.pixel_counts(mine)))
+    """Count the pixels of each class in each image `[N, K]`. Every process reads a part of the label maps."""
+    mine = range(distributed.rank(), len(data), distributed.world_size())
+    parts = distributed.all_gather(distributed.on_all(lambda: data.pixel_counts(mine)))
     counts = np.empty((len(data), len(data.source.classes)), np.int64)
-    for number, part in enumerate(parts):
-        counts[number :: len(parts)] = part
+    for rank, part in enumerate(parts):
+        counts[rank :: len(parts)] = part
     return counts
 
 
 def _require_same_classes(train: Source, val: Source) -> None:
-    """Refuse splits whose classes differ: numbers of one would mean other names in the other."""
+    """Refuse splits whose classes differ: the same number would mean different classes."""
     ours, theirs = train.classes.names, val.classes.names
     if ours != theirs:
         odd = sorted(set(ours) ^ set(theirs)) or [
@@ -257,20 +162,22 @@ def _require_same_classes(train: Source, val: Source) -> None:
         raise UserError(f"classes of {train.where} and {val.where} differ ({', '.join(odd[:3])}); use one data set")
 
 
-def _check_classes(options: Options, source: Source, net: FCN) -> None:
-    """Without training, the weights must be a whole net's for these classes."""
-    if not options.run.eval_only or options.run.resume:  # the checkpoint, which comes later, was made for them
+def _check_classes(options: TrainSegmenterOptions, source: Source, model: FCN) -> None:
+    """Refuse `--eval-only` with weights that are not a whole model's for these classes."""
+    # A checkpoint to resume is read later, and is compared with the classes then.
+    if not options.run.eval_only or options.run.resume:
         return
-    from backbones.weights.files import read_meta
-    from backbones.weights.hub import resolve
-
     weights = options.model.weights
-    if weights == "none" or net.load_report is None:
+    if weights == "none" or model.load_report is None:
         raise UserError("--eval-only: random weights predict nothing; name --weights")
-    lacking = [name for name in net.load_report.missing if not name.startswith("aux_classifier.")]
-    if lacking or not any(name.startswith("classifier.") for name in net.load_report.matched):
-        raise UserError(f"--weights {weights}: is no segmentation net of {len(source.classes)} classes; train it first")
-    made_for = read_meta(resolve(weights)).get("classes")
-    if made_for is not None and tuple(made_for) != source.classes.names:
-        odd = next((a, b) for a, b in zip(made_for, source.classes.names, strict=True) if a != b)
-        raise UserError(f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]})")
+    lacking = [name for name in model.load_report.missing if not name.startswith("aux_classifier.")]
+    if lacking or not any(name.startswith("classifier.") for name in model.load_report.matched):
+        raise UserError(
+            f"--weights {weights}: holds no segmentation model of {len(source.classes)} classes; train it first"
+        )
+    trained_on = read_meta(resolve(weights)).get("classes")
+    if trained_on is not None and tuple(trained_on) != source.classes.names:
+        odd = next((a, b) for a, b in zip(trained_on, source.classes.names, strict=True) if a != b)
+        raise UserError(
+            f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]}); use its data"
+        )

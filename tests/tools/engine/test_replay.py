@@ -54,7 +54,7 @@ def test_a_broken_loss_is_explained_kept_and_replayed(capsys, small_shapes: Path
     path = tmp_path / "run" / "nonfinite-step-2-rank-0.safetensors"
     assert line.startswith("error: the loss is not finite at step 2 of process 0: loss_")
     assert "; lr 1e+30; images [" in line
-    assert line.endswith(f"; look into it with: python tools/replay.py {path}")
+    assert line.endswith(f"; find the cause with: python tools/replay.py {path}")
     assert (" boxes, sides of " in line) == (task == "detection")
     assert status(replay.main, path) == 0
     printed = capsys.readouterr().out

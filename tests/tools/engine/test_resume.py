@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all_and_keeps_its_batch(
         assert len(found) == (rank == 0)  # one of them tells
         for line in found:
             assert "the loss is not finite at step 3 of process 1: loss_cls nan; lr " in line
-            assert "look into it with: python tools/replay.py run/nonfinite-step-3-rank-1.safetensors" in line
+            assert "find the cause with: python tools/replay.py run/nonfinite-step-3-rank-1.safetensors" in line
     assert [file.name for file in (tmp_path / "run").glob("nonfinite*")] == ["nonfinite-step-3-rank-1.safetensors"]
 
 

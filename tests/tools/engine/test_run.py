@@ -17,7 +17,7 @@ from backbones.errors import UserError
 from detection.roi_align import RoIPool
 from segmentation.data.labels import IGNORE
 from segmentation.losses import PixelLoss
-from tools.engine.run import _mistake
+from tools.engine.experiment import user_error_of
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def test_an_operation_without_a_deterministic_form_is_named():
         "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
         "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation.\nMore"
     )
-    error = _mistake(RuntimeError(text))
+    error = user_error_of(RuntimeError(text))
     assert isinstance(error, UserError)
     assert str(error).startswith("--deterministic: adaptive_avg_pool2d_backward_cuda does not have a")
-    assert "\n" not in str(error) and str(error).endswith("take another net, or leave the option out")
-    assert _mistake(RuntimeError("CUDA out of memory")) is None
+    assert "\n" not in str(error) and str(error).endswith("use another model, or leave the option out")
+    assert user_error_of(RuntimeError("CUDA out of memory")) is None
 
 
 def test_roi_align_is_sums_of_rows_where_a_gpu_must_be_deterministic(deterministic):

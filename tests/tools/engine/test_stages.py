@@ -27,6 +27,7 @@ from tools.engine.optim import build_optimizer, build_schedule, rate_rows
 from tools.engine.options import TrainOptions
 from tools.engine.run_folder import LAST
 from tools.engine.stages import Thawing, depths
+from tools.tasks.options import TrainDetectorOptions, detector_recipe
 
 NETS = {
     "classifier": lambda: classification.build("resnet18", 3),
@@ -271,6 +272,6 @@ def test_a_detector_of_weights_freezes_two_stages_by_itself(words: Any) -> None:
     given = [word for word in map(str, words("det"))]
     place = given.index("--freeze")
     options = parsing.parse(
-        train_det.Options, description="", argv=given[:place] + given[place + 2 :], recipe=train_det.recipe
+        TrainDetectorOptions, description="", argv=given[:place] + given[place + 2 :], recipe=detector_recipe
     )
     assert options.model.freeze is None and options.train.thaw == [1, 2]

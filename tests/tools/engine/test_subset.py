@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from tools import train_cls, train_det, train_seg
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
 from tools.engine.subset import nested
+from tools.tasks.classification import ClassificationTask
+from tools.tasks.detection import open_train, open_val
+from tools.tasks.options import TrainClassifierOptions, TrainDetectorOptions, TrainSegmenterOptions
+from tools.tasks.segmentation import open_split
 
 NAMES = ("common", "usual", "rare")
 
@@ -70,24 +73,24 @@ def test_a_class_that_no_image_is_left_of_is_named():
 
 def test_a_detector_and_a_segmenter_train_on_a_share(coco_mini: Path):
     words = ["--data", str(coco_mini), "--fraction", "0.2"]
-    options = parse(train_det.Options, description="", argv=words)
-    val = train_det.build_val(options)
-    train = train_det.build_train(options, val)
+    options = parse(TrainDetectorOptions, description="", argv=words)
+    val = open_val(options)
+    train = open_train(options, val)
     assert len(val) == len(val.annotations)  # validation stays whole
     shown = np.unique(train.annotations.objects(train.indices)[1])
     assert np.array_equal(shown, np.unique(train.annotations.objects(np.arange(len(train.annotations)))[1]))
     assert len(train) < len(train.annotations)
-    options = parse(train_seg.Options, description="", argv=[*words, "--limit", "30", "--classes", "voc"])
-    assert len(train_seg.build_data(options, "train")) < 30 == len(train_seg.build_data(options, "val"))
+    options = parse(TrainSegmenterOptions, description="", argv=[*words, "--limit", "30", "--classes", "voc"])
+    assert len(open_split(options, "train")) < 30 == len(open_split(options, "val"))
 
 
 def test_a_classifier_trains_on_a_share(tmp_path: Path):
     for split, name, number in ((s, n, i) for s in ("train", "val") for n in "ab" for i in range(4)):
         (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / split / name / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
-    options = parse(train_cls.Options, description="", argv=["--data", str(tmp_path), "--fraction", "0.5"])
-    source = train_cls.build_source(options, BadImages(tmp_path, skip=False, seed=0))
+    options = parse(TrainClassifierOptions, description="", argv=["--data", str(tmp_path), "--fraction", "0.5"])
+    source = ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))
     assert (source.train_size, source.val_size) == (4, 8)
     options.data.data = "https://server/shards"
     with pytest.raises(UserError, match="--fraction: not for tar shards; take class folders"):
-        train_cls.build_source(options, BadImages(tmp_path, skip=False, seed=0))
+        ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))

@@ -15,8 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 from backbones.errors import UserError
-from tools import train_det
 from tools.cli.parsing import parse
+from tools.tasks.detection import open_val
+from tools.tasks.options import TrainDetectorOptions
 
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
@@ -169,8 +170,8 @@ def test_file_names_outside_the_folder_are_taken_where_allowed(coco):
     coco.annotations("val").write_text(json.dumps(coco.data))
     words = ["--data", str(coco.root)]
     with pytest.raises(UserError, match="leads out of the image folder"):
-        train_det.build_val(parse(train_det.Options, description="", argv=words))
-    data = train_det.build_val(parse(train_det.Options, description="", argv=[*words, "--allow-outside", "true"]))
+        open_val(parse(TrainDetectorOptions, description="", argv=words))
+    data = open_val(parse(TrainDetectorOptions, description="", argv=[*words, "--allow-outside", "true"]))
     assert data[0][0].shape == (3, 40, 60)
 
 

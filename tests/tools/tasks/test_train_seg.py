@@ -15,8 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 from backbones.errors import UserError
-from tools import train_seg
 from tools.cli.parsing import parse
+from tools.tasks.options import TrainSegmenterOptions
+from tools.tasks.segmentation import open_split
 
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
 
@@ -187,9 +188,9 @@ def test_file_names_outside_the_folder_are_taken_where_allowed(coco) -> None:
     coco.annotations("val").write_text(json.dumps(coco.data))
     words = ["--data", str(coco.root)]
     with pytest.raises(UserError, match="leads out of the image folder"):
-        train_seg.build_data(parse(train_seg.Options, description="", argv=words), "val")
-    options = parse(train_seg.Options, description="", argv=[*words, "--allow-outside", "true"])
-    assert train_seg.build_data(options, "val")[0][0].shape == (3, 40, 60)
+        open_split(parse(TrainSegmenterOptions, description="", argv=words), "val")
+    options = parse(TrainSegmenterOptions, description="", argv=[*words, "--allow-outside", "true"])
+    assert open_split(options, "val")[0][0].shape == (3, 40, 60)
 
 
 def test_other_classes_in_the_weights_are_refused(trained, script, label_set: Path, tmp_path: Path):

@@ -1,0 +1,91 @@
+"""Evaluation of a run on its validation split: what all tasks do alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+from torch import nn
+
+from backbones.common.files import write_json
+from tools.engine.bad_images import BadImages
+from tools.engine.batches import Batch
+from tools.engine.evaluation import Evaluator, Results, evaluate
+from tools.engine.experiment import Experiment
+from tools.processes import distributed
+
+EvaluatorType = TypeVar("EvaluatorType", bound=Evaluator)
+
+
+class Measure(ABC, Generic[EvaluatorType]):
+    """Evaluates models on the validation split and writes the results of a run.
+
+    A task implements the abstract methods. The run calls the object after each epoch (or as `--eval-every` says) with
+    the model to evaluate, and `report` once at the end.
+
+    Attributes:
+        loader: validation batches of this process.
+        evaluator: the evaluator of the last call, with the predictions of all processes.
+        indent: indentation of results.json; None writes one line.
+    """
+
+    indent: ClassVar[int | None] = 2
+    loader: Iterable[Batch]
+    evaluator: EvaluatorType
+
+    def __init__(self, experiment: Experiment, bad: BadImages) -> None:
+        self.experiment, self.bad = experiment, bad
+
+    def __call__(self, model: nn.Module) -> Results:
+        """Return the metrics of a model, the same on every process."""
+        self.evaluator = self.new_evaluator()
+        results = self.evaluate(model, self.loader, self.evaluator, losses=self.experiment.run.val_loss)
+        return {**results, **self.further_results(model), **self.bad.counted()}
+
+    def evaluate(
+        self, model: nn.Module, loader: Iterable[Batch], evaluator: Evaluator, *, losses: bool = False
+    ) -> Results:
+        """Return the metrics of a model on the batches of a loader; `losses` adds the mean training losses."""
+        precision = self.experiment.precision()
+        return evaluate(self.predictor(model), loader, evaluator, precision=precision, losses=losses)
+
+    def report(self, model: nn.Module, results: Results, costs: Mapping[str, object]) -> None:
+        """Print the results table; write results.json, predictions and pictures, on the main process."""
+        if not distributed.is_main():
+            return
+        folder = self.experiment.folder
+        everything = {**self.kept_results(), **results, **self.bad.listed(), **costs}
+        write_json(folder / "results.json", everything, indent=self.indent)
+        self.write_predictions(folder, self.evaluator)
+        print(self.table(results))
+        print(self.write_samples(model, folder))
+
+    @abstractmethod
+    def new_evaluator(self) -> EvaluatorType:
+        """Return an empty evaluator of the validation split."""
+
+    @abstractmethod
+    def predictor(self, model: nn.Module) -> nn.Module:
+        """Wrap a model so that it predicts as the evaluation options say, such as on flipped images as well."""
+
+    @abstractmethod
+    def write_predictions(self, folder: Path, evaluator: EvaluatorType) -> None:
+        """Write the predictions of the last evaluation into the run folder."""
+
+    @abstractmethod
+    def table(self, results: Results) -> str:
+        """Format the results as a table."""
+
+    @abstractmethod
+    def write_samples(self, model: nn.Module, folder: Path) -> str:
+        """Draw sample predictions, if the task has any, and return the line that says where the results are."""
+
+    def further_results(self, model: nn.Module) -> Results:
+        """Return metrics of other images, such as training images. By default there are none."""
+        return {}
+
+    def kept_results(self) -> Results:
+        """Return entries of an earlier results.json that stay. By default there are none."""
+        return {}

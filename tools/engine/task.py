@@ -1,0 +1,126 @@
+"""Interface between a run and a task: what a task must provide to be trained and measured.
+
+`tools.engine.run.run` calls the methods of a `Task` in the order in which they are declared here. A new task needs a
+package (such as `detection/`), a file in `tools/tasks/` with its `Task` and its `Measure`, an entry in
+`tools/tasks/options.py`, and a command of a few lines in `tools/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+
+from torch import nn
+
+from tools.engine.bad_images import BadImages
+from tools.engine.batches import Batch, Batches
+from tools.engine.experiment import Experiment
+from tools.engine.measure import Measure
+from tools.engine.options import RunOptions, TrainOptions
+
+Meta: TypeAlias = dict[str, Any]  # JSON values, saved in the header of weights files
+
+
+class TaskOptions(Protocol):
+    """Dataclass with the option groups of a training command. A task adds its own groups for data and model."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def train(self) -> TrainOptions: ...
+
+    @property
+    def run(self) -> RunOptions: ...
+
+
+class TaskData(Protocol):
+    """Training split (absent with `--eval-only`) and validation split of a task."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of the images of each split, so that `--resume` can refuse other images."""
+
+
+class TrainedModule(Protocol):
+    """Attributes that the run needs of a model besides those of `nn.Module`."""
+
+    @property
+    def load_report(self) -> object | None:
+        """Return which weights were loaded, or None for random weights."""
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """Rows of the printed plan that only the task knows. The run adds the rows that all tasks share.
+
+    Attributes:
+        model: architecture, backbone and weights.
+        classes: number of classes.
+        train: description of the training images; None with `--eval-only`.
+        val: description of the validation images.
+        load_note: text to append to the report on loaded weights, such as a warning.
+        of_data: further rows on the data.
+        of_training: further rows on training; not printed with `--eval-only`.
+    """
+
+    model: str
+    classes: int
+    train: str | None
+    val: str
+    load_note: str = ""
+    of_data: Mapping[str, object] = field(default_factory=dict)
+    of_training: Mapping[str, object] = field(default_factory=dict)
+
+
+Options = TypeVar("Options", bound=TaskOptions, contravariant=True)
+Data = TypeVar("Data", bound=TaskData)
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Task(Protocol[Options, Data, Model]):
+    """A task as a run sees it.
+
+    Attributes:
+        prefix: first part of the names of run folders, such as "det".
+        metric: key in the results of an evaluation that selects the best checkpoint; larger is better.
+    """
+
+    prefix: ClassVar[str]
+    metric: ClassVar[str]
+
+    def build_data(self, options: Options, bad: BadImages) -> Data:
+        """Open the validation split and, unless `options.run.eval_only`, the training split.
+
+        Called on every process, after the run folder was chosen and plugins were loaded. The folder does not exist
+        yet, so that a user error leaves no trace.
+
+        Raises:
+            UserError: files are missing or malformed.
+        """
+
+    def build_model(self, options: Options, data: Data) -> Model:
+        """Build the model with its weights and frozen stages, on the CPU. Called on every process, after `build_data`.
+
+        Raises:
+            UserError: weights do not fit, or `--eval-only` was given weights of other classes.
+        """
+
+    def meta(self, options: Options, data: Data, model: Model) -> Meta:
+        """Return what users of the weights must know: task, classes, input sizes, model options."""
+
+    def batches(self, options: Options, data: Data) -> Batches:
+        """Return the order of the training images. With `--eval-only` only its number of steps is used."""
+
+    def plan(self, options: Options, data: Data, model: Model, meta: Meta) -> TaskPlan:
+        """Return the task's rows of the printed plan. Called once the optimizer exists or was restored."""
+
+    def train_loader(
+        self, experiment: Experiment, options: Options, data: Data, batches: Batches, bad: BadImages
+    ) -> Iterable[Batch]:
+        """Return the loader of training batches, in the order of `batches`. Not called with `--eval-only`."""
+
+    def measure(self, experiment: Experiment, options: Options, data: Data, bad: BadImages) -> Measure:
+        """Return the evaluation of the validation split. Not called with `--dry-run`."""
+
+    def example_shape(self, options: Options, meta: Meta) -> Sequence[int] | None:
+        """Return the shape (C, H, W) of an image for counting multiply-adds, or None if they depend on the image."""

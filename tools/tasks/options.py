@@ -1,0 +1,112 @@
+"""Options of the three training commands. This module imports nothing heavy, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import detection.options
+from backbones.errors import require
+from classification.options import ClassificationDataOptions, ClassifierOptions
+from segmentation.options import SegmentationDataOptions, SegmenterOptions
+from tools.cli.parsing import peek_option
+from tools.engine.options import RunOptions, TrainOptions, require_frozen
+from tools.engine.recipes import named_recipe, resumed_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class TrainClassifierOptions:
+    """Options of train_cls.py."""
+
+    data: ClassificationDataOptions
+    model: ClassifierOptions
+    train: TrainOptions
+    run: RunOptions
+
+    def __post_init__(self) -> None:
+        require_frozen(self.train, self.model.freeze)
+        batch, accumulate = self.train.batch_size, self.train.accumulate
+        # An indivisible batch size is refused later, with the number of processes in the message.
+        even = batch % accumulate or batch // accumulate % 2 == 0
+        mixes = self.data.mixup or self.data.cutmix
+        require(even or not mixes, "batch_size", batch, "--mixup and --cutmix mix images in pairs; use an even number")
+
+
+@dataclass
+class TrainDetectorOptions:
+    """Options of train_det.py."""
+
+    data: detection.options.DataOptions
+    model: detection.options.ModelOptions
+    evaluation: detection.options.EvaluationOptions
+    train: TrainOptions
+    run: RunOptions
+
+    def __post_init__(self) -> None:
+        require_frozen(self.train, self.model.frozen_stages)
+        files = self.evaluation.ensemble
+        require(self.run.eval_only or not files, "ensemble", files, "needs --eval-only; train each detector by itself")
+        plain = self.evaluation == detection.options.EvaluationOptions()
+        rule = "needs one pass over each image; leave out --refine, --test-* and --ensemble"
+        require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)
+
+
+@dataclass
+class TrainSegmenterOptions:
+    """Options of train_seg.py."""
+
+    data: SegmentationDataOptions
+    model: SegmenterOptions
+    train: TrainOptions
+    run: RunOptions
+
+    def __post_init__(self) -> None:
+        require_frozen(self.train, self.model.freeze)
+        plain = not (self.data.window or self.data.test_scales or self.data.test_flip)
+        rule = "needs one pass over each whole image; leave out --window, --test-scales and --test-flip"
+        require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)
+
+
+def classifier_recipe(argv: Sequence[str]) -> Path | None:
+    """Return the YAML file of defaults: the run to resume, or the `--recipe` of classification."""
+    return resumed_config(argv, prefix="cls") or named_recipe(argv, ROOT / "classification" / "recipes")
+
+
+def detector_recipe(argv: Sequence[str]) -> Path | None:
+    """Return the YAML file of defaults: the run to resume, COCO's recipe for named data, or that of the shapes."""
+    if config := resumed_config(argv, prefix="det"):
+        return config
+    name = "coco.yaml" if peek_option(argv, "data") or peek_option(argv, "val_annotations") else "shapes.yaml"
+    return ROOT / "detection" / "recipes" / name
+
+
+def segmenter_recipe(argv: Sequence[str]) -> Path | None:
+    """Return the YAML file of defaults: the run to resume, or the `--recipe` of segmentation."""
+    return resumed_config(argv, prefix="seg") or named_recipe(argv, ROOT / "segmentation" / "recipes")
+
+
+TrainingOptions = TrainClassifierOptions | TrainDetectorOptions | TrainSegmenterOptions
+
+
+@dataclass(frozen=True)
+class TrainingCommand:
+    """Command-line interface of a training command.
+
+    Attributes:
+        options: dataclass of option groups, for `tools.cli.parsing.parse`.
+        recipe: maps the command line to the YAML file of defaults.
+    """
+
+    options: type[TrainingOptions]
+    recipe: Callable[[Sequence[str]], Path | None]
+
+
+# By the name of the command in tools/, without .py.
+COMMANDS: dict[str, TrainingCommand] = {
+    "train_cls": TrainingCommand(TrainClassifierOptions, classifier_recipe),
+    "train_det": TrainingCommand(TrainDetectorOptions, detector_recipe),
+    "train_seg": TrainingCommand(TrainSegmenterOptions, segmenter_recipe),
+}
