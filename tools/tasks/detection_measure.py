@@ -23,8 +23,8 @@ from tools.engine.batches import to_device
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
-from tools.evaluation import format_table
 from tools.evaluation.evaluator import CocoEvaluator
+from tools.evaluation.summary import format_table
 from tools.processes import distributed
 from tools.tasks.options import TrainDetectorOptions
 
