@@ -1,105 +1,135 @@
-"""Measure ours beside the libraries that people would take instead.
+"""Measure the speed and memory of this project beside other libraries.
 
-    python tools/benchmark.py classify --output runs/bench               # speed and memory of classification nets
+    python tools/benchmark.py classify --output runs/bench               # speed and memory of classification models
     python tools/benchmark.py classify --nets "resnet*" --batch 8 --precision both --output runs/bench-resnets
     python tools/benchmark.py detect --output runs/bench-detect          # detectors beside torchvision's
-    python tools/benchmark.py segment --output runs/bench-segment        # segmentation nets beside torchvision's
-    python tools/benchmark.py load --data coco --output runs/bench-load  # training pipelines beside the PIL presets
+    python tools/benchmark.py segment --output runs/bench-segment        # segmentation models beside torchvision's
+    python tools/benchmark.py load --data coco --output runs/bench-load  # training pipelines beside torchvision's
     python tools/benchmark.py evaluate --output runs/bench-evaluate      # COCO's metrics beside pycocotools
-    python tools/benchmark.py memory --output runs/bench-memory          # training steps, loader workers
-    python tools/benchmark.py scale --output runs/bench-scale            # how costs grow
-    python tools/benchmark.py processes --output runs/bench-processes    # what processes send
+    python tools/benchmark.py memory --output runs/bench-memory          # memory of training steps and loader workers
+    python tools/benchmark.py scale --output runs/bench-scale            # growth of costs
+    python tools/benchmark.py processes --output runs/bench-processes    # bytes that processes send
     python tools/benchmark.py classify --help                            # the options of one benchmark
 
-Every benchmark prints its tables and leaves `table.md`, `results.json` and `chart.png` in the output folder; the first
-two are written again after each net, and say whether all was measured.
+Every benchmark prints its tables and writes `table.md`, `results.json` and `chart.png` into the output folder. The
+first two are written again after each part of the work, and say whether the benchmark is complete.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import make_dataclass
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
+from tools.benchmarks import options as groups
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
-# Each module has `Options`, option groups of which one is `measuring: benchmark_options.Measuring`, and a class
-# `Benchmark`: built from the options it checks them, `precisions` are those to rate the machine in, and
-# `run(machine)` yields a benchmark_report.Report after each part of the work.
+
+class SubCommand(NamedTuple):
+    """A benchmark: its class as "module:name", its description, and the groups of its options."""
+
+    benchmark: str
+    description: str
+    subject: type
+    timing: type[groups.Timing] = groups.Timing
+    plugins: type[PluginOptions] | None = None
+
+
 BENCHMARKS = {
-    "classify": "tools.benchmarks.classify",
-    "detect": "tools.benchmarks.detect",
-    "segment": "tools.benchmarks.segment",
-    "load": "tools.benchmarks.load",
-    "evaluate": "tools.benchmarks.evaluate",
-    "memory": "tools.benchmarks.memory",
-    "scale": "tools.benchmarks.scale",
-    "processes": "tools.benchmarks.processes",
+    "classify": SubCommand(
+        "tools.benchmarks.classify:ClassifyBenchmark",
+        "Speed and memory of classification models, ours beside torchvision's and timm's.",
+        groups.ClassifyOptions,
+        groups.TimingAndMemory,
+        PluginOptions,
+    ),
+    "detect": SubCommand(
+        "tools.benchmarks.detect:DetectBenchmark",
+        "Speed of detectors in training and inference, ours beside torchvision's.",
+        groups.DetectOptions,
+        plugins=PluginOptions,
+    ),
+    "segment": SubCommand(
+        "tools.benchmarks.segment:SegmentBenchmark",
+        "Speed of segmentation models in training and inference, ours beside torchvision's.",
+        groups.SegmentOptions,
+        plugins=PluginOptions,
+    ),
+    "load": SubCommand(
+        "tools.benchmarks.load:LoadBenchmark",
+        "Speed of the training pipelines on one core, ours beside torchvision's reference presets.",
+        groups.LoadOptions,
+        groups.OneThreadTiming,
+    ),
+    "evaluate": SubCommand(
+        "tools.benchmarks.evaluate:EvaluateBenchmark",
+        "Time and memory of COCO's box metrics, ours beside pycocotools and faster-coco-eval.",
+        groups.EvaluateOptions,
+    ),
+    "memory": SubCommand(
+        "tools.benchmarks.memory:MemoryBenchmark",
+        "Memory of training steps and of loader workers, ours beside torchvision's.",
+        groups.MemoryOptions,
+        plugins=PluginOptions,
+    ),
+    "scale": SubCommand(
+        "tools.benchmarks.scale:ScaleBenchmark",
+        "Growth of costs with images, objects, classes, pixels and processes, ours beside other libraries'.",
+        groups.ScaleOptions,
+        groups.TimingAndMemory,
+    ),
+    "processes": SubCommand(
+        "tools.benchmarks.processes:ProcessBenchmark",
+        "Traffic and gradients of groups of gloo processes on this machine, compared with one process.",
+        groups.ProcessOptions,
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Pick the benchmark, describe the machine, measure, write."""
+    """Choose the benchmark, measure, and write its results after each part of the work."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("-h", "--help"):
         print(__doc__)
         return
     if not argv or argv[0] not in BENCHMARKS:
         raise UserError(f"{argv[0] if argv else 'benchmark'}: name a benchmark first; there is {', '.join(BENCHMARKS)}")
-    home = import_module(BENCHMARKS[argv[0]])
-    options = parse(home.Options, description=(home.__doc__ or "").splitlines()[0], argv=argv[1:])
-    if hasattr(options, "plugins"):
-        options.plugins.load()
-    folder = free_folder(options.measuring.output)
+    chosen = BENCHMARKS[argv[0]]
+    kinds = {"subject": chosen.subject, "timing": chosen.timing, "plugins": chosen.plugins}
+    options: Any = parse(
+        make_dataclass("OptionGroups", [(name, kind) for name, kind in kinds.items() if kind]),
+        description=chosen.description,
+        argv=argv[1:],
+    )
 
+    # Everything below imports torch.
     from backbones.common.loading import cores
-    from tools.benchmarks.machine import describe, set_up
-    from tools.benchmarks.output import write
+    from tools.benchmarks import machine, output
+    from tools.engine.run_folder import choose_results, create_results
 
-    threads = options.measuring.threads = options.measuring.threads or cores()
-    set_up(threads)
-    benchmark = home.Benchmark(options)
-    create(folder)
-    machine = describe(threads=threads, precisions=benchmark.precisions)
-    header = {"command": f"python tools/benchmark.py {shlex.join(argv)}", **machine}
-    for report in benchmark.run(machine):
-        write(folder, header, report, complete=False)
-    print(write(folder, header, report, complete=True))
-    print(f"\ntable, figures and chart are in {folder}")
-
-
-def free_folder(output: str) -> Path:
-    """The output folder, which nothing lies in yet.
-
-    Raises:
-        UserError: it holds files.
-    """
-    folder = Path(output)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--output {folder}: holds files already; name a new folder")
-    return folder
-
-
-def create(folder: Path) -> None:
-    """Create the output folder.
-
-    Raises:
-        UserError: where it cannot be created or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {folder}: cannot be written; name another folder")
+    folder = choose_results(options.timing.output, prefix="benchmark")
+    if chosen.plugins:
+        options.plugins.load()
+    threads = options.timing.threads = options.timing.threads or cores()
+    machine.set_up(threads)
+    benchmark: output.Benchmark = resolve_name(chosen.benchmark)(options.subject, options.timing)
+    create_results(folder)
+    facts = machine.describe(threads=threads, precisions=benchmark.precisions)
+    command = f"python tools/benchmark.py {shlex.join(argv)}"
+    for report in benchmark.run(facts):
+        output.write(folder, command, facts, report, complete=False)
+    print(output.write(folder, command, facts, report, complete=True))
+    print(f"\ntables, figures and chart are in {folder}")
 
 
 if __name__ == "__main__":

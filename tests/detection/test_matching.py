@@ -17,7 +17,7 @@ from detection import matching
 from detection.matching import match_boxes
 from detection.rpn import Anchors
 from tools.benchmarks.peak import peak_memory
-from tools.benchmarks.rounds import Contestant
+from tools.benchmarks.rounds import Implementation
 
 SMALL = {"min_size": 256, "max_size": 256, "head_channels": 16, "fpn_channels": 16, "rois_per_image": 16}
 CROWDED = 3000  # true boxes on one image
@@ -72,7 +72,7 @@ def crowded_step(count: int) -> Any:
 
 
 def test_thousands_of_true_boxes_train_in_bounded_memory():
-    few, many = (peak_memory(Contestant("c", partial(crowded_step, count)), threads=1) for count in (3, CROWDED))
+    few, many = (peak_memory(Implementation("c", partial(crowded_step, count)), threads=1) for count in (3, CROWDED))
     assert few is not None and many is not None
     assert many - few < BOUND
 

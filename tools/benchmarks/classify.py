@@ -1,205 +1,245 @@
-"""Speed and memory of classification nets, ours beside torchvision's and timm's."""
+"""Speed and memory of classification models, ours beside torchvision's and timm's."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import ClassVar
+
+import timm
+import torch
+import torchvision
+from torch import nn
 
 import backbones
-from backbones.errors import UserError, require
-from tools.benchmarks.options import Measuring
-from tools.benchmarks.settings import (
-    MODES,
-    OURS,
-    Setting,
-    Way,
-    chart,
-    measure_jobs,
-    number,
-    precisions,
-    settings,
-    words,
-)
-from tools.cli.plugins import PluginOptions
+import classification
+from backbones.errors import UserError
+from tools.benchmarks.machine import device
+from tools.benchmarks.models import Calls, ModelJob, ModelSpec
+from tools.benchmarks.options import ClassifyOptions, Mode, TimingAndMemory, split_list
+from tools.benchmarks.output import BenchmarkReport, Columns, cell
+from tools.benchmarks.settings import OURS, TIMM, TORCHVISION, Setting
+from tools.benchmarks.speed import RATIO_NOTE, SpeedBenchmark, SpeedRow
+from tools.engine.cost import macs
 
-if TYPE_CHECKING:
-    from tools.benchmarks.nets import Job
-    from tools.benchmarks.output import Report, Table
-
-NETS = (
-    "plain18,resnet18,plain34,resnet34,resnet50,resnet101,resnet152,plain20,resnet20,plain56,resnet56,resnet110,"
-    "torchvision/alexnet,torchvision/vgg16,torchvision/googlenet,torchvision/inception_v3,timm/inception_resnet_v2"
-)
-LIBRARIES = ("torchvision", "timm")
-# A backward pass costs two forward passes: gradients of the inputs, and of the weights.
+CLASSES = 1000
+USUAL_SIZE, CIFAR_SIZE = 224, 32
+# The auxiliary classifiers of these models are left out: no library computes them.
+WITHOUT_AUXILIARY = ("googlenet", "inception_v3")
+# A backward pass costs as much as two forward passes: it computes gradients of the inputs and of the weights.
 PASSES = {"train": 3, "infer": 1}
 NOTES = (
-    "Images/s are ours. `vs` is our speed divided by the peer's, taken within each round, median over the rounds: "
-    "above 1 ours is faster. GFLOPs are 1e9 multiply-adds of one image; `floor` is the share of the machine's rate of "
-    "matrix products that they reach (two operations a multiply-add, three passes in training). MB: peak, of weights, "
-    "gradients, moments and activations of two steps in a fresh process. Every contestant gets the same batch and "
-    "threads, a fused SGD step (ours that of the training scripts, the peers' torch's own), and the same weights where "
-    "layouts agree.",
+    f"Images/s are ours. {RATIO_NOTE} GFLOPs are 1e9 multiply-adds of one image. `of matmul rate` is the fraction of "
+    "the machine's measured rate of matrix products that our model reaches, at two operations a multiply-add and "
+    "three passes in training. MB is the peak of weights, gradients, optimizer state and activations of two steps in "
+    "a fresh process. All libraries get the same batch, the same threads, a fused SGD step (ours is that of the "
+    "training commands, the others' is torch's own), and the same weights if the layouts agree.",
 )
-OTHER_LAYOUT = "\\* The layouts of ours and of the peer differ, as do their weights: compare with care."
+OTHER_LAYOUT = "\\* Our layout of the weights differs from the other library's, so the weights differ as well."
 
 
-@dataclass
-class ClassifyOptions:
-    """What to measure.
+@dataclass(frozen=True)
+class ClassifierSpec(ModelSpec):
+    """A classification model of 1000 classes.
 
-    Args:
-        nets: names with commas between them, wildcards allowed; torchvision/... and timm/... are compared with that
-            library's own net.
+    Attributes:
+        name: a name of `backbones.names`; a library's own model has that library's prefix.
+        size: side of the images in pixels.
         batch: images per step.
-        size: side of the images in pixels; absent: what each net was made for.
-        mode: train, infer, or both with a comma.
-        precision: of the comparison at equal settings; auto is bf16 where the hardware has it, else fp32.
+        macs: multiply-adds of one image.
     """
 
-    nets: str = NETS
-    batch: int = 16
-    size: int | None = None
-    mode: str = "train,infer"
-    precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
+    difference: ClassVar[str] = "logit_difference"
+    name: str
+    size: int
+    batch: int
+    macs: int = 0
 
-    def __post_init__(self) -> None:
-        require(self.batch > 0, "batch", self.batch, "must be above 0")
-        require(self.size is None or self.size > 0, "size", self.size, "must be above 0")
-        require(self.modes and set(self.modes) <= set(MODES), "mode", self.mode, "must be train, infer or train,infer")
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def measured(cls, name: str, *, batch: int, size: int | None) -> ClassifierSpec:
+        """Return a model with its size and cost, counted on the meta device, where nothing is computed.
+
+        Args:
+            size: side of the images in pixels; None: the size that the model was made for.
+
+        Raises:
+            UserError: the model is unknown, or cannot process this batch or size.
+        """
+        with torch.device("meta"):
+            model = classification.build(name, CLASSES)
+            size = size or usual_size(name, model)
+            try:
+                model.train()(torch.zeros(batch, 3, size, size))
+                cost = macs(model, size)
+            except (RuntimeError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"--size {size} --batch {batch}: {name} cannot process them ({reason}); raise one of the two"
+                ) from None
+        return cls(name, size, batch, cost)
 
     @property
-    def modes(self) -> list[str]:
-        return words(self.mode)
+    def peers(self) -> list[str]:
+        """The library that the name's prefix gives, or the libraries that know the name of our model."""
+        if "/" in self.name:
+            return [self.name.split("/", 1)[0]]
+        known = {
+            TORCHVISION: self.name in torchvision.models.list_models(module=torchvision.models),
+            TIMM: timm.is_model(self.name),
+        }
+        return [library for library, has in known.items() if has]
+
+    def build(self, library: str, weights: Path | None = None) -> nn.Module:
+        """Build the model of a library; a file of weights has torchvision's layout.
+
+        Raises:
+            UserError: the model is unknown, or the file does not fit all of it.
+        """
+        if library == OURS:
+            classifier = classification.build(self.name, CLASSES, weights=weights)
+            missing = classifier.load_report.missing if classifier.load_report else ()
+            if missing:
+                raise UserError(f"{self.name}: {weights} has no {missing[0]}; use weights of the same model")
+            return classifier
+        model = _build_peer(library, self.name.rpartition("/")[2])
+        if weights:
+            try:
+                model.load_state_dict(torch.load(weights, weights_only=True))
+            except RuntimeError as error:
+                raise UserError(
+                    f"{library}'s {self.name}: {weights} does not fit ({error}); use weights of the same model"
+                ) from None
+        return model
+
+    def calls(self, model: nn.Module, job: ModelJob) -> Calls:
+        """Make images `[N, 3, size, size]` and labels `[N]` of noise, and return the calls."""
+        images = torch.randn(self.batch, 3, self.size, self.size, device=device())
+        images = images.to(memory_format=job.memory_format)
+        labels = torch.randint(CLASSES, (self.batch,), device=device())
+        return Calls(lambda: model(images), lambda: nn.functional.cross_entropy(model(images), labels))
+
+    def share_weights(self, path: Path) -> float | None:
+        """Save random weights of the first other library, and compare the logits of all libraries in fp32.
+
+        Returns:
+            The largest difference between a logit of ours and of another library, as a fraction of the largest logit.
+            None, and no file, if no other library has the model, or if the layouts of the weights differ.
+        """
+        if not self.peers:
+            return None
+        torch.manual_seed(0)
+        torch.save(self.build(self.peers[0]).state_dict(), path)
+        try:
+            models = [self.build(library, path) for library in (OURS, *self.peers)]
+        except UserError:
+            path.unlink()
+            return None
+        image = torch.randn(1, 3, self.size, self.size)
+        with torch.inference_mode():
+            ours, *theirs = (model.eval()(image) for model in models)
+        return max(((ours - other).abs().max() / other.abs().max()).item() for other in theirs)
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
-
-    classify: ClassifyOptions
-    measuring: Measuring
-    plugins: PluginOptions
-
-
-class Benchmark:
-    """Measures net after net.
+class ClassifyBenchmark(SpeedBenchmark[ClassifierSpec]):
+    """Measures classification models.
 
     Raises:
-        UserError: an unknown net, or a size or batch that one of them cannot take.
+        UserError: a model is unknown, or cannot process the size or batch.
     """
 
-    def __init__(self, options: Options) -> None:
-        from tools.benchmarks.nets import facts, peers
+    notes = NOTES
+    libraries = (TORCHVISION, TIMM)
 
-        self.options, self.measuring = options.classify, options.measuring
-        self.settings = settings(self.options.precision)
-        self.precisions = precisions(self.settings)
-        nets = expand(self.options.nets)
-        self.facts = {net: facts(net, batch=self.options.batch, size=self.options.size) for net in nets}
-        self.peers = {net: peers(net) for net in nets}
+    def __init__(self, options: ClassifyOptions, timing: TimingAndMemory) -> None:
+        names = expand(options.nets)
+        specs = [ClassifierSpec.measured(name, batch=options.batch, size=options.size) for name in names]
+        super().__init__(specs, options, timing, memory=timing.memory)
 
-    def run(self, machine: dict[str, Any]) -> Iterator[Report]:
-        """A report after each net; `machine` is `benchmark_machine.describe`'s."""
-        rows: list[dict[str, Any]] = []
-        for net in self.facts:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(self._measure_net(net, Path(folder) / "weights.pth", machine["matmul_gflops"]))
-            yield report(rows, self.settings, self.options.modes)
+    def operations(self, spec: ClassifierSpec, mode: Mode, job: ModelJob) -> float:
+        """Return the operations of one image, from the multiply-adds of a forward pass."""
+        return 2 * spec.macs * PASSES[mode]
 
-    def _measure_net(self, net: str, weights: Path, rates: dict[str, float]) -> dict[str, Any]:
-        from tools.benchmarks.nets import share_weights
+    def report(self, rows: Sequence[SpeedRow[ClassifierSpec]]) -> BenchmarkReport:
+        """Return tables and charts of the models measured so far."""
+        report = super().report(rows)
+        return replace(report, notes=[*NOTES, OTHER_LAYOUT]) if any(map(has_other_layout, rows)) else report
 
-        known, libraries = self.facts[net], self.peers[net]
-        difference = share_weights(net, libraries, weights, size=known.size) if libraries else None
-        row = {
-            "net": net,
-            "size": known.size,
-            "batch": self.options.batch,
-            "parameters": known.parameters,
-            "macs": known.macs,
-            "peers": libraries,
-            "same_weights": difference is not None,
-            "logit_difference": difference,
+    def results(self, row: SpeedRow[ClassifierSpec]) -> dict[str, object]:
+        """Return a row as results.json holds it."""
+        return {
+            "net": row.spec.name,
+            "size": row.spec.size,
+            "batch": row.spec.batch,
+            "parameters": row.parameters,
+            "macs": row.spec.macs,
+            "peers": row.spec.peers,
+            "same_weights": row.difference is not None,
+            "logit_difference": row.difference,
+            **{str(mode): figures for mode, figures in row.modes.items()},
         }
-        for mode in self.options.modes:
-            jobs = self._jobs(net, mode, weights if difference is not None else None)
-            work = 2 * known.macs * PASSES[mode]
-            options: dict[str, Any] = {"title": f"{net} {mode}", "work": work, "rates": rates}
-            options["memory"] = self.measuring.memory
-            row[mode] = measure_jobs(jobs, self.settings, self.measuring, **options)
-        return row
 
-    def _jobs(self, net: str, mode: str, weights: Path | None) -> dict[tuple[str, Way], Job]:
-        """What there is to measure; a way that two settings share is measured once."""
-        from tools.benchmarks.nets import Job
+    def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[ClassifierSpec]]:
+        """Return the columns of the table of one mode at one setting."""
+
+        def ratio_to(library: str) -> Callable[[SpeedRow[ClassifierSpec]], str | None]:
+            return lambda row: cell(row.at(mode, setting)["ratio"].get(library), "{:.2f}")
+
+        def peak_of(library: str) -> Callable[[SpeedRow[ClassifierSpec]], str | None]:
+            return lambda row: cell(row.at(mode, setting)["peak_bytes"].get(library), "{:.0f}", 1e6)
 
         return {
-            (library, setting.way(library)): Job(
-                library=library,
-                net=net,
-                way=setting.way(library),
-                mode=mode,
-                batch=self.options.batch,
-                size=self.facts[net].size,
-                weights=weights,
-            )
-            for setting in self.settings
-            for library in (OURS, *self.peers[net])
+            "model": lambda row: row.spec.name + (" \\*" if has_other_layout(row) else ""),
+            "pixels": lambda row: str(row.spec.size),
+            "batch": lambda row: str(row.spec.batch),
+            "params M": lambda row: f"{row.parameters / 1e6:.2f}",
+            "GFLOPs": lambda row: f"{row.spec.macs / 1e9:.3f}",
+            "images/s": lambda row: f"{row.at(mode, setting)['images_per_second']:.1f}",
+            "of matmul rate": lambda row: f"{row.at(mode, setting)['floor_share']:.0%}",
+            **{f"vs {library}": ratio_to(library) for library in self.libraries},
+            **{f"MB {library}": peak_of(library) for library in (OURS, *self.libraries)},
         }
 
 
 def expand(patterns: str) -> list[str]:
-    """The nets of a list with wildcards, each once, in the list's order.
+    """Return the names of a list with wildcards, each once, in the list's order.
 
     Raises:
-        UserError: a wildcard that nothing matches; a plain name is checked where it is built.
+        UserError: a wildcard matches no name. Plain names are checked when the model is built.
     """
     found: dict[str, None] = {}
-    for pattern in words(patterns):
+    for pattern in split_list(patterns):
         matching = backbones.names(pattern) if set(pattern) & set("*?[") else [pattern]
         if not matching:
-            raise UserError(f"--nets {pattern}: matches no net; see backbones.names()")
+            raise UserError(f"--nets {pattern}: matches no model; see tools/list_backbones.py for the names")
         found |= dict.fromkeys(matching)
-    if not found:
-        raise UserError("--nets: names no net")
     return list(found)
 
 
-def report(rows: list[dict[str, Any]], settings: list[Setting], modes: list[str]) -> Report:
-    """Tables and charts of the nets measured so far."""
-    from tools.benchmarks.output import Report
-
-    return Report(
-        results={"nets": rows},
-        notes=[*NOTES, OTHER_LAYOUT] if any(_differs(row) for row in rows) else NOTES,
-        tables=[table(rows, setting, mode) for mode in modes for setting in settings],
-        charts=[found for mode in modes if (found := chart(rows, settings, LIBRARIES, mode))],
-    )
+def has_other_layout(row: SpeedRow[ClassifierSpec]) -> bool:
+    """Return whether other libraries have the model, but none of them can load our weights."""
+    return bool(row.spec.peers) and row.difference is None
 
 
-def table(rows: list[dict[str, Any]], setting: Setting, mode: str) -> Table:
-    """One mode at one setting; a net without a peer has figures, but no ratio."""
-    from tools.benchmarks.output import Table
+def usual_size(name: str, model: classification.Classifier) -> int:
+    """Return the side in pixels of the images that a model was made for.
 
-    everyone = (OURS, *LIBRARIES)
-    columns = ["net", "pixels", "batch", "params M", "GFLOPs", "images/s", "floor"]
-    columns += [f"vs {name}" for name in LIBRARIES] + [f"MB {name}" for name in everyone]
-    made = Table(f"{MODES[mode]}, {setting.title()}", columns)
-    for row in rows:
-        found = row[mode]["settings"][setting.name]
-        cells: list[str | None] = [row["net"] + (" \\*" if _differs(row) else ""), str(row["size"]), str(row["batch"])]
-        cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}"]
-        cells += [f"{found['images_per_second']:.1f}", f"{found['floor_share']:.0%}"]
-        cells += [number(found["ratio"].get(name), "{:.2f}") for name in LIBRARIES]
-        cells += [number(found["peak_bytes"].get(name), "{:.0f}", 1e6) for name in everyone]
-        made.rows.append(cells)
-    return made
+    The libraries state it for their models. For our models it follows from the stride.
+    """
+    library, _, arch = name.rpartition("/")
+    if library == TIMM:
+        config = timm.models.get_pretrained_cfg(arch)
+        return config.input_size[-1] if config else USUAL_SIZE
+    if library == TORCHVISION:
+        return torchvision.models.get_model_weights(arch).DEFAULT.transforms().crop_size[0]
+    return CIFAR_SIZE if model.backbone.feature_info[-1].stride <= 8 else USUAL_SIZE
 
 
-def _differs(row: dict[str, Any]) -> bool:
-    """Whether a net has peers, but none that its weights fit."""
-    return bool(row["peers"]) and not row["same_weights"]
+def _build_peer(library: str, arch: str) -> nn.Module:
+    if library == TIMM:
+        return timm.create_model(arch, num_classes=CLASSES)
+    options = {"aux_logits": False, "init_weights": False} if arch in WITHOUT_AUXILIARY else {}
+    return torchvision.models.get_model(arch, weights=None, **options)

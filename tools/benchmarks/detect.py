@@ -1,67 +1,273 @@
-"""Speed of detectors in training and inference, ours beside torchvision's."""
+"""Speed of detectors in training and inference, ours beside torchvision's.
+
+ResNet-50-FPN is torchvision's own `fasterrcnn_resnet50_fpn`; the other detectors are assembled from torchvision's parts
+as its documentation shows. Batch norm is frozen in all of them, and so are the stem and the first stage.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal, TypedDict, cast
 
-from tools.benchmarks.options import Timing
-from tools.benchmarks.settings import words
-from tools.benchmarks.tasks import Task, TaskBenchmark, TaskOptions
-from tools.cli.plugins import PluginOptions
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
 
-NETS = "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400"
+import detection
+from backbones.errors import UserError
+from backbones.norm import freeze_batch_norm
+from tools.benchmarks.machine import device
+from tools.benchmarks.models import Calls, ModelJob, ModelSpec
+from tools.benchmarks.options import DetectOptions, Timing, split_list
+from tools.benchmarks.settings import OURS, TORCHVISION
+from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
+
+CLASSES = 90
+HEIGHT, WIDTH, BOXES = 480, 640, 7  # typical of COCO's images
+FROZEN_STAGES = 2  # the stem and the first stage
+FROZEN_LAYERS = ("backbone.body.conv1", "backbone.body.layer1")  # torchvision's names of the same
+BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
+RESNETS = ("resnet18", "resnet34", *BOTTLENECKS)
+SPREAD = 30  # factor on the classification weights: scores of random weights are too alike for any detection
 NOTES = (
-    "Images of 640x480 pixels, which the net resizes to the short side in its name; seven boxes each, 90 classes; "
-    "batch norm is frozen, and so are the stem and c2. `vs` is our speed divided by the peer's, taken within each "
-    "round, median over the rounds: above 1 ours is faster. GFLOPs are 1e9 multiply-adds that ours makes for one "
-    "image, backward pass included in training; `floor` is the share of the machine's rate of matrix products (two "
-    "operations a multiply-add) that each library reaches of that work. The weights are the same; results.json has "
-    "the largest difference of the losses in fp32 (`loss_difference`), as a share of the largest loss.",
+    "Images of 640x480 pixels with seven boxes each, resized to the short side that the model's name gives; 90 "
+    f"classes; batch norm, the stem and c2 are frozen. {RATIO_NOTE} {WORK_NOTE} Both libraries use the same weights; "
+    "results.json has the largest difference of the losses in fp32 (`loss_difference`), as a fraction of the largest "
+    "loss.",
 )
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
-@dataclass
-class DetectOptions(TaskOptions):
-    """What to measure.
+class Sizes(TypedDict):
+    """Limits of the sides of resized images in pixels."""
 
-    Args:
-        nets: BACKBONE-NECK:PIXELS with commas between them; PIXELSxIMAGES where a net's images per step are its own.
-        batch: images per step of the others.
-        mode: train, infer, or both with a comma.
-        precision: of the comparison at equal settings; auto is bf16 where the hardware has it, else fp32.
-        compared: BACKBONE-NECK that torchvision's is measured beside, with commas between them, wildcards allowed.
+    min_size: int
+    max_size: int
+
+
+@dataclass(frozen=True)
+class DetectorSpec(ModelSpec):
+    """A detector.
+
+    Attributes:
+        neck: a neck of `detection.build`.
+        size: short side of the resized image in pixels.
+        batch: images per step.
+        alone: do not compare with torchvision, even if torchvision can build the model.
     """
 
-    nets: str = NETS
-    batch: int = 2
-    mode: str = "train,infer"
-    precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
-    compared: str = "resnet50-fpn"
+    difference: ClassVar[str] = "loss_difference"
+    lr: ClassVar[float] = 1e-6
+    backbone: str
+    neck: str
+    size: int
+    batch: int
+    classes: int = CLASSES
+    alone: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.backbone}-{self.neck}"
+
+    @classmethod
+    def parse(cls, text: str, *, batch: int) -> DetectorSpec:
+        """Read a detector from text such as `resnet50-fpn:800`, or `resnet50-c4:400x1` with one image per step.
+
+        Args:
+            batch: images per step if the text does not name them.
+
+        Raises:
+            UserError: the text has another form.
+        """
+        name, _, input_ = text.partition(":")
+        backbone, _, neck = name.rpartition("-")
+        size, _, images = input_.partition("x")
+        if not (backbone and size.isdecimal() and int(size) and (not images or (images.isdecimal() and int(images)))):
+            raise UserError(
+                f"--nets {text}: expected BACKBONE-NECK:PIXELS or BACKBONE-NECK:PIXELSxIMAGES, such as resnet50-fpn:800"
+            )
+        return cls(backbone, neck, int(size), int(images or batch))
+
+    @property
+    def peers(self) -> list[str]:
+        """Names of the other libraries that can build the same model; torchvision's basic blocks cannot dilate."""
+        can_build = self.backbone in (BOTTLENECKS if self.neck == "dc5" else RESNETS)
+        return [TORCHVISION] if can_build and not self.alone else []
+
+    def build(self, library: str, weights: Path | None = None) -> nn.Module:
+        """Build the detector of a library, with the weights of a file, or with random weights and live batch norm.
+
+        Raises:
+            UserError: the model is unknown, or the file does not have all its weights.
+        """
+        sizes: Sizes = {"min_size": self.size, "max_size": 2 * self.size}
+        if library == OURS:
+            return self._build_ours(weights, sizes)
+        model = _assemble(self, sizes)
+        if weights:
+            model.load_state_dict(torch.load(weights, weights_only=True))
+            freeze_batch_norm(model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(not name.startswith(FROZEN_LAYERS))
+        return model
+
+    def _build_ours(self, weights: Path | None, sizes: Sizes) -> nn.Module:
+        neck = cast("Literal['fpn', 'c4', 'dc5']", self.neck)  # detection.build refuses other necks
+        norm: Literal["frozen", "batch"] = "frozen" if weights else "batch"
+        model = detection.build(self.backbone, self.classes, neck=neck, weights=weights, norm=norm, **sizes)
+        if weights:
+            model.freeze_stages(FROZEN_STAGES)
+        return model
+
+    def calls(self, model: nn.Module, job: ModelJob) -> Calls:
+        """Make images and boxes of noise, and return the calls; the loss is the sum of all losses."""
+        images, targets = images_and_targets(job.library, self)
+        return Calls(
+            lambda: model(images),
+            lambda: torch.stack(list(model(images, targets).values())).sum(),
+        )
+
+    def share_weights(self, path: Path) -> float | None:
+        """Save random weights with matching batch statistics, and compare the losses of both libraries in fp32.
+
+        Returns:
+            The largest difference between a loss of ours and of torchvision, as a fraction of the largest loss; None
+            if torchvision is not compared.
+        """
+        torch.manual_seed(0)
+        one = replace(self, batch=1)
+        model = self.build(OURS).to(device()).train()
+        # Let one forward pass set the running statistics.
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():
+            model(*images_and_targets(OURS, one))
+            model.get_parameter("roi_heads.box_predictor.cls_score.weight").mul_(SPREAD)
+        torch.save(model.state_dict(), path)
+        if not self.peers:
+            return None
+        expected, found = _losses(one, path)
+        return max(abs(found[name] - loss) for name, loss in expected.items()) / max(expected.values())
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
-
-    detect: DetectOptions
-    measuring: Timing
-    plugins: PluginOptions
-
-
-class Benchmark(TaskBenchmark):
-    """Measures net after net.
+class DetectBenchmark(SpeedBenchmark[DetectorSpec]):
+    """Measures detectors.
 
     Raises:
-        UserError: an unknown net.
+        UserError: a model is unknown.
     """
 
-    def __init__(self, options: Options) -> None:
-        from tools.benchmarks.detectors import Detector, DetectorJob, build, share_weights
+    notes = NOTES
 
-        task = Task(build, share_weights, DetectorJob, "loss_difference", NOTES)
-        nets = [Detector.parse(text, batch=options.detect.batch) for text in words(options.detect.nets)]
-        compared = words(options.detect.compared)
-        nets = [replace(net, alone=not any(fnmatchcase(str(net), pattern) for pattern in compared)) for net in nets]
-        super().__init__(task, nets, options.detect, options.measuring)
+    def __init__(self, options: DetectOptions, timing: Timing) -> None:
+        patterns = split_list(options.compared)
+        specs = [DetectorSpec.parse(text, batch=options.batch) for text in split_list(options.nets)]
+        specs = [replace(spec, alone=not any(fnmatchcase(str(spec), each) for each in patterns)) for spec in specs]
+        super().__init__(specs, options, timing)
+
+
+def images_and_targets(library: str, spec: DetectorSpec) -> Batch:
+    """Make images of noise, and boxes of typical number and size.
+
+    Returns:
+        Images `[3, 480, 640]`, as bytes for our model and as floats in 0..1 for torchvision's. Targets with `boxes`
+        `[7, 4]` xyxy in pixels and `labels` `[7]` from 1.
+    """
+    random = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, HEIGHT, WIDTH), dtype=torch.uint8, generator=random) for _ in range(spec.batch)]
+    sides = torch.tensor([WIDTH, HEIGHT])
+    targets = []
+    for _ in range(spec.batch):
+        corner = torch.rand(BOXES, 2, generator=random) * sides * 0.6
+        boxes = torch.cat([corner, corner + (0.02 + torch.rand(BOXES, 2, generator=random) * 0.38) * sides], dim=1)
+        labels = torch.randint(1, spec.classes + 1, (BOXES,), generator=random)
+        targets.append({"boxes": boxes.to(device()), "labels": labels.to(device())})
+    return [image.to(device()) if library == OURS else image.to(device()) / 255 for image in images], targets
+
+
+def _losses(spec: DetectorSpec, weights: Path) -> list[dict[str, float]]:
+    """Return torchvision's losses and ours, computed from the same proposals.
+
+    Rounding may swap proposals of almost equal scores, so ours uses torchvision's.
+    """
+    first: list[object] = []
+
+    def share(_module: nn.Module, _inputs: object, outputs: tuple[object, object]) -> tuple[object, object]:
+        first.append(outputs[0])
+        return first[0], outputs[1]
+
+    losses = []
+    for library in (TORCHVISION, OURS):
+        model = spec.build(library, weights).to(device()).train()
+        model.get_submodule("rpn").register_forward_hook(share)
+        torch.manual_seed(1)  # both libraries sample anchors and proposals at random
+        with torch.no_grad():
+            found = model(*images_and_targets(library, spec))
+            losses.append({name: loss.item() for name, loss in found.items()})
+    return losses
+
+
+def _assemble(spec: DetectorSpec, sizes: Sizes) -> nn.Module:
+    """Assemble a detector from torchvision's parts."""
+    name, classes = spec.backbone, spec.classes + 1
+    if spec.neck == "fpn" and name == "resnet50":
+        return fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
+    if spec.neck == "fpn":
+        trunk = resnet_fpn_backbone(backbone_name=name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)
+        return FasterRCNN(trunk, num_classes=classes, **sizes)
+    dilate = [False, False, spec.neck == "dc5"]
+    resnet = torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilate)
+    anchors = AnchorGenerator(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),))
+    if spec.neck == "dc5":
+        return FasterRCNN(
+            _Trunk(resnet, "layer4"),
+            num_classes=classes,
+            rpn_anchor_generator=anchors,
+            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+            **sizes,
+        )
+    return FasterRCNN(
+        _Trunk(resnet, "layer3"),
+        rpn_anchor_generator=anchors,
+        box_roi_pool=MultiScaleRoIAlign(["0"], 14, 2),
+        box_head=_LastStage(resnet.layer4),
+        box_predictor=FastRCNNPredictor(_width(resnet.layer4), classes),
+        **sizes,
+    )
+
+
+class _Trunk(nn.Module):
+    """A ResNet up to one layer, under the names that weights files of detectors have."""
+
+    def __init__(self, resnet: nn.Module, last: str) -> None:
+        super().__init__()
+        self.body = IntermediateLayerGetter(resnet, {last: "0"})
+        self.out_channels = _width(resnet.get_submodule(last))
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        return self.body(images)
+
+
+class _LastStage(nn.Module):
+    """Box head of the C4 detector: the last stage over RoI features, averaged."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, rois: Tensor) -> Tensor:
+        return self.stage(rois).mean(dim=(2, 3))
+
+
+def _width(layer: nn.Module) -> int:
+    """Return the number of channels of a layer's output."""
+    return [module for module in layer.modules() if isinstance(module, nn.Conv2d)][-1].out_channels

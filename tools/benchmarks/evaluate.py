@@ -2,177 +2,207 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
-from backbones.errors import UserError, require
-from tools.benchmarks.options import Timing
+from backbones.errors import UserError
+from tools.benchmarks.machine import Machine
+from tools.benchmarks.options import FASTER, PYCOCOTOOLS, EvaluateOptions, Timing, split_list
+from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable
+from tools.benchmarks.peak import in_fresh_process, peak, restart_peak
+from tools.benchmarks.rounds import ratio, rotated
 from tools.benchmarks.settings import OURS
+from tools.evaluation import CocoEvaluator
+from tools.evaluation.summary import METRICS
+from tools.synthetic.coco_results import write_synthetic
 
-if TYPE_CHECKING:
-    from tools.benchmarks.output import Report, Table
-
-PYCOCOTOOLS, FASTER = "pycocotools", "faster-coco-eval"
 NOTES = (
-    "From the two JSON files (truth and detections, boxes only) to the twelve figures, in a fresh process each time "
-    "that has the library loaded and scored a few images already. `ours` is faster than a peer by `time of ours`, the "
-    "ratio within each round, median over the rounds; `memory of ours` is its peak divided by ours. MB: peak beyond "
-    "what the process held before. `floor` is the share of the machine's copying rate at which the files' bytes "
-    "passed. AP is each library's own; results.json has the largest difference of any of the twelve figures from ours.",
+    "Each library reads two JSON files (truth and detections, boxes only) and computes the twelve metrics, in a fresh "
+    "process that has loaded the library and scored a few images before. `time of ours` is the library's time divided "
+    "by ours, computed within each round; the table shows the median over the rounds. `memory of ours` is the "
+    "library's peak divided by ours. MB is the peak beyond the memory that the process held before. `of copy rate` is "
+    "the rate of the files' bytes as a fraction of the machine's measured rate of copying. AP is each library's own; "
+    "results.json has the largest difference of any of the twelve metrics from ours.",
 )
+MODULES = {OURS: "hotcoco", PYCOCOTOOLS: "pycocotools", FASTER: "faster_coco_eval"}
 
 
-@dataclass
-class EvaluateOptions:
-    """What to measure.
+class Scoring(TypedDict):
+    """One scoring: its seconds, its peak beyond what the process held before, and the twelve metrics."""
 
-    Args:
-        images: of the synthetic set, each with seven boxes on average, 80 classes.
-        detections: on all of them together.
-        libraries: peers, with commas between them; faster-coco-eval must be installed (extra `benchmark`).
-    """
-
-    images: int = 5000
-    detections: int = 500_000
-    libraries: str = f"{PYCOCOTOOLS},{FASTER}"
-
-    def __post_init__(self) -> None:
-        for name in ("images", "detections"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+    seconds: float
+    peak_bytes: int
+    figures: list[float]
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
+class LibraryRow(TypedDict):
+    """Figures of one library, as results.json holds them."""
 
-    evaluate: EvaluateOptions
-    measuring: Timing
+    library: str
+    version: str
+    seconds: list[float]
+    peak_bytes: float
+    time_ratio: float
+    memory_ratio: float
+    floor_share: float
+    figures: list[float]
+    difference: float
 
 
-class Benchmark:
-    """Measures one set of detections.
+class EvaluateBenchmark:
+    """Measures how libraries score one set of detections.
 
     Raises:
-        UserError: an unknown or absent library.
+        UserError: a library is unknown or not installed.
     """
 
     precisions = ("fp32",)
 
-    def __init__(self, options: Options) -> None:
-        from tools.benchmarks.scorers import SCORERS, installed
-        from tools.benchmarks.settings import words
-
-        self.options, self.measuring = options.evaluate, options.measuring
-        self.libraries = [OURS, *words(self.options.libraries)]
+    def __init__(self, options: EvaluateOptions, timing: Timing) -> None:
+        self.options, self.rounds = options, timing.rounds
+        self.libraries = [OURS, *split_list(options.libraries)]
         for library in self.libraries:
-            if library not in SCORERS:
-                raise UserError(
-                    f"--libraries {library}: there is {', '.join(name for name in SCORERS if name != OURS)}"
-                )
-            if not installed(library):
-                raise UserError(f"--libraries {library}: is not installed; pip install {library}, or leave it out")
+            if library not in MODULES:
+                others = ", ".join(name for name in MODULES if name != OURS)
+                raise UserError(f"--libraries {library}: unknown; choose from {others}")
+            if find_spec(MODULES[library]) is None:
+                raise UserError(f"--libraries {library}: not installed; pip install {library}, or leave it out")
 
-    def run(self, machine: dict[str, Any]) -> Iterator[Report]:
-        """A report after each round; `machine` is `benchmark_machine.describe`'s."""
-        from tools.benchmarks.rounds import rotated
-        from tools.synthetic.coco_results import write_synthetic
-
-        runs: dict[str, list[dict[str, Any]]] = {library: [] for library in self.libraries}
+    def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
+        """Measure, and yield a report after each round."""
+        runs: dict[str, list[Scoring]] = {library: [] for library in self.libraries}
         with tempfile.TemporaryDirectory() as folder:
             truth, detections = write_synthetic(Path(folder), self.options.images, self.options.detections, seed=0)
             size = truth.stat().st_size + detections.stat().st_size
-            for number in range(self.measuring.rounds):
+            for number in range(self.rounds):
                 for library in rotated(self.libraries, number):
                     runs[library].append(score_alone(library, truth, detections))
-                yield report(runs, size=size, gbytes=machine["copy_gbytes"], options=self.options)
+                rows = [summary(name, runs, size=size, gbytes=machine["copy_gbytes"]) for name in self.libraries]
+                yield report(rows, size=size, options=self.options)
 
 
-def score_alone(library: str, truth: Path, detections: Path) -> dict[str, Any]:
-    """`benchmark_scorers.score` in a fresh process.
+def score_alone(library: str, truth: Path, detections: Path) -> Scoring:
+    """Score once, in a fresh process.
 
     Raises:
         UserError: the process was killed.
     """
-    from tools.benchmarks.peak import in_fresh_process
-    from tools.benchmarks.scorers import score
-
-    found: dict[str, Any] | None = in_fresh_process(partial(score, library, truth, detections))
+    found = in_fresh_process(partial(score, library, truth, detections))
     if found is None:
-        raise UserError(f"{library}: its process ended early; take fewer --images and --detections")
+        raise UserError(f"{library}: its process ended early; use fewer --images and --detections")
     return found
 
 
-def report(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], *, size: int, gbytes: float, options: EvaluateOptions
-) -> Report:
-    """Table and chart of the rounds so far.
+def score(library: str, truth: Path, detections: Path) -> Scoring:
+    """Score once; a few images are scored first, so that the library's code is loaded."""
+    work = SCORERS[library]
+    with tempfile.TemporaryDirectory() as folder:
+        work(*write_synthetic(Path(folder), 2, 20, seed=0))
+    gc.collect()
+    before = restart_peak()
+    start = time.perf_counter()
+    figures = work(truth, detections)
+    return {"seconds": time.perf_counter() - start, "peak_bytes": peak() - before, "figures": figures}
+
+
+def score_ours(truth: Path, detections: Path) -> list[float]:
+    """Compute the twelve metrics with `CocoEvaluator`; -1 stands for a metric without objects."""
+    evaluator = CocoEvaluator(truth)
+    evaluator.load(detections)
+    figures = evaluator.compute()
+    return [-1.0 if figures[name] is None else float(figures[name]) for name in METRICS]
+
+
+def score_pycocotools(truth: Path, detections: Path) -> list[float]:
+    """Compute the twelve metrics as pycocotools' documentation shows."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return _score_by_classes(COCO, COCOeval, truth, detections)
+
+
+def score_faster(truth: Path, detections: Path) -> list[float]:
+    """Compute the twelve metrics as faster-coco-eval's documentation shows."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    return _score_by_classes(COCO, COCOeval_faster, truth, detections)
+
+
+def _score_by_classes(
+    coco: Callable[[str], Any], evaluation: Callable[..., Any], truth: Path, detections: Path
+) -> list[float]:
+    """Compute the twelve metrics with a library's two classes, `COCO` and `COCOeval`, which print their progress."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        true = coco(str(truth))
+        found = evaluation(true, true.loadRes(str(detections)), iouType="bbox")
+        found.evaluate()
+        found.accumulate()
+        found.summarize()
+    return [float(value) for value in found.stats[:12]]
+
+
+SCORERS: dict[str, Callable[[Path, Path], list[float]]] = {
+    OURS: score_ours,
+    PYCOCOTOOLS: score_pycocotools,
+    FASTER: score_faster,
+}
+
+
+def summary(library: str, runs: Mapping[str, Sequence[Scoring]], *, size: int, gbytes: float) -> LibraryRow:
+    """Compute a library's figures.
 
     Args:
+        runs: scorings of every library so far, one a round.
         size: bytes of the two files.
-        gbytes: 1e9 bytes that the machine copies in a second.
+        gbytes: bytes in 1e9 that the machine copies in a second.
     """
-    from tools.benchmarks.output import Chart, Report
-
-    rows = [summary(library, runs, size=size, gbytes=gbytes) for library in runs]
-    peers = [row for row in rows if row["library"] != OURS]
-    bars = {
-        "time": [row["time_ratio"] for row in peers],
-        "peak memory": [row["memory_ratio"] for row in peers],
-    }
-    title = f"COCO metrics of {options.images:,} images and {options.detections:,} detections"
-    return Report(
-        results={"images": options.images, "detections": options.detections, "file_bytes": size, "libraries": rows},
-        notes=NOTES,
-        tables=[table(title, rows)],
-        charts=[Chart(title, [row["library"] for row in peers], bars, axis="times what ours takes")] if peers else [],
-    )
-
-
-def summary(
-    library: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], *, size: int, gbytes: float
-) -> dict[str, Any]:
-    """A library's figures; arguments as in `report`."""
-    from tools.benchmarks.rounds import ratio
-    from tools.benchmarks.scorers import MODULES
-
     mine, ours = runs[library], runs[OURS]
-    seconds, peak = [run["seconds"] for run in mine], median(run["peak_bytes"] for run in mine)
+    seconds, peak_bytes = [run["seconds"] for run in mine], median(run["peak_bytes"] for run in mine)
     pairs = zip(mine[-1]["figures"], ours[-1]["figures"], strict=True)
     return {
         "library": library,
         "version": version(MODULES[library]),
         "seconds": seconds,
-        "peak_bytes": peak,
+        "peak_bytes": peak_bytes,
         "time_ratio": ratio([run["seconds"] for run in ours], seconds),
-        "memory_ratio": peak / max(1, median(run["peak_bytes"] for run in ours)),
+        "memory_ratio": peak_bytes / max(1, median(run["peak_bytes"] for run in ours)),
         "floor_share": size / median(seconds) / (gbytes * 1e9),
         "figures": mine[-1]["figures"],
         "difference": max(abs(theirs - our) for theirs, our in pairs),
     }
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each library."""
-    from tools.benchmarks.output import Table
+def report(rows: Sequence[LibraryRow], *, size: int, options: EvaluateOptions) -> BenchmarkReport:
+    """Return table and chart of the rounds so far; `size` is the bytes of the two files."""
+    peers = [row for row in rows if row["library"] != OURS]
+    bars = {"time": [row["time_ratio"] for row in peers], "peak memory": [row["memory_ratio"] for row in peers]}
+    title = f"COCO metrics of {options.images:,} images and {options.detections:,} detections"
+    chart = BarChart(title, [row["library"] for row in peers], bars, axis="the library's / ours")
+    return BenchmarkReport(
+        results={"images": options.images, "detections": options.detections, "file_bytes": size, "libraries": rows},
+        notes=NOTES,
+        tables=[ResultTable.of(title, rows, COLUMNS)],
+        charts=[chart] if peers else [],
+    )
 
-    made = Table(title, ["library", "seconds", "MB", "time of ours", "memory of ours", "floor", "AP", "difference"])
-    for row in rows:
-        made.rows.append(
-            [
-                f"{row['library']}{' (hotcoco)' if row['library'] == OURS else ''} {row['version']}",
-                f"{median(row['seconds']):.3f}",
-                f"{row['peak_bytes'] / 1e6:.0f}",
-                f"{row['time_ratio']:.1f}x",
-                f"{row['memory_ratio']:.1f}x",
-                f"{row['floor_share']:.2%}",
-                f"{row['figures'][0]:.4f}",
-                f"{row['difference']:.1e}",
-            ]
-        )
-    return made
+
+COLUMNS: Columns[LibraryRow] = {
+    "library": lambda row: f"{row['library']}{' (hotcoco)' if row['library'] == OURS else ''} {row['version']}",
+    "seconds": lambda row: f"{median(row['seconds']):.3f}",
+    "MB": lambda row: f"{row['peak_bytes'] / 1e6:.0f}",
+    "time of ours": lambda row: f"{row['time_ratio']:.1f}x",
+    "memory of ours": lambda row: f"{row['memory_ratio']:.1f}x",
+    "of copy rate": lambda row: f"{row['floor_share']:.2%}",
+    "AP": lambda row: f"{row['figures'][0]:.4f}",
+    "difference": lambda row: f"{row['difference']:.1e}",
+}

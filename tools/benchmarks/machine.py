@@ -1,43 +1,62 @@
-"""The machine that a benchmark ran on: what it is, and how fast it multiplies and copies."""
+"""The machine that a benchmark runs on: its hardware, its versions, and its rates of multiplying and copying."""
 
 from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from backbones.common.loading import cores
 from tools.benchmarks.rounds import Step, time_steps
 
-# Vector and matrix units that decide how fast convolutions can be.
+# CPU features that decide how fast convolutions can be.
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")
 LIBRARIES = ("torch", "torchvision", "timm")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LASTING = 1.5  # seconds to look for the best moment of a shared machine
+SEARCH_SECONDS = 1.5  # how long to repeat a step; other programs may slow down some of its repetitions
+
+
+class Machine(TypedDict):
+    """Facts about the machine, as JSON values.
+
+    `matmul_gflops` has the operations a second of matrix products in 1e9 for each precision; a multiply-add counts as
+    two operations. `copy_gbytes` has the bytes read plus written a second in 1e9.
+    """
+
+    date: str
+    cpu: str
+    cores: int
+    flags: list[str]
+    gpu: str | None
+    threads: int
+    versions: dict[str, str]
+    matmul_gflops: dict[str, float]
+    copy_gbytes: float
 
 
 def set_up(threads: int) -> None:
-    """The settings that every training script makes (`tools.experiment`), for all contestants alike."""
+    """Apply the settings of the training commands (`tools.engine.run`), for all implementations alike."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True
 
 
 def device() -> torch.device:
-    """The first GPU, or the CPU."""
+    """Return the first GPU, or the CPU if there is no GPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def describe(*, threads: int, precisions: list[str]) -> dict[str, Any]:
-    """The header of a benchmark: JSON values.
+def describe(*, threads: int, precisions: Sequence[str]) -> Machine:
+    """Collect the facts about this machine and measure its rates.
 
-    Returns:
-        Among others `matmul_gflops` by precision, in 1e9 multiplications and additions a second, and `copy_gbytes`,
-        bytes read and written a second in 1e9; both the best of several, as floors are.
+    Args:
+        threads: CPU threads in use.
+        precisions: precisions ("fp32", "bf16") in which to rate matrix products.
     """
     name, flags = _cpu()
     return {
@@ -54,29 +73,35 @@ def describe(*, threads: int, precisions: list[str]) -> dict[str, Any]:
 
 
 def matmul_rate(dtype: torch.dtype, side: int | None = None) -> float:
-    """Operations a second, a multiply-add being two, of a product of square matrices, the best of several."""
+    """Return the operations a second of a product of square matrices, at its fastest repetition.
+
+    A multiply-add counts as two operations.
+
+    Args:
+        side: rows and columns of the matrices; default: 8192 on a GPU, 1024 on a CPU.
+    """
     side = side or (8192 if torch.cuda.is_available() else 1024)
     a, b = (torch.randn(side, side, device=device()).to(dtype) for _ in range(2))
-    return 2 * side**3 / _best(lambda: a @ b)
+    return 2 * side**3 / _fastest(lambda: a @ b)
 
 
 def copy_rate(size: int = 1 << 28) -> float:
-    """Bytes a second, read and written ones together, of copying `size` bytes, the best of several."""
+    """Return the bytes read plus written a second of copying `size` bytes, at its fastest repetition."""
     source = torch.ones(size // 4, device=device())
     target = torch.empty_like(source)
-    return 2 * size / _best(lambda: target.copy_(source))
+    return 2 * size / _fastest(lambda: target.copy_(source))
 
 
-def _best(step: Step) -> float:
-    """Seconds of a step at its fastest; emulated bf16 is so slow that it gets two goes only."""
+def _fastest(step: Step) -> float:
+    """Return the seconds of a step's fastest repetition; at least two are made, as emulated bf16 is very slow."""
     start, found = time.perf_counter(), [time_steps(step, 1)]
-    while len(found) < 2 or time.perf_counter() - start < LASTING:
+    while len(found) < 2 or time.perf_counter() - start < SEARCH_SECONDS:
         found.append(time_steps(step, 1))
     return min(found)
 
 
 def _cpu() -> tuple[str, set[str]]:
-    """Name and feature flags; elsewhere than on Linux the name that Python knows."""
+    """Return the CPU's name and feature flags; the flags are known on Linux only."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     facts = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

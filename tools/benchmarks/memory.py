@@ -4,197 +4,181 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TypedDict
 
-from backbones.errors import UserError, require
-from tools.benchmarks.options import Timing
-from tools.benchmarks.settings import OURS, Setting, contestant, precisions, settings, words
+from backbones.errors import UserError
+from tools.benchmarks.classify import ClassifierSpec
+from tools.benchmarks.detect import DetectorSpec
+from tools.benchmarks.machine import Machine
+from tools.benchmarks.models import ModelJob, ModelSpec
+from tools.benchmarks.options import MemoryOptions, Timing, split_list
+from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
+from tools.benchmarks.peak import in_fresh_process, peak_memory
+from tools.benchmarks.settings import OURS, TORCHVISION, Setting, Way, precisions, settings
+from tools.benchmarks.workers import DATA_SETS, WorkerMemory, measure_data_set
+from tools.synthetic.coco_results import write_synthetic
 
-if TYPE_CHECKING:
-    from tools.benchmarks.output import Report, Table
-    from tools.benchmarks.settings import Job
-
-PEER = "torchvision"
 NOTES = (
-    "MB: peak of two training steps in a fresh process beyond what it held before the net was built: weights, "
-    "gradients, moments, activations, and what the kernels allocate for themselves. `of ours` is the peer's divided by "
-    "ours: above 1 ours needs less. Steps are those of `classify` and `detect`.",
-    "Workers: a loader's process reads the boxes of all images of a synthetic instances file several times, as an "
-    "epoch does, without their pixels; growth is the memory that it no longer shares with the main process, which "
-    "forked it: counting references writes to Python's objects, packed arrays are only read. The peer is torchvision's "
-    "CocoDetection over pycocotools. Reading is the file to a ready data set, in a fresh process.",
+    "MB is the peak of two training steps in a fresh process, beyond the memory that the process held before the model "
+    "was built: weights, gradients, optimizer state, activations, and the kernels' own buffers. `of ours` is "
+    "torchvision's peak divided by ours: above 1, ours needs less. The steps are those of `classify` and `detect`.",
+    "Workers: a loader worker reads the boxes of all images of a synthetic annotation file several times, without the "
+    "pixels, as an epoch does. Growth is the memory that the worker no longer shares with the main process, which "
+    "forked it: counting references writes to Python objects, while packed arrays are only read. Torchvision's data "
+    "set is CocoDetection over pycocotools. Reading is the time from the file to a ready data set, in a fresh process.",
 )
 
 
-@dataclass
-class MemoryOptions:
-    """What to measure.
+class PeakRow(TypedDict):
+    """Peaks of a model's training step by setting and library, as results.json holds them."""
 
-    Args:
-        detectors: BACKBONE-NECK:PIXELS or BACKBONE-NECK:PIXELSxIMAGES with commas between them.
-        classifiers: names with commas between them; 224 pixels.
-        batch: images per step of detectors.
-        images_per_step: the same of classifiers.
-        images: of the file that the workers read, with seven boxes each; 0 leaves the workers out.
-        precision: of the comparison at equal settings; auto is bf16 where the hardware has it, else fp32.
-    """
-
-    detectors: str = "resnet50-fpn:400,resnet50-fpn:800"
-    classifiers: str = "resnet50"
-    batch: int = 2
-    images_per_step: int = 16
-    images: int = 20_000
-    precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "images_per_step"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        require(self.images >= 0, "images", self.images, "must be 0 or above")
+    net: str
+    batch: int
+    peak_bytes: dict[str, dict[str, int | None]]
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
+class WorkerRow(TypedDict):
+    """Medians of a data set's measurements over the rounds, as results.json holds them."""
 
-    memory: MemoryOptions
-    measuring: Timing
+    library: str
+    file_bytes: int
+    images: float
+    read_seconds: float
+    read_peak_bytes: float
+    held_bytes: float
+    growth_bytes: float
+    seconds_an_image: float
+    rounds: list[WorkerMemory | None]
 
 
-class Benchmark:
-    """Measures net after net, then the workers.
+class MemoryBenchmark:
+    """Measures one model after another, then the loader workers.
 
     Raises:
-        UserError: an unknown net.
+        UserError: a model is unknown.
     """
 
-    def __init__(self, options: Options) -> None:
-        from tools.benchmarks.detectors import Detector, build
-        from tools.benchmarks.nets import facts, peers
-        from tools.benchmarks.tasks import parameters
-
-        self.options, self.measuring = options.memory, options.measuring
-        self.settings = settings(self.options.precision)
+    def __init__(self, options: MemoryOptions, timing: Timing) -> None:
+        self.images, self.timing = options.images, timing
+        self.settings = settings(options.precision)
         self.precisions = precisions(self.settings)
-        self.detectors = [Detector.parse(text, batch=self.options.batch) for text in words(self.options.detectors)]
-        self.classifiers = words(self.options.classifiers)
-        if not (self.detectors or self.classifiers or self.options.images):
-            raise UserError("--detectors, --classifiers and --images: name something to measure")
-        for detector in self.detectors:
-            parameters(build, detector)
-        self.peers = {net: [name for name in peers(net) if name == PEER] for net in self.classifiers}
-        self.sizes = {net: facts(net, batch=self.options.images_per_step, size=None).size for net in self.classifiers}
+        self.detectors = [DetectorSpec.parse(text, batch=options.batch) for text in split_list(options.detectors)]
+        for spec in self.detectors:
+            spec.parameters()  # refuses an unknown model before anything is measured
+        self.classifiers = [
+            ClassifierSpec.measured(name, batch=options.images_per_step, size=None)
+            for name in split_list(options.classifiers)
+        ]
 
-    def run(self, machine: dict[str, Any]) -> Iterator[Report]:
-        """A report after each net; `machine` is `benchmark_machine.describe`'s."""
-        from tools.benchmarks.detectors import DetectorJob, share_weights
-
-        rows: list[dict[str, Any]] = []
+    def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
+        """Measure, and yield a report after each model and after the workers."""
+        rows: list[PeakRow] = []
         for detector in self.detectors:
             with tempfile.TemporaryDirectory() as folder:
                 weights = Path(folder) / "weights.pth"
-                share_weights(detector, weights)
-                make = partial(DetectorJob, net=detector, mode="train", weights=weights)
-                rows.append(self._row(f"{detector} {detector.size}", detector.batch, make, detector.peers))
+                detector.share_weights(weights)
+                rows.append(self._row(f"{detector} {detector.size}", detector, weights))
             yield report(rows, self.settings, [])
-        for net in self.classifiers:
-            rows.append(self._row(net, self.options.images_per_step, partial(self._classifier, net), self.peers[net]))
+        for classifier in self.classifiers:
+            rows.append(self._row(classifier.name, classifier, None))
             yield report(rows, self.settings, [])
-        yield report(rows, self.settings, self._workers() if self.options.images else [])
+        yield report(rows, self.settings, self._workers() if self.images else [])
 
-    def _classifier(self, net: str, *, library: str, way: Any) -> Job:
-        from tools.benchmarks.nets import Job
-
-        batch, size = self.options.images_per_step, self.sizes[net]
-        return Job(library=library, net=net, way=way, mode="train", batch=batch, size=size)
-
-    def _row(self, name: str, batch: int, make: Any, peers: Sequence[str]) -> dict[str, Any]:
-        from tools.benchmarks.peak import peak_memory
-
+    def _row(self, name: str, spec: ModelSpec, weights: Path | None) -> PeakRow:
+        """Measure the peaks of a model's training step."""
+        libraries = [OURS, *(library for library in spec.peers if library == TORCHVISION)]
         found: dict[str, dict[str, int | None]] = {}
-        measured: dict[Any, int | None] = {}
+        measured: dict[tuple[str, Way], int | None] = {}
         for setting in self.settings:
-            for library in (OURS, *peers):
+            for library in libraries:
+                # Two settings may let a library compute in the same way: that is measured once.
                 key = library, setting.way(library)
                 if key not in measured:
-                    job = make(library=library, way=setting.way(library))
-                    measured[key] = peak_memory(contestant(job), threads=self.measuring.threads or 1)
+                    job = ModelJob(library, spec, setting.way(library), "train", weights)
+                    measured[key] = peak_memory(job.implementation, threads=self.timing.threads or 1)
                 found.setdefault(setting.name, {})[library] = measured[key]
-        return {"net": name, "batch": batch, "peak_bytes": found}
+        return {"net": name, "batch": spec.batch, "peak_bytes": found}
 
-    def _workers(self) -> list[dict[str, Any]]:
-        from tools.benchmarks.peak import in_fresh_process
-        from tools.benchmarks.workers import SETS, measure_set
-        from tools.synthetic.coco_results import write_synthetic
-
+    def _workers(self) -> list[WorkerRow]:
+        """Measure the data set of each library, once a round in a fresh process."""
         with tempfile.TemporaryDirectory() as folder:
-            truth, _ = write_synthetic(Path(folder), self.options.images, 1, seed=0)
-            runs = {name: partial(measure_set, name, truth) for name in SETS}
-            found = {name: [in_fresh_process(run) for _ in range(self.measuring.rounds)] for name, run in runs.items()}
+            truth, _ = write_synthetic(Path(folder), self.images, 1, seed=0)
+            runs = {name: partial(measure_data_set, name, truth) for name in DATA_SETS}
+            found = {name: [in_fresh_process(run) for _ in range(self.timing.rounds)] for name, run in runs.items()}
             return [summary(name, of_rounds, size=truth.stat().st_size) for name, of_rounds in found.items()]
 
 
-def summary(name: str, runs: Sequence[Mapping[str, Any] | None], *, size: int) -> dict[str, Any]:
-    """Medians of a data set's measurements over the rounds; `size` is the file's, in bytes."""
+def summary(name: str, runs: Sequence[WorkerMemory | None], *, size: int) -> WorkerRow:
+    """Compute the medians of a data set's measurements.
+
+    Args:
+        runs: one measurement a round; None: its process was killed.
+        size: bytes of the annotation file.
+
+    Raises:
+        UserError: all processes were killed.
+    """
     whole = [run for run in runs if run]
     if not whole:
-        raise UserError(f"{name}: its processes ended early; take fewer --images")
+        raise UserError(f"{name}: its processes ended early; use fewer --images")
     return {
         "library": name,
         "file_bytes": size,
-        **{key: median(run[key] for run in whole) for key in whole[0]},
+        "images": median(run["images"] for run in whole),
+        "read_seconds": median(run["read_seconds"] for run in whole),
+        "read_peak_bytes": median(run["read_peak_bytes"] for run in whole),
+        "held_bytes": median(run["held_bytes"] for run in whole),
+        "growth_bytes": median(run["growth_bytes"] for run in whole),
+        "seconds_an_image": median(run["seconds_an_image"] for run in whole),
         "rounds": list(runs),
     }
 
 
-def report(rows: Sequence[Mapping[str, Any]], compared: Sequence[Setting], workers: Sequence[dict[str, Any]]) -> Report:
-    """Tables and charts of what was measured so far."""
-    from tools.benchmarks.output import Chart, Report
-
-    shown = [row for row in rows if PEER in row["peak_bytes"][compared[0].name]]
+def report(rows: Sequence[PeakRow], compared: Sequence[Setting], workers: Sequence[WorkerRow]) -> BenchmarkReport:
+    """Return tables and charts of the models and workers measured so far."""
+    shown = [row for row in rows if TORCHVISION in row["peak_bytes"][compared[0].name]]
     bars = {setting.name: [times(row["peak_bytes"][setting.name]) for row in shown] for setting in compared}
-    charts = [Chart("Peak of a training step", [row["net"] for row in shown], bars, axis="times ours")] if shown else []
-    tables = [table(rows, setting) for setting in compared] if rows else []
-    return Report(
+    chart = BarChart("Peak of a training step", [row["net"] for row in shown], bars, axis="torchvision's / ours")
+    tables = [
+        ResultTable.of(f"Training step, {setting.title()}", rows, columns(setting)) for setting in compared if rows
+    ]
+    return BenchmarkReport(
         results={"nets": list(rows), "workers": list(workers)},
         notes=NOTES,
-        tables=[*tables, *([worker_table(workers)] if workers else [])],
-        charts=charts,
+        tables=[*tables, worker_table(workers)] if workers else tables,
+        charts=[chart] if shown else [],
     )
 
 
 def times(peaks: Mapping[str, int | None]) -> float | None:
-    """The peer's peak divided by ours."""
-    ours, theirs = peaks.get(OURS), peaks.get(PEER)
+    """Return torchvision's peak divided by ours, or None if one of them is not known."""
+    ours, theirs = peaks.get(OURS), peaks.get(TORCHVISION)
     return theirs / ours if ours and theirs else None
 
 
-def table(rows: Sequence[Mapping[str, Any]], setting: Setting) -> Table:
-    """Training steps at one setting."""
-    from tools.benchmarks.output import Table
-    from tools.benchmarks.settings import number
-
-    made = Table(f"Training step, {setting.title()}", ["net", "batch", f"MB {OURS}", f"MB {PEER}", "of ours"])
-    for row in rows:
-        peaks = row["peak_bytes"][setting.name]
-        cells = [number(peaks.get(library), "{:.0f}", 1e6) for library in (OURS, PEER)]
-        made.rows.append([row["net"], str(row["batch"]), *cells, number(times(peaks), "{:.2f}")])
-    return made
+def columns(setting: Setting) -> Columns[PeakRow]:
+    """Return the columns of the table of one setting."""
+    return {
+        "model": lambda row: row["net"],
+        "batch": lambda row: str(row["batch"]),
+        f"MB {OURS}": lambda row: cell(row["peak_bytes"][setting.name].get(OURS), "{:.0f}", 1e6),
+        f"MB {TORCHVISION}": lambda row: cell(row["peak_bytes"][setting.name].get(TORCHVISION), "{:.0f}", 1e6),
+        "of ours": lambda row: cell(times(row["peak_bytes"][setting.name]), "{:.2f}"),
+    }
 
 
-def worker_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What data sets and their workers hold."""
-    from tools.benchmarks.output import Table
-
+def worker_table(rows: Sequence[WorkerRow]) -> ResultTable:
+    """Return the table of the data sets and their workers."""
     size = f"{int(rows[0]['images']):,} images ({rows[0]['file_bytes'] / 1e6:.0f} MB of JSON)"
-    made = Table(
-        f"Loader workers, annotations of {size}",
-        ["library", "seconds to read", "MB peak of reading", "MB held", "MB growth of a worker", "us an image"],
-    )
-    for row in rows:
-        sizes = (f"{row[key] / 1e6:.1f}" for key in ("read_peak_bytes", "held_bytes", "growth_bytes"))
-        made.rows.append([row["library"], f"{row['read_seconds']:.2f}", *sizes, f"{1e6 * row['seconds_an_image']:.1f}"])
-    return made
+    found: Columns[WorkerRow] = {
+        "library": lambda row: row["library"],
+        "seconds to read": lambda row: f"{row['read_seconds']:.2f}",
+        "MB peak of reading": lambda row: f"{row['read_peak_bytes'] / 1e6:.1f}",
+        "MB held": lambda row: f"{row['held_bytes'] / 1e6:.1f}",
+        "MB growth of a worker": lambda row: f"{row['growth_bytes'] / 1e6:.1f}",
+        "us an image": lambda row: f"{1e6 * row['seconds_an_image']:.1f}",
+    }
+    return ResultTable.of(f"Loader workers, annotations of {size}", rows, found)

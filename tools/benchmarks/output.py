@@ -1,30 +1,45 @@
-"""What a benchmark leaves behind: `results.json`, `table.md` and `chart.png`."""
+"""Results of a benchmark: tables and charts, written as `results.json`, `table.md` and `chart.png`."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from backbones.common.files import write_json, write_text
 from backbones.errors import UserError
+from tools.benchmarks.machine import Machine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ABSENT = "-"
+Row = TypeVar("Row")
+Columns = Mapping[str, Callable[[Row], str | None]]
 
 
 @dataclass
-class Table:
-    """Rows under a title; a cell that is None was not measured."""
+class ResultTable:
+    """Rows of text under a title. A cell that is None was not measured."""
 
     title: str
     columns: Sequence[str]
     rows: list[list[str | None]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Row], columns: Columns[Row]) -> ResultTable:
+        """Make a table of one line per row.
+
+        Args:
+            columns: for each heading the function from a row to the text of its cell.
+        """
+        return cls(title, list(columns), [[cell(row) for cell in columns.values()] for row in rows])
+
     def markdown(self) -> str:
-        """A Markdown table, its columns aligned for readers of the text itself."""
+        """Return the table in Markdown, with columns padded to the same width."""
         cells = [list(self.columns), *([cell or ABSENT for cell in row] for row in self.rows)]
         widths = [max(len(row[at]) for row in cells) for at in range(len(self.columns))]
         lines = [" | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
@@ -33,51 +48,71 @@ class Table:
 
 
 @dataclass
-class Chart:
-    """Ratios as bars: one group of bars for each name, one bar in it for each label; None leaves a gap."""
+class BarChart:
+    """Ratios as bars: a group of bars for each name, with one bar for each label. None leaves a gap."""
 
     title: str
     names: Sequence[str]
-    bars: dict[str, list[float | None]]
-    axis: str = "times as fast as the peer"
+    bars: Mapping[str, Sequence[float | None]]
+    axis: str = "our speed / the other's"
 
 
 @dataclass
-class Report:
-    """All that was measured so far.
+class BenchmarkReport:
+    """Everything measured so far.
 
     Attributes:
-        results: JSON values, raw figures included.
+        results: JSON values for `results.json`, raw times included.
         notes: sentences above the tables.
-        charts: only those with something to show.
+        charts: charts that have at least one bar.
     """
 
-    results: dict[str, Any]
+    results: Mapping[str, object]
     notes: Sequence[str]
-    tables: Sequence[Table]
-    charts: Sequence[Chart]
+    tables: Sequence[ResultTable]
+    charts: Sequence[BarChart] = ()
 
 
-def write(folder: Path, header: dict[str, Any], report: Report, *, complete: bool) -> str:
-    """Write the JSON and the table, each under a temporary name first; with the last report the chart as well.
+class Benchmark(Protocol):
+    """One sub-command of `tools/benchmark.py`; its constructor checks the options.
+
+    Attributes:
+        precisions: precisions in which to rate the machine.
+    """
+
+    precisions: Sequence[str]
+
+    def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
+        """Measure, and yield a growing report after each part of the work."""
+
+
+def cell(value: float | None, form: str, unit: float = 1) -> str | None:
+    """Format a number in units of `unit`; return None if the value is None."""
+    return None if value is None else form.format(value / unit)
+
+
+def write(folder: Path, command: str, machine: Machine, report: BenchmarkReport, *, complete: bool) -> str:
+    """Write `results.json` and `table.md`, and `chart.png` if the report is complete.
+
+    Each file is written under a temporary name and renamed.
 
     Returns:
         The text of `table.md`.
     """
-    write_json(folder / "results.json", {**header, "complete": complete, **report.results})
-    parts = [_facts(header), *report.notes, *(table.markdown() for table in report.tables)]
-    text = "\n\n".join(parts if complete else [*parts, "Not complete: the measuring was stopped."])
+    write_json(folder / "results.json", {"command": command, **machine, "complete": complete, **report.results})
+    parts = [_facts(command, machine), *report.notes, *(table.markdown() for table in report.tables)]
+    text = "\n\n".join(parts if complete else [*parts, "Not complete: the benchmark was stopped."])
     write_text(folder / "table.md", text + "\n")
     if complete and report.charts:
         write_chart(folder / "chart.png", report.charts)
     return text
 
 
-def write_chart(path: Path, charts: Sequence[Chart]) -> None:
-    """Draw the charts one below the other, with a line at 1.0 where both are equally fast.
+def write_chart(path: Path, charts: Sequence[BarChart]) -> None:
+    """Draw the charts one below the other, each with a line at 1.0.
 
     Raises:
-        UserError: where the file cannot be written.
+        UserError: the file cannot be written.
     """
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
@@ -93,17 +128,17 @@ def write_chart(path: Path, charts: Sequence[Chart]) -> None:
         temporary.write_bytes(image.getvalue())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or name another folder") from None
 
 
-def _draw(panel: Any, chart: Chart) -> None:
+def _draw(panel: Axes, chart: BarChart) -> None:
     width = 0.8 / len(chart.bars)
     for number, (label, values) in enumerate(chart.bars.items()):
-        places = [at + (number - (len(chart.bars) - 1) / 2) * width for at in range(len(values))]
-        heights = [value or 0 for value in values]
-        panel.bar(places, heights, width * 0.92, label=label)
-        for place, value in zip(places, values, strict=True):
-            _write_at_foot(panel, place, f"{value:.2f}" if value else "")
+        # Center the bars of a group on the group's tick.
+        centers = [tick + (number - (len(chart.bars) - 1) / 2) * width for tick in range(len(values))]
+        panel.bar(centers, [value or 0 for value in values], width * 0.92, label=label)
+        for center, value in zip(centers, values, strict=True):
+            _label_bar(panel, center, f"{value:.2f}" if value else "")
     panel.axhline(1.0, color="black", linewidth=1)
     panel.set_xticks(range(len(chart.names)), chart.names, rotation=20, ha="right", fontsize=8)
     panel.set_xlim(-0.6, len(chart.names) - 0.4)
@@ -113,22 +148,31 @@ def _draw(panel: Any, chart: Chart) -> None:
     panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _write_at_foot(panel: Any, place: float, text: str) -> None:
-    """Inside the bar and below the line at 1.0, which would strike the figure out."""
-    style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "bottom", "color": "white", "fontsize": 7}
-    panel.annotate(text, (place, 0), xytext=(0, 3), textcoords="offset points", **style)
+def _label_bar(panel: Axes, center: float, text: str) -> None:
+    """Write a value at the foot of its bar, where the line at 1.0 does not cross it."""
+    panel.annotate(
+        text,
+        (center, 0),
+        xytext=(0, 3),
+        textcoords="offset points",
+        rotation=90,
+        ha="center",
+        va="bottom",
+        color="white",
+        fontsize=7,
+    )
 
 
-def _facts(header: dict[str, Any]) -> str:
-    """The header in words."""
-    machine = f"{header['cpu']}, {header['cores']} cores ({', '.join(header['flags'])})"
-    rates = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in header["matmul_gflops"].items())
+def _facts(command: str, machine: Machine) -> str:
+    """Return a list of the command and the machine's facts in Markdown."""
+    name = f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])})"
+    rates = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in machine["matmul_gflops"].items())
     lines = {
-        "command": f"`{header['command']}`",
-        "date": header["date"],
-        "machine": f"{machine}, GPU {header['gpu']}" if header["gpu"] else machine,
-        "threads": header["threads"],
-        "versions": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
-        "floor": f"matrix products {rates}; copying {header['copy_gbytes']:.1f} GB/s read and written",
+        "command": f"`{command}`",
+        "date": machine["date"],
+        "machine": f"{name}, GPU {machine['gpu']}" if machine["gpu"] else name,
+        "threads": machine["threads"],
+        "versions": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
+        "measured rates": f"matrix products {rates}; copying {machine['copy_gbytes']:.1f} GB/s read and written",
     }
     return "\n".join(f"- {name}: {value}" for name, value in lines.items())

@@ -1,4 +1,4 @@
-"""Peak memory of a contestant, measured in a fresh process, where nothing else was ever allocated."""
+"""Peak memory of an implementation, measured in a fresh process that has allocated nothing else."""
 
 from __future__ import annotations
 
@@ -11,35 +11,41 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+import torch
 
 from backbones.common import plugins
-from tools.benchmarks.rounds import Contestant
+from tools.benchmarks.machine import set_up
+from tools.benchmarks.rounds import Implementation
 
-STEPS = 2  # the first training step creates the optimizer's moments, the second holds them beside the activations
-# Forked from a server that has these loaded already: a probe costs a fraction of a second instead of several. Linux
-# hands a process started by exec the peak of the process that started it; a forked one begins anew.
+STEPS = 2  # the first training step creates the optimizer's state, the second holds it beside the activations
+# A fork server that has loaded these libraries starts a process in a fraction of a second instead of several seconds.
+# A forked process begins with its own peak; Linux gives a process started by exec the peak of its parent.
 PRELOAD = ["torch", "torchvision", "timm"]
+Result = TypeVar("Result")
 
 
-def peak_memory(contestant: Contestant, *, threads: int) -> int | None:
-    """Bytes that building the contestant and making its steps needs at most, beyond an idle process.
+def peak_memory(implementation: Implementation, *, threads: int) -> int | None:
+    """Return the most bytes that building an implementation and making two steps needs, beyond an idle process.
 
-    Main memory, or the device's where there is one. Where the kernel's peak counter cannot be set back (macOS) the
-    peak includes what the building needed for a moment.
+    The memory is the GPU's if there is a GPU, else main memory. On systems that cannot reset the peak counter (macOS)
+    the peak includes memory that only building needed.
 
     Returns:
-        None where the process was killed, as it is when memory runs out.
+        The bytes, or None if the process was killed, for example because memory ran out.
     """
-    found: int | None = in_fresh_process(partial(_probe, contestant, threads))
-    return found
+    return in_fresh_process(partial(_probe, implementation, threads))
 
 
-def in_fresh_process(work: Callable[[], Any]) -> Any | None:
-    """What `work` returns in a process of its own; None where that ended without, as when memory runs out.
+def in_fresh_process(work: Callable[[], Result]) -> Result | None:
+    """Call `work` in a process of its own.
 
     Args:
-        work: something that can be pickled, such as a partial of a module's function.
+        work: a function that can be pickled, for example a partial of a module's function.
+
+    Returns:
+        The result of `work`, or None if the process ended without one, for example because memory ran out.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -48,7 +54,8 @@ def in_fresh_process(work: Callable[[], Any]) -> Any | None:
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        found: Result = receiver.recv()
+        return found
     except EOFError:
         return None
     finally:
@@ -56,19 +63,19 @@ def in_fresh_process(work: Callable[[], Any]) -> Any | None:
         process.join()
 
 
-def _answer(connection: Connection, work: Callable[[], Any], plugin_names: Sequence[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which kills this process
+def _answer(connection: Connection, work: Callable[[], object], plugin_names: Sequence[str]) -> None:
+    # Leave Ctrl-C to the parent process, which kills this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     plugins.load(plugin_names)
     connection.send(work())
 
 
-def _probe(contestant: Contestant, threads: int) -> int:
-    from tools.benchmarks.machine import set_up
-
+def _probe(implementation: Implementation, threads: int) -> int:
+    """Build an implementation, make its steps, and return its peak in bytes."""
     set_up(threads)
     _load_kernels()
     before = restart_peak()
-    step = contestant.prepare()
+    step = implementation.prepare()
     restart_peak()
     for _ in range(STEPS):
         step()
@@ -76,28 +83,22 @@ def _probe(contestant: Contestant, threads: int) -> int:
 
 
 def _load_kernels() -> None:
-    """Let the libraries start their threads and load their code, which is no contestant's need."""
-    import torch
-
+    """Make the libraries start their threads and load their code, so that neither counts as the implementation's."""
     conv = torch.nn.Conv2d(4, 4, 3)
     conv(torch.zeros(1, 4, 8, 8)).sum().backward()
 
 
 def restart_peak() -> int:
-    """Set the peak back to what is held now, and return it."""
-    import torch
-
+    """Reset the peak to the memory that is held now, and return it in bytes."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # Linux's own
+    with suppress(OSError):  # the file exists on Linux only
         Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def peak() -> int:
-    """Most memory held since the last restart, in bytes."""
-    import torch
-
+    """Return the most memory in bytes that this process held since the last restart."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Training pipelines from a JPEG file to an item's tensors: ours, and the presets of torchvision's reference scripts.
+"""Training pipelines from a JPEG file to the tensors of an item: ours, and torchvision's reference presets.
 
 The presets are those of `references/{classification,detection,segmentation}/presets.py` with their default backend.
 """
@@ -31,16 +31,21 @@ from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import Segmentation
 from segmentation.data.labels import IGNORE
 from segmentation.transforms import Augment as PixelAugment
-from tools.benchmarks.rounds import Contestant, Step
+from tools.benchmarks.rounds import Implementation, Step
 
 PLAIN, FLOATS, PEER = "ours", "ours, as floats", "torchvision"
-CROP, BASE = {"classify": 224, "segment": 480}, 520
-Fetch = Callable[[int, int], Any]  # (epoch, index) to an item
+CROP = {"classify": 224, "segment": 480}  # side of the crops in pixels
+BASE = 520  # short side in pixels around which torchvision's segmentation preset resizes
+Fetch = Callable[[int, int], Any]  # from epoch and index to an item, in the layout of its pipeline
 
 
 @dataclass(frozen=True)
 class Images:
-    """The training images of a data set, and their truth."""
+    """The training images of a data set, and their truth.
+
+    Attributes:
+        count: number of images to read.
+    """
 
     boxes: CocoAnnotations
     labels: CocoLabels
@@ -48,10 +53,13 @@ class Images:
 
     @classmethod
     def read(cls, root: Path, *, limit: int | None) -> Images:
-        """From COCO's layout, in the order of the ids.
+        """Read a folder in COCO's layout; the images are in the order of their ids.
+
+        Args:
+            limit: read only the first images; None: all.
 
         Raises:
-            UserError: as our readers do.
+            UserError: a file is missing or broken.
         """
         file, folder = find_split(root, "train")
         boxes = CocoAnnotations.read(file, folder, bad_boxes="drop")
@@ -61,26 +69,27 @@ class Images:
         return self.count
 
     def path(self, index: int) -> Path:
+        """Return the file of an image."""
         return self.boxes.folder / str(self.boxes.file_names[index])
 
     def pixel_bytes(self) -> float:
-        """Mean bytes of a decoded image."""
+        """Return the mean bytes of a decoded image."""
         return 3 * float(self.boxes.sizes[: self.count].astype(np.int64).prod(axis=1).mean())
 
 
-def contestants(task: str, images: Images) -> list[Contestant]:
-    """Ours, ours as floats, and torchvision's: each step is a pass over the images."""
+def implementations(task: str, images: Images) -> list[Implementation]:
+    """Return our pipeline, ours as floats, and torchvision's; a step is a pass over the images."""
     ours, finish, theirs = OURS[task](images), FINISH[task], THEIRS[task](images)
     fetches: dict[str, Fetch] = {
         PLAIN: ours,
         FLOATS: lambda epoch, index: finish(ours(epoch, index)[0]),
         PEER: theirs,
     }
-    return [Contestant(name, partial(passing, fetch, len(images))) for name, fetch in fetches.items()]
+    return [Implementation(name, partial(passing, fetch, len(images))) for name, fetch in fetches.items()]
 
 
 def passing(fetch: Fetch, images: int) -> Step:
-    """A pass over the images; each one is an epoch of its own."""
+    """Return a step that passes over the images; every pass is another epoch."""
     epochs = count()
 
     def step() -> None:
@@ -95,6 +104,7 @@ def passing(fetch: Fetch, images: int) -> Step:
 
 
 def our_classifier(images: Images) -> Fetch:
+    """Return our classification pipeline: random resized crop and flip."""
     augment = ClassAugment("standard", CROP["classify"], Normalise(IMAGENET_MEAN, IMAGENET_STD))
 
     def fetch(epoch: int, index: int) -> Any:
@@ -106,20 +116,24 @@ def our_classifier(images: Images) -> Fetch:
 
 
 def our_detector(images: Images) -> Fetch:
+    """Return our detection pipeline: flip with boxes."""
     data = CocoDetection(images.boxes, BoxAugment("light"))
     return lambda epoch, index: data[epoch, index]
 
 
 def our_segmenter(images: Images) -> Fetch:
+    """Return our segmentation pipeline: random size, flip and crop, and colour jitter."""
     data = Segmentation(images.labels, PixelAugment("train", crop=CROP["segment"]))
     return lambda epoch, index: data[epoch, index]
 
 
 def scaled(image: Tensor) -> Tensor:
+    """Return a uint8 image as floats in 0..1."""
     return image / 255
 
 
 def normalised(image: Tensor) -> Tensor:
+    """Return a uint8 image as floats, normalised by ImageNet's mean and std."""
     return v2.functional.normalize(image / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
@@ -127,6 +141,7 @@ def normalised(image: Tensor) -> Tensor:
 
 
 def their_classifier(images: Images) -> Fetch:
+    """Return torchvision's classification preset."""
     preset = v2.Compose(
         [
             v2.RandomResizedCrop(CROP["classify"], antialias=True),
@@ -137,10 +152,11 @@ def their_classifier(images: Images) -> Fetch:
             v2.ToPureTensor(),
         ]
     )
-    return lambda epoch, index: preset(picture(images.path(index)))
+    return lambda epoch, index: preset(open_image(images.path(index)))
 
 
 def their_detector(images: Images) -> Fetch:
+    """Return torchvision's detection preset "hflip"."""
     preset = v2.Compose(
         [
             v2.RandomHorizontalFlip(0.5),
@@ -153,7 +169,7 @@ def their_detector(images: Images) -> Fetch:
     )
 
     def fetch(epoch: int, index: int) -> Any:
-        image = picture(images.path(index))
+        image = open_image(images.path(index))
         boxes, labels, _ = images.boxes.of_image(index)
         size = (image.height, image.width)
         truth = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)  # type: ignore[call-arg]
@@ -163,6 +179,7 @@ def their_detector(images: Images) -> Fetch:
 
 
 def their_segmenter(images: Images) -> Fetch:
+    """Return torchvision's segmentation preset for training."""
     preset = v2.Compose(
         [
             v2.RandomResize(min_size=BASE // 2, max_size=2 * BASE),
@@ -176,15 +193,15 @@ def their_segmenter(images: Images) -> Fetch:
     )
 
     def fetch(epoch: int, index: int) -> Any:
-        image = picture(images.path(index))
+        image = open_image(images.path(index))
         mask = images.labels.labels(index, (image.height, image.width))
         return preset(image, tv_tensors.Mask(torch.from_numpy(mask)))
 
     return fetch
 
 
-def picture(path: Path) -> Image.Image:
-    """As torchvision's folders load one."""
+def open_image(path: Path) -> Image.Image:
+    """Open an image in RGB, as torchvision's folder data sets do."""
     with path.open("rb") as file:
         return Image.open(file).convert("RGB")
 

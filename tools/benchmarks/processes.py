@@ -1,4 +1,4 @@
-"""What processes send, and whether they compute what one does: groups of gloo processes on this machine."""
+"""Traffic and gradients of groups of gloo processes on this machine, compared with one process."""
 
 from __future__ import annotations
 
@@ -6,77 +6,75 @@ import multiprocessing
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypedDict
 
-from backbones.errors import UserError, require
-from tools.benchmarks.options import Timing
-from tools.benchmarks.settings import words
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+import classification
+from backbones.errors import UserError
+from tools.benchmarks.machine import Machine
+from tools.benchmarks.options import PROCESS_BATCH, ProcessOptions, Timing, split_list
+from tools.benchmarks.output import BenchmarkReport, Columns, ResultTable
+from tools.processes import distributed
 
-    from tools.benchmarks.output import Report
-
-BATCH, SIDE, EVALUATED = 16, 32, 83  # images of a step over all processes, their pixels, images of an evaluation
-TCP_INFO_SIZE, ACKED = 256, 120  # of Linux's struct tcp_info: tcpi_bytes_acked stands at byte 120
+SIDE, EVALUATED = 32, 83  # side of the images in pixels, images of an evaluation
+TCP_INFO_SIZE, ACKED = 256, 120  # size of Linux's struct tcp_info, offset of its field tcpi_bytes_acked
 NOTES = (
-    "Each group trains resnet20 (group norm) on the same 16 images a step, over gloo and TCP on one machine. Bytes "
-    "are those that the kernel counts as sent and received by the other side, of the process that sent most, in the "
-    "second step; `ring` is 2(n-1)/n of the gradient's bytes. `difference` is the gradient's from that of one process "
-    "on all images, relative in norm. `evaluated` are the images of 83 that the processes' shards hold together, "
-    "`twice` those that come more than once. Nothing here is a time.",
+    "Each group trains resnet20 (group norm) on the same 16 images a step, over gloo and TCP on one machine. `sent "
+    "bytes` are those of the process that sent most, in the second step, as the kernel counts bytes that the other "
+    "side received; `ring bytes` are 2(n-1)/n of the gradient's bytes. `difference` is that of the gradient from the "
+    "gradient of one process on all images, relative in norm. `evaluated` counts the images of 83 that the processes' "
+    "shards hold together, `twice` those that are in more than one shard. No column is a time.",
 )
 
 
-@dataclass
-class ProcessOptions:
-    """What to measure.
+class ProcessResult(TypedDict):
+    """Measurements of one process: bytes sent, bytes of the gradient, its difference, and the images of its shard."""
 
-    Args:
-        values: numbers of processes with commas between them; each divides 16.
-    """
-
-    values: str = "2,4,8"
-
-    def __post_init__(self) -> None:
-        named = words(self.values)
-        fits = named and all(word.isdecimal() and int(word) > 1 and BATCH % int(word) == 0 for word in named)
-        require(bool(fits), "values", self.values, f"must be of 2, 4, 8, 16: divisors of {BATCH} images")
+    sent: int
+    gradient: int
+    difference: float
+    shard: list[int]
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
+class TrafficRow(TypedDict):
+    """Figures of one group, as results.json holds them."""
 
-    processes: ProcessOptions
-    measuring: Timing
+    processes: int
+    gradient_bytes: int
+    ring_bytes: float
+    sent_bytes: int
+    difference: float
+    evaluated: int
+    twice: int
 
 
-class Benchmark:
-    """Runs group after group."""
+class ProcessBenchmark:
+    """Runs one group of processes after another."""
 
     precisions = ("fp32",)
 
-    def __init__(self, options: Options) -> None:
-        self.values = [int(word) for word in words(options.processes.values)]
+    def __init__(self, options: ProcessOptions, timing: Timing) -> None:
+        self.values = [int(word) for word in split_list(options.values)]
 
-    def run(self, machine: dict[str, Any]) -> Iterator[Report]:
-        """A report after each group."""
-        rows: list[dict[str, Any]] = []
+    def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
+        """Run the groups, and yield a report after each."""
+        rows: list[TrafficRow] = []
         for count in self.values:
             rows.append(summary(run_group(count)))
-            yield report(rows)
+            tables = [ResultTable.of("Processes: bytes of a step, gradients, shards", rows, COLUMNS)]
+            yield BenchmarkReport(results={"processes": list(rows)}, notes=NOTES, tables=tables)
 
 
-def run_group(count: int) -> list[dict[str, Any]]:
-    """What each of `count` processes found, by rank.
+def run_group(count: int) -> list[ProcessResult]:
+    """Run a group of `count` processes, and return their results by rank.
 
     Raises:
-        UserError: one of them ended early.
+        UserError: a process ended early.
     """
     context = multiprocessing.get_context("forkserver")
     with socket.socket() as free:
@@ -93,7 +91,7 @@ def run_group(count: int) -> list[dict[str, Any]]:
     try:
         return [receiver.recv() for receiver, _ in pipes]
     except EOFError:
-        raise UserError(f"--values {count}: a process ended early; take fewer") from None
+        raise UserError(f"--values {count}: a process ended early; use fewer") from None
     finally:
         for process in group:
             process.join(timeout=10)
@@ -101,50 +99,53 @@ def run_group(count: int) -> list[dict[str, Any]]:
 
 
 def _work(rank: int, count: int, port: int, sender: Connection) -> None:
-    import torch
-
-    from tools.processes import distributed
-
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    # Set what torchrun would set.
+    environment = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
     torch.set_num_threads(1)
-    alone = _gradient(_net(), slice(None))
-    wrapped = distributed.wrap(_net(), distributed.start())
-    size = BATCH // count
+    # The gradient of one process on all images.
+    alone = _gradient(_model(), slice(None))
+    # The gradient of the group, each process on its part of the images.
+    wrapped = distributed.wrap(_model(), distributed.start())
+    size = PROCESS_BATCH // count
     part = slice(rank * size, (rank + 1) * size)
-    _gradient(wrapped, part)  # the first backward pass finds the buckets
+    _gradient(wrapped, part)  # the first backward pass builds the buckets, which sends other bytes
     distributed.all_gather(None)
     before = sent_bytes()
     together = _gradient(wrapped, part)
-    found: dict[str, Any] = {"sent": sent_bytes() - before, "gradient": 4 * together.numel()}
-    found["difference"] = float((together - alone).norm() / alone.norm())
-    found["shard"] = [place for batch in distributed.shard(EVALUATED, 8) for place in batch]
-    distributed.all_gather(None)  # nobody leaves while others read their counters
+    found: ProcessResult = {
+        "sent": sent_bytes() - before,
+        "gradient": 4 * together.numel(),
+        "difference": float((together - alone).norm() / alone.norm()),
+        "shard": [index for batch in distributed.shard(EVALUATED, 8) for index in batch],
+    }
+    # Keep every connection open until all processes have read their counters.
+    distributed.all_gather(None)
     sender.send(found)
     distributed.stop()
 
 
-def _net() -> nn.Module:
-    import torch
-
-    import classification
-
+def _model() -> nn.Module:
     torch.manual_seed(0)
     return classification.build("resnet20", 10, norm="group")
 
 
-def _gradient(net: nn.Module, part: slice) -> Tensor:
-    """The gradient of a part of the step's images, all parameters in one vector."""
-    import torch
-
-    images = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    net.zero_grad()
-    sum(net(images[part], {"label": torch.arange(BATCH)[part] % 10}).values()).backward()
-    return torch.cat([weight.grad.flatten() for weight in net.parameters() if weight.grad is not None])
+def _gradient(model: nn.Module, part: slice) -> Tensor:
+    """Return the gradient on a part of the step's images as one vector of all parameters."""
+    images = torch.rand(PROCESS_BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    sum(model(images[part], {"label": torch.arange(PROCESS_BATCH)[part] % 10}).values()).backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
 def sent_bytes() -> int:
-    """Bytes that this process's open TCP connections sent and the other side has; Linux counts them."""
+    """Return the bytes that this process sent over its open TCP connections and the other side received (Linux)."""
     total = 0
     for number in os.listdir("/proc/self/fd"):
         path = Path("/proc/self/fd", number)
@@ -157,10 +158,10 @@ def sent_bytes() -> int:
     return total
 
 
-def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A group's figures."""
+def summary(found: Sequence[ProcessResult]) -> TrafficRow:
+    """Compute the figures of a group from its processes' results."""
     count, gradient = len(found), found[0]["gradient"]
-    dealt = [place for process in found for place in process["shard"]]
+    dealt = [index for process in found for index in process["shard"]]
     return {
         "processes": count,
         "gradient_bytes": gradient,
@@ -172,15 +173,13 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report(rows: Sequence[Mapping[str, Any]]) -> Report:
-    """A row for each number of processes."""
-    from tools.benchmarks.output import Report, Table
-
-    columns = ["processes", "gradient bytes", "ring bytes", "sent bytes", "sent / ring", "difference", "evaluated"]
-    made = Table("Processes: bytes of a step, gradients, shards", [*columns, "twice"])
-    for row in rows:
-        sizes = [f"{row[name]:,.0f}" for name in ("gradient_bytes", "ring_bytes", "sent_bytes")]
-        share = f"{row['sent_bytes'] / row['ring_bytes']:.4f}"
-        cells = [f"{row['difference']:.1e}", str(row["evaluated"]), str(row["twice"])]
-        made.rows.append([str(row["processes"]), *sizes, share, *cells])
-    return Report(results={"processes": list(rows)}, notes=NOTES, tables=[made], charts=[])
+COLUMNS: Columns[TrafficRow] = {
+    "processes": lambda row: str(row["processes"]),
+    "gradient bytes": lambda row: f"{row['gradient_bytes']:,.0f}",
+    "ring bytes": lambda row: f"{row['ring_bytes']:,.0f}",
+    "sent bytes": lambda row: f"{row['sent_bytes']:,.0f}",
+    "sent / ring": lambda row: f"{row['sent_bytes'] / row['ring_bytes']:.4f}",
+    "difference": lambda row: f"{row['difference']:.1e}",
+    "evaluated": lambda row: str(row["evaluated"]),
+    "twice": lambda row: str(row["twice"]),
+}

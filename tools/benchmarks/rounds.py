@@ -1,7 +1,7 @@
-"""Contestants measured in alternating rounds, so that what slows the machine down slows all of them alike.
+"""Times of implementations that take turns, so that whatever slows the machine down slows all of them alike.
 
-Times of one contestant minutes apart say little on a shared machine. In each round every contestant makes a few steps,
-one after the other; a ratio is taken within each round, and the median over the rounds reported.
+Times of one implementation that are minutes apart say little on a shared machine. In each round every implementation
+makes a few steps. Ratios are taken within each round; the median over the rounds is reported.
 """
 
 from __future__ import annotations
@@ -19,37 +19,41 @@ Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One way to do the work that is measured.
+class Implementation:
+    """One implementation of the work that is measured.
 
     Attributes:
-        name: distinct among those measured together.
-        prepare: builds everything and returns the step to time; a partial of a module's function, so that it can be
-            sent to a fresh process (`tools.benchmark_peak`).
+        name: unique among the implementations that are measured together.
+        prepare: builds everything and returns the step to measure. It can be pickled, for example a partial of a
+            module's function, because peak memory is measured in another process (`tools.benchmarks.peak`).
     """
 
     name: str
     prepare: Callable[[], Step]
 
 
-def measure(contestants: Sequence[Contestant], *, rounds: int, turn: float, title: str = "") -> dict[str, list[float]]:
-    """Seconds per step of each contestant, one value a round.
+def measure(
+    implementations: Sequence[Implementation], *, rounds: int, turn: float, title: str = ""
+) -> dict[str, list[float]]:
+    """Return the seconds per step of each implementation, one value a round.
 
     Args:
-        rounds: how often each contestant has its turn, besides an uncounted one to warm up.
-        turn: seconds that a turn should last; steps that are longer make turns of one step.
-        title: shown beside the progress bar.
+        rounds: turns of each implementation, besides one turn to warm up, which is not counted.
+        turn: seconds of one turn; a step that takes longer is a turn by itself.
+        title: text beside the progress bar.
     """
-    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
-    turns = len(contestants) * (rounds + 1)
-    # A log file wants few lines.
+    seconds: dict[str, list[float]] = {each.name: [] for each in implementations}
+    turns = len(implementations) * (rounds + 1)
+    # Write fewer progress lines into a log file than on a terminal.
     pause = 0.2 if sys.stderr.isatty() else 10
     with tqdm(total=turns, desc=title, unit="turn", leave=False, mininterval=pause) as progress:
+        # Build and warm up every implementation, and count the steps that fill its turn.
         steps, counts = {}, {}
-        for contestant in contestants:
-            steps[contestant.name] = contestant.prepare()
-            counts[contestant.name] = warm_up(steps[contestant.name], turn)
+        for each in implementations:
+            steps[each.name] = each.prepare()
+            counts[each.name] = warm_up(steps[each.name], turn)
             progress.update()
+        # Let the implementations take turns; each round begins with another one.
         for number in range(rounds):
             for name in rotated(list(steps), number):
                 seconds[name].append(time_steps(steps[name], counts[name]))
@@ -58,9 +62,10 @@ def measure(contestants: Sequence[Contestant], *, rounds: int, turn: float, titl
 
 
 def warm_up(step: Step, turn: float) -> int:
-    """Run a step for about `turn` seconds, at least once; returns how many steps fill a turn."""
+    """Run a step for about `turn` seconds, at least once, and return the number of steps that fill a turn."""
     start = time.perf_counter()
-    time_steps(step, 1)  # chooses kernels, allocates: no measure of the steps to come
+    # The first step chooses kernels and allocates memory, so its time says nothing about later ones.
+    time_steps(step, 1)
     left = turn - (time.perf_counter() - start)
     if left <= 0:
         return 1
@@ -68,32 +73,32 @@ def warm_up(step: Step, turn: float) -> int:
 
 
 def time_steps(step: Step, count: int) -> float:
-    """Mean seconds of `count` steps in a row."""
-    finish()
+    """Return the mean seconds of `count` steps in a row."""
+    synchronize()
     start = time.perf_counter()
     for _ in range(count):
         step()
-    finish()
+    synchronize()
     return (time.perf_counter() - start) / count
 
 
-def finish() -> None:
-    """Wait for the device, which works behind the program's back."""
+def synchronize() -> None:
+    """Wait until the GPU has finished all work, if there is a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
-    """The names in the order of a round: each round begins with the next one."""
+    """Return the names in the order of round `number`: every round begins with the next name."""
     start = number % len(names)
     return [*names[start:], *names[:start]]
 
 
 def rate(seconds: Iterable[float], items: int) -> float:
-    """Items a second from the seconds per step of the rounds: their median."""
+    """Return items a second: `items` per step over the median of the rounds' seconds per step."""
     return items / median(seconds)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """How many times as fast ours is: the median of the rounds' own ratios, above 1 where ours is faster."""
+    """Return the median over the rounds of their time divided by our time; above 1, ours is faster."""
     return median(their / our for our, their in zip(ours, theirs, strict=True))

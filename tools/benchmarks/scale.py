@@ -1,146 +1,153 @@
-"""How costs grow with images, objects, classes, pixels and processes, ours beside the peers'."""
+"""Growth of costs with images, objects, classes, pixels and processes, ours beside other libraries'."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TypedDict
 
-from backbones.errors import require
-from tools.benchmarks.options import Measuring
-from tools.benchmarks.settings import OURS, number, words
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
-if TYPE_CHECKING:
-    from tools.benchmarks.output import Report, Table
+import classification
+from detection.matching import match_boxes
+from detection.rpn import Anchors
+from tools.benchmarks.detect import DetectorSpec
+from tools.benchmarks.evaluate import SCORERS
+from tools.benchmarks.machine import Machine, set_up
+from tools.benchmarks.models import ModelJob
+from tools.benchmarks.options import AXES, PYCOCOTOOLS, ScaleOptions, TimingAndMemory, split_list
+from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
+from tools.benchmarks.peak import peak_memory
+from tools.benchmarks.rounds import Implementation, Step, measure, ratio, time_steps
+from tools.benchmarks.settings import OURS, TORCHVISION, Way, settings
+from tools.synthetic.coco_results import write_synthetic
 
-AXES = {
-    "images": (
-        "COCO metrics, 25 detections an image, beside pycocotools",
-        [250, 500, 1000, 2000],
-    ),
-    "objects": (
-        "matching the anchors of one 800x1344 image with true boxes, beside torchvision",
-        [4, 20, 100],
-    ),
-    "classes": ("training step of resnet18-fpn, two images at 256 pixels, beside torchvision", [10, 90, 365, 1203]),
-    "pixels": (
-        "training step of resnet18-fpn, one image of that short side, beside torchvision",
-        [256, 384, 512, 768],
-    ),
-    "processes": (
-        "DistributedDataParallel over gloo, resnet18, each with a thread and 4 images of 96 pixels",
-        [1, 2],
-    ),
+DETECTIONS_PER_IMAGE = 25
+HEIGHT, WIDTH = 800, 1344  # typical of COCO's images when they are resized, padded to the stride
+STRIDES = (4, 8, 16, 32, 64)
+IMAGES, SIDE = 4, 96  # images of one process's training step, and their side in pixels
+TITLES = {
+    "images": "COCO metrics, 25 detections an image, beside pycocotools",
+    "objects": "matching the anchors of one 800x1344 image with true boxes, beside torchvision",
+    "classes": "training step of resnet18-fpn, two images at 256 pixels, beside torchvision",
+    "pixels": "training step of resnet18-fpn, one image of that short side, beside torchvision",
+    "processes": "DistributedDataParallel over gloo, resnet18, each with a thread and 4 images of 96 pixels",
 }
 NOTES = (
-    "Seconds are of one step; ours and the peer take turns, both in the same precision and memory format. `vs` is the "
-    "peer's time divided by ours, within each round, median over the rounds. `growth` is the exponent between the "
-    "first and the last row: 1 is in proportion, 0 constant. MB: peak in a fresh process beyond what it held. Of "
-    "processes `efficiency` is images/s divided by that of one process times their number, or times the cores where "
-    "those are fewer: 1 is ideal.",
+    "Seconds are those of one step; ours and the other library take turns, both in the same precision and memory "
+    "format. `vs` is the other library's time divided by ours, computed within each round; the table shows the median "
+    "over the rounds. `growth` is the exponent of the cost between the first and the last row: 1 is proportional, 0 is "
+    "constant. MB is the peak in a fresh process beyond the memory that it held before. For processes, `efficiency` is "
+    "images/s divided by that of one process times the number of processes, or times the number of cores if there are "
+    "fewer cores: 1 is ideal.",
 )
 
 
-@dataclass
-class ScaleOptions:
-    """What to measure.
+class TimedRow(TypedDict):
+    """Seconds per step of every implementation at one value of an axis."""
 
-    Args:
-        axes: of images, objects, classes, pixels and processes, with commas between them.
-        values: how many values of each axis, smallest first; 4 are all.
-    """
-
-    axes: str = ",".join(AXES)
-    values: int = 4
-
-    def __post_init__(self) -> None:
-        named = words(self.axes)
-        require(named and set(named) <= set(AXES), "axes", self.axes, f"must be of {', '.join(AXES)}")
-        require(self.values > 0, "values", self.values, "must be above 0")
+    value: int
+    seconds: dict[str, list[float]]
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
+class ScaleRow(TimedRow):
+    """Figures at one value of an axis, as results.json holds them; `ratio` is the other's time divided by ours."""
 
-    scale: ScaleOptions
-    measuring: Measuring
+    peak_bytes: dict[str, int | None]
+    ratio: dict[str, float]
 
 
-class Benchmark:
-    """Measures axis after axis."""
+class GroupRow(TimedRow):
+    """Figures of one number of processes, as results.json holds them."""
 
-    def __init__(self, options: Options) -> None:
-        from tools.benchmarks.settings import settings
+    images_per_second: float
+    efficiency: float
 
-        self.options, self.measuring = options.scale, options.measuring
+
+class ScaleBenchmark:
+    """Measures one axis after another."""
+
+    def __init__(self, options: ScaleOptions, timing: TimingAndMemory) -> None:
+        self.axes = {axis: AXES[axis][: options.values] for axis in split_list(options.axes)}
+        self.timing = timing
         self.way = settings("auto")[0].ours
         self.precisions = sorted({"fp32", self.way.precision})
 
-    def run(self, machine: dict[str, Any]) -> Iterator[Report]:
-        """A report after each axis; `machine` is `benchmark_machine.describe`'s."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for axis in words(self.options.axes):
-            values = AXES[axis][1][: self.options.values]
+    def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
+        """Measure, and yield a report after each axis."""
+        found: dict[str, object] = {}
+        tables: list[ResultTable] = []
+        charts: list[BarChart] = []
+        for axis, values in self.axes.items():
+            title = f"{axis}: {TITLES[axis]}"
             if axis == "processes":
-                found[axis] = self._processes(values, machine["cores"])
+                groups = measure_groups(values, rounds=self.timing.rounds, cores=machine["cores"])
+                tables.append(ResultTable.of(title, groups, GROUP_COLUMNS))
+                found[axis] = groups
             else:
-                found[axis] = [self._value(axis, value) for value in values]
-            yield report(found)
+                rows = [self._measure(axis, value) for value in values]
+                tables.append(growth_table(title, axis, rows))
+                charts.append(growth_chart(title, rows))
+                found[axis] = rows
+            yield BenchmarkReport(results={"axes": found}, notes=NOTES, tables=tables, charts=charts)
 
-    def _value(self, axis: str, value: int) -> dict[str, Any]:
-        from tools.benchmarks.growth import contestants
-        from tools.benchmarks.peak import peak_memory
-        from tools.benchmarks.rounds import measure, ratio
-
-        timing, threads = self.measuring, self.measuring.threads or 1
+    def _measure(self, axis: str, value: int) -> ScaleRow:
+        """Measure ours and the other library at one value of an axis."""
+        timing, threads = self.timing, self.timing.threads or 1
         with tempfile.TemporaryDirectory() as folder:
-            entrants = contestants(axis, value, self.way, Path(folder))
-            seconds = measure(entrants, rounds=timing.rounds, turn=timing.turn, title=f"{axis} {value}")
-            peaks = {c.name: peak_memory(c, threads=threads) if timing.memory else None for c in entrants}
-        ours, *peers = (contestant.name for contestant in entrants)
+            compared = IMPLEMENTATIONS[axis](value, self.way, Path(folder))
+            seconds = measure(compared, rounds=timing.rounds, turn=timing.turn, title=f"{axis} {value}")
+            peaks = {each.name: peak_memory(each, threads=threads) if timing.memory else None for each in compared}
+        ours, *peers = (each.name for each in compared)
         ratios = {peer: ratio(seconds[ours], seconds[peer]) for peer in peers}
         return {"value": value, "seconds": seconds, "peak_bytes": peaks, "ratio": ratios}
 
-    def _processes(self, values: Sequence[int], cores: int) -> list[dict[str, Any]]:
-        from statistics import median
 
-        from tools.benchmarks.growth import IMAGES, train_together
-
-        rows: list[dict[str, Any]] = []
-        for count in values:
-            seconds = train_together(count, rounds=self.measuring.rounds)
-            speed = count * IMAGES / median(seconds)
-            ideal = (rows[0]["images_per_second"] if rows else speed) * min(count, cores)
-            row = {"value": count, "seconds": {OURS: seconds}, "images_per_second": speed, "efficiency": speed / ideal}
-            rows.append(row)
-        return rows
+def growth_chart(title: str, rows: Sequence[ScaleRow]) -> BarChart:
+    """Return a chart with a bar for each value and each other library."""
+    bars = {name: [row["ratio"][name] for row in rows] for name in rows[0]["ratio"]}
+    return BarChart(title, [str(row["value"]) for row in rows], bars)
 
 
-def report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Report:
-    """Tables and charts of the axes measured so far."""
-    from tools.benchmarks.output import Chart, Report
+def growth_table(title: str, axis: str, rows: Sequence[ScaleRow]) -> ResultTable:
+    """Return a table with a row for each value, and a last row with the growth."""
 
-    charts = [
-        Chart(
-            f"{axis}: {AXES[axis][0]}",
-            [str(row["value"]) for row in rows],
-            {name: [row["ratio"][name] for row in rows] for name in rows[0]["ratio"]},
-        )
-        for axis, rows in found.items()
-        if rows[0].get("ratio")
-    ]
-    tables = [process_table(rows) if axis == "processes" else table(axis, rows) for axis, rows in found.items()]
-    return Report(results={"axes": dict(found)}, notes=NOTES, tables=tables, charts=charts)
+    def seconds_of(name: str) -> Callable[[ScaleRow], str]:
+        return lambda row: f"{median(row['seconds'][name]):.4f}"
+
+    def ratio_to(name: str) -> Callable[[ScaleRow], str]:
+        return lambda row: f"{row['ratio'][name]:.2f}"
+
+    def peak_of(name: str) -> Callable[[ScaleRow], str | None]:
+        return lambda row: cell(row["peak_bytes"][name], "{:.0f}", 1e6)
+
+    names = list(rows[0]["seconds"])
+    columns: Columns[ScaleRow] = {
+        axis: lambda row: str(row["value"]),
+        **{f"seconds {name}": seconds_of(name) for name in names},
+        **{f"vs {name}": ratio_to(name) for name in names[1:]},
+        **{f"MB {name}": peak_of(name) for name in names},
+    }
+    table = ResultTable.of(title, rows, columns)
+    exponents = [cell(growth(rows, name), "{:.2f}") for name in names]
+    table.rows.append(["growth", *exponents, *[None] * (2 * len(names) - 1)])
+    return table
 
 
-def growth(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The exponent of a contestant's time between the first and the last value; None of a single one."""
-    from statistics import median
-
+def growth(rows: Sequence[TimedRow], name: str) -> float | None:
+    """Return the exponent of an implementation's time between the first and the last value; None for one value."""
     first, last = rows[0], rows[-1]
     if first["value"] == last["value"]:
         return None
@@ -148,29 +155,120 @@ def growth(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return math.log(times) / math.log(last["value"] / first["value"])
 
 
-def table(axis: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each value, and a last one with the growth."""
-    from statistics import median
-
-    from tools.benchmarks.output import Table
-
-    names = list(rows[0]["seconds"])
-    columns = [axis, *(f"seconds {name}" for name in names), *(f"vs {name}" for name in names[1:])]
-    made = Table(f"{axis}: {AXES[axis][0]}", [*columns, *(f"MB {name}" for name in names)])
-    for row in rows:
-        cells: list[str | None] = [str(row["value"]), *(f"{median(row['seconds'][name]):.4f}" for name in names)]
-        cells += [f"{row['ratio'][name]:.2f}" for name in names[1:]]
-        made.rows.append([*cells, *(number(row["peak_bytes"][name], "{:.0f}", 1e6) for name in names)])
-    exponents = [number(growth(rows, name), "{:.2f}") for name in names]
-    made.rows.append(["growth", *exponents, *[None] * (2 * len(names) - 1)])
-    return made
+GROUP_COLUMNS: Columns[GroupRow] = {
+    "processes": lambda row: str(row["value"]),
+    "images/s": lambda row: f"{row['images_per_second']:.1f}",
+    "efficiency": lambda row: f"{row['efficiency']:.2f}",
+}
 
 
-def process_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each number of processes."""
-    from tools.benchmarks.output import Table
+# --- implementations at a value of an axis, ours first ---
 
-    made = Table(f"processes: {AXES['processes'][0]}", ["processes", "images/s", "efficiency"])
-    for row in rows:
-        made.rows.append([str(row["value"]), f"{row['images_per_second']:.1f}", f"{row['efficiency']:.2f}"])
-    return made
+
+def scorers(images: int, way: Way, folder: Path) -> list[Implementation]:
+    """Return the scorers of COCO metrics, whose files go to `folder`."""
+    files = write_synthetic(folder, images, images * DETECTIONS_PER_IMAGE, seed=0)
+    return [Implementation(name, partial(_scoring, name, *files)) for name in (OURS, PYCOCOTOOLS)]
+
+
+def _scoring(library: str, truth: Path, detections: Path) -> Step:
+    return partial(SCORERS[library], truth, detections)
+
+
+def matchers(objects: int, way: Way, folder: Path) -> list[Implementation]:
+    """Return the matchers of anchors with true boxes."""
+    return [Implementation(name, partial(_matching, name, objects)) for name in (OURS, TORCHVISION)]
+
+
+def _matching(library: str, objects: int) -> Step:
+    matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+    random = torch.Generator().manual_seed(0)
+    corner = torch.rand(objects, 2, generator=random) * torch.tensor([WIDTH, HEIGHT]) * 0.7
+    truth = torch.cat([corner, corner + 8 + torch.rand(objects, 2, generator=random) * 200], dim=1)
+    boxes = _anchors()
+    return partial(match_boxes, truth, boxes, matcher) if library == OURS else lambda: matcher(box_iou(truth, boxes))
+
+
+def _anchors() -> Tensor:
+    """Return the anchors `[A, 4]` of one image at all levels."""
+    make = Anchors(tuple((8 * stride,) for stride in STRIDES), ((0.5, 1.0, 2.0),) * len(STRIDES))
+    maps = [torch.zeros(1, 1, HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
+    return make(ImageList(torch.zeros(1, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)]), maps)[0]
+
+
+def detectors(spec: DetectorSpec, way: Way, folder: Path) -> list[Implementation]:
+    """Return the training steps of a detector, whose weights go to `folder`."""
+    weights = folder / "weights.pth"
+    spec.share_weights(weights)
+    jobs = [ModelJob(library, spec, way, "train", weights) for library in (OURS, TORCHVISION)]
+    return [Implementation(job.library, job.prepare) for job in jobs]
+
+
+IMPLEMENTATIONS: dict[str, Callable[[int, Way, Path], list[Implementation]]] = {
+    "images": scorers,
+    "objects": matchers,
+    "classes": lambda value, way, folder: detectors(DetectorSpec("resnet18", "fpn", 256, 2, value), way, folder),
+    "pixels": lambda value, way, folder: detectors(DetectorSpec("resnet18", "fpn", value, 1, 90), way, folder),
+}
+
+
+# --- processes that train together ---
+
+
+def measure_groups(values: Sequence[int], *, rounds: int, cores: int) -> list[GroupRow]:
+    """Measure groups of processes, the smallest number first."""
+    rows: list[GroupRow] = []
+    for count in values:
+        seconds = train_together(count, rounds=rounds)
+        speed = count * IMAGES / median(seconds)
+        ideal = (rows[0]["images_per_second"] if rows else speed) * min(count, cores)
+        rows.append(
+            {"value": count, "seconds": {OURS: seconds}, "images_per_second": speed, "efficiency": speed / ideal}
+        )
+    return rows
+
+
+def train_together(processes: int, *, rounds: int) -> list[float]:
+    """Return the seconds of a training step that several processes make together, one value a round."""
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"file://{folder}/meeting"
+        group = [
+            context.Process(target=_train, args=(rank, processes, address, rounds, sender), daemon=True)
+            for rank in range(processes)
+        ]
+        for process in group:
+            process.start()
+        sender.close()
+        try:
+            seconds: list[float] = receiver.recv()
+        finally:
+            for process in group:
+                process.join(timeout=10)
+                process.kill()
+    return seconds
+
+
+def _train(rank: int, processes: int, address: str, rounds: int, sender: Connection) -> None:
+    set_up(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
+    torch.manual_seed(0)
+    model = DistributedDataParallel(classification.build("resnet18", 1000).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    images, labels = torch.randn(IMAGES, 3, SIDE, SIDE), torch.randint(1000, (IMAGES,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    # Warm up, then measure; all processes begin a round together.
+    step()
+    seconds = []
+    for _ in range(rounds):
+        dist.barrier()
+        seconds.append(time_steps(step, 3))
+    if rank == 0:
+        sender.send(seconds)
+    dist.destroy_process_group()

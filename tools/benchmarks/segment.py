@@ -1,62 +1,141 @@
-"""Speed of segmentation nets in training and inference, ours beside torchvision's."""
+"""Speed of segmentation models in training and inference, ours beside torchvision's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, cast
 
-from tools.benchmarks.options import Timing
-from tools.benchmarks.settings import words
-from tools.benchmarks.tasks import Task, TaskBenchmark, TaskOptions
-from tools.cli.plugins import PluginOptions
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import get_model
 
-NETS = "resnet50-dilated:480"
+import segmentation
+from backbones.errors import UserError
+from segmentation.data.labels import IGNORE
+from segmentation.fcn import AUX_WEIGHT, Head
+from tools.benchmarks.machine import device
+from tools.benchmarks.models import Calls, ModelJob, ModelSpec
+from tools.benchmarks.options import SegmentOptions, Timing, split_list
+from tools.benchmarks.settings import OURS, TORCHVISION
+from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
+
+CLASSES = 21
+THEIR_BACKBONES = ("resnet50", "resnet101")  # of torchvision's FCNs, which are dilated
 NOTES = (
-    "Square images of the size in the net's name, 21 classes; live batch norm; the loss is cross-entropy of both "
-    "heads. `vs` is our speed divided by the peer's, taken within each round, median over the rounds: above 1 ours is "
-    "faster. GFLOPs are 1e9 multiply-adds that ours makes for one image, backward pass included in training; `floor` "
-    "is the share of the machine's rate of matrix products (two operations a multiply-add) that each library reaches "
-    "of that work. The weights are the same; results.json has the largest difference of the scores in fp32 "
-    "(`score_difference`), as a share of the largest score.",
+    "Square images with the side in pixels that the model's name gives, 21 classes; batch norm is live; the loss is "
+    f"the cross-entropy of both heads. {RATIO_NOTE} {WORK_NOTE} Both libraries use the same weights; results.json has "
+    "the largest difference of the scores in fp32 (`score_difference`), as a fraction of the largest score.",
 )
 
 
-@dataclass
-class SegmentOptions(TaskOptions):
-    """What to measure.
+@dataclass(frozen=True)
+class SegmenterSpec(ModelSpec):
+    """A segmentation model of 21 classes, with a second head for training.
 
-    Args:
-        nets: BACKBONE-HEAD:PIXELS with commas between them; heads are those of train_seg.py.
+    Attributes:
+        head: a head of `segmentation.build`.
+        size: side of the images in pixels.
         batch: images per step.
-        mode: train, infer, or both with a comma.
-        precision: of the comparison at equal settings; auto is bf16 where the hardware has it, else fp32.
     """
 
-    nets: str = NETS
-    batch: int = 2
-    mode: str = "train,infer"
-    precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
+    difference: ClassVar[str] = "score_difference"
+    backbone: str
+    head: str
+    size: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.backbone}-{self.head}"
+
+    @classmethod
+    def parse(cls, text: str, *, batch: int) -> SegmenterSpec:
+        """Read a model from text such as `resnet50-dilated:480`.
+
+        Raises:
+            UserError: the text has another form.
+        """
+        name, _, size = text.partition(":")
+        backbone, _, head = name.rpartition("-")
+        if not (backbone and size.isdecimal() and int(size)):
+            raise UserError(f"--nets {text}: expected BACKBONE-HEAD:PIXELS, such as resnet50-dilated:480")
+        return cls(backbone, head, int(size), batch)
+
+    @property
+    def peers(self) -> list[str]:
+        """Names of the other libraries that can build the same model."""
+        return [TORCHVISION] if self.head == "dilated" and self.backbone in THEIR_BACKBONES else []
+
+    def build(self, library: str, weights: Path | None = None) -> nn.Module:
+        """Build the model of a library, with the weights of a file, or with random weights.
+
+        Raises:
+            UserError: the model is unknown, or the file does not have all its weights.
+        """
+        if library == OURS:
+            return segmentation.build(self.backbone, CLASSES, head=cast("Head", self.head), weights=weights)
+        model = get_model(
+            f"fcn_{self.backbone}", weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True
+        )
+        if weights:
+            model.load_state_dict(torch.load(weights, weights_only=True))
+        return model
+
+    def calls(self, model: nn.Module, job: ModelJob) -> Calls:
+        """Make images and label maps of noise, and return the calls; a prediction is a class for each pixel."""
+        images, mask = images_and_masks(self.batch, self.size)
+        images = images.to(memory_format=job.memory_format)
+        return Calls(lambda: model(images)["out"].argmax(dim=1), lambda: loss(job.library, model, images, mask))
+
+    def share_weights(self, path: Path) -> float | None:
+        """Save random weights of our model, and compare the scores of both libraries in fp32.
+
+        Returns:
+            The largest difference between a score of ours and of torchvision, as a fraction of the largest score; None
+            if torchvision cannot build the model.
+        """
+        torch.manual_seed(0)
+        torch.save(self.build(OURS).state_dict(), path)
+        if not self.peers:
+            return None
+        images, _ = images_and_masks(1, self.size)
+        with torch.inference_mode():
+            models = (self.build(library, path).to(device()).eval() for library in (OURS, TORCHVISION))
+            ours, theirs = (model(images)["out"] for model in models)
+        return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
-@dataclass
-class Options:
-    """The benchmark's option groups."""
-
-    segment: SegmentOptions
-    measuring: Timing
-    plugins: PluginOptions
-
-
-class Benchmark(TaskBenchmark):
-    """Measures net after net.
+class SegmentBenchmark(SpeedBenchmark[SegmenterSpec]):
+    """Measures segmentation models.
 
     Raises:
-        UserError: an unknown net.
+        UserError: a model is unknown.
     """
 
-    def __init__(self, options: Options) -> None:
-        from tools.benchmarks.segmenters import Segmenter, SegmenterJob, build, share_weights
+    notes = NOTES
 
-        task = Task(build, share_weights, SegmenterJob, "score_difference", NOTES)
-        nets = [Segmenter.parse(text, batch=options.segment.batch) for text in words(options.segment.nets)]
-        super().__init__(task, nets, options.segment, options.measuring)
+    def __init__(self, options: SegmentOptions, timing: Timing) -> None:
+        specs = [SegmenterSpec.parse(text, batch=options.batch) for text in split_list(options.nets)]
+        super().__init__(specs, options, timing)
+
+
+def images_and_masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
+    """Make normalised images `[N, 3, size, size]` of noise, and label maps `[N, size, size]` with 10 % ignored pixels.
+
+    Args:
+        batch: number of images N.
+        size: side of the images in pixels.
+    """
+    random = torch.Generator().manual_seed(0)
+    mask = torch.randint(0, CLASSES, (batch, size, size), generator=random)
+    mask[torch.rand(mask.shape, generator=random) < 0.1] = IGNORE
+    return torch.randn(batch, 3, size, size, generator=random).to(device()), mask.to(device())
+
+
+def loss(library: str, model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
+    """Return the cross-entropy of both heads: our own, or that of torchvision's reference script."""
+    if library == OURS:
+        return torch.stack(list(model(images, {"mask": mask}).values())).sum()
+    losses = {name: F.cross_entropy(scores, mask, ignore_index=IGNORE) for name, scores in model(images).items()}
+    return losses["out"] + AUX_WEIGHT * losses["aux"]

@@ -1,4 +1,4 @@
-"""What a COCO file takes once read, and what a worker that goes through it no longer shares: ours and torchvision's."""
+"""Memory of a COCO data set and of a loader worker that reads it, ours and torchvision's."""
 
 from __future__ import annotations
 
@@ -12,31 +12,47 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from tools.benchmarks.settings import OURS
+import torch
+import torchvision
+
+from detection.data.annotations import CocoAnnotations
+from tools.benchmarks.peak import peak, restart_peak
+from tools.benchmarks.settings import OURS, TORCHVISION
+from tools.synthetic.coco_results import write_synthetic
 
 PASSES = 2
-Truth = Callable[[int], Any]  # an image's boxes and labels
+Truth = Callable[[int], object]  # returns the boxes and labels of the image with an index
 
 
-def our_set(path: Path) -> tuple[int, Truth]:
-    """Packed arrays."""
-    from detection.data.annotations import CocoAnnotations
+class WorkerMemory(TypedDict):
+    """Measurements of one data set.
 
+    `read_seconds` and `read_peak_bytes` are those of reading the file, `held_bytes` is the memory of the data set that
+    was read, `growth_bytes` the memory that a worker no longer shares, `seconds_an_image` the time of its passes.
+    """
+
+    images: int
+    read_seconds: float
+    read_peak_bytes: int
+    held_bytes: int
+    growth_bytes: int
+    seconds_an_image: float
+
+
+def our_data_set(path: Path) -> tuple[int, Truth]:
+    """Read a COCO file as packed arrays; return the number of images and the function to an image's truth."""
     data = CocoAnnotations.read(path, path.parent, absent_images="keep")
     return len(data), data.of_image
 
 
-def their_set(path: Path) -> tuple[int, Truth]:
-    """torchvision's CocoDetection, its records made boxes and labels as its reference script does."""
-    import torch
-    from torchvision.datasets import CocoDetection
-
+def their_data_set(path: Path) -> tuple[int, Truth]:
+    """Read a COCO file with torchvision, which keeps records that its reference script turns into boxes and labels."""
     with contextlib.redirect_stdout(io.StringIO()):
-        data = CocoDetection(str(path.parent), str(path))
+        data = torchvision.datasets.CocoDetection(str(path.parent), str(path))
 
-    def truth(index: int) -> Any:
+    def truth(index: int) -> object:
         records = data._load_target(data.ids[index])
         boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float32).reshape(-1, 4)
         return boxes, torch.tensor([record["category_id"] for record in records])
@@ -44,31 +60,24 @@ def their_set(path: Path) -> tuple[int, Truth]:
     return len(data), truth
 
 
-SETS = {OURS: our_set, "torchvision": their_set}
+DATA_SETS = {OURS: our_data_set, TORCHVISION: their_data_set}
 
 
-def measure_set(library: str, path: Path) -> dict[str, Any]:
-    """Read a file and go through it in a forked process; sizes in bytes.
-
-    Returns:
-        `read_seconds`, `read_peak_bytes`, `held_bytes` once read, `growth_bytes` of the process, `seconds_an_image` of
-        its passes, `images`.
-    """
-    from tools.benchmarks.peak import peak, restart_peak
-    from tools.synthetic.coco_results import write_synthetic
-
-    make = SETS[library]
+def measure_data_set(library: str, path: Path) -> WorkerMemory:
+    """Read a COCO file, and all its images' truth in a forked process."""
+    read = DATA_SETS[library]
+    # Read a tiny file first, so that the code is loaded.
     with tempfile.TemporaryDirectory() as folder:
-        make(write_synthetic(Path(folder), 2, 1, seed=0)[0])  # loads the code
+        read(write_synthetic(Path(folder), 2, 1, seed=0)[0])
     gc.collect()
     held, before = _private(), restart_peak()
     start = time.perf_counter()
-    images, truth = make(path)
+    images, truth = read(path)
     seconds = time.perf_counter() - start
     read_peak = peak() - before
     gc.collect()
     held = _private() - held
-    growth, each = _grown(images, truth)
+    growth, each = _measure_worker(images, truth)
     return {
         "images": images,
         "read_seconds": seconds,
@@ -79,8 +88,8 @@ def measure_set(library: str, path: Path) -> dict[str, Any]:
     }
 
 
-def _grown(images: int, truth: Truth) -> tuple[int, float]:
-    """Bytes that a forked process comes to hold alone by reading every image's truth, and seconds an image."""
+def _measure_worker(images: int, truth: Truth) -> tuple[int, float]:
+    """Read every image's truth in a forked process; return its growth in bytes, and its seconds an image."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_read_all, args=(sender, images, truth))
@@ -104,6 +113,6 @@ def _read_all(connection: Connection, images: int, truth: Truth) -> None:
 
 
 def _private() -> int:
-    """Bytes of this process that no other shares."""
+    """Return the bytes of this process's memory that no other process shares."""
     lines = Path(f"/proc/{os.getpid()}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))

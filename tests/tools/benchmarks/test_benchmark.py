@@ -1,4 +1,4 @@
-"""Benchmarks: the arithmetic by hand, the order of turns, memory of fresh processes, and the script on tiny nets."""
+"""Benchmarks: figures by hand, the order of turns, memory of fresh processes, and the command on tiny models."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmarks.classify import NETS, expand, report
+from tools.benchmarks.classify import ClassifierSpec, ClassifyBenchmark, expand, usual_size
 from tools.benchmarks.machine import copy_rate, matmul_rate
-from tools.benchmarks.nets import Job, build, facts, peers, share_weights, usual_size
-from tools.benchmarks.output import Chart, Report, Table, write
+from tools.benchmarks.models import ModelJob
+from tools.benchmarks.options import CLASSIFIERS, ClassifyOptions, Mode, TimingAndMemory
+from tools.benchmarks.output import BarChart, BenchmarkReport, ResultTable, write
 from tools.benchmarks.peak import peak_memory
-from tools.benchmarks.rounds import Contestant, measure, rate, ratio, rotated
-from tools.benchmarks.settings import Setting, Way, compare, settings
+from tools.benchmarks.rounds import Implementation, measure, rate, ratio, rotated
+from tools.benchmarks.settings import Setting, Way, settings
+from tools.benchmarks.speed import SpeedRow, compare
+from tools.engine.run_folder import create_results
 
 FP32 = Way("fp32", True)
 TINY = ("--size", 32, "--batch", 2, "--rounds", 2, "--turn", 0, "--threads", 1, "--memory", "false")
@@ -41,16 +44,16 @@ def test_medians_and_ratios_by_hand():
     assert rate([0.1, 0.3, 0.2, 0.4], items=1) == pytest.approx(4)  # the median of an even number: 0.25
 
 
-def test_rounds_begin_with_the_next_contestant():
+def test_rounds_begin_with_the_next_implementation():
     assert [rotated("abc", number) for number in range(4)] == [
         ["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"],
     ]  # fmt: skip
 
 
-def test_every_contestant_has_one_turn_a_round_besides_the_warm_up():
+def test_every_implementation_has_one_turn_a_round_besides_the_warm_up():
     calls: list[str] = []
-    entrants = [Contestant(name, partial(partial, calls.append, name)) for name in "ab"]
-    seconds = measure(entrants, rounds=3, turn=0)
+    compared = [Implementation(name, partial(partial, calls.append, name)) for name in "ab"]
+    seconds = measure(compared, rounds=3, turn=0)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
@@ -62,14 +65,14 @@ def test_short_steps_are_repeated_until_they_fill_a_turn():
         calls.append(0)
         time.sleep(0.001)
 
-    measure([Contestant("a", lambda: step)], rounds=2, turn=0.05)
+    measure([Implementation("a", lambda: step)], rounds=2, turn=0.05)
     assert 2 + 2 * 2 <= len(calls) <= 2 + 2 * 50  # sleeping takes at least what was asked for
 
 
 def test_figures_of_a_setting_by_hand():
-    job = partial(Job, net="n", mode="train", batch=8, size=32)
+    job = partial(ModelJob, spec=ClassifierSpec("n", 32, 8), mode="train", weights=None)
     stock = Way("fp32", False)
-    jobs = {(name, way): job(name, way=way) for name, way in (("ours", FP32), ("timm", FP32), ("timm", stock))}
+    jobs = {(name, way): job(library=name, way=way) for name, way in (("ours", FP32), ("timm", FP32), ("timm", stock))}
     seconds = {
         "ours: fp32, channels_last": [0.5, 1.0],
         "timm: fp32, channels_last": [1.0, 2.0],
@@ -99,11 +102,14 @@ def test_settings_of_a_precision():
 
 
 @pytest.mark.parametrize(("libraries", "same", "starred"), ((["timm"], True, 0), (["timm"], False, 1), ([], False, 0)))
-def test_nets_of_another_layout_are_marked(libraries: list[str], same: bool, starred: int):
+def test_models_of_another_layout_are_marked(libraries: list[str], same: bool, starred: int, monkeypatch):
+    monkeypatch.setattr(ClassifierSpec, "peers", libraries)
     figures = {"images_per_second": 8.0, "floor_share": 0.5, "ratio": {}, "peak_bytes": {"ours": 2_000_000}}
-    row = {"net": "n", "size": 32, "batch": 8, "parameters": 1_500_000, "macs": 2e9, "peers": libraries}
-    row |= {"same_weights": same, "infer": {"settings": {"equal fp32": figures}}}
-    made = report([row], [Setting("equal fp32", FP32, FP32)], ["infer"])
+    row = SpeedRow(ClassifierSpec("n", 32, 8, macs=2_000_000_000), 1_500_000, 0.0 if same else None)
+    row.modes = {"infer": {"seconds": {}, "peak_bytes": {}, "settings": {"equal fp32": figures}}}  # type: ignore[typeddict-item]
+    benchmark = ClassifyBenchmark(ClassifyOptions("resnet18", mode="infer"), TimingAndMemory("unused"))
+    benchmark.settings = [Setting("equal fp32", FP32, FP32)]
+    made = benchmark.report([row])
     (cells,) = made.tables[0].rows
     name = "n \\*" if starred else "n"
     assert cells == [name, "32", "8", "1.50", "2.000", "8.0", "50%", None, None, "2", None, None]
@@ -119,32 +125,35 @@ def test_names_and_wildcards():
         "torchvision/vgg16",
         "torchvision/vgg19",
     ]
-    for nothing in ("nonsense*", ","):
-        with pytest.raises(UserError, match="--nets"):
-            expand(nothing)
+    with pytest.raises(UserError, match="--nets"):
+        expand("nonsense*")
+    with pytest.raises(UserError, match="--nets"):
+        ClassifyOptions(",")
 
 
-def test_peers_and_sizes_of_nets():
-    assert peers("resnet18") == ["torchvision", "timm"]
-    assert peers("torchvision/alexnet") == ["torchvision"]
-    assert peers("timm/inception_resnet_v2") == ["timm"]
-    assert facts("resnet18", batch=2, size=None) == facts("resnet18", batch=2, size=224)
+def test_peers_and_sizes_of_models():
+    measured = partial(ClassifierSpec.measured, batch=2)
+    assert ClassifierSpec("resnet18", 224, 2).peers == ["torchvision", "timm"]
+    assert ClassifierSpec("torchvision/alexnet", 224, 2).peers == ["torchvision"]
+    assert ClassifierSpec("timm/inception_resnet_v2", 224, 2).peers == ["timm"]
+    assert measured("resnet18", size=None) == measured("resnet18", size=224)
     assert usual_size("torchvision/inception_v3", None) == usual_size("timm/inception_resnet_v2", None) == 299
-    assert facts("resnet20", batch=2, size=None).size == 32
-    known = facts("resnet18", batch=2, size=64)
-    assert known.parameters == 11_689_512
+    assert measured("resnet20", size=None).size == 32
+    known = measured("resnet18", size=64)
+    assert known.parameters() == 11_689_512
     assert known.macs == pytest.approx(1.814e9 * (64 / 224) ** 2, rel=0.01)
 
 
 def test_all_three_libraries_get_the_same_weights(tmp_path: Path):
     path = tmp_path / "weights.pth"
-    assert share_weights("resnet18", ["torchvision", "timm"], path, size=32) == 0
-    assert build("timm", "resnet18", path).fc.weight.equal(torch.load(path)["fc.weight"])
+    resnet18 = ClassifierSpec("resnet18", 32, 2)
+    assert resnet18.share_weights(path) == 0
+    assert resnet18.build("timm", path).fc.weight.equal(torch.load(path)["fc.weight"])
     with pytest.raises(UserError, match="does not fit"):
-        build("timm", "resnet34", path)
+        ClassifierSpec("resnet34", 32, 2).build("timm", path)
 
 
-def test_a_net_that_computes_something_else_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_computes_something_else_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     original = classification.build
 
     def halved(*args: Any, **options: Any) -> torch.nn.Module:
@@ -152,15 +161,16 @@ def test_a_net_that_computes_something_else_shows(tmp_path: Path, monkeypatch: p
         return net.requires_grad_(False).apply(lambda m: m.weight.mul_(0.5) if isinstance(m, torch.nn.Linear) else m)
 
     monkeypatch.setattr(classification, "build", halved)
-    assert share_weights("resnet18", ["torchvision"], tmp_path / "weights.pth", size=32) == pytest.approx(0.5, abs=0.05)
+    difference = ClassifierSpec("resnet18", 32, 2).share_weights(tmp_path / "weights.pth")
+    assert difference == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("mode", ("train", "infer"))
-def test_a_step_trains_or_leaves_the_net_alone(mode: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_trains_or_leaves_the_model_alone(mode: Mode, monkeypatch: pytest.MonkeyPatch):
     net = classification.build("resnet18", 1000)
-    monkeypatch.setattr("tools.benchmarks.nets.build", lambda *args: net)
+    monkeypatch.setattr(ClassifierSpec, "build", lambda *args: net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    Job("ours", "resnet18", FP32, mode, batch=2, size=32).prepare()()
+    ModelJob("ours", ClassifierSpec("resnet18", 32, 2), FP32, mode, None).prepare()()
     same = all(value.equal(before[name]) for name, value in net.state_dict().items())
     assert same == (mode == "infer")
     assert net.training == (mode == "train")
@@ -172,7 +182,7 @@ def test_the_machine_is_rated():
 
 
 def allocate(megabytes: int) -> Any:
-    """A contestant whose step holds so much for a moment, beside a tenth of it all the time."""
+    """Return a step that holds so many megabytes for a moment, beside a tenth of them all the time."""
     held = torch.ones(megabytes * 100_000 // 4)
 
     def step() -> float:
@@ -185,31 +195,31 @@ def die() -> Any:
     os._exit(9)
 
 
-def test_peak_memory_is_of_one_contestant_alone():
+def test_peak_memory_is_of_one_implementation_alone():
     torch.ones(100_000_000)  # 400 MB of this process, which no fresh one inherits
-    small, large = (peak_memory(Contestant("c", partial(allocate, size)), threads=1) or 0 for size in (60, 200))
+    small, large = (peak_memory(Implementation("c", partial(allocate, size)), threads=1) or 0 for size in (60, 200))
     assert 66e6 < small < 90e6
     assert 220e6 < large < 244e6
 
 
-def test_a_contestant_that_dies_has_no_peak():
-    assert peak_memory(Contestant("c", die), threads=1) is None
+def test_an_implementation_that_dies_has_no_peak():
+    assert peak_memory(Implementation("c", die), threads=1) is None
 
 
 def test_tables_and_charts_show_gaps(tmp_path: Path):
-    table = Table("Title", ["net", "vs"], [["a", "1.00"], ["bcde", None]])
+    table = ResultTable("Title", ["net", "vs"], [["a", "1.00"], ["bcde", None]])
     assert table.markdown().splitlines() == [
         "### Title", "", "| net  | vs   |", "| ---- | ---- |", "| a    | 1.00 |", "| bcde | -    |",
     ]  # fmt: skip
-    header: dict[str, Any] = {
-        "command": "c", "date": "d", "cpu": "p", "cores": 2, "flags": ["fma"], "gpu": None, "threads": 1,
+    machine: Any = {
+        "date": "d", "cpu": "p", "cores": 2, "flags": ["fma"], "gpu": None, "threads": 1,
         "versions": {"python": "3"}, "matmul_gflops": {"fp32": 50.0}, "copy_gbytes": 10.0,
     }  # fmt: skip
-    found = Report({"nets": []}, ["Note."], [table], [Chart("Training", ["a", "b"], {"timm": [1.2, None]})])
-    write(tmp_path, header, found, complete=False)
+    found = BenchmarkReport({"nets": []}, ["Note."], [table], [BarChart("Training", ["a", "b"], {"timm": [1.2, None]})])
+    write(tmp_path, "c", machine, found, complete=False)
     assert {entry.name for entry in tmp_path.iterdir()} == {"results.json", "table.md"}
     assert "Not complete" in (tmp_path / "table.md").read_text()
-    write(tmp_path, header, found, complete=True)
+    write(tmp_path, "c", machine, found, complete=True)
     assert "Not complete" not in (tmp_path / "table.md").read_text()
     assert Image.open(tmp_path / "chart.png").height > 300
 
@@ -262,7 +272,7 @@ def test_ctrl_c_leaves_whole_files_or_none(tmp_path: Path):
         (("classify", "--batch", "0"), "--batch 0: must be above 0"),
     ),
 )
-def test_mistakes_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
+def test_user_errors_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
     output = ("--output", str(tmp_path / "new")) if words else ()
     with pytest.raises(UserError, match=text.replace("(", r"\(")) as caught:
         benchmark.main([*words, *output])
@@ -275,10 +285,10 @@ def test_a_folder_that_holds_files_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="holds files already; name a new folder"):
         benchmark.main(["classify", "--nets", "resnet18", "--output", str(tmp_path)])
     with pytest.raises(UserError, match="cannot be created"):
-        benchmark.create(tmp_path / "mine.txt" / "below")
+        create_results(tmp_path / "mine.txt" / "below")
 
 
-def test_the_default_nets_are_known_and_each_named_once():
-    named = NETS.split(",")
+def test_the_default_models_are_known_and_each_named_once():
+    named = CLASSIFIERS.split(",")
     assert len(set(named)) == len(named)
     assert all(backbones.names(name) == [name] for name in named)

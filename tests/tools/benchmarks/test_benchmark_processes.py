@@ -19,6 +19,6 @@ def test_bytes_gradients_and_shards(count: int):
 
 
 @pytest.mark.parametrize("values", ["1", "3", "two", ""])
-def test_mistakes_are_named(values: str, tmp_path):
+def test_user_errors_are_named(values: str, tmp_path):
     with pytest.raises(UserError, match="--values"):
         benchmark.main(["processes", "--values", values, "--output", str(tmp_path / "new")])

@@ -1,4 +1,4 @@
-"""Benchmarks of detectors, segmentation nets, metrics, pipelines, memory and growth: figures by hand and tiny runs."""
+"""Benchmarks of detectors, segmentation models, metrics, pipelines, memory and growth: by hand, and tiny runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmarks.detectors import Detector, share_weights
+from tools.benchmarks.detect import DetectorSpec
 from tools.benchmarks.memory import report as memory_report
 from tools.benchmarks.memory import summary as worker_summary
-from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, contestants
-from tools.benchmarks.scale import growth
+from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, implementations
+from tools.benchmarks.scale import growth, train_together
 from tools.benchmarks.settings import Setting, Way
-from tools.benchmarks.workers import measure_set
+from tools.benchmarks.workers import measure_data_set
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 RATES = {"matmul_gflops": {"fp32": 50.0, "bf16": 50.0}, "copy_gbytes": 10.0, "cores": 1}
@@ -28,14 +28,14 @@ FAST = ("--rounds", "1", "--turn", "0", "--threads", "1")
 
 @pytest.fixture(autouse=True)
 def quick_machine(monkeypatch: pytest.MonkeyPatch):
-    """No seconds spent on rates that nothing here looks at."""
-    facts: dict[str, Any] = {"command": "c", "date": "d", "cpu": "p", "flags": ["fma"], "gpu": None, "threads": 1}
+    """Spare the seconds that measuring the machine takes."""
+    facts: dict[str, Any] = {"date": "d", "cpu": "p", "flags": ["fma"], "gpu": None, "threads": 1}
     monkeypatch.setattr("tools.benchmarks.machine.describe", lambda **_: {**facts, **RATES, "versions": {}})
     monkeypatch.setattr("tools.benchmarks.machine.set_up", lambda threads: None)
 
 
 def run(folder: Path, *words: str) -> dict[str, Any]:
-    """A benchmark's results.json."""
+    """Run a benchmark, and return its results.json."""
     benchmark.main([*words, *FAST, "--output", str(folder / "b")])
     results: dict[str, Any] = json.loads((folder / "b" / "results.json").read_text())
     assert results["complete"]
@@ -63,19 +63,19 @@ def coco(tmp_path: Path) -> Path:
 
 def test_the_losses_of_both_libraries_agree(tmp_path: Path):
     """The check that every run of `detect` makes, on a net that its defaults measure alone."""
-    difference = share_weights(Detector("resnet18", "c4", 32, 1, classes=3), tmp_path / "weights.pth")
+    difference = DetectorSpec("resnet18", "c4", 32, 1, classes=3).share_weights(tmp_path / "weights.pth")
     assert difference is not None and difference < 1e-5
 
 
 def test_names_of_detectors():
-    assert Detector.parse("resnet50-c4:400x1", batch=2) == Detector("resnet50", "c4", 400, 1)
-    assert Detector.parse("timm/res-net-fpn:64", batch=2) == Detector("timm/res-net", "fpn", 64, 2)
+    assert DetectorSpec.parse("resnet50-c4:400x1", batch=2) == DetectorSpec("resnet50", "c4", 400, 1)
+    assert DetectorSpec.parse("timm/res-net-fpn:64", batch=2) == DetectorSpec("timm/res-net", "fpn", 64, 2)
     for text in ("resnet50", "resnet50-fpn", "-fpn:400", "resnet50-fpn:0", "resnet50-fpn:400x0"):
         with pytest.raises(UserError, match="expected BACKBONE-NECK:PIXELS"):
-            Detector.parse(text, batch=2)
-    assert Detector("resnet18", "dc5", 400, 2).peers == []  # torchvision's basic blocks do not dilate
-    assert Detector("resnet18", "fpn", 400, 2).peers == ["torchvision"]
-    assert Detector("resnet18", "fpn", 400, 2, alone=True).peers == []
+            DetectorSpec.parse(text, batch=2)
+    assert DetectorSpec("resnet18", "dc5", 400, 2).peers == []  # torchvision's basic blocks do not dilate
+    assert DetectorSpec("resnet18", "fpn", 400, 2).peers == ["torchvision"]
+    assert DetectorSpec("resnet18", "fpn", 400, 2, alone=True).peers == []
 
 
 def test_a_run_of_detectors(tmp_path: Path):
@@ -87,7 +87,7 @@ def test_a_run_of_detectors(tmp_path: Path):
     assert row["infer"]["operations"] > 0
 
 
-def test_a_run_of_segmentation_nets(tmp_path: Path):
+def test_a_run_of_segmentation_models(tmp_path: Path):
     (row,) = run(tmp_path, "segment", "--nets", "resnet50-dilated:32", "--mode", "infer", "--batch", "1")["nets"]
     assert row["score_difference"] < 1e-5
     assert set(row["infer"]["settings"]["stock"]["ratio"]) == {"torchvision"}
@@ -104,7 +104,7 @@ def test_a_run_of_metrics(tmp_path: Path):
 def test_items_of_the_pipelines_are_alike(coco: Path):
     images = Images.read(coco, limit=None)
     for task, side in (("classify", 224), ("detect", None), ("segment", 480)):
-        fetches = {c.name: c.prepare.args[0] for c in contestants(task, images)}  # type: ignore[attr-defined]
+        fetches = {c.name: c.prepare.args[0] for c in implementations(task, images)}  # type: ignore[attr-defined]
         assert list(fetches) == [PLAIN, FLOATS, PEER]
         ours, floats, theirs = (fetch(0, 1) for fetch in fetches.values())
         theirs = theirs[0] if isinstance(theirs, tuple) else theirs
@@ -122,9 +122,9 @@ def test_a_run_of_pipelines(coco: Path, tmp_path: Path):
 
 def test_workers_and_their_medians(tmp_path: Path):
     truth, _ = write_synthetic(tmp_path, 200, 1, seed=0)
-    found = measure_set("ours", truth)
+    found = measure_data_set("ours", truth)
     assert found["images"] == 200 and found["read_seconds"] > 0 and found["seconds_an_image"] > 0
-    runs = [{"images": 200, "growth_bytes": value} for value in (3, 1, 2)]
+    runs: list[Any] = [{**found, "growth_bytes": value} for value in (3, 1, 2)]
     assert worker_summary("ours", [*runs, None], size=7)["growth_bytes"] == 2
     with pytest.raises(UserError, match="ended early"):
         worker_summary("ours", [None], size=7)
@@ -152,9 +152,8 @@ def test_growth_by_hand():
 
 
 def test_a_run_of_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    axes = {"images": ("metrics", [2, 4]), "objects": ("matching", [1, 3])}
-    monkeypatch.setattr("tools.benchmarks.scale.AXES", axes)
-    monkeypatch.setattr("tools.benchmarks.growth.HEIGHT", 128)
+    monkeypatch.setattr("tools.benchmarks.scale.AXES", {"images": (2, 4), "objects": (1, 3)})
+    monkeypatch.setattr("tools.benchmarks.scale.HEIGHT", 128)
     found = run(tmp_path, "scale", "--axes", "images,objects", "--memory", "false")["axes"]
     assert [row["value"] for row in found["objects"]] == [1, 3]
     assert set(found["images"][0]["ratio"]) == {"pycocotools"}
@@ -163,8 +162,6 @@ def test_a_run_of_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_processes_train_together():
-    from tools.benchmarks.growth import train_together
-
     assert len(train_together(1, rounds=2)) == 2
 
 
@@ -172,16 +169,16 @@ def test_processes_train_together():
     ("words", "text"),
     (
         (("detect", "--nets", "resnet50"), "expected BACKBONE-NECK:PIXELS"),
-        (("detect", "--nets", ","), "--nets: names no net"),
+        (("detect", "--nets", ","), "--nets ,: names no model"),
         (("segment", "--nets", "resnet50-dilated"), "expected BACKBONE-HEAD:PIXELS"),
-        (("evaluate", "--libraries", "cocoapi"), "--libraries cocoapi: there is pycocotools"),
+        (("evaluate", "--libraries", "cocoapi"), "--libraries cocoapi: unknown; choose from pycocotools"),
         (("load", "--data", "nowhere"), "--data nowhere: no such folder"),
         (("load", "--data", "x", "--tasks", "track"), "--tasks track: must be of classify"),
         (("scale", "--axes", "time"), "--axes time: must be of images"),
-        (("memory", "--detectors", "", "--classifiers", "", "--images", "0"), "name something to measure"),
+        (("memory", "--detectors", "", "--classifiers", "", "--images", "0"), "nothing to measure"),
     ),
 )
-def test_mistakes_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
+def test_user_errors_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
     with pytest.raises(UserError, match=text) as caught:
         benchmark.main([*words, "--output", str(tmp_path / "new")])
     assert "\n" not in str(caught.value)

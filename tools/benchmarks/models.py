@@ -1,0 +1,155 @@
+"""Models to measure, built by several libraries with the same weights, and the steps that they make."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones.fold import Folds
+from tools.benchmarks.machine import DTYPES, device
+from tools.benchmarks.options import Mode
+from tools.benchmarks.rounds import Implementation, Step
+from tools.benchmarks.settings import OURS, Way
+from tools.engine import cost
+from tools.engine.optim import build_optimizer, memory_order
+from tools.engine.options import TrainOptions
+from tools.engine.state import Precision
+
+
+class Calls(NamedTuple):
+    """The two things that a model can be asked to compute on its input.
+
+    Attributes:
+        predict: makes one prediction.
+        loss: computes the training loss.
+    """
+
+    predict: Callable[[], object]
+    loss: Callable[[], Tensor]
+
+
+class ModelSpec(ABC):
+    """A model and the size of its input, which our code and other libraries can build; `str` gives its name.
+
+    Attributes:
+        size: size of the images in pixels.
+        batch: images per step.
+        lr: learning rate, so small that random weights do not diverge.
+        difference: name in results.json of the value that `share_weights` returns.
+    """
+
+    size: int
+    batch: int
+    lr: ClassVar[float] = 1e-4
+    difference: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def peers(self) -> list[str]:
+        """Names of the other libraries that can build the same model."""
+
+    @abstractmethod
+    def build(self, library: str, weights: Path | None = None) -> nn.Module:
+        """Build the model of a library, with the weights of a file, or with random weights.
+
+        Raises:
+            UserError: the model is unknown, or the file does not have all its weights.
+        """
+
+    @abstractmethod
+    def calls(self, model: nn.Module, job: ModelJob) -> Calls:
+        """Make the input, and return the calls of a model that a library built."""
+
+    @abstractmethod
+    def share_weights(self, path: Path) -> float | None:
+        """Save random weights that all libraries can load, and compare what they compute with them in fp32.
+
+        Returns:
+            The largest difference between our values and another library's, as a fraction of the largest value; None
+            if there is nothing to compare. The file does not exist afterwards if no other library can load it.
+        """
+
+    def parameters(self) -> int:
+        """Count the parameters of our model on the meta device, where nothing is computed.
+
+        Raises:
+            UserError: the model is unknown.
+        """
+        with torch.device("meta"):
+            return cost.parameters(self.build(OURS))
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """A model of one library, computing in one way. It can be pickled.
+
+    Attributes:
+        weights: file that all libraries can load; None: random weights.
+    """
+
+    library: str
+    spec: ModelSpec
+    way: Way
+    mode: Mode
+    weights: Path | None
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of weights and images."""
+        return torch.channels_last if self.way.channels_last else torch.contiguous_format
+
+    @property
+    def implementation(self) -> Implementation:
+        """The job as the measuring loop takes it."""
+        return Implementation(f"{self.library}: {self.way}", self.prepare)
+
+    def prepare(self) -> Step:
+        """Build the model, its input and its optimizer; return one training step or one prediction."""
+        torch.manual_seed(0)
+        model = self.spec.build(self.library, self.weights)
+        model = model.to(device()).to(memory_format=self.memory_format).train(self.mode == "train")
+        calls = self.spec.calls(model, self)
+        return self._training(model, calls.loss) if self.mode == "train" else self._prediction(calls.predict)
+
+    def _training(self, model: nn.Module, loss: Callable[[], Tensor]) -> Step:
+        """Return a training step: forward, loss, backward, and a fused SGD step.
+
+        The SGD step is that of the training commands for our model, and torch's own for the others.
+        """
+        optimizer = build_optimizer(model, TrainOptions(lr=self.spec.lr))
+        precision = Precision(device(), DTYPES[self.way.precision])
+
+        def step() -> None:
+            with precision.autocast():
+                value = loss()
+            value.backward()
+            with memory_order(optimizer) if self.library == OURS else nullcontext():
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+    def _prediction(self, predict: Callable[[], object]) -> Step:
+        """Return a prediction like those of the evaluation loop."""
+        precision, folds = Precision(device(), DTYPES[self.way.precision]), Folds()
+
+        def step() -> None:
+            with torch.inference_mode(), precision.autocast(), folds:
+                predict()
+
+        return step
+
+
+def operations(step: Step) -> int:
+    """Run a step and count the operations of its convolutions and matrix products; a multiply-add counts as two."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()

@@ -1,0 +1,217 @@
+"""Speed of models in training and inference: each model beside other libraries' at every setting."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Generic, TypedDict, TypeVar
+
+from tools.benchmarks.machine import Machine
+from tools.benchmarks.models import ModelJob, ModelSpec, operations
+from tools.benchmarks.options import MODES, Mode, ModelOptions, Timing
+from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
+from tools.benchmarks.peak import peak_memory
+from tools.benchmarks.rounds import measure, rate, ratio
+from tools.benchmarks.settings import OURS, TORCHVISION, Setting, Way, precisions, settings
+
+# Sentences for the notes of the benchmarks.
+RATIO_NOTE = (
+    "`vs` is our speed divided by the other library's, computed within each round; the table shows the median over the "
+    "rounds. Above 1, ours is faster."
+)
+WORK_NOTE = (
+    "GFLOPs are 1e9 multiply-adds of our model for one image, backward pass included in training. `of matmul rate` is "
+    "the fraction of the machine's measured rate of matrix products that a library reaches with this number of "
+    "multiply-adds, at two operations each."
+)
+Jobs = Mapping[tuple[str, Way], ModelJob]
+
+
+class SettingFigures(TypedDict):
+    """Figures of one model at one setting; `ratio` is our speed divided by each other library's."""
+
+    images_per_second: float
+    floor_share: float
+    peer_floor_share: dict[str, float]
+    ratio: dict[str, float]
+    peak_bytes: dict[str, int | None]
+
+
+class ModeFigures(TypedDict):
+    """Raw times and peaks of every implementation, and the figures of every setting."""
+
+    seconds: dict[str, list[float]]
+    peak_bytes: dict[str, int | None]
+    settings: dict[str, SettingFigures]
+
+
+Spec = TypeVar("Spec", bound=ModelSpec)
+
+
+@dataclass
+class SpeedRow(Generic[Spec]):
+    """Everything measured of one model.
+
+    Attributes:
+        difference: largest difference between what our model and another library's compute; None: not compared.
+        operations: operations of one image in each mode; a multiply-add counts as two.
+        modes: figures of each mode.
+    """
+
+    spec: Spec
+    parameters: int
+    difference: float | None
+    operations: dict[Mode, float] = field(default_factory=dict)
+    modes: dict[Mode, ModeFigures] = field(default_factory=dict)
+
+    def at(self, mode: Mode, setting: Setting) -> SettingFigures:
+        """Return the figures of a mode at a setting."""
+        return self.modes[mode]["settings"][setting.name]
+
+
+class SpeedBenchmark(Generic[Spec]):
+    """Measures one model after another.
+
+    Attributes:
+        notes: sentences above the tables.
+        libraries: libraries that the tables compare with.
+
+    Raises:
+        UserError: a model is unknown.
+    """
+
+    notes: ClassVar[Sequence[str]]
+    libraries: ClassVar[Sequence[str]] = (TORCHVISION,)
+
+    def __init__(self, specs: Sequence[Spec], options: ModelOptions, timing: Timing, *, memory: bool = False) -> None:
+        self.specs, self.modes, self.timing, self.memory = specs, options.modes, timing, memory
+        self.settings = settings(options.precision)
+        self.precisions = precisions(self.settings)
+        self.parameters = [spec.parameters() for spec in specs]
+
+    def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
+        """Measure, and yield a report after each model."""
+        rows: list[SpeedRow[Spec]] = []
+        for spec, parameters in zip(self.specs, self.parameters, strict=True):
+            with tempfile.TemporaryDirectory() as folder:
+                weights = Path(folder) / "weights.pth"
+                row = SpeedRow(spec, parameters, spec.share_weights(weights))
+                for mode in self.modes:
+                    self._measure(row, mode, weights if weights.exists() else None, machine["matmul_gflops"])
+            rows.append(row)
+            yield self.report(rows)
+
+    def _measure(self, row: SpeedRow[Spec], mode: Mode, weights: Path | None, rates: Mapping[str, float]) -> None:
+        """Measure a model in one mode, and add the figures to its row."""
+        # Two settings may let a library compute in the same way: such a job is measured once.
+        jobs = {
+            (library, setting.way(library)): ModelJob(library, row.spec, setting.way(library), mode, weights)
+            for setting in self.settings
+            for library in (OURS, *row.spec.peers)
+        }
+        work = row.operations[mode] = self.operations(row.spec, mode, jobs[OURS, self.settings[0].ours])
+        implementations = [job.implementation for job in jobs.values()]
+        title, threads = f"{row.spec} {mode}", self.timing.threads or 1
+        seconds = measure(implementations, rounds=self.timing.rounds, turn=self.timing.turn, title=title)
+        peaks = {each.name: peak_memory(each, threads=threads) if self.memory else None for each in implementations}
+        row.modes[mode] = {
+            "seconds": seconds,
+            "peak_bytes": peaks,
+            "settings": {
+                setting.name: compare(setting, jobs, seconds, peaks, work=work, rates=rates)
+                for setting in self.settings
+            },
+        }
+
+    def operations(self, spec: Spec, mode: Mode, job: ModelJob) -> float:
+        """Return the operations of one image, backward pass included in training; `job` is our own."""
+        return operations(job.prepare()) / spec.batch
+
+    def report(self, rows: Sequence[SpeedRow[Spec]]) -> BenchmarkReport:
+        """Return tables and charts of the models measured so far."""
+        charts = [chart(rows, self.settings, self.libraries, mode) for mode in self.modes]
+        return BenchmarkReport(
+            results={"nets": [self.results(row) for row in rows]},
+            notes=self.notes,
+            tables=[
+                ResultTable.of(f"{MODES[mode]}, {setting.title()}", rows, self.columns(mode, setting))
+                for mode in self.modes
+                for setting in self.settings
+            ],
+            charts=[found for found in charts if found],
+        )
+
+    def results(self, row: SpeedRow[Spec]) -> dict[str, object]:
+        """Return a row as results.json holds it."""
+        return {
+            "net": f"{row.spec} {row.spec.size}",
+            "size": row.spec.size,
+            "batch": row.spec.batch,
+            "parameters": row.parameters,
+            row.spec.difference: row.difference,
+            **{str(mode): {"operations": row.operations[mode], **figures} for mode, figures in row.modes.items()},
+        }
+
+    def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[Spec]]:
+        """Return the columns of the table of one mode at one setting."""
+        return {
+            "model": lambda row: f"{row.spec} {row.spec.size}",
+            "batch": lambda row: str(row.spec.batch),
+            "params M": lambda row: f"{row.parameters / 1e6:.2f}",
+            "GFLOPs": lambda row: f"{row.operations[mode] / 2e9:.1f}",
+            "images/s": lambda row: f"{row.at(mode, setting)['images_per_second']:.2f}",
+            "of matmul rate": lambda row: f"{row.at(mode, setting)['floor_share']:.0%}",
+            f"vs {TORCHVISION}": lambda row: cell(row.at(mode, setting)["ratio"].get(TORCHVISION), "{:.2f}"),
+            f"of matmul rate {TORCHVISION}": lambda row: cell(
+                row.at(mode, setting)["peer_floor_share"].get(TORCHVISION), "{:.0%}"
+            ),
+        }
+
+
+def compare(
+    setting: Setting,
+    jobs: Jobs,
+    seconds: Mapping[str, Sequence[float]],
+    peaks: Mapping[str, int | None],
+    *,
+    work: float,
+    rates: Mapping[str, float],
+) -> SettingFigures:
+    """Compute a model's figures at a setting.
+
+    Args:
+        jobs: all jobs of the model in this mode, by library and way.
+        seconds: seconds per step of each job's implementation, one value a round.
+        peaks: peak bytes of each job's implementation; None: not measured.
+        work: operations of one image.
+        rates: operations a second in 1e9 of the machine's matrix products, by precision.
+    """
+    compared = {library: job for (library, way), job in jobs.items() if way == setting.way(library)}
+    times = {library: seconds[job.implementation.name] for library, job in compared.items()}
+    fractions = {
+        library: rate(times[library], job.spec.batch) * work / (rates[job.way.precision] * 1e9)
+        for library, job in compared.items()
+    }
+    return {
+        "images_per_second": rate(times[OURS], compared[OURS].spec.batch),
+        "floor_share": fractions.pop(OURS),
+        "peer_floor_share": fractions,
+        "ratio": {library: ratio(times[OURS], theirs) for library, theirs in times.items() if library != OURS},
+        "peak_bytes": {library: peaks[job.implementation.name] for library, job in compared.items()},
+    }
+
+
+def chart(
+    rows: Sequence[SpeedRow[Spec]], compared: Sequence[Setting], libraries: Sequence[str], mode: Mode
+) -> BarChart | None:
+    """Return a chart of the ratios of the models that another library can build; None if there is no such model."""
+    shown = [row for row in rows if row.at(mode, compared[0])["ratio"]]
+    bars = {
+        f"{library}, {setting.name}": [row.at(mode, setting)["ratio"].get(library) for row in shown]
+        for setting in compared
+        for library in libraries
+    }
+    bars = {label: values for label, values in bars.items() if any(values)}
+    return BarChart(MODES[mode], [str(row.spec) for row in shown], bars) if shown else None
