@@ -15,8 +15,10 @@ from backbones.norm import norm_table
 from detection import FasterRCNN
 from tools import replay, train_cls, train_det, train_seg
 from tools.cli import ending
-from tools.engine import checkpoint, nonfinite
+from tools.engine import checkpoint, replaying
+from tools.engine.batches import image_ids
 from tools.synthetic.crops import prepare
+from tools.tasks.models import rebuild
 
 BROKEN = ("--lr", "1e30", "--warmup", 0, "--schedule", "constant", "--clip-norm", 0, "--batch-size", 4, "--epochs", 1,
           "--limit", 12, "--workers", 0, "--threads", 1, "--precision", "bf16", "--optimizer", "momentum")  # fmt: skip
@@ -59,7 +61,7 @@ def test_a_broken_loss_is_explained_kept_and_replayed(capsys, small_shapes: Path
     assert status(replay.main, path) == 0
     printed = capsys.readouterr().out
     kept = checkpoint.load(path)
-    ids = nonfinite.image_ids(kept["targets"])
+    ids = image_ids(kept["targets"])
     assert printed.startswith(f"step 2 of process 0, lr 1e+30, images {ids}\n")
     assert f"images {ids}" in line
     terms = ", ".join(f"{name} {loss:.6g}" for name, loss in kept["losses"].items())
@@ -88,9 +90,9 @@ def test_the_replayed_loss_is_the_runs_own(small_shapes: Path, tmp_path: Path, m
     assert status(train_det.main, *run) == 2
     monkeypatch.undo()
     kept = checkpoint.load(tmp_path / "run" / "nonfinite-step-1-rank-0.safetensors")
-    net = replay.rebuild(kept, None).to(memory_format=torch.channels_last)
+    net = replaying.restore(rebuild(kept["meta"], None), kept).to(memory_format=torch.channels_last)
     assert ("frozen" in norm_table(net)) == (norm == "frozen")
-    found = replay.trace(net, kept, getattr(torch, kept["precision"]))
+    found = replaying.trace(net, kept, getattr(torch, kept["precision"]))
     # A watched convolution is not folded with its frozen norm, and rounds otherwise.
     expected = {name: pytest.approx(loss, rel=1e-4) for name, loss in kept["losses"].items() if name != "loss_spoilt"}
     assert found.losses == (
@@ -112,13 +114,13 @@ def test_the_first_broken_module_and_gradient_are_named():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.sqrt()
 
-    def traced(value: float) -> replay.Traced:
+    def traced(value: float) -> replaying.Traced:
         net = Net()
         nn.init.constant_(net.twice.weight, 2)
         kept = {"images": torch.tensor([[value]]), "targets": [], "random": {"cpu": torch.get_rng_state()}}
-        return replay.trace(net, kept, torch.float32)
+        return replaying.trace(net, kept, torch.float32)
 
-    assert traced(2.0) == replay.Traced({"loss": 2.0}, None, None)
+    assert traced(2.0) == replaying.Traced({"loss": 2.0}, None, None)
     assert traced(-1.0).module == "root (Root)"
     assert traced(0.0).module is None  # its loss is 0, and the slope there infinite
     assert "SqrtBackward0" in str(traced(-1.0).gradient)
