@@ -7,6 +7,7 @@ from backbones.common.lazy import lazy
 if TYPE_CHECKING:
     from segmentation.data.dataset import Segmentation
     from segmentation.fcn import FCN, build
+    from segmentation.heads import Head, register_head
     from segmentation.metrics import LabelMetrics
     from segmentation.predict import Predictor
     from segmentation.trained import LabelMap, TrainedSegmenter, load
@@ -16,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "data.dataset": ["Segmentation"],
         "fcn": ["FCN", "build"],
+        "heads": ["Head", "register_head"],
         "metrics": ["LabelMetrics"],
         "predict": ["Predictor"],
         "trained": ["LabelMap", "TrainedSegmenter", "load"],

@@ -106,9 +106,9 @@ def test_other_classes_keep_all_but_the_last_layers(published) -> None:
         f"{part}.4.{kind}" for part in ("classifier", "aux_classifier") for kind in ("weight", "bias")
     }
     assert segmentation.build(name, 21, weights=path, aux=False).load_report.missing == ()
-    with pytest.raises(UserError, match="does not fit this net"):
+    with pytest.raises(UserError, match="does not fit this model"):
         segmentation.build("resnet18", 21, weights=path)
-    with pytest.raises(UserError, match="does not fit this net"):
+    with pytest.raises(UserError, match="does not fit this model"):
         segmentation.build(name, 21, head="fcn8s", weights=path)
 
 
@@ -126,7 +126,7 @@ def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple,
     ("words", "options"),
     [
         ("expected a whole number from 2 to 255", {"num_classes": 1}),
-        ("head='fcn4s': expected one of 'dilated', 'fcn32s'", {"head": "fcn4s"}),
+        ("unknown segmentation head 'fcn4s': did you mean fcn8s, fcn32s, fcn16s", {"head": "fcn4s"}),
         ("'coco': published for resnet50 and resnet101, not for resnet18", {"weights": "coco"}),
         ("is not available for torchvision's nets", {"backbone": "torchvision/vgg16"}),
     ],
@@ -143,15 +143,15 @@ def test_a_backbone_without_enough_features_is_refused() -> None:
     with pytest.raises(UserError, match="head 'fcn8s' needs 3 features, the backbone gives c4, c5"):
         segmentation.build(trunk, 3, head="fcn8s")
     for options in ({"norm": "frozen"}, {"output_stride": 8}, {"in_channels": 7}, {"shortcut": "A"}):
-        with pytest.raises(UserError, match=f"{next(iter(options))}: options go to backbones.build"):
+        with pytest.raises(UserError, match=f"{next(iter(options))}: the backbone is built already; pass these to"):
             segmentation.build(trunk, 3, head="fcn16s", **options)
-    with pytest.raises(UserError, match="a backbone that is built already has its own"):
+    with pytest.raises(UserError, match="the backbone is built already and has its own"):
         segmentation.build(trunk, 3, weights="imagenet")
 
 
 def test_finer_scores_begin_as_bilinear_enlargement() -> None:
     """Section 4.2 of the FCN paper: training of FCN-16s starts from the outputs of FCN-32s."""
-    from segmentation.fcn import Fusion
+    from segmentation.heads import Fusion
 
     infos = (backbones.FeatureInfo("c4", 8, 16), backbones.FeatureInfo("c5", 16, 32))
     scores = torch.randn(1, 3, 5, 4)
@@ -214,7 +214,7 @@ def test_a_largest_stride_ends_the_trunk_early_and_scores_finer_maps():
     assert [info.stride for info in net.backbone.feature_info] == [4, 8, 16]
     assert not [name for name in net.state_dict() if name.startswith("backbone.layer4.")]
     assert net(torch.rand(1, 3, 70, 50))["out"].shape == (1, 5, 70, 50)
-    with pytest.raises(UserError, match=r"max_stride: options go to backbones\.build"):
+    with pytest.raises(UserError, match="max_stride: the backbone is built already; pass these to"):
         segmentation.build(net.backbone, 5, head="fcn8s", aux=False, max_stride=8)
     with pytest.raises(UserError, match="max_stride=8: leaves resnet18 fewer than the 3 features"):
         segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, max_stride=8)

@@ -158,7 +158,7 @@ MISTAKES = {
     "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),
     "eval of nothing": (("--eval-only",), "--eval-only: random weights predict nothing; name --weights"),
     "wrong scales": (("--scales", "[2, 1]"), "must be two rising factors"),
-    "wrong head": (("--head", "fcn4s"), "head='fcn4s'"),
+    "wrong head": (("--head", "fcn4s"), "unknown segmentation head 'fcn4s': did you mean fcn8s"),
     "frozen random": (("--freeze", 2), "random weights must train"),
     "overlap of nothing": (("--overlap", 0.5), "--overlap 0.5: is the overlap of windows; name --window as well"),
     "COCO's choice": (("--classes", "voc"), "--classes voc: chooses among COCO's"),
