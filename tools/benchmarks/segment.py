@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torchvision.models import get_model
 import segmentation
 from backbones.errors import UserError
 from segmentation.data.labels import IGNORE
-from segmentation.fcn import AUX_WEIGHT, Head
+from segmentation.fcn import AUX_WEIGHT
 from tools.benchmarks.machine import device
 from tools.benchmarks.models import Calls, ModelJob, ModelSpec
 from tools.benchmarks.options import SegmentOptions, Timing, split_list
@@ -74,7 +74,7 @@ class SegmenterSpec(ModelSpec):
             UserError: the model is unknown, or the file does not have all its weights.
         """
         if library == OURS:
-            return segmentation.build(self.backbone, CLASSES, head=cast("Head", self.head), weights=weights)
+            return segmentation.build(self.backbone, CLASSES, head=self.head, weights=weights)
         model = get_model(
             f"fcn_{self.backbone}", weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True
         )
