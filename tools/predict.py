@@ -159,7 +159,7 @@ def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Pa
     from tools.engine.run_folder import create_results
     from tools.prediction.inputs import count, stream
     from tools.prediction.outputs import Drawn
-    from tools.processes.stopping import as_interrupt
+    from tools.processes.stopping import as_keyboard_interrupt
 
     workers = min(4, cores()) if options.workers is None else options.workers
     problems: list[str] = []
@@ -168,7 +168,7 @@ def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Pa
     with (
         Drawn(folder / "pictures", enabled=options.draw) as drawn,
         tqdm(total=count(inputs), unit="img", dynamic_ncols=True) as bar,
-        as_interrupt(signal.SIGTERM),
+        as_keyboard_interrupt(signal.SIGTERM),
     ):
         try:
             for batch in batches(pictures, task, options.batch_size):

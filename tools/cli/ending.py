@@ -1,4 +1,4 @@
-"""TODO-DOC tools/cli/ending.py."""
+"""How a command ends: its errors in one line, and its exit status."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ import sys
 from collections.abc import Callable
 
 from backbones.errors import UserError
-from tools.processes import failures
+from tools.processes import environment, failures
 from tools.processes.failures import SharedError
 from tools.processes.stopping import STATUS, Stopped
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk, or of more than one's share
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the user's quota is full, or the file too large
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a script's `main`: a mistake of the user, or a full disk, becomes one line on stderr and exit status 2.
+    """Run a command's `main` and turn errors of the user into one line on stderr.
 
-    A training that was stopped by a signal, and can go on, ends with `stopping.STATUS`.
+    Exit statuses: 2 for a user error or a full disk, `stopping.STATUS` for a training that was stopped by a signal and
+    can be resumed, `INTERRUPTED` for Ctrl-C. Any other exception is a bug and keeps its traceback.
     """
     try:
         main()
     except UserError as error:
-        failures.end(f"error: {_one_line(error)}", 2, speaks=not isinstance(error, SharedError) or error.speaks)
+        is_reporter = error.is_reporter if isinstance(error, SharedError) else True
+        failures.end(f"error: {_one_line(error)}", 2, is_reporter=is_reporter)
     except Stopped as stop:
-        failures.end(str(stop), STATUS, speaks=failures.is_first())
+        failures.end(str(stop), STATUS, is_reporter=environment.is_main())
     except KeyboardInterrupt as stop:
-        failures.end(str(stop) or "interrupted", INTERRUPTED, speaks=failures.is_first())
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        failures.end(str(stop) or "interrupted", INTERRUPTED, is_reporter=environment.is_main())
+    except BrokenPipeError:  # the reader of our output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            where = error.filename or "a file"
-            failures.end(f"error: {where}: cannot be written ({error.strerror}); make room", 2)
-        failures.hand_over(error)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            file = error.filename or "a file"
+            failures.end(f"error: {file}: cannot be written ({error.strerror}); free some disk space", 2)
+        failures.report_to_torchrun(error)
         raise
 
 
 def _one_line(error: BaseException) -> str:
-    # An error of a data worker arrives with the worker's traceback in its text.
+    """Return the error's text in one line; a data-loading worker's error contains the worker's traceback."""
     return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())

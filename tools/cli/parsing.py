@@ -20,7 +20,7 @@ from tools.cli.arguments import (
     normalise_options,
     positional_names,
 )
-from tools.processes import failures
+from tools.processes import environment
 from tools.processes.failures import SharedError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def parse(
     try:
         return _parse(options, description=description, argv=argv, recipe=recipe)
     except UserError as error:
-        raise SharedError(str(error), speaks=failures.is_first_of_machine()) from None
+        raise SharedError(str(error), is_reporter=environment.is_main_of_machine()) from None
 
 
 def _parse(

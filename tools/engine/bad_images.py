@@ -1,151 +1,200 @@
-"""Images that are missing or do not decode: replaced in training, counted as misses in evaluation, never in silence."""
+"""Images that are missing or do not decode: replaced in training, counted as misses in evaluation, always reported."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
-from torch.utils.data import Dataset
+from filelock import FileLock
+from torch.utils.data import DataLoader, Dataset
 
 from backbones.errors import UserError
 
 RECORD = "bad_images.jsonl"
-TRIES = 100  # images drawn in place of a bad one; where all of them are bad, the data set is
+TRIES = 100  # images drawn in place of a bad one; if all of them are bad, so is the data set
+
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+Batch = TypeVar("Batch")
+Key = tuple[int, int]  # epoch and index of an image
 
 
-class Images(Protocol):
-    """A dataset of image files, by keys `(epoch, place)`."""
+class ImageDataset(Protocol[Item_co]):
+    """Dataset of image files."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """An item; a UserError says why there is none."""
+    def __getitem__(self, key: Key, /) -> Item_co:
+        """Return an item, or raise a UserError that says why it cannot be read."""
 
-    def unreadable(self, place: int) -> Path | None:
-        """The file of an image that is missing or does not decode; None where it is whole."""
+    def unreadable(self, index: int, /) -> Path | None:
+        """Return the file of an image that is missing or does not decode, or None if the image is whole."""
+
+
+class SizedDataset(Dataset[Item_co]):
+    """Dataset with a length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
 
 class BadImages:
-    """What a run does about images that cannot be read, and which it met.
+    """Record of the images of a run that cannot be read, and the rule for what happens instead.
 
-    The loader workers of all processes write what they meet to one file in the run folder, so that each image is
-    warned of once, and a resumed run knows those of the time before.
+    The data-loading workers of all processes write to one file in the run folder. So each image causes one warning,
+    and a resumed run knows the images that were found before.
 
     Args:
-        folder: of the run; until it exists nothing is recorded, since each image comes again.
-        skip: go on without them; otherwise they are errors, as without all this.
+        folder: the run folder; as long as it does not exist nothing is recorded.
+        skip: go on without bad images; otherwise they are errors, as they are without this class.
         seed: of the run.
     """
 
     def __init__(self, folder: Path, *, skip: bool, seed: int) -> None:
         self.record, self.skip, self.seed = folder / RECORD, skip, seed
 
-    def replacing(self, data: Any) -> Any:
-        """The dataset with another image in place of each bad one: a function of (seed, epoch, place) alone."""
-        return _Skipping(data, self, replace=True) if self.skip else data
+    def replacing(self, data: ImageDataset[Item]) -> SizedDataset[Item]:
+        """Return a dataset with another image in place of each bad one, a pure function of (seed, epoch, index)."""
+        return _Replacing(data, self) if self.skip else cast("SizedDataset[Item]", data)
 
-    def omitting(self, data: Any) -> Any:
-        """The dataset with None in place of each bad image."""
-        return _Skipping(data, self, replace=False) if self.skip else data
+    def omitting(self, data: ImageDataset[Item]) -> SizedDataset[Item | None]:
+        """Return a dataset with None in place of each bad image."""
+        return _Omitting(data, self) if self.skip else cast("SizedDataset[Item | None]", data)
 
-    def evaluation(self, loader: Callable[..., Any], data: Any, *, collate: Callable[..., Any], **options: Any) -> Any:
-        """The batches of a loader for evaluation, which bad images are not in."""
+    def evaluation(
+        self,
+        loader: Callable[..., DataLoader[Batch]],
+        data: ImageDataset[Any],
+        *,
+        collate: Callable[[list[Any]], Batch],
+        **options: Any,
+    ) -> DataLoader[Batch] | NonEmptyBatches[Batch]:
+        """Return the batches of a loader for evaluation, without the bad images."""
         if not self.skip:
             return loader(data, collate=collate, **options)
-        return _Filled(loader(self.omitting(data), collate=_Present(collate), **options))
+        return NonEmptyBatches(loader(self.omitting(data), collate=_CollatePresent(collate), **options))
 
     def add(self, path: Path, reason: str) -> None:
-        """Record and warn of an image, unless some process did."""
-        from filelock import FileLock
-
+        """Record an image and print a warning, unless some process has done so before."""
         if not self.record.parent.is_dir():
             return
         with FileLock(self.record.with_name(f".{RECORD}.lock")):
             if str(path) in self.files():
                 return
-            torn = self.record.is_file() and not self.record.read_bytes().endswith(b"\n")  # by a kill
+            # A kill may have cut the last line short; the new line must not continue it.
+            torn = self.record.is_file() and not self.record.read_bytes().endswith(b"\n")
             with open(self.record, "a", encoding="utf-8") as file:
                 file.write("\n" * torn + json.dumps({"file": str(path), "reason": reason}) + "\n")
         print(f"warning: {path}: is missing or does not decode; skipped", file=sys.stderr, flush=True)
 
     def files(self) -> list[str]:
-        """Paths of the images met so far, in order."""
+        """Return the sorted paths of the bad images found so far."""
         if not self.record.is_file():
             return []
         lines = self.record.read_text(encoding="utf-8", errors="replace").splitlines()
         return sorted({file for line in lines if (file := _file_of(line)) is not None})
 
-    def counted(self) -> dict[str, Any]:
-        """`bad_images`, how many were met so far, for the log; nothing where they are errors."""
+    def counted(self) -> dict[str, int]:
+        """Return `bad_images`, the number found so far, for the log; nothing if bad images are errors."""
         return {"bad_images": len(self.files())} if self.skip else {}
 
-    def listed(self) -> dict[str, Any]:
-        """`bad_images` and the paths, `bad_image_files`, for the results; nothing where they are errors."""
+    def listed(self) -> dict[str, int | list[str]]:
+        """Return `bad_images` and their paths, `bad_image_files`, for the results; nothing if bad images are errors."""
         return {**self.counted(), "bad_image_files": self.files()} if self.skip else {}
 
 
 def _file_of(line: str) -> str | None:
-    """The file that a line records; None where a kill tore it: the image comes again."""
+    """Return the file that a line records, or None for a line cut short by a kill: its image will be found again."""
     try:
         return json.loads(line)["file"]
     except (ValueError, TypeError, KeyError):
         return None
 
 
-class _Skipping(Dataset):
-    """A dataset that goes on where an image cannot be read; other errors pass."""
+class _Recording(Generic[Item]):
+    """Base of datasets that record bad images and go on; other errors are raised."""
 
-    def __init__(self, data: Images, bad: BadImages, *, replace: bool) -> None:
-        self.data, self.bad, self.replace = data, bad, replace
+    def __init__(self, data: ImageDataset[Item], bad: BadImages) -> None:
+        self.data, self.bad = data, bad
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Any:
-        epoch, place = key if isinstance(key, tuple) else (0, key)
-        for candidate in self._candidates(epoch, place):
-            try:
-                return self.data[(epoch, candidate)]
-            except UserError as error:
-                path = self.data.unreadable(candidate)
-                if path is None:
-                    raise
-                self.bad.add(path, str(error))
-        if self.replace:
-            raise UserError(f"{path}: does not decode, nor do {TRIES} images drawn in its place; mend the data set")
-        return None
-
-    def _candidates(self, epoch: int, place: int) -> Iterator[int]:
-        yield place
-        if self.replace:
-            # The last number keeps the draw apart from that of the augmentation.
-            random = np.random.default_rng((self.bad.seed, epoch, place, 1))
-            yield from random.integers(len(self.data), size=TRIES).tolist()
+    def read(self, epoch: int, index: int) -> Item | None:
+        """Return an item, or None for a bad image, which is recorded."""
+        try:
+            return self.data[(epoch, index)]
+        except UserError as error:
+            path = self.data.unreadable(index)
+            if path is None:
+                raise
+            self.bad.add(path, str(error))
+            return None
 
 
-class _Present:
-    """Collates the items that there are; None where there is none."""
+class _Omitting(_Recording[Item], SizedDataset["Item | None"]):
+    """Dataset with None in place of each bad image."""
 
-    def __init__(self, collate: Callable[..., Any]) -> None:
+    def __getitem__(self, key: int | Key) -> Item | None:
+        return self.read(*_epoch_and_index(key))
+
+
+class _Replacing(_Recording[Item], SizedDataset[Item]):
+    """Dataset with another image in place of each bad one."""
+
+    def __getitem__(self, key: int | Key) -> Item:
+        epoch, index = _epoch_and_index(key)
+        for candidate in self._candidates(epoch, index):
+            item = self.read(epoch, candidate)
+            if item is not None:
+                return item
+        path = self.data.unreadable(index)
+        raise UserError(f"{path}: does not decode, nor do {TRIES} images drawn in its place; fix the data set")
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """Yield the image itself, then images at random, the same ones for the same seed, epoch and index."""
+        yield index
+        # The last number separates these draws from those of the augmentation.
+        random = np.random.default_rng((self.bad.seed, epoch, index, 1))
+        yield from random.integers(len(self.data), size=TRIES).tolist()
+
+
+def _epoch_and_index(key: int | Key) -> Key:
+    return key if isinstance(key, tuple) else (0, key)
+
+
+class _CollatePresent(Generic[Item, Batch]):
+    """Collate function for items of which some are None; gives None if all are. A class, so that it can be pickled."""
+
+    def __init__(self, collate: Callable[[list[Item]], Batch]) -> None:
         self.collate = collate
 
-    def __call__(self, items: list[Any]) -> Any:
+    def __call__(self, items: Sequence[Item | None]) -> Batch | None:
         present = [item for item in items if item is not None]
         return self.collate(present) if present else None
 
 
-class _Filled:
-    """The batches of a loader that hold something."""
+class NonEmptyBatches(Generic[Batch]):
+    """Batches of a loader, without those that are None."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: DataLoader[Batch | None]) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         return (batch for batch in self.loader if batch is not None)
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    @property
+    def worker_init_fn(self) -> Callable[[int], None] | None:
+        """The function that each worker of the loader begins with."""
+        return self.loader.worker_init_fn
+
+    @worker_init_fn.setter
+    def worker_init_fn(self, function: Callable[[int], None] | None) -> None:
+        self.loader.worker_init_fn = function

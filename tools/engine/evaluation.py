@@ -65,14 +65,14 @@ def evaluate(
     """
     before = model.training
     model.eval()
-    stopping.shield(loader)
+    stopping.protect_workers(loader)
     # Batch statistics differ between processes. Evaluate those of the main process, which are the ones it saves.
-    distributed.share_buffers(model)
+    distributed.broadcast_buffers(model)
     folds, sums = Folds(), MeanLosses()
 
     def predict() -> None:
         for batch in tqdm(loader, "evaluating", leave=False, disable=not distributed.is_main()):
-            if stopping.asked():
+            if stopping.is_requested():
                 break
             images, targets = to_device(batch, precision.device)
             # Predict with convolution and batch norm folded into one operation.
@@ -89,7 +89,7 @@ def evaluate(
         distributed.on_all(predict)
     model.train(before)
     # Send every process's predictions and losses to all processes.
-    parts = distributed.all_gather((evaluator.state(), sums, stopping.asked()))
+    parts = distributed.all_gather((evaluator.state(), sums, stopping.is_requested()))
     states, losses_of, stops = zip(*parts, strict=True)
     if any(stops):
         raise Stopped("stopped within an evaluation, which will be repeated on --resume")

@@ -173,7 +173,7 @@ class Experiment:
             self.save(training, "last")
         run = self.run
         try:
-            with stopping.noticed():
+            with stopping.catch_signals():
                 results = fit(
                     training,
                     loader,

@@ -52,7 +52,7 @@ def fit(
 
     Args:
         loader: yields this process's batches of an epoch, starting at the step that `batches.seek` was given.
-        batches: the order of the images, `distributed.TrainBatches` or `classification.data.shards.ShardBatches`.
+        batches: the order of the images, `processes.batches.TrainBatches` or `classification.data.shards.ShardBatches`.
         evaluate: measures `training.evaluated`.
         save: writes a checkpoint. It is called with "last", and with "best" after a new best value of `metric`.
         metric: key in the results of `evaluate`; larger is better.
@@ -71,7 +71,7 @@ def fit(
         NonFiniteLossError: on every process.
     """
     results: Results = {}
-    stopping.shield(loader)
+    stopping.protect_workers(loader)
 
     def measure_if_due() -> None:
         if not _is_due(training, batches.steps, epochs=epochs, eval_every=eval_every, eval_steps=eval_steps):
@@ -105,7 +105,7 @@ def fit(
                     break
                 _report(training, losses, log, progress, batches, epochs)
                 # Stop after a whole step. Several processes agreed on it in `_is_broken`.
-                if training.stopping or (distributed.world_size() == 1 and stopping.asked()):
+                if training.stopping or (distributed.world_size() == 1 and stopping.is_requested()):
                     save("last")
                     raise Stopped(f"stopped after step {training.step}")
                 # The end of an epoch is saved below, after its evaluation.
@@ -217,7 +217,7 @@ def _is_broken(total: Tensor, training: Training) -> bool:
     The same exchange tells every process whether one of them received a signal to stop, so that all stop after the
     same step.
     """
-    flags = torch.tensor([float(not math.isfinite(total.item())), float(stopping.asked())], device=total.device)
+    flags = torch.tensor([float(not math.isfinite(total.item())), float(stopping.is_requested())], device=total.device)
     broken, asked = distributed.mean(flags).tolist()
     training.stopping = training.stopping or asked > 0
     return broken > 0

@@ -18,7 +18,7 @@ from backbones.errors import UserError
 from tools.experiments.cells import Cell
 from tools.experiments.runs import START, last_error
 from tools.experiments.state import State, clear_leftovers
-from tools.processes.stopping import as_interrupt
+from tools.processes.stopping import as_keyboard_interrupt
 
 TOOLS = Path(__file__).resolve().parents[1]
 POLL = 0.2  # seconds
@@ -64,7 +64,7 @@ def train(
     """
     running: list[Job] = []
     waiting = list(todo)
-    with as_interrupt(*_ending()):
+    with as_keyboard_interrupt(*_ending()):
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

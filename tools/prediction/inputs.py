@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from tools.processes.stopping import shield
+from tools.processes.stopping import protect_workers
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -173,7 +173,7 @@ def _images(inputs: list[Input], start: int, read: Callable[[Any], Any], workers
     ahead = {"prefetch_factor": AHEAD} if workers else {}
     # One by one: a batch of photographs from each worker would fill the memory.
     pictures = loader(_Images(inputs, start, read), workers=workers, collate=_as_it_is, batch_size=None, **ahead)
-    shield(pictures)
+    protect_workers(pictures)
     yield from pictures
 
 

@@ -1,1 +1,1 @@
-"""TODO-DOC tools/processes."""
+"""The processes of one training: their environment, collectives, signals, and how they end."""

@@ -1,6 +1,7 @@
-"""How one of several processes ends: with one message among all of them, and without the others waiting for it.
+"""How a process ends when several processes train: one of them prints the message, and none waits for another.
 
-torchrun looks after its processes ten times a second, ends them all once one has failed, and says which that was.
+torchrun checks its processes ten times a second. Once one has failed, it terminates the others and reports which one
+failed first.
 """
 
 from __future__ import annotations
@@ -12,70 +13,77 @@ import time
 from typing import NoReturn
 
 from backbones.errors import UserError
-from tools.processes import stopping
+from tools.processes import environment, stopping
 
-PATIENCE = 10.0  # seconds in which torchrun has surely noticed a process that died
-# Of errors that tell that another process is gone.
-LOST = ("gloo/transport", "DistNetworkError", "DistBackendError", "DistStoreError")
+PATIENCE = 10.0  # seconds; torchrun has certainly noticed a dead process by then
+# Parts of an error's type or text that show that the connection to another process broke.
+LOST_CONNECTION = ("gloo/transport", "DistNetworkError", "DistBackendError", "DistStoreError")
 
 
 class SharedError(UserError):
-    """A mistake that several processes know of.
+    """User error that several processes raise together.
 
     Attributes:
-        speaks: whether this process is the one of them to print it.
+        is_reporter: whether this process is the one that prints the error.
     """
 
-    def __init__(self, text: str, *, speaks: bool) -> None:
+    def __init__(self, text: str, *, is_reporter: bool) -> None:
         super().__init__(text)
-        self.speaks = speaks
+        self.is_reporter = is_reporter
 
 
-def end(message: str, status: int, *, speaks: bool = True) -> NoReturn:
-    """End this process, with the message where it is the one to print it."""
-    end_by_itself()
-    if speaks:
+def end(message: str, status: int, *, is_reporter: bool = True) -> NoReturn:
+    """End this process with an exit status.
+
+    Args:
+        message: printed on stderr if `is_reporter`.
+        is_reporter: False if another process prints the same message.
+    """
+    ignore_sigterm()
+    if is_reporter:
         print(message, file=sys.stderr)
-    stopping.end_workers()
+    stopping.kill_workers()
     sys.exit(status)
 
 
-def end_by_itself() -> None:
-    """Keep torchrun from ending this process, when it sees that a quicker one has ended for the same reason."""
+def ignore_sigterm() -> None:
+    """Ignore SIGTERM from now on.
+
+    A faster process may end first, for the same reason. torchrun then sends SIGTERM to this one, which must still print
+    its message and exit with its own status.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def is_first() -> bool:
-    """Whether this process speaks for all where all have the same to say."""
-    return int(os.environ.get("RANK", 0)) == 0
+def report_to_torchrun(error: BaseException) -> None:
+    """Report an unexpected error through torchrun, whose report names the process; return if that adds nothing.
 
-
-def is_first_of_machine() -> bool:
-    """Whether this process speaks for those that have the same files."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
-def hand_over(error: BaseException) -> None:
-    """Leave an error that is no mistake of the user to torchrun, where that tells more; returns where it does not.
-
-    It shows a traceback with the process that it is of, unless it starts the processes anew. A connection that broke
-    is no news beside the death that broke it: torchrun has the time to see that one, and to end this process.
+    Without torchrun, and before a restart by torchrun, the caller's own traceback is the better report. An error about
+    a broken connection only follows from the death of another process. This process then waits, so that torchrun
+    reports that death instead.
     """
-    stopping.end_workers()
+    stopping.kill_workers()
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return
-    if _is_lost_contact(error):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if stopping.asked():
-            signal.raise_signal(signal.SIGTERM)
-        time.sleep(PATIENCE + int(os.environ["LOCAL_RANK"]))  # one after the other: the first ends the rest
-        end(f"error: process {os.environ['RANK']} lost the others, or waited longer than --timeout: {error}", 1)
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+    if _is_lost_connection(error):
+        _wait_for_torchrun()
+        end(f"error: process {environment.rank()} lost the others, or waited longer than --timeout: {error}", 1)
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler  # torch is slow to import
 
     get_error_handler().record_exception(error)
+    # Exit without the traceback, which torchrun prints, unless torchrun restarts the processes and prints nothing.
     if os.environ.get("TORCHELASTIC_RESTART_COUNT") == os.environ.get("TORCHELASTIC_MAX_RESTARTS"):
         sys.exit(1)
 
 
-def _is_lost_contact(error: BaseException) -> bool:
-    return any(sign in f"{type(error).__name__} {error}" for sign in LOST)
+def _wait_for_torchrun() -> None:
+    """Let torchrun terminate this process, which it does once it has noticed the process that died."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if stopping.is_requested():  # the SIGTERM has come already
+        signal.raise_signal(signal.SIGTERM)
+    # Each process waits for another time: the first one to give up makes torchrun terminate the rest.
+    time.sleep(PATIENCE + environment.local_rank())
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    return any(sign in f"{type(error).__name__} {error}" for sign in LOST_CONNECTION)

@@ -1,8 +1,9 @@
-"""Where the processes of one attempt find one another.
+"""Agreement of the processes of one attempt on a store that no earlier attempt has written to.
 
-torchrun's store outlives the processes, and those that it starts anew would connect to addresses which the dead ones
-left there (https://github.com/pytorch/pytorch/issues/135712). Its count of restarts is each machine's own, so it tells
-attempts on several machines not apart.
+torchrun keeps its store when it restarts the processes. The new processes would then read the addresses of dead ones
+and fail to connect (https://github.com/pytorch/pytorch/issues/135712). torchrun's restart count does not identify the
+attempt, because each machine counts for itself. So the main process draws a random name for the attempt, and the others
+accept a name only if a living main process answers them under it.
 """
 
 from __future__ import annotations
@@ -15,37 +16,44 @@ import torch.distributed as dist
 
 from backbones.errors import UserError
 
-GLANCE = 0.05  # seconds between looks for an answer
+POLL_SECONDS = 0.05  # between two reads of the store
 
 
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    """A store that only the processes of this attempt use, this process's rank, and their number.
+    """Wait for all processes of this attempt.
 
-    All of them have come when it returns.
+    Returns:
+        A store that only this attempt uses, the rank of this process, and the number of processes.
+
+    Raises:
+        UserError: the main process did not answer within `timeout`.
     """
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    attempt = _welcome(store, world_size) if rank == 0 else _greet(store, rank, timeout)
+    attempt = _announce_attempt(store, world_size) if rank == 0 else _find_attempt(store, rank, timeout)
     return dist.PrefixStore(attempt, store), rank, world_size
 
 
-def _welcome(store: dist.Store, world_size: int) -> str:
-    """Name an attempt, and answer the greeting of every other process."""
+def _announce_attempt(store: dist.Store, world_size: int) -> str:
+    """Name the attempt, and answer the question of every other process."""
     attempt = secrets.token_hex(8)
     store.set("attempt", attempt)
     for rank in range(1, world_size):
-        greeting = store.get(f"{attempt}/{rank}").decode()
-        store.set(f"{attempt}/{rank}/{greeting}", "welcome")
+        question = store.get(f"{attempt}/{rank}").decode()  # waits for it
+        store.set(f"{attempt}/{rank}/{question}", "yes")
     return attempt
 
 
-def _greet(store: dist.Store, rank: int, timeout: timedelta) -> str:
-    """The attempt whose first process answers: that of an earlier one is dead."""
-    greeting = secrets.token_hex(8)
+def _find_attempt(store: dist.Store, rank: int, timeout: timedelta) -> str:
+    """Return the name of the attempt whose main process answers; that of an earlier attempt is dead."""
+    question = secrets.token_hex(8)
     deadline = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < deadline:
+        # Ask under the newest name each time: it may still be that of an earlier attempt.
         attempt = store.get("attempt").decode()
-        store.set(f"{attempt}/{rank}", greeting)
-        if store.check([f"{attempt}/{rank}/{greeting}"]):
+        store.set(f"{attempt}/{rank}", question)
+        if store.check([f"{attempt}/{rank}/{question}"]):
             return attempt
-        time.sleep(GLANCE)
-    raise UserError(f"process {rank} did not meet process 0 within {timeout}; see whether it runs, or raise --timeout")
+        time.sleep(POLL_SECONDS)
+    raise UserError(
+        f"process {rank} did not meet process 0 within {timeout}; check that process 0 runs, or raise --timeout"
+    )

@@ -1,6 +1,6 @@
-"""Ending a training by signal: what SIGTERM and SIGUSR1 ask for, and the status that says it was done.
+"""Stopping a training by SIGTERM or SIGUSR1: it finishes its step, saves a checkpoint and exits with status 143.
 
-SIGTERM is what schedulers, torchrun and service managers end a process with; SIGUSR1 is SLURM's early warning
+Schedulers, torchrun and service managers end a process with SIGTERM. SLURM sends SIGUSR1 as an early warning
 (`sbatch --signal=USR1@120`).
 """
 
@@ -14,40 +14,48 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from types import FrameType
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-STATUS = 143  # 128 + SIGTERM, as shells report it: stopped, saved, ready for --resume
-# A scheduler signals every process of a job, and torchrun passes on what it gets: the same wish, heard twice.
-ECHO = 1.0  # seconds
+STATUS = 143  # 128 + SIGTERM, as shells report it; means: stopped, saved, ready for --resume
+# A scheduler signals every process of a job, and torchrun forwards the signal it gets. A second signal within this time
+# is therefore the same request.
+REPEAT_SECONDS = 1.0
 
-_asked_at: float | None = None
+_requested_at: float | None = None
 
 
 class Stopped(Exception):  # noqa: N818 - as KeyboardInterrupt, no error
-    """A training that was asked to end, and whose checkpoint lies ready; the text says where."""
+    """Raised when a training has stopped on request and its checkpoint is saved; the text says where."""
+
+
+@runtime_checkable
+class WorkerLoader(Protocol):
+    """Data loader whose worker processes begin with a function."""
+
+    worker_init_fn: Callable[[int], None] | None
 
 
 @contextmanager
-def noticed() -> Iterator[None]:
-    """Note the first signal, for the loop to end after its step; one that comes a while later kills at once."""
-    global _asked_at
-    _asked_at = None
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+def catch_signals() -> Iterator[None]:
+    """Record the first stop signal, for the loop to end after its step; a later signal kills the process at once."""
+    global _requested_at
+    _requested_at = None
+    before = {number: signal.signal(number, _record) for number in SIGNALS}
     try:
         yield
-        _asked_at = None
+        _requested_at = None
     except Stopped:
-        _asked_at = None
+        _requested_at = None
         raise
-    finally:  # beside another error the wish stays known: it may come of processes that ended sooner
+    finally:  # after another error the request stays recorded, because it may be the cause: see `failures`
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
-    """Within, these signals are Ctrl-C: a KeyboardInterrupt, for work that cleans up, or keeps what it has by then."""
+def as_keyboard_interrupt(*numbers: signal.Signals) -> Iterator[None]:
+    """Turn these signals into KeyboardInterrupt, for work that cleans up or keeps partial results on Ctrl-C."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
@@ -56,25 +64,25 @@ def as_interrupt(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def asked() -> bool:
-    """Whether a signal came."""
-    return _asked_at is not None
+def is_requested() -> bool:
+    """Return whether a stop signal has come."""
+    return _requested_at is not None
 
 
-def shield(loader: Any) -> None:
-    """Let the workers of a data loader outlive a signal to all processes, as SLURM and systemd send it.
+def protect_workers(loader: object) -> None:
+    """Make the workers of a data loader, if it has any, ignore stop signals. Call it before the workers start.
 
-    The step that is to be finished wants them. They end with this process. To be called before they start.
+    SLURM and systemd signal all processes of a job, but the training needs its workers to finish the step. The workers
+    end with this process.
     """
-    loader = getattr(loader, "loader", loader)  # inside one that leaves batches out
-    if not isinstance(loader.worker_init_fn, _Shielded):
-        loader.worker_init_fn = _Shielded(loader.worker_init_fn)
-        Finalize(None, end_workers, exitpriority=0)
+    if isinstance(loader, WorkerLoader) and not isinstance(loader.worker_init_fn, _IgnoreSignals):
+        loader.worker_init_fn = _IgnoreSignals(loader.worker_init_fn)
+        Finalize(None, kill_workers, exitpriority=0)
 
 
 @dataclass
-class _Shielded:
-    """What a worker begins with."""
+class _IgnoreSignals:
+    """First function of a worker; a class, so that it can be pickled."""
 
     then: Callable[[int], None] | None
 
@@ -85,21 +93,23 @@ class _Shielded:
             self.then(worker)
 
 
-def end_workers() -> None:
-    """End the processes that load data, before Python's own end of child processes, which is a SIGTERM and a wait.
+def kill_workers() -> None:
+    """Kill the data-loading processes.
 
-    They do not hear what their loader says when an error interrupts it.
+    At its exit Python sends SIGTERM to child processes and waits for them, but protected workers ignore SIGTERM. They
+    also miss their loader's own request to end if an error interrupts the loader.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a worker for an error
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the killed workers as an error
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    global _asked_at
-    if _asked_at is None:
-        _asked_at = time.monotonic()
-    elif time.monotonic() - _asked_at > ECHO:
+def _record(number: int, frame: FrameType | None) -> None:
+    """Record the first signal; on one that comes more than `REPEAT_SECONDS` later, let it kill the process."""
+    global _requested_at
+    if _requested_at is None:
+        _requested_at = time.monotonic()
+    elif time.monotonic() - _requested_at > REPEAT_SECONDS:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)

@@ -27,6 +27,7 @@ from tools.engine.experiment import Experiment
 from tools.engine.subset import share_of
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
+from tools.processes.batches import TrainBatches
 from tools.synthetic import crops
 from tools.tasks.classification_measure import ClassificationMeasure
 from tools.tasks.options import TrainClassifierOptions
@@ -99,7 +100,7 @@ class ClassificationTask:
                 world_size=distributed.world_size(),
             )
         groups = np.zeros(data.train_size, np.int64)
-        return distributed.TrainBatches(groups, size, seed=seed, accumulate=accumulate)
+        return TrainBatches(groups, size, seed=seed, accumulate=accumulate)
 
     def plan(self, options: TrainClassifierOptions, data: Source, model: Classifier, meta: Meta) -> TaskPlan:
         asked, sizes = options.data, meta["input"]

@@ -24,6 +24,7 @@ from tools.engine.experiment import Experiment
 from tools.engine.subset import share_of
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
+from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
 from tools.tasks.detection_measure import DetectionMeasure
 from tools.tasks.options import TrainDetectorOptions
@@ -68,9 +69,9 @@ class DetectionTask:
             "model": asdict(options.model),
         }
 
-    def batches(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> distributed.TrainBatches:
+    def batches(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> TrainBatches:
         threshold = options.data.repeat_threshold
-        return distributed.TrainBatches(
+        return TrainBatches(
             data.first.aspect_groups(),
             options.train.batch_size,
             seed=options.run.seed,
@@ -98,7 +99,7 @@ class DetectionTask:
         batches: Batches,
         bad: BadImages,
     ) -> Iterable[Batch]:
-        images = bad.replacing(data.train)
+        images = bad.replacing(data.first)
         return loader(images, workers=experiment.workers, collate=collate, batch_sampler=batches)
 
     def measure(

@@ -27,6 +27,7 @@ from tools.engine.experiment import Experiment
 from tools.engine.subset import share_of
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
+from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.segmentation_measure import SegmentationMeasure
@@ -71,10 +72,10 @@ class SegmentationTask:
             "model": asdict(options.model),
         }
 
-    def batches(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> distributed.TrainBatches:
+    def batches(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> TrainBatches:
         groups = np.zeros(len(data.first), np.int64)
         size, accumulate = options.train.batch_size, options.train.accumulate
-        return distributed.TrainBatches(groups, size, seed=options.run.seed, accumulate=accumulate)
+        return TrainBatches(groups, size, seed=options.run.seed, accumulate=accumulate)
 
     def plan(self, options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN, meta: Meta) -> TaskPlan:
         chosen, asked, train, val = options.model, options.data, data.train, data.val
@@ -96,7 +97,7 @@ class SegmentationTask:
         batches: Batches,
         bad: BadImages,
     ) -> Iterable[Batch]:
-        images = bad.replacing(data.train)
+        images = bad.replacing(data.first)
         return loader(images, workers=experiment.workers, collate=collate, batch_sampler=batches)
 
     def measure(

@@ -25,7 +25,7 @@ from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import Segmentation
 from segmentation.transforms import Augment as LabelAugment
 from tools.engine.bad_images import BadImages
-from tools.processes.distributed import TrainBatches
+from tools.processes.batches import TrainBatches
 
 IMAGES = 12  # of each split of the class folders
 BAD = (1, 4, 5, 9)  # places of those that cannot be read, once they are broken

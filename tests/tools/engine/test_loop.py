@@ -21,7 +21,7 @@ from tools.engine.options import TrainOptions
 from tools.engine.run_folder import choose_folder, create_folder
 from tools.engine.run_log import RunLog
 from tools.engine.state import Precision, Training
-from tools.processes.distributed import TrainBatches
+from tools.processes.batches import TrainBatches
 
 CPU = torch.device("cpu")
 

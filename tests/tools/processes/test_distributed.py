@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from tools.processes import distributed
-from tools.processes.distributed import TrainBatches
+from tools.processes.batches import TrainBatches
 
 
 def as_process(monkeypatch, rank: int, world: int) -> None:
@@ -127,7 +127,7 @@ try:
     distributed.on_main(fail)
 except UserError as error:
     assert str(error) == "the disk is full"
-    print("refused", distributed.rank(), error.speaks)
+    print("refused", distributed.rank(), error.is_reporter)
 try:
     distributed.on_all(lambda: distributed.on_all(fail) if distributed.rank() == 1 else distributed.on_all(lambda: 1))
 except UserError as error:

@@ -19,11 +19,11 @@ def sent(*numbers: int, apart: float) -> int:
     (ready, begun), (wait, over) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        with child_only(), stopping.noticed():
+        with child_only(), stopping.catch_signals():
             os.close(over)
             os.write(begun, b"x")
             os.read(wait, 1)
-            os._exit(7 if stopping.asked() else 8)
+            os._exit(7 if stopping.is_requested() else 8)
     os.read(ready, 1)
     for number in numbers:
         os.kill(child, number)
@@ -35,22 +35,22 @@ def sent(*numbers: int, apart: float) -> int:
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_the_first_signal_is_noted_and_its_echo_as_well(monkeypatch: pytest.MonkeyPatch, number: int):
-    monkeypatch.setattr(stopping, "ECHO", 60.0)  # however slow the machine is
+    monkeypatch.setattr(stopping, "REPEAT_SECONDS", 60.0)  # however slow the machine is
     assert sent(number, number, signal.SIGTERM, apart=0.02) == 7
     assert sent(apart=0) == 8
 
 
 def test_a_signal_that_comes_later_kills_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stopping, "ECHO", 0.1)
+    monkeypatch.setattr(stopping, "REPEAT_SECONDS", 0.1)
     assert sent(signal.SIGUSR1, signal.SIGTERM, apart=0.3) == -signal.SIGTERM
 
 
 def test_afterwards_signals_mean_what_they_meant():
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
-    with stopping.noticed():
+    with stopping.catch_signals():
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert stopping.asked()
-    assert not stopping.asked()
+        assert stopping.is_requested()
+    assert not stopping.is_requested()
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
 
 
@@ -74,9 +74,9 @@ def test_a_worker_lives_on_and_ends_with_its_process(tmp_path: Path):
     if child == 0:
         with child_only():
             loader = DataLoader(list(range(40)), num_workers=2, persistent_workers=True)
-            stopping.shield(loader)
-            stopping.shield(loader)  # once is enough
-            with stopping.noticed():
+            stopping.protect_workers(loader)
+            stopping.protect_workers(loader)  # once is enough
+            with stopping.catch_signals():
                 batches = iter(loader)
                 loaded = len([next(batches), next(batches)])  # one of each worker, so that both have begun
                 for worker in batches._workers:

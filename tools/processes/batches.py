@@ -1,0 +1,91 @@
+"""The order of the training images: which process sees which images at which step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tools.processes.environment import rank, world_size
+
+
+class TrainBatches:
+    """Batch sampler that gives `(epoch, index)` keys to a data loader; a pure function of seed and epoch.
+
+    An optimizer step uses the same `batch_size` images for any number of processes and accumulated batches; each
+    process loads its slices of them. Images of one group (of similar shape, for example) come together where possible.
+    The last step of an epoch is filled up with images from the beginning of the epoch, so that no image is dropped.
+
+    Args:
+        groups: group number of each image `[N]`.
+        batch_size: images per optimizer step, over all processes and accumulated batches; a multiple of
+            `world_size * accumulate`.
+        seed: of the order; another seed gives another order.
+        accumulate: batches per optimizer step and process.
+        repeats: average number of times that each image `[N]` comes in an epoch, 1 or more; absent: once. An image with
+            2.3 comes twice in each epoch, and a third time in three of ten epochs. All epochs have the same length.
+    """
+
+    def __init__(
+        self,
+        groups: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        repeats: np.ndarray | None = None,
+    ) -> None:
+        self.groups, self.batch_size, self.seed, self.accumulate = groups, batch_size, seed, accumulate
+        self.repeats = repeats
+        self.length = len(groups) if repeats is None else round(float(repeats.sum()))
+        self.epoch = self.first_step = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-self.length // self.batch_size)
+
+    def seek(self, epoch: int, step: int = 0) -> None:
+        """Make the next iteration begin at a step of an epoch; images of earlier steps are not loaded."""
+        self.epoch, self.first_step = epoch, step
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.batch_size // (world_size() * self.accumulate)
+        for step in self._steps_of_epoch()[self.first_step :]:
+            for batch in range(self.accumulate):
+                # The processes' slices of one accumulated batch lie side by side.
+                begin = (batch * world_size() + rank()) * size
+                yield [(self.epoch, int(index)) for index in step[begin : begin + size]]
+
+    def _steps_of_epoch(self) -> np.ndarray:
+        """Return the image indices of all steps `[steps, batch_size]`: each step of one group, except the leftovers."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(self._drawn(random))
+        # Cut each group into whole steps, and collect what remains.
+        whole, rest = [], []
+        for group in np.unique(self.groups):
+            members = order[self.groups[order] == group]
+            cut = len(members) - len(members) % self.batch_size
+            whole.append(members[:cut].reshape(-1, self.batch_size))
+            rest.append(members[cut:])
+        # Make steps of the leftovers of all groups; fill the last one up from the beginning of the epoch.
+        leftover = np.concatenate(rest)
+        missing = -len(leftover) % self.batch_size
+        leftover = np.concatenate([leftover, np.resize(order, missing)]).reshape(-1, self.batch_size)
+        # Shuffle the steps, so that groups alternate.
+        return random.permutation(np.concatenate([*whole, leftover]))
+
+    def _drawn(self, random: np.random.Generator) -> np.ndarray:
+        """Return the indices of the images of an epoch, unshuffled; an image of more repeats comes more often.
+
+        The repeats of all images are laid end to end on a line. Marks at equal distances, from a random start, choose
+        the images (systematic sampling).
+        """
+        if self.repeats is None:
+            return np.arange(len(self.groups))
+        ends = self.repeats.cumsum() * (self.length / self.repeats.sum())
+        marks = np.arange(self.length) + random.random()
+        return np.searchsorted(ends, marks, side="right").clip(max=len(ends) - 1)
