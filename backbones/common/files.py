@@ -8,9 +8,11 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from backbones.errors import UserError
+
+JsonObject: TypeAlias = dict[str, Any]  # a parsed JSON or YAML mapping; whoever reads a value checks its type
 
 
 def write_text(path: Path, text: str) -> None:

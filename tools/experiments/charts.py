@@ -53,8 +53,7 @@ def draw_differences(path: Path, chapters: Sequence[Chapter]) -> bool:
         return False
     rows = [len(found) for _, found in shown]
     height = 0.34 * sum(rows) + 0.95 * len(rows)
-    ratios = {"height_ratios": rows}
-    figure, axes = new_figure(len(shown), 1, width=9.0, height=height, gridspec_kw=ratios)
+    figure, axes = new_figure(len(shown), 1, width=9.0, height=height, height_ratios=rows)
     for (panel,), (chapter, found) in zip(axes, shown, strict=True):
         _draw_forest(panel, chapter, found)
     save_figure(figure, path)

@@ -18,7 +18,7 @@ from tools.runs import bootstrap
 from tools.runs.bootstrap import CONFIDENCE
 from tools.runs.folder import RunFolder
 from tools.runs.metrics import Metric
-from tools.runs.scores import Scored, read
+from tools.runs.scores import ImageScore, read_score
 
 RESAMPLES = 1000
 OTHER_IMAGES = "measured on other images or classes, which no seed makes up for"
@@ -90,7 +90,7 @@ def differences(found: Sequence[Group], metric: Metric, *, resamples: int = RESA
 
     Args:
         found: groups of one task, all over the same axes.
-        metric: the figure that `compare_scores.read` gives as well.
+        metric: the figure that `tools.runs.scores.read_score` gives as well.
     """
     scores = _Scores(resamples)
     result = []
@@ -110,7 +110,7 @@ class _Resampled:
     """What a run scores on resamples of its images: fractions `[resamples]`.
 
     Attributes:
-        digest: of the images, see `Scored`.
+        digest: of the images, see `ImageScore`.
     """
 
     digest: Any
@@ -128,13 +128,13 @@ class _Scores:
         """The scores, or why there are none."""
         if run.cell.name not in self._known:
             try:
-                scored = read(RunFolder.read(run.folder))
+                scored = read_score(RunFolder.read(run.folder))
                 self._known[run.cell.name] = _Resampled(scored.digest, self._resampled(scored))
             except UserError as error:
                 self._known[run.cell.name] = str(error)
         return self._known[run.cell.name]
 
-    def _resampled(self, scored: Scored) -> np.ndarray:
+    def _resampled(self, scored: ImageScore) -> np.ndarray:
         return np.array([scored.score(weights) for weights in bootstrap.resamples(scored.size, self.resamples)])
 
 

@@ -1,1 +1,1 @@
-"""TODO-DOC tools/reports."""
+"""The HTML report of finished runs: chapters of each task as plain data, charts, and the page."""

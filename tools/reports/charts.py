@@ -1,45 +1,60 @@
-"""Charts as SVG that takes its colours from the page, so that one picture serves bright and dark screens.
+"""Charts as SVG in the colours of the page, so that one chart serves light and dark screens.
 
-matplotlib draws them: it is a dependency already, a chart is some 10 KB that need no script, and text stays text.
-plotly would put 3 to 4 MB of script into each report before the first point is drawn.
+matplotlib draws them. It is already a dependency, a chart takes about 10 KB and no script, and its text stays text.
+plotly would add 3 to 4 MB of script to each report.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import matplotlib
 import numpy as np
+from markupsafe import escape
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from tools.reports.page import Chart, Line
+from tools.reports.page import LegendEntry, SvgChart
+from tools.reports.style import DASHED, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = 10  # of the page's palette
-INK, DIM, GRID = "#010203", "#010204", "#010205"  # stand for the page's own until the SVG is text
+COLOURS = 10  # in the palette of the page
+INK, DIM, GRID = "#010203", "#010204", "#010205"  # placeholders that the page's own colours replace in the SVG
 SERIES = [f"#0102{16 + number:02x}" for number in range(COLOURS)]
 MOST_POINTS = 600  # of a curve; more are averaged in groups
 WIDTH, HEIGHT = 4.4, 2.75  # inches; small, so that the text is readable on a phone
+CHART_STYLE: Any = {  # matplotlib types the value of each key
+    **STYLE,
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names may hold dollar signs
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), DIM),
+    "grid.color": GRID,
+}
+Numbers: TypeAlias = Sequence[float] | np.ndarray
 _numbers = count()
 
 
 @dataclass(frozen=True)
-class Series:
-    """Points of one curve.
+class ChartSeries:
+    """The points of one curve.
 
     Attributes:
-        x, y: sequences or arrays of numbers.
-        colour: its number in the palette.
+        colour: index in the palette.
+        dots: whether each point has a dot.
     """
 
     name: str
-    x: Any
-    y: Any
+    x: Numbers
+    y: Numbers
     colour: int
     dashed: bool = False
     dots: bool = False
@@ -47,7 +62,7 @@ class Series:
 
 def line_chart(
     title: str,
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     *,
     x: str,
     y: str,
@@ -56,27 +71,22 @@ def line_chart(
     square: bool = False,
     bottom: float | None = None,
     top: float | None = None,
-) -> Chart:
-    """Curves over common axes, with the legend below, where it hides nothing.
+) -> SvgChart:
+    """Draw curves over common axes, with the legend below the chart, where it hides nothing.
 
     Args:
-        log: a logarithmic vertical axis.
-        square: both axes from 0 to 1, with the diagonal drawn.
-        bottom, top: limits of the vertical axis.
+        log: use a logarithmic vertical axis.
+        square: let both axes run from 0 to 1, and draw the diagonal.
+        bottom: lower limit of the vertical axis.
+        top: upper limit of the vertical axis.
     """
-
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     def draw(axes: Axes) -> None:
         if square:
             axes.plot([0, 1], [0, 1], color=DIM, linewidth=0.8, linestyle=(0, (2, 3)))
             axes.set(xlim=(0, 1), ylim=(0, 1))
         for each in series:
-            places, values = thinned(each.x, each.y)
-            marker = "o" if each.dots or len(places) == 1 else None
-            style: Any = (0, (4, 2)) if each.dashed else "solid"
-            colour = SERIES[each.colour % COLOURS]
-            axes.plot(places, values, color=colour, linewidth=1.6, linestyle=style, marker=marker, markersize=3)
+            _draw_series(axes, each)
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -86,64 +96,70 @@ def line_chart(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
-    lines = [Line(each.name, each.colour % COLOURS, each.dashed) for each in series]
-    return Chart(title, svg(draw, label=title), lines, note)
+    legend = [LegendEntry(each.name, each.colour % COLOURS, each.dashed) for each in series]
+    return SvgChart(title, svg(draw, label=title), legend, note)
 
 
-def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Points of a curve, averaged in groups where they are too many to be told apart."""
-    places, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if len(places) <= MOST_POINTS:
-        return places, values
-    groups = np.array_split(np.arange(len(places)), MOST_POINTS)
-    return np.array([places[g].mean() for g in groups]), np.array([values[g].mean() for g in groups])
+def thinned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of a curve; average neighbours if there are more than `MOST_POINTS`."""
+    xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(xs) <= MOST_POINTS:
+        return xs, ys
+    groups = np.array_split(np.arange(len(xs)), MOST_POINTS)
+    return np.array([xs[group].mean() for group in groups]), np.array([ys[group].mean() for group in groups])
 
 
-def heat_map(title: str, shares: np.ndarray, *, x: str, y: str, note: str = "") -> Chart:
-    """A matrix `[rows, columns]` of 0..1 as shades of one colour, for one too large to be a table."""
+def heat_map(title: str, fractions: np.ndarray, *, x: str, y: str, note: str = "") -> SvgChart:
+    """Draw a matrix `[rows, columns]` of 0..1 as shades of one colour, for a matrix that is too large for a table."""
 
     def draw(axes: Axes) -> None:
-        pixels = np.zeros((*shares.shape, 4))
+        pixels = np.zeros((*fractions.shape, 4))
         pixels[..., :3] = np.array([0x2B, 0x7C, 0xCC]) / 255
-        pixels[..., 3] = np.sqrt(shares.clip(0, 1))  # small shares are the interesting ones
+        pixels[..., 3] = np.sqrt(fractions.clip(0, 1))  # the root makes small fractions visible
         axes.imshow(pixels, interpolation="nearest", aspect="equal")
         axes.grid(False)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
-    return Chart(title, svg(draw, label=title, height=WIDTH), (), note)
+    return SvgChart(title, svg(draw, label=title, height=WIDTH), (), note)
 
 
-def svg(draw: Any, *, label: str, width: float = WIDTH, height: float = HEIGHT) -> str:
-    """What `draw` puts on a figure's axes, as an `svg` element in the colours of the page."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def svg(draw: Callable[[Axes], None], *, label: str, width: float = WIDTH, height: float = HEIGHT) -> str:
+    """Draw a figure and return it as an `svg` element in the colours of the page.
 
-    from tools.reports.style import STYLE
-
-    own: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"chart{next(_numbers)}",  # ids must differ between the charts of a page
-        "text.parse_math": False,  # names may hold dollar signs
-        "font.size": 9,
-        **{key: INK for key in ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")},
-        **{key: DIM for key in ("axes.edgecolor", "xtick.color", "ytick.color")},
-        "grid.color": GRID,
-    }
-    with matplotlib.rc_context({**STYLE, **own}):
+    Args:
+        draw: draws on the axes of the figure.
+        label: text for readers who do not see the chart.
+        width: in inches.
+        height: in inches.
+    """
+    salt = f"chart{next(_numbers)}"  # ids must differ between the charts of a page
+    with matplotlib.rc_context(CHART_STYLE | {"svg.hashsalt": salt}):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_the_page(out.getvalue(), label)
+    return _fit_to_page(out.getvalue(), label)
 
 
-def _for_the_page(text: str, label: str) -> str:
-    from markupsafe import escape
+def _draw_series(axes: Axes, series: ChartSeries) -> None:
+    xs, ys = thinned(series.x, series.y)
+    axes.plot(
+        xs,
+        ys,
+        color=SERIES[series.colour % COLOURS],
+        linewidth=1.6,
+        linestyle=DASHED if series.dashed else "solid",
+        marker="o" if series.dots or len(xs) == 1 else None,  # a line of one point is invisible
+        markersize=3,
+    )
 
+
+def _fit_to_page(text: str, label: str) -> str:
+    """Reduce matplotlib's SVG file to an element for the page."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[A-Za-z_.0-9]+"', "<g", text)  # the same in each chart, and nothing refers to them
+    text = re.sub(r'<g id="[A-Za-z_.0-9]+"', "<g", text)  # the ids of groups repeat in each chart and are not used
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
@@ -152,8 +168,9 @@ def _for_the_page(text: str, label: str) -> str:
         count=1,
     )
     text = text.replace("xlink:href", "href")
+    # Replace the placeholders by the colours of the page.
     text = text.replace(INK, "currentColor").replace(DIM, "var(--dim)").replace(GRID, "var(--grid)")
-    for number, token in enumerate(SERIES):
-        text = text.replace(token, f"var(--c{number})")
+    for number, placeholder in enumerate(SERIES):
+        text = text.replace(placeholder, f"var(--c{number})")
     text = re.sub(r"(font: [\d.]+px )[^;\"]*", r"\1sans-serif", text)
     return re.sub(r"\n\s*", "\n", text)

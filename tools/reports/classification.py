@@ -1,193 +1,249 @@
-"""The chapters of a classification report: figures, classes, confusions, calibration and pictures."""
+"""The chapters of a classification report: metrics, classes, confusion matrix, calibration and images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from hotcoco.metrics import calibration_curve, calibration_error
 
-from tools.reports.charts import Series, line_chart
-from tools.reports.matrix import confusions
-from tools.reports.page import (
-    Cell,
-    Column,
-    Gallery,
-    Note,
-    Picture,
-    Section,
-    Side,
-    Table,
-    count,
-    folded,
-    share,
-    titles,
-    word,
+from tools.reports.cells import (
+    blocks_by_run,
+    count_cell,
+    fraction_cell,
+    run_columns,
+    text_cell,
+    text_column,
 )
-from tools.reports.pictures import read_rgb, view
-from tools.runs.classification import Predictions
+from tools.reports.charts import ChartSeries, line_chart
+from tools.reports.differences import MetricDifference, classification_differences
+from tools.reports.matrix import confusion_blocks
+from tools.reports.outline import TaskReport
+from tools.reports.page import (
+    Block,
+    Gallery,
+    GalleryItem,
+    Paragraph,
+    Section,
+    SideBySide,
+    SortableTable,
+    TableCell,
+    TableColumn,
+)
+from tools.reports.pictures import embed, read_rgb
+from tools.runs.classification import ClassPredictions
 from tools.runs.folder import RunFolder
+from tools.synthetic import crops
 
-SMALL_SIDE = 220  # pixels of a picture
-
-
-FIGURES = {
-    "top1": "share whose first guess is right",
-    "top5": "share whose class is among the first five guesses",
-    "train_top1": "the first, on training images as the net sees them in evaluation",
-    "train_top5": "the second, on training images",
+SMALL_SIDE = 220  # pixels of an image
+BINS = 10  # of the confidence
+DEFINITIONS = {
+    "top1": "fraction of the images whose most probable class is the true class",
+    "top5": "fraction of the images whose true class is among the five most probable",
+    "train_top1": "top1 on training images, preprocessed as in evaluation",
+    "train_top5": "top5 on training images, preprocessed as in evaluation",
 }
 
 
-def figures_section(runs: Sequence[RunFolder]) -> Section:
-    """Accuracy; it needs results.json alone."""
-    columns = [Column("figure", number=False), *titles(runs, "percent"), Column("what it is", number=False)]
+class ClassificationReport(TaskReport[ClassPredictions]):
+    """The chapters of classification runs."""
+
+    def read(self, run: RunFolder) -> ClassPredictions:
+        return ClassPredictions.read(run)
+
+    def metrics_section(self, runs: Sequence[RunFolder]) -> Section:
+        return metrics_section(runs)
+
+    def differences(self, first: ClassPredictions, other: ClassPredictions) -> list[MetricDifference]:
+        return classification_differences(first, other, resamples=self.settings.bootstrap)
+
+    def difference_notes(self, found: Sequence[ClassPredictions]) -> list[Paragraph]:
+        old = [each.run.name for each in found if each.rank is None]
+        text = "predictions.csv has no rank and loss of each image, so only top1 has an interval"
+        return [Paragraph(f"{', '.join(old)}: {text}.")] if old else []
+
+    def sections_from_predictions(self, found: Sequence[ClassPredictions]) -> list[Section]:
+        return [classes_section(found), confusion_section(found), calibration_section(found)]
+
+    def changed_section(self, found: Sequence[ClassPredictions]) -> Section:
+        return changed_section(found, data=self.settings.data, number=self.settings.images)
+
+    def image_sections(self, found: Sequence[ClassPredictions]) -> list[Section]:
+        return [images_section(found, data=self.settings.data, number=self.settings.images)]
+
+
+def metrics_section(runs: Sequence[RunFolder]) -> Section:
+    """Return the chapter on accuracy; it needs results.json only."""
+    columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
     rows = [
-        [word(name), *(share(run.results.get(name)) for run in runs), word(meaning)]
-        for name, meaning in FIGURES.items()
+        [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(definition)]
+        for name, definition in DEFINITIONS.items()
         if any(run.results.get(name) is not None for run in runs)
     ]
     losses = [run.results.get("nll") for run in runs]
     if any(loss is not None for loss in losses):
-        cells = [Cell("n/a" if loss is None else f"{loss:.4f}", key=loss) for loss in losses]
-        rows.append([word("nll"), *cells, word("mean negative log-likelihood, no percentage; 0 is perfect")])
-    return Section("Figures", [Table("Figures in percent", columns, rows)])
+        cells = [TableCell("n/a" if loss is None else f"{loss:.4f}", key=loss) for loss in losses]
+        definition = "mean negative log-likelihood of the true class, not in percent; 0 is perfect"
+        rows.append([text_cell("nll"), *cells, text_cell(definition)])
+    return Section("Metrics", [SortableTable("Metrics in percent", columns, rows)])
 
 
-def classes_section(found: Sequence[Predictions]) -> Section:
-    """Recall and precision of each class with its count."""
+def classes_section(found: Sequence[ClassPredictions]) -> Section:
+    """Return the chapter with the recall and precision of each class and its number of images."""
     several = len(found) > 1
-    columns = [Column("class", number=False), Column("images")]
+    columns = [text_column("class"), TableColumn("images")]
     for each in found:
-        columns += [Column(f"{name} {each.run.name}" if several else name) for name in ("recall", "precision")]
+        columns += [TableColumn(f"{name} {each.run.name}" if several else name) for name in ("recall", "precision")]
     rows = []
     for label, name in enumerate(found[0].classes):
-        cells = []
+        cells = [text_cell(name), count_cell(int((found[0].truth == label).sum()))]
         for each in found:
-            own, taken = each.truth == label, each.guess == label
-            cells += [share(_part(each.right, own)), share(_part(each.right, taken))]
-        rows.append([word(name), count(int((found[0].truth == label).sum())), *cells])
-    note = "Recall: share of the class that is recognised. Precision: share right of what is taken for the class."
-    return Section("Classes", [Table("Classes in percent", columns, rows, note)])
+            recall = _fraction_correct(each, each.truth == label)
+            precision = _fraction_correct(each, each.predicted == label)
+            cells += [fraction_cell(recall), fraction_cell(precision)]
+        rows.append(cells)
+    note = (
+        "Recall: the fraction of the images of a class that are predicted as the class. Precision: the fraction of the "
+        "images predicted as a class that belong to it."
+    )
+    return Section("Classes", [SortableTable("Classes in percent", columns, rows, note)])
 
 
-def confusion_section(found: Sequence[Predictions]) -> Section:
-    """What was taken for what."""
+def confusion_section(found: Sequence[ClassPredictions]) -> Section:
+    """Return the chapter with the confusion matrix of each run."""
     matrices = []
     for each in found:
         size = len(each.classes)
-        read = each.guess >= 0
-        matrix = np.bincount(each.truth[read] * size + each.guess[read], minlength=size * size).reshape(size, size)
+        pairs = (each.truth * size + each.predicted)[each.readable]
+        matrix = np.bincount(pairs, minlength=size * size).reshape(size, size)
         matrices.append((each.run.name if len(found) > 1 else "Images by class", matrix))
-    blocks = confusions(matrices, found[0].classes, unit="images")
-    return Section("Confusion", blocks, "Row: what it is; column: what it was taken for.")
+    blocks = confusion_blocks(matrices, found[0].classes, unit="images")
+    return Section("Confusion matrix", blocks, "Rows: true class; columns: predicted class.")
 
 
-def calibration_section(found: Sequence[Predictions]) -> Section:
-    """Whether the probabilities are to be believed."""
-    from hotcoco.metrics import calibration_curve, calibration_error
-
+def calibration_section(found: Sequence[ClassPredictions]) -> Section:
+    """Return the chapter that compares the confidence of predictions with their accuracy."""
     series, rows = [], []
-    for place, each in enumerate(found):
-        read = each.guess >= 0
-        sure, right = each.sure[read], each.right[read]
-        if not len(sure):
+    for colour, each in enumerate(found):
+        confidence, correct = each.confidence[each.readable], each.correct[each.readable]
+        if not len(confidence):
             continue
-        bins = [entry for entry in calibration_curve(sure, right, 10) if entry["count"]]
+        bins = [entry for entry in calibration_curve(confidence, correct, BINS) if entry["count"]]
         x, y = [entry["avg_confidence"] for entry in bins], [entry["avg_accuracy"] for entry in bins]
-        series.append(Series(each.run.name, x, y, place, dots=True))
-        mean, worst = calibration_error(sure, right, 10)
-        rows.append(
-            [word(each.run.name), share(mean), share(worst), share(float(sure.mean())), share(float(right.mean()))]
-        )
-    names = ("expected error", "largest error", "mean confidence", "accuracy")
-    table = Table("Calibration in percent", [Column("run", number=False), *map(Column, names)], rows)
-    chart = line_chart("Share that is right by confidence", series, x="confidence", y="share right", square=True)
+        series.append(ChartSeries(each.run.name, x, y, colour, dots=True))
+        mean, largest = calibration_error(confidence, correct, BINS)
+        values = (mean, largest, float(confidence.mean()), float(correct.mean()))
+        rows.append([text_cell(each.run.name), *map(fraction_cell, values)])
+    columns = [
+        text_column("run"),
+        TableColumn("expected error", help=f"mean of |accuracy - confidence| over {BINS} bins, weighted by images"),
+        TableColumn("largest error", help=f"largest |accuracy - confidence| of {BINS} bins"),
+        TableColumn("mean confidence"),
+        TableColumn("accuracy"),
+    ]
+    table = SortableTable("Calibration in percent", columns, rows)
+    chart = line_chart("Accuracy by confidence", series, x="confidence", y="accuracy", square=True)
     text = (
-        "Of the images recognised with probability .8, four in five should be right. Below the diagonal the net is too "
-        "sure of itself."
+        "A calibrated model is correct on four of five images that it classifies with confidence 0.8. Below the "
+        "diagonal the confidence is too high."
     )
-    return Section("Calibration", [Side([chart, table])], text)
+    return Section("Calibration", [SideBySide([chart, table])], text)
 
 
-def images_section(found: Sequence[Predictions], *, data: str | None, number: int) -> Section:
-    """The surest mistakes, the least sure right ones, the surest right ones."""
+def images_section(found: Sequence[ClassPredictions], *, data: str | None, number: int) -> Section:
+    """Return the chapter with the most confident errors and the least and most confident correct predictions.
+
+    Args:
+        data: folder of the data set; None for that of each run.
+        number: half the number of images in a gallery: these images are small.
+    """
     parts = []
-    number *= 2
     for each in found:
-        blocks: list[Any] = []
-        parts.append((each.run.name, blocks))
-        root, of = image_root(each.run, data), f" of {each.run.name}" if len(found) > 1 else ""
-        if root is None:
-            blocks.append(Note(f"No pictures{of}: the images are not at {each.run.data_name}; name them with --data."))
-            continue
-        places, read = np.arange(len(each.names)), each.guess >= 0
-        wrong, right = places[~each.right & read], places[each.right]
-        groups = [
-            ("Surest mistakes", wrong[np.argsort(-each.sure[wrong], kind="stable")]),
-            ("Least sure of the right ones", right[np.argsort(each.sure[right], kind="stable")]),
-            ("Surest of the right ones", right[np.argsort(-each.sure[right], kind="stable")]),
-        ]
-        for title, order in groups:
-            if len(order):
-                pictures = [_picture(root, each, int(place)) for place in order[:number]]
-                blocks.append(Gallery(title + of, pictures, f"Of {len(order):,} images.", small=True))
-    return Section("Images", folded(parts))
+        of_run = f" of {each.run.name}" if len(found) > 1 else ""
+        parts.append((each.run.name, _galleries(each, image_root(each.run, data), of_run, number=2 * number)))
+    return Section("Images", blocks_by_run(parts))
 
 
-def changed_section(found: Sequence[Predictions], *, data: str | None, number: int) -> Section:
-    """Images that one run recognises and the other does not."""
+def changed_section(found: Sequence[ClassPredictions], *, data: str | None, number: int) -> Section:
+    """Return the chapter with images that one run classifies correctly and the other does not; see `images_section`."""
     first, parts = found[0], []
     root = image_root(first.run, data)
     for other in found[1:]:
-        blocks: list[Any] = []
-        for title, chosen in (("mended", ~first.right & other.right), ("broken", first.right & ~other.right)):
-            places = np.flatnonzero(chosen)
-            order = places[np.argsort(-(first.sure + other.sure)[places], kind="stable")][: 2 * number]
-            pictures = [_change(root, first, other, int(place)) for place in order]
-            name = f"{len(places):,} images that {other.run.name} has {title}"
-            if pictures:
-                blocks.append(Gallery(name, pictures, "Those first that both runs were surest of.", small=True))
-        parts.append((f"{other.run.name} against {first.run.name}", blocks or [Note("No image changed.")]))
-    text = f"Against {first.run.name}: mended was wrong and is right, broken was right and is wrong."
-    return Section("Changed images", folded(parts), text)
+        blocks: list[Block] = []
+        for title, chosen in (("Fixed", ~first.correct & other.correct), ("Broken", first.correct & ~other.correct)):
+            indices = np.flatnonzero(chosen)
+            confidence = (first.confidence + other.confidence)[indices]
+            order = indices[np.argsort(-confidence, kind="stable")][: 2 * number]
+            items = [_changed_item(root, first, other, int(index)) for index in order]
+            if items:
+                note = "Images with the highest confidence in both runs first."
+                blocks.append(Gallery(f"{title} by {other.run.name}: {len(indices):,} images", items, note, small=True))
+        parts.append((f"{other.run.name} against {first.run.name}", blocks or [Paragraph("No image changed.")]))
+    text = (
+        f"Compared with {first.run.name}: a fixed image was wrong and is now correct, a broken image was correct and "
+        "is now wrong."
+    )
+    return Section("Changed images", blocks_by_run(parts), text)
 
 
 def image_root(run: RunFolder, data: str | None) -> Path | None:
-    """Where the images lie whose names predictions.csv has; None where they are not files here."""
+    """Return the folder that the image names of predictions.csv are relative to; None if it does not exist."""
     root = run.data_root(data)
     if root is None:
-        from tools.synthetic import crops
-
         root = crops.prepare()
     folder = root / "val" if (root / "val").exists() else root / "test"
     return folder if folder.is_dir() else None
 
 
-def _picture(root: Path, found: Predictions, place: int) -> Picture:
-    truth, guess = found.classes[found.truth[place]], found.classes[found.guess[place]]
-    sure = f"{100 * found.sure[place]:.0f} %"
-    title = f"{truth} {sure}" if truth == guess else f"{truth}, taken for {guess} {sure}"
-    return _shown(root, found.names[place], title, Path(found.names[place]).name)
+def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *, number: int) -> list[Block]:
+    if root is None:
+        data = predictions.run.data_name
+        return [Paragraph(f"No images{of_run}: there is no {data}; name the folder of the data set with --data.")]
+    blocks: list[Block] = []
+    for title, order in _ranked(predictions):
+        if len(order):
+            items = [_item(root, predictions, int(index)) for index in order[:number]]
+            blocks.append(Gallery(title + of_run, items, f"{len(order):,} images in all.", small=True))
+    return blocks
 
 
-def _change(root: Path | None, first: Predictions, other: Predictions, place: int) -> Picture:
-    def guess(found: Predictions) -> str:
-        name = found.classes[found.guess[place]] if found.guess[place] >= 0 else "not read"
-        return f"{name} {100 * found.sure[place]:.0f} %"
+def _ranked(predictions: ClassPredictions) -> list[tuple[str, np.ndarray]]:
+    """Return titles and indices of images, the most telling ones first."""
+    indices = np.arange(len(predictions.names))
+    confidence = predictions.confidence
+    wrong, correct = indices[~predictions.correct & predictions.readable], indices[predictions.correct]
+    return [
+        ("Most confident errors", wrong[np.argsort(-confidence[wrong], kind="stable")]),
+        ("Least confident correct predictions", correct[np.argsort(confidence[correct], kind="stable")]),
+        ("Most confident correct predictions", correct[np.argsort(-confidence[correct], kind="stable")]),
+    ]
 
-    text = f"{guess(first)} → {guess(other)}; {Path(first.names[place]).name}"
-    return _shown(root, first.names[place], first.classes[first.truth[place]], text)
+
+def _item(root: Path, predictions: ClassPredictions, index: int) -> GalleryItem:
+    true, predicted = (predictions.classes[labels[index]] for labels in (predictions.truth, predictions.predicted))
+    confidence = f"{100 * predictions.confidence[index]:.0f} %"
+    title = f"{true} {confidence}" if true == predicted else f"{true}, predicted {predicted} {confidence}"
+    return _image_item(root, predictions.names[index], title, Path(predictions.names[index]).name)
 
 
-def _shown(root: Path | None, name: str, title: str, text: str) -> Picture:
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts  # a name is the file's word, not ours
-    pixels = read_rgb(root / name) if root is not None and inside else None
+def _changed_item(root: Path | None, first: ClassPredictions, other: ClassPredictions, index: int) -> GalleryItem:
+    def prediction(run: ClassPredictions) -> str:
+        name = run.classes[run.predicted[index]] if run.predicted[index] >= 0 else "unreadable"
+        return f"{name} {100 * run.confidence[index]:.0f} %"
+
+    text = f"{prediction(first)} → {prediction(other)}; {Path(first.names[index]).name}"
+    return _image_item(root, first.names[index], first.classes[first.truth[index]], text)
+
+
+def _image_item(root: Path | None, name: str, title: str, text: str) -> GalleryItem:
+    # The name comes from a file that others may have written: it must not lead out of the folder.
+    is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    pixels = read_rgb(root / name) if root is not None and is_inside else None
     if pixels is None:
-        return Picture([], title, f"{text}; no picture")
-    return Picture([view(pixels, alt=title, side=SMALL_SIDE)], title, text)
+        return GalleryItem([], title, f"{text}; no image")
+    return GalleryItem([embed(pixels, alt=title, side=SMALL_SIDE)], title, text)
 
 
-def _part(right: np.ndarray, chosen: np.ndarray) -> float | None:
-    return float(right[chosen].mean()) if chosen.any() else None
+def _fraction_correct(predictions: ClassPredictions, chosen: np.ndarray) -> float | None:
+    return float(predictions.correct[chosen].mean()) if chosen.any() else None

@@ -1,238 +1,331 @@
-"""The chapters of a detection report: COCO's figures, classes, curves, errors, sizes and pictures."""
+"""The chapters of a detection report: COCO's metrics, classes, curves, error types, calibration and sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from tools.evaluation.summary import AREAS, METRICS
-from tools.reports.charts import Series, line_chart
-from tools.reports.matrix import confusions
-from tools.reports.page import (
-    Cell,
-    Column,
-    Folded,
-    Note,
-    Section,
-    Side,
-    Table,
-    count,
+from tools.reports import detection_images
+from tools.reports.cells import (
+    blocks_by_run,
+    count_cell,
+    fraction_cell,
     percent,
-    share,
-    titles,
-    word,
+    run_columns,
+    text_cell,
+    text_column,
 )
-from tools.runs.detection import IOU, Matched, Seen, Truth
+from tools.reports.charts import ChartSeries, line_chart
+from tools.reports.differences import MetricDifference, detection_differences
+from tools.reports.matrix import confusion_blocks
+from tools.reports.outline import TaskReport
+from tools.reports.page import (
+    Block,
+    FoldedBlocks,
+    Paragraph,
+    Section,
+    SideBySide,
+    SortableTable,
+    SvgChart,
+    TableCell,
+    TableColumn,
+)
 from tools.runs.folder import RunFolder
+from tools.runs.outcomes import IOU, BoxPredictions, ImageOutcome, ObjectOutcome
 
 SIZES = {name: text.replace("^2", "²") for name, text in AREAS.items() if name != "all"}
-MEANINGS = {
-    "AP": "mean over IoU .50 to .95 and all classes",
-    "AP50": "at IoU .50",
-    "AP75": "at IoU .75",
+DEFINITIONS = {
+    "AP": "mean over IoU 0.50 to 0.95 and all classes",
+    "AP50": "at IoU 0.50",
+    "AP75": "at IoU 0.75",
     "APs": f"objects {SIZES['small']}",
     "APm": f"objects {SIZES['medium']}",
     "APl": f"objects {SIZES['large']}",
-    "AR1": "recall with 1 detection an image",
-    "AR10": "recall with 10 detections an image",
-    "AR100": "recall with 100 detections an image",
+    "AR1": "recall with 1 detection per image",
+    "AR10": "recall with 10 detections per image",
+    "AR100": "recall with 100 detections per image",
     "ARs": f"recall of objects {SIZES['small']}",
     "ARm": f"recall of objects {SIZES['medium']}",
     "ARl": f"recall of objects {SIZES['large']}",
 }
-TIDE = {
-    "Cls": ("wrong class", "the place is right, the class is not"),
-    "Loc": ("loose box", "the class is right, IoU .1 to .5"),
-    "Both": ("wrong class and loose box", "IoU .1 to .5 with an object of another class"),
-    "Dupe": ("second box", "the object was found already"),
-    "Bkg": ("background", "IoU below .1 with all objects"),
-    "Miss": ("missed", "no detection is near the object"),
+ERROR_TYPES = {  # TIDE's name -> ours, definition
+    "Cls": ("wrong class", "IoU 0.5 or higher with an object of another class"),
+    "Loc": ("poor localization", "IoU 0.1 to 0.5 with an object of the class"),
+    "Both": ("wrong class and poor localization", "IoU 0.1 to 0.5 with an object of another class"),
+    "Dupe": ("duplicate", "another detection already found the object"),
+    "Bkg": ("background", "IoU below 0.1 with every object"),
+    "Miss": ("missed", "an object without a detection near it"),
 }
-CLASS_CURVES = 6  # classes that get a precision-recall curve of their own
+CLASS_CURVES = 6  # classes in the chart of precision-recall curves
+THRESHOLDS = {"IoU 0.50": 0, "IoU 0.75": 5, "IoU 0.90": 8}  # name -> index among 0.50, 0.55, ... 0.95
+MOST_ROWS = 14  # of a table beside a chart; longer tables are folded
+Test: TypeAlias = Callable[[ImageOutcome, ObjectOutcome], bool]
 
 
-def figures_section(runs: Sequence[RunFolder]) -> Section:
-    """The COCO table; it needs results.json alone."""
-    columns = [Column("figure", number=False), *titles(runs, "percent"), Column("what it is", number=False)]
-    rows = [[word(name), *(share(run.results.get(name)) for run in runs), word(MEANINGS[name])] for name in METRICS]
-    blocks: list[Any] = [Table("COCO figures in percent", columns, rows)]
+class DetectionReport(TaskReport[BoxPredictions]):
+    """The chapters of detection runs."""
+
+    def read(self, run: RunFolder) -> BoxPredictions:
+        return BoxPredictions.read(run, data=self.settings.data, score=self.settings.score)
+
+    def metrics_section(self, runs: Sequence[RunFolder]) -> Section:
+        return metrics_section(runs)
+
+    def differences(self, first: BoxPredictions, other: BoxPredictions) -> list[MetricDifference]:
+        return detection_differences(first, other, resamples=self.settings.bootstrap)
+
+    def sections_from_results(self, runs: Sequence[RunFolder]) -> list[Section]:
+        return [classes_section(runs)]
+
+    def sections_from_predictions(self, found: Sequence[BoxPredictions]) -> list[Section]:
+        return [
+            precision_section(found),
+            errors_section(found),
+            confusion_section(found, score=self.settings.score),
+            calibration_section(found),
+            sizes_section(found, score=self.settings.score),
+        ]
+
+    def changed_section(self, found: Sequence[BoxPredictions]) -> Section:
+        return detection_images.changed_section(found, number=self.settings.images)
+
+    def image_sections(self, found: Sequence[BoxPredictions]) -> list[Section]:
+        number, several = self.settings.images, len(found) > 1
+        named = [(each, each.run.name if several else "") for each in found]
+        images = [(name, detection_images.image_blocks(each, number=number, name=name)) for each, name in named]
+        objects = [(name, detection_images.error_blocks(each, number=number, name=name)) for each, name in named]
+        text = (
+            f"Detections with score {self.settings.score:g} or higher. A detection finds an object of its class at IoU "
+            f"{IOU:g} or higher."
+        )
+        return [
+            Section("Images", blocks_by_run(images), text),
+            Section("Missed objects and false positives", blocks_by_run(objects), text),
+        ]
+
+
+def metrics_section(runs: Sequence[RunFolder]) -> Section:
+    """Return the chapter with COCO's metrics; it needs results.json only."""
+    columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
+    rows = [
+        [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(DEFINITIONS[name])]
+        for name in METRICS
+    ]
+    blocks: list[Block] = [SortableTable("COCO metrics in percent", columns, rows)]
     for run in runs:
         reasons = run.results.get("reasons") or {}
-        who = f"{run.name}: " if len(runs) > 1 else ""
-        blocks += [Note(f"{who}{name} {reason}") for name, reason in reasons.items()]
-        blocks += [Note(f"{who}{text}", warning=True) for text in run.results.get("warnings") or ()]
-    return Section("COCO figures", blocks)
+        of_run = f"{run.name}: " if len(runs) > 1 else ""
+        blocks += [Paragraph(f"{of_run}{name} {reason}") for name, reason in reasons.items()]
+        blocks += [Paragraph(f"{of_run}{text}", warning=True) for text in run.results.get("warnings") or ()]
+    return Section("COCO metrics", blocks)
 
 
 def classes_section(runs: Sequence[RunFolder]) -> Section:
-    """AP of each class with its counts."""
+    """Return the chapter with the AP of each class and its numbers of images and objects."""
     several = len(runs) > 1
-    columns = [Column("class", number=False), Column("images"), Column("objects")]
+    columns = [text_column("class"), TableColumn("images"), TableColumn("objects")]
     for run in runs:
-        columns += [Column(f"{name} {run.name}" if several else name) for name in ("AP", "AP50")]
+        columns += [TableColumn(f"{name} {run.name}" if several else name) for name in ("AP", "AP50")]
     by_run = [{entry["id"]: entry for entry in run.results.get("per_class") or ()} for run in runs]
     rows = []
     for key, entry in by_run[0].items():
-        figures = [share(classes.get(key, {}).get(name)) for classes in by_run for name in ("AP", "AP50")]
-        rows.append([word(str(entry["name"])), count(entry["images"]), count(entry["boxes"]), *figures])
-    note = "A class of few objects has an AP of little meaning."
-    return Section("Classes", [Table("AP by class in percent", columns, rows, note)])
+        values = [fraction_cell(classes.get(key, {}).get(name)) for classes in by_run for name in ("AP", "AP50")]
+        rows.append([text_cell(str(entry["name"])), count_cell(entry["images"]), count_cell(entry["boxes"]), *values])
+    note = "The AP of a class with few objects is uncertain."
+    return Section("Classes", [SortableTable("AP by class in percent", columns, rows, note)])
 
 
-def precision_section(found: Sequence[Matched]) -> Section:
-    """Precision over recall, as mean and by class."""
+def precision_section(found: Sequence[BoxPredictions]) -> Section:
+    """Return the chapter with the curves of precision over recall, as means over the classes and by class."""
     recall = np.linspace(0, 1, 101)
-    charts = []
     if len(found) == 1:
-        means = [
-            (name, _mean_precision(found[0], place)) for name, place in (("IoU .50", 0), ("IoU .75", 5), ("IoU .90", 8))
+        means = [(name, _mean_precision(found[0], index)) for name, index in THRESHOLDS.items()]
+        charts = [
+            _precision_chart("Mean over the classes", _known_series(means, recall)),
+            _precision_chart("Classes at IoU 0.50", _class_series(found[0], recall)),
         ]
-        series = [
-            Series(name, recall, values, colour) for colour, (name, values) in enumerate(means) if values is not None
-        ]
-        charts.append(_unit_chart("Mean over the classes", series))
-        charts.append(_unit_chart("Classes at IoU .50", _class_curves(found[0], recall)))
     else:
-        for place, name in ((0, "IoU .50"), (5, "IoU .75")):
-            curves = [(each.run.name, _mean_precision(each, place)) for each in found]
-            series = [Series(name, recall, values, c) for c, (name, values) in enumerate(curves) if values is not None]
-            charts.append(_unit_chart(f"Mean over the classes at {name}", series))
+        charts = []
+        for threshold, index in list(THRESHOLDS.items())[:2]:
+            curves = [(each.run.name, _mean_precision(each, index)) for each in found]
+            charts.append(_precision_chart(f"Mean over the classes at {threshold}", _known_series(curves, recall)))
     intro = (
-        "How precise the detections are (the share that is right) when the score is lowered until a share of the "
-        "objects is found."
+        "Precision is the fraction of the detections that are correct, recall the fraction of the objects that are "
+        "found. Along a curve the score threshold falls from left to right."
     )
-    return Section("Precision and recall", [Side([chart for chart in charts if chart.lines])], intro)
+    return Section("Precision and recall", [SideBySide([chart for chart in charts if chart.legend])], intro)
 
 
-def errors_section(found: Sequence[Matched]) -> Section:
-    """TIDE's errors: what they are, how many, and what mending each kind would bring."""
+def errors_section(found: Sequence[BoxPredictions]) -> Section:
+    """Return the chapter with TIDE's error types: how many errors there are, and how much AP50 each type costs."""
     several = len(found) > 1
-    errors = [each.full.tide_errors(pos_thr=IOU) for each in found]
-    columns = [Column("error", number=False)]
+    errors = [each.evaluation.tide_errors(pos_thr=IOU) for each in found]
+    columns = [text_column("error")]
     for each in found:
-        name = f" {each.run.name}" if several else ""
-        columns += [Column(f"count{name}"), Column(f"%{name}", help="of all errors"), Column(f"AP50 lost{name}")]
-    columns.append(Column("what it is", number=False))
-    most = max(max(error["delta_ap"][key] for key in TIDE) for error in errors) or 1.0
+        of_run = f" {each.run.name}" if several else ""
+        columns += [
+            TableColumn(f"count{of_run}"),
+            TableColumn(f"%{of_run}", help="percent of all errors"),
+            TableColumn(f"AP50 lost{of_run}", help="points that AP50 gains if all errors of the type are fixed"),
+        ]
+    columns.append(text_column("definition"))
+    most = max(max(error["delta_ap"][key] for key in ERROR_TYPES) for error in errors) or 1.0
     rows = []
-    for key, (name, meaning) in TIDE.items():
+    for key, (name, definition) in ERROR_TYPES.items():
         cells = []
         for error in errors:
             number, lost = error["counts"][key], error["delta_ap"][key]
-            part = number / max(sum(error["counts"][other] for other in TIDE), 1)
-            cells += [count(number), share(part), Cell(percent(lost), key=lost, bar=max(0.0, lost / most))]
-        rows.append([word(name), *cells, word(meaning)])
+            fraction = number / max(sum(error["counts"][other] for other in ERROR_TYPES), 1)
+            lost_cell = TableCell(percent(lost), key=lost, bar=max(0.0, lost / most))
+            cells += [count_cell(number), fraction_cell(fraction), lost_cell]
+        rows.append([text_cell(name), *cells, text_cell(definition)])
     text = (
-        "Detections of all scores are counted, and most of the errors are unsure ones. AP50 lost is what mending that "
-        "kind alone would bring, in points: it says which matter."
+        "The counts include detections of all scores, and most errors have low scores. AP50 lost shows which errors "
+        "matter: it is the number of points that AP50 gains if all errors of the type are fixed."
     )
-    return Section("Errors", [Table("Errors by kind (TIDE)", columns, rows)], text)
+    return Section("Errors", [SortableTable("Errors by type (TIDE)", columns, rows)], text)
 
 
-def confusion_section(found: Sequence[Matched], *, score: float) -> Section:
-    """What was taken for what, the background included."""
+def confusion_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
+    """Return the chapter with the confusion matrix of each run, with the background as a class.
+
+    Args:
+        score: least score of the detections.
+    """
     matrices = []
     for each in found:
-        counted = each.sure.confusion_matrix(iou_thr=IOU)
+        counted = each.confident.confusion_matrix(iou_thr=IOU)
         title = each.run.name if len(found) > 1 else "Objects by class"
         matrices.append((title, np.asarray(counted["matrix"]).astype(np.int64)))
     names = [*(str(name) for name in counted["cat_names"]), "background"]
     text = (
-        f"Detections of score {score:g} and above, matched with the objects of any class at IoU {IOU:g}. Row: what it "
-        "is; column: what it was taken for. The last column holds missed objects, the last row invented ones."
+        f"Detections with score {score:g} or higher, matched with objects of any class at IoU {IOU:g}. Rows: true "
+        "class; columns: predicted class. The last column counts missed objects, the last row false positives."
     )
-    return Section("Confusion", confusions(matrices, names, unit="objects", background=True), text)
+    return Section("Confusion matrix", confusion_blocks(matrices, names, unit="objects", background=True), text)
 
 
-def calibration_section(found: Sequence[Matched]) -> Section:
-    """Whether scores are probabilities."""
-    calibrations = [each.full.calibration(n_bins=10, iou_threshold=IOU) for each in found]
+def calibration_section(found: Sequence[BoxPredictions]) -> Section:
+    """Return the chapter that compares the scores of detections with the fraction that is correct."""
+    calibrations = [each.evaluation.calibration(n_bins=10, iou_threshold=IOU) for each in found]
     series = []
-    for place, (each, calibration) in enumerate(zip(found, calibrations, strict=True)):
+    for colour, (each, calibration) in enumerate(zip(found, calibrations, strict=True)):
         bins = [entry for entry in calibration["bins"] if entry["count"]]
         x, y = [entry["avg_confidence"] for entry in bins], [entry["avg_accuracy"] for entry in bins]
-        series.append(Series(each.run.name, x, y, place, dots=True))
-    chart = line_chart("Share that is right by score", series, x="score", y="share right", square=True)
-    columns = [Column("class", number=False), *titles([each.run for each in found], "error", "error ")]
-    rows = [[word("all"), *(share(calibration["ece"]) for calibration in calibrations)]]
+        series.append(ChartSeries(each.run.name, x, y, colour, dots=True))
+    chart = line_chart("Fraction correct by score", series, x="score", y="fraction correct", square=True)
+    columns = [text_column("class"), *run_columns([each.run for each in found], "error", "error ")]
+    rows = [[text_cell("all"), *(fraction_cell(calibration["ece"]) for calibration in calibrations)]]
     for name in found[0].categories.values():
-        rows.append([word(name), *(share(calibration["per_category"].get(name)) for calibration in calibrations)])
-    table = Table("Expected calibration error in percent", columns, rows)
+        errors = [calibration["per_category"].get(name) for calibration in calibrations]
+        rows.append([text_cell(name), *map(fraction_cell, errors)])
+    table = SortableTable("Expected calibration error in percent", columns, rows)
     text = (
-        f"Of the detections with score .8, four in five should be right (IoU {IOU:g}). Below the diagonal the detector "
-        "is too sure of itself. All detections are counted, so most lie at low scores."
+        f"In a calibrated detector four of five detections with score 0.8 are correct (IoU {IOU:g}). Below the "
+        "diagonal the scores are too high. All detections count, and most of them have low scores."
     )
-    return Section("Calibration", [Side([chart, table if len(rows) < 14 else Folded("By class", [table])])], text)
+    by_class = table if len(rows) < MOST_ROWS else FoldedBlocks("By class", [table])
+    return Section("Calibration", [SideBySide([chart, by_class])], text)
 
 
-def sizes_section(found: Sequence[Matched], *, score: float) -> Section:
-    """How recall depends on an object's size, shape and company."""
+def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
+    """Return the chapter on the recall by an object's size, its shape and the number of objects in its image.
+
+    Args:
+        score: least score of the detections.
+    """
+    sizes = [(text, _has_size(name)) for name, text in SIZES.items()]
     tables = [
-        _recall_table(found, "Objects by size", "size", [(text, _within(name)) for name, text in SIZES.items()]),
+        _recall_table(found, "Objects by size", "size", sizes),
         _recall_table(found, "Objects by shape", "width : height", SHAPES),
-        _recall_table(found, "Objects by how many the image shows", "in the image", CROWDS),
+        _recall_table(found, "Objects by number in the image", "in the image", NUMBERS),
     ]
-    text = f"Share of the objects found at score {score:g} and above, IoU {IOU:g}."
-    return Section("Sizes and shapes", [Side(tables, tables=True)], text)
+    text = f"Fraction of the objects that are found with score {score:g} or higher at IoU {IOU:g}."
+    return Section("Sizes and shapes", [SideBySide(tables, tables=True)], text)
 
 
-def _recall_table(found: Sequence[Matched], title: str, what: str, groups: Any) -> Table:
-    columns = [Column(what, number=False), Column("objects"), *titles([each.run for each in found], "found", "found ")]
+def _recall_table(
+    found: Sequence[BoxPredictions], title: str, what: str, groups: Sequence[tuple[str, Test]]
+) -> SortableTable:
+    """Return a table of the fraction of objects found in each group.
+
+    Args:
+        what: title of the column of groups.
+        groups: names, and tests whether an object of an image belongs to the group.
+    """
+    columns = [text_column(what), TableColumn("objects"), *run_columns([each.run for each in found], "found", "found ")]
     rows = []
-    for place, (name, test) in enumerate(groups):
-        chosen = [[t for i in each.images for t in i.truths if t.status != "crowd" and test(i, t)] for each in found]
-        recalls = [sum(t.status == "hit" for t in truths) / len(truths) if truths else None for truths in chosen]
-        rows.append([Cell(name, key=place), count(len(chosen[0])), *map(share, recalls)])
-    return Table(title, columns, rows)
+    for index, (name, belongs) in enumerate(groups):
+        chosen = [
+            [each for image in run.images for each in image.counted_objects if belongs(image, each)] for run in found
+        ]
+        recalls = [_fraction_found(objects) for objects in chosen]
+        rows.append([TableCell(name, key=index), count_cell(len(chosen[0])), *map(fraction_cell, recalls)])
+    return SortableTable(title, columns, rows)
 
 
-def _within(area: str) -> Callable[[Seen, Truth], bool]:
+def _fraction_found(objects: Sequence[ObjectOutcome]) -> float | None:
+    return sum(each.status == "found" for each in objects) / len(objects) if objects else None
+
+
+def _has_size(area: str) -> Test:
     low, high = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}[area]
-    return lambda image, truth: low <= truth.area < high
+    return lambda image, each: low <= each.area < high
 
 
-def _shape(low: float, high: float) -> Callable[[Seen, Truth], bool]:
-    return lambda image, truth: low <= truth.box[2] / max(truth.box[3], 1e-9) < high
+def _has_shape(low: float, high: float) -> Test:
+    return lambda image, each: low <= each.box[2] / max(each.box[3], 1e-9) < high
 
 
-def _company(low: int, high: float) -> Callable[[Seen, Truth], bool]:
-    return lambda image, truth: low <= sum(t.status != "crowd" for t in image.truths) <= high
+def _is_among(low: int, high: float) -> Test:
+    return lambda image, _: low <= len(image.counted_objects) <= high
 
 
 SHAPES = [
-    ("below 1 : 2 (tall)", _shape(0, 0.5)),
-    ("1 : 2 to 4 : 5", _shape(0.5, 0.8)),
-    ("4 : 5 to 5 : 4 (square)", _shape(0.8, 1.25)),
-    ("5 : 4 to 2 : 1", _shape(1.25, 2)),
-    ("above 2 : 1 (wide)", _shape(2, float("inf"))),
+    ("below 1 : 2 (tall)", _has_shape(0, 0.5)),
+    ("1 : 2 to 4 : 5", _has_shape(0.5, 0.8)),
+    ("4 : 5 to 5 : 4 (square)", _has_shape(0.8, 1.25)),
+    ("5 : 4 to 2 : 1", _has_shape(1.25, 2)),
+    ("above 2 : 1 (wide)", _has_shape(2, float("inf"))),
 ]
-CROWDS = [
-    ("1", _company(1, 1)),
-    ("2 to 5", _company(2, 5)),
-    ("6 to 15", _company(6, 15)),
-    ("16 and more", _company(16, float("inf"))),
+NUMBERS = [
+    ("1", _is_among(1, 1)),
+    ("2 to 5", _is_among(2, 5)),
+    ("6 to 15", _is_among(6, 15)),
+    ("16 or more", _is_among(16, float("inf"))),
 ]
 
 
-def _mean_precision(matched: Matched, place: int) -> np.ndarray | None:
-    """Precision `[101]` at an IoU threshold's place, over the classes that have objects."""
-    values = matched.arrays["precision"][place, :, :, 0, -1]
+def _mean_precision(predictions: BoxPredictions, threshold: int) -> np.ndarray | None:
+    """Return the precision `[101]` by recall as the mean over the classes with objects; None if no class has any.
+
+    Args:
+        threshold: index of the IoU threshold.
+    """
+    values = predictions.precision[threshold]
     known = values[:, (values > -1).all(axis=0)]
     return known.mean(axis=1) if known.size else None
 
 
-def _class_curves(matched: Matched, recall: np.ndarray) -> list[Series]:
-    """Classes at IoU .50: all, or the best and the worst of many."""
-    values = matched.arrays["precision"][0, :, :, 0, -1]
-    names = list(matched.categories.values())
-    known = [place for place in range(len(names)) if (values[:, place] > -1).all()]
-    known.sort(key=lambda place: -values[:, place].mean())
+def _class_series(predictions: BoxPredictions, recall: np.ndarray) -> list[ChartSeries]:
+    """Return the curves of the classes at IoU 0.50; of many classes those of the best and of the worst."""
+    values = predictions.precision[0]
+    names = list(predictions.categories.values())
+    known = [label for label in range(len(names)) if (values[:, label] > -1).all()]
+    known.sort(key=lambda label: -values[:, label].mean())
     if len(known) > CLASS_CURVES:
         known = known[: CLASS_CURVES // 2] + known[-CLASS_CURVES // 2 :]
-    return [Series(names[place], recall, values[:, place], colour) for colour, place in enumerate(known)]
+    return [ChartSeries(names[label], recall, values[:, label], colour) for colour, label in enumerate(known)]
 
 
-def _unit_chart(title: str, series: Sequence[Series]) -> Any:
+def _known_series(curves: Sequence[tuple[str, np.ndarray | None]], recall: np.ndarray) -> list[ChartSeries]:
+    return [
+        ChartSeries(name, recall, values, colour) for colour, (name, values) in enumerate(curves) if values is not None
+    ]
+
+
+def _precision_chart(title: str, series: Sequence[ChartSeries]) -> SvgChart:
     return line_chart(title, series, x="recall", y="precision", bottom=0, top=1.02)

@@ -1,29 +1,34 @@
-"""Differences between runs on the same images, with bootstrap intervals."""
+"""Differences between runs on the same images, with bootstrap intervals over the images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tools.reports.page import Cell, Column, Section, Table, share, word
-from tools.runs import bootstrap
-from tools.runs.bootstrap import CONFIDENCE, SEED
-from tools.runs.classification import Predictions
-from tools.runs.detection import Matched
-from tools.runs.segmentation import Maps
+from tools.reports.cells import fraction_cell, text_cell, text_column
+from tools.reports.page import Section, SortableTable, TableCell, TableColumn
+from tools.runs.bootstrap import CONFIDENCE, SEED, interval
+
+if TYPE_CHECKING:
+    from tools.runs.classification import ClassPredictions
+    from tools.runs.outcomes import BoxPredictions
+    from tools.runs.segmentation import MaskPredictions
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One figure of two runs.
+class MetricDifference:
+    """A metric of two runs.
 
     Attributes:
-        low, high: bounds of the difference; None without a bootstrap.
-        smaller: whether smaller is better.
-        plain: no fraction, so that it is not shown in percent.
+        first: value of the first run; None if it has none.
+        other: value of the other run; None if it has none.
+        low: lower bound of other - first; None without a bootstrap.
+        high: upper bound of other - first; None without a bootstrap.
+        smaller_is_better: whether a negative difference is an improvement.
+        is_fraction: whether the metric is a fraction, shown in percent.
     """
 
     name: str
@@ -31,115 +36,136 @@ class Difference:
     other: float | None
     low: float | None
     high: float | None
-    smaller: bool = False
-    plain: bool = False
+    smaller_is_better: bool = False
+    is_fraction: bool = True
 
 
-def detection_differences(first: Matched, other: Matched, *, resamples: int) -> list[Difference]:
-    """The COCO figures, by hotcoco's bootstrap over the images."""
+def detection_differences(first: BoxPredictions, other: BoxPredictions, *, resamples: int) -> list[MetricDifference]:
+    """Compare COCO's metrics, by hotcoco's bootstrap over the images."""
     from hotcoco import compare
 
-    found = compare(first.full, other.full, n_bootstrap=resamples, seed=SEED, confidence=CONFIDENCE)
+    found = compare(first.evaluation, other.evaluation, n_bootstrap=resamples, seed=SEED, confidence=CONFIDENCE)
     bounds = found["ci"] or {}
     rows = []
     for name in found["metric_keys"]:
-        known = first.run.results.get(name) is not None and other.run.results.get(name) is not None
-        low, high = (bounds[name]["lower"], bounds[name]["upper"]) if known and name in bounds else (None, None)
-        rows.append(Difference(name, first.run.results.get(name), other.run.results.get(name), low, high))
+        values = first.run.results.get(name), other.run.results.get(name)
+        known = None not in values and name in bounds
+        low, high = (bounds[name]["lower"], bounds[name]["upper"]) if known else (None, None)
+        rows.append(MetricDifference(name, *values, low, high))
     return rows
 
 
-def classification_differences(first: Predictions, other: Predictions, *, resamples: int) -> list[Difference]:
-    """Accuracy and, where the runs kept them, top-5 accuracy and loss."""
-    figures: list[tuple[str, np.ndarray, np.ndarray, bool]] = [
-        ("top1", first.right.astype(float), other.right.astype(float), False)
-    ]
+def classification_differences(
+    first: ClassPredictions, other: ClassPredictions, *, resamples: int
+) -> list[MetricDifference]:
+    """Compare the top-1 accuracy; if both runs kept ranks and losses, also the top-5 accuracy and the mean loss."""
+    rows = [_mean_difference("top1", first.correct.astype(float), other.correct.astype(float), resamples=resamples)]
     if first.rank is not None and other.rank is not None and len(first.classes) > 5:
-        figures.append(("top5", (first.rank < 5).astype(float), (other.rank < 5).astype(float), False))
+        top5 = [(rank < 5).astype(float) for rank in (first.rank, other.rank)]
+        rows.append(_mean_difference("top5", *top5, resamples=resamples))
     if first.loss is not None and other.loss is not None:
-        read = ~np.isnan(first.loss) & ~np.isnan(other.loss)
-        figures.append(("nll", first.loss[read], other.loss[read], True))
-    rows = []
-    for name, a, b, smaller in figures:
-        low, high = interval(len(a), lambda weights, d=b - a: weights @ d / len(d), resamples)  # type: ignore[misc]
-        rows.append(Difference(name, float(a.mean()), float(b.mean()), low, high, smaller, plain=smaller))
+        known = ~np.isnan(first.loss) & ~np.isnan(other.loss)
+        losses = first.loss[known], other.loss[known]
+        rows.append(_mean_difference("nll", *losses, resamples=resamples, is_loss=True))
     return rows
 
 
-def segmentation_differences(first: Maps, other: Maps, *, resamples: int) -> list[Difference]:
-    """Mean IoU, accuracy, and the IoU of each class."""
-    names = list(first.run.results["per_class"])
+def segmentation_differences(
+    first: MaskPredictions, other: MaskPredictions, *, resamples: int
+) -> list[MetricDifference]:
+    """Compare mIoU, pixel accuracy, and the IoU of each class."""
 
-    def figures(maps: Maps, weights: np.ndarray) -> np.ndarray:
-        each = maps.ious(weights)
-        pixels = (weights @ maps.common).sum() / max((weights @ maps.truth).sum(), 1)
-        return np.array([np.nanmean(each) if not np.isnan(each).all() else np.nan, pixels, *each])
+    def metrics(predictions: MaskPredictions, weights: np.ndarray) -> np.ndarray:
+        ious = predictions.class_ious(weights)
+        pixels = (weights @ predictions.intersections).sum() / max((weights @ predictions.true_pixels).sum(), 1)
+        return np.array([np.nanmean(ious) if not np.isnan(ious).all() else np.nan, pixels, *ious])
 
-    ones = np.ones(len(first.rows))
-    a, b = figures(first, ones), figures(other, ones)
-    low, high = interval(len(ones), lambda weights: figures(other, weights) - figures(first, weights), resamples)
-    titles = ("mIoU", "pixel_accuracy", *(f"IoU of {name}" for name in names))
+    size = len(first.rows)
+    a, b = metrics(first, np.ones(size)), metrics(other, np.ones(size))
+    low, high = interval(lambda weights: metrics(other, weights) - metrics(first, weights), size=size, count=resamples)
+    names = ("mIoU", "pixel_accuracy", *(f"IoU of {name}" for name in first.run.results["per_class"]))
     return [
-        Difference(title, _known(a, place), _known(b, place), _known(low, place), _known(high, place))
-        for place, title in enumerate(titles)
+        MetricDifference(name, _known(a, index), _known(b, index), _known(low, index), _known(high, index))
+        for index, name in enumerate(names)
     ]
-
-
-def interval(size: int, statistic: Callable[[np.ndarray], Any], resamples: int) -> tuple[Any, Any]:
-    """Bounds of a statistic over `size` images drawn with replacement.
-
-    Args:
-        statistic: of how often each image counts `[size]`.
-    """
-    if not resamples or not size:
-        return None, None
-    return bootstrap.bounds(np.array([statistic(weights) for weights in bootstrap.resamples(size, resamples)]))
 
 
 def differences_section(
-    names: Sequence[str], tables: Sequence[Sequence[Difference]], *, images: int, resamples: int
+    names: Sequence[str], tables: Sequence[Sequence[MetricDifference]], *, images: int, resamples: int
 ) -> Section:
-    """A table for each run against the first."""
-    text = (
-        f"Differences to {names[0]} on the same {images:,} images, in points. The interval holds "
-        f"{100 * CONFIDENCE:.0f} % of {resamples:,} resamples of the images: it says how far the choice of test images "
-        "matters, not how far another seed of training would. Coloured where it leaves out zero."
-    )
-    if not resamples:
-        text = f"Differences to {names[0]} on the same {images:,} images, in points, without intervals."
-    blocks = [_table(names[0], other, rows) for other, rows in zip(names[1:], tables, strict=True)]
+    """Return the chapter with a table for each run after the first.
+
+    Args:
+        names: names of the runs.
+        tables: differences of each run after the first from the first.
+        images: number of images.
+        resamples: number of bootstrap resamples; 0 for no intervals.
+    """
+    text = f"Differences from {names[0]} on the same {images:,} images, in percentage points."
+    if resamples:
+        text += (
+            f" Each interval holds {100 * CONFIDENCE:.0f} % of {resamples:,} bootstrap resamples of the images. It "
+            "shows how far the difference depends on the choice of the images, not how far it depends on the random "
+            "seed of training. A difference is coloured if its interval excludes zero."
+        )
+    else:
+        text += " Without bootstrap there are no intervals."
+    blocks = [_table(names[0], name, rows) for name, rows in zip(names[1:], tables, strict=True)]
     return Section("Differences", blocks, text)
 
 
-def _table(first: str, other: str, rows: Sequence[Difference]) -> Table:
-    titles = (first, other, "difference", "95 % interval")
-    columns = [Column("figure", number=False), *(Column(title) for title in titles)]
-    return Table(f"{other} against {first}", columns, [_row(row) for row in rows])
-
-
-def _row(row: Difference) -> list[Cell]:
-    values = [_plain(value) if row.plain else share(value) for value in (row.first, row.other)]
-    if row.first is None or row.other is None:
-        return [word(row.name), *values, Cell("n/a"), Cell("n/a")]
-    change, scale = row.other - row.first, 1 if row.plain else 100
-    digits = 4 if row.plain else 1
-    if row.low is None or row.high is None:
-        return [word(row.name), *values, Cell(signed(scale * change, digits), key=change), Cell("n/a")]
-    low, high = (signed(scale * bound, digits) for bound in (row.low, row.high))
-    sure = row.low > 0 or row.high < 0
-    tone: Any = "" if not sure else "good" if (row.low > 0) != row.smaller else "bad"
-    bounds = Cell(f"{low} to {high}", key=row.high - row.low)
-    return [word(row.name), *values, Cell(signed(scale * change, digits), key=change, tone=tone), bounds]
-
-
-def _plain(value: float | None) -> Cell:
-    return Cell("n/a" if value is None else f"{value:.4f}", key=value)
-
-
 def signed(value: float, digits: int) -> str:
-    """With its sign, a minus as wide as the plus."""
+    """Return a number with its sign, using a minus as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _known(values: np.ndarray | None, place: int) -> float | None:
-    return None if values is None or np.isnan(values[place]) else float(values[place])
+def _mean_difference(
+    name: str, first: np.ndarray, other: np.ndarray, *, resamples: int, is_loss: bool = False
+) -> MetricDifference:
+    """Compare the means of two values `[N]` of the same images."""
+    change = other - first
+    low, high = interval(lambda weights: weights @ change / len(change), size=len(change), count=resamples)
+    return MetricDifference(
+        name,
+        float(first.mean()),
+        float(other.mean()),
+        None if low is None else float(low),
+        None if high is None else float(high),
+        smaller_is_better=is_loss,
+        is_fraction=not is_loss,
+    )
+
+
+def _table(first: str, other: str, rows: Sequence[MetricDifference]) -> SortableTable:
+    titles = (first, other, "difference", f"{CONFIDENCE:.0%} interval".replace("%", " %"))
+    columns = [text_column("metric"), *map(TableColumn, titles)]
+    return SortableTable(f"{other} against {first}", columns, [_row(row) for row in rows])
+
+
+def _row(row: MetricDifference) -> list[TableCell]:
+    values = [fraction_cell(value) if row.is_fraction else _number_cell(value) for value in (row.first, row.other)]
+    cells = [text_cell(row.name), *values]
+    if row.first is None or row.other is None:
+        return [*cells, TableCell("n/a"), TableCell("n/a")]
+    scale, digits = (100, 1) if row.is_fraction else (1, 4)
+    change = row.other - row.first
+    text = signed(scale * change, digits)
+    if row.low is None or row.high is None:
+        return [*cells, TableCell(text, key=change), TableCell("n/a")]
+    bounds = f"{signed(scale * row.low, digits)} to {signed(scale * row.high, digits)}"
+    return [*cells, TableCell(text, key=change, tone=_tone(row)), TableCell(bounds, key=row.high - row.low)]
+
+
+def _tone(row: MetricDifference) -> Literal["", "good", "bad"]:
+    """Return whether the interval shows an improvement, a deterioration, or neither."""
+    if row.low is None or row.high is None or row.low <= 0 <= row.high:
+        return ""
+    return "good" if (row.low > 0) != row.smaller_is_better else "bad"
+
+
+def _number_cell(value: float | None) -> TableCell:
+    return TableCell("n/a" if value is None else f"{value:.4f}", key=value)
+
+
+def _known(values: np.ndarray | None, index: int) -> float | None:
+    return None if values is None or np.isnan(values[index]) else float(values[index])

@@ -1,89 +1,92 @@
-"""Confusion matrices of any task: a table where it is small, a picture where it is not, and the commonest mistakes."""
+"""Confusion matrices of any task: a table for few classes, a heat map for many, and the most frequent confusions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from tools.reports.cells import count_cell, fraction_cell, percent, text_cell, text_column
 from tools.reports.charts import heat_map
-from tools.reports.page import Column, Matrix, Side, Table, count, percent, share, word
+from tools.reports.page import Block, ConfusionTable, MatrixCell, SideBySide, SortableTable, SvgChart, TableColumn
 
-MOST_CLASSES = 14  # of a table; more become a picture
-MOST_PAIRS = 20
+MOST_CLASSES = 14  # of a table; more classes get a heat map
+MOST_PAIRS = 20  # of the table of confusions
 
 
-def confusions(
+def confusion_blocks(
     matrices: Sequence[tuple[str, np.ndarray]],
     names: Sequence[str],
     *,
     unit: str,
-    shares: bool = False,
+    in_percent: bool = False,
     background: bool = False,
-) -> list[Any]:
-    """Confusion matrices `[K, K]` (row: truth) with their titles as blocks of a page.
+) -> list[Block]:
+    """Return blocks that show confusion matrices.
 
     Args:
-        unit: what is counted.
-        shares: write percent of the row in place of the counts.
-        background: the last row and column are none of the classes.
+        matrices: titles and matrices `[K, K]` of counts; rows are true classes, columns are predicted classes.
+        names: names of the K rows and columns.
+        unit: what is counted, in the plural.
+        in_percent: whether cells show percent of their row instead of counts.
+        background: whether the last row and column are the background, not a class.
     """
-    real = len(names) - background
-    whole = [_whole(matrix, names, title, shares) for title, matrix in matrices]
+    classes = len(names) - background
+    whole = [_matrix(matrix, names, title, in_percent) for title, matrix in matrices]
     lists = [
-        most_confused(matrix, names, real, title=f"{title}: most confused", unit=unit) for title, matrix in matrices
+        most_frequent(matrix, names, classes, title=f"{title}: most frequent confusions", unit=unit)
+        for title, matrix in matrices
     ]
     if background:
-        lists += [_by_class(matrix, names, title=f"{title}: missed and invented") for title, matrix in matrices]
-    return [Side(whole, tables=len(names) <= MOST_CLASSES), Side(lists, tables=True)]
+        lists += [_by_class(matrix, names, title=f"{title}: outcome by class") for title, matrix in matrices]
+    return [SideBySide(whole, tables=len(names) <= MOST_CLASSES), SideBySide(lists, tables=True)]
 
 
-def most_confused(matrix: np.ndarray, names: Sequence[str], real: int, *, title: str, unit: str) -> Table:
-    """The pairs of the first `real` classes that are mistaken most often."""
-    wrong = matrix[:real, :real].copy()
+def most_frequent(matrix: np.ndarray, names: Sequence[str], classes: int, *, title: str, unit: str) -> SortableTable:
+    """Return a table of the most frequent confusions among the first `classes` rows and columns."""
+    wrong = matrix[:classes, :classes].copy()
     np.fill_diagonal(wrong, 0)
-    parts = _parts(matrix)
+    fractions = _row_fractions(matrix)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
     rows = []
-    for truth, taken in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        if wrong[truth, taken]:
-            number, part = int(wrong[truth, taken]), float(parts[truth, taken])
-            rows.append([word(names[truth]), word(names[taken]), count(number), share(part)])
-    columns = [Column("truth", number=False), Column("taken for", number=False), Column(unit), Column("% of the row")]
-    return Table(title, columns, rows)
+    for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[true, predicted]:
+            number, fraction = int(wrong[true, predicted]), float(fractions[true, predicted])
+            cells = [text_cell(names[true]), text_cell(names[predicted])]
+            rows.append([*cells, count_cell(number), fraction_cell(fraction)])
+    columns = [text_column("true class"), text_column("predicted class")]
+    columns += [TableColumn(unit), TableColumn("% of true class")]
+    return SortableTable(title, columns, rows)
 
 
-def _by_class(matrix: np.ndarray, names: Sequence[str], *, title: str) -> Table:
-    """What became of the objects of each class, the last row and column being the background."""
-    columns = [Column("class", number=False), *map(Column, ("objects", "found", "other class", "missed", "invented"))]
+def _by_class(matrix: np.ndarray, names: Sequence[str], *, title: str) -> SortableTable:
+    """Return a table of the outcome of each class's objects; the last row and column are the background."""
+    titles = ("objects", "found", "other class", "missed", "false positives")
     rows = []
-    for place, name in enumerate(names[:-1]):
-        total, hit, missed = (int(value) for value in (matrix[place].sum(), matrix[place, place], matrix[place, -1]))
-        numbers = (total, hit, total - hit - missed, missed, int(matrix[-1, place]))
-        rows.append([word(name), *map(count, numbers)])
-    return Table(title, columns, rows)
+    for index, name in enumerate(names[:-1]):
+        total, found, missed = int(matrix[index].sum()), int(matrix[index, index]), int(matrix[index, -1])
+        numbers = (total, found, total - found - missed, missed, int(matrix[-1, index]))
+        rows.append([text_cell(name), *map(count_cell, numbers)])
+    return SortableTable(title, [text_column("class"), *map(TableColumn, titles)], rows)
 
 
-def _whole(matrix: np.ndarray, names: Sequence[str], title: str, shares: bool) -> Any:
-    parts = _parts(matrix)
+def _matrix(matrix: np.ndarray, names: Sequence[str], title: str, in_percent: bool) -> ConfusionTable | SvgChart:
+    fractions = _row_fractions(matrix)
     if len(names) > MOST_CLASSES:
-        note = "Row: truth; column: prediction; in the classes' order. Strong colours are large shares of their row."
-        return heat_map(title, parts, x="prediction", y="truth", note=note)
-    cells = [
-        [
-            (
-                percent(float(parts[row, column])) if shares else f"{matrix[row, column]:,}",
-                float(parts[row, column]),
-                row == column,
-            )
-            for column in range(len(names))
-        ]
-        for row in range(len(names))
-    ]
-    return Matrix(title, list(names), list(names), cells)
+        note = (
+            "Rows: true class; columns: predicted class, in the order of the classes. Strong colours: large fractions."
+        )
+        return heat_map(title, fractions, x="predicted class", y="true class", note=note)
+
+    def cell(true: int, predicted: int) -> MatrixCell:
+        fraction = float(fractions[true, predicted])
+        text = percent(fraction) if in_percent else f"{matrix[true, predicted]:,}"
+        return MatrixCell(text, fraction, true == predicted)
+
+    size = range(len(names))
+    return ConfusionTable(title, names, [[cell(true, predicted) for predicted in size] for true in size])
 
 
-def _parts(matrix: np.ndarray) -> np.ndarray:
-    """Each row as shares of its sum."""
+def _row_fractions(matrix: np.ndarray) -> np.ndarray:
+    """Return each row as fractions of its sum."""
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

@@ -1,27 +1,26 @@
-"""The parts of a report as plain data, and the page that the templates make of them."""
+"""The parts of a report page as plain data; `tools.reports.rendering` makes HTML of them."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-TEMPLATES = Path(__file__).with_name("templates")
-GENERATOR = "resnet-transfer report"
+if TYPE_CHECKING:
+    from tools.runs.outcomes import Box
+
+MarkStyle: TypeAlias = Literal["correct", "false-positive", "missed", "found", "ignored"]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
+class TableCell:
+    """A cell of a table.
 
     Attributes:
-        key: what its column is sorted by; None sorts last.
-        bar: a share of 0..1 drawn behind the text.
-        tone: good or bad, of differences that are no chance.
-        code: a text of the machine, such as a file's name.
+        key: the value that its column is sorted by; None sorts last.
+        bar: a fraction 0..1 that is drawn as a bar behind the text.
+        tone: colour of a difference whose interval excludes zero.
+        code: whether the text is code, such as the value of an option.
     """
 
     text: str
@@ -32,13 +31,18 @@ class Cell:
 
     @property
     def sort_key(self) -> str:
-        """As text, for the page's script."""
+        """The key as text, for the script of the page."""
         return "" if self.key is None else str(self.key)
 
 
 @dataclass(frozen=True)
-class Column:
-    """A table's column; numbers stand to the right."""
+class TableColumn:
+    """A column of a table.
+
+    Attributes:
+        number: whether the cells are numbers, which are aligned right and sorted from the largest.
+        help: tooltip of the title.
+    """
 
     title: str
     number: bool = True
@@ -46,19 +50,23 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows that the reader can sort."""
+class SortableTable:
+    """A table that the reader can sort by any column."""
 
+    kind: ClassVar = "table"
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    columns: Sequence[TableColumn]
+    rows: Sequence[Sequence[TableCell]]
     note: str = ""
-    kind: str = "table"
 
 
 @dataclass(frozen=True)
-class Line:
-    """An entry of a chart's legend: a name, its colour's number and whether it is dashed."""
+class LegendEntry:
+    """An entry of a legend.
+
+    Attributes:
+        colour: index of its colour in the palette of the page.
+    """
 
     name: str
     colour: int
@@ -66,123 +74,153 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A picture in SVG (trusted: written by us) with its legend."""
+class SvgChart:
+    """A chart with its legend.
 
+    Attributes:
+        svg: an `svg` element. It is not escaped, so it must come from `tools.reports.charts`.
+    """
+
+    kind: ClassVar = "chart"
     title: str
     svg: str
-    lines: Sequence[Line] = ()
+    legend: Sequence[LegendEntry] = ()
     note: str = ""
-    kind: str = "chart"
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """Counts of what was taken for what.
+class MatrixCell:
+    """A cell of a confusion matrix.
 
     Attributes:
-        cells: by row, the text, the share of its row (0..1) and whether it is right.
+        fraction: fraction of its row, 0..1, shown as the strength of its colour.
+        correct: whether true class and predicted class are the same.
     """
 
+    text: str
+    fraction: float
+    correct: bool
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """A confusion matrix: a row for each true class, a column for each predicted class."""
+
+    kind: ClassVar = "matrix"
     title: str
-    rows: Sequence[str]
-    columns: Sequence[str]
-    cells: Sequence[Sequence[tuple[str, float, bool]]]
-    note: str = ""
-    kind: str = "matrix"
+    classes: Sequence[str]
+    cells: Sequence[Sequence[MatrixCell]]
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A box over a picture, x, y, width and height in its pixels.
+class BoxMark:
+    """A box over an image.
 
     Attributes:
-        look: hit, missed, invented, truth or crowd.
-        label: written beside the box; hint: shown under the pointer.
+        box: x, y, width and height in pixels of the image.
+        style: colour and line of the box.
+        label: text beside the box.
+        hint: tooltip of the box.
     """
 
-    box: tuple[float, float, float, float]
-    look: str
+    box: Box
+    style: MarkStyle
     label: str = ""
     hint: str = ""
 
 
 @dataclass(frozen=True)
-class View:
-    """A picture as a data URI, with boxes over it.
+class PageImage:
+    """An image as a data URI, with boxes over it.
 
     Attributes:
-        width, height: in the pixels that the marks count in.
-        name: a word above it, where several views stand side by side.
+        width: width of the coordinates of the boxes, in pixels.
+        height: height of the coordinates of the boxes, in pixels.
+        name: caption above the image, for several images side by side.
+        alt: text for readers who do not see the image.
     """
 
     uri: str
     width: float
     height: float
-    marks: Sequence[Mark] = ()
+    marks: Sequence[BoxMark] = ()
     name: str = ""
     alt: str = ""
 
     @property
-    def text(self) -> float:
-        """Size of the labels in those pixels, so that they read alike on any picture."""
+    def label_size(self) -> float:
+        """The font size of the labels in pixels of the image; it looks the same on images of all sizes."""
         return max(self.width, self.height * 1.2) / 26
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One entry of a gallery: views side by side, and what there is to say."""
+class GalleryItem:
+    """An entry of a gallery: images side by side with a caption."""
 
-    views: Sequence[View]
+    images: Sequence[PageImage]
     title: str
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of one kind; `small` ones are many in a row."""
+    """A grid of images.
 
+    Attributes:
+        small: whether the images are small, with many in a row.
+        legend: whether the legend of the boxes is shown.
+    """
+
+    kind: ClassVar = "gallery"
     title: str
-    pictures: Sequence[Picture]
+    items: Sequence[GalleryItem]
     note: str = ""
     small: bool = False
     legend: bool = False
-    kind: str = "gallery"
 
 
 @dataclass(frozen=True)
-class Swatches:
-    """What the colours of pictures mean: names with red, green and blue of 0..255."""
+class ColourLegend:
+    """The legend of label maps: names of classes with red, green and blue in 0..255."""
 
+    kind: ClassVar = "colours"
     entries: Sequence[tuple[str, tuple[int, int, int]]]
-    kind: str = "swatches"
 
 
 @dataclass(frozen=True)
-class Note:
-    """A paragraph; `warning` where something is missing or odd."""
+class Paragraph:
+    """A paragraph of text; a warning is also printed by the command."""
 
+    kind: ClassVar = "paragraph"
     text: str
     warning: bool = False
-    kind: str = "note"
 
 
 @dataclass(frozen=True)
-class Side:
-    """Blocks side by side where the screen is wide enough; tables take the width that they need."""
+class SideBySide:
+    """Blocks side by side on a wide screen.
 
-    blocks: Sequence[Any]
+    Attributes:
+        tables: whether the blocks are tables, which get the width that they need; other blocks get equal widths.
+    """
+
+    kind: ClassVar = "side"
+    blocks: Sequence[Block]
     tables: bool = False
-    kind: str = "side"
 
 
 @dataclass(frozen=True)
-class Folded:
-    """Blocks behind a line that opens them."""
+class FoldedBlocks:
+    """Blocks that are hidden until the reader opens them."""
 
+    kind: ClassVar = "folded"
     title: str
-    blocks: Sequence[Any]
-    kind: str = "folded"
+    blocks: Sequence[Block]
+
+
+Block: TypeAlias = (
+    SortableTable | SvgChart | ConfusionTable | Gallery | ColourLegend | Paragraph | SideBySide | FoldedBlocks
+)
 
 
 @dataclass(frozen=True)
@@ -190,98 +228,36 @@ class Section:
     """A chapter of the report."""
 
     title: str
-    blocks: Sequence[Any]
+    blocks: Sequence[Block]
     intro: str = ""
 
     @property
     def anchor(self) -> str:
+        """The id of the chapter in the page."""
         return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
 
 
 @dataclass(frozen=True)
-class Page:
+class ReportPage:
     """A whole report.
 
     Attributes:
-        facts: the figures at the top: title, value, and a line below.
-        subject: what it is a report of, so that another's is not overwritten.
+        lead: the sentence below the title.
+        facts: names and values at the top.
+        subject: identifies the runs, so that the report of other runs is not overwritten.
+        footer: the sentence at the end.
+        runs: legend of the runs, for several runs.
     """
 
     title: str
     lead: str
-    facts: Sequence[tuple[str, str, str]]
+    facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     subject: str
-    made: str = ""
-    runs: Sequence[Line] = field(default_factory=tuple)
+    footer: str = ""
+    runs: Sequence[LegendEntry] = ()
 
-
-def render(page: Page) -> str:
-    """The page as HTML that needs nothing else. Everything but our own SVG, style and script is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("sort.js", "style.css"))
-    # Only this very script may run, should a hostile name ever get past the escaping.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    text = environment.get_template("page.html").render(
-        page=page,
-        policy=policy,
-        script=Markup(script),
-        style=Markup(style),
-        trusted=Markup,
-        generator=generator(page.subject),
-    )
-    return text.encode("utf-8", "replace").decode("utf-8")  # half a pair of surrogates fits no file
-
-
-def generator(subject: str) -> str:
-    """What a report says of itself, by which it is known again."""
-    return f"{GENERATOR} {hashlib.sha256(subject.encode('utf-8', 'replace')).hexdigest()[:16]}"
-
-
-# --- texts ---
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction in percent."""
-    return "n/a" if value is None else f"{100 * value:.{digits}f}"
-
-
-def share(value: float | None) -> Cell:
-    """A fraction in percent over a bar."""
-    return Cell(percent(value), key=value, bar=value)
-
-
-def count(value: int | None) -> Cell:
-    """A whole number with its thousands apart."""
-    return Cell("n/a" if value is None else f"{value:,}", key=value)
-
-
-def folded(parts: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-    """Blocks by run: of a single run as they are, of several behind a line each."""
-    if len(parts) == 1:
-        return list(parts[0][1])
-    return [Folded(name, blocks) for name, blocks in parts]
-
-
-def titles(runs: Sequence[Any], alone: str, before: str = "") -> list[Column]:
-    """A column of numbers for each run: of a single one without its name, which the page's title has.
-
-    Args:
-        alone: the title for a single run; before: stands before the names of several.
-    """
-    return [Column(alone)] if len(runs) == 1 else [Column(before + run.name) for run in runs]
-
-
-def word(text: str) -> Cell:
-    """A text, sorted as such."""
-    return Cell(text, key=text.casefold())
+    def warnings(self) -> list[str]:
+        """Return the texts of the warnings at the top level of all chapters."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        return [block.text for block in blocks if isinstance(block, Paragraph) and block.warning]

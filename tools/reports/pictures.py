@@ -1,27 +1,28 @@
-"""Photographs inside the report: small JPEGs as data URIs."""
+"""Images inside a report: small JPEGs as data URIs, with boxes over them."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from tools.reports.page import Mark, View
+from tools.reports.page import BoxMark, PageImage
 
-SIDE = 480  # pixels of the longer side at most
-QUALITY = 78
-MARGIN = 0.6  # of a crop: what is shown around an object, in its own sides
+SIDE = 480  # largest longer side of an image, in pixels
+QUALITY = 78  # of JPEGs
+MARGIN = 0.6  # around the box of a crop, as a fraction of the longer side of the box
 LEAST_MARGIN = 12.0  # pixels
-CROP = 200  # pixels of a crop's longer side
+CROP = 200  # longer side of a crop, in pixels
 
 
 def read_rgb(path: Path) -> np.ndarray | None:
-    """An image `[H, W, 3]` RGB uint8, None where it is absent or does not decode; arrays show their first bands."""
+    """Read an image `[H, W, 3]` RGB uint8, or the first bands of a .npy array; None if it is missing or broken."""
     if path.suffix.lower() == ".npy":
-        return _array(path)
+        return _read_array(path)
     try:
         content = np.fromfile(path, np.uint8)
         return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) if len(content) else None
@@ -29,49 +30,60 @@ def read_rgb(path: Path) -> np.ndarray | None:
         return None
 
 
-def view(image: np.ndarray, marks: Sequence[Mark] = (), *, name: str = "", alt: str = "", side: int = SIDE) -> View:
-    """An image `[H, W, 3]` RGB, made smaller; the marks count in its own pixels."""
+def embed(
+    image: np.ndarray, marks: Sequence[BoxMark] = (), *, name: str = "", alt: str = "", side: int = SIDE
+) -> PageImage:
+    """Shrink an image `[H, W, 3]` RGB uint8 and make it a data URI.
+
+    Args:
+        marks: boxes in pixels of the image as given.
+        name: caption above the image.
+        side: largest longer side of the embedded image, in pixels.
+    """
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    return View(jpeg(small), width, height, tuple(marks), name, alt)
+    return PageImage(jpeg_uri(small), width, height, tuple(marks), name, alt)
 
 
-def crop(image: np.ndarray, box: Sequence[float], marks: Sequence[Mark], *, alt: str = "") -> View:
-    """What is around a box x, y, width, height of an image, with the marks that meet it."""
+def embed_crop(image: np.ndarray, box: Sequence[float], marks: Sequence[BoxMark], *, alt: str = "") -> PageImage:
+    """Cut out a box (x, y, width, height in pixels) with a margin, and make it a data URI with the boxes inside it."""
     x, y, w, h = box
     margin = max(MARGIN * max(w, h), LEAST_MARGIN)
     left, top = max(0, int(x - margin)), max(0, int(y - margin))
     right, bottom = min(image.shape[1], int(x + w + margin) + 1), min(image.shape[0], int(y + h + margin) + 1)
-    if right <= left or bottom <= top:
-        return view(image, marks, alt=alt, side=CROP)
+    if right <= left or bottom <= top:  # the box is outside the image
+        return embed(image, marks, alt=alt, side=CROP)
     part = image[top:bottom, left:right]
-    scale = max(1, CROP // max(part.shape[:2]))  # tiny ones are shown larger
+    scale = max(1, CROP // max(part.shape[:2]))  # enlarge tiny crops
     if scale > 1:
         part = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    moved = [
-        Mark(
-            ((m.box[0] - left) * scale, (m.box[1] - top) * scale, m.box[2] * scale, m.box[3] * scale),
-            m.look,
-            m.label,
-            m.hint,
-        )
-        for m in marks
-        if m.box[0] < right and m.box[1] < bottom and m.box[0] + m.box[2] > left and m.box[1] + m.box[3] > top
-    ]
-    return view(part, moved, alt=alt, side=CROP)
+    inside = [mark for mark in marks if _overlaps(mark, left, top, right, bottom)]
+    return embed(part, [_moved(mark, left, top, scale) for mark in inside], alt=alt, side=CROP)
 
 
-def jpeg(image: np.ndarray) -> str:
-    """An RGB image as a data URI."""
+def jpeg_uri(image: np.ndarray) -> str:
+    """Return an RGB image as the data URI of a JPEG."""
     done, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
         raise RuntimeError("OpenCV wrote no JPEG")
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
 
 
-def _array(path: Path) -> np.ndarray | None:
+def _overlaps(mark: BoxMark, left: int, top: int, right: int, bottom: int) -> bool:
+    x, y, w, h = mark.box
+    return x < right and y < bottom and x + w > left and y + h > top
+
+
+def _moved(mark: BoxMark, left: int, top: int, scale: int) -> BoxMark:
+    """Return a box in pixels of a crop that begins at (left, top) and is enlarged by `scale`."""
+    x, y, w, h = mark.box
+    return replace(mark, box=((x - left) * scale, (y - top) * scale, w * scale, h * scale))
+
+
+def _read_array(path: Path) -> np.ndarray | None:
+    """Read the first three bands of an array as an image; values other than uint8 are stretched to 0..255."""
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError):

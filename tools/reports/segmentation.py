@@ -1,158 +1,191 @@
-"""The chapters of a segmentation report: figures, classes, confusions and pictures."""
+"""The chapters of a segmentation report: metrics, classes, confusion matrix and images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from backbones.errors import UserError
-from tools.reports.matrix import confusions
+from segmentation.draw import painted
+from tools.reports.cells import blocks_by_run, fraction_cell, percent, run_columns, text_cell, text_column
+from tools.reports.differences import MetricDifference, segmentation_differences
+from tools.reports.matrix import confusion_blocks
+from tools.reports.outline import TaskReport
 from tools.reports.page import (
-    Cell,
-    Column,
+    Block,
+    ColourLegend,
     Gallery,
-    Note,
-    Picture,
+    GalleryItem,
+    Paragraph,
     Section,
-    Swatches,
-    Table,
-    folded,
-    percent,
-    share,
-    titles,
-    word,
+    SortableTable,
+    TableCell,
+    TableColumn,
 )
-from tools.reports.pictures import view
+from tools.reports.pictures import embed
 from tools.runs.folder import RunFolder
-from tools.runs.segmentation import Maps
+from tools.runs.segmentation import MaskPredictions
 
-SIDE = 360  # pixels of a picture
-
-
-FIGURES = {
+SIDE = 360  # pixels of an image
+DEFINITIONS = {
     "mIoU": "mean IoU of the classes",
-    "pixel_accuracy": "share of the pixels that is right",
+    "pixel_accuracy": "fraction of the pixels whose class is predicted correctly",
     "mean_accuracy": "mean recall of the classes",
-    "frequency_weighted_IoU": "IoU weighted by the classes' pixels",
+    "frequency_weighted_IoU": "mean IoU of the classes, weighted by their pixels",
 }
+RANKING = "Ranked by the mean IoU over the classes in the truth of an image."
 
 
-def figures_section(runs: Sequence[RunFolder]) -> Section:
-    """The means; they need results.json alone."""
-    columns = [Column("figure", number=False), *titles(runs, "percent"), Column("what it is", number=False)]
-    rows = [[word(name), *(share(run.results.get(name)) for run in runs), word(text)] for name, text in FIGURES.items()]
-    blocks: list[Any] = [Table("Figures in percent", columns, rows)]
+class SegmentationReport(TaskReport[MaskPredictions]):
+    """The chapters of segmentation runs."""
+
+    def read(self, run: RunFolder) -> MaskPredictions:
+        return MaskPredictions.read(run, data=self.settings.data)
+
+    def results_digest(self, run: RunFolder) -> object:
+        return super().results_digest(run), confusion_matrix_of(run).sum(axis=1).tolist()
+
+    def metrics_section(self, runs: Sequence[RunFolder]) -> Section:
+        return metrics_section(runs)
+
+    def differences(self, first: MaskPredictions, other: MaskPredictions) -> list[MetricDifference]:
+        return segmentation_differences(first, other, resamples=self.settings.bootstrap)
+
+    def sections_from_results(self, runs: Sequence[RunFolder]) -> list[Section]:
+        return [classes_section(runs), confusion_section(runs)]
+
+    def changed_section(self, found: Sequence[MaskPredictions]) -> Section:
+        return changed_section(found, number=self.settings.images)
+
+    def image_sections(self, found: Sequence[MaskPredictions]) -> list[Section]:
+        return [images_section(found, number=self.settings.images)]
+
+
+def metrics_section(runs: Sequence[RunFolder]) -> Section:
+    """Return the chapter on the metrics; it needs results.json only."""
+    columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
+    rows = [
+        [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(definition)]
+        for name, definition in DEFINITIONS.items()
+    ]
+    blocks: list[Block] = [SortableTable("Metrics in percent", columns, rows)]
     absent = runs[0].results.get("absent")
     if absent:
-        blocks.append(
-            Note(f"In neither truth nor prediction, and left out of the means: {', '.join(map(str, absent))}.")
-        )
-    return Section("Figures", blocks)
+        names = ", ".join(map(str, absent))
+        blocks.append(Paragraph(f"Left out of the means, because neither truth nor prediction has them: {names}."))
+    return Section("Metrics", blocks)
 
 
 def classes_section(runs: Sequence[RunFolder]) -> Section:
-    """IoU, recall and precision of each class, with its share of the pixels."""
+    """Return the chapter with the IoU, recall and precision of each class and its fraction of the pixels."""
     several = len(runs) > 1
-    columns = [Column("class", number=False), Column("% of pixels")]
+    columns = [text_column("class"), TableColumn("% of pixels")]
     for run in runs:
         names = ("IoU",) if several else ("IoU", "recall", "precision")
-        columns += [Column(f"{name} {run.name}" if several else name) for name in names]
-    matrices = [confusion_of(run) for run in runs]
+        columns += [TableColumn(f"{name} {run.name}" if several else name) for name in names]
+    matrices = [confusion_matrix_of(run) for run in runs]
     first = matrices[0]
     rows = []
-    for place, name in enumerate(runs[0].results["per_class"]):
-        cells = []
+    for label, name in enumerate(runs[0].results["per_class"]):
+        fraction = float(first[label].sum() / max(first.sum(), 1))
+        cells = [text_cell(name), TableCell(percent(fraction, 2), key=fraction)]
         for run, matrix in zip(runs, matrices, strict=True):
-            right, true, taken = matrix[place, place], matrix[place].sum(), matrix[:, place].sum()
-            cells.append(share(run.results["per_class"].get(name)))
+            cells.append(fraction_cell(run.results["per_class"].get(name)))
             if not several:
-                cells += [share(right / true if true else None), share(right / taken if taken else None)]
-        part = float(first[place].sum() / max(first.sum(), 1))
-        rows.append([word(name), Cell(percent(part, 2), key=part), *cells])
-    return Section("Classes", [Table("Classes in percent", columns, rows)])
+                correct, true, predicted = matrix[label, label], matrix[label].sum(), matrix[:, label].sum()
+                cells += [fraction_cell(correct / total if total else None) for total in (true, predicted)]
+        rows.append(cells)
+    return Section("Classes", [SortableTable("Classes in percent", columns, rows)])
 
 
 def confusion_section(runs: Sequence[RunFolder]) -> Section:
-    """What was taken for what, in percent of the truth."""
-    title = "Pixels by class, percent of the row"
-    matrices = [(run.name if len(runs) > 1 else title, confusion_of(run)) for run in runs]
-    blocks = confusions(matrices, list(runs[0].results["per_class"]), unit="pixels", shares=True)
-    return Section("Confusion", blocks, "Row: what it is; column: what it was taken for; percent of the row's pixels.")
+    """Return the chapter with the confusion matrix of each run, in percent of the true class."""
+    title = "Pixels by class, percent of the true class"
+    matrices = [(run.name if len(runs) > 1 else title, confusion_matrix_of(run)) for run in runs]
+    blocks = confusion_blocks(matrices, list(runs[0].results["per_class"]), unit="pixels", in_percent=True)
+    text = "Rows: true class; columns: predicted class; values: percent of the pixels of the true class."
+    return Section("Confusion matrix", blocks, text)
 
 
-def confusion_of(run: RunFolder) -> np.ndarray:
-    """Pixels `[K, K]`, row the truth.
+def confusion_matrix_of(run: RunFolder) -> np.ndarray:
+    """Return the pixels `[K, K]` by true class (row) and predicted class (column) that results.json has.
 
     Raises:
-        UserError: where results.json has none.
+        UserError: if results.json has no matrix of the run's classes.
     """
     try:
         matrix, size = np.array(run.results["confusion"], np.int64), len(run.results["per_class"])
     except (KeyError, ValueError, TypeError):
         matrix, size = np.zeros(0, np.int64), -1
     if matrix.shape != (size, size):
-        raise UserError(f"{run.folder / 'results.json'}: has no confusion matrix of its classes; measure again")
+        path = run.folder / "results.json"
+        raise UserError(f"{path}: has no confusion matrix of its classes; evaluate again with --eval-only --resume")
     return matrix
 
 
-def images_section(found: Sequence[Maps], *, number: int) -> Section:
-    """The worst and the best images: photograph, truth and prediction."""
+def images_section(found: Sequence[MaskPredictions], *, number: int) -> Section:
+    """Return the chapter with the worst and the best images: photograph, truth and prediction.
+
+    Args:
+        number: number of images in a gallery.
+    """
     parts = []
     for each in found:
-        blocks: list[Any] = []
-        of = f" of {each.run.name}" if len(found) > 1 else ""
-        known = np.flatnonzero(~np.isnan(each.scores))
-        order = known[np.argsort(each.scores[known], kind="stable")]
+        of_run = f" of {each.run.name}" if len(found) > 1 else ""
+        ious = each.image_ious
+        known = np.flatnonzero(~np.isnan(ious))
+        order = known[np.argsort(ious[known], kind="stable")]
         worst, best = order[:number], order[number:][::-1][:number]
-        for title, chosen in ((f"Worst images{of}", worst), (f"Best images{of}", best)):
-            if len(chosen):
-                blocks.append(Gallery(title, [_picture([each], int(place)) for place in chosen]))
+        blocks: list[Block] = [
+            Gallery(title, [_item([each], int(index)) for index in chosen])
+            for title, chosen in ((f"Worst images{of_run}", worst), (f"Best images{of_run}", best))
+            if len(chosen)
+        ]
         parts.append((each.run.name, blocks))
-    text = "By the mean IoU of the classes that an image shows. Black does not count."
-    return Section("Images", [_legend(found[0]), *folded(parts)], text)
+    text = f"{RANKING} Black pixels are ignored."
+    return Section("Images", [_legend(found[0]), *blocks_by_run(parts)], text)
 
 
-def changed_section(found: Sequence[Maps], *, number: int) -> Section:
-    """The images whose mean IoU differs most between the first run and each other one."""
+def changed_section(found: Sequence[MaskPredictions], *, number: int) -> Section:
+    """Return the chapter with the images whose mean IoU differs most between the first run and each other run."""
     first, parts = found[0], []
     for other in found[1:]:
-        blocks: list[Any] = []
-        change = other.scores - first.scores
+        blocks: list[Block] = []
+        change = other.image_ious - first.image_ious
         known = np.flatnonzero(~np.isnan(change))
         for title, sign in (("better", -1), ("worse", 1)):
             order = known[np.argsort(sign * change[known], kind="stable")][:number]
-            chosen = [int(place) for place in order if sign * change[place] < 0]
-            if chosen:
-                pictures = [_picture([first, other], place) for place in chosen]
-                blocks.append(Gallery(f"{other.run.name} {title} than {first.run.name}", pictures))
-        parts.append((f"{other.run.name} against {first.run.name}", blocks or [Note("No image changed.")]))
-    return Section("Changed images", folded(parts), "By the mean IoU of the classes that an image shows.")
+            items = [_item([first, other], int(index)) for index in order if sign * change[index] < 0]
+            if items:
+                blocks.append(Gallery(f"{other.run.name} {title} than {first.run.name}", items))
+        parts.append((f"{other.run.name} against {first.run.name}", blocks or [Paragraph("No image changed.")]))
+    return Section("Changed images", blocks_by_run(parts), RANKING)
 
 
-def _picture(found: Sequence[Maps], place: int) -> Picture:
-    from segmentation.draw import painted
-
-    first, row = found[0], found[0].rows[place]
-    title, source = first.names[place], first.source
-    text = "mean IoU " + " → ".join(f"{100 * each.scores[place]:.0f}" for each in found)
+def _item(found: Sequence[MaskPredictions], index: int) -> GalleryItem:
+    """Return an image beside its truth and the prediction of each run."""
+    first, row = found[0], found[0].rows[index]
+    name, source = first.names[index], first.source
+    text = "mean IoU " + " → ".join(f"{100 * each.image_ious[index]:.0f}" for each in found)
     try:
         image = source.image(row)
     except UserError:
-        return Picture([], title, f"{text}; the image cannot be read")
+        return GalleryItem([], name, f"{text}; the image cannot be read")
     layers = [("truth", source.labels(row, image.shape[:2]))]
-    layers += [(each.run.name if len(found) > 1 else "prediction", each.labels[row]) for each in found]
-    views = [view(image, name="image", alt=f"{title}: image", side=SIDE)]
-    views += [
-        view(painted(image, labels, source.classes), name=name, alt=f"{title}: {name}", side=SIDE)
-        for name, labels in layers
+    layers += [(each.run.name if len(found) > 1 else "prediction", each.maps[row]) for each in found]
+    images = [embed(image, name="image", alt=f"{name}: image", side=SIDE)]
+    images += [
+        embed(painted(image, labels, source.classes), name=layer, alt=f"{name}: {layer}", side=SIDE)
+        for layer, labels in layers
     ]
-    return Picture(views, title, text)
+    return GalleryItem(images, name, text)
 
 
-def _legend(maps: Maps) -> Swatches:
-    classes = maps.source.classes
-    colours = [tuple(int(value) for value in colour) for colour in classes.colours]
-    shown = [(classes.names[number], colours[number]) for number in classes.coloured]
-    return Swatches([*shown, ("does not count", (0, 0, 0))])  # type: ignore[list-item]
+def _legend(predictions: MaskPredictions) -> ColourLegend:
+    classes = predictions.source.classes
+    entries = []
+    for label in classes.coloured:
+        red, green, blue = (int(value) for value in classes.colours[label])
+        entries.append((classes.names[label], (red, green, blue)))
+    return ColourLegend([*entries, ("ignored", (0, 0, 0))])

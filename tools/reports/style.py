@@ -1,19 +1,20 @@
-"""How our pictures look, and how they are written."""
+"""The style of all charts, and writing them as PNG files."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 
 from backbones.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 COLOURS = ("#D1495B", "#00798C", "#EDAE49", "#30638E", "#6A994E", "#8E5EA2", "#B5651D", "#5C6B73", "#E07A9B", "#2BB3A3")
 DASHED = (0, (4, 2))
-STYLE: Any = {
+STYLE: Any = {  # matplotlib types the value of each key
     "font.size": 10,
     "axes.grid": True,
     "grid.color": "#E6E6E6",
@@ -28,35 +29,37 @@ STYLE: Any = {
 }
 
 
-def new_figure(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
-    """An empty figure in our style, which needs no display, and its axes as an array [rows, columns].
+def new_figure(
+    rows: int,
+    columns: int,
+    *,
+    width: float,
+    height: float,
+    sharey: bool = False,
+    height_ratios: list[int] | None = None,
+) -> tuple[Figure, np.ndarray]:
+    """Return an empty figure in our style, which needs no display, and its axes as an array `[rows, columns]`.
 
     Args:
-        width, height: in inches.
-        options: further ones of `matplotlib.pyplot.subplots`.
+        width: in inches.
+        height: in inches.
+        sharey: whether all axes have the same vertical limits.
+        height_ratios: relative heights of the rows; equal by default.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update(STYLE)
-    return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey, height_ratios=height_ratios)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG under a temporary name, rename it, and free its memory.
+    """Write a figure as PNG under a temporary name, then rename it.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
-    from matplotlib import pyplot
-
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         figure.savefig(temporary, dpi=150, format="png")
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        pyplot.close(figure)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free the path or name another folder") from None

@@ -1,1 +1,1 @@
-"""TODO-DOC tools/runs."""
+"""Reading finished runs: folder, log, headline metrics, predictions, and bootstrap over images."""

@@ -1,10 +1,9 @@
-"""Images drawn again with replacement: how far a figure depends on which were chosen for measuring."""
+"""Bootstrap over images: the interval that a metric takes when the validation images are drawn again."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,16 +12,38 @@ SEED = 0
 
 
 def resamples(size: int, count: int) -> Iterator[np.ndarray]:
-    """How often each of `size` images counts `[size]`, `count` times; the same draws for all figures of them."""
+    """Yield `count` resamples of `size` images as weights `[size]`: how often each image was drawn with replacement.
+
+    Every call yields the same draws, so that metrics and runs on the same images are compared on the same resamples.
+    """
     random = np.random.default_rng(SEED)
     for _ in range(count):
         yield np.bincount(random.integers(size, size=size), minlength=size).astype(float)
 
 
-def bounds(values: np.ndarray) -> tuple[Any, Any]:
-    """What holds `CONFIDENCE` of the values `[count, ...]`: low and high `[...]`, NaN where all are."""
+def resampled(statistic: Callable[[np.ndarray], float | np.ndarray], *, size: int, count: int) -> np.ndarray:
+    """Return a statistic `[...]` on each resample, as `[count, ...]`.
+
+    Args:
+        statistic: maps image weights `[size]` to a number or an array.
+    """
+    return np.array([statistic(weights) for weights in resamples(size, count)])
+
+
+def bounds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds low and high `[...]` that hold `CONFIDENCE` of the values `[count, ...]`.
+
+    NaN is left out; a bound is NaN where all its values are.
+    """
     tail = 100 * (1 - CONFIDENCE) / 2
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a class that occurs nowhere: NaN it is
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of a column of NaN alone
         low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
     return low, high
+
+
+def interval(
+    statistic: Callable[[np.ndarray], float | np.ndarray], *, size: int, count: int
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Return the confidence interval of a statistic over `count` resamples of `size` images; Nones if either is 0."""
+    return bounds(resampled(statistic, size=size, count=count)) if size and count else (None, None)

@@ -1,9 +1,10 @@
-"""TODO-DOC tools/runs/classification.py."""
+"""The predictions of a classification run: predictions.csv as arrays."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,54 +13,82 @@ from tools.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """predictions.csv as arrays over the images.
+class ClassPredictions:
+    """The predictions of a classification run on its N validation images.
 
     Attributes:
-        names: of the images; classes: by label.
-        truth, guess: labels `[N]`; a guess of -1 is an image that could not be read.
-        sure: the guess's probability `[N]`.
-        rank, loss: place of the true class (0 is the first guess) and its negative log-likelihood `[N]`; None of runs
-            made before these were kept.
+        names: names of the images, relative to the folder of their split.
+        classes: names of the classes by label.
+        truth: true labels `[N]`.
+        predicted: labels `[N]` of the most probable class; -1 for an image that could not be read.
+        confidence: its probability `[N]`.
+        rank: position `[N]` of the true class among all by probability, from 0; None if an older run did not write it.
+        loss: negative log-likelihood `[N]` of the true class; None if an older run did not write it.
     """
 
     run: RunFolder
     names: tuple[str, ...]
     classes: tuple[str, ...]
     truth: np.ndarray
-    guess: np.ndarray
-    sure: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
     rank: np.ndarray | None
     loss: np.ndarray | None
 
     @property
-    def right(self) -> np.ndarray:
-        return self.truth == self.guess
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is the true class `[N]`."""
+        return self.truth == self.predicted
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Whether each image could be read `[N]`."""
+        return self.predicted >= 0
+
+    @property
+    def digest(self) -> object:
+        """A value that is equal for runs that were evaluated on the same images and classes."""
+        return self.classes, self.names, self.truth.tobytes()
 
     @classmethod
-    def read(cls, run: RunFolder) -> Predictions:
-        """Read a run's predictions.
+    def read(cls, run: RunFolder) -> ClassPredictions:
+        """Read the predictions of a run.
 
         Raises:
-            UserError: where they are missing or malformed.
+            UserError: if the file is missing or malformed, or does not hold the images of results.json.
         """
         path = run.folder / "predictions.csv"
         classes = tuple(run.results.get("per_class") or ())
         labels = {name: label for label, name in enumerate(classes)}
+        rows = _read_rows(path)
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
             truth = np.array([labels[row["class"]] for row in rows], np.int64)
-            guess = np.array([labels[row["predicted"]] if row["predicted"] else -1 for row in rows], np.int64)
-            sure = np.array([float(row["confidence"]) for row in rows])
-            kept = bool(rows) and {"rank", "loss"} <= set(rows[0])
-            rank = np.array([int(row["rank"]) for row in rows]) if kept else None
-            loss = np.array([float(row["loss"] or "nan") for row in rows]) if kept else None
+            predicted = np.array([labels[row["predicted"]] if row["predicted"] else -1 for row in rows], np.int64)
+            confidence = np.array([float(row["confidence"]) for row in rows])
+            has_loss = bool(rows) and {"rank", "loss"} <= set(rows[0])
+            rank = np.array([int(row["rank"]) for row in rows]) if has_loss else None
+            loss = np.array([float(row["loss"] or "nan") for row in rows]) if has_loss else None
             names = tuple(row["image"] for row in rows)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; measure again with --eval-only --resume") from None
-        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise UserError(f"{path}: is not a run's predictions ({type(error).__name__}: {error})") from None
+        except (KeyError, ValueError, TypeError) as error:
+            raise _malformed(path, error) from None
         if len(rows) != run.results["images"]:
-            raise UserError(f"{path}: holds {len(rows)} images, results.json {run.results['images']}; measure again")
-        return cls(run, names, classes, truth, guess, sure, rank, loss)
+            raise UserError(
+                f"{path}: holds {len(rows)} images, results.json {run.results['images']}; "
+                "evaluate again with --eval-only --resume"
+            )
+        return cls(run, names, classes, truth, predicted, confidence, rank, loss)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; evaluate again with --eval-only --resume") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise _malformed(path, error) from None
+
+
+def _malformed(path: Path, error: Exception) -> UserError:
+    what = f"is not a file of predictions ({type(error).__name__}: {error})"
+    return UserError(f"{path}: {what}; evaluate again with --eval-only --resume")

@@ -1,22 +1,21 @@
-"""TODO-DOC tools/runs/log.py."""
+"""The log of a run, metrics.jsonl: its lines, and the time per step and in all, without interruptions."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    pass
+from backbones.common.files import JsonObject
 
-
-PAUSE = 10.0  # an interval this many times longer than its like was an interruption
+PAUSE = 10.0  # an interval this many times longer than usual was an interruption
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one torn by a kill is left out, a missing file has none."""
+def read_lines(path: Path) -> list[JsonObject]:
+    """Read the lines of a metrics.jsonl; leave out a line that a kill cut short. A missing file has no lines."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -28,34 +27,53 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of evaluations."""
+def evaluations(lines: Sequence[JsonObject]) -> list[JsonObject]:
+    """Return the lines that evaluations wrote."""
     return [line for line in lines if "epoch" in line]
 
 
-def seconds_per_step(lines: list[dict[str, Any]]) -> float | None:
-    """Median time of an optimizer step between two logged lines, which an interruption does not move.
+def seconds_per_step(lines: Sequence[JsonObject]) -> float | None:
+    """Return the median time of an optimizer step between two lines; None if too little was logged.
 
-    An interval that ends with a line of losses holds no evaluation: those end with a line of their own.
+    The median ignores interruptions. Intervals that end with an evaluation line are left out: an evaluation took part
+    of their time.
     """
-    rates = [seconds / steps for steps, seconds, evaluated in _intervals(lines) if steps and not evaluated]
+    rates = [each.seconds / each.steps for each in _intervals(lines) if each.steps and not each.has_evaluation]
     return median(rates) if rates and median(rates) > 0 else None
 
 
-def _intervals(lines: list[dict[str, Any]]) -> list[tuple[int, float, bool]]:
-    """Steps, seconds and whether an evaluation was part of it, from each line to the next."""
-    return [
-        (after["step"] - before["step"], after["time"] - before["time"], "epoch" in after)
-        for before, after in pairwise(lines)
-    ]
+def seconds_trained(lines: Sequence[JsonObject], step: float) -> float:
+    """Return the time of training between the first and the last line, without interruptions.
+
+    Args:
+        step: seconds per step; an interrupted interval counts as its steps at this rate.
+    """
+    training = [(each.steps * step, each.seconds) for each in _intervals(lines) if not each.has_evaluation]
+    return sum(seconds if seconds <= PAUSE * usual else usual for usual, seconds in training)
 
 
-def seconds_trained(lines: list[dict[str, Any]], step: float) -> float:
-    training = [(steps, seconds) for steps, seconds, evaluated in _intervals(lines) if not evaluated]
-    return sum(seconds if seconds <= PAUSE * steps * step else steps * step for steps, seconds in training)
-
-
-def seconds_evaluated(lines: list[dict[str, Any]]) -> float:
-    times = [seconds for _, seconds, evaluated in _intervals(lines) if evaluated]
+def seconds_evaluated(lines: Sequence[JsonObject]) -> float:
+    """Return the time of all evaluations; an interrupted one counts as their median."""
+    times = [each.seconds for each in _intervals(lines) if each.has_evaluation]
     usual = median(times) if times else 0.0
     return sum(seconds if seconds <= PAUSE * usual else usual for seconds in times)
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """The interval between two lines.
+
+    Attributes:
+        has_evaluation: whether the line at its end is an evaluation's.
+    """
+
+    steps: int
+    seconds: float
+    has_evaluation: bool
+
+
+def _intervals(lines: Sequence[JsonObject]) -> list[_Interval]:
+    return [
+        _Interval(after["step"] - before["step"], after["time"] - before["time"], "epoch" in after)
+        for before, after in pairwise(lines)
+    ]

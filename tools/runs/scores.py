@@ -1,90 +1,93 @@
-"""The score of a run on images that count different numbers of times, which a bootstrap over images asks for."""
+"""The primary metric of a run as a function of image weights, as a bootstrap over the images needs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from backbones.common.files import JsonObject
+from tools.runs.classification import ClassPredictions
+from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
+from tools.runs.segmentation import MaskPredictions
 
-RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision
+if TYPE_CHECKING:
+    from hotcoco import COCOeval
+
+RECALLS = np.linspace(0.0, 1.0, 101)  # the recalls at which COCO reads the precision
+Score: TypeAlias = Callable[[np.ndarray], float]  # image weights [N], whole numbers -> a fraction 0..1, or NaN
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A run's figure as a function of how often each image counts.
+class ImageScore:
+    """The primary metric of a run as a function of how often each image counts.
 
     Attributes:
-        digest: of the images and their truth, the same for runs that were measured on the same.
+        digest: equal for runs that were evaluated on the same images.
         size: number of images N.
-        score: weights `[N]`, whole numbers -> a fraction 0..1; NaN where nothing is left to measure.
+        score: maps image weights `[N]` to a fraction 0..1; NaN if the weighted images have nothing to measure.
     """
 
-    digest: Any
+    digest: object
     size: int
-    score: Callable[[np.ndarray], float]
+    score: Score
 
 
-def read(run: RunFolder) -> Scored:
-    """AP of a detector, mIoU of a segmenter, top-1 accuracy of a classifier.
+def read_score(run: RunFolder) -> ImageScore:
+    """Return AP of a detector, mIoU of a segmentation model or top-1 accuracy of a classifier.
 
     Raises:
-        UserError: where the run kept no predictions of its images, or its data is not at hand.
+        UserError: if the run kept no predictions, or its data is missing.
     """
-    return {"detection": _detection, "segmentation": _segmentation, "classification": _classification}[run.task](run)
+    readers = {"detection": _detection, "segmentation": _segmentation, "classification": _classification}
+    return readers[run.task](run)
 
 
-def _classification(run: RunFolder) -> Scored:
-    from tools.runs.classification import Predictions
-
-    found = Predictions.read(run)
-    right = found.right.astype(float)
-    digest = found.classes, found.names, found.truth.tobytes()
-    return Scored(digest, len(right), lambda weights: float(weights @ right / weights.sum()))
+def _classification(run: RunFolder) -> ImageScore:
+    predictions = ClassPredictions.read(run)
+    correct = predictions.correct.astype(float)
+    return ImageScore(predictions.digest, len(correct), lambda weights: float(weights @ correct / weights.sum()))
 
 
-def _segmentation(run: RunFolder) -> Scored:
-    from tools.runs.segmentation import Maps
+def _segmentation(run: RunFolder) -> ImageScore:
+    predictions = MaskPredictions.read(run, data=None)
+    return ImageScore(
+        predictions.digest, len(predictions.rows), lambda weights: _known_mean(predictions.class_ious(weights))
+    )
 
-    found = Maps.read(run, data=None)
-    digest = found.rows, found.names, found.truth.tobytes()
-    return Scored(digest, len(found.rows), lambda weights: _mean(found.ious(weights)))
 
-
-def _mean(values: np.ndarray) -> float:
-    """Of what is known; NaN where nothing is."""
+def _known_mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _detection(run: RunFolder) -> Scored:
-    from tools.runs.detection import measure
+def _detection(run: RunFolder) -> ImageScore:
+    evaluated = EvaluatedDetections.read(run, data=None)
+    score = average_precision(evaluated.evaluation, evaluated.images)
+    return ImageScore(evaluated.digest, len(evaluated.images), score)
 
-    found = measure(run, data=None)
-    return Scored(found.digest(), len(found.images), average_precision(found.full, found.images))
 
-
-def average_precision(evaluation: Any, images: list[int]) -> Callable[[np.ndarray], float]:
-    """COCO's AP of an evaluation as a function of image weights `[N]`; with ones it is `summarize`'s.
+def average_precision(evaluation: COCOeval, images: Sequence[int]) -> Score:
+    """Return COCO's AP as a function of image weights `[N]`; with weights of 1 it is the AP of `summarize`.
 
     Args:
-        evaluation: hotcoco's `COCOeval`, evaluated.
-        images: ids, in the order of the weights.
+        evaluation: an evaluation by hotcoco, after `evaluate`.
+        images: ids of the images, in the order of the weights.
     """
-    places = {image: place for place, image in enumerate(images)}
-    by_class: dict[int, list[Any]] = {}
-    whole = list(evaluation.params.area_rng[0])  # the first range of areas is "all"
-    for each in evaluation.eval_imgs:
-        if each is not None and list(each["aRng"]) == whole:
-            by_class.setdefault(each["category_id"], []).append(each)
-    classes = [_ClassMatches.of(entries, places, len(images)) for entries in by_class.values()]
+    indices = {image: index for index, image in enumerate(images)}
+    all_areas = list(evaluation.params.area_rng[0])
+    by_class: dict[int, list[JsonObject]] = {}
+    for entry in evaluation.eval_imgs:
+        if entry is not None and list(entry["aRng"]) == all_areas:
+            by_class.setdefault(entry["category_id"], []).append(entry)
+    classes = [_ClassMatches.from_entries(entries, indices) for entries in by_class.values()]
 
     def score(weights: np.ndarray) -> float:
-        found = [each.average_precision(weights) for each in classes]
-        known = [value for value in found if value is not None]
+        values = [each.average_precision(weights) for each in classes]
+        known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else float("nan")
 
     return score
@@ -92,42 +95,51 @@ def average_precision(evaluation: Any, images: list[int]) -> Callable[[np.ndarra
 
 @dataclass(frozen=True)
 class _ClassMatches:
-    """A class's detections by falling score.
+    """The D detections of a class, highest score first, matched at T IoU thresholds.
 
     Attributes:
-        place: the image of each detection `[D]`.
-        hit, wrong: by IoU threshold `[T, D]`; a detection on a crowd is neither.
-        objects: that count, by image `[N]`.
+        image: index of the image of each detection `[D]`.
+        correct: whether a detection matches an object `[T, D]`.
+        wrong: whether a detection matches nothing `[T, D]`; a detection on a crowd is neither correct nor wrong.
+        objects: number of objects in each image, without crowds `[N]`.
     """
 
-    place: np.ndarray
-    hit: np.ndarray
+    image: np.ndarray
+    correct: np.ndarray
     wrong: np.ndarray
     objects: np.ndarray
 
     @classmethod
-    def of(cls, entries: list[Any], places: dict[int, int], size: int) -> _ClassMatches:
-        objects = np.zeros(size)
-        for each in entries:
-            objects[places[each["image_id"]]] += np.sum(~np.asarray(each["gtIgnore"], bool))
-        entries = sorted(entries, key=lambda each: each["image_id"])  # ties of scores stand in this order
-        scores = np.concatenate([np.asarray(each["dtScores"], float) for each in entries])
-        place = np.concatenate([np.full(len(each["dtScores"]), places[each["image_id"]]) for each in entries])
-        matched = np.concatenate([np.asarray(each["dtMatches"]).reshape(10, -1) > 0 for each in entries], axis=1)
-        ignored = np.concatenate([np.asarray(each["dtIgnore"], bool).reshape(10, -1) for each in entries], axis=1)
+    def from_entries(cls, entries: Sequence[JsonObject], indices: Mapping[int, int]) -> _ClassMatches:
+        """Join the entries that hotcoco made for each image.
+
+        Args:
+            indices: index of each image by its id.
+        """
+        objects = np.zeros(len(indices))
+        for entry in entries:
+            objects[indices[entry["image_id"]]] += np.sum(~np.asarray(entry["gtIgnore"], bool))
+        entries = sorted(entries, key=lambda entry: entry["image_id"])  # the order of equal scores in COCO's code
+        scores = np.concatenate([np.asarray(entry["dtScores"], float) for entry in entries])
+        image = np.concatenate([np.full(len(entry["dtScores"]), indices[entry["image_id"]]) for entry in entries])
+        matched = np.concatenate([np.asarray(entry["dtMatches"]).reshape(10, -1) > 0 for entry in entries], axis=1)
+        ignored = np.concatenate([np.asarray(entry["dtIgnore"], bool).reshape(10, -1) for entry in entries], axis=1)
         order = np.argsort(-scores, kind="stable")
-        return cls(place[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], objects)
+        return cls(image[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], objects)
 
     def average_precision(self, weights: np.ndarray) -> float | None:
-        """Mean over IoU thresholds and recalls; None of a class without objects."""
+        """Return the mean precision over IoU thresholds and recalls; None for a class without objects."""
         total = float(weights @ self.objects)
         if total == 0:
             return None
-        each = weights[self.place]
-        hits, wrongs = np.cumsum(self.hit * each, axis=1), np.cumsum(self.wrong * each, axis=1)
-        recall = hits / total
-        precision = hits / np.maximum(hits + wrongs, np.finfo(float).eps)
+        # Count correct and wrong detections from the highest score down.
+        each = weights[self.image]
+        correct, wrong = np.cumsum(self.correct * each, axis=1), np.cumsum(self.wrong * each, axis=1)
+        recall = correct / total
+        precision = correct / np.maximum(correct + wrong, np.finfo(float).eps)
+        # Replace each precision by the largest one at the same or a higher recall.
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        # Read it at 101 recalls; a recall that is never reached has precision 0.
         padded = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
         first = [np.searchsorted(row, RECALLS, side="left") for row in recall]
         return float(np.mean([row[at] for row, at in zip(padded, first, strict=True)]))

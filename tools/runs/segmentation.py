@@ -1,89 +1,126 @@
-"""TODO-DOC tools/runs/segmentation.py."""
+"""The predictions of a segmentation run: label maps, counted image by image against the truth."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from backbones.errors import UserError
+from segmentation.data.dataset import Source
+from segmentation.data.folders import open_source
 from segmentation.label_maps import NAME, read_maps
+from segmentation.options import SegmentationDataOptions
 from tools.runs.folder import RunFolder
 
-IGNORE = 255
+IGNORE = 255  # label of pixels that do not count
 
 
 @dataclass(frozen=True)
-class Maps:
-    """A run's predicted label maps beside the truth.
+class MaskPredictions:
+    """The label maps that a segmentation run predicted for N images of K classes.
 
     Attributes:
-        rows, names: of the images in their split.
-        common, truth, guess: pixels by image and class `[N, K]`: right, true, predicted.
-        labels: the maps.
-        source: images and truth.
+        rows: indices of the images in their split.
+        names: names of the image files without suffix.
+        intersections: pixels `[N, K]` whose predicted and true class is the class.
+        true_pixels: pixels `[N, K]` whose true class is the class.
+        predicted_pixels: pixels `[N, K]` whose predicted class is the class.
+        maps: predicted label maps `[H, W]` by row.
+        source: the images and their true label maps.
     """
 
     run: RunFolder
     rows: tuple[int, ...]
     names: tuple[str, ...]
-    common: np.ndarray
-    truth: np.ndarray
-    guess: np.ndarray
-    labels: dict[int, np.ndarray]
-    source: Any
+    intersections: np.ndarray
+    true_pixels: np.ndarray
+    predicted_pixels: np.ndarray
+    maps: Mapping[int, np.ndarray]
+    source: Source
 
     @property
-    def scores(self) -> np.ndarray:
-        """Mean IoU of each image over the classes that it shows `[N]`; NaN where it shows none that counts."""
-        union = self.truth + self.guess - self.common
-        shown = self.truth > 0
-        sums = np.where(shown, self.common / np.maximum(union, 1), 0).sum(axis=1)
-        return np.where(shown.any(axis=1), sums / np.maximum(shown.sum(axis=1), 1), np.nan)
+    def digest(self) -> object:
+        """A value that is equal for runs that were evaluated on the same images and label maps."""
+        return self.rows, self.names, self.true_pixels.tobytes()
 
-    def ious(self, weights: np.ndarray) -> np.ndarray:
-        """IoU of each class `[K]` of images that count `weights` `[N]` times; NaN of a class that occurs nowhere."""
-        common, union = weights @ self.common, weights @ (self.truth + self.guess - self.common)
-        return np.where(union > 0, common / np.maximum(union, 1e-12), np.nan)
+    @property
+    def unions(self) -> np.ndarray:
+        """Pixels `[N, K]` whose predicted or true class is the class."""
+        return self.true_pixels + self.predicted_pixels - self.intersections
+
+    @property
+    def image_ious(self) -> np.ndarray:
+        """Mean IoU `[N]` of each image over the classes in its truth; NaN if its truth has no class."""
+        present = self.true_pixels > 0
+        sums = np.where(present, self.intersections / np.maximum(self.unions, 1), 0).sum(axis=1)
+        return np.where(present.any(axis=1), sums / np.maximum(present.sum(axis=1), 1), np.nan)
+
+    def class_ious(self, weights: np.ndarray) -> np.ndarray:
+        """Return the IoU `[K]` of each class over all pixels; NaN for a class that no image has.
+
+        Args:
+            weights: how often each image counts `[N]`.
+        """
+        intersection, union = weights @ self.intersections, weights @ self.unions
+        return np.where(union > 0, intersection / np.maximum(union, 1e-12), np.nan)
 
     @classmethod
-    def read(cls, run: RunFolder, *, data: str | None) -> Maps:
-        """Measure a run's kept label maps anew, image by image.
+    def read(cls, run: RunFolder, *, data: str | None) -> MaskPredictions:
+        """Read the label maps of a run and count them against the truth.
+
+        Args:
+            data: folder of the data set; None for the run's own.
 
         Raises:
-            UserError: where maps or data are missing, or they are not what was measured.
+            UserError: if label maps or data are missing, or do not give the confusion matrix of results.json.
         """
-        from hotcoco.metrics import pixel_confusion
-
         path = run.file(NAME)
         if path is None:
-            text = "was made before predictions were kept; measure again with --eval-only --resume for the images"
-            raise UserError(f"{run.folder}: has no {NAME}: it {text}")
-        source, maps = _source(run, data), read_maps(path)
-        size = len(source.classes)
-        total, parts = np.zeros((size, size), np.int64), []
+            raise UserError(
+                f"{run.folder}: has no {NAME}, because the run was made before predictions were kept; "
+                "evaluate again with --eval-only --resume to see images"
+            )
+        source, maps = _open_source(run, data), read_maps(path)
+        classes = len(source.classes)
+        total = np.zeros((classes, classes), np.int64)
+        counts = []
         for (row, name), labels in maps.items():
-            if row >= len(source) or source.file(row).stem != name or labels.shape != tuple(source.size(row)):
-                raise UserError(f"{path}: holds {name}, which {source.where} does not; name the run's data with --data")
-            truth = source.labels(row, labels.shape)
-            matrix = np.asarray(pixel_confusion(truth, labels, size, ignore_index=IGNORE)).astype(np.int64)
+            _require_image(path, source, row, name, labels)
+            matrix = confusion_matrix(source.labels(row, labels.shape), labels, classes)
             total += matrix
-            parts.append((np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)))
+            counts.append((np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)))
         if total.tolist() != run.results.get("confusion"):
             raise UserError(
-                f"{path}: does not give the figures of results.json with {source.where}; one of them changed"
+                f"{path}: does not give the metrics of results.json with {source.where}, so one of them has changed; "
+                "evaluate again with --eval-only --resume"
             )
-        common, truths, guesses = (np.array(column) for column in zip(*parts, strict=True))
+        intersections, true_pixels, predicted_pixels = (np.array(column) for column in zip(*counts, strict=True))
         rows, names = tuple(row for row, _ in maps), tuple(name for _, name in maps)
-        return cls(run, rows, names, common, truths, guesses, {row: m for (row, _), m in maps.items()}, source)
+        by_row = {row: labels for (row, _), labels in maps.items()}
+        return cls(run, rows, names, intersections, true_pixels, predicted_pixels, by_row, source)
 
 
-def _source(run: RunFolder, data: str | None) -> Any:
-    """Images and truth of the split that a run was measured on."""
-    from segmentation.data.folders import open_source
-    from segmentation.options import SegmentationDataOptions
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return the pixels `[classes, classes]` by true class (row) and predicted class (column)."""
+    from hotcoco.metrics import pixel_confusion
 
+    return np.asarray(pixel_confusion(truth, predicted, classes, ignore_index=IGNORE)).astype(np.int64)
+
+
+def _require_image(path: Path, source: Source, row: int, name: str, labels: np.ndarray) -> None:
+    """Refuse a label map whose image the data does not have at its row."""
+    if row >= len(source) or source.file(row).stem != name or labels.shape != tuple(source.size(row)):
+        raise UserError(
+            f"{path}: holds a label map of {name}, which {source.where} does not have at row {row}; "
+            "name the run's data with --data"
+        )
+
+
+def _open_source(run: RunFolder, data: str | None) -> Source:
+    """Open the images and true label maps of the split that a run was evaluated on."""
     known = {field.name for field in fields(SegmentationDataOptions)}
     options = {name: value for name, value in run.config.items() if name in known}
     if isinstance(options.get("scales"), list):

@@ -19,7 +19,7 @@ from tools.experiments.groups import groups
 from tools.experiments.runs import Run
 from tools.runs.folder import RunFolder
 from tools.runs.metrics import TASK_METRICS
-from tools.runs.scores import average_precision, read
+from tools.runs.scores import average_precision, read_score
 
 TOP1 = TASK_METRICS["classification"].primary
 KEYS = {"det": "AP", "seg": "mIoU", "cls": "top1"}
@@ -28,7 +28,7 @@ KEYS = {"det": "AP", "seg": "mIoU", "cls": "top1"}
 @pytest.mark.parametrize("task", KEYS)
 def test_each_image_once_gives_the_figure_of_the_run(task: str, tiny_runs: dict[str, Path]):
     run = RunFolder.read(tiny_runs[task])
-    scored = read(run)
+    scored = read_score(run)
     assert scored.size == run.results["images"]
     assert scored.score(np.ones(scored.size)) == pytest.approx(run.results[KEYS[task]], abs=1e-12)
 
@@ -180,5 +180,5 @@ def test_other_images_have_no_interval_and_spoil_no_other(tmp_path: Path):
 
 def test_a_run_folder_that_moved_keeps_its_score(tiny_runs: dict[str, Path], tmp_path: Path):
     moved = shutil.copytree(tiny_runs["cls"], tmp_path / "moved")
-    scored = read(RunFolder.read(moved))
-    assert scored.digest == read(RunFolder.read(tiny_runs["cls"])).digest
+    scored = read_score(RunFolder.read(moved))
+    assert scored.digest == read_score(RunFolder.read(tiny_runs["cls"])).digest

@@ -14,8 +14,8 @@ from report_runs import Page, detection, detection_run, write_run
 
 from backbones.errors import UserError
 from tools import report
-from tools.runs.detection import match
 from tools.runs.folder import RunFolder, read_runs
+from tools.runs.outcomes import BoxPredictions
 
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0, "--epochs", 1)
@@ -56,16 +56,16 @@ def test_a_real_run(script, small_shapes: Path, tmp_path: Path):
     assert done.stdout.strip() == "report of 1 run: a/report.html"
     shown = page(tmp_path / "a" / "report.html")
     for title in (
-        "COCO figures",
+        "COCO metrics",
         "Precision and recall",
-        "Errors by kind (TIDE)",
+        "Errors by type (TIDE)",
         "Calibration",
         "Worst images",
         "Loss",
     ):
         assert title in shown.text
     results = json.loads((tmp_path / "a" / "results.json").read_text())
-    assert shown.table("COCO figures in percent")[0][1] == f"{100 * results['AP']:.1f}"
+    assert shown.table("COCO metrics in percent")[0][1] == f"{100 * results['AP']:.1f}"
     assert ["processes", "1"] in shown.table("Cost and environment")
     assert len(shown.source) < 1_000_000
 
@@ -84,15 +84,16 @@ def test_the_page_needs_nothing_else(known: Path):
 
 
 def test_what_became_of_each_object(known: Path):
-    found = match(RunFolder.read(known), data=None, score=0.5)
-    images = {seen.path.name: seen for seen in found.images}
-    assert [(s.hits, s.missed, s.invented) for s in images.values()] == [(1, 1, 1), (0, 0, 1), (0, 1, 1), (0, 0, 0)]
-    assert [f.why for f in images["005.jpg"].found] == ["", "another class, brush"]
-    assert images["007.jpg"].found[0].why == "background"
-    by_status = {f.status: f for f in images["009.jpg"].found}
-    assert by_status["invented"].why == "a loose box, IoU 0.47" and by_status["crowd"].score == 0.95
-    assert [t.status for t in images["011.jpg"].truths] == ["crowd"]
-    assert [round(s.f1, 3) for s in images.values()] == [0.5, 0, 0, 1]  # 2 x 1 / (2 x 1 + 1 + 1)
+    found = BoxPredictions.read(RunFolder.read(known), data=None, score=0.5)
+    images = {image.path.name: image for image in found.images}
+    counts = [(image.found, image.missed, image.false_positives) for image in images.values()]
+    assert counts == [(1, 1, 1), (0, 0, 1), (0, 1, 1), (0, 0, 0)]
+    assert [each.cause for each in images["005.jpg"].detections] == ["", "wrong class, brush"]
+    assert images["007.jpg"].detections[0].cause == "background"
+    by_status = {each.status: each for each in images["009.jpg"].detections}
+    assert by_status["false positive"].cause == "poor localization, IoU 0.47" and by_status["ignored"].score == 0.95
+    assert [each.status for each in images["011.jpg"].objects] == ["ignored"]
+    assert [round(image.f1, 3) for image in images.values()] == [0.5, 0, 0, 1]  # 2 x 1 / (2 x 1 + 1 + 1)
 
 
 def test_the_tables_tell_the_same(known: Path):
@@ -103,12 +104,15 @@ def test_the_tables_tell_the_same(known: Path):
         *("0", "0", "0", "1"),  # the car: missed
         *("0", "1", "0", "0"),  # the dog: found
         *("1", "0", "0", "0"),  # the brush: taken for a car
-        *("1", "1", "0", "0"),  # invented: a loose car and a dog on the negative, not the car in the crowd
+        *("1", "1", "0", "0"),  # false positives: a car and a dog on the negative, not the car in the crowd
     ]  # fmt: skip
     assert shown.table("Objects by size") == [["below 32² px", "3", "33.3"], ["from 32² to 96² px", "0", "n/a"],
                                               ["above 96² px", "0", "n/a"]]  # fmt: skip
-    assert "Missed objects: the 2 largest of 2" in shown.text and "Invented objects: the 3 surest of 3" in shown.text
-    errors = {row[0]: row[1] for row in shown.table("Errors by kind (TIDE)")}
+    assert (
+        "Missed objects: the 2 largest of 2" in shown.text
+        and "False positives: the 3 most confident of 3" in shown.text
+    )
+    errors = {row[0]: row[1] for row in shown.table("Errors by type (TIDE)")}
     assert errors["wrong class"] == "1"
 
 
@@ -125,7 +129,9 @@ def test_comparison(coco, tmp_path: Path):
     for row in shown.table("c against a"):
         assert row[3:] in (["+0.0", "+0.0 to +0.0"], ["n/a", "n/a"])
     assert (
-        "b better than a" in shown.text and "b worse than a" not in shown.text and "No image's F1 differs" in shown.text
+        "b better than a" in shown.text
+        and "b worse than a" not in shown.text
+        and "The F1 of no image differs" in shown.text
     )
     assert "Options that differ" not in shown.text  # only the output folder does
 
@@ -145,12 +151,12 @@ def test_other_data_is_refused_rather_than_reported(known: Path, coco):
     coco.data["images"].append({"id": 12, "file_name": "005.jpg", "width": 60, "height": 40})
     coco.write()
     run(known)
-    assert "is not what" in page(known / "report.html").text
+    assert "was evaluated on other data" in page(known / "report.html").text
     coco.data["images"].pop()
     coco.data["annotations"].pop(1)
     coco.write()
     run(known)
-    assert "one of them has changed" in page(known / "report.html").text
+    assert "one of the files has changed" in page(known / "report.html").text
 
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }} $\\frac{1}{0}$ %s \u202e\x00"]
@@ -180,7 +186,7 @@ def test_only_its_own_page_is_replaced(known: Path, tmp_path: Path):
     other = shutil.copytree(known, tmp_path / "runs" / "other")
     run(other)  # which moved along
     (known / "report.html").write_text("precious")
-    with pytest.raises(UserError, match="is no report of these runs"):
+    with pytest.raises(UserError, match="is not a report of these runs"):
         run(known)
     run(known, "--overwrite")
     named = tmp_path / "named.html"
@@ -189,7 +195,7 @@ def test_only_its_own_page_is_replaced(known: Path, tmp_path: Path):
         run(known, "--output", named)
     run(known, other)
     third = shutil.copytree(known, tmp_path / "runs" / "third")
-    with pytest.raises(UserError, match="is no report of these runs"):
+    with pytest.raises(UserError, match="is not a report of these runs"):
         run(known, third)
 
 
@@ -198,14 +204,14 @@ def test_only_its_own_page_is_replaced(known: Path, tmp_path: Path):
     [
         ([], "name one run folder"),
         (["absent"], "absent: no such folder"),
-        (["empty"], "empty: is no run folder"),
-        (["foreign"], "holds the options of no training script"),
+        (["empty"], "empty: is not a run folder"),
+        (["foreign"], "does not hold the options of a training run"),
         (["unfinished"], "unfinished: has no results.json"),
         (["torn"], "not a JSON file"),
-        (["odd"], "not a run's results"),
+        (["odd"], "does not hold the results of a run"),
         (["known", "known/"], "is named twice"),
         (["known", "cls"], "is a classification run, known a detection run"),
-        (["known", "elsewhere"], "was measured on other images or classes"),
+        (["known", "elsewhere"], "was evaluated on other images or classes"),
         (["known", "--output", "gone/x.html"], "its folder does not exist"),
         (["known", "--output", "empty"], "is a folder"),
         (["known", "--score", "2"], "must be 0 to 1"),
@@ -260,4 +266,4 @@ def test_a_run_finds_its_data_from_another_folder(known: Path, coco, tmp_path: P
     config |= {"data": coco.root.name, "output": "runs/known"}
     (known / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir("/")
-    assert len(match(RunFolder.read(known), data=None, score=0.5).images) == 4
+    assert len(BoxPredictions.read(RunFolder.read(known), data=None, score=0.5).images) == 4

@@ -17,10 +17,11 @@ from report_runs import Page, class_folders, classification_run
 from backbones.errors import UserError
 from segmentation.label_maps import read_maps
 from tools import report
-from tools.reports.differences import classification_differences, interval, segmentation_differences
-from tools.runs.classification import Predictions
+from tools.reports.differences import classification_differences, segmentation_differences
+from tools.runs.bootstrap import interval
+from tools.runs.classification import ClassPredictions
 from tools.runs.folder import RunFolder
-from tools.runs.segmentation import Maps
+from tools.runs.segmentation import MaskPredictions
 
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--workers", 0, "--epochs", 1, "--batch-size", 4)
 
@@ -83,7 +84,7 @@ def test_a_real_segmentation_run(segmented: Path, halves: Path):
     run(segmented)
     shown = Page(segmented / "report.html")
     results = json.loads((segmented / "results.json").read_text())
-    assert shown.table("Figures in percent")[0][:2] == ["mIoU", f"{100 * results['mIoU']:.1f}"]
+    assert shown.table("Metrics in percent")[0][:2] == ["mIoU", f"{100 * results['mIoU']:.1f}"]
     rows = shown.table("Classes in percent")
     assert [row[0] for row in rows] == ["dark", "bright"]
     assert rows[0][1] == "51.28"  # 20 of 39 columns that count
@@ -93,10 +94,10 @@ def test_a_real_segmentation_run(segmented: Path, halves: Path):
 def test_segmentation_scores_and_differences(segmented: Path, halves: Path, tmp_path: Path):
     first = guessing(segmented, tmp_path / "a", (20, 20, 10))
     other = guessing(segmented, tmp_path / "b", (20, 20, 20))
-    a, b = (Maps.read(RunFolder.read(folder), data=None) for folder in (first, other))
+    a, b = (MaskPredictions.read(RunFolder.read(folder), data=None) for folder in (first, other))
     # Cut at 10: dark 10 / 20; bright 19 / 29.
-    assert a.scores.tolist() == pytest.approx([1, 1, (10 / 20 + 19 / 29) / 2])
-    assert b.scores.tolist() == [1, 1, 1]
+    assert a.image_ious.tolist() == pytest.approx([1, 1, (10 / 20 + 19 / 29) / 2])
+    assert b.image_ious.tolist() == [1, 1, 1]
     rows = {row.name: row for row in segmentation_differences(a, b, resamples=200)}
     assert rows["mIoU"].first == pytest.approx((50 / 60 + 57 / 67) / 2) and rows["mIoU"].other == 1
     assert rows["mIoU"].low == 0  # many resamples leave the one image out that differs
@@ -111,7 +112,7 @@ def test_segmentation_scores_and_differences(segmented: Path, halves: Path, tmp_
 def test_a_class_that_occurs_nowhere_has_no_difference(tmp_path: Path):
     run_folder = RunFolder(tmp_path, "a", "segmentation", {}, {"per_class": {"sky": 1.0, "car": None}}, [])
     pixels = np.array([[9, 0], [4, 0]])
-    maps = Maps(run_folder, (0, 1), ("a", "b"), pixels, pixels, pixels, {}, None)
+    maps = MaskPredictions(run_folder, (0, 1), ("a", "b"), pixels, pixels, pixels, {}, None)
     rows = segmentation_differences(maps, maps, resamples=10)
     assert [(row.name, row.first, row.low) for row in rows] == [
         ("mIoU", 1, 0), ("pixel_accuracy", 1, 0), ("IoU of sky", 1, 0), ("IoU of car", None, None),
@@ -123,7 +124,9 @@ def test_what_an_older_segmentation_run_lacks_is_said(segmented: Path, tmp_path:
     (folder / "predictions.zip").unlink()
     run(folder)
     shown = Page(folder / "report.html")
-    assert "was made before predictions were kept" in shown.text and "was made before" in capsys.readouterr().err
+    assert (
+        "the run was made before predictions were kept" in shown.text and "was made before" in capsys.readouterr().err
+    )
     assert shown.table("Classes in percent") and "Worst images" not in shown.text
 
 
@@ -133,11 +136,11 @@ def test_label_maps_of_other_data_are_not_shown(segmented: Path, halves: Path, t
     cv2.imwrite(str(moved / "labels" / "val" / "0.png"), labels)
     folder = shutil.copytree(segmented, tmp_path / "run")
     run(folder, "--data", moved)
-    assert "does not give the figures of results.json" in Page(folder / "report.html").text
+    assert "does not give the metrics of results.json" in Page(folder / "report.html").text
     for content in (b"", b"PK\x05\x06" + bytes(18)):  # torn, and without an entry
         (folder / "predictions.zip").write_bytes(content)
         run(folder)
-        assert "What is missing" in Page(folder / "report.html").text
+        assert "Missing data" in Page(folder / "report.html").text
 
 
 def test_a_real_classification_run(script, tmp_path: Path):
@@ -180,8 +183,8 @@ def test_classification_tables(tmp_path: Path):
     rows = {row[0]: row[1:] for row in shown.table("b against a")}
     assert rows["top1"][:3] == ["50.0", "75.0", "+25.0"]
     assert rows["nll"][:3] == ["0.8250", "0.5250", "\N{MINUS SIGN}0.3000"]  # (1.9 - 0.7) / 4
-    assert "1 images that b has mended" in shown.text and "has broken" not in shown.text
-    assert shown.table("a: most confused") == [["ant", "bee", "1", "50.0"], ["bee", "ant", "1", "50.0"]]
+    assert "Fixed by b: 1 images" in shown.text and "Broken by" not in shown.text
+    assert shown.table("a: most frequent confusions") == [["ant", "bee", "1", "50.0"], ["bee", "ant", "1", "50.0"]]
     # Confidences .9, .8, .7, .6, each alone in its bin: right, wrong, right, wrong: gaps .1, .8, .3, .6
     assert shown.table("Calibration in percent")[0] == ["a", "45.0", "80.0", "75.0", "50.0"]
 
@@ -189,8 +192,8 @@ def test_classification_tables(tmp_path: Path):
 def test_predictions_of_older_runs_and_unread_images(tmp_path: Path):
     root = class_folders(tmp_path / "data", ("ant", "bee"), 2)
     folder = classification_run(tmp_path / "a", root, [*ROWS[:3], ("bee/1.png", "bee", "", 0.0, 2, "")])  # type: ignore[list-item]
-    found = Predictions.read(RunFolder.read(folder))
-    assert found.guess.tolist() == [0, 1, 1, -1] and np.isnan(found.loss[3])
+    found = ClassPredictions.read(RunFolder.read(folder))
+    assert found.predicted.tolist() == [0, 1, 1, -1] and np.isnan(found.loss[3])
     rows = classification_differences(found, found, resamples=20)
     assert [(row.name, row.low, row.high) for row in rows] == [("top1", 0, 0), ("nll", 0, 0)]
     lines = (folder / "predictions.csv").read_text().splitlines()
@@ -198,7 +201,7 @@ def test_predictions_of_older_runs_and_unread_images(tmp_path: Path):
     shutil.copytree(folder, tmp_path / "b")
     run(folder, tmp_path / "b", "--bootstrap", 20)
     shown = Page(tmp_path / "report.html")
-    assert "a, b: rank and loss of each image are not in predictions.csv" in shown.text
+    assert "a, b: predictions.csv has no rank and loss of each image" in shown.text
     assert [row[0] for row in shown.table("b against a")] == ["top1"]
 
 
@@ -208,9 +211,9 @@ def test_predictions_that_are_none(tmp_path: Path, text: str):
     folder = classification_run(tmp_path / "a", root, ROWS)
     (folder / "predictions.csv").write_text(text)
     with pytest.raises(UserError, match="predictions"):
-        Predictions.read(RunFolder.read(folder))
+        ClassPredictions.read(RunFolder.read(folder))
     run(folder)
-    assert "What is missing" in Page(folder / "report.html").text
+    assert "Missing data" in Page(folder / "report.html").text
 
 
 def test_names_of_images_do_not_lead_out(tmp_path: Path):
@@ -223,15 +226,15 @@ def test_names_of_images_do_not_lead_out(tmp_path: Path):
     run(folder)
     shown = Page(folder / "report.html")
     pictures = [attrs for tag, attrs in shown.tags if tag == "img"]
-    assert {attrs["width"] for attrs in pictures} == {"30"} and "no picture" in shown.text
+    assert {attrs["width"] for attrs in pictures} == {"30"} and "no image" in shown.text
 
 
 def test_interval_of_a_mean():
     """Of 100 coin flips with 30 heads: the mean's standard error is sqrt(.3 x .7 / 100) = .046."""
     values = np.repeat([1.0, 0.0], [30, 70])
-    low, high = interval(100, lambda weights: weights @ values / 100, 2000)
+    low, high = interval(lambda weights: weights @ values / 100, size=100, count=2000)
     assert low == pytest.approx(0.3 - 1.96 * 0.046, abs=0.015) and high == pytest.approx(0.3 + 1.96 * 0.046, abs=0.015)
-    assert interval(100, lambda weights: 0, 0) == (None, None)
+    assert interval(lambda weights: 0.0, size=100, count=0) == (None, None)
 
 
 def test_the_shapes_are_found_without_a_name(segmented: Path, tmp_path: Path, monkeypatch):

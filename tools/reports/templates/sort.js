@@ -1,5 +1,5 @@
 "use strict";
-// Sorts a table by the column whose heading is pressed: numbers before words, what has no value last.
+// Sort a table by the column whose title is clicked. Empty cells come last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -8,9 +8,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const [left, right] = [Number(a), Number(b)];
     return Number.isNaN(left) || Number.isNaN(right) ? a.localeCompare(b, undefined, { numeric: true }) : left - right;
   };
-  heads.forEach((head, place) => {
+  heads.forEach((head, index) => {
     head.querySelector("button").addEventListener("click", () => {
-      // Numbers fall first, words rise first; the third press brings the first order back.
+      // The first click sorts numbers from the largest and words from A; the third click restores the original order.
       const first = head.classList.contains("number") ? "descending" : "ascending";
       const second = first === "ascending" ? "descending" : "ascending";
       const before = head.getAttribute("aria-sort");
@@ -18,7 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heads.forEach((each) => each.removeAttribute("aria-sort"));
       if (now !== null) head.setAttribute("aria-sort", now);
       const sign = now === "descending" ? -1 : 1;
-      const key = (row) => row.cells[place].dataset.key;
+      const key = (row) => row.cells[index].dataset.key;
       const rows = now === null ? original : [...original].sort((a, b) => {
         const [left, right] = [key(a), key(b)];
         if (left === "" || right === "") return (left === "") - (right === "");
