@@ -1,4 +1,4 @@
-"""Faster R-CNN on any backbone of the registry, and COCO data for it."""
+"""Faster R-CNN on any registered backbone, and its data sets."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from detection.data.annotations import CategoryMap, CocoAnnotations
     from detection.data.dataset import CocoDetection
     from detection.faster_rcnn import FasterRCNN, build
-    from detection.trained import Detections, TrainedDetector, load
+    from detection.necks import Neck, NeckParts, register_neck
+    from detection.trained import Detections, TrainedDetector, load, rebuild
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
@@ -16,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy(
         "data.annotations": ["CategoryMap", "CocoAnnotations"],
         "data.dataset": ["CocoDetection"],
         "faster_rcnn": ["FasterRCNN", "build"],
-        "trained": ["Detections", "TrainedDetector", "load"],
+        "necks": ["Neck", "NeckParts", "register_neck"],
+        "trained": ["Detections", "TrainedDetector", "load", "rebuild"],
     },
 )

@@ -1,129 +1,174 @@
-"""What stands between a backbone and the detection heads: FPN, C4 and DC5 behind one interface."""
+"""Necks: what stands between a backbone and the detection heads. FPN, C4 and DC5 are registered here.
+
+A neck is a function, or a class, that is registered under a name:
+
+    @detection.register_neck("last")
+    def last_feature(backbone, settings):
+        return NeckParts(Neck(backbone(features=("c5",))))
+
+Afterwards `detection.build("resnet50", 80, neck="last")` uses it. `NeckBuilder` says what the function is given, `Neck`
+what its result must declare. Anchors, RoI scales and widths follow from those declarations.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-import backbones
 from backbones import Backbone, FeatureInfo
+from backbones.base import PYRAMID, LastStage
+from backbones.common.registry import Registry
 from backbones.norm import group_norm
+from detection.settings import DetectorSettings
 
-ROI_SIZE = 7  # RoI features are 7x7 before the two-layer head
-PYRAMID = ("c2", "c3", "c4", "c5")
-PYRAMID_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+ROI_SIZE = 7  # cells along a side of the RoI features that a two-layer head reads (Fast R-CNN, section 2.1)
+FPN_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
     "batch": nn.BatchNorm2d,
     "group": group_norm,
 }
 
 
-class Neck(nn.Module):
-    """A backbone and what turns its features into those that proposals and RoIs are read from.
+class BackboneBuilder(Protocol):
+    """Builds the backbone of a neck with the user's weights and norm.
 
-    Attributes:
-        body: the backbone; its state-dict keys stay behind `backbone.body.` as in torchvision's detectors.
-        feature_info: features of the proposal net, finest first.
-        roi_features: those among them that RoIs are read from.
-        roi_size: side of the RoI features in cells.
+    A backbone that the user built already is returned as it is, whatever features are asked for.
     """
 
-    feature_info: tuple[FeatureInfo, ...]
-    roi_features: tuple[FeatureInfo, ...]
-    roi_size: int = ROI_SIZE
+    def __call__(self, *, features: Sequence[str], output_stride: int = 32) -> Backbone: ...
 
-    def __init__(self, body: Backbone) -> None:
+
+class BoxHead(nn.Module):
+    """Base of the modules from RoI features `[R, C, roi_size, roi_size]` to vectors `[R, out_channels]`."""
+
+    out_channels: int
+
+
+class Neck(nn.Module):
+    """A backbone and the layers that turn its features into the detector's. This base class adds no layers.
+
+    Args:
+        body: the backbone. Its state-dict keys start with `backbone.body.`, as in torchvision's detectors.
+        feature_info: name, channels and stride of each feature map that `forward` returns and the RPN reads, finest
+            first, all with the same number of channels. By default those of the backbone.
+        roi_features: the ones of `feature_info` that RoIs are read from. By default all.
+        roi_size: number of cells along a side of the RoI features.
+    """
+
+    def __init__(
+        self,
+        body: Backbone,
+        *,
+        feature_info: Sequence[FeatureInfo] | None = None,
+        roi_features: Sequence[FeatureInfo] | None = None,
+        roi_size: int = ROI_SIZE,
+    ) -> None:
         super().__init__()
         self.body = body
+        self.feature_info = tuple(body.feature_info if feature_info is None else feature_info)
+        self.roi_features = tuple(self.feature_info if roi_features is None else roi_features)
+        self.roi_size = roi_size
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`[N, C, H, W]` to `{feature name: [N, channels, H / stride, W / stride]}`."""
+        """Return `{feature name: [N, channels, H / stride, W / stride]}` of images `[N, C, H, W]`."""
         return OrderedDict(self.body(images))
 
-    def box_head(self, width: int) -> tuple[nn.Module, int]:
-        """A module from RoI features to vectors, and the vectors' width."""
-        inputs = self.roi_features[0].channels * self.roi_size**2
-        return TwoMLPHead(inputs, width), width
+
+class NeckParts(NamedTuple):
+    """What a registered neck returns.
+
+    Attributes:
+        neck: the module with the backbone in it.
+        box_head: None is a two-layer head of width `settings.head_channels`.
+    """
+
+    neck: Neck
+    box_head: BoxHead | None = None
 
 
-class PyramidNeck(Neck):
-    """FPN: every level at one width, and a coarser level subsampled from the last for large anchors."""
+class NeckBuilder(Protocol):
+    """The contract of a registered neck.
+
+    It gets a function that builds the backbone and the settings of the detector, of which it may ignore any.
+    """
+
+    def __call__(self, backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts: ...
+
+
+NECKS: Registry[NeckBuilder] = Registry("neck")
+register_neck = NECKS.register
+
+
+@register_neck("fpn")
+def fpn(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
+    """Return an FPN over c2..c5 of a named backbone, or over all features of a built one."""
+    return NeckParts(FPN(backbone(features=PYRAMID), settings.fpn_channels, settings.fpn_norm))
+
+
+@register_neck("c4")
+def c4(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
+    """Return RoI features from conv4, with conv5 as the box head (He et al. 2016, appendix A).
+
+    The last two features of a built backbone must be c4 and c5.
+    """
+    trunk, conv5 = backbone(features=("c4", "c5")).split_last_stage()
+    return NeckParts(Neck(trunk, roi_size=2 * ROI_SIZE), StageHead(conv5))  # conv5 has stride 2
+
+
+@register_neck("dc5")
+def dc5(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
+    """Return a conv5 that is dilated to stride 16; it must be the only feature of a built backbone."""
+    return NeckParts(Neck(backbone(features=("c5",), output_stride=16)))
+
+
+class FPN(Neck):
+    """Feature pyramid network (Lin et al. 2017): all levels have one width.
+
+    A further level, subsampled from the last, carries the largest anchors. RoIs are not read from it (section 4.1).
+    """
 
     def __init__(self, body: Backbone, channels: int, norm: str = "none") -> None:
-        super().__init__(body)
         infos = body.feature_info
+        levels = [_level(info.stride, channels) for info in infos]
+        super().__init__(body, feature_info=[*levels, _level(2 * infos[-1].stride, channels)], roi_features=levels)
         self.fpn = FeaturePyramidNetwork(
-            [info.channels for info in infos], channels, LastLevelMaxPool(), norm_layer=PYRAMID_NORMS[norm]
+            [info.channels for info in infos], channels, LastLevelMaxPool(), norm_layer=FPN_NORMS[norm]
         )
-        self.roi_features = tuple(_pyramid_level(info.stride, channels) for info in infos)
-        self.feature_info = (*self.roi_features, _pyramid_level(2 * infos[-1].stride, channels))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return `{"p2": ..., "p6": ...}`; see `Neck.forward`."""
         maps = self.fpn(OrderedDict(self.body(images)))
         return OrderedDict(zip((info.name for info in self.feature_info), maps.values(), strict=True))
 
 
-class SingleLevelNeck(Neck):
-    """The backbone's last feature as it is: DC5."""
+class TwoLayerHead(TwoMLPHead, BoxHead):
+    """Two fully connected layers of one width over the RoI features of a neck."""
 
-    def __init__(self, body: Backbone) -> None:
-        super().__init__(body)
-        self.feature_info = self.roi_features = body.feature_info
-
-
-class C4Neck(SingleLevelNeck):
-    """RoI features from conv4, and conv5 over each of them as the head (He et al. 2016, appendix A)."""
-
-    roi_size = 14  # conv5 halves it to 7
-
-    def __init__(self, body: Backbone) -> None:
-        trunk, last_stage = body.split_last_stage()
-        super().__init__(trunk)
-        self.feature_info = self.roi_features = trunk.feature_info
-        # Not registered here: the stage's parameters belong to the box head, once.
-        self._last_stage = [last_stage]
-
-    def box_head(self, width: int) -> tuple[nn.Module, int]:
-        stage = self._last_stage[0]
-        return StageHead(stage), stage.feature_info.channels
+    def __init__(self, neck: Neck, width: int) -> None:
+        super().__init__(neck.roi_features[0].channels * neck.roi_size**2, width)
+        self.out_channels = width
 
 
-class StageHead(nn.Module):
-    """A backbone's stage over RoI features, averaged: `[R, C4, 14, 14]` to `[R, C5]`."""
+class StageHead(BoxHead):
+    """The last stage of a backbone over RoI features, averaged over the cells: `[R, C4, 14, 14]` to `[R, C5]`."""
 
-    def __init__(self, stage: nn.Module) -> None:
+    def __init__(self, stage: LastStage) -> None:
         super().__init__()
         self.stage = stage
+        self.out_channels = stage.feature_info.channels
 
     def forward(self, rois: Tensor) -> Tensor:
+        """Return one vector per RoI."""
         return self.stage(rois).mean(dim=(2, 3))
 
 
-def fpn_neck(backbone: str | Backbone, *, fpn_channels: int, fpn_norm: str, **options: Any) -> PyramidNeck:
-    """FPN over c2..c5 of a name, or over all features of a module."""
-    return PyramidNeck(_body(backbone, features=PYRAMID, **options), fpn_channels, fpn_norm)
-
-
-def c4_neck(backbone: str | Backbone, *, fpn_channels: int, fpn_norm: str, **options: Any) -> C4Neck:
-    """RoIs from conv4 with conv5 as the head; a module must give c4 and c5 as its last features."""
-    return C4Neck(_body(backbone, features=("c4", "c5"), **options))
-
-
-def dc5_neck(backbone: str | Backbone, *, fpn_channels: int, fpn_norm: str, **options: Any) -> SingleLevelNeck:
-    """A conv5 dilated to stride 16; a module must give that as its only feature."""
-    return SingleLevelNeck(_body(backbone, features=("c5",), output_stride=16, **options))
-
-
-def _body(backbone: str | Backbone, **options: Any) -> Backbone:
-    return backbones.build(backbone, **options) if isinstance(backbone, str) else backbone
-
-
-def _pyramid_level(stride: int, channels: int) -> FeatureInfo:
+def _level(stride: int, channels: int) -> FeatureInfo:
+    """Return the declaration of a pyramid level."""
     return FeatureInfo(f"p{int(math.log2(stride))}", channels, stride)

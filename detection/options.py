@@ -1,4 +1,4 @@
-"""TODO-DOC detection/options.py."""
+"""Options of a detection run: data, model and evaluation. Imports no torch, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backbones.errors import require
+from detection.settings import DetectorSettings
 
 
 @dataclass
@@ -64,68 +65,29 @@ class DataOptions:
             )
 
 
-@dataclass
-class ModelOptions:
+@dataclass(frozen=True)
+class ModelOptions(DetectorSettings):
     """The detector.
 
     Args:
-        backbone: a registered name; see `backbones.names()`.
-        neck: fpn, c4 (conv5 as the RoI head) or dc5 (dilated conv5).
-        weights: none, imagenet, a tag or a file for the backbone; coco or a detector's file for the whole net.
-        norm: of the backbone; auto is frozen batch norm with weights, live without; sync is batch norm over the images
-            of all processes together, on GPUs.
-        freeze: backbone stages that stay as they are (1 stem, 2 stem and c2, ...); absent: 2 with weights, else 0.
-        min_size: pixels of an image's short side in the net.
-        max_size: most pixels of its long side.
-        fpn_channels: width of the pyramid.
-        fpn_norm: norm layers in the pyramid; from scratch they converge faster.
-        head_channels: width of the two-layer box head.
-        anchor_scale: anchor side over stride.
-        rois_per_image: sampled for the box loss.
-        roi_samples: RoIAlign's samples along each side of a cell.
-        proposals: kept by the proposal net in evaluation; twice as many in training.
-        context: join to each box's feature that of the whole image (global context of the ResNet paper).
+        backbone: a registered name; see backbones.names() or tools/list_backbones.py.
+        weights: none, imagenet, a tag or a file for the backbone; coco or a detector's file for the whole detector.
+        freeze: number of backbone stages that do not train (1 is the stem, 2 the stem and c2, ...). Absent is 2 with
+            pretrained weights and 0 without.
     """
 
     backbone: str = "resnet50"
-    neck: Literal["fpn", "c4", "dc5"] = "fpn"
     weights: str = "imagenet"
-    norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
     freeze: int | None = None
-    min_size: int = 800
-    max_size: int = 1333
-    fpn_channels: int = 256
-    fpn_norm: Literal["none", "batch", "group"] = "none"
-    head_channels: int = 1024
-    anchor_scale: float = 8.0
-    rois_per_image: int = 512
-    roi_samples: int = 2
-    proposals: int = 1000
-    context: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "roi_samples",
-            "min_size",
-            "max_size",
-            "fpn_channels",
-            "head_channels",
-            "anchor_scale",
-            "rois_per_image",
-            "proposals",
-        ):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        pretrained = self.weights != "none"
-        require(
-            pretrained or not self.freeze, "freeze", self.freeze, "random weights must train; name --weights or take 0"
-        )
-        require(
-            self.max_size >= self.min_size, "max_size", self.max_size, f"must not be below --min-size {self.min_size}"
-        )
+        super().__post_init__()
+        fits = self.weights != "none" or not self.freeze
+        require(fits, "freeze", self.freeze, "random weights must train; name --weights or leave --freeze out")
 
     @property
     def frozen_stages(self) -> int:
-        """How many stages `freeze` means."""
+        """Return the number of frozen stages that `freeze` stands for."""
         return self.freeze if self.freeze is not None else 2 if self.weights != "none" else 0
 
 

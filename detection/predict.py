@@ -1,11 +1,12 @@
-"""Better detections for more time (He et al. 2016, appendix B): boxes refined, several looks, several nets.
+"""Better detections for more time (He et al. 2016, appendix B): refined boxes, several views, several models.
 
-A look is a net with a size and, maybe, a mirror. Looks join where the paper joins its ensemble: their proposals are
-united, every net scores each of them in every look, and the looks' answers are averaged. The paper's way to several
-sizes, the larger of the features of two neighbouring ones (maxout), wants one feature map of one stride; a pyramid
-reads a box of twice the size from the next level already, so that the same box has features of different layers at
-two sizes, which no maximum of them compares. Class probabilities and boxes in the image's pixels mean the same
-in all looks, all necks and all trunks.
+A view is one model at one image size, optionally flipped. Views are combined as the paper combines the models of its
+ensemble: the proposals of all views are united, each view scores all of them, and the answers are averaged.
+
+The paper combines image sizes in another way, by the larger of the features at two neighbouring sizes (maxout). That
+needs one feature map of one stride. A pyramid reads a box of twice the size from the next level, so the same box has
+features of different layers at two sizes, and their maximum means nothing. Class probabilities, and boxes in pixels of
+the image, mean the same in all views, necks and backbones.
 """
 
 from __future__ import annotations
@@ -21,25 +22,29 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remo
 from backbones.errors import UserError
 from backbones.fold import Folds
 from detection.faster_rcnn import FasterRCNN
-from detection.preprocess import ImageTransform
+from detection.preprocess import Preprocessor
 
-REFINED_NMS = 0.3  # the paper's threshold for the united boxes of two passes
-VOTE_OVERLAP = 0.5  # of the boxes that vote with a kept one (Gidaris and Komodakis 2015)
-SMALLEST_SIDE = 1e-2  # pixels, as torchvision has it
+PROPOSAL_NMS = 0.7  # IoU above which a proposal repeats a better one, as in the RPN
+REFINED_NMS = 0.3  # the paper's IoU for the united boxes of both passes
+VOTE_IOU = 0.5  # of the boxes that vote for a kept one (Gidaris and Komodakis 2015, section 4)
+SMALLEST_SIDE = 1e-2  # pixels, as in torchvision
 
 
 class Predictor(nn.Module):
-    """Detections by one net or several, in `FasterRCNN`'s form; with nothing asked for, its own to the last bit.
+    """Detections by one or several models, in the form of `FasterRCNN`. By default exactly those of the model.
 
     Args:
-        models: of the same labels; the first one's thresholds hold.
-        sizes: short sides in pixels to see an image at; none stands for each net's own. The longest side that the net
-            allows grows with them.
-        flip: see the mirror images as well.
-        refine: score the boxes found as new proposals, unite both passes, and let overlapping boxes vote on the place
-            of each that is kept.
-        nms: overlap from which the weaker of two boxes of a class goes; absent: the first net's (0.5), and 0.3 for
-            refined boxes.
+        models: with the same labels. Thresholds are those of the first one.
+        sizes: short sides in pixels to view an image at. Empty is each model's own size. The limit of the long side is
+            scaled by the same factor.
+        flip: also view the images flipped left to right.
+        refine: score the boxes found as new proposals, unite the boxes of both passes, and move each kept box to the
+            weighted mean of the boxes that overlap it.
+        nms: IoU above which the weaker of two boxes of a class is removed. None is the first model's (0.5), or 0.3
+            with `refine`.
+
+    Raises:
+        UserError: there is no model, or a size or IoU is out of range.
     """
 
     def __init__(
@@ -54,13 +59,16 @@ class Predictor(nn.Module):
         super().__init__()
         models = [models] if isinstance(models, FasterRCNN) else models
         if not models or min(sizes, default=1) < 1 or not 0 < (nms or 0.5) <= 1:
-            raise UserError(f"{len(models)} nets, sizes {list(sizes)}, nms {nms}: expected nets, pixels, 0 < nms <= 1")
+            raise UserError(
+                f"{len(models)} models, sizes {list(sizes)}, nms {nms}: give at least one model, sizes in pixels above "
+                "0, and nms above 0 and at most 1"
+            )
         self.models = nn.ModuleList(models)
-        self.looks = [
-            (model, _at(model.transform, size), mirrored)
+        self.views = [
+            (model, _at(model.transform, size), flipped)
             for model in models
             for size in sizes or (model.transform.min_size[-1],)
-            for mirrored in (False, True)[: 1 + flip]
+            for flipped in (False, True)[: 1 + flip]
         ]
         heads = models[0].roi_heads
         self.refine, self.heads = refine, heads
@@ -69,149 +77,169 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Images `[3, H, W]` of any sizes -> `boxes` `[N, 4]` xyxy in their pixels, `scores` and `labels` `[N]` each.
+        """Return the detections of images `[3, H, W]` of any sizes, uint8 or floats in 0..1.
 
-        The features of all looks at a batch are held together.
+        The features of all views of the batch are in memory at the same time.
+
+        Returns:
+            For each image `boxes` `[N, 4]` xyxy in its pixels, `scores` `[N]` in 0..1, and `labels` `[N]` from 1.
         """
         with Folds():
             if self.plain:
-                return self.looks[0][0](list(images))
-            looks = [_Look.of(images, *look) for look in self.looks]
-            proposals = [united([look.proposals[n] for look in looks]) for n in range(len(images))]
-            scores, boxes = self._score(looks, proposals)
+                return self.views[0][0](list(images))
+            # Compute features and proposals of each view, and unite the proposals of each image.
+            views = [_View.of(images, *view) for view in self.views]
+            proposals = [unite([view.proposals[n] for view in views]) for n in range(len(images))]
+            # Score them in all views.
+            scores, boxes = self._score(views, proposals)
             if self.refine:
+                # Box refinement (appendix B): score the boxes found once more, and unite both passes.
                 again = [_likeliest(*pair) for pair in zip(scores, boxes, strict=True)]
-                passes = zip((scores, boxes), self._score(looks, again), strict=True)
+                passes = zip((scores, boxes), self._score(views, again), strict=True)
                 scores, boxes = ([torch.cat(both) for both in zip(*parts, strict=True)] for parts in passes)
         return [self._select(*found) for found in zip(scores, boxes, strict=True)]
 
     def predict_with_losses(
         self, images: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """The one net's, which alone has losses."""
-        if not self.plain:
-            raise UserError("losses are those of one net that sees each image once, and refines nothing")
-        return self.looks[0][0].predict_with_losses(images, targets)
+        """Return detections and losses of the only model.
 
-    def _score(self, looks: Sequence[_Look], boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """For each image class probabilities `[B, K + 1]` and places by class `[B, K + 1, 4]` of boxes `[B, 4]`.
-
-        Probabilities are means over the looks; a place is their mean weighted by the probability of its class.
+        Raises:
+            UserError: there is more than one view, or boxes are refined.
         """
-        found = [look.score(boxes) for look in looks]
+        if not self.plain:
+            raise UserError("validation loss: needs one model and one view without refinement; leave the others out")
+        return self.views[0][0].predict_with_losses(images, targets)
+
+    def _score(self, views: Sequence[_View], boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return class probabilities `[B, K + 1]` and a box for each class `[B, K + 1, 4]` of each image's boxes.
+
+        Probabilities are means over the views. A box is the mean of the views' boxes, weighted by the probability of
+        its class.
+        """
+        found = [view.score(boxes) for view in views]
         if len(found) == 1:
             return found[0]
-        scores, places = [], []
+        scores, means = [], []
         for each in zip(*(zip(*pair, strict=True) for pair in found), strict=True):
-            chances, seen = (torch.stack(part) for part in zip(*each, strict=True))
-            scores.append(chances.mean(0))
-            places.append((chances[..., None] * seen).sum(0) / chances.sum(0).clamp(min=1e-12)[..., None])
-        return scores, places
+            probabilities, moved = (torch.stack(part) for part in zip(*each, strict=True))
+            scores.append(probabilities.mean(0))
+            weighted = (probabilities[..., None] * moved).sum(0)
+            means.append(weighted / probabilities.sum(0).clamp(min=1e-12)[..., None])
+        return scores, means
 
     def _select(self, scores: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        """Of an image's scored boxes those to report: above the threshold, suppressed by class, the best ones."""
+        """Return the detections among an image's scored boxes."""
         labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)[:, 1:].flatten()
         scores, boxes = scores[:, 1:].flatten(), boxes[:, 1:].flatten(0, 1)
+        # Remove boxes below the score threshold, and boxes of no size.
         likely = torch.where(scores > self.heads.score_thresh)[0]
         likely = likely[remove_small_boxes(boxes[likely], SMALLEST_SIDE)]
         scores, boxes, labels = scores[likely], boxes[likely], labels[likely]
+        # Apply NMS to each class, and keep the best.
         kept = batched_nms(boxes, scores, labels, self.nms)[: self.heads.detections_per_img]
-        places = boxes[kept]
+        chosen = boxes[kept]
         if self.refine:
+            # Box voting: boxes of the same class vote with their scores.
             same = labels[kept][:, None] == labels
-            places = voted(places, boxes, scores * same)
-        return {"boxes": places, "labels": labels[kept], "scores": scores[kept]}
+            chosen = vote(chosen, boxes, scores * same)
+        return {"boxes": chosen, "labels": labels[kept], "scores": scores[kept]}
 
 
 @dataclass
-class _Look:
-    """What a net sees of a batch of images at one size.
+class _View:
+    """The features of a batch of images in one view.
 
     Attributes:
+        flipped: whether the model sees the images flipped left to right.
         sizes: (height, width) of each image as given.
-        resized: as the net sees it.
-        proposals: in pixels of the images as given.
+        resized: (height, width) of each image as the model sees it.
+        proposals: `[P, 4]` of each image, in pixels of the image as given.
     """
 
     model: FasterRCNN
-    mirrored: bool
+    flipped: bool
     sizes: list[tuple[int, int]]
     resized: list[tuple[int, int]]
     features: dict[str, Tensor]
     proposals: list[Tensor]
 
     @classmethod
-    def of(cls, images: Sequence[Tensor], model: FasterRCNN, transform: ImageTransform, mirrored: bool) -> _Look:
-        """Look at images, up to the proposals."""
-        batch, _ = transform([image.flip(-1) if mirrored else image for image in images])
+    def of(cls, images: Sequence[Tensor], model: FasterRCNN, transform: Preprocessor, flipped: bool) -> _View:
+        """Compute the features and proposals of images."""
+        batch, _ = transform([image.flip(-1) if flipped else image for image in images])
         features = model.backbone(batch.tensors)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        look = cls(model, mirrored, sizes, batch.image_sizes, features, [])
-        look.proposals = look._outside(model.rpn(batch, features)[0])
-        return look
+        view = cls(model, flipped, sizes, batch.image_sizes, features, [])
+        view.proposals = view._outside(model.rpn(batch, features)[0])
+        return view
 
     def score(self, boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Class probabilities `[B, K + 1]` and places by class `[B, K + 1, 4]` of each image's boxes `[B, 4]`."""
+        """Return class probabilities `[B, K + 1]` and a box for each class `[B, K + 1, 4]` of each image's boxes."""
         heads = self.model.roi_heads
         inside = self._inside(boxes)
         logits, deltas = heads.score(self.features, inside, self.resized)
         counts = [len(each) for each in boxes]
         found = heads.box_coder.decode_single(deltas.float(), torch.cat(inside)).unflatten(1, (-1, 4)).split(counts)
         clipped = [clip_boxes_to_image(each, size) for each, size in zip(found, self.resized, strict=True)]
-        places = self._outside([each.flatten(0, 1) for each in clipped])
-        chances = logits.float().softmax(-1).split(counts)
-        return list(chances), [each.unflatten(0, (-1, logits.shape[1])) for each in places]
+        moved = self._outside([each.flatten(0, 1) for each in clipped])
+        probabilities = logits.float().softmax(-1).split(counts)
+        return list(probabilities), [each.unflatten(0, (-1, logits.shape[1])) for each in moved]
 
     def _inside(self, boxes: list[Tensor]) -> list[Tensor]:
-        seen = zip(boxes, self.sizes, self.resized, strict=True)
-        return [resize_boxes(self._turned(each, size[1]), size, resized) for each, size, resized in seen]
+        """Return boxes in pixels of the images as given in pixels of the images as the model sees them."""
+        images = zip(boxes, self.sizes, self.resized, strict=True)
+        return [resize_boxes(self._flip(each, size[1]), size, resized) for each, size, resized in images]
 
     def _outside(self, boxes: list[Tensor]) -> list[Tensor]:
-        seen = zip(boxes, self.sizes, self.resized, strict=True)
-        return [self._turned(resize_boxes(each, resized, size), size[1]) for each, size, resized in seen]
+        """Return boxes in pixels of the images as the model sees them in pixels of the images as given."""
+        images = zip(boxes, self.sizes, self.resized, strict=True)
+        return [self._flip(resize_boxes(each, resized, size), size[1]) for each, size, resized in images]
 
-    def _turned(self, boxes: Tensor, width: int) -> Tensor:
-        return mirrored(boxes, width) if self.mirrored else boxes
+    def _flip(self, boxes: Tensor, width: int) -> Tensor:
+        return flip_boxes(boxes, width) if self.flipped else boxes
 
 
-def mirrored(boxes: Tensor, width: int) -> Tensor:
-    """Boxes `[N, 4]` xyxy as the mirror image of that width has them."""
+def flip_boxes(boxes: Tensor, width: int) -> Tensor:
+    """Return boxes `[N, 4]` xyxy of an image of that width after flipping it left to right."""
     left, top, right, bottom = boxes.unbind(1)
     return torch.stack([width - right, top, width - left, bottom], dim=1)
 
 
-def united(proposals: Sequence[Tensor]) -> Tensor:
-    """The proposals `[P, 4]` of an image from several looks, without those that nearly repeat a better one's box.
+def unite(proposals: Sequence[Tensor]) -> Tensor:
+    """Return the proposals `[P, 4]` of an image from several views, without those that nearly repeat a better one.
 
-    Each look's are sorted, best first; what is first among 100 is as good as what is first among 1,000.
+    Args:
+        proposals: of each view, the best first. Proposals of different views are compared by rank, since scores of
+            different models are not comparable.
     """
     if len(proposals) == 1:
         return proposals[0]
     ranks = torch.cat([-torch.arange(len(each), device=each.device) for each in proposals])
     boxes = torch.cat(list(proposals))
-    return boxes[nms(boxes, ranks.float(), 0.7)]
+    return boxes[nms(boxes, ranks.float(), PROPOSAL_NMS)]
 
 
-def voted(kept: Tensor, boxes: Tensor, votes: Tensor) -> Tensor:
-    """Each kept box `[K, 4]` as the mean of the boxes `[M, 4]` that overlap it by half or more.
+def vote(kept: Tensor, boxes: Tensor, votes: Tensor) -> Tensor:
+    """Return each kept box `[K, 4]` moved to the weighted mean of the boxes `[M, 4]` that overlap it by `VOTE_IOU`.
 
     Args:
-        votes: what each box counts for each kept one `[K, M]`.
+        votes: weight of each box for each kept one `[K, M]`.
     """
-    votes = votes * (box_iou(kept, boxes) >= VOTE_OVERLAP)
-    # No matrix product, which autocast would compute in 16 bits.
+    votes = votes * (box_iou(kept, boxes) >= VOTE_IOU)
+    # Not a matrix product, which autocast would compute in 16 bits.
     return (votes[..., None] * boxes).sum(1) / votes.sum(1, keepdim=True)
 
 
 def _likeliest(scores: Tensor, boxes: Tensor) -> Tensor:
-    """Of each RoI the place `[B, 4]` of its likeliest object class."""
+    """Return the box `[B, 4]` of the likeliest object class of each RoI."""
     return boxes[torch.arange(len(boxes), device=boxes.device), scores[:, 1:].argmax(1) + 1]
 
 
-def _at(transform: ImageTransform, size: int) -> ImageTransform:
-    """The same resizing to another short side."""
+def _at(transform: Preprocessor, size: int) -> Preprocessor:
+    """Return the preprocessor for another short side. The limit of the long side is scaled by the same factor."""
     own, longest = transform.min_size[-1], transform.max_size
     if size == own:
         return transform
     longest = round(longest * size / own)
-    return ImageTransform(transform.image_mean, transform.image_std, min_size=size, max_size=longest)
+    return Preprocessor(transform.image_mean, transform.image_std, min_size=size, max_size=longest)

@@ -1,8 +1,9 @@
-"""The one place where images are resized and normalised; it is part of the model and saved with it."""
+"""Normalisation and resizing of images: a part of the model, saved with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -10,23 +11,40 @@ from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 
-class ImageTransform(GeneralizedRCNNTransform):
-    """Normalise, resize, pad to a batch; afterwards map detections back to the original pixels.
+class InputDescription(TypedDict):
+    """What a user of the weights must know to feed the model; kept in the header of a weights file.
 
-    An image is a uint8 or a 0..1 float tensor `[C, H, W]`. It is scaled until its short side is `min_size`, or its
-    target's `short_side` (multi-scale training), or its long side is `max_size`.
+    Attributes:
+        min_size: pixels of the short side after resizing.
+        max_size: most pixels of the long side after resizing.
+        mean, std: of inputs in 0..1, one value per channel.
+    """
+
+    min_size: int
+    max_size: int
+    mean: list[float]
+    std: list[float]
+
+
+class Preprocessor(GeneralizedRCNNTransform):
+    """Normalises and resizes images, pads them to a batch, and maps detections back to the original pixels.
+
+    An image is a uint8 tensor `[C, H, W]`, or a float tensor in 0..1. It is resized until its short side has `min_size`
+    pixels (or the `short_side` of its target, in multi-scale training) or its long side has `max_size`.
 
     Args:
-        mean, std: of inputs in 0..1, one value a channel.
+        mean, std: of inputs in 0..1, one value per channel.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], *, min_size: int, max_size: int) -> None:
         super().__init__(min_size, max_size, list(mean), list(std))
 
     def normalize(self, image: Tensor) -> Tensor:
+        """Return an image in 0..1 or 0..255 (uint8) with zero mean and unit std."""
         return super().normalize(image / 255 if image.dtype == torch.uint8 else image)
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Return an image `[C, H, W]` resized, and its target with the boxes and ignored regions resized alike."""
         if target is None or "short_side" not in target:
             resized, target = super().resize(image, target)
         else:
@@ -37,6 +55,7 @@ class ImageTransform(GeneralizedRCNNTransform):
         return resized, target
 
     def _resize_to(self, image: Tensor, short_side: int) -> Tensor:
+        """Return an image `[C, H, W]` with a short side of so many pixels, unless its long side would be too long."""
         sides = image.shape[-2:]
         scale = min(short_side / min(sides), self.max_size / max(sides))
         if scale == 1:
@@ -45,8 +64,8 @@ class ImageTransform(GeneralizedRCNNTransform):
             image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True, align_corners=False
         )[0]
 
-    def describe(self) -> dict[str, object]:
-        """What a user of the weights must know to feed them: sizes in pixels, mean and std of inputs in 0..1."""
+    def describe(self) -> InputDescription:
+        """Return sizes, mean and std, for the header of a weights file."""
         return {
             "min_size": self.min_size[-1],
             "max_size": self.max_size,

@@ -1,9 +1,11 @@
-"""RoIAlign over a pyramid: torchvision's operator, or sums of weighted rows on a CPU.
+"""RoIAlign over a pyramid (He et al. 2017, Mask R-CNN, section 3): torchvision's operator, or sums of weighted rows.
 
-torchvision's operator uses one thread of a CPU, fp32 and contiguous maps; its forward and backward pass took a third
-of a training step. Each cell of a box is a weighted sum of feature vectors, which torch's embedding bags compute
-on all cores, in any type and in channels_last memory: ten to twenty times as fast. On GPUs the operator adds in no
-fixed order; where deterministic algorithms are asked for, the rows take its place.
+On a CPU, torchvision's operator uses one thread and needs fp32 and contiguous maps. Its forward and backward pass took
+a third of a training step. But each cell of a RoI is a weighted sum of feature vectors, and torch's embedding bags
+compute such sums on all cores, in any type and in channels_last memory, 10 to 20 times as fast.
+
+On a GPU, the gradient of the operator is summed in no fixed order. If deterministic algorithms are requested, the rows
+replace it there too.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from torchvision.ops.poolers import LevelMapper
 
 from backbones import FeatureInfo
 
-CANONICAL_SIDE = 224  # pixels of a box that is read from level 4, stride 16
+CANONICAL_SIDE = 224  # pixels: a box of this side is read from level 4, stride 16
 
 
-class RoIPool(MultiScaleRoIAlign):
-    """Features of boxes, each read from the level of its size (Lin et al. 2017, equation 1): `[R, C, size, size]`.
+class PyramidRoIAlign(MultiScaleRoIAlign):
+    """Features of boxes, each read from the level that fits its size (Lin et al. 2017, equation 1).
 
     Args:
         features: the levels, finest first.
-        size: cells along a side of the result.
-        samples: along each side of a cell.
+        size: number of cells along a side of the result `[R, C, size, size]`.
+        samples: number of sampling points along each side of a cell.
     """
 
     def __init__(self, features: Sequence[FeatureInfo], size: int, samples: int) -> None:
@@ -39,6 +41,7 @@ class RoIPool(MultiScaleRoIAlign):
         self.map_levels = LevelMapper(finest, coarsest, CANONICAL_SIDE, canonical_level=4)
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Return the features `[R, C, size, size]` of each image's boxes `[B, 4]` xyxy in pixels of the input."""
         maps = [x[name] for name in self.featmap_names]
         if not self._by_rows(maps[0]):
             return super().forward(x, boxes, image_shapes)
@@ -46,7 +49,10 @@ class RoIPool(MultiScaleRoIAlign):
         return align_by_rows(maps, self.scales, boxes, self.map_levels(boxes), size=size, samples=samples)
 
     def _by_rows(self, features: Tensor) -> bool:
-        """Not where predictions are torchvision's to the last bit, in fp32; exported programs keep the operator too."""
+        """Return whether to use sums of rows instead of the operator.
+
+        Predictions in fp32 use the operator, so that they equal torchvision's exactly. Exported programs use it too.
+        """
         wanted = features.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
         exact = not self.training and features.dtype == torch.float32
         return wanted and not exact and not torch.compiler.is_compiling()
@@ -55,65 +61,86 @@ class RoIPool(MultiScaleRoIAlign):
 def align_by_rows(
     maps: Sequence[Tensor], scales: Sequence[float], boxes: list[Tensor], levels: Tensor, *, size: int, samples: int
 ) -> Tensor:
-    """RoIAlign of each image's boxes xyxy on `maps` `[N, C, H, W]`: `[R, C, size, size]`, channels last.
+    """Return the RoIAlign of boxes as sums of weighted feature vectors: `[R, C, size, size]`, channels last.
 
     Args:
-        scales: cells of a map per pixel.
-        levels: which map each box is read from `[R]`.
+        maps: feature maps `[N, C, H, W]`, one for each level.
+        scales: cells of each map per pixel.
+        boxes: of each image `[B, 4]` xyxy in pixels; R is their number over all images.
+        levels: index of the map that each box is read from `[R]`.
+        size: number of cells along a side of the result.
+        samples: number of sampling points along each side of a cell.
     """
     device, whole = levels.device, torch.int32
+    # Put the feature vectors of all maps and images into one table, row by row, and note where each map begins.
     table = torch.cat([features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps])
     begins = torch.tensor([0, *accumulate(m[:, 0].numel() for m in maps)], dtype=whole, device=device)[levels]
     height, width = torch.tensor([m.shape[2:] for m in maps], dtype=whole, device=device)[levels].unbind(1)
     image = torch.cat([torch.full((len(b),), n, dtype=whole, device=device) for n, b in enumerate(boxes)])
+    # Scale the boxes to cells of their map, and find the rows and columns that each bin reads. Bilinear interpolation
+    # is separable: the weight of a vector is the product of the weights of its row and its column.
     rois = torch.cat(boxes) * torch.tensor(scales, device=device)[levels, None]
     rows, row_weights = _taps(rois[:, 1], rois[:, 3], height, size, samples)
     columns, column_weights = _taps(rois[:, 0], rois[:, 2], width, size, samples)
     lines = begins[:, None, None] + ((image * height)[:, None, None] + rows) * width[:, None, None]
-    places = lines[:, :, None, :, None] + columns[:, None, :, None, :]
+    indices = lines[:, :, None, :, None] + columns[:, None, :, None, :]
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    # Sum the (2 * samples)^2 weighted vectors of each bin.
     each = (len(rois) * size**2, (2 * samples) ** 2)
-    pooled: Tensor = _WeightedRows.apply(table, places.reshape(each), weights.reshape(each))
+    pooled: Tensor = _WeightedRows.apply(table, indices.reshape(each), weights.reshape(each))
     return pooled.view(len(rois), size, size, table.shape[1]).permute(0, 3, 1, 2)
 
 
 def _taps(low: Tensor, high: Tensor, cells: Tensor, size: int, samples: int) -> tuple[Tensor, Tensor]:
-    """What each of `size` bins from low to high `[R]` reads of `cells` `[R]` along one axis, and how much each counts.
+    """Return the cells that each bin reads along one axis, and their weights.
+
+    Args:
+        low, high: ends of the boxes along the axis `[R]`, in cells.
+        cells: number of cells of each box's map `[R]`.
+        size: number of bins of a box.
+        samples: number of sampling points of a bin. Each one interpolates between two cells.
 
     Returns:
-        Places, int32, and weights, both `[R, size, 2 * samples]`.
+        Indices, int32, and weights, both `[R, size, 2 * samples]`.
     """
-    side = (high - low).clamp(min=1)[:, None, None] / size  # torchvision's RoIAlign: no box is narrower than a cell
+    side = (high - low).clamp(min=1)[:, None, None] / size  # as in torchvision, no box is narrower than a cell
+    # Place the sampling points, in the operator's order of operations, so that they round as its points do.
     bins = torch.arange(size, device=low.device)[:, None]
     steps = torch.arange(samples, device=low.device) + 0.5
-    at = low[:, None, None] + bins * side + steps * side / samples  # in the operator's order, to round as it does
+    at = low[:, None, None] + bins * side + steps * side / samples
+    # Points more than a cell outside the map count as 0, others are moved to its edge.
     last = cells[:, None, None] - 1
     inside = (at >= -1) & (at <= last + 1)
     at = torch.where(inside, at, 0).clamp(min=0).minimum(last.to(at.dtype))
+    # Interpolate between the two nearest cells, and average over the points.
     first = at.int()
-    share = at - first
-    places = torch.stack([first, (first + 1).minimum(last)], dim=-1)
-    weights = torch.stack([1 - share, share], dim=-1) * (inside[..., None] / samples)
-    return places.flatten(2), weights.flatten(2)
+    fraction = at - first
+    indices = torch.stack([first, (first + 1).minimum(last)], dim=-1)
+    weights = torch.stack([1 - fraction, fraction], dim=-1) * (inside[..., None] / samples)
+    return indices.flatten(2), weights.flatten(2)
 
 
 class _WeightedRows(torch.autograd.Function):
-    """Sums of weighted rows of a table `[M, C]`: places and weights `[K, T]` give `[K, C]`."""
+    """Sums of weighted rows of a table `[M, C]`: indices and weights `[K, T]` give `[K, C]`."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         weights = weights.to(table.dtype)
-        ctx.save_for_backward(places, weights)
+        ctx.save_for_backward(indices, weights)
         ctx.rows = len(table)
-        return F.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+        return F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """The same sums the other way: each row of the table gathers what read it. Torch's own backward is serial."""
-        places, weights = ctx.saved_tensors
-        flat, order = places.flatten().sort(stable=True)  # on GPUs the order of a sum is that of the readers
+        """Return the gradient of the table: each row sums the weighted gradients of the bins that read it.
+
+        These are embedding bags again, on all cores. The backward pass of torch's own embedding bag is serial.
+        """
+        indices, weights = ctx.saved_tensors
+        # Sort the readings by row. A stable sort fixes the order of the sums on GPUs as well.
+        flat, order = indices.flatten().sort(stable=True)
         counts = torch.bincount(flat, minlength=ctx.rows)
-        readers = order // places.shape[1]
+        readers = order // indices.shape[1]
         begin = counts.cumsum(0) - counts
         weights = weights.flatten()[order]
         rows = F.embedding_bag(readers, gradient.contiguous(), begin, per_sample_weights=weights, mode="sum")

@@ -1,35 +1,62 @@
-"""torchvision's RoI heads, taught to leave ignored regions alone, to share their means, and to see the whole image.
+"""Box head of a detector: torchvision's RoI heads with ignored regions, losses over all processes, and global context.
 
-A crowd or ignore region is neither object nor background: an anchor or proposal that would be a negative, but lies
-mostly inside such a region, takes no loss.
-
-torchvision's losses are means over the sampled boxes of a process. Processes that train together weigh them by their
-numbers of samples, so that their mean is that over the samples of all.
+torchvision's losses are means over the sampled boxes of one process. Here, the processes that train together weight
+their losses by the number of their samples. The result is the mean over the samples of all processes.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from backbones.common.processes import share
-from detection.matching import match_boxes
-
-IGNORED_SHARE = 0.5  # of a box's own area inside one ignored region
-IGNORE = -1  # a label that torchvision's samplers pass over
+from detection.matching import IGNORE, ignore_negatives, match_boxes
+from detection.necks import BoxHead
 
 
 class RoIHeads(TorchvisionRoIHeads):
-    """The box heads; targets may hold `ignore`, boxes `[K, 4]` xyxy.
+    """RoI features, box head and predictor. Targets may hold `ignore`, boxes `[K, 4]` xyxy.
 
-    Attributes:
-        context: join to each box's feature that of its whole image, pooled and passed through the same layers (He et
-            al. 2016, appendix B); the predictor is then twice as wide.
+    Args:
+        pool: from features, boxes and image sizes to RoI features `[R, C, size, size]`.
+        box_head: from RoI features to vectors `[R, box_head.out_channels]`.
+        num_classes: number of object classes, not counting the background.
+        context: append the feature of the whole image to the feature of each box. It is pooled and passed through the
+            same layers (He et al. 2016, appendix B), and the predictor is twice as wide.
+        rois_per_image: number of RoIs per image that the box loss samples.
+        score_threshold: detections with a lower score are left out.
+        max_detections: number of detections per image.
     """
 
-    context: bool = False
+    def __init__(
+        self,
+        pool: nn.Module,
+        box_head: BoxHead,
+        num_classes: int,
+        *,
+        context: bool,
+        rois_per_image: int,
+        score_threshold: float,
+        max_detections: int,
+    ) -> None:
+        width = 2 * box_head.out_channels if context else box_head.out_channels
+        super().__init__(
+            pool,
+            box_head,
+            FastRCNNPredictor(width, num_classes + 1),
+            fg_iou_thresh=0.5,  # Fast R-CNN, section 2.3: a RoI is an object from this IoU
+            bg_iou_thresh=0.5,
+            batch_size_per_image=rois_per_image,
+            positive_fraction=0.25,  # Fast R-CNN, section 2.3: a quarter of the sampled RoIs are objects
+            bbox_reg_weights=None,
+            score_thresh=score_threshold,
+            nms_thresh=0.5,
+            detections_per_img=max_detections,
+        )
+        self.context = context
 
     def forward(
         self,
@@ -38,6 +65,7 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return the detections of each image, or in training mode the losses."""
         if self.training and targets is not None:
             return [], self._losses(features, proposals, image_shapes, targets)
         found = self.postprocess_detections(*self.score(features, proposals, image_shapes), proposals, image_shapes)
@@ -52,19 +80,27 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """The detections of evaluation mode, and the losses of a sample of the same proposals."""
+        """Return the detections of evaluation mode together with the losses of a sample of the same proposals."""
         detections, _ = self(features, proposals, image_shapes)
         return detections, self._losses(features, proposals, image_shapes, targets)
 
     def score(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Class logits `[R, K + 1]`, background first, and deltas `[R, 4 * (K + 1)]` of each image's boxes `[B, 4]`."""
+        """Return class logits `[R, K + 1]`, background first, and box deltas `[R, 4 * (K + 1)]`.
+
+        Args:
+            features: by level, `[N, C, H, W]`.
+            boxes: of each image `[B, 4]` xyxy; R is their number over all images.
+            image_shapes: height and width of each resized image.
+        """
         if not self.context:
             return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
+        # Put a box around the whole image before the boxes of each image.
         whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
-        seen = [torch.cat(pair) for pair in zip(whole, boxes, strict=True)]
-        found = self.box_head(self.box_roi_pool(features, seen, image_shapes)).split([len(b) for b in seen])
+        pooled = [torch.cat(pair) for pair in zip(whole, boxes, strict=True)]
+        found = self.box_head(self.box_roi_pool(features, pooled, image_shapes)).split([len(b) for b in pooled])
+        # Append the image's vector to the vector of each of its boxes.
         joined = [torch.cat([own[1:], own[:1].expand(len(own) - 1, -1)], dim=1) for own in found]
         return self.box_predictor(torch.cat(joined))
 
@@ -75,30 +111,56 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        sampled, _, labels, offsets = self.select_training_samples(proposals, targets)
-        logits, deltas = self.score(features, sampled, image_shapes)
-        classifier, regression = fastrcnn_loss(logits, deltas, labels, offsets)
+        """Return the two terms of equation 1 of Fast R-CNN, both averaged over the sampled RoIs."""
+        # Sample RoIs, with the class and the true box deltas of each.
+        sampled, _, labels, deltas = self.select_training_samples(proposals, targets)
+        # Compute logits and deltas of the sampled RoIs.
+        logits, found = self.score(features, sampled, image_shapes)
+        # Cross-entropy over the classes; smooth L1 of the deltas of the true class, for objects only.
+        classifier, regression = fastrcnn_loss(logits, found, labels, deltas)
+        # Turn the means over this process's samples into means over the samples of all processes.
         weight = share(labels[0].new_full((), len(logits))) if self.training else 1
         return {"loss_classifier": classifier * weight, "loss_box_reg": regression * weight}
 
     def select_training_samples(
-        self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        # torchvision's own assignment does not see the targets' other entries: it finds them here.
-        self._targets = targets
-        try:
-            return super().select_training_samples(proposals, targets)
-        finally:
-            del self._targets
+        """Return the sampled RoIs of each image.
+
+        torchvision's method with one more step: negatives inside ignored regions are left out.
+
+        Returns:
+            For each image boxes `[S, 4]`, index of the true box `[S]`, label `[S]` and true deltas `[S, 4]`.
+        """
+        self.check_targets(targets)
+        assert targets is not None  # which torchvision has checked
+        truth = [target["boxes"].to(proposals[0].dtype) for target in targets]
+        # Add the true boxes to the proposals, so that there are positives from the first step on.
+        boxes = self.add_gt_proposals(proposals, truth)
+        # Label every box, and leave out the negatives inside ignored regions.
+        matches, labels = self.assign_targets_to_proposals(boxes, truth, [target["labels"] for target in targets])
+        labels = ignore_negatives(labels, boxes, targets)
+        # Sample positives and negatives of each image.
+        sampled = self.subsample(labels)
+        boxes, labels, matches = (
+            [values[kept] for values, kept in zip(each, sampled, strict=True)] for each in (boxes, labels, matches)
+        )
+        # Encode the true boxes relative to the sampled ones. An image without objects gets zeros, which nothing reads.
+        true = [
+            (own if len(own) else own.new_zeros(1, 4))[matched] for own, matched in zip(truth, matches, strict=True)
+        ]
+        return boxes, matches, labels, self.box_coder.encode(true, boxes)
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return for each image the index of the true box and the label of each proposal, both `[P]`."""
         found = [self._assign(*image) for image in zip(proposals, gt_boxes, gt_labels, strict=True)]
         matches, labels = map(list, zip(*found, strict=True))
-        return matches, pass_over_ignored(labels, proposals, self._targets)
+        return matches, labels
 
     def _assign(self, proposals: Tensor, truth: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the index of the true box and the label of each proposal of one image, both `[P]`."""
         if not len(truth):
             nothing = torch.zeros(len(proposals), dtype=torch.int64, device=proposals.device)
             return nothing, nothing.clone()
@@ -114,33 +176,8 @@ class RoIHeads(TorchvisionRoIHeads):
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        # 16 bits would place boxes beyond 256 pixels on even ones only.
+        """Return boxes, scores and labels of each image, computed in float32.
+
+        16 bits could place a box beyond 256 pixels on even ones only.
+        """
         return super().postprocess_detections(class_logits.float(), box_regression.float(), proposals, image_shapes)
-
-
-def pass_over_ignored(labels: list[Tensor], boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Turn negatives (label 0) that lie mostly inside an image's ignored regions into `IGNORE`.
-
-    Where that would leave nothing to sample in the whole batch, the labels stay: a mean over nothing is no number.
-    """
-    passed = [_passed_over(*image) for image in zip(labels, boxes, targets, strict=True)]
-    return passed if any((label >= 0).any() for label in passed) else labels
-
-
-def _passed_over(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    regions = target.get("ignore")
-    if regions is None or not len(regions):
-        return labels
-    inside = largest_share(boxes, regions) >= IGNORED_SHARE
-    return torch.where((labels == 0) & inside, IGNORE, labels)
-
-
-def largest_share(boxes: Tensor, regions: Tensor) -> Tensor:
-    """For each box `[N, 4]` the largest share of its area that lies inside one of the regions `[K, 4]`: `[N]`."""
-    shares = torch.zeros(len(boxes), device=boxes.device)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
-    for region in regions:  # few regions: a loop keeps memory at one value a box
-        corner = torch.maximum(boxes[:, :2], region[:2])
-        overlap = (torch.minimum(boxes[:, 2:], region[2:]) - corner).clamp(min=0).prod(dim=1)
-        shares = torch.maximum(shares, overlap / area)
-    return shares

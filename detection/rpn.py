@@ -1,11 +1,12 @@
-"""The region proposal network: torchvision's, with a loss that costs only what is sampled for it.
+"""Region proposal network (Faster R-CNN, section 3.1): torchvision's, with a loss that computes only sampled anchors.
 
-Proposals are read from the head's maps without a gradient; the loss computes the head again at the sampled anchors, a
-few hundred cells an image, so that its maps are not kept and no gradient runs over whole images.
+Proposals are read from the maps of the head without a gradient. For the loss, the head is computed again at the sampled
+anchors, a few hundred cells per image. So its maps need not be kept, and no gradient runs over whole images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -14,46 +15,90 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
+from backbones import FeatureInfo
 from backbones.common.processes import share
-from detection.matching import match_boxes
-from detection.roi_heads import pass_over_ignored
+from detection.matching import IGNORE, ignore_negatives, match_boxes
 
-BETA = 1 / 9  # where the box loss turns from square to linear, as torchvision has it
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+# Relative sides of the anchors of a single level, which must carry all sizes: 32..512 pixels at stride 16.
+SINGLE_LEVEL_SCALES = (2, 4, 8, 16, 32)
+BETA = 1 / 9  # the smooth L1 loss is quadratic below; torchvision's value
 
 
 class Anchors(AnchorGenerator):
-    """Anchors in float32, whatever the features are: 16 bits place those beyond 256 pixels on even ones only."""
+    """Anchor boxes in float32 for features of any type. 16 bits could place a box beyond 256 pixels on even ones only.
+
+    With several levels (FPN), a level has one size, `scale` times its stride (Lin et al. 2017, section 4.1). A single
+    level has five sizes.
+    """
+
+    @classmethod
+    def for_features(cls, features: Sequence[FeatureInfo], scale: float) -> Anchors:
+        """Return the anchors of some features.
+
+        Args:
+            scale: side of an anchor divided by the stride of its level.
+        """
+        sizes: list[tuple[int, ...]]
+        if len(features) > 1:
+            sizes = [(int(scale * info.stride),) for info in features]
+        else:
+            sizes = [tuple(int(scale / 8 * each * features[0].stride) for each in SINGLE_LEVEL_SCALES)]
+        return cls(tuple(sizes), (ASPECT_RATIOS,) * len(sizes))
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Return the anchors `[A, 4]` xyxy of each image."""
         return super().forward(image_list, [features[:1, :1].float() for features in feature_maps])
 
 
-class ProposalHead(RPNHead):
-    """torchvision's head of one 3x3 convolution, which can also be asked at single cells."""
+class SparseRPNHead(RPNHead):
+    """torchvision's RPN head of one 3x3 convolution, which can also be computed at single cells."""
 
     def at(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores `[K, A]` and box deltas `[K, A, 4]` of the anchors of some cells.
+        """Return scores `[K, A]` and box deltas `[K, A, 4]` of the anchors of K cells.
 
         Args:
-            neighbours: features of the cells' 3x3 neighbourhoods `[K, 9 * C]`, row by row.
+            neighbours: features of the 3x3 neighbourhood of each cell `[K, 9 * C]`, row by row.
         """
         conv = self.conv[0][0]
-        # Weights as views, biases added apart: autocast keeps a parameter's copy, and the head's were made without a
-        # gradient when it ran over the maps.
+        # Reshape the weights and add the biases separately. Autocast caches its 16-bit copy of a parameter, and that
+        # copy has no gradient if it was made while the proposals were computed; a view gets a copy of its own.
         hidden = F.relu(F.linear(neighbours, conv.weight.permute(0, 2, 3, 1).flatten(1)) + conv.bias)
         scores = F.linear(hidden, self.cls_logits.weight.flatten(1)) + self.cls_logits.bias
         deltas = F.linear(hidden, self.bbox_pred.weight.flatten(1)) + self.bbox_pred.bias
         return scores, deltas.unflatten(1, (-1, 4))
 
 
-class RegionProposals(RegionProposalNetwork):
-    """The RPN; targets may hold `ignore`, boxes `[K, 4]` xyxy."""
+class RPN(RegionProposalNetwork):
+    """Region proposal network. Targets may hold `ignore`, boxes `[K, 4]` xyxy of regions without negative loss.
 
-    head: ProposalHead
+    Args:
+        features: the levels that proposals are read from, finest first, all with the same number of channels.
+        anchor_scale: side of an anchor divided by the stride of its level.
+        proposals: number of proposals per image after NMS in evaluation, and twice as many in training.
+    """
+
+    head: SparseRPNHead
+
+    def __init__(self, features: Sequence[FeatureInfo], *, anchor_scale: float, proposals: int) -> None:
+        anchors = Anchors.for_features(features, anchor_scale)
+        top_n = {"training": 2 * proposals, "testing": proposals}
+        super().__init__(
+            anchors,
+            SparseRPNHead(features[0].channels, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,  # section 3.1.2: an anchor is positive above this IoU, or if no other is closer
+            bg_iou_thresh=0.3,  # section 3.1.2: an anchor is negative below this IoU
+            batch_size_per_image=256,  # section 3.1.3: sample 256 anchors per image, at most half of them positive
+            positive_fraction=0.5,
+            pre_nms_top_n=top_n,
+            post_nms_top_n=top_n,
+            nms_thresh=0.7,  # section 3.3
+        )
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the proposals `[P, 4]` xyxy of each image, and in training mode the losses."""
         maps = list(features.values())
         anchors = self.anchor_generator(images, maps)
         boxes = self._propose(maps, anchors[0], images.image_sizes)
@@ -62,77 +107,96 @@ class RegionProposals(RegionProposalNetwork):
     def predict_with_losses(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The proposals of evaluation mode, and the losses that training mode alone computes."""
+        """Return the proposals of evaluation mode together with the losses."""
         maps = list(features.values())
         anchors = self.anchor_generator(images, maps)
         return self._propose(maps, anchors[0], images.image_sizes), self._losses(maps, anchors, targets)
 
     @torch.no_grad()
     def _propose(self, maps: list[Tensor], anchors: Tensor, image_sizes: list[tuple[int, int]]) -> list[Tensor]:
-        """Boxes `[P, 4]` for each image; only the best of each level are decoded."""
+        """Return the proposals `[P, 4]` of each image. Only the best anchors of each level are decoded."""
+        # Compute scores and deltas at all anchors: one [N, cells * A] and one [N, cells * A * 4] for each level.
         scores, deltas = (
             [found.permute(0, 2, 3, 1).flatten(1) for found in of_levels] for of_levels in self.head(maps)
         )
         counts = [found.shape[1] for found in scores]
         objectness = torch.cat(scores, dim=1)
+        # Choose the best anchors of each level.
         top = self._get_top_n_idx(objectness, counts)
+        # Decode their boxes in float32.
         chosen = torch.cat(deltas, dim=1).unflatten(1, (-1, 4)).gather(1, top[..., None].expand(-1, -1, 4))
         decoded = self.box_coder.decode_single(chosen.float().flatten(0, 1), anchors[top].flatten(0, 1))
+        # Clip to the image, remove tiny boxes, apply NMS on each level, and keep the best of all levels.
         kept = [min(self.pre_nms_top_n(), count) for count in counts]
         found = objectness.gather(1, top).float()
         return self.filter_proposals(decoded.view(*top.shape, 4), found, image_sizes, kept)[0]
 
     def _losses(self, maps: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the two terms of equation 1 of Faster R-CNN, both averaged over the sampled anchors."""
+        # Label all anchors, then sample positives and negatives. Indices count the anchors of all images.
         labels, truth = self.assign_targets_to_anchors(anchors, targets)
         positive, negative = (torch.where(torch.cat(part))[0] for part in self.fg_bg_sampler(labels))
         sampled = torch.cat([positive, negative])
+        # Compute the head at the sampled anchors, now with a gradient.
         scores, deltas = self._predict(maps, sampled)
+        # Box loss: smooth L1 between predicted and true deltas (equation 2) of the positives.
         wanted = self.box_coder.encode_single(torch.cat(truth)[positive], torch.cat(anchors)[positive])
         box_loss = F.smooth_l1_loss(deltas[: len(positive)], wanted, beta=BETA, reduction="sum") / len(sampled)
+        # Score loss: binary cross-entropy of object against background.
         score_loss = F.binary_cross_entropy_with_logits(scores, torch.cat(labels)[sampled])
-        # Means over the samples of all processes that train together.
+        # Turn the means over this process's samples into means over the samples of all processes.
         weight = share(torch.tensor(float(len(sampled)), device=scores.device)) if self.training else 1
         return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
 
     def _predict(self, maps: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """The head at anchors given by their places among those of all images `[S]`: scores `[S]`, deltas `[S, 4]`."""
-        count = self.anchor_generator.num_anchors_per_location()[0]  # one head: as many on every level
+        """Return scores `[S]` and deltas `[S, 4]` of the anchors with indices `[S]` among those of all images."""
+        # Find the cells of the anchors; a cell is computed once, however many of its anchors are sampled.
+        count = self.anchor_generator.num_anchors_per_location()[0]  # the same on every level, as the head is
         cells, which = torch.unique(sampled // count, return_inverse=True)
         ends = list(accumulate(features[0, 0].numel() for features in maps))
         image, within = cells // ends[-1], cells % ends[-1]
+        # Collect the 3x3 neighbourhoods level by level.
         neighbours, order = [], []
         for features, begin, end in zip(maps, [0, *ends], ends, strict=False):
             here = torch.where((within >= begin) & (within < end))[0]
             neighbours.append(_neighbours(features, image[here], within[here] - begin))
             order.append(here)
+        # Restore the order of the cells, compute the head, and pick the sampled anchors of each cell.
         scores, deltas = self.head.at(torch.cat(neighbours)[torch.cat(order).argsort()])
         return scores[which, sampled % count], deltas[which, sampled % count]
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Labels `[A]` (1 object, 0 background, -1 neither) and true boxes `[A, 4]` of each image's anchors."""
+        """Return labels `[A]` (1 object, 0 background, -1 unused) and true boxes `[A, 4]` of each image's anchors."""
         found = [self._assign(*image) for image in zip(anchors, targets, strict=True)]
         labels, boxes = map(list, zip(*found, strict=True))
-        return pass_over_ignored(labels, anchors, targets), boxes
+        return ignore_negatives(labels, anchors, targets), boxes
 
     def _assign(self, anchors: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return labels `[A]` and true boxes `[A, 4]` of one image's anchors."""
         if not len(target["boxes"]):
             return anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
         matches = match_boxes(target["boxes"], anchors, self.proposal_matcher)
         labels = (matches >= 0).float()
-        labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = -1
+        labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = IGNORE
         return labels, target["boxes"][matches.clamp(min=0)]
 
 
 def _neighbours(features: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-    """3x3 neighbourhoods of cells `[S]` (row by row) of images `[S]` in `[N, C, H, W]`: `[S, 9 * C]`, 0 outside."""
+    """Return the 3x3 neighbourhoods `[S, 9 * C]` of S cells, row by row. Cells outside the map are 0.
+
+    Args:
+        features: `[N, C, H, W]`.
+        image: index of the image of each cell `[S]`.
+        cell: index of each cell in its map, row by row `[S]`.
+    """
     channels, height, width = features.shape[1:]
     steps = torch.arange(-1, 2, device=cell.device)
     rows, columns = (cell // width)[:, None] + steps, (cell % width)[:, None] + steps
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     lines = image[:, None] * height + rows.clamp(0, height - 1)
-    places = lines[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    indices = lines[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    # An embedding, because indexing adds its gradients value by value on one thread.
-    return (F.embedding(places, table) * inside[..., None]).flatten(1)
+    # Look the cells up as an embedding: the gradient of indexing is summed value by value on one thread.
+    return (F.embedding(indices, table) * inside[..., None]).flatten(1)

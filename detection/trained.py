@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.trained import TrainedNet, find
+from backbones.trained import Trained, TrainedNet, find
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
@@ -22,18 +22,18 @@ from detection.faster_rcnn import FasterRCNN, build
 from detection.predict import Predictor
 from detection.weights import set_norm_eps
 
-NOT_OF_BUILD = ("backbone", "weights", "freeze")  # model options that `build` takes in other ways, or not at all
+TRAINING_ONLY = ("backbone", "weights", "freeze")  # options of a run that are not settings of its detector
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in an image, the best first; on the CPU.
+    """The detections in one image, best first, on the CPU.
 
     Attributes:
-        boxes: `[N, 4]` xyxy in pixels of the image as given (a file: turned as its EXIF orientation says).
+        boxes: `[N, 4]` xyxy in pixels of the image as given (of a file: after its EXIF orientation).
         scores: `[N]` in 0..1.
         labels: `[N]` category ids as in the data set's file.
-        names: of the categories, one a box.
+        names: of the categories, one per box.
     """
 
     boxes: Tensor
@@ -45,10 +45,10 @@ class Detections:
         return len(self.scores)
 
     def where(self, keep: Tensor) -> Detections:
-        """Those that a mask `[N]` or places `[M]` choose."""
-        places = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
-        names = tuple(self.names[place] for place in places.tolist())
-        return Detections(self.boxes[places], self.scores[places], self.labels[places], names)
+        """Return the detections selected by a boolean mask `[N]` or by indices `[M]`."""
+        indices = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        names = tuple(self.names[index] for index in indices.tolist())
+        return Detections(self.boxes[indices], self.scores[indices], self.labels[indices], names)
 
 
 class TrainedDetector(TrainedNet[Detections]):
@@ -56,18 +56,31 @@ class TrainedDetector(TrainedNet[Detections]):
 
     Attributes:
         categories: ids and names by label, from label 1.
-        predictor: how images are looked at: at several sizes, mirrored, boxes refined.
+        predictor: computes detections in the views that were chosen.
     """
 
     model: FasterRCNN
-    categories: CategoryMap
-    predictor: Predictor
+
+    def __init__(
+        self,
+        trained: Trained,
+        predictor: Predictor,
+        model: FasterRCNN,
+        categories: CategoryMap,
+        *,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+    ) -> None:
+        read = partial(pixels, min_size=model.transform.min_size[-1], max_size=model.transform.max_size)
+        super().__init__(trained, model, read, device=device, precision=precision)
+        self.categories, self.predictor = categories, predictor.eval()
 
     def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
         found = self.predictor([image.to(self.device) for image in images])
         return [self._named(each) for each in found]
 
     def _named(self, found: dict[str, Tensor]) -> Detections:
+        """Return the detections of one image with category ids and names in place of labels."""
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
         ids = torch.tensor([0, *self.categories.ids])[labels]
         names = tuple(self.categories.names[label - 1] for label in labels.tolist())
@@ -79,96 +92,110 @@ def load(
     *,
     device: str | torch.device | None = None,
     precision: str | None = None,
-    **look: Any,
+    sizes: Sequence[int] | None = None,
+    flip: bool | None = None,
+    refine: bool | None = None,
+    nms: float | None = None,
 ) -> TrainedDetector:
-    """The detector that a run trained, predicting as the run evaluated it.
+    """Load the detector of a run. It predicts as the run evaluated it.
 
         detector = detection.load("runs/det-20260101-120000")
         found = detector("street.jpg")  # or a list of paths, PIL images, arrays, tensors
         found.boxes, found.scores, found.labels, found.names
 
     Args:
-        run: its folder, or one of its weights files.
-        device: absent: a GPU where there is one.
-        precision: auto, fp32, bf16 or fp16; absent: the run's own.
-        look: keywords of `detection.predict.Predictor` (sizes, flip, refine, nms) in place of the run's own.
+        run: folder of the run, or one of its weights files.
+        device: such as "cpu" or "cuda:1". By default a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16. By default the run's own.
+        sizes: short sides in pixels to view an image at; () is the model's own. This and the following arguments are
+            those of `detection.predict.Predictor`. By default the run's own.
+        flip: also view images flipped left to right.
+        refine: score the boxes found once more, and let overlapping boxes vote.
+        nms: IoU above which the weaker of two boxes of a class is removed.
 
     Raises:
-        UserError: where there is no detector of ours.
+        UserError: there is no detector of this project at `run`, or an argument is out of range.
     """
     trained = find(run, task="detection")
     with trained.understood():
-        meta = trained.meta
-        categories = CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
-        net = rebuild(meta, trained.path, categories=categories)
-        read = partial(pixels, min_size=net.transform.min_size[-1], max_size=net.transform.max_size)
-        detector = TrainedDetector(trained, net, read, device=device, precision=precision)
-        detector.categories, config = categories, trained.config
-        own = {
-            "sizes": config.get("test_sizes") or (),
-            "flip": config.get("test_flip", False),
-            "refine": config.get("refine", False),
-            "nms": config.get("test_nms"),
-        }
-        detector.predictor = Predictor(net, **{**own, **look}).eval()
-    return detector
+        categories = categories_of(trained.meta)
+        model = rebuild(trained.meta, trained.path)
+        config = trained.config
+        predictor = Predictor(
+            model,
+            sizes=(config.get("test_sizes") or ()) if sizes is None else sizes,
+            flip=config.get("test_flip", False) if flip is None else flip,
+            refine=config.get("refine", False) if refine is None else refine,
+            nms=config.get("test_nms") if nms is None else nms,
+        )
+        return TrainedDetector(trained, predictor, model, categories, device=device, precision=precision)
 
 
 def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
-    """Pixels `[3, H, W]` of an image, turned as its EXIF orientation says.
+    """Return the pixels `[3, H, W]` of an image, rotated as its EXIF orientation says.
 
     Raises:
-        UserError: where it cannot be used; where nothing of its narrow side would be left in the net.
+        UserError: the image cannot be used, or is so long that its short side would be resized to less than a pixel.
     """
     found = pixels_of(image, partial(read_image, way_out="replace it"), turn=True)
     height, width = found.shape[-2:]
     if min(min_size / min(height, width), max_size / max(height, width)) * min(height, width) < 1:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"
-        raise UserError(f"{name}: is {width}x{height} pixels; its narrow side would vanish in the net, crop it")
+        raise UserError(f"{name}: is {width}x{height} pixels; its short side would be resized to nothing; crop it")
     return found
 
 
 def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRCNN:
-    """The detector of a run's `model.safetensors`, as it was trained, with labels of the given categories.
+    """Return the detector of a run's `model.safetensors`, as it was trained, with labels of the given categories.
 
     Raises:
-        UserError: where the file does not say what it holds, or was trained on other categories.
+        UserError: the file is not a detector of this project, or was trained on other categories.
     """
     path = resolve(path)
-    known = read_meta(path)
-    if known.get("task") != "detection":
-        raise UserError(f"{path}: is no detector of ours; name model.safetensors of a detection run")
-    net = rebuild(known, path, categories=categories)
-    strange = net.load_report.missing
-    if strange:
-        raise UserError(f"{path}: was not trained on {len(strange)} of the data's categories ({strange[0]}, ...)")
-    return net
+    meta = read_meta(path)
+    if meta.get("task") != "detection":
+        raise UserError(f"{path}: is not a detector of this project; name model.safetensors of a detection run")
+    model = rebuild(meta, path, categories=categories)
+    missing = model.load_report.missing if model.load_report else ()
+    if missing:
+        raise UserError(f"{path}: was not trained on {len(missing)} of the data's categories ({missing[0]}, ...)")
+    return model
+
+
+def categories_of(meta: Mapping[str, Any]) -> CategoryMap:
+    """Return the categories in the meta of a run."""
+    return CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
 
 
 def rebuild(
     meta: Mapping[str, Any], weights: str | os.PathLike[str] | None, *, categories: CategoryMap | None = None
 ) -> FasterRCNN:
-    """Build the detector that a run's `meta` describes, with the normalisation of that run.
+    """Build the detector that the meta of a run describes.
 
     Args:
-        meta: as the run's files hold it.
-        weights: the run's weights file. None: random weights with live batch norm, to be filled by the caller.
-        categories: of the labels; absent: those of the run.
+        meta: from a weights file's header or a checkpoint.
+        weights: the run's weights file. None leaves the weights random, for a state dict that is loaded later; batch
+            norm is live then, because it cannot be frozen without weights.
+        categories: of the detector's labels. By default those of the run.
+
+    Raises:
+        UserError: the weights do not fit.
+        KeyError, TypeError, ValueError: the meta is not of this version of the project.
     """
-    categories = categories or CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
-    options = dict(meta["model"])
+    categories = categories or categories_of(meta)
+    settings = {name: value for name, value in meta["model"].items() if name not in TRAINING_ONLY}
     if weights is None:
-        options["norm"] = "group" if options["norm"] == "group" else "batch"
-    model = build_from_options(options, weights, categories)
+        settings["norm"] = "group" if settings["norm"] == "group" else "batch"
+    seen = meta["input"]
+    model = build(
+        meta["model"]["backbone"],
+        len(categories),
+        weights=weights,
+        mean=seen["mean"],
+        std=seen["std"],
+        categories=categories,
+        **settings,
+    )
     if weights is None and meta["norm_eps"] is not None:
         set_norm_eps(model, meta["norm_eps"])
-    model.transform.image_mean, model.transform.image_std = list(meta["input"]["mean"]), list(meta["input"]["std"])
     return model
-
-
-def build_from_options(
-    options: Mapping[str, Any], weights: str | os.PathLike[str] | None, categories: CategoryMap
-) -> FasterRCNN:
-    """Build a detector from the model options of a run, by name."""
-    own = {name: value for name, value in options.items() if name not in NOT_OF_BUILD}
-    return build(options["backbone"], len(categories), weights=weights, categories=categories, **own)

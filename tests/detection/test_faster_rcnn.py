@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from backbones.common.datasets import find_split
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
 from detection.data.dataset import CocoDetection
-from detection.roi_heads import largest_share, pass_over_ignored
+from detection.matching import ignore_negatives, largest_fraction_inside
+from detection.settings import DetectorSettings
 from detection.transforms import Augment
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
@@ -216,23 +219,38 @@ def test_frozen_norm_needs_weights():
         detection.build("resnet18", 2, norm="frozen")
 
 
-@pytest.mark.parametrize("build", [{"neck": "fpm"}, {"num_classes": 0}])
-def test_wrong_arguments(build):
-    with pytest.raises(UserError):
-        detection.build("resnet18", **{"num_classes": 2, **build})
+WRONG = {"neck": ("fpm", "unknown neck 'fpm': did you mean fpn"), "num_classes": (0, "at least one class")}
+WRONG |= {"proposals": (0, "must be above 0"), "max_size": (5, "must not be below")}
 
 
-def test_largest_share():
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(name: str):
+    value, text = WRONG[name]
+    with pytest.raises(UserError, match=text):
+        detection.build("resnet18", **{"num_classes": 2, name: value})
+
+
+def test_build_takes_the_fields_of_its_settings_and_no_others():
+    taken = inspect.signature(detection.build).parameters
+    assert list(taken)[:2] == ["backbone", "num_classes"]
+    for field in fields(DetectorSettings):
+        assert taken[field.name].default == field.default
+        assert f"{field.name}: " in str(detection.build.__doc__)
+    with pytest.raises(TypeError, match="min_sze"):
+        detection.build("resnet18", 2, min_sze=64)
+
+
+def test_largest_fraction_inside():
     """A 10x10 box half inside a region, one outside, one within."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [6, 1, 8, 3]])
     regions = torch.tensor([[5.0, 0, 30, 30], [90, 90, 95, 95]])
-    assert largest_share(boxes, regions).tolist() == [0.5, 0.0, 1.0]
+    assert largest_fraction_inside(boxes, regions).tolist() == [0.5, 0.0, 1.0]
 
 
 def test_negatives_inside_ignored_regions_are_passed_over():
     labels = [torch.tensor([0, 0, 1, -1]), torch.tensor([0])]
     boxes = [torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60], [1, 1, 9, 9], [2, 2, 9, 9]]), torch.zeros(1, 4)]
-    passed = pass_over_ignored(labels, boxes, [{"ignore": torch.tensor([[0.0, 0, 20, 20]])}, {}])
+    passed = ignore_negatives(labels, boxes, [{"ignore": torch.tensor([[0.0, 0, 20, 20]])}, {}])
     assert passed[0].tolist() == [-1, 0, 1, -1]  # a positive stays one
     assert passed[1].tolist() == [0]
 

@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from backbones import FeatureInfo
-from detection.roi_align import RoIPool, align_by_rows
+from detection.roi_align import PyramidRoIAlign, align_by_rows
 
 BOXES = torch.tensor(
     [[0.0, 0, 20, 20], [3.3, 4.7, 9.1, 30], [-6, -9, 5, 5], [25, 10, 60, 55], [7, 7, 7.2, 7.1], [-50, -50, -20, -30]]
@@ -43,7 +43,7 @@ def test_levels_are_torchvisions(count: int):
     boxes = [torch.cat([corner, corner + side], dim=1)[:25], torch.cat([corner, corner + side], dim=1)[25:]]
     theirs = MultiScaleRoIAlign([info.name for info in infos], 7, 2)
     expected = theirs(maps, boxes, [(256, 192)] * 2)
-    ours = RoIPool(infos, 7, 2)
+    ours = PyramidRoIAlign(infos, 7, 2)
     torch.testing.assert_close(ours.eval()(maps, boxes, [(256, 192)] * 2), expected, rtol=0, atol=0)
     torch.testing.assert_close(ours.train()(maps, boxes, [(256, 192)] * 2), expected, rtol=1e-5, atol=2e-6)
     none = ours(maps, [torch.zeros(0, 4)] * 2, [(256, 192)] * 2)
@@ -55,8 +55,8 @@ def test_sixteen_bits_stay_and_lose_no_more_than_their_rounding():
     infos = [FeatureInfo("p2", 8, 4)]
     maps = {"p2": torch.randn(1, 8, 40, 40).to(memory_format=torch.channels_last)}
     boxes = [torch.tensor([[8.0, 8, 100, 90]])]
-    exact = RoIPool(infos, 7, 2)(maps, boxes, [(160, 160)])
-    found = RoIPool(infos, 7, 2)({"p2": maps["p2"].bfloat16()}, boxes, [(160, 160)])
+    exact = PyramidRoIAlign(infos, 7, 2)(maps, boxes, [(160, 160)])
+    found = PyramidRoIAlign(infos, 7, 2)({"p2": maps["p2"].bfloat16()}, boxes, [(160, 160)])
     assert found.dtype == torch.bfloat16
     assert (found - exact).abs().max() < 0.02  # 2^-8 of a value, its weights and the sum
 
@@ -65,7 +65,7 @@ def test_exported_nets_keep_torchvisions_operator():
     class Reader(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.pool = RoIPool([FeatureInfo("p2", 4, 4)], 7, 2)
+            self.pool = PyramidRoIAlign([FeatureInfo("p2", 4, 4)], 7, 2)
 
         def forward(self, features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
             return self.pool({"p2": features}, [boxes], [(64, 64)])

@@ -1,4 +1,4 @@
-"""The proposal net's sampled loss has torchvision's values and gradients, and 16 bits do not reach coordinates."""
+"""The RPN's sampled loss has torchvision's values and gradients, and coordinates are not rounded to 16 bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
-from detection.rpn import Anchors, ProposalHead, RegionProposals
+from backbones import FeatureInfo
+from detection.rpn import RPN, Anchors
 
 SIZES, RATIOS = ((16,), (32,)), ((0.5, 1.0, 2.0),) * 2
 IMAGES = ImageList(torch.zeros(2, 3, 64, 96), [(64, 90), (60, 96)])
@@ -16,19 +17,25 @@ TARGETS = [
 ]
 
 
-def proposal_net(kind: type, anchors: type, head: type) -> RegionProposalNetwork:
+def spread_weights(rpn: RegionProposalNetwork) -> None:
     torch.manual_seed(0)
-    best = {"training": 50, "testing": 50}
-    made_head = head(8, 3)
-    for module in made_head.modules():
+    for module in rpn.head.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.1)
             torch.nn.init.normal_(module.bias, std=0.1)
-    return kind(anchors(SIZES, RATIOS), made_head, 0.7, 0.3, 64, 0.5, best, best, 0.7)
 
 
-def ours() -> RegionProposals:
-    return proposal_net(RegionProposals, Anchors, ProposalHead)
+def torchvisions() -> RegionProposalNetwork:
+    best = {"training": 50, "testing": 25}
+    rpn = RegionProposalNetwork(AnchorGenerator(SIZES, RATIOS), RPNHead(8, 3), 0.7, 0.3, 256, 0.5, best, best, 0.7)
+    spread_weights(rpn)
+    return rpn
+
+
+def ours() -> RPN:
+    rpn = RPN([FeatureInfo("p2", 8, 4), FeatureInfo("p3", 8, 8)], anchor_scale=4, proposals=25)
+    spread_weights(rpn)
+    return rpn
 
 
 def features() -> dict[str, torch.Tensor]:
@@ -41,7 +48,7 @@ def features() -> dict[str, torch.Tensor]:
 
 def test_losses_gradients_and_proposals_are_torchvisions():
     found = []
-    for net in (proposal_net(RegionProposalNetwork, AnchorGenerator, RPNHead), ours()):
+    for net in (torchvisions(), ours()):
         maps = features()
         torch.manual_seed(2)  # both sample anchors
         boxes, losses = net(IMAGES, maps, TARGETS)

@@ -47,7 +47,7 @@ class DetectionTask:
     def build_model(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> FasterRCNN:
         model = options.model
         weights = None if model.weights == "none" else model.weights
-        detector = build_from_options(asdict(model), weights, data.val.annotations.categories)
+        detector = build_from_options(model, weights, categories=data.val.annotations.categories)
         absent = [name for name in getattr(detector.load_report, "missing", ()) if name.startswith("roi_heads.")]
         if options.run.eval_only and absent:
             raise UserError(

@@ -14,7 +14,7 @@ from torchvision.ops import roi_align
 
 from backbones import FeatureInfo
 from backbones.errors import UserError
-from detection.roi_align import RoIPool
+from detection.roi_align import PyramidRoIAlign
 from segmentation.data.labels import IGNORE
 from segmentation.losses import PixelLoss
 from tools.engine.experiment import user_error_of
@@ -69,7 +69,7 @@ def test_an_operation_without_a_deterministic_form_is_named():
 
 def test_roi_align_is_sums_of_rows_where_a_gpu_must_be_deterministic(deterministic):
     """Off a CPU (meta tensors stand for a GPU); the numbers are the operator's, on large maps too."""
-    pool = RoIPool([FeatureInfo("c2", 3, 1)], size=7, samples=2)
+    pool = PyramidRoIAlign([FeatureInfo("c2", 3, 1)], size=7, samples=2)
     assert pool._by_rows(torch.empty(1, 1, 200, 300, device="meta"))
     torch.use_deterministic_algorithms(False)
     assert not pool._by_rows(torch.empty(1, 1, 200, 300, device="meta"))

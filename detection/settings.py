@@ -1,0 +1,98 @@
+"""The settings of a detector: the one place that names, documents and checks them. Imports no torch.
+
+The command line (`detection.options.ModelOptions`) and `detection.build` both inherit them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from backbones.errors import require
+
+P = ParamSpec("P")
+Spec = TypeVar("Spec")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorSettings:
+    """Architecture and sampling of a Faster R-CNN.
+
+    Args:
+        neck: registered name of the part between backbone and heads: fpn, c4 (conv5 is the RoI head), dc5 (dilated
+            conv5), or the name of your own (see detection.register_neck).
+        norm: batch norm of the backbone. auto is frozen with pretrained weights and live without them; a detector's
+            file keeps its own. sync is live and computes its statistics over the images of all processes, on GPUs.
+        min_size: pixels of an image's short side after resizing.
+        max_size: most pixels of its long side after resizing. In long images, this makes the short side smaller.
+        fpn_channels: number of channels of the FPN's levels.
+        fpn_norm: norm layers of the FPN. Training from scratch converges faster with them.
+        head_channels: width of the two-layer box head, which necks fpn and dc5 use.
+        anchor_scale: side of an anchor divided by the stride of its level.
+        rois_per_image: number of RoIs per image that the box loss samples.
+        roi_samples: number of points that RoIAlign samples along each side of a cell.
+        proposals: number of proposals per image after NMS in evaluation. Training uses twice as many.
+        context: append the pooled feature of the whole image to the feature of each RoI (ResNet paper, appendix B).
+    """
+
+    neck: str = "fpn"
+    norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
+    min_size: int = 800
+    max_size: int = 1333
+    fpn_channels: int = 256
+    fpn_norm: Literal["none", "batch", "group"] = "none"
+    head_channels: int = 1024
+    anchor_scale: float = 8.0
+    rois_per_image: int = 512
+    roi_samples: int = 2
+    proposals: int = 1000
+    context: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(DetectorSettings):
+            value = getattr(self, field.name)
+            is_size = isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+            require(not is_size or value > 0, field.name, value, "must be above 0")
+        low, high = self.min_size, self.max_size
+        require(high >= low, "max_size", high, f"must not be below --min-size {low}")
+
+    def keywords(self) -> dict[str, Any]:
+        """Return these settings, without the fields of subclasses, as keywords of `detection.build`."""
+        return {field.name: getattr(self, field.name) for field in fields(DetectorSettings)}
+
+
+def takes(spec: Callable[P, Spec]) -> Callable[[Callable[[Spec], Result]], Callable[P, Result]]:
+    """Return a decorator that lets a function of one `spec` object be called with the spec's own arguments.
+
+    Editors, type checkers and `help()` show the arguments of the dataclass `spec` as those of the function.
+
+        @takes(DetectorSpec)
+        def build(spec: DetectorSpec) -> FasterRCNN: ...
+
+        build("resnet50", 80, neck="c4")
+    """
+
+    def decorate(function: Callable[[Spec], Result]) -> Callable[P, Result]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+            return function(spec(*args, **kwargs))
+
+        result = inspect.signature(function).return_annotation
+        vars(call)["__signature__"] = inspect.signature(spec).replace(return_annotation=result)
+        call.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{_arguments(spec)}"
+        return call
+
+    return decorate
+
+
+def _arguments(spec: object) -> str:
+    """Return the `Args` of a dataclass's docstring, followed by those of its base classes."""
+    found = []
+    for each in inspect.getmro(spec) if isinstance(spec, type) else ():
+        lines = (inspect.cleandoc(vars(each).get("__doc__") or "")).partition("\nArgs:\n")[2].splitlines()
+        found += [line for line in lines if line.startswith(" ")]
+    return "\n".join(found)
