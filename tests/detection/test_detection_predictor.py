@@ -1,4 +1,4 @@
-"""Refined boxes, several looks, several nets, and the whole image as context."""
+"""Refined boxes, several views, several models, and the whole image as context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import detection
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
-from detection.predict import Predictor, _Look, mirrored, united, voted
+from detection.predict import Predictor, _View, flip_boxes, unite, vote
 from detection.trained import from_file
 from tools.cli.parsing import parse
 from tools.tasks.options import TrainDetectorOptions
@@ -60,7 +60,7 @@ def test_with_nothing_asked_for_it_is_the_net_to_the_last_bit(net):
 
 
 def test_the_looks_of_one_net_at_its_own_size_are_the_net(net):
-    """Its size named, its threshold named, itself twice: three ways through the code for several looks."""
+    """Its size named, its threshold named, itself twice: three ways through the code for several views."""
     plain = found(net)
     assert_same(found(net, sizes=[64]), plain)
     assert_same(found(net, nms=0.5), plain)
@@ -70,14 +70,14 @@ def test_the_looks_of_one_net_at_its_own_size_are_the_net(net):
 
 @torch.inference_mode()
 def test_a_mirrored_look_at_a_mirror_image_is_a_plain_look(net):
-    plain, turned = Predictor(net, flip=True).looks
+    plain, turned = Predictor(net, flip=True).views
     image, boxes = images()[0], torch.tensor([[5.0, 5, 40, 40], [1.0, 1, 20, 20]])
-    one, other = _Look.of([image], *plain), _Look.of([image.flip(-1)], *turned)
-    torch.testing.assert_close(mirrored(other.proposals[0], 70), one.proposals[0], rtol=1e-4, atol=1e-3)
+    one, other = _View.of([image], *plain), _View.of([image.flip(-1)], *turned)
+    torch.testing.assert_close(flip_boxes(other.proposals[0], 70), one.proposals[0], rtol=1e-4, atol=1e-3)
     (scores,), (places,) = one.score([boxes])
-    (again,), (mirror_places,) = other.score([mirrored(boxes, 70)])
+    (again,), (mirror_places,) = other.score([flip_boxes(boxes, 70)])
     torch.testing.assert_close(again, scores, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(mirrored(mirror_places.flatten(0, 1), 70), places.flatten(0, 1), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(flip_boxes(mirror_places.flatten(0, 1), 70), places.flatten(0, 1), rtol=1e-4, atol=1e-3)
 
 
 def test_sizes_change_what_is_seen_and_not_the_pixels_of_boxes(net):
@@ -89,8 +89,8 @@ def test_sizes_change_what_is_seen_and_not_the_pixels_of_boxes(net):
 
 def test_the_longest_side_grows_with_the_size(net):
     """A panorama of 60x200 at short side 64 is limited to 96 pixels; at 128, twice that, to 192."""
-    looks = Predictor(net, sizes=[64, 128]).looks
-    assert [transform([torch.zeros(3, 60, 200)])[0].image_sizes for _, transform, _ in looks] == [
+    views = Predictor(net, sizes=[64, 128]).views
+    assert [transform([torch.zeros(3, 60, 200)])[0].image_sizes for _, transform, _ in views] == [
         [(28, 96)],
         [(57, 192)],
     ]
@@ -108,10 +108,10 @@ def test_refining_scores_the_boxes_found_once_more(net, monkeypatch):
 
 
 def test_proposals_are_united_by_rank():
-    """The second look's first box is as good as the first look's; its second repeats the first look's first."""
+    """The first boxes of both views are equally good; the second box of the second view repeats one of them."""
     a, b, c = ([0.0, 0, 10, 10], [20.0, 20, 30, 30], [40.0, 40, 50, 50])
     near_a = [0.0, 0, 10, 9]
-    joined = united([torch.tensor([a, b]), torch.tensor([c, near_a])])
+    joined = unite([torch.tensor([a, b]), torch.tensor([c, near_a])])
     assert sorted(joined.tolist()) == [a, b, c]
     assert {tuple(box) for box in joined[:2].tolist()} == {tuple(a), tuple(c)}
 
@@ -121,7 +121,7 @@ def test_boxes_vote_by_score_where_they_overlap_by_half():
     kept = torch.tensor([[0.0, 0, 10, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [6, 0, 16, 10], [2, 0, 12, 10]])
     votes = torch.tensor([[0.6, 0.2, 0.9, 0.0]])
-    torch.testing.assert_close(voted(kept, boxes, votes), torch.tensor([[0.25, 0, 10.25, 10]]))
+    torch.testing.assert_close(vote(kept, boxes, votes), torch.tensor([[0.25, 0, 10.25, 10]]))
 
 
 def test_an_image_without_proposals_has_no_detections(net, monkeypatch):
@@ -134,10 +134,10 @@ def test_an_ensemble_averages_probabilities_of_nets_of_different_trunks(net):
     other = detector(1, "plain18", neck="dc5")
     predictor = Predictor([net, other]).eval()
     with torch.inference_mode():
-        looks = [_Look.of(images()[:1], *look) for look in predictor.looks]
+        views = [_View.of(images()[:1], *view) for view in predictor.views]
         boxes = [torch.tensor([[5.0, 5, 40, 40], [1.0, 1, 20, 20]])]
-        (scores,), (places,) = predictor._score(looks, boxes)
-        one, two = (look.score(boxes) for look in looks)
+        (scores,), (places,) = predictor._score(views, boxes)
+        one, two = (view.score(boxes) for view in views)
     torch.testing.assert_close(scores, (one[0][0] + two[0][0]) / 2)
     weights = one[0][0] / (one[0][0] + two[0][0])
     expected = weights[..., None] * one[1][0] + (1 - weights)[..., None] * two[1][0]
@@ -175,7 +175,7 @@ def test_context_trains_in_every_parameter_and_predicts_with_losses():
     with torch.inference_mode():
         detections, losses = Predictor(model.eval()).predict_with_losses(images(), targets)
     assert len(detections) == 2 and len(losses) == 4
-    with pytest.raises(UserError, match="losses are those of one net"):
+    with pytest.raises(UserError, match="needs one model and one view"):
         Predictor(model, flip=True).predict_with_losses(images(), targets)
 
 
@@ -197,7 +197,7 @@ def test_files_of_other_nets_join_by_their_categories(net, tmp_path: Path):
     with pytest.raises(UserError, match="was not trained on 1 of the data's categories"):
         from_file(path, CategoryMap((1, 2, 9), ("circle", "square", "moon")))
     save_file(net.state_dict(), tmp_path / "bare.safetensors")
-    with pytest.raises(UserError, match="is no detector of ours"):
+    with pytest.raises(UserError, match="is not a detector of this project"):
         from_file(tmp_path / "bare.safetensors", THREE)
 
 
@@ -209,7 +209,7 @@ def test_a_file_without_context_is_no_net_with_it(net, tmp_path: Path):
 
 @pytest.mark.parametrize("wrong", [{"sizes": [0]}, {"nms": 1.5}])
 def test_wrong_arguments(net, wrong):
-    with pytest.raises(UserError, match="expected nets"):
+    with pytest.raises(UserError, match="give at least one model"):
         Predictor(net, **wrong)
 
 
