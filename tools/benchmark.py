@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     # Everything below imports torch.
-    from backbones.common.loading import cores
+    from backbones.common.machine import cores
     from tools.benchmarks import machine, output
     from tools.engine.run_folder import choose_results, create_results
 

@@ -138,7 +138,7 @@ def start(options: PredictOptions, folder: Path) -> Task:
     """The net, with the machine set up as training sets it up."""
     import torch
 
-    from backbones.common.loading import cores
+    from backbones.common.machine import cores
     from tools.prediction.tasks import Wishes, open_task
 
     torch.set_num_threads(options.threads or cores())
@@ -155,7 +155,7 @@ def predict(task: Task, options: PredictOptions, inputs: list[Input], folder: Pa
     """Predict all pictures, or those before an interrupt: how many, what is wrong with others, whether one came."""
     from tqdm import tqdm
 
-    from backbones.common.loading import cores
+    from backbones.common.machine import cores
     from tools.engine.run_folder import create_results
     from tools.prediction.inputs import count, stream
     from tools.prediction.outputs import Drawn

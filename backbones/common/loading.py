@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +22,6 @@ def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any], **bat
         worker_init_fn=one_thread,
         **batching,
     )
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_thread(worker: int) -> None:

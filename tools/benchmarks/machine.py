@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import torch
 
-from backbones.common.loading import cores
+from backbones.common.machine import cores
 from tools.benchmarks.rounds import Step, time_steps
 
 # CPU features that decide how fast convolutions can be.

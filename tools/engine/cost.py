@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.common.loading import cores
+from backbones.common.machine import cores
 from tools.processes import distributed
 
 

@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from backbones.common.files import write_text
-from backbones.common.loading import cores
+from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
 from tools.engine import checkpoint, optim

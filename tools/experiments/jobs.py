@@ -111,7 +111,7 @@ def threads(cell: Cell, jobs: int) -> int | None:
     """CPU threads of one of several jobs: what the experiment says, else an equal share of the cores."""
     if jobs == 1 or cell.config.get("threads"):
         return cell.config.get("threads")
-    from backbones.common.loading import cores
+    from backbones.common.machine import cores
 
     return max(1, cores() // jobs)
 

@@ -1,1 +1,1 @@
-"""TODO-DOC tools/synthetic."""
+"""Generators of synthetic data sets: shapes, crops of shapes, spectrograms, and COCO results."""

@@ -1,30 +1,31 @@
-"""A synthetic COCO results set of any size, to measure and test the evaluators with."""
+"""Synthetic COCO ground truth and results of any size, for benchmarks and tests of the evaluators."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tools.synthetic.records import AnnotationRecord, GroundTruth, ResultRecord
+
 CATEGORIES, WIDTH, HEIGHT = 80, 640, 480
 BOXES_PER_IMAGE = 7  # as in COCO
-HIT_SHARE = 0.5  # of the detections are jittered copies of true boxes, the others lie anywhere
-CROWD_SHARE = 0.01
+HIT_FRACTION = 0.5  # of the detections are jittered copies of true boxes; the others have random positions
+CROWD_FRACTION = 0.01  # of the true boxes are crowd regions
 
 
-def synthetic_results(images: int, detections: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Ground truth and results in COCO's formats: a pure function of the arguments.
+def synthetic_results(images: int, detections: int, seed: int) -> tuple[GroundTruth, list[ResultRecord]]:
+    """Return ground truth and results in COCO's formats, a pure function of the arguments.
 
-    Hits rank above the rest on average, so that the metrics lie well inside 0..1.
+    Jittered copies of true boxes have higher scores on average, so the metrics are far from both 0 and 1.
     """
     rng = np.random.default_rng(seed)
     boxes = _boxes(rng, images * BOXES_PER_IMAGE)
     owners = rng.integers(1, images + 1, len(boxes))
     labels = rng.integers(1, CATEGORIES + 1, len(boxes))
-    crowds = rng.random(len(boxes)) < CROWD_SHARE
-    truth = {
+    crowds = rng.random(len(boxes)) < CROWD_FRACTION
+    truth: GroundTruth = {
         "images": [
             {"id": key, "file_name": f"{key:012}.jpg", "width": WIDTH, "height": HEIGHT} for key in range(1, images + 1)
         ],
@@ -35,7 +36,7 @@ def synthetic_results(images: int, detections: int, seed: int) -> tuple[dict[str
 
 
 def write_synthetic(folder: Path, images: int, detections: int, seed: int) -> tuple[Path, Path]:
-    """Write `truth.json` and `detections.json`, and name them."""
+    """Write `truth.json` and `detections.json` into a folder; return both paths."""
     paths = folder / "truth.json", folder / "detections.json"
     for path, content in zip(paths, synthetic_results(images, detections, seed), strict=True):
         path.write_text(json.dumps(content), encoding="utf-8")
@@ -43,13 +44,15 @@ def write_synthetic(folder: Path, images: int, detections: int, seed: int) -> tu
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Boxes x, y, w, h within the image, of all three COCO size ranges."""
+    """Return random boxes x, y, w, h `[count, 4]` inside the image, of all three COCO size ranges."""
     size = np.exp(rng.uniform(np.log(8), np.log(300), (count, 2)))
     corner = rng.random((count, 2)) * (np.array([WIDTH, HEIGHT]) - size)
     return np.hstack([corner, size]).round(2)
 
 
-def _annotations(boxes: np.ndarray, owners: np.ndarray, labels: np.ndarray, crowds: np.ndarray) -> list[dict[str, Any]]:
+def _annotations(
+    boxes: np.ndarray, owners: np.ndarray, labels: np.ndarray, crowds: np.ndarray
+) -> list[AnnotationRecord]:
     columns = (owners.tolist(), labels.tolist(), boxes.tolist(), crowds.astype(int).tolist())
     return [
         {"id": key, "image_id": owner, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
@@ -59,16 +62,16 @@ def _annotations(boxes: np.ndarray, owners: np.ndarray, labels: np.ndarray, crow
 
 def _results(
     rng: np.random.Generator, count: int, images: int, boxes: np.ndarray, owners: np.ndarray, labels: np.ndarray
-) -> list[dict[str, Any]]:
-    hits = int(count * HIT_SHARE)
+) -> list[ResultRecord]:
+    hits = int(count * HIT_FRACTION)
     chosen = rng.integers(0, len(boxes), hits)
     near = boxes[chosen] + rng.normal(0, 0.07, (hits, 4)) * boxes[chosen][:, [2, 3, 2, 3]]
     near[:, 2:] = near[:, 2:].clip(min=1)
-    spots = np.vstack([near, _boxes(rng, count - hits)]).round(2).tolist()
-    where = np.concatenate([owners[chosen], rng.integers(1, images + 1, count - hits)]).tolist()
-    what = np.concatenate([labels[chosen], rng.integers(1, CATEGORIES + 1, count - hits)]).tolist()
+    placed = np.vstack([near, _boxes(rng, count - hits)]).round(2).tolist()
+    images_of = np.concatenate([owners[chosen], rng.integers(1, images + 1, count - hits)]).tolist()
+    labels_of = np.concatenate([labels[chosen], rng.integers(1, CATEGORIES + 1, count - hits)]).tolist()
     scores = np.concatenate([rng.beta(4, 2, hits), rng.beta(2, 4, count - hits)]).round(4).tolist()  # some ties
     return [
         {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(where, what, spots, scores, strict=True)
+        for image, category, box, score in zip(images_of, labels_of, placed, scores, strict=True)
     ]

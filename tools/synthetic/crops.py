@@ -1,37 +1,73 @@
-"""The embedded shapes as a classification set: each object cut out of its picture, in folders by class."""
+"""The built-in shapes as a classification set: each object cut out of its image, in folders by class."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from backbones.common.files import create_once
 from backbones.errors import UserError
 from tools.synthetic import shapes
+from tools.synthetic.records import GroundTruth
 
-SIZE = 32  # pixels of a crop's sides
-MARGIN = 1.2  # side of the square cut out, over the longer side of the object's box
+if TYPE_CHECKING:
+    import numpy as np
+
+SIZE = 32  # width and height of a crop in pixels
+MARGIN = 1.2  # side of the square that is cut out, divided by the longer side of the object's box
 DESCRIPTION_FILE = "crops.json"
 
 
 def prepare(root: Path | None = None, **options: int) -> Path:
-    """The folder of crops (`train/CLASS/*.png`, `val/CLASS/*.png`), made first where it is not there yet.
+    """Return the folder of crops below `root`, after generating it if it does not exist.
+
+    It holds `train/CLASS/*.png` and `val/CLASS/*.png`.
 
     Args:
-        root: where the shapes and the crops lie; the cache by default.
-        options: of `shapes.prepare`.
+        root: folder of all generated data sets, the shapes and the crops; the cache by default.
+        options: options of `shapes.prepare`.
 
     Raises:
-        UserError: for impossible options, or a folder that cannot be written.
+        UserError: if an option is out of range, or a folder cannot be written.
     """
     source = shapes.prepare(root, **options)
-    folder = source.with_name(f"{source.name}-crops{SIZE}")
+    return generate(source.with_name(f"{source.name}-crops{SIZE}"), source)
+
+
+def generate(folder: Path, source: Path) -> Path:
+    """Return `folder`, after writing the crops of the objects of the shapes in `source` there.
+
+    A folder that already holds crops is left as it is.
+
+    Raises:
+        UserError: if the folder holds other files or cannot be written.
+    """
     try:
         create_once(folder, is_complete=(folder / DESCRIPTION_FILE).is_file, write=lambda at: _write(at, source))
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; name a folder by RESNET_TRANSFER_CACHE") from None
+        raise UserError(
+            f"cannot write the crops to {folder}: {error.strerror}; name a new folder with --output, or a writable "
+            "cache with RESNET_TRANSFER_CACHE"
+        ) from None
     return folder
+
+
+def crop(image: np.ndarray, box: list[float]) -> np.ndarray:
+    """Return the square around a box, resized to `[SIZE, SIZE, 3]`. Beyond the image its edge is repeated.
+
+    Args:
+        image: `[H, W, 3]` uint8.
+        box: x, y, width, height in pixels.
+    """
+    import cv2
+
+    side = max(2, round(MARGIN * max(box[2:])))
+    left, top = (round(begin + length / 2 - side / 2) for begin, length in zip(box[:2], box[2:], strict=True))
+    # Repeat the image's edge on all sides, by enough for any square.
+    wide = cv2.copyMakeBorder(image, side, side, side, side, cv2.BORDER_REPLICATE)
+    square = wide[top + side : top + 2 * side, left + side : left + 2 * side]
+    return cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def _write(folder: Path, source: Path) -> None:
@@ -40,26 +76,17 @@ def _write(folder: Path, source: Path) -> None:
 
 
 def _write_split(folder: Path, source: Path, split: str) -> int:
+    """Write the crops of a split; return their number."""
     import cv2
 
-    truth = json.loads((source / "annotations" / f"instances_{split}.json").read_text())
+    truth: GroundTruth = json.loads((source / "annotations" / f"instances_{split}.json").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     for name in names.values():
         (folder / name).mkdir(parents=True)
     files = {image["id"]: image["file_name"] for image in truth["images"]}
-    for thing in truth["annotations"]:
-        image = cv2.imread(str(source / split / files[thing["image_id"]]))
-        target = folder / names[thing["category_id"]] / f"{thing['id']:06d}.png"
-        cv2.imwrite(str(target), crop(image, thing["bbox"]))
+    for annotation in truth["annotations"]:
+        image = cv2.imread(str(source / split / files[annotation["image_id"]]))
+        assert image is not None, "the shapes data set is complete"
+        target = folder / names[annotation["category_id"]] / f"{annotation['id']:06d}.png"
+        cv2.imwrite(str(target), crop(image, annotation["bbox"]))
     return len(truth["annotations"])
-
-
-def crop(image: Any, box: list[float]) -> Any:
-    """The square around a box [x, y, width, height], scaled; the picture's edge is repeated beyond it."""
-    import cv2
-
-    side = max(2, round(MARGIN * max(box[2:])))
-    left, top = (round(begin + length / 2 - side / 2) for begin, length in zip(box[:2], box[2:], strict=True))
-    wide = cv2.copyMakeBorder(image, side, side, side, side, cv2.BORDER_REPLICATE)
-    square = wide[top + side : top + 2 * side, left + side : left + 2 * side]
-    return cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA)

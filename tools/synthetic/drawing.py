@@ -1,7 +1,7 @@
-"""Draw the scenes of the embedded dataset: coloured shapes on textured backgrounds, with their visible masks.
+"""Draws the scenes of the shapes data set: coloured shapes on textured backgrounds, with their visible masks.
 
-Everything is a function of the random generator that is passed in. Masks are kept `FINE` times finer than the
-image, so that edges are antialiased and boxes are exact to a quarter of a pixel.
+All pixels are a function of the random generator that the caller passes. Masks have `FINE` times the resolution of
+the image, so edges are antialiased and boxes are exact to a quarter of a pixel.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 
 FINE = 4  # mask cells along a pixel's side
-EMPTY_SHARE = 0.05  # of the images have no object
-CROWD_SHARE = 0.03  # of the images have a crowd region
+EMPTY_FRACTION = 0.05  # of the images have no object
+CROWD_FRACTION = 0.03  # of the images have a crowd region
 MOST_OBJECTS = 6
-SIZES = (24 / 128, 76 / 128)  # circumscribed diameter over the image's side; boxes come out a little smaller
-VISIBLE_SHARE = 0.4  # nothing may be hidden further than this
-APART_SHARE = 0.8  # of the objects touch none that lies below them
+# Range of the circumscribed diameter divided by the image's side; the boxes are a little smaller.
+SIZES = (24 / 128, 76 / 128)
+VISIBLE_FRACTION = 0.4  # at least this part of each object stays visible
+APART_FRACTION = 0.8  # of the objects touch no object below them
 CONTRAST = 120.0  # least distance in RGB between an object and what it covers
-ATTEMPTS = 12  # places tried for one object
+ATTEMPTS = 12  # positions tried for one object
 SUBCELL_BITS = 4  # fillPoly takes fixed-point coordinates
 
 
 @dataclass
-class Thing:
+class SceneObject:
     """One annotated object, or one crowd.
 
     Attributes:
         kind: index into the order of `OUTLINES`.
-        visible: 0/1, [FINE * size, FINE * size]; shrinks as later objects cover it.
-        whole: cells that it would have if nothing hid it and no border cut it.
+        visible: mask of 0 and 1, [FINE * size, FINE * size], without the cells that later objects cover.
+        whole: number of cells of the whole shape, including covered cells and cells beyond the image.
+        crowd: whether this is a crowd region.
     """
 
     kind: int
@@ -46,26 +48,26 @@ class Thing:
 
 @dataclass
 class Scene:
-    """`image` is RGB, uint8, [size, size, 3]; `things` lie from back to front."""
+    """An image, RGB uint8 [size, size, 3], and its objects from back to front."""
 
     image: NDArray[np.uint8]
-    things: list[Thing]
+    objects: list[SceneObject]
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draw one image of `size` x `size` pixels with none to seven objects and, rarely, a crowd."""
+    """Draw one image of `size` x `size` pixels with 0 to 6 objects and, rarely, a crowd."""
     canvas = _background(rng, size)
-    things: list[Thing] = []
-    if rng.random() >= EMPTY_SHARE:
-        if rng.random() < CROWD_SHARE:
-            canvas = _add_crowd(rng, canvas, things)
+    objects: list[SceneObject] = []
+    if rng.random() >= EMPTY_FRACTION:
+        if rng.random() < CROWD_FRACTION:
+            canvas = _add_crowd(rng, canvas, objects)
         for _ in range(rng.integers(1, MOST_OBJECTS + 1)):
-            canvas = _add_object(rng, canvas, things)
+            canvas = _add_object(rng, canvas, objects)
     grain = rng.uniform(1, 5) * rng.standard_normal(canvas.shape, np.float32)
-    return Scene(np.clip(canvas + grain, 0, 255).round().astype(np.uint8), things)
+    return Scene(np.clip(canvas + grain, 0, 255).round().astype(np.uint8), objects)
 
 
-# Outlines: contours [n, 2] within the unit circle; a second contour is a hole.
+# Outlines: contours [n, 2] in the unit circle; a second contour is a hole.
 
 
 def _around(points: int, radius: float = 1.0) -> Array:
@@ -114,47 +116,47 @@ OUTLINES: dict[str, Callable[[np.random.Generator], list[Array]]] = {
 _MAKERS = tuple(OUTLINES.values())
 
 
-# Placing
+# Positions
 
 
-def _add_object(rng: np.random.Generator, canvas: Array, things: list[Thing]) -> Array:
-    """Put one object on top of the scene where it hides nothing too far, or none if no place is found."""
+def _add_object(rng: np.random.Generator, canvas: Array, objects: list[SceneObject]) -> Array:
+    """Draw one object on top of the scene; draw nothing if each tried position hides too much of another object."""
     size = len(canvas)
     kind = int(rng.integers(len(_MAKERS)))
-    apart = rng.random() < APART_SHARE
+    apart = rng.random() < APART_FRACTION
     for _ in range(ATTEMPTS):
         diameter = size * SIZES[0] * (SIZES[1] / SIZES[0]) ** rng.random()
         mask, whole = _stamp(rng, kind, size, rng.uniform(0, size, 2), diameter)
-        if _fits(mask, whole, things, apart):
-            _cover(things, mask)
-            things.append(Thing(kind, mask, whole))
+        if _fits(mask, whole, objects, apart):
+            _cover(objects, mask)
+            objects.append(SceneObject(kind, mask, whole))
             return _paint(rng, canvas, mask)
     return canvas
 
 
-def _add_crowd(rng: np.random.Generator, canvas: Array, things: list[Thing]) -> Array:
-    """Scatter many tiny shapes of one kind; together they are one annotation."""
+def _add_crowd(rng: np.random.Generator, canvas: Array, objects: list[SceneObject]) -> Array:
+    """Scatter many tiny shapes of one kind, which are one annotation together."""
     size = len(canvas)
     kind = int(rng.integers(len(_MAKERS)))
     centre, spread = rng.uniform(0.25, 0.75, 2) * size, rng.uniform(0.08, 0.12) * size
     together = np.zeros((FINE * size, FINE * size), np.uint8)
     for _ in range(rng.integers(12, 25)):
-        place = centre + np.clip(rng.standard_normal(2), -2, 2) * spread
-        mask, _ = _stamp(rng, kind, size, place, size * rng.uniform(0.045, 0.075))
+        position = centre + np.clip(rng.standard_normal(2), -2, 2) * spread
+        mask, _ = _stamp(rng, kind, size, position, size * rng.uniform(0.045, 0.075))
         canvas = _paint(rng, canvas, mask)
         together |= mask
-    things.append(Thing(kind, together, float(together.sum()), crowd=True))
+    objects.append(SceneObject(kind, together, float(together.sum()), crowd=True))
     return canvas
 
 
 def _stamp(
     rng: np.random.Generator, kind: int, size: int, centre: NDArray[np.float64], diameter: float
 ) -> tuple[Mask, float]:
-    """The 0/1 mask of one turned shape, and the cells that it has with its parts beyond the border."""
+    """Return the mask of one rotated shape, and its number of cells including cells beyond the image."""
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     contours = [(outline @ rotation * diameter / 2 + centre) * FINE for outline in _MAKERS[kind](rng)]
-    # Cell (0, 0) covers 0..1, whereas OpenCV puts the centre of its pixel at 0.
+    # Cell (0, 0) covers 0..1, but OpenCV's pixel (0, 0) has its centre at 0.
     fixed = [((contour - 0.5) * 2**SUBCELL_BITS).round().astype(np.int32) for contour in contours]
     mask = np.zeros((FINE * size, FINE * size), np.uint8)
     cv2.fillPoly(mask, fixed, 1, lineType=cv2.LINE_8, shift=SUBCELL_BITS)
@@ -162,24 +164,24 @@ def _stamp(
     return mask, outer - sum(holes)
 
 
-def _fits(mask: Mask, whole: float, things: Sequence[Thing], apart: bool) -> bool:
-    """Whether enough of the new shape lies inside the image and enough of each older one stays visible."""
+def _fits(mask: Mask, whole: float, objects: Sequence[SceneObject], apart: bool) -> bool:
+    """Return whether enough of the new shape is inside the image and enough of each older object stays visible."""
     if mask.sum() < 0.7 * whole:
         return False
-    for thing in things:
-        hidden = np.count_nonzero(thing.visible & mask)
-        if hidden and (apart or np.count_nonzero(thing.visible) - hidden < VISIBLE_SHARE * thing.whole):
+    for each in objects:
+        hidden = np.count_nonzero(each.visible & mask)
+        if hidden and (apart or np.count_nonzero(each.visible) - hidden < VISIBLE_FRACTION * each.whole):
             return False
     return True
 
 
-def _cover(things: Sequence[Thing], mask: Mask) -> None:
-    for thing in things:
-        thing.visible &= 1 - mask
+def _cover(objects: Sequence[SceneObject], mask: Mask) -> None:
+    for each in objects:
+        each.visible &= 1 - mask
 
 
 def _paint(rng: np.random.Generator, canvas: Array, mask: Mask) -> Array:
-    """Blend a textured colour that stands out from what it covers."""
+    """Blend a texture into the canvas where the mask is set, in a colour that contrasts with the covered pixels."""
     size = len(canvas)
     alpha = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_AREA)[..., None] / np.float32(255)
     below = (canvas * alpha).sum((0, 1)) / max(float(alpha.sum()), 1.0)
@@ -189,14 +191,15 @@ def _paint(rng: np.random.Generator, canvas: Array, mask: Mask) -> Array:
 
 
 def _colour_unlike(rng: np.random.Generator, colour: NDArray[np.floating]) -> NDArray[np.float64]:
-    """An RGB colour at least `CONTRAST` away; half of the colour cube is, so this ends quickly."""
+    """Return a random RGB colour at a distance of at least `CONTRAST` from `colour`."""
+    # At least half of the colour cube is that far away, so the loop ends quickly.
     while True:
         candidate = rng.uniform(0, 255, 3)
         if np.linalg.norm(candidate - colour) >= CONTRAST:
             return candidate
 
 
-# Textures: patterns are fields [size, size] in 0..1 that mix two colours.
+# Textures: a pattern [size, size] of values in 0..1 mixes two colours.
 
 
 def _background(rng: np.random.Generator, size: int) -> Array:
@@ -212,13 +215,13 @@ def _texture(
     other: NDArray[np.float64],
     patterns: Sequence[Callable[[np.random.Generator, int], Array]],
 ) -> Array:
-    """Mix two colours by one pattern: float32 RGB, [size, size, 3]."""
+    """Return two colours mixed by a random pattern, float32 RGB [size, size, 3]."""
     mix = patterns[int(rng.integers(len(patterns)))](rng, size)[..., None]
     return colour.astype(np.float32) + mix * (other - colour).astype(np.float32)
 
 
 def _ramp(rng: np.random.Generator, size: int) -> Array:
-    """Distance along a random direction, roughly -0.7..0.7 over the image."""
+    """Return the distance along a random direction, about -0.7..0.7 over the image."""
     turn = rng.uniform(0, 2 * np.pi)
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     return (np.float32(np.cos(turn)) * steps[None, :] + np.float32(np.sin(turn)) * steps[:, None]).astype(np.float32)
@@ -238,7 +241,7 @@ def _stripes(rng: np.random.Generator, size: int) -> Array:
 
 
 def _clouds(rng: np.random.Generator, size: int) -> Array:
-    """Smooth noise: a coarse grid of random values, enlarged."""
+    """Return smooth noise: a coarse grid of random values, enlarged."""
     cells = int(rng.integers(4, 17))
     grid = rng.random((cells, cells), np.float32)
     return np.clip(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
@@ -249,7 +252,7 @@ def _speckle(rng: np.random.Generator, size: int) -> Array:
 
 
 def _blobs(rng: np.random.Generator, size: int) -> Array:
-    """Ellipses of close colours with soft edges: they resemble objects, and are none."""
+    """Return ellipses of similar colours with soft edges; they resemble objects but are background."""
     field = np.full((size, size), 0.5, np.float32)
     for _ in range(rng.integers(6, 16)):
         centre, axes = rng.integers(0, size, 2), (rng.uniform(0.03, 0.14, 2) * size).astype(int) + 1

@@ -1,26 +1,26 @@
-"""From a fine visible mask to COCO's fields: polygons, run lengths, box and area, in pixels of the image."""
+"""Converts an object's fine mask to COCO's fields: polygons or run lengths, box and area, in pixels of the image."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.synthetic.records import MaskFields
+
 Mask = NDArray[np.uint8]
 Contour = NDArray[np.float64]
 
-SLIVER = 1.0  # pixels; smaller islands and holes are left out, as an annotator would
+SLIVER = 1.0  # square pixels; smaller islands and holes are left out, as a human annotator does
 TOLERANCE = 0.75  # cells by which a polygon may leave the mask's edge
 
 
-def object_fields(mask: Mask, fine: int) -> dict[str, Any]:
-    """`segmentation` (polygons), `bbox` ([x, y, w, h]) and `area` of an object's visible part.
+def object_fields(mask: Mask, fine: int) -> MaskFields:
+    """Return the fields of an object's visible part, with polygons as `segmentation`.
 
     Args:
         mask: 0/1, [fine * height, fine * width].
-        fine: cells along a pixel's side; box and area are exact to the cell.
+        fine: cells along a pixel's side; box and area are exact to one cell.
     """
     contours, parents = _contours(mask, fine)
     corners = np.concatenate([contour for contour, parent in zip(contours, parents, strict=True) if parent < 0])
@@ -33,11 +33,11 @@ def object_fields(mask: Mask, fine: int) -> dict[str, Any]:
     }
 
 
-def crowd_fields(mask: Mask, fine: int) -> dict[str, Any]:
-    """The same for a crowd, whose `segmentation` is an uncompressed run-length code over whole pixels."""
+def crowd_fields(mask: Mask, fine: int) -> MaskFields:
+    """Return the fields of a crowd, with a run-length code over whole pixels as `segmentation`; see `object_fields`."""
     height, width = mask.shape[0] // fine, mask.shape[1] // fine
-    share = mask.reshape(height, fine, width, fine).mean((1, 3))
-    pixels = share >= 0.5
+    covered = mask.reshape(height, fine, width, fine).mean((1, 3))  # fraction of each pixel
+    pixels = covered >= 0.5
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
     return {
@@ -49,7 +49,7 @@ def crowd_fields(mask: Mask, fine: int) -> dict[str, Any]:
 
 
 def _run_lengths(pixels: NDArray[np.bool_]) -> list[int]:
-    """Lengths of alternating runs of 0 and 1, column by column; the first run is of 0 and may be empty."""
+    """Return the lengths of alternating runs of 0 and 1, column by column; the first run counts zeros, maybe none."""
     flat = pixels.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
@@ -57,10 +57,10 @@ def _run_lengths(pixels: NDArray[np.bool_]) -> list[int]:
 
 
 def _contours(mask: Mask, fine: int) -> tuple[list[Contour], list[int]]:
-    """Contours [n, 2] along the edges of cells, and for each hole the index of its island (else -1).
+    """Return contours [n, 2] along the edges of cells, and the index of the island of each hole (-1 for islands).
 
-    OpenCV traces centres of cells, which would shrink every shape by half a cell all round. The *corners* of
-    the cells are one row and one column more; tracing the set of corners follows the true edges.
+    OpenCV traces the centres of cells, which shrinks a shape by half a cell on each side. So this function traces
+    the set of the cells' corners, which has one more row and column and follows the true edges.
     """
     corners = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
     for down in (0, 1):
@@ -69,17 +69,16 @@ def _contours(mask: Mask, fine: int) -> tuple[list[Contour], list[int]]:
     found, tree = cv2.findContours(corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     areas = [cv2.contourArea(contour) for contour in found]
     largest = int(np.argmax(areas))
-    kept = [index for index, area in enumerate(areas) if index == largest or area >= SLIVER * fine**2]
-    place = {index: position for position, index in enumerate(kept)}
-    # The tree is [1, n, (next, previous, child, parent)]; a hole of a dropped island goes with it.
-    kept = [index for index in kept if tree[0][index][3] < 0 or tree[0][index][3] in place]
-    place = {index: position for position, index in enumerate(kept)}
+    large = {index for index, area in enumerate(areas) if index == largest or area >= SLIVER * fine**2}
+    # The tree is [1, n, (next, previous, child, parent)]. Drop the holes of dropped islands too.
+    kept = [index for index in sorted(large) if tree[0][index][3] < 0 or tree[0][index][3] in large]
+    new_index = {index: number for number, index in enumerate(kept)}
     contours = [found[index].reshape(-1, 2).astype(np.float64) for index in kept]
-    return contours, [place.get(int(tree[0][index][3]), -1) for index in kept]
+    return contours, [new_index.get(int(tree[0][index][3]), -1) for index in kept]
 
 
 def _polygons(contours: list[Contour], parents: list[int], fine: int) -> list[list[float]]:
-    """One polygon per island. COCO's polygons know no holes, so a double line joins a hole to its island."""
+    """Return one polygon per island. COCO's polygons have no holes, so a double line joins a hole to its island."""
     simple = [_simplified(contour) for contour in contours]
     polygons = []
     for island, parent in enumerate(parents):
@@ -96,9 +95,9 @@ def _simplified(contour: Contour) -> Contour:
 
 
 def _joined(outline: Contour, hole: Contour) -> Contour:
-    """Walk the outline, cross over at the closest pair of corners, walk the hole, and come back the same way.
+    """Join a hole to an outline at the closest pair of corners: outline, hole, and the rest of the outline.
 
-    OpenCV orders holes against their islands, so the hole's area is subtracted under either filling rule.
+    OpenCV traces holes in the opposite direction to islands, so both filling rules subtract the area of the hole.
     """
     distances = ((outline[:, None] - hole[None]) ** 2).sum(-1)
     here, there = np.unravel_index(int(distances.argmin()), distances.shape)

@@ -1,29 +1,26 @@
-"""TODO-DOC tools/synthetic/shapes.py."""
+"""The built-in shapes data set: coloured shapes on textured backgrounds, as a COCO detection set.
+
+All files are a pure function of the options. The command `tools/shapes.py` and the training scripts generate it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TypedDict
 
 from backbones.common.files import create_once
 from backbones.errors import UserError
+from tools.synthetic.parallel import draw_images
+from tools.synthetic.records import AnnotationRecord, CategoryRecord, DrawnObject, GroundTruth, ImageJob, ImageRecord
 
-VERSION = 2  # raise it whenever the bytes change: the cache folder carries it
-
-
+VERSION = 2  # increase it when the bytes change: it is part of the cache folder's name
 SPLITS = ("train", "val")
-
-
 FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
-
-
-CATEGORIES = (  # in the order of shapes_draw.OUTLINES; the ids have gaps, as COCO's have
+CATEGORIES: tuple[CategoryRecord, ...] = (  # in the order of drawing.OUTLINES; the ids have gaps, like COCO's
     {"id": 1, "name": "circle", "supercategory": "round"},
     {"id": 3, "name": "square", "supercategory": "angular"},
     {"id": 4, "name": "triangle", "supercategory": "angular"},
@@ -31,22 +28,22 @@ CATEGORIES = (  # in the order of shapes_draw.OUTLINES; the ids have gaps, as CO
     {"id": 9, "name": "ring", "supercategory": "round"},
     {"id": 12, "name": "cross", "supercategory": "angular"},
 )
-
-
-IMAGES_PER_WORKER = 200  # fewer are not worth a process
-
-
-MOST_WORKERS = 16
-
-
-LEAST_SIZE, MOST_SIZE = 32, 1024
-
-
+LEAST_SIZE, MOST_SIZE = 32, 1024  # width and height of an image in pixels
 DESCRIPTION_FILE = "shapes.json"
 
 
+class Recipe(TypedDict):
+    """The options that determine all bytes of a data set; the content of `shapes.json`."""
+
+    version: int
+    train: int
+    val: int
+    size: int
+    seed: int
+
+
 def cache_root() -> Path:
-    """$RESNET_TRANSFER_CACHE, else $XDG_CACHE_HOME/resnet-transfer, else ~/.cache/resnet-transfer."""
+    """Return $RESNET_TRANSFER_CACHE, else $XDG_CACHE_HOME/resnet-transfer, else ~/.cache/resnet-transfer."""
     own, common = os.environ.get("RESNET_TRANSFER_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own).expanduser()
@@ -54,13 +51,20 @@ def cache_root() -> Path:
 
 
 def prepare(root: Path | None = None, *, train: int = 3000, val: int = 200, size: int = 128, seed: int = 0) -> Path:
-    """The dataset's folder below `root` (default: the cache), generated first where it is not there yet.
+    """Return the folder of the shapes below `root`, after generating it if it does not exist.
 
-    Several processes may call this at once: one generates, the others wait for it. A killed generation leaves
-    nothing that a later call would take for the dataset.
+    Several processes may call this at once: one generates the data set, the others wait for it. If the process is
+    killed, a later call does not mistake its incomplete files for the data set.
+
+    Args:
+        root: folder of all generated data sets; the cache by default.
+        train: number of training images.
+        val: number of validation images.
+        size: width and height of an image in pixels.
+        seed: seed of the random generator.
 
     Raises:
-        UserError: for impossible parameters, a folder that cannot be written, or a damaged earlier dataset.
+        UserError: if an option is out of range, the folder cannot be written, or it holds a damaged data set.
     """
     name = f"shapes-v{VERSION}-train{train}-val{val}-size{size}-seed{seed}"
     folder = (cache_root() if root is None else Path(root)) / name
@@ -68,8 +72,8 @@ def prepare(root: Path | None = None, *, train: int = 3000, val: int = 200, size
 
 
 def generate(folder: Path, *, train: int, val: int, size: int, seed: int) -> Path:
-    """As `prepare`, into exactly this folder."""
-    recipe = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
+    """Return `folder` as an absolute path, after generating the shapes there; see `prepare`."""
+    recipe: Recipe = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     _check(train=train, val=val, size=size, seed=seed)
     folder = folder.absolute()
     if _is_complete(folder, recipe):
@@ -95,11 +99,11 @@ def _check(*, train: int, val: int, size: int, seed: int) -> None:
             raise UserError(f"shapes: {name} is {value}; choose {least} to {most}")
 
 
-def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
-    """Whether the folder holds this very dataset; False where there is none (or an empty folder) yet.
+def _is_complete(folder: Path, recipe: Recipe) -> bool:
+    """Return whether the folder holds the data set of `recipe`; False if it does not exist or is empty.
 
     Raises:
-        UserError: if something else is there: nothing of the user's is ever overwritten.
+        UserError: if the folder holds anything else, because files of the user are never overwritten.
     """
     if not folder.exists():
         return False
@@ -110,118 +114,86 @@ def _is_complete(folder: Path, recipe: dict[str, int]) -> bool:
         counts = {split: len(os.listdir(folder / split)) for split in SPLITS}
         annotated = all((folder / "annotations" / f"instances_{split}.json").is_file() for split in SPLITS)
     except FileNotFoundError as error:
-        raise UserError(_in_the_way(folder, f"lacks {Path(error.filename).name}")) from None
+        raise _refusal(folder, f"lacks {Path(error.filename).name}") from None
     except (OSError, ValueError) as error:
-        raise UserError(_in_the_way(folder, f"cannot be read ({error})")) from None
+        raise _refusal(folder, f"cannot be read ({error})") from None
     if found != recipe:
-        raise UserError(_in_the_way(folder, "holds something else than the shapes asked for"))
-    for split, count in counts.items():
-        if count != recipe[split]:
-            raise UserError(_in_the_way(folder, f"has {count} of {recipe[split]} images in {split}"))
+        raise _refusal(folder, "holds shapes that were generated with other options")
+    for split, expected in _counts(recipe).items():
+        if counts[split] != expected:
+            raise _refusal(folder, f"has {counts[split]} of {expected} images in {split}")
     if not annotated:
-        raise UserError(_in_the_way(folder, "lacks annotations"))
+        raise _refusal(folder, "lacks annotations")
     return True
 
 
-def _in_the_way(folder: Path, trouble: str) -> str:
-    return f"{folder}: {trouble}; delete it to have the shapes generated there, or name another folder"
+def _refusal(folder: Path, fault: str) -> UserError:
+    return UserError(f"{folder}: {fault}; delete it to generate the shapes there, or name another folder")
 
 
-def _write(folder: Path, recipe: dict[str, int]) -> None:
+def _write(folder: Path, recipe: Recipe) -> None:
+    """Write images, annotations and the description into a new folder."""
     for name in (*SPLITS, "annotations"):
         (folder / name).mkdir(parents=True)
-    images = [
-        [number, index, str(folder / split / _file_name(split, index))]
+    counts = _counts(recipe)
+    images: list[ImageJob] = [
+        (number, index, str(folder / split / _file_name(split, index)))
         for number, split in enumerate(SPLITS)
-        for index in range(recipe[split])
+        for index in range(counts[split])
     ]
-    answers = _with_progress(_drawn(images, recipe), len(images))
+    drawn = _with_progress(draw_images(images, size=recipe["size"], seed=recipe["seed"]), len(images))
     for split in SPLITS:
-        truth = _truth(split, recipe, [next(answers) for _ in range(recipe[split])])
+        truth = _truth(split, recipe, [next(drawn) for _ in range(counts[split])])
         text = json.dumps(truth, separators=(",", ":"))
         (folder / "annotations" / f"instances_{split}.json").write_text(text)
-    next(answers, None)  # closes the progress bar and the workers
+    next(drawn, None)  # run the generator to its end: it closes the progress bar and waits for the workers
     (folder / DESCRIPTION_FILE).write_text(json.dumps(recipe))
+
+
+def _counts(recipe: Recipe) -> dict[str, int]:
+    """Return the number of images of each split."""
+    return {"train": recipe["train"], "val": recipe["val"]}
 
 
 def _file_name(split: str, index: int) -> str:
     return f"{FIRST_IMAGE_ID[split] + index:012d}.jpg"
 
 
-def _truth(split: str, recipe: dict[str, int], drawn: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """COCO's instances JSON of one split."""
+def _truth(split: str, recipe: Recipe, drawn: Sequence[Sequence[DrawnObject]]) -> GroundTruth:
+    """Return the content of a split's COCO instances file."""
     size, first = recipe["size"], FIRST_IMAGE_ID[split]
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index, things in enumerate(drawn):
+    images: list[ImageRecord] = []
+    annotations: list[AnnotationRecord] = []
+    for index, objects in enumerate(drawn):
         images.append({"id": first + index, "file_name": _file_name(split, index), "width": size, "height": size})
-        for thing in things:
-            category = CATEGORIES[thing.pop("kind")]["id"]
-            ids = {"id": len(annotations) + 1, "image_id": first + index, "category_id": category}
-            annotations.append({**ids, **thing})
-    info = {
-        "description": "Shapes, an embedded detection dataset",
-        "version": str(VERSION),
-        "seed": recipe["seed"],
+        for each in objects:
+            annotations.append(_annotation(each, number=len(annotations) + 1, image=first + index))
+    return {
+        "info": {
+            "description": "Shapes, an embedded detection dataset",
+            "version": str(VERSION),
+            "seed": recipe["seed"],
+        },
+        "images": images,
+        "annotations": annotations,
+        "categories": list(CATEGORIES),
     }
-    return {"info": info, "images": images, "annotations": annotations, "categories": list(CATEGORIES)}
 
 
-def _with_progress(answers: Iterator[Any], total: int) -> Iterator[Any]:
+def _annotation(drawn: DrawnObject, *, number: int, image: int) -> AnnotationRecord:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": CATEGORIES[drawn["kind"]]["id"],
+        "segmentation": drawn["segmentation"],
+        "bbox": drawn["bbox"],
+        "area": drawn["area"],
+        "iscrowd": drawn["iscrowd"],
+    }
+
+
+def _with_progress(drawn: Iterator[list[DrawnObject]], total: int) -> Iterator[list[DrawnObject]]:
     from tqdm import tqdm
 
-    interval = 0.1 if sys.stderr.isatty() else 10  # a log file wants few lines
-    return iter(tqdm(answers, total=total, desc="Drawing shapes", unit="image", mininterval=interval))
-
-
-def _drawn(images: list[list[Any]], recipe: dict[str, int]) -> Iterator[list[dict[str, Any]]]:
-    """Write all images, on several cores where there are some; yields their annotations in order."""
-    from tools.synthetic.worker import write_images
-
-    workers = min(_cores(), MOST_WORKERS, len(images) // IMAGES_PER_WORKER)
-    jobs = [{"images": images[start::workers], **recipe} for start in range(workers)]
-    if workers > 1:
-        yield from _from_workers(jobs, len(images))
-    else:
-        yield from write_images({"images": images, **recipe})
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _from_workers(jobs: list[dict[str, Any]], total: int) -> Iterator[list[dict[str, Any]]]:
-    """Image i is worker i % n's: reading them in turn keeps the order, and a full pipe holds a fast one."""
-    with ExitStack() as stack:
-        workers = [stack.enter_context(_worker(job)) for job in jobs]
-        for worker in workers:
-            stack.callback(worker.kill)  # before it is waited for; no effect on one that is done
-        for index in range(total):
-            line = _stream(workers[index % len(workers)].stdout).readline()
-            if not line:
-                raise OSError(_last_words(workers[index % len(workers)]))
-            yield json.loads(line)
-        for worker in workers:
-            worker.wait()
-
-
-def _worker(job: dict[str, Any]) -> subprocess.Popen[str]:
-    script = Path(__file__).with_name("worker.py")
-    pipe = subprocess.PIPE
-    worker = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    with _stream(worker.stdin) as stdin:
-        json.dump(job, stdin)
-    return worker
-
-
-def _stream(stream: IO[str] | None) -> IO[str]:
-    if stream is None:
-        raise RuntimeError("a worker was started without pipes")
-    return stream
-
-
-def _last_words(worker: subprocess.Popen[str]) -> str:
-    words = _stream(worker.stderr).read().strip().splitlines()
-    return words[-1] if words else f"a worker ended early (status {worker.wait()})"
+    interval = 0.1 if sys.stderr.isatty() else 10  # few lines in a log file
+    return iter(tqdm(drawn, total=total, desc="Drawing shapes", unit="image", mininterval=interval))

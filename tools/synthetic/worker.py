@@ -1,7 +1,6 @@
-"""Write a share of the embedded dataset's images; `tools/shapes.py` starts several of these at once.
+"""Draws a part of the shapes' images as a process of its own; `parallel.py` starts several processes.
 
-A process of its own, rather than a fork, is safe beside the threads of torch and needs no guard in the
-caller's script; and when the caller dies, the next line written to the closed pipe ends it.
+The process ends when its caller dies, because writing to the closed pipe fails.
 """
 
 from __future__ import annotations
@@ -10,54 +9,50 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # tools/ itself must not shadow other modules
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # the root, not this folder, for absolute imports
+
+import cv2
+import numpy as np
+
+from tools.synthetic.drawing import FINE, SceneObject, draw_scene
+from tools.synthetic.masks import crowd_fields, object_fields
+from tools.synthetic.records import DrawnObject, Job
 
 QUALITY = 92  # of the JPEGs
 
 
-def write_images(job: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """Draw and write `job`'s images in turn; yields the annotations of each, still without ids.
-
-    Args:
-        job: `images` ([[split's number, index, path]...]), `size` (pixels), `seed`.
+def write_images(job: Job) -> Iterator[list[DrawnObject]]:
+    """Draw and write the images of a job in turn; yield the objects of each image.
 
     Raises:
         OSError: if an image cannot be written.
     """
-    import cv2
-    import numpy as np
-
-    from tools.synthetic.drawing import draw_scene
-
-    cv2.setNumThreads(0)  # the images are small and the cores taken
+    cv2.setNumThreads(0)  # the images are small, and other processes use the other cores
     for split, index, path in job["images"]:
+        # Seed each image by its own indices: its pixels do not depend on the number of images or processes.
         scene = draw_scene(np.random.default_rng([job["seed"], split, index]), job["size"])
         _, data = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         Path(path).write_bytes(data.tobytes())
-        yield [_annotation(thing) for thing in scene.things]
+        yield [_drawn(each) for each in scene.objects]
 
 
-def _annotation(thing: Any) -> dict[str, Any]:
-    from tools.synthetic.drawing import FINE
-    from tools.synthetic.masks import crowd_fields, object_fields
-
-    fields = crowd_fields if thing.crowd else object_fields
-    return {"kind": thing.kind, **fields(thing.visible, FINE)}
+def _drawn(scene_object: SceneObject) -> DrawnObject:
+    fields = crowd_fields if scene_object.crowd else object_fields
+    return {"kind": scene_object.kind, **fields(scene_object.visible, FINE)}
 
 
 def main() -> None:
-    """Read the job from stdin, answer one line of JSON per image."""
-    for things in write_images(json.load(sys.stdin)):
-        print(json.dumps(things), flush=True)
+    """Read a job from stdin; print one line of JSON per image."""
+    for objects in write_images(json.load(sys.stdin)):
+        print(json.dumps(objects), flush=True)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except BrokenPipeError:  # the caller is gone
+    except BrokenPipeError:  # the caller died
         sys.stderr.close()
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")

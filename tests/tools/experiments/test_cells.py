@@ -145,7 +145,7 @@ def test_a_config_that_is_none_is_refused(cell_and_folder, text: str):
 
 def test_jobs_share_cores_and_devices(cell_and_folder, monkeypatch):
     cell, _ = cell_and_folder
-    monkeypatch.setattr("backbones.common.loading.cores", lambda: 6)
+    monkeypatch.setattr("backbones.common.machine.cores", lambda: 6)
     assert (threads(cell, 1), threads(cell, 2), threads(cell, 8)) == (None, 3, 1)  # 6 / 2; never below 1
     cell.config["threads"] = 5
     assert (threads(cell, 1), threads(cell, 2)) == (5, 5)

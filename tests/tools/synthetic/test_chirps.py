@@ -1,4 +1,4 @@
-"""Sounds as one-channel pictures: the files, what their pixels mean, and that they are a function of the options."""
+"""Sounds as one-channel images: the files, the meaning of their rows, and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from tools import chirps
+from tools.chirps import ChirpOptions
+from tools.synthetic import chirps
 
 
 def test_files_are_class_folders_of_arrays(tmp_path: Path, script):
@@ -31,7 +32,7 @@ def test_the_same_options_give_the_same_bytes(tmp_path: Path):
 
 
 def test_a_tone_lies_in_its_row():
-    """1000 Hz of 0..4000 in 64 rows of 62.5 Hz: edge of the 16th and 17th from below, which are rows 48 and 47."""
+    """1000 Hz of 0..4000 in 64 rows of 62.5 Hz lies between the 16th and 17th row from below: rows 48 and 47."""
     tone = np.sin(2 * np.pi * 1000 * np.arange(chirps.RATE) / chirps.RATE)
     loudest = chirps.spectrogram(tone).argmax(axis=0)
     assert set(loudest.tolist()) <= {47, 48}
@@ -51,4 +52,4 @@ def test_a_folder_is_not_overwritten(tmp_path: Path, script):
     assert done.returncode == 2 and "exists already" in done.stderr and done.stderr.count("\n") == 1
     assert not list((tmp_path / "mine").iterdir())
     with pytest.raises(UserError, match="--train 0"):
-        chirps.ChirpOptions(output="x", train=0)
+        ChirpOptions(output="x", train=0)

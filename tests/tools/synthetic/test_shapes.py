@@ -1,4 +1,4 @@
-"""The embedded dataset: valid COCO, a pure function of its options, generated once, never half."""
+"""The shapes data set: valid COCO, a pure function of its options, generated once and never left incomplete."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 
 from backbones.errors import UserError
-from tools.synthetic import shapes
-from tools.synthetic.drawing import FINE, OUTLINES, VISIBLE_SHARE, draw_scene
+from tools.synthetic import parallel, shapes
+from tools.synthetic.drawing import FINE, OUTLINES, VISIBLE_FRACTION, draw_scene
 from tools.synthetic.masks import SLIVER, crowd_fields, object_fields
 
 SCRIPT = ROOT / "tools" / "shapes.py"
@@ -37,7 +37,7 @@ def objects(folder, split="train"):
 
 
 def decoded(polygons, *, size, scale=1):
-    """The mask that COCO's own rasteriser makes of the polygons, [size * scale, size * scale]."""
+    """Return the mask of the polygons by COCO's own rasteriser, [size * scale, size * scale]."""
     from pycocotools import mask
 
     scaled = [(np.array(polygon) * scale).tolist() for polygon in polygons]
@@ -50,7 +50,7 @@ def bounds(mask):
 
 
 def digest(folder):
-    """Hash over the names and bytes of all files."""
+    """Return a hash over the names and bytes of all files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     pieces = (str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
     return hashlib.sha256(b"".join(pieces)).hexdigest()
@@ -94,7 +94,7 @@ def test_box_and_area_are_those_of_the_mask(dataset):
         mask = decoded(entry["segmentation"], size=128, scale=FINE)
         x, y, width, height = entry["bbox"]
         errors.append(np.abs(bounds(mask) / FINE - [x, y, x + width, y + height]).max())
-        edge = 2 * (width + height)  # half a cell all along it is what a polygon may differ by
+        edge = 2 * (width + height)  # a polygon may differ by half a cell along the whole edge
         assert mask.sum() / FINE**2 == pytest.approx(entry["area"], abs=edge * 0.5 / FINE)
     assert max(errors) <= 2 / FINE and np.mean(errors) < 0.1
 
@@ -122,7 +122,7 @@ def test_crowds_are_run_lengths_that_pycocotools_reads_to_the_pixel(dataset):
         assert mask.toBbox(code).tolist() == entry["bbox"]
 
 
-def test_the_mix_is_as_promised(dataset):
+def test_the_mix_is_as_documented(dataset):
     train = truth(dataset)
     owners = [entry["image_id"] for entry in objects(dataset)]
     per_image = np.array([owners.count(entry["id"]) for entry in train["images"]])
@@ -138,19 +138,19 @@ def test_pycocotools_and_its_mask_reader_accept_the_file(dataset):
         assert coco.annToMask(entry).any()
 
 
-def test_nothing_is_hidden_further_than_the_limit():
+def test_no_object_is_hidden_more_than_the_limit():
     for index in range(60):
-        for thing in draw_scene(np.random.default_rng([1, index]), 64).things:
-            assert thing.visible.sum() >= VISIBLE_SHARE * thing.whole
+        for each in draw_scene(np.random.default_rng([1, index]), 64).objects:
+            assert each.visible.sum() >= VISIBLE_FRACTION * each.whole
 
 
 def test_objects_stand_out_from_what_surrounds_them(dataset):
-    """The mean colour inside an unhidden object's centre differs from that of its box's frame, nearly always."""
+    """The mean colour of the topmost object differs from the colour around it in nearly all scenes."""
     distances = []
     for index in range(40):
         scene = draw_scene(np.random.default_rng([2, index]), 128)
-        for thing in scene.things[-1:]:
-            inside = thing.visible[::FINE, ::FINE].astype(bool)
+        for each in scene.objects[-1:]:
+            inside = each.visible[::FINE, ::FINE].astype(bool)
             left, top, right, bottom = bounds(inside)
             around = np.zeros_like(inside)
             around[max(top - 2, 0) : bottom + 2, max(left - 2, 0) : right + 2] = True
@@ -200,7 +200,7 @@ def test_run_lengths_of_a_crowd_by_hand():
     assert fields["bbox"] == [0, 0, 3, 3] and fields["area"] == 4
 
 
-# A pure function, generated once
+# A pure function of the options, generated once
 
 
 def test_the_bytes_are_a_function_of_the_options(tmp_path):
@@ -219,9 +219,9 @@ def test_more_images_leave_the_first_ones_as_they_are(tmp_path):
 
 def test_several_workers_write_the_same_bytes_as_one(tmp_path, monkeypatch):
     alone = digest(shapes.prepare(tmp_path / "a", **SMALL))
-    monkeypatch.setattr(shapes, "IMAGES_PER_WORKER", 3)
-    monkeypatch.setattr(shapes, "_cores", lambda: 3)
-    monkeypatch.setattr("tools.synthetic.worker.write_images", None)  # nothing may be drawn in this process
+    monkeypatch.setattr(parallel, "IMAGES_PER_WORKER", 3)
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    monkeypatch.setattr("tools.synthetic.worker.write_images", None)  # this process must not draw any image
     assert digest(shapes.prepare(tmp_path / "b", **SMALL)) == alone
 
 
@@ -230,7 +230,7 @@ def test_a_second_call_touches_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "_write", None)
     (tmp_path / f".{folder.name}.lock").unlink()
     assert shapes.prepare(tmp_path, **SMALL) == folder
-    assert os.listdir(tmp_path) == [folder.name]  # not even a lock: a cache may be read-only
+    assert os.listdir(tmp_path) == [folder.name]  # no lock either, because a cache may be read-only
 
 
 def _prepare_counted(root, barrier, queue):
@@ -252,13 +252,13 @@ def test_processes_at_once_generate_once(tmp_path):
     processes = [context.Process(target=_prepare_counted, args=(tmp_path, barrier, queue)) for _ in range(2)]
     for process in processes:
         process.start()
-    said = sorted(queue.get(timeout=50) for _ in range(3))
+    messages = sorted(queue.get(timeout=50) for _ in range(3))
     for process in processes:
         process.join(timeout=50)
-    assert said == ["done", "done", "written"] and [process.exitcode for process in processes] == [0, 0]
+    assert messages == ["done", "done", "written"] and [process.exitcode for process in processes] == [0, 0]
 
 
-def test_a_killed_generation_is_not_trusted_and_is_cleared_away(tmp_path):
+def test_the_files_of_a_killed_generation_are_not_used_but_removed(tmp_path):
     options = ["--train", "5000", "--val", "3", "--size", "64", "--seed", "5"]
     environment = {**os.environ, "RESNET_TRANSFER_CACHE": str(tmp_path)}
     victim = subprocess.Popen([sys.executable, SCRIPT, *options], env=environment, stderr=subprocess.DEVNULL)
@@ -270,7 +270,7 @@ def test_a_killed_generation_is_not_trusted_and_is_cleared_away(tmp_path):
     victim.wait()
     name = f"shapes-v{shapes.VERSION}-train5000-val3-size64-seed5"
     assert not (tmp_path / name).exists() and list(tmp_path.glob(".*.partial"))
-    # The next call clears the remains before it draws; the drawing itself is not of interest here.
+    # The next call removes the incomplete files before it draws. The test replaces the drawing to save time.
     with pytest.raises(RuntimeError, match="drawing"):
         _without_drawing(tmp_path)
     assert not list(tmp_path.glob(".*.partial"))
@@ -286,9 +286,9 @@ def _without_drawing(root):
 
 
 def test_workers_end_with_their_caller(tmp_path):
-    """A worker whose pipe has lost its reader stops instead of drawing on for nobody."""
+    """A worker whose pipe has no reader stops drawing."""
     images = [[0, index, str(tmp_path / f"{index}.jpg")] for index in range(5000)]
-    worker = shapes._worker({"images": images, "size": 32, "seed": 0})
+    worker = parallel.start_worker({"images": images, "size": 32, "seed": 0})
     worker.stdout.readline()
     worker.stdout.close()
     worker.wait(timeout=30)
@@ -299,10 +299,10 @@ def test_workers_end_with_their_caller(tmp_path):
 def test_a_worker_that_fails_is_reported_with_its_reason(tmp_path):
     images = [[0, index, str(tmp_path / "absent" / f"{index}.jpg")] for index in range(4)]
     with pytest.raises(OSError, match=r"absent.*No such file"):
-        list(shapes._from_workers([{"images": images, "size": 32, "seed": 0}], 4))
+        list(parallel.collect([{"images": images, "size": 32, "seed": 0}], 4))
 
 
-# Trouble
+# Errors
 
 
 def test_a_damaged_dataset_is_refused_and_named(tmp_path):
@@ -312,7 +312,7 @@ def test_a_damaged_dataset_is_refused_and_named(tmp_path):
         shapes.prepare(tmp_path, **SMALL)
 
 
-def test_a_folder_of_the_users_is_left_alone(tmp_path):
+def test_a_folder_with_files_of_the_user_is_not_changed(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match=r"lacks shapes\.json; delete it .* or name another folder"):
         shapes.generate(tmp_path, **SMALL)
@@ -321,7 +321,7 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path):
 
 def test_other_shapes_in_the_folder_are_refused(tmp_path):
     shapes.generate(tmp_path / "a", **SMALL)
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="generated with other options"):
         shapes.generate(tmp_path / "a", **{**SMALL, "seed": 9})
 
 
@@ -355,7 +355,7 @@ def test_the_cache_follows_the_environment(monkeypatch):
     assert shapes.cache_root() == Path.home() / ".cache" / "resnet-transfer"
 
 
-# The script
+# The command
 
 
 def run_script(tmp_path, *options):
@@ -363,14 +363,14 @@ def run_script(tmp_path, *options):
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
 
-def test_the_script_runs_from_any_folder(tmp_path):
+def test_the_command_runs_from_any_folder(tmp_path):
     done = run_script(tmp_path, "--output", "here")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "here")
     assert len(truth(tmp_path / "here")["images"]) == 4
 
 
-def test_the_script_says_a_mistake_in_one_line(tmp_path):
+def test_a_user_error_is_one_line(tmp_path):
     done = run_script(tmp_path, "--seed", "-1")
     assert done.returncode == 2
     assert done.stderr.startswith("error: shapes: seed is -1") and done.stderr.count("\n") == 1
