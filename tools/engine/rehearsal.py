@@ -1,29 +1,31 @@
-"""A few steps of a training that leaves nothing behind: whether it runs, and how long all of it would take."""
+"""Dry run of a training: a few timed steps, which show that it runs and how long all steps would take."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from itertools import islice
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
 
-from tools.engine.loop import Batches, train_epoch
+from tools.engine.batches import Batch, Batches
+from tools.engine.loop import train_epoch
 from tools.engine.state import Training
 
 WARM, TIMED = 2, 5  # steps; the first ones choose algorithms and fill the loader's queue
+KEY = "dry_run"  # in the line of JSON
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a few steps tell of a training.
+    """Duration of a training, measured on a few steps.
 
     Attributes:
         steps: optimizer steps of all epochs.
-        seconds: of one step, the median.
+        seconds: median duration of one step.
     """
 
     steps: int
@@ -31,32 +33,40 @@ class Rehearsal:
 
     @property
     def hours(self) -> float:
-        """Of the steps, without the evaluations."""
+        """The duration of all steps, without evaluations."""
         return self.steps * self.seconds / 3600
 
+    def to_json(self) -> str:
+        """Return one line of JSON, for programs that read the output of a dry run."""
+        return json.dumps({KEY: asdict(self)})
+
     @classmethod
-    def read(cls, text: str) -> Rehearsal:
-        """What a script printed of it, the last one in a text."""
-        steps, seconds = re.findall(r"([\d,]+) steps of (\S+) s:", text)[-1]
-        return cls(int(steps.replace(",", "")), float(seconds))
+    def from_output(cls, text: str) -> Rehearsal | None:
+        """Return the rehearsal that a training command printed last as a line of JSON, or None if it printed none."""
+        lines = [line for line in text.splitlines() if line.startswith(f'{{"{KEY}": ')]
+        return cls(**json.loads(lines[-1])[KEY]) if lines else None
 
     def __str__(self) -> str:
-        return f"{self.steps:,} steps of {self.seconds:.3g} s: about {self.hours:.2g} hours, evaluations aside"
+        return f"{self.steps:,} steps of {self.seconds:.3g} s: about {self.hours:.2g} hours without evaluations"
 
 
-def rehearse(training: Training, loader: Any, *, batches: Batches, epochs: int, clip_norm: float) -> Rehearsal:
-    """Make a few steps and time them.
+def rehearse(
+    training: Training, loader: Iterable[Batch], *, batches: Batches, epochs: int, clip_norm: float
+) -> Rehearsal:
+    """Train for a few steps and time them.
 
     Raises:
-        NonFiniteLossError: where the loss is not finite so soon.
+        NonFiniteLossError: the loss is not finite in one of the steps.
     """
     batches.seek(0)
     times: list[float] = []
     before = perf_counter()
     steps = train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm)
     for _ in islice(steps, WARM + TIMED):
+        # A GPU computes in the background: wait for the end of the step.
         if training.precision.device.type == "cuda":
             torch.cuda.synchronize(training.precision.device)
         times.append(perf_counter() - before)
         before = perf_counter()
+    # Leave out the warm-up, unless the epoch is shorter than that.
     return Rehearsal(epochs * batches.steps, median(times[WARM:] or times))

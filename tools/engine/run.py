@@ -43,11 +43,13 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     print_plan(plan_rows(experiment, model, plan, steps_per_epoch=batches.steps))
     loader = None if options.run.eval_only else task.train_loader(experiment, options, data, batches, bad)
     if loader is not None and options.run.dry_run:
-        # Time a few steps, and leave nothing behind.
+        # Time a few steps, and leave nothing behind. Print the result for people, and as JSON for programs.
         found = rehearse(
             training, loader, batches=batches, epochs=options.train.epochs, clip_norm=options.train.clip_norm
         )
         print_plan({"dry run": found})
+        if distributed.is_main():
+            print(found.to_json(), flush=True)
         distributed.stop()
         return found
     measure = task.measure(experiment, options, data, bad)

@@ -1,4 +1,4 @@
-"""What an experiment will take: a few steps of its cells, in processes of their own, before any is trained."""
+"""Dry runs of an experiment's cells, which show before any training that all cells run and how long they take."""
 
 from __future__ import annotations
 
@@ -15,44 +15,49 @@ from tools.experiments.state import State
 
 
 def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
-    """Rehearse cells, `jobs` at a time as they will be trained; those that differ in the seed alone only once.
+    """Make a dry run of every cell, `jobs` at a time as in training; of cells that differ only in the seed, one.
 
-    On a share of the data each seed has images of its own, so that each is looked at.
+    With a fraction of the data, cells of different seeds have different images, so each of them has a dry run.
 
     Returns:
         A rehearsal for each cell's name.
 
     Raises:
-        UserError: where cells cannot run: what their scripts say of the first one, and how many there are.
+        UserError: cells cannot run; the text is the error of the first one, and the number of such cells.
     """
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        alike.setdefault(_likeness(cell), []).append(cell)
-    found = _dry_runs([first for first, *_ in alike.values()], jobs=jobs)
-    mistakes = [name for name, told in found.items() if isinstance(told, str)]
-    if mistakes:
-        more = f" ({len(mistakes)} cells cannot run)" if len(mistakes) > 1 else ""
-        raise UserError(f"cell {mistakes[0]}: {found[mistakes[0]]}{more}")
-    told = [(cell.name, found[same[0].name]) for same in alike.values() for cell in same]
-    return {name: each for name, each in told if not isinstance(each, str)}
+        alike.setdefault(_key(cell), []).append(cell)
+    outcomes = _dry_runs([first for first, *_ in alike.values()], jobs=jobs)
+    failed = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
+    if failed:
+        name, error = next(iter(failed.items()))
+        more = f" ({len(failed)} cells cannot run)" if len(failed) > 1 else ""
+        raise UserError(f"cell {name}: {error}{more}")
+    pairs = [(cell.name, outcomes[same[0].name]) for same in alike.values() for cell in same]
+    return {name: outcome for name, outcome in pairs if not isinstance(outcome, str)}
 
 
-def _likeness(cell: Cell) -> str:
-    """The same for cells that take the same steps."""
-    free = () if cell.config["fraction"] < 1 else ("seed",)
-    return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in free}])
+def _key(cell: Cell) -> str:
+    """Return a text that is equal for cells whose steps take the same time."""
+    ignored = () if cell.config["fraction"] < 1 else ("seed",)
+    return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in ignored}])
 
 
 def _dry_runs(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal | str]:
-    """What the scripts tell of each cell, or why it cannot run, in the cells' order."""
-    told: dict[str, Rehearsal | str] = {}
+    """Return a rehearsal or an error message for each cell's name, in the order of the cells."""
+    outcomes: dict[str, Rehearsal | str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
-        def end(cell: Cell, error: str | None) -> None:
-            log = (folder / f"{cell.name}.log").read_text(encoding="utf-8", errors="replace")
-            told[cell.name] = error.removeprefix("error: ") if error else Rehearsal.read(log)
+        def ended(cell: Cell, error: str | None) -> None:
+            output = (folder / f"{cell.name}.log").read_text(encoding="utf-8", errors="replace")
+            outcomes[cell.name] = (
+                error.removeprefix("error: ")
+                if error
+                else Rehearsal.from_output(output) or "the dry run printed no result"
+            )
 
         todo: list[tuple[Cell, State]] = [(cell, "begin") for cell in cells]
-        train(todo, folder=folder, jobs=jobs, started=lambda *_: None, ended=end, dry_run=True)
-    return {cell.name: told[cell.name] for cell in cells}
+        train(todo, folder=folder, jobs=jobs, started=lambda *_: None, ended=ended, dry_run=True)
+    return {cell.name: outcomes[cell.name] for cell in cells}

@@ -30,7 +30,9 @@ def test_a_dry_run_counts_the_steps_and_leaves_nothing(
         found = script.main([*line, "--dry-run", *output])
         assert found.steps == steps
         assert 0 < found.seconds < 60
-        assert str(found) in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert str(found) in out
+        assert Rehearsal.from_output(out) == found
         assert not (tmp_path / "runs" / "kept").exists()
 
 
@@ -43,7 +45,8 @@ def test_a_dry_run_of_a_classifier(tiny_runs: dict[str, Path], tmp_path: Path, m
 
 
 def test_hours_are_of_all_steps():
-    assert str(Rehearsal(90_000, 0.2)) == "90,000 steps of 0.2 s: about 5 hours, evaluations aside"
+    assert Rehearsal.from_output("ended early\n") is None
+    assert str(Rehearsal(90_000, 0.2)) == "90,000 steps of 0.2 s: about 5 hours without evaluations"
 
 
 def test_only_a_training_can_be_rehearsed():
@@ -63,7 +66,7 @@ def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Pat
         assert dry_run
         for cell, _how in todo:
             asked.append(cell.name)
-            (folder / f"{cell.name}.log").write_text(f"dry run  {Rehearsal(1234, 0.1)}\n")
+            (folder / f"{cell.name}.log").write_text(f"a line\n{Rehearsal(1234, 0.1).to_json()}\n")
             ended(cell, None)
 
     monkeypatch.setattr("tools.experiments.rehearse.train", train)
