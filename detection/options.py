@@ -10,7 +10,7 @@ from detection.settings import DetectorSettings
 
 
 @dataclass
-class DataOptions:
+class DetectionDataOptions:
     """Images and annotations.
 
     Args:
@@ -66,7 +66,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions(DetectorSettings):
+class DetectorOptions(DetectorSettings):
     """The detector.
 
     Args:
@@ -92,7 +92,7 @@ class ModelOptions(DetectorSettings):
 
 
 @dataclass
-class EvaluationOptions:
+class DetectionEvaluationOptions:
     """More time for better detections; see detection/predict.py.
 
     Args:

@@ -1,6 +1,6 @@
 """The settings of a detector: the one place that names, documents and checks them. Imports no torch.
 
-The command line (`detection.options.ModelOptions`) and `detection.build` both inherit them.
+The command line (`detection.options.DetectorOptions`) and `detection.build` both inherit them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,16 +13,15 @@ from torch import Tensor
 
 from backbones.common.images import Image, pixels_of
 from backbones.errors import UserError
-from backbones.trained import Trained, TrainedNet, find
+from backbones.trained import Trained, TrainedNet, find, options_of
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
 from detection.data.dataset import read_image
 from detection.faster_rcnn import FasterRCNN, build
+from detection.options import DetectorOptions
 from detection.predict import Predictor
 from detection.weights import set_norm_eps
-
-TRAINING_ONLY = ("backbone", "weights", "freeze")  # options of a run that are not settings of its detector
 
 
 @dataclass(frozen=True)
@@ -182,20 +181,39 @@ def rebuild(
         UserError: the weights do not fit.
         KeyError, TypeError, ValueError: the meta is not of this version of the project.
     """
-    categories = categories or categories_of(meta)
-    settings = {name: value for name, value in meta["model"].items() if name not in TRAINING_ONLY}
-    if weights is None:
-        settings["norm"] = "group" if settings["norm"] == "group" else "batch"
-    seen = meta["input"]
-    model = build(
-        meta["model"]["backbone"],
-        len(categories),
-        weights=weights,
-        mean=seen["mean"],
-        std=seen["std"],
-        categories=categories,
-        **settings,
-    )
+    options = options_of(DetectorOptions, meta)
+    if weights is None and options.norm != "group":
+        options = replace(options, norm="batch")
+    categories, seen = categories or categories_of(meta), meta["input"]
+    model = build_from_options(options, weights, categories=categories, mean=seen["mean"], std=seen["std"])
     if weights is None and meta["norm_eps"] is not None:
         set_norm_eps(model, meta["norm_eps"])
     return model
+
+
+def build_from_options(
+    options: DetectorOptions,
+    weights: str | os.PathLike[str] | None,
+    *,
+    categories: CategoryMap,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> FasterRCNN:
+    """Build the detector that a run's options describe. The caller handles `options.weights` and `options.freeze`.
+
+    Args:
+        categories: of the detector's labels.
+        mean, std: of inputs in 0..1, one value per channel. By default those of the backbone.
+
+    Raises:
+        UserError: wrong options, or weights that cannot be read or do not fit.
+    """
+    return build(
+        options.backbone,
+        len(categories),
+        weights=weights,
+        categories=categories,
+        mean=mean,
+        std=std,
+        **options.keywords(),
+    )

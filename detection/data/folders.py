@@ -9,7 +9,7 @@ from backbones.errors import UserError
 from detection.data.truth import Layout, Note, Truth, refuse
 from detection.data.voc import is_voc_folder, read_voc
 from detection.data.yolo import is_yolo_folder, read_yolo
-from detection.options import DataOptions
+from detection.options import DetectionDataOptions
 
 if TYPE_CHECKING:
     from detection.data.annotations import CocoAnnotations
@@ -43,7 +43,7 @@ def read_folder(
 
 
 def read_annotations(
-    data: DataOptions, split: Literal["train", "val"], *, absent_images: Literal["keep", "error"] = "error"
+    data: DetectionDataOptions, split: Literal["train", "val"], *, absent_images: Literal["keep", "error"] = "error"
 ) -> CocoAnnotations:
     """The truth of a split.
 

@@ -216,8 +216,8 @@ def test_wrong_arguments(net, wrong):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--ensemble", "[a.safetensors]"], "is measured with --eval-only"),
-        (["--val-loss", "--refine"], "leave --refine"),
+        (["--ensemble", "[a.safetensors]"], "needs --eval-only"),
+        (["--val-loss", "--refine"], "leave out --refine"),
         (["--test-nms", "0"], "must be above 0"),
         (["--test-sizes", "[]"], "must be pixels above 0"),
     ],

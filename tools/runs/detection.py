@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import select
 from detection.data.folders import read_annotations
-from detection.options import DataOptions
+from detection.options import DetectionDataOptions
 from tools.evaluation.engines import HotcocoEngine
 from tools.evaluation.reading import CATEGORY, IMAGE, read_results
 from tools.evaluation.summary import summarize
@@ -105,7 +105,7 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
         root = run.data_root(data)
         options |= {"data": None if root is None else str(root), "val_annotations": None, "val_images": None}
     options["allow_outside"] = bool(run.config.get("allow_outside"))
-    return read_annotations(DataOptions(**options, bad_boxes="drop"), "val", absent_images="keep")
+    return read_annotations(DetectionDataOptions(**options, bad_boxes="drop"), "val", absent_images="keep")
 
 
 def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int], annotations: Path) -> np.ndarray:

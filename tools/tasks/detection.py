@@ -14,7 +14,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection, collate, select
 from detection.data.folders import read_annotations
 from detection.faster_rcnn import FasterRCNN
-from detection.options import DataOptions, ModelOptions
+from detection.options import DetectionDataOptions, DetectorOptions
 from detection.trained import build_from_options
 from detection.transforms import Augment
 from detection.weights import norm_eps
@@ -144,14 +144,14 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
 
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:
     """Read the truth of a split, of the built-in shapes by default."""
-    data: DataOptions = options.data
+    data: DetectionDataOptions = options.data
     if data.data is None and getattr(data, f"{split}_annotations") is None:
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))
     absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
     return read_annotations(data, split, absent_images=absent)
 
 
-def _other_settings(options: ModelOptions) -> str:
+def _other_settings(options: DetectorOptions) -> str:
     """Return a warning if the weights file was trained with other values of `UNCHECKED` options."""
     before, now = read_meta(resolve(options.weights)).get("model", {}), asdict(options)
     odd = [f"{name} {before[name]}, now {now[name]}" for name in UNCHECKED if before.get(name, now[name]) != now[name]]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import detection.options
 from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions
+from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.cli.parsing import peek_option
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
@@ -39,9 +39,9 @@ class TrainClassifierOptions:
 class TrainDetectorOptions:
     """Options of train_det.py."""
 
-    data: detection.options.DataOptions
-    model: detection.options.ModelOptions
-    evaluation: detection.options.EvaluationOptions
+    data: DetectionDataOptions
+    model: DetectorOptions
+    evaluation: DetectionEvaluationOptions
     train: TrainOptions
     run: RunOptions
 
@@ -49,7 +49,7 @@ class TrainDetectorOptions:
         require_frozen(self.train, self.model.frozen_stages)
         files = self.evaluation.ensemble
         require(self.run.eval_only or not files, "ensemble", files, "needs --eval-only; train each detector by itself")
-        plain = self.evaluation == detection.options.EvaluationOptions()
+        plain = self.evaluation == DetectionEvaluationOptions()
         rule = "needs one pass over each image; leave out --refine, --test-* and --ensemble"
         require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)
 
