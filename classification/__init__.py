@@ -7,11 +7,13 @@ from backbones.common.lazy import lazy
 if TYPE_CHECKING:
     from classification.model import Classifier, build
     from classification.trained import Ranking, TrainedClassifier, load
+    from classification.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "model": ["Classifier", "build"],
         "trained": ["Ranking", "TrainedClassifier", "load"],
+        "transforms": ["register_augmentation"],
     },
 )

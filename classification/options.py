@@ -18,7 +18,8 @@ class ClassificationDataOptions:
         in_channels: channels of the images; absent: as many as the first file has (three for a picture).
         normalise: backbone uses the mean and std that the weights were trained with; data measures them on the training
             images.
-        augment: augmentation of the training images; see classification/transforms.py.
+        augment: augmentation of the training images: standard, paper, modern, cifar, light, none, or the name that a
+            plugin registers; see classification/transforms.py.
         crop_size: side in pixels of the square that the model gets; absent: that of the chosen weights, else 224.
         resize_size: shorter side in pixels before the crop in evaluation; absent: that of the chosen weights, else 8/7
             of the crop.
@@ -37,7 +38,7 @@ class ClassificationDataOptions:
     recipe: Literal["auto", "shapes", "standard", "paper", "modern", "cifar"] = "auto"
     in_channels: int | None = None
     normalise: Literal["backbone", "data"] = "backbone"
-    augment: Literal["standard", "paper", "modern", "cifar", "light", "none"] = "standard"
+    augment: str = "standard"
     crop_size: int | None = None
     resize_size: int | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None

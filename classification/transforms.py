@@ -10,21 +10,38 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from backbones.common.registry import Registry, unknown_name
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
 
-Preset = Literal["standard", "paper", "modern", "cifar", "light", "none"]
+PRESETS = ("standard", "paper", "modern", "cifar", "light", "none")
 Crops = Literal["center", "ten", "multiscale"]
 Interpolation = Literal["bilinear", "bicubic"]
-PRESETS, CROPS = get_args(Preset), get_args(Crops)
+CROPS = get_args(Crops)
 SCALES = (224, 256, 384, 480, 640)  # shorter sides of table 4's test, for nets trained at 224
 # Deviations along and directions of the principal components of ImageNet's pixels, as RGB in 0..1.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 JITTER = (256 / 224, 480 / 224)  # section 3.4: shorter side between 256 and 480 for crops of 224
+
+
+class Augmentation(Protocol):
+    """A user's augmentation."""
+
+    def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Augment an image `[H, W, C]`, uint8 or float32, to an image of any size and the same type.
+
+        All randomness must come from `random`, so that a run can be resumed and repeated. The image is then resized
+        and cropped at the centre to the size of training.
+        """
+
+
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+register_augmentation = AUGMENTATIONS.register  # @classification.register_augmentation("name"), for --augment name
 
 
 @dataclass(frozen=True)
@@ -47,22 +64,28 @@ class Augment:
     Args:
         preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" jitters the scale,
             crops, flips and shifts colours (section 3.4); "modern" adds RandAugment and random erasing to "standard";
-            "cifar" pads by an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" does as
-            evaluation does.
+            "cifar" pads by an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" prepares
+            images as evaluation does; or the name of a registered augmentation.
         size: side of the crop in pixels.
         normalise: applied to float arrays; its mean is what "cifar" pads with.
         seed: of the run.
     """
 
-    preset: Preset
+    preset: str
     size: int
     normalise: Normalise
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
+            raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
+
     def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray:
         """Augment an image `[H, W, C]` uint8 or float32 to `[size, size, C]`."""
         random = np.random.default_rng((self.seed, epoch, index))
-        if self.preset == "none":
+        if self.preset in AUGMENTATIONS:
+            image = AUGMENTATIONS[self.preset](image, random)
+        if self.preset == "none" or self.preset in AUGMENTATIONS:
             return self.normalise(center(resized(image, self.size), self.size))
         if self.preset == "paper":
             low, high = (round(self.size * factor) for factor in JITTER)

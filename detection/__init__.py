@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from detection.faster_rcnn import FasterRCNN, build
     from detection.necks import Neck, NeckParts, register_neck
     from detection.trained import Detections, TrainedDetector, load, rebuild
+    from detection.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
@@ -19,5 +20,6 @@ __getattr__, __dir__, __all__ = lazy(
         "faster_rcnn": ["FasterRCNN", "build"],
         "necks": ["Neck", "NeckParts", "register_neck"],
         "trained": ["Detections", "TrainedDetector", "load", "rebuild"],
+        "transforms": ["register_augmentation"],
     },
 )

@@ -27,7 +27,8 @@ class DetectionDataOptions:
         negatives: images without objects are trained on, or dropped.
         bad_boxes: boxes without area inside their image are an error, or dropped.
         allow_outside: take file names of a JSON that lead out of the image folder (absolute ones, and those with ..).
-        augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing.
+        augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing; or the
+            name of a registered augmentation.
         short_sides: sizes in pixels that augment "train" picks from.
         repeat_threshold: classes in a smaller share f of the training images than this make theirs come
             sqrt(threshold / f) times an epoch, each time augmented alike; 0 for once. 0.001 on LVIS.
@@ -45,7 +46,7 @@ class DetectionDataOptions:
     negatives: Literal["keep", "drop"] = "keep"
     bad_boxes: Literal["error", "drop"] = "error"
     allow_outside: bool = False
-    augment: Literal["train", "light", "eval"] = "train"
+    augment: str = "train"
     short_sides: list[int] | None = None
     repeat_threshold: float = 0.0
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"

@@ -1,6 +1,6 @@
 """Augmentation of image and boxes together: a pure function of (seed, epoch, index).
 
-No resizing here: a preset only says to which short side the model shall resize (see `detection.resize`).
+Images are not resized here. A preset only chooses the short side that the model resizes to (`detection.preprocess`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,33 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
+from backbones.common.registry import Registry, unknown_name
 
-Preset = Literal["train", "light", "eval"]
-SMALLEST_SIDE = 1.0  # pixels; an augmented box must show more than that
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for a newer version on the network
+
+PRESETS = ("train", "light", "eval")
+SMALLEST_SIDE = 1.0  # pixels; an augmented box with a smaller side is dropped
+
+
+class Augmentation(Protocol):
+    """A user's augmentation."""
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment an image `[H, W, C]` uint8 and its boxes `[N, 4]` xyxy in pixels.
+
+        All randomness must come from `random`, so that a run can be resumed and repeated. Boxes keep their number and
+        order; boxes that leave the image are clipped or dropped afterwards.
+        """
+
+
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+register_augmentation = AUGMENTATIONS.register  # @detection.register_augmentation("name"), for --augment name
 
 
 @dataclass(frozen=True)
@@ -24,14 +43,22 @@ class Augment:
     """A preset with its seed.
 
     Args:
-        preset: "train" flips, jitters colours and picks a short side; "light" only flips; "eval" does nothing.
-        short_sides: pixels that "train" picks from; empty for the model's own size.
-        seed: of the run.
+        preset: "train" flips, jitters colours and chooses a short side; "light" only flips; "eval" changes nothing; or
+            the name of a registered augmentation.
+        short_sides: short sides in pixels that "train" chooses from; empty for the model's own size.
+        seed: seed of the run.
+
+    Raises:
+        UserError: if the preset is unknown.
     """
 
-    preset: Preset
+    preset: str
     short_sides: tuple[int, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
+            raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, *, epoch: int, index: int
@@ -39,45 +66,55 @@ class Augment:
         """Augment an image `[H, W, C]` uint8 and its boxes `[N, 4]` xyxy in pixels.
 
         Returns:
-            The image, the boxes that are left, their places `[M]` among those given, and the short side to resize to
-            (None: the model's own).
+            The image, the remaining boxes `[M, 4]`, their indices `[M]` among the given boxes, and the short side to
+            resize to (None: the model's own).
         """
         if self.preset == "eval":
             return image, boxes, np.arange(len(boxes)), None
         random = np.random.default_rng((self.seed, epoch, index))
-        pipeline = _pipeline(self.preset)
-        pipeline.set_random_seed(int(random.integers(2**32)))
-        out = pipeline(image=image)
-        # The one step that moves boxes. albumentations' own boxes cost a fifth of an item, and round.
-        if any(name == "HorizontalFlip" for name, _ in out["applied_transforms"]):
-            boxes = mirrored(boxes, image.shape[1])
-        kept, places = sanitise(boxes.astype(np.float32), image.shape[:2])
+        if self.preset in AUGMENTATIONS:
+            image, boxes = AUGMENTATIONS[self.preset](image, boxes, random)
+        else:
+            image, boxes = _built_in(self.preset, image, boxes, random)
+        kept, indices = sanitise(boxes.astype(np.float32), image.shape[:2])
         short_side = int(random.choice(self.short_sides)) if self.preset == "train" and self.short_sides else None
-        return out["image"], kept, places, short_side
+        return image, kept, indices, short_side
+
+
+def _built_in(
+    preset: str, image: np.ndarray, boxes: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    pipeline = _pipeline(preset)
+    pipeline.set_random_seed(int(random.integers(2**32)))
+    out = pipeline(image=image)
+    # The flip is the only step that moves boxes. albumentations' own boxes are slower, and it rounds them.
+    if any(name == "HorizontalFlip" for name, _ in out["applied_transforms"]):
+        boxes = mirrored(boxes, image.shape[1])
+    return out["image"], boxes
 
 
 def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes `[N, 4]` xyxy in an image of that width, turned left to right."""
+    """Flip boxes `[N, 4]` xyxy horizontally in an image of `width` pixels."""
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
 def sanitise(boxes: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes `[N, 4]` xyxy to an image of (height, width); the ones with some area left, and their places."""
+    """Clip boxes `[N, 4]` xyxy to an image of (height, width); return those with an area, and their indices."""
     height, width = size
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
-    places = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE)
-    return boxes[places], places
+    indices = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE)
+    return boxes[indices], indices
 
 
 @cache
 def _pipeline(preset: str) -> Any:
-    """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
+    """Return albumentations' pipeline of a preset. Its import takes seconds, so it happens at the first image."""
     import albumentations as A
     import cv2
 
-    cv2.setNumThreads(0)  # the loader's workers are the parallelism
+    cv2.setNumThreads(0)  # the loader's workers already use all cores
     steps = [A.HorizontalFlip(p=0.5)]
     if preset == "train":
-        # The strength of SSD's photometric distortion (Liu et al. 2016), in each half of the images.
+        # As strong as SSD's photometric distortion (Liu et al. 2016), for half of the images.
         steps.append(A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5))
     return A.Compose(steps, save_applied_params=True)
