@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast, overload
 
 import torch
 from torch import nn
@@ -181,7 +181,13 @@ class TrainedNet(Generic[Result]):
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self._folds = Folds()
 
-    def __call__(self, images: Image | Sequence[Image], *, batch_size: int = 8) -> Any:
+    @overload
+    def __call__(self, images: Image, *, batch_size: int = 8) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, images: Sequence[Image], *, batch_size: int = 8) -> list[Result]: ...
+
+    def __call__(self, images: Image | Sequence[Image], *, batch_size: int = 8) -> Result | list[Result]:
         """Results of an image, or a list of them for a list of images.
 
         Args:
@@ -192,7 +198,7 @@ class TrainedNet(Generic[Result]):
             UserError: naming the image, where it cannot be used.
         """
         if not isinstance(images, (list, tuple)):
-            return self.predict([self.read(images)])[0]
+            return self.predict([self.read(cast(Image, images))])[0]
         results: list[Result] = []
         for start in range(0, len(images), batch_size):
             results += self.predict([self.read(image) for image in images[start : start + batch_size]])

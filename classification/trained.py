@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.common.images import Image, pixels_of
+from backbones.common.images import Image, pixels_of, read_file
 from backbones.errors import UserError
 from backbones.trained import Trained, TrainedNet, find, options_of
-from classification.data.folders import decode, read_file
+from classification.data.folders import decode
 from classification.model import Classifier, ViewAverage, build
 from classification.options import ClassifierOptions
 from classification.transforms import Normalise, Views
@@ -110,7 +110,7 @@ def views_of(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
         UserError: where it cannot be used; where it is so thin that its resized form would fill the memory.
     """
     read = partial(decoded, in_channels=in_channels)
-    pixels = pixels_of(image, read, in_channels=in_channels, turn=True, any_floats=True)
+    pixels = pixels_of(image, read, in_channels=in_channels, apply_exif=True, any_floats=True)
     height, width = pixels.shape[-2:]
     if height * width * (views.largest / min(height, width)) ** 2 > MOST_PIXELS:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"

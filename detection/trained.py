@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.common.images import Image, pixels_of
+from backbones.common.images import Image, pixels_of, read_image
 from backbones.errors import UserError
 from backbones.trained import Trained, TrainedNet, find, options_of
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
-from detection.data.dataset import read_image
 from detection.faster_rcnn import FasterRCNN, build
 from detection.options import DetectorOptions
 from detection.predict import Predictor
@@ -136,7 +135,7 @@ def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
     Raises:
         UserError: the image cannot be used, or is so long that its short side would be resized to less than a pixel.
     """
-    found = pixels_of(image, partial(read_image, way_out="replace it"), turn=True)
+    found = pixels_of(image, partial(read_image, fix="replace it"), apply_exif=True)
     height, width = found.shape[-2:]
     if min(min_size / min(height, width), max_size / max(height, width)) * min(height, width) < 1:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"

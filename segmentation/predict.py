@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.common.images import starts
+from backbones.common.images import window_starts
 from backbones.errors import UserError
 from backbones.fold import Folds
 
@@ -117,7 +117,7 @@ class Predictor(nn.Module):
         Scores are held for one row of windows: pixels that no later window reaches are done. They are sums, not
         means: the largest class is the same.
         """
-        tops, lefts = (starts(length, self.window, self.overlap) for length in image.shape[-2:])
+        tops, lefts = (window_starts(length, self.window, self.overlap) for length in image.shape[-2:])
         held: Tensor | None = None
         for top, following in zip(tops, [*tops[1:], image.shape[-2]], strict=True):
             scores = self._row(image[..., top : top + self.window, :], lefts)

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.common.images import Image, pixels_of
+from backbones.common.images import Image, pixels_of, read_image
 from backbones.errors import UserError
 from backbones.trained import TrainedNet, find, options_of
-from segmentation.data.dataset import read_image
 from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
@@ -109,7 +108,8 @@ def pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
     Raises:
         UserError: where it cannot be used; where it is so thin that its size in the net would fill the memory.
     """
-    found = pixels_of(image, partial(read_image, way_out="replace it"), in_channels=in_channels, turn=False)
+    read = partial(read_image, apply_exif=False, fix="replace it")
+    found = pixels_of(image, read, in_channels=in_channels, apply_exif=False)
     height, width = found.shape[-2:]
     if min_size and height * width * (min_size / min(height, width)) ** 2 > MOST_PIXELS:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"

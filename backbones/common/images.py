@@ -1,12 +1,13 @@
-"""Images as people have them (files, PIL images, arrays, tensors) as tensors of pixels."""
+"""Images of all tasks: decode files, convert what a user passes to tensors, read sizes, place windows."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, Union
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +17,109 @@ from backbones.errors import UserError
 if TYPE_CHECKING:
     import PIL.Image
 
-Image = Any  # a path, a PIL image, an array [H, W, C] or a tensor [C, H, W]
+# A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
+Image: TypeAlias = Union[str, "os.PathLike[str]", "PIL.Image.Image", np.ndarray, Tensor]
+MOST_PIXELS = 2**30  # OpenCV decodes no larger images
+FIX = "replace or remove it, or pass --on-bad-image skip"
+
+
+# Files
+
+
+def read_file(path: Path, *, fix: str = FIX) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
+
+
+def read_image(
+    path: Path, *, apply_exif: bool = True, size: tuple[int, int] | None = None, fix: str = FIX
+) -> np.ndarray:
+    """Decode an image file to `[H, W, 3]` RGB uint8.
+
+    Args:
+        apply_exif: whether to turn the image as its EXIF orientation says. Boxes are drawn on turned images, label maps
+            on the pixels as they are stored.
+        size: height and width according to the annotations. If only the stored pixels have this size, the annotations
+            were made on them, and the image is not turned.
+        fix: what the error tells the user to do about a file that cannot be decoded.
+
+    Raises:
+        UserError: the file is missing, damaged, no image, or not of the given size.
+    """
+    content = read_file(path, fix=fix)
+    image = decode_image(content, apply_exif=apply_exif)
+    if image is None:
+        raise UserError(f"{path}: does not decode: cut short, damaged or no image; {fix}")
+    if size is None or image.shape[:2] == size:
+        return image
+    stored = decode_image(content, apply_exif=False) if apply_exif else None
+    if stored is None or stored.shape[:2] != size:
+        raise UserError(
+            f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations say {size[1]}x{size[0]}; "
+            "correct the annotations or the file"
+        )
+    return stored
+
+
+def decode_image(content: bytes | np.ndarray, *, grey: bool = False, apply_exif: bool = True) -> np.ndarray | None:
+    """Decode the bytes of an image file to uint8 `[H, W, 3]` RGB, or to `[H, W]` if `grey`.
+
+    Returns:
+        The pixels, or None if the content is damaged or no image.
+    """
+    flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
+    flags |= 0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION
+    encoded = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+    try:
+        return cv2.imdecode(encoded, flags) if len(encoded) else None
+    except cv2.error:
+        return None
+
+
+def open_image(path: Path) -> PIL.Image.Image:
+    """Open an image with PIL, which reads its header and leaves the pixels undecoded.
+
+    Raises:
+        UserError: the image has more than `MOST_PIXELS` pixels. PIL's own errors also occur.
+    """
+    from PIL import Image
+
+    # PIL warns above its limit and raises an error above twice the limit.
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: has more than {MOST_PIXELS} pixels; cut it into smaller images") from None
+
+
+def image_size(path: Path, *, apply_exif: bool) -> tuple[int, int]:
+    """Return height and width according to a file's header.
+
+    Args:
+        apply_exif: whether to return the size of the image turned as its EXIF orientation says.
+
+    Raises:
+        UserError: the file is missing, no image, or too large.
+    """
+    try:
+        with open_image(path) as image:
+            swapped = apply_exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if swapped else (image.height, image.width)
+    except UserError:
+        raise
+    except Exception as error:  # PIL raises many kinds of exceptions, such as SyntaxError and struct.error
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: does not decode ({words}); {FIX}") from None
+
+
+# What a user passes to `predict`
 
 
 def pixels_of(
@@ -24,21 +127,21 @@ def pixels_of(
     read: Callable[[Path], np.ndarray],
     *,
     in_channels: int = 3,
-    turn: bool,
+    apply_exif: bool,
     any_floats: bool = False,
 ) -> Tensor:
-    """Pixels `[C, H, W]`, uint8 or float32.
+    """Return an image's pixels `[C, H, W]`: uint8 0..255, or float32 0..1 if floats were given.
 
     Args:
-        image: a file's path, a PIL image, an array `[H, W, C]` (RGB) or `[H, W]`, or a tensor `[C, H, W]`; arrays and
-            tensors are uint8, or floats in 0..1.
+        image: a file's path, a PIL image, an array `[H, W, C]` (RGB) or `[H, W]`, or a tensor `[C, H, W]`. Arrays and
+            tensors are uint8 0..255 or floats 0..1.
         read: decodes a file to `[H, W, C]`.
-        in_channels: channels that the net takes.
-        turn: whether PIL images are turned as their EXIF orientation says, as `read` does with files.
-        any_floats: take floats beyond 0..1 as well: those of a net that was trained on such.
+        in_channels: number of channels of the model's input.
+        apply_exif: whether to turn PIL images as their EXIF orientation says, as `read` does with files.
+        any_floats: accept floats outside 0..1 and return them unchanged, for a model that was trained on such arrays.
 
     Raises:
-        UserError: for a file that does not decode, no image, another number of channels, another type of numbers.
+        UserError: the file does not decode, the value is no image, or its channels or numbers are of another kind.
     """
     what = f"an image of type {type(image).__name__}"
     if isinstance(image, (str, os.PathLike)):
@@ -49,7 +152,7 @@ def pixels_of(
     elif isinstance(image, Tensor):
         pixels = image.detach()
     elif hasattr(image, "getexif"):
-        pixels = _of_array(_of_pil(image, grey=in_channels == 1, turn=turn))
+        pixels = _of_array(_of_pil(image, grey=in_channels == 1, apply_exif=apply_exif))
     else:
         raise UserError(f"{what}: expected a path, a PIL image, an array [H, W, C] or a tensor [C, H, W]")
     return _checked(pixels, what, in_channels, any_floats)
@@ -67,22 +170,22 @@ def _of_array(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
-def _of_pil(image: Any, *, grey: bool, turn: bool) -> np.ndarray:
+def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool) -> np.ndarray:
     from PIL import ImageOps
 
     try:
-        image = ImageOps.exif_transpose(image) if turn else image
-        if image.mode.startswith("I;16"):  # which PIL would clip, not scale
+        image = ImageOps.exif_transpose(image) if apply_exif else image
+        if image.mode.startswith("I;16"):  # PIL would clip 16 bits instead of scaling them
             image = _eight_bits(image)
         if image.mode in ("I", "F"):
-            raise UserError(f"a PIL image of mode {image.mode}: its numbers have no known range; convert it to RGB")
+            raise UserError(f"a PIL image of mode {image.mode}: the range of its numbers is unknown; convert it to RGB")
         return np.asarray(image.convert("L" if grey else "RGB"))
     except (OSError, SyntaxError) as error:
         name = getattr(image, "filename", "") or "a PIL image"
-        raise UserError(f"{name}: does not decode ({error})") from None
+        raise UserError(f"{name}: does not decode ({error}); replace it") from None
 
 
-def _eight_bits(image: Any) -> Any:
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     from PIL import Image
 
     return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
@@ -90,9 +193,9 @@ def _eight_bits(image: Any) -> Any:
 
 def _checked(pixels: Tensor, what: str, in_channels: int, any_floats: bool) -> Tensor:
     if pixels.ndim != 3 or not pixels.numel():
-        raise UserError(f"{what}: has the shape {list(pixels.shape)}; expected an image of some pixels, [C, H, W]")
+        raise UserError(f"{what}: has the shape {list(pixels.shape)}; expected [C, H, W] with at least one pixel")
     if pixels.shape[0] != in_channels:
-        raise UserError(f"{what}: has {pixels.shape[0]} channels; the net takes {in_channels}")
+        raise UserError(f"{what}: has {pixels.shape[0]} channels; the model needs {in_channels}")
     if pixels.dtype == torch.uint8:
         return pixels
     if not pixels.dtype.is_floating_point:
@@ -103,50 +206,19 @@ def _checked(pixels: Tensor, what: str, in_channels: int, any_floats: bool) -> T
     return pixels.float()
 
 
-MOST_PIXELS = 2**30  # OpenCV decodes no larger pictures
+# Windows of large images
 
 
-def open_picture(path: Path) -> PIL.Image.Image:
-    """A picture, its pixels not yet decoded.
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Return the positions along one side at which windows begin.
 
-    Raises:
-        UserError: where it has more pixels than anything here decodes; the errors of PIL besides.
-    """
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # PIL warns from here on, and takes twice as many for an attack
-    try:
-        return Image.open(path)
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: has more than {MOST_PIXELS} pixels; cut it into smaller pictures") from None
-
-
-def picture_size(path: Path, *, turned: bool) -> tuple[int, int]:
-    """Height and width of a picture by its header.
+    The windows are evenly spread, and the last one ends with the side. A side that is not longer than the window has
+    one window.
 
     Args:
-        turned: as its EXIF orientation says; else as its pixels lie.
-
-    Raises:
-        UserError: where the file is missing, no picture, or too large for one.
-    """
-    try:
-        with open_picture(path) as picture:
-            swapped = turned and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if swapped else (picture.height, picture.width)
-    except UserError:
-        raise
-    except Exception as error:  # PIL lets many kinds out, such as SyntaxError and struct.error
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: does not decode ({words}); replace or remove it, or pass --on-bad-image skip"
-        ) from None
-
-
-def starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin that each repeat a share `overlap` of their neighbour, or more.
-
-    They are evenly spread; the last one ends with the side. A side that is no longer than the window has one.
+        length: length of the side in pixels.
+        window: length of a window in pixels.
+        overlap: fraction of a window that its neighbour repeats at least, 0..1.
     """
     if length <= window:
         return [0]

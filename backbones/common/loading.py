@@ -1,32 +1,52 @@
-"""Data loaders of the training scripts."""
+"""Data loaders of all tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
+import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any], **batching: Any) -> DataLoader:
-    """A data loader; `batching` is a `batch_sampler`, or a `sampler` and a `batch_size`."""
+def loader(
+    dataset: Dataset,
+    *,
+    workers: int,
+    collate: Callable[..., object],
+    batch_sampler: Iterable[list] | None = None,
+    sampler: Sampler | Iterable | None = None,
+    batch_size: int | None = 1,
+    prefetch_factor: int | None = None,
+) -> DataLoader:
+    """Return a data loader whose workers stay alive between epochs and use one thread each.
+
+    Args:
+        workers: number of worker processes; 0 loads in this process.
+        collate: makes a batch from a list of items, or from one item if `batch_size` is None.
+        batch_sampler: indices of each batch, instead of `sampler` and `batch_size`.
+        sampler: indices in order; all of the dataset by default.
+        batch_size: items per batch; None loads items one by one.
+        prefetch_factor: batches that each worker loads in advance.
+    """
     return DataLoader(
         dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=collate,
+        prefetch_factor=prefetch_factor,
         persistent_workers=workers > 0,
-        # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
+        # The loader draws a seed when an epoch starts. Draw it from a generator of its own: a resumed epoch starts
+        # twice, and must leave the global generator as an uninterrupted epoch does.
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
-        **batching,
     )
 
 
 def one_thread(worker: int) -> None:
-    """Keep a worker from spreading over the cores that its siblings use."""
-    import cv2
-
+    """Limit a loader worker to one thread: the workers are the parallelism."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Facts about the machine that cost no import of torch."""
+"""The machine that a process runs on. It imports no heavy library."""
 
 from __future__ import annotations
 

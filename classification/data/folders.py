@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from backbones.common.images import decode_image, read_file
 from backbones.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy")
@@ -176,18 +176,6 @@ def decode_array(path: Path) -> np.ndarray:
     return _array(read_file(path), str(path))
 
 
-def read_file(path: Path) -> bytes:
-    """A file's content.
-
-    Raises:
-        UserError: where it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
-
-
 def item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Item:
     """A dataset's item from pixels `[H, W, C]`, or from a list of views of them."""
     target = {"label": label, "index": index}
@@ -211,35 +199,10 @@ def collate(items: Iterable[Item]) -> tuple[Any, dict[str, Tensor]]:
     return torch.stack(images), batch
 
 
-def loader(dataset: Dataset, *, workers: int, collate: Callable[..., Any] = collate, **batching: Any) -> DataLoader:
-    """A data loader; `batching` is a `batch_sampler`, or a `sampler` and a `batch_size`."""
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        # Its own generator: starting an epoch would draw from the global one, and a resumed epoch starts twice.
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-        **batching,
-    )
-
-
-def one_thread(worker: int) -> None:
-    """Keep a worker from spreading over the cores that its siblings use."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
 def _picture(content: bytes, name: str, in_channels: int) -> np.ndarray:
     if in_channels not in (1, 3):
         raise UserError(f"{name}: a picture gives 1 or 3 channels, not {in_channels}; store bands as .npy arrays")
-    flags = cv2.IMREAD_GRAYSCALE if in_channels == 1 else cv2.IMREAD_COLOR_RGB
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except cv2.error:
-        image = None
+    image = decode_image(content, grey=in_channels == 1)
     if image is None:
         raise UserError(f"{name}: does not decode: cut short, damaged or no image; replace or remove it")
     return image.reshape(*image.shape[:2], in_channels)

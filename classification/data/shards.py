@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.folders import Item, item, loader
+from classification.data.folders import Item, item
 from classification.data.shard_index import ShardIndex, holds_shards, read_index
 from classification.data.shard_reader import Sample, Shard, read_shard
 

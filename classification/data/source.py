@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from backbones.common.loading import loader
 from backbones.common.processes import deal
 from backbones.errors import UserError
 from classification.data.folders import (
@@ -18,7 +19,6 @@ from classification.data.folders import (
     channels_of,
     collate,
     decode,
-    loader,
     require_same_classes,
 )
 from classification.data.shards import (
@@ -143,7 +143,7 @@ class FolderSource:
         batches = deal(len(chosen), batch_size, rank=rank, world_size=world_size)
         data = self._view(split, views, chosen)
         if self._guard is None:
-            return loader(data, workers=workers, batch_sampler=batches)
+            return loader(data, workers=workers, collate=collate, batch_sampler=batches)
         return self._guard.evaluation(loader, data, collate=collate, workers=workers, batch_sampler=batches)
 
     def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:

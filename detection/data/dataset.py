@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backbones.common.images import read_image
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.transforms import Augment
@@ -106,39 +107,6 @@ class CocoDetection(Dataset):
         return factors
 
 
-WAY_OUT = "replace it, take it out of the JSON, or pass --on-bad-image skip"
-
-
-def read_image(path: Path, *, size: tuple[int, int] | None = None, way_out: str = WAY_OUT) -> np.ndarray:
-    """Decode an image to `[H, W, 3]` RGB uint8, turned as its EXIF orientation says.
-
-    Where the annotations were made on the unturned pixels (their size says so), it stays unturned.
-
-    Args:
-        size: height and width that the annotations say.
-        way_out: what to do about one that does not decode.
-
-    Raises:
-        UserError: where the file is missing, cut short or no image, or has another size.
-    """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    image = decode(content, cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; {way_out}")
-    if size is not None and image.shape[:2] != size:
-        turned = image.shape[:2]
-        image = decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None or image.shape[:2] != size:
-            raise UserError(
-                f"{path}: is {turned[1]}x{turned[0]} pixels, but the annotations say {size[1]}x{size[0]}; "
-                "boxes would not fit; mend the JSON or the file"
-            )
-    return image
-
-
 def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives: str = "keep") -> np.ndarray:
     """Places of the images to use: the first `limit`, those without objects left out where negatives are dropped."""
     places = np.arange(len(annotations))
@@ -151,10 +119,3 @@ def collate(items: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Ten
     """Lists, since images differ in size: the model pads them."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
-
-
-def decode(content: np.ndarray, flags: int) -> np.ndarray | None:
-    try:
-        return cv2.imdecode(content, flags) if len(content) else None
-    except cv2.error:
-        return None

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from backbones.common.datasets import is_text, leads_out
-from backbones.common.images import picture_size
+from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.truth import Note, Record, Truth, images_below, read_names, read_text, refuse
 
@@ -204,7 +204,7 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
     if height and width:
         return height, width
     try:
-        return picture_size(image, turned=True)
+        return image_size(image, apply_exif=True)
     except UserError as error:
         if absent == "error":
             raise UserError(f"{path}: has no <size>, and {error}") from None

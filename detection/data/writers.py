@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import yaml
 
 from backbones.common.files import write_json
-from backbones.common.images import picture_size
+from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.truth import SUFFIXES, Record, Truth, checked_names
 from detection.data.voc import CORNERS, FURTHEST, KEPT, LISTS
@@ -221,7 +221,7 @@ def _digits(value: Decimal) -> str:
 def _refuse_other_size(truth: Truth, image: Record) -> None:
     """YOLO's files have no sizes: readers take those of the image file, as its EXIF orientation turns it."""
     path = truth.folder / image["file_name"]
-    height, width = picture_size(path, turned=True)
+    height, width = image_size(path, apply_exif=True)
     if (width, height) != (image["width"], image["height"]):
         raise UserError(
             f"{path}: is {width}x{height} pixels as its EXIF turns it, but {truth.path} says "

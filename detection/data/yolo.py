@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from backbones.common.datasets import is_text
-from backbones.common.images import picture_size
+from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.truth import (
     Note,
@@ -153,7 +153,7 @@ def _pairs(by_stem: dict[str, list[str]], images: Path, labels: Path, absent: st
 
 def _size(path: Path, absent: str) -> tuple[int, int] | UserError:
     try:
-        return picture_size(path, turned=True)
+        return image_size(path, apply_exif=True)
     except UserError as error:
         return error if absent == "error" else unknown_size()
 

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from backbones.common.datasets import is_file_name, is_text, leads_out
-from backbones.common.images import MOST_PIXELS
+from backbones.common.images import MOST_PIXELS, read_image
 from backbones.errors import UserError
-from segmentation.data.dataset import read_image
 from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes
 from segmentation.data.outlines import paint
 
@@ -64,14 +63,7 @@ class CocoLabels:
         return len(self._names)
 
     def image(self, row: int) -> np.ndarray:
-        image = read_image(self.file(row))
-        height, width = self.size(row)
-        if image.shape[:2] != (height, width):
-            raise UserError(
-                f"{self.file(row)}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations "
-                f"say {width}x{height}; outlines would not fit; mend the JSON or the file"
-            )
-        return image
+        return read_image(self.file(row), apply_exif=False, size=self.size(row))
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         crowds, claimed = np.zeros(size, np.uint8), np.zeros(size, np.uint8)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backbones.common.images import read_image
 from backbones.errors import UserError
 from segmentation.data.labels import IGNORE, Classes
 from segmentation.transforms import Augment
@@ -83,7 +83,7 @@ class Segmentation(Dataset):
         """The file of an image that is missing or does not decode; None where it is whole."""
         path = self.source.file(int(self.indices[place]))
         try:
-            read_image(path)
+            read_image(path, apply_exif=False)
         except UserError:
             return path
         return None
@@ -121,27 +121,6 @@ def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], dict[str, Any]]:
     images, targets = zip(*items, strict=True)
     indices = torch.tensor([target["index"] for target in targets])
     return list(images), {"mask": [target["mask"] for target in targets], "index": indices}
-
-
-def read_image(path: Path, *, way_out: str = "replace or remove it, or pass --on-bad-image skip") -> np.ndarray:
-    """Decode an image to `[H, W, 3]` RGB uint8 as its pixels lie: label maps are drawn over those, EXIF or not.
-
-    Args:
-        way_out: what to do about one that does not decode.
-
-    Raises:
-        UserError: where the file is missing, cut short or no image.
-    """
-    try:
-        content = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(content) else None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; {way_out}")
-    return image
 
 
 def _padded(x: Tensor, height: int, width: int, value: int) -> Tensor:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from backbones.common.datasets import leads_out
-from backbones.common.images import picture_size
+from backbones.common.images import image_size, read_image
 from backbones.errors import UserError
-from segmentation.data.dataset import read_image
 from segmentation.data.labels import VOC_CLASSES, Classes, palette, read_labels
 from segmentation.options import SegmentationDataOptions
 
@@ -46,10 +45,11 @@ class LabelFolder:
         return len(self._images)
 
     def image(self, row: int) -> np.ndarray:
-        return read_image(self.file(row))
+        return read_image(self.file(row), apply_exif=False)
 
     def size(self, row: int) -> tuple[int, int]:
-        return picture_size(self._path(self._labels, row), turned=False)  # the same, or reading the labels will say so
+        # The label map has the image's size; reading the labels checks this.
+        return image_size(self._path(self._labels, row), apply_exif=False)
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         return read_labels(self._path(self._labels, row), self.classes, size=size, ignore_index=self.ignore_index)

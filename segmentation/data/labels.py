@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.images import open_picture
+from backbones.common.images import open_image
 from backbones.errors import UserError
 
 Colour = tuple[int, int, int]
@@ -111,7 +111,7 @@ def read_pixels(path: Path, classes: Classes) -> np.ndarray:
         UserError: where it is missing or does not decode.
     """
     try:
-        with open_picture(path) as picture:
+        with open_image(path) as picture:
             whole = picture.mode in ("L", "P", "I", "I;16", "1")
             if picture.mode == "P" and classes.given:
                 own = tuple(zip(*[iter(picture.getpalette("RGB") or ())] * 3, strict=False))
@@ -146,7 +146,7 @@ def to_numbers(pixels: np.ndarray, path: Path, classes: Classes, *, ignore_index
 def palette(path: Path) -> tuple[Colour, ...]:
     """The colours of a palette picture by number; none of a grey one, or of none: its reading will say so."""
     try:
-        with open_picture(path) as picture:
+        with open_image(path) as picture:
             values = picture.getpalette("RGB") if picture.mode == "P" else None
     except (OSError, SyntaxError, ValueError):
         values = None

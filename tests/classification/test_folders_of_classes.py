@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.folders import ClassFolder, collate, decode, loader, require_same_classes, scan
+from classification.data.folders import ClassFolder, collate, decode, require_same_classes, scan
 from classification.data.shard_writer import make_shards
 from classification.data.source import FolderSource, ShardSource, open_source, spread
 from classification.transforms import Augment, Normalise, Views
@@ -233,7 +234,7 @@ def test_loaders_give_the_same_with_and_without_workers(root: Path):
         assert torch.equal(images, others)
         assert torch.equal(targets["index"], again["index"])
     data = ClassFolder(root / "train", Views("ten", 4, 4, PLAIN), in_channels=3)
-    ((views, targets),) = loader(data, workers=0, sampler=None, batch_size=5)
+    ((views, targets),) = loader(data, workers=0, collate=collate, batch_size=5)
     assert [view.shape for view in views] == [(5, 3, 4, 4)] * 10
     assert targets["label"].tolist() == [0, 0, 0, 1, 1]
 

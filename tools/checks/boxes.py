@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from backbones.common.datasets import leads_out
+from backbones.common.images import decode_image
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
 from detection.data.coco import is_number, read_json
-from detection.data.dataset import decode
 from detection.data.folders import read_folder
 from detection.data.truth import Truth
 from segmentation.data.coco import FIELDS
@@ -235,13 +234,13 @@ def _image_files(
 
 def _compare(content: np.ndarray, size: tuple[int, int]) -> Findings:
     """What is wrong with an image's file, decoded as training decodes it, for a size of the JSON (0: not known)."""
-    image = decode(content, cv2.IMREAD_COLOR_RGB)
+    image = decode_image(content)
     if image is None:
         return [(UNDECODABLE, DAMAGED)]
     if image.shape[:2] == size or not all(size):
         return []
     there, here = f"{image.shape[1]}x{image.shape[0]} pixels", f"the annotations say {size[1]}x{size[0]}"
-    raw = decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    raw = decode_image(content, apply_exif=False)
     if raw is not None and raw.shape[:2] == size:
         return [("EXIF orientation", f"{there} as its EXIF turns it, but {here}, as it is unturned")]
     return [("other size", f"{there}, but {here}")]

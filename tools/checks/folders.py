@@ -6,12 +6,11 @@ import os
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from backbones.common.images import decode_image
 from backbones.errors import UserError
 from classification.data.folders import SUFFIXES, channels_of, decode_raw, image_files
-from detection.data.dataset import decode
 from segmentation.data.folders import image_folder, list_pairs, read_classes
 from segmentation.data.labels import Classes, read_pixels, to_numbers
 from tools.checks.findings import Report
@@ -105,7 +104,7 @@ def _label_images(root: Path, split: str, classes: Classes | None, report: Repor
         report.add("label map without image", split, file=str(orphan.relative_to(root)), text=f"none in {folder}")
 
     def inspect(place: int, content: np.ndarray) -> Findings:
-        image = decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = decode_image(content, apply_exif=False)
         size = None if image is None else (image.shape[0], image.shape[1])
         findings = [(UNDECODABLE, DAMAGED)] if image is None else []
         return findings + _inspect_labels(pairs[place][1], classes, size, ignore_index)

@@ -170,9 +170,14 @@ class _Images(Dataset):
 
 def _images(inputs: list[Input], start: int, read: Callable[[Any], Any], workers: int) -> Iterator[Picture]:
     workers = 0 if len(inputs) < FEW else workers
-    ahead = {"prefetch_factor": AHEAD} if workers else {}
     # One by one: a batch of photographs from each worker would fill the memory.
-    pictures = loader(_Images(inputs, start, read), workers=workers, collate=_as_it_is, batch_size=None, **ahead)
+    pictures = loader(
+        _Images(inputs, start, read),
+        workers=workers,
+        collate=_as_it_is,
+        batch_size=None,
+        prefetch_factor=AHEAD if workers else None,
+    )
     protect_workers(pictures)
     yield from pictures
 

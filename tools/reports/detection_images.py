@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backbones.common.images import read_image
 from backbones.errors import UserError
-from detection.data.dataset import read_image
 from tools.reports.cells import blocks_by_run
 from tools.reports.page import Block, BoxMark, Gallery, GalleryItem, MarkStyle, PageImage, Paragraph, Section
 from tools.reports.pictures import embed, embed_crop

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backbones.common.images import read_image
+from backbones.errors import UserError
 from tools.reports.page import BoxMark, PageImage
 
 SIDE = 480  # largest longer side of an image, in pixels
@@ -24,9 +26,8 @@ def read_rgb(path: Path) -> np.ndarray | None:
     if path.suffix.lower() == ".npy":
         return _read_array(path)
     try:
-        content = np.fromfile(path, np.uint8)
-        return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) if len(content) else None
-    except (OSError, cv2.error):
+        return read_image(path)
+    except UserError:
         return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import child_only
 
-from backbones.common.images import picture_size
+from backbones.common.images import image_size
 from backbones.errors import UserError
 from tools import train_cls
 from tools.engine.bad_images import RECORD, BadImages
@@ -120,4 +120,4 @@ def test_a_picture_of_too_many_pixels_is_named(tmp_path: Path):
     parts = [struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks]
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     with pytest.raises(UserError, match=r"bomb\.png: has more than 1073741824 pixels; cut it into smaller pictures"):
-        picture_size(tmp_path / "bomb.png", turned=False)
+        image_size(tmp_path / "bomb.png", apply_exif=False)
