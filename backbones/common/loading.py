@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import cv2
 import torch
@@ -14,7 +15,7 @@ def loader(
     *,
     workers: int,
     collate: Callable[..., object],
-    batch_sampler: Iterable[list] | None = None,
+    batch_sampler: Any = None,
     sampler: Sampler | Iterable | None = None,
     batch_size: int | None = 1,
     prefetch_factor: int | None = None,
@@ -24,7 +25,7 @@ def loader(
     Args:
         workers: number of worker processes; 0 loads in this process.
         collate: makes a batch from a list of items, or from one item if `batch_size` is None.
-        batch_sampler: indices of each batch, instead of `sampler` and `batch_size`.
+        batch_sampler: an iterable over the indices of each batch, instead of `sampler` and `batch_size`.
         sampler: indices in order; all of the dataset by default.
         batch_size: items per batch; None loads items one by one.
         prefetch_factor: batches that each worker loads in advance.
