@@ -130,7 +130,7 @@ def test_a_checkpoint_and_a_kept_batch(capsys, gone_off: Path, data: Path, tmp_p
     for bomb in bombs.values():
         shutil.copy(bomb, run / LAST)
         line = refused(capsys, gone_off, train_cls.main, *QUICK, "--data", data, "--resume", "--output", run)
-        assert "no whole checkpoint" in line
+        assert "no undamaged checkpoint" in line
         assert "not a whole safetensors file" in refused(capsys, gone_off, replay.main, bomb)
     checkpoint.write_safetensors(run / LAST, {}, {"format": checkpoint.FORMAT, "tree": yaml_bomb(gone_off)})
     assert "damaged" in refused(capsys, gone_off, train_cls.main, *QUICK, "--data", data, "--resume", "--output", run)

@@ -1,9 +1,9 @@
-"""Checkpoints: one file each, written atomically, verified when read, without pickle.
+"""Checkpoints: one file each, written atomically, verified when read, and without pickle.
 
-A file holds the tensors as safetensors and everything else as JSON in its header, with a SHA-256 of both. It is
-written under a temporary name, flushed to the disk and renamed, so that a kill at any moment leaves the file before
-or the file after, never a torn one. The files before it stay beside it: `last-1.safetensors` is one checkpoint older
-than `last.safetensors`, `last-2.safetensors` another one.
+A file holds tensors as safetensors. Everything else is JSON in its header, beside a SHA-256 of both. `save` writes under
+a temporary name, waits until the data are on the disk, and renames the file. After a kill or a power cut at any moment
+the name therefore holds either the old file or the new one, never half a file. Older checkpoints stay beside the newest:
+`last-1.safetensors` is one checkpoint older than `last.safetensors`, `last-2.safetensors` two.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -26,15 +27,16 @@ from backbones.errors import UserError
 FORMAT = "resnet-transfer checkpoint 2"
 
 
-def save(path: Path, state: Any, *, keep: int = 0) -> None:
+def save(path: Path, state: object, *, keep: int = 0) -> None:
     """Write a tree of dicts, lists, tuples, tensors and JSON values, replacing `path` atomically.
 
     Args:
-        keep: checkpoints of this name to keep: `path`, and beside it `keep - 1` older ones; 0 knows of none but `path`.
+        keep: checkpoints of this name to keep: `path` and `keep - 1` older ones; 0 keeps no older file and looks for none.
 
     Raises:
-        UserError: where the disk is full or the folder cannot be written; the file before is whole then.
+        UserError: the disk is full or the folder cannot be written; the previous file is unchanged.
     """
+    # Separate tensors from JSON values, and take a checksum of both.
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_pack(state, tensors))
     header = {"format": FORMAT, "tree": tree, "sha256": _digest(tree, tensors)}
@@ -42,10 +44,10 @@ def save(path: Path, state: Any, *, keep: int = 0) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read what `save` wrote; tensors arrive on the CPU.
+    """Read a tree that `save` wrote; tensors are on the CPU.
 
     Raises:
-        UserError: where the file is missing, torn, changed, or no checkpoint.
+        UserError: the file is missing, cut short, damaged, or no checkpoint.
     """
     header, tensors = read_safetensors(path)
     if header.get("format") != FORMAT:
@@ -56,86 +58,109 @@ def load(path: Path) -> Any:
     try:
         return _unpack(json.loads(tree), tensors)
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f"{path}: not a checkpoint of this version (its tree cannot be read)") from None
+        raise UserError(
+            f"{path}: not a checkpoint of this version (its header cannot be read); resume from another checkpoint"
+        ) from None
 
 
 def generations(path: Path) -> list[Path]:
-    """The checkpoints of `path` that are there, from the newest to the oldest."""
+    """Return the existing checkpoints of `path`, from the newest to the oldest."""
     older = [file for file in path.parent.glob(f"{path.stem}-*{path.suffix}") if _age(file).isdecimal()]
     return [file for file in (path, *sorted(older, key=lambda file: int(_age(file)))) if file.is_file()]
 
 
 def newest_whole(path: Path) -> Path:
-    """The newest whole checkpoint among `generations(path)`; a damaged one is passed over with a line on stderr.
+    """Return the newest undamaged checkpoint of `generations(path)`; warn on stderr of each damaged one.
 
     Raises:
-        UserError: where there is none.
+        UserError: there is none.
     """
-    damage: list[str] = []
+    problems: list[str] = []
     for file in generations(path):
         try:
             load(file)
         except UserError as error:
-            damage.append(str(error))
+            problems.append(str(error))
             continue
-        for text in damage:
-            print(f"warning: {text}; going on from {file.name}, which is older", file=sys.stderr)
+        for problem in problems:
+            print(f"warning: {problem}; continuing from {file.name}, which is older", file=sys.stderr)
         return file
-    raise UserError(f"{path}: no whole checkpoint ({'; '.join(damage) or 'no such file'}); start a new run")
+    raise UserError(f"{path}: no undamaged checkpoint ({'; '.join(problems) or 'no such file'}); start a new run")
 
 
-def require_like(value: Any, like: Any, where: str) -> None:
-    """Refuse a tree that is not built as an example is: other keys, lengths, shapes or types.
+def require_like(value: object, like: object, where: str) -> None:
+    """Check that a tree has the same structure as an example: keys, lengths, shapes and types.
 
     Args:
-        like: the example; a type stands for any value of it.
-        where: what to call the tree.
+        like: the example; a type matches any value of that type.
+        where: name of the tree in the error message.
 
     Raises:
-        UserError: naming the first place that differs.
+        UserError: naming the first part that differs.
     """
-    if isinstance(like, (type, UnionType)):
-        fits = isinstance(value, like)
-    elif isinstance(like, dict):
-        fits = isinstance(value, dict) and value.keys() == like.keys()
-    elif isinstance(like, (list, tuple)):
-        fits = type(value) is type(like) and len(value) == len(like)
-    elif isinstance(like, torch.Tensor):
-        fits = isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (like.shape, like.dtype)
-    else:  # numbers may be whole where the example's happens not to be
-        fits = type(value) is type(like) or {type(value), type(like)} == {int, float}
-    if not fits:
-        raise UserError(f"{where}: does not fit this run; take a checkpoint of the same net, or start a new run")
-    if isinstance(like, (dict, list, tuple)):
-        for key in like if isinstance(like, dict) else range(len(like)):
+    if not _fits(value, like):
+        raise UserError(f"{where}: does not fit this run; use a checkpoint of the same model, or start a new run")
+    if isinstance(like, dict) and isinstance(value, dict):
+        for key in like:
             require_like(value[key], like[key], f"{where}: {key}")
+    elif isinstance(like, (list, tuple)) and isinstance(value, (list, tuple)):
+        for index, (entry, like_entry) in enumerate(zip(value, like, strict=True)):
+            require_like(entry, like_entry, f"{where}: {index}")
 
 
-def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str], *, keep: int = 0) -> None:
-    """Write tensors and a text header under a temporary name, flush, and rename to `path`; `keep` is that of `save`."""
+def _fits(value: object, like: object) -> bool:
+    """Return whether a value matches the example, apart from the entries of containers."""
+    if isinstance(like, (type, UnionType)):
+        return isinstance(value, like)
+    if isinstance(like, dict):
+        return isinstance(value, dict) and value.keys() == like.keys()
+    if isinstance(like, (list, tuple)):
+        return isinstance(value, type(like)) and type(value) is type(like) and len(value) == len(like)
+    if isinstance(like, torch.Tensor):
+        return isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (like.shape, like.dtype)
+    # A number may be whole here and fractional in the example.
+    return type(value) is type(like) or {type(value), type(like)} == {int, float}
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str], *, keep: int = 0
+) -> None:
+    """Write tensors and a text header, replacing `path` atomically.
+
+    Args:
+        keep: as for `save`.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the previous file is unchanged.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        # Write everything under a temporary name.
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
         temporary.chmod(0o666 & ~_umask())  # safetensors makes it private to its owner
+        # Wait for the disk, so that after a power cut the new name cannot hold an incomplete file.
         flush(temporary)
+        # Give the older checkpoints their new names, and the new one the free name. A rename is atomic.
         if keep > 1:
-            _make_way(path)
+            _rename_older(path)
         os.replace(temporary, path)
+        # Remove the checkpoints that are too many, now that the new one is complete.
         for file in generations(path)[keep:] if keep else ():
             file.unlink()
+        # Wait until the names are on the disk as well.
         flush(path.parent)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({_reason(error)}); the file before is untouched") from None
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); the previous file is unchanged") from None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """The header and the tensors of a safetensors file.
+    """Return the header and the tensors of a safetensors file.
 
     Raises:
-        UserError: where the file is missing or torn.
+        UserError: the file is missing or cut short.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -147,7 +172,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk: a power cut leaves them there."""
+    """Wait until a file's data, or a folder's names, are on the disk and survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -155,16 +180,17 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make_way(path: Path) -> None:
-    """Rename `path` to `-1`, what was `-1` to `-2`, ..., the oldest first.
+def _rename_older(path: Path) -> None:
+    """Rename `path` to `-1`, the old `-1` to `-2`, and so on, the oldest first.
 
-    A kill on the way leaves a gap in the names, which the next time closes, and not one file less.
+    A kill in between leaves a gap in the numbers, which the next call closes; no file is lost.
     """
     for age, file in reversed(list(enumerate(generations(path), start=1))):
         os.replace(file, path.with_name(f"{path.stem}-{age}{path.suffix}"))
 
 
 def _age(file: Path) -> str:
+    """Return the number at the end of a checkpoint's name, as text."""
     return file.stem.rpartition("-")[2]
 
 
@@ -173,13 +199,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _umask() -> int:
+    """Return the permissions that new files lack; the system tells them only when they are set."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
-def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for a tree, its tensors moved into `tensors`; dicts become pairs, since JSON turns their keys to text."""
+def _pack(value: object, tensors: dict[str, torch.Tensor]) -> object:
+    """Return a tree as JSON values and move its tensors to `tensors`.
+
+    Dicts become lists of pairs, because JSON turns all keys into text.
+    """
     if isinstance(value, torch.Tensor):
         name = f"{len(tensors):06d}"
         tensors[name] = value.detach().to("cpu", copy=True)  # a copy: safetensors refuses shared memory
@@ -195,7 +225,8 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
-def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _unpack(value: object, tensors: dict[str, torch.Tensor]) -> object:
+    """Return the tree that `_pack` made JSON values of; raise ValueError for other values."""
     if isinstance(value, list):
         return [_unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -213,6 +244,7 @@ def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _digest(tree: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the JSON text and of the tensors' bytes."""
     digest = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -1,11 +1,13 @@
-"""What a run may change when it goes on, and what it may not."""
+"""Checks that a checkpoint belongs to the run that resumes from it: same options, classes, images and inputs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
+from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from tools.engine.checkpoint import require_like
 
@@ -43,76 +45,91 @@ FREE_IN_EVALUATION = {
     "test_crops",
     "resize_size",
 }
-CATEGORIES = ("classes", "category_ids", "category_names")  # entries of `meta` that say what the net's outputs mean
+CATEGORIES = ("classes", "category_ids", "category_names")  # entries of `meta` that name the outputs of the model
 STATE = {"training": dict, "random": list, "config": dict, "meta": dict, "versions": dict}
 
 
-def require_same_run(
-    state: Any, config: dict[str, Any], meta: dict[str, Any], *, path: Path, measured_only: bool
-) -> None:
-    """Refuse a checkpoint of other options or categories.
+class SavedRun(TypedDict):
+    """A checkpoint of a training.
+
+    Attributes:
+        training: state of model, optimizer and counters.
+        random: states of the random generators, one per process.
+        config: all options.
+        meta: classes, fingerprints of the images, and sizes and normalisation of the inputs.
+        versions: of the libraries.
+    """
+
+    training: JsonObject
+    random: list[object]
+    config: JsonObject
+    meta: JsonObject
+    versions: JsonObject
+
+
+def require_same_run(state: object, config: JsonObject, meta: JsonObject, *, path: Path, measured_only: bool) -> None:
+    """Check that a checkpoint belongs to this run.
 
     Args:
-        state: what was read from `path`.
-        config: the options now.
-        meta: what the data say now.
-        measured_only: whether the run is evaluated and not trained on.
+        state: the tree that was read from `path`, a `SavedRun`.
+        config: the options of this run.
+        meta: what the data and weights of this run say.
+        measured_only: the run only evaluates the checkpoint, so images and inputs may differ.
 
     Raises:
         UserError: naming what differs.
     """
     require_like(state, STATE, str(path))
+    saved = cast(SavedRun, state)
     folder, free = path.parents[1], FREE_ON_RESUME | (FREE_IN_EVALUATION if measured_only else set())
+    # Compare as JSON, where tuples are lists, because the saved values come from JSON.
     try:
-        before, known = _as_json(state["config"]), _as_json(state["meta"])
+        saved_config, saved_meta = _as_json(saved["config"]), _as_json(saved["meta"])
     except (TypeError, ValueError):
-        raise UserError(f"{path}: its options are none; resume from another checkpoint") from None
-    _refuse_contradictions(before, _as_json(config), folder, free)
+        raise UserError(f"{path}: its options cannot be read; resume from another checkpoint") from None
     now = _as_json(meta)
-    _refuse_other_categories(known, now, folder)
+    _require_same_options(saved_config, _as_json(config), folder, free)
+    _require_same_categories(saved_meta, now, folder)
     if not measured_only:
-        _refuse_other_data(known.get("data", {}), now.get("data", {}), folder)
-        _refuse_other_input(known.get("input"), now.get("input"), folder)
+        _require_same_images(saved_meta.get("data", {}), now.get("data", {}), folder)
+        _require_same_input(saved_meta.get("input"), now.get("input"), folder)
 
 
-def _refuse_contradictions(before: dict[str, Any], now: dict[str, Any], folder: Path, free: set[str]) -> None:
-    odd = [name for name in now if name not in free and name in before and before[name] != now[name]]
-    if odd:
-        shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in odd)
+def _require_same_options(before: JsonObject, now: JsonObject, folder: Path, free: Set[str]) -> None:
+    different = [name for name in now if name not in free and name in before and before[name] != now[name]]
+    if different:
+        shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in different)
         raise UserError(
             f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
         )
 
 
-def _refuse_other_categories(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    odd = next((name for name in CATEGORIES if before.get(name) != now.get(name)), None)
-    if odd:
-        words = odd.replace("_", " ")
-        raise UserError(f"--resume: the data's {words} are not those of the run in {folder}; bring its data back")
-
-
-def _refuse_other_data(before: dict[str, str], now: dict[str, str], folder: Path) -> None:
-    odd = next((split for split in now if before.get(split, now[split]) != now[split]), None)
-    if odd:
+def _require_same_categories(before: JsonObject, now: JsonObject, folder: Path) -> None:
+    different = next((name for name in CATEGORIES if before.get(name) != now.get(name)), None)
+    if different:
         raise UserError(
-            f"--resume: the {odd} images are not those of the run in {folder}; bring its data back, or start a new run"
+            f"--resume: the {different.replace('_', ' ')} of the data differ from those of the run in {folder}; resume "
+            "with the data of that run"
         )
 
 
-def _refuse_other_input(before: Any, now: Any, folder: Path) -> None:
-    """The weights that a run began with say how its images are normalised; theirs may have been replaced."""
+def _require_same_images(before: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
+    different = next((split for split in now if before.get(split, now[split]) != now[split]), None)
+    if different:
+        raise UserError(
+            f"--resume: the {different} images differ from those of the run in {folder}; resume with the data of that "
+            "run, or start a new run"
+        )
+
+
+def _require_same_input(before: object, now: object, folder: Path) -> None:
+    """Check sizes and normalisation, which come from the run's first weights; that file may have been replaced."""
     if before != now:
         raise UserError(
-            f"--resume: sizes or normalisation of the inputs are not those of the run in {folder}; bring the --weights "
-            "back that it began with"
+            f"--resume: sizes or normalisation of the inputs differ from those of the run in {folder}; restore the "
+            "file of --weights that the run began with"
         )
 
 
-def fingerprints(train: Any | None, val: Any) -> dict[str, str]:
-    """What tells the images of a run from others, by split."""
-    return {name: data.fingerprint() for name, data in (("train", train), ("val", val)) if data is not None}
-
-
-def _as_json(config: dict[str, Any]) -> dict[str, Any]:
-    """What becomes of options in a file: tuples are lists there."""
-    return json.loads(json.dumps(config))
+def _as_json(values: JsonObject) -> JsonObject:
+    return json.loads(json.dumps(values))

@@ -163,11 +163,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
     assert checkpoint.newest_whole(path).name == "last-1.safetensors"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {path}: not a whole") and line.endswith(
-        "going on from last-1.safetensors, which is older"
+        "continuing from last-1.safetensors, which is older"
     )
     for file in checkpoint.generations(path):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no whole checkpoint \(.*last\.saf.*last-1\.saf.*last-2\.saf") as error:
+    with pytest.raises(UserError, match=r"no undamaged checkpoint \(.*last\.saf.*last-1\.saf.*last-2\.saf") as error:
         checkpoint.newest_whole(path)
     assert "\n" not in str(error.value)
 

@@ -74,7 +74,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number_of_th
     assert "error: " not in errors
     ((status, out, errors),) = group("train_cls.py", "--resume", "--output", "run", cwds=[folder])
     assert status == 0, errors
-    assert "resuming on 1 processes a run of 2" in out
+    assert "the run was started on 2 processes and continues on 1" in out
     assert "the result is not bit-exact" in out
     assert steps(folder / "run") == [2, 4]
 
@@ -90,7 +90,7 @@ def test_two_machines_train_together_and_begin_anew_from_the_last_checkpoint(gro
     ended = [agent.communicate(timeout=240) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(errors for _, errors in ended)
     assert (folder / "died").exists()
-    assert "".join(out for out, _ in ended).count("going on after step 2\n") == 1
+    assert "".join(out for out, _ in ended).count("continuing after step 2\n") == 1
     assert steps(folder / "run") == [2, 4]
 
     straight = folder / "straight"

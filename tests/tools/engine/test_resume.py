@@ -232,7 +232,10 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_one_process_g
     state = checkpoint.load(tmp_path / "run" / LAST)
     assert (state["training"]["step"], len(state["random"])) == (3, 2)
     printed = ended(launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path, first=log_all))
-    assert "resuming on 1 processes a run of 2: " in printed and "so the result is not bit-exact" in printed
+    assert (
+        "the run was started on 2 processes and continues on 1: " in printed
+        and "so the result is not bit-exact" in printed
+    )
     assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == list(range(1, 13))
 
 
@@ -311,8 +314,8 @@ def test_other_options_and_other_data_are_refused(launch, pictures: Path, tmp_pa
         status, _, errors = launch("train_cls.py", "--resume", "--output", "run", *more, cwd=tmp_path).end()
         assert status == 2 and said in errors, errors
     for folder, said in (
-        (other, "the data's classes are not those of the run"),
-        (fewer, "the train images are not those of the run"),
+        (other, "the classes of the data differ from those of the run"),
+        (fewer, "the train images differ from those of the run"),
     ):
         pictures.rename(tmp_path / "away")
         shutil.copytree(folder, pictures)
@@ -336,11 +339,11 @@ def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(launch, pict
     status, _, errors = launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path).end()
     assert status == 0, errors
     assert "warning: run/checkpoint/last.safetensors: not a whole" in errors
-    assert "going on from last-1.safetensors, which is older" in errors
+    assert "continuing from last-1.safetensors, which is older" in errors
     again = json.loads((tmp_path / "run" / "results.json").read_bytes())
     assert {**again, "peak_memory": 0} == {**json.loads(figures), "peak_memory": 0}
     assert not list((tmp_path / "run").rglob(".*.tmp"))
     for file in checkpoint.generations(last):
         file.write_bytes(b"")
     status, _, errors = launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path).end()
-    assert status == 2 and "error: run/checkpoint/last.safetensors: no whole checkpoint (" in errors
+    assert status == 2 and "error: run/checkpoint/last.safetensors: no undamaged checkpoint (" in errors

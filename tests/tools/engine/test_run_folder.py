@@ -81,7 +81,9 @@ def test_a_run_goes_on_with_its_own_images_alone(tmp_path: Path, split: str):
     words = ["--data", str(data), *WORDS, "--epochs", "1"]
     train_cls.main([*words, "--output", str(run)])
     (data / split / "a" / "0.png").rename(data / split / "a" / "7.png")
-    with pytest.raises(UserError, match=f"the {split} images are not those of the run in .*run; bring its data back"):
+    with pytest.raises(
+        UserError, match=f"the {split} images differ from those of the run in .*run; resume with the data"
+    ):
         train_cls.main([*words, "--output", str(run), "--resume"])
 
 
@@ -93,7 +95,7 @@ def test_other_weights_under_the_old_name_are_refused(tmp_path: Path):
     train_cls.main([*common, "--weights", str(weights), "--output", str(tmp_path / "b")])
     train_cls.main([*common, "--normalise", "data", "--output", str(tmp_path / "c")])
     os.replace(tmp_path / "c" / "model.safetensors", weights)
-    with pytest.raises(UserError, match="sizes or normalisation of the inputs are not those of the run"):
+    with pytest.raises(UserError, match="sizes or normalisation of the inputs differ from those of the run"):
         train_cls.main([*common, "--weights", str(weights), "--output", str(tmp_path / "b"), "--resume"])
 
 
