@@ -1,8 +1,8 @@
 """Checkpoints: one file each, written atomically, verified when read, and without pickle.
 
-A file holds tensors as safetensors. Everything else is JSON in its header, beside a SHA-256 of both. `save` writes under
+A file holds tensors as safetensors. Everything else is JSON in its header, with a SHA-256 of both. `save` writes under
 a temporary name, waits until the data are on the disk, and renames the file. After a kill or a power cut at any moment
-the name therefore holds either the old file or the new one, never half a file. Older checkpoints stay beside the newest:
+the name therefore holds either the old or the new file, never half a file. Older checkpoints stay beside the newest:
 `last-1.safetensors` is one checkpoint older than `last.safetensors`, `last-2.safetensors` two.
 """
 
@@ -31,7 +31,7 @@ def save(path: Path, state: object, *, keep: int = 0) -> None:
     """Write a tree of dicts, lists, tuples, tensors and JSON values, replacing `path` atomically.
 
     Args:
-        keep: checkpoints of this name to keep: `path` and `keep - 1` older ones; 0 keeps no older file and looks for none.
+        keep: checkpoints of this name to keep: `path` and `keep - 1` older ones; 0 ignores older ones.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the previous file is unchanged.

@@ -26,7 +26,7 @@ from tools.engine.loop import fit
 from tools.engine.nonfinite import NonFiniteLossError
 from tools.engine.options import RunOptions, TrainOptions
 from tools.engine.resume import require_same_run
-from tools.engine.run_folder import BEST, LAST, TEMPORARY, choose_folder, create_folder, hold
+from tools.engine.run_folder import BEST, LAST, TEMPORARY, choose_folder, create_folder, lock
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
 from tools.engine.state import Precision, Training, random_state, set_random_state
@@ -116,9 +116,9 @@ class Experiment:
         model = model.to(self.device).to(memory_format=torch.channels_last)
         # The optimizer holds all parameters that will train at any time, also those of stages that thaw later.
         thawing = Thawing(model, () if self.run.eval_only else self.train.thaw or ())
-        thawing.to(self.train.epochs)
+        thawing.set_epoch(self.train.epochs)
         optimizer = optim.build_optimizer(model, self.train)
-        thawing.to(0)
+        thawing.set_epoch(0)
         training = Training(
             model=distributed.wrap(model, self.device),
             optimizer=optimizer,
@@ -239,7 +239,7 @@ class Experiment:
         if self.run.eval_only and self.run.resume:
             return
         # Keep a second training out of the folder.
-        hold(self.folder)
+        lock(self.folder)
         # Remove temporary files of a killed process.
         for pattern in TEMPORARY:
             for path in self.folder.glob(pattern):

@@ -1,11 +1,11 @@
-"""Optimizer and learning-rate schedule: what turns options into update steps."""
+"""Optimizer and learning-rate schedule, built from the options of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
@@ -15,19 +15,30 @@ from torch import nn
 
 from backbones.errors import UserError
 from tools.engine.options import TrainOptions
-from tools.engine.stages import depths, describe_stages
+from tools.engine.stages import describe_stages, stage_depths
 
-# Optimizers that scale each weight's step by its own gradient history want the square root of the batch's growth.
+# Adaptive optimizers divide each weight's step by its own gradient history. Their learning rate grows with the square
+# root of the batch size.
 ADAPTIVE = ("adam", "lamb", "lion", "rmsprop", "adan", "nadam", "radam")
-
 FUSED = {"adam", "adamw", "sgd", "momentum"}  # torch's own: one pass over the weights, on CPUs as well
+ParameterGroup: TypeAlias = dict[str, Any]  # torch's: a list `params`, and options such as timm's `lr_scale`
+CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # orders of dimensions, each the inverse of the other
+
+
+class Warmup(TypedDict):
+    """Keywords of timm's schedules."""
+
+    warmup_t: int
+    warmup_lr_init: float
+    t_in_epochs: bool
+    warmup_prefix: bool
 
 
 def learning_rate(options: TrainOptions) -> tuple[float, str]:
-    """The learning rate and the rule that gave it, in words.
+    """Return the learning rate, and the rule that gave it in words.
 
-    Linear in the batch size for SGD (Goyal et al. 2017), with its square root for adaptive optimizers (Malladi et
-    al. 2022).
+    The rule is linear in the batch size for SGD (Goyal et al. 2017), and uses its square root for adaptive optimizers
+    (Malladi et al. 2022).
     """
     if options.lr is not None:
         return options.lr, "as given"
@@ -39,15 +50,16 @@ def learning_rate(options: TrainOptions) -> tuple[float, str]:
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """timm's optimizer of that name over the trainable parameters; biases and norm layers take no weight decay.
+    """Build timm's optimizer of the given name over the trainable parameters.
 
-    Its first group has the heads' learning rate, those of stages theirs where `layer_decay` or `thaw` tells them apart.
+    Biases and norm layers have no weight decay. The first parameter group has the heads' learning rate. With
+    `layer_decay` or `thaw`, each stage has groups of its own.
 
     Raises:
-        UserError: for a name that timm does not know.
+        UserError: timm has no optimizer of that name.
     """
     if options.optimizer not in list_optimizers():
-        raise UserError(f"--optimizer {options.optimizer}: unknown; there are momentum, sgd, adamw, lamb, lion, ...")
+        raise UserError(f"--optimizer {options.optimizer}: unknown; use momentum, sgd, adamw, lamb, lion, ...")
     extra: dict[str, Any] = {} if options.optimizer.startswith(ADAPTIVE) else {"momentum": options.momentum}
     if options.optimizer in FUSED:
         extra["fused"] = True
@@ -61,24 +73,25 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
     )
 
 
-def _groups_by_stage(options: TrainOptions, model: nn.Module) -> list[dict[str, Any]]:
-    """timm's groups by weight decay, each split by stage, the heads first; timm's schedules heed `lr_scale`.
+def _groups_by_stage(options: TrainOptions, model: nn.Module) -> list[ParameterGroup]:
+    """Split timm's groups by weight decay further by stage, the heads first.
 
-    Layer-wise decay as in BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254), by stages instead of blocks. Stages
-    that thaw want groups of their own as well: torch's fused SGD wants the same number of steps behind all of a group.
+    Layer-wise learning-rate decay as in BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254), by stages instead of
+    blocks. Stages that thaw need separate groups too, because torch's fused SGD requires the same number of steps for
+    all parameters of a group.
     """
-    behind = depths(model)
-    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    depths = stage_depths(model)
+    groups: dict[tuple[int, float], ParameterGroup] = {}
     for group in param_groups_weight_decay(model, options.weight_decay):
         for parameter in group["params"]:
-            depth = behind.get(parameter, 0)
-            fresh = {**group, "params": [], "lr_scale": options.layer_decay**depth}
-            groups.setdefault((depth, group["weight_decay"]), fresh)["params"].append(parameter)
+            depth = depths.get(parameter, 0)
+            empty: ParameterGroup = {**group, "params": [], "lr_scale": options.layer_decay**depth}
+            groups.setdefault((depth, group["weight_decay"]), empty)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 
 def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
-    """The plan's rows on the learning rate, and on the stages where they do not all train alike."""
+    """Return the plan's rows about the learning rate, and about the stages unless all train alike."""
     lr, rule = learning_rate(options)
     rows = {"lr": f"{lr:.4g} ({rule}), {options.optimizer}, {options.schedule}"}
     stages = describe_stages(model, lr=lr, layer_decay=options.layer_decay, thaw=options.thaw or ())
@@ -87,23 +100,23 @@ def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
 
 @contextmanager
 def memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Show a fused step on a CPU the channels_last weights in the order of their memory.
+    """Present channels_last weights as contiguous ones to a fused optimizer on a CPU, while inside this context.
 
-    torch's kernels copy what is not contiguous there (weight, gradient and moments) before and after each step, which
-    takes as long as the step itself.
+    torch's fused kernels copy tensors that are not contiguous (weight, gradient and moments) before and after each
+    step, which takes as long as the step itself. The dimensions are permuted to the order in memory, without a copy,
+    and permuted back afterwards.
     """
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    turned = (
-        [parameter for parameter in parameters if _lies_turned(parameter)] if optimizer.defaults.get("fused") else []
-    )
-    _turn(turned, optimizer, (0, 2, 3, 1))
+    permuted = [p for p in parameters if _is_channels_last(p)] if optimizer.defaults.get("fused") else []
+    _permute(permuted, optimizer, CHANNELS_LAST)
     try:
         yield
     finally:
-        _turn(turned, optimizer, (0, 3, 1, 2))
+        _permute(permuted, optimizer, CHANNELS_FIRST)
 
 
-def _turn(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, order: tuple[int, ...]) -> None:
+def _permute(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, order: tuple[int, ...]) -> None:
+    """Permute the dimensions of weights, gradients and moments."""
     for parameter in parameters:
         gradient, state = parameter.grad, optimizer.state.get(parameter, {})
         parameter.data = parameter.data.permute(order)
@@ -111,8 +124,8 @@ def _turn(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, 
         state.update({k: v.permute(order) for k, v in state.items() if torch.is_tensor(v) and v.ndim == 4})
 
 
-def _lies_turned(parameter: nn.Parameter) -> bool:
-    """Whether weight and gradient lie in memory with the channels last."""
+def _is_channels_last(parameter: nn.Parameter) -> bool:
+    """Return whether weight and gradient are on the CPU, and channels_last in memory."""
     both = (parameter, parameter.grad)
     return parameter.device.type == "cpu" and all(
         t is not None and t.ndim == 4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
@@ -121,16 +134,18 @@ def _lies_turned(parameter: nn.Parameter) -> bool:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Scheduler:
-    """A schedule over `steps` optimizer steps; call `schedule.step_update(step)` with the number of steps done."""
-    warmup = min(int(steps * options.warmup + 0.5), max(steps - 1, 0))
-    common: dict[str, Any] = {
-        "warmup_t": warmup,
+    """Build a learning-rate schedule over `steps` optimizer steps.
+
+    Call `schedule.step_update(step)` after each step with the number of steps done.
+    """
+    warmup: Warmup = {
+        "warmup_t": min(int(steps * options.warmup + 0.5), max(steps - 1, 0)),
         "warmup_lr_init": learning_rate(options)[0] / 1000,
         "t_in_epochs": False,
-        "warmup_prefix": False,  # the warm-up is part of the run: milestones count from its beginning
+        "warmup_prefix": False,  # the warm-up is part of the run: milestones count from the start of the run
     }
     if options.schedule == "cosine":
-        return CosineLRScheduler(optimizer, t_initial=max(steps, 1), **common)
+        return CosineLRScheduler(optimizer, t_initial=max(steps, 1), **warmup)
     # timm decays when t + 1 reaches a milestone; ours count the steps done.
     milestones = [round(steps * at) + 1 for at in options.milestones] if options.schedule == "step" else []
-    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, **common)
+    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, **warmup)

@@ -16,10 +16,10 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     """
     if str(peek_option(argv, "resume")).lower() != "true":
         return None
-    from tools.engine.run_folder import newest
+    from tools.engine.run_folder import newest_run
 
     folder = peek_option(argv, "output")
-    config = (Path(folder) if folder else newest(prefix)) / "config.yaml"
+    config = (Path(folder) if folder else newest_run(prefix)) / "config.yaml"
     return config if config.is_file() else None
 
 

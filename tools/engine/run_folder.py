@@ -1,4 +1,4 @@
-"""The run folder: configuration, one JSON line per logged step, TensorBoard events, progress bar."""
+"""The run folder: its name, its lock, and what a killed start leaves in it; folders for other results as well."""
 
 from __future__ import annotations
 
@@ -17,44 +17,37 @@ from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
-
-
-LAUNCHERS = "checkpoint/launchers.json"  # all torchruns that worked on this run
-
-
-LOCK = ".lock"  # held by the process that trains
-
-
-# What a start leaves behind that was killed before its first checkpoint; temporary files come besides.
-START_LEAVES = ("config.yaml", LOCK, LAUNCHERS, "tensorboard/events.out.tfevents.*")
-
-
+LAUNCHERS = "checkpoint/launchers.json"  # names of all launches of torchrun that have worked on this run
+LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
+# Files of a start that was killed before its first checkpoint, besides temporary files.
+WRITTEN_AT_START = ("config.yaml", LOCK, LAUNCHERS, "tensorboard/events.out.tfevents.*")
 
-
-_held: list[int] = []  # open lock files: their locks end with this process
+_locks: list[int] = []  # open lock files; the system releases their locks when this process ends
 
 
 def choose_folder(
     output: str | None, *, prefix: str, resume: bool, launchers: Collection[str] = ()
 ) -> tuple[Path, bool]:
-    """The folder of this run, and whether to go on with what it holds.
+    """Return the folder of this run, and whether to resume from a checkpoint in it.
 
-    Nothing is created yet, so that a mistake found later leaves nothing behind. Without `output` a run gets a new
-    folder `runs/<prefix>-<time>`, and `resume` takes the newest of them. Processes that torchrun started anew go on
-    in the folder that they left.
+    Without `output`, a run gets a new folder `runs/<prefix>-<time>`, and `resume` chooses the newest of these folders.
+    Processes that torchrun restarted get the folder that they worked on before. Nothing is written to the folder yet,
+    so that an error found later leaves nothing behind.
 
     Args:
-        launchers: of these processes; see `distributed.launcher`.
+        launchers: names of the launches of these processes; see `environment.launcher`.
 
     Raises:
-        UserError: where the folder holds another run, or has none to resume.
+        UserError: the folder holds another run, or has no checkpoint to resume from.
     """
-    left = _left_by(launchers, [Path(output)] if output else Path("runs").glob(f"{prefix}-*"))
-    if left is not None:
-        return left, bool(generations(left / LAST))
-    folder = Path(output) if output else newest(prefix) if resume else _fresh(prefix)
-    killed_early = (folder / "config.yaml").is_file() and not strangers(folder)
+    # After a restart by torchrun, continue where the processes were killed, whatever the options say.
+    interrupted = _last_used_by(launchers, [Path(output)] if output else Path("runs").glob(f"{prefix}-*"))
+    if interrupted is not None:
+        return interrupted, bool(generations(interrupted / LAST))
+    folder = Path(output) if output else newest_run(prefix) if resume else _new_folder(prefix)
+    # A start that was killed before its first checkpoint begins again, with --resume or without.
+    killed_early = (folder / "config.yaml").is_file() and not foreign_files(folder)
     if resume and not killed_early and not generations(folder / LAST):
         raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
     if not resume and not killed_early and any(_files(folder)):
@@ -63,70 +56,90 @@ def choose_folder(
 
 
 def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:
-    """Create a run folder, with a note of who launched the processes.
+    """Create a run folder, and record the names of the launches of its processes.
 
     Raises:
-        UserError: where it cannot be created or written.
+        UserError: the folder cannot be created or written.
     """
     _create(folder, folder / "checkpoint")
     if launchers:
         write_json(folder / LAUNCHERS, sorted({*launchers, *_launchers_of(folder)}))
 
 
-def hold(folder: Path) -> None:
-    """Keep other trainings out of a run folder for as long as this process lives; its data workers do not hold it.
+def lock(folder: Path) -> None:
+    """Lock a run folder against other trainings until this process ends. Data-loading workers do not hold the lock.
 
     Raises:
-        UserError: where another process trains there.
+        UserError: another process trains in the folder.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    _held.append(descriptor)
+    _locks.append(descriptor)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
+        # Any other error means a file system without locks: train without one.
+        if error.errno in (errno.EACCES, errno.EAGAIN):
             raise UserError(
-                f"--output {folder}: another process trains there; wait for its end, or name a new folder"
+                f"--output {folder}: another process trains there; wait until it ends, or name a new folder"
             ) from None
 
 
-def leftovers(folder: Path) -> list[Path]:
-    """What a start may have left in a run folder."""
-    return [path for pattern in (*START_LEAVES, *TEMPORARY) for path in folder.glob(pattern) if path.is_file()]
+def leftover_files(folder: Path) -> list[Path]:
+    """Return the files in a run folder that a start writes before its first checkpoint."""
+    patterns = (*WRITTEN_AT_START, *TEMPORARY)
+    return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
 
 
-def strangers(folder: Path) -> set[Path]:
-    """The files of a folder that a start alone does not leave."""
-    return set(_files(folder)) - set(leftovers(folder))
+def foreign_files(folder: Path) -> set[Path]:
+    """Return the files of a folder that are not `leftover_files`."""
+    return set(_files(folder)) - set(leftover_files(folder))
+
+
+def newest_run(prefix: str) -> Path:
+    """Return the run `runs/<prefix>-*` whose checkpoint was written last.
+
+    Raises:
+        UserError: no such run has a checkpoint.
+    """
+    found = {run: generations(run / LAST) for run in Path("runs").glob(f"{prefix}-*")}
+    runs = [run for run, checkpoints in found.items() if checkpoints]
+    if not runs:
+        raise UserError(f"--resume: no runs/{prefix}-* with a {LAST}; name the run folder with --output")
+    return max(runs, key=lambda run: found[run][0].stat().st_mtime)
 
 
 def choose_results(output: str | None, *, prefix: str) -> Path:
-    """The folder of results that are no training, by default a new one under runs/; nothing is created yet.
+    """Return the folder for results other than a training's, by default a new one under runs/.
 
     Raises:
-        UserError: where it holds files.
+        UserError: the folder holds files.
     """
-    folder = Path(output) if output else _fresh(prefix)
+    folder = Path(output) if output else _new_folder(prefix)
     if any(_files(folder)):
         raise UserError(f"--output {folder}: holds files already; name a new folder, so that nothing is overwritten")
     return folder
 
 
 def create_results(folder: Path) -> None:
-    """Create a folder of results; see `create_folder` for the errors."""
+    """Create a folder for results.
+
+    Raises:
+        UserError: the folder cannot be created or written.
+    """
     _create(folder, folder)
 
 
-def _left_by(launchers: Collection[str], folders: Iterable[Path]) -> Path | None:
-    """The folder that these launchers worked on last."""
-    left = [folder for folder in folders if not {*launchers}.isdisjoint(_launchers_of(folder))]
-    return max(left, key=lambda folder: (folder / LAUNCHERS).stat().st_mtime, default=None)
+def _last_used_by(launchers: Collection[str], folders: Iterable[Path]) -> Path | None:
+    """Return the folder that processes of these launches worked on last, or None."""
+    used = [folder for folder in folders if not {*launchers}.isdisjoint(_launchers_of(folder))]
+    return max(used, key=lambda folder: (folder / LAUNCHERS).stat().st_mtime, default=None)
 
 
 def _launchers_of(folder: Path) -> list[str]:
+    """Return the names of the launches that worked on a run; none if the record is absent or damaged."""
     try:
         names = json.loads((folder / LAUNCHERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent, or damaged: then the folder is nobody's to go on with
+    except (OSError, ValueError):
         return []
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
@@ -140,16 +153,19 @@ def _create(folder: Path, innermost: Path) -> None:
         raise UserError(f"--output {folder}: cannot be written; name another folder")
 
 
-def _fresh(prefix: str) -> Path:
-    """A new folder's name, which no other process of this second has; what stays empty goes with this process."""
+def _new_folder(prefix: str) -> Path:
+    """Create a folder named after the time, with a number if another process of this second has that name.
+
+    The folder reserves the name. It is removed when this process ends, if it is still empty.
+    """
     stem = f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for copy in range(1000):
-        folder = Path("runs") / (f"{stem}-{copy}" if copy else stem)
+    for number in range(1000):
+        folder = Path("runs") / (f"{stem}-{number}" if number else stem)
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
-        except OSError:  # said by `create_folder`, once all else is known to be right
+        except OSError:  # reported by `create_folder`, after all other errors
             return folder
         atexit.register(_remove_empty, folder.absolute())
         return folder
@@ -164,16 +180,3 @@ def _remove_empty(folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def newest(prefix: str) -> Path:
-    """The run `runs/<prefix>-*` with the youngest checkpoint.
-
-    Raises:
-        UserError: where there is none.
-    """
-    found = {run: generations(run / LAST) for run in Path("runs").glob(f"{prefix}-*")}
-    runs = [run for run, checkpoints in found.items() if checkpoints]
-    if not runs:
-        raise UserError(f"--resume: no runs/{prefix}-* with a {LAST}; name the run folder with --output")
-    return max(runs, key=lambda run: found[run][0].stat().st_mtime)

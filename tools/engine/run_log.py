@@ -1,66 +1,75 @@
-"""TODO-DOC tools/engine/run_log.py."""
+"""The log of a run: one line of JSON per logged step in metrics.jsonl, and TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from backbones.common.files import write_text
 from backbones.errors import UserError
 from tools.processes.distributed import is_main, on_main
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class RunLog:
-    """Writes `metrics.jsonl` and TensorBoard events on the main process; silent on the others.
+    """Writes `metrics.jsonl` and TensorBoard events on the main process; writes nothing on the others.
 
     Args:
         folder: the run folder.
-        step: optimizer steps done so far; lines of later steps, left by a killed run, are cut off.
-        measured: the step of the last evaluation that counts; absent: `step`. Lines of later ones are cut off.
+        step: optimizer steps done so far; lines of later steps, which a killed run has left, are removed.
+        measured: step of the last evaluation that the checkpoint includes; absent: `step`. Lines of later evaluations
+            are removed.
     """
 
     def __init__(self, folder: Path, *, step: int = 0, measured: int | None = None) -> None:
         self.folder, self.path = folder, folder / "metrics.jsonl"
         on_main(lambda: self._cut_after(step, step if measured is None else measured))
+        self._events: SummaryWriter | None = None
         if is_main():
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log numbers (others are left out of TensorBoard) under an optimizer step.
+    def write(self, step: int, values: Mapping[str, object]) -> None:
+        """Log JSON values at an optimizer step; TensorBoard gets the numbers among them.
 
         Raises:
-            UserError: where the disk is full.
+            UserError: the disk is full.
         """
         on_main(lambda: self._write(step, values))
 
-    def _write(self, step: int, values: dict[str, Any]) -> None:
+    def close(self) -> None:
+        """Flush the TensorBoard events."""
+        if self._events is not None:
+            self._events.close()
+
+    def _write(self, step: int, values: Mapping[str, object]) -> None:
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); the checkpoint is whole") from None
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); the last checkpoint is complete, so free some "
+                "space and continue with --resume"
+            ) from None
         for name, value in values.items():
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and self._events is not None:
                 self._events.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush the TensorBoard events."""
-        if is_main():
-            self._events.close()
 
     def _cut_after(self, step: int, measured: int) -> None:
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            write_text(self.path, "".join(f"{line}\n" for line in lines if _counts(line, step, measured)))
+            write_text(self.path, "".join(f"{line}\n" for line in lines if _is_done(line, step, measured)))
 
 
-def _counts(line: str, step: int, measured: int) -> bool:
-    """Whether a logged line belongs to what is done; one torn by a kill or a full disk does not."""
+def _is_done(line: str, step: int, measured: int) -> bool:
+    """Return whether a logged line is of a step that is done; False for a line cut short by a kill or a full disk."""
     try:
         values = json.loads(line)
         return values["step"] <= (measured if "epoch" in values else step)

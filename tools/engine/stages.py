@@ -1,4 +1,4 @@
-"""The stages of the backbone inside a net: at what share of the learning rate they train, and from when on."""
+"""The stages of a model's backbone: which are frozen and until when, and how their learning rates decay."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from backbones.base import Backbone, LastStage
 
 
 class Thawing:
-    """Frozen stages of a net's backbone that train from later epochs on, the last one first.
+    """Schedule by which frozen stages of a backbone begin to train, the last stage first.
 
-    Which ones train is a function of the epochs done alone, so that a resumed run needs to know no more.
+    The number of finished epochs alone determines which stages train, so a resumed run needs no further state.
 
     Args:
-        model: a net whose backbone's first stages are frozen.
-        epochs: numbers of epochs after each of which one more stage thaws, in rising order.
+        model: a model whose backbone's first stages are frozen.
+        epochs: numbers of epochs, in rising order, after each of which one more stage trains.
     """
 
     def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
@@ -24,54 +24,59 @@ class Thawing:
         self.backbone = _backbone(model)
         self.frozen = self.backbone.frozen_stages if self.backbone else 0
 
-    def to(self, epoch: int) -> bool:
-        """Freeze what is frozen once `epoch` epochs are done; whether that is another number of stages than before."""
-        due = self._due(epoch)
-        if self.backbone is None or due == self.backbone.frozen_stages:
+    def set_epoch(self, epoch: int) -> bool:
+        """Freeze the stages that are frozen after `epoch` epochs, thaw the others; return whether anything changed."""
+        count = self._frozen_after(epoch)
+        if self.backbone is None or count == self.backbone.frozen_stages:
             return False
-        self.backbone.freeze_stages(due)
+        self.backbone.freeze_stages(count)
         return True
 
-    def resting(self, epoch: int) -> set[nn.Parameter]:
-        """The parameters that are frozen once `epoch` epochs are done, and thaw later."""
+    def still_frozen(self, epoch: int) -> set[nn.Parameter]:
+        """Return the parameters that are frozen after `epoch` epochs and thaw later."""
         stages = self.backbone.stages() if self.backbone and self.epochs else []
-        return _parameters([m for stage in stages[self.frozen - len(self.epochs) : self._due(epoch)] for m in stage])
+        first = self.frozen - len(self.epochs)  # stages before this one never thaw
+        return _parameters([module for stage in stages[first : self._frozen_after(epoch)] for module in stage])
 
-    def _due(self, epoch: int) -> int:
+    def _frozen_after(self, epoch: int) -> int:
         return self.frozen - sum(at <= epoch for at in self.epochs)
 
 
-def depths(model: nn.Module) -> dict[nn.Parameter, int]:
-    """How many stages, its own included, lie between each parameter of the backbone's and the heads: 1 in the last.
+def stage_depths(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Return how many stages lie between each parameter of the backbone and the heads, its own included.
 
-    Parameters outside of stages are absent: they are the heads'.
+    The last stage has depth 1. Parameters outside the stages, which are those of the heads, are absent.
     """
     stages = _stages(model)
-    return {p: len(stages) - place for place, stage in enumerate(stages) for p in _parameters(stage)}
+    return {p: len(stages) - index for index, stage in enumerate(stages) for p in _parameters(stage)}
 
 
 def describe_stages(model: nn.Module, *, lr: float, layer_decay: float, thaw: Sequence[int]) -> str:
-    """The learning rate of heads and stages, and which are frozen till when; empty where all train alike."""
+    """Return the learning rates of heads and stages and when each stage trains, or "" if all train alike."""
     backbone = _backbone(model)
     frozen = backbone.frozen_stages if backbone else 0
     if not frozen and layer_decay == 1:
         return ""
-    stages, thaw = _stages(model), thaw if frozen else ()  # a run that is only measured freezes nothing
-    names = ["stem", *(f"stage {place}" for place in range(1, len(stages)))]
-    rates = [f"{lr * layer_decay ** (len(stages) - place):.4g}" for place in range(len(stages))]
+    stages, thaw = _stages(model), thaw if frozen else ()  # with --eval-only nothing is frozen
+    names = ["stem", *(f"stage {index}" for index in range(1, len(stages)))]
+    rates = [f"{lr * layer_decay ** (len(stages) - index):.4g}" for index in range(len(stages))]
+    # Mark the stages that never train, then those that thaw, from the deepest one up.
     always = frozen - len(thaw)
     rates[:always] = ["frozen"] * always
-    for place, epoch in enumerate(reversed(thaw), start=always):
-        rates[place] += f" after epoch {epoch}"
-    words = [f"{name} {rate}" for name, rate in zip(names, rates, strict=True)]
-    return ", ".join([f"heads {lr:.4g}", *reversed(words)])
+    for index, epoch in enumerate(reversed(thaw), start=always):
+        rates[index] += f" after epoch {epoch}"
+    described = [f"{name} {rate}" for name, rate in zip(names, rates, strict=True)]
+    return ", ".join([f"heads {lr:.4g}", *reversed(described)])
 
 
 def _stages(model: nn.Module) -> list[list[nn.Module]]:
-    """The stem, then each stage of the backbone; the last one may serve a C4 detector's RoI head."""
+    """Return the modules of the stem and of each stage of the backbone.
+
+    In a C4 detector the last stage belongs to the RoI head.
+    """
     backbone = _backbone(model)
-    behind = [[module] for module in model.modules() if isinstance(module, LastStage)]
-    return [*(backbone.stages() if backbone else ()), *behind]
+    in_head = [[module] for module in model.modules() if isinstance(module, LastStage)]
+    return [*(backbone.stages() if backbone else ()), *in_head]
 
 
 def _backbone(model: nn.Module) -> Backbone | None:

@@ -74,7 +74,7 @@ class Training:
 
         DistributedDataParallel exchanges the gradients of what trained when it was made: another takes its place.
         """
-        if self.thawing and self.thawing.to(self.epoch):
+        if self.thawing and self.thawing.set_epoch(self.epoch):
             self.model = distributed.unwrap(self.model)
             self.model = distributed.wrap(self.model, self.precision.device)
 
@@ -120,7 +120,7 @@ class Training:
     def _resting(self, state: dict[str, Any]) -> set[nn.Parameter]:
         """The parameters that had not trained when the state was saved, and will."""
         last = state["epoch"] - (state["epoch_step"] == 0)  # the epoch of the last step, from 0
-        return self.thawing.resting(last) if self.thawing else set()
+        return self.thawing.still_frozen(last) if self.thawing else set()
 
     def _require_place(self, state: dict[str, Any]) -> None:
         now, before = self.steps_per_epoch, state["steps_per_epoch"]

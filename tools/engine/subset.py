@@ -1,4 +1,4 @@
-"""A share of the training images, for asking how much data a net needs."""
+"""A fraction of the training images, for experiments on how much data a model needs."""
 
 from __future__ import annotations
 
@@ -7,59 +7,60 @@ from collections.abc import Sequence
 import numpy as np
 
 from backbones.errors import UserError
-from tools.engine.options import RunOptions, TrainOptions
 
-SALT = 0x5EED  # other numbers than those that order the images of an epoch
-
-
-def share_of(
-    images: np.ndarray, classes: np.ndarray, *, size: int, names: Sequence[str], train: TrainOptions, run: RunOptions
-) -> np.ndarray:
-    """What the options leave of `size` images; see `nested`."""
-    return nested(images, classes, size=size, fraction=train.fraction, seed=run.seed, names=names)
+SALT = 0x5EED  # makes the draws differ from those of the order of images, which have the same seed
 
 
-def nested(
+def nested_subset(
     images: np.ndarray, classes: np.ndarray, *, size: int, fraction: float, seed: int, names: Sequence[str]
 ) -> np.ndarray:
-    """Places `[n]`, rising, of a share of `size` images.
+    """Return the sorted indices `[n]` of a fraction of `size` images.
 
-    Images count to their rarest class, or to those without objects; the same share is drawn of each such group,
-    rounded up, so that rare classes and empty images stay. For one seed a smaller share lies within every larger one.
+    Each image belongs to one group: its rarest class, or the images without objects. The same fraction of each group is
+    drawn, rounded up, so that rare classes and empty images remain. With the same seed a smaller fraction is a subset
+    of every larger one.
 
     Args:
-        images, classes: an object each `[M]`: the place of its image, and its class 0..K-1.
+        images: index of the image of each object `[M]`.
+        classes: class 0..K-1 of each object `[M]`.
+        size: number of all images.
         fraction: above 0, at most 1.
-        names: of the classes.
+        seed: another seed draws other images.
+        names: the K class names.
 
     Raises:
-        UserError: naming a class of the whole that the share has no image of.
+        UserError: the fraction contains no image of some class; the text names it.
     """
     if fraction == 1:
         return np.arange(size)
-    groups = _rarest(images, classes, size=size, count=len(names))
+    groups = _rarest_classes(images, classes, size=size, count=len(names))
     random = np.random.default_rng((SALT, seed))
-    chosen = [_first(random.permutation(np.flatnonzero(groups == group)), fraction) for group in range(len(names) + 1)]
-    places = np.sort(np.concatenate(chosen))
-    lost = np.setdiff1d(classes, classes[np.isin(images, places)])
-    if len(lost):
+    # Shuffle each group, and take its beginning: a longer beginning contains a shorter one.
+    shuffled = [random.permutation(np.flatnonzero(groups == group)) for group in range(len(names) + 1)]
+    chosen = np.sort(np.concatenate([_beginning(members, fraction) for members in shuffled]))
+    missing = np.setdiff1d(classes, classes[np.isin(images, chosen)])
+    if len(missing):
         raise UserError(
-            f"--fraction {fraction}: leaves no image of {', '.join(names[number] for number in lost[:3])}; take a "
-            "larger share or another --seed"
+            f"--fraction {fraction}: leaves no image of {', '.join(names[number] for number in missing[:3])}; use a "
+            "larger fraction or another --seed"
         )
-    return places
+    return chosen
 
 
-def _rarest(images: np.ndarray, classes: np.ndarray, *, size: int, count: int) -> np.ndarray:
-    """For each image `[size]` its class that the fewest images show; `count` where it has none."""
+def _rarest_classes(images: np.ndarray, classes: np.ndarray, *, size: int, count: int) -> np.ndarray:
+    """Return the class of each image `[size]` that the fewest images show; `count` for an image without objects."""
+    # Count the images that show each class, each image once.
     pairs = np.unique(np.stack([images, classes], 1), axis=0)
     shown = np.bincount(pairs[:, 1], minlength=count)
+    # Rank the classes from rare to frequent, and find the lowest rank in each image.
+    by_rank = np.argsort(shown, kind="stable")
     rank = np.empty(count, np.int64)
-    rank[np.argsort(shown, kind="stable")] = np.arange(count)
+    rank[by_rank] = np.arange(count)
     best = np.full(size, count)
     np.minimum.at(best, pairs[:, 0], rank[pairs[:, 1]])
-    return np.append(np.argsort(shown, kind="stable"), count)[best]
+    return np.append(by_rank, count)[best]
 
 
-def _first(order: np.ndarray, fraction: float) -> np.ndarray:
-    return order[: int(np.ceil(round(fraction * len(order), 6)))]
+def _beginning(members: np.ndarray, fraction: float) -> np.ndarray:
+    # Round first: 0.3 * 10 is slightly above 3 in binary, and would be rounded up to 4.
+    return members[: int(np.ceil(round(fraction * len(members), 6)))]

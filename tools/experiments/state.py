@@ -9,7 +9,7 @@ from backbones.common.files import read_yaml
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 from tools.engine.resume import FREE_ON_RESUME
-from tools.engine.run_folder import LAST, leftovers, strangers
+from tools.engine.run_folder import LAST, foreign_files, leftover_files
 from tools.experiments.cells import Cell
 
 State = Literal["done", "resume", "begin"]
@@ -27,7 +27,7 @@ def state(cell: Cell, folder: Path) -> State:
             return "done"
         if generations(folder / LAST):
             return "resume"
-    strange = strangers(folder)
+    strange = foreign_files(folder)
     if strange:
         raise UserError(
             f"{folder}: holds {min(strange).relative_to(folder)} but no run to go on with; "
@@ -38,7 +38,7 @@ def state(cell: Cell, folder: Path) -> State:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed start left, so that the script takes the folder for a new run."""
-    for path in leftovers(folder):
+    for path in leftover_files(folder):
         path.unlink()
 
 

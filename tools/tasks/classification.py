@@ -24,7 +24,7 @@ from classification.transforms import Augment, Normalise, describe_views
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.experiment import Experiment
-from tools.engine.subset import share_of
+from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
@@ -144,7 +144,8 @@ class ClassificationTask:
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Return the indices of the images that `--fraction` keeps, from their labels `[N]`."""
     images = np.arange(len(labels))
-    return share_of(images, labels, size=len(labels), names=names, train=options.train, run=options.run)
+    fraction, seed = options.train.fraction, options.run.seed
+    return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
 
 
 def _check_classes(options: TrainClassifierOptions, data: Source, model: Classifier) -> None:

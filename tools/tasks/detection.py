@@ -21,7 +21,7 @@ from detection.weights import norm_eps
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.experiment import Experiment
-from tools.engine.subset import share_of
+from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
@@ -135,8 +135,13 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
         raise UserError(f"{train.path}: no image is left to train on, because all are without objects")
     # Keep --fraction of the images, of each class alike.
     images, classes = train.objects(indices)
-    kept = share_of(
-        images, classes, size=len(indices), names=train.categories.names, train=options.train, run=options.run
+    kept = nested_subset(
+        images,
+        classes,
+        size=len(indices),
+        fraction=options.train.fraction,
+        seed=options.run.seed,
+        names=train.categories.names,
     )
     augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
     return CocoDetection(train, augment, indices=indices[kept])

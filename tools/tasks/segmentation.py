@@ -24,7 +24,7 @@ from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.experiment import Experiment
-from tools.engine.subset import share_of
+from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
@@ -138,8 +138,14 @@ def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:
 def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
     """Return the rows of the source that `--fraction` keeps, from the classes that each image shows."""
     images, classes = np.nonzero(_pixel_counts(data))
-    names = data.source.classes.names
-    kept = share_of(images, classes, size=len(data), names=names, train=options.train, run=options.run)
+    kept = nested_subset(
+        images,
+        classes,
+        size=len(data),
+        fraction=options.train.fraction,
+        seed=options.run.seed,
+        names=data.source.classes.names,
+    )
     return data.indices[kept]
 
 

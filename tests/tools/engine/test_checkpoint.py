@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_the_file_before(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
     try:
         with pytest.raises(
-            UserError, match=r"last\.safetensors: cannot be written \(.*[Ff]ile too large.*\); the file before"
+            UserError, match=r"last\.safetensors: cannot be written \(.*[Ff]ile too large.*\); the previous file"
         ):
             checkpoint.save(path, {**state(2), "more": torch.zeros(1000)}, keep=2)
     finally:

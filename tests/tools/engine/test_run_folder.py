@@ -17,7 +17,7 @@ from backbones.common.images import image_size
 from backbones.errors import UserError
 from tools import train_cls
 from tools.engine.bad_images import RECORD, BadImages
-from tools.engine.run_folder import LAUNCHERS, choose_folder, hold
+from tools.engine.run_folder import LAUNCHERS, choose_folder, lock
 
 WORDS = ["--recipe", "cifar", "--batch-size", "4", "--workers", "0", "--threads", "1"]
 
@@ -35,16 +35,16 @@ def test_a_folder_is_held_by_one_process_for_as_long_as_it_lives(tmp_path: Path)
     if child == 0:
         with child_only():
             os.close(over)
-            hold(tmp_path)
+            lock(tmp_path)
             os.write(begun, b"x")
             os.read(wait, 1)
             os._exit(0)
     os.read(ready, 1)
-    with pytest.raises(UserError, match="another process trains there; wait for its end, or name a new folder"):
-        hold(tmp_path)
+    with pytest.raises(UserError, match="another process trains there; wait until it ends, or name a new folder"):
+        lock(tmp_path)
     os.close(over)
     assert os.waitpid(child, 0)[1] == 0
-    hold(tmp_path)
+    lock(tmp_path)
 
 
 def test_runs_of_one_second_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

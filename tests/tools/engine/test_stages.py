@@ -26,7 +26,7 @@ from tools.engine import checkpoint
 from tools.engine.optim import build_optimizer, build_schedule, rate_rows
 from tools.engine.options import TrainOptions
 from tools.engine.run_folder import LAST
-from tools.engine.stages import Thawing, depths
+from tools.engine.stages import Thawing, stage_depths
 from tools.tasks.options import TrainDetectorOptions, detector_recipe
 
 NETS = {
@@ -88,7 +88,7 @@ def test_biases_and_norm_keep_no_weight_decay() -> None:
     ],
 )
 def test_nets_of_other_libraries_decay_as_well(net: Any, stem: str, head: str) -> None:
-    behind = depths(built := net())
+    behind = stage_depths(built := net())
     found = {name: behind.get(parameter, 0) for name, parameter in built.named_parameters()}
     assert set(found.values()) | {1} == set(range(max(found.values()) + 1))  # VGG's last stage is a pool
     assert [depth for name, depth in found.items() if stem in name] == [max(found.values())]
@@ -125,10 +125,10 @@ def test_what_thaws_is_a_function_of_the_epoch() -> None:
     thawing = Thawing(net, [2, 2, 4])
     for epoch, frozen in ((0, 5), (1, 5), (2, 3), (3, 3), (4, 2), (9, 2), (0, 5)):
         before = net.backbone.frozen_stages
-        assert thawing.to(epoch) == (before != frozen)
+        assert thawing.set_epoch(epoch) == (before != frozen)
         assert net.backbone.frozen_stages == frozen
         waiting = set().union(*(layer.parameters() for layer in list(net.backbone._layers().values())[1 : frozen - 1]))
-        assert thawing.resting(epoch) == waiting
+        assert thawing.still_frozen(epoch) == waiting
 
 
 def test_thawed_weights_are_folded_anew() -> None:

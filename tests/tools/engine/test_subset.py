@@ -12,7 +12,7 @@ import pytest
 from backbones.errors import UserError
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
-from tools.engine.subset import nested
+from tools.engine.subset import nested_subset
 from tools.tasks.classification import ClassificationTask
 from tools.tasks.detection import open_train, open_val
 from tools.tasks.options import TrainClassifierOptions, TrainDetectorOptions, TrainSegmenterOptions
@@ -29,7 +29,7 @@ def objects() -> tuple[np.ndarray, np.ndarray]:
 
 
 def share(fraction: float, seed: int = 0) -> np.ndarray:
-    return nested(*objects(), size=200, fraction=fraction, seed=seed, names=NAMES)
+    return nested_subset(*objects(), size=200, fraction=fraction, seed=seed, names=NAMES)
 
 
 def test_a_share_takes_the_same_of_each_class_and_of_empty_images():
@@ -54,7 +54,7 @@ def test_smaller_shares_lie_within_larger_ones(seed: int):
 
 
 def test_rounding_takes_no_image_too_many():
-    found = nested(np.arange(10), np.zeros(10, np.int64), size=10, fraction=0.3, seed=0, names=("one",))
+    found = nested_subset(np.arange(10), np.zeros(10, np.int64), size=10, fraction=0.3, seed=0, names=("one",))
     assert len(found) == 3  # 0.3 * 10 is above 3 in binary
 
 
@@ -64,11 +64,11 @@ def test_a_class_that_no_image_is_left_of_is_named():
     lost = []
     for seed in range(20):
         try:
-            nested(images, classes, size=8, fraction=0.25, seed=seed, names=("owl", "cow", "hay"))
+            nested_subset(images, classes, size=8, fraction=0.25, seed=seed, names=("owl", "cow", "hay"))
         except UserError as error:
             lost.append(str(error))
     assert 0 < len(lost) < 20
-    assert set(lost) == {"--fraction 0.25: leaves no image of hay; take a larger share or another --seed"}
+    assert set(lost) == {"--fraction 0.25: leaves no image of hay; use a larger fraction or another --seed"}
 
 
 def test_a_detector_and_a_segmenter_train_on_a_share(coco_mini: Path):
