@@ -21,7 +21,6 @@ from detection.data.dataset import CocoDetection
 from detection.data.folders import layout_of, read_folder
 from detection.transforms import Augment
 from tools import check_data, eval_coco
-from tools.checks.findings import Report
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
@@ -39,9 +38,8 @@ def read(root: Path, split: str, **options: Any) -> CocoAnnotations:
 
 def problems(*words: Any) -> list[tuple[str, str, str, str]]:
     """Kind, record, file and text of what the check finds."""
-    options = parse(check_data.Options, description="", argv=[str(word) for word in words]).check
-    report = Report()
-    check_data.look(check_data.check(options, report), options, report)
+    options = parse(check_data.CheckGroups, description="", argv=[str(word) for word in words]).check
+    report = check_data.check(options)
     return [(p["kind"], p["record"], p["file"], p["text"]) for p in report.as_json()["problems"]]
 
 

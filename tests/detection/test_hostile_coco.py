@@ -32,8 +32,8 @@ from detection.transforms import Augment
 from segmentation.data.coco import CocoLabels
 from segmentation.data.labels import IGNORE
 from tools.checks.boxes import check_coco
-from tools.checks.findings import Report
-from tools.checks.images import Images
+from tools.checks.findings import CheckReport
+from tools.checks.images import SplitImages
 from tools.evaluation.evaluator import CocoEvaluator
 
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
@@ -155,7 +155,7 @@ def mutant(draw: Any, good: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def refusal_of(path: Path, report: Report, images: Images) -> Iterator[None]:
+def refusal_of(path: Path, report: CheckReport, images: SplitImages) -> Iterator[None]:
     """Lets a refusal pass that names the file in a line and that the check foresees, and nothing else."""
     try:
         with endless_fails():
@@ -164,7 +164,7 @@ def refusal_of(path: Path, report: Report, images: Images) -> Iterator[None]:
         assert str(path) in str(error) or str(path.parents[1]) in str(error)
         assert len(str(error)) < 2000
         if not report.wrong:
-            images.look(report, workers=1)
+            images.examine(report, workers=1)
         assert report.wrong or "expected polygons or run lengths" in str(error)  # boxes alone do for detection
 
 
@@ -214,9 +214,9 @@ def test_the_file_before_mutation_is_good(folder: CocoFolder) -> None:
     assert counts[1] == [2400] and counts[3] == [900, 1500]  # nothing; a crowd of 50 by 30 pixels
 
 
-def checked(folder: CocoFolder) -> tuple[Report, Images]:
+def checked(folder: CocoFolder) -> tuple[CheckReport, SplitImages]:
     """What the check says of the annotations, and of whether the images are there."""
-    report = Report()
+    report = CheckReport()
     with endless_fails():
         images = check_coco(folder.annotations(), folder.images(), "train", report)
         images.list_missing(report)

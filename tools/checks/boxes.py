@@ -1,11 +1,9 @@
-"""Checks of boxes, of COCO's instances file or of files for each image: every record in one pass, columns at a time."""
+"""Checks of boxes, in COCO's instances file or in one file per image. All records are checked, column by column."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,37 +15,46 @@ from detection.data.coco import is_number, read_json
 from detection.data.folders import read_folder
 from detection.data.truth import Truth
 from segmentation.data.coco import FIELDS
-from tools.checks.findings import Report
-from tools.checks.images import DAMAGED, UNDECODABLE, Findings, Images
+from tools.checks.findings import CheckReport
+from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.outlines import Outlines
+from tools.checks.records import RecordList
 
-STICKS_OUT = 1.0  # pixels beyond the image that anybody would see
-MALFORMED, DUPLICATE = "malformed field", "duplicate id"
+BEYOND = 1.0  # pixels by which a box may extend beyond its image without a problem
 
 
-def check_coco(path: Path, folder: Path, split: str, report: Report, *, allow_outside: bool = False) -> Images:
+def check_coco(
+    path: Path, folder: Path, split: str, report: CheckReport, *, allow_outside: bool = False
+) -> SplitImages:
     """Check the annotations of a split.
 
     Args:
-        allow_outside: take file names that lead out of `folder`.
+        path: COCO instances file.
+        folder: folder of its images.
+        allow_outside: allow file names that lead out of `folder`.
 
     Returns:
-        Its image files, which are not looked at yet.
+        The image files of the split, which are not checked yet.
 
     Raises:
-        UserError: where there is no such annotation file.
+        UserError: if the annotation file does not exist.
     """
-    data = _read(path, split, report)
-    if data is None:
-        return Images(split, folder, [], [], lambda place, content: [])
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the annotations of {split}")
+    try:
+        data = read_json(path)
+    except UserError as error:
+        report.add("no COCO file", split, file=str(path), text=str(error).removeprefix(f"{path}: "))
+        report.checked[split] = {"images": 0, "annotations": 0}
+        return SplitImages(split, folder, [], [], lambda index, content: [])
     return _check(Truth("coco", path, folder, data), split, report, allow_outside)
 
 
-def check_folder(root: Path, split: str, report: Report) -> Images:
-    """Check a split of a folder in Pascal VOC's layout or YOLO's, as `check_coco` does.
+def check_folder(root: Path, split: str, report: CheckReport) -> SplitImages:
+    """Check a split of a folder in Pascal VOC's or YOLO's layout; see `check_coco`.
 
     Raises:
-        UserError: where it has no such split, or no classes.
+        UserError: if the folder does not have this split, or has no classes.
     """
 
     def note(kind: str, file: str, error: UserError) -> None:
@@ -58,24 +65,25 @@ def check_folder(root: Path, split: str, report: Report) -> Images:
     return _check(truth, split, report, allow_outside=False)
 
 
-def _check(truth: Truth, split: str, report: Report, allow_outside: bool) -> Images:
+def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -> SplitImages:
     data, path = truth.data, truth.path
     images, categories, annotations = (
-        Table(data.get(name), name, path, split, report) for name in ("images", "categories", "annotations")
+        RecordList(data.get(name), name, path, split, report) for name in ("images", "categories", "annotations")
     )
     report.checked[split] = {"images": len(images.records), "annotations": len(annotations.records)}
-    names = images.column("file_name", *FIELDS["images"]["file_name"])
+    names = images.texts("file_name", *FIELDS["images"]["file_name"])
     images.files = [name or str(path) for name in names]
-    ids, sizes, known = images.ids("id"), _sizes(images), categories.ids("id")
-    rows = _check_references(annotations, "image_id", ids, "unknown image", "images")
+    image_ids, sizes, category_ids = images.ids("id"), _sizes(images), categories.ids("id")
+    rows = annotations.rows_of("image_id", image_ids, kind="unknown image", target="images")
     annotations.files = [images.files[row] if row >= 0 else str(path) for row in rows]
     if truth.layout != "coco":
+        # Name each annotation by its file and its line or object there, because its id is not in the file.
         places = [truth.place(index) for index in range(len(annotations.records))]
         annotations.files, annotations.names = [file for file, _ in places], [name for _, name in places]
         images.names = [""] * len(images.records)
-    _check_references(annotations, "category_id", known, "unknown category", "categories")
-    for table, own in ((images, ids), (categories, known), (annotations, annotations.ids("id"))):
-        table.refuse_twice(own)
+    annotations.rows_of("category_id", category_ids, kind="unknown category", target="categories")
+    for records, ids in ((images, image_ids), (categories, category_ids), (annotations, annotations.ids("id"))):
+        records.report_duplicates(ids)
     _check_category_names(categories)
     annotations.column("iscrowd", *FIELDS["annotations"]["iscrowd"])
     boxes = _check_boxes(annotations, rows, sizes)
@@ -84,163 +92,99 @@ def _check(truth: Truth, split: str, report: Report, allow_outside: bool) -> Ima
     return _image_files(images, names, sizes, truth.folder, allow_outside)
 
 
-class Table:
-    """The records of one list of a file, read field by field; what is malformed is noted.
-
-    Attributes:
-        records: objects; an empty one stands for what is none.
-        files: the file that each record speaks of `[N]`, for the report.
-        names: what to call each record `[N]`, where it is not by its id.
-    """
-
-    def __init__(self, records: Any, name: str, path: Path, split: str, report: Report) -> None:
-        self.name, self.split, self.report = name, split, report
-        if not isinstance(records, list):
-            report.add("no list", split, file=str(path), text=f"has no list `{name}`")
-            records = []
-        elif not records and name != "annotations":
-            report.add("empty list", split, file=str(path), text=f"has none in its `{name}`")
-        self.whole = [isinstance(record, dict) for record in records]
-        self.records = [record if whole else {} for record, whole in zip(records, self.whole, strict=True)]
-        self.files = [str(path)] * len(records)
-        self.names: list[str] | None = None
-        for place in np.flatnonzero(~np.array(self.whole, bool)):
-            self.add(int(place), MALFORMED, f"is {reprlib.repr(records[place])}, not an object")
-
-    def called(self, place: int) -> str:
-        """A record by its name, or its id, or else by its place in the list."""
-        if self.names is not None:
-            return self.names[place]
-        identifier = self.records[place].get("id")
-        singular = {"categories": "category"}.get(self.name, self.name[:-1])
-        return f"{singular} {reprlib.repr(identifier)}" if isinstance(identifier, int) else f"{self.name}[{place}]"
-
-    def add(self, place: int, kind: str, text: str) -> None:
-        """Note a problem of a record."""
-        self.report.add(kind, self.split, record=self.called(place), file=self.files[place], text=text)
-
-    def column(self, name: str, holds: Callable[[Any], bool], wanted: str) -> list[Any]:
-        """A field of all records; None where it is malformed, which is noted."""
-        values = [record.get(name) for record in self.records]
-        for place in [place for place, value in enumerate(values) if not holds(value)]:
-            if self.whole[place]:
-                found = f"is {reprlib.repr(values[place])}" if name in self.records[place] else "is missing"
-                self.add(place, MALFORMED, f"`{name}` {found}; expected {wanted}")
-            values[place] = None
-        return values
-
-    def ids(self, name: str) -> np.ndarray:
-        """A field of ids `[N]`; -1 where it is malformed."""
-        values = self.column(name, *FIELDS["images"]["id"])
-        return np.array([-1 if value is None else value for value in values], np.int64)
-
-    def refuse_twice(self, ids: np.ndarray) -> None:
-        """Note records whose id another before them has."""
-        _, first = np.unique(ids, return_index=True)
-        again = np.ones(len(ids), bool)
-        again[first] = False
-        for place in np.flatnonzero(again & (ids >= 0)):
-            self.add(int(place), DUPLICATE, f"id {ids[place]} stands before")
-
-
-def _read(path: Path, split: str, report: Report) -> dict[str, Any] | None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name the annotations of {split}")
-    try:
-        return read_json(path)
-    except UserError as error:
-        report.add("no COCO file", split, file=str(path), text=str(error).removeprefix(f"{path}: "))
-        report.checked[split] = {"images": 0, "annotations": 0}
-        return None
-
-
-def _check_category_names(categories: Table) -> None:
-    names = categories.column("name", *FIELDS["categories"]["name"])
-    seen: set[Any] = set()
-    for place, name in enumerate(names):
+def _check_category_names(categories: RecordList) -> None:
+    seen: set[object] = set()
+    for index, name in enumerate(categories.column("name", *FIELDS["categories"]["name"])):
         if name is not None and name in seen:
-            categories.add(place, "duplicate category name", f"{reprlib.repr(name)} stands before")
+            text = f"an earlier category has the same name {reprlib.repr(name)}"
+            categories.add(index, "duplicate category name", text)
         seen.add(name)
 
 
-def _sizes(images: Table) -> np.ndarray:
-    """Heights and widths `[I, 2]`; 0 where they are malformed."""
+def _sizes(images: RecordList) -> np.ndarray:
+    """Return heights and widths `[I, 2]`; 0 for malformed values."""
     columns = [images.column(side, *FIELDS["images"][side]) for side in ("height", "width")]
     return np.array([[value or 0 for value in column] for column in columns], np.int64).T
 
 
-def _check_references(table: Table, name: str, known: np.ndarray, kind: str, where: str) -> np.ndarray:
-    """The row `[N]` of the record in `known` that each one names; -1 where there is none."""
-    ids = table.ids(name)
-    rows = np.full(len(ids), -1)
-    if len(known):
-        order = np.argsort(known, kind="stable")
-        found = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
-        same = (known[found] == ids) & (ids >= 0)
-        rows[same] = found[same]
-    for place in np.flatnonzero((ids >= 0) & (rows < 0)):
-        table.add(int(place), kind, f"`{name}` {ids[place]} is not in `{where}`")
-    return rows
+def _check_boxes(annotations: RecordList, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Report boxes without area and boxes that extend beyond their image.
 
+    Args:
+        rows: index of the image of each annotation `[N]`, -1 if unknown.
+        sizes: heights and widths of the images `[I, 2]`, 0 if unknown.
 
-def _check_boxes(annotations: Table, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Boxes xyxy `[N, 4]`, NaN where they are malformed; those without area and those that stick out are noted."""
+    Returns:
+        The boxes as xyxy `[N, 4]`, NaN for malformed boxes.
+    """
     values = annotations.column("bbox", _is_box, "four numbers [x, y, w, h]")
     boxes = np.array([[np.nan] * 4 if value is None else value for value in values], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    limits = np.zeros((len(rows), 2))
+    limits = np.zeros((len(rows), 2))  # width and height of the image of each box
     limits[rows >= 0] = sizes[rows[rows >= 0], ::-1]
     known = limits.min(axis=1, initial=np.inf) > 0
+    # Clip the boxes to their images, and compare: what is left, and how much is cut off.
     inside = boxes.clip(0, np.where(known[:, None], limits, np.inf)[:, [0, 1, 0, 1]])
     empty = (inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) <= SMALLEST_SIDE
     beyond = np.abs(inside - boxes).max(axis=1, initial=0)
-    for place in np.flatnonzero(empty):
-        text = f"{values[place]} has none inside its image{_of(limits[place])}"
-        annotations.add(int(place), "box without area", text)
-    for place in np.flatnonzero(~empty & known & (beyond > STICKS_OUT)):
-        text = f"{values[place]} sticks out of its image{_of(limits[place])} by {beyond[place]:.3g} pixels"
-        annotations.add(int(place), "box outside its image", text)
+    for index in np.flatnonzero(empty):
+        text = f"the box {values[index]} has no area inside its image{_size_text(limits[index])}"
+        annotations.add(int(index), "box without area", text)
+    for index in np.flatnonzero(~empty & known & (beyond > BEYOND)):
+        text = f"the box {values[index]} extends {beyond[index]:.3g} pixels beyond its image{_size_text(limits[index])}"
+        annotations.add(int(index), "box outside its image", text)
     return boxes
 
 
-def _of(limits: Iterable[float]) -> str:
+def _size_text(limits: np.ndarray) -> str:
     width, height = limits
-    return f" of {width:.0f}x{height:.0f}" if width else ""
+    return f" of {width:.0f}x{height:.0f} pixels" if width else ""
 
 
-def _is_box(value: Any) -> bool:
+def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _image_files(
-    images: Table, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
-) -> Images:
-    """The files that the images name, each once; those that lead out of the folder only where that is allowed."""
+    images: RecordList, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
+) -> SplitImages:
+    """Return the image files, each once, without files that lead out of the folder unless `allow_outside`."""
     chosen: dict[str, int] = {}
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if name is None:
             continue
         if leads_out(name) and not allow_outside:
-            images.add(place, "file outside the folder", "leads out of the image folder, and is not looked at")
-        elif chosen.setdefault(name, place) != place:
-            images.add(place, "duplicate file name", f"{images.called(chosen[name])} has the same")
-    places = list(chosen.values())
+            text = "the path leads out of the image folder, so the file is not checked; --allow-outside true allows it"
+            images.add(index, "file outside the folder", text)
+        elif chosen.setdefault(name, index) != index:
+            images.add(index, "duplicate file name", f"{images.name_of(chosen[name])} has the same file name")
+    indices = list(chosen.values())
 
     def inspect(number: int, content: np.ndarray) -> Findings:
-        return _compare(content, tuple(sizes[places[number]].tolist()))
+        height, width = sizes[indices[number]].tolist()
+        return _inspect(content, (height, width))
 
-    return Images(images.split, folder, list(chosen), [images.called(place) for place in places], inspect)
+    return SplitImages(images.split, folder, list(chosen), [images.name_of(index) for index in indices], inspect)
 
 
-def _compare(content: np.ndarray, size: tuple[int, int]) -> Findings:
-    """What is wrong with an image's file, decoded as training decodes it, for a size of the JSON (0: not known)."""
+def _inspect(content: np.ndarray, size: tuple[int, int]) -> Findings:
+    """Return the problems of an image file, decoded as in training.
+
+    Args:
+        size: height and width that the annotations say, 0 if unknown.
+    """
     image = decode_image(content)
     if image is None:
         return [(UNDECODABLE, DAMAGED)]
     if image.shape[:2] == size or not all(size):
         return []
-    there, here = f"{image.shape[1]}x{image.shape[0]} pixels", f"the annotations say {size[1]}x{size[0]}"
+    stated = f"the annotations say {size[1]}x{size[0]}"
     raw = decode_image(content, apply_exif=False)
     if raw is not None and raw.shape[:2] == size:
-        return [("EXIF orientation", f"{there} as its EXIF turns it, but {here}, as it is unturned")]
-    return [("other size", f"{there}, but {here}")]
+        text = f"the image has {_pixels(image)} after its EXIF rotation; {stated}, which is the size before rotation"
+        return [("EXIF orientation", text)]
+    return [("other size", f"the image has {_pixels(image)}; {stated}")]
+
+
+def _pixels(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]} pixels"

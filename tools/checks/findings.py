@@ -1,27 +1,26 @@
-"""What was found wrong with a data set: collected, printed as a table, written as JSON."""
+"""The problems of a data set: collected, printed as a table, written as JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypedDict
 
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
-# Worth a look, but nothing that training stumbles over.
-REMARKS = ("same name in both splits", "no outline")
+REMARKS = ("same name in both splits", "no outline")  # kinds that do not disturb training, but deserve attention
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem of one record or file.
 
     Attributes:
-        kind: what, in a few words that others of its sort share.
-        split: where, such as "train".
-        record: which record of an annotation file, such as "annotation 12"; empty where there is none.
-        file: the file that the record speaks of.
-        text: what is wrong in particular.
+        kind: a few words, the same for all problems of this kind.
+        split: name of the split, such as "train".
+        record: record of an annotation file, such as "annotation 12"; empty if the problem has no record.
+        file: the file that has the problem, or to which the record belongs.
+        text: what is wrong in this case.
     """
 
     kind: str
@@ -36,28 +35,41 @@ class Problem:
         return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
+class ReportJson(TypedDict):
+    """The content of the JSON file."""
+
+    clean: bool
+    checked: dict[str, dict[str, int]]
+    counts: dict[str, int]
+    problems: list[dict[str, str]]
+
+
 @dataclass
-class Report:
+class CheckReport:
     """Collects problems.
 
     Attributes:
-        checked: how much of what was looked at, by split.
+        problems: all problems in the order of the checks.
+        checked: numbers of the checked records and files, by split and name.
     """
 
     problems: list[Problem] = field(default_factory=list)
     checked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, kind: str, split: str, *, record: str = "", file: str = "", text: str) -> None:
-        """Note a problem; see `Problem`."""
+        """Add a problem; see `Problem` for the arguments."""
         self.problems.append(Problem(kind, split, record, file, text))
 
     @property
     def wrong(self) -> int:
-        """How many problems there are, remarks left out."""
+        """Number of problems without remarks."""
         return sum(problem.kind not in REMARKS for problem in self.problems)
 
     def table(self) -> str:
-        """Kind, count and first examples, the most frequent kinds first and remarks last, then what was checked."""
+        """Return kind, count and first examples of the problems, and a summary of what was checked.
+
+        The most frequent kinds come first. Remarks come last.
+        """
         counts = Counter(problem.kind for problem in self.problems)
         width = max(map(len, counts), default=0)
         lines = []
@@ -67,8 +79,8 @@ class Report:
             lines += [f"{'':<{width}}  {'':>7}  {example}" for example in examples[1:]]
         return "\n".join([*lines, self._summary()])
 
-    def as_json(self) -> dict[str, Any]:
-        """`clean`, `checked`, `counts` by kind, and all `problems`, each with what `Problem` has."""
+    def as_json(self) -> ReportJson:
+        """Return `clean`, `checked`, `counts` by kind, and all `problems` with the fields of `Problem`."""
         return {
             "clean": not self.wrong,
             "checked": self.checked,
@@ -77,15 +89,15 @@ class Report:
         }
 
     def _summary(self) -> str:
-        looked = "; ".join(
+        checked = "; ".join(
             f"{split}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
             for split, counts in self.checked.items()
         )
         remarks = len(self.problems) - self.wrong
-        found = [_several(self.wrong, "problem") if self.wrong else "clean"]
-        found += [_several(remarks, "remark")] if remarks else []
-        return f"{', '.join(found)} ({looked})"
+        found = [_counted(self.wrong, "problem") if self.wrong else "clean"]
+        found += [_counted(remarks, "remark")] if remarks else []
+        return f"{', '.join(found)} ({checked})"
 
 
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

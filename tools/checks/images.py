@@ -1,4 +1,4 @@
-"""Image files of a data set, each read once: what does not decode, and what lies in two splits."""
+"""Checks of the image files of a data set. Each file is read once."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from tools.checks.findings import Report
+from tools.checks.findings import CheckReport
 
-Findings = list[tuple[str, str]]  # kind and text of what is wrong with a file
+Findings = list[tuple[str, str]]  # kind and text of each problem of a file
 Inspect = Callable[[int, np.ndarray], Findings]
 MISSING = "missing file"
 UNDECODABLE = "undecodable file"
-DAMAGED = "cut short, damaged or no image"
+DAMAGED = "the file is incomplete, damaged or not an image"
 
 
 @dataclass
-class Images:
+class SplitImages:
     """The image files of a split.
 
     Attributes:
-        split: its name.
-        folder: where the files lie.
+        split: name of the split.
+        folder: folder of the files.
         names: paths below `folder` `[N]`.
-        records: what to call each in a report `[N]`.
-        inspect: what is wrong with file i of a given content (bytes `[B]` uint8).
-        digests: of the contents, by name, as far as they were read.
+        records: name of each image in the report `[N]`; empty to name only the file.
+        inspect: returns the problems of file i with given content (bytes `[B]` uint8).
+        digests: hashes of the contents of the files that were read, by name.
     """
 
     split: str
@@ -42,35 +42,37 @@ class Images:
     inspect: Inspect
     digests: dict[str, bytes] = field(default_factory=dict)
 
-    def look(self, report: Report, *, workers: int | None) -> None:
-        """Read, hash and inspect every file, with so many threads; decoding leaves Python's lock alone."""
-        cv2.setNumThreads(0)
+    def examine(self, report: CheckReport, *, workers: int | None) -> None:
+        """Read, hash and inspect every file in `workers` threads. Decoding releases Python's global lock."""
+        cv2.setNumThreads(0)  # the threads use the cores
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(self._examine, range(len(self.names)))
             found = tqdm(found, f"images of {self.split}", len(self.names), leave=False, disable=None)
-            for place, findings in enumerate(found):
+            for index, findings in enumerate(found):
                 for kind, text in findings:
-                    report.add(kind, self.split, record=self.records[place], file=self.names[place], text=text)
+                    report.add(kind, self.split, record=self.records[index], file=self.names[index], text=text)
 
-    def list_missing(self, report: Report) -> None:
-        """Note files that are not there, without reading any."""
+    def list_missing(self, report: CheckReport) -> None:
+        """Report files that do not exist, without reading any file."""
         present = {entry.name for entry in os.scandir(self.folder) if entry.is_file()}
         for record, name in zip(self.records, self.names, strict=True):
             if name not in present and not os.path.isfile(self.folder / name):
                 report.add(MISSING, self.split, record=record, file=name, text=f"not in {self.folder}")
 
     def digest(self, name: str) -> bytes | None:
-        """Of a file's content, read if it was not yet; None where it cannot be."""
+        """Return the hash of a file's content, after reading the file if necessary; None if it cannot be read."""
         if name not in self.digests and os.path.isfile(self.folder / name):
             self._content(name)
         return self.digests.get(name)
 
-    def _examine(self, place: int) -> Findings:
-        name = self.names[place]
+    def _examine(self, index: int) -> Findings:
+        name = self.names[index]
         if not os.path.isfile(self.folder / name):
             return [(MISSING, f"not in {self.folder}")]
         content = self._content(name)
-        return [(UNDECODABLE, "cannot be read; check its rights")] if content is None else self.inspect(place, content)
+        if content is None:
+            return [(UNDECODABLE, "the file cannot be read; check its permissions")]
+        return self.inspect(index, content)
 
     def _content(self, name: str) -> np.ndarray | None:
         try:
@@ -81,10 +83,10 @@ class Images:
         return content
 
 
-def report_shared(train: Images, val: Images, report: Report) -> None:
-    """Note images of val that are in train as well: of the same content, or, as a remark, of the same name.
+def report_shared(train: SplitImages, val: SplitImages, report: CheckReport) -> None:
+    """Report images of `val` whose content is in `train` as well, and add a remark for equal names.
 
-    Without hashes of all files only those of a common name are compared.
+    If the files were not hashed before, only files with a common name are compared.
     """
     both = set(train.names) & set(val.names)
     common = {name for name in both if train.digest(name) and val.digest(name)}
@@ -92,6 +94,8 @@ def report_shared(train: Images, val: Images, report: Report) -> None:
     for record, name in zip(val.records, val.names, strict=True):
         twin = owners.get(val.digests.get(name, b""))
         if twin is not None:
-            report.add("image in both splits", val.split, record=record, file=name, text=f"is {twin} of {train.split}")
+            text = f"the same content as {twin} of {train.split}"
+            report.add("image in both splits", val.split, record=record, file=name, text=text)
         elif name in common:
-            report.add("same name in both splits", val.split, record=record, file=name, text="other content in each")
+            text = f"{train.split} has a file of this name with other content"
+            report.add("same name in both splits", val.split, record=record, file=name, text=text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from backbones.common.machine import cores
-from tools.synthetic.records import DrawnObject, ImageJob, Job
+from tools.synthetic.records import DrawingJob, DrawnObject, ImageJob
 
 IMAGES_PER_WORKER = 200  # starting a process costs more time than drawing fewer images
 MOST_WORKERS = 16
@@ -29,7 +29,8 @@ def draw_images(images: Sequence[ImageJob], *, size: int, seed: int) -> Iterator
     """
     workers = min(cores(), MOST_WORKERS, len(images) // IMAGES_PER_WORKER)
     if workers > 1:
-        jobs: list[Job] = [{"images": images[start::workers], "size": size, "seed": seed} for start in range(workers)]
+        parts = [images[start::workers] for start in range(workers)]
+        jobs: list[DrawingJob] = [{"images": part, "size": size, "seed": seed} for part in parts]
         yield from collect(jobs, len(images))
     else:
         from tools.synthetic.worker import write_images  # imports OpenCV
@@ -37,7 +38,7 @@ def draw_images(images: Sequence[ImageJob], *, size: int, seed: int) -> Iterator
         yield from write_images({"images": images, "size": size, "seed": seed})
 
 
-def collect(jobs: Sequence[Job], count: int) -> Iterator[list[DrawnObject]]:
+def collect(jobs: Sequence[DrawingJob], count: int) -> Iterator[list[DrawnObject]]:
     """Start one process per job and yield the objects of the `count` images in order.
 
     Worker i % n draws image i, so reading one line from each worker in turn keeps the order. A worker that is ahead
@@ -60,7 +61,7 @@ def collect(jobs: Sequence[Job], count: int) -> Iterator[list[DrawnObject]]:
             worker.wait()
 
 
-def start_worker(job: Job) -> subprocess.Popen[str]:
+def start_worker(job: DrawingJob) -> subprocess.Popen[str]:
     """Start `worker.py` and send it a job; the process answers with one line of JSON per image."""
     script = Path(__file__).with_name("worker.py")
     pipe = subprocess.PIPE

@@ -8,7 +8,7 @@ from typing import TypedDict
 ImageJob = tuple[int, int, str]  # index of the split, index of the image in its split, file to write
 
 
-class Job(TypedDict):
+class DrawingJob(TypedDict):
     """The images that one process draws."""
 
     images: Sequence[ImageJob]

@@ -18,12 +18,12 @@ import numpy as np
 
 from tools.synthetic.drawing import FINE, SceneObject, draw_scene
 from tools.synthetic.masks import crowd_fields, object_fields
-from tools.synthetic.records import DrawnObject, Job
+from tools.synthetic.records import DrawingJob, DrawnObject
 
 QUALITY = 92  # of the JPEGs
 
 
-def write_images(job: Job) -> Iterator[list[DrawnObject]]:
+def write_images(job: DrawingJob) -> Iterator[list[DrawnObject]]:
     """Draw and write the images of a job in turn; yield the objects of each image.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The check of data sets: each planted fault is found, by its record and file, and nothing else is."""
+"""The check of data sets: each planted fault is reported with its record and file, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tools import check_data
-from tools.checks.findings import Report
+from tools.checks.findings import ReportJson
 from tools.cli.parsing import parse
 
 
 @pytest.fixture
 def clean(coco: CocoFolder) -> CocoFolder:
-    """The small data set with an outline for each box, where train and val share nothing but the names of images."""
+    """The small data set with an outline for each box. Train and val have images of the same names, not contents."""
     for annotation in coco.data["annotations"]:
         x, y, w, h = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -34,17 +34,14 @@ def save(coco: CocoFolder, split: str = "train") -> None:
     coco.annotations(split).write_text(json.dumps(coco.data))
 
 
-def found(*words: Any) -> dict[str, Any]:
-    """What the check says of a data set, as its JSON file has it."""
-    options = parse(check_data.Options, description="", argv=[str(word) for word in words]).check
-    report = Report()
-    files = check_data.check(options, report)
-    check_data.look(files, options, report)
-    return report.as_json()
+def found(*words: Any) -> ReportJson:
+    """Return the content of the JSON file of the check of a data set."""
+    options = parse(check_data.CheckGroups, description="", argv=[str(word) for word in words]).check
+    return check_data.check(options).as_json()
 
 
-def of_kind(result: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Record and file of each problem by kind."""
+def of_kind(result: ReportJson) -> dict[str, list[tuple[str, str]]]:
+    """Return record and file of each problem by kind."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for problem in result["problems"]:
         kinds.setdefault(problem["kind"], []).append((problem["record"], problem["file"]))
@@ -53,7 +50,7 @@ def of_kind(result: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
 
 def exif_turned(coco: CocoFolder) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees
     Image.new("RGB", (60, 40)).save(coco.images() / "007.jpg", exif=exif)
 
 
@@ -225,7 +222,7 @@ def test_more_threads_find_the_same(clean: CocoFolder):
     assert found("--data", clean.root, "--workers", 1) == found("--data", clean.root, "--workers", 4)
 
 
-def test_real_coco_is_clean(coco_mini: Path):
+def test_the_coco_sample_is_clean(coco_mini: Path):
     assert found("--data", coco_mini)["counts"] == {}
 
 
@@ -277,7 +274,9 @@ def labels(tmp_path: Path) -> Path:
 def test_label_maps(labels: Path):
     assert found("--data", labels)["clean"]
     maps = labels / "labels" / "train"
-    cv2.imwrite(str(maps / "train0.png"), np.full((9, 8), 2, np.uint8))  # both wider, and of a class that is none
+    cv2.imwrite(
+        str(maps / "train0.png"), np.full((9, 8), 2, np.uint8)
+    )  # wider than the image, and with an unknown class
     (maps / "train1.png").write_bytes(b"none")
     (maps / "train2.png").rename(maps / "orphan.png")
     (labels / "images" / "val" / "val0.png").write_bytes(b"none")
@@ -293,14 +292,14 @@ def test_label_maps(labels: Path):
     assert of_kind(found("--data", labels))["class list"] == [("", str(labels / "classes.txt"))]
 
 
-def test_the_script_prints_a_table_writes_json_and_says_by_its_status(clean: CocoFolder, script, tmp_path: Path):
+def test_the_command_prints_a_table_writes_json_and_sets_its_status(clean: CocoFolder, script, tmp_path: Path):
     missing(clean)
     annotation(0, area=6)(clean)
     save(clean)
     done = script("check_data.py", "--data", clean.root, "--json", "out.json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert re.search(r"missing file +1  train: image 7, 007\.jpg: not in", done.stdout)
-    assert "train: annotation 1, 005.jpg: `area` is 6, its outline has 600 pixels" in done.stdout
+    assert "train: annotation 1, 005.jpg: `area` is 6, but the outline has 600 pixels" in done.stdout
     assert "2 problems, 3 remarks (train: 4 images, 5 annotations; val: 4 images, 5 annotations)" in done.stdout
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["counts"] == {"wrong area": 1, "missing file": 1, "same name in both splits": 3}
@@ -308,7 +307,7 @@ def test_the_script_prints_a_table_writes_json_and_says_by_its_status(clean: Coc
         check_data.main(["--data", str(clean.root), "--json", str(tmp_path / "out.json")])
 
 
-def test_a_clean_set_ends_well(clean: CocoFolder, capsys: pytest.CaptureFixture[str]):
+def test_a_clean_set_has_status_0(clean: CocoFolder, capsys: pytest.CaptureFixture[str]):
     check_data.main(["--data", str(clean.root), "--images", "false"])
     assert "clean, 4 remarks (train: 4 images, 5 annotations; val: 4 images, 5 annotations)" in capsys.readouterr().out
 
@@ -318,7 +317,7 @@ def test_a_clean_set_ends_well(clean: CocoFolder, capsys: pytest.CaptureFixture[
     [
         ((), "name a data set"),
         (("--data", "nowhere"), "--data nowhere: no such folder"),
-        (("--data", "."), "no layout that is known"),
+        (("--data", "."), "unknown layout"),
         (("--data", "shards"), "tar shards are not checked"),
         (("--train-annotations", "a.json"), "goes with --train-images"),
         (("--train-annotations", "a.json", "--train-images", "."), "a.json: no such file"),
@@ -326,7 +325,7 @@ def test_a_clean_set_ends_well(clean: CocoFolder, capsys: pytest.CaptureFixture[
         (("--data", ".", "--workers", "0"), "--workers 0: must be above 0"),
     ],
 )
-def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str):
+def test_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "train-000000.tar").touch()
     monkeypatch.chdir(tmp_path)

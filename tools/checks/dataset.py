@@ -1,0 +1,111 @@
+"""Checks of a whole data set in any of the layouts that the training commands read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from backbones.common.datasets import find_split
+from backbones.errors import UserError
+from classification.data.shards import holds_shards
+from detection.data.folders import LAYOUTS, layout_of
+from segmentation.data.folders import is_label_folder
+from tools.checks.boxes import check_coco, check_folder
+from tools.checks.findings import CheckReport
+from tools.checks.folders import check_classes, check_labels
+from tools.checks.images import SplitImages, report_shared
+
+COCO_SPLITS = ("train", "val")
+CocoFiles = tuple[Path, Path]  # annotation file, folder of images
+
+
+def check_dataset(
+    root: Path | None,
+    *,
+    coco_files: Mapping[str, CocoFiles],
+    splits: Sequence[str],
+    truth: Literal["auto", "boxes", "labels"] = "auto",
+    ignore_index: int = 255,
+    allow_outside: bool = False,
+    decode: bool = True,
+    workers: int | None = None,
+) -> CheckReport:
+    """Check annotations, label maps, folders and image files; return all problems.
+
+    Args:
+        root: folder of the data set; None to check only `coco_files`.
+        coco_files: files of COCO splits by name, instead of the files in `root`.
+        splits: names of the splits of other layouts.
+        truth: what to check if a VOC folder has both boxes and label maps; "auto" means boxes.
+        ignore_index: number in label maps of pixels that do not count.
+        allow_outside: allow file names in the JSON that lead out of the image folder.
+        decode: read and decode every image; otherwise only check that the file exists.
+        workers: threads that read and decode; None for the default of the thread pool.
+
+    Raises:
+        UserError: if the layout is unknown, or a split or its files do not exist.
+    """
+    report = CheckReport()
+    if coco := _coco_splits(root, coco_files):
+        images = {
+            split: check_coco(path, folder, split, report, allow_outside=allow_outside)
+            for split, (path, folder) in coco.items()
+        }
+    else:
+        images = _check_folders(root or Path(), list(dict.fromkeys(splits)), truth, ignore_index, report)
+    _check_images(images, report, decode=decode, workers=workers)
+    return report
+
+
+def _check_folders(
+    root: Path, splits: Sequence[str], truth: str, ignore_index: int, report: CheckReport
+) -> dict[str, SplitImages]:
+    """Check all but the image files of a data set in another layout than COCO's; return the image files by split."""
+    if truth != "labels" and layout_of(root) in ("voc", "yolo"):
+        return {split: check_folder(root, split, report) for split in splits}
+    if is_label_folder(root):
+        return check_labels(root, splits, report, ignore_index=ignore_index)
+    return check_classes(_class_splits(root), report)
+
+
+def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, decode: bool, workers: int | None) -> None:
+    for split in images.values():
+        if decode:
+            split.examine(report, workers=workers)
+        else:
+            split.list_missing(report)
+    for train, val in pairwise(images.values()):
+        report_shared(train, val, report)
+
+
+def _coco_splits(root: Path | None, named: Mapping[str, CocoFiles]) -> dict[str, CocoFiles]:
+    """Return the files of each COCO split, in `named` or else in `root`; empty if there are no COCO files."""
+    found: dict[str, CocoFiles] = {}
+    for split in COCO_SPLITS:
+        if split in named:
+            found[split] = named[split]
+        elif root is not None and any((root / "annotations").glob(f"instances_{split}*.json")):
+            found[split] = find_split(root, split)
+    for _, folder in found.values():
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of images")
+    return found
+
+
+def _class_splits(root: Path) -> dict[str, Path]:
+    """Return the folders of the splits of class folders by name."""
+    if holds_shards(str(root)):
+        raise UserError(f"--data {root}: tar shards are not checked; check the class folders from which they were made")
+    if not root.is_dir():
+        raise UserError(f"--data {root}: no such folder")
+    found = {split: root / split for split in ("train", "val", "test") if (root / split).is_dir()}
+    if "val" in found:
+        found.pop("test", None)  # training reads test/ only if val/ does not exist
+    if not found:
+        raise UserError(
+            f"--data {root}: unknown layout; expected {LAYOUTS}; or train/CLASS/* and val/CLASS/*; or images/SPLIT, "
+            "labels/SPLIT of label maps and classes.txt"
+        )
+    return found

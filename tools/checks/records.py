@@ -1,0 +1,98 @@
+"""Reads the records of one list of a COCO file field by field, and reports malformed fields."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segmentation.data.coco import FIELDS
+from tools.checks.findings import CheckReport
+
+MALFORMED, DUPLICATE = "malformed field", "duplicate id"
+
+
+class RecordList:
+    """The records of one list of a file.
+
+    Attributes:
+        records: the records; an empty record replaces an entry that is not an object.
+        files: the file to which each record belongs `[N]`, for the report.
+        names: name of each record in the report `[N]`; None to name the records by their ids.
+    """
+
+    def __init__(self, content: object, name: str, path: Path, split: str, report: CheckReport) -> None:
+        self.name, self.split, self.report = name, split, report
+        entries = content if isinstance(content, list) else []
+        if not isinstance(content, list):
+            report.add("no list", split, file=str(path), text=f"the list `{name}` is missing")
+        elif not entries and name != "annotations":
+            report.add("empty list", split, file=str(path), text=f"the list `{name}` is empty")
+        self.records: list[Mapping[str, object]] = [entry if isinstance(entry, dict) else {} for entry in entries]
+        self.files = [str(path)] * len(entries)
+        self.names: list[str] | None = None
+        self._is_object = [isinstance(entry, dict) for entry in entries]
+        for index, entry in enumerate(entries):
+            if not self._is_object[index]:
+                self.add(index, MALFORMED, f"is {reprlib.repr(entry)}, not an object")
+
+    def name_of(self, index: int) -> str:
+        """Return the record's name, or else its id, or else its index in the list."""
+        if self.names is not None:
+            return self.names[index]
+        identifier = self.records[index].get("id")
+        singular = {"categories": "category"}.get(self.name, self.name[:-1])
+        return f"{singular} {reprlib.repr(identifier)}" if isinstance(identifier, int) else f"{self.name}[{index}]"
+
+    def add(self, index: int, kind: str, text: str) -> None:
+        """Report a problem of a record."""
+        self.report.add(kind, self.split, record=self.name_of(index), file=self.files[index], text=text)
+
+    def column(self, name: str, is_valid: Callable[[object], bool], expected: str) -> list[object]:
+        """Return one field of all records. A malformed value is reported and replaced by None."""
+        values = [record.get(name) for record in self.records]
+        for index, value in enumerate(values):
+            if is_valid(value):
+                continue
+            if self._is_object[index]:
+                found = f"is {reprlib.repr(value)}" if name in self.records[index] else "is missing"
+                self.add(index, MALFORMED, f"`{name}` {found}; expected {expected}")
+            values[index] = None
+        return values
+
+    def texts(self, name: str, is_valid: Callable[[object], bool], expected: str) -> list[str | None]:
+        """Return one field of texts of all records, like `column`."""
+        return [value if isinstance(value, str) else None for value in self.column(name, is_valid, expected)]
+
+    def ids(self, name: str) -> np.ndarray:
+        """Return one field of ids `[N]`; -1 for malformed values."""
+        values = self.column(name, *FIELDS["images"]["id"])
+        return np.array([value if isinstance(value, int) else -1 for value in values], np.int64)
+
+    def report_duplicates(self, ids: np.ndarray) -> None:
+        """Report records that have the same id as an earlier record."""
+        _, first = np.unique(ids, return_index=True)
+        repeated = np.ones(len(ids), bool)
+        repeated[first] = False
+        for index in np.flatnonzero(repeated & (ids >= 0)):
+            self.add(int(index), DUPLICATE, f"an earlier record has the same id {ids[index]}")
+
+    def rows_of(self, name: str, known: np.ndarray, *, kind: str, target: str) -> np.ndarray:
+        """Return the index in `known` `[K]` of the id in field `name` of each record `[N]`; -1 if it is not there.
+
+        Args:
+            kind: kind of the problem that is reported for an unknown id.
+            target: name of the list that holds `known`.
+        """
+        ids = self.ids(name)
+        rows = np.full(len(ids), -1)
+        if len(known):
+            order = np.argsort(known, kind="stable")
+            found = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
+            same = (known[found] == ids) & (ids >= 0)
+            rows[same] = found[same]
+        for index in np.flatnonzero((ids >= 0) & (rows < 0)):
+            self.add(int(index), kind, f"`{name}` {ids[index]} is not in `{target}`")
+        return rows
