@@ -1,4 +1,4 @@
-"""Pictures for people: image, truth and prediction side by side, or an image under its labels, with a legend."""
+"""Draws label maps: image, truth and prediction side by side, or one image under its labels, with a legend."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segmentation.data.labels import IGNORE, Classes, Colour
 
-TILE, MARGIN, CAPTION = 260, 8, 16  # pixels
-VOID = (0, 0, 0)
-ENTRY = 130  # pixels of a legend's entry
-BLEND, OVERLAY = 0.75, 0.55  # of the colour over the image, beside it and alone
-# Pixels of a drawn picture's longer side: whole enlargements up to the one, not beyond the other.
+CELL, MARGIN, CAPTION = 260, 8, 16  # pixels
+IGNORED = (0, 0, 0)  # colour of pixels without a class
+ENTRY = 130  # width of a legend's entry in pixels
+BLEND = 0.75  # opacity of the colours where the plain image is beside them
+OVERLAY = 0.55  # opacity of the colours where the image is alone
+# Images are enlarged by a whole factor until the longer side has SMALLEST pixels, but not beyond LARGEST.
 SMALLEST, LARGEST = 512, 4096
 
 
 def draw_samples(
     images: Sequence[np.ndarray], truths: Sequence[np.ndarray], found: Sequence[np.ndarray], classes: Classes
 ) -> Image.Image:
-    """A sheet with one row an image: the image, its truth and the prediction, in the classes' colours.
+    """Draw a sheet with one row per image: the image, its truth and the prediction, in the classes' colours.
 
     Args:
         images: `[H, W, 3]` RGB uint8.
-        truths: `[H, W]` class numbers, 255 (drawn black) where nothing counts.
-        found: `[H, W]` class numbers.
+        truths: `[H, W]` class numbers, 255 (drawn black) for pixels to ignore.
+        found: `[H, W]` predicted class numbers.
     """
     rows = [
-        [_tile(image), _tile(painted(image, truth, classes)), _tile(painted(image, labels, classes))]
+        [_cell(image), _cell(paint_labels(image, truth, classes)), _cell(paint_labels(image, labels, classes))]
         for image, truth, labels in zip(images, truths, found, strict=True)
     ]
-    width = 3 * TILE + 4 * MARGIN
+    width = 3 * CELL + 4 * MARGIN
     legend = _legend(classes, [*truths, *found], width)
     height = CAPTION + MARGIN + sum(row[0].height + MARGIN for row in rows) + legend.height
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     for column, caption in enumerate(("image", "truth", "prediction")):
-        pen.text((MARGIN + column * (TILE + MARGIN), 4), caption, fill="black")
+        pen.text((MARGIN + column * (CELL + MARGIN), 4), caption, fill="black")
     top = CAPTION + MARGIN
     for row in rows:
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), top))
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (MARGIN + column * (CELL + MARGIN), top))
         top += row[0].height + MARGIN
     sheet.paste(legend, (0, top))
     return sheet
@@ -51,15 +52,17 @@ def draw_samples(
 def draw_labels(
     image: np.ndarray, labels: np.ndarray, classes: Classes, *, chosen: Sequence[int], legend: Sequence[int]
 ) -> np.ndarray:
-    """An image `[H, W, 3]` RGB uint8 under the colours of its label map `[H, W]`, enlarged where small, over a legend.
+    """Draw an image under the colours of its label map, enlarged if it is small, with a legend below.
 
     Args:
-        chosen: numbers of the classes that are coloured.
-        legend: numbers of the classes that the legend names.
+        image: `[H, W, 3]` RGB uint8.
+        labels: `[H, W]` class numbers.
+        chosen: numbers of the classes to colour.
+        legend: numbers of the classes to list in the legend.
     """
     height, width = labels.shape
     scale = max(1, min(LARGEST // max(height, width), -(-SMALLEST // max(height, width))))
-    picture = Image.fromarray(painted(image, labels, classes, OVERLAY, chosen=chosen))
+    picture = Image.fromarray(paint_labels(image, labels, classes, OVERLAY, chosen=chosen))
     if scale > 1:
         picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
     entries = [(classes.colours[number], classes.names[number]) for number in legend]
@@ -70,48 +73,50 @@ def draw_labels(
     return np.asarray(sheet)
 
 
-def painted(
+def paint_labels(
     image: np.ndarray,
     labels: np.ndarray,
     classes: Classes,
-    share: float = BLEND,
+    opacity: float = BLEND,
     *,
     chosen: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """The image `[H, W, 3]` under the colours of its label map `[H, W]`, a share of them.
+    """Blend the colours of a label map `[H, W]` over its image `[H, W, 3]`.
 
     Args:
-        chosen: numbers of the classes that are coloured; absent: all, and what does not count, but the background,
-            whose colour would hide the picture.
+        opacity: of the colours, 0..1.
+        chosen: numbers of the classes to colour. By default all classes and the pixels to ignore, but not the
+            background, whose colour would hide the image.
     """
-    table = np.full((IGNORE + 1, 3), VOID, np.uint8)
+    table = np.full((IGNORE + 1, 3), IGNORED, np.uint8)
     table[: len(classes)] = classes.colours
     shown = np.isin(labels, [*classes.coloured, IGNORE] if chosen is None else chosen)
-    return np.where(shown[..., None], cv2.addWeighted(image, 1 - share, table[labels], share, 0), image)
+    return np.where(shown[..., None], cv2.addWeighted(image, 1 - opacity, table[labels], opacity, 0), image)
 
 
-def _tile(image: np.ndarray) -> Image.Image:
+def _cell(image: np.ndarray) -> Image.Image:
+    """Resize an image so that its longer side fills a cell of the sheet."""
     height, width = image.shape[:2]
-    scale = TILE / max(height, width)
+    scale = CELL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
 
 
 def _legend(classes: Classes, maps: Sequence[np.ndarray], width: int) -> Image.Image:
-    """Colours and names of the classes that the pictures show."""
+    """Draw a legend of the classes that occur in the label maps."""
     found = {int(n) for labels in maps for n in np.unique(labels)}
     shown = [n for n in classes.coloured if n in found]
-    entries = [(classes.colours[n], classes.names[n]) for n in shown] + [(VOID, "does not count")]
+    entries = [(classes.colours[n], classes.names[n]) for n in shown] + [(IGNORED, "does not count")]
     return _entries(entries, width)
 
 
 def _entries(entries: Sequence[tuple[Colour, str]], width: int, times: int = 1) -> Image.Image:
-    """Colours with their names in columns, `times` as large as usual."""
+    """Draw colours and their names in columns, enlarged `times` times."""
     columns = max(1, (width - MARGIN) // (ENTRY * times))
     legend = Image.new("RGB", (width, -(-len(entries) // columns) * CAPTION * times + MARGIN), "white")
     pen, font = ImageDraw.Draw(legend), ImageFont.load_default(size=10 * times)
-    for place, (colour, name) in enumerate(entries):
-        x, y = MARGIN + place % columns * ENTRY * times, MARGIN // 2 + place // columns * CAPTION * times
+    for index, (colour, name) in enumerate(entries):
+        x, y = MARGIN + index % columns * ENTRY * times, MARGIN // 2 + index // columns * CAPTION * times
         pen.rectangle((x, y + 2, x + 10 * times, y + 2 + 10 * times), fill=tuple(colour), outline="black")
         pen.text((x + 15 * times, y), name[:18], fill="black", font=font)
     return legend

@@ -1,4 +1,4 @@
-"""Predicted label maps of a split as one file: a zip of PNGs, by the image's place and name."""
+"""Reads and writes the predicted label maps of a split as one file: a zip of PNGs, named by image index and name."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ NAME = "predictions.zip"
 
 
 def write_maps(folder: Path, maps: Mapping[int, bytes], file_of: Callable[[int], Path]) -> None:
-    """Write PNGs as `NAME` into a run folder, by way of a temporary name; equal maps give equal bytes.
+    """Write label maps into a run folder, first under a temporary name. Equal maps give an equal file.
 
     Args:
-        maps: PNG content by the image's place in the split.
-        file_of: the image's file.
+        maps: PNGs by the image's index in the split.
+        file_of: returns an image's file for its index.
     """
     temporary = folder / f".{NAME}.tmp"
-    with zipfile.ZipFile(temporary, "w") as file:  # PNGs are compressed already
+    with zipfile.ZipFile(temporary, "w") as file:  # without compression, since PNGs are compressed
         for row in sorted(maps):
             name = f"{row:06d}-{file_of(row).stem}.png".encode("utf-8", "replace").decode("utf-8")
+            # A ZipInfo has a constant date, unlike a plain name.
             file.writestr(zipfile.ZipInfo(name), maps[row])
     os.replace(temporary, folder / NAME)
 
 
 def read_maps(path: Path) -> dict[tuple[int, str], np.ndarray]:
-    """Label maps `[H, W]` uint8 by place and name.
+    """Return label maps `[H, W]` uint8 by the image's index and name.
 
     Raises:
-        UserError: where the file is not what `write_maps` wrote.
+        UserError: the file was not written by `write_maps`, or is damaged.
     """
     found = {}
     try:
@@ -46,5 +47,7 @@ def read_maps(path: Path) -> dict[tuple[int, str], np.ndarray]:
                     raise ValueError(f"{entry} is no label map")
                 found[int(row), name.removesuffix(".png")] = labels
     except (OSError, ValueError, zipfile.BadZipFile, cv2.error) as error:
-        raise UserError(f"{path}: is not a run's predictions ({error}); measure again with --eval-only") from None
+        raise UserError(
+            f"{path}: does not hold a run's predictions ({error}); evaluate again with --eval-only"
+        ) from None
     return found

@@ -1,74 +1,79 @@
-"""mIoU and its companions, from one integer confusion matrix over all images and processes."""
+"""mIoU and related metrics, from one confusion matrix of whole numbers over all images and processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from hotcoco.semantic import SemanticEval
+
 POLICY = "classes without a pixel in truth and prediction are n/a and left out of the mean"
+
+# The counts of one process, and its predicted maps as PNGs by image index.
+LabelMetricsState: TypeAlias = "tuple[SemanticEval, dict[int, bytes]]"
 
 
 class LabelMetrics:
-    """Counts label maps with hotcoco's evaluator (mmsegmentation's formulas).
+    """Accumulates label maps and computes metrics with hotcoco's evaluator (the formulas of mmsegmentation).
 
     Args:
         classes: names by class number.
-        ignore_index: of truth pixels that do not count.
-        keep: keep the predicted label maps as well, compressed.
+        ignore_index: number of the pixels to ignore in the truth.
+        keep: also keep the predicted label maps, compressed.
 
     Attributes:
-        maps: those that were kept, PNG content by the target's `index`.
+        maps: the predicted label maps as PNGs, by the target's `index`; empty unless `keep`.
     """
 
     def __init__(self, classes: Sequence[str], *, ignore_index: int = 255, keep: bool = False) -> None:
-        from hotcoco.semantic import SemanticEval
-
-        self.classes = tuple(classes)
-        self._new = lambda: SemanticEval(list(self.classes), ignore_index=ignore_index)
-        self._counts = self._new()
+        self.classes, self.ignore_index = tuple(classes), ignore_index
+        self._counts = self._new_counts()
         self.keep = keep
         self.maps: dict[int, bytes] = {}
 
-    def update(self, predictions: Sequence[Tensor], targets: dict[str, Any]) -> None:
+    def update(self, predictions: Sequence[Tensor], targets: Mapping[str, Any]) -> None:
         """Add a batch.
 
         Args:
-            predictions: a label map `[H, W]` an image.
-            targets: `mask`, the truth of the same size each; `index` where maps are kept.
+            predictions: a label map `[H, W]` for each image.
+            targets: `mask`, the true label map `[H, W]` of each image; `index` `[N]` if maps are kept.
         """
         if self.keep:
-            labels = zip(targets["index"].tolist(), predictions, strict=True)
+            labels = zip(map(int, targets["index"]), predictions, strict=True)
             self.maps |= {index: _png(predicted.cpu().numpy()) for index, predicted in labels}
         for predicted, truth in zip(predictions, targets["mask"], strict=True):
             self._counts.update(truth.cpu().numpy(), predicted.cpu().numpy())
 
-    def state(self) -> Any:
-        """What `merge` takes; travels between processes."""
+    def state(self) -> LabelMetricsState:
+        """Return the counts and maps of this process, for `merge`; the state can be pickled."""
         return self._counts, self.maps
 
-    def merge(self, states: Iterable[Any]) -> None:
-        """Become the sum of all processes' states."""
-        merged = self._new()
+    def merge(self, states: Iterable[LabelMetricsState]) -> None:
+        """Replace this state by the sum of all processes' states."""
+        merged = self._new_counts()
         maps: dict[int, bytes] = {}
+        # Counts are whole numbers, so that the sum does not depend on the order of the processes.
         for counts, kept in states:
             merged.merge(counts)
             maps |= kept
         self._counts, self.maps = merged, maps
 
     def confusion(self) -> np.ndarray:
-        """Pixels `[K, K]` int64: row the true class, column the predicted one."""
+        """Return pixels `[K, K]` int64 by true class (row) and predicted class (column)."""
         return self._counts.confusion().astype(np.int64)
 
-    def compute(self) -> dict[str, Any]:
-        """Figures in 0..1; None where there is nothing to measure.
+    def compute(self) -> dict[str, object]:
+        """Compute the metrics of all batches so far. Fractions are 0..1, or None if there is nothing to measure.
 
         Returns:
-            `mIoU`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_IoU`, `per_class` IoU by name, `absent`
-            (names of classes that occur nowhere), `images`, `pixels` and the `confusion` matrix.
+            `mIoU`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_IoU`, `per_class` (IoU by class name),
+            `absent` (names of classes that occur neither in truth nor in prediction), `images`, `pixels` (labelled
+            ones) and `confusion` (see `confusion()`).
         """
         found = self._counts.results()
         per_class = {row["name"]: _known(row["IoU"]) for row in found["per_class"]}
@@ -84,9 +89,14 @@ class LabelMetrics:
             "confusion": self.confusion().tolist(),
         }
 
+    def _new_counts(self) -> SemanticEval:
+        from hotcoco.semantic import SemanticEval
 
-def format_table(results: dict[str, Any]) -> str:
-    """The figures as text: the means, then each class."""
+        return SemanticEval(list(self.classes), ignore_index=self.ignore_index)
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """Format metrics as text: the means, then each class."""
     lines = [f"{results['images']} images"]
     for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"):
         lines.append(f"{name:<24}{_percent(results[name])}")
@@ -97,7 +107,7 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def _png(labels: np.ndarray) -> bytes:
-    """Class numbers `[H, W]` below 256 as PNG; the quickest compression, since maps are smooth anyway."""
+    """Encode class numbers `[H, W]` 0..255 as PNG, with fast compression: label maps are smooth."""
     done, content = cv2.imencode(".png", labels.astype(np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise RuntimeError("OpenCV wrote no PNG")
@@ -105,6 +115,7 @@ def _png(labels: np.ndarray) -> bytes:
 
 
 def _known(value: float) -> float | None:
+    """Return a metric, or None for hotcoco's -1, which means that there is nothing to measure."""
     return None if value < 0 else value
 
 

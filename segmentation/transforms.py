@@ -5,30 +5,32 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from segmentation.data.labels import IGNORE
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
+if TYPE_CHECKING:
+    from albumentations import Compose
 
-Preset = Literal["train", "light", "eval"]
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without it, the import asks the network for a newer version
 
 
 @dataclass(frozen=True)
 class Augment:
-    """A preset with its seed.
+    """An augmentation preset with its seed.
 
     Args:
-        preset: "train" varies the size, crops, flips and jitters colours; "light" crops and flips; "eval" does nothing.
-        crop: side of the square that training sees, in pixels.
+        preset: "train" varies the size, crops, flips and jitters colours; "light" crops and flips; "eval" changes
+            nothing.
+        crop: side in pixels of the square training crops.
         scales: smallest and largest factor by which "train" resizes before it crops.
-        fill: colour (0..255) of what a crop shows beyond the image; no class counts there.
-        seed: of the run.
+        fill: colour (0..255) of a crop's pixels beyond the image; their label is `IGNORE`.
+        seed: seed of the run.
     """
 
-    preset: Preset
+    preset: Literal["train", "light", "eval"]
     crop: int = 0
     scales: tuple[float, float] = (0.5, 2.0)
     fill: tuple[int, ...] = (124, 116, 104)
@@ -48,18 +50,18 @@ class Augment:
 
 
 @cache
-def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...]) -> Any:
-    """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
+def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...]) -> Compose:
+    """Return the albumentations pipeline of a preset. The import takes seconds, so it happens at the first image."""
     import albumentations as A
     import cv2
 
     cv2.setNumThreads(0)  # the loader's workers are the parallelism
     pad = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE)
-    steps: list[Any] = [pad, A.RandomCrop(crop, crop), A.HorizontalFlip(p=0.5)]
+    steps = [pad, A.RandomCrop(crop, crop), A.HorizontalFlip(p=0.5)]
     if preset == "train":
         low, high = (factor - 1 for factor in scales)
         resize = A.RandomScale((low, high), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1)
-        # The strength of SSD's photometric distortion (Liu et al. 2016), in each half of the images.
+        # The strength of SSD's photometric distortion (Liu et al. 2016), applied to half of the images.
         colours = A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5)
         steps = [resize, *steps, colours]
     return A.Compose(steps)

@@ -1,37 +1,43 @@
-"""Outlines of instances as COCO writes them: polygons and run lengths, checked and painted."""
+"""Outlines of objects in COCO's format: checks and paints polygons and run lengths."""
 
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+from hotcoco import mask  # pycocotools' mask module crashes on malformed outlines
 
-MOST_DIGITS = 6  # of five bits each, in a compressed run length; more than an image has pixels
+# Polygons [[x, y, x, y, ...], ...], or run lengths {"size": [height, width], "counts": [...] or text}. The values come
+# from a JSON file and are checked here.
+Outline: TypeAlias = Sequence[object] | Mapping[str, object]
+
+# A compressed run length has digits of five bits each. Six digits hold more pixels than an image has.
+MOST_DIGITS = 6
 
 
-def paint(outline: list[Any] | dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """`[H, W]` bool of polygons `[[x, y, ...], ...]` or of run lengths, plain or compressed.
+def paint(outline: Outline, size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an outline as a mask `[H, W]` bool for an image of (height, width).
 
     Raises:
-        ValueError: where the outline is malformed or of another size.
+        ValueError: the outline is malformed, or made for an image of another size.
     """
-    from hotcoco import mask  # not pycocotools' mask, which crashes on malformed outlines
-
-    if isinstance(outline, dict):
+    if isinstance(outline, Mapping):
         counts = checked_runs(outline, size).tolist()
         runs = mask.frPyObjects({"size": list(size), "counts": counts}, *size)
     else:
+        # Points far beyond the image would cost memory and paint nothing.
         polygons = [checked_polygon(polygon).clip(*_reach(size)).ravel().tolist() for polygon in outline]
         runs = mask.merge(mask.frPyObjects(polygons, *size))
     return np.asarray(mask.decode(runs)).astype(bool).reshape(size)
 
 
-def checked_runs(outline: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Run lengths `[R]`, background first, that fill an image of (height, width) column by column.
+def checked_runs(outline: Mapping[str, object], size: tuple[int, int]) -> np.ndarray:
+    """Return run lengths `[R]` int64, background first, that fill an image of (height, width) column by column.
 
     Raises:
-        ValueError: where they do not.
+        ValueError: they are malformed or do not fill the image.
     """
     if not outline.keys() >= {"size", "counts"}:
         raise ValueError("run lengths have a `size` and `counts`")
@@ -46,11 +52,11 @@ def checked_runs(outline: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     return counts
 
 
-def checked_polygon(polygon: Any) -> np.ndarray:
-    """A polygon's points `[N, 2]`, x and y.
+def checked_polygon(polygon: object) -> np.ndarray:
+    """Return a polygon's points `[N, 2]` float64, x and y in pixels.
 
     Raises:
-        ValueError: where it is no list of three points or more.
+        ValueError: the value is not a list of at least three points.
     """
     points = _array(polygon)
     numbers = points.ndim == 1 and points.dtype.kind in "if" and np.isfinite(points).all()
@@ -59,35 +65,42 @@ def checked_polygon(polygon: Any) -> np.ndarray:
     return points.astype(np.float64).reshape(-1, 2)
 
 
-def _array(values: Any) -> np.ndarray:
-    """Values as JSON has them; without dimensions where they are no table."""
+def _array(values: object) -> np.ndarray:
+    """Convert a JSON value to an array; one without dimensions if its lists differ in length or depth."""
     try:
         return np.array(values)
-    except ValueError:  # lists of several lengths or depths
+    except ValueError:
         return np.array(None)
 
 
 def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Points beyond these x and y would cost memory and paint nothing."""
+    """Return the smallest and largest x and y to keep: one image size beyond the image on each side."""
     limit = np.array(size[::-1], np.float64)
     return -limit, 2 * limit
 
 
 def _decompressed(text: str) -> np.ndarray:
-    """Run lengths of COCO's compressed text (`rleFrString` of its API): digits of five bits, the lowest first, a sign,
-    and from the fourth run on the difference to the one before the last."""
+    """Decode COCO's compressed run lengths (`rleFrString` in its API).
+
+    Each character is a digit of five bits and a continuation bit, the lowest digit first; the highest digit has a sign
+    bit. From the fourth run on, a value is the difference to the run before the last one.
+    """
     digits = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
     if ((digits < 0) | (digits > 63)).any() or (len(digits) and digits[-1] & 32):
         raise ValueError("`counts` is no compressed text, or cut short")
     if not len(digits):
         return digits
+    # Find the first and last digit of each value; a last digit has no continuation bit.
     last = np.flatnonzero(digits & 32 == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     if (last - first).max() >= MOST_DIGITS:
         raise ValueError("`counts` holds a run longer than an image")
-    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
-    values = np.add.reduceat((digits & 31) << 5 * place, first)
+    # Add up the digits of each value, shifted by their position in it.
+    position = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    values = np.add.reduceat((digits & 31) << 5 * position, first)
+    # Apply the sign of the highest digit.
     values -= (digits[last] >> 4 & 1) << 5 * (last - first + 1)
+    # Add up the differences, separately for background and object runs.
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()
     return values

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backbones.errors import UserError
-from segmentation.draw import painted
+from segmentation.draw import paint_labels
 from tools.reports.cells import blocks_by_run, fraction_cell, percent, run_columns, text_cell, text_column
 from tools.reports.differences import MetricDifference, segmentation_differences
 from tools.reports.matrix import confusion_blocks
@@ -176,7 +176,7 @@ def _item(found: Sequence[MaskPredictions], index: int) -> GalleryItem:
     layers += [(each.run.name if len(found) > 1 else "prediction", each.maps[row]) for each in found]
     images = [embed(image, name="image", alt=f"{name}: image", side=SIDE)]
     images += [
-        embed(painted(image, labels, source.classes), name=layer, alt=f"{name}: {layer}", side=SIDE)
+        embed(paint_labels(image, labels, source.classes), name=layer, alt=f"{name}: {layer}", side=SIDE)
         for layer, labels in layers
     ]
     return GalleryItem(images, name, text)

@@ -320,17 +320,17 @@ def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Pa
 
 def test_samples_leave_the_background_as_it_is():
     from segmentation.data.labels import Classes
-    from segmentation.draw import painted
+    from segmentation.draw import paint_labels
 
     image = np.full((2, 2, 3), 200, np.uint8)
     labels = np.array([[0, 1], [255, 0]])
     voc = Classes(("background", "cat"), ((0, 0, 0), (128, 0, 0)))
-    found = painted(image, labels, voc)
+    found = paint_labels(image, labels, voc)
     assert (found[0, 0] == 200).all() and (found[1, 1] == 200).all()
     assert (found[0, 1] == (146, 50, 50)).all()  # a quarter of 200 and three quarters of the colour
     assert (found[1, 0] == 50).all()  # what does not count is black
     sky = Classes(("sky", "cat"), ((0, 0, 0), (128, 0, 0)))
-    assert (painted(image, labels, sky)[0, 0] == 50).all()
+    assert (paint_labels(image, labels, sky)[0, 0] == 50).all()
 
 
 @pytest.mark.parametrize("task", ["det", "seg"])
