@@ -1,0 +1,47 @@
+"""Facts about a command-line option that stand beside its default: when it may change, and its former name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import field, fields
+from typing import Any, Literal, TypeVar
+
+Resume = Literal["free", "evaluation"]
+Value = TypeVar("Value")
+
+
+def option(default: Value, *, resume: Resume | None = None, formerly: str | None = None) -> Value:
+    """Declare a field of an option group, as `dataclasses.field` does.
+
+        workers: int | None = option(None, resume="free")
+
+    Args:
+        default: the field's default; immutable.
+        resume: "free" if the option may change when a run is resumed, since it does not change what is trained;
+            "evaluation" if it may change only with `--eval-only --resume`; None if it may not change.
+        formerly: an earlier name of the option. Command lines, config files and checkpoints may still use it.
+    """
+    return field(default=default, metadata={"resume": resume, "formerly": formerly})
+
+
+def resumable(groups: Iterable[type], *, evaluation: bool) -> set[str]:
+    """Return the names of the options that may change when a run is resumed.
+
+    Args:
+        groups: option groups, dataclasses.
+        evaluation: whether the run is only measured again, not trained on.
+    """
+    kinds = {"free", "evaluation"} if evaluation else {"free"}
+    return {each.name for group in groups for each in fields(group) if each.metadata.get("resume") in kinds}
+
+
+def former_names(groups: Iterable[type]) -> dict[str, str]:
+    """Return the present names of renamed options by their former names."""
+    every = [each for group in groups for each in fields(group)]
+    return {each.metadata["formerly"]: each.name for each in every if each.metadata.get("formerly")}
+
+
+def renamed(values: Mapping[str, Value], groups: Iterable[type]) -> dict[str, Value]:
+    """Return options by name with former names replaced. If both names are present, the value of the new one stays."""
+    now = former_names(groups)
+    return {now.get(name, name): value for name, value in values.items() if now.get(name) not in values}
