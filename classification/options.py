@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backbones.common.options import option
 from backbones.errors import require
 
 
@@ -40,9 +41,9 @@ class ClassificationDataOptions:
     normalise: Literal["backbone", "data"] = "backbone"
     augment: str = "standard"
     crop_size: int | None = None
-    resize_size: int | None = None
+    resize_size: int | None = option(None, resume="evaluation")
     interpolation: Literal["bilinear", "bicubic"] | None = None
-    test_crops: Literal["center", "ten", "multiscale"] = "center"
+    test_crops: Literal["center", "ten", "multiscale"] = option("center", resume="evaluation")
     train_eval: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backbones.common.options import option
 from backbones.errors import require
 from detection.settings import DetectorSettings
 
@@ -37,7 +38,7 @@ class DetectionDataOptions:
 
     data: str | None = None
     train_split: str = "train"
-    val_split: str = "val"
+    val_split: str = option("val", resume="evaluation")
     train_annotations: str | None = None
     train_images: str | None = None
     val_annotations: str | None = None
@@ -45,11 +46,11 @@ class DetectionDataOptions:
     limit: int | None = None
     negatives: Literal["keep", "drop"] = "keep"
     bad_boxes: Literal["error", "drop"] = "error"
-    allow_outside: bool = False
+    allow_outside: bool = option(False, resume="free")
     augment: str = "train"
     short_sides: list[int] | None = None
     repeat_threshold: float = 0.0
-    evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    evaluator: Literal["hotcoco", "pycocotools"] = option("hotcoco", resume="free")
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
@@ -104,11 +105,11 @@ class DetectionEvaluationOptions:
         ensemble: files of further detectors (model.safetensors of runs of any backbone) to detect together with.
     """
 
-    refine: bool = False
-    test_sizes: list[int] | None = None
-    test_flip: bool = False
-    test_nms: float | None = None
-    ensemble: list[str] | None = None
+    refine: bool = option(False, resume="evaluation")
+    test_sizes: list[int] | None = option(None, resume="evaluation")
+    test_flip: bool = option(False, resume="evaluation")
+    test_nms: float | None = option(None, resume="evaluation")
+    ensemble: list[str] | None = option(None, resume="evaluation")
 
     def __post_init__(self) -> None:
         sizes = self.test_sizes is None or (self.test_sizes and min(self.test_sizes) > 0)

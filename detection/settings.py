@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from backbones.common.options import option
 from backbones.errors import require
 
 P = ParamSpec("P")
@@ -41,7 +42,7 @@ class DetectorSettings:
 
     neck: str = "fpn"
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
-    min_size: int = 800
+    min_size: int = option(800, resume="evaluation")
     max_size: int = 1333
     fpn_channels: int = 256
     fpn_norm: Literal["none", "batch", "group"] = "none"

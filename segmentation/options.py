@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backbones.common.options import option
 from backbones.errors import require
 
 LEAST_SCALE = 0.1
@@ -37,19 +38,19 @@ class SegmentationDataOptions:
     data: str | None = None
     recipe: Literal["auto", "shapes", "standard", "camvid", "coco"] = "auto"
     train_split: str = "train"
-    val_split: str = "val"
+    val_split: str = option("val", resume="evaluation")
     classes: Literal["all", "voc"] = "all"
     ignore_index: int = 255
-    allow_outside: bool = False
+    allow_outside: bool = option(False, resume="free")
     limit: int | None = None
     augment: Literal["train", "light", "eval"] = "train"
     crop_size: int = 480
     scales: tuple[float, float] = (0.5, 2.0)
-    min_size: int = 0
-    window: int = 0
-    overlap: float = 0.25
-    test_scales: list[float] | None = None
-    test_flip: bool = False
+    min_size: int = option(0, resume="evaluation")
+    window: int = option(0, resume="evaluation")
+    overlap: float = option(0.25, resume="evaluation")
+    test_scales: list[float] | None = option(None, resume="evaluation")
+    test_flip: bool = option(False, resume="evaluation")
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")

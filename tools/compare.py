@@ -38,6 +38,7 @@ from backbones.errors import UserError
 from tools.cli.arguments import split_at_dashes
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 from tools.experiments.comparison import Comparison
 from tools.experiments.plan import CompareOptions, make_plans
 
@@ -47,15 +48,17 @@ class Options:
     """Everything a comparison is told."""
 
     compare: CompareOptions
+    plugins: PluginOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, plan, train what is missing, report."""
     own, passed_on = split_at_dashes(argv)
-    options = parse(Options, description=__doc__.splitlines()[0], argv=own).compare
+    groups = parse(Options, description=__doc__.splitlines()[0], argv=own)
+    options = groups.compare
     if options.table_only and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output}: no such folder to read; leave --table-only out to train")
-    comparison = Comparison(make_plans(options, passed_on), options)
+    comparison = Comparison(make_plans(options, passed_on, groups.plugins.plugin), options)
     todo = comparison.show_plan()
     if todo and options.rehearse and not options.table_only:
         comparison.show_hours(todo, jobs=options.jobs)

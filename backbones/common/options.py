@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 Resume = Literal["free", "evaluation"]
 Value = TypeVar("Value")

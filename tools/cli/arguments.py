@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import get_args, get_origin, get_type_hints
+
+from backbones.common.options import former_names
 
 # Metadata of a dataclass field whose value may stand without `--name`: `file: str = field(metadata=POSITIONAL)`.
 POSITIONAL = {"positional": True}
@@ -17,8 +19,12 @@ WITHOUT_VALUE = (*HELP, "--print_config")  # besides switches, which `normalise_
 
 
 def normalise_options(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
-    """Rewrite `--batch-size 8` as `--batch_size 8`, and a bare switch `--resume` as `--resume=true`."""
-    switches = _switches(groups)
+    """Rewrite `--batch-size 8` as `--batch_size 8`, and a bare switch `--resume` as `--resume=true`.
+
+    Former names of options become the present ones.
+    """
+    groups = list(groups)
+    switches, now = _switches(groups), former_names(groups)
     normalised: list[str] = []
     for position, argument in enumerate(argv):
         if argument == "--":  # what follows is positional
@@ -26,6 +32,7 @@ def normalise_options(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
+            name = now.get(name, name)
             following = argv[position + 1] if position + 1 < len(argv) else ""
             if name in switches and not equals and following.lower() not in ("true", "false"):
                 equals, value = "=", "true"
@@ -129,6 +136,20 @@ def last_value(argv: Sequence[str], name: str) -> str | None:
         elif argument.startswith(f"--{name}="):
             value = argument.split("=", 1)[1]
     return value
+
+
+def change_values(argv: Sequence[str], name: str, change: Callable[[str], str]) -> list[str]:
+    """Return the arguments with every value of an option changed, as `--name=value`."""
+    changed: list[str] = []
+    remaining = list(argv)
+    while remaining:
+        argument = remaining.pop(0)
+        if argument.startswith(f"--{name}="):
+            argument = f"--{name}={change(argument.partition('=')[2])}"
+        elif argument == f"--{name}" and remaining:
+            argument = f"--{name}={change(remaining.pop(0))}"
+        changed.append(argument)
+    return changed
 
 
 def _split(argv: Sequence[str], *, list_option: str) -> tuple[list[str], list[str]]:

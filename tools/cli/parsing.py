@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
+from backbones.common import plugins
 from backbones.common.files import read_yaml
+from backbones.common.options import former_names, renamed
 from backbones.errors import UserError
 from tools.cli.arguments import (
+    change_values,
     config_first,
     join_repeated,
     last_value,
@@ -72,26 +78,41 @@ def _parse(
     arguments = normalise_options(sys.argv[1:] if argv is None else argv, groups.values())
     arguments = join_repeated(arguments, groups.values())
     arguments = config_first(name_positionals(arguments, groups.values()))
-    # Read the files once here, for error messages that name the file.
     config = last_value(arguments, "config")
-    if config is not None:
-        _read_config(Path(config))
     defaults = recipe(arguments) if recipe else None
-    if defaults is not None:
-        _read_config(defaults, option="")
-    parser = ArgumentParser(
-        description=description + _positional_help(groups.values()),
-        exit_on_error=False,
-        default_config_files=[glob.escape(str(defaults))] if defaults else None,
-    )
-    parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
-    for group in groups.values():
-        parser.add_class_arguments(group)
-    try:
-        values = parser.parse_args(arguments)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{_plain_text(error)}; see --help") from None
+    with ExitStack() as copies:
+        # Read the files here as well, for error messages that name the file, and for former names of options.
+        present = partial(_with_present_names, groups=list(groups.values()), copies=copies)
+        arguments = change_values(arguments, "config", lambda file: present(file, "--config "))
+        files: list[str | os.PathLike[str]] | None = [glob.escape(present(str(defaults)))] if defaults else None
+        description += _positional_help(groups.values())
+        parser = ArgumentParser(description=description, exit_on_error=False, default_config_files=files)
+        parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
+        for group in groups.values():
+            parser.add_class_arguments(group)
+        try:
+            values = parser.parse_args(arguments)
+        except (ArgumentError, TypeError, ValueError) as error:
+            raise UserError(f"{_plain_text(error)}; see --help") from None
+    if values.get("plugin") and last_value(arguments, "plugin") is None:
+        # No file may import code: its plugins must have been imported already, or be named on the command line.
+        plugins.require(values["plugin"], where=config or str(defaults))
+        values["plugin"] = []
     return options(**{name: _instance(group, values) for name, group in groups.items()})
+
+
+def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], copies: ExitStack) -> str:
+    """Return a YAML file of options without former names: the file, or a copy that lives until `copies` is closed."""
+    values = _read_config(Path(file), option)
+    if not values.keys() & former_names(groups).keys():
+        return file
+    import tempfile
+
+    import yaml
+
+    copy = Path(copies.enter_context(tempfile.TemporaryDirectory()), "options.yaml")
+    copy.write_text(yaml.safe_dump(renamed(values, groups), sort_keys=False), encoding="utf-8")
+    return str(copy)
 
 
 def peek_option(argv: Sequence[str], name: str) -> Any:
@@ -111,6 +132,11 @@ def to_dict(options: DataclassInstance) -> dict[str, Any]:
         for group in (getattr(options, entry.name) for entry in fields(options))
         for field in fields(group)
     }
+
+
+def groups_of(options: DataclassInstance) -> list[type]:
+    """Return the classes of the option groups."""
+    return [type(getattr(options, entry.name)) for entry in fields(options)]
 
 
 def _positional_help(groups: Iterable[type]) -> str:

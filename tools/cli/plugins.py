@@ -17,7 +17,7 @@ class PluginOptions:
             be given several times.
     """
 
-    plugin: list[str] = field(default_factory=list, metadata=REPEATABLE)
+    plugin: list[str] = field(default_factory=list, metadata={**REPEATABLE, "resume": "free"})
 
     def load(self) -> None:
         """Import the plugins. Call it before a name of a backbone, neck or head is resolved.

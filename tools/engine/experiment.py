@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,13 +18,14 @@ from backbones.common.files import write_text
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
+from tools.cli.parsing import groups_of, to_dict
 from tools.engine import checkpoint, optim
 from tools.engine.batches import Batch, Batches
 from tools.engine.cost import versions
 from tools.engine.evaluation import Results
 from tools.engine.loop import fit
 from tools.engine.nonfinite import NonFiniteLossError
-from tools.engine.options import RunOptions, TrainOptions
+from tools.engine.options import RunOptions, TaskOptions, TrainOptions
 from tools.engine.resume import require_same_run
 from tools.engine.run_folder import BEST, LAST, TEMPORARY, choose_folder, create_folder, lock
 from tools.engine.run_log import RunLog
@@ -45,6 +46,7 @@ class Experiment:
         run: options of the run; `resume` says whether the run continues from a checkpoint.
         config: all options by name, as config.yaml holds them.
         meta: what users of the weights must know (classes, input sizes), as JSON values.
+        groups: option groups of the command, whose fields say which options may change when the run is resumed.
     """
 
     folder: Path
@@ -53,17 +55,19 @@ class Experiment:
     run: RunOptions
     config: Values
     meta: Values = field(default_factory=dict)
+    groups: Sequence[type] = ()
 
     @classmethod
-    def start(cls, *, train: TrainOptions, run: RunOptions, config: Values, prefix: str) -> Experiment:
-        """Join the other processes, set seeds and threads, choose the run folder.
+    def start(cls, options: TaskOptions, *, prefix: str) -> Experiment:
+        """Join the other processes, set seeds and threads, choose the run folder, import plugins.
 
         Args:
             prefix: first part of the name of a new run folder.
 
         Raises:
-            UserError: the batch cannot be divided among the processes, or the folder cannot be used.
+            UserError: the batch cannot be divided among the processes, the folder cannot be used, or a plugin fails.
         """
+        train, run, config = options.train, options.run, to_dict(options)
         if run.deterministic:
             _be_deterministic()
         # Join the process group and choose this process's GPU.
@@ -80,7 +84,10 @@ class Experiment:
         folder, resume = distributed.on_main(
             lambda: choose_folder(run.output, prefix=prefix, resume=run.resume, launchers=launchers)
         )
-        return cls(folder, device, train, replace(run, resume=resume), {**config, "output": str(folder)})
+        # Import the user's code before names of backbones, necks and heads are resolved.
+        distributed.on_all(options.plugins.load)
+        config, run = {**config, "output": str(folder)}, replace(run, resume=resume)
+        return cls(folder, device, train, run, config, groups=groups_of(options))
 
     @property
     def workers(self) -> int:
@@ -255,7 +262,7 @@ class Experiment:
         path = distributed.on_main(lambda: checkpoint.newest_whole(self.folder / LAST))
         state = checkpoint.load(path)
         # Refuse a checkpoint of other options, classes or images.
-        require_same_run(state, self.config, self.meta, path=path, measured_only=self.run.eval_only)
+        require_same_run(state, self.config, self.meta, path=path, measured_only=self.run.eval_only, groups=self.groups)
         if self.run.eval_only:
             training.load_net(state["training"])
             return

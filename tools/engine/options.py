@@ -5,10 +5,27 @@ Every group checks its own values, so that a wrong one is refused before anythin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
+from backbones.common.options import option
 from backbones.errors import require
+from tools.cli.plugins import PluginOptions
+
+
+class TaskOptions(Protocol):
+    """Dataclass with the option groups of a training command. A task adds its own groups for data and model."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def train(self) -> TrainOptions: ...
+
+    @property
+    def run(self) -> RunOptions: ...
+
+    @property
+    def plugins(self) -> PluginOptions: ...
 
 
 @dataclass
@@ -102,22 +119,22 @@ class RunOptions:
         timeout: minutes that processes wait for one another before all of them end.
     """
 
-    output: str | None = None
-    resume: bool = False
-    eval_only: bool = False
-    dry_run: bool = False
+    output: str | None = option(None, resume="free")
+    resume: bool = option(False, resume="free")
+    eval_only: bool = option(False, resume="free")
+    dry_run: bool = option(False, resume="free")
     seed: int = 0
-    workers: int | None = None
+    workers: int | None = option(None, resume="free")
     deterministic: bool = False
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    eval_every: int = 1
-    eval_steps: int = 0
-    patience: int = 0
-    val_loss: bool = False
-    threads: int | None = None
-    on_bad_image: Literal["raise", "skip"] = "raise"
-    timeout: float = 30.0
+    checkpoint_every: int = option(500, resume="free")
+    keep_checkpoints: int = option(2, resume="free")
+    eval_every: int = option(1, resume="free")
+    eval_steps: int = option(0, resume="free")
+    patience: int = option(0, resume="free")
+    val_loss: bool = option(False, resume="free")
+    threads: int | None = option(None, resume="free")
+    on_bad_image: Literal["raise", "skip"] = option("raise", resume="free")
+    timeout: float = option(30.0, resume="free")
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):

@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypedDict, cast
 
 from backbones.common.files import JsonObject
+from backbones.common.options import renamed, resumable
 from backbones.errors import UserError
 from tools.engine.checkpoint import require_like
 
-# Options that may change between a run and its continuation without changing what is trained.
-FREE_ON_RESUME = {
-    "output",
-    "resume",
-    "eval_only",
-    "dry_run",
-    "workers",
-    "threads",
-    "timeout",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "eval_every",
-    "eval_steps",
-    "patience",
-    "val_loss",
-    "evaluator",
-    "on_bad_image",
-    "allow_outside",
-}
-# Options of evaluation alone, which may change where a run is only measured again.
-FREE_IN_EVALUATION = {
-    "val_split",
-    "min_size",
-    "window",
-    "overlap",
-    "test_scales",
-    "test_flip",
-    "test_sizes",
-    "test_nms",
-    "refine",
-    "ensemble",
-    "test_crops",
-    "resize_size",
-}
 CATEGORIES = ("classes", "category_ids", "category_names")  # entries of `meta` that name the outputs of the model
 STATE = {"training": dict, "random": list, "config": dict, "meta": dict, "versions": dict}
 
@@ -67,7 +34,15 @@ class SavedRun(TypedDict):
     versions: JsonObject
 
 
-def require_same_run(state: object, config: JsonObject, meta: JsonObject, *, path: Path, measured_only: bool) -> None:
+def require_same_run(
+    state: object,
+    config: JsonObject,
+    meta: JsonObject,
+    *,
+    path: Path,
+    measured_only: bool,
+    groups: Sequence[type] = (),
+) -> None:
     """Check that a checkpoint belongs to this run.
 
     Args:
@@ -75,16 +50,18 @@ def require_same_run(state: object, config: JsonObject, meta: JsonObject, *, pat
         config: the options of this run.
         meta: what the data and weights of this run say.
         measured_only: the run only evaluates the checkpoint, so images and inputs may differ.
+        groups: option groups of the command; their fields say which options may change, see
+            `backbones.common.options.option`.
 
     Raises:
         UserError: naming what differs.
     """
     require_like(state, STATE, str(path))
     saved = cast(SavedRun, state)
-    folder, free = path.parents[1], FREE_ON_RESUME | (FREE_IN_EVALUATION if measured_only else set())
+    folder, free = path.parents[1], resumable(groups, evaluation=measured_only)
     # Compare as JSON, where tuples are lists, because the saved values come from JSON.
     try:
-        saved_config, saved_meta = _as_json(saved["config"]), _as_json(saved["meta"])
+        saved_config, saved_meta = renamed(_as_json(saved["config"]), groups), _as_json(saved["meta"])
     except (TypeError, ValueError):
         raise UserError(f"{path}: its options cannot be read; resume from another checkpoint") from None
     now = _as_json(meta)

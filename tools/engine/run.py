@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.cli.parsing import to_dict
+from backbones.common import plugins
 from tools.engine.bad_images import BadImages
 from tools.engine.cost import costs
 from tools.engine.experiment import Experiment
@@ -22,8 +22,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         UserError: an option, a file or the data are wrong. On several processes all raise it, and one prints it.
         Stopped: the run was stopped by a signal and can be resumed.
     """
-    # Join the other processes, set seeds and threads, choose the run folder.
-    experiment = Experiment.start(train=options.train, run=options.run, config=to_dict(options), prefix=task.prefix)
+    # Join the other processes, set seeds and threads, choose the run folder, import plugins.
+    experiment = Experiment.start(options, prefix=task.prefix)
     # Decide what happens to images that cannot be read: an error, or another image and a record.
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
 
@@ -34,6 +34,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
 
     data, model = distributed.on_all(build)
     experiment.meta = {**task.meta(options, data, model), "data": data.fingerprints()}
+    if names := plugins.loaded_names():
+        experiment.meta["plugins"] = names
     # Fix the order of the training images, and with it the number of steps.
     batches = task.batches(options, data)
     # Add optimizer, schedule and moving average, and restore them from the checkpoint with --resume.

@@ -8,7 +8,7 @@ package (such as `detection/`), a file in `tools/tasks/` with its `Task` and its
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from torch import nn
@@ -17,21 +17,9 @@ from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
-from tools.engine.options import RunOptions, TrainOptions
+from tools.engine.options import TaskOptions
 
 Meta: TypeAlias = dict[str, Any]  # JSON values, saved in the header of weights files
-
-
-class TaskOptions(Protocol):
-    """Dataclass with the option groups of a training command. A task adds its own groups for data and model."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def train(self) -> TrainOptions: ...
-
-    @property
-    def run(self) -> RunOptions: ...
 
 
 class TaskData(Protocol):

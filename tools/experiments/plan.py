@@ -6,12 +6,13 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from backbones.common.files import read_yaml
+from backbones.common.options import renamed
 from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
 from tools.tasks.options import COMMANDS
@@ -138,8 +139,7 @@ def filled(values: dict[str, Any], *, where: str) -> dict[str, Any]:
 
 def known_options(script: str) -> list[str]:
     """The options of a training script."""
-    groups = get_type_hints(COMMANDS[script].options).values()
-    return [name for group in groups for name in get_type_hints(group)]
+    return [field.name for group in COMMANDS[script].groups for field in fields(group)]
 
 
 def _joined(common: dict[str, Any], own: Any, where: str) -> dict[str, Any]:
@@ -167,10 +167,13 @@ def _plan(values: dict[str, Any], where: str, scripts: Sequence[str], *, task: s
     entries += [(f"runs[{number}]", entry) for number, entry in enumerate(runs)]
     if not entries:
         raise UserError(f"{where}: has neither matrix nor runs; write `matrix: {{backbone: [resnet20, plain20]}}`")
-    matrices = tuple(matrix_of(entry, f"{where}: {key}") for key, entry in entries)
+    groups = COMMANDS[script].groups
+    options = renamed(options, groups)
+    matrices = tuple(renamed(matrix_of(entry, f"{where}: {key}"), groups) for key, entry in entries)
     known = known_options(script)
     for key, names in [("options", options), *((key, m) for (key, _), m in zip(entries, matrices, strict=True))]:
         _refuse({*names} & {*OWN}, f"{where}: option", "the comparison sets it for each cell")
+        _refuse({*names} & {"plugin"}, f"{where}: option", "a file cannot import code; give --plugin to compare.py")
         _refuse_unknown(names, known, f"{where}: {key}", script)
     return Plan(script, words(options), matrices, task, equal_steps)
 
@@ -234,16 +237,22 @@ class CompareOptions:
         )
 
 
-def make_plans(options: CompareOptions, passed_on: Sequence[str]) -> list[Plan]:
-    """The experiment of the file, or of the command line.
+def make_plans(options: CompareOptions, passed_on: Sequence[str], plugins: Sequence[str] = ()) -> list[Plan]:
+    """Return the plans of the experiment's file, or of the command line.
+
+    Args:
+        passed_on: options of the training command, after `--`.
+        plugins: values of --plugin, for all cells.
 
     Raises:
         UserError: for a file that is none, or lists that are empty.
     """
+    plugin = words({"plugin": list(plugins)}) if plugins else ()
     if options.experiment:
         if passed_on:
             raise UserError(f"-- {passed_on[0]}: {options.experiment} says the options; write this one into it")
-        return read_plans(Path(options.experiment), list(SCRIPT_TASKS))
+        plans = read_plans(Path(options.experiment), list(SCRIPT_TASKS))
+        return [replace(plan, words=(*plan.words, *plugin)) for plan in plans]
     matrix: Matrix = {}
     for axis in ("backbone", "seed"):
         text = getattr(options, f"{axis}s")
@@ -252,4 +261,4 @@ def make_plans(options: CompareOptions, passed_on: Sequence[str]) -> list[Plan]:
             require(values, f"{axis}s", text, "name at least one, with commas between")
             matrix |= matrix_of({axis: values}, f"--{axis}s")
     require(matrix, "backbones", options.backbones, "name what to compare, with commas between; or give --seeds")
-    return [Plan(str(options.script), tuple(passed_on), (matrix,))]
+    return [Plan(str(options.script), (*passed_on, *plugin), (matrix,))]

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbones.common.files import read_yaml
+from backbones.common.options import renamed, resumable
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
-from tools.engine.resume import FREE_ON_RESUME
 from tools.engine.run_folder import LAST, foreign_files, leftover_files
 from tools.experiments.cells import Cell
+from tools.tasks.options import COMMANDS
 
 State = Literal["done", "resume", "begin"]
 
@@ -43,9 +44,11 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _refuse_contradictions(cell: Cell, folder: Path) -> None:
-    before = _config(folder / "config.yaml")
+    groups = COMMANDS[cell.script].groups
+    free = resumable(groups, evaluation=False)
+    before = renamed(_config(folder / "config.yaml"), groups)
     for name, wanted in cell.config.items():
-        if name not in FREE_ON_RESUME and name in before and before[name] != wanted:
+        if name not in free and name in before and before[name] != wanted:
             raise UserError(
                 f"{folder}: was made with --{name} {before[name]}, the experiment wants {wanted}; "
                 "move the folder away, name another --output, or change the experiment back"

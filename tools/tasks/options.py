@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.cli.parsing import peek_option
+from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
 from tools.engine.recipes import named_recipe, resumed_config
 
@@ -25,6 +27,7 @@ class TrainClassifierOptions:
     model: ClassifierOptions
     train: TrainOptions
     run: RunOptions
+    plugins: PluginOptions
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.freeze)
@@ -44,6 +47,7 @@ class TrainDetectorOptions:
     evaluation: DetectionEvaluationOptions
     train: TrainOptions
     run: RunOptions
+    plugins: PluginOptions
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.frozen_stages)
@@ -62,6 +66,7 @@ class TrainSegmenterOptions:
     model: SegmenterOptions
     train: TrainOptions
     run: RunOptions
+    plugins: PluginOptions
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.freeze)
@@ -102,6 +107,11 @@ class TrainingCommand:
 
     options: type[TrainingOptions]
     recipe: Callable[[Sequence[str]], Path | None]
+
+    @property
+    def groups(self) -> list[type]:
+        """Return the option groups."""
+        return list(get_type_hints(self.options).values())
 
 
 # By the name of the command in tools/, without .py.
