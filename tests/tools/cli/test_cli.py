@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from backbones.common.options import option
 from backbones.errors import UserError
 from tools.cli.arguments import POSITIONAL, split_at_dashes
 from tools.cli.ending import run
@@ -114,10 +116,11 @@ def test_an_option_may_be_repeated(words: str, expected: list[str]):
     assert (options.copy.source, options.plugins.plugin) == ("a", expected)
 
 
-def test_plugins_of_a_config_file_and_of_the_command_line(tmp_path: Path):
+def test_a_config_file_names_plugins_but_only_the_command_line_imports_them(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("plugin: [x.py]\n")
     config = ["--config", str(tmp_path / "c.yaml"), "a"]
-    assert parse(PluginGroups, description="", argv=config).plugins.plugin == ["x.py"]
+    with pytest.raises(UserError, match=r"c\.yaml: .* plugins that are not loaded: 'x\.py'; .*--plugin 'x\.py'"):
+        parse(PluginGroups, description="", argv=config)
     assert parse(PluginGroups, description="", argv=[*config, "--plugin", "y.py"]).plugins.plugin == ["y.py"]
     with pytest.raises(UserError, match="plugin"):
         parse(PluginGroups, description="", argv=["a", "--plugin"])
@@ -201,3 +204,33 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="a bug"):
         run(main)
+
+
+@dataclass
+class Renamed:
+    """An option that had another name."""
+
+    tile: int = option(0, formerly="window")
+    scale: float = 1.0
+
+
+@dataclass
+class RenamedGroups:
+    """Groups of the test below."""
+
+    group: Renamed
+
+
+def test_former_names_work_on_the_command_line_and_in_files(tmp_path: Path):
+    (tmp_path / "old.yaml").write_text("window: 5\nscale: 2\n")
+    config = ["--config", str(tmp_path / "old.yaml")]
+
+    def parsed_with(*argv: str, **more: Any) -> Renamed:
+        return parse(RenamedGroups, description="", argv=argv, **more).group
+
+    assert parsed_with("--window", "7") == parsed_with("--tile=7") == Renamed(7)
+    assert parsed_with(*config) == Renamed(5, 2.0)
+    assert parsed_with(*config, "--tile", "6") == parsed_with("--window=6", *config) == Renamed(6, 2.0)
+    assert parsed_with("--scale", "3", recipe=lambda _: tmp_path / "old.yaml") == Renamed(5, 3.0)
+    with pytest.raises(UserError, match="--tile many: expected int"):
+        parsed_with("--window", "many")
