@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from backbones.common.images import Image
+from backbones.common.plugins import load as load_plugins
+from backbones.common.plugins import require as require_plugins
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError, first_line
 from backbones.fold import Folds
@@ -73,17 +75,23 @@ class Trained:
             ) from None
 
 
-def find(run: str | os.PathLike[str], *, task: str | None = None) -> Trained:
-    """The trained net of a run folder, or of one of our weights files.
+def find(
+    run: str | os.PathLike[str], *, task: str | None = None, plugins: Sequence[str | os.PathLike[str]] = ()
+) -> Trained:
+    """Find the trained model of a run folder or of one of our weights files, and read the header of its file.
 
-    Of a run folder it is `model.safetensors`, the net after the last step; before that is written, the best so far.
+    In a run folder it is model.safetensors, the model after the last step. Before that file exists, it is the best
+    model so far.
 
     Args:
-        task: that it must be of.
+        task: the task that the model must have; None allows any.
+        plugins: plugins to import, see `backbones.common.plugins.load`.
 
     Raises:
-        UserError: where there is none, the file is not ours or not whole, or it is of another task.
+        UserError: there is no trained model, its file is damaged or not ours, it has another task, or the run used a
+            plugin that is not loaded.
     """
+    load_plugins(plugins)
     path = _file(Path(resolve(run)))
     header = _header(path)
     meta, config = (_object(header, name, path) for name in ("meta", "config"))
@@ -96,6 +104,7 @@ def find(run: str | os.PathLike[str], *, task: str | None = None) -> Trained:
         )
     if task not in (None, meta["task"]):
         raise UserError(f"{path}: is a net of {meta['task']}; load it with {meta['task']}.load")
+    require_plugins(meta.get("plugins"), where=run)
     return Trained(path, meta, config)
 
 

@@ -32,7 +32,7 @@ class ClassificationDataOptions:
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none.
         shuffle_buffer: images that a process holds in memory to shuffle tar shards.
-        limit: use only n images of each split, evenly spread over the classes.
+        sample: use only n images of each split, evenly spread over the classes.
     """
 
     data: str | None = None
@@ -48,10 +48,10 @@ class ClassificationDataOptions:
     mixup: float = 0.0
     cutmix: float = 0.0
     shuffle_buffer: int = 4096
-    limit: int | None = None
+    sample: int | None = option(None, formerly="limit")
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "crop_size", "resize_size", "shuffle_buffer", "limit"):
+        for name in ("in_channels", "crop_size", "resize_size", "shuffle_buffer", "sample"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be above 0")
         for name in ("train_eval", "mixup", "cutmix"):

@@ -77,6 +77,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    plugins: Sequence[str | os.PathLike[str]] = (),
     top: int = 5,
 ) -> TrainedClassifier:
     """The classifier that a run trained, predicting as the run evaluated it.
@@ -89,12 +90,13 @@ def load(
         run: its folder, or one of its weights files.
         device: absent: a GPU where there is one.
         precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
         top: classes of a result.
 
     Raises:
         UserError: where there is no classifier of ours.
     """
-    trained = find(run, task="classification")
+    trained = find(run, task="classification", plugins=plugins)
     with trained.understood():
         net = rebuild(trained.meta, trained.path)
         read = partial(views_of, in_channels=net.backbone.in_channels, views=_views(trained))

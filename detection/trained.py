@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.images import Image, pixels_of, read_image
+from backbones.common.plugins import require as require_plugins
 from backbones.errors import UserError
 from backbones.trained import Trained, TrainedNet, find, options_of
 from backbones.weights.files import read_meta
@@ -90,6 +91,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    plugins: Sequence[str | os.PathLike[str]] = (),
     sizes: Sequence[int] | None = None,
     flip: bool | None = None,
     refine: bool | None = None,
@@ -105,6 +107,7 @@ def load(
         run: folder of the run, or one of its weights files.
         device: such as "cpu" or "cuda:1". By default a GPU if there is one.
         precision: auto, fp32, bf16 or fp16. By default the run's own.
+        plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
         sizes: short sides in pixels to view an image at; () is the model's own. This and the following arguments are
             those of `detection.predict.Predictor`. By default the run's own.
         flip: also view images flipped left to right.
@@ -114,7 +117,7 @@ def load(
     Raises:
         UserError: there is no detector of this project at `run`, or an argument is out of range.
     """
-    trained = find(run, task="detection")
+    trained = find(run, task="detection", plugins=plugins)
     with trained.understood():
         categories = categories_of(trained.meta)
         model = rebuild(trained.meta, trained.path)
@@ -153,6 +156,7 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
     meta = read_meta(path)
     if meta.get("task") != "detection":
         raise UserError(f"{path}: is not a detector of this project; name model.safetensors of a detection run")
+    require_plugins(meta.get("plugins"), where=path)
     model = rebuild(meta, path, categories=categories)
     missing = model.load_report.missing if model.load_report else ()
     if missing:

@@ -29,9 +29,9 @@ class SegmentationDataOptions:
         crop_size: side in pixels of the square training crops.
         scales: smallest and largest resize factor of augment train.
         min_size: shorter side in pixels to which evaluation resizes; 0 leaves images as they are.
-        window: side in pixels of the windows into which evaluation cuts larger images; 0 for none.
-        overlap: fraction of a window that the next window repeats.
-        test_scales: resize factors over which evaluation averages.
+        tile: side in pixels of the tiles into which evaluation cuts larger images; 0 for none.
+        overlap: fraction of a tile that the next tile repeats.
+        test_sizes: sizes over which evaluation averages, as factors of the image's own size.
         test_flip: average over mirror images as well.
     """
 
@@ -47,27 +47,27 @@ class SegmentationDataOptions:
     crop_size: int = 480
     scales: tuple[float, float] = (0.5, 2.0)
     min_size: int = option(0, resume="evaluation")
-    window: int = option(0, resume="evaluation")
+    tile: int = option(0, resume="evaluation", formerly="window")
     overlap: float = option(0.25, resume="evaluation")
-    test_scales: list[float] | None = option(None, resume="evaluation")
+    test_sizes: list[float] | None = option(None, resume="evaluation", formerly="test_scales")
     test_flip: bool = option(False, resume="evaluation")
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
         require(self.crop_size > 0, "crop_size", self.crop_size, "must be above 0")
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
-        for name in ("min_size", "window"):
+        for name in ("min_size", "tile"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
-        alone = not (self.window and self.min_size)
-        require(alone, "window", self.window, "windows are cut from images at their own size; use --min-size 0 with it")
+        alone = not (self.tile and self.min_size)
+        require(alone, "tile", self.tile, "tiles are cut from images at their own size; use --min-size 0 with it")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0 and below 1")
-        unused = not self.window and self.overlap != SegmentationDataOptions.overlap
-        require(not unused, "overlap", self.overlap, "is the overlap of windows; name --window as well")
+        unused = not self.tile and self.overlap != SegmentationDataOptions.overlap
+        require(not unused, "overlap", self.overlap, "is the overlap of tiles; name --tile as well")
         rising = LEAST_SCALE <= self.scales[0] <= self.scales[1]
         require(rising, "scales", self.scales, f"must be two rising factors from {LEAST_SCALE}, such as [0.5, 2.0]")
-        usable = self.test_scales is None or (self.test_scales and min(self.test_scales) >= LEAST_SCALE)
+        usable = self.test_sizes is None or (self.test_sizes and min(self.test_sizes) >= LEAST_SCALE)
         rule = f"must be factors from {LEAST_SCALE}, such as [0.75, 1.0, 1.25]"
-        require(usable, "test_scales", self.test_scales, rule)
+        require(usable, "test_sizes", self.test_sizes, rule)
 
 
 @dataclass

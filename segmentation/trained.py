@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from backbones.common.images import Image, pixels_of, read_image
+from backbones.common.options import renamed
 from backbones.errors import UserError
 from backbones.trained import TrainedNet, find, options_of
 from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
-from segmentation.options import SegmenterOptions
+from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from segmentation.predict import Predictor
 
 MOST_PIXELS = 1 << 27  # of an image in the net: a thin one whose short side is enlarged would fill the memory
@@ -66,6 +67,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    plugins: Sequence[str | os.PathLike[str]] = (),
     **look: Any,
 ) -> TrainedSegmenter:
     """The segmentation net that a run trained, predicting as the run evaluated it.
@@ -78,19 +80,20 @@ def load(
         run: its folder, or one of its weights files.
         device: absent: a GPU where there is one.
         precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
         look: keywords of `segmentation.Predictor` (window, overlap, min_size, scales, flip) in place of the run's own.
 
     Raises:
         UserError: where there is no segmentation net of ours.
     """
-    trained = find(run, task="segmentation")
+    trained = find(run, task="segmentation", plugins=plugins)
     with trained.understood():
-        net, config = rebuild(trained.meta, trained.path), trained.config
+        net, config = rebuild(trained.meta, trained.path), renamed(trained.config, [SegmentationDataOptions])
         own = {
             "min_size": trained.meta["input"]["min_size"],
-            "window": config.get("window", 0),
+            "window": config.get("tile", 0),
             "overlap": config.get("overlap", 0.25),
-            "scales": config.get("test_scales") or (1.0,),
+            "scales": config.get("test_sizes") or (1.0,),
             "flip": config.get("test_flip", False),
         }
         predictor = Predictor(net, **{**own, **look})

@@ -56,14 +56,14 @@ class Source(Protocol):
         """Training batches, as `batches` says."""
 
     def eval_loader(
-        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, sample: int = 0
     ) -> DataLoader:
-        """This process's share of a split, or of `limit` of its images evenly spread.
+        """This process's share of a split, or of `sample` of its images evenly spread.
 
         Folders give the same batches whatever the number of processes; of shards the images alone are the same.
         """
 
-    def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         """Places `[N]` and labels `[N]` of what `eval_loader` gives on all processes together, if some may not come."""
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
@@ -94,7 +94,7 @@ class FolderSource:
 
     Args:
         in_channels: channels that every image must have; None takes what the first file has.
-        limit: use only n images of each split, evenly spread over its classes; 0 for all.
+        sample: use only n images of each split, evenly spread over its classes; 0 for all.
         choose: places to train on among images of these labels `[N]` and class names; all by default.
         guard: of images that cannot be read; without it they are errors.
 
@@ -107,7 +107,7 @@ class FolderSource:
         root: Path,
         *,
         in_channels: int | None,
-        limit: int = 0,
+        sample: int = 0,
         choose: Choice | None = None,
         splits: tuple[Split, ...],
         guard: Guard | None = None,
@@ -115,7 +115,7 @@ class FolderSource:
         self._guard = guard
         folders = {split: _split_folder(root, split) for split in splits}
         self._folders = {s: ClassFolder(folder, None, in_channels=in_channels or 3) for s, folder in folders.items()}
-        self._places = {split: spread(len(folder), limit) for split, folder in self._folders.items()}
+        self._places = {split: spread(len(folder), sample) for split, folder in self._folders.items()}
         if choose and "train" in splits:
             train, places = self._folders["train"], self._places["train"]
             self._places["train"] = places[choose(train.labels[places], train.classes)]
@@ -136,21 +136,21 @@ class FolderSource:
         return loader(data, workers=workers, batch_sampler=batches, collate=collate)
 
     def eval_loader(
-        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, sample: int = 0
     ) -> DataLoader:
         places = self._places[split]
-        chosen = places[spread(len(places), limit)]
+        chosen = places[spread(len(places), sample)]
         batches = deal(len(chosen), batch_size, rank=rank, world_size=world_size)
         data = self._view(split, views, chosen)
         if self._guard is None:
             return loader(data, workers=workers, collate=collate, batch_sampler=batches)
         return self._guard.evaluation(loader, data, collate=collate, workers=workers, batch_sampler=batches)
 
-    def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         if self._guard is None:
             return None
         places = self._places[split]
-        places = places[spread(len(places), limit)]
+        places = places[spread(len(places), sample)]
         return places, self._folders[split].labels[places]
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
@@ -187,12 +187,12 @@ class ShardSource:
     """Tar shards, local or on a server (see `classification.shards`).
 
     Raises:
-        UserError: for a limit, which streams do not have, and where the shards or their list are broken.
+        UserError: for a sample, which streams do not have, and where the shards or their list are broken.
     """
 
-    def __init__(self, address: str, *, in_channels: int | None, limit: int = 0, buffer: int) -> None:
-        if limit:
-            raise UserError("--limit: not for tar shards; make smaller shards with tools/make_shards.py")
+    def __init__(self, address: str, *, in_channels: int | None, sample: int = 0, buffer: int) -> None:
+        if sample:
+            raise UserError("--sample: not for tar shards; make smaller shards with tools/make_shards.py")
         self._index, self._buffer = read_index(address), buffer
         self.classes, self.in_channels = self._index.classes, in_channels or 3
         self.train_size, self.val_size = self._index.count("train"), self._index.count("val")
@@ -207,7 +207,7 @@ class ShardSource:
         return shard_loader(stream, workers=workers, collate=collate)
 
     def eval_loader(
-        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, limit: int = 0
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, sample: int = 0
     ) -> DataLoader:
         if split != "val":
             raise UserError("training shards are streamed in random order and cannot be measured")
@@ -215,7 +215,7 @@ class ShardSource:
         part = EvalShards(self._index, batch_size=batch_size, rank=rank, world_size=world_size, **common)
         return shard_loader(part, workers=workers, collate=collate)
 
-    def expected(self, split: Split, limit: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         return None
 
     def names(self, split: Split, places: np.ndarray) -> list[str]:
@@ -233,7 +233,7 @@ def open_source(
     address: str,
     *,
     in_channels: int | None,
-    limit: int = 0,
+    sample: int = 0,
     choose: Choice | None = None,
     buffer: int = 4096,
     splits: tuple[Split, ...],
@@ -251,10 +251,12 @@ def open_source(
             raise UserError("--on-bad-image skip: not for tar shards; make them anew of images that decode")
         if choose is not None:
             raise UserError("--fraction: not for tar shards; take class folders")
-        return ShardSource(address, in_channels=in_channels, limit=limit, buffer=buffer)
+        return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
     if not Path(address).is_dir():
         raise UserError(f"--data {address}: no such folder")
-    return FolderSource(Path(address), in_channels=in_channels, limit=limit, choose=choose, splits=splits, guard=guard)
+    return FolderSource(
+        Path(address), in_channels=in_channels, sample=sample, choose=choose, splits=splits, guard=guard
+    )
 
 
 def _split_folder(root: Path, split: Split) -> Path:
@@ -262,9 +264,9 @@ def _split_folder(root: Path, split: Split) -> Path:
     return root / ("test" if split == "val" and not (root / "val").exists() and (root / "test").is_dir() else split)
 
 
-def spread(size: int, limit: int) -> np.ndarray:
-    """Places of at most `limit` (0: all) of `size` images at even distances: each class, sorted, has its part."""
-    count = min(size, limit or size)
+def spread(size: int, sample: int) -> np.ndarray:
+    """Places of at most `sample` (0: all) of `size` images at even distances: each class, sorted, has its part."""
+    count = min(size, sample or size)
     return np.arange(count) * size // max(count, 1)
 
 

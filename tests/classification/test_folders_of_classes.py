@@ -212,11 +212,11 @@ def test_a_file_that_went_away_is_named(root: Path):
 def test_limits_spread_over_the_classes(root: Path):
     assert spread(10, 4).tolist() == [0, 2, 5, 7]  # i * 10 // 4
     assert spread(3, 8).tolist() == spread(3, 0).tolist() == [0, 1, 2]
-    source = FolderSource(root, in_channels=None, limit=2, splits=("train", "val"))
+    source = FolderSource(root, in_channels=None, sample=2, splits=("train", "val"))
     assert (source.train_size, source.val_size) == (2, 2)
     _, targets = next(iter(source.train_loader([[0, 1]], augment("none"), workers=0, collate=collate)))
     assert targets["label"].tolist() == [0, 0]  # images 0 and 2 of five
-    source = FolderSource(root, in_channels=None, limit=3, splits=("train", "val"))
+    source = FolderSource(root, in_channels=None, sample=3, splits=("train", "val"))
     _, targets = next(iter(source.train_loader([[0, 1, 2]], augment("none"), workers=0, collate=collate)))
     assert (targets["index"].tolist(), targets["label"].tolist()) == ([0, 1, 3], [0, 0, 1])
 
@@ -306,5 +306,5 @@ def test_shards_speak_the_same_language(root: Path, tmp_path: Path):
         shards.eval_loader("train", views, **options)
     with pytest.raises(UserError, match="--normalise data: not for tar shards"):
         shards.statistics(3)
-    with pytest.raises(UserError, match="--limit: not for tar shards"):
-        open_source(str(tmp_path / "shards"), in_channels=None, limit=3, splits=("val",))
+    with pytest.raises(UserError, match="--sample: not for tar shards"):
+        open_source(str(tmp_path / "shards"), in_channels=None, sample=3, splits=("val",))

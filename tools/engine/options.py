@@ -13,6 +13,13 @@ from backbones.errors import require
 from tools.cli.plugins import PluginOptions
 
 
+class WithWeights(Protocol):
+    """Option group of a model."""
+
+    @property
+    def weights(self) -> str: ...
+
+
 class TaskOptions(Protocol):
     """Dataclass with the option groups of a training command. A task adds its own groups for data and model."""
 
@@ -26,6 +33,9 @@ class TaskOptions(Protocol):
 
     @property
     def plugins(self) -> PluginOptions: ...
+
+    @property
+    def model(self) -> WithWeights: ...
 
 
 @dataclass

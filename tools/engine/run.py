@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from backbones.common import plugins
+from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
 from tools.engine.bad_images import BadImages
 from tools.engine.cost import costs
 from tools.engine.experiment import Experiment
@@ -29,6 +31,9 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
 
     # Build data and model on every process. A user error of one process ends all of them.
     def build() -> tuple[Data, Model]:
+        if options.run.eval_only and not experiment.run.resume:
+            weights = options.model.weights
+            plugins.require(read_meta(resolve(weights)).get("plugins"), where=f"--weights {weights}")
         data = task.build_data(options, bad)
         return data, task.build_model(options, data)
 

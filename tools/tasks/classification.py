@@ -50,7 +50,7 @@ class ClassificationTask:
             in_channels=data.in_channels,
             buffer=data.shuffle_buffer,
             guard=bad if bad.skip else None,
-            limit=data.limit or 0,
+            sample=data.sample or 0,
             choose=partial(_fraction, options) if reduced else None,
             splits=splits,
         )

@@ -33,7 +33,7 @@ class ClassificationMeasure(Measure[TopK]):
         self.loader = self._loader("val")
         measurable = not options.run.eval_only and "train" in data.measurable
         self.train_images = options.data.train_eval if measurable else 0
-        self.train_loader = self._loader("train", limit=self.train_images) if self.train_images else None
+        self.train_loader = self._loader("train", sample=self.train_images) if self.train_images else None
 
     def new_evaluator(self) -> TopK:
         return TopK(self.data.classes, expected=self.data.expected("val"))
@@ -66,7 +66,7 @@ class ClassificationMeasure(Measure[TopK]):
         path = self.experiment.folder / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def _loader(self, split: Split, *, limit: int = 0) -> Iterable[Batch]:
+    def _loader(self, split: Split, *, sample: int = 0) -> Iterable[Batch]:
         sizes = self.experiment.meta["input"]
         normalise = Normalise(tuple(sizes["mean"]), tuple(sizes["std"]))
         views = Views(self.crops, sizes["resize_size"], sizes["crop_size"], normalise, sizes["interpolation"])
@@ -80,5 +80,5 @@ class ClassificationMeasure(Measure[TopK]):
             world_size=distributed.world_size(),
             batch_size=batch.get(self.crops, 1),  # whole images differ in size
             workers=self.experiment.workers,
-            limit=limit,
+            sample=sample,
         )

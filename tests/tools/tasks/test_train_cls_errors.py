@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "negative mixup": (None, ("--mixup", -1), "--mixup -1.0: must be 0 or above"),
     "smoothing": (None, ("--label-smoothing", 1), "must be 0 or above, below 1"),
     "frozen random stages": (None, ("--freeze", 1), "random weights must train"),
-    "limit of shards": (shards, ("--limit", 4), "--limit: not for tar shards"),
+    "limit of shards": (shards, ("--limit", 4), "--sample: not for tar shards"),
     "statistics of shards": (shards, ("--normalise", "data"), "--normalise data: not for tar shards"),
     "shard cut": (cut_shard, (), "train-000001.tar: damaged or cut short"),
     "shard gone": (missing_shard, (), "lists"),
