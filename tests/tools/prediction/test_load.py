@@ -145,7 +145,7 @@ BAD_IMAGES: dict[str, tuple[Any, str]] = {
     "integers": (np.zeros((8, 8, 3), np.int64), "array of int64"),
     "batch": (torch.zeros(2, 3, 8, 8), "has the shape"),
     "empty": (np.zeros((0, 8, 3), np.uint8), "has the shape"),
-    "thin": (np.zeros((4000, 1, 3), np.uint8), "narrow side"),
+    "thin": (np.zeros((4000, 1, 3), np.uint8), "short side"),
     "nothing": (None, "expected a path"),
     "missing": ("gone.jpg", "gone.jpg: cannot be read"),
     "not finite": (torch.full((3, 8, 8), float("nan")), "floats from nan"),
