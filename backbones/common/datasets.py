@@ -8,6 +8,9 @@ from typing import Any
 
 from backbones.errors import UserError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers read
+PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
 LONGEST_NAME = 4096  # bytes that a path may have on Linux; an array of names is as wide as its longest
 
 

@@ -1,7 +1,7 @@
 """Folders of classes as a dataset of (image, target) pairs, and the loaders over it.
 
 ImageNet's layout: `train/CLASS/*.jpg` and `val/CLASS/*.jpg`; the classes are the folders' names in sorted order.
-Pictures are JPEG, PNG, WebP or BMP; `.npy` files are arrays `[H, W]` or `[H, W, bands]` of any number of bands.
+Images are JPEG, PNG, WebP, BMP or TIFF files; `.npy` files are arrays `[H, W]` or `[H, W, bands]`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.images import decode_image, read_file
 from backbones.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy")
 Item = tuple[Tensor | list[Tensor], dict[str, int]]
 
 
@@ -104,7 +104,9 @@ def scan(root: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     for label, name in enumerate(classes):
         found = sorted(path.relative_to(root) for path in image_files(root / name))
         if not found:
-            raise UserError(f"{root / name}: a class without images ({', '.join(SUFFIXES)}); fill or remove the folder")
+            raise UserError(
+                f"{root / name}: a class without images ({', '.join(PIXEL_SUFFIXES)}); fill or remove the folder"
+            )
         files += [os.fsencode(path) for path in found]
         labels += [label] * len(found)
     # Packed: a list of a million Python objects would be copied into each worker by its reference counts.
@@ -116,7 +118,7 @@ def image_files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(PIXEL_SUFFIXES) and not name.startswith("."):
                 yield Path(parent, name)
 
 

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.errors import UserError
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "npy")
+IMAGES = tuple(suffix[1:] for suffix in PIXEL_SUFFIXES)
 CLASS = "cls"
 DRAIN = 1 << 16  # bytes
 PATIENCE = 10.0  # seconds for a download program to end once nobody listens to it

@@ -8,11 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.files import write_json
 from backbones.errors import UserError
-
-SUFFIXES = ("jpg", "jpeg", "png", "webp", "npy")
-
 
 INDEX = "shards.json"
 
@@ -85,8 +83,8 @@ def find_pictures(folder: Path, classes: Sequence[str]) -> list[Picture]:
     found: list[Picture] = []
     for label, name in enumerate(classes):
         for path in _entries(folder / name) if (folder / name).is_dir() else []:
-            if path.suffix[1:].lower() not in SUFFIXES or not path.is_file():
-                kinds = ", ".join(f".{suffix}" for suffix in SUFFIXES)
+            if path.suffix.lower() not in PIXEL_SUFFIXES or not path.is_file():
+                kinds = ", ".join(PIXEL_SUFFIXES)
                 raise UserError(f"{path}: is no image file ({kinds}); convert it or take it out")
             key = f"{len(found):08d}-{name}-{path.stem}".replace(".", "_")
             found.append(Picture(path, label, key))

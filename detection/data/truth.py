@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.errors import UserError
 
 Record = dict[str, Any]
 Layout = Literal["coco", "voc", "yolo"]
 Protocol = Literal["coco", "voc", "lvis"]
 Note = Callable[[str, str, UserError], None]  # kind of a problem, file, and its text
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def images_below(folder: Path) -> dict[str, list[str]]:
         below = os.path.relpath(parent, folder)
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES and not name.startswith("."):
+            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 inner = [] if below == os.curdir else below.split(os.sep)
                 found.setdefault("/".join([*inner, stem]), []).append("/".join([*inner, name]))
     return found

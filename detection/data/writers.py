@@ -16,10 +16,11 @@ from xml.etree import ElementTree
 
 import yaml
 
+from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.files import write_json
 from backbones.common.images import image_size
 from backbones.errors import UserError
-from detection.data.truth import SUFFIXES, Record, Truth, checked_names
+from detection.data.truth import Record, Truth, checked_names
 from detection.data.voc import CORNERS, FURTHEST, KEPT, LISTS
 from detection.data.yolo import BEYOND
 
@@ -126,8 +127,10 @@ def _stems(truth: Truth) -> dict[int, str]:
     for image in truth.data["images"]:
         name = image["file_name"]
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in SUFFIXES or not _is_line(stem):
-            raise UserError(f"{truth.path}: image {name!r}: its name does not fit a list; use {', '.join(SUFFIXES)}")
+        if suffix.lower() not in IMAGE_SUFFIXES or not _is_line(stem):
+            raise UserError(
+                f"{truth.path}: image {name!r}: its name does not fit a list; use {', '.join(IMAGE_SUFFIXES)}"
+            )
         if stem in owners:
             raise UserError(
                 f"{truth.path}: images {owners[stem]} and {name} would share an annotation file; rename one"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from backbones.common.datasets import leads_out
+from backbones.common.datasets import IMAGE_SUFFIXES, leads_out
 from backbones.common.images import image_size, read_image
 from backbones.errors import UserError
 from segmentation.data.labels import VOC_CLASSES, Classes, palette, read_labels
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from segmentation.data.dataset import Source
-
-
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 VOC_LISTS = Path("ImageSets", "Segmentation")
@@ -111,9 +108,9 @@ def _beside(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; a data set has images/SPLIT and labels/SPLIT")
-    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
-        raise UserError(f"{images}: holds no images ({', '.join(IMAGES)})")
+        raise UserError(f"{images}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
     return [(image, (labels / image.relative_to(images)).with_suffix(".png")) for image in found]
 
 

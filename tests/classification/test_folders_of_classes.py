@@ -48,7 +48,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])
 def test_pictures_become_rgb_or_grey(suffix: str):
     content = encoded(suffix, RED)
     colour, grey = decode(content, "a" + suffix, 3), decode(content, "a" + suffix, 1)

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from backbones.common.datasets import find_split
+from backbones.common.images import read_image
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.dataset import CocoDetection, collate, read_image, select
+from detection.data.dataset import CocoDetection, collate, select
 from detection.transforms import Augment, sanitise
 
 

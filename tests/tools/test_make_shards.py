@@ -100,7 +100,7 @@ def break_link(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (add_text, "train/ant/notes.txt: is no image file (.jpg, .jpeg, .png, .webp, .npy)"),
+        (add_text, "train/ant/notes.txt: is no image file (.jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff, .npy)"),
         (add_folder, "val/bee/images.jpg: is no image file"),
         (add_class, "val/cat: a class without a folder in"),
         (remove_val, "val: No such file or directory"),

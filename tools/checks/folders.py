@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.images import decode_image
 from backbones.errors import UserError
-from classification.data.folders import SUFFIXES, channels_of, decode_raw, image_files
+from classification.data.folders import channels_of, decode_raw, image_files
 from segmentation.data.folders import image_folder, list_pairs, read_classes
 from segmentation.data.labels import Classes, read_pixels, to_numbers
 from tools.checks.findings import CheckReport
@@ -67,7 +68,7 @@ def _class_images(folder: Path, classes: list[str], split: str, report: CheckRep
         found = sorted(str(path.relative_to(folder)) for path in image_files(folder / name))
         files += found
         if not found:
-            text = f"the folder has no image files ({', '.join(SUFFIXES)})"
+            text = f"the folder has no image files ({', '.join(PIXEL_SUFFIXES)})"
             report.add("class without images", split, file=str(folder / name), text=text)
     report.checked[split] = {"classes": len(classes), "images": len(files)}
 

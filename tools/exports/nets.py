@@ -7,6 +7,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.errors import UserError
 from backbones.trained import Trained, find
 from tools.exports.exportable import Exportable, Inputs, common_metadata, plain_layout
@@ -92,8 +93,8 @@ def image_files(folder: Path, count: int) -> list[Path]:
     Raises:
         UserError: where there are fewer than five.
     """
-    suffixes = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and "labels" not in path.parts)
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in PIXEL_SUFFIXES and "labels" not in path.parts]
+    found.sort()
     held_out = [path for path in found if any(part.startswith(("val", "test")) for part in path.parts)]
     found = held_out or found
     if len(found) < 5:

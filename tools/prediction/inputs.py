@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from tools.processes.stopping import protect_workers
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 FEW = 8  # images for which starting workers does not pay
 AHEAD = 2  # images that each worker reads in advance
@@ -134,18 +134,18 @@ def _found(word: str) -> list[Input] | str:
     path = Path(word)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
-        known = [file for file in files if file.suffix.lower() in IMAGES + VIDEOS]
-        kinds = ", ".join((*IMAGES, *VIDEOS))
+        known = [file for file in files if file.suffix.lower() in PIXEL_SUFFIXES + VIDEOS]
+        kinds = ", ".join((*PIXEL_SUFFIXES, *VIDEOS))
         if not known:
             return f"{word}: holds no images or videos ({kinds})"
         return [Input(file, str(file.relative_to(path))) for file in known]
     if path.is_file():
-        if path.suffix.lower() not in IMAGES + VIDEOS:
-            return f"{word}: is no image or video by its name; expected {', '.join((*IMAGES, *VIDEOS))}"
+        if path.suffix.lower() not in PIXEL_SUFFIXES + VIDEOS:
+            return f"{word}: is no image or video by its name; expected {', '.join((*PIXEL_SUFFIXES, *VIDEOS))}"
         return [Input(path, path.name)]
     if any(letter in word for letter in "*?["):
         matches = sorted(glob.glob(word, recursive=True))
-        files = [Path(match) for match in matches if Path(match).suffix.lower() in IMAGES + VIDEOS]
+        files = [Path(match) for match in matches if Path(match).suffix.lower() in PIXEL_SUFFIXES + VIDEOS]
         return [Input(file, file.name) for file in files] or f"{word}: no image or video has such a name"
     if path.exists():
         return f"{word}: is a pipe or a device, which cannot be read twice; save what it holds as a file"
