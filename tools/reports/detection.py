@@ -38,12 +38,12 @@ from tools.runs.outcomes import IOU, BoxPredictions, ImageOutcome, ObjectOutcome
 
 SIZES = {name: text.replace("^2", "²") for name, text in AREAS.items() if name != "all"}
 DEFINITIONS = {
-    "AP": "mean over IoU 0.50 to 0.95 and all classes",
-    "AP50": "at IoU 0.50",
-    "AP75": "at IoU 0.75",
-    "APs": f"objects {SIZES['small']}",
-    "APm": f"objects {SIZES['medium']}",
-    "APl": f"objects {SIZES['large']}",
+    "AP": "mean over all classes and IoU 0.50 to 0.95",
+    "AP50": "mean over all classes at IoU 0.50",
+    "AP75": "mean over all classes at IoU 0.75",
+    "APs": f"AP of objects {SIZES['small']}",
+    "APm": f"AP of objects {SIZES['medium']}",
+    "APl": f"AP of objects {SIZES['large']}",
     "AR1": "recall with 1 detection per image",
     "AR10": "recall with 10 detections per image",
     "AR100": "recall with 100 detections per image",
@@ -53,7 +53,7 @@ DEFINITIONS = {
 }
 ERROR_TYPES = {  # TIDE's name -> ours, definition
     "Cls": ("wrong class", "IoU 0.5 or higher with an object of another class"),
-    "Loc": ("poor localization", "IoU 0.1 to 0.5 with an object of the class"),
+    "Loc": ("poor localization", "IoU 0.1 to 0.5 with an object of the same class"),
     "Both": ("wrong class and poor localization", "IoU 0.1 to 0.5 with an object of another class"),
     "Dupe": ("duplicate", "another detection already found the object"),
     "Bkg": ("background", "IoU below 0.1 with every object"),
@@ -117,9 +117,9 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
     blocks: list[Block] = [SortableTable("COCO metrics in percent", columns, rows)]
     for run in runs:
         reasons = run.results.get("reasons") or {}
-        of_run = f"{run.name}: " if len(runs) > 1 else ""
-        blocks += [Paragraph(f"{of_run}{name} {reason}") for name, reason in reasons.items()]
-        blocks += [Paragraph(f"{of_run}{text}", warning=True) for text in run.results.get("warnings") or ()]
+        of_run, prefix = (f" of {run.name}", f"{run.name}: ") if len(runs) > 1 else ("", "")
+        blocks += [Paragraph(f"{name}{of_run}: {reason}") for name, reason in reasons.items()]
+        blocks += [Paragraph(f"{prefix}{text}", warning=True) for text in run.results.get("warnings") or ()]
     return Section("COCO metrics", blocks)
 
 

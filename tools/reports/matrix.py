@@ -38,7 +38,7 @@ def confusion_blocks(
         for title, matrix in matrices
     ]
     if background:
-        lists += [_by_class(matrix, names, title=f"{title}: outcome by class") for title, matrix in matrices]
+        lists += [_by_class(matrix, names, title=f"{title}: outcomes") for title, matrix in matrices]
     return [SideBySide(whole, tables=len(names) <= MOST_CLASSES), SideBySide(lists, tables=True)]
 
 

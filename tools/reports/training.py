@@ -90,7 +90,7 @@ def _cost_table(runs: Sequence[RunFolder]) -> SortableTable:
         ("peak memory, MB", [count_cell(round(each / 1e6) if _is_number(each) else None) for each in memory]),
         ("optimizer steps", [count_cell(max((line["step"] for line in run.lines), default=None)) for run in runs]),
         ("seconds per step", [_number_cell(seconds_per_step(run.lines)) for run in runs]),
-        ("first to last log line", [_duration_cell(run) for run in runs]),
+        ("time from first to last log line", [_duration_cell(run) for run in runs]),
     ]
     environments = [run.results.get("environment") or {} for run in runs]
     for name in dict.fromkeys(name for each in environments for name in each):
@@ -98,7 +98,7 @@ def _cost_table(runs: Sequence[RunFolder]) -> SortableTable:
     rows = [
         [text_cell(name), *cells] for name, cells in costs if any(cell.text not in ("n/a", MISSING) for cell in cells)
     ]
-    return SortableTable("Cost and environment", [text_column("quantity"), *_value_columns(runs)], rows)
+    return SortableTable("Cost and environment", [text_column("item"), *_value_columns(runs)], rows)
 
 
 def _loss_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
@@ -142,7 +142,7 @@ def _metrics_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
                 series.append(ChartSeries(name if single else run.name, *points, colour=colour, dots=True))
     if not any(len(each.x) > 1 for each in series):  # a single evaluation makes no curve
         return None
-    title = "Metrics on validation images" if single else f"{names[0]} on validation images"
+    title = "Metrics by epoch" if single else f"{names[0]} on validation images"
     return line_chart(title, series, x="epoch", y="percent")
 
 
