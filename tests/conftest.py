@@ -93,6 +93,14 @@ class CocoFolder:
 
 
 @pytest.fixture
+def known_run(coco: CocoFolder, tmp_path: Path) -> Path:
+    """A detection run on `coco` whose detections have known outcomes: `run_folders.KNOWN`."""
+    from run_folders import KNOWN, detection_run
+
+    return detection_run(tmp_path / "runs" / "known", coco.write(), KNOWN)
+
+
+@pytest.fixture
 def voc(tmp_path: Path) -> VocFolder:
     """Three images in Pascal VOC's layout: two objects; a difficult one; none."""
     return VocFolder(tmp_path / "voc")

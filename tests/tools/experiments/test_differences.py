@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,72 +15,9 @@ from tools.experiments.cells import Cell
 from tools.experiments.differences import differences
 from tools.experiments.groups import groups
 from tools.experiments.runs import Run
-from tools.runs.folder import RunFolder
 from tools.runs.metrics import TASK_METRICS
-from tools.runs.scores import average_precision, read_score
 
 TOP1 = TASK_METRICS["classification"].primary
-KEYS = {"det": "AP", "seg": "mIoU", "cls": "top1"}
-
-
-@pytest.mark.parametrize("task", KEYS)
-def test_each_image_once_gives_the_figure_of_the_run(task: str, tiny_runs: dict[str, Path]):
-    run = RunFolder.read(tiny_runs[task])
-    scored = read_score(run)
-    assert scored.size == run.results["images"]
-    assert scored.score(np.ones(scored.size)) == pytest.approx(run.results[KEYS[task]], abs=1e-12)
-
-
-def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    corner, size = rng.uniform(0, 60, (count, 2)), rng.uniform(10, 40, (count, 2))
-    return np.concatenate([corner, size], axis=1).round(1)
-
-
-def coco(images: list[int], truth: dict[int, list[dict[str, Any]]], found: dict[int, list[dict[str, Any]]]) -> Any:
-    """hotcoco's evaluation where image k of the list, under the id k, shows what image `images[k]` does."""
-    from hotcoco import COCO, COCOeval
-
-    annotations = [{**each, "image_id": k} for k, image in enumerate(images) for each in truth[image]]
-    data = {
-        "images": [{"id": k, "width": 100, "height": 100} for k in range(len(images))],
-        "annotations": [{**each, "id": number} for number, each in enumerate(annotations, start=1)],
-        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
-    }
-    gt = COCO(data)
-    detections = [{**each, "image_id": k} for k, image in enumerate(images) for each in found[image]]
-    evaluation = COCOeval(gt, gt.load_res(detections), "bbox")
-    evaluation.params.img_ids = list(range(len(images)))
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation
-
-
-def test_weights_count_images_as_if_they_stood_there_so_often():
-    rng = np.random.default_rng(0)
-    truth: dict[int, list[dict[str, Any]]] = {}
-    found: dict[int, list[dict[str, Any]]] = {}
-    for image in range(8):
-        places = boxes(rng, 5)
-        truth[image] = [
-            {
-                "category_id": int(rng.integers(1, 3)),
-                "bbox": box.tolist(),
-                "area": float(box[2] * box[3]),
-                "iscrowd": int(n == 0),
-            }
-            for n, box in enumerate(places)
-        ]
-        moved = np.concatenate([places + rng.normal(0, 2, places.shape), boxes(rng, 4)])
-        found[image] = [
-            {"category_id": int(rng.integers(1, 3)), "bbox": box.tolist(), "score": float(rng.random())}
-            for box in moved
-        ]
-    score = average_precision(coco(list(range(8)), truth, found), list(range(8)))
-    for weights in ([1] * 8, [0, 2, 1, 0, 3, 1, 1, 0], [4, 0, 0, 0, 1, 1, 0, 2]):
-        repeated = [image for image, times in enumerate(weights) for _ in range(times)]
-        precision = np.asarray(coco(repeated, truth, found).eval["precision"])[:, :, :, 0, -1]
-        wanted = precision[precision > -1].mean()
-        assert score(np.array(weights, float)) == pytest.approx(wanted, abs=1e-12)
 
 
 def classifier(folder: Path, name: str, seed: int, right: np.ndarray, names: list[str] | None = None) -> Run:
@@ -176,9 +111,3 @@ def test_other_images_have_no_interval_and_spoil_no_other(tmp_path: Path):
     assert "no interval: measured on other images or classes" in other.statement()
     assert not other.sure
     assert same.images is not None
-
-
-def test_a_run_folder_that_moved_keeps_its_score(tiny_runs: dict[str, Path], tmp_path: Path):
-    moved = shutil.copytree(tiny_runs["cls"], tmp_path / "moved")
-    scored = read_score(RunFolder.read(moved))
-    assert scored.digest == read_score(RunFolder.read(tiny_runs["cls"])).digest

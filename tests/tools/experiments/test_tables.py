@@ -18,7 +18,7 @@ from tools.experiments.differences import Difference
 from tools.experiments.groups import groups, varying
 from tools.experiments.runs import Run
 from tools.experiments.tables import Chapter, write_tables
-from tools.runs.log import read_lines, seconds_per_step
+from tools.runs.log import seconds_per_step
 from tools.runs.metrics import TASK_METRICS
 
 TASK = TASK_METRICS["classification"]
@@ -63,13 +63,6 @@ def test_speed_and_minutes_leave_evaluations_and_pauses_apart():
     assert run("a", 0, {}, paused).minutes() == pytest.approx(18 / 60)
     assert run("a", 0, {}, LINES[:1]).images_per_second() is None
     assert run("a", 0, {}, LINES[:1]).minutes() is None
-
-
-def test_a_line_torn_by_a_kill_is_left_out(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
-    assert read_lines(path) == []
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in LINES[:2]) + '{"step": 6')
-    assert read_lines(path) == LINES[:2]
 
 
 def test_results_that_are_none_are_refused(tmp_path: Path):

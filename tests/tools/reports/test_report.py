@@ -1,4 +1,4 @@
-"""The report's command and its chapters on detection: real runs, known detections, hostile names, mistakes."""
+"""The report's command and its chapters on detection: real runs, known_run detections, hostile names, mistakes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from report_runs import Page, detection, detection_run, write_run
+from report_page import Page
+from run_folders import KNOWN, detection, detection_run, write_run
 
 from backbones.errors import UserError
 from tools import report
-from tools.runs.folder import RunFolder, read_runs
-from tools.runs.outcomes import BoxPredictions
 
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0, "--epochs", 1)
 TINY = ("--limit", 4, "--batch-size", 4, "--proposals", 50)
-# On conftest's four images: both objects of 5 (one by a wrong name), the negative 7, beside 9's car, and on a crowd.
-KNOWN = [
-    detection(5, 18, [10, 5, 20, 30], 0.9),  # the dog
-    detection(5, 3, [0, 0, 8, 8], 0.8),  # the brush, taken for a car
-    detection(7, 18, [5, 5, 10, 10], 0.7),  # background
-    detection(9, 3, [35, 12, 25, 25], 0.6),  # the car, IoU (20 x 18) / (500 + 625 - 360) = 0.47
-    detection(9, 3, [2, 2, 10, 10], 0.95),  # within a crowd: does not count
-    detection(9, 3, [30, 10, 25, 20], 0.3),  # the car, below the score
-]
 
 
 def run(*words: object) -> None:
@@ -38,12 +28,6 @@ def run(*words: object) -> None:
 def page(path: Path) -> Page:
     assert path.is_file()
     return Page(path)
-
-
-@pytest.fixture
-def known(coco, tmp_path: Path) -> Path:
-    """A run with the known detections."""
-    return detection_run(tmp_path / "runs" / "known", coco.write(), KNOWN)
 
 
 def test_a_real_run(script, small_shapes: Path, tmp_path: Path):
@@ -70,9 +54,9 @@ def test_a_real_run(script, small_shapes: Path, tmp_path: Path):
     assert len(shown.source) < 1_000_000
 
 
-def test_the_page_needs_nothing_else(known: Path):
-    run(known)
-    shown = page(known / "report.html")
+def test_the_page_needs_nothing_else(known_run: Path):
+    run(known_run)
+    shown = page(known_run / "report.html")
     links = [
         v for _, attrs in shown.tags for k, v in attrs.items() if k in ("src", "href", "action", "data", "xlink:href")
     ]
@@ -83,22 +67,9 @@ def test_the_page_needs_nothing_else(known: Path):
     assert {link[1:] for link in links if link and link.startswith("#")} <= set(ids)
 
 
-def test_what_became_of_each_object(known: Path):
-    found = BoxPredictions.read(RunFolder.read(known), data=None, score=0.5)
-    images = {image.path.name: image for image in found.images}
-    counts = [(image.found, image.missed, image.false_positives) for image in images.values()]
-    assert counts == [(1, 1, 1), (0, 0, 1), (0, 1, 1), (0, 0, 0)]
-    assert [each.cause for each in images["005.jpg"].detections] == ["", "wrong class, brush"]
-    assert images["007.jpg"].detections[0].cause == "background"
-    by_status = {each.status: each for each in images["009.jpg"].detections}
-    assert by_status["false positive"].cause == "poor localization, IoU 0.47" and by_status["ignored"].score == 0.95
-    assert [each.status for each in images["011.jpg"].objects] == ["ignored"]
-    assert [round(image.f1, 3) for image in images.values()] == [0.5, 0, 0, 1]  # 2 x 1 / (2 x 1 + 1 + 1)
-
-
-def test_the_tables_tell_the_same(known: Path):
-    run(known)
-    shown = page(known / "report.html")
+def test_the_tables_tell_the_same(known_run: Path):
+    run(known_run)
+    shown = page(known_run / "report.html")
     matrix = re.search(r"Objects by class</caption>.*?</table>", shown.source, re.DOTALL)
     assert matrix and re.findall(r'<td class="\w+" style=.*?>(\d+)<', matrix[0]) == [
         *("0", "0", "0", "1"),  # the car: missed
@@ -136,27 +107,27 @@ def test_comparison(coco, tmp_path: Path):
     assert "Options that differ" not in shown.text  # only the output folder does
 
 
-def test_the_same_data_elsewhere(known: Path, coco, tmp_path: Path):
+def test_the_same_data_elsewhere(known_run: Path, coco, tmp_path: Path):
     moved = tmp_path / "elsewhere"
     shutil.move(coco.root, moved)
-    run(known)
-    shown = page(known / "report.html")
+    run(known_run)
+    shown = page(known_run / "report.html")
     assert f"--data {coco.root}: no such folder" in shown.text and "Calibration" not in shown.text
     assert shown.table("AP by class in percent")
-    run(known, "--data", moved)
-    assert "Calibration" in page(known / "report.html").text
+    run(known_run, "--data", moved)
+    assert "Calibration" in page(known_run / "report.html").text
 
 
-def test_other_data_is_refused_rather_than_reported(known: Path, coco):
+def test_other_data_is_refused_rather_than_reported(known_run: Path, coco):
     coco.data["images"].append({"id": 12, "file_name": "005.jpg", "width": 60, "height": 40})
     coco.write()
-    run(known)
-    assert "was evaluated on other data" in page(known / "report.html").text
+    run(known_run)
+    assert "was evaluated on other data" in page(known_run / "report.html").text
     coco.data["images"].pop()
     coco.data["annotations"].pop(1)
     coco.write()
-    run(known)
-    assert "one of the files has changed" in page(known / "report.html").text
+    run(known_run)
+    assert "one of the files has changed" in page(known_run / "report.html").text
 
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }} $\\frac{1}{0}$ %s \u202e\x00"]
@@ -180,23 +151,23 @@ def test_hostile_names_are_text(coco, tmp_path: Path):
     assert policy and policy.startswith("default-src 'none'") and "sha256-" in policy
 
 
-def test_only_its_own_page_is_replaced(known: Path, tmp_path: Path):
-    run(known)
-    run(known)  # its own
-    other = shutil.copytree(known, tmp_path / "runs" / "other")
+def test_only_its_own_page_is_replaced(known_run: Path, tmp_path: Path):
+    run(known_run)
+    run(known_run)  # its own
+    other = shutil.copytree(known_run, tmp_path / "runs" / "other")
     run(other)  # which moved along
-    (known / "report.html").write_text("precious")
+    (known_run / "report.html").write_text("precious")
     with pytest.raises(UserError, match="is not a report of these runs"):
-        run(known)
-    run(known, "--overwrite")
+        run(known_run)
+    run(known_run, "--overwrite")
     named = tmp_path / "named.html"
-    run(known, "--output", named)
+    run(known_run, "--output", named)
     with pytest.raises(UserError, match="exists already; name another file"):
-        run(known, "--output", named)
-    run(known, other)
-    third = shutil.copytree(known, tmp_path / "runs" / "third")
+        run(known_run, "--output", named)
+    run(known_run, other)
+    third = shutil.copytree(known_run, tmp_path / "runs" / "third")
     with pytest.raises(UserError, match="is not a report of these runs"):
-        run(known, third)
+        run(known_run, third)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +189,14 @@ def test_only_its_own_page_is_replaced(known: Path, tmp_path: Path):
         (["known", "--no-such", "2"], "no_such"),
     ],
 )
-def test_mistakes(known: Path, coco, tmp_path: Path, monkeypatch, words: list[str], message: str):
-    runs = known.parent
+def test_user_errors(known_run: Path, coco, tmp_path: Path, monkeypatch, words: list[str], message: str):
+    runs = known_run.parent
     monkeypatch.chdir(runs)
     for name in ("empty", "foreign", "unfinished", "torn", "odd"):
         (runs / name).mkdir()
     (runs / "foreign" / "config.yaml").write_text("- a list")
     for name in ("unfinished", "torn", "odd"):
-        shutil.copy(known / "config.yaml", runs / name)
+        shutil.copy(known_run / "config.yaml", runs / name)
     (runs / "torn" / "results.json").write_text("{")
     (runs / "odd" / "results.json").write_text("[]")
     write_run(runs / "cls", {"test_crops": "center"}, {"images": 4, "per_class": {}})
@@ -238,32 +209,7 @@ def test_mistakes(known: Path, coco, tmp_path: Path, monkeypatch, words: list[st
     assert not list(runs.rglob("report.html"))
 
 
-def test_a_mistake_takes_one_line_and_status_2(script, tmp_path: Path):
+def test_a_user_error_prints_one_line_and_ends_with_status_2(script, tmp_path: Path):
     done = script("report.py", "absent", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: absent: no such folder; name a run folder, such as runs/det-20260101-120000\n"
-
-
-@pytest.mark.parametrize(
-    ("folders", "names"),
-    [
-        (["x/run"], ["run"]),
-        (["x/weights_none-seed0", "x/weights_r18_seed0-seed0"], ["none", "r18_seed0"]),
-        (["a/run", "b/run"], ["a", "b"]),
-        (["det-20260101-120000", "det-20260102-120000"], ["20260101", "20260102"]),
-        (["net", "net-b"], ["net", "net-b"]),
-        (["resnet18", "resnet34"], ["resnet18", "resnet34"]),
-    ],
-)
-def test_names_tell_runs_apart(known: Path, tmp_path: Path, folders: list[str], names: list[str]):
-    paths = [shutil.copytree(known, tmp_path / folder) for folder in folders]
-    assert [each.name for each in read_runs([str(path) for path in paths])] == names
-
-
-def test_a_run_finds_its_data_from_another_folder(known: Path, coco, tmp_path: Path, monkeypatch):
-    """Paths of config.yaml count from where the run was started: its own folder ends with `output`."""
-    config = yaml.safe_load((known / "config.yaml").read_text())
-    config |= {"data": coco.root.name, "output": "runs/known"}
-    (known / "config.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.chdir("/")
-    assert len(BoxPredictions.read(RunFolder.read(known), data=None, score=0.5).images) == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import detection, detection_run
+from run_folders import detection, detection_run
 
 from tools import report
 

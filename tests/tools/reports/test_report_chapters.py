@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from report_runs import Page, class_folders, classification_run
+from report_page import Page
+from run_folders import class_folders, classification_run
 
 from backbones.errors import UserError
 from segmentation.label_maps import read_maps
 from tools import report
 from tools.reports.differences import classification_differences, segmentation_differences
-from tools.runs.bootstrap import interval
 from tools.runs.classification import ClassPredictions
 from tools.runs.folder import RunFolder
 from tools.runs.segmentation import MaskPredictions
@@ -227,14 +227,6 @@ def test_names_of_images_do_not_lead_out(tmp_path: Path):
     shown = Page(folder / "report.html")
     pictures = [attrs for tag, attrs in shown.tags if tag == "img"]
     assert {attrs["width"] for attrs in pictures} == {"30"} and "no image" in shown.text
-
-
-def test_interval_of_a_mean():
-    """Of 100 coin flips with 30 heads: the mean's standard error is sqrt(.3 x .7 / 100) = .046."""
-    values = np.repeat([1.0, 0.0], [30, 70])
-    low, high = interval(lambda weights: weights @ values / 100, size=100, count=2000)
-    assert low == pytest.approx(0.3 - 1.96 * 0.046, abs=0.015) and high == pytest.approx(0.3 + 1.96 * 0.046, abs=0.015)
-    assert interval(lambda weights: 0.0, size=100, count=0) == (None, None)
 
 
 def test_the_shapes_are_found_without_a_name(segmented: Path, tmp_path: Path, monkeypatch):

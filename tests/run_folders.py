@@ -1,12 +1,9 @@
-"""Run folders for the tests of the report: as the training scripts leave them, with predictions that a test chooses."""
+"""Writes run folders as the training commands do, with predictions that a test chooses."""
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ LINES = [
 
 
 def write_run(folder: Path, config: dict[str, Any], results: dict[str, Any]) -> Path:
-    """A run folder without predictions."""
+    """Write a run folder without predictions."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"backbone": "resnet20", **config, "output": str(folder)}))
     (folder / "results.json").write_text(json.dumps(results))
@@ -34,7 +31,7 @@ def write_run(folder: Path, config: dict[str, Any], results: dict[str, Any]) -> 
 
 
 def detection_run(folder: Path, root: Path, detections: Sequence[dict[str, Any]]) -> Path:
-    """A run with these detections on the validation split of a data set in COCO's layout."""
+    """Write a run with these detections on the validation split of a data set in COCO's layout."""
     evaluator = CocoEvaluator(next((root / "annotations").glob("instances_val*.json")))
     evaluator.load(list(detections))
     write_run(folder, {"data": str(root), "neck": "fpn"}, evaluator.compute())
@@ -47,7 +44,7 @@ def detection(image: int, category: int, box: Sequence[float], score: float) -> 
 
 
 def class_folders(root: Path, classes: Sequence[str], images: int) -> Path:
-    """`val/CLASS/N.png` of one colour each."""
+    """Write `val/CLASS/N.png`, each of one colour."""
     for place, name in enumerate(classes):
         (root / "val" / name).mkdir(parents=True)
         for number in range(images):
@@ -56,7 +53,7 @@ def class_folders(root: Path, classes: Sequence[str], images: int) -> Path:
 
 
 def classification_run(folder: Path, root: Path, rows: Sequence[tuple[str, str, str, float, int, float]]) -> Path:
-    """A run with these lines of predictions.csv: image, class, predicted, confidence, rank, loss."""
+    """Write a run with these lines of predictions.csv: image, class, predicted, confidence, rank, loss."""
     classes = sorted({row[1] for row in rows})
     recall = {name: sum(r[1] == r[2] == name for r in rows) / sum(r[1] == name for r in rows) for name in classes}
     right = sum(row[1] == row[2] for row in rows)
@@ -67,32 +64,12 @@ def classification_run(folder: Path, root: Path, rows: Sequence[tuple[str, str, 
     return folder
 
 
-class Page(HTMLParser):
-    """What a browser would see of a page: its tags with attributes, and its text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.tags)
-
-    def table(self, caption: str) -> list[list[str]]:
-        """The rows of a table, as texts."""
-        found = re.search(
-            f"<caption>{re.escape(html.escape(caption))}</caption>.*?<tbody>(.*?)</tbody>", self.source, re.DOTALL
-        )
-        assert found, f"no table {caption}"
-        rows = re.findall(r"<tr>(.*?)</tr>", found[1], re.DOTALL)
-        cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
-        return [[html.unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in row] for row in cells]
+# On conftest's four images: both objects of 5 (one by a wrong name), the negative 7, beside 9's car, and on a crowd.
+KNOWN = [
+    detection(5, 18, [10, 5, 20, 30], 0.9),  # the dog
+    detection(5, 3, [0, 0, 8, 8], 0.8),  # the brush, taken for a car
+    detection(7, 18, [5, 5, 10, 10], 0.7),  # background
+    detection(9, 3, [35, 12, 25, 25], 0.6),  # the car, IoU (20 x 18) / (500 + 625 - 360) = 0.47
+    detection(9, 3, [2, 2, 10, 10], 0.95),  # within a crowd: does not count
+    detection(9, 3, [30, 10, 25, 20], 0.3),  # the car, below the score
+]
