@@ -1,12 +1,12 @@
-"""Turn class folders into tar shards, which stream to many machines faster than single files.
+"""Convert class folders to tar shards, which many machines read faster than single files.
 
     python tools/make_shards.py --data imagenet --output imagenet-shards
     python tools/make_shards.py --data imagenet --output imagenet-shards --shard-size 2000 --seed 1
 
-`--data` holds train/CLASS/* and val/CLASS/*. `--output` gets train-*.tar, val-*.tar and `shards.json`, which lists the
-classes and the number of samples in each shard; copy the folder to a web server or an object store as it is. Files are
-copied byte for byte; the same options give the same bytes again. The training images are shuffled, so that any few
-shards hold all classes.
+`--data` holds train/CLASS/* and val/CLASS/*. The command writes train-*.tar, val-*.tar and `shards.json` to `--output`.
+`shards.json` lists the classes and the number of samples in each shard. Copy the folder to a web server or an object
+store as it is. Image files are copied byte for byte, and the same options always give the same shards. The training
+images are shuffled, so that a few shards already contain all classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # tools/ itself must not shadow other modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import require
 from classification.data.shard_writer import INDEX, make_shards
@@ -27,13 +27,13 @@ from tools.cli.parsing import parse
 
 @dataclass
 class ShardOptions:
-    """What to make of what.
+    """What to convert.
 
     Args:
         data: folder with train/CLASS/* and val/CLASS/*.
-        output: folder for the shards; new or empty.
-        shard_size: images in a shard; the last one of a split has the rest.
-        seed: of the order of the training images.
+        output: folder for the shards; it must be new or empty.
+        shard_size: images per shard; the last shard of a split has the remaining images.
+        seed: seed of the order of the training images.
     """
 
     data: str
@@ -47,15 +47,15 @@ class ShardOptions:
 
 
 @dataclass
-class Options:
-    """The option groups of this script."""
+class ShardGroups:
+    """The option groups of the command."""
 
     shards: ShardOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, make, report."""
-    options = parse(Options, description=__doc__.splitlines()[0], argv=argv).shards
+    """Write the shards and print their numbers."""
+    options = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv).shards
     counts = make_shards(Path(options.data), Path(options.output), shard_size=options.shard_size, seed=options.seed)
     for split, shards in counts.items():
         print(f"{split}: {sum(shards.values())} images in {len(shards)} shards")

@@ -1,4 +1,4 @@
-"""The listing of backbones: figures beside the published ones, weights with licence and recipe."""
+"""The listing of backbones: its figures equal the published ones, and weights have licence and recipe."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def test_published_figures_of_resnet50(capsys: pytest.CaptureFixture[str]) -> No
     assert first["licence"] == "BSD-3-Clause" and first["recipe"] == meta["recipe"]
 
 
-def test_nets_that_nobody_publishes_have_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_without_published_weights_have_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
     """0.27 M parameters and 32x32 pixels: table 6 of the paper."""
     entry = listed(capsys, "resnet20")["resnet20"]
     assert (entry["weights"], entry["image_size"], round(entry["parameters"] / 1e6, 2)) == ([], 32, 0.27)
     assert [f["name"] for f in entry["features"]] == ["c0", "c1", "c2"]
 
 
-def test_without_a_pattern_ours_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_pattern_the_own_backbones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(listed(capsys, "--costs", "no")) == backbones.names()
 
 
-def test_licences_and_figures_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    """Weights under a licence of their own; a net without a pyramid and only for 224 pixels."""
+def test_licences_and_missing_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    """One model has weights under a special licence, has no pyramid, and accepts only 224 pixels."""
     entry = listed(capsys, "torchvision/vit_b_16")["torchvision/vit_b_16"]
     assert entry["features"] is None and (entry["parameters"], entry["image_size"]) == (86_567_656, 224)
     swag = next(w for w in entry["weights"] if w["tag"] == "IMAGENET1K_SWAG_E2E_V1")
@@ -64,7 +64,7 @@ def test_timm_names_its_tags_and_licences(capsys: pytest.CaptureFixture[str]) ->
     assert tags["tv_in1k"]["licence"] == "bsd-3-clause" and tags["tv_in1k"]["top1"] is None
 
 
-def test_many_nets_are_listed_without_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_models_are_listed_without_costs(capsys: pytest.CaptureFixture[str]) -> None:
     list_backbones.main(["timm/*"])
     shown = capsys.readouterr()
     assert "--costs yes" in shown.err and shown.out.count("timm/") > 1000
@@ -79,13 +79,13 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [["resnot"], ["--costs", "maybe"], ["--nonsense", "1"]])
-def test_mistakes_are_one_line(words: list[str]) -> None:
+def test_user_errors(words: list[str]) -> None:
     with pytest.raises(UserError, match=r"resnot|costs|nonsense"):
         list_backbones.main(words)
 
 
-def test_nets_without_numbers_still_compute_while_they_are_built() -> None:
-    """RegNet's widths come from tensors, which torch.device("meta") has none of."""
+def test_models_without_numbers_still_compute_while_they_are_built() -> None:
+    """RegNet computes its widths with tensors, which have no values under torch.device("meta")."""
     with without_numbers():
         net = get_model("regnet_y_400mf")
     assert parameters(net) == 4_344_144  # published

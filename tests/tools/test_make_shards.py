@@ -1,4 +1,4 @@
-"""Class folders to shards: every byte once, the same again for the same options, and refusals."""
+"""Conversion of class folders to shards: each file once, reproducible bytes, and user errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from classification.data.shard_reader import read_shard
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Seven training and three validation files of two classes; names that a tar or webdataset could stumble on."""
+    """Seven training and three validation files of two classes; names that are difficult for tar or webdataset."""
     names = {
         "train/ant": ["a.jpg", "b.c.PNG", "ü" * 60 + ".jpeg", ".hidden"],
         "train/bee": ["a.jpg", "a.png", "__x__.webp", "y.npy"],
@@ -37,7 +37,7 @@ def test_every_file_once_in_shards_of_the_size_asked_for(script, data: Path, tmp
         "train": {"train-000000.tar": 3, "train-000001.tar": 3, "train-000002.tar": 1},
         "val": {"val-000000.tar": 3},
     }
-    assert len(list((tmp_path / "out").iterdir())) == 5  # nothing else is left there
+    assert len(list((tmp_path / "out").iterdir())) == 5  # no temporary files
     index = read_index(str(tmp_path / "out"))
     for split, count in (("train", 7), ("val", 3)):
         found = [sample for shard in getattr(index, split) for sample in read_shard(shard, classes=2)]
@@ -108,7 +108,7 @@ def break_link(data: Path) -> None:
         (break_link, "train/ant/gone.jpg: is no image file"),
     ],
 )
-def test_a_tree_that_is_no_data_set(script, data: Path, tmp_path: Path, spoil, message: str):
+def test_folders_that_are_not_a_data_set_are_refused(script, data: Path, tmp_path: Path, spoil, message: str):
     spoil(data)
     done = script("make_shards.py", "--data", data, "--output", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 2
@@ -122,8 +122,8 @@ def test_options_are_checked(script, tmp_path: Path):
     assert (done.returncode, done.stderr) == (2, "error: --shard-size 0: must be above 0\n")
 
 
-def test_a_colon_in_the_output_is_no_scheme(script, data: Path, tmp_path: Path):
-    """webdataset would run what follows "pipe:"."""
+def test_a_colon_in_the_output_is_part_of_the_name(script, data: Path, tmp_path: Path):
+    """webdataset would run the text after "pipe:" as a command."""
     done = script("make_shards.py", "--data", data, "--output", "pipe:touch ran #", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "ran").exists()

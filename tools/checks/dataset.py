@@ -105,7 +105,7 @@ def _class_splits(root: Path) -> dict[str, Path]:
         found.pop("test", None)  # training reads test/ only if val/ does not exist
     if not found:
         raise UserError(
-            f"--data {root}: unknown layout; expected {LAYOUTS}; or train/CLASS/* and val/CLASS/*; or images/SPLIT, "
-            "labels/SPLIT of label maps and classes.txt"
+            f"--data {root}: its layout is unknown; known are {LAYOUTS}; train/CLASS/* and val/CLASS/*; or "
+            "images/SPLIT, labels/SPLIT of label maps and classes.txt"
         )
     return found

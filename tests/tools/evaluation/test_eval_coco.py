@@ -1,4 +1,4 @@
-"""The evaluation script, as a process of its own from another folder."""
+"""The evaluation command, run as a process from another folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_existing_output_is_kept(tmp_path: Path, files: list[str]) -> None:
         (["--annotations", "truth.json", "--detections", "detections.json", "--output", "truth.json/x"], "truth.json"),
     ],
 )
-def test_mistakes_take_one_line(tmp_path: Path, files: list[str], words: list[str], message: str) -> None:
+def test_user_errors_are_one_line(tmp_path: Path, files: list[str], words: list[str], message: str) -> None:
     done = run(tmp_path, *words)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
