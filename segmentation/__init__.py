@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from segmentation.metrics import LabelMetrics
     from segmentation.predict import Predictor
     from segmentation.trained import LabelMap, TrainedSegmenter, load
+    from segmentation.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
@@ -21,5 +22,6 @@ __getattr__, __dir__, __all__ = lazy(
         "metrics": ["LabelMetrics"],
         "predict": ["Predictor"],
         "trained": ["LabelMap", "TrainedSegmenter", "load"],
+        "transforms": ["register_augmentation"],
     },
 )

@@ -25,7 +25,8 @@ class SegmentationDataOptions:
         ignore_index: number in the label files that marks pixels to ignore.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
         limit: use only the first n images of each split.
-        augment: train varies size and colours, crops and flips; light crops and flips; eval changes nothing.
+        augment: train varies size and colours, crops and flips; light crops and flips; eval changes nothing;
+            or the name of a registered augmentation.
         crop_size: side in pixels of the square training crops.
         scales: smallest and largest resize factor of augment train.
         min_size: shorter side in pixels to which evaluation resizes; 0 leaves images as they are.
@@ -43,7 +44,7 @@ class SegmentationDataOptions:
     ignore_index: int = 255
     allow_outside: bool = option(False, resume="free")
     limit: int | None = None
-    augment: Literal["train", "light", "eval"] = "train"
+    augment: str = "train"
     crop_size: int = 480
     scales: tuple[float, float] = (0.5, 2.0)
     min_size: int = option(0, resume="evaluation")

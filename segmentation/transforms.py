@@ -5,16 +5,36 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from backbones.common.registry import Registry, unknown_name
 from segmentation.data.labels import IGNORE
 
 if TYPE_CHECKING:
     from albumentations import Compose
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without it, the import asks the network for a newer version
+
+PRESETS = ("train", "light", "eval")
+
+
+class Augmentation(Protocol):
+    """A user's augmentation."""
+
+    def __call__(
+        self, image: np.ndarray, labels: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment an image `[H, W, C]` and its label map `[H, W]`, both uint8, to any size.
+
+        All randomness must come from `random`, so that a run can be resumed and repeated. Both results are then padded
+        and cropped to the size of training.
+        """
+
+
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+register_augmentation = AUGMENTATIONS.register  # @segmentation.register_augmentation("name"), for --augment name
 
 
 @dataclass(frozen=True)
@@ -23,18 +43,25 @@ class Augment:
 
     Args:
         preset: "train" varies the size, crops, flips and jitters colours; "light" crops and flips; "eval" changes
-            nothing.
+            nothing; or the name of a registered augmentation.
         crop: side in pixels of the square training crops.
         scales: smallest and largest factor by which "train" resizes before it crops.
         fill: colour (0..255) of a crop's pixels beyond the image; their label is `IGNORE`.
         seed: seed of the run.
+
+    Raises:
+        UserError: if the preset is unknown.
     """
 
-    preset: Literal["train", "light", "eval"]
+    preset: str
     crop: int = 0
     scales: tuple[float, float] = (0.5, 2.0)
     fill: tuple[int, ...] = (124, 116, 104)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
+            raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
 
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, *, epoch: int, index: int
@@ -43,6 +70,8 @@ class Augment:
         if self.preset == "eval":
             return image, labels
         random = np.random.default_rng((self.seed, epoch, index))
+        if self.preset in AUGMENTATIONS:
+            image, labels = AUGMENTATIONS[self.preset](image, labels, random)
         pipeline = _pipeline(self.preset, self.crop, self.scales, self.fill)
         pipeline.set_random_seed(int(random.integers(2**32)))
         out = pipeline(image=image, mask=labels)
@@ -55,9 +84,11 @@ def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[i
     import albumentations as A
     import cv2
 
-    cv2.setNumThreads(0)  # the loader's workers are the parallelism
+    cv2.setNumThreads(0)  # the loader's workers already use all cores
     pad = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE)
-    steps = [pad, A.RandomCrop(crop, crop), A.HorizontalFlip(p=0.5)]
+    steps = [pad, A.RandomCrop(crop, crop)]
+    if preset in PRESETS:
+        steps.append(A.HorizontalFlip(p=0.5))
     if preset == "train":
         low, high = (factor - 1 for factor in scales)
         resize = A.RandomScale((low, high), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1)
