@@ -7,8 +7,8 @@
     python tools/train_cls.py --eval-only --data imagenet --backbone resnet50 --weights imagenet --test-crops ten
     python tools/train_det.py --data coco --backbone resnet50 --weights runs/cls-20260101-120000/model.safetensors
 
-`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
-by the rule that the plan prints.
+`--batch-size` is the number of images per optimizer step over all processes. Without `--lr` the learning rate is scaled
+to it by the rule that the plan prints.
 """
 
 from __future__ import annotations

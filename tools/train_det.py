@@ -1,15 +1,15 @@
-"""Train Faster R-CNN on a data set in COCO's, VOC's or YOLO's layout, or on the built-in shapes, and measure COCO AP.
+"""Train Faster R-CNN on data in COCO's, VOC's or YOLO's layout, or on the built-in shapes, and measure COCO AP.
 
     python tools/train_det.py                                  # built-in shapes, no network needed
     python tools/train_det.py --data coco --backbone resnet50  # COCO in its own layout, ImageNet weights
     python tools/train_det.py --data VOC2007 --train-split trainval --val-split test
     torchrun --nproc_per_node 8 tools/train_det.py --data coco # the same on eight GPUs
-    python tools/train_det.py --resume --output RUN            # go on where a run was stopped
+    python tools/train_det.py --resume --output RUN            # continue a run that was stopped
     python tools/train_det.py --eval-only --data coco --backbone resnet50 --weights coco
     python tools/train_det.py --eval-only --data coco --weights RUN/model.safetensors --refine --test-flip
 
-`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
-by the rule that the plan prints.
+`--batch-size` is the number of images per optimizer step over all processes. Without `--lr` the learning rate is scaled
+to it by the rule that the plan prints.
 """
 
 from __future__ import annotations

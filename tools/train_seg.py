@@ -7,8 +7,8 @@
     python tools/train_seg.py --eval-only --data camvid --val-split test --weights RUN/model.safetensors
     python tools/train_seg.py --resume --output RUN
 
-`--batch-size` counts the images of one optimizer step over all processes; without `--lr` the learning rate follows it
-by the rule that the plan prints.
+`--batch-size` is the number of images per optimizer step over all processes. Without `--lr` the learning rate is scaled
+to it by the rule that the plan prints.
 """
 
 from __future__ import annotations

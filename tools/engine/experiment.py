@@ -264,7 +264,7 @@ class Experiment:
         # Refuse a checkpoint of other options, classes or images.
         require_same_run(state, self.config, self.meta, path=path, measured_only=self.run.eval_only, groups=self.groups)
         if self.run.eval_only:
-            training.load_net(state["training"])
+            training.load_model(state["training"])
             return
         # Restore weights, moving average, optimizer state and counters. The counters give the learning rate and the
         # next images, so the data loader has no state of its own.

@@ -1,6 +1,6 @@
-"""Option groups that the training scripts share; a task adds its own group for data and model.
+"""Option groups that all training commands share. A task adds its own groups for data and model.
 
-Every group checks its own values, so that a wrong one is refused before anything is built.
+Each group checks its values, so that a wrong one is refused before anything is built.
 """
 
 from __future__ import annotations
@@ -40,30 +40,32 @@ class TaskOptions(Protocol):
 
 @dataclass
 class TrainOptions:
-    """How long and how to train.
+    """Length, optimizer and learning rate of the training.
 
     Args:
-        epochs: passes over the training images.
-        fraction: share of the training images to use, the same of each class; smaller shares lie within larger ones,
-            and the seed says which images they are.
-        batch_size: images per optimizer step, over all processes and accumulated batches together.
-        accumulate: batches per step and process; reaches a recipe's batch size on fewer or smaller devices.
-        optimizer: any name timm knows: momentum (plain SGD), sgd (with Nesterov's), adamw, lamb, ...
-        lr: learning rate at `batch_size`; absent: `base_lr` scaled to the batch size by the printed rule.
-        base_lr: learning rate at `base_batch_size` images per step.
-        base_batch_size: the batch size that `base_lr` was tuned for.
-        momentum: of the optimizers that are not adaptive.
-        weight_decay: of weights; biases and norm layers have none.
-        layer_decay: the backbone's last stage trains at the learning rate times this, the stage before at that times
-            its square, and so on down to the stem; 1 trains all alike.
-        thaw: epochs after each of which one more of the frozen stages trains, the last one first; their batch norm
-            stays frozen. [2, 4] thaws two stages, [2, 2] both at once; goes with --freeze.
-        schedule: course of the learning rate after the warm-up.
-        milestones: fractions of the run at which schedule "step" divides the learning rate by ten.
-        warmup: fraction of the run over which the learning rate rises linearly from a thousandth.
-        clip_norm: largest gradient norm; 0 for no limit.
-        ema: decay of an exponential moving average of the weights, used for evaluation; 0 for none.
-        precision: auto is bf16 where the hardware has it, else fp32.
+        epochs: number of passes over the training images.
+        fraction: fraction of the training images to use, the same fraction of each class. The seed selects the images;
+            with one seed, a smaller fraction is a subset of a larger one.
+        batch_size: images per optimizer step, over all processes and accumulated batches.
+        accumulate: batches per optimizer step and process. More of them give the same batch size with less memory.
+        optimizer: a name that timm knows: momentum (plain SGD), sgd (with Nesterov momentum), adamw, lamb, ...
+        lr: learning rate at batch_size; absent: base_lr, scaled to batch_size by the rule that the plan prints.
+        base_lr: learning rate at base_batch_size images per step.
+        base_batch_size: batch size for which base_lr was tuned.
+        momentum: momentum of the optimizers that are not adaptive.
+        weight_decay: weight decay; biases and norm layers have none.
+        layer_decay: factor on the learning rate of each earlier part: the backbone's last stage trains at the learning
+            rate times this factor, the stage before at the learning rate times its square, and so on to the stem; 1
+            trains all parts alike.
+        thaw: epochs after which frozen stages start to train, one stage for each number, the last stage first; their
+            batch norm stays frozen. [2, 4] thaws two stages, [2, 2] thaws both after epoch 2. Needs --freeze.
+        schedule: how the learning rate changes after the warm-up.
+        milestones: fractions of the run at which schedule step divides the learning rate by ten.
+        warmup: fraction of the run in which the learning rate rises linearly, starting at a thousandth of its value.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        ema: decay of an exponential moving average of the weights, which is evaluated and saved instead of them; 0 for
+            none.
+        precision: auto is bf16 if the hardware supports it, else fp32.
     """
 
     epochs: int = 12
@@ -94,7 +96,8 @@ class TrainOptions:
         thaw = self.thaw or []
         require(thaw == sorted(thaw), "thaw", thaw, "must be epochs in rising order, such as [2, 4]")
         within = all(0 < epoch < self.epochs for epoch in thaw)
-        require(within, "thaw", thaw, f"must be epochs with more to come, of 1 to {self.epochs - 1} with --epochs")
+        rule = f"must be epochs before the last one: 1 to {self.epochs - 1} with --epochs {self.epochs}"
+        require(within, "thaw", thaw, rule)
         for name in ("weight_decay", "clip_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         for name in ("momentum", "warmup", "ema"):
@@ -107,26 +110,27 @@ class TrainOptions:
 
 @dataclass
 class RunOptions:
-    """Where a run lives and how it is repeated.
+    """Folder of the run, evaluations, checkpoints and processes.
 
     Args:
-        output: the run folder; absent: a new one under runs/.
-        resume: continue from the last whole checkpoint of `output`.
+        output: the run folder; absent: a new folder under runs/.
+        resume: continue the run in output from its last checkpoint that is not damaged.
         eval_only: evaluate without training.
-        dry_run: make a few steps, say how long the training would take, and leave nothing behind.
-        seed: of initial weights, sample order and augmentation.
-        workers: processes that load data, for each training process; absent: one per core, four at most.
-        deterministic: the same bits on every run, on a GPU as well, where it is slower.
-        checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with one anyway.
-        keep_checkpoints: how many of the last ones to keep.
+        dry_run: run a few training steps, print how long the whole training would take, and write no files.
+        seed: seed of initial weights, image order and augmentation.
+        workers: data-loading processes per training process; absent: one per core, at most four.
+        deterministic: compute the same bits in every run, also on a GPU, where it is slower.
+        checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with a checkpoint too.
+        keep_checkpoints: number of checkpoints to keep.
         eval_every: epochs between evaluations; the last epoch always ends with one.
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
-        patience: evaluations in a row without a new best score that end the training early; 0 for any number.
-        val_loss: measure the training loss on the validation images as well, in the same pass.
-        threads: CPU threads of this process; absent: PyTorch's choice, shared among the processes of a machine.
-        on_bad_image: an image that is missing or does not decode stops the run (raise); or (skip) another takes its
-            place in training, evaluation counts it as a miss, or leaves it out of mIoU, and results.json lists it.
-        timeout: minutes that processes wait for one another before all of them end.
+        patience: number of consecutive evaluations without a new best score after which training ends early; 0 for no
+            limit.
+        val_loss: compute the training loss on the validation images as well, in the same pass.
+        threads: CPU threads of this process; absent: OMP_NUM_THREADS if it is set, else an equal part of the cores.
+        on_bad_image: raise stops the run at an image that is missing or does not decode. skip trains on another image
+            in its place; evaluation counts it as wrong, or leaves it out of mIoU; results.json lists it.
+        timeout: minutes that processes wait for each other before all of them end.
     """
 
     output: str | None = option(None, resume="free")
@@ -149,7 +153,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        require(not (self.dry_run and (self.eval_only or self.resume)), "dry_run", True, "is of a training's beginning")
+        trains_anew = not (self.eval_only or self.resume)
+        require(trains_anew or not self.dry_run, "dry_run", self.dry_run, "does not go with --eval-only or --resume")
         for name in ("eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
@@ -158,13 +163,15 @@ class RunOptions:
 
 
 def require_frozen(train: TrainOptions, stages: int) -> None:
-    """Refuse to thaw more than the `stages` that are frozen.
+    """Refuse to thaw more stages than are frozen.
+
+    Args:
+        stages: number of frozen stages.
 
     Raises:
-        UserError: saying how many there are.
+        UserError: `--thaw` has more epochs than there are frozen stages.
     """
     thaw = train.thaw or []
-    require(stages or not thaw, "thaw", thaw, "no stage is frozen; name --freeze as well")
-    require(
-        len(thaw) <= stages, "thaw", thaw, f"thaws {len(thaw)} stages, but --freeze {stages} holds no more than that"
-    )
+    require(stages or not thaw, "thaw", thaw, "no stage is frozen; give --freeze as well")
+    rule = f"thaws {len(thaw)} stages, but --freeze freezes {stages}; give at most that many epochs"
+    require(len(thaw) <= stages, "thaw", thaw, rule)

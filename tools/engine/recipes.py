@@ -1,4 +1,4 @@
-"""TODO-DOC tools/engine/recipes.py."""
+"""Where the defaults of a training command come from: the run to resume, or a recipe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from tools.cli.parsing import peek_option
 
 
 def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
-    """The options of the run that `--resume` goes on with, or None without that option or such a file.
+    """Return config.yaml of the run that `--resume` continues; None without `--resume`, or if there is no such file.
 
     Args:
-        prefix: of the run folders that a script names by itself; the newest is taken where no `--output` names one.
+        prefix: first part of the names of run folders; without `--output` the newest of these runs is resumed.
+
+    Raises:
+        UserError: there is no run to resume.
     """
     if str(peek_option(argv, "resume")).lower() != "true":
         return None
-    from tools.engine.run_folder import newest_run
+    from tools.engine.run_folder import newest_run  # imports torch
 
     folder = peek_option(argv, "output")
     config = (Path(folder) if folder else newest_run(prefix)) / "config.yaml"
@@ -24,12 +27,12 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
 
 
 def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
-    """The file of `--recipe` in `folder`: by default standard where `--data` names some, else shapes.
+    """Return the file of `--recipe` in a folder, or None for an unknown name, which the parser refuses.
 
-    None for an unknown name, which the parser refuses in its own words.
+    The recipe "auto" is "standard" if `--data` is given, else "shapes".
     """
-    named = str(peek_option(argv, "recipe") or "auto")
-    if named == "auto":
-        named = "standard" if peek_option(argv, "data") else "shapes"
-    path = folder / f"{named}.yaml"
+    name = str(peek_option(argv, "recipe") or "auto")
+    if name == "auto":
+        name = "standard" if peek_option(argv, "data") else "shapes"
+    path = folder / f"{name}.yaml"
     return path if path.is_file() else None

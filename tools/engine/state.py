@@ -1,11 +1,11 @@
-"""What changes while a net is trained, and how a checkpoint holds it."""
+"""State of a training: all that changes while a model is trained, and its form in a checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -17,10 +17,12 @@ from tools.engine.checkpoint import require_like
 from tools.engine.stages import Thawing
 from tools.processes import distributed
 
+State: TypeAlias = dict[str, Any]  # tensors and JSON values, as a checkpoint holds them
+
 
 @dataclass
 class Precision:
-    """How numbers are computed: autocast's type, and the scaler that fp16 needs."""
+    """Device and data type of the computations, with the loss scaler that fp16 needs."""
 
     device: torch.device
     dtype: torch.dtype
@@ -30,22 +32,26 @@ class Precision:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def autocast(self) -> torch.autocast:
+        """Return the context manager in which a model is called."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 @dataclass
 class Training:
-    """Everything that changes while a net is trained.
+    """Everything that changes while a model is trained.
 
     Attributes:
-        thawing: what says which frozen stages train by now.
-        steps_per_epoch: optimizer steps of an epoch; other data have another number.
-        epoch: epochs that are done.
-        epoch_step: steps done of the epoch after those; all of them until its end is evaluated and saved.
-        step: steps done in all. With the options it says the learning rate and the order of the images.
+        model: the model, in DistributedDataParallel if several processes train.
+        ema: moving average of the weights, or None.
+        thawing: freezes and thaws stages of the backbone by the number of epochs.
+        steps_per_epoch: optimizer steps of an epoch; it changes if the data change.
+        epoch: number of finished epochs.
+        epoch_step: number of finished steps of the current epoch. After the last step it keeps its value until the
+            evaluation is done, and then becomes 0.
+        step: number of finished steps of all epochs. Learning rate and image order follow from it and the options.
         measured: the step of the last evaluation.
-        best: the best score so far.
-        waited: evaluations since then.
+        best: the best score so far, None before the first.
+        waited: number of evaluations since the best score.
         stopping: whether the processes agreed to end after this step.
     """
 
@@ -66,20 +72,19 @@ class Training:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The net to evaluate and to save: the moving average where there is one."""
+        """Return the model to evaluate and to save: the moving average if there is one."""
         return self.ema.module if self.ema else distributed.unwrap(self.model)
 
     def begin_epoch(self) -> None:
-        """Thaw the stages that are due.
-
-        DistributedDataParallel exchanges the gradients of what trained when it was made: another takes its place.
-        """
+        """Thaw the stages that are due."""
+        # DistributedDataParallel exchanges the gradients of the parameters that trained when it was created, so create
+        # it anew.
         if self.thawing and self.thawing.set_epoch(self.epoch):
             self.model = distributed.unwrap(self.model)
             self.model = distributed.wrap(self.model, self.precision.device)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, as tensors and JSON values."""
+    def state_dict(self) -> State:
+        """Return the whole state, as tensors and JSON values."""
         return {
             "model": distributed.unwrap(self.model).state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
@@ -88,27 +93,30 @@ class Training:
             **{name: getattr(self, name) for name in COUNTERS},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`'s output.
+    def load_state_dict(self, state: State) -> None:
+        """Restore the state that `state_dict()` returned.
 
         Raises:
-            UserError: where it is of another net, optimizer or number of steps.
+            UserError: the state belongs to another model, optimizer or number of steps. Nothing is changed then.
         """
+        # Check everything before changing anything.
         require_like(state, {**self.state_dict(), "optimizer": dict, "best": float | int | None}, "the checkpoint")
-        self._require_place(state)
-        moments = _checked(state["optimizer"], self.optimizer, self._resting(state))
-        self.load_net(state)
-        _take_moments(self.optimizer, moments)
+        self._require_possible_counts(state)
+        optimizer = _checked(state["optimizer"], self.optimizer, self._resting(state))
+        # Restore the weights, then the optimizer's moments, then the counters.
+        self.load_model(state)
+        _load_optimizer(self.optimizer, optimizer)
         self.precision.scaler.load_state_dict(state["scaler"])
         for name in COUNTERS:
             setattr(self, name, state[name])
+        # Set the learning rate of the next step.
         self.schedule.step_update(self.step)
 
-    def load_net(self, state: dict[str, Any]) -> None:
-        """Take the weights alone of `state_dict()`'s output.
+    def load_model(self, state: State) -> None:
+        """Restore the weights alone from the output of `state_dict()`.
 
         Raises:
-            UserError: where they are of another net.
+            UserError: the weights belong to another model.
         """
         model, ema = distributed.unwrap(self.model), self.ema.module if self.ema else None
         own = {"model": model.state_dict(), "ema": ema.state_dict() if ema else None}
@@ -117,23 +125,27 @@ class Training:
         if ema:
             ema.load_state_dict(state["ema"])
 
-    def _resting(self, state: dict[str, Any]) -> set[nn.Parameter]:
-        """The parameters that had not trained when the state was saved, and will."""
-        last = state["epoch"] - (state["epoch_step"] == 0)  # the epoch of the last step, from 0
+    def _resting(self, state: State) -> set[nn.Parameter]:
+        """Return the parameters that had not trained when the state was saved and will train later."""
+        last = state["epoch"] - (state["epoch_step"] == 0)  # epoch of the last step, counted from 0
         return self.thawing.still_frozen(last) if self.thawing else set()
 
-    def _require_place(self, state: dict[str, Any]) -> None:
+    def _require_possible_counts(self, state: State) -> None:
+        """Refuse counters that contradict each other or the number of steps per epoch."""
         now, before = self.steps_per_epoch, state["steps_per_epoch"]
         if now != before:
             raise UserError(
-                f"--resume: the data give {now} steps an epoch, not {before} as before; bring its images back, "
-                "or start a new run"
+                f"--resume: the data give {now} steps per epoch, but the run had {before}; resume with the data of "
+                "that run, or start a new run"
             )
         epoch, epoch_step, step, measured, waited = (state[name] for name in COUNTED)
         possible = epoch >= 0 and 0 <= epoch_step <= now and step == epoch * now + epoch_step
         possible = possible and 0 <= measured <= step and 0 <= waited <= step
         if not possible or not math.isfinite(state["best"] or 0):
-            raise UserError("--resume: the checkpoint counts steps that cannot be; resume from another, or start anew")
+            raise UserError(
+                "--resume: the counters of the checkpoint contradict each other; resume from another checkpoint, or "
+                "start a new run"
+            )
 
 
 COUNTED = ("epoch", "epoch_step", "step", "measured", "waited")
@@ -141,7 +153,7 @@ COUNTERS = ("steps_per_epoch", *COUNTED, "best")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Of this process's generators."""
+    """Return this process's state of the random generators: of the CPU, and of the GPU if one is used."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -149,24 +161,24 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Go on with the numbers that `random_state` found; a generator that it did not have stays as it is.
+    """Restore the state that `random_state` returned. A generator without a saved state does not change.
 
     Raises:
-        UserError: where the state is none.
+        UserError: the state is malformed.
     """
     try:
         torch.set_rng_state(state["cpu"])
         if "cuda" in state and device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], device)
     except (RuntimeError, TypeError, KeyError, AttributeError):
-        raise UserError("the checkpoint: its random state is none; resume from another checkpoint") from None
+        raise UserError("the checkpoint: its random state is malformed; resume from another checkpoint") from None
 
 
-def _checked(state: dict[str, Any], optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> dict[str, Any]:
-    """An optimizer's state from a checkpoint, its settings (learning rate, decay) replaced by those of the options.
+def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
+    """Check an optimizer's state from a checkpoint; return it with the settings (learning rate, decay) of the options.
 
-    Fused kernels take moments without looking at their shapes: they must be as those that a step makes. Every weight
-    takes a gradient, so all but the `resting` ones have moments, or none has before the first step.
+    Fused kernels do not check the shapes of moments, so they must equal those that a step creates. Every parameter gets
+    a gradient, so all have moments except the `resting` ones; before the first step none has.
     """
     own, made = optimizer.state_dict(), _after_a_step(optimizer, resting)
     if state.get("state") == {}:
@@ -176,14 +188,14 @@ def _checked(state: dict[str, Any], optimizer: torch.optim.Optimizer, resting: s
         found["params"] != group["params"]
         for found, group in zip(state["param_groups"], own["param_groups"], strict=True)
     ):
-        raise UserError("the checkpoint: optimizer: is of another net; resume from another checkpoint")
-    # What is no setting stays, such as lamb's count of steps.
+        raise UserError("the checkpoint: optimizer: belongs to another model; resume from another checkpoint")
+    # Keep entries that are not settings, such as lamb's count of steps.
     groups = [{**found, **group} for found, group in zip(state["param_groups"], own["param_groups"], strict=True)]
     return {"state": state["state"], "param_groups": groups}
 
 
-def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> dict[str, Any]:
-    """The state that an optimizer has once it made a step without the `resting` weights, found by one of a copy."""
+def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
+    """Return the state of an optimizer after a step without the `resting` parameters. The step is made by a copy."""
     twin = copy.deepcopy(optimizer)
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
         for weight, other in zip(group["params"], copied["params"], strict=True):
@@ -192,10 +204,11 @@ def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) 
     return twin.state_dict()
 
 
-def _take_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state, its tensors with the strides of their weights (channels_last) and types of their own.
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Load an optimizer's state. Its tensors get the strides of their weights (channels_last) and keep their types.
 
-    Fused optimizers walk both as raw memory; torch would cast what an optimizer keeps in 16 bits.
+    Fused optimizers read weights and moments as raw memory, so both need the same strides. torch's own loading would
+    convert moments that are kept in 16 bits to the type of the weights.
     """
     optimizer.load_state_dict(state)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -196,7 +196,7 @@ def test_a_run_that_signals_stop_again_and_again_ends_with_the_bits_of_the_strai
         status, _, errors = launch("train_cls.py", *again, "--output", "stopped", cwd=tmp_path, first=hurt).end()
         assert status == STATUS, errors
         assert "Traceback" not in errors
-        assert errors.splitlines()[-1].endswith("; go on with --resume --output stopped")
+        assert errors.splitlines()[-1].endswith("; continue with --resume --output stopped")
         assert checkpoint.load(tmp_path / "stopped" / LAST)["training"]["step"] == step
     ended(launch("train_cls.py", "--resume", "--output", "stopped", cwd=tmp_path, first=log_all))
     ended(straight)

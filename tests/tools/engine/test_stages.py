@@ -243,14 +243,14 @@ def test_two_processes_thaw_as_one_does(group: Group, words: Any, weights: Path,
 
 
 MISTAKES = {
-    "nothing frozen": (("--freeze", 0, "--thaw", "[1]"), "--thaw [1]: no stage is frozen; name --freeze as well"),
-    "more than frozen": (("--freeze", 2, "--thaw", "[1, 1, 2]"), "thaws 3 stages, but --freeze 2 holds no more"),
+    "nothing frozen": (("--freeze", 0, "--thaw", "[1]"), "--thaw [1]: no stage is frozen; give --freeze as well"),
+    "more than frozen": (("--freeze", 2, "--thaw", "[1, 1, 2]"), "thaws 3 stages, but --freeze freezes 2"),
     "falling": (("--freeze", 2, "--thaw", "[2, 1]"), "--thaw [2, 1]: must be epochs in rising order"),
     "beyond the run": (
         ("--freeze", 2, "--thaw", "[1, 3]"),
-        "--thaw [1, 3]: must be epochs with more to come, of 1 to 2",
+        "--thaw [1, 3]: must be epochs before the last one: 1 to 2",
     ),
-    "before it": (("--freeze", 2, "--thaw", "[0]"), "--thaw [0]: must be epochs with more to come"),
+    "before it": (("--freeze", 2, "--thaw", "[0]"), "--thaw [0]: must be epochs before the last one"),
     "no decay": (("--layer-decay", 0), "--layer-decay 0.0: must be above 0 and at most 1"),
     "growth": (("--layer-decay", 1.5), "--layer-decay 1.5: must be above 0 and at most 1"),
 }
