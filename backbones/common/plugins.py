@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -76,13 +77,14 @@ def require(recorded: object, *, where: str | os.PathLike[str]) -> None:
         UserError: naming the plugins that are not loaded and the options that load them.
     """
     names = recorded if isinstance(recorded, (list, tuple)) else [] if recorded is None else [recorded]
-    missing = [repr(str(name)) for name in names if not _is_loaded(str(name))]
+    missing = [str(name) for name in names if not _is_loaded(str(name))]
     if missing:
-        options = " ".join(f"--plugin {name}" for name in missing)
+        options = " ".join(f"--plugin {shlex.quote(name)}" for name in missing)
+        listed = ", ".join(map(repr, missing))
         raise UserError(
-            f"{where}: this run was trained with plugins that are not loaded: {', '.join(missing)}; a run never "
+            f"{where}: this run was trained with plugins that are not loaded: {listed}; a run never "
             f"imports code by itself, so name them: {options} on the command line, or "
-            f"plugins=[{', '.join(missing)}] in Python"
+            f"plugins=[{listed}] in Python"
         )
 
 
