@@ -117,9 +117,8 @@ def convert(
 
 def _read(source: Path, split: str, to: str) -> Truth:
     """A split, checked as in training, but that boxes without area pass."""
-    from backbones.common.datasets import find_split
+    from backbones.common.datasets import find_split, read_coco
     from detection.data.annotations import CocoAnnotations
-    from detection.data.coco import read_json
     from detection.data.folders import LAYOUTS, layout_of, read_folder
     from detection.data.truth import Truth
 
@@ -133,7 +132,7 @@ def _read(source: Path, split: str, to: str) -> Truth:
     truth = read_folder(source, split)
     if truth is None:
         path, folder = find_split(source, split)
-        truth = Truth("coco", path, folder, read_json(path))
+        truth = Truth("coco", path, folder, read_coco(path))
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
 

@@ -1,47 +1,59 @@
-"""What a name in somebody's data set may be before it becomes a path."""
+"""Data sets of all tasks: suffixes of image files, names that become paths, COCO's folders and records."""
 
 from __future__ import annotations
 
+import json
 import os
+import reprlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from backbones.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers read
 PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
-LONGEST_NAME = 4096  # bytes that a path may have on Linux; an array of names is as wide as its longest
+LONGEST_NAME = 4096  # bytes of a path on Linux; an array of names is as wide as its longest name
+LONGEST_SIDE = 2**20  # pixels; OpenCV decodes no longer sides
+LARGEST_NUMBER = 1e300  # of coordinates; the sum of two is finite
+Record: TypeAlias = dict[str, Any]  # of a JSON file
 
 
-def is_file_name(value: Any) -> bool:
-    """Whether a value can name a file."""
+# Names
+
+
+def is_file_name(value: object) -> bool:
+    """Return whether a value can be the name of a file."""
     try:
         return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
-    except UnicodeEncodeError:  # half of a pair of surrogates
+    except UnicodeEncodeError:  # half of a surrogate pair
         return False
 
 
-def is_text(value: Any) -> bool:
-    """Whether a value is a text that a file can hold; JSON can spell half of a pair of surrogates, which none can."""
+def is_text(value: object) -> bool:
+    """Return whether a value is a text that UTF-8 can encode. JSON can also contain half of a surrogate pair."""
     return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 def leads_out(name: str) -> bool:
-    """Whether a file name may leave its folder by its text; links may point where their owner likes.
+    """Return whether a file name is absolute or contains "..", and so may leave its folder.
 
-    Any `..` counts: behind a link it leads elsewhere than its text says.
+    Every ".." counts, because behind a link it leads elsewhere than the text says. Links themselves are allowed.
     """
     return os.path.isabs(name) or os.pardir in PurePath(name).parts
 
 
-def find_split(root: Path, split: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of a split in COCO's own layout.
+# COCO's folders
 
-    That is `annotations/instances_<split>*.json` beside a folder `<split>*` (or `images/<split>*`) of the same suffix.
+
+def find_split(root: Path, split: str) -> tuple[Path, Path]:
+    """Return the annotation file and the image folder of a split in COCO's layout.
+
+    They are `annotations/instances_<split>*.json` and a folder `<split>*` or `images/<split>*` with the same ending.
 
     Raises:
-        UserError: where there is no such file or folder, or there are several.
+        UserError: the file or folder does not exist, or there are several files.
     """
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
@@ -61,3 +73,178 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         if folder.is_dir():
             return found[0], folder
     raise UserError(f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}")
+
+
+# COCO's records
+
+
+class Field(NamedTuple):
+    """Rule for one field of a record.
+
+    Attributes:
+        is_valid: whether a value is allowed; None stands for a missing field.
+        expected: description of the allowed values, for error messages.
+    """
+
+    is_valid: Callable[[object], bool]
+    expected: str
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number, small enough to be added to another one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+
+
+def _is_id(value: object) -> bool:
+    # Results store ids as float64, which is exact up to 2^53.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_side(value: object) -> bool:
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and 1 <= value <= LONGEST_SIDE and value == int(value)  # type: ignore[operator,call-overload]
+
+
+def _is_category_name(value: object) -> bool:
+    return is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or (isinstance(value, (bool, int, float)) and value in (0, 1))
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+
+
+def _is_outline(value: object) -> bool:
+    return isinstance(value, (list, dict)) and bool(value)
+
+
+_ID = Field(_is_id, "an integer of at least 0, below 2^53")
+_SIDE = Field(_is_side, f"a whole number of pixels from 1 to {LONGEST_SIDE}")
+# Kind of record -> field -> rule.
+COCO_FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "image": {"id": _ID, "file_name": Field(is_file_name, "a file name"), "height": _SIDE, "width": _SIDE},
+    "category": {"id": _ID, "name": Field(_is_category_name, "a text")},
+    "annotation": {
+        "id": _ID,
+        "image_id": _ID,
+        "category_id": _ID,
+        "bbox": Field(_is_box, "four numbers [x, y, w, h]"),
+        "segmentation": Field(_is_outline, "polygons or run lengths"),
+        "iscrowd": Field(_is_flag, "0 or 1"),
+    },
+}
+_LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
+
+
+def read_coco(path: Path) -> Record:
+    """Read a COCO instances file. Its lists are not checked; see `records_of`.
+
+    LVIS's files have no file names but addresses in both of COCO's folders; their images get names such as
+    val2017/000000000001.jpg.
+
+    Raises:
+        UserError: the file is missing, not JSON, or not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a COCO instances file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); name a COCO instances file") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds a {type(data).__name__}; expected an object with `images` and `annotations`")
+    images = data.get("images")
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
+    return data
+
+
+def records_of(data: Record, name: str, path: Path) -> list[Record]:
+    """Return the list "images", "categories" or "annotations" of a COCO instances file.
+
+    Raises:
+        UserError: the list is missing, or contains something else than objects.
+    """
+    records = data.get(name)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path}: has no list `{name}`; a COCO instances file has {', '.join(_LISTS)}")
+    return records
+
+
+def field(record: Record, kind: str, name: str, path: Path) -> Any:
+    """Return a field of a record, checked by its rule in `COCO_FIELDS`.
+
+    Args:
+        kind: "image", "category" or "annotation".
+
+    Raises:
+        UserError: naming file, record and field, if the value is missing or not allowed.
+    """
+    rule = COCO_FIELDS[kind][name]
+    if not rule.is_valid(record.get(name)):
+        raise UserError(f"{path}: {kind} {_record_name(record)}: {field_problem(record, name, rule.expected)}")
+    return record.get(name)
+
+
+def field_problem(record: Mapping[str, object], name: str, expected: str) -> str:
+    """Describe a value that its rule does not allow."""
+    found = f"is {reprlib.repr(record[name])}" if name in record else "is missing"
+    return f"`{name}` {found}; expected {expected}"
+
+
+def file_of_image(image: Record, path: Path, *, allow_outside: bool) -> str:
+    """Return the file name of an image record, relative to the image folder.
+
+    Raises:
+        UserError: the name is missing, is no file name, or leads out of the folder without `allow_outside`.
+    """
+    name = field(image, "image", "file_name", path)
+    if leads_out(name) and not allow_outside:
+        raise UserError(
+            f"{path}: image {_record_name(image)}: `file_name` {reprlib.repr(name)} leads out of the image folder; "
+            "correct the file, or pass --allow-outside true if you trust it"
+        )
+    return name
+
+
+def refuse_duplicates(values: Iterable[Hashable], what: str, path: Path) -> None:
+    """Refuse a list in which a value occurs more than once.
+
+    Args:
+        what: what the values are, such as "image id".
+
+    Raises:
+        UserError: naming the first value that occurs again.
+    """
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            raise UserError(f"{path}: {what} {reprlib.repr(value)} is a duplicate; correct the file")
+        seen.add(value)
+
+
+def refuse_absent_files(names: Iterable[str], folder: Path, path: Path) -> None:
+    """Refuse file names of images that are not in a folder.
+
+    Args:
+        path: the annotation file, for the message.
+
+    Raises:
+        UserError: naming the first absent file.
+    """
+    # Listing the folder once is much faster than asking for each file; names below subfolders are asked for.
+    present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
+    for name in names:
+        if name not in present and not os.path.isfile(folder / name):
+            raise UserError(
+                f"{path}: image file {name} is not in {folder}; correct the annotations, or pass --on-bad-image skip"
+            )
+
+
+def _record_name(record: Record) -> str:
+    """Return a record's id, or the beginning of the record if it has no id."""
+    return reprlib.repr(record.get("id", record))

@@ -9,20 +9,16 @@ from typing import Literal
 
 import numpy as np
 
-from backbones.errors import UserError
-from detection.data.coco import (
+from backbones.common.datasets import (
     Record,
-    box_of,
     field,
     file_of_image,
-    is_crowd,
-    name_of_category,
-    read_json,
+    read_coco,
     records_of,
     refuse_absent_files,
     refuse_duplicates,
-    side_of_image,
 )
+from backbones.errors import UserError
 from detection.data.truth import Protocol, Truth
 
 SMALLEST_SIDE = 1e-3  # pixels; narrower boxes have no area to learn from
@@ -47,11 +43,14 @@ class CategoryMap:
         Raises:
             UserError: for none at all, a missing id or name, or an id that stands twice.
         """
-        pairs = sorted((field(record, "id", "category", path), name_of_category(record, path)) for record in categories)
+        pairs = sorted(
+            (field(record, "category", "id", path), str(field(record, "category", "name", path)))
+            for record in categories
+        )
         if not pairs:
             raise UserError(f"{path}: `categories` is empty; a detector needs at least one class")
         ids = tuple(identifier for identifier, _ in pairs)
-        refuse_duplicates(ids, "category", path)
+        refuse_duplicates(ids, "category id", path)
         return cls(ids, tuple(name for _, name in pairs))
 
     def __len__(self) -> int:
@@ -116,7 +115,7 @@ class CocoAnnotations:
         allow_outside: bool = False,
     ) -> CocoAnnotations:
         """Read and check a COCO instances file; see `of` for the arguments and errors."""
-        truth = Truth("coco", path, folder, read_json(path))
+        truth = Truth("coco", path, folder, read_coco(path))
         return cls.of(truth, bad_boxes=bad_boxes, absent_images=absent_images, allow_outside=allow_outside)
 
     @classmethod
@@ -142,23 +141,25 @@ class CocoAnnotations:
                 that stand twice, an annotation of an absent image or category, an image that is not in `folder`.
         """
         path, folder, data = truth.path, truth.folder, truth.data
-        images = sorted(records_of(data, "images", path), key=lambda image: field(image, "id", "image", path))
+        images = sorted(records_of(data, "images", path), key=lambda image: field(image, "image", "id", path))
         categories = CategoryMap.from_json(records_of(data, "categories", path), path)
         annotations = records_of(data, "annotations", path)
         image_ids = np.array([image["id"] for image in images], dtype=np.int64)
         if not len(images):
             raise UserError(f"{path}: `images` is empty")
-        refuse_duplicates(image_ids.tolist(), "image", path)
-        refuse_duplicates([field(a, "id", "annotation", path) for a in annotations], "annotation", path)
+        refuse_duplicates(image_ids.tolist(), "image id", path)
+        refuse_duplicates([field(a, "annotation", "id", path) for a in annotations], "annotation id", path)
         names = np.array([file_of_image(image, path, allow_outside=allow_outside) for image in images])
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of images for {path}")
         if absent_images == "error":
-            refuse_absent_files(names, folder, path)
-        sizes = np.array([[side_of_image(image, s, path) for s in ("height", "width")] for image in images], np.int32)
+            refuse_absent_files(names.tolist(), folder, path)
+        sizes = np.array(
+            [[field(image, "image", side, path) for side in ("height", "width")] for image in images], np.int32
+        )
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
-        crowd = np.array([is_crowd(annotation, path) for annotation in annotations], dtype=bool)
+        crowd = np.array([bool(field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
         order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
         return cls(
             path=path,
@@ -205,8 +206,8 @@ def _rows(annotations: list[Record], image_ids: np.ndarray, categories: Category
     known = set(categories.ids)
     rows = np.empty(len(annotations), dtype=np.int64)
     for index, annotation in enumerate(annotations):
-        image = field(annotation, "image_id", "annotation", path)
-        category = field(annotation, "category_id", "annotation", path)
+        image = field(annotation, "annotation", "image_id", path)
+        category = field(annotation, "annotation", "category_id", path)
         if image not in position:
             raise UserError(f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`")
         if category not in known:
@@ -220,7 +221,7 @@ def _checked_boxes(
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Boxes xyxy `[B, 4]` clipped to their images, how many were clipped, and which `[B]` have area."""
     annotations = truth.data["annotations"]
-    boxes = np.array([box_of(annotation, truth.path) for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes = np.array([field(a, "annotation", "bbox", truth.path) for a in annotations], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = np.concatenate([sizes[rows][:, ::-1]] * 2, axis=1).reshape(-1, 4)
     inside = boxes.clip(0, limits).astype(np.float32)

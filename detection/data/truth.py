@@ -12,7 +12,6 @@ from typing import Any, Literal
 from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.errors import UserError
 
-Record = dict[str, Any]
 Layout = Literal["coco", "voc", "yolo"]
 Protocol = Literal["coco", "voc", "lvis"]
 Note = Callable[[str, str, UserError], None]  # kind of a problem, file, and its text

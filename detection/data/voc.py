@@ -12,10 +12,10 @@ from typing import Literal
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from backbones.common.datasets import is_text, leads_out
+from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
 from backbones.errors import UserError
-from detection.data.truth import Note, Record, Truth, images_below, read_names, read_text, refuse
+from detection.data.truth import Note, Truth, images_below, read_names, read_text, refuse
 
 LISTS = Path("ImageSets", "Main")
 FLAGS = ("-1", "0", "1")  # of a class's own lists: "000005 -1"

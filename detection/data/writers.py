@@ -16,11 +16,11 @@ from xml.etree import ElementTree
 
 import yaml
 
-from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.common.files import write_json
 from backbones.common.images import image_size
 from backbones.errors import UserError
-from detection.data.truth import Record, Truth, checked_names
+from detection.data.truth import Truth, checked_names
 from detection.data.voc import CORNERS, FURTHEST, KEPT, LISTS
 from detection.data.yolo import BEYOND
 

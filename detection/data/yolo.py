@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 import yaml
 
-from backbones.common.datasets import is_text
+from backbones.common.datasets import Record, is_text
 from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.truth import (
     Note,
-    Record,
     Truth,
     checked_names,
     images_below,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentation.data.coco import FIELDS
+from backbones.common.datasets import COCO_FIELDS, field_problem
 from tools.checks.findings import CheckReport
 
 MALFORMED, DUPLICATE = "malformed field", "duplicate id"
@@ -57,8 +57,7 @@ class RecordList:
             if is_valid(value):
                 continue
             if self._is_object[index]:
-                found = f"is {reprlib.repr(value)}" if name in self.records[index] else "is missing"
-                self.add(index, MALFORMED, f"`{name}` {found}; expected {expected}")
+                self.add(index, MALFORMED, field_problem(self.records[index], name, expected))
             values[index] = None
         return values
 
@@ -68,7 +67,7 @@ class RecordList:
 
     def ids(self, name: str) -> np.ndarray:
         """Return one field of ids `[N]`; -1 for malformed values."""
-        values = self.column(name, *FIELDS["images"]["id"])
+        values = self.column(name, *COCO_FIELDS["image"]["id"])
         return np.array([value if isinstance(value, int) else -1 for value in values], np.int64)
 
     def report_duplicates(self, ids: np.ndarray) -> None:
