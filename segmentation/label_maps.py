@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backbones.common.files import atomic_file
 from backbones.errors import UserError
 
 NAME = "predictions.zip"
@@ -22,13 +22,12 @@ def write_maps(folder: Path, maps: Mapping[int, bytes], file_of: Callable[[int],
         maps: PNGs by the image's index in the split.
         file_of: returns an image's file for its index.
     """
-    temporary = folder / f".{NAME}.tmp"
-    with zipfile.ZipFile(temporary, "w") as file:  # without compression, since PNGs are compressed
+    # The archive is not compressed, because PNGs are.
+    with atomic_file(folder / NAME) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for row in sorted(maps):
             name = f"{row:06d}-{file_of(row).stem}.png".encode("utf-8", "replace").decode("utf-8")
             # A ZipInfo has a constant date, unlike a plain name.
             file.writestr(zipfile.ZipInfo(name), maps[row])
-    os.replace(temporary, folder / NAME)
 
 
 def read_maps(path: Path) -> dict[tuple[int, str], np.ndarray]:

@@ -13,7 +13,6 @@ nets take any number of images of many sizes, detectors one image of one size.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.files import atomic_file
 from backbones.errors import UserError, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -100,15 +100,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups.plugins.load()
     net = exportable(options.run, size=options.size)
     paths = image_files(_images(options, net), options.wanted)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        facts = write(temporary, net, options, paths)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        for left_over in (temporary, _plain(temporary)):
-            left_over.unlink(missing_ok=True)
+    with atomic_file(target) as temporary:
+        try:
+            facts = write(temporary, net, options, paths)
+        finally:
+            _plain(temporary).unlink(missing_ok=True)
     for name, value in facts.items():
         print(f"{name:<12} {value}")
     print(f"written to {target}")

@@ -22,6 +22,7 @@ from typing import Any, Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.files import atomic_file
 from backbones.errors import UserError
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
@@ -123,9 +124,8 @@ def pull(options: HubOptions) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, source in files.items():
-            temporary = folder / f".{name}.tmp"
-            shutil.copyfile(source, temporary)
-            temporary.replace(folder / name)
+            with atomic_file(folder / name, name=f"--output {folder / name}") as temporary:
+                shutil.copyfile(source, temporary)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
     return folder

@@ -1,4 +1,4 @@
-"""Files and folders that a reader, or a kill, never meets half written."""
+"""Files and folders that are complete or absent, also if a process is killed while it writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,61 +16,89 @@ from backbones.errors import UserError
 JsonObject: TypeAlias = dict[str, Any]  # a parsed JSON or YAML mapping; whoever reads a value checks its type
 
 
+@contextmanager
+def atomic_file(path: Path, *, name: str = "") -> Iterator[Path]:
+    """Context manager that yields a temporary path to write to, and renames it to `path` at the end.
+
+    After an exception inside the block the temporary file is removed and `path` stays as it was.
+
+    Args:
+        name: what messages call the file, such as "--output FILE". By default its path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{name or path}: cannot be written ({error.strerror}); free space, or name another folder"
+        ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write JSON as `write_text` writes text; see there for the errors."""
+def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
+    """Write a value as JSON under a temporary name and rename the file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
-def read_yaml(path: Path, *, where: str = "", way_out: str = "") -> Any:
-    """The value that a YAML file holds; tags that would make objects are refused.
+def read_yaml(path: Path, *, name: str = "", fix: str = "") -> Any:
+    """Return the value of a YAML file. Tags that would create objects are refused.
 
     Args:
-        where: what to call the file in messages, by default its path.
-        way_out: what to do about one that cannot be read.
+        name: what messages call the file. By default its path.
+        fix: what messages tell the user to do about a file that cannot be read.
 
     Raises:
-        UserError: where it cannot be read or is not YAML.
+        UserError: the file cannot be read or is not YAML.
     """
     import yaml
 
-    where, end = where or str(path), way_out and f"; {way_out}"
+    name, end = name or str(path), fix and f"; {fix}"
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error.strerror}){end}") from None
-    except Exception as error:  # PyYAML lets any kind out, such as an IndexError for `!!int`
-        raise UserError(f"{where}: not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
+        raise UserError(f"{name}: cannot be read ({error.strerror}){end}") from None
+    except Exception as error:  # PyYAML raises many kinds of exceptions, such as an IndexError for `!!int`
+        raise UserError(f"{name}: not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
 
 
 def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
-    """Write a folder beside its final place, then rename it: the final folder is complete from its first moment.
+    """Create a folder under a temporary name and rename it, so that it is complete from its first moment.
 
-    Several processes may call this at once: one writes, the others wait for it.
+    If several processes call this at once, one of them writes and the others wait.
 
     Args:
-        write: fills a folder of the path that it is given.
+        is_complete: whether `folder` exists already.
+        write: creates and fills a folder at the path that it gets.
     """
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if is_complete():  # another process was faster
+        # Another process may have been faster.
+        if is_complete():
             return
-        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):  # of a killed process
+        # Remove what killed processes left.
+        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(left_over, ignore_errors=True)
         unfinished = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
         try:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from backbones.common.files import write_json, write_text
-from backbones.errors import UserError
+from backbones.common.files import atomic_file, write_json, write_text
 from tools.benchmarks.machine import Machine
 
 if TYPE_CHECKING:
@@ -121,14 +118,8 @@ def write_chart(path: Path, charts: Sequence[BarChart]) -> None:
     panels = figure.subplots(len(charts), 1, squeeze=False)[:, 0]
     for panel, chart in zip(panels, charts, strict=True):
         _draw(panel, chart)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(image.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or name another folder") from None
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _draw(panel: Axes, chart: BarChart) -> None:

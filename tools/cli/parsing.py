@@ -169,7 +169,7 @@ def _instance(group: type, values: Namespace) -> object:
 
 
 def _read_config(path: Path, option: str = "--config ") -> dict[str, Any]:
-    values = read_yaml(path, where=f"{option}{path}")
+    values = read_yaml(path, name=f"{option}{path}")
     if not isinstance(values, dict):
         raise UserError(f"{option}{path}: holds a {type(values).__name__}, not `option: value` lines")
     return values

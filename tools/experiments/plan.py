@@ -73,7 +73,7 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
     Raises:
         UserError: naming the file and the key that is wrong.
     """
-    values = _mapping(read_yaml(path, way_out="name the YAML file of an experiment"), str(path))
+    values = _mapping(read_yaml(path, fix="name the YAML file of an experiment"), str(path))
     _refuse(
         set(values) - {*OF_TASK, *OF_ALL}, f"{path}: unknown key", f"an experiment has {', '.join(OF_TASK + OF_ALL)}"
     )

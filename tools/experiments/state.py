@@ -56,7 +56,7 @@ def _refuse_contradictions(cell: Cell, folder: Path) -> None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    values = read_yaml(path, way_out="move the run folder away")
+    values = read_yaml(path, fix="move the run folder away")
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no options; move the run folder away")
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from backbones.errors import UserError
+from backbones.common.files import atomic_file
 
 COLOURS = ("#D1495B", "#00798C", "#EDAE49", "#30638E", "#6A994E", "#8E5EA2", "#B5651D", "#5C6B73", "#E07A9B", "#2BB3A3")
 DASHED = (0, (4, 2))
@@ -57,9 +56,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free the path or name another folder") from None
