@@ -7,10 +7,10 @@ The functions use plain arrays: truth rows [G, 7] (image, x, y, w, h, crowd, cat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
+from backbones.common.coco import InstancesFile
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 from tools.evaluation.summary import AREAS, METRICS, area_of
 
@@ -20,7 +20,7 @@ MOST = 0.5  # a heuristic applies if more than this fraction of the boxes fulfil
 SLACK = 2.0  # pixels by which a detection may leave its image
 
 
-def truth_rows(truth: Mapping[str, Any], images: set[int]) -> np.ndarray:
+def truth_rows(truth: InstancesFile, images: set[int]) -> np.ndarray:
     """Return the ground truth of `images` as rows [G, 7]."""
     rows = [
         (record["image_id"], *record["bbox"], record["iscrowd"], record["category_id"])
@@ -30,7 +30,7 @@ def truth_rows(truth: Mapping[str, Any], images: set[int]) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(-1, 7)
 
 
-def image_sizes(truth: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
+def image_sizes(truth: InstancesFile) -> dict[int, tuple[float, float]]:
     """Return width and height by image id."""
     return {record["id"]: (record["width"], record["height"]) for record in truth["images"]}
 

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 
+from backbones.common.coco import InstancesFile, ResultRecord
 from tools.evaluation.reading import (
     CATEGORY,
     IMAGE,
     SCORE,
     H,
+    TruthSource,
     X,
     load_plain_results,
     read_truth,
     truth_is_plain,
 )
 
-Arrays = dict[str, Any]  # precision [T, R, K, A, M], recall [T, K, A, M], scores [T, R, K, A, M]; -1: undefined
+if TYPE_CHECKING:
+    import pycocotools.coco
+    from hotcoco import COCO, COCOeval
+
+
+class Arrays(TypedDict):
+    """The result of matching, over IoU thresholds T, recalls R, classes K, areas A, limits M; -1 is undefined."""
+
+    precision: np.ndarray  # [T, R, K, A, M]
+    recall: np.ndarray  # [T, K, A, M]
+    scores: np.ndarray  # [T, R, K, A, M]
 
 
 class Engine(Protocol):
@@ -29,34 +42,34 @@ class Engine(Protocol):
     image_ids: list[int]
     categories: dict[int, str]
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self) -> InstancesFile:
         """Return the ground truth in the form of `read_truth`."""
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
         """Return, by category id, the number of `images` that show it and the number of its boxes without crowds."""
 
-    def read(self, path: Path) -> Any | None:
+    def read(self, path: Path) -> COCO | None:
         """Parse a results file natively; return None if it needs the strict Python reader."""
 
-    def native_count(self, native: Any, images: list[int]) -> int:
+    def native_count(self, native: COCO, images: list[int]) -> int:
         """Count the detections on `images` in a natively parsed file."""
 
-    def match(self, detections: Any, images: list[int]) -> Arrays:
+    def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
         """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`."""
 
 
 class HotcocoEngine:
     """The compiled engine. Complete files are parsed by its native reader."""
 
-    def __init__(self, source: Path | dict[str, Any]) -> None:
+    def __init__(self, source: TruthSource) -> None:
         self._source = source
-        self._truth: dict[str, Any] | None = None
+        self._truth: InstancesFile | None = None
         self._gt = self._load()
         self.image_ids: list[int] = sorted(self._gt.get_img_ids())
         categories = self._gt.load_cats(self._gt.get_cat_ids())
         self.categories = {record["id"]: record["name"] for record in sorted(categories, key=lambda each: each["id"])}
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self) -> InstancesFile:
         if self._truth is None:
             self._truth = read_truth(self._source)
         return self._truth
@@ -71,18 +84,18 @@ class HotcocoEngine:
             for category in self.categories
         }
 
-    def read(self, path: Path) -> Any | None:
+    def read(self, path: Path) -> COCO | None:
         return load_plain_results(path, self._gt)
 
-    def native_count(self, native: Any, images: list[int]) -> int:
+    def native_count(self, native: COCO, images: list[int]) -> int:
         return len(native.get_ann_ids(img_ids=images)) if images else 0  # hotcoco reads an empty list as "all images"
 
-    def match(self, detections: Any, images: list[int]) -> Arrays:
+    def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
         if not images or not self.categories:
             return undefined(len(self.categories))
-        return dict(self.matching(detections, images).eval or {})
+        return _arrays(self.matching(detections, images).eval)
 
-    def matching(self, detections: Any, images: list[int]) -> Any:
+    def matching(self, detections: np.ndarray | COCO, images: list[int]) -> COCOeval:
         """Return hotcoco's `COCOeval` after matching detections (as for `match`) on at least one image."""
         from hotcoco import COCOeval
 
@@ -98,7 +111,7 @@ class HotcocoEngine:
         """Return the annotations of at least one image, with the ids that `matching` uses."""
         return self._gt.load_anns(self._gt.get_ann_ids(img_ids=images))
 
-    def _load(self) -> Any:
+    def _load(self) -> COCO:
         from hotcoco import COCO
 
         if isinstance(self._source, Path):
@@ -107,20 +120,20 @@ class HotcocoEngine:
                 gt = COCO(str(self._source))
                 if truth_is_plain(self._source, gt):
                     return gt
-        return COCO(self.complete())
+        return COCO(dict(self.complete()))
 
 
 class PycocotoolsEngine:
     """The reference engine, without its printed output."""
 
-    def __init__(self, source: Path | dict[str, Any]) -> None:
+    def __init__(self, source: TruthSource) -> None:
         self._truth = read_truth(source)
         self._gt = _reference(self._truth)
         self.image_ids: list[int] = sorted(self._gt.getImgIds())
         records = sorted(self._truth["categories"], key=lambda each: each["id"])
         self.categories: dict[int, str] = {record["id"]: record["name"] for record in records}
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self) -> InstancesFile:
         return self._truth
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
@@ -132,17 +145,18 @@ class PycocotoolsEngine:
                 boxes[record["category_id"]] += not record["iscrowd"]
         return {category: (len(shown[category]), boxes[category]) for category in self.categories}
 
-    def read(self, path: Path) -> Any | None:
+    def read(self, path: Path) -> COCO | None:
         return None
 
-    def native_count(self, native: Any, images: list[int]) -> int:
+    def native_count(self, native: COCO, images: list[int]) -> int:
         raise TypeError("PycocotoolsEngine.read never returns a native file")
 
-    def match(self, detections: Any, images: list[int]) -> Arrays:
+    def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
         from pycocotools.cocoeval import COCOeval
 
         if not images or not self.categories:
             return undefined(len(self.categories))
+        assert isinstance(detections, np.ndarray), "`read` never returns a native file"
         annotations = [
             {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
             for number, record in enumerate(records(detections), start=1)
@@ -152,10 +166,10 @@ class PycocotoolsEngine:
             matching.params.imgIds = images
             matching.evaluate()
             matching.accumulate()
-        return matching.eval
+        return _arrays(matching.eval)
 
 
-def records(rows: np.ndarray) -> list[dict[str, Any]]:
+def records(rows: np.ndarray) -> list[ResultRecord]:
     """Convert rows [N, 7] to COCO results."""
     images, categories = rows[:, IMAGE].astype(np.int64).tolist(), rows[:, CATEGORY].astype(np.int64).tolist()
     boxes, scores = rows[:, X : H + 1].tolist(), rows[:, SCORE].tolist()
@@ -175,7 +189,12 @@ def undefined(categories: int) -> Arrays:
     }
 
 
-def _reference(data: dict[str, Any]) -> Any:
+def _arrays(evaluation: Any) -> Arrays:
+    """Return the arrays that a library's `eval` attribute holds."""
+    return {"precision": evaluation["precision"], "recall": evaluation["recall"], "scores": evaluation["scores"]}
+
+
+def _reference(data: Mapping[str, object]) -> pycocotools.coco.COCO:
     """Return a pycocotools COCO object of data in memory."""
     from pycocotools.coco import COCO
 

@@ -13,17 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from backbones.common.coco import ResultRecord
 from backbones.errors import UserError
 from tools.evaluation import diagnosis
 from tools.evaluation.engines import Arrays, Engine, HotcocoEngine, PycocotoolsEngine, records
 from tools.evaluation.lvis import WARNING, lvis_figures
-from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, read_results
-from tools.evaluation.summary import METRICS, per_class, summarize
+from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, Record, TruthSource, W, X, read_results
+from tools.evaluation.summary import METRICS, ClassMetrics, per_class, summarize
 from tools.evaluation.voc import voc_figures
+
+if TYPE_CHECKING:
+    from hotcoco import COCO
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    Values = Tensor | ArrayLike
 
 EngineName = Literal["hotcoco", "pycocotools"]
 Protocol = Literal["coco", "voc", "lvis"]
@@ -32,6 +40,20 @@ ENGINES: dict[str, type[HotcocoEngine] | type[PycocotoolsEngine]] = {
     "pycocotools": PycocotoolsEngine,
 }
 BOX_DECIMALS, SCORE_DECIMALS = 3, 8  # rounding happens in `update`, so `detections()` writes exactly the scored values
+
+
+class CocoState(TypedDict):
+    """The detections of one process."""
+
+    images: np.ndarray  # ids of the predicted images [I]
+    rows: np.ndarray  # [N, 7]
+
+
+class Explanations(TypedDict):
+    """The reasons of metrics that are undefined or low, by metric, and warnings."""
+
+    reasons: dict[str, str]
+    warnings: list[str]
 
 
 class CocoEvaluator:
@@ -50,7 +72,7 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        annotations: Path | str | dict[str, Any],
+        annotations: str | TruthSource,
         *,
         category_ids: Sequence[int] | None = None,
         image_ids: Sequence[int] | None = None,
@@ -59,7 +81,7 @@ class CocoEvaluator:
     ) -> None:
         if engine not in ENGINES:
             raise UserError(f"evaluator {engine!r}: unknown; use {' or '.join(ENGINES)}")
-        self._source = annotations if isinstance(annotations, dict) else Path(annotations)
+        self._source: TruthSource = annotations if isinstance(annotations, dict) else Path(annotations)
         self._protocol = protocol
         self._engine: Engine = ENGINES[engine](self._source)
         self.category_ids = None if category_ids is None else np.asarray(category_ids, dtype=np.int64)
@@ -68,9 +90,9 @@ class CocoEvaluator:
         self._refuse_unknown(self.image_ids, "image_ids")
         self._seen: list[int] = []
         self._pieces: list[np.ndarray] = []
-        self._native: tuple[Path, Any] | None = None  # a results file in the engine's own representation
+        self._native: tuple[Path, COCO] | None = None  # a results file in the engine's own representation
 
-    def update(self, predictions: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
+    def update(self, predictions: Sequence[Mapping[str, Values]], targets: Sequence[Mapping[str, Values]]) -> None:
         """Add the detections of a batch of images.
 
         Args:
@@ -81,12 +103,12 @@ class CocoEvaluator:
             UserError: if an image is not in the ground truth, a value is not finite, or a label has no category.
         """
         for prediction, target in zip(predictions, targets, strict=True):
-            image = int(target["image_id"])
+            image = int(_array(target["image_id"]).item())
             self._refuse_unknown([image], "update")
             self._pieces.append(self._rows(prediction, image))
             self._seen.append(image)
 
-    def load(self, results: Path | str | Sequence[dict[str, Any]]) -> None:
+    def load(self, results: Path | str | Sequence[Record]) -> None:
         """Read the detections from a COCO results file, or from its loaded content, instead of calling `update`.
 
         Raises:
@@ -103,13 +125,13 @@ class CocoEvaluator:
             self._refuse_unknown(self._seen, str(source) if isinstance(source, Path) else "load")
             self._pieces = [rows]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> CocoState:
         """Return the detections of this process as plain arrays, ready to be sent to other processes."""
         rows = self._ordered_rows()
         seen = np.unique(rows[:, IMAGE]) if self._native else self._seen
         return {"images": np.array(seen, dtype=np.int64), "rows": rows}
 
-    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+    def merge(self, states: Sequence[CocoState]) -> None:
         """Replace the detections by the union of the states of all processes, in any order.
 
         Raises:
@@ -122,7 +144,7 @@ class CocoEvaluator:
         self._pieces = [np.asarray(state["rows"]).reshape(-1, 7) for state in states]
         self._pieces = [self._ordered_rows()]
 
-    def detections(self) -> list[dict[str, Any]]:
+    def detections(self) -> list[ResultRecord]:
         """Return the detections in COCO's results format, ordered by image, with category ids and boxes x, y, w, h."""
         return records(self._ordered_rows())
 
@@ -155,7 +177,7 @@ class CocoEvaluator:
             "detections": self._detection_count(),
         }
 
-    def _further_figures(self, classes: list[dict[str, Any]]) -> dict[str, float | None]:
+    def _further_figures(self, classes: list[ClassMetrics]) -> dict[str, float | None]:
         """Compute the metrics of the protocol. VOC's metrics of a class are added to the entry of the class."""
         if self._protocol == "coco":
             return {}
@@ -164,11 +186,11 @@ class CocoEvaluator:
             return lvis_figures(self._source, rows, self.image_ids)
         truth = diagnosis.truth_rows(self._engine.complete(), set(self.image_ids))
         found = voc_figures(truth, rows, list(self._engine.categories))
-        for entry, own in zip(classes, found.pop("voc_per_class"), strict=True):
-            entry.update(own)
-        return found
+        for entry, own in zip(classes, found["voc_per_class"], strict=True):
+            entry["VOC07"], entry["VOC12"] = own["VOC07"], own["VOC12"]
+        return {"VOC07": found["VOC07"], "VOC12": found["VOC12"]}
 
-    def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> dict[str, Any]:
+    def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> Explanations:
         """Return `reasons` and `warnings`. Rows are parsed only if a metric is undefined or low."""
         reasons: dict[str, str] = {}
         ap = figures["AP"]
@@ -211,7 +233,7 @@ class CocoEvaluator:
             what = f"no image id is in the ground truth: given are {some}; the ground truth has {known}"
         raise UserError(f"{where}: {what}; use the annotation file of the predicted images")
 
-    def _rows(self, prediction: Mapping[str, Any], image: int) -> np.ndarray:
+    def _rows(self, prediction: Mapping[str, Values], image: int) -> np.ndarray:
         """Convert the detections of one image to rows [N, 7]."""
         boxes = _array(prediction["boxes"]).reshape(-1, 4)
         scores, labels = _array(prediction["scores"]), _array(prediction["labels"]).astype(np.int64)
@@ -256,7 +278,7 @@ class CocoEvaluator:
         return len(self._on_scored_images(self._ordered_rows()))
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: Values) -> np.ndarray:
     """Convert a tensor of any device and precision, or an array-like value, to a float64 array."""
     if hasattr(value, "detach"):
         value = value.detach().double().cpu().numpy()

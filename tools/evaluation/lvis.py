@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from backbones.errors import UserError
-from tools.evaluation.reading import native_stderr_silenced
+from tools.evaluation.reading import TruthSource, native_stderr_silenced
 
 WARNING = "COCO's metrics count objects of categories not annotated on an image as wrong; LVIS's metrics ignore them"
 
 
-def lvis_figures(source: Path | dict[str, Any], detections: np.ndarray, images: list[int]) -> dict[str, float | None]:
+def lvis_figures(source: TruthSource, detections: np.ndarray, images: list[int]) -> dict[str, float | None]:
     """Compute `LVIS_AP`, its parts by IoU, size and frequency (`LVIS_APr`, `APc`, `APf`), and recalls.
 
     An undefined value is None.

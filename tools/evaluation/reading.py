@@ -6,16 +6,21 @@ import json
 import os
 import reprlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from backbones.common.coco import AnnotationRecord, InstancesFile
 from backbones.errors import UserError
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from hotcoco import COCO
+
+TruthSource = Path | dict[str, object]  # a file, or its content
+Record = Mapping[str, object]  # a JSON object that is not checked yet
 RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
 # These fields change how an engine treats a results file, so files that contain one are parsed record by record.
 FOREIGN_RESULT_FIELDS = ("area", "segmentation", "iscrowd", "id", "ignore")
@@ -53,7 +58,7 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
-def read_truth(source: Path | Record) -> Record:
+def read_truth(source: TruthSource) -> InstancesFile:
     """Return the ground truth with the fields that box evaluation needs; `area` and `iscrowd` are filled in.
 
     Annotations get the ids 1..N, because pycocotools treats a match with annotation 0 as no match.
@@ -67,22 +72,17 @@ def read_truth(source: Path | Record) -> Record:
         raise UserError(
             f"{where}: COCO ground truth must be a JSON object, not {_kind(data)}; is it swapped with the other file?"
         )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data.get(key), list):
-            raise UserError(
-                f"{where}: the list `{key}` is missing; COCO ground truth holds images, annotations and categories"
-            )
-    sizes = _sizes(data["images"], where)
-    names = _names(data["categories"], where)
-    annotations = [
-        _annotation(record, number, sizes, names, where) for number, record in enumerate(data["annotations"])
-    ]
-    images = [{"id": key, "width": size[0], "height": size[1]} for key, size in sizes.items()]
-    categories = [{"id": key, "name": name} for key, name in names.items()]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    images, given, categories = (_list(data, key, where) for key in ("images", "annotations", "categories"))
+    sizes, names = _sizes(images, where), _names(categories, where)
+    annotations = [_annotation(record, number, sizes, names, where) for number, record in enumerate(given)]
+    return {
+        "images": [{"id": key, "width": size[0], "height": size[1]} for key, size in sizes.items()],
+        "annotations": annotations,
+        "categories": [{"id": key, "name": name} for key, name in names.items()],
+    }
 
 
-def truth_is_plain(path: Path, gt: Any) -> bool:
+def truth_is_plain(path: Path, gt: COCO) -> bool:
     """Return whether hotcoco's reading `gt` of a file is complete, so that `read_truth` is not needed.
 
     Counting field names in the raw text takes milliseconds; parsing takes seconds. A file with any doubt is read by
@@ -106,7 +106,7 @@ def truth_is_plain(path: Path, gt: Any) -> bool:
     )
 
 
-def load_plain_results(path: Path, gt: Any) -> Any | None:
+def load_plain_results(path: Path, gt: COCO) -> COCO | None:
     """Parse a results file with hotcoco; return None if it must be checked record by record."""
     raw = read_bytes(path)
     count = _count(raw, "score")
@@ -164,11 +164,21 @@ def _count(raw: bytes, name: str) -> int:
     return raw.count(f'"{name}"'.encode())
 
 
-def _all_within(gt: Any, ids: list[int], images: list[int], categories: list[int]) -> bool:
+def _all_within(gt: COCO, ids: list[int], images: list[int], categories: list[int]) -> bool:
     """Return whether each annotation has a known image and category. hotcoco reads an empty list as "no filter"."""
     if not images or not categories:
         return not ids
     return len(gt.get_ann_ids(img_ids=images, cat_ids=categories)) == len(ids)
+
+
+def _list(data: Record, key: str, where: str) -> list[Record]:
+    """Return a list of records, which are not checked."""
+    records = data.get(key)
+    if not isinstance(records, list):
+        raise UserError(
+            f"{where}: the list `{key}` is missing; COCO ground truth holds images, annotations and categories"
+        )
+    return records
 
 
 def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
@@ -198,7 +208,7 @@ def _names(categories: list[Record], where: str) -> dict[int, str]:
 
 def _annotation(
     record: Record, number: int, sizes: dict[int, tuple[float, float]], names: dict[int, str], where: str
-) -> Record:
+) -> AnnotationRecord:
     record_name = f"{where}: annotations[{number}]"
     image, category = _integer(record, "image_id", record_name), _integer(record, "category_id", record_name)
     if image not in sizes:
@@ -223,7 +233,7 @@ def _annotation(
     }
 
 
-def _mask_area(segmentation: Any, size: tuple[float, float], box: list[float]) -> float:
+def _mask_area(segmentation: object, size: tuple[float, float], box: list[float]) -> float:
     """Return the area of the mask in pixels, as COCO's `area`; the area of the box if there is no usable mask."""
     from hotcoco import mask  # pycocotools hangs or crashes on some malformed polygons
 
@@ -239,7 +249,7 @@ def _mask_area(segmentation: Any, size: tuple[float, float], box: list[float]) -
     return box[2] * box[3]
 
 
-def _near(polygon: Any, width: float, height: float) -> list[float]:
+def _near(polygon: object, width: float, height: float) -> list[float]:
     """Clip a polygon to one image size around the image. Farther points cost memory and cover no pixel."""
     points = np.array(polygon, np.float64).reshape(-1, 2)
     if len(points) < 3 or not np.isfinite(points).all():
@@ -256,16 +266,15 @@ def _result(record: Record, number: int, where: str) -> tuple[float, ...]:
     return (image, *box, _number(record["score"], f"{record_name}: score"), category)
 
 
-def _integer(record: Any, key: str, record_name: str) -> int:
+def _integer(record: object, key: str, record_name: str) -> int:
     if not isinstance(record, dict):
         raise UserError(f"{record_name}: expected an object, got {_kind(record)}; each record is a JSON object")
-    value: Any = record.get(key)
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or not -MOST_EXACT < value < MOST_EXACT:
-        raise UserError(
-            f"{record_name}: `{key}` is {reprlib.repr(value)}, not an integer below 2^53; use whole numbers as ids"
-        )
-    return int(value)
+    value = record.get(key)
+    if _is_number(value) and -MOST_EXACT < value < MOST_EXACT and value == int(value):
+        return int(value)
+    raise UserError(
+        f"{record_name}: `{key}` is {reprlib.repr(value)}, not an integer below 2^53; use whole numbers as ids"
+    )
 
 
 def _box(record: Record, record_name: str) -> list[float]:
@@ -277,12 +286,16 @@ def _box(record: Record, record_name: str) -> list[float]:
     return [_number(value, f"{record_name}: bbox") for value in box]
 
 
-def _number(value: Any, record_name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST_NUMBER:
+def _number(value: object, record_name: str) -> float:
+    if not _is_number(value) or not abs(value) < MOST_NUMBER:
         raise UserError(f"{record_name} holds {reprlib.repr(value)}, not a finite number; correct or remove the record")
     return float(value)
 
 
-def _kind(value: Any) -> str:
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _kind(value: object) -> str:
     kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
     return kinds.get(type(value), f"a {type(value).__name__}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -26,6 +26,19 @@ AR_METRICS = {  # detections per image and class, area range
     "ARl": (100, "large"),
 }
 METRICS = (*AP_METRICS, *AR_METRICS)
+
+
+class ClassMetrics(TypedDict, total=False):
+    """The metrics of one class; None without ground truth. VOC's metrics are there with protocol "voc" only."""
+
+    id: int
+    name: str
+    AP: float | None
+    AP50: float | None
+    images: int  # images with the class
+    boxes: int  # without crowds
+    VOC07: float | None
+    VOC12: float | None
 
 
 def area_of(metric: str) -> str:
@@ -51,7 +64,7 @@ def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | No
 
 def per_class(
     precision: np.ndarray, categories: Mapping[int, str], counts: Mapping[int, tuple[int, int]]
-) -> list[dict[str, Any]]:
+) -> list[ClassMetrics]:
     """Return AP and AP50 of each class in the order of ids. `counts` holds the numbers of images and boxes by id."""
     return [
         {
@@ -87,7 +100,7 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
     return "\n".join(lines + (_class_lines(results["per_class"]) if per_class else []))
 
 
-def _class_lines(classes: list[dict[str, Any]]) -> list[str]:
+def _class_lines(classes: list[ClassMetrics]) -> list[str]:
     width = max([len(str(entry["name"])) for entry in classes] + [5])
     lines = ["", f"{'class':<{width}}     AP   AP50  images    boxes"]
     for entry in classes:

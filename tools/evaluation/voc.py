@@ -8,7 +8,7 @@ A detection on a difficult object does not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,10 +16,22 @@ from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 
 MIN_IOU = 0.5  # a detection with exactly this IoU matches, as in the kits
 POINTS = np.arange(11) / 10  # recall values of the metric until 2009
-KINDS = ("VOC07", "VOC12")  # eleven points; all points, which is the area under the curve
 
 
-def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[int]) -> dict[str, Any]:
+class VocMetrics(TypedDict):
+    """The metric with eleven points and the metric with all points, from 0 to 1; None without objects."""
+
+    VOC07: float | None
+    VOC12: float | None
+
+
+class VocFigures(VocMetrics):
+    """The means over the classes, and the metrics of each class."""
+
+    voc_per_class: list[VocMetrics]
+
+
+def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[int]) -> VocFigures:
     """Compute both metrics of each class, and their means over the classes with objects.
 
     Args:
@@ -28,20 +40,16 @@ def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[
         categories: ids.
 
     Returns:
-        `VOC07` and `VOC12` from 0 to 1, None if no class has an object; `voc_per_class`, a list of both
-        metrics by class in the order of `categories`.
+        The means, None if no class has an object, and `voc_per_class` in the order of `categories`.
     """
     classes = [
         _of_class(truth[truth[:, CATEGORY] == key], detections[detections[:, CATEGORY] == key]) for key in categories
     ]
-    figures: dict[str, Any] = {}
-    for kind in KINDS:
-        defined = [value for own in classes if (value := own[kind]) is not None]
-        figures[kind] = float(np.mean(defined)) if defined else None
-    return {**figures, "voc_per_class": classes}
+    eleven, every = [each["VOC07"] for each in classes], [each["VOC12"] for each in classes]
+    return {"VOC07": _mean(eleven), "VOC12": _mean(every), "voc_per_class": classes}
 
 
-def average_precision(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+def average_precision(precision: np.ndarray, recall: np.ndarray) -> VocMetrics:
     """Compute both metrics from precision and recall `[D]` after the first 1, 2, ..., D detections."""
     # The highest precision at this recall or a higher one; 0 beyond the last recall.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
@@ -51,15 +59,20 @@ def average_precision(precision: np.ndarray, recall: np.ndarray) -> dict[str, fl
     return {"VOC07": float(eleven), "VOC12": float((steps * envelope).sum())}
 
 
-def _of_class(truth: np.ndarray, detections: np.ndarray) -> dict[str, float | None]:
+def _of_class(truth: np.ndarray, detections: np.ndarray) -> VocMetrics:
     objects = int((truth[:, SCORE] == 0).sum())  # in truth rows the score column is 1 for difficult objects
     if not objects:
-        return dict.fromkeys(KINDS)
+        return {"VOC07": None, "VOC12": None}
     detections = detections[np.argsort(-detections[:, SCORE], kind="stable")]
     hits = _hits(truth, detections)
     hits = hits[hits >= 0]
     found, tried = np.cumsum(hits), np.arange(1, len(hits) + 1)
-    return dict(average_precision(found / tried, found / objects))
+    return average_precision(found / tried, found / objects)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:

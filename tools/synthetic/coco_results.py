@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.synthetic.records import AnnotationRecord, GroundTruth, ResultRecord
+from backbones.common.coco import AnnotationRecord, InstancesFile, ResultRecord
 
 CATEGORIES, WIDTH, HEIGHT = 80, 640, 480
 BOXES_PER_IMAGE = 7  # as in COCO
@@ -15,7 +15,7 @@ HIT_FRACTION = 0.5  # of the detections are jittered copies of true boxes; the o
 CROWD_FRACTION = 0.01  # of the true boxes are crowd regions
 
 
-def synthetic_results(images: int, detections: int, seed: int) -> tuple[GroundTruth, list[ResultRecord]]:
+def synthetic_results(images: int, detections: int, seed: int) -> tuple[InstancesFile, list[ResultRecord]]:
     """Return ground truth and results in COCO's formats, a pure function of the arguments.
 
     Jittered copies of true boxes have higher scores on average, so the metrics are far from both 0 and 1.
@@ -25,7 +25,7 @@ def synthetic_results(images: int, detections: int, seed: int) -> tuple[GroundTr
     owners = rng.integers(1, images + 1, len(boxes))
     labels = rng.integers(1, CATEGORIES + 1, len(boxes))
     crowds = rng.random(len(boxes)) < CROWD_FRACTION
-    truth: GroundTruth = {
+    truth: InstancesFile = {
         "images": [
             {"id": key, "file_name": f"{key:012}.jpg", "width": WIDTH, "height": HEIGHT} for key in range(1, images + 1)
         ],

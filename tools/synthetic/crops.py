@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbones.common.coco import InstancesFile
 from backbones.common.files import create_once
 from backbones.errors import UserError
 from tools.synthetic import shapes
-from tools.synthetic.records import GroundTruth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +79,7 @@ def _write_split(folder: Path, source: Path, split: str) -> int:
     """Write the crops of a split; return their number."""
     import cv2
 
-    truth: GroundTruth = json.loads((source / "annotations" / f"instances_{split}.json").read_text())
+    truth: InstancesFile = json.loads((source / "annotations" / f"instances_{split}.json").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     for name in names.values():
         (folder / name).mkdir(parents=True)

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from backbones.common.coco import AnnotationRecord, CategoryRecord, ImageRecord
 from backbones.common.files import create_once
 from backbones.errors import UserError
 from tools.synthetic.parallel import draw_images
-from tools.synthetic.records import AnnotationRecord, CategoryRecord, DrawnObject, GroundTruth, ImageJob, ImageRecord
+from tools.synthetic.records import DrawnObject, ImageJob, ShapesFile
 
 VERSION = 2  # increase it when the bytes change: it is part of the cache folder's name
 SPLITS = ("train", "val")
@@ -159,7 +160,7 @@ def _file_name(split: str, index: int) -> str:
     return f"{FIRST_IMAGE_ID[split] + index:012d}.jpg"
 
 
-def _truth(split: str, recipe: Recipe, drawn: Sequence[Sequence[DrawnObject]]) -> GroundTruth:
+def _truth(split: str, recipe: Recipe, drawn: Sequence[Sequence[DrawnObject]]) -> ShapesFile:
     """Return the content of a split's COCO instances file."""
     size, first = recipe["size"], FIRST_IMAGE_ID[split]
     images: list[ImageRecord] = []

@@ -1,0 +1,58 @@
+"""Types of the records of COCO's JSON files, after they were checked."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class RunLengths(TypedDict):
+    """An uncompressed run-length code of a mask, column by column; the first run counts zeros."""
+
+    counts: list[int]
+    size: list[int]  # height, width
+
+
+class ImageRecord(TypedDict, total=False):
+    """An entry of `images`."""
+
+    id: int
+    file_name: str
+    width: float
+    height: float
+
+
+class CategoryRecord(TypedDict, total=False):
+    """An entry of `categories`."""
+
+    id: int
+    name: str
+    supercategory: str
+
+
+class AnnotationRecord(TypedDict, total=False):
+    """An entry of `annotations`."""
+
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: list[list[float]] | RunLengths
+    bbox: list[float]  # x, y, width, height in pixels
+    area: float
+    iscrowd: int
+
+
+class InstancesFile(TypedDict):
+    """The content of an instances file, as far as the project reads it."""
+
+    images: list[ImageRecord]
+    annotations: list[AnnotationRecord]
+    categories: list[CategoryRecord]
+
+
+class ResultRecord(TypedDict):
+    """A detection in COCO's results format."""
+
+    image_id: int
+    category_id: int
+    bbox: list[float]  # x, y, width, height in pixels
+    score: float
