@@ -117,22 +117,12 @@ def convert(
 
 def _read(source: Path, split: str, to: str) -> Truth:
     """A split, checked as in training, but that boxes without area pass."""
-    from backbones.common.datasets import find_split, read_coco
     from detection.data.annotations import CocoAnnotations
-    from detection.data.folders import LAYOUTS, layout_of, read_folder
-    from detection.data.truth import Truth
+    from detection.data.folders import known_layout, open_split
 
-    if not source.is_dir():
-        raise UserError(f"--data {source}: no such folder")
-    layout = layout_of(source)
-    if layout is None:
-        raise UserError(f"--data {source}: no layout that is known: {LAYOUTS}")
-    if layout == to:
+    if known_layout(source) == to:
         raise UserError(f"--to {to}: {source} is in that layout already")
-    truth = read_folder(source, split)
-    if truth is None:
-        path, folder = find_split(source, split)
-        truth = Truth("coco", path, folder, read_coco(path))
+    truth = open_split(source, split)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
 

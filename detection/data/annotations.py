@@ -1,4 +1,4 @@
-"""COCO annotations, checked and packed: arrays of numbers that workers share, not millions of Python objects."""
+"""COCO annotations, checked and packed into arrays that data workers share, instead of millions of Python objects."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from backbones.common.datasets import (
 from backbones.errors import UserError
 from detection.data.truth import Protocol, Truth
 
-SMALLEST_SIDE = 1e-3  # pixels; narrower boxes have no area to learn from
+SMALLEST_SIDE = 1e-3  # pixels; a box with a smaller side has no area to learn from
 
 
 @dataclass(frozen=True)
 class CategoryMap:
-    """Labels 1..K of the model for the categories of a file, in the order of their ids; 0 is the background.
+    """Maps the categories of a file, in the order of their ids, to the model's labels 1..K. Label 0 is background.
 
     Attributes:
-        ids: category ids as in the file, rising, gaps allowed.
-        names: their names.
+        ids: category ids as in the file, ascending, gaps allowed.
+        names: of the categories.
     """
 
     ids: tuple[int, ...]
@@ -38,10 +38,10 @@ class CategoryMap:
 
     @classmethod
     def from_json(cls, categories: Iterable[Record], path: Path) -> CategoryMap:
-        """From a file's `categories`.
+        """Return the map for the `categories` of a file.
 
         Raises:
-            UserError: for none at all, a missing id or name, or an id that stands twice.
+            UserError: there is no category, an id or name is missing, or an id is a duplicate.
         """
         pairs = sorted(
             (field(record, "category", "id", path), str(field(record, "category", "name", path)))
@@ -57,14 +57,18 @@ class CategoryMap:
         return len(self.ids)
 
     def labels(self, category_ids: np.ndarray) -> np.ndarray:
-        """Labels 1..K `[N]` for category ids `[N]`, all of which must be in the map."""
+        """Return labels 1..K `[N]` for category ids `[N]`, all of which must be in the map."""
         return np.searchsorted(np.asarray(self.ids), category_ids) + 1
 
     def require_same(self, other: CategoryMap, *, here: str, there: str) -> None:
-        """Refuse another map, showing where they differ.
+        """Check that another map has the same ids and names.
+
+        Args:
+            here: what to call this map in the message.
+            there: what to call the other one.
 
         Raises:
-            UserError: unless ids and names are the same.
+            UserError: the maps differ.
         """
         mine, theirs = dict(zip(self.ids, self.names, strict=True)), dict(zip(other.ids, other.names, strict=True))
         if mine == theirs:
@@ -78,15 +82,22 @@ class CategoryMap:
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """The truth of one split, packed.
+    """The annotations of one split of I images and B boxes, packed.
 
     Attributes:
-        path: the file, or folder, to name in messages; `folder`: where its images lie.
-        source: the JSON file itself, or the content of one; protocol: whose figures are wanted beside COCO's.
-        image_ids: `[I]`, file_names `[I]`, sizes `[I, 2]` height and width as the file says.
+        path: file or folder to name in messages.
+        folder: of the images.
+        source: what an evaluator reads: a JSON file, or the content of one.
+        protocol: whose metrics to compute beside COCO's.
+        image_ids: `[I]`, ascending.
+        file_names: `[I]`, relative to `folder`.
+        sizes: `[I, 2]` height and width as in the file.
         offsets: `[I + 1]`; the boxes of image i are `offsets[i]:offsets[i + 1]`.
-        boxes: `[B, 4]` float32 xyxy in pixels, inside the image; labels `[B]` from 1; crowd `[B]`.
-        clipped, dropped: how many boxes stuck out of their image, and how many without area were left out.
+        boxes: `[B, 4]` float32 xyxy in pixels, inside the image.
+        labels: `[B]` from 1.
+        crowd: `[B]`, whether a box is a crowd.
+        clipped: number of boxes that reached out of their image.
+        dropped: number of boxes without area that were left out.
     """
 
     path: Path
@@ -114,7 +125,7 @@ class CocoAnnotations:
         absent_images: Literal["error", "keep"] = "error",
         allow_outside: bool = False,
     ) -> CocoAnnotations:
-        """Read and check a COCO instances file; see `of` for the arguments and errors."""
+        """Read and check a COCO instances file. See `of` for arguments and errors."""
         truth = Truth("coco", path, folder, read_coco(path))
         return cls.of(truth, bad_boxes=bad_boxes, absent_images=absent_images, allow_outside=allow_outside)
 
@@ -129,18 +140,19 @@ class CocoAnnotations:
     ) -> CocoAnnotations:
         """Check and pack the records of a split.
 
-        Boxes are clipped to their image. A missing `iscrowd` means 0.
+        Boxes are clipped to their image. A missing `iscrowd` counts as 0.
 
         Args:
-            bad_boxes: what to do with boxes that have no area inside their image.
-            absent_images: whether every image must lie in `folder`.
-            allow_outside: take file names that lead out of `folder` (absolute ones, and those with `..`).
+            bad_boxes: whether a box without area inside its image is an error, or left out.
+            absent_images: whether an image that is not in `folder` is an error.
+            allow_outside: accept file names that lead out of `folder` (absolute ones, and those with `..`).
 
         Raises:
-            UserError: naming the file and the record, for anything malformed: no JSON, a missing list or field, ids
-                that stand twice, an annotation of an absent image or category, an image that is not in `folder`.
+            UserError: something is malformed; the message names the file and the record. Examples are a missing list or
+                field, a duplicate id, an annotation of an absent image or category, an image that is not in `folder`.
         """
         path, folder, data = truth.path, truth.folder, truth.data
+        # Check images and categories.
         images = sorted(records_of(data, "images", path), key=lambda image: field(image, "image", "id", path))
         categories = CategoryMap.from_json(records_of(data, "categories", path), path)
         annotations = records_of(data, "annotations", path)
@@ -157,6 +169,7 @@ class CocoAnnotations:
         sizes = np.array(
             [[field(image, "image", side, path) for side in ("height", "width")] for image in images], np.int32
         )
+        # Check annotations, and sort them by image.
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
         crowd = np.array([bool(field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
@@ -164,7 +177,7 @@ class CocoAnnotations:
         return cls(
             path=path,
             folder=folder,
-            source=truth.packed(),
+            source=truth.evaluator_source(),
             protocol=truth.protocol(),
             categories=categories,
             image_ids=image_ids,
@@ -182,26 +195,34 @@ class CocoAnnotations:
         return len(self.image_ids)
 
     def of_image(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes `[N, 4]`, labels `[N]` and crowd flags `[N]` of one image."""
+        """Return boxes `[N, 4]`, labels `[N]` and crowd flags `[N]` of one image."""
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes[part], self.labels[part], self.crowd[part]
 
-    def objects(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each object of the images at `places`: where among them its image is, and its class 0..K-1; no crowds."""
+    def objects(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the objects, without crowds, of the images at `indices` `[M]`.
+
+        Returns:
+            For each object the position of its image in `indices`, and its class 0..K-1.
+        """
         position = np.full(len(self), -1)
-        position[places] = np.arange(len(places))
+        position[indices] = np.arange(len(indices))
         images = np.repeat(position, np.diff(self.offsets))
         kept = (images >= 0) & ~self.crowd
         return images[kept], self.labels[kept].astype(np.int64) - 1
 
     def empty(self) -> np.ndarray:
-        """Which images `[I]` have no object (a crowd alone is none)."""
+        """Return whether each image has no object `[I]`. A crowd is not an object."""
         objects = np.concatenate([[0], np.cumsum(~self.crowd)])
         return objects[self.offsets[1:]] == objects[self.offsets[:-1]]
 
 
 def _rows(annotations: list[Record], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:
-    """Position `[B]` of each annotation's image among `image_ids`."""
+    """Return the index `[B]` of each annotation's image in `image_ids`.
+
+    Raises:
+        UserError: an annotation names an absent image or category.
+    """
     position = {identifier: row for row, identifier in enumerate(image_ids.tolist())}
     known = set(categories.ids)
     rows = np.empty(len(annotations), dtype=np.int64)
@@ -219,7 +240,7 @@ def _rows(annotations: list[Record], image_ids: np.ndarray, categories: Category
 def _checked_boxes(
     truth: Truth, rows: np.ndarray, sizes: np.ndarray, bad_boxes: str
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Boxes xyxy `[B, 4]` clipped to their images, how many were clipped, and which `[B]` have area."""
+    """Return boxes xyxy `[B, 4]` clipped to their images, the number clipped, and whether each has area `[B]`."""
     annotations = truth.data["annotations"]
     boxes = np.array([field(a, "annotation", "bbox", truth.path) for a in annotations], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -229,9 +250,9 @@ def _checked_boxes(
     if bad_boxes == "error" and not keep.all():
         first = int(np.flatnonzero(~keep)[0])
         raise UserError(
-            f"{': '.join(truth.place(first))} has a box without area inside the image: {annotations[first]['bbox']} "
-            f"({int((~keep).sum())} such boxes); mend the file or pass --bad-boxes drop"
+            f"{': '.join(truth.locate(first))} has a box without area inside the image: {annotations[first]['bbox']} "
+            f"({int((~keep).sum())} such boxes); fix the file or pass --bad-boxes drop"
         )
-    # Rounding in the file makes boxes end a hair outside; only what a person would see counts as clipped.
+    # Rounding in the file makes boxes end slightly outside. Only a pixel or more counts as clipped.
     clipped = int((np.abs(inside - boxes) > 1).any(axis=1).sum())
     return inside, clipped, keep

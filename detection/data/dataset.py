@@ -1,4 +1,4 @@
-"""A COCO split as a dataset of (image, target) pairs."""
+"""A split as a dataset of (image, target) pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.transforms import Augment
 
 
-class CocoDetection(Dataset):
+class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """Images with their boxes.
 
     An item is a uint8 image `[3, H, W]` of its original size and a target: `boxes` `[N, 4]` xyxy in pixels of that
@@ -26,8 +26,8 @@ class CocoDetection(Dataset):
     `short_side`. An image without objects has `[0, 4]` boxes and is a negative.
 
     Args:
-        augment: what happens to an image, by (seed, epoch, index).
-        indices: which images, in order; all by default.
+        augment: augmentation of an image, a function of (seed, epoch, index).
+        indices: indices of the images to use, in order. By default all.
     """
 
     def __init__(
@@ -40,18 +40,21 @@ class CocoDetection(Dataset):
         return len(self.indices)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One image; a key `(epoch, index)` chooses the augmentation, a plain index stands for epoch 0.
+        """Return one image and its target.
+
+        Args:
+            key: `(epoch, index)`; the epoch chooses the augmentation. A plain index means epoch 0.
 
         Raises:
-            UserError: naming the file, where it does not decode or has another size than the annotations say.
+            UserError: the file cannot be decoded, or its size is not the one in the annotations.
         """
-        epoch, place = key if isinstance(key, tuple) else (0, key)
-        row = int(self.indices[place])
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        row = int(self.indices[index])
         data = self.annotations
-        image = read_image(self.path(place), size=tuple(data.sizes[row].tolist()))
+        image = read_image(self.path(index), size=tuple(data.sizes[row].tolist()))
         boxes, labels, crowd = data.of_image(row)
-        image, boxes, places, short_side = self.augment(image, boxes, epoch=epoch, index=row)
-        labels, crowd = labels[places], crowd[places]
+        image, boxes, kept, short_side = self.augment(image, boxes, epoch=epoch, index=row)
+        labels, crowd = labels[kept], crowd[kept]
         target = {
             "boxes": torch.from_numpy(boxes[~crowd].copy()),
             "labels": torch.from_numpy(labels[~crowd].astype(np.int64)),
@@ -60,22 +63,22 @@ class CocoDetection(Dataset):
         }
         if short_side is not None:
             target["short_side"] = torch.tensor(short_side)
-        return torch.from_numpy(np.stack(cv2.split(image))), target  # thrice as fast as a transposed copy
+        return torch.from_numpy(np.stack(cv2.split(image))), target  # three times as fast as a transposed copy
 
-    def path(self, place: int) -> Path:
-        """The file of an image."""
-        return self.annotations.folder / str(self.annotations.file_names[self.indices[place]])
+    def path(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.annotations.folder / str(self.annotations.file_names[self.indices[index]])
 
-    def unreadable(self, place: int) -> Path | None:
-        """The file of an image that is missing or does not decode; None where it is whole."""
+    def unreadable(self, index: int) -> Path | None:
+        """Return the file of an image if it is missing or cannot be decoded, else None."""
         try:
-            read_image(self.path(place))
+            read_image(self.path(index))
         except UserError:
-            return self.path(place)
+            return self.path(index)
         return None
 
     def fingerprint(self) -> str:
-        """What tells these images, in this order with these boxes, from others."""
+        """Return a hash of the file names, their order and their boxes."""
         data = self.annotations
         digest = hashlib.sha256("\0".join(map(str, data.file_names[self.indices])).encode(errors="replace"))
         for part in (data.offsets, data.boxes, data.labels, data.crowd):
@@ -83,39 +86,42 @@ class CocoDetection(Dataset):
         return digest.hexdigest()
 
     def aspect_groups(self) -> np.ndarray:
-        """For each image `[N]` whether it is wider than high: batches of one kind are padded less."""
+        """Return for each image `[N]` 1 if it is wider than high, else 0. Batches of one group need less padding."""
         sizes = self.annotations.sizes[self.indices]
         return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
     def repeat_factors(self, threshold: float) -> np.ndarray:
-        """How often each image `[N]` should come in an epoch for rare classes to be seen (Gupta et al. 2019, LVIS).
+        """Return how often each image `[N]` occurs in an epoch, so that rare classes do (Gupta et al. 2019, LVIS).
 
-        A class in a share f of the images asks for max(1, sqrt(threshold / f)); an image takes what its rarest class
-        asks for.
+        A class in a fraction f of the images has the factor max(1, sqrt(threshold / f)). An image has the largest
+        factor of its classes.
         """
         data, rows = self.annotations, self.indices
+        # List the pairs of an image and a class that occurs in it.
         counts = np.diff(data.offsets)
         images = np.repeat(np.arange(len(counts)), counts)[~data.crowd]
         pairs = np.unique(np.stack([images, data.labels[~data.crowd].astype(np.int64)]), axis=1)
-        place = np.full(len(counts), -1)
-        place[rows] = np.arange(len(rows))
-        image, label = place[pairs[0]], pairs[1]
+        # Number the images by their position in this data set, and leave out the pairs of others.
+        position = np.full(len(counts), -1)
+        position[rows] = np.arange(len(rows))
+        image, label = position[pairs[0]], pairs[1]
         image, label = image[image >= 0], label[image >= 0]
-        shares = np.bincount(label, minlength=len(data.categories) + 1) / len(rows)
+        # Count the images of each class, and give each image its largest factor.
+        fractions = np.bincount(label, minlength=len(data.categories) + 1) / len(rows)
         factors = np.ones(len(rows))
-        np.maximum.at(factors, image, np.sqrt(threshold / shares[label]))
+        np.maximum.at(factors, image, np.sqrt(threshold / fractions[label]))
         return factors
 
 
 def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives: str = "keep") -> np.ndarray:
-    """Places of the images to use: the first `limit`, those without objects left out where negatives are dropped."""
-    places = np.arange(len(annotations))
+    """Return the indices of the images to use: at most the first `limit`, without empty ones if negatives is "drop"."""
+    indices = np.arange(len(annotations))
     if negatives == "drop":
-        places = places[~annotations.empty()]
-    return places[:limit]
+        indices = indices[~annotations.empty()]
+    return indices[:limit]
 
 
 def collate(items: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Lists, since images differ in size: the model pads them."""
+    """Return the images and the targets of a batch as lists. Images differ in size; the model pads them."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)

@@ -1,19 +1,17 @@
-"""Data sets whose boxes lie in a file for each image: Pascal VOC's folders, and YOLO's."""
+"""Opens a split of a data set in any known layout: COCO's, Pascal VOC's or YOLO's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
+from backbones.common.datasets import find_split, read_coco
 from backbones.errors import UserError
-from detection.data.truth import Layout, Note, Truth, refuse
+from detection.data.annotations import CocoAnnotations
+from detection.data.truth import Layout, ProblemHandler, Truth, raise_problem
 from detection.data.voc import is_voc_folder, read_voc
 from detection.data.yolo import is_yolo_folder, read_yolo
 from detection.options import DetectionDataOptions
-
-if TYPE_CHECKING:
-    from detection.data.annotations import CocoAnnotations
-
 
 LAYOUTS = (
     "COCO's annotations/instances_SPLIT*.json; Pascal VOC's Annotations, JPEGImages and ImageSets/Main/SPLIT.txt; or "
@@ -22,7 +20,7 @@ LAYOUTS = (
 
 
 def layout_of(root: Path) -> Layout | None:
-    """How a folder is laid out, or None where nothing is known of it."""
+    """Return the layout of a folder, or None if it is not one of the known layouts."""
     if any((root / "annotations").glob("instances_*.json")):
         return "coco"
     if is_voc_folder(root):
@@ -30,44 +28,65 @@ def layout_of(root: Path) -> Layout | None:
     return "yolo" if is_yolo_folder(root) else None
 
 
-def read_folder(
-    root: Path, split: str, *, absent_images: Literal["error", "keep"] = "error", note: Note = refuse
-) -> Truth | None:
-    """A split of a folder in VOC's layout or in YOLO's; None for other folders.
+def known_layout(root: Path) -> Layout:
+    """Return the layout of a folder.
 
-    See `read_voc` and `read_yolo` for arguments and errors.
+    Raises:
+        UserError: the folder does not exist, or its layout is unknown.
     """
-    readers = {"voc": read_voc, "yolo": read_yolo}
-    reader = readers.get(layout_of(root) or "")
-    return reader(root, split, absent_images=absent_images, note=note) if reader else None
+    if not root.is_dir():
+        raise UserError(f"--data {root}: no such folder")
+    layout = layout_of(root)
+    if layout is None:
+        raise UserError(f"--data {root}: unknown layout; expected {LAYOUTS}")
+    return layout
+
+
+def open_split(
+    root: Path,
+    split: str,
+    *,
+    absent_images: Literal["error", "keep"] = "error",
+    on_problem: ProblemHandler = raise_problem,
+) -> Truth:
+    """Read the records of a split. Those of COCO's file are not checked yet: see `CocoAnnotations.of`.
+
+    Args:
+        root: folder of the data set.
+        split: name of the split, such as "train".
+        absent_images: whether a missing image file is an error (VOC and YOLO).
+        on_problem: what to do about a malformed record (VOC and YOLO).
+
+    Raises:
+        UserError: the layout is unknown, there is no such split, or, by default, a record is malformed.
+    """
+    layout = known_layout(root)
+    if layout == "voc":
+        return read_voc(root, split, absent_images=absent_images, on_problem=on_problem)
+    if layout == "yolo":
+        return read_yolo(root, split, absent_images=absent_images, on_problem=on_problem)
+    path, folder = find_split(root, split)
+    return Truth("coco", path, folder, read_coco(path))
 
 
 def read_annotations(
     data: DetectionDataOptions, split: Literal["train", "val"], *, absent_images: Literal["keep", "error"] = "error"
 ) -> CocoAnnotations:
-    """The truth of a split.
+    """Read and check the annotations of a split of the data that the options name.
+
+    Args:
+        data: names files, or a folder. The caller replaces a missing folder by that of the built-in shapes.
 
     Raises:
-        UserError: where files are missing or malformed, or the folder has no layout that is known.
+        UserError: files are missing or malformed, or the layout of the folder is unknown.
     """
-    from backbones.common.datasets import find_split
-    from detection.data.annotations import CocoAnnotations
-
-    reading: dict[str, Any] = {
-        "bad_boxes": data.bad_boxes,
-        "absent_images": absent_images,
-        "allow_outside": data.allow_outside,
-    }
-    if named := getattr(data, f"{split}_annotations"):
-        return CocoAnnotations.read(Path(named), Path(getattr(data, f"{split}_images")), **reading)
-    if data.data is None:
-        from tools.processes.distributed import on_main
-        from tools.synthetic import shapes
-
-        return CocoAnnotations.read(*find_split(on_main(shapes.prepare), split), **reading)
-    root, name = Path(data.data), getattr(data, f"{split}_split")
-    if truth := read_folder(root, name, absent_images=absent_images):
-        return CocoAnnotations.of(truth, **reading)
-    if root.is_dir() and layout_of(root) is None:
-        raise UserError(f"--data {root}: no layout that is known: {LAYOUTS}")
-    return CocoAnnotations.read(*find_split(root, name), **reading)
+    annotations, images, name = (getattr(data, f"{split}_{what}") for what in ("annotations", "images", "split"))
+    if annotations is not None:
+        truth = Truth("coco", Path(annotations), Path(images), read_coco(Path(annotations)))
+    elif data.data is not None:
+        truth = open_split(Path(data.data), name, absent_images=absent_images)
+    else:
+        raise UserError(f"--data: no data set is named; name a folder, or a file by --{split}-annotations")
+    return CocoAnnotations.of(
+        truth, bad_boxes=data.bad_boxes, absent_images=absent_images, allow_outside=data.allow_outside
+    )

@@ -1,4 +1,4 @@
-"""What is known of a split, in COCO's terms, whatever files it was read from."""
+"""The records of a split in COCO's terms, whatever files they were read from."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.errors import UserError
 
 Layout = Literal["coco", "voc", "yolo"]
 Protocol = Literal["coco", "voc", "lvis"]
-Note = Callable[[str, str, UserError], None]  # kind of a problem, file, and its text
+ProblemHandler = Callable[[str, str, UserError], None]  # kind of the problem, file, and error text
 
 
 @dataclass(frozen=True)
@@ -22,49 +22,53 @@ class Truth:
     """The records of a split.
 
     Attributes:
-        layout: of the files.
-        path: the file or folder to name in messages; `folder`: where the images lie.
-        data: `images`, `annotations` and `categories` as COCO's instances file has them.
-        files: where COCO's file is not it, the annotation file of each image, whose ids are then 1, 2, ...
-        ordinals: the place of each annotation in its file, from 1.
+        layout: of the files that were read.
+        path: file or folder to name in messages.
+        folder: of the images.
+        data: `images`, `annotations` and `categories` as in COCO's instances file.
+        files: of VOC and YOLO, the annotation file of each image; image ids are then 1, 2, ...
+        ordinals: of VOC and YOLO, the position of each annotation in its file, from 1.
     """
 
     layout: Layout
     path: Path
     folder: Path
-    data: dict[str, Any]
+    data: Record
     files: list[str] = field(default_factory=list)
     ordinals: list[int] = field(default_factory=list)
 
-    def place(self, index: int) -> tuple[str, str]:
-        """The file of annotation `index`, and what to call the annotation there."""
+    def locate(self, index: int) -> tuple[str, str]:
+        """Return the file of annotation `index`, and a name for the annotation in that file."""
         record = self.data["annotations"][index]
         if self.layout == "coco":
             return str(self.path), f"annotation {record['id']} of image {record['image_id']}"
         word = "object" if self.layout == "voc" else "line"
         return self.files[record["image_id"] - 1], f"{word} {self.ordinals[index]}"
 
-    def packed(self) -> Path | bytes:
-        """What an evaluator reads the truth from: the file, or its content as one object for any number of workers."""
+    def evaluator_source(self) -> Path | bytes:
+        """Return what an evaluator reads: COCO's own file, or the records as JSON.
+
+        JSON is one object, which any number of data workers share without copying it.
+        """
         return self.path if self.layout == "coco" else json.dumps(self.data).encode()
 
     def protocol(self) -> Protocol:
-        """Whose figures are wanted beside COCO's; LVIS's images say which categories they were searched for."""
+        """Return whose metrics to compute beside COCO's. LVIS is known by the images' lists of absent categories."""
         if self.layout == "coco":
             return "lvis" if all("neg_category_ids" in image for image in self.data["images"]) else "coco"
         return "voc" if self.layout == "voc" else "coco"
 
 
-def refuse(kind: str, file: str, error: UserError) -> None:
-    """What a reader does about a problem, unless somebody collects them."""
+def raise_problem(kind: str, file: str, error: UserError) -> None:
+    """Raise the error. This is what readers do about a problem by default; a check of the data collects them."""
     raise error
 
 
 def images_below(folder: Path) -> dict[str, list[str]]:
-    """Names of the image files in a folder and those below it, by their name without its suffix.
+    """Return the names of the image files in a folder and its subfolders, by name without suffix.
 
     Raises:
-        UserError: where there is no such folder.
+        UserError: the folder does not exist.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
@@ -81,29 +85,38 @@ def images_below(folder: Path) -> dict[str, list[str]]:
 
 
 def read_names(path: Path) -> list[str]:
-    """The class names of a text file, one a line.
+    """Read the class names of a text file, one per line.
 
     Raises:
-        UserError: where it cannot be read, names none, or one twice.
+        UserError: the file cannot be read, has no name, or has a duplicate.
     """
     return checked_names(path, [line.strip() for line in read_text(path).splitlines() if line.strip()])
 
 
 def checked_names(path: Path, names: list[str]) -> list[str]:
-    """Class names, unless there is none, or one stands twice."""
+    """Return class names unchanged.
+
+    Raises:
+        UserError: there is no name, or there is a duplicate.
+    """
     if not names:
         raise UserError(f"{path}: names no class; a detector needs at least one")
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise UserError(f"{path}: class {twice} stands twice; mend the list")
+    duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if duplicate is not None:
+        raise UserError(f"{path}: class {duplicate} is a duplicate; fix the list")
     return names
 
 
 def read_text(path: Path) -> str:
-    """Raises: UserError where a file is no text or cannot be read."""
+    """Read a text file.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); write it again") from None
+        text = f"{error.reason} at byte {error.start}"
+        raise UserError(f"{path}: is not UTF-8 text ({text}); save it again as UTF-8") from None

@@ -1,7 +1,7 @@
-"""Pascal VOC's folders: `ImageSets/Main/SPLIT.txt` lists names, `Annotations/NAME.xml` has their boxes.
+"""Pascal VOC's layout: `ImageSets/Main/SPLIT.txt` lists image names, `Annotations/NAME.xml` has their boxes.
 
-hotcoco reads and writes this layout too, but loses what it can hold: of a name with `&amp;` it keeps the end, and in
-writing it rounds to whole pixels; NaN and absent sizes pass, lists are not looked at.
+hotcoco reads and writes this layout too, but loses data. It keeps only the end of a name with `&amp;`, rounds to whole
+pixels when it writes, accepts NaN and absent sizes, and ignores the lists.
 """
 
 from __future__ import annotations
@@ -15,38 +15,42 @@ from xml.parsers import expat
 from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
 from backbones.errors import UserError
-from detection.data.truth import Note, Truth, images_below, read_names, read_text, refuse
+from detection.data.truth import ProblemHandler, Truth, images_below, raise_problem, read_names, read_text
 
 LISTS = Path("ImageSets", "Main")
-FLAGS = ("-1", "0", "1")  # of a class's own lists: "000005 -1"
+FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-FURTHEST = 2**31  # pixels
-DEEPEST = 20  # elements within elements; VOC has five
-KEPT = ("pose", "truncated", "occluded")  # what COCO's records can carry along
+FURTHEST = 2**31  # pixels; limit of coordinates
+DEEPEST = 20  # limit of nested XML elements; VOC has five
+KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
 
 
 def is_voc_folder(root: Path) -> bool:
-    """Whether a data set is laid out like Pascal VOC's detection sets."""
+    """Return whether a folder has the layout of Pascal VOC's detection sets."""
     return (root / "Annotations").is_dir() and (root / LISTS).is_dir()
 
 
 def read_voc(
-    root: Path, split: str, *, absent_images: Literal["error", "keep"] = "error", note: Note = refuse
+    root: Path,
+    split: str,
+    *,
+    absent_images: Literal["error", "keep"] = "error",
+    on_problem: ProblemHandler = raise_problem,
 ) -> Truth:
-    """The images of a list with their objects; those that are `difficult` have `iscrowd` 1.
+    """Read the images of a list with their objects. A `difficult` object gets `iscrowd` 1.
 
-    VOC counts pixels from 1 and includes the last: columns 11 to 30 begin at 10 and are 20 wide. The classes are
-    those of `classes.txt`, or else the names in all of `Annotations`, sorted.
+    VOC counts pixels from 1 and includes the last one: columns 11 to 30 begin at 10 and are 20 wide. The classes are
+    those of `classes.txt` if that file exists, else all names in `Annotations`, sorted.
 
     Args:
-        absent_images: whether every image must be there.
-        note: what to do about a problem; a record with one is left out.
+        absent_images: whether a missing image file is an error.
+        on_problem: what to do about a malformed record. If it returns, the record is left out.
 
     Raises:
-        UserError: for a list that cannot be read, and, by `note`, for what else is malformed.
+        UserError: the list cannot be read, or `on_problem` raises the error of a record.
     """
-    images, names = images_below(root / "JPEGImages"), _listed(root, split, note)
-    trees, classes = _parse(root, set(names), note)
+    images, names = images_below(root / "JPEGImages"), _listed(root, split, on_problem)
+    trees, classes = _parse(root, set(names), on_problem)
     truth = Truth(
         "voc",
         root / LISTS / f"{split}.txt",
@@ -67,24 +71,25 @@ def read_voc(
             file = _image_of(tree, name, path, images, absent_images)
             if file in owners:
                 raise UserError(
-                    f"{path}: names the image {file}, as {owners[file]}.xml does; mend the <filename> of one"
+                    f"{path}: names the image {file}, as {owners[file]}.xml does; fix the <filename> of one"
                 )
             height, width = _size(tree, path, truth.folder / file, absent_images)
         except UserError as error:
-            note("malformed annotation", str(path), error)
+            on_problem("malformed annotation", str(path), error)
             continue
         owners[file] = name
         truth.data["images"].append({"id": len(truth.files) + 1, "file_name": file, "width": width, "height": height})
         truth.files.append(str(path))
-        _add_objects(tree, path, classes, truth, note)
+        _add_objects(tree, path, classes, truth, on_problem)
     return truth
 
 
 def parse_xml(content: bytes, path: Path) -> Element:
-    """The root element of an XML file.
+    """Parse an XML file and return its root element.
 
     Raises:
-        UserError: where it is none, or declares a document type, which is where entities that multiply come from.
+        UserError: the file is not XML, nests too deeply, or declares a document type, which could define entities that
+            expand to fill the memory.
     """
     builder, depth = TreeBuilder(), 0
     parser = expat.ParserCreate()
@@ -95,7 +100,7 @@ def parse_xml(content: bytes, path: Path) -> Element:
         depth += 1
         if depth > DEEPEST:
             raise UserError(
-                f"{path}: line {parser.CurrentLineNumber}: elements nest deeper than {DEEPEST}; mend the file"
+                f"{path}: line {parser.CurrentLineNumber}: elements nest deeper than {DEEPEST}; fix the file"
             )
         builder.start(tag, attributes)
 
@@ -105,7 +110,9 @@ def parse_xml(content: bytes, path: Path) -> Element:
         builder.end(tag)
 
     def doctype(*_: object) -> None:
-        raise UserError(f"{path}: declares a document type, which VOC's files never do and could harm; remove it")
+        raise UserError(
+            f"{path}: declares a document type, which is not safe to read and which VOC's files never do; remove it"
+        )
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, doctype
@@ -116,12 +123,12 @@ def parse_xml(content: bytes, path: Path) -> Element:
         raise UserError(f"{path}: not XML ({error})") from None
 
 
-def _listed(root: Path, split: str, note: Note) -> list[str]:
-    """The names that a list has, in order."""
+def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
+    """Return the image names of a list, in order."""
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"{path}: no such list; the lists there: {there}")
+        raise UserError(f"{path}: no such list; existing lists: {there}")
     lines = [line.strip() for line in read_text(path).splitlines()]
     if not any(lines):
         raise UserError(f"{path}: lists no image; name another list")
@@ -135,20 +142,23 @@ def _listed(root: Path, split: str, note: Note) -> list[str]:
             continue
         try:
             if leads_out(name) or "\0" in name:
-                raise UserError(f"{path}: line {number}: {name!r} leads out of Annotations; mend the list")
+                raise UserError(f"{path}: line {number}: {name!r} leads out of Annotations; fix the list")
             if name in names:
-                raise UserError(f"{path}: line {number}: {name} stands more than once; mend the list")
+                raise UserError(f"{path}: line {number}: {name} is a duplicate; fix the list")
             if not (root / "Annotations" / f"{name}.xml").is_file():
-                raise UserError(f"{path}: line {number}: there is no Annotations/{name}.xml; write it or mend the list")
+                raise UserError(f"{path}: line {number}: there is no Annotations/{name}.xml; add it or fix the list")
         except UserError as error:
-            note("malformed list", str(path), error)
+            on_problem("malformed list", str(path), error)
             continue
         names[name] = None
     return list(names)
 
 
-def _parse(root: Path, wanted: set[str], note: Note) -> tuple[dict[str, Element], list[str]]:
-    """The wanted files' elements by name, and the classes; all files are looked at unless `classes.txt` has those."""
+def _parse(root: Path, wanted: set[str], on_problem: ProblemHandler) -> tuple[dict[str, Element], list[str]]:
+    """Return the root elements of the wanted files by name, and the classes.
+
+    Without `classes.txt`, all files are parsed to find the classes.
+    """
     given = read_names(root / "classes.txt") if (root / "classes.txt").is_file() else None
     folder, trees, seen = root / "Annotations", {}, set()
     names = wanted if given else {p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.xml")}
@@ -157,10 +167,12 @@ def _parse(root: Path, wanted: set[str], note: Note) -> tuple[dict[str, Element]
         try:
             tree = parse_xml(_bytes(path), path)
             if tree.tag != "annotation":
-                raise UserError(f"{path}: begins with <{tree.tag}>, not <annotation>; it is no file of VOC's")
+                raise UserError(
+                    f"{path}: begins with <{tree.tag}>, not <annotation>; replace it by an annotation file of VOC"
+                )
         except UserError as error:
-            if name in wanted:  # the others may be what they like
-                note("malformed annotation", str(path), error)
+            if name in wanted:  # other files are read for their class names only
+                on_problem("malformed annotation", str(path), error)
             continue
         seen |= {(thing.findtext("name") or "").strip() for thing in tree.iterfind("object")}
         if name in wanted:
@@ -176,30 +188,30 @@ def _bytes(path: Path) -> bytes:
 
 
 def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]], absent: str) -> str:
-    """The image file of an annotation: the one of its name, or else the one that it names."""
+    """Return the image file of an annotation: the one with its name, or else the one that <filename> names."""
     named = (tree.findtext("filename") or "").strip()
     if leads_out(named) or "\0" in named:
-        raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; mend it")
+        raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix it")
     own, stem = images.get(name, []), named.rpartition(".")[0] or named
     there = named in images.get(stem, [])
     if there and own and named not in own:
-        raise UserError(f"{path}: <filename> is {named}, but JPEGImages/{own[0]} is there as well; mend <filename>")
+        raise UserError(f"{path}: <filename> is {named}, but JPEGImages/{own[0]} exists as well; fix <filename>")
     if there:
         return named
     if len(own) > 1:
-        raise UserError(f"{path}: {own[0]} and {own[1]} are both there; say by <filename> which one it is")
+        raise UserError(f"{path}: both {own[0]} and {own[1]} exist; name one of them in <filename>")
     if not own and absent == "error":
         raise UserError(f"{path}: there is no JPEGImages/{named or name + '.jpg'}; add it, or pass --on-bad-image skip")
     return own[0] if own else named or f"{name}.jpg"
 
 
 def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int]:
-    """Height and width as <size> says, or else the image file."""
+    """Return height and width from <size>, or else from the image file."""
     texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("height", "width")]
     sides = [number(text) for text in texts]
     for text, side in zip(texts, sides, strict=True):
         if side is None or side < 0 or side != int(side):
-            raise UserError(f"{path}: <size> holds {text[:40]!r}, not a whole number of pixels; mend it")
+            raise UserError(f"{path}: <size> holds {text[:40]!r}, not a whole number of pixels; fix it")
     height, width = (int(side or 0) for side in sides)
     if height and width:
         return height, width
@@ -212,52 +224,60 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
 
 
 def unknown_size() -> tuple[int, int]:
-    """Of an image that cannot be read and whose annotations do not tell: any, as no detection will be compared."""
+    """Return a size for an image that cannot be read and has no size in its annotations.
+
+    Any size will do, because such an image gets no detections to compare.
+    """
     return 640, 640
 
 
-def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, note: Note) -> None:
-    for place, thing in enumerate(tree.iterfind("object"), 1):
+def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on_problem: ProblemHandler) -> None:
+    """Append the objects of a file to the annotations, for the image that was added last."""
+    for ordinal, thing in enumerate(tree.iterfind("object"), 1):
         try:
-            record = _object(thing, f"{path}: object {place}", classes)
+            record = _object(thing, f"{path}: object {ordinal}", classes)
         except UserError as error:
-            note("malformed object", str(path), error)
+            on_problem("malformed object", str(path), error)
             continue
-        truth.ordinals.append(place)
+        truth.ordinals.append(ordinal)
         own = {"id": len(truth.ordinals), "image_id": len(truth.files)}
         truth.data["annotations"].append({**own, **record})
 
 
 def _object(thing: Element, where: str, classes: list[str]) -> Record:
+    """Return an <object> as a record of COCO."""
     name = (thing.findtext("name") or "").strip()
     if not name or not is_text(name):
-        raise UserError(f"{where}: has no <name>; mend the file")
+        raise UserError(f"{where}: has no <name>; fix the file")
     if name not in classes:
-        raise UserError(f"{where}: its class {name} is not in classes.txt ({', '.join(classes[:5])}, ...); mend one")
+        raise UserError(
+            f"{where}: its class {name} is not in classes.txt ({', '.join(classes[:5])}, ...); fix one of them"
+        )
     difficult = (thing.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
-        raise UserError(f"{where}: <difficult> is {difficult[:40]!r}, not 0 or 1; mend it")
-    corners = []
-    for corner in CORNERS:
-        text = (thing.findtext(f"bndbox/{corner}") or "").strip()
-        value = number(text)
-        if value is None:
-            raise UserError(f"{where}: its <{corner}> is {text[:40]!r}, not a number of pixels; mend it")
-        corners.append(value)
-    left, top, right, bottom = corners  # decimals: 0.1 + 1 - 1 is 0.1
+        raise UserError(f"{where}: <difficult> is {difficult[:40]!r}, not 0 or 1; fix it")
+    left, top, right, bottom = (_coordinate(thing, corner, where) for corner in CORNERS)
     box = [float(left - 1), float(top - 1), float(right - left + 1), float(bottom - top + 1)]
-    kept = {tag: said.strip() for tag in KEPT if (said := thing.findtext(tag))}
     return {
         "category_id": classes.index(name) + 1,
         "bbox": box,
         "area": box[2] * box[3],
         "iscrowd": int(difficult),
-        **kept,
+        **{tag: value.strip() for tag in KEPT if (value := thing.findtext(tag))},
     }
 
 
+def _coordinate(thing: Element, corner: str, where: str) -> Decimal:
+    """Return a coordinate of an <object>'s box. With decimals, 0.1 + 1 - 1 is exactly 0.1."""
+    text = (thing.findtext(f"bndbox/{corner}") or "").strip()
+    value = number(text)
+    if value is None:
+        raise UserError(f"{where}: its <{corner}> is {text[:40]!r}, not a number of pixels; fix it")
+    return value
+
+
 def number(text: str) -> Decimal | None:
-    """A finite number of pixels that a picture might have, or None."""
+    """Return a finite number of pixels that an image can have, or None if the text is something else."""
     try:
         value = Decimal(text)
     except InvalidOperation:

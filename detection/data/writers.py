@@ -1,6 +1,6 @@
-"""Writers of detection sets: the layouts of COCO, Pascal VOC and YOLO.
+"""Writers of detection data sets in the layouts of COCO, Pascal VOC and YOLO.
 
-They are ours because hotcoco's lose what the layouts can hold: see `detection/voc_file.py` and `yolo_file.py`.
+hotcoco has writers too, but they lose data that the layouts can hold; see `detection/data/voc.py` and `yolo.py`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 from xml.etree import ElementTree
 
 import yaml
@@ -24,35 +23,53 @@ from detection.data.truth import Truth, checked_names
 from detection.data.voc import CORNERS, FURTHEST, KEPT, LISTS
 from detection.data.yolo import BEYOND
 
-SHARES = 15  # digits after the point in YOLO's files: a picometre of a kilometre
-Lost = Counter[str]  # what the new layout has no place for, by its name
+DIGITS = 15  # after the point in YOLO's files
+Lost = Counter[str]  # number of things that the new layout cannot hold, by their name
+
+
+class Writer(Protocol):
+    """Writes a split into the folder of a new data set.
+
+    Args:
+        split: name of the split.
+        drop: leave out a box that the layout cannot hold, instead of raising an error.
+
+    Raises:
+        UserError: the layout cannot hold a name, a size or a box.
+    """
+
+    def __call__(self, folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+        """Return what was left out."""
 
 
 def describe(split: str, truth: Truth, lost: Lost) -> str:
-    """What a split has, in a line."""
+    """Return a line about the contents of a split and what was left out."""
     text = f"{split}: {len(truth.data['images'])} images, {len(truth.data['annotations'])} boxes"
     missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))
     return f"{text}; left out: {missing}" if missing else text
 
 
 def write_coco(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-    """`annotations/instances_SPLIT.json` and `SPLIT/`."""
+    """Write `annotations/instances_SPLIT.json` and `SPLIT/`. See `Writer`."""
     for image in truth.data["images"]:
-        _place(truth, image, folder / split)
+        _link_image(truth, image, folder / split)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     write_json(folder / "annotations" / f"instances_{split}.json", truth.data, indent=None)
     return Counter()
 
 
 def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-    """`Annotations/NAME.xml`, `JPEGImages/`, `ImageSets/Main/SPLIT.txt` and `classes.txt`; crowds are difficult."""
+    """Write `Annotations/NAME.xml`, `JPEGImages/`, `ImageSets/Main/SPLIT.txt` and `classes.txt`. See `Writer`.
+
+    A crowd becomes a difficult object.
+    """
     names, lost = _class_names(truth), Lost()
     stems = _stems(truth)
-    for image, things in _by_image(truth):
+    for image, indices in _by_image(truth):
         path = folder / "Annotations" / f"{stems[image['id']]}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         root = _annotation(image)
-        for index in things:
+        for index in indices:
             record = truth.data["annotations"][index]
             lost["outlines"] += bool(record.get("segmentation"))
             if any(abs(value) * 2 >= FURTHEST for value in record["bbox"]):
@@ -61,7 +78,7 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
             root.append(_object(record, names[record["category_id"]]))
         ElementTree.indent(root, "\t")
         path.write_bytes(ElementTree.tostring(root, encoding="utf-8"))
-        _place(truth, image, folder / "JPEGImages")
+        _link_image(truth, image, folder / "JPEGImages")
     (folder / LISTS).mkdir(parents=True, exist_ok=True)
     (folder / LISTS / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems.values()), encoding="utf-8")
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
@@ -69,71 +86,77 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 
 
 def write_yolo(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-    """`images/SPLIT/`, `labels/SPLIT/NAME.txt` and `data.yaml`; crowds, for which it has no mark, are left out."""
+    """Write `images/SPLIT/`, `labels/SPLIT/NAME.txt` and `data.yaml`. See `Writer`.
+
+    Crowds are left out, because the layout cannot mark them.
+    """
     names, lost = _class_names(truth), Lost()
     numbers = {key: number for number, key in enumerate(names)}
     stems = _stems(truth)
-    for image, things in _by_image(truth):
+    for image, indices in _by_image(truth):
         _refuse_other_size(truth, image)
         lines = []
-        for index in things:
-            record = truth.data["annotations"][index]
-            if record.get("iscrowd"):
-                lost["crowds or difficult objects"] += 1
-                continue
-            lost["outlines"] += bool(record.get("segmentation"))
-            shares = _shares(record["bbox"], image)
-            if not _holds(shares):  # which its readers would refuse
-                shares = _shares(_inside(record["bbox"], image), image)
-                if min(shares[2:]) <= 0:
-                    _refuse_box(truth, index, "has no area inside the image", lost, drop)
-                    continue
-                lost["parts of boxes outside their image"] += 1
-            lines.append(" ".join([str(numbers[record["category_id"]]), *map(_plain, shares)]))
+        for index in indices:
+            fractions = _yolo_box(truth, index, image, lost, drop)
+            if fractions is not None:
+                number = numbers[truth.data["annotations"][index]["category_id"]]
+                lines.append(" ".join([str(number), *map(_fraction_text, fractions)]))
         path = folder / "labels" / split / f"{stems[image['id']]}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _place(truth, image, folder / "images" / split)
+        _link_image(truth, image, folder / "images" / split)
     _add_to_yaml(folder / "data.yaml", split, list(names.values()))
     return +lost
 
 
-WRITERS: dict[str, Callable[..., Lost]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
+WRITERS: dict[str, Writer] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 
 def _by_image(truth: Truth) -> list[tuple[Record, list[int]]]:
-    """Each image with the places of its annotations."""
-    places: dict[int, list[int]] = {image["id"]: [] for image in truth.data["images"]}
+    """Return each image with the indices of its annotations."""
+    indices: dict[int, list[int]] = {image["id"]: [] for image in truth.data["images"]}
     for index, record in enumerate(truth.data["annotations"]):
-        places[record["image_id"]].append(index)
-    return [(image, places[image["id"]]) for image in truth.data["images"]]
+        indices[record["image_id"]].append(index)
+    return [(image, indices[image["id"]]) for image in truth.data["images"]]
 
 
 def _class_names(truth: Truth) -> dict[int, str]:
-    """Names by category id, in the order of ids, fit for a line of a text file."""
+    """Return class names by category id, in the order of ids.
+
+    Raises:
+        UserError: a name does not fit on a line of a text file, or is a duplicate.
+    """
     records = sorted(truth.data["categories"], key=lambda record: record["id"])
     names = {record["id"]: str(record["name"]) for record in records}
     for name in names.values():
         if not _is_line(name):
-            raise UserError(f"{truth.path}: class {name!r} has spaces around it or signs that do not print; rename it")
+            raise UserError(
+                f"{truth.path}: class {name!r} has spaces around it or characters that cannot be printed; rename it"
+            )
     checked_names(truth.path, list(names.values()))
     return names
 
 
 def _stems(truth: Truth) -> dict[int, str]:
-    """Names of annotation files, without suffix, by image id."""
+    """Return the names of annotation files, without suffix, by image id.
+
+    Raises:
+        UserError: an image's name does not fit on a line of a text file, or two images have the same annotation file.
+    """
     stems: dict[int, str] = {}
     owners: dict[str, str] = {}
     for image in truth.data["images"]:
         name = image["file_name"]
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in IMAGE_SUFFIXES or not _is_line(stem):
+            suffixes = ", ".join(IMAGE_SUFFIXES)
             raise UserError(
-                f"{truth.path}: image {name!r}: its name does not fit a list; use {', '.join(IMAGE_SUFFIXES)}"
+                f"{truth.path}: image {name!r}: this name cannot be listed in a text file; use printable characters "
+                f"and a suffix of {suffixes}"
             )
         if stem in owners:
             raise UserError(
-                f"{truth.path}: images {owners[stem]} and {name} would share an annotation file; rename one"
+                f"{truth.path}: images {owners[stem]} and {name} would have the same annotation file; rename one"
             )
         owners[stem] = name
         stems[image["id"]] = stem
@@ -141,15 +164,16 @@ def _stems(truth: Truth) -> dict[int, str]:
 
 
 def _is_line(text: str) -> bool:
+    """Return whether a text can be a line of a text file."""
     return bool(text) and text.isprintable() and text == text.strip()
 
 
-def _place(truth: Truth, image: Record, folder: Path) -> None:
-    """Link an image, or copy it where that is not possible."""
+def _link_image(truth: Truth, image: Record, folder: Path) -> None:
+    """Put a hard link to an image into a folder, or a copy if links are not possible."""
     source, target = (truth.folder / image["file_name"]).resolve(), folder / image["file_name"]
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        raise UserError(f"{truth.path}: two images are called {image['file_name']}; rename one")
+        raise UserError(f"{truth.path}: two images have the name {image['file_name']}; rename one")
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without links
@@ -157,16 +181,18 @@ def _place(truth: Truth, image: Record, folder: Path) -> None:
 
 
 def _refuse_box(truth: Truth, index: int, what: str, lost: Lost, drop: bool) -> None:
+    """Count a box that the new layout cannot hold, or raise a UserError unless `drop`."""
     if not drop:
         box = truth.data["annotations"][index]["bbox"]
         raise UserError(
-            f"{': '.join(truth.place(index))}: its box {box} {what}, which the new layout cannot hold; mend it or pass "
+            f"{': '.join(truth.locate(index))}: its box {box} {what}, which the new layout cannot hold; fix it or pass "
             "--bad-boxes drop"
         )
     lost["bad boxes"] += 1
 
 
 def _annotation(image: Record) -> ElementTree.Element:
+    """Return VOC's <annotation> of an image, without objects."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = image["file_name"]
     size = ElementTree.SubElement(root, "size")
@@ -177,7 +203,10 @@ def _annotation(image: Record) -> ElementTree.Element:
 
 
 def _object(record: Record, name: str) -> ElementTree.Element:
-    """VOC counts pixels from 1 and includes the last one; decimals, so that 0.1 comes back as 0.1."""
+    """Return VOC's <object> of an annotation.
+
+    VOC counts pixels from 1 and includes the last one. Decimals keep 0.1 exact.
+    """
     thing = ElementTree.Element("object")
     ElementTree.SubElement(thing, "name").text = name
     for tag in KEPT:
@@ -191,19 +220,37 @@ def _object(record: Record, name: str) -> ElementTree.Element:
     return thing
 
 
-def _shares(box: list[float], image: Record) -> tuple[float, ...]:
-    """Centre and size as shares of the image's sides."""
+def _yolo_box(truth: Truth, index: int, image: Record, lost: Lost, drop: bool) -> tuple[float, ...] | None:
+    """Return centre and size of an annotation's box as fractions of the image's sides, or None if it is left out."""
+    record = truth.data["annotations"][index]
+    if record.get("iscrowd"):
+        lost["crowds or difficult objects"] += 1
+        return None
+    lost["outlines"] += bool(record.get("segmentation"))
+    fractions = _fractions(record["bbox"], image)
+    if not _is_readable(fractions):
+        fractions = _fractions(_inside(record["bbox"], image), image)
+        if min(fractions[2:]) <= 0:
+            _refuse_box(truth, index, "has no area inside the image", lost, drop)
+            return None
+        lost["parts of boxes outside their image"] += 1
+    return fractions
+
+
+def _fractions(box: list[float], image: Record) -> tuple[float, ...]:
+    """Return centre and size of a box as fractions of the image's sides."""
     x, y, w, h = box
     width, height = image["width"], image["height"]
     return (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
 
 
-def _holds(shares: tuple[float, ...]) -> bool:
-    return min(shares[2:]) >= 0 and all(-BEYOND <= share <= 1 + BEYOND for share in shares)
+def _is_readable(fractions: tuple[float, ...]) -> bool:
+    """Return whether readers of YOLO's layout accept a box."""
+    return min(fractions[2:]) >= 0 and all(-BEYOND <= fraction <= 1 + BEYOND for fraction in fractions)
 
 
 def _inside(box: list[float], image: Record) -> list[float]:
-    """What of a box is inside its image."""
+    """Return the part of a box that is inside its image."""
     (left, right), (top, bottom) = (
         [min(max(value, 0), side) for value in (box[axis], box[axis] + box[axis + 2])]
         for axis, side in enumerate((image["width"], image["height"]))
@@ -211,28 +258,33 @@ def _inside(box: list[float], image: Record) -> list[float]:
     return [left, top, right - left, bottom - top]
 
 
-def _plain(share: float) -> str:
-    return _digits(Decimal(f"{share:.{SHARES}f}"))
+def _fraction_text(fraction: float) -> str:
+    """Return a fraction as text of at most `DIGITS` digits after the point."""
+    return _digits(Decimal(f"{fraction:.{DIGITS}f}"))
 
 
 def _digits(value: Decimal) -> str:
-    """A number without an exponent and without zeros at its end."""
+    """Return a number as text without an exponent and without trailing zeros."""
     text = f"{value:f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
 def _refuse_other_size(truth: Truth, image: Record) -> None:
-    """YOLO's files have no sizes: readers take those of the image file, as its EXIF orientation turns it."""
+    """Raise a UserError if an image file has another size than the annotations.
+
+    YOLO's layout stores no sizes. Its readers use the size of the image file after EXIF rotation.
+    """
     path = truth.folder / image["file_name"]
     height, width = image_size(path, apply_exif=True)
     if (width, height) != (image["width"], image["height"]):
         raise UserError(
-            f"{path}: is {width}x{height} pixels as its EXIF turns it, but {truth.path} says "
-            f"{image['width']}x{image['height']}, which YOLO's layout cannot hold; mend one"
+            f"{path}: is {width}x{height} pixels after EXIF rotation, but {truth.path} says "
+            f"{image['width']}x{image['height']}, which YOLO's layout cannot hold; fix one of them"
         )
 
 
 def _add_to_yaml(path: Path, split: str, names: list[str]) -> None:
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Add a split to data.yaml, with the names of the classes."""
+    content: dict[str, object] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     content = {**content, split: f"images/{split}", "names": dict(enumerate(names))}
     path.write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")

@@ -18,7 +18,7 @@ from PIL import Image
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection
-from detection.data.folders import layout_of, read_folder
+from detection.data.folders import layout_of, open_split
 from detection.transforms import Augment
 from tools import check_data, eval_coco
 from tools.cli import ending
@@ -31,9 +31,7 @@ SPLITS = ("--train-split", "trainval", "--val-split", "test")
 
 
 def read(root: Path, split: str, **options: Any) -> CocoAnnotations:
-    truth = read_folder(root, split, **options)
-    assert truth is not None
-    return CocoAnnotations.of(truth, **options)
+    return CocoAnnotations.of(open_split(root, split, **options), **options)
 
 
 def problems(*words: Any) -> list[tuple[str, str, str, str]]:
@@ -129,11 +127,11 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "size": (swap("<width>60", "<width>-60"), "b.xml", "<size> holds '-60'"),
     "leads out": (swap("b.jpg", "../b.jpg"), "b.xml", "<filename> '../b.jpg' leads out"),
     "absolute": (swap("b.jpg", "/etc/passwd"), "b.xml", "leads out of JPEGImages"),
-    "another's": (swap("b.jpg", "a.jpg"), "b.xml", "<filename> is a.jpg, but JPEGImages/b.jpg is there as well"),
+    "another's": (swap("b.jpg", "a.jpg"), "b.xml", "<filename> is a.jpg, but JPEGImages/b.jpg exists as well"),
     "taken": (taken, "d.xml", "names the image b.jpg, as b.xml does"),
     "absent image": (lambda voc: (voc.root / "JPEGImages/b.jpg").unlink(), "b.xml", "there is no JPEGImages/b.jpg"),
     "absent annotation": (lambda voc: voc.xml("b").unlink(), "test.txt", "line 1: there is no Annotations/b.xml"),
-    "listed twice": (of_list("b\nb\n"), "test.txt", "line 2: b stands more than once"),
+    "listed twice": (of_list("b\nb\n"), "test.txt", "line 2: b is a duplicate"),
     "list leads out": (of_list("b\n../b\n"), "test.txt", r"line 2: '\.\./b' leads out"),
     "unknown class": (lambda voc: (voc.root / "classes.txt").write_text("dog\n"), "b.xml", "its class cat is not in"),
 }
@@ -155,12 +153,12 @@ def test_what_is_wrong_with_voc_is_refused_and_found(voc: VocFolder, fault: str)
     [
         (
             lambda voc: (voc.root / "ImageSets/Main/test.txt").unlink(),
-            "test.txt: no such list; the lists there: all, tr",
+            "test.txt: no such list; existing lists: all, tr",
         ),
         (of_list("\n"), "lists no image"),
-        (lambda voc: (voc.root / "ImageSets/Main/test.txt").write_bytes(b"\xff"), "is no UTF-8 text"),
+        (lambda voc: (voc.root / "ImageSets/Main/test.txt").write_bytes(b"\xff"), "is not UTF-8 text"),
         (lambda voc: (voc.root / "classes.txt").write_text("\n"), "names no class"),
-        (lambda voc: (voc.root / "classes.txt").write_text("cat\ncat\n"), "class cat stands twice"),
+        (lambda voc: (voc.root / "classes.txt").write_text("cat\ncat\n"), "class cat is a duplicate"),
         (lambda voc: (voc.root / "JPEGImages").rename(voc.root / "Images"), "JPEGImages: no such folder"),
     ],
 )
@@ -252,14 +250,14 @@ def label(text: str) -> Callable[[Path], Any]:
 YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "four": (label("0 0.5 0.5 1\n"), "c.txt", "line 1: has 4 values"),
     "six": (label("0 0.5 0.5 1 1 0.9\n"), "c.txt", "line 1: has 6 values"),
-    "text": (label("0 0.5 0.5 1 1\ncat 0.5 0.5 1 1\n"), "c.txt", "line 2: 'cat 0.5 0.5 1 1' holds what is no number"),
-    "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is none of the 2 \(0 to 1\)"),
-    "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is none"),
-    "pixels": (label("0 30 20 10 10\n"), "c.txt", "line 1: 30 20 10 10 holds pixels"),
-    "NaN": (label("0 nan 0.5 1 1\n"), "c.txt", "line 1: nan 0.5 1 1 holds pixels"),
+    "text": (label("0 0.5 0.5 1 1\ncat 0.5 0.5 1 1\n"), "c.txt", "line 2: 'cat 0.5 0.5 1 1' is not"),
+    "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is not one of the 2 \(0 to 1\)"),
+    "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is not one of"),
+    "pixels": (label("0 30 20 10 10\n"), "c.txt", "line 1: 30 20 10 10 has values outside 0..1"),
+    "NaN": (label("0 nan 0.5 1 1\n"), "c.txt", "line 1: nan 0.5 1 1 has values outside 0..1"),
     "negative": (label("0 0.5 0.5 -0.005 0.5\n"), "c.txt", "line 1: has a negative width"),
     "without area": (label("0 0.5 0.5 0 0.5\n"), "c.txt", "line 1"),
-    "bytes": (lambda root: (root / "labels/val/c.txt").write_bytes(b"\xff\xfe0"), "c.txt", "is no UTF-8 text"),
+    "bytes": (lambda root: (root / "labels/val/c.txt").write_bytes(b"\xff\xfe0"), "c.txt", "is not UTF-8 text"),
     "absent image": (
         lambda root: (root / "images/val/c.jpg").rename(root / "images/val/d.jpg"),
         "c.txt",
@@ -269,7 +267,7 @@ YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "two images": (
         lambda root: (root / "images/val/c.png").write_bytes((root / "images/val/c.jpg").read_bytes()),
         "c.jpg",
-        "c.png has the same name but for the suffix",
+        "c.png has the same name except for the suffix",
     ),
 }
 
@@ -289,10 +287,10 @@ def test_what_is_wrong_with_yolo_is_refused_and_found(yolo: Path, fault: str):
     ("content", "words"),
     [
         ("names: [cat", "not YAML"),
-        ("nc: 2", "`names` is no list of class names"),
-        ("names: {0: cat, 2: dog}", "`names` is no list of class names"),
+        ("nc: 2", "`names` is neither a list of class names"),
+        ("names: {0: cat, 2: dog}", "`names` is neither a list of class names"),
         ("nc: 3\nnames: [cat, dog]", "`nc` is 3, but there are 2"),
-        ("names: [cat, cat]", "class cat stands twice"),
+        ("names: [cat, cat]", "class cat is a duplicate"),
         ("names: []", "names no class"),
         ("names: !!python/object/apply:os.getcwd []", "not YAML"),
         ("names: [dog, cat]", "names other classes than"),
@@ -311,8 +309,10 @@ def test_layouts_are_told_apart(yolo: Path, voc: VocFolder, tmp_path: Path):
     (maps / "labels" / "train").mkdir(parents=True)
     cv2.imwrite(str(maps / "labels" / "train" / "a.png"), np.zeros((4, 4), np.uint8))
     (maps / "classes.txt").write_text("cat\n")
-    assert layout_of(maps) is None and read_folder(maps, "train") is None
-    with pytest.raises(UserError, match=r"images/valid: no such folder of images; the folders in .*: train, val"):
+    assert layout_of(maps) is None
+    with pytest.raises(UserError, match="unknown layout; expected COCO's"):
+        open_split(maps, "train")
+    with pytest.raises(UserError, match=r"images/valid: no such folder of images; existing folders in .*: train, val"):
         read(yolo, "valid")
     (yolo / "labels/val/c.txt").unlink()
     (yolo / "labels/val").rmdir()
@@ -377,7 +377,7 @@ def test_folders_of_no_layout_and_splits_of_coco(coco, tmp_path: Path):
     assert open_val(options).annotations.folder.name == "test2017"
     (tmp_path / "odd").mkdir()
     options = parse(TrainDetectorOptions, description="", argv=["--data", str(tmp_path / "odd")])
-    with pytest.raises(UserError, match=r"no layout that is known: COCO's .* Pascal VOC's .* YOLO's"):
+    with pytest.raises(UserError, match=r"unknown layout; expected COCO's .* Pascal VOC's .* YOLO's"):
         open_val(options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import pytest
 from conftest import ROOT, CocoFolder, VocFolder
 from PIL import Image
 
-from backbones.common.datasets import find_split
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.folders import read_folder
+from detection.data.folders import open_split
 from tools import convert_data
 from tools.cli import ending
 from tools.convert_data import convert
@@ -27,8 +25,7 @@ Contents = dict[str, tuple[int, int, list[tuple[str, list[float], int]]]]
 
 def contents(root: Path, split: str, *, crowds: bool = True) -> Contents:
     """Size and objects (class, box, whether a crowd) of each image of a split, by its name."""
-    truth = read_folder(root, split)
-    data = truth.data if truth else json.loads(find_split(root, split)[0].read_text())
+    data = open_split(root, split).data
     names = {record["id"]: record["name"] for record in data["categories"]}
     found: dict[int, list[Any]] = {image["id"]: [] for image in data["images"]}
     for thing in data["annotations"]:
@@ -39,9 +36,7 @@ def contents(root: Path, split: str, *, crowds: bool = True) -> Contents:
 
 def classes(root: Path, split: str = "train") -> list[str]:
     """Class names in the order of their labels."""
-    truth = read_folder(root, split)
-    data = CocoAnnotations.of(truth) if truth else CocoAnnotations.read(*find_split(root, split))
-    return list(data.categories.names)
+    return list(CocoAnnotations.of(open_split(root, split)).categories.names)
 
 
 @pytest.fixture
@@ -186,12 +181,12 @@ def turned(coco: CocoFolder) -> None:
     [
         (shared_name, "voc", "005.jpg is in train as well as in val"),
         (spaced_class, "yolo", r"class ' dog' has spaces around it"),
-        (class_twice, "yolo", "class car stands twice"),
-        (one_stem, "yolo", "images 005.jpg and 005.png would share an annotation file"),
+        (class_twice, "yolo", "class car is a duplicate"),
+        (one_stem, "yolo", "images 005.jpg and 005.png would have the same annotation file"),
         (far_box, "yolo", r"annotation 4 of image 9: its box \[80, 10, 20, 20\] has no area inside"),
         (no_box, "voc", r"annotation 1: `bbox` is \[1, 2\]"),
         (leads_out, "yolo", "image 5: .* leads out of the image folder"),
-        (turned, "yolo", r"007.jpg: is 40x60 pixels as its EXIF turns it, but .* says 60x40"),
+        (turned, "yolo", r"007.jpg: is 40x60 pixels after EXIF rotation, but .* says 60x40"),
     ],
 )
 def test_what_the_new_layout_cannot_hold_is_refused_and_leaves_nothing(
@@ -222,12 +217,12 @@ def test_mistakes_of_the_command_get_one_line(voc: VocFolder, tmp_path: Path, ca
     for words, text in (
         ({"to": "voc"}, "is in that layout already"),
         ({"to": "coco", "splits": {"train": "trainval", "val": "all"}}, "a.jpg is in train as well as in val"),
-        ({"to": "coco", "splits": {"train": "gone"}}, "gone.txt: no such list; the lists there: all, test, trainval"),
+        ({"to": "coco", "splits": {"train": "gone"}}, "gone.txt: no such list; existing lists: all, test, trainval"),
         ({"to": "coco", "splits": {}}, "name at least one split"),
     ):
         with pytest.raises(UserError, match=text):
             convert(voc.root, tmp_path / "other", **{"splits": {"train": "trainval"}, **words})
-    with pytest.raises(UserError, match="no layout that is known"):
+    with pytest.raises(UserError, match="unknown layout"):
         convert(tmp_path / "new", tmp_path / "other", to="coco", splits=OWN)
 
 

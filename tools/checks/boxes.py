@@ -11,7 +11,7 @@ from backbones.common.datasets import COCO_FIELDS, leads_out, read_coco
 from backbones.common.images import decode_image
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
-from detection.data.folders import read_folder
+from detection.data.folders import open_split
 from detection.data.truth import Truth
 from tools.checks.findings import CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
@@ -58,8 +58,7 @@ def check_folder(root: Path, split: str, report: CheckReport) -> SplitImages:
     def note(kind: str, file: str, error: UserError) -> None:
         report.add(kind, split, file=file, text=str(error).removeprefix(f"{file}: "))
 
-    truth = read_folder(root, split, absent_images="keep", note=note)
-    assert truth is not None
+    truth = open_split(root, split, absent_images="keep", on_problem=note)
     return _check(truth, split, report, allow_outside=False)
 
 
@@ -76,7 +75,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     annotations.files = [images.files[row] if row >= 0 else str(path) for row in rows]
     if truth.layout != "coco":
         # Name each annotation by its file and its line or object there, because its id is not in the file.
-        places = [truth.place(index) for index in range(len(annotations.records))]
+        places = [truth.locate(index) for index in range(len(annotations.records))]
         annotations.files, annotations.names = [file for file, _ in places], [name for _, name in places]
         images.names = [""] * len(images.records)
     annotations.rows_of("category_id", category_ids, kind="unknown category", target="categories")

@@ -21,6 +21,7 @@ from tools.evaluation.engines import HotcocoEngine
 from tools.evaluation.reading import CATEGORY, IMAGE, read_results
 from tools.evaluation.summary import summarize
 from tools.runs.folder import RunFolder
+from tools.synthetic import shapes
 
 if TYPE_CHECKING:
     from hotcoco import COCOeval
@@ -102,8 +103,8 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
         if not Path(options["val_annotations"]).is_file():
             raise UserError(f"{options['val_annotations']}: no such file; name the data with --data")
     else:
-        root = run.data_root(data)
-        options |= {"data": None if root is None else str(root), "val_annotations": None, "val_images": None}
+        root = run.data_root(data) or shapes.prepare()
+        options |= {"data": str(root), "val_annotations": None, "val_images": None}
     options["allow_outside"] = bool(run.config.get("allow_outside"))
     return read_annotations(DetectionDataOptions(**options, bad_boxes="drop"), "val", absent_images="keep")
 
