@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import COCO_FIELDS, leads_out, read_coco
+from backbones.common.datasets import leads_out, read_coco
 from backbones.common.images import decode_image
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
@@ -68,7 +68,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
         RecordList(data.get(name), name, path, split, report) for name in ("images", "categories", "annotations")
     )
     report.checked[split] = {"images": len(images.records), "annotations": len(annotations.records)}
-    names = images.texts("file_name", *COCO_FIELDS["image"]["file_name"])
+    names = images.texts("file_name")
     images.files = [name or str(path) for name in names]
     image_ids, sizes, category_ids = images.ids("id"), _sizes(images), categories.ids("id")
     rows = annotations.rows_of("image_id", image_ids, kind="unknown image", target="images")
@@ -82,7 +82,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     for records, ids in ((images, image_ids), (categories, category_ids), (annotations, annotations.ids("id"))):
         records.report_duplicates(ids)
     _check_category_names(categories)
-    annotations.column("iscrowd", *COCO_FIELDS["annotation"]["iscrowd"])
+    annotations.column("iscrowd")
     boxes = _check_boxes(annotations, rows, sizes)
     if truth.layout == "coco":
         Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
@@ -91,7 +91,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
 
 def _check_category_names(categories: RecordList) -> None:
     seen: set[object] = set()
-    for index, name in enumerate(categories.column("name", *COCO_FIELDS["category"]["name"])):
+    for index, name in enumerate(categories.column("name")):
         if name is not None and name in seen:
             text = f"an earlier category has the same name {reprlib.repr(name)}"
             categories.add(index, "duplicate category name", text)
@@ -100,7 +100,7 @@ def _check_category_names(categories: RecordList) -> None:
 
 def _sizes(images: RecordList) -> np.ndarray:
     """Return heights and widths `[I, 2]`; 0 for malformed values."""
-    columns = [images.column(side, *COCO_FIELDS["image"][side]) for side in ("height", "width")]
+    columns = [images.column(side) for side in ("height", "width")]
     return np.array([[value or 0 for value in column] for column in columns], np.int64).T
 
 
@@ -114,7 +114,7 @@ def _check_boxes(annotations: RecordList, rows: np.ndarray, sizes: np.ndarray) -
     Returns:
         The boxes as xyxy `[N, 4]`, NaN for malformed boxes.
     """
-    values = annotations.column("bbox", *COCO_FIELDS["annotation"]["bbox"])
+    values = annotations.column("bbox")
     boxes = np.array([[np.nan] * 4 if value is None else value for value in values], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = np.zeros((len(rows), 2))  # width and height of the image of each box

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from backbones.common.datasets import COCO_FIELDS, field_problem
 from tools.checks.findings import CheckReport
 
 MALFORMED, DUPLICATE = "malformed field", "duplicate id"
+KINDS = {"images": "image", "categories": "category", "annotations": "annotation"}  # of the records, by list
 
 
 class RecordList:
@@ -43,32 +44,33 @@ class RecordList:
         if self.names is not None:
             return self.names[index]
         identifier = self.records[index].get("id")
-        singular = {"categories": "category"}.get(self.name, self.name[:-1])
-        return f"{singular} {reprlib.repr(identifier)}" if isinstance(identifier, int) else f"{self.name}[{index}]"
+        if not isinstance(identifier, int):
+            return f"{self.name}[{index}]"
+        return f"{KINDS[self.name]} {reprlib.repr(identifier)}"
 
     def add(self, index: int, kind: str, text: str) -> None:
         """Report a problem of a record."""
         self.report.add(kind, self.split, record=self.name_of(index), file=self.files[index], text=text)
 
-    def column(self, name: str, is_valid: Callable[[object], bool], expected: str) -> list[object]:
+    def column(self, name: str) -> list[object]:
         """Return one field of all records. A malformed value is reported and replaced by None."""
+        rule = COCO_FIELDS[KINDS[self.name]][name]
         values = [record.get(name) for record in self.records]
         for index, value in enumerate(values):
-            if is_valid(value):
+            if rule.is_valid(value):
                 continue
             if self._is_object[index]:
-                self.add(index, MALFORMED, field_problem(self.records[index], name, expected))
+                self.add(index, MALFORMED, field_problem(self.records[index], name, rule.expected))
             values[index] = None
         return values
 
-    def texts(self, name: str, is_valid: Callable[[object], bool], expected: str) -> list[str | None]:
+    def texts(self, name: str) -> list[str | None]:
         """Return one field of texts of all records, like `column`."""
-        return [value if isinstance(value, str) else None for value in self.column(name, is_valid, expected)]
+        return [value if isinstance(value, str) else None for value in self.column(name)]
 
     def ids(self, name: str) -> np.ndarray:
         """Return one field of ids `[N]`; -1 for malformed values."""
-        values = self.column(name, *COCO_FIELDS["image"]["id"])
-        return np.array([value if isinstance(value, int) else -1 for value in values], np.int64)
+        return np.array([value if isinstance(value, int) else -1 for value in self.column(name)], np.int64)
 
     def report_duplicates(self, ids: np.ndarray) -> None:
         """Report records that have the same id as an earlier record."""
