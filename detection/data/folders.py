@@ -1,4 +1,4 @@
-"""Opens a split of a data set in any known layout: COCO's, Pascal VOC's or YOLO's."""
+"""Opens a split of a data set in any known layout: a plugin's, COCO's, Pascal VOC's or YOLO's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal
 from backbones.common.datasets import find_split, read_coco
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.truth import Layout, ProblemHandler, Truth, raise_problem
+from detection.data.layouts import registered_layout
+from detection.data.truth import ProblemHandler, Truth, raise_problem
 from detection.data.voc import is_voc_folder, read_voc
 from detection.data.yolo import is_yolo_folder, read_yolo
 from detection.options import DetectionDataOptions
@@ -19,8 +20,10 @@ LAYOUTS = (
 )
 
 
-def layout_of(root: Path) -> Layout | None:
+def layout_of(root: Path) -> str | None:
     """Return the layout of a folder, or None if it is not one of the known layouts."""
+    if registered := registered_layout(root):
+        return registered.name
     if any((root / "annotations").glob("instances_*.json")):
         return "coco"
     if is_voc_folder(root):
@@ -28,7 +31,7 @@ def layout_of(root: Path) -> Layout | None:
     return "yolo" if is_yolo_folder(root) else None
 
 
-def known_layout(root: Path) -> Layout:
+def known_layout(root: Path) -> str:
     """Return the layout of a folder.
 
     Raises:
@@ -61,6 +64,8 @@ def open_split(
         UserError: the layout is unknown, there is no such split, or, by default, a record is malformed.
     """
     layout = known_layout(root)
+    if registered := registered_layout(root):
+        return registered.open(root, split)
     if layout == "voc":
         return read_voc(root, split, absent_images=absent_images, on_problem=on_problem)
     if layout == "yolo":

@@ -12,7 +12,6 @@ from typing import Literal
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.errors import UserError
 
-Layout = Literal["coco", "voc", "yolo"]
 Protocol = Literal["coco", "voc", "lvis"]
 ProblemHandler = Callable[[str, str, UserError], None]  # kind of the problem, file, and error text
 
@@ -22,7 +21,7 @@ class Truth:
     """The records of a split.
 
     Attributes:
-        layout: of the files that were read.
+        layout: coco, voc, yolo or the name of a registered layout.
         path: file or folder to name in messages.
         folder: of the images.
         data: `images`, `annotations` and `categories` as in COCO's instances file.
@@ -30,7 +29,7 @@ class Truth:
         ordinals: of VOC and YOLO, the position of each annotation in its file, from 1.
     """
 
-    layout: Layout
+    layout: str
     path: Path
     folder: Path
     data: Record
@@ -40,7 +39,7 @@ class Truth:
     def locate(self, index: int) -> tuple[str, str]:
         """Return the file of annotation `index`, and a name for the annotation in that file."""
         record = self.data["annotations"][index]
-        if self.layout == "coco":
+        if not self.ordinals:
             return str(self.path), f"annotation {record['id']} of image {record['image_id']}"
         word = "object" if self.layout == "voc" else "line"
         return self.files[record["image_id"] - 1], f"{word} {self.ordinals[index]}"

@@ -73,7 +73,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     image_ids, sizes, category_ids = images.ids("id"), _sizes(images), categories.ids("id")
     rows = annotations.rows_of("image_id", image_ids, kind="unknown image", target="images")
     annotations.files = [images.files[row] if row >= 0 else str(path) for row in rows]
-    if truth.layout != "coco":
+    if truth.ordinals:
         # Name each annotation by its file and its line or object there, because its id is not in the file.
         places = [truth.locate(index) for index in range(len(annotations.records))]
         annotations.files, annotations.names = [file for file, _ in places], [name for _, name in places]

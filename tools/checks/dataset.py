@@ -63,7 +63,7 @@ def _check_folders(
     root: Path, splits: Sequence[str], truth: str, ignore_index: int, report: CheckReport
 ) -> dict[str, SplitImages]:
     """Check all but the image files of a data set in another layout than COCO's; return the image files by split."""
-    if truth != "labels" and layout_of(root) in ("voc", "yolo"):
+    if truth != "labels" and layout_of(root) not in (None, "coco"):
         return {split: check_folder(root, split, report) for split in splits}
     if is_label_folder(root):
         return check_labels(root, splits, report, ignore_index=ignore_index)

@@ -1,0 +1,75 @@
+"""Layouts of data sets that a plugin adds to COCO's, Pascal VOC's and YOLO's.
+
+    @detection.register_layout("csv", matches=lambda root: (root / "boxes.csv").is_file())
+    def read_csv(root, split):
+        return root / "images", {"images": [...], "annotations": [...], "categories": [...]}
+
+A folder that `matches` accepts is then read by every command that opens detection data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from backbones.common.registry import Registry
+from detection.data.truth import Record, Truth
+
+
+class LayoutReader(Protocol):
+    """Reads a split of a data set."""
+
+    def __call__(self, root: Path, split: str) -> tuple[Path, Record]:
+        """Return the folder of the images, and `images`, `annotations` and `categories` as in COCO's instances file.
+
+        The records are checked afterwards as those of COCO's files are.
+
+        Raises:
+            UserError: the split does not exist, or a file is malformed.
+        """
+
+
+@dataclass(frozen=True)
+class RegisteredLayout:
+    """A reader, and the test whether a folder has its layout."""
+
+    name: str
+    matches: Callable[[Path], bool]
+    read: LayoutReader
+
+    def open(self, root: Path, split: str) -> Truth:
+        """Read a split."""
+        folder, data = self.read(root, split)
+        return Truth(self.name, root, folder, data)
+
+
+REGISTERED: Registry[Callable[[], RegisteredLayout]] = Registry("layout")
+
+
+def register_layout(name: str, *, matches: Callable[[Path], bool]) -> Callable[[LayoutReader], LayoutReader]:
+    """Return a decorator that registers a `LayoutReader` under `name`.
+
+    Args:
+        name: name of the layout; coco, voc and yolo are taken.
+        matches: whether a folder has this layout. Registered layouts are tried before the built-in ones.
+
+    Raises:
+        ValueError: the name is already registered.
+    """
+    if name in ("coco", "voc", "yolo"):
+        raise ValueError(f"layout {name!r} is built in; choose another name")
+
+    def add(read: LayoutReader) -> LayoutReader:
+        layout = RegisteredLayout(name, matches, read)
+        REGISTERED.register(name)(lambda: layout)
+        return read
+
+    return add
+
+
+def registered_layout(root: Path) -> RegisteredLayout | None:
+    """Return the registered layout of a folder, or None."""
+    layouts = (REGISTERED[name]() for name in REGISTERED.names())
+    return next((layout for layout in layouts if layout.matches(root)), None)
