@@ -364,4 +364,4 @@ def test_a_changed_experiment_is_a_plan_or_refused(tmp_path_factory, data):
     assert plans
     for plan in plans:
         assert plan.script == "train_cls" and plan.matrices
-        assert all(isinstance(word, str) and word.startswith("--") for word in plan.words)
+        assert all(isinstance(word, str) and word.startswith("--") for word in plan.arguments)

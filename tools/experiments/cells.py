@@ -1,4 +1,4 @@
-"""The cells of an experiment: which runs it consists of, and what they are called."""
+"""The cells of an experiment: its runs, with their folder names and options."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from tools.cli.parsing import parse, to_dict
 from tools.engine.run_folder import BEST, LAST
-from tools.experiments.plan import Plan, filled, named, words
+from tools.experiments.plan import Plan, Values, fill_placeholders, to_arguments, value_name
 from tools.tasks.options import COMMANDS
 
-FILES = (".safetensors", ".pth", ".pt")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -24,51 +24,56 @@ class Cell:
 
     Attributes:
         name: of its folder.
-        script: stem of the training script.
-        words: its command line, without --output.
-        config: all its options as the script resolves them, as JSON values.
-        labels: option -> what its value is called, of those that vary.
+        script: name of the training command.
+        arguments: of the training command, without --output.
+        config: all options, as JSON values, with defaults and recipe resolved.
+        labels: names of the values of the options that vary.
     """
 
     name: str
     script: str
-    words: tuple[str, ...]
-    config: dict[str, Any]
+    arguments: tuple[str, ...]
+    config: JsonObject
     labels: dict[str, str]
 
-    def called(self, axis: str) -> str:
-        """What the value of an axis is called; where its part of the matrix lacks the axis, the option's value."""
-        return self.labels[axis] if axis in self.labels else named(self.config.get(axis))
+    def label(self, axis: str) -> str:
+        """Return the name of the cell's value on an axis, which may be missing in the cell's part of the matrix."""
+        return self.labels[axis] if axis in self.labels else value_name(self.config.get(axis))
 
 
-def cells(plan: Plan) -> list[Cell]:
-    """All cells in order; a run that two parts of the matrix ask for is there once, under the first one's name.
+def make_cells(plan: Plan) -> list[Cell]:
+    """Return all cells in order.
 
-    Twice in a row of the table, it would count for two seeds that agree.
+    A run that two parts of the matrix contain is one cell, with the name from the first part. Otherwise it would count
+    as two seeds that agree.
 
     Raises:
-        UserError: for options that the script refuses, or two cells that would share a folder.
+        UserError: the training command refuses an option, or two different cells have the same folder name.
     """
-    found: dict[str, Cell] = {}
+    by_name: dict[str, Cell] = {}
     order = plan.axes()
     for labels, values in plan.combinations():
-        parts = [label(option, labels[option]) for option in order if option in labels]
+        parts = [folder_part(option, labels[option]) for option in order if option in labels]
         name = "-".join([plan.task] * bool(plan.task) + parts)
         cell = _cell(plan, name, labels, values)
-        _require_apart(found.setdefault(name, cell), cell)
-    alike: dict[str, Cell] = {}
-    for cell in found.values():
-        alike.setdefault(json.dumps([cell.config, [cell.called(axis) for axis in order]], sort_keys=True), cell)
-    return list(alike.values())
+        _require_equal(by_name.setdefault(name, cell), cell)
+    unique: dict[str, Cell] = {}
+    for cell in by_name.values():
+        key = json.dumps([cell.config, [cell.label(axis) for axis in order]], sort_keys=True)
+        unique.setdefault(key, cell)
+    return list(unique.values())
 
 
-def label(option: str, value: str) -> str:
-    """How a value reads in the name of a folder: resnet20, seed0, weights_imagenet; a file goes by its run's name."""
+def folder_part(option: str, value: str) -> str:
+    """Return how a value appears in a folder name: resnet20, seed0, weights_imagenet.
+
+    A weights file appears as the name of its run.
+    """
     text = value
-    if Path(text).suffix in FILES:
+    if Path(text).suffix in WEIGHTS_SUFFIXES:
         path = Path(text)
-        inside = [Path("model.safetensors"), Path(BEST), Path(LAST)]
-        run = next((path.parents[len(end.parts) - 1].name for end in inside if path.match(str(end))), "")
+        files_of_runs = [Path("model.safetensors"), Path(BEST), Path(LAST)]
+        run = next((path.parents[len(end.parts) - 1].name for end in files_of_runs if path.match(str(end))), "")
         text = run or path.stem
     text = re.sub(r"[^\w.+]+", "_", text).strip("_.")
     if option == "backbone":
@@ -76,40 +81,49 @@ def label(option: str, value: str) -> str:
     return f"{option}{text}" if re.match(r"[\d.]", text) else f"{option}_{text}"
 
 
-def resolve(script: str, line: Sequence[str], *, where: str) -> dict[str, Any]:
-    """All options that a script makes of a command line: its recipe's, its defaults, as JSON values.
+def resolve_options(script: str, arguments: Sequence[str], *, cell: str) -> JsonObject:
+    """Return all options of a training command as JSON values, with its recipe and defaults.
+
+    Args:
+        cell: name of the cell, for error messages.
 
     Raises:
-        UserError: what the script itself would say.
+        UserError: the training command refuses an option.
     """
     command = COMMANDS[script]
     try:
-        options = parse(command.options, description=script, argv=line, recipe=command.recipe)
+        options = parse(command.options, description=script, argv=arguments, recipe=command.recipe)
     except UserError as error:
-        raise UserError(f"cell {where}: {error}") from None
+        raise UserError(f"cell {cell}: {error}") from None
     return json.loads(json.dumps(to_dict(options)))
 
 
-def _cell(plan: Plan, name: str, labels: dict[str, str], values: dict[str, Any]) -> Cell:
-    config = resolve(plan.script, plan.words, where=name) if any("{" in str(v) for v in values.values()) else {}
-    values = {option: filled({**config, **values}, where=f"cell {name}")[option] for option in values}
-    line = (*plan.words, *words(values))
-    config = resolve(plan.script, line, where=name)
+def _cell(plan: Plan, name: str, labels: dict[str, str], values: Values) -> Cell:
+    """Return one cell, with placeholders filled and epochs adjusted."""
+    # A placeholder may name any option of the command, so resolve the options before filling it.
+    has_placeholder = any("{" in str(value) for value in values.values())
+    config = resolve_options(plan.script, plan.arguments, cell=name) if has_placeholder else {}
+    filled = fill_placeholders({**config, **values}, where=f"cell {name}")
+    arguments = (*plan.arguments, *to_arguments({option: filled[option] for option in values}))
+    config = resolve_options(plan.script, arguments, cell=name)
+    # With a fraction of the data, an epoch has fewer steps: make up for it with more epochs.
     if plan.equal_steps and config["fraction"] < 1:
-        line = (*line, *words({key: round(config[key] / config["fraction"]) for key in ("epochs", "eval_every")}))
-        config = resolve(plan.script, line, where=name)
-    return Cell(name, plan.script, line, config, labels)
+        longer = {key: round(config[key] / config["fraction"]) for key in ("epochs", "eval_every")}
+        arguments = (*arguments, *to_arguments(longer))
+        config = resolve_options(plan.script, arguments, cell=name)
+    return Cell(name, plan.script, arguments, config, labels)
 
 
-def _require_apart(one: Cell, other: Cell) -> None:
-    """Refuse two different cells of one name.
+def _require_equal(one: Cell, other: Cell) -> None:
+    """Check that two cells of the same name are equal.
 
     Raises:
         UserError: naming an option that differs.
     """
-    odd = [option for option in other.config if other.config[option] != one.config.get(option)]
-    if odd:
+    different = [option for option in other.config if other.config[option] != one.config.get(option)]
+    if different:
+        option = different[0]
         raise UserError(
-            f"two cells would share the folder {one.name}: --{odd[0]} {one.config.get(odd[0])} and "
-            f"{other.config[odd[0]]}; rename one value, such as the file that it names"
+            f"two cells would share the folder {one.name}: --{option} {one.config.get(option)} and "
+            f"{other.config[option]}; rename one value, for example the file that it names"
         )

@@ -1,141 +1,142 @@
-"""TODO-DOC tools/experiments/comparison.py."""
+"""A comparison: an experiment in its folder, planned, trained, and summarised in tables and charts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from backbones.errors import UserError
-from tools.experiments.cells import Cell, cells
-from tools.experiments.groups import Group, groups
+from tools.experiments.cell_runs import CellRun
+from tools.experiments.cells import Cell, make_cells
+from tools.experiments.charts import draw_costs, draw_differences, draw_learning
+from tools.experiments.curves import draw_curves
+from tools.experiments.differences import Difference, find_differences
+from tools.experiments.groups import Group, group_runs
 from tools.experiments.jobs import train
-from tools.experiments.plan import SCRIPT_TASKS, CompareOptions, Plan
-from tools.experiments.runs import Run
-from tools.experiments.state import State, state
-from tools.experiments.tables import Chapter, write_tables
+from tools.experiments.options import CompareOptions
+from tools.experiments.plan import Plan
+from tools.experiments.rehearse import rehearsals
+from tools.experiments.state import CellState, read_state
+from tools.experiments.tables import write_tables
+from tools.experiments.task_comparison import TaskComparison
 from tools.runs.metrics import TASK_METRICS, TaskMetrics
+from tools.tasks.options import COMMANDS
 
-if TYPE_CHECKING:
-    from tools.experiments.differences import Difference
+CHARTS = {"learning.png": draw_learning, "differences.png": draw_differences, "costs.png": draw_costs}
 
 
 class Comparison:
-    """An experiment in its folder."""
+    """An experiment in its folder.
+
+    Raises:
+        UserError: a cell has invalid options, or two cells have the same folder name.
+    """
 
     def __init__(self, plans: Sequence[Plan], options: CompareOptions) -> None:
-        self.plans, self.folder, self.x = plans, Path(options.output), options.x
-        self.of_plan = [cells(plan) for plan in plans]
-        self.cells = [cell for found in self.of_plan for cell in found]
+        self.plans, self.folder, self.options = plans, Path(options.output), options
+        self.cells_by_plan = [make_cells(plan) for plan in plans]
+        self.cells = [cell for cells in self.cells_by_plan for cell in cells]
+        # The names of two tasks can give the same folder, such as task "a-epochs3", and task "a" with epochs 3.
         names = Counter(cell.name for cell in self.cells)
-        if twice := [name for name, count in names.items() if count > 1]:  # a task's name runs into that of an axis
-            raise UserError(f"two cells would share the folder {twice[0]}: two tasks make it; rename one of them")
+        duplicate = next((name for name, count in names.items() if count > 1), None)
+        if duplicate is not None:
+            raise UserError(f"two cells would share the folder {duplicate}: two tasks make it; rename one of them")
 
-    def show_plan(self) -> list[tuple[Cell, State]]:
-        """Print the cells and what is left to do for each.
+    def show_plan(self) -> list[tuple[Cell, CellState]]:
+        """Print the cells and the state of each.
 
         Returns:
-            Those to train.
+            The cells that are not finished.
 
         Raises:
-            UserError: where a cell's folder holds another run.
+            UserError: the folder of a cell holds another run.
         """
-        states = [(cell, state(cell, self.folder / cell.name)) for cell in self.cells]
+        states = [(cell, read_state(cell, self.folder / cell.name)) for cell in self.cells]
         width = max(len(cell.name) for cell in self.cells)
         scripts = ", ".join(dict.fromkeys(plan.script for plan in self.plans))
         print(f"{scripts}, {len(self.cells)} cells in {self.folder}")
         words = {"done": "done", "resume": "to resume", "begin": "to do"}
-        for cell, how in states:
-            print(f"  {cell.name:<{width}}  {words[how]}")
+        for cell, state in states:
+            print(f"  {cell.name:<{width}}  {words[state]}")
         print(flush=True)
-        return [(cell, how) for cell, how in states if how != "done"]
+        return [(cell, state) for cell, state in states if state != "done"]
 
-    def show_hours(self, todo: Sequence[tuple[Cell, State]], *, jobs: int) -> None:
-        """Rehearse what is to be trained and print how long it will take.
+    def show_hours(self, todo: Sequence[tuple[Cell, CellState]]) -> None:
+        """Rehearse the cells that are not finished, and print how long their training takes.
 
         Raises:
-            UserError: where a cell cannot run; nothing has been trained then.
+            UserError: a cell cannot run. Nothing has been trained yet.
         """
-        from tools.experiments.rehearse import rehearsals
-
-        print("rehearsing a few steps of what differs ...", flush=True)
+        jobs = self.options.jobs
+        print("rehearsing a few steps of each distinct cell ...", flush=True)
         found = rehearsals([cell for cell, _ in todo], jobs=jobs)
         width = max(map(len, found))
         for name, rehearsal in found.items():
             print(f"  {name:<{width}}  {rehearsal}")
         hours = sum(rehearsal.hours for rehearsal in found.values())
         at_a_time = f", {hours / jobs:.2g} with {jobs} at a time" if jobs > 1 else ""
-        print(f"in all about {hours:.2g} hours{at_a_time}; cells that resume take less\n", flush=True)
+        print(f"in total about {hours:.2g} hours{at_a_time}; cells that resume take less\n", flush=True)
 
-    def train(self, todo: Sequence[tuple[Cell, State]], *, jobs: int) -> dict[str, str]:
-        """Train cells, one line on the terminal for each start and end; tables and curves after each.
+    def train(self, todo: Sequence[tuple[Cell, CellState]]) -> dict[str, str]:
+        """Train cells. Print a line for each start and end, and update tables and charts after each cell.
 
         Returns:
-            The failed ones' names and errors.
+            The error messages of the cells that failed, by name.
         """
         self._create_folder()
         failed: dict[str, str] = {}
-        ended = 0
+        count = 0
 
-        def start(cell: Cell, how: State) -> None:
-            print(f"{cell.name}: {'resumes' if how == 'resume' else 'begins'}, see {cell.name}.log", flush=True)
+        def started(cell: Cell, state: CellState) -> None:
+            print(f"{cell.name}: {'resumes' if state == 'resume' else 'begins'}, see {cell.name}.log", flush=True)
 
-        def end(cell: Cell, error: str | None) -> None:
-            nonlocal ended
-            ended += 1
+        def ended(cell: Cell, error: str | None) -> None:
+            nonlocal count
+            count += 1
             if error:
                 failed[cell.name] = error
-            print(f"[{ended}/{len(todo)}] {cell.name}: {error or self._outcome(cell)}", flush=True)
+            print(f"[{count}/{len(todo)}] {cell.name}: {error or self._outcome(cell)}", flush=True)
             self.report()
 
-        train(todo, folder=self.folder, jobs=jobs, started=start, ended=end)
+        train(todo, folder=self.folder, jobs=self.options.jobs, started=started, ended=ended)
         return failed
 
-    def report(self, *, whole: bool = False) -> str:
-        """Write tables and pictures; returns the table's text.
+    def report(self, *, with_differences: bool = False) -> str:
+        """Write tables and charts; return the table and the names of the files.
 
         Args:
-            whole: with differences and their intervals, which read the predictions of all runs.
+            with_differences: also compute differences and their intervals, from the predictions of all runs.
         """
-        from tools.experiments.charts import draw_costs, draw_differences, draw_learning
-        from tools.experiments.curves import draw_curves
-
         self._create_folder()
-        chapters = self._chapters(whole=whole)
-        text = write_tables(self.folder, chapters)
-        drawn = [draw_curves(self._curves(chapter), chapter.groups, chapter.task, x=self.x) for chapter in chapters]
-        names = [self._curves(chapter).name for chapter, there in zip(chapters, drawn, strict=True) if there]
-        pictures = {"learning.png": draw_learning, "differences.png": draw_differences, "costs.png": draw_costs}
-        names += [name for name, draw in pictures.items() if draw(self.folder / name, chapters)]
+        tasks = self._tasks(with_differences=with_differences)
+        text = write_tables(self.folder, tasks)
+        names = [name for task in tasks if (name := self._draw_curves(task))]
+        names += [name for name, draw in CHARTS.items() if draw(self.folder / name, tasks)]
         return f"\n{text}\n{', '.join(['table.md', 'table.csv', 'table.json', *names])} are in {self.folder}"
 
-    def _chapters(self, *, whole: bool) -> list[Chapter]:
-        chapters = []
-        for plan, own in zip(self.plans, self.of_plan, strict=True):
-            task = TASK_METRICS[SCRIPT_TASKS[plan.script]]
-            found = groups([self._run(cell) for cell in own], plan.axes())
-            chapters.append(Chapter(plan.task, task, found, self._differences(found, task) if whole else []))
-        return chapters
+    def _tasks(self, *, with_differences: bool) -> list[TaskComparison]:
+        tasks = []
+        for plan, cells in zip(self.plans, self.cells_by_plan, strict=True):
+            metrics = _metrics(plan.script)
+            groups = group_runs([self._run(cell) for cell in cells], plan.axes())
+            differences = _differences(groups, metrics) if with_differences else []
+            tasks.append(TaskComparison(plan.task, metrics, groups, differences))
+        return tasks
 
-    def _differences(self, found: Sequence[Group], task: TaskMetrics) -> list[Difference]:
-        if sum(bool(group.finished) for group in found) < 2:
-            return []
-        from tools.experiments.differences import differences
+    def _draw_curves(self, task: TaskComparison) -> str | None:
+        """Draw the curves of a task; return the name of the file, or None if there is nothing to draw."""
+        name = f"curves-{task.name}.png" if task.name else "curves.png"
+        return name if draw_curves(self.folder / name, task.groups, task.metrics, x=self.options.x) else None
 
-        return differences(found, task.primary)
-
-    def _curves(self, chapter: Chapter) -> Path:
-        return self.folder / (f"curves-{chapter.name}.png" if chapter.name else "curves.png")
-
-    def _run(self, cell: Cell) -> Run:
-        return Run.read(self.folder / cell.name, cell)
+    def _run(self, cell: Cell) -> CellRun:
+        return CellRun.read(self.folder / cell.name, cell)
 
     def _outcome(self, cell: Cell) -> str:
-        finished = self._run(cell)
-        metrics = TASK_METRICS[SCRIPT_TASKS[cell.script]].table
-        shown = [(metric.title, metric.percent(finished.results or {})) for metric in metrics]
-        minutes = finished.minutes()
+        """Return metrics and minutes of a finished cell in one line."""
+        run = self._run(cell)
+        shown = [(metric.title, metric.percent(run.results or {})) for metric in _metrics(cell.script).table]
+        minutes = run.minutes()
         took = [] if minutes is None else [f"{minutes:.1f} minutes"]
         return ", ".join([f"{title} {value:.2f}" for title, value in shown if value is not None] + took) or "done"
 
@@ -146,3 +147,14 @@ class Comparison:
             raise UserError(
                 f"--output {self.folder}: cannot be created ({error.strerror}); name another folder"
             ) from None
+
+
+def _metrics(script: str) -> TaskMetrics:
+    return TASK_METRICS[COMMANDS[script].task]
+
+
+def _differences(groups: Sequence[Group], metrics: TaskMetrics) -> list[Difference]:
+    """Return the differences between groups; none if fewer than two groups have a finished run."""
+    if sum(bool(group.finished) for group in groups) < 2:
+        return []
+    return find_differences(groups, metrics.primary)

@@ -1,55 +1,62 @@
-"""TODO-DOC tools/experiments/groups.py."""
+"""Groups of runs that differ only in the seed, which tables and charts show as one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from statistics import mean, stdev
 
+from tools.experiments.cell_runs import CellRun
 from tools.experiments.plan import SEED
-from tools.experiments.runs import Run
-
-if TYPE_CHECKING:
-    pass
+from tools.runs.metrics import Metric
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in the seed alone.
+    """Runs that differ only in the seed.
 
     Attributes:
-        values: what those of the other axes are called.
-        runs: of all seeds, unfinished ones included.
+        values: names of the values on the other axes, by option.
+        runs: of all seeds, including unfinished ones.
     """
 
     values: dict[str, str]
-    runs: list[Run]
+    runs: list[CellRun]
 
     @property
-    def finished(self) -> list[Run]:
+    def finished(self) -> list[CellRun]:
+        """The runs with results."""
         return [run for run in self.runs if run.results is not None]
 
-    def name(self, varying: Sequence[str]) -> str:
-        """What a legend calls it: the values that differ between groups."""
-        shown = [self.values[axis] for axis in varying] or list(self.values.values())
+    def name(self, axes: Sequence[str]) -> str:
+        """Return a name for legends: the values on the given axes."""
+        shown = [self.values[axis] for axis in axes] or list(self.values.values())
         return ", ".join(shown) or "all"
 
+    def percents(self, metric: Metric) -> list[float]:
+        """Return a metric of the finished runs in percent, without the runs that lack it."""
+        return [value for run in self.finished if (value := metric.percent(run.results or {})) is not None]
 
-def groups(runs: Sequence[Run], axes: Sequence[str]) -> list[Group]:
-    """Runs by the values of all axes but the seed, in order of appearance.
+    def spread(self, metric: Metric) -> tuple[float | None, float | None]:
+        """Return mean and sample standard deviation of a metric in percent.
 
-    Args:
-        axes: names of options.
-    """
+        The mean is None without finished runs, the standard deviation with fewer than two.
+        """
+        values = self.percents(metric)
+        return (mean(values) if values else None, stdev(values) if len(values) > 1 else None)
+
+
+def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
+    """Return the runs grouped by their values on all axes except the seed, in order of appearance."""
     found: dict[str, Group] = {}
     for run in runs:
-        values = {axis: run.cell.called(axis) for axis in axes if axis != SEED}
+        values = {axis: run.cell.label(axis) for axis in axes if axis != SEED}
         found.setdefault(json.dumps(values), Group(values, [])).runs.append(run)
     return list(found.values())
 
 
-def varying(found: Sequence[Group]) -> list[str]:
-    """The axes whose values differ between groups."""
-    names = list(found[0].values) if found else []
-    return [name for name in names if len({group.values[name] for group in found}) > 1]
+def varying_axes(groups: Sequence[Group]) -> list[str]:
+    """Return the axes on which the groups differ."""
+    names = list(groups[0].values) if groups else []
+    return [name for name in names if len({group.values[name] for group in groups}) > 1]

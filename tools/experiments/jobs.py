@@ -1,4 +1,4 @@
-"""Training the cells of an experiment: each in a process of its own, a few at a time."""
+"""Trains the cells of an experiment, each in a process of its own, several at the same time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
+from backbones.common.machine import cores
 from backbones.errors import UserError
+from tools.experiments.cell_runs import START, last_error
 from tools.experiments.cells import Cell
-from tools.experiments.runs import START, last_error
-from tools.experiments.state import State, clear_leftovers
+from tools.experiments.state import CellState, clear_leftovers
 from tools.processes.stopping import as_keyboard_interrupt
 
 TOOLS = Path(__file__).resolve().parents[1]
-POLL = 0.2  # seconds
+POLL = 0.2  # seconds between two looks at the processes
 GRACE = 20.0  # seconds that an interrupted training has to end by itself
 
 
@@ -30,8 +33,9 @@ class Job:
     """A cell in training.
 
     Attributes:
-        slot: which of the places for jobs it holds.
-        log: what it writes.
+        slot: number of the job among those that run at the same time, from 0.
+        process: of the training command.
+        log: file of its output.
     """
 
     cell: Cell
@@ -40,7 +44,10 @@ class Job:
     log: Path
 
     def error(self) -> str | None:
-        """What went wrong; None where it went well. An end without a word is told to the log, for later tables."""
+        """Return the error of an ended training, or None on success.
+
+        If the training ended without an error message, write one to the log, where later tables find it.
+        """
         status = self.process.returncode
         if status and last_error(self.log) is None:
             end = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -50,23 +57,31 @@ class Job:
 
 
 def train(
-    todo: Sequence[tuple[Cell, State]],
+    todo: Sequence[tuple[Cell, CellState]],
     *,
     folder: Path,
     jobs: int,
-    started: Callable[[Cell, State], None],
+    started: Callable[[Cell, CellState], None],
     ended: Callable[[Cell, str | None], None],
     dry_run: bool = False,
 ) -> None:
-    """Train cells, `jobs` at a time, and call `ended` after each with its error, or None where it went well.
+    """Train cells, `jobs` at a time.
 
-    An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends the trainings; their checkpoints stay.
+    An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends the trainings; their checkpoints remain.
+
+    Args:
+        todo: the cells, and whether each begins or resumes.
+        folder: of the experiment.
+        started: called when a cell starts.
+        ended: called when a cell has ended, with its error message, or None on success.
+        dry_run: run only a few steps of each cell.
     """
     running: list[Job] = []
     waiting = list(todo)
-    with as_keyboard_interrupt(*_ending()):
+    with as_keyboard_interrupt(*_ending_signals()):
         try:
             while waiting or running:
+                # Start cells in the free slots.
                 while waiting and len(running) < jobs:
                     cell, state = waiting.pop(0)
                     slot = min(set(range(jobs)) - {job.slot for job in running})
@@ -75,8 +90,9 @@ def train(
                         running.append(_start(cell, state, folder=folder, slot=slot, jobs=jobs, dry_run=dry_run))
                     except UserError as error:
                         ended(cell, f"error: {error}")
-                    except OSError as error:  # its folder or log cannot be written; others may
+                    except OSError as error:  # its folder or log cannot be written; those of other cells may be
                         ended(cell, f"error: {error.filename}: {error.strerror}; move it away or name another --output")
+                # Collect the cells that have ended.
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
                     ended(job.cell, job.error())
@@ -85,11 +101,20 @@ def train(
             _stop(running)
 
 
-def _start(cell: Cell, state: State, *, folder: Path, slot: int, jobs: int, dry_run: bool) -> Job:
+def _start(cell: Cell, state: CellState, *, folder: Path, slot: int, jobs: int, dry_run: bool) -> Job:
+    """Start the training command of a cell, with its output in the cell's log.
+
+    Raises:
+        UserError: another process trains the cell.
+        OSError: the log cannot be written.
+    """
     run, log = folder / cell.name, folder / f"{cell.name}.log"
-    words = ("--resume",) if state == "resume" else cell.words
-    share = threads(cell, jobs)
-    extra = (*((f"--threads={share}",) if share else ()), *(("--dry-run=true",) if dry_run else ()))
+    arguments = ["--resume"] if state == "resume" else list(cell.arguments)
+    count = threads(cell, jobs)
+    if count:
+        arguments.append(f"--threads={count}")
+    if dry_run:
+        arguments.append("--dry-run=true")
     with open(log, "ab") as file:
         _lock(file, run)
         file.write(f"{START}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -97,31 +122,30 @@ def _start(cell: Cell, state: State, *, folder: Path, slot: int, jobs: int, dry_
         if state == "begin":
             clear_leftovers(run)
         process = subprocess.Popen(
-            [sys.executable, str(TOOLS / f"{cell.script}.py"), *words, *extra, f"--output={run}"],
+            [sys.executable, str(TOOLS / f"{cell.script}.py"), *arguments, f"--output={run}"],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment(slot, jobs, share)},
-            start_new_session=True,  # Ctrl-C reaches the trainings through `_stop`, their data workers not at all
+            env={**os.environ, **environment(slot, jobs, count)},
+            start_new_session=True,  # Ctrl-C must reach the trainings through `_stop` only, and not their workers
         )
         return Job(cell, slot, process, log)
 
 
 def threads(cell: Cell, jobs: int) -> int | None:
-    """CPU threads of one of several jobs: what the experiment says, else an equal share of the cores."""
+    """Return the CPU threads of a job: those that the experiment sets, else an equal part of the cores.
+
+    A single job without this option gets None, which leaves the choice to the training command.
+    """
     if jobs == 1 or cell.config.get("threads"):
         return cell.config.get("threads")
-    from backbones.common.machine import cores
-
     return max(1, cores() // jobs)
 
 
-def environment(slot: int, jobs: int, share: int | None) -> dict[str, str]:
-    """Threads and GPU of a job; a single job sees the machine as it is."""
-    extra = {"OMP_NUM_THREADS": str(share)} if share else {}
+def environment(slot: int, jobs: int, threads: int | None) -> dict[str, str]:
+    """Return environment variables with the threads and, if there are several jobs, the GPU of a job."""
+    extra = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     if jobs > 1:
-        import torch
-
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
         if devices and torch.cuda.is_available():
@@ -129,35 +153,35 @@ def environment(slot: int, jobs: int, share: int | None) -> dict[str, str]:
     return extra
 
 
-def _lock(file: BinaryIO, run: Path) -> None:
-    """Hold the cell for as long as its training lives, which inherits the lock with its output file.
+def _lock(log: BinaryIO, run: Path) -> None:
+    """Lock a cell through its log file. The training inherits the lock with its output and keeps it while it lives.
 
     Raises:
-        UserError: where a training of the cell is alive, such as one of a comparison that was killed.
+        UserError: a training of the cell is alive, for example after its comparison was killed.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{run}: is being trained by another process; wait for its end or stop it") from None
+        raise UserError(f"{run}: is being trained by another process; wait until it ends, or stop it") from None
 
 
 def _stop(running: Sequence[Job]) -> None:
-    """Interrupt trainings as Ctrl-C would; what is alive after a while is killed, data workers included."""
+    """Interrupt trainings as Ctrl-C does; after `GRACE` seconds kill those still alive, with their workers."""
     for job in running:
         with suppress(ProcessLookupError):
             job.process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + GRACE
     for job in running:
-        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C wants an end at once
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C ends the wait
             job.process.wait(max(0.0, deadline - time.monotonic()))
         with suppress(ProcessLookupError):
             os.killpg(job.process.pid, signal.SIGKILL)
         job.process.wait()
 
 
-def _ending() -> list[signal.Signals]:
-    """Signals to take for Ctrl-C: the trainings are in sessions of their own and would live on.
+def _ending_signals() -> list[signal.Signals]:
+    """Return the signals to treat as Ctrl-C: the trainings have sessions of their own and would otherwise live on.
 
-    Where one is ignored, as SIGHUP under nohup, it stays so.
+    A signal that is ignored, as SIGHUP under nohup, stays ignored.
     """
     return [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]

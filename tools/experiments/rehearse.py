@@ -11,7 +11,7 @@ from backbones.errors import UserError
 from tools.engine.rehearsal import Rehearsal
 from tools.experiments.cells import Cell
 from tools.experiments.jobs import train
-from tools.experiments.state import State
+from tools.experiments.state import CellState
 
 
 def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
@@ -58,6 +58,6 @@ def _dry_runs(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal | str]
                 else Rehearsal.from_output(output) or "the dry run printed no result"
             )
 
-        todo: list[tuple[Cell, State]] = [(cell, "begin") for cell in cells]
+        todo: list[tuple[Cell, CellState]] = [(cell, "begin") for cell in cells]
         train(todo, folder=folder, jobs=jobs, started=lambda *_: None, ended=ended, dry_run=True)
     return {cell.name: outcomes[cell.name] for cell in cells}

@@ -1,92 +1,103 @@
-"""The tables of an experiment: a row per group of cells that differ in the seed alone."""
+"""The tables of an experiment, as Markdown, CSV and JSON: one row per group of runs that differ only in the seed."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from statistics import mean
 
-from backbones.common.files import write_json, write_text
+from backbones.common.files import JsonObject, write_json, write_text
+from tools.experiments.cell_runs import CellRun
 from tools.experiments.groups import Group
 from tools.experiments.plan import SEED
-from tools.experiments.runs import Run
-from tools.runs.metrics import Metric, TaskMetrics
-
-if TYPE_CHECKING:
-    from tools.experiments.differences import Difference
-
+from tools.experiments.task_comparison import TaskComparison
+from tools.runs.metrics import TaskMetrics
 
 NOTES = (
-    "Of the last evaluation; mean ± sample standard deviation over n seeds. GFLOPs are multiply-adds of one image "
-    "at its test size; images/s are of training alone, memory is the peak of the process."
+    "Metrics are from the last evaluation: mean ± sample standard deviation over n seeds. GFLOPs are multiply-adds of "
+    "one image at its test size, images/s is the speed of training alone, memory is the peak of the process."
 )
-
-
 METHOD = (
-    "Differences are in points, larger is better. Their interval is Welch's over the seeds with the variance over "
-    "1,000 resamples of the validation images added, the same ones for all runs; of a single seed it knows "
-    "the images alone. About one interval of twenty leaves out zero by chance."
+    "Differences are in points; above 0 the second value is better. Their interval is Welch's over the seeds, with the "
+    "variance over 1,000 resamples of the validation images added; all runs get the same resamples. With a single seed "
+    "the interval covers the images only. About one interval in twenty excludes zero by chance."
 )
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """One task of an experiment, as far as it is.
+class CostColumn:
+    """Column beside the metrics: the mean, or the largest value, over the finished seeds.
 
     Attributes:
-        name: of the task; empty where there is only one.
-        differences: between its groups; empty before all is trained.
+        read: returns the value of a run, or None if it is not known.
+        form: format of the number.
     """
 
-    name: str
-    task: TaskMetrics
-    groups: list[Group]
-    differences: list[Difference] = field(default_factory=list)
+    title: str
+    read: Callable[[CellRun], float | None]
+    form: str
+    largest: bool = False
 
-    @property
-    def runs(self) -> list[Run]:
-        """Of all cells."""
-        return [run for group in self.groups for run in group.runs]
+    def of(self, group: Group) -> float | None:
+        """Return the value of a group, or None if no run has it."""
+        values = [value for run in group.finished if (value := self.read(run)) is not None]
+        return (max(values) if self.largest else mean(values)) if values else None
 
 
-def write_tables(folder: Path, chapters: Sequence[Chapter]) -> str:
+def _result(key: str, unit: float) -> Callable[[CellRun], float | None]:
+    def read(run: CellRun) -> float | None:
+        value = run.result(key)
+        return None if value is None else value / unit
+
+    return read
+
+
+COST_COLUMNS = (
+    CostColumn("parameters (M)", _result("parameters", 1e6), ".2f"),
+    CostColumn("GFLOPs", _result("macs", 1e9), ".3f"),
+    CostColumn("images/s", CellRun.images_per_second, ".0f"),
+    CostColumn("memory (GiB)", _result("peak_memory", 2**30), ".2f", largest=True),
+    CostColumn("minutes", CellRun.minutes, ".1f"),
+)
+
+
+def write_tables(folder: Path, tasks: Sequence[TaskComparison]) -> str:
     """Write table.md, table.csv and table.json.
 
     Returns:
         The text of table.md.
 
     Raises:
-        UserError: where they cannot be written.
+        UserError: the files cannot be written.
     """
-    text = markdown(chapters)
+    text = markdown(tasks)
     write_text(folder / "table.md", text)
-    write_text(folder / "table.csv", as_csv(chapters))
-    write_json(folder / "table.json", [as_json(chapter) for chapter in chapters])
+    write_text(folder / "table.csv", as_csv(tasks))
+    write_json(folder / "table.json", [as_json(task) for task in tasks])
     return text
 
 
-def markdown(chapters: Sequence[Chapter]) -> str:
-    """The tables for people: mean ± sample standard deviation over the seeds, failures, and differences in words."""
+def markdown(tasks: Sequence[TaskComparison]) -> str:
+    """Return the tables for people, with failed cells and differences as sentences below each table."""
     parts = []
-    for chapter in chapters:
-        heading = [f"## {chapter.name}"] if chapter.name else []
-        failed = [f"- `{run.cell.name}` failed: {run.error}" for run in chapter.runs if run.error]
-        said = [f"- {each.statement()}" for each in chapter.differences]
-        parts += ["\n".join(block) for block in (heading, _rows(chapter), failed, said) if block]
-    notes = f"{NOTES} {METHOD}" if any(chapter.differences for chapter in chapters) else NOTES
+    for task in tasks:
+        heading = [f"## {task.name}"] if task.name else []
+        failed = [f"- `{run.cell.name}` failed: {run.error}" for run in task.runs if run.error]
+        statements = [f"- {each.statement()}" for each in task.differences]
+        parts += ["\n".join(block) for block in (heading, _markdown_rows(task), failed, statements) if block]
+    notes = f"{NOTES} {METHOD}" if any(task.differences for task in tasks) else NOTES
     return "\n\n".join([*parts, notes, ""])
 
 
-def as_csv(chapters: Sequence[Chapter]) -> str:
-    """The tables for programs: means and standard deviations in columns of their own, not rounded."""
+def as_csv(tasks: Sequence[TaskComparison]) -> str:
+    """Return the tables for programs: means and standard deviations in separate columns, not rounded."""
     rows = [
-        {"task": c.name, **_flat(group, c.task)} if c.name else _flat(group, c.task)
-        for c in chapters
-        for group in c.groups
+        {"task": task.name, **_csv_row(group, task.metrics)} if task.name else _csv_row(group, task.metrics)
+        for task in tasks
+        for group in task.groups
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
@@ -95,109 +106,75 @@ def as_csv(chapters: Sequence[Chapter]) -> str:
     return text.getvalue()
 
 
-def as_json(chapter: Chapter) -> dict[str, Any]:
-    """All that is known of a task: groups, the runs of each, differences."""
+def as_json(task: TaskComparison) -> JsonObject:
+    """Return groups, their runs, and differences as JSON values."""
     return {
-        "task": chapter.name,
-        "groups": [_group_json(group, chapter.task) for group in chapter.groups],
-        "differences": [each.as_json() for each in chapter.differences],
+        "task": task.name,
+        "groups": [_group_json(group, task.metrics) for group in task.groups],
+        "differences": [each.as_json() for each in task.differences],
     }
 
 
-def spread(group: Group, metric: Metric) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation in percent over the finished seeds; None for none, and for one."""
-    values = [value for run in group.finished if (value := metric.percent(run.results or {})) is not None]
-    return (mean(values) if values else None, stdev(values) if len(values) > 1 else None)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A column beside the metrics: the mean (or the largest) over finished seeds."""
-
-    title: str
-    read: Callable[[Run], float | None]
-    form: str
-    largest: bool = False
-
-    def of(self, group: Group) -> float | None:
-        """The value of a group; None where no run says it."""
-        values = [value for run in group.finished if (value := self.read(run)) is not None]
-        return (max(values) if self.largest else mean(values)) if values else None
-
-
-def _result(key: str, unit: float) -> Callable[[Run], float | None]:
-    def read(run: Run) -> float | None:
-        value = (run.results or {}).get(key)
-        return value / unit if isinstance(value, (int, float)) else None
-
-    return read
-
-
-FIGURES = (
-    Figure("parameters (M)", _result("parameters", 1e6), ".2f"),
-    Figure("GFLOPs", _result("macs", 1e9), ".3f"),
-    Figure("images/s", Run.images_per_second, ".0f"),
-    Figure("memory (GiB)", _result("peak_memory", 2**30), ".2f", largest=True),
-    Figure("minutes", Run.minutes, ".1f"),
-)
-
-
-def _rows(chapter: Chapter) -> list[str]:
-    axes = list(chapter.groups[0].values) if chapter.groups else []
-    metrics = [metric.title for metric in chapter.task.table]
-    head = [*axes, "n", *metrics, *(figure.title for figure in FIGURES)]
+def _markdown_rows(task: TaskComparison) -> list[str]:
+    axes = list(task.groups[0].values) if task.groups else []
+    titles = [*(metric.title for metric in task.metrics.table), *(column.title for column in COST_COLUMNS)]
+    head = [*axes, "n", *titles]
     rows = [
-        [*_first_cells(group), *_middle_cells(group, chapter.task), *_last_cells(group)] for group in chapter.groups
+        [*group.values.values(), _seed_count(group), *_metric_cells(group, task.metrics), *_cost_cells(group)]
+        for group in task.groups
     ]
-    return [_row(head), _row(["---"] * len(axes) + ["---:"] * (len(head) - len(axes))), *map(_row, rows)]
+    rule = ["---"] * len(axes) + ["---:"] * (len(head) - len(axes))
+    return [_markdown_row(cells) for cells in (head, rule, *rows)]
 
 
-def _first_cells(group: Group) -> list[str]:
-    done, planned = len(group.finished), len(group.runs)
-    failed = sum(run.error is not None for run in group.runs)
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _seed_count(group: Group) -> str:
+    done, planned, failed = len(group.finished), len(group.runs), _failed(group)
     count = str(done) if done == planned else f"{done} of {planned}"
-    return [*group.values.values(), f"{count}, {failed} failed" if failed else count]
+    return f"{count}, {failed} failed" if failed else count
 
 
-def _middle_cells(group: Group, task: TaskMetrics) -> list[str]:
-    spreads = (spread(group, metric) for metric in task.table)
-    return [
-        "" if middle is None else f"{middle:.2f}" if deviation is None else f"{middle:.2f} ± {deviation:.2f}"
-        for middle, deviation in spreads
-    ]
+def _failed(group: Group) -> int:
+    return sum(run.error is not None for run in group.runs)
 
 
-def _last_cells(group: Group) -> list[str]:
-    return ["" if (value := figure.of(group)) is None else f"{value:{figure.form}}" for figure in FIGURES]
+def _metric_cells(group: Group, metrics: TaskMetrics) -> list[str]:
+    spreads = (group.spread(metric) for metric in metrics.table)
+    return ["" if mid is None else f"{mid:.2f}" if std is None else f"{mid:.2f} ± {std:.2f}" for mid, std in spreads]
 
 
-def _flat(group: Group, task: TaskMetrics) -> dict[str, Any]:
-    """A group as one row of a CSV file; what is not known stays empty."""
-    figures = {
+def _cost_cells(group: Group) -> list[str]:
+    return ["" if (value := column.of(group)) is None else f"{value:{column.form}}" for column in COST_COLUMNS]
+
+
+def _csv_row(group: Group, metrics: TaskMetrics) -> dict[str, object]:
+    """Return a group as one row of a CSV file; an unknown value is None, which stays empty."""
+    spreads = {
         f"{metric.title} {part}": value
-        for metric in task.table
-        for part, value in zip(("mean", "std"), spread(group, metric), strict=True)
+        for metric in metrics.table
+        for part, value in zip(("mean", "std"), group.spread(metric), strict=True)
     }
-    figures |= {figure.title: figure.of(group) for figure in FIGURES}
-    failed = sum(run.error is not None for run in group.runs)
-    return {**group.values, "n": len(group.finished), "planned": len(group.runs), "failed": failed, **figures}
+    counts = {"n": len(group.finished), "planned": len(group.runs), "failed": _failed(group)}
+    return {**group.values, **counts, **spreads, **_costs(group)}
 
 
-def _group_json(group: Group, task: TaskMetrics) -> dict[str, Any]:
-    spreads = {metric.title: dict(zip(("mean", "std"), spread(group, metric), strict=True)) for metric in task.table}
+def _costs(group: Group) -> dict[str, float | None]:
+    return {column.title: column.of(group) for column in COST_COLUMNS}
+
+
+def _group_json(group: Group, metrics: TaskMetrics) -> JsonObject:
+    spreads = {metric.title: dict(zip(("mean", "std"), group.spread(metric), strict=True)) for metric in metrics.table}
     runs = [
         {
             "folder": run.cell.name,
             "seed": run.config.get(SEED),
             "finished": run.results is not None,
             "error": run.error,
-            **{metric.title: metric.percent(run.results or {}) for metric in task.table},
+            **{metric.title: metric.percent(run.results or {}) for metric in metrics.table},
         }
         for run in group.runs
     ]
-    figures = {figure.title: figure.of(group) for figure in FIGURES}
-    return {"values": group.values, "metrics": spreads, "figures": figures, "runs": runs}
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    return {"values": group.values, "metrics": spreads, "figures": _costs(group), "runs": runs}

@@ -101,10 +101,12 @@ class TrainingCommand:
     """Command-line interface of a training command.
 
     Attributes:
+        task: detection, segmentation or classification.
         options: dataclass of option groups, for `tools.cli.parsing.parse`.
         recipe: maps the command line to the YAML file of defaults.
     """
 
+    task: str
     options: type[TrainingOptions]
     recipe: Callable[[Sequence[str]], Path | None]
 
@@ -116,7 +118,7 @@ class TrainingCommand:
 
 # By the name of the command in tools/, without .py.
 COMMANDS: dict[str, TrainingCommand] = {
-    "train_cls": TrainingCommand(TrainClassifierOptions, classifier_recipe),
-    "train_det": TrainingCommand(TrainDetectorOptions, detector_recipe),
-    "train_seg": TrainingCommand(TrainSegmenterOptions, segmenter_recipe),
+    "train_cls": TrainingCommand("classification", TrainClassifierOptions, classifier_recipe),
+    "train_det": TrainingCommand("detection", TrainDetectorOptions, detector_recipe),
+    "train_seg": TrainingCommand("segmentation", TrainSegmenterOptions, segmenter_recipe),
 }

@@ -11,8 +11,8 @@ import yaml
 from backbones.errors import UserError
 from tools import compare, train_cls, train_det, train_seg
 from tools.engine.rehearsal import Rehearsal
-from tools.experiments.cells import cells
-from tools.experiments.plan import Plan, matrix_of, words
+from tools.experiments.cells import make_cells
+from tools.experiments.plan import Plan, matrix_of, to_arguments
 from tools.experiments.rehearse import rehearsals
 
 DET = {"min_size": 64, "max_size": 64, "fpn_channels": 32, "norm": "batch", "weights": "none", "batch_size": 8}
@@ -25,7 +25,7 @@ def test_a_dry_run_counts_the_steps_and_leaves_nothing(
     script: Any, own: dict[str, Any], steps: int, small_shapes: Path, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    line = words({"data": str(small_shapes), **SMALL, **own})  # 24 images, 8 or 2 at a time
+    line = to_arguments({"data": str(small_shapes), **SMALL, **own})  # 24 images, 8 or 2 at a time
     for output in ((), ("--output=runs/kept",)):
         found = script.main([*line, "--dry-run", *output])
         assert found.steps == steps
@@ -40,7 +40,7 @@ def test_a_dry_run_of_a_classifier(tiny_runs: dict[str, Path], tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load((tiny_runs["cls"] / "config.yaml").read_text())
     kept = {name: config[name] for name in ("data", "backbone", "crop_size", "batch_size", "weights")}
-    assert train_cls.main([*words({**kept, **SMALL}), "--dry-run"]).steps % 3 == 0
+    assert train_cls.main([*to_arguments({**kept, **SMALL}), "--dry-run"]).steps % 3 == 0
     assert list(tmp_path.rglob("*.*")) == []
 
 
@@ -55,7 +55,7 @@ def test_only_a_training_can_be_rehearsed():
 
 
 def detector(data: Path, matrix: dict[str, Any]) -> Plan:
-    return Plan("train_det", words({"data": str(data), **SMALL, **DET}), (matrix_of(matrix, "matrix"),))
+    return Plan("train_det", to_arguments({"data": str(data), **SMALL, **DET}), (matrix_of(matrix, "matrix"),))
 
 
 def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Path, monkeypatch):
@@ -70,7 +70,7 @@ def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Pat
             ended(cell, None)
 
     monkeypatch.setattr("tools.experiments.rehearse.train", train)
-    made = cells(detector(small_shapes, {"fraction": [0.5, 1.0], "seed": [0, 1, 2]}))
+    made = make_cells(detector(small_shapes, {"fraction": [0.5, 1.0], "seed": [0, 1, 2]}))
     assert rehearsals(made, jobs=1) == {cell.name: Rehearsal(1234, 0.1) for cell in made}
     assert len(asked) == 3 + 1
 

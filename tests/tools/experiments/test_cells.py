@@ -8,36 +8,36 @@ import pytest
 import yaml
 
 from backbones.errors import UserError
-from tools.experiments.cells import cells, label
+from tools.experiments.cells import folder_part, make_cells
 from tools.experiments.jobs import environment, threads
-from tools.experiments.plan import Plan, matrix_of, named, read_plans, words
-from tools.experiments.state import clear_leftovers, state
+from tools.experiments.plan import Plan, matrix_of, read_plans, to_arguments, value_name
+from tools.experiments.state import clear_leftovers, read_state
 
 
 def plan(*matrices: dict, options: dict | None = None) -> Plan:
-    return Plan("train_det", words(options or {}), tuple(matrix_of(each, "matrix") for each in matrices))
+    return Plan("train_det", to_arguments(options or {}), tuple(matrix_of(each, "matrix") for each in matrices))
 
 
 def test_a_matrix_and_further_runs_make_each_cell_once():
     made = plan({"seed": [0, 1], "backbone": ["resnet18"]}, {"backbone": ["resnet18", "resnet34"], "seed": [1]})
     assert made.axes() == ["backbone", "seed"]
-    assert [cell.name for cell in cells(made)] == ["resnet18-seed0", "resnet18-seed1", "resnet34-seed1"]
+    assert [cell.name for cell in make_cells(made)] == ["resnet18-seed0", "resnet18-seed1", "resnet34-seed1"]
 
 
 def test_values_reach_the_script_as_their_own_types():
     options = {"milestones": [0.5, 0.75], "limit": None, "epochs": 7, "evaluator": "pycocotools"}
-    (cell,) = cells(plan({"backbone": ["resnet34"], "lr": [0.05]}, options=options))
+    (cell,) = make_cells(plan({"backbone": ["resnet34"], "lr": [0.05]}, options=options))
     wanted = {**options, "backbone": "resnet34", "lr": 0.05, "weights": "none"}  # the recipe's weights
     assert {name: cell.config[name] for name in wanted} == wanted
 
 
 def test_an_axis_wins_over_the_common_options():
-    assert [cell.config["epochs"] for cell in cells(plan({"epochs": [2, 3]}, options={"epochs": 9}))] == [2, 3]
+    assert [cell.config["epochs"] for cell in make_cells(plan({"epochs": [2, 3]}, options={"epochs": 9}))] == [2, 3]
 
 
 def test_values_may_have_names_and_stand_for_one_another():
     weights = {"random": "none", "ours": "runs/{backbone}-seed0/model.safetensors"}
-    made = cells(plan({"backbone": ["resnet18", "plain18"], "weights": weights}))
+    made = make_cells(plan({"backbone": ["resnet18", "plain18"], "weights": weights}))
     assert [cell.name for cell in made][:2] == ["resnet18-weights_random", "resnet18-weights_ours"]
     assert made[3].config["weights"] == "runs/plain18-seed0/model.safetensors"
     assert made[3].labels == {"backbone": "plain18", "weights": "ours"}
@@ -46,7 +46,7 @@ def test_values_may_have_names_and_stand_for_one_another():
 def test_equal_steps_pass_over_a_share_of_the_data_more_often():
     options = {"epochs": 6, "eval_every": 3}
     matrices = (matrix_of({"fraction": [0.25, 1.0]}, "matrix"),)
-    quarter, whole = cells(Plan("train_det", words(options), matrices, equal_steps=True))
+    quarter, whole = make_cells(Plan("train_det", to_arguments(options), matrices, equal_steps=True))
     assert (quarter.config["epochs"], quarter.config["eval_every"]) == (24, 12)
     assert (whole.config["epochs"], whole.config["eval_every"]) == (6, 3)
 
@@ -58,10 +58,10 @@ def test_tasks_add_to_what_is_said_of_all(tmp_path: Path):
     common = {"options": {"epochs": 2, "workers": 0}, "matrix": {"backbone": ["resnet18"], "seed": [0, 1]}}
     file.write_text(yaml.safe_dump({"tasks": {"boxes": boxes, "areas": areas}, **common}, sort_keys=False))
     first, second = read_plans(file, ["train_det", "train_seg"])
-    made = cells(first)
+    made = make_cells(first)
     assert [cell.name for cell in made] == ["boxes-resnet18-seed0", "boxes-resnet18-seed1", "boxes-resnet34"]
     assert (made[0].script, made[0].config["epochs"], made[0].config["workers"]) == ("train_det", 3, 0)
-    assert [cell.name for cell in cells(second)] == [f"areas-resnet18-head_fcn8s-seed{seed}" for seed in (0, 1)]
+    assert [cell.name for cell in make_cells(second)] == [f"areas-resnet18-head_fcn8s-seed{seed}" for seed in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_tasks_add_to_what_is_said_of_all(tmp_path: Path):
     ],
 )
 def test_names_of_folders_are_readable_and_safe(option: str, value, name: str):
-    made = label(option, named(value))
+    made = folder_part(option, value_name(value))
     assert made == name
     assert not set(made) & set('/\\:*?"<>| -')
 
 
 @pytest.fixture
 def cell_and_folder(tmp_path: Path):
-    (cell,) = cells(plan({"backbone": ["resnet18"]}))
+    (cell,) = make_cells(plan({"backbone": ["resnet18"]}))
     folder = tmp_path / cell.name
     folder.mkdir()
     return cell, folder
@@ -100,20 +100,20 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_states_of_a_folder(cell_and_folder):
     cell, folder = cell_and_folder
-    assert state(cell, folder.with_name("absent")) == state(cell, folder) == "begin"
+    assert read_state(cell, folder.with_name("absent")) == read_state(cell, folder) == "begin"
     (folder / "config.yaml").write_text(yaml.safe_dump({**cell.config, "output": "elsewhere", "workers": 3}))
-    assert state(cell, folder) == "begin"
+    assert read_state(cell, folder) == "begin"
     touch(folder, "metrics.jsonl", "checkpoint/last.safetensors")
-    assert state(cell, folder) == "resume"
+    assert read_state(cell, folder) == "resume"
     touch(folder, "results.json")
-    assert state(cell, folder) == "done"
+    assert read_state(cell, folder) == "done"
 
 
 def test_what_a_killed_start_left_is_cleared(cell_and_folder):
     cell, folder = cell_and_folder
     (folder / "config.yaml").write_text(yaml.safe_dump(cell.config))
     touch(folder, "tensorboard/events.out.tfevents.1", "checkpoint/.last.safetensors.tmp", ".config.yaml.tmp")
-    assert state(cell, folder) == "begin"
+    assert read_state(cell, folder) == "begin"
     clear_leftovers(folder)
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
@@ -122,17 +122,17 @@ def test_files_of_somebody_else_are_kept(cell_and_folder):
     cell, folder = cell_and_folder
     (folder / "config.yaml").write_text(yaml.safe_dump(cell.config))
     touch(folder, "thesis.tex")
-    with pytest.raises(UserError, match=r"holds thesis\.tex but no run to go on with; move the folder away"):
-        state(cell, folder)
+    with pytest.raises(UserError, match=r"holds thesis\.tex but no run to continue; move the folder away"):
+        read_state(cell, folder)
     assert (folder / "thesis.tex").exists()
 
 
 def test_a_run_of_other_options_is_refused(cell_and_folder):
     cell, folder = cell_and_folder
     (folder / "config.yaml").write_text(yaml.safe_dump({**cell.config, "batch_size": 2}))
-    wanted = r"made with --batch_size 2, the experiment wants 8"  # the recipe of the built-in shapes
+    wanted = r"made with --batch_size 2, but the experiment says 8"  # the recipe of the built-in shapes
     with pytest.raises(UserError, match=wanted):
-        state(cell, folder)
+        read_state(cell, folder)
 
 
 @pytest.mark.parametrize("text", ["- a list", "a: [", ""])
@@ -140,12 +140,12 @@ def test_a_config_that_is_none_is_refused(cell_and_folder, text: str):
     cell, folder = cell_and_folder
     (folder / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml: .*move the run folder away"):
-        state(cell, folder)
+        read_state(cell, folder)
 
 
 def test_jobs_share_cores_and_devices(cell_and_folder, monkeypatch):
     cell, _ = cell_and_folder
-    monkeypatch.setattr("backbones.common.machine.cores", lambda: 6)
+    monkeypatch.setattr("tools.experiments.jobs.cores", lambda: 6)
     assert (threads(cell, 1), threads(cell, 2), threads(cell, 8)) == (None, 3, 1)  # 6 / 2; never below 1
     cell.config["threads"] = 5
     assert (threads(cell, 1), threads(cell, 2)) == (5, 5)

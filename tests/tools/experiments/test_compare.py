@@ -68,7 +68,7 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
     assert (out / "table.csv").read_bytes() == table
 
     write(file, script="train_det", options={**options, "epochs": 3}, matrix=matrix)
-    with pytest.raises(UserError, match="was made with --epochs 2, the experiment wants 3; move the folder away"):
+    with pytest.raises(UserError, match="was made with --epochs 2, but the experiment says 3; move the folder away"):
         compare.main(words)
 
 
@@ -100,21 +100,21 @@ def test_a_cell_in_training_elsewhere_is_left_alone(tmp_path: Path, capsys):
 MATRIX = {"backbone": ["resnet18"]}
 MISTAKES = {
     "key": ({"script": "train_det", "matrx": MATRIX}, "unknown key matrx"),
-    "script": ({"script": "train", "matrix": MATRIX}, "script is train; take train_cls or train_det"),
+    "script": ({"script": "train", "matrix": MATRIX}, "script is train; use train_cls or train_det"),
     "axis": (
         {"script": "train_det", "matrix": {"bacbone": ["resnet18"]}},
-        "matrix: bacbone is no option of train_det; did you mean backbone?",
+        "matrix: bacbone is not an option of train_det; did you mean backbone?",
     ),
     "no such axis": (
         {"script": "train_seg", "matrix": {"neck": ["fpn"]}},
-        "matrix: neck is no option of train_seg; see python tools/train_seg.py --help",
+        "matrix: neck is not an option of train_seg; see python tools/train_seg.py --help",
     ),
     "placeholder": (
         {"script": "train_det", "matrix": {"weights": ["runs/{bakbone}/x.pth"]}},
-        "{bakbone} stands for no option of the cell",
+        "{bakbone} names no option of the cell",
     ),
     "tasks": ({"tasks": {"a": {"script": "train_det", "data": "x"}}, "matrix": MATRIX}, "tasks: a: unknown key data"),
-    "no task": ({"tasks": {}, "matrix": MATRIX}, "tasks names none"),
+    "no task": ({"tasks": {}, "matrix": MATRIX}, "tasks is empty"),
     "equal": ({"script": "train_det", "equal_steps": 2, "matrix": MATRIX}, "equal_steps is 2; write true or false"),
     "tasks of one folder": (
         {
@@ -127,7 +127,7 @@ MISTAKES = {
     ),
     "task's name": (
         {"tasks": {"a/b": {"script": "train_det"}}, "matrix": MATRIX},
-        "tasks: a/b: begins names of folders",
+        "tasks: a/b: a task's name is part of folder names",
     ),
     "value": ({"script": "train_det", "matrix": {"lr": [0.1, -1]}}, "cell lr1: --lr -1.0: must be above 0"),
     "option": ({"script": "train_det", "options": {"epochz": 2}, "matrix": MATRIX}, "epochz"),
@@ -154,9 +154,12 @@ def test_mistakes_are_found_before_anything_starts(name: str, tmp_path: Path):
 
 
 WORDS = {
-    "nothing": ([], "name a training script, or an experiment's file"),
+    "nothing": ([], "name a training command, or an experiment's file"),
     "no file": (["gone.yaml"], "gone.yaml: cannot be read"),
-    "both": (["e.yaml", "--backbones", "resnet18"], "--experiment e.yaml: says it all; leave --backbones out"),
+    "both": (
+        ["e.yaml", "--backbones", "resnet18"],
+        "a file holds the whole experiment; leave --backbones out",
+    ),
     "jobs": (["--script", "train_det", "--seeds", "0", "--jobs", "0"], "--jobs 0: must be above 0"),
     "no names": (["--script", "train_det", "--backbones", ","], "name at least one"),
     "no axis": (["--script", "train_det"], "name what to compare"),

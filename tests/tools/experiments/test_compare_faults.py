@@ -14,10 +14,10 @@ from conftest import ROOT, interruptible
 
 from backbones.errors import UserError
 from tools import compare
-from tools.experiments.cells import Cell, cells
+from tools.experiments.cell_runs import CellRun
+from tools.experiments.cells import Cell, make_cells
 from tools.experiments.jobs import Job
 from tools.experiments.plan import Plan, matrix_of
-from tools.experiments.runs import Run
 
 
 def plan(*matrices: dict) -> Plan:
@@ -35,10 +35,10 @@ def test_values_of_one_name_are_refused():
 
 
 def test_a_run_that_two_parts_of_an_experiment_write_differently_counts_once():
-    usual = cells(plan({"backbone": ["resnet18"], "seed": [0]}))[0].config["norm"]
+    usual = make_cells(plan({"backbone": ["resnet18"], "seed": [0]}))[0].config["norm"]
     base, further = {"backbone": ["resnet18"], "seed": [0, 1]}, {"backbone": ["resnet18"], "seed": [0, 1]}
-    made = cells(plan(base, {**further, "norm": [usual, "group"]}))
-    assert [(cell.called("norm"), cell.config["seed"]) for cell in made] == [
+    made = make_cells(plan(base, {**further, "norm": [usual, "group"]}))
+    assert [(cell.label("norm"), cell.config["seed"]) for cell in made] == [
         *[(usual, seed) for seed in (0, 1)],
         *[("group", seed) for seed in (0, 1)],
     ]
@@ -52,7 +52,7 @@ def test_a_training_that_ends_without_a_word_has_a_reason_in_later_tables(end: s
     job.process.wait()
     told = job.error()
     assert reason in str(told)
-    assert Run.read(tmp_path / "a", cell).error == told == job.error()
+    assert CellRun.read(tmp_path / "a", cell).error == told == job.error()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

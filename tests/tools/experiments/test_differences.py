@@ -11,16 +11,16 @@ import pytest
 import yaml
 from scipy.stats import ttest_ind
 
+from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell
-from tools.experiments.differences import differences
-from tools.experiments.groups import groups
-from tools.experiments.runs import Run
+from tools.experiments.differences import find_differences
+from tools.experiments.groups import group_runs
 from tools.runs.metrics import TASK_METRICS
 
 TOP1 = TASK_METRICS["classification"].primary
 
 
-def classifier(folder: Path, name: str, seed: int, right: np.ndarray, names: list[str] | None = None) -> Run:
+def classifier(folder: Path, name: str, seed: int, right: np.ndarray, names: list[str] | None = None) -> CellRun:
     """A finished run whose answers are right where told."""
     path = folder / f"{name}-seed{seed}"
     path.mkdir()
@@ -33,7 +33,7 @@ def classifier(folder: Path, name: str, seed: int, right: np.ndarray, names: lis
         writer.writerow(["image", "class", "predicted", "confidence"])
         for number, good in enumerate(right):
             writer.writerow([names[number] if names else f"{number}.png", "x", "x" if good else "y", 0.5])
-    return Run(Cell(path.name, "train_cls", (), config, {}), path, results, [])
+    return CellRun(Cell(path.name, "train_cls", (), config, {}), path, results, [])
 
 
 def answers(*shares: float, size: int = 400) -> list[np.ndarray]:
@@ -46,7 +46,7 @@ def test_many_images_leave_the_interval_of_the_seeds(tmp_path: Path):
     runs = [
         classifier(tmp_path, n, s, right) for n in shares for s, right in enumerate(answers(*shares[n], size=100_000))
     ]
-    (found,) = differences(groups(runs, ["backbone", "seed"]), TOP1, resamples=100)
+    (found,) = find_differences(group_runs(runs, ["backbone", "seed"]), TOP1, resamples=100)
     welch = ttest_ind(shares["b"], shares["a"], equal_var=False).confidence_interval(0.95)
     assert found.change == pytest.approx(100 * (np.mean(shares["b"]) - np.mean(shares["a"])))
     assert found.both == (pytest.approx(100 * welch.low, abs=0.2), pytest.approx(100 * welch.high, abs=0.2))
@@ -57,17 +57,17 @@ def test_many_images_leave_the_interval_of_the_seeds(tmp_path: Path):
 
 def test_one_seed_knows_the_images_alone(tmp_path: Path):
     runs = [classifier(tmp_path, name, 0, right) for name, right in zip("ab", answers(0.6, 0.7), strict=True)]
-    (found,) = differences(groups(runs, ["backbone", "seed"]), TOP1, resamples=2000)
+    (found,) = find_differences(group_runs(runs, ["backbone", "seed"]), TOP1, resamples=2000)
     # 40 of 400 images differ: a binomial share of 0.1 with a deviation of 1.5 points.
     assert found.images == (pytest.approx(10 - 1.96 * 1.5, abs=0.3), pytest.approx(10 + 1.96 * 1.5, abs=0.3))
     assert found.both is None
-    assert "of the images alone, since one training says nothing of another, 1 seed" in found.statement()
+    assert "over images only, because one seed does not show how much seeds vary, 1 seed" in found.statement()
 
 
 def test_equal_nets_are_not_distinguishable(tmp_path: Path):
     rights = answers(0.60, 0.64, 0.63, 0.61)
     runs = [classifier(tmp_path, "ab"[n // 2], n % 2, right) for n, right in enumerate(rights)]
-    (found,) = differences(groups(runs, ["backbone", "seed"]), TOP1, resamples=100)
+    (found,) = find_differences(group_runs(runs, ["backbone", "seed"]), TOP1, resamples=100)
     assert not found.sure
     assert found.statement().endswith("2 seeds; not distinguishable")
 
@@ -78,8 +78,10 @@ def test_only_one_axis_differs_at_a_time_and_unfinished_groups_are_left_out(tmp_
         run = classifier(tmp_path, "ab"[number % 2], number, right)
         run.cell.labels.update(backbone="ab"[number % 2], lr=["low", "high"][number // 2])
         runs.append(run)
-    runs.append(Run(Cell("c", "train_cls", (), {"seed": 0}, {"backbone": "c", "lr": "low"}), tmp_path / "c", None, []))
-    found = differences(groups(runs, ["backbone", "lr"]), TOP1, resamples=20)
+    runs.append(
+        CellRun(Cell("c", "train_cls", (), {"seed": 0}, {"backbone": "c", "lr": "low"}), tmp_path / "c", None, [])
+    )
+    found = find_differences(group_runs(runs, ["backbone", "lr"]), TOP1, resamples=20)
     told = [(d.axis, d.first, d.other, d.rest, round(d.change)) for d in found]
     assert told == [
         ("backbone", "a", "b", {"lr": "low"}, 10),
@@ -92,10 +94,10 @@ def test_only_one_axis_differs_at_a_time_and_unfinished_groups_are_left_out(tmp_
 def test_runs_without_predictions_have_the_interval_of_the_seeds_alone(tmp_path: Path):
     runs = [classifier(tmp_path, "ab"[n // 2], n % 2, right) for n, right in enumerate(answers(0.5, 0.51, 0.7, 0.71))]
     (runs[0].folder / "predictions.csv").unlink()
-    (found,) = differences(groups(runs, ["backbone", "seed"]), TOP1, resamples=20)
+    (found,) = find_differences(group_runs(runs, ["backbone", "seed"]), TOP1, resamples=20)
     assert found.images is None
     assert found.sure
-    (lonely,) = differences(groups([runs[0], runs[2]], ["backbone", "seed"]), TOP1, resamples=20)
+    (lonely,) = find_differences(group_runs([runs[0], runs[2]], ["backbone", "seed"]), TOP1, resamples=20)
     assert "1 seed; no interval:" in lonely.statement()
     assert "predictions.csv: no such file" in lonely.statement()
 
@@ -107,7 +109,7 @@ def test_other_images_have_no_interval_and_spoil_no_other(tmp_path: Path):
         classifier(tmp_path, "b", 0, second, ["0.png", "1.png", "2.png", "x.png"]),
         classifier(tmp_path, "c", 0, second),
     ]
-    other, same = differences(groups(runs, ["backbone", "seed"]), TOP1, resamples=20)
-    assert "no interval: measured on other images or classes" in other.statement()
+    other, same = find_differences(group_runs(runs, ["backbone", "seed"]), TOP1, resamples=20)
+    assert "no interval: the runs were evaluated on different images or classes" in other.statement()
     assert not other.sure
     assert same.images is not None

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from backbones.errors import UserError
+from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell
 from tools.experiments.charts import draw_costs, draw_differences, draw_learning
 from tools.experiments.curves import curve, draw_curves, mean_curve
 from tools.experiments.differences import Difference
-from tools.experiments.groups import groups, varying
-from tools.experiments.runs import Run
-from tools.experiments.tables import Chapter, write_tables
+from tools.experiments.groups import group_runs, varying_axes
+from tools.experiments.tables import write_tables
+from tools.experiments.task_comparison import TaskComparison
 from tools.runs.log import seconds_per_step
 from tools.runs.metrics import TASK_METRICS
 
@@ -47,10 +48,10 @@ def run(
     lines: list[dict[str, Any]] = LINES,
     error: str | None = None,
     fraction: float = 1.0,
-) -> Run:
+) -> CellRun:
     config = {"backbone": net, "seed": seed, "batch_size": 64, "fraction": fraction}
     name = f"{net}-fraction{fraction}-seed{seed}"
-    return Run(Cell(name, "train_cls", (), config, {}), Path(name), results, lines, error)
+    return CellRun(Cell(name, "train_cls", (), config, {}), Path(name), results, lines, error)
 
 
 def test_speed_and_minutes_leave_evaluations_and_pauses_apart():
@@ -68,7 +69,7 @@ def test_speed_and_minutes_leave_evaluations_and_pauses_apart():
 def test_results_that_are_none_are_refused(tmp_path: Path):
     (tmp_path / "results.json").write_text("[1]")
     with pytest.raises(UserError, match=r"results\.json: not a run's results"):
-        Run.read(tmp_path, Cell("", "train_cls", (), {}, {}))
+        CellRun.read(tmp_path, Cell("", "train_cls", (), {}, {}))
 
 
 def test_seeds_are_averaged(tmp_path: Path):
@@ -78,8 +79,8 @@ def test_seeds_are_averaged(tmp_path: Path):
         run("a", 1, {"top1": 0.92, "top5": 0.98, "train_top1": 1.0, **COST, "peak_memory": 2**30}),
         run("a", 2, None, []),
     ]
-    found = groups(runs, ["backbone", "seed"])
-    text = write_tables(tmp_path, [Chapter("", TASK, found)])
+    found = group_runs(runs, ["backbone", "seed"])
+    text = write_tables(tmp_path, [TaskComparison("", TASK, found)])
     head, _, first, second = text.splitlines()[:4]
     assert head.startswith(
         "| backbone | n | top-1 error % | top-5 error % | training error % | parameters (M) | GFLOPs |"
@@ -98,16 +99,16 @@ def test_seeds_are_averaged(tmp_path: Path):
 def test_detection_is_judged_by_ap(tmp_path: Path):
     results = {"AP": 0.304, "AP50": 0.5, "AP75": None}
     text = write_tables(
-        tmp_path, [Chapter("", TASK_METRICS["detection"], groups([run("a", 0, results)], ["backbone"]))]
+        tmp_path, [TaskComparison("", TASK_METRICS["detection"], group_runs([run("a", 0, results)], ["backbone"]))]
     )
     assert "| a | 1 | 30.40 | 50.00 |  |" in text
 
 
 def test_only_axes_that_vary_name_a_group():
-    found = groups([run("a", 0, None), run("b", 0, None)], ["backbone", "batch_size", "seed"])
-    assert varying(found) == ["backbone"]
-    assert [group.name(varying(found)) for group in found] == ["a", "b"]
-    assert groups([], ["backbone"]) == varying([]) == []
+    found = group_runs([run("a", 0, None), run("b", 0, None)], ["backbone", "batch_size", "seed"])
+    assert varying_axes(found) == ["backbone"]
+    assert [group.name(varying_axes(found)) for group in found] == ["a", "b"]
+    assert group_runs([], ["backbone"]) == varying_axes([]) == []
 
 
 def test_curves():
@@ -122,8 +123,8 @@ def test_curves():
 def test_plain_and_residual_nets_get_panels(tmp_path: Path, x):
     nets = ["plain20", "plain56", "resnet20", "resnet56"]
     path = tmp_path / "curves.png"
-    one = groups([run(nets[0], seed, None) for seed in (0, 1)], ["backbone", "seed"])
-    four = groups([run(net, seed, None) for net in nets for seed in (0, 1)], ["backbone", "seed"])
+    one = group_runs([run(nets[0], seed, None) for seed in (0, 1)], ["backbone", "seed"])
+    four = group_runs([run(net, seed, None) for net in nets for seed in (0, 1)], ["backbone", "seed"])
     assert draw_curves(path, one, TASK, x=x)
     narrow = Image.open(path).width
     assert draw_curves(path, four, TASK, x=x)
@@ -132,7 +133,7 @@ def test_plain_and_residual_nets_get_panels(tmp_path: Path, x):
 
 
 def test_nothing_to_draw_is_no_picture(tmp_path: Path):
-    assert not draw_curves(tmp_path / "curves.png", groups([run("a", 0, None, [])], ["backbone"]), TASK)
+    assert not draw_curves(tmp_path / "curves.png", group_runs([run("a", 0, None, [])], ["backbone"]), TASK)
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -144,8 +145,8 @@ def difference(**changed: Any) -> Difference:
 
 def test_failed_cells_and_differences_stand_in_all_tables(tmp_path: Path):
     runs = [run("a", 0, {"top1": 0.9}), run("a", 1, None, [], "error: --data x: no such folder"), run("b", 0, None, [])]
-    chapter = Chapter("cells", TASK, groups(runs, ["backbone", "seed"]), [difference()])
-    text = write_tables(tmp_path, [chapter, Chapter("more", TASK, groups(runs[:1], ["backbone"]))])
+    chapter = TaskComparison("cells", TASK, group_runs(runs, ["backbone", "seed"]), [difference()])
+    text = write_tables(tmp_path, [chapter, TaskComparison("more", TASK, group_runs(runs[:1], ["backbone"]))])
     assert text.startswith("## cells\n")
     assert "\n## more\n" in text
     assert "| a | 1 of 2, 1 failed | 10.00 |" in text
@@ -166,7 +167,7 @@ def test_failed_cells_and_differences_stand_in_all_tables(tmp_path: Path):
 
 def test_pictures_of_shares_differences_and_costs(tmp_path: Path):
     runs = [run(net, 0, {"top1": top1, **COST}, fraction=f) for net, f, top1 in [("a", 0.5, 0.6), ("a", 1.0, 0.7)]]
-    whole = Chapter("one", TASK, groups(runs, ["backbone", "fraction"]), [difference()])
+    whole = TaskComparison("one", TASK, group_runs(runs, ["backbone", "fraction"]), [difference()])
     assert draw_learning(tmp_path / "learning.png", [whole])
     assert draw_differences(tmp_path / "differences.png", [whole, whole])
     single = Image.open(tmp_path / "differences.png").height
@@ -174,8 +175,8 @@ def test_pictures_of_shares_differences_and_costs(tmp_path: Path):
     assert Image.open(tmp_path / "differences.png").height < single
     assert not draw_costs(tmp_path / "costs.png", [whole])  # all cost the same
     other = [*runs, run("b", 0, {"top1": 0.8, **COST, "parameters": 10**6})]
-    assert draw_costs(tmp_path / "costs.png", [Chapter("", TASK, groups(other, ["backbone", "fraction"]))])
-    bare = Chapter("", TASK, groups(runs[:1], ["backbone", "fraction"]))
+    assert draw_costs(tmp_path / "costs.png", [TaskComparison("", TASK, group_runs(other, ["backbone", "fraction"]))])
+    bare = TaskComparison("", TASK, group_runs(runs[:1], ["backbone", "fraction"]))
     assert not draw_learning(tmp_path / "none.png", [bare])
     assert not draw_differences(tmp_path / "none.png", [bare])
     assert not (tmp_path / "none.png").exists()

@@ -1,0 +1,80 @@
+"""The run of a cell: what its folder holds so far, finished or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbones.common.files import JsonObject
+from backbones.errors import UserError
+from tools.evaluation.reading import read_json
+from tools.experiments.cells import Cell
+from tools.runs.log import read_lines, seconds_evaluated, seconds_per_step, seconds_trained
+
+START = "== begins at "  # precedes the output of each start in a cell's log
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """The contents of a cell's run folder.
+
+    Attributes:
+        cell: the cell.
+        folder: its run folder.
+        results: content of results.json, or None as long as the run is not finished.
+        lines: lines of metrics.jsonl, in order of steps.
+        error: error message of the last start, in one line, or None.
+    """
+
+    cell: Cell
+    folder: Path
+    results: JsonObject | None
+    lines: list[JsonObject]
+    error: str | None = None
+
+    @property
+    def config(self) -> JsonObject:
+        """All options of the cell."""
+        return self.cell.config
+
+    @classmethod
+    def read(cls, folder: Path, cell: Cell) -> CellRun:
+        """Read a run folder; a folder that does not exist is a run without results.
+
+        Raises:
+            UserError: results.json is not a JSON object.
+        """
+        path = folder / "results.json"
+        results = read_json(path) if path.is_file() else None
+        if results is not None and not isinstance(results, dict):
+            raise UserError(f"{path}: not a run's results; move the run folder away")
+        error = None if results is not None else last_error(folder.with_name(f"{folder.name}.log"))
+        return cls(cell, folder, results, read_lines(folder / "metrics.jsonl"), error)
+
+    def result(self, key: str) -> float | None:
+        """Return a number of the results, or None if the run is not finished or lacks it."""
+        value = (self.results or {}).get(key)
+        return value if isinstance(value, (int, float)) else None
+
+    def images_per_second(self) -> float | None:
+        """Return the training speed without evaluations, or None if too little was logged."""
+        step = seconds_per_step(self.lines)
+        return self.config["batch_size"] / step if step else None
+
+    def minutes(self) -> float | None:
+        """Return the time of training and evaluations without interruptions, or None if too little was logged."""
+        step = seconds_per_step(self.lines)
+        if step is None:
+            return None
+        before_first_line = self.lines[0]["step"] * step
+        return (before_first_line + seconds_trained(self.lines, step) + seconds_evaluated(self.lines)) / 60
+
+
+def last_error(log: Path) -> str | None:
+    """Return the error line of a cell's last start, else the last line of its traceback, else None."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = text.rpartition(START)[2].replace("\r", "\n").splitlines()
+    error = next((line for line in reversed(lines) if line.startswith("error: ")), None)
+    if error is None and any(line.startswith("Traceback ") for line in lines):
+        return next(line for line in reversed(lines) if line.strip())
+    return error

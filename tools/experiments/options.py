@@ -1,0 +1,49 @@
+"""Options of compare.py. This module imports nothing heavy, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backbones.errors import require
+from tools.cli.arguments import POSITIONAL
+
+
+@dataclass
+class CompareOptions:
+    """The experiment.
+
+    Args:
+        output: folder of the runs, the tables and the charts.
+        experiment: YAML file of the experiment.
+        script: instead of a file: the training command; arguments after a bare `--` go to it.
+        backbones: instead of a file: names, separated by commas.
+        seeds: instead of a file: numbers, separated by commas.
+        jobs: runs to train at the same time; they divide the cores among them, and each gets a GPU.
+        rehearse: before training, run a few steps of each cell, to see that it runs and how long it takes.
+        table_only: train nothing; write the tables and charts of the existing runs.
+        x: horizontal axis of the curves.
+    """
+
+    output: str
+    experiment: str | None = field(default=None, metadata=POSITIONAL)
+    script: Literal["train_cls", "train_det", "train_seg"] | None = None
+    backbones: str | None = None
+    seeds: str | None = None
+    jobs: int = 1
+    rehearse: bool = True
+    table_only: bool = False
+    x: Literal["epochs", "iterations"] = "epochs"
+
+    def __post_init__(self) -> None:
+        require(self.jobs > 0, "jobs", self.jobs, "must be above 0")
+        named = [name for name in ("script", "backbones", "seeds") if getattr(self, name) is not None]
+        require(
+            not (self.experiment and named),
+            "experiment",
+            self.experiment,
+            f"a file holds the whole experiment; leave --{' --'.join(named)} out",
+        )
+        require(
+            self.experiment or self.script, "script", self.script, "name a training command, or an experiment's file"
+        )
