@@ -1,4 +1,4 @@
-"""Pictures for people: an image beside its likeliest classes."""
+"""Draws an image beside bars of its most likely classes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 384  # pixels of the picture's longer side
-PANEL, ROW, MARGIN = 260, 34, 10
+SIDE = 384  # longer side of the drawn image in pixels
+PANEL, ROW, MARGIN = 260, 34, 10  # pixels
 BAR, FIRST = "#9db7d5", "#2f6db3"
 
 
 def draw_ranking(image: np.ndarray, names: Sequence[str], probabilities: Sequence[float]) -> np.ndarray:
-    """An image `[H, W, C]` uint8, grey or RGB, beside bars of its classes, the likeliest first."""
+    """Draw an image beside bars of class probabilities.
+
+    Args:
+        image: `[H, W, C]` uint8, grey or RGB.
+        names: class names, the most likely one first.
+        probabilities: 0..1, in the same order.
+
+    Returns:
+        The drawing `[h, w, 3]` uint8.
+    """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     scale = SIDE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

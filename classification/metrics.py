@@ -5,24 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Rows = dict[str, np.ndarray]
+# One row per image, as columns by name: index, label, rank, predicted, confidence, loss.
+Rows: TypeAlias = dict[str, np.ndarray]
 
 
 class TopK:
-    """Collects one row an image and counts at the end, so that no order of summation depends on the processes.
+    """Accumulates one row per image and computes metrics at the end, so that sums do not depend on the processes.
 
     Args:
         classes: names by label.
-        prefix: put before the names of the figures, such as "train_".
-        expected: places `[N]` and labels `[N]` of all images; those that never come, since they cannot be read, count
-            as wrong. None takes what comes.
+        prefix: text before the names of the metrics, such as "train_".
+        expected: indices `[N]` and labels `[N]` of all images to evaluate; images without a prediction, because they
+            cannot be read, count as wrong. None evaluates the images that are added.
     """
 
     def __init__(
@@ -31,8 +32,8 @@ class TopK:
         self.classes, self.prefix, self.expected = tuple(classes), prefix, expected
         self._parts: list[Rows] = []
 
-    def update(self, probabilities: Tensor, targets: dict[str, Tensor]) -> None:
-        """Add a batch: probabilities `[N, classes]`, `label` `[N]` and `index` `[N]`."""
+    def update(self, probabilities: Tensor, targets: Mapping[str, Tensor]) -> None:
+        """Add a batch: probabilities `[N, classes]`; targets `label` `[N]` and `index` `[N]`."""
         scores = probabilities.float().cpu()
         labels = targets["label"].cpu()
         own = scores.gather(1, labels[:, None])
@@ -48,17 +49,18 @@ class TopK:
         self._parts.append({name: value.numpy() for name, value in part.items()})
 
     def state(self) -> list[Rows]:
-        """What `merge` takes; travels between processes."""
+        """Return the rows of this process, for `merge`; the state can be pickled."""
         return self._parts
 
     def merge(self, states: Iterable[list[Rows]]) -> None:
-        """Become the union of all processes' states."""
+        """Replace this state by the rows of all processes."""
         self._parts = [part for state in states for part in state]
 
     def rows(self) -> Rows:
-        """One row an image, in the split's order: index, label, rank of the true class, predicted, confidence, loss.
+        """Return one row per image, in the split's order: index, label, rank, predicted, confidence, loss.
 
-        Of an image that never came the predicted class is -1 and the loss NaN.
+        `rank` is the number of classes before the true one. An image without a prediction has the predicted class -1
+        and the loss NaN.
         """
         parts = self._parts if self.expected is None else [*self._parts, self._unread(*self.expected)]
         if not parts:
@@ -67,25 +69,26 @@ class TopK:
         order = np.argsort(rows["index"], kind="stable")
         return {name: values[order] for name, values in rows.items()}
 
-    def compute(self) -> dict[str, Any]:
-        """`top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images`, and recall by class.
+    def compute(self) -> dict[str, object]:
+        """Compute `top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images` and `per_class` (recall).
 
-        A class without images, `top5` where there are at most five classes, and an `nll` that is NaN are None.
+        A value is None if there is nothing to measure: the recall of a class without images, `top5` with at most five
+        classes, and an `nll` that is NaN. With a prefix there is no `per_class`.
         """
         rows = self.rows()
         hit, label = rows["rank"] < 1, rows["label"]
-        figures: dict[str, Any] = {
+        metrics: dict[str, object] = {
             "top1": _mean(hit),
             "top5": _mean(rows["rank"] < 5) if len(self.classes) > 5 else None,
             "nll": _mean(rows["loss"][rows["predicted"] >= 0].astype(np.float64)),
             "images": len(hit),
         }
         if not self.prefix:
-            figures["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
-        return {self.prefix + name: value for name, value in figures.items()}
+            metrics["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
+        return {self.prefix + name: value for name, value in metrics.items()}
 
     def _unread(self, index: np.ndarray, label: np.ndarray) -> Rows:
-        """Rows of the images that never came: the true class ranks behind all others."""
+        """Return rows of the images without a prediction: the true class ranks behind all others."""
         seen = np.concatenate([np.zeros(0, np.int64), *(part["index"] for part in self._parts)])
         absent = ~np.isin(index, seen)
         count = int(absent.sum())
@@ -100,24 +103,25 @@ class TopK:
 
 
 def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) -> str:
-    """`TopK.rows()` as text, one line an image: its name, true class, predicted class and that one's probability, the
-    true class's rank (0: the first guess) and negative log-likelihood.
+    """Format `TopK.rows()` as CSV, one line per image.
 
-    An image that could not be read has no predicted class and no loss.
+    The columns are the image's name, its true class, the predicted class and its probability, the rank of the true
+    class (0: predicted first) and its negative log-likelihood. An image that could not be read has no predicted class
+    and no loss.
     """
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["image", "class", "predicted", "confidence", "rank", "loss"])
-    figures = zip(*(rows[key] for key in ("label", "predicted", "confidence", "rank", "loss")), strict=True)
-    for name, (label, predicted, confidence, rank, loss) in zip(names, figures, strict=True):
+    columns = zip(*(rows[key] for key in ("label", "predicted", "confidence", "rank", "loss")), strict=True)
+    for name, (label, predicted, confidence, rank, loss) in zip(names, columns, strict=True):
         guess = classes[predicted] if predicted >= 0 else ""
         shown = "" if math.isnan(loss) else f"{loss:.4f}"
         writer.writerow([name, classes[label], guess, f"{confidence:.4f}", int(rank), shown])
     return text.getvalue()
 
 
-def format_table(results: dict[str, Any]) -> str:
-    """The figures as text: accuracy, error and the hardest classes."""
+def format_table(results: Mapping[str, Any]) -> str:
+    """Format the metrics of `TopK.compute()` as text: accuracy, error and the hardest classes."""
     lines = [f"{results['images']} images"]
     for name in ("top1", "top5"):
         if results[name] is not None:
@@ -129,9 +133,10 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def _rank(scores: Tensor, own: Tensor, labels: Tensor) -> Tensor:
-    """How many classes stand before the true one `[N]`; of equals the first counts as greater, as argmax has it.
+    """Return the number of classes before the true one `[N]`; among equal scores the first class wins, as in argmax.
 
-    bf16 scores are often equal: counting those as errors would cost tenths of a percent. NaN comes last.
+    Scores in bf16 are often equal, and counting all equal ones as errors would cost tenths of a percent. Rows with NaN
+    rank the true class last.
     """
     earlier = torch.arange(scores.shape[1]) < labels[:, None]
     before = ((scores > own) | ((scores == own) & earlier)).sum(1)
@@ -139,5 +144,6 @@ def _rank(scores: Tensor, own: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mean(values: np.ndarray) -> float | None:
+    """Return the mean, or None for NaN, which JSON does not have."""
     mean = float(values.mean()) if len(values) else math.nan
-    return None if math.isnan(mean) else mean  # JSON has no NaN
+    return None if math.isnan(mean) else mean

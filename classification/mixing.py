@@ -1,9 +1,8 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch, through timm."""
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch, with timm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,28 +14,31 @@ from classification.data.folders import Item
 
 
 class Mixing:
-    """Collates items into mixed images uint8 `[N, C, h, w]` and soft labels `[N, classes]`.
+    """Collates items into mixed images `[N, C, h, w]` uint8 and soft labels `[N, num_classes]`.
 
-    The draw is a function of (seed, first image, its pixels' sum), so that a resumed run mixes as the straight one.
+    The random draw is a function of the seed, the first image's index and the sum of its pixels, so that a resumed run
+    mixes as an uninterrupted one does.
 
     Args:
         mixup: alpha of mixup's Beta distribution; 0 for none.
-        cutmix: alpha of CutMix's; with both, each batch takes one of them by a toss.
+        cutmix: alpha of CutMix's Beta distribution; 0 for none. If both are above 0, each batch gets one at random.
+        num_classes: number of classes.
+        seed: seed of the run.
     """
 
     def __init__(self, *, mixup: float, cutmix: float, num_classes: int, seed: int) -> None:
         self.seed = seed
-        self._mix: Any = FastCollateMixup(mixup, cutmix, label_smoothing=0.0, num_classes=num_classes)
+        self._mix = FastCollateMixup(mixup, cutmix, label_smoothing=0.0, num_classes=num_classes)
 
     def __call__(self, items: Sequence[Item]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mix a batch with itself in reverse order.
+        """Mix a batch with the same batch in reverse order.
 
         Raises:
-            UserError: for arrays that are no bytes, or an odd number of images.
+            UserError: the images are floating arrays, or their number is odd.
         """
         images, targets = zip(*items, strict=True)
         self._check(images)
-        # timm draws from numpy's global generator, which is left as it was found.
+        # timm draws from numpy's global generator: seed it for this batch, then restore its state.
         before = np.random.get_state()
         np.random.seed(self._draw(images[0], targets[0]["index"]))
         try:
@@ -47,10 +49,12 @@ class Mixing:
 
     def _check(self, images: Sequence[Tensor]) -> None:
         if images[0].dtype != torch.uint8:
-            raise UserError("--mixup/--cutmix: mix pictures, not floating arrays; take 0 for both")
+            raise UserError("--mixup/--cutmix: mix images of bytes only, not floating arrays; use 0 for both")
         if len(images) % 2:
-            raise UserError(f"--batch-size: mixing needs an even number of images a process, got {len(images)}")
+            raise UserError(
+                f"--batch-size: mixing needs an even number of images in each process, got {len(images)}; change it"
+            )
 
     def _draw(self, image: Tensor, index: int) -> int:
-        """Differs by epoch as well: the augmented pixels do."""
+        """Return the batch's seed. It differs between epochs because the augmented pixels differ."""
         return int(np.random.SeedSequence((self.seed, index, int(image.sum()))).generate_state(1)[0])

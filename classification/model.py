@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from backbones.weights.hub import resolve
 from backbones.weights.loading import load, state_for
 from backbones.weights.report import LoadReport
-from classification.library_nets import LibraryNet, build_whole
+from classification.library_models import LibraryModel, build_library_model
 
 
 class Classifier(nn.Module):
@@ -82,7 +82,7 @@ class PooledClassifier(Classifier):
 class WholeClassifier(Classifier):
     """A whole model of torchvision or timm with its own head."""
 
-    backbone: LibraryNet
+    backbone: LibraryModel
 
     def logits(self, x: Tensor) -> Tensor:
         return self.backbone(x)["logits"]
@@ -164,8 +164,10 @@ def build(
     return model
 
 
-def _whole(name: str, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> LibraryNet:
-    net = build_whole(name, num_classes, **options)
+def _whole(
+    name: str, num_classes: int, weights: str | os.PathLike[str] | None, options: dict[str, Any]
+) -> LibraryModel:
+    net = build_library_model(name, num_classes, **options)
     if weights is None and options.get("norm") == "frozen":
         raise UserError(f"{name}: norm='frozen' would freeze random statistics; give weights, or use norm='batch'")
     if weights is not None:

@@ -1,4 +1,4 @@
-"""What happens to a picture before the net: augmentation in training, views of it in evaluation.
+"""Preparation of images for the model: augmentation in training, views in evaluation.
 
 Augmentation is a pure function of (seed, epoch, index). Evaluation resizes as torchvision does (bilinear, antialiased),
 so that published weights give their published predictions.
@@ -10,23 +10,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
 from backbones.common.registry import Registry, unknown_name
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
+if TYPE_CHECKING:
+    from albumentations import BasicTransform, Compose
 
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without it, the import asks the network for a newer version
+
+Crops: TypeAlias = Literal["center", "ten", "multiscale"]
+Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 PRESETS = ("standard", "paper", "modern", "cifar", "light", "none")
-Crops = Literal["center", "ten", "multiscale"]
-Interpolation = Literal["bilinear", "bicubic"]
 CROPS = get_args(Crops)
-SCALES = (224, 256, 384, 480, 640)  # shorter sides of table 4's test, for nets trained at 224
-# Deviations along and directions of the principal components of ImageNet's pixels, as RGB in 0..1.
+SCALES = (224, 256, 384, 480, 640)  # shorter sides in the test of table 4, for models trained at 224
+# Standard deviations and directions of the principal components of ImageNet's pixels, as RGB in 0..1.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
-JITTER = (256 / 224, 480 / 224)  # section 3.4: shorter side between 256 and 480 for crops of 224
+JITTER = (256 / 224, 480 / 224)  # shorter side over crop: 256 to 480 for crops of 224 (section 3.4)
 
 
 class Augmentation(Protocol):
@@ -46,12 +49,16 @@ register_augmentation = AUGMENTATIONS.register  # @classification.register_augme
 
 @dataclass(frozen=True)
 class Normalise:
-    """Brings float arrays to zero mean and unit deviation by channel; bytes stay bytes: the net normalises those."""
+    """Subtracts the mean from float images and divides by the std, per channel.
+
+    Images of bytes stay as they are: the model normalises them.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Normalise an image `[H, W, C]`: float32 in, normalised float32 out; uint8 is returned unchanged."""
         if image.dtype == np.uint8:
             return image
         return ((image - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
@@ -62,13 +69,16 @@ class Augment:
     """A training preset with its seed.
 
     Args:
-        preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" jitters the scale,
+        preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" varies the scale,
             crops, flips and shifts colours (section 3.4); "modern" adds RandAugment and random erasing to "standard";
-            "cifar" pads by an eighth, crops and flips (section 4.2); "light" crops gently and flips; "none" prepares
-            images as evaluation does; or the name of a registered augmentation.
-        size: side of the crop in pixels.
-        normalise: applied to float arrays; its mean is what "cifar" pads with.
-        seed: of the run.
+            "cifar" pads by an eighth, crops and flips (section 4.2); "light" crops a large part and flips; "none"
+            prepares images as evaluation does; or the name of a registered augmentation.
+        size: side of the square crop in pixels.
+        normalise: applied to float images; "cifar" pads with its mean.
+        seed: seed of the run.
+
+    Raises:
+        UserError: the preset is unknown.
     """
 
     preset: str
@@ -81,37 +91,42 @@ class Augment:
             raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
 
     def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray:
-        """Augment an image `[H, W, C]` uint8 or float32 to `[size, size, C]`."""
+        """Augment an image `[H, W, C]`, uint8 or float32 (not normalised), to `[size, size, C]`."""
         random = np.random.default_rng((self.seed, epoch, index))
         if self.preset in AUGMENTATIONS:
             image = AUGMENTATIONS[self.preset](image, random)
         if self.preset == "none" or self.preset in AUGMENTATIONS:
             return self.normalise(center(resized(image, self.size), self.size))
+        return self.normalise(self._augmented(image, random))
+
+    def _augmented(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         if self.preset == "paper":
+            # Resize the shorter side to a random length, then shift the colours.
             low, high = (round(self.size * factor) for factor in JITTER)
             image = _pca_shifted(resized(image, int(random.integers(low, high + 1))), random)
         if self.preset == "cifar":
-            image = resized(image, self.size)  # for pictures of other sizes than CIFAR's: as evaluation shows them
-            image = _padded(image, self.size // 8, self.normalise.mean)
+            # Images of another size than CIFAR's are resized as in evaluation.
+            image = _padded(resized(image, self.size), self.size // 8, self.normalise.mean)
+        # Crop and flip.
         pipeline = _pipeline(self.preset, self.size)
         pipeline.set_random_seed(int(random.integers(2**32)))
         image = pipeline(image=image)["image"]
         if self.preset == "modern" and image.dtype == np.uint8 and image.shape[2] in (1, 3):
             image = _rand_augment(image, int(random.integers(2**32)))
-        return self.normalise(image)
+        return image
 
 
 @dataclass(frozen=True)
 class Views:
-    """What evaluation shows the net of a picture; its probabilities are averaged over the views.
+    """Views of an image in evaluation; the model's probabilities are averaged over them.
 
     Args:
         crops: "center"; "ten" are the corners and the centre, and their mirror images (Krizhevsky et al. 2012);
-            "multiscale" is the whole picture and its mirror image at five sizes (table 4, fully convolutional).
-        resize: shorter side before the crop, in pixels.
-        size: side of the crop.
-        normalise: applied to float arrays.
-        interpolation: how pictures are resized.
+            "multiscale" is the whole image and its mirror image at five sizes (table 4, fully convolutional).
+        resize: length of the shorter side before the crop in pixels.
+        size: side of the square crop in pixels.
+        normalise: applied to float images.
+        interpolation: how images are resized.
     """
 
     crops: Crops
@@ -122,19 +137,19 @@ class Views:
 
     @property
     def largest(self) -> int:
-        """The longest that the shorter side becomes, in pixels."""
+        """Return the largest length of the shorter side, in pixels."""
         return round(SCALES[-1] * self.size / SCALES[0]) if self.crops == "multiscale" else self.resize
 
     def __call__(self, image: np.ndarray, *, epoch: int = 0, index: int = 0) -> list[np.ndarray]:
-        """The views `[h, w, C]` of an image `[H, W, C]`."""
+        """Return the views `[h, w, C]` of an image `[H, W, C]`, uint8 or float32 (not normalised)."""
         if self.crops == "multiscale":
+            # Resize the whole image to each scale. Scales are relative to the crop of training.
             sides = [round(scale * self.size / SCALES[0]) for scale in SCALES]
             views = mirrored([resized(image, side, self.interpolation) for side in sides])
         elif self.crops == "ten":
-            image = resized(image, self.resize, self.interpolation)
-            both = mirrored(
-                [image]
-            )  # mirrored first, as torchvision does: the centre of an odd margin is no mirror image
+            # Crop the image and its mirror image. Mirroring the crops instead would shift the centre crop by a pixel
+            # if the margin is odd; torchvision crops mirror images too.
+            both = mirrored([resized(image, self.resize, self.interpolation)])
             views = [crop for side in both for crop in (*corners(side, self.size), center(side, self.size))]
         else:
             views = [center(resized(image, self.resize, self.interpolation), self.size)]
@@ -142,7 +157,7 @@ class Views:
 
 
 def describe_views(crops: Crops, size: int, resize: int) -> str:
-    """What evaluation looks at, in words."""
+    """Describe the views of evaluation in words; size and resize as in `Views`."""
     if crops == "multiscale":
         sides = ", ".join(str(round(scale * size / SCALES[0])) for scale in SCALES)
         return f"whole images with shorter sides of {sides}, and mirrored"
@@ -150,7 +165,7 @@ def describe_views(crops: Crops, size: int, resize: int) -> str:
 
 
 def resized(image: np.ndarray, side: int, interpolation: Interpolation = "bilinear") -> np.ndarray:
-    """The image `[H, W, C]` with its shorter side `side` pixels long, as torchvision resizes."""
+    """Resize an image `[H, W, C]` as torchvision does, so that its shorter side is `side` pixels long."""
     if min(image.shape[:2]) == side:
         return image
     import torch
@@ -163,30 +178,30 @@ def resized(image: np.ndarray, side: int, interpolation: Interpolation = "biline
 
 
 def center(image: np.ndarray, size: int) -> np.ndarray:
-    """The crop in the middle, `[size, size, C]`."""
+    """Return the crop `[size, size, C]` at the centre."""
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return image[top : top + size, left : left + size]
 
 
 def corners(image: np.ndarray, size: int) -> list[np.ndarray]:
-    """The four crops in the corners."""
+    """Return the four crops `[size, size, C]` at the corners."""
     return [image[:size, :size], image[:size, -size:], image[-size:, :size], image[-size:, -size:]]
 
 
 def mirrored(views: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The views, then their mirror images."""
+    """Return the views, then their mirror images."""
     return [*views, *(view[:, ::-1] for view in views)]
 
 
 @cache
-def _pipeline(preset: str, size: int) -> Any:
-    """albumentations' pipeline of a preset; its import takes seconds, so it waits for the first image."""
+def _pipeline(preset: str, size: int) -> Compose:
+    """Return the albumentations pipeline of a preset. The import takes seconds, so it happens at the first image."""
     import albumentations as A
     import cv2
 
     cv2.setNumThreads(0)  # the loader's workers are the parallelism
     flip = A.HorizontalFlip(p=0.5)
-    steps: dict[str, list[Any]] = {
+    steps: dict[str, list[BasicTransform]] = {
         "standard": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
         "modern": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
         "light": [A.RandomResizedCrop((size, size), scale=(0.5, 1.0)), flip],
@@ -198,7 +213,7 @@ def _pipeline(preset: str, size: int) -> Any:
 
 
 def _padded(image: np.ndarray, by: int, mean: Sequence[float]) -> np.ndarray:
-    """The image with a border of the mean colour, which normalisation makes the paper's zeros."""
+    """Add a border of the mean colour, which normalisation turns into the zeros of the paper."""
     height, width, channels = image.shape
     scale = 255 if image.dtype == np.uint8 else 1
     out = np.empty((height + 2 * by, width + 2 * by, channels), image.dtype)
@@ -208,7 +223,7 @@ def _padded(image: np.ndarray, by: int, mean: Sequence[float]) -> np.ndarray:
 
 
 def _pca_shifted(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A colour picture shifted along the principal components of ImageNet's colours (Krizhevsky et al. 2012)."""
+    """Shift an RGB image along the principal components of ImageNet's colours (Krizhevsky et al. 2012)."""
     if image.dtype != np.uint8 or image.shape[2] != 3:
         return image
     shift = PCA_VECTORS @ (random.normal(0, 0.1, 3) * PCA_VALUES) * 255
@@ -216,7 +231,7 @@ def _pca_shifted(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _rand_augment(image: np.ndarray, seed: int) -> np.ndarray:
-    """torchvision's RandAugment (Cubuk et al. 2020): two operations of strength 9."""
+    """Apply torchvision's RandAugment (Cubuk et al. 2020): two operations of strength 9."""
     import torch
     from torchvision.transforms import v2
 

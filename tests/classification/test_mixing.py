@@ -66,7 +66,9 @@ def test_the_global_generator_is_left_alone():
 
 def test_what_cannot_be_mixed_is_refused():
     mixing = Mixing(mixup=0.8, cutmix=0.0, num_classes=4, seed=0)
-    with pytest.raises(UserError, match=r"--batch-size: mixing needs an even number of images a process, got 3"):
+    with pytest.raises(UserError, match=r"--batch-size: mixing needs an even number of images in each process, got 3"):
         mixing(batch(size=3))
-    with pytest.raises(UserError, match=r"--mixup/--cutmix: mix pictures, not floating arrays; take 0 for both"):
+    with pytest.raises(
+        UserError, match=r"--mixup/--cutmix: mix images of bytes only, not floating arrays; use 0 for both"
+    ):
         mixing([(image.float(), target) for image, target in batch()])

@@ -1,4 +1,4 @@
-"""torchvision's and timm's whole nets as classifiers: the library's logits bit for bit, heads, channels, weights."""
+"""Whole models of torchvision and timm as classifiers: the library's logits bit for bit, heads, channels, weights."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_a_file_of_another_net_and_a_bare_trunk_are_refused(tmp_path: Path) -> N
         classification.build("torchvision/squeezenet1_1", 4, weights=other)
     state = theirs("torchvision/mobilenet_v3_small").state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("classifier")}, tmp_path / "trunk.pth")
-    with pytest.raises(UserError, match=r"trunk.pth has no net.classifier.0.weight; give a file of the whole net"):
+    with pytest.raises(UserError, match=r"trunk.pth has no net.classifier.0.weight; give a file of the whole model"):
         classification.build("torchvision/mobilenet_v3_small", 4, weights=tmp_path / "trunk.pth")
 
 
@@ -216,7 +216,7 @@ def test_images_of_a_size_that_the_net_refuses_are_one_line() -> None:
     for name in ("torchvision/vit_b_32", "timm/vit_tiny_patch16_224"):
         with torch.device("meta"):
             net = classification.build(name, 4)
-        with pytest.raises(UserError, match=f"{name}: .*take images of the net's own size"):
+        with pytest.raises(UserError, match=f"{name}: .*use images of the size that the model needs"):
             net(torch.zeros(1, 3, 64, 64, device="meta"))
     with pytest.raises(UserError, match="cannot recompute"):
         net.backbone.recompute_activations()
