@@ -1,9 +1,9 @@
-"""A trained classifier, ready to predict: `load(run)(images)`."""
+"""Trained classifiers, ready to predict: `load(run)(images)`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.common.images import Image, pixels_of, read_file
+from backbones.common.images import Image, pixels_of, read_file, require_resizable
 from backbones.errors import UserError
 from backbones.trained import Trained, TrainedNet, find, options_of
 from classification.data.folders import decode
@@ -22,17 +22,15 @@ from classification.model import Classifier, ViewAverage, build
 from classification.options import ClassifierOptions
 from classification.transforms import Normalise, Views
 
-MOST_PIXELS = 1 << 27  # of a resized image: a thin one whose short side is enlarged would fill the memory
-
 
 @dataclass(frozen=True)
 class Ranking:
-    """The likeliest classes of an image, the best first; on the CPU.
+    """The most likely classes of an image, the best first; on the CPU.
 
     Attributes:
-        names: of the classes.
-        probabilities: `[K]` in 0..1.
-        labels: `[K]` class numbers.
+        names: class names.
+        probabilities: `[K]`, 0..1.
+        labels: class numbers `[K]`.
     """
 
     names: tuple[str, ...]
@@ -41,23 +39,40 @@ class Ranking:
 
 
 class TrainedClassifier(TrainedNet[Ranking]):
-    """A classifier with its classes.
+    """A trained classifier with its classes.
+
+    Args:
+        classes: names by class number.
+        top: number of classes in a ranking.
 
     Attributes:
-        classes: names by number.
-        top: how many a ranking holds.
-        among: numbers of those that it may hold; empty for all.
+        among: class numbers that a ranking may hold; empty for all.
     """
 
     model: Classifier
-    classes: tuple[str, ...]
-    top: int = 5
-    among: Sequence[int] = ()
+
+    def __init__(
+        self,
+        trained: Trained,
+        model: Classifier,
+        read: Callable[[Image], list[Tensor]],
+        *,
+        classes: tuple[str, ...],
+        top: int = 5,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+    ) -> None:
+        super().__init__(trained, model, read, device=device, precision=precision)
+        self.classes, self.top = classes, top
+        self.among: Sequence[int] = ()
 
     def probabilities(self, images: Sequence[list[Tensor]]) -> Tensor:
-        """`[N, classes]`, averaged over the views, of what `read` gave; on the device.
+        """Return probabilities `[N, classes]`, averaged over the views of each image; on the model's device.
 
-        Neighbours whose views have the same sizes go through the net together.
+        Consecutive images whose views have the same sizes form a batch.
+
+        Args:
+            images: the views of each image, as `read` returns them.
         """
         found: list[Tensor] = []
         for _, group in groupby(images, key=lambda views: [(view.shape, view.dtype) for view in views]):
@@ -66,9 +81,9 @@ class TrainedClassifier(TrainedNet[Ranking]):
         return torch.cat(found)
 
     def _predict(self, images: Sequence[list[Tensor]]) -> list[Ranking]:
-        places = torch.tensor(list(self.among or range(len(self.classes))))
-        best = self.probabilities(images).float().cpu()[:, places].topk(min(self.top, len(places)))
-        rows = zip(best.values, places[best.indices], strict=True)
+        allowed = torch.tensor(list(self.among or range(len(self.classes))))
+        best = self.probabilities(images).float().cpu()[:, allowed].topk(min(self.top, len(allowed)))
+        rows = zip(best.values, allowed[best.indices], strict=True)
         return [Ranking(tuple(self.classes[i] for i in labels.tolist()), values, labels) for values, labels in rows]
 
 
@@ -80,52 +95,48 @@ def load(
     plugins: Sequence[str | os.PathLike[str]] = (),
     top: int = 5,
 ) -> TrainedClassifier:
-    """The classifier that a run trained, predicting as the run evaluated it.
+    """Load the classifier that a run trained; it predicts as the run evaluated it.
 
         classifier = classification.load("runs/cls-20260101-120000")
         found = classifier("street.jpg")  # or a list of paths, PIL images, arrays, tensors
         found.names[0], found.probabilities[0]
 
     Args:
-        run: its folder, or one of its weights files.
-        device: absent: a GPU where there is one.
-        precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        run: the run folder, or one of its weights files.
+        device: by default a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16; by default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
-        top: classes of a result.
+        top: number of classes in a result.
 
     Raises:
-        UserError: where there is no classifier of ours.
+        UserError: the run holds no classifier.
     """
     trained = find(run, task="classification", plugins=plugins)
     with trained.understood():
-        net = rebuild(trained.meta, trained.path)
-        read = partial(views_of, in_channels=net.backbone.in_channels, views=_views(trained))
-        classifier = TrainedClassifier(trained, net, read, device=device, precision=precision)
-        classifier.classes, classifier.top = tuple(trained.meta["classes"]), top
-    return classifier
+        model = rebuild(trained.meta, trained.path)
+        read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained))
+        classes = tuple(trained.meta["classes"])
+        return TrainedClassifier(trained, model, read, classes=classes, top=top, device=device, precision=precision)
 
 
-def views_of(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
-    """The views `[C, h, w]` that evaluation shows the net of an image, turned as its EXIF orientation says.
+def read_views(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
+    """Return an image's views `[C, h, w]` for evaluation: uint8, or normalised float32. EXIF orientation is applied.
 
     Raises:
-        UserError: where it cannot be used; where it is so thin that its resized form would fill the memory.
+        UserError: the image cannot be used, or is so thin that it would fill the memory when resized.
     """
-    read = partial(decoded, in_channels=in_channels)
+    read = partial(read_pixels, in_channels=in_channels)
     pixels = pixels_of(image, read, in_channels=in_channels, apply_exif=True, any_floats=True)
-    height, width = pixels.shape[-2:]
-    if height * width * (views.largest / min(height, width)) ** 2 > MOST_PIXELS:
-        name = image if isinstance(image, (str, os.PathLike)) else "an image"
-        raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {views.largest}; crop it")
+    require_resizable(image, pixels, short_side=views.largest)
     seen = views(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
     return [torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))) for view in seen]
 
 
-def decoded(path: Path, *, in_channels: int) -> np.ndarray:
-    """A file's pixels `[H, W, C]`: uint8, or the floats of an array.
+def read_pixels(path: Path, *, in_channels: int) -> np.ndarray:
+    """Decode a file to pixels `[H, W, C]`: uint8, or float32 for an array of other numbers.
 
     Raises:
-        UserError: where it cannot be used.
+        UserError: the file cannot be used.
     """
     return decode(read_file(path), str(path), in_channels)
 
@@ -133,8 +144,13 @@ def decoded(path: Path, *, in_channels: int) -> np.ndarray:
 def _views(trained: Trained) -> Views:
     seen = trained.meta["input"]
     normalise = Normalise(tuple(seen["mean"]), tuple(seen["std"]))
-    crops: Any = trained.config.get("test_crops", "center")
-    return Views(crops, seen["resize_size"], seen["crop_size"], normalise, seen.get("interpolation", "bilinear"))
+    return Views(
+        trained.config.get("test_crops", "center"),
+        seen["resize_size"],
+        seen["crop_size"],
+        normalise,
+        seen.get("interpolation", "bilinear"),
+    )
 
 
 def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> Classifier:
@@ -142,18 +158,18 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
 
     Args:
         meta: `classes`, `input` and `model`, as training writes them into the header of its weights.
-        weights: the run's weights file. None leaves the weights random and batch norm live: a caller that loads a state
-            itself freezes afterwards what the run had frozen.
+        weights: the run's weights file, to predict with. None is for a caller that repeats a training step and loads a
+            state itself: weights are random, and batch norm is live.
 
     Raises:
-        UserError: if the weights do not fill the whole model.
+        UserError: the weights do not fill the whole model.
     """
     options, seen = replace(options_of(ClassifierOptions, meta), recompute=False), meta["input"]
     if weights is None and options.norm != "group":
         options = replace(options, norm="batch")
     model = build_from_options(options, weights, num_classes=len(meta["classes"]), in_channels=seen["in_channels"])
     if weights is not None and (model.load_report is None or model.load_report.missing):
-        raise UserError(f"{weights}: is not whole: {model.load_report}")
+        raise UserError(f"{weights}: is not whole: {model.load_report}; train or export it again")
     model.backbone.set_normalisation(seen["mean"], seen["std"])
     return model
 

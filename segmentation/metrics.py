@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from segmentation.data.dataset import WholeTargets
+
 if TYPE_CHECKING:
     from hotcoco.semantic import SemanticEval
 
@@ -36,7 +38,7 @@ class LabelMetrics:
         self.keep = keep
         self.maps: dict[int, bytes] = {}
 
-    def update(self, predictions: Sequence[Tensor], targets: Mapping[str, Any]) -> None:
+    def update(self, predictions: Sequence[Tensor], targets: WholeTargets) -> None:
         """Add a batch.
 
         Args:
@@ -44,7 +46,7 @@ class LabelMetrics:
             targets: `mask`, the true label map `[H, W]` of each image; `index` `[N]` if maps are kept.
         """
         if self.keep:
-            labels = zip(map(int, targets["index"]), predictions, strict=True)
+            labels = zip(targets["index"].tolist(), predictions, strict=True)
             self.maps |= {index: _png(predicted.cpu().numpy()) for index, predicted in labels}
         for predicted, truth in zip(predictions, targets["mask"], strict=True):
             self._counts.update(truth.cpu().numpy(), predicted.cpu().numpy())

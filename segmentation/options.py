@@ -32,7 +32,8 @@ class SegmentationDataOptions:
         min_size: shorter side in pixels to which evaluation resizes; 0 leaves images as they are.
         tile: side in pixels of the tiles into which evaluation cuts larger images; 0 for none.
         overlap: fraction of a tile that the next tile repeats.
-        test_sizes: sizes over which evaluation averages, as factors of the image's own size.
+        test_scales: factors of the image size over which evaluation averages, such as [0.75, 1.0, 1.25]; detection has
+            test_sizes instead, in pixels.
         test_flip: average over mirror images as well.
     """
 
@@ -50,7 +51,7 @@ class SegmentationDataOptions:
     min_size: int = option(0, resume="evaluation")
     tile: int = option(0, resume="evaluation", formerly="window")
     overlap: float = option(0.25, resume="evaluation")
-    test_sizes: list[float] | None = option(None, resume="evaluation", formerly="test_scales")
+    test_scales: list[float] | None = option(None, resume="evaluation")
     test_flip: bool = option(False, resume="evaluation")
 
     def __post_init__(self) -> None:
@@ -66,9 +67,9 @@ class SegmentationDataOptions:
         require(not unused, "overlap", self.overlap, "is the overlap of tiles; name --tile as well")
         rising = LEAST_SCALE <= self.scales[0] <= self.scales[1]
         require(rising, "scales", self.scales, f"must be two rising factors from {LEAST_SCALE}, such as [0.5, 2.0]")
-        usable = self.test_sizes is None or (self.test_sizes and min(self.test_sizes) >= LEAST_SCALE)
+        usable = self.test_scales is None or (self.test_scales and min(self.test_scales) >= LEAST_SCALE)
         rule = f"must be factors from {LEAST_SCALE}, such as [0.75, 1.0, 1.25]"
-        require(usable, "test_sizes", self.test_sizes, rule)
+        require(usable, "test_scales", self.test_scales, rule)
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""A trained segmentation net, ready to predict: `load(run)(images)`."""
+"""Trained segmentation models, ready to predict: `load(run)(images)`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,27 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.common.images import Image, pixels_of, read_image
+from backbones.common.images import Image, pixels_of, read_image, require_resizable
 from backbones.common.options import renamed
 from backbones.errors import UserError
-from backbones.trained import TrainedNet, find, options_of
+from backbones.trained import Trained, TrainedNet, find, options_of
 from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from segmentation.predict import Predictor
 
-MOST_PIXELS = 1 << 27  # of an image in the net: a thin one whose short side is enlarged would fill the memory
-
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The class of each pixel of an image; on the CPU.
+    """The predicted class of each pixel of an image; on the CPU.
 
     Attributes:
-        labels: `[H, W]` uint8 class numbers, at the size of the image as given. A file's pixels count as they lie,
-            EXIF or not: label maps are drawn over those.
-        names: of the classes, by number.
+        labels: class numbers `[H, W]` uint8, at the size of the given image. A file's EXIF orientation is ignored,
+            since label maps are drawn on the stored pixels.
+        names: class names by number.
     """
 
     labels: Tensor
@@ -39,23 +37,34 @@ class LabelMap:
 
 
 class TrainedSegmenter(TrainedNet[LabelMap]):
-    """A segmentation net with its classes.
+    """A trained segmentation model with its classes.
 
-    Attributes:
-        classes: names and colours by number.
-        predictor: how images are looked at: resized, in windows, mirrored.
+    Args:
+        classes: names and colours by class number.
+        predictor: predicts label maps with the model, resized, in tiles or mirrored.
     """
 
     model: FCN
-    classes: Classes
-    predictor: Predictor
+
+    def __init__(
+        self,
+        trained: Trained,
+        read: Callable[[Image], Tensor],
+        *,
+        classes: Classes,
+        predictor: Predictor,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+    ) -> None:
+        super().__init__(trained, predictor.model, read, device=device, precision=precision)
+        self.classes, self.predictor = classes, predictor
 
     def _predict(self, images: Sequence[Tensor]) -> list[LabelMap]:
         found = self.predictor([self._normalised(image.to(self.device)) for image in images])
         return [LabelMap(labels.cpu(), self.classes.names) for labels in found]
 
     def _normalised(self, image: Tensor) -> Tensor:
-        """Floats of 0..1 as the net takes them; it normalises bytes itself."""
+        """Normalise floats of 0..1. The model normalises bytes itself."""
         if image.dtype == torch.uint8:
             return image
         mean, std = (image.new_tensor(v)[:, None, None] for v in (self.model.backbone.mean, self.model.backbone.std))
@@ -68,55 +77,56 @@ def load(
     device: str | torch.device | None = None,
     precision: str | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
-    **look: Any,
+    min_size: int | None = None,
+    tile: int | None = None,
+    overlap: float | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
 ) -> TrainedSegmenter:
-    """The segmentation net that a run trained, predicting as the run evaluated it.
+    """Load the segmentation model that a run trained; it predicts as the run evaluated it.
 
         segmenter = segmentation.load("runs/seg-20260101-120000")
         found = segmenter("street.jpg")  # or a list of paths, PIL images, arrays, tensors
         found.labels, found.names
 
     Args:
-        run: its folder, or one of its weights files.
-        device: absent: a GPU where there is one.
-        precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        run: the run folder, or one of its weights files.
+        device: by default a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16; by default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
-        look: keywords of `segmentation.Predictor` (window, overlap, min_size, scales, flip) in place of the run's own.
+        min_size, tile, overlap, scales, flip: keywords of `segmentation.Predictor`; by default the run's own.
 
     Raises:
-        UserError: where there is no segmentation net of ours.
+        UserError: the run holds no segmentation model, or an option is out of range.
     """
     trained = find(run, task="segmentation", plugins=plugins)
     with trained.understood():
-        net, config = rebuild(trained.meta, trained.path), renamed(trained.config, [SegmentationDataOptions])
-        own = {
-            "min_size": trained.meta["input"]["min_size"],
-            "window": config.get("tile", 0),
-            "overlap": config.get("overlap", 0.25),
-            "scales": config.get("test_sizes") or (1.0,),
-            "flip": config.get("test_flip", False),
-        }
-        predictor = Predictor(net, **{**own, **look})
-        read = partial(pixels, in_channels=net.backbone.in_channels, min_size=predictor.min_size)
-        segmenter = TrainedSegmenter(trained, net, read, device=device, precision=precision)
-        segmenter.predictor = predictor
-        names, colours = trained.meta["classes"], trained.meta["colours"]
-        segmenter.classes = Classes(tuple(names), tuple((r, g, b) for r, g, b in colours))
-    return segmenter
+        model, config = rebuild(trained.meta, trained.path), renamed(trained.config, [SegmentationDataOptions])
+        predictor = Predictor(
+            model,
+            min_size=trained.meta["input"]["min_size"] if min_size is None else min_size,
+            tile=config.get("tile", 0) if tile is None else tile,
+            overlap=config.get("overlap", 0.25) if overlap is None else overlap,
+            scales=(config.get("test_scales") or (1.0,)) if scales is None else scales,
+            flip=config.get("test_flip", False) if flip is None else flip,
+        )
+        classes = Classes(
+            tuple(trained.meta["classes"]), tuple((red, green, blue) for red, green, blue in trained.meta["colours"])
+        )
+        read = partial(read_pixels, in_channels=model.backbone.in_channels, min_size=predictor.min_size)
+        return TrainedSegmenter(trained, read, classes=classes, predictor=predictor, device=device, precision=precision)
 
 
-def pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
-    """Pixels `[C, H, W]` of an image as they lie.
+def read_pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
+    """Return an image's pixels `[C, H, W]`, uint8 or float 0..1; the EXIF orientation is ignored.
 
     Raises:
-        UserError: where it cannot be used; where it is so thin that its size in the net would fill the memory.
+        UserError: the image cannot be used, or is so thin that it would fill the memory at `min_size`.
     """
     read = partial(read_image, apply_exif=False, fix="replace it")
     found = pixels_of(image, read, in_channels=in_channels, apply_exif=False)
-    height, width = found.shape[-2:]
-    if min_size and height * width * (min_size / min(height, width)) ** 2 > MOST_PIXELS:
-        name = image if isinstance(image, (str, os.PathLike)) else "an image"
-        raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {min_size}; crop it")
+    if min_size:
+        require_resizable(image, found, short_side=min_size)
     return found
 
 
@@ -125,14 +135,14 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
 
     Args:
         meta: `classes`, `input` and `model`, as training writes them into the header of its weights.
-        weights: the run's weights file, to predict with. None is for a caller that repeats a training step: the weights
-            (those of the classes in the loss included) are random and batch norm is live until it loads a state.
+        weights: the run's weights file, to predict with. None is for a caller that repeats a training step and loads a
+            state itself: weights are random (class weights of the loss are 1), and batch norm is live.
 
     Raises:
-        UserError: if the weights do not fill the whole model.
+        UserError: the weights do not fill the whole model.
     """
     options, seen, num_classes = options_of(SegmenterOptions, meta), meta["input"], len(meta["classes"])
-    loss = None  # prediction needs none, and the Dice loss needs another library
+    loss = None  # predictions need no loss, and the Dice loss needs another library
     if weights is None:
         options = options if options.norm == "group" else replace(options, norm="batch")
         loss = PixelLoss(options.loss, torch.ones(num_classes) if options.class_weights != "none" else None)
@@ -142,7 +152,7 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
     missing = model.load_report.missing if model.load_report else ("the head",)
     lacking = [name for name in missing if not name.startswith("aux_classifier.")]
     if weights is not None and lacking:
-        raise UserError(f"{weights}: is not whole: {lacking[0]} is missing")
+        raise UserError(f"{weights}: is not whole: {lacking[0]} is missing; train or export it again")
     model.backbone.set_normalisation(seen["mean"], seen["std"])
     return model
 

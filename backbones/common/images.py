@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
 Image: TypeAlias = Union[str, "os.PathLike[str]", "PIL.Image.Image", np.ndarray, Tensor]
 MOST_PIXELS = 2**30  # OpenCV decodes no larger images
+MOST_RESIZED = 2**27  # pixels of an image that a model gets
 FIX = "replace or remove it, or pass --on-bad-image skip"
 
 
@@ -204,6 +205,22 @@ def _checked(pixels: Tensor, what: str, in_channels: int, any_floats: bool) -> T
     if not (any_floats or (low >= 0 and high <= 1)):
         raise UserError(f"{what}: holds floats from {low:.3g} to {high:.3g}; expected 0..1, or uint8 of 0..255")
     return pixels.float()
+
+
+def require_resizable(image: Image, pixels: Tensor, *, short_side: int) -> None:
+    """Refuse an image so thin that it would fill the memory when its shorter side is enlarged to `short_side` pixels.
+
+    Args:
+        image: the image as the user passed it, for the message.
+        pixels: its pixels `[C, H, W]`.
+
+    Raises:
+        UserError: the resized image would have more than `MOST_RESIZED` pixels.
+    """
+    height, width = pixels.shape[-2:]
+    if height * width * (short_side / min(height, width)) ** 2 > MOST_RESIZED:
+        name = image if isinstance(image, (str, os.PathLike)) else "an image"
+        raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {short_side}; crop it")
 
 
 # Windows of large images

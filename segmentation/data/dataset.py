@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -18,15 +18,25 @@ from backbones.errors import UserError
 from segmentation.data.labels import IGNORE, Classes
 from segmentation.transforms import Augment
 
-Item = tuple[Tensor, dict[str, Any]]
+
+class Target(TypedDict):
+    """Label map of one image: `mask`, class numbers `[h, w]` uint8, and `index`, the image's index in the split."""
+
+    mask: Tensor
+    index: int
 
 
-class Source(Protocol):
-    """Where images and label maps of a split come from.
+Item: TypeAlias = tuple[Tensor, Target]
+# Targets of a batch of whole images: `mask`, a list of label maps `[h, w]` uint8, and `index` `[N]`.
+WholeTargets: TypeAlias = dict[str, Any]
+
+
+class LabelSource(Protocol):
+    """The images and label maps of a split.
 
     Attributes:
-        classes: what the numbers mean.
-        where: what to call it in messages.
+        classes: names and colours by class number.
+        where: name of the data for messages.
     """
 
     classes: Classes
@@ -35,30 +45,32 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, row: int) -> np.ndarray:
-        """`[H, W, 3]` RGB uint8."""
+        """Return an image's pixels `[H, W, 3]` RGB uint8."""
 
     def size(self, row: int) -> tuple[int, int]:
-        """Height and width of an image, which is not decoded."""
+        """Return an image's height and width without decoding it."""
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        """`[H, W]` uint8 of an image of (height, width): class numbers, 255 where nothing counts."""
+        """Return the label map `[H, W]` uint8 of an image of (height, width); `IGNORE` marks pixels to ignore."""
 
     def file(self, row: int) -> Path:
-        """The image's file."""
+        """Return an image's file."""
 
 
 class Segmentation(Dataset):
-    """The images of a split.
+    """Images of a split with their label maps.
 
-    An item is a uint8 image `[3, h, w]` and a target: `mask`, class numbers `[h, w]` uint8 with 255 where nothing
-    counts, and `index`, the image's place in the split.
+    An item is an image `[3, h, w]` uint8 and its `Target`.
 
     Args:
-        augment: what happens to an image, by (seed, epoch, index).
-        indices: which images, in order; all by default.
+        source: images and label maps.
+        augment: augmentation, a function of (seed, epoch, index).
+        indices: images to use, in order; all by default.
     """
 
-    def __init__(self, source: Source, augment: Augment, *, indices: Sequence[int] | np.ndarray | None = None) -> None:
+    def __init__(
+        self, source: LabelSource, augment: Augment, *, indices: Sequence[int] | np.ndarray | None = None
+    ) -> None:
         self.source, self.augment = source, augment
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
 
@@ -66,22 +78,22 @@ class Segmentation(Dataset):
         return len(self.indices)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        """One image; a key `(epoch, index)` chooses the augmentation, a plain index stands for epoch 0.
+        """Return the item for a key `(epoch, index)`, or for an index in epoch 0. The epoch selects the augmentation.
 
         Raises:
-            UserError: naming the file, where the image or its label map cannot be used.
+            UserError: the image or its label map cannot be used; the message names the file.
         """
-        epoch, place = key if isinstance(key, tuple) else (0, key)
-        row = int(self.indices[place])
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        row = int(self.indices[index])
         image = self.source.image(row)
         labels = self.source.labels(row, (image.shape[0], image.shape[1]))
         image, labels = self.augment(image, labels, epoch=epoch, index=row)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels, {"mask": torch.from_numpy(np.ascontiguousarray(labels)), "index": row}
 
-    def unreadable(self, place: int) -> Path | None:
-        """The file of an image that is missing or does not decode; None where it is whole."""
-        path = self.source.file(int(self.indices[place]))
+    def unreadable(self, index: int) -> Path | None:
+        """Return an image's file if it is missing or does not decode, else None."""
+        path = self.source.file(int(self.indices[index]))
         try:
             read_image(path, apply_exif=False)
         except UserError:
@@ -89,35 +101,34 @@ class Segmentation(Dataset):
         return None
 
     def fingerprint(self) -> str:
-        """What tells these images, in this order, and these classes from others, by their names."""
+        """Return a hash of the names of images and classes, in order: equal hashes mean the same data."""
         names = [self.source.file(int(row)).name for row in self.indices]
         return hashlib.sha256("\0".join([*self.source.classes.names, *names]).encode(errors="replace")).hexdigest()
 
-    def pixel_counts(self, places: Sequence[int]) -> np.ndarray:
-        """Pixels of each class in each of these images `[len(places), K]`, as they are before augmentation."""
-        counts = np.zeros((len(places), len(self.source.classes)), np.int64)
-        for place, row in enumerate(self.indices[list(places)]):
+    def pixel_counts(self, indices: Sequence[int]) -> np.ndarray:
+        """Count the pixels of each class in each of these images `[len(indices), K]`, before augmentation."""
+        counts = np.zeros((len(indices), len(self.source.classes)), np.int64)
+        for place, row in enumerate(self.indices[list(indices)]):
             labels = self.source.labels(int(row), self.source.size(int(row)))
             counts[place] = np.bincount(labels.ravel(), minlength=IGNORE + 1)[: counts.shape[1]]
         return counts
 
 
-def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Any]]:
-    """Training crops as tensors: images `[N, 3, h, w]`, `mask` `[N, h, w]`, `index` `[N]`.
+def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Stack training crops to images `[N, 3, h, w]`, and targets to `mask` `[N, h, w]` uint8 and `index` `[N]`.
 
-    Smaller images get a border, whose pixels do not count.
+    Smaller crops get a border whose pixels are ignored.
     """
     images, targets = zip(*items, strict=True)
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    batch = {
+    return torch.stack([_padded(image, height, width, 0) for image in images]), {
         "mask": torch.stack([_padded(target["mask"], height, width, IGNORE) for target in targets]),
         "index": torch.tensor([target["index"] for target in targets]),
     }
-    return torch.stack([_padded(image, height, width, 0) for image in images]), batch
 
 
-def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], dict[str, Any]]:
-    """Whole images of their own sizes as lists."""
+def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], WholeTargets]:
+    """Collect whole images `[3, h, w]` and their label maps in lists; their sizes may differ."""
     images, targets = zip(*items, strict=True)
     indices = torch.tensor([target["index"] for target in targets])
     return list(images), {"mask": [target["mask"] for target in targets], "index": indices}

@@ -17,7 +17,7 @@ from segmentation.options import SegmentationDataOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from segmentation.data.dataset import Source
+    from segmentation.data.dataset import LabelSource
 
 
 VOC_LISTS = Path("ImageSets", "Segmentation")
@@ -128,7 +128,7 @@ def _listed(root: Path, split: str) -> list[tuple[Path, Path]]:
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
 
 
-def open_source(data: SegmentationDataOptions, split: Literal["train", "val"]) -> Source:
+def open_source(data: SegmentationDataOptions, split: Literal["train", "val"]) -> LabelSource:
     """Label maps in folders, or painted from COCO's instances; the shapes are such."""
     from backbones.common.datasets import find_split
     from segmentation.data.coco import CocoLabels

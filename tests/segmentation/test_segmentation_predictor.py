@@ -1,4 +1,4 @@
-"""Prediction: any size, windows, scales, mirror images; and the figures counted from it."""
+"""Prediction: any size, tiles, scales, mirror images; and the figures counted from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segmentation.predict import Predictor
 
 
 class Pixelwise(nn.Module):
-    """A net without context, whose windows see what the whole image does: class = brightest channel."""
+    """A net without context, whose tiles see what the whole image does: class = brightest channel."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"out": images.float()}
@@ -48,18 +48,18 @@ def test_maps_have_their_images_sizes(net: nn.Module) -> None:
             assert torch.equal(labels, net(each[None])["out"][0].argmax(0).to(torch.uint8))
 
 
-def test_a_window_that_covers_the_image_changes_nothing(net: nn.Module) -> None:
+def test_a_tile_that_covers_the_image_changes_nothing(net: nn.Module) -> None:
     images = [image(40, 60), image(64, 64)]
-    for whole, cut in zip(Predictor(net)(images), Predictor(net, window=64)(images)):
+    for whole, cut in zip(Predictor(net)(images), Predictor(net, tile=64)(images)):
         assert torch.equal(whole, cut)
 
 
 @pytest.mark.parametrize("size", [(100, 37), (37, 100), (99, 131), (64, 200)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
-def test_windows_give_a_net_without_context_what_the_whole_gives(size: tuple[int, int], overlap: float) -> None:
+def test_tiles_give_a_net_without_context_what_the_whole_gives(size: tuple[int, int], overlap: float) -> None:
     pixels = image(*size)
     expected = pixels.float().argmax(0).to(torch.uint8)
-    assert torch.equal(Predictor(Pixelwise(), window=32, overlap=overlap)([pixels])[0], expected)
+    assert torch.equal(Predictor(Pixelwise(), tile=32, overlap=overlap)([pixels])[0], expected)
 
 
 def test_scales_and_mirror_images_are_averaged(net: nn.Module) -> None:
@@ -85,10 +85,10 @@ def test_min_size_only_changes_what_the_net_sees(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"overlap": 1.0}, {"scales": ()}, {"scales": (0.0,)}, {"window": -1}, {"window": 8, "min_size": 8}]
+    "options", [{"overlap": 1.0}, {"scales": ()}, {"scales": (0.0,)}, {"tile": -1}, {"tile": 8, "min_size": 8}]
 )
 def test_impossible_options_are_refused(options: dict) -> None:
-    with pytest.raises(UserError, match=r"expected|take one"):
+    with pytest.raises(UserError, match=r"expected|set one to 0"):
         Predictor(Pixelwise(), **options)
 
 
@@ -99,7 +99,7 @@ torch.set_num_threads(1)
 model = segmentation.build("resnet18", 11, head="fcn32s", aux=False).eval()
 pixels = torch.zeros(3, 3000, 4000, dtype=torch.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-labels = Predictor(model, window=512, overlap=0.0)([pixels])[0]
+labels = Predictor(model, tile=512, overlap=0.0)([pixels])[0]
 print(tuple(labels.shape), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 

@@ -292,7 +292,7 @@ def _windows(run: str, wishes: Wishes) -> dict[str, Any]:
     from backbones.trained import find
 
     side = find(run).config.get("crop_size", 512) if wishes.tile == "auto" else wishes.tile
-    found: dict[str, Any] = {} if side is None else {"window": side}
+    found: dict[str, Any] = {} if side is None else {"tile": side}
     return found if wishes.overlap is None else {**found, "overlap": wishes.overlap}
 
 
@@ -308,10 +308,10 @@ def _views_and_picture(read: Callable[[Any], Any], in_channels: int, draws: bool
     if not draws:
         return read(image), None
     from classification.draw import SIDE
-    from classification.trained import decoded
+    from classification.trained import read_pixels
     from classification.transforms import resized
 
-    pixels = image if isinstance(image, np.ndarray) else decoded(image, in_channels=in_channels)
+    pixels = image if isinstance(image, np.ndarray) else read_pixels(image, in_channels=in_channels)
     views = read(pixels)
     if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         return views, None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
-from segmentation.data.dataset import Source
+from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import open_source
 from segmentation.label_maps import NAME, read_maps
 from segmentation.options import SegmentationDataOptions
@@ -39,7 +39,7 @@ class MaskPredictions:
     true_pixels: np.ndarray
     predicted_pixels: np.ndarray
     maps: Mapping[int, np.ndarray]
-    source: Source
+    source: LabelSource
 
     @property
     def digest(self) -> object:
@@ -110,7 +110,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     return np.asarray(pixel_confusion(truth, predicted, classes, ignore_index=IGNORE)).astype(np.int64)
 
 
-def _require_image(path: Path, source: Source, row: int, name: str, labels: np.ndarray) -> None:
+def _require_image(path: Path, source: LabelSource, row: int, name: str, labels: np.ndarray) -> None:
     """Refuse a label map whose image the data does not have at its row."""
     if row >= len(source) or source.file(row).stem != name or labels.shape != tuple(source.size(row)):
         raise UserError(
@@ -119,7 +119,7 @@ def _require_image(path: Path, source: Source, row: int, name: str, labels: np.n
         )
 
 
-def _open_source(run: RunFolder, data: str | None) -> Source:
+def _open_source(run: RunFolder, data: str | None) -> LabelSource:
     """Open the images and true label maps of the split that a run was evaluated on."""
     known = {field.name for field in fields(SegmentationDataOptions)}
     options = {name: value for name, value in run.config.items() if name in known}

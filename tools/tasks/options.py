@@ -70,8 +70,8 @@ class TrainSegmenterOptions:
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.freeze)
-        plain = not (self.data.tile or self.data.test_sizes or self.data.test_flip)
-        rule = "needs one pass over each whole image; leave out --tile, --test-sizes and --test-flip"
+        plain = not (self.data.tile or self.data.test_scales or self.data.test_flip)
+        rule = "needs one pass over each whole image; leave out --tile, --test-scales and --test-flip"
         require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)
 
 

@@ -13,7 +13,7 @@ from backbones.common.loading import loader
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
-from segmentation.data.dataset import Segmentation, Source, collate
+from segmentation.data.dataset import LabelSource, Segmentation, collate
 from segmentation.data.folders import open_source
 from segmentation.data.labels import median_frequency_weights
 from segmentation.fcn import FCN
@@ -159,7 +159,7 @@ def _pixel_counts(data: Segmentation) -> np.ndarray:
     return counts
 
 
-def _require_same_classes(train: Source, val: Source) -> None:
+def _require_same_classes(train: LabelSource, val: LabelSource) -> None:
     """Refuse splits whose classes differ: the same number would mean different classes."""
     ours, theirs = train.classes.names, val.classes.names
     if ours != theirs:
@@ -169,7 +169,7 @@ def _require_same_classes(train: Source, val: Source) -> None:
         raise UserError(f"classes of {train.where} and {val.where} differ ({', '.join(odd[:3])}); use one data set")
 
 
-def _check_classes(options: TrainSegmenterOptions, source: Source, model: FCN) -> None:
+def _check_classes(options: TrainSegmenterOptions, source: LabelSource, model: FCN) -> None:
     """Refuse `--eval-only` with weights that are not a whole model's for these classes."""
     # A checkpoint to resume is read later, and is compared with the classes then.
     if not options.run.eval_only or options.run.resume:

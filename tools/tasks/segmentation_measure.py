@@ -54,9 +54,9 @@ class SegmentationMeasure(Measure[LabelMetrics]):
         return Predictor(
             model,
             min_size=asked.min_size,
-            window=asked.tile,
+            tile=asked.tile,
             overlap=asked.overlap,
-            scales=asked.test_sizes or (1.0,),
+            scales=asked.test_scales or (1.0,),
             flip=asked.test_flip,
         )
 

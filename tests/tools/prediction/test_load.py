@@ -45,13 +45,13 @@ def test_detections_are_those_of_the_evaluation(tiny_runs, small_shapes: Path):
 
 
 def test_label_maps_are_those_of_the_evaluation(tiny_runs, small_shapes: Path):
-    """With its windows and mirror images: the same confusion matrix."""
+    """With its tiles and mirror images: the same confusion matrix."""
     from backbones.common.datasets import find_split
     from segmentation.data.coco import CocoLabels
     from segmentation.metrics import LabelMetrics
 
     segmenter = segmentation.load(tiny_runs["seg"])
-    assert (segmenter.predictor.window, segmenter.predictor.flip) == (48, True)
+    assert (segmenter.predictor.tile, segmenter.predictor.flip) == (48, True)
     truth = CocoLabels(*find_split(small_shapes, "val"))
     metrics = LabelMetrics(truth.classes.names)
     found = segmenter([truth.file(row) for row in range(len(truth))])
