@@ -10,7 +10,7 @@ from timm.data.mixup import FastCollateMixup
 from torch import Tensor
 
 from backbones.errors import UserError
-from classification.data.folders import Item
+from classification.data.items import Item
 
 
 class Mixing:

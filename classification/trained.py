@@ -17,7 +17,7 @@ from torch import Tensor
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
 from backbones.errors import UserError
 from backbones.trained import Trained, TrainedNet, find, options_of
-from classification.data.folders import decode
+from classification.data.decoding import decode
 from classification.model import Classifier, ViewAverage, build
 from classification.options import ClassifierOptions
 from classification.transforms import Normalise, Views

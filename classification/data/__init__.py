@@ -1,1 +1,1 @@
-"""TODO-DOC classification/data."""
+"""Images of a classification data set: class folders and tar shards behind one interface."""

@@ -1,6 +1,6 @@
-"""Which shards a data set has, how many samples lie in each, and what its classes are called.
+"""Index of tar shards: the shards of each split, the number of samples in each, and the class names.
 
-A folder or address holds `shards.json`:
+A folder or address of shards holds `shards.json`:
 
     {"classes": ["cat", "dog"], "train": {"train-000000.tar": 1000}, "val": {"val-000000.tar": 500}}
 
@@ -16,18 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 from backbones.errors import UserError
 from classification.data.shard_reader import CLASS, IMAGES, Shard, opened
 
 INDEX = "shards.json"
 CLASSES = "classes.txt"
-SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+Split: TypeAlias = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 REMOTE = re.compile(r"(https?|s3|gs)://")
 META = re.compile(r"__[^/]*__($|/)")  # files that webdataset skips
-# Each part begins with a letter or digit, which leaves out "..", absolute paths, options and every scheme: webdataset
-# would run the name "pipe:COMMAND" as a shell command.
+# Each part of a shard's name starts with a letter, digit or underscore. This excludes "..", absolute paths, options and
+# schemes: webdataset would run the name "pipe:COMMAND" as a shell command.
 PLAIN = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._+=-]*/)*[A-Za-z0-9_][A-Za-z0-9._+=-]*\.tar")
 
 
@@ -35,9 +36,9 @@ PLAIN = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._+=-]*/)*[A-Za-z0-9_][A-Za-z0-9._+=
 class ShardIndex:
     """Classes and shards of a data set.
 
-    Args:
+    Attributes:
         address: folder or URL, as the user gave it.
-        classes: names; a label is a place among them.
+        classes: names by label.
         train: shards for training, possibly none.
         val: shards for validation, possibly none.
     """
@@ -47,13 +48,17 @@ class ShardIndex:
     train: tuple[Shard, ...]
     val: tuple[Shard, ...]
 
-    def count(self, split: Literal["train", "val"]) -> int:
-        """Samples of a split."""
-        return sum(shard.count for shard in getattr(self, split))
+    def shards(self, split: Split) -> tuple[Shard, ...]:
+        """Return the shards of a split."""
+        return self.train if split == "train" else self.val
+
+    def count(self, split: Split) -> int:
+        """Return the number of samples in a split."""
+        return sum(shard.count for shard in self.shards(split))
 
 
 def holds_shards(address: str) -> bool:
-    """Whether an address is one of shards: a URL, or a folder with `shards.json` or `train-*.tar`, `val-*.tar`."""
+    """Return whether an address holds shards: a URL, or a folder with `shards.json`, `train-*.tar` or `val-*.tar`."""
     if REMOTE.match(address):
         return True
     folder = Path(address)
@@ -61,11 +66,11 @@ def holds_shards(address: str) -> bool:
 
 
 def read_index(address: str) -> ShardIndex:
-    """The index at an address: an http(s)://, s3:// or gs:// URL, or a local folder.
+    """Read the index at an address: an http(s)://, s3:// or gs:// URL, or a local folder.
 
     Raises:
-        UserError: where there are no shards, `shards.json` is broken or names a file that is not there, or (without it)
-            a shard is damaged or cut short.
+        UserError: there are no shards, `shards.json` is malformed or lists a missing file, or, without `shards.json`, a
+            shard is damaged or cut short.
     """
     folder = Path(address).absolute()
     remote = REMOTE.match(address) is not None
@@ -79,21 +84,22 @@ def read_index(address: str) -> ShardIndex:
     index = _from_json(content, address, root=root)
     for shard in () if remote else (*index.train, *index.val):
         if not Path(shard.address).is_file():
-            raise UserError(f"{root}/{INDEX}: lists {shard.address}, which is not there; copy it or take it out")
+            raise UserError(f"{root}/{INDEX}: lists {shard.address}, which is not there; copy it or remove the entry")
     return index
 
 
 def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
+    """Check the content of `shards.json` and return the index."""
     where = f"{root}/{INDEX}"
     try:
-        value = json.loads(content)
+        value: object = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); write it again with tools/make_shards.py") from None
     if not isinstance(value, dict):
         raise UserError(f'{where}: is no object {{"classes": [...], "train": {{...}}, "val": {{...}}}}')
-    classes: Any = value.get("classes")
+    classes = value.get("classes")
     named = isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
-    if not named or len(set(classes)) < len(classes):
+    if not isinstance(classes, list) or not named or len(set(classes)) < len(classes):
         raise UserError(f"{where}: `classes` must be a list of different names, one for each class number")
     train, val = (_shards(_counts(value.get(split, {}), split, where), root) for split in SPLITS)
     if not train and not val:
@@ -101,8 +107,8 @@ def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
     return ShardIndex(address, tuple(classes), train, val)
 
 
-def _counts(value: Any, split: str, where: str) -> dict[str, int]:
-    """File names and sample counts of a split, checked."""
+def _counts(value: object, split: Split, where: str) -> dict[str, int]:
+    """Check a split's entry of `shards.json` and return the number of samples by file name."""
     if not isinstance(value, dict):
         raise UserError(f'{where}: `{split}` must be an object of counts, such as {{"{split}-000000.tar": 1000}}')
     for name, count in value.items():
@@ -117,16 +123,16 @@ def _counts(value: Any, split: str, where: str) -> dict[str, int]:
 
 
 def _shards(counts: dict[str, int], root: str) -> tuple[Shard, ...]:
-    firsts = accumulate(counts.values(), initial=0)
+    firsts = accumulate(counts.values(), initial=0)  # one value more than there are shards
     return tuple(Shard(f"{root}/{name}", count, first) for (name, count), first in zip(counts.items(), firsts))  # noqa: B905
 
 
-def _tars(folder: Path, split: str) -> list[Path]:
+def _tars(folder: Path, split: Split) -> list[Path]:
     return sorted(folder.glob(f"{split}-*.tar"))
 
 
 def _scan(folder: Path, address: str) -> ShardIndex:
-    """The index of a folder that has none, from the headers of its shards."""
+    """Make the index of a folder without `shards.json` by reading the headers of its shards."""
     found = {split: _tars(folder, split) for split in SPLITS}
     if not any(found.values()):
         raise UserError(
@@ -134,13 +140,13 @@ def _scan(folder: Path, address: str) -> ShardIndex:
         )
     labels: set[int] = set()
     train, val = (
-        _shards({path.name: _measure(path, labels) for path in found[split]}, str(folder)) for split in SPLITS
+        _shards({path.name: _count_samples(path, labels) for path in found[split]}, str(folder)) for split in SPLITS
     )
     return ShardIndex(address, _class_names(folder, labels), train, val)
 
 
 def _class_names(folder: Path, labels: set[int]) -> tuple[str, ...]:
-    """Names from classes.txt, else the numbers up to the highest label."""
+    """Return the names of classes.txt, or without it the numbers up to the largest label."""
     path = folder / CLASSES
     if not path.is_file():
         return tuple(str(number) for number in range(max(labels) + 1))
@@ -152,8 +158,8 @@ def _class_names(folder: Path, labels: set[int]) -> tuple[str, ...]:
     return names
 
 
-def _measure(path: Path, labels: set[int]) -> int:
-    """Count a shard's samples, and gather their labels."""
+def _count_samples(path: Path, labels: set[int]) -> int:
+    """Return the number of samples in a shard, and add their labels to `labels`."""
     from webdataset.tariterators import base_plus_ext
 
     images = 0
@@ -168,14 +174,14 @@ def _measure(path: Path, labels: set[int]) -> int:
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{path}: damaged or cut short ({error}); copy or write it again") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its rights") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not images or not labels:
         raise UserError(f"{path}: holds no image with its class; a sample is KEY.jpg (or .png, ...) and KEY.cls")
     return images
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files that webdataset would read."""
+    """Yield the files that webdataset reads."""
     return (member for member in tar if member.isreg() and not META.match(member.name))
 
 
@@ -183,12 +189,12 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     stream = tar.extractfile(member)
     text = stream.read().decode("ascii", "replace").strip() if stream else ""
     if not text.isascii() or not text.isdigit():
-        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is no number from 0")
+        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is no number from 0; correct the file")
     return int(text)
 
 
 def _require_end(tar: tarfile.TarFile, path: Path) -> None:
-    """A whole archive ends with blocks of zeros; one cut between two files, or within a header, does not."""
+    """Refuse an archive without the blocks of zeros at its end: it was cut between two files or within a header."""
     with path.open("rb") as file:
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -1,7 +1,7 @@
-"""Reading one tar shard from a disk, a web server or an object store; webdataset opens, untars and groups.
+"""Reads one tar shard from a disk, a web server or an object store, with webdataset.
 
-What it lacks is added here: a shard that ends too early is an error and not a shorter data set, an error is one line
-that names the shard and the sample, and `s3://` addresses are read with Amazon's own program.
+This module adds to webdataset: a shard that ends too early is an error and not a smaller data set, errors are one line
+that names the shard and the sample, and `s3://` addresses are read with the program `aws`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -19,9 +19,10 @@ from backbones.errors import UserError
 
 IMAGES = tuple(suffix[1:] for suffix in PIXEL_SUFFIXES)
 CLASS = "cls"
-DRAIN = 1 << 16  # bytes
-PATIENCE = 10.0  # seconds for a download program to end once nobody listens to it
-LEFT = (0, 23, 141, -13)  # exit statuses of a program that is well, or whose output nobody took
+CHUNK = 1 << 16  # bytes
+PATIENCE = 10.0  # seconds to wait for the end of a download program whose output is no longer read
+# Exit statuses of a program that succeeded, or whose output was not read to the end.
+HARMLESS = (0, 23, 141, -13)
 STATUS = {
     ("curl", 6): "the server's name is not known",
     ("curl", 7): "the server does not answer",
@@ -36,10 +37,10 @@ STATUS = {
 class Shard:
     """One tar file.
 
-    Args:
+    Attributes:
         address: path or URL.
-        count: samples in it.
-        first: number of its first sample among all samples of the split.
+        count: number of samples in it.
+        first: index of its first sample among all samples of the split.
     """
 
     address: str
@@ -49,12 +50,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it lies in the shard, undecoded.
+    """One image of a shard, as the bytes of its file.
 
-    Args:
-        index: its number among all samples of the split.
+    Attributes:
+        index: its index among all samples of the split.
         label: number of its class.
-        name: shard and file, for errors.
+        name: shard and file, for messages.
         content: bytes of the image file.
     """
 
@@ -65,39 +66,47 @@ class Sample:
 
 
 def read_shard(shard: Shard, classes: int) -> Iterator[Sample]:
-    """The samples of a shard, in its order.
+    """Yield the samples of a shard in its order.
 
     Args:
-        classes: how many classes there are; a label lies below it.
+        shard: the shard.
+        classes: number of classes; labels are below it.
 
     Raises:
-        UserError: naming the shard, where it is missing, unreachable, damaged, cut short or longer than `count`,
-            and the sample as well, where it has no image, or no class among the known ones.
+        UserError: the shard is missing, unreachable, damaged, cut short or longer than `count`, or a sample has no
+            image or no label below `classes`.
     """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     with opened(shard.address) as stream:
         seen = 0
         files = tar_file_expander([{"url": shard.address, "stream": stream}])
-        for place, fields in enumerate(group_by_keys(files, suffixes={*IMAGES, CLASS})):
-            if place == shard.count:
+        # A sample is the consecutive files of one key, such as 0001.jpg and 0001.cls.
+        for number, fields in enumerate(group_by_keys(files, suffixes={*IMAGES, CLASS})):
+            if number == shard.count:
                 raise UserError(
-                    f"{shard.address}: holds more than its {shard.count} samples; the list of counts (shards.json) is "
-                    "of other shards: write it again"
+                    f"{shard.address}: holds more than its {shard.count} samples; shards.json counts the samples of "
+                    "other shards: write it again"
                 )
-            yield _sample(fields, shard, shard.first + place, classes)
-            seen = place + 1
-        if seen < shard.count:  # tarfile takes an end between two files, or in a header, for a proper one
+            yield _sample(fields, shard, shard.first + number, classes)
+            seen = number + 1
+        # tarfile accepts an end between two files, or within a header, so count the samples.
+        if seen < shard.count:
             raise tarfile.ReadError(f"{seen} of {shard.count} samples")
 
 
 @contextmanager
 def opened(address: str) -> Iterator[IO[bytes]]:
-    """A file or URL as a stream of bytes; what goes wrong while it is read becomes a UserError naming `address`."""
+    """Context manager that opens a file or URL as a stream of bytes and closes it.
+
+    Raises:
+        UserError: the address cannot be opened, or an error occurs while the stream is read.
+    """
     stream = _open(address)
     try:
         yield stream
-        while stream.read(DRAIN):  # padding behind the last file: a program cut off there would end with an error
+        # Read the padding after the last file: otherwise a download program would fail to write it.
+        while stream.read(CHUNK):
             pass
         stream.close()
     except UserError:
@@ -105,10 +114,11 @@ def opened(address: str) -> Iterator[IO[bytes]]:
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise UserError(f"{address}: {_reason(stream, error)}") from None
     finally:
-        _drop(stream)
+        _close(stream)
 
 
 def _open(address: str) -> Any:
+    """Return webdataset's stream: a file, or a `Pipe` that reads from a download program."""
     from webdataset.gopen import gopen, gopen_schemes
 
     gopen_schemes.setdefault("s3", _open_s3)
@@ -119,7 +129,7 @@ def _open(address: str) -> Any:
             raise UserError(f"{address}: needs the program {error.filename} to be read; install it") from None
         raise UserError(f"{address}: no such file; copy it there, or write the list of shards again") from None
     except OSError as error:
-        raise UserError(f"{address}: cannot be read ({error.strerror}); check the path and its rights") from None
+        raise UserError(f"{address}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 def _open_s3(address: str, mode: str = "rb", bufsize: int = 8192) -> Any:
@@ -129,30 +139,31 @@ def _open_s3(address: str, mode: str = "rb", bufsize: int = 8192) -> Any:
 
 
 def _reason(stream: Any, error: Exception) -> str:
-    """What an error while reading comes from: the program that fetches the bytes, or else the bytes."""
+    """Describe the cause of an error while reading: the download program, the file system or the content."""
     process = getattr(stream, "proc", None)
     if process is not None:
         stream.stream.close()
         program, status = process.args[0], _end(process)
-        if status not in LEFT:
+        if status not in HARMLESS:
             meaning = STATUS.get((program, status), "see its own message above, if any")
             return f"cannot be fetched: {program} ended with status {status} ({meaning}); check address and network"
     if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
+        return f"cannot be read ({error.strerror}); check the disk and the file's permissions"
     text = str(error.args[0] if error.args else error).split(" @ ")[0]
     return f"damaged or cut short ({text}); copy or write it again"
 
 
 def _end(process: subprocess.Popen) -> int:
+    """Wait for a program's end and return its exit status; kill the program after `PATIENCE` seconds."""
     try:
         return process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:  # waits for a server
+    except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
 
 
-def _drop(stream: Any) -> None:
-    """Close a stream that may have been left in the middle, where a program's status says nothing."""
+def _close(stream: Any) -> None:
+    """Close a stream that may not have been read to its end; stop its download program, if any."""
     process = getattr(stream, "proc", None)
     if process is None:
         stream.close()
@@ -162,7 +173,8 @@ def _drop(stream: Any) -> None:
         _end(process)
 
 
-def _sample(fields: dict[str, Any], shard: Shard, index: int, classes: int) -> Sample:
+def _sample(fields: Mapping[str, Any], shard: Shard, index: int, classes: int) -> Sample:
+    """Check the files of one key and return the sample."""
     where = f"{shard.address}: sample {fields['__key__']}"
     suffixes = [suffix for suffix in IMAGES if suffix in fields]
     if len(suffixes) != 1:
@@ -173,7 +185,7 @@ def _sample(fields: dict[str, Any], shard: Shard, index: int, classes: int) -> S
     label = fields[CLASS].decode("ascii", "replace").strip()
     if not label.isascii() or not label.isdigit() or int(label) >= classes:
         raise UserError(
-            f"{where}: class {label[:20]!r} is no number from 0 to {classes - 1}; mend it or the class list"
+            f"{where}: class {label[:20]!r} is no number from 0 to {classes - 1}; correct it or the class list"
         )
     name = f"{shard.address}: {fields['__key__']}.{suffixes[0]}"
     return Sample(index, int(label), name, fields[suffixes[0]])

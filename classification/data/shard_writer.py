@@ -1,4 +1,4 @@
-"""TODO-DOC classification/data/shard_writer.py."""
+"""Writes class folders as tar shards with an index."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.files import write_json
 from backbones.errors import UserError
+from classification.data.shard_index import INDEX
 
-INDEX = "shards.json"
-
-
-UNFINISHED = ".unfinished"  # folder of the shards until all are written
+UNFINISHED = ".unfinished"  # folder that holds the shards until all of them are written
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A file that becomes a sample.
+class SourceFile:
+    """An image file that becomes a sample.
 
-    Args:
-        path: of the file.
+    Attributes:
+        path: the file.
         label: number of its class.
-        key: of the sample; unique within the split, without a dot, where webdataset would split it.
+        key: name of the sample; unique within the split, without a dot, at which webdataset would split it.
     """
 
     path: Path
@@ -34,39 +34,46 @@ class Picture:
 
 
 def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int = 0) -> dict[str, dict[str, int]]:
-    """Write the shards of both splits and, last of all, their index.
+    """Write the shards of the splits `train` and `val`, then their index.
+
+    Args:
+        data: folder with train/CLASS/* and val/CLASS/*.
+        output: folder for the shards; new or empty.
+        shard_size: number of samples per shard; the last shard of a split has the remaining samples.
+        seed: seed of the order of the training images.
 
     Returns:
-        Sample counts by shard name, by split.
+        The number of samples by shard name, for each split.
 
     Raises:
-        UserError: where `data` is no tree of class folders, `output` holds files, or one of them fails on the way;
-            nothing is left in `output` then.
+        UserError: `data` has no class folders, `output` holds files, or a file cannot be read or written. `output` is
+            left empty then.
     """
-    import numpy as np
-
     train, val = data / "train", data / "val"
     classes = class_names(train)
     strange = sorted(set(class_names(val)) - set(classes))
     if strange:
         raise UserError(f"{val / strange[0]}: a class without a folder in {train}; add it there or remove it here")
-    pictures = {"train": find_pictures(train, classes), "val": find_pictures(val, classes)}
-    order = np.random.default_rng(seed).permutation(len(pictures["train"]))
-    pictures["train"] = [pictures["train"][place] for place in order]
+    sources = {"train": find_sources(train, classes), "val": find_sources(val, classes)}
+    # Shuffle the training images: a stream of shards is only shuffled within a buffer.
+    order = np.random.default_rng(seed).permutation(len(sources["train"]))
+    sources["train"] = [sources["train"][index] for index in order]
     _require_empty(output)
     try:
-        return _make(pictures, classes, output, shard_size)
+        return _write(sources, classes, output, shard_size)
     except OSError as error:
-        raise UserError(f"{error.filename or output}: {error.strerror}; the shards were not made") from None
+        raise UserError(
+            f"{error.filename or output}: {error.strerror}; the shards were not made: correct this and run again"
+        ) from None
     finally:
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)
 
 
 def class_names(folder: Path) -> list[str]:
-    """Names of the class folders, in order; a class's number is its place among those for training.
+    """Return the names of the class folders in order; a class's number is its index among those for training.
 
     Raises:
-        UserError: where there are none.
+        UserError: there are no class folders.
     """
     names = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
     if not names:
@@ -74,27 +81,28 @@ def class_names(folder: Path) -> list[str]:
     return names
 
 
-def find_pictures(folder: Path, classes: Sequence[str]) -> list[Picture]:
-    """All images of a split, class by class.
+def find_sources(folder: Path, classes: Sequence[str]) -> list[SourceFile]:
+    """Return all images of a split, class by class.
 
     Raises:
-        UserError: for an entry of a class folder that is no image by its name, or where there are no images.
+        UserError: a class folder holds something else than images, or there are no images.
     """
-    found: list[Picture] = []
+    found: list[SourceFile] = []
     for label, name in enumerate(classes):
         for path in _entries(folder / name) if (folder / name).is_dir() else []:
             if path.suffix.lower() not in PIXEL_SUFFIXES or not path.is_file():
-                kinds = ", ".join(PIXEL_SUFFIXES)
-                raise UserError(f"{path}: is no image file ({kinds}); convert it or take it out")
+                raise UserError(
+                    f"{path}: is no image file ({', '.join(PIXEL_SUFFIXES)}); convert it or move it elsewhere"
+                )
             key = f"{len(found):08d}-{name}-{path.stem}".replace(".", "_")
-            found.append(Picture(path, label, key))
+            found.append(SourceFile(path, label, key))
     if not found:
-        raise UserError(f"{folder}: has no images in its class folders")
+        raise UserError(f"{folder}: has no images in its class folders; add some")
     return found
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in order, but for hidden files."""
+    """Return the entries of a folder in order, without hidden ones."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -102,6 +110,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _require_empty(output: Path) -> None:
+    """Create the output folder, and refuse it if it holds anything."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         found = next(output.iterdir(), None)
@@ -113,19 +122,19 @@ def _require_empty(output: Path) -> None:
         )
 
 
-def _make(
-    pictures: dict[str, list[Picture]], classes: list[str], output: Path, shard_size: int
+def _write(
+    sources: dict[str, list[SourceFile]], classes: list[str], output: Path, shard_size: int
 ) -> dict[str, dict[str, int]]:
-    """Write under another name first: whoever finds a shard in `output` finds all of them."""
+    """Write all shards and the index into a temporary folder, then move them to `output`, the index last."""
     from tqdm import tqdm
 
     unfinished = output / UNFINISHED
     unfinished.mkdir()
-    interval = 0.1 if sys.stderr.isatty() else 10  # a log file wants few lines
-    total = sum(map(len, pictures.values()))
-    counts: dict[str, dict[str, int]] = {split: {} for split in pictures}
+    interval = 0.1 if sys.stderr.isatty() else 10  # seconds between updates; few lines in a log file
+    total = sum(map(len, sources.values()))
+    counts: dict[str, dict[str, int]] = {split: {} for split in sources}
     with tqdm(total=total, desc="Writing shards", unit="image", mininterval=interval) as progress:
-        for split, members in pictures.items():
+        for split, members in sources.items():
             for number, part in enumerate(_parts(members, shard_size)):
                 name = f"{split}-{number:06d}.tar"
                 _write_shard(unfinished / name, part)
@@ -137,16 +146,16 @@ def _make(
     return counts
 
 
-def _parts(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
-    return (pictures[begin : begin + size] for begin in range(0, len(pictures), size))
+def _parts(sources: Sequence[SourceFile], size: int) -> Iterator[Sequence[SourceFile]]:
+    return (sources[begin : begin + size] for begin in range(0, len(sources), size))
 
 
-def _write_shard(path: Path, pictures: Sequence[Picture]) -> None:
+def _write_shard(path: Path, sources: Sequence[SourceFile]) -> None:
     from webdataset import TarWriter
 
-    # No time stamps, so that the same pictures give the same bytes; the PAX format takes names of any length.
-    # An open file, because webdataset would read a scheme into a path with a colon.
+    # Without time stamps, the same images give the same bytes. The PAX format allows names of any length.
+    # Open the file here: webdataset would read a path with a colon as a URL.
     with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
-        for picture in pictures:
-            suffix, content = picture.path.suffix[1:].lower(), picture.path.read_bytes()
-            tar.write({"__key__": picture.key, suffix: content, "cls": str(picture.label).encode()})
+        for source in sources:
+            suffix, content = source.path.suffix[1:].lower(), source.path.read_bytes()
+            tar.write({"__key__": source.key, suffix: content, "cls": str(source.label).encode()})

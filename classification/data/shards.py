@@ -1,8 +1,9 @@
-"""Tar shards as a stream of (image, target) pairs, for training and for validation, and the loader over either.
+"""Tar shards as streams of (image, target) pairs, for training and for validation.
 
-Order is a function of (seed, epoch) and the number of processes and workers. Shards are permuted each epoch and dealt
-to the processes, then to the loader workers of each; where there are fewer shards than workers of all processes,
-every one reads every shard and takes its part of the samples. Samples are shuffled as undecoded bytes.
+The order is a function of the seed, the epoch, and the numbers of processes and workers. In each epoch the shards are
+permuted and dealt to the processes, then to the loader workers of each process. If there are fewer shards than workers
+of all processes, every worker reads all shards and keeps its part of the samples. Samples are shuffled before they are
+decoded, as bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,36 +19,30 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.folders import Item, item
-from classification.data.shard_index import ShardIndex, holds_shards, read_index
+from classification.data.items import Item, Transform, make_item
+from classification.data.shard_index import ShardIndex
 from classification.data.shard_reader import Sample, Shard, read_shard
 
-__all__ = ["EvalShards", "ShardBatches", "ShardIndex", "ShardStream", "holds_shards", "read_index", "shard_loader"]
-
-BUFFER = 4096  # images that one process holds for shuffling, over its workers together
+BUFFER = 4096  # images that one process, with all its workers, holds in memory to shuffle them
 
 
 class Decode(Protocol):
-    """Bytes of an image file to pixels `[H, W, C]` uint8; a UserError names the file where they are none."""
+    """Decodes a file's bytes to pixels `[H, W, in_channels]`. Raises a UserError that contains `name`."""
 
     def __call__(self, content: bytes, name: str, in_channels: int) -> np.ndarray: ...
 
 
-class AugmentImage(Protocol):
-    """Another image `[h, w, C]` uint8, by (epoch, index)."""
-
-    def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray: ...
-
-
 class ShardBatches:
-    """Where training stands in its stream of batches, and how many there are; a twin of the sampler of folders.
+    """The position of training in its stream of batches, and their number. For folders this is a batch sampler.
 
-    Every process has exactly `steps * accumulate` batches an epoch, whatever the shards' sizes.
+    Every process has exactly `steps * accumulate` batches per epoch, whatever the sizes of the shards.
 
     Args:
-        count: samples of the split, over all processes.
+        count: samples of the split.
         batch_size: images per optimizer step, over all processes and accumulated batches; a multiple of
             `world_size * accumulate`.
+        seed: seed of the run.
+        accumulate: batches per optimizer step and process.
         rank: number of this process, of `world_size`.
     """
 
@@ -56,53 +51,62 @@ class ShardBatches:
     ) -> None:
         self.count, self.batch_size, self.seed, self.accumulate = count, batch_size, seed, accumulate
         self.rank, self.world_size = rank, world_size
-        # In shared memory, since workers that outlive an epoch keep the copy of everything else they started with.
-        self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
+        # Epoch and step are in shared memory: workers that live on after an epoch see no other changes.
+        self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of one epoch."""
+        """Return the number of optimizer steps per epoch."""
         return -(-self.count // self.batch_size)
 
     @property
     def process_batch(self) -> int:
-        """Images in one batch of one process."""
+        """Return the number of images in one batch of one process."""
         return self.batch_size // (self.world_size * self.accumulate)
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration goes through."""
-        return int(self._place[0])
+        """Return the epoch of the next iteration."""
+        return int(self._position[0])
 
     @property
     def first_batch(self) -> int:
-        """The batch of this process that the next iteration begins with, counted within the epoch."""
-        return int(self._place[1]) * self.accumulate
+        """Return the number, within the epoch, of this process's first batch in the next iteration."""
+        return int(self._position[1]) * self.accumulate
 
     def seek(self, epoch: int, step: int = 0) -> None:
-        """Make the next iteration begin at a step of an epoch; images before it are read but not decoded."""
-        self._place[0], self._place[1] = epoch, step
+        """Start the next iteration at a step of an epoch; images before it are read but not decoded."""
+        self._position[0], self._position[1] = epoch, step
 
     def __len__(self) -> int:
         return self.steps * self.accumulate - self.first_batch
 
 
 class ShardStream(IterableDataset):
-    """Training images of one process without end of shards: it goes round again until its batches are full.
+    """Training images of one process. The stream starts over when its shards end, until its batches are full.
 
-    An item is what a folder of images gives: a uint8 image `[C, h, w]` and `{"label", "index"}`, where `index` counts
-    the samples of all shards in the index's order.
+    Items are those of `ClassFolder`: an image `[C, h, w]`, and `label` and `index`; `index` counts the samples of all
+    shards in the order of the index.
 
-    With one process and at most one worker each image comes at least once an epoch, and none a third time before all
-    came twice. With more, each worker has an equal number of batches but not of images: those with more images than
-    that leave some out (others each epoch, since shards are dealt anew), those with fewer show some twice.
+    With one process and at most one worker, an epoch contains each image at least once, and no image a third time
+    before all came twice. With more workers, each has an equal number of batches but not of images. A worker with more
+    images than that leaves some out (other ones in each epoch, since shards are dealt anew), and a worker with fewer
+    repeats some.
 
-    The data loader asks its workers in turn, so worker i of W delivers batches i, i + W, ...; a resumed epoch begins
-    at batch f, and there worker i goes on with the stream of worker (f + i) mod W. Resuming is exact with the same
-    number of processes and workers.
+    The loader takes batches from its workers in turn: worker i of W delivers the batches i, i + W, ... A resumed epoch
+    starts at batch f, and its worker i continues the stream of worker (f + i) mod W. Resuming is exact with the same
+    numbers of processes and workers.
 
     Args:
-        buffer: images held for shuffling, by all workers of this process together.
+        index: index of the shards.
+        batches: the position in the stream.
+        decode: decodes a sample.
+        transform: augments the pixels.
+        in_channels: number of channels of the images.
+        buffer: images in memory for shuffling, for all workers of this process together.
+
+    Raises:
+        UserError: the index has no training shards.
     """
 
     def __init__(
@@ -111,22 +115,23 @@ class ShardStream(IterableDataset):
         batches: ShardBatches,
         *,
         decode: Decode,
-        augment: AugmentImage,
+        transform: Transform,
         in_channels: int = 3,
         buffer: int = BUFFER,
     ) -> None:
-        self.shards, self.classes, self.batches = _some(index, "train"), len(index.classes), batches
-        self.decode, self.augment, self.in_channels, self.buffer = decode, augment, in_channels, buffer
+        self.shards, self.classes, self.batches = _shards_of(index, "train"), len(index.classes), batches
+        self.decode, self.transform, self.in_channels, self.buffer = decode, transform, in_channels, buffer
 
     @property
     def batch_size(self) -> int:
-        """Images of one batch of this process."""
+        """Return the number of images in one batch of this process."""
         return self.batches.process_batch
 
     def __iter__(self) -> Iterator[Item]:
-        # Not a generator itself: the place is read now, before anybody seeks on.
+        # Read the position now, and not in a generator, which would read it after the caller's next `seek`.
         batches, (worker, workers) = self.batches, _worker()
         first, total = batches.first_batch, batches.steps * batches.accumulate
+        # Continue the stream of the worker that would deliver batch `first + worker` in an uninterrupted epoch.
         stream = (first + worker) % workers
         done = len(range(stream, first, workers))
         todo = len(range(first + worker, total, workers))
@@ -135,28 +140,40 @@ class ShardStream(IterableDataset):
 
     def _items(self, samples: Iterable[Sample], epoch: int) -> Iterator[Item]:
         for sample in samples:
-            yield _item(sample, self.decode, self.augment, in_channels=self.in_channels, epoch=epoch)
+            yield _item(sample, self.decode, self.transform, in_channels=self.in_channels, epoch=epoch)
 
     def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[Sample]:
-        """The endless shuffled samples of one of the process's workers in an epoch."""
+        """Yield the shuffled samples of one of this process's workers in an epoch, without end."""
         import webdataset
 
         batches = self.batches
+        # Permute the shards, and let the part of each worker change with the epoch.
         order = np.random.default_rng((batches.seed, epoch)).permutation(len(self.shards))
         readers = batches.world_size * workers
-        share = _Share((batches.rank + worker * batches.world_size + epoch) % readers, readers)
-        source = random.Random(f"{batches.seed} {epoch} {share.place}")
+        part = _Part((batches.rank + worker * batches.world_size + epoch) % readers, readers)
+        source = random.Random(f"{batches.seed} {epoch} {part.number}")
         size = max(1, self.buffer // workers)
         shuffle = webdataset.shuffle(size, initial=size, rng=source)
         while True:
-            # The buffer runs empty before the next round: no image comes twice before each came once.
-            yield from shuffle(share.samples([self.shards[place] for place in order], self.classes))
+            # The buffer empties before the next round, so that no image comes twice before each came once.
+            yield from shuffle(part.samples([self.shards[number] for number in order], self.classes))
 
 
 class EvalShards(IterableDataset):
-    """Validation images of one process: over all processes and workers each comes exactly once.
+    """Validation images of one process: each image comes exactly once over all processes and workers.
 
-    Items are those of `ShardStream`; their order differs with the number of workers.
+    Items are those of `ShardStream`. Their order depends on the number of workers.
+
+    Args:
+        index: index of the shards.
+        batch_size: images per batch of this process.
+        decode: decodes a sample.
+        transform: prepares the pixels.
+        in_channels: number of channels of the images.
+        rank: number of this process, of `world_size`.
+
+    Raises:
+        UserError: the index has no validation shards.
     """
 
     def __init__(
@@ -165,63 +182,65 @@ class EvalShards(IterableDataset):
         *,
         batch_size: int,
         decode: Decode,
-        augment: AugmentImage,
+        transform: Transform,
         in_channels: int = 3,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.shards, self.classes, self.batch_size = _some(index, "val"), len(index.classes), batch_size
-        self.decode, self.augment, self.in_channels = decode, augment, in_channels
+        self.shards, self.classes, self.batch_size = _shards_of(index, "val"), len(index.classes), batch_size
+        self.decode, self.transform, self.in_channels = decode, transform, in_channels
         self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[Item]:
         worker, workers = _worker()
-        share = _Share(self.rank + worker * self.world_size, self.world_size * workers)
-        for sample in share.samples(self.shards, self.classes):
-            yield _item(sample, self.decode, self.augment, in_channels=self.in_channels, epoch=0)
+        part = _Part(self.rank + worker * self.world_size, self.world_size * workers)
+        for sample in part.samples(self.shards, self.classes):
+            yield _item(sample, self.decode, self.transform, in_channels=self.in_channels, epoch=0)
 
 
-class _Share:
-    """The part of all shards that reader `place` of `readers` takes: parts are disjoint and complete."""
+class _Part:
+    """The samples that reader `number` of `readers` gets. The parts of all readers are disjoint and complete."""
 
-    def __init__(self, place: int, readers: int) -> None:
-        self.place, self.readers = place, readers
+    def __init__(self, number: int, readers: int) -> None:
+        self.number, self.readers = number, readers
 
     def samples(self, shards: Sequence[Shard], classes: int) -> Iterator[Sample]:
         if len(shards) >= self.readers:
-            for shard in shards[self.place :: self.readers]:
+            # Deal whole shards.
+            for shard in shards[self.number :: self.readers]:
                 yield from read_shard(shard, classes)
             return
+        # There are too few shards: read all of them and deal their samples.
         for shard in shards:
             for sample in read_shard(shard, classes):
-                if sample.index % self.readers == self.place:
+                if sample.index % self.readers == self.number:
                     yield sample
 
 
 def shard_loader(
-    data: ShardStream | EvalShards, *, workers: int, collate: Callable[[list[Any]], Any]
+    data: ShardStream | EvalShards, *, workers: int, collate: Callable[..., object]
 ) -> DataLoader[tuple[Any, Any]]:
-    """A data loader over a stream; `loader.dataset.batches` seeks in one for training.
+    """Return a data loader over a stream; `loader.dataset.batches.seek` sets the position in a training stream.
 
     Args:
-        collate: makes a batch of a list of items.
+        collate: makes a batch from a list of items.
     """
     return loader(data, workers=workers, collate=collate, batch_size=data.batch_size)
 
 
-def _item(sample: Sample, decode: Decode, augment: AugmentImage, *, in_channels: int, epoch: int) -> Item:
-    image = augment(decode(sample.content, sample.name, in_channels), epoch=epoch, index=sample.index)
-    return item(image, label=sample.label, index=sample.index)
+def _item(sample: Sample, decode: Decode, transform: Transform, *, in_channels: int, epoch: int) -> Item:
+    image = transform(decode(sample.content, sample.name, in_channels), epoch=epoch, index=sample.index)
+    return make_item(image, label=sample.label, index=sample.index)
 
 
-def _some(index: ShardIndex, split: str) -> tuple[Shard, ...]:
-    shards = getattr(index, split)
+def _shards_of(index: ShardIndex, split: Literal["train", "val"]) -> tuple[Shard, ...]:
+    shards = index.shards(split)
     if not shards:
         raise UserError(f"{index.address}: has no shards for {split}; add them")
     return shards
 
 
 def _worker() -> tuple[int, int]:
-    """Number of this loader worker, and of all; the process itself is the only one where there are none."""
+    """Return the number of this loader worker and the number of workers; 0 and 1 without workers."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)

@@ -17,7 +17,9 @@ from PIL import Image
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.folders import ClassFolder, collate, decode, require_same_classes, scan
+from classification.data.decoding import decode
+from classification.data.folders import ClassFolder, require_same_classes, scan
+from classification.data.items import collate
 from classification.data.shard_writer import make_shards
 from classification.data.source import FolderSource, ShardSource, open_source, spread
 from classification.transforms import Augment, Normalise, Views
@@ -121,7 +123,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "a row": ("a.npy", npy(np.zeros(3)), "expected an array"),
     "no pixels": ("a.npy", npy(np.zeros((0, 5, 3), np.uint8)), "is an empty array, [0, 5, 3]"),
     "no bands": ("a.npy", npy(np.zeros((4, 5, 0))), "is an empty array"),
-    "bands": ("a.npy", npy(np.zeros((4, 5, 4))), "has 4 channels, not 3; take --in-channels 4"),
+    "bands": ("a.npy", npy(np.zeros((4, 5, 4))), "has 4 channels, not 3; use --in-channels 4"),
     "nan": ("a.npy", npy(np.full((2, 2, 3), np.nan)), "holds NaN"),
     "inf": ("a.npy", npy(np.full((2, 2, 3), np.inf, np.float32)), "holds NaN or numbers beyond"),
 }
@@ -135,7 +137,7 @@ def test_broken_files_are_named(name: str):
 
 
 def test_pictures_have_one_or_three_channels():
-    with pytest.raises(UserError, match=r"a\.png: a picture gives 1 or 3 channels, not 5; store bands as \.npy"):
+    with pytest.raises(UserError, match=r"a\.png: an image gives 1 or 3 channels, not 5; store bands as \.npy"):
         decode(encoded(".png", RED), "a.png", 5)
 
 
@@ -243,7 +245,7 @@ def test_bytes_and_floats_do_not_meet_in_a_batch(root: Path):
     np.save(root / "val" / "ant" / "1.npy", np.zeros((4, 6, 3), np.uint16))
     source = FolderSource(root, in_channels=None, splits=("train", "val"))
     views = Views("center", 4, 4, PLAIN)
-    with pytest.raises(UserError, match="a batch holds pictures of bytes and floating arrays; store all"):
+    with pytest.raises(UserError, match="a batch holds images of bytes and floating arrays; store all"):
         list(source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0))
 
 
@@ -275,7 +277,7 @@ def test_statistics_by_hand(root: Path, tmp_path: Path):
 def test_the_first_image_of_each_split_is_looked_at(root: Path):
     np.save(root / "train" / "ant" / "-0.npy", np.zeros((4, 6, 2)))  # comes before the pictures
     FolderSource(root, in_channels=None, splits=("val",))
-    with pytest.raises(UserError, match=r"train/ant/-0\.npy: has 2 channels, not 3; take --in-channels 2"):
+    with pytest.raises(UserError, match=r"train/ant/-0\.npy: has 2 channels, not 3; use --in-channels 2"):
         FolderSource(root, in_channels=None, splits=("train", "val"))
 
 

@@ -204,7 +204,7 @@ def test_refusals_are_one_line(name: str, options: dict, said: str) -> None:
 
 def test_a_file_of_another_net_and_a_bare_trunk_are_refused(tmp_path: Path) -> None:
     other = saved(theirs("torchvision/resnet18"), tmp_path / "resnet.pth")
-    with pytest.raises(UserError, match=r"matched 0 of 52 entries.*give a file of this net"):
+    with pytest.raises(UserError, match=r"matched 0 of 52 entries.*give a file of this model"):
         classification.build("torchvision/squeezenet1_1", 4, weights=other)
     state = theirs("torchvision/mobilenet_v3_small").state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("classifier")}, tmp_path / "trunk.pth")

@@ -14,14 +14,8 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from classification.data.shards import (
-    EvalShards,
-    ShardBatches,
-    ShardStream,
-    holds_shards,
-    read_index,
-    shard_loader,
-)
+from classification.data.shard_index import holds_shards, read_index
+from classification.data.shards import EvalShards, ShardBatches, ShardStream, shard_loader
 from tools.cli import ending
 
 TRAIN, VAL = (5, 3, 4), (2, 3)  # samples of each shard
@@ -78,12 +72,12 @@ def collate(items: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def training(address: Path | str, batches: ShardBatches, workers: int = 0, **options: Any) -> Any:
-    options = {"decode": decode, "augment": augment, **options}
+    options = {"decode": decode, "transform": augment, **options}
     return shard_loader(ShardStream(read_index(str(address)), batches, **options), workers=workers, collate=collate)
 
 
 def validation(address: Path | str, workers: int = 0, **options: Any) -> Any:
-    data = EvalShards(read_index(str(address)), batch_size=2, decode=decode, augment=augment, **options)
+    data = EvalShards(read_index(str(address)), batch_size=2, decode=decode, transform=augment, **options)
     return shard_loader(data, workers=workers, collate=collate)
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from backbones.errors import UserError
-from classification.data.folders import ClassFolder, collate, decode, item
+from classification.data.decoding import decode
+from classification.data.folders import ClassFolder
+from classification.data.items import collate, make_item
 from classification.data.source import spread
 from classification.transforms import Normalise, Views
 
@@ -39,7 +41,7 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
         raise UserError(f"{data}: {len(pictures)} training images, {count} wanted; take fewer with --images")
     size = size or min(pictures[0][0].shape[:2])
     views = Views("center", size, size, Normalise(backbone.mean, backbone.std))
-    items = [item(views(image), label=label, index=place) for place, (image, label) in enumerate(pictures)]
+    items = [make_item(views(image), label=label, index=place) for place, (image, label) in enumerate(pictures)]
     (images,), targets = collate(items)
     return images, targets["label"], classes
 

@@ -21,7 +21,8 @@ from torchvision.transforms import v2
 
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from backbones.common.datasets import find_split
-from classification.data.folders import decode, item
+from classification.data.decoding import decode
+from classification.data.items import make_item
 from classification.transforms import Augment as ClassAugment
 from classification.transforms import Normalise
 from detection.data.annotations import CocoAnnotations
@@ -110,7 +111,7 @@ def our_classifier(images: Images) -> Fetch:
     def fetch(epoch: int, index: int) -> Any:
         path = images.path(index)
         pixels = decode(path.read_bytes(), str(path), 3)
-        return item(augment(pixels, epoch=epoch, index=index), label=0, index=index)
+        return make_item(augment(pixels, epoch=epoch, index=index), label=0, index=index)
 
     return fetch
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from backbones.common.datasets import find_split
 from backbones.errors import UserError
-from classification.data.shards import holds_shards
+from classification.data.shard_index import holds_shards
 from detection.data.folders import LAYOUTS, layout_of
 from segmentation.data.folders import is_label_folder
 from tools.checks.boxes import check_coco, check_folder

@@ -12,7 +12,8 @@ import numpy as np
 from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.images import decode_image
 from backbones.errors import UserError
-from classification.data.folders import channels_of, decode_raw, image_files
+from classification.data.decoding import channels_of, decode_raw
+from classification.data.folders import image_files
 from segmentation.data.folders import image_folder, list_pairs, read_classes
 from segmentation.data.labels import Classes, read_pixels, to_numbers
 from tools.checks.findings import CheckReport

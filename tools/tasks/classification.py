@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import ClassVar
@@ -12,9 +12,9 @@ import numpy as np
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
-from classification.data.folders import Item, collate
+from classification.data.items import Collate, collate
 from classification.data.shards import ShardBatches
-from classification.data.source import ShardSource, Source, Split, open_source
+from classification.data.source import ImageSource, ShardSource, Split, open_source
 from classification.evaluation_sizes import choose_sizes
 from classification.mixing import Mixing
 from classification.model import Classifier
@@ -41,7 +41,7 @@ class ClassificationTask:
     prefix: ClassVar[str] = "cls"
     metric: ClassVar[str] = "top1"
 
-    def build_data(self, options: TrainClassifierOptions, bad: BadImages) -> Source:
+    def build_data(self, options: TrainClassifierOptions, bad: BadImages) -> ImageSource:
         data = options.data
         splits: tuple[Split, ...] = ("val",) if options.run.eval_only else ("train", "val")
         reduced = options.train.fraction < 1 and "train" in splits
@@ -57,7 +57,7 @@ class ClassificationTask:
         require_mixable(data, floating=source.floating)
         return source
 
-    def build_model(self, options: TrainClassifierOptions, data: Source) -> Classifier:
+    def build_model(self, options: TrainClassifierOptions, data: ImageSource) -> Classifier:
         chosen = options.model
         weights = None if chosen.weights == "none" else chosen.weights
         model = build_from_options(chosen, weights, num_classes=len(data.classes), in_channels=data.in_channels)
@@ -69,7 +69,7 @@ class ClassificationTask:
             model.backbone.set_normalisation(*distributed.on_main(lambda: data.statistics(MEASURED_FOR_MEAN)))
         return model
 
-    def meta(self, options: TrainClassifierOptions, data: Source, model: Classifier) -> Meta:
+    def meta(self, options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> Meta:
         asked, backbone = options.data, model.backbone
         crop, resize, interpolation = choose_sizes(
             options.model.backbone, options.model.weights, asked.crop_size, asked.resize_size, asked.interpolation
@@ -88,7 +88,7 @@ class ClassificationTask:
             "model": asdict(options.model),
         }
 
-    def batches(self, options: TrainClassifierOptions, data: Source) -> Batches:
+    def batches(self, options: TrainClassifierOptions, data: ImageSource) -> Batches:
         size, seed, accumulate = options.train.batch_size, options.run.seed, options.train.accumulate
         if isinstance(data, ShardSource):
             return ShardBatches(
@@ -102,7 +102,7 @@ class ClassificationTask:
         groups = np.zeros(data.train_size, np.int64)
         return TrainBatches(groups, size, seed=seed, accumulate=accumulate)
 
-    def plan(self, options: TrainClassifierOptions, data: Source, model: Classifier, meta: Meta) -> TaskPlan:
+    def plan(self, options: TrainClassifierOptions, data: ImageSource, model: Classifier, meta: Meta) -> TaskPlan:
         asked, sizes = options.data, meta["input"]
         crop, resize = sizes["crop_size"], sizes["resize_size"]
         train = f"{data.train_size} images, {data.in_channels} channels, augment {asked.augment}, crop {crop}"
@@ -119,20 +119,20 @@ class ClassificationTask:
         self,
         experiment: Experiment,
         options: TrainClassifierOptions,
-        data: Source,
+        data: ImageSource,
         batches: Batches,
         bad: BadImages,
     ) -> Iterable[Batch]:
         asked, seed, sizes = options.data, options.run.seed, experiment.meta["input"]
         normalise = Normalise(tuple(sizes["mean"]), tuple(sizes["std"]))
         augment = Augment(asked.augment, sizes["crop_size"], normalise, seed)
-        mixing: Callable[[Sequence[Item]], Batch] = collate
+        mixing: Collate = collate
         if asked.mixup or asked.cutmix:
             mixing = Mixing(mixup=asked.mixup, cutmix=asked.cutmix, num_classes=len(data.classes), seed=seed)
         return data.train_loader(batches, augment, workers=experiment.workers, collate=mixing)
 
     def measure(
-        self, experiment: Experiment, options: TrainClassifierOptions, data: Source, bad: BadImages
+        self, experiment: Experiment, options: TrainClassifierOptions, data: ImageSource, bad: BadImages
     ) -> ClassificationMeasure:
         return ClassificationMeasure(experiment, options, data, bad)
 
@@ -148,7 +148,7 @@ def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[
     return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
 
 
-def _check_classes(options: TrainClassifierOptions, data: Source, model: Classifier) -> None:
+def _check_classes(options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> None:
     """Refuse `--eval-only` with weights whose last layer is not for these classes, in this order."""
     # A checkpoint to resume is read later, and is compared with the classes then.
     if not options.run.eval_only or options.run.resume:
@@ -169,7 +169,7 @@ def _check_classes(options: TrainClassifierOptions, data: Source, model: Classif
         )
 
 
-def _other_classes(options: TrainClassifierOptions, data: Source, model: Classifier) -> str:
+def _other_classes(options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> str:
     """Return a warning if the last layer was loaded from a file of other classes."""
     trained_on = read_meta(resolve(options.model.weights)).get("classes")
     loaded = model.load_report is not None and not any("fc." in name for name in model.load_report.missing)

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from backbones.common.files import write_text
-from classification.data.source import Source, Split
+from classification.data.source import ImageSource, Split
 from classification.metrics import TopK, format_table, predictions_csv
 from classification.model import Classifier, ViewAverage
 from classification.transforms import Normalise, Views
@@ -27,7 +27,9 @@ EVAL_BATCH = 128  # largest number of images in one forward pass
 class ClassificationMeasure(Measure[TopK]):
     """Evaluates classifiers by their accuracy on validation images, and on `--train-eval` training images."""
 
-    def __init__(self, experiment: Experiment, options: TrainClassifierOptions, data: Source, bad: BadImages) -> None:
+    def __init__(
+        self, experiment: Experiment, options: TrainClassifierOptions, data: ImageSource, bad: BadImages
+    ) -> None:
         super().__init__(experiment, bad)
         self.data, self.crops = data, options.data.test_crops
         self.loader = self._loader("val")

@@ -15,7 +15,8 @@ from conftest import ROOT, CocoFolder
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.folders import ClassFolder, collate
+from classification.data.folders import ClassFolder
+from classification.data.items import collate
 from classification.data.source import open_source
 from classification.metrics import TopK, predictions_csv
 from detection.data.annotations import CocoAnnotations

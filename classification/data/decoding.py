@@ -1,0 +1,82 @@
+"""Decoding of the files that classifiers read: images, and `.npy` arrays of any number of bands."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from pathlib import Path
+
+import numpy as np
+
+from backbones.common.datasets import ARRAY_SUFFIX
+from backbones.common.images import decode_image, read_file
+from backbones.errors import UserError
+
+
+def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
+    """Decode a file's bytes to pixels `[H, W, in_channels]`: uint8, or float32 for arrays of other numbers.
+
+    Images become grey for one channel and RGB for three, and are turned as their EXIF orientation says. Arrays of 16
+    bits are scaled to 0..1; floating arrays keep their values.
+
+    Args:
+        content: the file's bytes.
+        name: the file's name, for its suffix and for messages.
+        in_channels: number of channels that the pixels must have.
+
+    Raises:
+        UserError: the file does not decode, has another number of channels, or holds NaN or infinite numbers.
+    """
+    pixels = _decode_array(content, name) if _is_array(name) else _decode_image(content, name, in_channels)
+    if pixels.shape[2] != in_channels:
+        raise UserError(
+            f"{name}: has {pixels.shape[2]} channels, not {in_channels}; use --in-channels {pixels.shape[2]}"
+        )
+    if pixels.dtype == np.uint8:
+        return pixels
+    # Compare kind and width: an array of the other byte order does not have the type `np.uint16`.
+    scale = 65535 if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 else 1
+    values = (pixels / scale).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{name}: holds NaN or numbers beyond 32-bit floats; correct or remove it")
+    return values
+
+
+def decode_raw(content: bytes, name: str) -> np.ndarray:
+    """Decode a file's bytes without conversion: an image to `[H, W, 3]` uint8, an array to `[H, W, bands]`.
+
+    Raises:
+        UserError: the file does not decode.
+    """
+    return _decode_array(content, name) if _is_array(name) else _decode_image(content, name, 3)
+
+
+def channels_of(path: Path) -> int:
+    """Return the number of channels with which a file is read by default: an array's bands, or three for an image."""
+    return _decode_array(read_file(path), str(path)).shape[2] if _is_array(path.name) else 3
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(ARRAY_SUFFIX)
+
+
+def _decode_image(content: bytes, name: str, in_channels: int) -> np.ndarray:
+    if in_channels not in (1, 3):
+        raise UserError(f"{name}: an image gives 1 or 3 channels, not {in_channels}; store bands as .npy arrays")
+    image = decode_image(content, grey=in_channels == 1)
+    if image is None:
+        raise UserError(f"{name}: does not decode: cut short, damaged or no image; replace or remove it")
+    return image.reshape(*image.shape[:2], in_channels)
+
+
+def _decode_array(content: bytes, name: str) -> np.ndarray:
+    try:
+        # Do not use `np.load`: it also reads archives and pickles.
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, tokenize.TokenError):  # damaged headers raise the last two
+        raise UserError(f"{name}: does not decode: cut short, damaged or no array; replace or remove it") from None
+    if array.ndim not in (2, 3) or array.dtype.kind not in "uif":
+        raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; correct or remove it")
+    if not array.size:
+        raise UserError(f"{name}: is an empty array, {list(array.shape)}; replace or remove it")
+    return array.reshape(*array.shape[:2], -1)

@@ -1,0 +1,56 @@
+"""Items and batches of classification: an image or its views, with the label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+
+# An image `[C, h, w]` or a list of its views, and its `label` and `index` (in the split).
+Item: TypeAlias = tuple[Tensor | list[Tensor], dict[str, int]]
+# Images `[N, C, h, w]` or a list of them for each view, and `label` `[N]` and `index` `[N]`.
+ItemBatch: TypeAlias = tuple[Tensor | list[Tensor], dict[str, Tensor]]
+
+
+class Transform(Protocol):
+    """Prepares an image `[H, W, C]` for the model: `Augment` returns one image, `Views` a list of views."""
+
+    def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray | list[np.ndarray]: ...
+
+
+class Collate(Protocol):
+    """Makes a batch from items."""
+
+    def __call__(self, items: list[Item], /) -> ItemBatch: ...
+
+
+def make_item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Item:
+    """Make a dataset's item from pixels `[H, W, C]`, or from a list of views `[h, w, C]`."""
+    target = {"label": label, "index": index}
+    if isinstance(image, list):
+        return [_tensor(view) for view in image], target
+    return _tensor(image), target
+
+
+def collate(items: Iterable[Item]) -> ItemBatch:
+    """Stack items to images `[N, C, h, w]`, or to a list of them for each view, and targets `[N]`.
+
+    Raises:
+        UserError: the batch mixes bytes and floats. Stacking would turn bytes into floats that are not normalised.
+    """
+    images, targets = zip(*items, strict=True)
+    if len({(image[0] if isinstance(image, list) else image).dtype for image in images}) > 1:
+        raise UserError("--data: a batch holds images of bytes and floating arrays; store all images in one type")
+    batch = {key: torch.tensor([target[key] for target in targets]) for key in targets[0]}
+    if isinstance(images[0], list):
+        return [torch.stack(views) for views in zip(*images, strict=True)], batch
+    return torch.stack(images), batch
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
