@@ -23,77 +23,15 @@ from collections.abc import Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.errors import UserError
-from tools.benchmarks import options as groups
+from tools.benchmarks.subcommands import BENCHMARKS
 from tools.cli.ending import run
 from tools.cli.parsing import parse
-from tools.cli.plugins import PluginOptions
-
-
-class SubCommand(NamedTuple):
-    """A benchmark: its class as "module:name", its description, and the groups of its options."""
-
-    benchmark: str
-    description: str
-    subject: type
-    timing: type[groups.Timing] = groups.Timing
-    plugins: type[PluginOptions] | None = None
-
-
-BENCHMARKS = {
-    "classify": SubCommand(
-        "tools.benchmarks.classify:ClassifyBenchmark",
-        "Speed and memory of classification models, ours beside torchvision's and timm's.",
-        groups.ClassifyOptions,
-        groups.TimingAndMemory,
-        PluginOptions,
-    ),
-    "detect": SubCommand(
-        "tools.benchmarks.detect:DetectBenchmark",
-        "Speed of detectors in training and inference, ours beside torchvision's.",
-        groups.DetectOptions,
-        plugins=PluginOptions,
-    ),
-    "segment": SubCommand(
-        "tools.benchmarks.segment:SegmentBenchmark",
-        "Speed of segmentation models in training and inference, ours beside torchvision's.",
-        groups.SegmentOptions,
-        plugins=PluginOptions,
-    ),
-    "load": SubCommand(
-        "tools.benchmarks.load:LoadBenchmark",
-        "Speed of the training pipelines on one core, ours beside torchvision's reference presets.",
-        groups.LoadOptions,
-        groups.OneThreadTiming,
-    ),
-    "evaluate": SubCommand(
-        "tools.benchmarks.evaluate:EvaluateBenchmark",
-        "Time and memory of COCO's box metrics, ours beside pycocotools and faster-coco-eval.",
-        groups.EvaluateOptions,
-    ),
-    "memory": SubCommand(
-        "tools.benchmarks.memory:MemoryBenchmark",
-        "Memory of training steps and of loader workers, ours beside torchvision's.",
-        groups.MemoryOptions,
-        plugins=PluginOptions,
-    ),
-    "scale": SubCommand(
-        "tools.benchmarks.scale:ScaleBenchmark",
-        "Growth of costs with images, objects, classes, pixels and processes, ours beside other libraries'.",
-        groups.ScaleOptions,
-        groups.TimingAndMemory,
-    ),
-    "processes": SubCommand(
-        "tools.benchmarks.processes:ProcessBenchmark",
-        "Traffic and gradients of groups of gloo processes on this machine, compared with one process.",
-        groups.ProcessOptions,
-    ),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

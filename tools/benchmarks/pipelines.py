@@ -37,7 +37,8 @@ from tools.benchmarks.rounds import Implementation, Step
 PLAIN, FLOATS, PEER = "ours", "ours, as floats", "torchvision"
 CROP = {"classify": 224, "segment": 480}  # side of the crops in pixels
 BASE = 520  # short side in pixels around which torchvision's segmentation preset resizes
-Fetch = Callable[[int, int], Any]  # from epoch and index to an item, in the layout of its pipeline
+Fetch = Callable[[int, int], object]  # from epoch and index to an item, in the layout of its pipeline
+OurFetch = Callable[[int, int], tuple[Any, object]]  # from epoch and index to image and target
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,11 @@ def passing(fetch: Fetch, images: int) -> Step:
 # --- ours ---
 
 
-def our_classifier(images: Images) -> Fetch:
+def our_classifier(images: Images) -> OurFetch:
     """Return our classification pipeline: random resized crop and flip."""
     augment = ClassAugment("standard", CROP["classify"], Normalise(IMAGENET_MEAN, IMAGENET_STD))
 
-    def fetch(epoch: int, index: int) -> Any:
+    def fetch(epoch: int, index: int) -> tuple[Any, object]:
         path = images.path(index)
         pixels = decode(path.read_bytes(), str(path), 3)
         return make_item(augment(pixels, epoch=epoch, index=index), label=0, index=index)
@@ -116,13 +117,13 @@ def our_classifier(images: Images) -> Fetch:
     return fetch
 
 
-def our_detector(images: Images) -> Fetch:
+def our_detector(images: Images) -> OurFetch:
     """Return our detection pipeline: flip with boxes."""
     data = CocoDetection(images.boxes, BoxAugment("light"))
     return lambda epoch, index: data[epoch, index]
 
 
-def our_segmenter(images: Images) -> Fetch:
+def our_segmenter(images: Images) -> OurFetch:
     """Return our segmentation pipeline: random size, flip and crop, and colour jitter."""
     data = Segmentation(images.labels, PixelAugment("train", crop=CROP["segment"]))
     return lambda epoch, index: data[epoch, index]
@@ -169,7 +170,7 @@ def their_detector(images: Images) -> Fetch:
         ]
     )
 
-    def fetch(epoch: int, index: int) -> Any:
+    def fetch(epoch: int, index: int) -> object:
         image = open_image(images.path(index))
         boxes, labels, _ = images.boxes.of_image(index)
         size = (image.height, image.width)
@@ -193,7 +194,7 @@ def their_segmenter(images: Images) -> Fetch:
         ]
     )
 
-    def fetch(epoch: int, index: int) -> Any:
+    def fetch(epoch: int, index: int) -> object:
         image = open_image(images.path(index))
         mask = images.labels.labels(index, (image.height, image.width))
         return preset(image, tv_tensors.Mask(torch.from_numpy(mask)))

@@ -1,13 +1,12 @@
-"""A detector for export: one image of a fixed size, and nothing in the graph that depends on Python's own branches.
+"""Detectors for export: one image of a fixed size, and no branch of Python in the graph.
 
-The arithmetic is `detection.FasterRCNN`'s in evaluation mode; what changes is that anchors are constants, that boxes
-are read from all levels and the right ones kept, and that suppression by class shifts boxes apart.
+The exported file holds backbone, proposals, RoI heads, clipping, score threshold and suppression. Resizing,
+normalising, padding, scaling boxes back to the original image, and category ids are left to the program that runs it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,27 +15,35 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import nms, roi_align
 
+import detection
 from backbones.errors import UserError
 from backbones.trained import Trained
-from tools.exports.exportable import Exportable, Inputs, common_metadata, plain_layout
+from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
 
-SMALLEST = (1e-3, 1e-2)  # pixels of a proposal's and of a detection's sides, as in torchvision
+# Shortest sides of proposals and of detections in pixels, as in torchvision.
+LEAST_PROPOSAL, LEAST_DETECTION = 1e-3, 1e-2
 
 
 class FixedDetector(nn.Module):
-    """Faster R-CNN for images `[1, 3, H, W]` of one size.
+    """Faster R-CNN for one image `[1, 3, H, W]` of a fixed size.
+
+    It computes what `detection.FasterRCNN` computes in evaluation mode, with three changes that keep branches out of
+    the graph: anchors are constants; RoI features are pooled from all levels, and each box keeps those of its own
+    level; suppression by class shifts the boxes of each class far apart.
 
     Args:
         model: the detector, in evaluation mode.
-        height, width: of the padded images.
+        height: height of the padded images in pixels.
+        width: width of the padded images in pixels.
     """
 
     anchors: Tensor
     levels: Tensor
 
-    def __init__(self, model: Any, height: int, width: int) -> None:
+    def __init__(self, model: detection.FasterRCNN, height: int, width: int) -> None:
         super().__init__()
         self.backbone, self.rpn, self.heads = model.backbone, model.rpn, model.roi_heads
+        # Compute the anchors of all levels once, and the number of boxes that each level may propose.
         images = torch.zeros(1, 3, height, width)
         with torch.no_grad():
             maps = list(self.backbone(images).values())
@@ -48,14 +55,14 @@ class FixedDetector(nn.Module):
         self.register_buffer("levels", torch.cat([torch.full((n,), float(i)) for i, n in enumerate(self.best)]))
 
     def forward(self, images: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Detections, the best first.
+        """Return the detections of an image, the highest scores first.
 
         Args:
-            images: `[1, 3, H, W]`, normalised, zeros beyond their contents.
-            size: height and width of the contents `[2]`, in pixels.
+            images: `[1, 3, H, W]`, normalised, with zeros right of the content and below it.
+            size: height and width of the content `[2]`, in pixels.
 
         Returns:
-            Boxes `[N, 4]` xyxy in pixels of the contents, scores `[N]` in 0..1, labels `[N]` from 1.
+            Boxes `[N, 4]` xyxy in pixels of the content, scores `[N]` in 0..1, labels `[N]` from 1.
         """
         features = self.backbone(images)
         proposals = self._proposals(list(features.values()), size)
@@ -64,22 +71,25 @@ class FixedDetector(nn.Module):
         return self._detections(logits, deltas, proposals, size)
 
     def _proposals(self, maps: list[Tensor], size: Tensor) -> Tensor:
+        """Return the proposals `[R, 4]` from the feature maps."""
         objectness, deltas = concat_box_prediction_layers(*self.rpn.head(maps))
         boxes = self.rpn.box_coder.decode_single(deltas, self.anchors).reshape(-1, 4)
+        # Keep the best anchors of each level.
         chosen, start = [], 0
         for scores, best in zip(objectness.flatten().split(self.counts), self.best, strict=True):
             chosen.append(scores.topk(best).indices + start)
             start += len(scores)
-        places = torch.cat(chosen)
-        boxes, scores = _clipped(boxes[places], size), objectness.flatten()[places].sigmoid()
-        kept = torch.where(_sides(boxes) >= SMALLEST[0])[0]
+        indices = torch.cat(chosen)
+        boxes, scores = _clip(boxes[indices], size), objectness.flatten()[indices].sigmoid()
+        # Drop empty boxes, then suppress overlapping boxes within each level.
+        kept = torch.where(_shorter_sides(boxes) >= LEAST_PROPOSAL)[0]
         boxes, scores, levels = boxes[kept], scores[kept], self.levels[kept]
-        return boxes[_suppressed(boxes, scores, levels, self.rpn.nms_thresh)[: self.rpn.post_nms_top_n()]]
+        return boxes[_suppress(boxes, scores, levels, self.rpn.nms_thresh)[: self.rpn.post_nms_top_n()]]
 
     def _pooled(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
-        """Features of boxes `[R, C, size, size]`, each from the level of its size."""
+        """Return features `[R, C, size, size]` of boxes `[R, 4]`, each from the level that fits its size."""
         pool = self.heads.box_roi_pool
-        rois = F.pad(boxes, (1, 0))  # the first column is the image's number
+        rois = F.pad(boxes, (1, 0))  # the first column is the index of the image
         found = [
             roi_align(features[name], rois, pool.output_size, scale, pool.sampling_ratio)
             for name, scale in zip(pool.featmap_names, pool.scales, strict=True)
@@ -92,34 +102,35 @@ class FixedDetector(nn.Module):
     def _detections(
         self, logits: Tensor, deltas: Tensor, proposals: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and labels from class logits `[R, K + 1]` and deltas `[R, 4 * (K + 1)]`."""
         classes = logits.shape[-1]
-        boxes = _clipped(self.heads.box_coder.decode_single(deltas, proposals).reshape(-1, 4), size)
+        boxes = _clip(self.heads.box_coder.decode_single(deltas, proposals).reshape(-1, 4), size)
         scores = logits.softmax(-1).flatten()
         labels = (torch.arange(classes) + 0 * logits[:, :1].long()).flatten()
-        good = (labels > 0) & (scores > self.heads.score_thresh) & (_sides(boxes) >= SMALLEST[1])
+        # Drop background, low scores and empty boxes, then suppress overlapping boxes within each class.
+        good = (labels > 0) & (scores > self.heads.score_thresh) & (_shorter_sides(boxes) >= LEAST_DETECTION)
         kept = torch.where(good)[0]
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-        best = _suppressed(boxes, scores, labels.float(), self.heads.nms_thresh)[: self.heads.detections_per_img]
+        best = _suppress(boxes, scores, labels.float(), self.heads.nms_thresh)[: self.heads.detections_per_img]
         return boxes[best], scores[best], labels[best]
 
 
-def detector(trained: Trained, side: int | None) -> Exportable:
-    """The detector of a run.
+def exportable_detector(trained: Trained, side: int | None) -> Exportable:
+    """Load a detector: an image `[1, 3, side, side]` and its size to boxes, scores and labels.
 
     Args:
-        side: of its square input in pixels; absent: its longest side, rounded up to a multiple of 32.
+        side: side of the square input in pixels; None: the longest side of the detector's images, rounded up to a
+            multiple of 32.
 
     Raises:
-        UserError: where its images do not fit into that.
+        UserError: the detector's images are larger than `side`.
     """
-    import detection
-
     loaded = detection.load(trained.path, device="cpu", precision="fp32")
-    model = plain_layout(loaded.model)
+    model = prepare(loaded.model)
     longest = model.transform.max_size
     side = side or -(-longest // 32) * 32
     if side < longest:
-        raise UserError(f"--size {side}: this net's images are up to {longest} pixels long; take a larger size")
+        raise UserError(f"--size {side}: this detector's images are up to {longest} pixels long; use a larger size")
 
     def read(path: Path) -> Inputs:
         batch, _ = model.transform([loaded.read(path)])
@@ -144,7 +155,7 @@ def detector(trained: Trained, side: int | None) -> Exportable:
         "`input.mean`, over `input.std`, zeros right of it and below",
         "size": "float32 [2]: its height and width in pixels, before the zeros",
         "boxes": "float32 [N, 4], xyxy in pixels of the resized image",
-        "labels": "int64 [N], from 1: places in `category_ids`",
+        "labels": "int64 [N], from 1: positions in `category_ids`",
     }
     return Exportable(
         FixedDetector(model, side, side).eval(),
@@ -154,22 +165,25 @@ def detector(trained: Trained, side: int | None) -> Exportable:
         stride=32,
         multiple=0,
         batches=False,
-        reader=read,
+        read=read,
         reference=reference,
     )
 
 
-def _clipped(boxes: Tensor, size: Tensor) -> Tensor:
-    """Boxes `[N, 4]` inside an image of height and width `size`."""
+def _clip(boxes: Tensor, size: Tensor) -> Tensor:
+    """Clip boxes `[N, 4]` to an image of height and width `size` `[2]`."""
     return torch.minimum(boxes.clamp(min=0), size[[1, 0, 1, 0]])
 
 
-def _sides(boxes: Tensor) -> Tensor:
-    """The smaller side of boxes `[N, 4]`."""
+def _shorter_sides(boxes: Tensor) -> Tensor:
+    """Return the shorter side `[N]` of each box `[N, 4]`."""
     return torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Places that are left by non-maximum suppression within groups, the best first; groups lie far apart."""
+def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """Return the indices that non-maximum suppression within groups keeps, the highest scores first.
+
+    The boxes of each group are shifted so far that boxes of different groups do not overlap.
+    """
     far = F.pad(boxes.flatten(), (0, 1)).max() + 1
     return nms(boxes + (groups * far)[:, None], scores, threshold)

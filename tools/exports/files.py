@@ -1,4 +1,4 @@
-"""Files that other programs run, ONNX and torch.export's: written, read back, and compared with the net they are of."""
+"""Files of ONNX and of torch.export: writing them, running them, and comparing them with the model."""
 
 from __future__ import annotations
 
@@ -10,73 +10,126 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from backbones.errors import UserError, first_line
 from tools.exports.exportable import Exportable, Inputs, batches
 
-Runner = Callable[[Inputs], list[Tensor]]
-# Of the largest output: engines add in other orders, and fold batch norm into convolutions.
+Runner = Callable[[Inputs], list[Tensor]]  # runs a file: input tensors to output tensors
+# Largest difference, as a fraction of the largest output. Engines add in other orders and fold batch norm.
 TOLERANCE = 1e-3
 
 
-def program(net: Exportable, example: Inputs) -> Any:
-    """The net's graph, for any number of images and any size where it allows that.
+class Traced(NamedTuple):
+    """The graph of a model, and the image sizes that it accepts, in words."""
+
+    program: ExportedProgram
+    sizes: str
+
+
+class Freedom(NamedTuple):
+    """Image sizes that a graph may accept: sides from `least` pixels that are multiples of `multiple`; 0: one size."""
+
+    least: int
+    multiple: int
+
+
+def trace(exportable: Exportable, example: Inputs) -> Traced:
+    """Trace a model's graph, for any number of images and any image size if the model allows that.
+
+    Args:
+        example: inputs of one image.
 
     Raises:
-        UserError: where torch cannot trace it.
+        UserError: torch cannot trace the model.
     """
     height, width = example[0].shape[-2:]
-    inputs = tuple(x.expand(2, *x.shape[1:]).clone() if net.batches else x for x in example)
+    inputs = tuple(x.expand(2, *x.shape[1:]).clone() if exportable.batches else x for x in example)
     problem = ""
-    for least, multiple in [*_freedoms(net, min(height, width)), (0, 0)]:
-        free = {axis: _side(name, least, multiple) for axis, name in ((2, "height"), (3, "width")) if multiple}
-        dims = ({0: Dim("batch"), **free} if net.batches else None, *[None] * (len(example) - 1))
+    # Begin with the freest sizes: torch may be able to trace the model for restricted sizes only.
+    for freedom in [*_freedoms(exportable, min(height, width)), Freedom(0, 0)]:
+        dims = (_free_axes(exportable, freedom), *[None] * (len(example) - 1))
         try:
             with _silence(), torch.no_grad():
-                made = torch.export.export(net.net, inputs, dynamic_shapes=dims, strict=False)
-        except Exception as error:  # in as many ways as there are nets
+                program = torch.export.export(exportable.model, inputs, dynamic_shapes=dims, strict=False)
+        except Exception as error:  # torch raises many kinds of errors
             problem = first_line(error)
             continue
-        few = f", multiples of {multiple}" if multiple > 1 else ""
-        net.metadata["sizes"] = f"from {least} pixels{few}" if multiple else f"{height}x{width} only"
-        return made
-    raise UserError(f"torch cannot trace this net ({problem}); export another one")
+        return Traced(program, _sizes(freedom, height, width))
+    raise UserError(f"torch cannot trace this model ({problem}); export another model")
 
 
-def write_program(path: Path, made: Any, net: Exportable) -> None:
-    """torch.export's file; `torch.export.load(path, extra_files={"metadata.json": ""})` gives both back."""
+def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
+    """Return the sizes to try, the freest first; `side` is the shorter side of the example in pixels."""
+    stride, multiple = exportable.stride, exportable.multiple
+    if multiple == 1:
+        return [Freedom(2 * stride if side >= 2 * stride else stride + 1, 1), Freedom(2 * stride, stride)]
+    return [Freedom(2 * multiple, multiple)] if multiple else []
+
+
+def _free_axes(exportable: Exportable, freedom: Freedom) -> dict[int, Dim] | None:
+    """Return the axes of the first input that may vary."""
+    if not exportable.batches:
+        return None
+    names = {2: "height", 3: "width"} if freedom.multiple else {}
+    return {0: Dim("batch"), **{axis: _side(name, freedom) for axis, name in names.items()}}
+
+
+def _side(name: str, freedom: Freedom) -> Any:  # a product of a number and a Dim has a private type
+    least, multiple = freedom
+    return Dim(name, min=least) if multiple == 1 else multiple * Dim(f"{name}s", min=least // multiple)
+
+
+def _sizes(freedom: Freedom, height: int, width: int) -> str:
+    """Return the accepted image sizes in words."""
+    if not freedom.multiple:
+        return f"{height}x{width} only"
+    return f"from {freedom.least} pixels" + (f", multiples of {freedom.multiple}" if freedom.multiple > 1 else "")
+
+
+def write_program(path: Path, traced: Traced, exportable: Exportable) -> None:
+    """Write a file of torch.export, with the metadata as `metadata.json` inside.
+
+    `torch.export.load(path, extra_files={"metadata.json": ""})` returns the program and fills in the metadata.
+    """
+    metadata = exportable.metadata | {"sizes": traced.sizes}
     with _silence():
-        torch.export.save(made, path, extra_files={"metadata.json": json.dumps(net.metadata)})
+        torch.export.save(traced.program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
-def write_onnx(path: Path, made: Any, net: Exportable) -> None:
-    """ONNX, its weights inside; each value of the metadata is JSON under its name in `metadata_props`.
+def write_onnx(path: Path, traced: Traced, exportable: Exportable) -> None:
+    """Write an ONNX file with its weights inside, and each value of the metadata as JSON in `metadata_props`.
 
     Raises:
-        UserError: where the net has an operator that ONNX lacks.
+        UserError: ONNX lacks an operator of the model.
     """
     require_onnx()
+    metadata = exportable.metadata | {"sizes": traced.sizes}
     try:
         with _silence():
-            exported: Any = torch.onnx.export(
-                made, dynamo=True, verbose=False, input_names=list(net.inputs), output_names=list(net.outputs)
+            exported = torch.onnx.export(
+                traced.program,
+                dynamo=True,
+                verbose=False,
+                input_names=list(exportable.inputs),
+                output_names=list(exportable.outputs),
             )
-            exported.model.metadata_props.update({k: json.dumps(v) for k, v in net.metadata.items()})
+            assert exported is not None
+            exported.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
             exported.save(path, external_data=False)
     except UserError:
         raise
     except Exception as error:  # the exporter's errors have no common class
-        raise UserError(f"ONNX cannot hold this net ({first_line(error)}); take --format torch-export") from None
+        raise UserError(f"ONNX cannot hold this model ({first_line(error)}); use --format torch-export") from None
 
 
 def run_program(path: Path) -> Runner:
-    """torch.export's file as a function."""
+    """Load a file of torch.export, and return the function that runs it."""
     with _silence():
         module = torch.export.load(path).module()
 
@@ -89,7 +142,7 @@ def run_program(path: Path) -> Runner:
 
 
 def run_onnx(path: Path, threads: int | None = None) -> Runner:
-    """An ONNX file as a function, on the CPU through onnxruntime."""
+    """Load an ONNX file, and return the function that runs it on the CPU with onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -99,39 +152,53 @@ def run_onnx(path: Path, threads: int | None = None) -> Runner:
     names = [each.name for each in session.get_inputs()]
 
     def call(inputs: Inputs) -> list[Tensor]:
-        fed = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(np.asarray(out)) for out in session.run(None, fed)]
+        arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(np.asarray(out)) for out in session.run(None, arrays)]
 
     return call
 
 
-def compare(net: Exportable, run: Runner, items: Sequence[Inputs], *, where: str) -> float:
-    """The largest difference of a file's outputs from PyTorch's, over the largest output: one by one, and in batches.
+def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, where: str) -> float:
+    """Compare a file's outputs with PyTorch's, for each image alone and in batches of four.
+
+    Args:
+        items: inputs of one image each.
+        where: name of the file in error messages.
+
+    Returns:
+        The largest difference, as a fraction of the largest output (or of 1, if all outputs are smaller).
 
     Raises:
-        UserError: where it is more than rounding.
+        UserError: the outputs differ by more than rounding.
     """
-    worst = 0.0
-    together = list(batches(items, 4)) if net.batches else []
+    largest = 0.0
+    together = list(batches(items, 4)) if exportable.batches else []
     for inputs in [*items, *together]:
-        for one, other in zip(net.computed(inputs), run(inputs), strict=True):
-            if one.shape != other.shape:
-                raise UserError(
-                    f"{where}: gives {list(other.shape)} where PyTorch gives {list(one.shape)}; no file kept"
-                )
-            if not one.numel():
-                continue
-            difference = float((one.double() - other.double()).abs().max()) / max(1.0, float(one.abs().max()))
-            if not difference <= TOLERANCE:  # NaN is neither above nor below
-                raise UserError(
-                    f"{where}: differs from PyTorch by {difference:.1e} of the largest output; no file kept"
-                )
-            worst = max(worst, difference)
-    return worst
+        for expected, found in zip(exportable.expected(inputs), run(inputs), strict=True):
+            largest = max(largest, _difference(expected, found, where))
+    return largest
+
+
+def _difference(expected: Tensor, found: Tensor, where: str) -> float:
+    """Return the difference of one output; errors as in `compare`."""
+    fix = "no file was kept; export another format or model"
+    if expected.shape != found.shape:
+        raise UserError(
+            f"{where}: returns shape {list(found.shape)} where PyTorch returns {list(expected.shape)}; {fix}"
+        )
+    if not expected.numel():
+        return 0.0
+    difference = float((expected.double() - found.double()).abs().max()) / max(1.0, float(expected.abs().max()))
+    if not difference <= TOLERANCE:  # written this way because NaN must be refused too
+        raise UserError(f"{where}: differs from PyTorch by {difference:.1e} of the largest output; {fix}")
+    return difference
 
 
 def latencies(runs: Sequence[Runner], inputs: Inputs, *, repeats: int = 50) -> list[float]:
-    """Milliseconds of each one's fastest call; they take turns, so that a busy machine is busy for all of them."""
+    """Return the milliseconds of each function's fastest call.
+
+    The functions take turns, so that other programs slow all of them down alike.
+    """
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for run, own in zip(runs, times, strict=True):
@@ -142,7 +209,11 @@ def latencies(runs: Sequence[Runner], inputs: Inputs, *, repeats: int = 50) -> l
 
 
 def require_onnx() -> None:
-    """Refuse to go on without the packages of the extra `export`."""
+    """Check that the packages of the extra `export` are installed.
+
+    Raises:
+        UserError: a package is missing.
+    """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             __import__(name)
@@ -150,21 +221,9 @@ def require_onnx() -> None:
             raise UserError(f"--format onnx: needs {name}; pip install 'resnet-transfer[export]'") from None
 
 
-def _freedoms(net: Exportable, side: int) -> list[tuple[int, int]]:
-    """Least sides and their multiples, from the freest on: torch proves some equations for the strictest alone."""
-    stride = net.stride
-    if net.multiple == 1:
-        return [(2 * stride if side >= 2 * stride else stride + 1, 1), (2 * stride, stride)]
-    return [(2 * net.multiple, net.multiple)] if net.multiple else []
-
-
-def _side(name: str, least: int, multiple: int) -> Any:
-    return Dim(name, min=least) if multiple == 1 else multiple * Dim(f"{name}s", min=least // multiple)
-
-
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Without the pages that torch's exporters print."""
+    """Context manager that suppresses the many lines that torch's exporters print, and their warnings."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,12 +1,14 @@
-"""8-bit ONNX files: quantised by onnxruntime, and measured beside the file that they are made from."""
+"""8-bit ONNX files: quantising an fp32 file with onnxruntime, and measuring both."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.ops import box_iou
@@ -15,35 +17,67 @@ from backbones.errors import UserError, first_line
 from tools.exports.exportable import Exportable, Inputs
 from tools.exports.files import latencies, run_onnx
 
-LEAST_AGREEMENT = 0.8  # of the answers; below it the file is of no use
+LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """An fp32 and an 8-bit file side by side; pairs have the fp32 file's value first.
+
+    Attributes:
+        images: number of images.
+        sizes: bytes of the files.
+        ms: milliseconds for one image on the CPU, the fastest of many calls.
+        agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels, or boxes with
+            a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5.
+        top1: top-1 accuracies, in 0..1; None if the classes of the images are not known.
+    """
+
+    images: int
+    sizes: tuple[int, int]
+    ms: tuple[float, float]
+    agreement: float
+    top1: tuple[float, float] | None
+
+    def lines(self) -> dict[str, str]:
+        """Return the report as text, by name."""
+        found = {
+            "MB": " -> ".join(f"{size / 1e6:.1f}" for size in self.sizes),
+            "ms an image": " -> ".join(f"{ms:.2f}" for ms in self.ms),
+            "agreement": f"{self.agreement:.2%} of {self.images} images",
+        }
+        return found if self.top1 is None else found | {"top-1": " -> ".join(f"{each:.2%}" for each in self.top1)}
 
 
 class _Calibration:
-    """Feeds images to onnxruntime, which notes the ranges of all activations."""
+    """Feeds images to onnxruntime, which records the ranges of all activations."""
 
     def __init__(self, names: Sequence[str], items: Sequence[Inputs]) -> None:
         self._names, self._items = names, items
         self.rewind()
 
-    def get_next(self) -> dict[str, Any] | None:
-        inputs = next(self._rest, None)
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        inputs = next(self._remaining, None)
         return None if inputs is None else {k: x.numpy() for k, x in zip(self._names, inputs, strict=True)}
 
     def rewind(self) -> None:
-        self._rest: Iterator[Inputs] = iter(self._items)
+        self._remaining: Iterator[Inputs] = iter(self._items)
 
 
 def quantise(
-    source: Path, target: Path, net: Exportable, items: Sequence[Inputs], kind: Literal["static", "dynamic"]
+    source: Path, target: Path, exportable: Exportable, items: Sequence[Inputs], kind: Literal["static", "dynamic"]
 ) -> None:
-    """Write the 8-bit file of an fp32 one.
+    """Write the 8-bit file of an fp32 file.
 
     Args:
-        items: images from which the ranges of the activations are taken ("static").
-        kind: static puts Q/DQ pairs around convolutions and products; dynamic finds ranges at each run.
+        source: the fp32 file.
+        target: the 8-bit file.
+        items: inputs of images that give the ranges of the activations ("static" only).
+        kind: "static" puts pairs of quantise and dequantise operators around convolutions and matrix products;
+            "dynamic" finds the ranges at every run.
 
     Raises:
-        UserError: where onnxruntime cannot quantise it.
+        UserError: onnxruntime cannot quantise the file.
     """
     from onnxruntime import quantization as q
 
@@ -55,59 +89,60 @@ def quantise(
         q.quantize_static(
             source,
             target,
-            _Calibration(net.inputs, items),
+            _Calibration(exportable.inputs, items),
             quant_format=q.QuantFormat.QDQ,
             per_channel=True,
             activation_type=q.QuantType.QUInt8,
             weight_type=q.QuantType.QInt8,
             op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "ReduceMean"],
         )
-    except Exception as error:  # in as many ways as there are graphs
-        raise UserError(f"onnxruntime cannot quantise this net ({first_line(error)}); leave --int8 out") from None
+    except Exception as error:  # onnxruntime raises many kinds of errors
+        raise UserError(f"onnxruntime cannot quantise this model ({first_line(error)}); leave --int8 out") from None
     finally:
         logging.disable(logging.NOTSET)
 
 
-def report(
-    net: Exportable, plain: Path, small: Path, items: Sequence[Inputs], labels: Sequence[int | None]
-) -> dict[str, Any]:
-    """Size, speed and answers of the 8-bit file beside the fp32 one's, on the CPU.
+def measure(
+    exportable: Exportable, plain: Path, small: Path, items: Sequence[Inputs], labels: Sequence[int | None]
+) -> Int8Report:
+    """Measure size, latency and answers of an 8-bit file beside the fp32 file's, on the CPU.
 
-    Returns:
-        `bytes`, `ms` (one image, the fastest of many calls) and, where classes are known, `top1`, each a pair of fp32
-        and int8; and `agreement`, the share of answers that stay, in 0..1: classes of images or of pixels, or boxes
-        (score above 0.5) that are found again with an IoU above 0.5.
+    Args:
+        plain: the fp32 file.
+        small: the 8-bit file.
+        items: inputs of one image each.
+        labels: class numbers of the images; None: not known.
 
     Raises:
-        UserError: where most answers are others.
+        UserError: too many answers differ.
     """
     runs = [run_onnx(path) for path in (plain, small)]
     agreed: list[float] = []
-    right: list[list[int]] = []
+    right: list[tuple[int, int]] = []
     for inputs, label in zip(items, labels, strict=True):
-        outputs = [run(inputs) for run in runs]
-        agreed += _agreement(net, *outputs)
+        first, second = (run(inputs) for run in runs)
+        agreed += _agreement(str(exportable.metadata["task"]), first, second)
         if label is not None:
-            right.append([int(out[0].argmax() == label) for out in outputs])
-    found: dict[str, Any] = {
-        "images": len(items),
-        "bytes": [path.stat().st_size for path in (plain, small)],
-        "ms": [round(ms, 3) for ms in latencies(runs, items[0])],
-        "agreement": sum(agreed) / max(1, len(agreed)),
-    }
-    if right:
-        found["top1"] = [sum(each) / len(right) for each in zip(*right, strict=True)]
-    if agreed and found["agreement"] < LEAST_AGREEMENT:
+            right.append((int(first[0].argmax() == label), int(second[0].argmax() == label)))
+    agreement = sum(agreed) / max(1, len(agreed))
+    fast_plain, fast_small = (round(ms, 3) for ms in latencies(runs, items[0]))
+    if agreed and agreement < LEAST_AGREEMENT:
         raise UserError(
-            f"--int8: {found['agreement']:.0%} of the answers are those of fp32, under {LEAST_AGREEMENT:.0%}; no file "
-            "kept; give more calibration images, or leave --int8 out"
+            f"--int8: {agreement:.0%} of the answers are those of fp32, fewer than {LEAST_AGREEMENT:.0%}; no file "
+            "kept; pass more --calibration images, or leave --int8 out"
         )
-    return found
+    return Int8Report(
+        len(items),
+        (plain.stat().st_size, small.stat().st_size),
+        (fast_plain, fast_small),
+        agreement,
+        (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
+    )
 
 
-def _agreement(net: Exportable, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
-    """How far two files' outputs for an image agree, in 0..1; empty where the fp32 file answers nothing."""
-    if net.metadata["task"] != "detection":
+def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
+    """Return the agreement of two files' outputs for an image, in 0..1; empty if the fp32 file has no answer."""
+    if task != "detection":
         return [float((plain[0].argmax(1) == small[0].argmax(1)).float().mean())]
     sure = plain[1] > 0.5
     if not sure.any():

@@ -1,13 +1,16 @@
-"""The model card of a run, and the copy of its weights that may leave the machine."""
+"""The model card of a run, and a copy of its weights without paths of this machine."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from safetensors.torch import load_file
 
 from backbones.trained import Trained
+from tools.engine.checkpoint import write_safetensors
 from tools.runs.metrics import TASK_METRICS
 
 PIPELINES = {
@@ -19,61 +22,82 @@ RECIPE = (
     *("epochs", "batch_size", "optimizer", "base_lr", "lr", "weight_decay", "schedule", "warmup", "ema", "augment"),
     *("precision", "seed"),
 )
+SHOWN_CLASSES = 20
 
 
-def card(trained: Trained, *, repository: str, licence: str, results: dict[str, Any]) -> str:
-    """The README.md of a repository: data, recipe, figures, licence, how to load.
+def model_card(trained: Trained, *, repository: str, licence: str, results: Mapping[str, object]) -> str:
+    """Return the README.md of a repository: data, recipe, metrics, licence, and loading code.
 
     Args:
-        results: of the run's `results.json`; may be empty.
+        repository: "owner/name".
+        licence: licence of the weights, as the hub spells it.
+        results: the run's results.json; may be empty.
     """
-    meta, config = public(trained.meta), public(trained.config)
-    names = meta.get("classes") or meta.get("category_names") or []
-    head = {
+    backbone, task = trained.meta["model"]["backbone"], trained.task
+    sections = {
+        "Data": _data(trained),
+        "Recipe": _recipe(trained),
+        "Metrics": _metrics(task, results),
+        "Licence": f"`{licence}`" + (": not stated by the owner." if licence == "unknown" else ""),
+        "Load": f'```python\nimport {task}\n\nmodel = {task}.load("hf:{repository}")\nmodel("image.jpg")\n\n'
+        f'import backbones\n\nbackbones.build("{backbone}", weights="hf:{repository}")\n```',
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"---\n{_front_matter(task, licence)}\n---\n\n# {backbone}, {task}\n\n{body}\n"
+
+
+def _front_matter(task: str, licence: str) -> str:
+    """Return the YAML that the hub reads; JSON values are valid YAML."""
+    values = {
         "license": licence,
         "library_name": "resnet-transfer",
-        "pipeline_tag": PIPELINES[trained.task],
-        "tags": ["resnet", trained.task],
+        "pipeline_tag": PIPELINES[task],
+        "tags": ["resnet", task],
     }
-    metrics = TASK_METRICS[trained.task].validation
-    figures = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    start = config.get("weights") or meta["model"].get("weights") or "none"
-    sections = {
-        "Data": f"Trained on `{config.get('data') or 'built-in shapes'}`, {len(names)} classes: {shown}.\n\n"
-        f"Input: `{json.dumps(meta['input'])}`",
-        "Recipe": f"Began from weights `{start}`.\n\n" + _table({k: config[k] for k in RECIPE if k in config}),
-        "Figures": _table(figures) if figures else "The run left none.",
-        "Licence": f"`{licence}`" + (": not stated by the owner." if licence == "unknown" else ""),
-        "Load": f'```python\nimport {trained.task}\n\nnet = {trained.task}.load("hf:{repository}")\n'
-        f'net("image.jpg")\n\nimport backbones\n\nbackbones.build("{meta["model"]["backbone"]}", '
-        f'weights="hf:{repository}")\n```',
-    }
-    front = "\n".join(f"{name}: {json.dumps(value)}" for name, value in head.items())  # JSON is YAML
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"---\n{front}\n---\n\n# {meta['model']['backbone']}, {trained.task}\n\n{body}\n"
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items())
 
 
-def public(value: Any) -> Any:
-    """JSON values whose paths have lost their folders: those say who and where, and mean nothing elsewhere."""
+def _data(trained: Trained) -> str:
+    names = trained.meta.get("classes") or trained.meta.get("category_names") or []
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    data = public(trained.config.get("data")) or "built-in shapes"
+    shown = ", ".join(names[:SHOWN_CLASSES]) + more
+    return (
+        f"Trained on `{data}`, {len(names)} classes: {shown}.\n\nInput: `{json.dumps(public(trained.meta['input']))}`"
+    )
+
+
+def _recipe(trained: Trained) -> str:
+    start = public(trained.config.get("weights") or trained.meta["model"].get("weights")) or "none"
+    values = {name: public(trained.config[name]) for name in RECIPE if name in trained.config}
+    return f"Trained from weights `{start}`.\n\n{_table(values)}"
+
+
+def _metrics(task: str, results: Mapping[str, object]) -> str:
+    metrics = TASK_METRICS[task].validation
+    found = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
+    return _table(found) if found else "The run has no metrics."
+
+
+def _table(rows: Mapping[str, object]) -> str:
+    """Return a Markdown table of names and values; values that are None are left out."""
+    lines = [f"| {name} | {round(v, 4) if isinstance(v, float) else v} |" for name, v in rows.items() if v is not None]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def public(value: object) -> object:
+    """Return JSON values without the folders of paths, which reveal names of this machine and are useless elsewhere."""
     if isinstance(value, dict):
         return {name: public(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [public(each) for each in value]
-    is_path = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", ".")) or os.path.exists(value))
-    return Path(value).name if is_path and os.sep in value else value
+    if not isinstance(value, str) or os.sep not in value:
+        return value
+    is_path = os.path.isabs(value) or value.startswith(("~", ".")) or os.path.exists(value)
+    return Path(value).name if is_path else value
 
 
 def write_public(trained: Trained, path: Path) -> None:
-    """A copy of the weights whose header names no folder of this machine."""
-    from safetensors.torch import load_file
-
-    from tools.engine.checkpoint import write_safetensors
-
+    """Write a copy of the weights whose header has no folder of this machine."""
     header = {"meta": json.dumps(public(trained.meta)), "config": json.dumps(public(trained.config))}
     write_safetensors(path, load_file(trained.path), header)
-
-
-def _table(rows: dict[str, Any]) -> str:
-    lines = [f"| {name} | {round(v, 4) if isinstance(v, float) else v} |" for name, v in rows.items() if v is not None]
-    return "\n".join(["| | |", "|---|---|", *lines])

@@ -1,44 +1,39 @@
-"""Classifiers as the state dict of the library's own net, torchvision's or timm's."""
+"""Classifiers as state dicts of the library's own model, torchvision's or timm's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import get_model
 
 from backbones.errors import UserError
+from classification import Classifier
 from tools.exports.exportable import Exportable, Inputs
 from tools.exports.files import Runner
 
 
-def write_torchvision(path: Path, net: Exportable) -> None:
-    """`load_state_dict(torch.load(path))` of the library's net takes it with strict=True.
+def write_state_dict(path: Path, exportable: Exportable) -> None:
+    """Write a file that the library's own model loads with `load_state_dict(torch.load(path), strict=True)`.
 
     Raises:
-        UserError: where no library has the net.
+        UserError: the model is no classifier, or no library has it.
     """
-    if net.metadata["task"] != "classification":
-        raise UserError(f"--format torchvision: is for classifiers, not for nets of {net.metadata['task']}; take onnx")
-    state: dict[str, Tensor] = net.net.library_state()  # type: ignore[operator]
-    torch.save({name: value.contiguous() for name, value in state.items()}, path)
+    model = exportable.model
+    if not isinstance(model, Classifier):
+        task = exportable.metadata["task"]
+        raise UserError(f"--format torchvision: is for classifiers, and this is a {task} model; use --format onnx")
+    torch.save({name: value.contiguous() for name, value in model.library_state().items()}, path)
 
 
-def run_torchvision(path: Path, net: Exportable) -> Runner:
-    """The library's net with the file."""
-    backbone: Any = net.net.backbone
-    library, arch = backbone.source
-    classes = len(net.metadata["classes"])
-    if library == "timm":
-        import timm
-
-        theirs = timm.create_model(arch, num_classes=classes, in_chans=backbone.in_channels)
-    else:
-        from torchvision.models import get_model
-
-        inception = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
-        theirs = get_model(arch, weights=None, num_classes=classes, **inception)
+def run_library_model(path: Path, exportable: Exportable) -> Runner:
+    """Load a file into the library's own model, and return the function that runs it."""
+    assert isinstance(exportable.model, Classifier)
+    backbone = exportable.model.backbone
+    assert backbone.source is not None  # `write_state_dict` refuses a model that no library has
+    theirs = _library_model(*backbone.source, classes=len(exportable.classes), channels=backbone.in_channels)
     theirs.load_state_dict(torch.load(path, weights_only=True), strict=True)
     theirs.eval()
 
@@ -47,3 +42,10 @@ def run_torchvision(path: Path, net: Exportable) -> Runner:
             return [theirs(*inputs)]
 
     return call
+
+
+def _library_model(library: str, arch: str, *, classes: int, channels: int) -> nn.Module:
+    if library == "timm":
+        return timm.create_model(arch, num_classes=classes, in_chans=channels)
+    inception = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
+    return get_model(arch, weights=None, num_classes=classes, **inception)

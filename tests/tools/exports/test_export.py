@@ -1,4 +1,4 @@
-"""Exported files run elsewhere: the same outputs as PyTorch's on real files, metadata inside, nothing half written."""
+"""Exported files give PyTorch's outputs on real images, hold their metadata, and are never half written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from backbones.errors import UserError
 from tools import export
 from tools.exports import files
 from tools.exports.files import compare, run_program
-from tools.exports.nets import exportable, image_files
+from tools.exports.images import image_files
+from tools.exports.models import load_exportable
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -49,9 +50,9 @@ def test_onnx_classifier_for_any_number_and_size(cls: Path, tmp_path: Path, caps
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
 
 
-def test_torch_export_of_a_segmentation_net(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
-    """For any number of images whose sides are multiples of 32; what it is stands inside."""
-    net = exportable(str(tiny_runs["seg"]))
+def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    """The file accepts any number of images whose sides are multiples of 32, and says so."""
+    net = load_exportable(str(tiny_runs["seg"]))
     path = exported(tiny_runs["seg"], tmp_path / "net.pt2", "--format", "torch-export")
     extra = {"metadata.json": ""}
     module = torch.export.load(path, extra_files=extra).module()
@@ -60,11 +61,11 @@ def test_torch_export_of_a_segmentation_net(tiny_runs: dict[str, Path], tmp_path
     for shape in ((1, 3, 64, 96), (2, 3, 96, 64)):
         images = torch.randn(shape)
         with torch.no_grad():
-            torch.testing.assert_close(module(images), net.computed((images,))[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(module(images), net.expected((images,))[0], atol=1e-4, rtol=1e-4)
 
 
 def test_detector_for_one_image_of_one_size(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
-    """As many boxes as the detector's own; a run's ids in the metadata."""
+    """The metadata has the category ids of the run; the file accepts one image of one size."""
     path = exported(tiny_runs["det"], tmp_path / "net.onnx")
     said = onnx.load(path).metadata_props
     assert json.loads(next(p.value for p in said if p.key == "category_ids")) == [1, 3, 4, 7, 9, 12]
@@ -78,7 +79,7 @@ def test_detector_for_one_image_of_one_size(tiny_runs: dict[str, Path], tmp_path
 
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 0.0)  # a net of one epoch is sure of nothing
+    monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 0.0)  # a model of one epoch has no sure answers
     path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6)
     out = capsys.readouterr().out
     assert all(word in out for word in ("MB", "ms an image", "agreement", "top-1"))
@@ -91,7 +92,7 @@ def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, 
 
 
 def test_torchvisions_layout(tmp_path: Path, tiny_runs: dict[str, Path]) -> None:
-    """A run of resnet18, made by hand from a net that was never trained."""
+    """A run of resnet18, made by hand from a model that was never trained."""
     from safetensors.torch import save_file
 
     net = classification.build("resnet18", 2).eval()
@@ -116,7 +117,7 @@ def test_torchvisions_layout(tmp_path: Path, tiny_runs: dict[str, Path]) -> None
 
 
 def test_a_file_that_differs_is_not_kept(cls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of a hundredth in one logit, as a wrong operator would make it."""
+    """One logit differs by a hundredth, as if an operator were wrong."""
 
     def off(path: Path) -> files.Runner:
         run = run_program(path)
@@ -131,10 +132,10 @@ def test_a_file_that_differs_is_not_kept(cls: Path, tmp_path: Path, monkeypatch:
 
 
 def test_nan_differs_too(cls: Path) -> None:
-    net = exportable(str(cls))
+    net = load_exportable(str(cls))
     items = [net.read(path) for path in image_files(cls.parent / "pictures", 5)]
     with pytest.raises(UserError, match="differs from PyTorch by nan"):
-        compare(net, lambda inputs: [out * float("nan") for out in net.computed(inputs)], items, where="the file")
+        compare(net, lambda inputs: [out * float("nan") for out in net.expected(inputs)], items, where="the file")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_nan_differs_too(cls: Path) -> None:
         (["--format", "coreml"], "format"),
     ],
 )
-def test_mistakes_are_one_line(cls: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_user_errors_are_one_line(cls: Path, tmp_path: Path, words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         exported(cls, tmp_path / "net.onnx", *words)
     assert not list(tmp_path.iterdir())

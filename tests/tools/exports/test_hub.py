@@ -1,4 +1,4 @@
-"""Push and pull against a stand-in of the hub on this machine: files, cards, refusals, and no token anywhere."""
+"""Push and pull with a local stand-in for the hub: files, model cards, refusals, and no token in any output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKEN = "hf_" + "secret" * 5
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as its client asks for; every file is sent inside the commit."""
+    """Answers the requests of the hub's client; every file is sent inside the commit."""
 
     repositories: dict[str, dict[str, bytes]]
     tokens: set[str]
@@ -148,7 +148,7 @@ def test_no_folder_of_this_machine_is_pushed(pushed: type[Hub], tiny_runs, tmp_p
 
 
 def test_weights_by_the_name_of_a_repository(pushed: type[Hub], tiny_runs, monkeypatch) -> None:
-    """By every way in; without network the cache serves."""
+    """Every function that takes weights accepts such a name; without a network the cache is used."""
     name = find(tiny_runs["cls"]).meta["model"]["backbone"]
     net = backbones.build(name, weights="hf:me/net")
     assert net.load_report is not None and not net.load_report.missing

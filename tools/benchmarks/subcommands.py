@@ -1,0 +1,69 @@
+"""The sub-commands of `tools/benchmark.py`. Importing this module is quick; the benchmarks themselves import torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tools.benchmarks import options
+from tools.cli.plugins import PluginOptions
+
+
+class SubCommand(NamedTuple):
+    """A benchmark: its class as "module:name", its description, and the groups of its options."""
+
+    benchmark: str
+    description: str
+    subject: type
+    timing: type[options.Timing] = options.Timing
+    plugins: type[PluginOptions] | None = None
+
+
+BENCHMARKS = {
+    "classify": SubCommand(
+        "tools.benchmarks.classify:ClassifyBenchmark",
+        "Speed and memory of classification models, ours beside torchvision's and timm's.",
+        options.ClassifyOptions,
+        options.TimingAndMemory,
+        PluginOptions,
+    ),
+    "detect": SubCommand(
+        "tools.benchmarks.detect:DetectBenchmark",
+        "Speed of detectors in training and inference, ours beside torchvision's.",
+        options.DetectOptions,
+        plugins=PluginOptions,
+    ),
+    "segment": SubCommand(
+        "tools.benchmarks.segment:SegmentBenchmark",
+        "Speed of segmentation models in training and inference, ours beside torchvision's.",
+        options.SegmentOptions,
+        plugins=PluginOptions,
+    ),
+    "load": SubCommand(
+        "tools.benchmarks.load:LoadBenchmark",
+        "Speed of the training pipelines on one core, ours beside torchvision's reference presets.",
+        options.LoadOptions,
+        options.OneThreadTiming,
+    ),
+    "evaluate": SubCommand(
+        "tools.benchmarks.evaluate:EvaluateBenchmark",
+        "Time and memory of COCO's box metrics, ours beside pycocotools and faster-coco-eval.",
+        options.EvaluateOptions,
+    ),
+    "memory": SubCommand(
+        "tools.benchmarks.memory:MemoryBenchmark",
+        "Memory of training steps and of loader workers, ours beside torchvision's.",
+        options.MemoryOptions,
+        plugins=PluginOptions,
+    ),
+    "scale": SubCommand(
+        "tools.benchmarks.scale:ScaleBenchmark",
+        "Growth of costs with images, objects, classes, pixels and processes, ours beside other libraries'.",
+        options.ScaleOptions,
+        options.TimingAndMemory,
+    ),
+    "processes": SubCommand(
+        "tools.benchmarks.processes:ProcessBenchmark",
+        "Traffic and gradients of groups of gloo processes on this machine, compared with one process.",
+        options.ProcessOptions,
+    ),
+}

@@ -1,0 +1,54 @@
+"""Real images that check an exported file: the user's folder, or the run's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.errors import UserError
+from backbones.trained import find
+from tools.exports.options import LEAST_CHECKED, ExportOptions
+from tools.synthetic import crops, shapes
+
+
+def image_folder(options: ExportOptions) -> Path:
+    """Return the folder of real images: `--images`, or the run's data, built-in shapes included.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    if options.images:
+        folder = Path(options.images)
+        if not folder.is_dir():
+            raise UserError(f"--images {folder}: no such folder; check the path")
+        return folder
+    trained = find(options.run)
+    data = trained.config.get("data")
+    if data is None and trained.config.get("val_images"):
+        data = trained.config["val_images"]
+    if data is None:
+        return (crops if trained.task == "classification" else shapes).prepare()
+    if not Path(data).is_dir():
+        raise UserError(f"{options.run}: its data, {data}, is not here; name a folder of real images with --images")
+    return Path(data)
+
+
+def image_files(folder: Path, count: int) -> list[Path]:
+    """Return up to `count` images below a folder, spread over its sub-folders.
+
+    If the folder has a validation or test split, only that split is used.
+
+    Raises:
+        UserError: there are fewer than five images.
+    """
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in PIXEL_SUFFIXES and "labels" not in path.parts]
+    found.sort()
+    held_out = [path for path in found if any(part.startswith(("val", "test")) for part in path.parts)]
+    found = held_out or found
+    if len(found) < LEAST_CHECKED:
+        raise UserError(
+            f"--images {folder}: holds {len(found)} images; at least {LEAST_CHECKED} real images check a file, so "
+            "name another folder with --images"
+        )
+    step = max(1, len(found) // count)
+    return found[::step][:count]

@@ -1,0 +1,106 @@
+"""Trained classifiers, segmentation models and detectors, ready for export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import classification
+import segmentation
+from backbones.errors import UserError
+from backbones.trained import Trained, find
+from tools.exports.detector import exportable_detector
+from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
+
+
+def load_exportable(run: str, *, size: int | None = None) -> Exportable:
+    """Load the model of a run folder, or of a weights file of this project, for export.
+
+    Args:
+        size: side of a detector's square input in pixels; None: its longest side, rounded up to a multiple of 32.
+
+    Raises:
+        UserError: there is no trained model of this project, or it is no detector and `size` is given.
+    """
+    trained = find(run)
+    if size is not None and trained.task != "detection":
+        raise UserError(
+            f"--size {size}: is for detectors; {trained.task} models take images of many sizes, so leave it out"
+        )
+    if trained.task == "classification":
+        return exportable_classifier(trained)
+    if trained.task == "segmentation":
+        return exportable_segmenter(trained)
+    return exportable_detector(trained, size)
+
+
+def exportable_classifier(trained: Trained) -> Exportable:
+    """Load a classifier: images `[N, C, H, W]` of any size to logits `[N, classes]`."""
+    loaded = classification.load(trained.path, device="cpu", precision="fp32")
+    model = prepare(loaded.model)
+
+    def read(path: Path) -> Inputs:
+        return (model.backbone.normalised(loaded.read(path)[0][None]).contiguous(),)
+
+    infos = model.backbone.feature_info
+    metadata = common_metadata(trained) | {
+        "classes": list(loaded.classes),
+        "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`",
+        "logits": "float32 [N, classes], before softmax",
+    }
+    return Exportable(
+        model,
+        ("images",),
+        ("logits",),
+        metadata,
+        stride=infos[-1].stride if infos else 32,
+        multiple=1,
+        batches=True,
+        read=read,
+        classes=loaded.classes,
+    )
+
+
+def exportable_segmenter(trained: Trained) -> Exportable:
+    """Load a segmentation model: images `[N, C, H, W]` to scores `[N, classes, H, W]`."""
+    loaded = segmentation.load(trained.path, device="cpu", precision="fp32")
+    model = prepare(loaded.model)
+    stride = max(32, *(info.stride for info in model.backbone.feature_info))
+    smallest = loaded.predictor.min_size
+
+    def read(path: Path) -> Inputs:
+        images = model.backbone.normalised(loaded.read(path)[None]).contiguous()
+        # Resize as the predictor does, then to the nearest multiples of the stride.
+        scale = smallest / min(images.shape[-2:]) if smallest else 1
+        sides = [max(2, round(side * scale / stride)) * stride for side in images.shape[-2:]]
+        return (F.interpolate(images, size=sides, mode="bilinear", align_corners=False),)
+
+    metadata = common_metadata(trained) | {
+        "classes": list(loaded.classes.names),
+        "images": f"float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`; "
+        f"H and W are multiples of {stride}",
+        "scores": "float32 [N, classes, H, W], before softmax",
+    }
+    return Exportable(
+        _Scores(model),
+        ("images",),
+        ("scores",),
+        metadata,
+        stride=stride,
+        multiple=stride,
+        batches=True,
+        read=read,
+    )
+
+
+class _Scores(nn.Module):
+    """A segmentation model that returns the scores `[N, classes, H, W]` alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)["out"]
