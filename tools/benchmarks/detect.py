@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar, Literal, TypedDict, cast
+from typing import ClassVar, Literal, TypedDict
 
 import torch
 import torchvision
@@ -120,9 +120,8 @@ class DetectorSpec(ModelSpec):
         return model
 
     def _build_ours(self, weights: Path | None, sizes: Sizes) -> nn.Module:
-        neck = cast("Literal['fpn', 'c4', 'dc5']", self.neck)  # detection.build refuses other necks
         norm: Literal["frozen", "batch"] = "frozen" if weights else "batch"
-        model = detection.build(self.backbone, self.classes, neck=neck, weights=weights, norm=norm, **sizes)
+        model = detection.build(self.backbone, self.classes, neck=self.neck, weights=weights, norm=norm, **sizes)
         if weights:
             model.freeze_stages(FROZEN_STAGES)
         return model

@@ -2,14 +2,16 @@
 
 An exported file holds the layers of the model and nothing else. The program that runs the file does the rest:
 
-| task | before the file | in the file | after the file |
-|---|---|---|---|
-| classification | decode, resize, crop, normalise | all layers, to logits `[N, classes]` | softmax; several views, if wanted |
-| segmentation | decode, resize to the sides allowed, normalise | all layers, to scores `[N, classes, H, W]` | argmax; resize to the image's size |
-| detection | decode, resize, normalise, pad with zeros to a fixed square | backbone, proposals, RoI heads, clipping, score threshold and suppression, to boxes, scores and labels | scale the boxes to the original image; map labels to category ids |
+- Classification. Before the file: decode, resize, crop and normalise the image. In the file: all layers, from images
+  `[N, C, H, W]` to logits `[N, classes]`. After the file: softmax, and the mean over several views if wanted.
+- Segmentation. Before the file: decode and normalise the image, and resize it to sides that the file accepts. In the
+  file: all layers, from images to scores `[N, classes, H, W]`. After the file: argmax, resizing to the image's size.
+- Detection. Before the file: decode, resize and normalise the image, and pad it with zeros to a fixed square. In the
+  file: backbone, proposals, RoI heads, clipping, score threshold and suppression, from one image and its size to boxes,
+  scores and labels. After the file: scale the boxes to the original image, and map labels to category ids.
 
-Sizes, mean, std, classes or category ids, and the meaning of every tensor are in the metadata.
-"""  # noqa: E501  a table has long lines
+The metadata in the file has the sizes, mean, std, classes or category ids, and the meaning of every tensor.
+"""
 
 from __future__ import annotations
 

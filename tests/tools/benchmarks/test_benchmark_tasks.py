@@ -116,7 +116,7 @@ def test_a_run_of_pipelines(coco: Path, tmp_path: Path):
     rows = run(tmp_path, "load", "--data", str(coco), "--limit", "2")["pipelines"]
     assert [row["task"] for row in rows] == ["classify", "detect", "segment"]
     assert all(row["images"] == 2 and set(row["ratio"]) == {PLAIN, FLOATS} for row in rows)
-    # 2 images a pass: floor = images/s x 64 x 48 x 3 bytes / 10 GB/s
+    # 2 images a pass: fraction = images/s x 64 x 48 x 3 bytes / 10 GB/s
     assert rows[0]["floor_share"][PEER] == pytest.approx(rows[0]["images_per_second"][PEER] * 64 * 48 * 3 / 10e9)
 
 
