@@ -1,1 +1,1 @@
-"""TODO-DOC backbones/common."""
+"""What all tasks share: images, file names, files, batches, precision, registries, plugins."""

@@ -1,1 +1,1 @@
-"""TODO-DOC detection/data."""
+"""Detection data sets: readers of each layout, checked annotations, writers."""

@@ -1,1 +1,1 @@
-"""TODO-DOC tools/analysis."""
+"""Layer responses and gradient norms of backbones (figure 7 of the ResNet paper)."""

@@ -1,1 +1,1 @@
-"""TODO-DOC tools/engine."""
+"""Training runs: the run sequence, the loop, checkpoints, resume, optimizers, the plan."""

@@ -19,7 +19,14 @@ import numpy as np
 
 from backbones.common.coco import ResultRecord
 from backbones.errors import UserError
-from tools.evaluation import diagnosis
+from tools.evaluation.diagnosis import (
+    SUSPICIOUS,
+    image_sizes,
+    score_warning,
+    truth_rows,
+    undefined_reasons,
+    zero_reason,
+)
 from tools.evaluation.engines import Arrays, Engine, HotcocoEngine, PycocotoolsEngine, records
 from tools.evaluation.lvis import WARNING, lvis_figures
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, Record, TruthSource, W, X, read_results
@@ -184,7 +191,7 @@ class CocoEvaluator:
         rows = self._scored(self._ordered_rows())
         if self._protocol == "lvis":
             return lvis_figures(self._source, rows, self.image_ids)
-        truth = diagnosis.truth_rows(self._engine.complete(), set(self.image_ids))
+        truth = truth_rows(self._engine.complete(), set(self.image_ids))
         found = voc_figures(truth, rows, list(self._engine.categories))
         for entry, own in zip(classes, found["voc_per_class"], strict=True):
             entry["VOC07"], entry["VOC12"] = own["VOC07"], own["VOC12"]
@@ -195,14 +202,14 @@ class CocoEvaluator:
         reasons: dict[str, str] = {}
         ap = figures["AP"]
         undefined = any(figures[name] is None for name in METRICS)
-        if undefined or ap is None or ap < diagnosis.SUSPICIOUS:
+        if undefined or ap is None or ap < SUSPICIOUS:
             complete = self._engine.complete()
-            truth = diagnosis.truth_rows(complete, set(self.image_ids))
-            reasons = diagnosis.undefined_reasons(figures, truth)
-            if ap is not None and ap < diagnosis.SUSPICIOUS:
-                sizes = diagnosis.image_sizes(complete)
+            truth = truth_rows(complete, set(self.image_ids))
+            reasons = undefined_reasons(figures, truth)
+            if ap is not None and ap < SUSPICIOUS:
+                sizes = image_sizes(complete)
                 rows = self._on_scored_images(self._ordered_rows())
-                reason = diagnosis.zero_reason(truth, rows, sizes, is_zero=ap == 0)
+                reason = zero_reason(truth, rows, sizes, is_zero=ap == 0)
                 reasons |= {"AP": reason} if reason else {}
         return {"reasons": reasons, "warnings": self._warnings(arrays["scores"])}
 
@@ -214,7 +221,7 @@ class CocoEvaluator:
         matched = scores[scores > 0]
         if matched.size and matched.min() != matched.max():
             return []
-        warning = diagnosis.score_warning(self._on_scored_images(self._ordered_rows())[:, SCORE])
+        warning = score_warning(self._on_scored_images(self._ordered_rows())[:, SCORE])
         return [warning] if warning else []
 
     def _refuse_repeated_images(self) -> None:

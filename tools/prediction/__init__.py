@@ -1,1 +1,1 @@
-"""TODO-DOC tools/prediction."""
+"""Prediction on files: inputs, tasks, drawn and written outputs."""
