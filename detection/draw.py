@@ -1,20 +1,19 @@
-"""Pictures for people: truth beside detections, and detections in their image."""
+"""Drawings of boxes: truth beside detections, and detections in their image."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 320  # pixels of a picture's longer side
-MARGIN, CAPTION = 8, 14
-SMALLEST, LARGEST = (
-    512,
-    4096,
-)  # pixels of a drawn picture's longer side: whole enlargements up to the one, not the other
+PANEL = 320  # pixels of the long side of an image in a sheet
+MARGIN, CAPTION = 8, 14  # pixels
+# Pixels of the long side of a drawn image. A smaller image is enlarged by a whole factor to at least the first
+# length, and to at most the second.
+ENLARGED, LARGEST = 512, 4096
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_samples(
@@ -25,29 +24,29 @@ def draw_samples(
     *,
     min_score: float = 0.5,
 ) -> Image.Image:
-    """A sheet with one row an image: truth on the left, detections on the right.
+    """Return a sheet with one row per image: truth on the left, detections on the right.
 
     Args:
         images: `[H, W, 3]` RGB uint8.
         truths: `boxes` `[N, 4]` xyxy in pixels, `labels` `[N]` from 1, `ignore` `[K, 4]` (drawn grey).
         detections: `boxes`, `labels`, `scores`.
         names: of the labels, from label 1.
-        min_score: detections below are left out.
+        min_score: detections with a lower score are left out.
     """
     rows = [
-        (_tile(image, _truth_marks(truth, names)), _tile(image, _detection_marks(found, names, min_score)))
+        (_panel(image, _truth_marks(truth, names)), _panel(image, _detection_marks(found, names, min_score)))
         for image, truth, found in zip(images, truths, detections, strict=True)
     ]
-    width = 2 * TILE + 3 * MARGIN
+    width = 2 * PANEL + 3 * MARGIN
     height = CAPTION + MARGIN + sum(left.height + MARGIN for left, _ in rows)
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, 4), "truth", fill="black")
-    pen.text((TILE + 2 * MARGIN, 4), f"detections, score >= {min_score}", fill="black")
+    pen.text((PANEL + 2 * MARGIN, 4), f"detections, score >= {min_score}", fill="black")
     top = CAPTION + MARGIN
     for left, right in rows:
         sheet.paste(left, (MARGIN, top))
-        sheet.paste(right, (TILE + 2 * MARGIN, top))
+        sheet.paste(right, (PANEL + 2 * MARGIN, top))
         top += left.height + MARGIN
     return sheet
 
@@ -55,37 +54,38 @@ def draw_samples(
 def draw_detections(
     image: np.ndarray, boxes: np.ndarray, labels: Sequence[int], names: Sequence[str], scores: Sequence[float]
 ) -> np.ndarray:
-    """An image `[H, W, 3]` RGB uint8 with its detections, enlarged where it is small.
+    """Return an image `[H, W, 3]` RGB uint8 with its detections, enlarged if it is small.
 
     Args:
         boxes: `[N, 4]` xyxy in pixels of the image.
-        labels: numbers that choose the colours.
-        names: of the boxes' classes.
-        scores: 0..1; the best are drawn last.
+        labels: class numbers, which choose the colours.
+        names: class names, one per box.
+        scores: in 0..1. The best boxes are drawn last, on top.
     """
     height, width = image.shape[:2]
-    scale = max(1, min(LARGEST // max(height, width), -(-SMALLEST // max(height, width))))
+    scale = max(1, min(LARGEST // max(height, width), -(-ENLARGED // max(height, width))))
     picture = Image.fromarray(image)
     if scale > 1:
         picture = picture.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
     side = max(picture.size)
-    # Words are to be read, but not to hide the many small objects of a large picture.
+    # Choose a font that is large enough to read, but does not cover the small objects of a large image.
     usual = float(np.median((boxes[:, 2:] - boxes[:, :2]).min(1))) * scale if len(boxes) else side
-    words = max(11, min(side // 60, round(usual / 6)))
-    font, line = ImageFont.load_default(size=words), max(2, words // 7)
-    for place in sorted(range(len(scores)), key=lambda place: scores[place]):
-        left, top, right, bottom = (float(value) * scale for value in boxes[place])
-        colour, text = _colour(labels[place]), f"{names[place]} {scores[place]:.2f}"
+    size = max(11, min(side // 60, round(usual / 6)))
+    font, line = ImageFont.load_default(size=size), max(2, size // 7)
+    for index in sorted(range(len(scores)), key=lambda index: scores[index]):
+        left, top, right, bottom = (float(value) * scale for value in boxes[index])
+        colour, text = _colour(labels[index]), f"{names[index]} {scores[index]:.2f}"
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
         _label(pen, (left, top), text, colour, picture.size, font)
     return np.asarray(picture)
 
 
-Mark = tuple[Sequence[float], str, str]  # box xyxy, colour, text
+Mark = tuple[Sequence[float], str, str]  # box xyxy, colour and text
 
 
 def _truth_marks(truth: dict[str, np.ndarray], names: Sequence[str]) -> list[Mark]:
+    """Return the marks of an image's true boxes, crowds first."""
     crowds = [(box, "#808080", "crowd") for box in truth.get("ignore", ())]
     return crowds + [
         (box, _colour(label), names[label - 1]) for box, label in zip(truth["boxes"], truth["labels"], strict=True)
@@ -93,22 +93,23 @@ def _truth_marks(truth: dict[str, np.ndarray], names: Sequence[str]) -> list[Mar
 
 
 def _detection_marks(found: dict[str, np.ndarray], names: Sequence[str], min_score: float) -> list[Mark]:
+    """Return the marks of an image's detections, which are sorted by score. The best is drawn last, on top."""
     rows = zip(found["boxes"], found["labels"], found["scores"], strict=True)
     shown = [(box, label, score) for box, label, score in rows if score >= min_score]
-    # The best last, so that its text lies on top.
     return [(box, _colour(label), f"{names[label - 1]} {score:.2f}") for box, label, score in reversed(shown)]
 
 
-def _tile(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
+def _panel(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
+    """Return an image with its marks, resized to a long side of `PANEL` pixels."""
     height, width = image.shape[:2]
-    scale = TILE / max(height, width)
-    tile = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
-    pen = ImageDraw.Draw(tile)
+    scale = PANEL / max(height, width)
+    panel = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(panel)
     for box, colour, text in marks:
         left, top, right, bottom = (float(value) * scale for value in box)
         pen.rectangle((left, top, right, bottom), outline=colour, width=2)
-        _label(pen, (left, top), text, colour, tile.size)
-    return tile
+        _label(pen, (left, top), text, colour, panel.size)
+    return panel
 
 
 def _label(
@@ -117,9 +118,9 @@ def _label(
     text: str,
     colour: str,
     size: tuple[int, int],
-    font: Any = None,
+    font: Font | None = None,
 ) -> None:
-    """Text above the box's corner, moved inside the picture where it would stick out."""
+    """Write a text above a corner of a box, moved so that it lies inside the image."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     x = min(max(corner[0], 0), max(size[0] - (right - left) - 4, 0))
     y = max(corner[1] - (bottom - top) - 5, 0)
@@ -128,6 +129,6 @@ def _label(
 
 
 def _colour(label: int) -> str:
-    """A colour for a label: hues a golden ratio apart are told apart for any number of classes."""
+    """Return the colour of a label. Hues that are a golden ratio apart differ well for any number of classes."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.61803399 % 1, 0.85, 0.75)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

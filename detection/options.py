@@ -15,25 +15,26 @@ class DetectionDataOptions:
     """Images and annotations.
 
     Args:
-        data: folder in COCO's layout (annotations/instances_train*.json, train*/, the same for val), Pascal VOC's
-            (Annotations/, JPEGImages/, ImageSets/Main/train.txt) or YOLO's (images/train, labels/train and data.yaml or
-            classes.txt); absent: shapes.
-        train_split: split of `data` to train on, such as VOC's trainval.
-        val_split: split of `data` to measure.
-        train_annotations: JSON file of the training split, instead of the one in `data`.
-        train_images: its image folder.
-        val_annotations: JSON file of the validation split, instead of the one in `data`.
-        val_images: its image folder.
-        limit: use only the first n images of each split.
-        negatives: images without objects are trained on, or dropped.
-        bad_boxes: boxes without area inside their image are an error, or dropped.
-        allow_outside: take file names of a JSON that lead out of the image folder (absolute ones, and those with ..).
-        augment: "train" flips, jitters colours and varies the size; "light" only flips; "eval" does nothing; or the
-            name of a registered augmentation.
-        short_sides: sizes in pixels that augment "train" picks from.
-        repeat_threshold: classes in a smaller share f of the training images than this make theirs come
-            sqrt(threshold / f) times an epoch, each time augmented alike; 0 for once. 0.001 on LVIS.
-        evaluator: what matches boxes; pycocotools is the slow reference with the same figures.
+        data: folder of the data set, in the layout of COCO (annotations/instances_train*.json, train*/, the same for
+            val), Pascal VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt) or YOLO (images/train, labels/train
+            and data.yaml or classes.txt). Absent is the built-in data set of shapes.
+        train_split: split of `data` to train on, such as trainval of VOC.
+        val_split: split of `data` to evaluate on.
+        train_annotations: JSON file of the training split, in place of the one in `data`.
+        train_images: folder of the images of train_annotations.
+        val_annotations: JSON file of the validation split, in place of the one in `data`.
+        val_images: folder of the images of val_annotations.
+        limit: use at most the first n images of each split.
+        negatives: keep trains on images without objects too; drop leaves them out.
+        bad_boxes: whether a box without area inside its image is an error, or left out.
+        allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
+        augment: train flips, jitters colours and varies the size; light only flips; eval changes nothing; or the name
+            of a registered augmentation.
+        short_sides: short sides in pixels that augmentation train chooses from.
+        repeat_threshold: repeat the training images of rare classes. A class in a fraction f of the images that is
+            smaller than this threshold occurs sqrt(threshold / f) times per epoch; 0 repeats nothing, 0.001 is usual
+            for LVIS.
+        evaluator: library that computes COCO metrics. pycocotools is the slow reference with equal results.
     """
 
     data: str | None = None
@@ -55,16 +56,12 @@ class DetectionDataOptions:
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
         rare = 0 <= self.repeat_threshold <= 1
-        require(rare, "repeat_threshold", self.repeat_threshold, "must be a share of the images, 0 to 1")
+        require(rare, "repeat_threshold", self.repeat_threshold, "must be a fraction of the images, from 0 to 1")
         require(all(side > 0 for side in self.short_sides or ()), "short_sides", self.short_sides, "must be above 0")
         for split in ("train", "val"):
-            given = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
-            require(
-                (given[0] is None) == (given[1] is None),
-                f"{split}_annotations",
-                given[0],
-                f"goes with --{split}-images",
-            )
+            file, folder = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
+            both = (file is None) == (folder is None)
+            require(both, f"{split}_annotations", file, f"needs --{split}-images, and the reverse; name both")
 
 
 @dataclass(frozen=True)
@@ -95,14 +92,14 @@ class DetectorOptions(DetectorSettings):
 
 @dataclass
 class DetectionEvaluationOptions:
-    """More time for better detections; see detection/predict.py.
+    """Better detections for more time; see detection/predict.py.
 
     Args:
         refine: score the boxes found once more, unite both passes, and let overlapping boxes vote.
-        test_sizes: short sides in pixels to see each image at; absent: min_size alone.
-        test_flip: see mirror images as well.
-        test_nms: overlap from which the weaker of two boxes of a class goes; absent: 0.5, or 0.3 with refine.
-        ensemble: files of further detectors (model.safetensors of runs of any backbone) to detect together with.
+        test_sizes: short sides in pixels to view each image at. Absent is min_size alone.
+        test_flip: also view each image flipped left to right.
+        test_nms: IoU above which the weaker of two boxes of a class is removed. Absent is 0.5, or 0.3 with refine.
+        ensemble: files of further detectors (model.safetensors of runs with any backbone) to average with.
     """
 
     refine: bool = option(False, resume="evaluation")
@@ -114,6 +111,5 @@ class DetectionEvaluationOptions:
     def __post_init__(self) -> None:
         sizes = self.test_sizes is None or (self.test_sizes and min(self.test_sizes) > 0)
         require(sizes, "test_sizes", self.test_sizes, "must be pixels above 0, such as [640, 800, 960]")
-        require(
-            self.test_nms is None or 0 < self.test_nms <= 1, "test_nms", self.test_nms, "must be above 0, at most 1"
-        )
+        overlap = self.test_nms is None or 0 < self.test_nms <= 1
+        require(overlap, "test_nms", self.test_nms, "must be above 0 and at most 1")

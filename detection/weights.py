@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from backbones import Backbone
+from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from backbones.weights.files import read_meta, read_state
 from backbones.weights.published import fetch
@@ -29,10 +30,10 @@ OLD_CONVOLUTION = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+|rpn\
 def read_detector(
     weights: str | os.PathLike[str] | None, backbone: str | Backbone, neck: str
 ) -> dict[str, Tensor] | None:
-    """The state dict of a whole detector, or None where `weights` means a backbone's (or none at all).
+    """Read the state dict of a whole detector. Return None if `weights` is None or names weights of a backbone.
 
     Raises:
-        UserError: for "coco" with a net that nobody publishes, or a file that cannot be read.
+        UserError: weights are "coco" but not published for this model, or the file cannot be read.
     """
     if weights != "coco":
         state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
@@ -46,16 +47,18 @@ def read_detector(
 def load_detector(
     model: nn.Module, state: dict[str, Tensor], *, source: str, categories: CategoryMap | None = None
 ) -> LoadReport:
-    """Fill a detector.
+    """Load a state dict into a detector.
 
-    The predictor is filled row by row where the file's categories are known (ours say them, a 91-way one is
-    COCO's); rows of other categories stay random and are reported as missing. Everything else must fit.
+    The predictor is loaded row by row if the file's categories are known: our files name them, and a predictor of 91
+    rows is COCO's. Rows of other categories stay random and are reported as missing. All other entries must fit.
 
     Args:
-        categories: of the model's labels 1..K; None takes the predictor as it is.
+        source: "coco", or the file of the state dict.
+        categories: of the model's labels 1..K. None loads the predictor as it is.
 
     Raises:
-        UserError: where anything but the predictor is missing or differs in shape: half a detector detects nothing.
+        UserError: an entry outside the predictor is missing or has another shape. Without it, the detector would detect
+            nothing.
     """
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     meta = read_meta(source)
@@ -64,16 +67,16 @@ def load_detector(
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     unexpected = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
-    # A plain net would take a residual one's file but for its projections, and detect nothing.
-    strange = [name for name in unexpected if name.startswith("backbone.")]
-    if missing or reshaped or strange:
+    # The file of a residual network has all entries of a plain one, and its projections besides.
+    foreign = [name for name in unexpected if name.startswith("backbone.")]
+    if missing or reshaped or foreign:
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of another shape, "
-            f"{len(strange)} of another backbone, such as {(missing + reshaped + strange)[0]}); take the backbone, "
-            "neck, widths and --context that it was made with"
+            f"{len(foreign)} of another backbone, such as {(missing + reshaped + foreign)[0]}); use the backbone, "
+            "neck, widths and --context that it was trained with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
-    # The published COCO file was trained with frozen norm without epsilon; what is tuned from it keeps that.
+    # The published COCO file was trained with frozen batch norm of epsilon 0. Fine-tuned models keep that.
     eps = 0.0 if source == "coco" or Path(source).name == COCO_FILE else meta.get("norm_eps")
     if eps is not None:
         set_norm_eps(model, eps)
@@ -82,30 +85,28 @@ def load_detector(
 
 
 def norm_eps(model: nn.Module) -> float | None:
-    """Epsilon of the backbone's batch norm, live or frozen; None where it has none."""
+    """Return the epsilon of the backbone's batch norm, live or frozen, or None if it has no batch norm."""
     return next((float(vars(m)["eps"]) for m in model.modules() if hasattr(m, "running_var")), None)
 
 
 def set_norm_eps(model: nn.Module, eps: float) -> None:
-    """Set the epsilon of all batch norm, live and frozen."""
+    """Set the epsilon of all batch norm layers, live and frozen."""
     for module in model.modules():
         if hasattr(module, "running_var"):
             vars(module)["eps"] = eps
 
 
 def _modern(name: str) -> str:
-    """Today's name of an entry: fpn.inner_blocks.0.0.weight for fpn.inner_blocks.0.weight."""
+    """Return today's name of an entry: fpn.inner_blocks.0.0.weight for fpn.inner_blocks.0.weight."""
     return OLD_CONVOLUTION.sub(lambda old: f"{old[1]}{'.0' if old['rpn'] is None else '.0.0'}.{old[3]}", name)
 
 
-def _known_categories(state: dict[str, Tensor], meta: dict[str, Any]) -> CategoryMap | None:
-    """Which category each row of a file's predictor stands for, the background aside."""
+def _known_categories(state: dict[str, Tensor], meta: JsonObject) -> CategoryMap | None:
+    """Return the categories of the rows of a file's predictor, without the background, or None if unknown."""
     if "category_ids" in meta and "category_names" in meta:
         return CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
     if len(state[f"{PREDICTOR}cls_score.bias"]) != COCO_ROWS:
         return None
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return CategoryMap(tuple(range(1, COCO_ROWS)), tuple(names[1:]))
 
@@ -113,18 +114,24 @@ def _known_categories(state: dict[str, Tensor], meta: dict[str, Any]) -> Categor
 def _mapped_predictor(
     state: dict[str, Tensor], own: dict[str, Tensor], known: CategoryMap | None, wanted: CategoryMap | None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The state with a predictor of the model's own shape, and which of its rows are not from the file."""
+    """Return the state with a predictor of the model's own shape, and the names of its rows that stay random.
+
+    Args:
+        own: the model's own entries.
+        known: categories of the file, if known.
+        wanted: categories of the model's labels. None loads the predictor as it is.
+    """
     fits = state[f"{PREDICTOR}cls_score.bias"].shape == own[f"{PREDICTOR}cls_score.bias"].shape
     if wanted is None or (known is None and fits):
         return state, []
     rows = dict(zip(zip(known.ids, known.names, strict=True), range(1, len(known) + 1), strict=True)) if known else {}
     pairs = list(zip(wanted.ids, wanted.names, strict=True))
     found = [label for label, pair in enumerate(pairs, start=1) if pair in rows]
-    # With no category in common the background's row would be a stranger's too.
+    # If no category is shared, keep the background row random as well.
     to = [0, *found] if found else []
     rows_from = [0, *(rows[pairs[label - 1]] for label in found)] if found else []
     mapped = {}
-    for part, each in (("cls_score", 1), ("bbox_pred", 4)):  # a class is one row of scores, four of box offsets
+    for part, each in (("cls_score", 1), ("bbox_pred", 4)):  # a class has one row of scores, four of box deltas
         for kind in ("weight", "bias"):
             name = f"{PREDICTOR}{part}.{kind}"
             mapped[name] = _picked(own[name], state[name], to, rows_from, each)
@@ -133,8 +140,8 @@ def _mapped_predictor(
 
 
 def _picked(own: Tensor, given: Tensor, to: Sequence[int], rows: Sequence[int], each: int) -> Tensor:
-    """`own` with classes `to` taken from classes `rows` of `given`, `each` consecutive entries a class."""
-    if own.shape[1:] != given.shape[1:]:  # of another width, which the caller refuses
+    """Return `own` with classes `to` replaced by classes `rows` of `given`. A class has `each` consecutive entries."""
+    if own.shape[1:] != given.shape[1:]:  # another width, which the caller refuses
         return given
     result = own.detach().clone().unflatten(0, (-1, each))
     result[list(to)] = given.unflatten(0, (-1, each))[list(rows)].to(result.dtype)
