@@ -71,7 +71,7 @@ class FasterRCNN(GeneralizedRCNN):
 
 @dataclass(frozen=True)
 class DetectorSpec(DetectorSettings):
-    """The arguments of `build`: a detector's settings, and what differs between two runs of the same settings.
+    """The arguments of `build`: the settings of a detector, its backbone, weights and classes.
 
     Args:
         backbone: a registered name, or a `Backbone` with the features and the stride that the neck needs.

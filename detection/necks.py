@@ -1,4 +1,4 @@
-"""Necks: what stands between a backbone and the detection heads. FPN, C4 and DC5 are registered here.
+"""Necks: the layers between a backbone and the detection heads. FPN, C4 and DC5 are registered here.
 
 A neck is a function, or a class, that is registered under a name:
 
@@ -6,8 +6,8 @@ A neck is a function, or a class, that is registered under a name:
     def last_feature(backbone, settings):
         return NeckParts(Neck(backbone(features=("c5",))))
 
-Afterwards `detection.build("resnet50", 80, neck="last")` uses it. `NeckBuilder` says what the function is given, `Neck`
-what its result must declare. Anchors, RoI scales and widths follow from those declarations.
+Then `detection.build("resnet50", 80, neck="last")` builds a detector with it. `NeckBuilder` documents the arguments of
+the function, and `Neck` the features that its result declares. Anchors, RoI scales and widths follow from these.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FPN_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
 class BackboneBuilder(Protocol):
     """Builds the backbone of a neck with the user's weights and norm.
 
-    A backbone that the user built already is returned as it is, whatever features are asked for.
+    If the user gave a built backbone in place of a name, that backbone is returned and the arguments are ignored.
     """
 
     def __call__(self, *, features: Sequence[str], output_stride: int = 32) -> Backbone: ...
@@ -96,7 +96,9 @@ class NeckParts(NamedTuple):
 class NeckBuilder(Protocol):
     """The contract of a registered neck.
 
-    It gets a function that builds the backbone and the settings of the detector, of which it may ignore any.
+    Args:
+        backbone: builds the backbone, with the features that the neck needs.
+        settings: of the detector. A neck may ignore any of them.
     """
 
     def __call__(self, backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts: ...

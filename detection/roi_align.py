@@ -53,9 +53,9 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
 
         Predictions in fp32 use the operator, so that they equal torchvision's exactly. Exported programs use it too.
         """
-        wanted = features.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        has_gain = features.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
         exact = not self.training and features.dtype == torch.float32
-        return wanted and not exact and not torch.compiler.is_compiling()
+        return has_gain and not exact and not torch.compiler.is_compiling()
 
 
 def align_by_rows(

@@ -178,6 +178,6 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return boxes, scores and labels of each image, computed in float32.
 
-        16 bits could place a box beyond 256 pixels on even ones only.
+        bf16 would round coordinates above 256 to even numbers.
         """
         return super().postprocess_detections(class_logits.float(), box_regression.float(), proposals, image_shapes)

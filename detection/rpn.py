@@ -26,7 +26,7 @@ BETA = 1 / 9  # the smooth L1 loss is quadratic below; torchvision's value
 
 
 class Anchors(AnchorGenerator):
-    """Anchor boxes in float32 for features of any type. 16 bits could place a box beyond 256 pixels on even ones only.
+    """Anchor boxes, in float32 for features of any type. bf16 would round coordinates above 256 to even numbers.
 
     With several levels (FPN), a level has one size, `scale` times its stride (Lin et al. 2017, section 4.1). A single
     level has five sizes.
@@ -140,8 +140,8 @@ class RPN(RegionProposalNetwork):
         # Compute the head at the sampled anchors, now with a gradient.
         scores, deltas = self._predict(maps, sampled)
         # Box loss: smooth L1 between predicted and true deltas (equation 2) of the positives.
-        wanted = self.box_coder.encode_single(torch.cat(truth)[positive], torch.cat(anchors)[positive])
-        box_loss = F.smooth_l1_loss(deltas[: len(positive)], wanted, beta=BETA, reduction="sum") / len(sampled)
+        true_deltas = self.box_coder.encode_single(torch.cat(truth)[positive], torch.cat(anchors)[positive])
+        box_loss = F.smooth_l1_loss(deltas[: len(positive)], true_deltas, beta=BETA, reduction="sum") / len(sampled)
         # Score loss: binary cross-entropy of object against background.
         score_loss = F.binary_cross_entropy_with_logits(scores, torch.cat(labels)[sampled])
         # Turn the means over this process's samples into means over the samples of all processes.
@@ -149,7 +149,7 @@ class RPN(RegionProposalNetwork):
         return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
 
     def _predict(self, maps: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores `[S]` and deltas `[S, 4]` of the anchors with indices `[S]` among those of all images."""
+        """Return scores `[S]` and deltas `[S, 4]` of the anchors with indices `[S]` in all images."""
         # Find the cells of the anchors; a cell is computed once, however many of its anchors are sampled.
         count = self.anchor_generator.num_anchors_per_location()[0]  # the same on every level, as the head is
         cells, which = torch.unique(sampled // count, return_inverse=True)

@@ -64,8 +64,8 @@ class CategoryMap:
         """Check that another map has the same ids and names.
 
         Args:
-            here: what to call this map in the message.
-            there: what to call the other one.
+            here: name of this map in the message.
+            there: name of the other map in the message.
 
         Raises:
             UserError: the maps differ.
