@@ -28,8 +28,8 @@ from tools.synthetic.coco_results import write_synthetic
 
 NOTES = (
     "Each library reads two JSON files (truth and detections, boxes only) and computes the twelve metrics, in a fresh "
-    "process that has loaded the library and scored a few images before. `time of ours` is the library's time divided "
-    "by ours, computed within each round; the table shows the median over the rounds. `memory of ours` is the "
+    "process that has loaded the library and scored a few images before. `time / ours` is the library's time divided "
+    "by ours, computed within each round; the table shows the median over the rounds. `memory / ours` is the "
     "library's peak divided by ours. MB is the peak beyond the memory that the process held before. `of copy rate` is "
     "the rate of the files' bytes as a fraction of the machine's measured rate of copying. AP is each library's own; "
     "results.json has the largest difference of any of the twelve metrics from ours.",
@@ -200,8 +200,8 @@ COLUMNS: Columns[LibraryRow] = {
     "library": lambda row: f"{row['library']}{' (hotcoco)' if row['library'] == OURS else ''} {row['version']}",
     "seconds": lambda row: f"{median(row['seconds']):.3f}",
     "MB": lambda row: f"{row['peak_bytes'] / 1e6:.0f}",
-    "time of ours": lambda row: f"{row['time_ratio']:.1f}x",
-    "memory of ours": lambda row: f"{row['memory_ratio']:.1f}x",
+    "time / ours": lambda row: f"{row['time_ratio']:.1f}x",
+    "memory / ours": lambda row: f"{row['memory_ratio']:.1f}x",
     "of copy rate": lambda row: f"{row['floor_share']:.2%}",
     "AP": lambda row: f"{row['figures'][0]:.4f}",
     "difference": lambda row: f"{row['difference']:.1e}",

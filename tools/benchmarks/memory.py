@@ -22,9 +22,10 @@ from tools.benchmarks.workers import DATA_SETS, WorkerMemory, measure_data_set
 from tools.synthetic.coco_results import write_synthetic
 
 NOTES = (
-    "MB is the peak of two training steps in a fresh process, beyond the memory that the process held before the model "
-    "was built: weights, gradients, optimizer state, activations, and the kernels' own buffers. `of ours` is "
-    "torchvision's peak divided by ours: above 1, ours needs less. The steps are those of `classify` and `detect`.",
+    "MB is the peak of two training steps in a fresh process, beyond the memory that the process held before the "
+    "model was built: weights, gradients, optimizer state, activations, and the kernels' own buffers. `torchvision / "
+    "ours` is torchvision's peak divided by ours: above 1, ours needs less. The steps are those of `classify` and "
+    "`detect`.",
     "Workers: a loader worker reads the boxes of all images of a synthetic annotation file several times, without the "
     "pixels, as an epoch does. Growth is the memory that the worker no longer shares with the main process, which "
     "forked it: counting references writes to Python objects, while packed arrays are only read. Torchvision's data "
@@ -166,7 +167,7 @@ def columns(setting: Setting) -> Columns[PeakRow]:
         "batch": lambda row: str(row["batch"]),
         f"MB {OURS}": lambda row: cell(row["peak_bytes"][setting.name].get(OURS), "{:.0f}", 1e6),
         f"MB {TORCHVISION}": lambda row: cell(row["peak_bytes"][setting.name].get(TORCHVISION), "{:.0f}", 1e6),
-        "of ours": lambda row: cell(times(row["peak_bytes"][setting.name]), "{:.2f}"),
+        "torchvision / ours": lambda row: cell(times(row["peak_bytes"][setting.name]), "{:.2f}"),
     }
 
 

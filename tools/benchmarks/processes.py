@@ -25,10 +25,11 @@ SIDE, EVALUATED = 32, 83  # side of the images in pixels, images of an evaluatio
 TCP_INFO_SIZE, ACKED = 256, 120  # size of Linux's struct tcp_info, offset of its field tcpi_bytes_acked
 NOTES = (
     "Each group trains resnet20 (group norm) on the same 16 images a step, over gloo and TCP on one machine. `sent "
-    "bytes` are those of the process that sent most, in the second step, as the kernel counts bytes that the other "
-    "side received; `ring bytes` are 2(n-1)/n of the gradient's bytes. `difference` is that of the gradient from the "
-    "gradient of one process on all images, relative in norm. `evaluated` counts the images of 83 that the processes' "
-    "shards hold together, `twice` those that are in more than one shard. No column is a time.",
+    "bytes` belong to the process that sends most, in the second step; the kernel counts the bytes that the other side "
+    "has received. `ring bytes` are 2(n-1)/n of the gradient's bytes. `difference` is the difference between the "
+    "group's gradient and the gradient of one process on all images, relative in norm. `evaluated` is how many of 83 "
+    "images the processes' shards hold together, `twice` how many of them are in more than one shard. No column is a "
+    "time.",
 )
 
 
