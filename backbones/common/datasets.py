@@ -47,6 +47,11 @@ def leads_out(name: str) -> bool:
 # COCO's folders
 
 
+def instances_files(root: Path, split: str = "") -> list[Path]:
+    """Return the instances files of a split in COCO's layout; those of all splits by default."""
+    return sorted((root / "annotations").glob(f"instances_{split}*.json"))
+
+
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """Return the annotation file and the image folder of a split in COCO's layout.
 
@@ -57,7 +62,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
-    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    found = instances_files(root, split)
     if not found:
         raise UserError(
             f"--data {root}: has no annotations/instances_{split}*.json; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import find_split, read_coco
+from backbones.common.datasets import find_split, instances_files, read_coco
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.layouts import registered_layout
@@ -24,7 +24,7 @@ def layout_of(root: Path) -> str | None:
     """Return the layout of a folder, or None if it is not one of the known layouts."""
     if registered := registered_layout(root):
         return registered.name
-    if any((root / "annotations").glob("instances_*.json")):
+    if instances_files(root):
         return "coco"
     if is_voc_folder(root):
         return "voc"

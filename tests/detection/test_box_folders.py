@@ -17,6 +17,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
+from detection.data.convert import convert
 from detection.data.dataset import CocoDetection
 from detection.data.folders import layout_of, open_split
 from detection.transforms import Augment
@@ -337,8 +338,6 @@ def test_images_that_are_missing_can_be_skipped(yolo: Path, voc: VocFolder, tmp_
 
 
 def test_a_run_on_voc_measures_both_ways_and_as_its_conversion_does(voc: VocFolder, script, tmp_path: Path):
-    from tools.convert_data import convert
-
     shapes = ROOT / "detection" / "recipes" / "shapes.yaml"
     words = ("--config", shapes, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
     voc.write()

@@ -1,4 +1,4 @@
-"""Conversion between COCO's, VOC's and YOLO's layouts: boxes by hand, round trips, and what is refused."""
+"""Conversion between the layouts of COCO, VOC and YOLO: hand-computed boxes, round trips, and user errors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
+from detection.data.convert import convert
 from detection.data.folders import open_split
 from tools import convert_data
 from tools.cli import ending
-from tools.convert_data import convert
 
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
 OWN = {"train": "train", "val": "val"}
@@ -24,7 +24,7 @@ Contents = dict[str, tuple[int, int, list[tuple[str, list[float], int]]]]
 
 
 def contents(root: Path, split: str, *, crowds: bool = True) -> Contents:
-    """Size and objects (class, box, whether a crowd) of each image of a split, by its name."""
+    """Return size and objects (class, box, whether a crowd) of each image of a split, by its name."""
     data = open_split(root, split).data
     names = {record["id"]: record["name"] for record in data["categories"]}
     found: dict[int, list[Any]] = {image["id"]: [] for image in data["images"]}
@@ -35,13 +35,13 @@ def contents(root: Path, split: str, *, crowds: bool = True) -> Contents:
 
 
 def classes(root: Path, split: str = "train") -> list[str]:
-    """Class names in the order of their labels."""
+    """Return the class names in the order of their labels."""
     return list(CocoAnnotations.of(open_split(root, split)).categories.names)
 
 
 @pytest.fixture
 def odd(coco: CocoFolder) -> CocoFolder:
-    """COCO with what is hard to hold: fractions of pixels, odd names, a class without boxes, a folder within."""
+    """COCO data that is hard to convert: fractions of pixels, odd names, a class without boxes, a subfolder."""
     coco.data["categories"] = [
         {"id": 18, "name": 'salt & <pepper> "é"\''},
         {"id": 3, "name": "007"},
@@ -51,7 +51,7 @@ def odd(coco: CocoFolder) -> CocoFolder:
     for place, record in enumerate(coco.data["annotations"]):
         record["bbox"] = np.random.default_rng(place).uniform(1, 19, 4).tolist()
     coco.data["annotations"][0]["bbox"] = [1 / 3, 1e-7, 0.1, 39.9999]
-    coco.data["annotations"][1]["bbox"] = [-1.5, 2, 70, 8.25]  # which the image cuts
+    coco.data["annotations"][1]["bbox"] = [-1.5, 2, 70, 8.25]  # partly outside the image
     for image in coco.data["images"]:
         image["file_name"] = f"some folder/{image['id']} 1.jpg"
     for split in ("train", "val"):
@@ -61,7 +61,7 @@ def odd(coco: CocoFolder) -> CocoFolder:
 
 
 def of_other_names(coco: CocoFolder) -> None:
-    """Let no image of val be called like one of train, as VOC's one folder needs it."""
+    """Rename the images of val: VOC has one folder for all images, so their names must differ from those of train."""
     (coco.images("val") / "some folder").rename(coco.images("val") / "others")
     text = coco.annotations("val").read_text().replace("some folder", "others")
     coco.annotations("val").write_text(text)
@@ -126,7 +126,7 @@ def test_voc_comes_back_in_whole_pixels(voc: VocFolder, tmp_path: Path, through:
         assert contents(tmp_path / "again", after) == contents(voc.root, before)
     text = (tmp_path / "again" / "Annotations" / "a.xml").read_text()
     assert "<xmin>11</xmin>" in text and "<xmax>30</xmax>" in text
-    assert ("<pose>Left</pose>" in text) == (through == "coco")  # which COCO's records carry along
+    assert ("<pose>Left</pose>" in text) == (through == "coco")  # COCO's records keep it
 
 
 def test_yolo_comes_back(coco: CocoFolder, tmp_path: Path):
@@ -140,7 +140,7 @@ def test_yolo_comes_back(coco: CocoFolder, tmp_path: Path):
 
 
 def shared_name(coco: CocoFolder) -> None:
-    """Train and val have images of the same names anyway."""
+    """Change nothing: train and val of the data set have images of the same names."""
 
 
 def spaced_class(coco: CocoFolder) -> None:
@@ -172,7 +172,7 @@ def leads_out(coco: CocoFolder) -> None:
 def turned(coco: CocoFolder) -> None:
     coco.write()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees
     Image.new("RGB", (60, 40)).save(coco.images() / "007.jpg", exif=exif)
 
 
@@ -189,7 +189,7 @@ def turned(coco: CocoFolder) -> None:
         (turned, "yolo", r"007.jpg: is 40x60 pixels after EXIF rotation, but .* says 60x40"),
     ],
 )
-def test_what_the_new_layout_cannot_hold_is_refused_and_leaves_nothing(
+def test_data_that_the_new_layout_cannot_represent_is_refused_and_leaves_no_files(
     coco: CocoFolder, tmp_path: Path, spoil, to: Any, words: str
 ):
     spoil(coco)
@@ -207,7 +207,7 @@ def test_bad_boxes_can_be_dropped(coco: CocoFolder, tmp_path: Path):
     assert lines[0].endswith("left out: 1 bad boxes, 2 crowds or difficult objects")
 
 
-def test_mistakes_of_the_command_get_one_line(voc: VocFolder, tmp_path: Path, capsys):
+def test_user_errors(voc: VocFolder, tmp_path: Path, capsys):
     (tmp_path / "new").mkdir()
     words = ["--data", str(voc.write()), "--to", "coco", "--output", str(tmp_path / "new")]
     with pytest.raises(SystemExit) as ended:
@@ -227,7 +227,7 @@ def test_mistakes_of_the_command_get_one_line(voc: VocFolder, tmp_path: Path, ca
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs the BCCD sample in ../shared/data")
-def test_real_blood_cells_are_what_hotcoco_reads_and_come_back(tmp_path: Path):
+def test_converted_blood_cells_equal_those_that_hotcoco_reads(tmp_path: Path):
     from hotcoco import COCO
 
     convert(BCCD, tmp_path / "coco", to="coco", splits={"train": "trainval", "val": "test"})
@@ -244,7 +244,7 @@ def test_real_blood_cells_are_what_hotcoco_reads_and_come_back(tmp_path: Path):
     assert contents(tmp_path / "voc", "val") == contents(BCCD, "test")
 
 
-def test_real_coco_comes_back(coco_mini: Path, tmp_path: Path):
+def test_the_coco_sample_comes_back(coco_mini: Path, tmp_path: Path):
     convert(coco_mini, tmp_path / "voc", to="voc", splits=OWN)
     convert(tmp_path / "voc", tmp_path / "again", to="coco", splits=OWN)
     for split in OWN:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import find_split
+from backbones.common.datasets import find_split, instances_files
 from backbones.errors import UserError
 from classification.data.shard_index import holds_shards
 from detection.data.folders import LAYOUTS, layout_of
@@ -86,7 +86,7 @@ def _coco_splits(root: Path | None, named: Mapping[str, CocoFiles]) -> dict[str,
     for split in COCO_SPLITS:
         if split in named:
             found[split] = named[split]
-        elif root is not None and any((root / "annotations").glob(f"instances_{split}*.json")):
+        elif root is not None and instances_files(root, split):
             found[split] = find_split(root, split)
     for _, folder in found.values():
         if not folder.is_dir():
@@ -105,7 +105,7 @@ def _class_splits(root: Path) -> dict[str, Path]:
         found.pop("test", None)  # training reads test/ only if val/ does not exist
     if not found:
         raise UserError(
-            f"--data {root}: its layout is unknown; known are {LAYOUTS}; train/CLASS/* and val/CLASS/*; or "
+            f"--data {root}: unknown layout; expected {LAYOUTS}; train/CLASS/* and val/CLASS/*; or "
             "images/SPLIT, labels/SPLIT of label maps and classes.txt"
         )
     return found

@@ -317,7 +317,7 @@ def test_a_clean_set_has_status_0(clean: CocoFolder, capsys: pytest.CaptureFixtu
     [
         ((), "name a data set"),
         (("--data", "nowhere"), "--data nowhere: no such folder"),
-        (("--data", "."), "its layout is unknown"),
+        (("--data", "."), "unknown layout"),
         (("--data", "shards"), "tar shards are not checked"),
         (("--train-annotations", "a.json"), "goes with --train-images"),
         (("--train-annotations", "a.json", "--train-images", "."), "a.json: no such file"),

@@ -1,0 +1,86 @@
+"""Converts a detection data set between the layouts of COCO, Pascal VOC and YOLO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from backbones.common.files import create_once
+from backbones.errors import UserError
+from detection.data.annotations import CategoryMap, CocoAnnotations
+from detection.data.folders import known_layout, open_split
+from detection.data.truth import Layout, Truth
+from detection.data.writers import WRITERS, describe
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    to: Layout,
+    splits: Mapping[str, str],
+    bad_boxes: Literal["error", "drop"] = "error",
+) -> list[str]:
+    """Write a data set in another layout.
+
+    Args:
+        source: folder of the data set.
+        output: folder to create.
+        to: the layout to write.
+        splits: name of the split of `source` for each split of `output`.
+        bad_boxes: whether boxes that the new layout cannot represent are errors or are left out.
+
+    Returns:
+        A line per split with its numbers of images and boxes, and what the new layout cannot represent.
+
+    Raises:
+        UserError: if the source is malformed or incomplete, the new layout cannot represent it, or `output` exists.
+    """
+    if output.exists():
+        raise UserError(f"--output {output}: exists already; name a new folder")
+    if not splits:
+        raise UserError("--train-split null: name at least one split")
+    truths = {name: _read(source, split, to) for name, split in splits.items()}
+    if "voc" in (to, *(truth.layout for truth in truths.values())):
+        _refuse_shared_images(truths)
+    _refuse_different_classes(truths)
+    lines: list[str] = []
+
+    def write(folder: Path) -> None:
+        for name, truth in truths.items():
+            lost = WRITERS[to](folder, name, truth, drop=bad_boxes == "drop")
+            lines.append(describe(name, truth, lost))
+
+    create_once(output, is_complete=output.exists, write=write)
+    return lines
+
+
+def _read(source: Path, split: str, to: Layout) -> Truth:
+    """Return a split after the checks of training, except that boxes without area are allowed."""
+    if known_layout(source) == to:
+        raise UserError(f"--to {to}: {source} is in that layout already; name another layout")
+    truth = open_split(source, split)
+    CocoAnnotations.of(truth, bad_boxes="drop")
+    return truth
+
+
+def _refuse_shared_images(truths: Mapping[str, Truth]) -> None:
+    """Refuse splits that share an image name: VOC has one folder for the images of all splits."""
+    owners: dict[str, str] = {}
+    for name, truth in truths.items():
+        for image in truth.data["images"]:
+            file = image["file_name"]
+            if file in owners:
+                raise UserError(
+                    f"{truth.path}: {file} is in {owners[file]} as well as in {name}, and VOC has one folder for the "
+                    "images of all splits; name other splits, or rename it"
+                )
+            owners[file] = name
+
+
+def _refuse_different_classes(truths: Mapping[str, Truth]) -> None:
+    """Refuse splits with different categories: the new layout has one list for all splits."""
+    (here, first), *others = ((t.path, CategoryMap.from_json(t.data["categories"], t.path)) for t in truths.values())
+    for there, other in others:
+        first.require_same(other, here=str(here), there=str(there))
