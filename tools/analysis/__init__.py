@@ -1,1 +1,1 @@
-"""Layer responses and gradient norms of backbones (figure 7 of the ResNet paper)."""
+"""Analysis of classification models: responses and gradients, layer by layer."""

@@ -1,8 +1,9 @@
-"""A labelled batch for looking into a net: images of a folder of classes, or the built-in shapes."""
+"""A labelled batch of training images for an analysis: from a folder of classes, or the built-in shapes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -14,43 +15,43 @@ from classification.data.folders import ClassFolder
 from classification.data.items import collate, make_item
 from classification.data.source import spread
 from classification.transforms import Normalise, Views
+from tools.synthetic import crops
 
-Picture = tuple[np.ndarray, int]  # pixels [H, W, C] and label
+LabelledPixels: TypeAlias = tuple[np.ndarray, int]  # pixels [H, W, C] and label
 
 
 def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Backbone) -> tuple[Tensor, Tensor, int]:
-    """Training images without augmentation, every class with its part.
+    """Read training images without augmentation, spread evenly over the classes.
 
     Args:
         data: folder with train/CLASS/*; None for the built-in shapes.
-        size: side of the images in pixels; absent: the shorter side of the first one.
-        backbone: whose channels and normalisation count.
+        count: number of images.
+        size: side of the images in pixels; None for the shorter side of the first image.
+        backbone: determines the channels and the normalisation of the images.
 
     Returns:
-        Images [count, C, size, size] as a classification net takes them, labels [count], number of classes.
+        Images `[count, C, size, size]` as a classification model takes them, labels `[count]`, and the number of
+        classes.
 
     Raises:
-        UserError: where there are too few images, or one does not decode.
+        UserError: if there are too few images, or an image does not decode.
     """
-    if data is None:
-        from tools.synthetic import crops
-
-        data = crops.prepare()
-    pictures, classes = _folder(data, count, backbone.in_channels)
-    if len(pictures) < count:
-        raise UserError(f"{data}: {len(pictures)} training images, {count} wanted; take fewer with --images")
-    size = size or min(pictures[0][0].shape[:2])
+    data = crops.prepare() if data is None else data
+    images, classes = _read_images(data, count, backbone.in_channels)
+    if len(images) < count:
+        raise UserError(f"{data}: has {len(images)} training images, not {count}; use fewer with --images")
+    size = size or min(images[0][0].shape[:2])
     views = Views("center", size, size, Normalise(backbone.mean, backbone.std))
-    items = [make_item(views(image), label=label, index=place) for place, (image, label) in enumerate(pictures)]
-    (images,), targets = collate(items)
-    return images, targets["label"], classes
+    items = [make_item(views(pixels), label=label, index=index) for index, (pixels, label) in enumerate(images)]
+    (batch,), targets = collate(items)
+    return batch, targets["label"], classes
 
 
-def _folder(data: Path, count: int, in_channels: int) -> tuple[list[Picture], int]:
-    """Images at even distances in the order of classes, and the number of classes."""
+def _read_images(data: Path, count: int, in_channels: int) -> tuple[list[LabelledPixels], int]:
+    """Read images at even distances in the order of the classes; also return the number of classes."""
     files = ClassFolder(data / "train", None, in_channels=in_channels)
-    pictures = []
+    images = []
     for row in spread(len(files), count):
         path = files.path(row)
-        pictures.append((decode(path.read_bytes(), str(path), in_channels), int(files.labels[row])))
-    return pictures, len(files.classes)
+        images.append((decode(path.read_bytes(), str(path), in_channels), int(files.labels[row])))
+    return images, len(files.classes)

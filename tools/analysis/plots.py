@@ -1,4 +1,4 @@
-"""Figure 7 of the ResNet paper, and the same of gradients, for any number of nets."""
+"""Figure 7 of the ResNet paper, and the same for gradients, for any number of models."""
 
 from __future__ import annotations
 
@@ -21,66 +21,74 @@ STYLES = {INITIAL: DASHED, TRAINED: "solid"}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A net's responses.
+class MeasuredModel:
+    """The responses of a model.
 
     Attributes:
-        net: what the legend calls it.
-        state: "initial" or "trained".
+        name: its name in legends and tables.
+        state: "initial" for random weights, or "trained".
     """
 
-    net: str
+    name: str
     state: str
     responses: list[Response]
 
 
-def write_csv(path: Path, nets: Sequence[Measured]) -> None:
-    """One row per convolution, in the order of computation.
+def write_csv(path: Path, models: Sequence[MeasuredModel]) -> None:
+    """Write a table with one row per convolution, in the order of computation.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["net", "state", "index", "layer", "kernel", "std", "gradient_norm"])
-    for net in nets:
-        for index, one in enumerate(net.responses, start=1):
-            kernel = "x".join(map(str, one.kernel))
-            writer.writerow([net.net, net.state, index, one.layer, kernel, one.std, one.gradient])
+    for model in models:
+        for index, response in enumerate(model.responses, start=1):
+            kernel = "x".join(map(str, response.kernel))
+            values = (response.layer, kernel, response.std, response.gradient)
+            writer.writerow([model.name, model.state, index, *values])
     write_text(path, text.getvalue())
 
 
-def draw_responses(path: Path, nets: Sequence[Measured]) -> None:
-    """Standard deviations of the 3x3 layers, in order (above) and from large to small (below), as in figure 7.
+def draw_responses(path: Path, models: Sequence[MeasuredModel]) -> None:
+    """Draw the standard deviations of the 3x3 layers, in order (above) and from large to small (below).
 
-    Nets with random weights are drawn only where no trained one is: batch norm makes each of their responses 1.
+    Models with random weights are drawn only if no model is trained: batch norm makes each of their responses 1.
 
     Raises:
-        UserError: where the picture cannot be written.
+        UserError: if the picture cannot be written.
     """
-    nets = [net for net in nets if net.state == TRAINED] or nets
-    values = [[response.std for response in kernel3x3(net.responses)] for net in nets]
+    models = [model for model in models if model.state == TRAINED] or models
+    values = [[response.std for response in kernel3x3(model.responses)] for model in models]
     ranked = [sorted(stds, reverse=True) for stds in values]
-    _draw(path, nets, [("layer index (original)", values), ("layer index (sorted by magnitude)", ranked)], "std")
+    _draw(path, models, [("layer index (original)", values), ("layer index (sorted by magnitude)", ranked)], "std")
 
 
-def draw_gradients(path: Path, nets: Sequence[Measured]) -> None:
-    """Gradient norm of each convolution's weight, in order, on a logarithmic scale.
+def draw_gradients(path: Path, models: Sequence[MeasuredModel]) -> None:
+    """Draw the gradient norm of each convolution's weight, in the order of computation, on a logarithmic scale.
 
     Raises:
-        UserError: where the picture cannot be written.
+        UserError: if the picture cannot be written.
     """
-    norms = [[response.gradient for response in net.responses] for net in nets]
-    _draw(path, nets, [("convolution, in order of computation", norms)], "norm of the weight's gradient", log=True)
+    norms = [[response.gradient for response in model.responses] for model in models]
+    panel = ("convolution, in order of computation", norms)
+    _draw(path, models, [panel], "norm of the weight's gradient", log=True)
 
 
 def _draw(
-    path: Path, nets: Sequence[Measured], panels: Sequence[tuple[str, list[list[float]]]], y: str, *, log: bool = False
+    path: Path,
+    models: Sequence[MeasuredModel],
+    panels: Sequence[tuple[str, list[list[float]]]],
+    y: str,
+    *,
+    log: bool = False,
 ) -> None:
+    """Draw panels below each other; each has a title of its x axis and a curve for each model."""
     height = 3.0 * len(panels) + (1.4 if len(panels) == 1 else 0)
     figure, axes = new_figure(len(panels), 1, width=8.4, height=height)
     for panel, (x, curves) in zip(axes[:, 0], panels, strict=True):
-        _draw_panel(panel, nets, curves)
+        _draw_panel(panel, models, curves)
         panel.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
         if not log:
             panel.set_ylim(bottom=0)
@@ -88,17 +96,18 @@ def _draw(
     save_figure(figure, path)
 
 
-def _draw_panel(panel: Axes, nets: Sequence[Measured], curves: Sequence[Sequence[float]]) -> None:
-    colours = dict(zip(dict.fromkeys(net.net for net in nets), COLOURS * len(nets), strict=False))
-    for net, values in zip(nets, curves, strict=True):
+def _draw_panel(panel: Axes, models: Sequence[MeasuredModel], curves: Sequence[Sequence[float]]) -> None:
+    names = dict.fromkeys(model.name for model in models)
+    colours = dict(zip(names, COLOURS * len(models), strict=False))
+    for model, values in zip(models, curves, strict=True):
         panel.plot(
             range(1, len(values) + 1),
             values,
-            color=colours[net.net],
-            linestyle=STYLES[net.state],
+            color=colours[model.name],
+            linestyle=STYLES[model.state],
             linewidth=1.8,
             marker="o",
             markersize=2.5,
-            label=f"{net.net}, {net.state}",
+            label=f"{model.name}, {model.state}",
         )
     panel.margins(x=0.02)

@@ -1,16 +1,15 @@
-"""What the layers of a net answer to a batch: standard deviations and gradient norms, layer by layer.
+"""Responses of the convolutions of a model to a batch, and their gradients, layer by layer.
 
-Section 4.2 and figure 7 of the ResNet paper: responses are the outputs of each convolution after its batch norm and
-before the nonlinearity or the addition.
+A response is the output of a convolution after its batch norm, before the nonlinearity or the addition (section 4.2 and
+figure 7 of the ResNet paper).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,13 +19,13 @@ from backbones.errors import UserError
 
 @dataclass
 class Response:
-    """A convolution layer in the order of computation.
+    """The response of a convolution.
 
     Attributes:
-        layer: its name in the net.
-        kernel: sides of its window in pixels, such as (3, 3).
-        std: standard deviation of its normalised output over images, channels and places.
-        gradient: Euclidean norm of the loss's gradient by its weight.
+        layer: name of the convolution in the model.
+        kernel: sides of its kernel in pixels, such as (3, 3).
+        std: standard deviation of its normalised output over images, channels and positions.
+        gradient: Euclidean norm of the gradient of the loss with respect to its weight.
     """
 
     layer: str
@@ -35,66 +34,73 @@ class Response:
     gradient: float = float("nan")
 
 
-def measure(net: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
-    """Responses and gradients of a classification net, from one pass in training mode; `net` stays as it is.
+def measure(model: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
+    """Measure responses and gradients of a classification model in one training step; `model` does not change.
 
-    Batch norm takes the statistics of the batch: running ones mean nothing before training.
+    Batch norm uses the statistics of the batch, because running statistics mean nothing before training.
 
     Args:
-        images: [N, C, H, W] as the net takes them; N of 2 or above.
-        labels: [N], class numbers from 0.
+        images: `[N, C, H, W]` as the model takes them; N is 2 or more.
+        labels: class numbers from 0 `[N]`.
+
+    Returns:
+        The responses in the order of computation.
 
     Raises:
-        UserError: for fewer than two images, or a net whose convolutions cannot be watched.
+        UserError: for fewer than two images, or a model whose convolutions are not called as modules.
     """
     if len(images) < 2:
-        raise UserError(f"{len(images)} images: batch norm needs at least 2 for its statistics; take more")
-    net = copy.deepcopy(net).train()
-    with _Watch(net) as watch:
-        loss = F.cross_entropy(net(images).float(), labels)
-    if not watch.found:
-        raise UserError("no convolution of the net was called; nets with frozen batch norm fold it into the weight")
+        raise UserError(f"{len(images)} images: batch norm needs at least 2 for its statistics; use more")
+    model = copy.deepcopy(model).train()
+    with _ResponseHooks(model) as hooks:
+        loss = F.cross_entropy(model(images).float(), labels)
+    if not hooks.found:
+        raise UserError(
+            "the model called none of its convolutions, as models with frozen batch norm do, which fold it into the "
+            "weight; choose a model with live batch norm"
+        )
     loss.backward()
-    for conv, response in watch.found.items():
+    for conv, response in hooks.found.items():
         if conv.weight.grad is not None:
             response.gradient = conv.weight.grad.float().norm().item()
-    return list(watch.found.values())
+    return list(hooks.found.values())
 
 
 def kernel3x3(responses: Sequence[Response]) -> list[Response]:
-    """The 3x3 layers, which figure 7 shows."""
+    """Return the responses of the 3x3 convolutions, which figure 7 shows."""
     return [response for response in responses if response.kernel == (3, 3)]
 
 
-class _Watch(ExitStack):
-    """Hooks on each convolution, and on whichever module takes its output, while the context is open.
+class _ResponseHooks(ExitStack):
+    """Context manager that records the response of each convolution of a model.
 
-    A norm is recognised by its kind and by the very tensor that it is given; no name of a layer is known here.
+    The norm of a convolution is the norm layer whose input is the very tensor that the convolution returned. So this
+    works for any model, whatever the names of its layers.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.found: dict[nn.Conv2d, Response] = {}
-        self._names = {module: name for name, module in net.named_modules()}
-        self._output: tuple[nn.Conv2d, Tensor] | None = None
-        for module in net.modules():
+        self._names = {module: name for name, module in model.named_modules()}
+        self._last: tuple[nn.Conv2d, Tensor] | None = None
+        for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 self._hook(module, self._after_conv)
             elif isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
                 self._hook(module, self._after_norm)
 
-    def _hook(self, module: nn.Module, function: Any) -> None:
+    def _hook(self, module: nn.Module, function: Callable[..., None]) -> None:
         self.callback(module.register_forward_hook(function).remove)
 
-    def _after_conv(self, conv: nn.Conv2d, _: Any, output: Tensor) -> None:
+    def _after_conv(self, conv: nn.Conv2d, _: object, output: Tensor) -> None:
         self.found[conv] = Response(self._names[conv], conv.kernel_size, _std(output))
-        self._output = (conv, output)
+        self._last = (conv, output)
 
     def _after_norm(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Measured at once: what follows may work in place.
-        if self._output and self._output[1] is inputs[0]:
-            self.found[self._output[0]].std = _std(output)
-        self._output = None
+        # Measure at once: the next layer may change the output in place.
+        if self._last and self._last[1] is inputs[0]:
+            self.found[self._last[0]].std = _std(output)
+        self._last = None
 
 
 def _std(values: Tensor) -> float:

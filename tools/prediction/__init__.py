@@ -1,1 +1,1 @@
-"""Prediction on files: inputs, tasks, drawn and written outputs."""
+"""Prediction on images, folders and videos: inputs, results of each task, drawn pictures."""

@@ -1,17 +1,17 @@
-"""What people name on a command line (images, folders, globs, videos), as a stream of pictures.
+"""The images and video frames that a command line names, as one stream in order.
 
-Videos are decoded by OpenCV, which is installed anyway and brings its own FFmpeg (H.264, HEVC, VP9, MPEG-4, ...):
-another decoder would be a second copy of FFmpeg.
+OpenCV decodes videos. It is installed anyway and brings its own FFmpeg (H.264, HEVC, VP9, MPEG-4, ...); another decoder
+would install FFmpeg a second time.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -22,19 +22,25 @@ from backbones.common.loading import loader
 from backbones.errors import UserError
 from tools.processes.stopping import protect_workers
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-FEW = 8  # images for which starting workers does not pay
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+SUFFIXES = (*PIXEL_SUFFIXES, *VIDEO_SUFFIXES)
+FEW = 8  # fewer images are read without workers, whose start takes longer
 AHEAD = 2  # images that each worker reads in advance
-SHORTEST = 0.95  # share of a video's frames, as it counts them, from which it is whole: its count is an estimate
+COMPLETE = (
+    0.95  # least fraction of a video's frames that must decode; the number of frames in its header is an estimate
+)
+DEFAULT_FPS = 25.0  # of a video whose header has no plausible rate
+
+Content = TypeVar("Content")
+Read: TypeAlias = Callable[["Path | np.ndarray"], Content]
 
 
 @dataclass(frozen=True)
-class Input:
-    """A file to look at.
+class InputFile:
+    """A file to predict.
 
     Attributes:
-        path: the file.
-        name: where its results go: the path below the folder that was named, or else the file's name.
+        name: path of its results: its path below the folder that was named, or else its file name.
     """
 
     path: Path
@@ -42,194 +48,217 @@ class Input:
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEOS
+        """Whether the suffix is that of a video."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 @dataclass
-class Picture:
+class LoadedImage(Generic[Content]):
     """An image, or a frame of a video.
 
     Attributes:
-        source: the input that it is of.
-        place: the input's place among all.
-        frame: number in the video from 0; None of an image.
-        content: what the reader made of it; None where it cannot be read.
-        problem: why it cannot be; "" where it can.
+        source: the file that it comes from.
+        index: index of the file among all inputs.
+        frame: index of the frame in the video; None for an image.
+        content: what the reader made of it; None if it cannot be read.
+        problem: why it cannot be read; empty if it can.
     """
 
-    source: Input
-    place: int
+    source: InputFile
+    index: int
     frame: int | None
-    content: Any
+    content: Content | None
     problem: str = ""
 
 
 @dataclass(frozen=True)
-class Video:
-    """What a video says of itself."""
+class VideoHeader:
+    """Frames per second and number of frames, as the header of a video has them."""
 
     fps: float
     frames: int
 
 
-def find_inputs(words: Iterable[str]) -> tuple[list[Input], list[str]]:
-    """The files that are named, each once whatever its spelling, and what is wrong with the other words."""
-    inputs: dict[str, Input] = {}
+def find_inputs(names: Iterable[str]) -> tuple[list[InputFile], list[str]]:
+    """Find the files that are named, and describe the names without files.
+
+    Args:
+        names: images, videos, folders and globs. A file that is named several times is found once.
+    """
+    inputs: dict[str, InputFile] = {}
     problems: list[str] = []
-    for word in words:
-        found = _found(word)
-        if isinstance(found, str):
-            problems.append(found)
-        else:
-            for each in found:
+    for name in names:
+        try:
+            for each in _find(name):
                 inputs.setdefault(os.path.abspath(each.path), each)
+        except UserError as error:
+            problems.append(str(error))
     return list(inputs.values()), problems
 
 
-def stream(inputs: list[Input], read: Callable[[Any], Any], *, workers: int) -> Iterator[Picture]:
-    """All pictures in the inputs' order; those that cannot be read say why.
+def stream(inputs: Sequence[InputFile], read: Read[Content], *, workers: int) -> Iterator[LoadedImage[Content]]:
+    """Yield all images and frames in the order of the inputs; an input that cannot be read has a `problem`.
 
     Args:
-        read: turns a path or an array `[H, W, 3]` into a picture's content, or raises a UserError; it runs in `workers`
-            processes for images.
+        read: turns a path or an array `[H, W, 3]` into the content, or raises a UserError.
+        workers: processes that read images; frames are read in this process.
     """
     start = 0
     while start < len(inputs):
+        # Read neighbouring images together, and each video alone.
         end = start
         while end < len(inputs) and not inputs[end].is_video:
             end += 1
         if end > start:
-            yield from _images(inputs[start:end], start, read, workers)
+            yield from _read_images(inputs[start:end], start, read, workers)
         else:
             end += 1
-            yield from _frames(inputs[start], start, read)
+            yield from _read_frames(inputs[start], start, read)
         start = end
 
 
-def look(path: Path) -> Video:
-    """A video's figures.
+def read_header(path: Path) -> VideoHeader:
+    """Read the header of a video.
 
     Raises:
-        UserError: where it cannot be decoded.
+        UserError: if it cannot be decoded.
     """
-    capture = _open(path)
+    capture = _open_video(path)
     fps, frames = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     capture.release()
-    return Video(fps if 0 < fps < 1000 else 25.0, max(0, int(frames)))
+    return VideoHeader(fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(frames)))
 
 
-def count(inputs: Iterable[Input]) -> int:
-    """Pictures in all, by what videos say of themselves."""
+def count_images(inputs: Iterable[InputFile]) -> int:
+    """Return the number of images and frames, as the headers of the videos have them."""
     total = 0
     for each in inputs:
         try:
-            total += look(each.path).frames if each.is_video else 1
+            total += read_header(each.path).frames if each.is_video else 1
         except UserError:
             total += 1
     return total
 
 
-def _found(word: str) -> list[Input] | str:
-    """The inputs of a word, or what is wrong with it."""
-    path = Path(word)
+def _find(name: str) -> list[InputFile]:
+    """Find the files of one name.
+
+    Raises:
+        UserError: if there are none.
+    """
+    path = Path(name)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
-        known = [file for file in files if file.suffix.lower() in PIXEL_SUFFIXES + VIDEOS]
-        kinds = ", ".join((*PIXEL_SUFFIXES, *VIDEOS))
+        known = [InputFile(file, str(file.relative_to(path))) for file in files if _has_known_suffix(file)]
         if not known:
-            return f"{word}: holds no images or videos ({kinds})"
-        return [Input(file, str(file.relative_to(path))) for file in known]
+            raise UserError(f"{name}: holds no images or videos ({', '.join(SUFFIXES)}); name another folder")
+        return known
     if path.is_file():
-        if path.suffix.lower() not in PIXEL_SUFFIXES + VIDEOS:
-            return f"{word}: is no image or video by its name; expected {', '.join((*PIXEL_SUFFIXES, *VIDEOS))}"
-        return [Input(path, path.name)]
-    if any(letter in word for letter in "*?["):
-        matches = sorted(glob.glob(word, recursive=True))
-        files = [Path(match) for match in matches if Path(match).suffix.lower() in PIXEL_SUFFIXES + VIDEOS]
-        return [Input(file, file.name) for file in files] or f"{word}: no image or video has such a name"
+        if not _has_known_suffix(path):
+            raise UserError(f"{name}: is not an image or video by its suffix; expected {', '.join(SUFFIXES)}")
+        return [InputFile(path, path.name)]
+    if any(letter in name for letter in "*?["):
+        matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+        known = [InputFile(file, file.name) for file in matches if _has_known_suffix(file)]
+        if not known:
+            raise UserError(f"{name}: matches no image or video; check the pattern")
+        return known
     if path.exists():
-        return f"{word}: is a pipe or a device, which cannot be read twice; save what it holds as a file"
-    return f"{word}: no such file or folder"
+        raise UserError(f"{name}: is a pipe or a device, which cannot be read twice; save its content as a file")
+    raise UserError(f"{name}: no such file or folder")
+
+
+def _has_known_suffix(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-class _Images(Dataset):
-    def __init__(self, inputs: list[Input], start: int, read: Callable[[Any], Any]) -> None:
+class _ImageFiles(Dataset, Generic[Content]):
+    """Images that a data loader reads; `start` is the index of the first one among all inputs."""
+
+    def __init__(self, inputs: Sequence[InputFile], start: int, read: Read[Content]) -> None:
         self.inputs, self.start, self.read = inputs, start, read
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, place: int) -> Picture:
-        each = self.inputs[place]
-        return _read(each, self.start + place, None, each.path, self.read)
+    def __getitem__(self, index: int) -> LoadedImage[Content]:
+        source = self.inputs[index]
+        return _load(source, self.start + index, None, source.path, self.read)
 
 
-def _images(inputs: list[Input], start: int, read: Callable[[Any], Any], workers: int) -> Iterator[Picture]:
+def _read_images(
+    inputs: Sequence[InputFile], start: int, read: Read[Content], workers: int
+) -> Iterator[LoadedImage[Content]]:
     workers = 0 if len(inputs) < FEW else workers
-    # One by one: a batch of photographs from each worker would fill the memory.
-    pictures = loader(
-        _Images(inputs, start, read),
+    # Load the images one by one: a batch of photographs from each worker would fill the memory.
+    images = loader(
+        _ImageFiles(inputs, start, read),
         workers=workers,
-        collate=_as_it_is,
+        collate=_unchanged,
         batch_size=None,
         prefetch_factor=AHEAD if workers else None,
     )
-    protect_workers(pictures)
-    yield from pictures
+    protect_workers(images)
+    yield from images
 
 
-def _as_it_is(picture: Picture) -> Picture:
-    return picture
+def _unchanged(image: LoadedImage[Content]) -> LoadedImage[Content]:
+    """Return the image: the loader would otherwise convert its arrays."""
+    return image
 
 
-def _read(source: Input, place: int, frame: int | None, image: Any, read: Callable[[Any], Any]) -> Picture:
+def _load(
+    source: InputFile, index: int, frame: int | None, image: Path | np.ndarray, read: Read[Content]
+) -> LoadedImage[Content]:
     try:
-        return Picture(source, place, frame, read(image))
+        return LoadedImage(source, index, frame, read(image))
     except UserError as error:
         text = " ".join(str(error).split())
-        return Picture(source, place, frame, None, text if str(source.path) in text else f"{source.path}: {text}")
+        return LoadedImage(source, index, frame, None, text if str(source.path) in text else f"{source.path}: {text}")
 
 
-def _frames(source: Input, place: int, read: Callable[[Any], Any]) -> Iterator[Picture]:
+def _read_frames(source: InputFile, index: int, read: Read[Content]) -> Iterator[LoadedImage[Content]]:
     try:
-        capture = _open(source.path)
+        capture = _open_video(source.path)
     except UserError as error:
-        yield Picture(source, place, 0, None, str(error))
+        yield LoadedImage(source, index, 0, None, str(error))
         return
-    wanted, frame = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
+    expected, frame = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
     try:
-        while (image := _next(capture)) is not None:
-            picture = _read(source, place, frame, image, read)
-            yield picture
-            if picture.problem:  # that of all frames
+        while (pixels := _next_frame(capture)) is not None:
+            image = _load(source, index, frame, pixels, read)
+            yield image
+            if image.problem:  # all frames have the same one
                 return
             frame += 1
     finally:
         capture.release()
-    if not frame or frame < SHORTEST * wanted - 1:
-        told = f"only {frame} of {wanted:.0f} frames decode" if frame else "has no frame that decodes"
-        yield Picture(source, place, frame, None, f"{source.path}: {told}; the file is cut short or damaged")
+    # A video that is cut short ends early without an error.
+    if not frame or frame < COMPLETE * expected - 1:
+        decoded = f"only {frame} of {expected:.0f} frames decode" if frame else "has no frame that decodes"
+        problem = f"{source.path}: {decoded}; the file is cut short or damaged, replace it"
+        yield LoadedImage(source, index, frame, None, problem)
 
 
-def _open(path: Path) -> cv2.VideoCapture:
-    _be_quiet()
+def _open_video(path: Path) -> cv2.VideoCapture:
+    _silence_decoder()
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise UserError(f"{path}: cannot be decoded as a video; convert it, to H.264 in .mp4, say")
+        raise UserError(f"{path}: cannot be decoded as a video; convert it, for example to H.264 in .mp4")
     return capture
 
 
-def _next(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """The next frame `[H, W, 3]` RGB, turned as the video says."""
-    there, frame = capture.read()
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if there else None
+def _next_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
+    """Return the next frame `[H, W, 3]` RGB uint8, rotated as the header says; None at the end."""
+    has_frame, frame = capture.read()
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if has_frame else None
 
 
-def _be_quiet() -> None:
-    """Keep FFmpeg's and OpenCV's own words off the screen: ours say what is wrong."""
+def _silence_decoder() -> None:
+    """Keep messages of FFmpeg and OpenCV off the terminal: ours name the file and the problem."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

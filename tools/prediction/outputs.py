@@ -1,4 +1,4 @@
-"""Where drawn pictures go: a JPEG for an image, a video for a video; drawn in threads, while the net computes."""
+"""Drawn pictures: a JPEG for each image, a video for each video, drawn in threads while the model computes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -13,91 +14,99 @@ import cv2
 import numpy as np
 
 from backbones.errors import UserError
-from tools.prediction.inputs import Input, Picture, look
+from tools.prediction.inputs import InputFile, read_header
 
-CODE = "mp4v"  # MPEG-4: every build of OpenCV writes it
+CODEC = "mp4v"  # MPEG-4, which every build of OpenCV can write
 QUALITY = 92  # of JPEGs
-PENDING = 16  # pictures that wait to be drawn or written
+MOST_PENDING = 16  # pictures that wait to be drawn or written
 
 
-class Drawn:
-    """A folder of drawn pictures; use it as a context, whose end waits for them.
+@dataclass(frozen=True)
+class _PendingPicture:
+    """A picture that a thread draws."""
+
+    path: Path
+    source: InputFile
+    is_frame: bool
+    job: Future[np.ndarray]
+
+
+class PictureWriter:
+    """Writes drawn pictures into a folder; use it as a context manager, whose end waits for all pictures.
 
     Args:
-        enabled: otherwise nothing is drawn.
+        enabled: whether to draw at all.
+        threads: number of threads that draw.
     """
 
     def __init__(self, folder: Path, *, enabled: bool, threads: int = 2) -> None:
         self.folder, self.enabled = folder, enabled
         self.pool = ThreadPoolExecutor(threads)
-        self.pending: deque[tuple[Path, bool, Input, Future[np.ndarray]]] = deque()
+        self.pending: deque[_PendingPicture] = deque()
         self.videos: dict[Path, cv2.VideoWriter] = {}
 
-    def __enter__(self) -> Drawn:
+    def __enter__(self) -> PictureWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         try:
             while self.pending and kind is None:
-                self._finish()
+                self._finish_first()
         finally:
             self.pool.shutdown(cancel_futures=True)
             for video in self.videos.values():
                 video.release()
 
-    def add(self, name: str, picture: Picture, draw: Callable[[], np.ndarray]) -> None:
-        """Draw `[H, W, 3]` RGB uint8 for a picture, under a name without suffix; frames of a video come in order."""
+    def add(self, name: str, source: InputFile, draw: Callable[[], np.ndarray], *, is_frame: bool) -> None:
+        """Draw a picture and write it. Add the frames of a video in order.
+
+        Args:
+            name: path below the folder, without suffix.
+            draw: returns the picture `[H, W, 3]` RGB uint8; called in a thread.
+            is_frame: whether the picture is a frame of a video.
+        """
         if not self.enabled:
             return
-        is_frame = picture.frame is not None
         path = self.folder / f"{name}{'.mp4' if is_frame else '.jpg'}"
-        job = self.pool.submit(draw if is_frame else _drawn, *(() if is_frame else (draw, path)))
-        self.pending.append((path, is_frame, picture.source, job))
-        while len(self.pending) > PENDING:
-            self._finish()
+        job = self.pool.submit(draw) if is_frame else self.pool.submit(_draw_and_write, draw, path)
+        self.pending.append(_PendingPicture(path, source, is_frame, job))
+        while len(self.pending) > MOST_PENDING:
+            self._finish_first()
 
-    def _finish(self) -> None:
-        path, is_frame, source, job = self.pending.popleft()
-        image = job.result()
-        if is_frame:
-            self._write(path, source, image)
+    def _finish_first(self) -> None:
+        picture = self.pending.popleft()
+        image = picture.job.result()
+        if picture.is_frame:  # the frames of a video must be written in order, so this thread writes them
+            self._write_frame(picture.path, picture.source, image)
 
-    def _write(self, path: Path, source: Input, image: np.ndarray) -> None:
-        height, width = (side - side % 2 for side in image.shape[:2])
+    def _write_frame(self, path: Path, source: InputFile, image: np.ndarray) -> None:
+        height, width = (side - side % 2 for side in image.shape[:2])  # the codec needs even sides
         if path not in self.videos:
             path.parent.mkdir(parents=True, exist_ok=True)
-            code = cv2.VideoWriter.fourcc(*CODE)
-            self.videos[path] = cv2.VideoWriter(str(path), code, look(source.path).fps, (width, height))
+            codec = cv2.VideoWriter.fourcc(*CODEC)
+            self.videos[path] = cv2.VideoWriter(str(path), codec, read_header(source.path).fps, (width, height))
             if not self.videos[path].isOpened():
                 raise UserError(f"{path}: cannot be written as a video of {width}x{height}; pass --draw false")
         self.videos[path].write(cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2BGR))
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write `[H, W, 3]` RGB, whose suffix says how.
-
-    Raises:
-        UserError: where it cannot be written.
-    """
-    there, content = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert there, path
-    write_bytes(path, content.tobytes())
-
-
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, and its folder where that is missing.
+    """Write a file, and create its folder.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or os.strerror(error.errno or 0)})") from None
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise UserError(f"{path}: cannot be written ({reason}); name another folder with --output") from None
 
 
-def _drawn(draw: Callable[[], np.ndarray], path: Path) -> np.ndarray:
+def _draw_and_write(draw: Callable[[], np.ndarray], path: Path) -> np.ndarray:
     image = draw()
-    write_picture(path, image)
+    done, content = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert done, path
+    write_bytes(path, content.tobytes())
     return image

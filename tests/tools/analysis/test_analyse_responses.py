@@ -1,4 +1,4 @@
-"""Responses and gradients: hand-computed nets, real files, and the mistakes."""
+"""Responses and gradients: models computed by hand, real files, and user errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_layer_without_norm_counts_as_it_is_and_gradients_are_norms():
     net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
     nn.init.constant_(net[0].weight, 2.0)
     (one,) = measure(net, torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1), torch.tensor([0, 1]))
-    assert one.std == pytest.approx(2)  # 2, 2, 6, 6: mean 4, deviation 2
+    assert one.std == pytest.approx(2)  # 2, 2, 6, 6: mean 4, std 2
     # Both logits are equal, so each image's gradient by them is (p - y) = (-.5, .5) and (.5, -.5); the weight's is the
     # mean of image x gradient: ((-.5 + 1.5) / 2, (.5 - 1.5) / 2) = (.5, -.5), whose norm is sqrt(.5).
     assert one.gradient == pytest.approx(0.5**0.5)
@@ -70,7 +70,7 @@ def test_a_layer_without_norm_counts_as_it_is_and_gradients_are_norms():
 def test_too_few_images_and_hidden_convolutions_are_refused():
     with pytest.raises(UserError, match="at least 2"):
         measure(Net(), torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.long))
-    with pytest.raises(UserError, match="no convolution"):
+    with pytest.raises(UserError, match="called none of its convolutions"):
         measure(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
 
 
@@ -78,7 +78,7 @@ def test_images_come_from_every_class(folder: Path):
     backbone = backbones.build("resnet20", weights=None)
     images, labels, classes = read_batch(folder, 3, size=None, backbone=backbone)
     assert (images.shape, images.dtype, classes) == ((3, 3, 6, 6), torch.uint8, 3)
-    assert labels.tolist() == [0, 0, 1]  # of 3, 2 and 1 images those at places 0, 2 and 4
+    assert labels.tolist() == [0, 0, 1]  # of 3, 2 and 1 images those at indices 0, 2 and 4
     assert images[:, 0, 0, 0].tolist() == [0, 2, 11]
     grey, _, _ = read_batch(folder, 2, size=4, backbone=backbones.build("resnet20", weights=None, in_channels=1))
     assert grey.shape == (2, 1, 4, 4)
@@ -91,7 +91,7 @@ def test_the_built_in_shapes(folder: Path, monkeypatch):
 
 
 def save_run(path: Path, classes: int) -> Path:
-    """A trained run: a net whose every norm scales by 2."""
+    """Save a trained run: a model whose norms all scale by 2."""
     net = classification.build("resnet20", classes, weights=None)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -109,14 +109,14 @@ def test_nets_and_runs_give_a_table_and_two_pictures(folder: Path, tmp_path: Pat
     rows = list(csv.DictReader((out / "responses.csv").open()))
     kinds = [(net, state) for net, state in dict.fromkeys((row["net"], row["state"]) for row in rows)]
     assert kinds == [("plain20", "initial"), ("r20", "initial"), ("r20", "trained")]
-    # 20 layers: 19 convolutions, all of them 3x3, and the linear one; resnet20 takes option A, which has none besides.
+    # 20 layers: 19 convolutions, all of them 3x3, and the linear one; resnet20 uses option A, which adds none.
     assert [int(row["index"]) for row in rows if row["state"] == "trained"] == list(range(1, 20))
     assert {row["kernel"] for row in rows} == {"3x3"}
-    for state, deviation in (("initial", 1), ("trained", 2)):
+    for state, std in (("initial", 1), ("trained", 2)):
         stds = [float(row["std"]) for row in rows if row["state"] == state]
-        assert stds == pytest.approx([deviation] * len(stds), rel=0.02)
+        assert stds == pytest.approx([std] * len(stds), rel=0.02)
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
-    assert {path.name for path in out.iterdir()} == set(analyse_responses.MADE)
+    assert {path.name for path in out.iterdir()} == set(analyse_responses.OUTPUTS)
     assert min(Image.open(out / name).width for name in ("responses.png", "gradients.png")) > 600
     with pytest.raises(UserError, match=r"holds responses\.csv already"):
         analyse_responses.main(["--backbones", "plain20", *words])
@@ -124,7 +124,7 @@ def test_nets_and_runs_give_a_table_and_two_pictures(folder: Path, tmp_path: Pat
 
 def test_several_run_folders_may_follow():
     def runs(*words: str) -> list[str] | None:
-        return parse(analyse_responses.Options, description="", argv=words).responses.runs
+        return parse(analyse_responses.AnalyseResponsesOptions, description="", argv=words).responses.runs
 
     assert runs("--runs", "a", "b", "--output", "c") == ["a", "b"]
     assert runs("--output", "c", "--backbones", "plain20") is None
@@ -136,21 +136,21 @@ def broken(path: Path) -> Path:
     return path
 
 
-MISTAKES = {
+USER_ERRORS = {
     "unknown net": (lambda _: ["--backbones", "plain21"], "plain21"),
-    "no net": (lambda _: [], "name nets, or run folders with --runs"),
+    "no net": (lambda _: [], "name models, or run folders with --runs"),
     "no weights": (lambda path: ["--runs", path / "gone"], "has no model.safetensors"),
     "broken weights": (lambda path: ["--runs", broken(path / "b")], "not a whole safetensors file"),
     "other classes": (lambda path: ["--runs", save_run(path / "r", 5)], "r: was trained on 5 classes"),
-    "too few": (lambda _: ["--backbones", "resnet20", "--images", 7], "6 training images, 7 wanted"),
+    "too few": (lambda _: ["--backbones", "resnet20", "--images", 7], "has 6 training images, not 7"),
     "one": (lambda _: ["--backbones", "resnet20", "--images", 1], "--images 1: batch norm needs at least 2"),
     "no data": (lambda path: ["--backbones", "resnet20", "--data", path], "has no folder train/"),
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_get_one_line(name: str, folder: Path, tmp_path: Path):
-    make, text = MISTAKES[name]
+@pytest.mark.parametrize("name", USER_ERRORS)
+def test_user_errors_get_one_line(name: str, folder: Path, tmp_path: Path):
+    make, text = USER_ERRORS[name]
     words = ["--data", folder, "--images", 4, "--size", 32, *make(tmp_path), "--output", tmp_path / "out"]
     with pytest.raises(UserError) as error:
         analyse_responses.main([str(word) for word in words])

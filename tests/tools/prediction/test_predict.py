@@ -23,8 +23,10 @@ import segmentation
 from backbones.errors import UserError
 from tools import predict
 from tools.cli.parsing import parse
-from tools.prediction import tasks
+from tools.prediction.detection import DetectionTask
 from tools.prediction.inputs import find_inputs
+from tools.prediction.segmentation import SegmentationTask
+from tools.prediction.settings import PredictionSettings
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -65,7 +67,7 @@ def test_detections_of_a_folder(tiny_runs, small_shapes: Path, script: Call, tmp
         (folder / path.name).write_bytes(path.read_bytes())
     done = script("predict.py", "--run", tiny_runs["det"], folder, "--score", 0.05, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "10 pictures in" in done.stdout and "images/s; 0 inputs failed" in done.stdout
+    assert "10 images in" in done.stdout and "images/s; 0 inputs failed" in done.stdout
     (out,) = (tmp_path / "runs").iterdir()
     assert out.name.startswith("predict-")
     known, rows = read_json(out / "images.json"), read_json(out / "predictions.json")
@@ -203,15 +205,15 @@ def test_bad_inputs_are_named_and_the_others_predicted(tiny_runs, script: Call, 
         "pipe.jpg: is a pipe or a device",
         "torn.jpg: does not decode",
         "none.mp4: cannot be decoded as a video",
-        "thin.png: is 4000x1 pixels; its narrow side",
-        "notes.txt: is no image or video by its name",
+        "thin.png: is 4000x1 pixels; its short side",
+        "notes.txt: is not an image or video by its suffix",
         "empty: holds no images or videos",
         "gone.jpg: no such file or folder",
-        "*.gif: no image or video has such a name",
+        "*.gif: matches no image or video",
         "torn.webm: only",
     ):
         assert sum(text in line for line in lines) == 1, text
-    assert "9 of the inputs failed" in lines[-1]
+    assert "9 inputs failed" in lines[-1]
     assert len(lines) == 10
     assert "Traceback" not in done.stderr
     summary = read_json(tmp_path / "o/summary.json")
@@ -223,7 +225,7 @@ def test_bad_inputs_are_named_and_the_others_predicted(tiny_runs, script: Call, 
 MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
     "no input": ((), "no input: name images"),
     "no good input": (("gone.jpg",), "gone.jpg: no such file or folder"),
-    "class": (("--classes", "circel"), "--classes circel: the net knows no such class; there are circle"),
+    "class": (("--classes", "circel"), "--classes circel: the model has no such class; choose among circle"),
     "score": (("--score", 2), "--score 2.0: must be between 0 and 1"),
     "tile": (("--tile", 3), "--tile 3: must be 16 or more"),
     "tile word": (("--tile", "big"), "--tile big: expected"),
@@ -252,8 +254,8 @@ def test_mistakes_in_what_predicts(tiny_runs, tmp_path: Path):
     for folder, words, text in (
         (tmp_path, (), "is no run folder"),
         (tmp_path / "gone", (), "no such run folder or weights file"),
-        (tiny_runs["cls"], ("--tile", 64), "classifiers see an image as a whole"),
-        (tiny_runs["seg"], ("--score", 0.5), "only detections have such a limit"),
+        (tiny_runs["cls"], ("--tile", 64), "classifiers process an image as a whole"),
+        (tiny_runs["seg"], ("--score", 0.5), "only detections have scores"),
     ):
         with pytest.raises(UserError, match=text):
             run(folder, image, *words, out=tmp_path / "o")
@@ -274,14 +276,15 @@ def test_a_file_named_in_several_ways_is_one_input(tmp_path: Path, monkeypatch):
 
 def test_words_and_options_are_told_apart():
     words = ["a.jpg", "--score", "0.5", "b.jpg", "--draw", "c.jpg", "--draw", "false", "--tile=16", "d"]
-    options = parse(predict.Options, description="", argv=["--run", "r", *words, "--", "--e.jpg"]).predict
-    assert options.inputs == ["a.jpg", "b.jpg", "c.jpg", "d", "--e.jpg"]
-    assert (options.run, options.score, options.draw, options.tile) == ("r", 0.5, False, 16)
+    options = parse(predict.PredictOptions, description="", argv=["--run", "r", *words, "--", "--e.jpg"])
+    assert options.files.inputs == ["a.jpg", "b.jpg", "c.jpg", "d", "--e.jpg"]
+    settings = options.settings
+    assert (options.files.run, settings.score, settings.draw, settings.tile) == ("r", 0.5, False, 16)
 
 
 def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monkeypatch):
     """Results of the pictures so far, drawn ones too; the handler of before is back."""
-    folder, found, before = tmp_path / "many", tasks.Detect.predict, signal.getsignal(signal.SIGTERM)
+    folder, found, before = tmp_path / "many", DetectionTask.predict, signal.getsignal(signal.SIGTERM)
     for number in range(5):
         write(folder / f"{number + 1}.png")
 
@@ -290,8 +293,8 @@ def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monke
             signal.raise_signal(signal.SIGTERM)
         return found(self, contents)
 
-    monkeypatch.setattr(tasks.Detect, "predict", stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt, match="interrupted: 2 pictures were predicted"):
+    monkeypatch.setattr(DetectionTask, "predict", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt, match="interrupted: 2 images were predicted"):
         run(tiny_runs["det"], folder, "--batch-size", 1, out=tmp_path / "o")
     assert [image["id"] for image in read_json(tmp_path / "o/images.json")["images"]] == [1, 2]
     assert {row["image_id"] for row in read_json(tmp_path / "o/predictions.json")} == {1, 2}
@@ -312,10 +315,10 @@ def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Pa
     names = ("background", *net.classes.names[1:])
     net.classes = dataclasses.replace(net.classes, names=names)
     everything = [*range(1, len(names))]
-    assert tasks.Segment(net, tmp_path, tasks.Wishes()).chosen == everything
-    assert tasks.Segment(net, tmp_path, tasks.Wishes(classes=names)).chosen == [0, *everything]
+    assert SegmentationTask(net, PredictionSettings(), tmp_path).chosen == everything
+    assert SegmentationTask(net, PredictionSettings(classes=",".join(names)), tmp_path).chosen == [0, *everything]
     net.classes = dataclasses.replace(net.classes, names=("sky", *names[1:]))
-    assert tasks.Segment(net, tmp_path, tasks.Wishes()).chosen == [0, *everything]
+    assert SegmentationTask(net, PredictionSettings(), tmp_path).chosen == [0, *everything]
 
 
 def test_samples_leave_the_background_as_it_is():
@@ -338,6 +341,6 @@ def test_arrays_are_for_classifiers(task: str, tiny_runs: dict[str, Path], tmp_p
     np.save(tmp_path / "x.npy", np.zeros((8, 8, 3), np.uint8))
     Image.new("RGB", (64, 64)).save(tmp_path / "y.png")
     words = ["--run", str(tiny_runs[task]), str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "0"]
-    with pytest.raises(UserError, match="1 of the inputs failed, 1 pictures were predicted"):
+    with pytest.raises(UserError, match="1 inputs failed, 1 images were predicted"):
         predict.main(words)
-    assert "x.npy: is an array, which classifiers alone take" in capsys.readouterr().err
+    assert "x.npy: is an array, which only classifiers can read" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""The models of an analysis: registered backbones with random weights, and trained runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from backbones.common.files import JsonObject
+from backbones.errors import UserError
+from classification.model import Classifier
+from classification.options import ClassifierOptions
+from classification.trained import build_from_options
+from tools.analysis.batch import read_batch
+from tools.analysis.plots import INITIAL, TRAINED, MeasuredModel
+from tools.analysis.responses import measure
+from tools.engine.checkpoint import read_safetensors
+
+SHAPE_OPTIONS = ("norm", "shortcut")  # options of a run that shape its model
+
+
+@dataclass(frozen=True)
+class AnalysedModel:
+    """A classification model to measure.
+
+    Attributes:
+        name: its name in legends and tables.
+        options: the options that it is built with.
+        weights: file of its trained weights; None for a model that has only random weights.
+        classes: number of classes that it was trained on; None for the number of classes of the data.
+        trained_input: the input that it was trained on, as far as its file has it: `in_channels`, `crop_size`, `mean`,
+            `std`.
+    """
+
+    name: str
+    options: ClassifierOptions
+    weights: Path | None
+    classes: int | None
+    trained_input: JsonObject
+
+
+def random_model(backbone: str) -> AnalysedModel:
+    """Return a registered backbone with random weights."""
+    return AnalysedModel(backbone, ClassifierOptions(backbone, weights="none"), None, None, {})
+
+
+def trained_model(folder: Path) -> AnalysedModel:
+    """Return the model of a finished run, by the header of its weights.
+
+    Raises:
+        UserError: for a folder without weights, or with the weights of another task.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"--runs {folder}: has no model.safetensors; finish the run, or name another folder")
+    header, tensors = read_safetensors(path)
+    config = json.loads(header.get("config", "{}"))
+    if "backbone" not in config or "fc.weight" not in tensors:
+        raise UserError(f"{path}: is not the model of a classification run; name a run folder of train_cls.py")
+    shape = {name: config[name] for name in SHAPE_OPTIONS if config.get(name) not in (None, "auto")}
+    options = ClassifierOptions(config["backbone"], weights="none", **shape)
+    trained_input = json.loads(header.get("meta", "{}")).get("input", {})
+    return AnalysedModel(folder.name, options, path, len(tensors["fc.weight"]), trained_input)
+
+
+def measure_model(
+    model: AnalysedModel, *, data: Path | None, images: int, size: int | None, seed: int
+) -> list[MeasuredModel]:
+    """Measure a model with random weights and, if it is trained, with its trained weights.
+
+    Args:
+        data: folder with train/CLASS/*; None for the built-in shapes.
+        images: number of images in the batch.
+        size: side of the images in pixels; None for the model's crop size, or the shorter side of the first image.
+        seed: of the random weights.
+
+    Raises:
+        UserError: if the model was trained on another number of classes than the data has.
+    """
+    backbone = build(model, model.classes or 1, seed=seed).backbone
+    size = size or model.trained_input.get("crop_size")
+    batch, labels, classes = read_batch(data, images, size=size, backbone=backbone)
+    if model.classes not in (None, classes):
+        raise UserError(
+            f"{model.name}: was trained on {model.classes} classes, {data or 'the built-in shapes'} has {classes}; "
+            "name its data with --data"
+        )
+    net = build(model, classes, seed=seed)
+    measured = [MeasuredModel(model.name, INITIAL, measure(net, batch, labels))]
+    if model.weights:
+        net.load_state_dict(read_safetensors(model.weights)[1])
+        measured.append(MeasuredModel(model.name, TRAINED, measure(net, batch, labels)))
+    return measured
+
+
+def build(model: AnalysedModel, classes: int, *, seed: int) -> Classifier:
+    """Build a model with random weights, which are the same for the same seed."""
+    torch.manual_seed(seed)
+    in_channels = model.trained_input.get("in_channels") or 3
+    net = build_from_options(model.options, None, num_classes=classes, in_channels=in_channels)
+    mean, std = (model.trained_input.get(name, getattr(net.backbone, name)) for name in ("mean", "std"))
+    net.backbone.set_normalisation(mean, std)
+    return net

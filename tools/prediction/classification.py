@@ -1,0 +1,83 @@
+"""Prediction with a classifier: a ranking of the classes for each image, as CSV and drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Hashable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from backbones.common.files import write_text
+from backbones.errors import UserError
+from classification.draw import SIDE, draw_ranking
+from classification.trained import Ranking, TrainedClassifier, read_pixels
+from classification.transforms import resized
+from tools.prediction.inputs import Read
+from tools.prediction.naming import NumberedImage
+from tools.prediction.outputs import PictureWriter
+from tools.prediction.settings import PredictionSettings
+from tools.prediction.tasks import choose_classes
+
+Views: TypeAlias = list[Tensor]
+ViewsAndPicture: TypeAlias = tuple[Views, np.ndarray | None]  # the picture [H, W, C] uint8 to draw, if there is one
+
+
+class ClassificationTask:
+    """Collects the rankings of all images; see `PredictionTask`."""
+
+    def __init__(self, model: TrainedClassifier, settings: PredictionSettings) -> None:
+        if settings.tile:
+            raise UserError("--tile: classifiers process an image as a whole; leave the option out")
+        self.model = model
+        chosen = choose_classes(settings.class_names, model.classes)
+        model.among, model.top = chosen, min(settings.top, len(chosen))
+        channels = model.model.backbone.in_channels
+        self.read: Read[ViewsAndPicture] = partial(_read_views, model.read, channels, settings.draw)
+        self.rows: list[tuple[int, str, Ranking]] = []
+
+    def pixels(self, content: ViewsAndPicture) -> int:
+        return sum(view[0].numel() for view in content[0])
+
+    def group(self, content: ViewsAndPicture) -> Hashable:
+        """Group images whose views have the same sizes."""
+        return tuple((tuple(view.shape), view.dtype) for view in content[0])
+
+    def predict(self, contents: Sequence[ViewsAndPicture]) -> list[Ranking]:
+        return self.model.predict([views for views, _ in contents])
+
+    def add(self, image: NumberedImage[ViewsAndPicture], result: Ranking, pictures: PictureWriter) -> None:
+        # A file name may hold bytes that are not UTF-8, which a text file cannot hold.
+        path = str(image.source.path).encode("utf-8", "backslashreplace").decode("utf-8")
+        self.rows.append((image.number, path if image.frame is None else f"{path}#{image.frame}", result))
+        _, picture = image.content
+        if picture is not None:
+            draw = partial(draw_ranking, picture, result.names, result.probabilities.tolist())
+            pictures.add(image.name, image.source, draw, is_frame=image.frame is not None)
+
+    def finish(self, folder: Path) -> list[str]:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        ranks = range(1, self.model.top + 1)
+        writer.writerow(["image", *(title for rank in ranks for title in (f"class_{rank}", f"probability_{rank}"))])
+        for _, file, ranking in sorted(self.rows, key=lambda row: row[0]):
+            pairs = zip(ranking.names, ranking.probabilities.tolist(), strict=True)
+            writer.writerow([file, *(cell for name, value in pairs for cell in (name, f"{value:.5f}"))])
+        write_text(folder / "predictions.csv", text.getvalue())
+        return ["predictions.csv"]
+
+
+def _read_views(read: Read[Views], in_channels: int, draw: bool, image: Path | np.ndarray) -> ViewsAndPicture:
+    """Read the views of a classifier, and the picture to draw if `draw`; arrays that are not images have no picture."""
+    if not draw:
+        return read(image), None
+    pixels = image if isinstance(image, np.ndarray) else read_pixels(image, in_channels=in_channels)
+    views = read(pixels)
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
+        return views, None
+    # Keep large images at the size that they are drawn at.
+    return views, np.ascontiguousarray(resized(pixels, SIDE) if min(pixels.shape[:2]) > SIDE else pixels)

@@ -1,0 +1,175 @@
+"""Running a prediction: open the model, read, batch, predict and write, until the end or an interrupt."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import classification
+import detection
+import segmentation
+from backbones.common.files import write_json
+from backbones.common.machine import cores
+from backbones.errors import UserError
+from backbones.trained import find
+from tools.prediction.classification import ClassificationTask
+from tools.prediction.detection import DetectionTask
+from tools.prediction.inputs import Content, InputFile, count_images, stream
+from tools.prediction.naming import NumberedImage, number_images
+from tools.prediction.outputs import PictureWriter
+from tools.prediction.segmentation import SegmentationTask
+from tools.prediction.settings import PredictionSettings
+from tools.prediction.tasks import AnyTask, PredictionTask
+from tools.processes.stopping import as_keyboard_interrupt
+
+MOST_PIXELS = 1 << 24  # of images that wait for a full batch, so that memory does not grow with their sizes
+MOST_WORKERS = 4  # without --workers
+TRAINED_CROP = 512  # crop size of a segmentation run whose options do not name it
+
+
+@dataclass
+class PredictionSummary:
+    """What a prediction did.
+
+    Attributes:
+        images: number of images and frames that were predicted.
+        problems: messages about inputs that failed.
+        interrupted: whether an interrupt ended the prediction early.
+        files: names and descriptions of the files of results.
+    """
+
+    images: int = 0
+    problems: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed, reading and drawing included."""
+        return self.images / self.seconds
+
+
+def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
+    """Load the trained model of a run for prediction.
+
+    Args:
+        run: run folder or weights file.
+        folder: folder of the results.
+
+    Raises:
+        UserError: if there is no trained model, or a setting does not fit its task.
+    """
+    task = find(run).task
+    device, precision = settings.device, settings.precision
+    if task == "detection":
+        return DetectionTask(detection.load(run, device=device, precision=precision), settings)
+    if settings.score is not None:
+        raise UserError(f"--score {settings.score}: {run} is a {task} model; only detections have scores; leave it out")
+    if task == "segmentation":
+        tiles = _segmentation_tiles(run, settings)
+        return SegmentationTask(segmentation.load(run, device=device, precision=precision, **tiles), settings, folder)
+    return ClassificationTask(classification.load(run, device=device, precision=precision), settings)
+
+
+def set_up_cpu(settings: PredictionSettings) -> None:
+    """Set the number of CPU threads, and flush denormal numbers as training does."""
+    torch.set_num_threads(settings.threads or cores())
+    torch.set_flush_denormal(True)
+
+
+def predict_all(
+    task: AnyTask,
+    inputs: Sequence[InputFile],
+    settings: PredictionSettings,
+    folder: Path,
+    *,
+    create_folder: Callable[[Path], None],
+) -> PredictionSummary:
+    """Predict all images and frames, and write the results.
+
+    Ctrl-C and SIGTERM end the prediction early and keep the results so far.
+
+    Args:
+        create_folder: creates the folder of the results; called before the first result.
+    """
+    summary = PredictionSummary()
+    started = time.perf_counter()
+
+    def report(problem: str) -> None:
+        summary.problems.append(problem)
+        print_problem(problem)
+
+    workers = min(MOST_WORKERS, cores()) if settings.workers is None else settings.workers
+    images = number_images(stream(inputs, task.read, workers=workers), inputs, on_problem=report)
+    with (
+        PictureWriter(folder / "pictures", enabled=settings.draw) as pictures,
+        tqdm(total=count_images(inputs), unit="img", dynamic_ncols=True) as bar,
+        as_keyboard_interrupt(signal.SIGTERM),
+    ):
+        try:
+            for batch in batches(images, task, settings.batch_size):
+                if not summary.images:
+                    create_folder(folder)
+                results = task.predict([image.content for image in batch])
+                for image, result in zip(batch, results, strict=True):
+                    task.add(image, result, pictures)
+                    summary.images += 1
+                    bar.update()
+        except KeyboardInterrupt:
+            summary.interrupted = True
+    summary.seconds = time.perf_counter() - started
+    if summary.images:
+        summary.files = task.finish(folder)
+        if settings.draw:
+            summary.files.append("pictures/")
+    return summary
+
+
+def batches(
+    images: Iterable[NumberedImage[Content]], task: PredictionTask[Content, object], size: int
+) -> Iterator[list[NumberedImage[Content]]]:
+    """Yield batches of images of one group, with `size` images or fewer, and keep few pixels waiting."""
+    waiting: dict[Hashable, list[NumberedImage[Content]]] = {}
+    for image in images:
+        group = task.group(image.content)
+        waiting.setdefault(group, []).append(image)
+        if group is None or len(waiting[group]) == size:
+            yield waiting.pop(group)
+        # Predict the largest incomplete batches while too many pixels wait.
+        while sum(task.pixels(each.content) for batch in waiting.values() for each in batch) > MOST_PIXELS:
+            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
+    yield from waiting.values()
+
+
+def write_summary(path: Path, summary: PredictionSummary, task: AnyTask) -> None:
+    """Write the summary of a prediction as JSON."""
+    content = {
+        "pictures": summary.images,
+        "interrupted": summary.interrupted,
+        "seconds": round(summary.seconds, 2),
+        "pictures_per_second": round(summary.images_per_second, 3),
+        "weights": str(task.model.trained.path),
+        "failed": summary.problems,
+    }
+    write_json(path, content)
+
+
+def print_problem(problem: str) -> None:
+    """Print a problem of an input to stderr, above the progress bar."""
+    tqdm.write(f"error: {problem}", file=sys.stderr)
+
+
+def _segmentation_tiles(run: str, settings: PredictionSettings) -> dict[str, Any]:
+    """Return the keywords of `segmentation.load` for tiles; empty for those of the run."""
+    side = find(run).config.get("crop_size", TRAINED_CROP) if settings.tile == "auto" else settings.tile
+    tiles = {} if side is None else {"window": side}
+    return tiles if settings.overlap is None else {**tiles, "overlap": settings.overlap}

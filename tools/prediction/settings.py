@@ -1,0 +1,59 @@
+"""Settings of a prediction: which results to keep, how to process large images, and on which machine parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from backbones.errors import require
+
+SMALLEST_TILE = 16  # pixels
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What to predict, and how.
+
+    Args:
+        score: least score of a detection; absent: 0.05, the model's own limit, and drawn pictures show detections from
+            0.5.
+        classes: names of the classes to report, with commas between; label maps keep all classes and colour these.
+            Absent: all.
+        top: number of classes in a ranking.
+        tile: side in pixels of the overlapping tiles that larger images are cut into; auto is the size that the model
+            was trained at; absent: images are processed whole, or as the run's evaluation did.
+        overlap: fraction of a tile that the next tile repeats; absent: 0.25, or the run's own.
+        draw: draw pictures of the results.
+        batch_size: number of images in a batch.
+        workers: processes that read images; absent: one per core, at most four.
+        threads: CPU threads of the model; absent: one per core.
+        device: cpu, cuda, cuda:1, ...; absent: a GPU if there is one.
+        precision: precision of the model's computation; absent: the run's own.
+    """
+
+    score: float | None = None
+    classes: str | None = None
+    top: int = 5
+    tile: int | Literal["auto"] | None = None
+    overlap: float | None = None
+    draw: bool = True
+    batch_size: int = 8
+    workers: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.score is None or 0 <= self.score <= 1, "score", self.score, "must be between 0 and 1")
+        require(self.overlap is None or 0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0, below 1")
+        is_large = self.tile in (None, "auto") or int(self.tile or 0) >= SMALLEST_TILE
+        require(is_large, "tile", self.tile, f"must be {SMALLEST_TILE} or more")
+        require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
+        require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
+        for name in ("top", "batch_size"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names in `classes`; empty for all classes."""
+        return [name.strip() for name in self.classes.split(",")] if self.classes else []
