@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from backbones.common.files import JsonObject
 from backbones.fold import Folds
 from tools.engine.batches import Batch, image_ids, to_device
 from tools.engine.state import Precision
 from tools.processes import distributed, stopping
 from tools.processes.stopping import Stopped
 
-Results: TypeAlias = dict[str, Any]  # JSON values, as results.json holds them
+Results: TypeAlias = JsonObject  # as results.json holds them
 SEED = 0  # of the random samples in losses, such as a detector's anchors: the same in every evaluation
 
 Predictions = TypeVar("Predictions", contravariant=True)

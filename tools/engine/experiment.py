@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
+import yaml
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from backbones.common.files import write_text
+from backbones.common.files import JsonObject, write_text
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
@@ -32,8 +32,6 @@ from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
 from tools.engine.state import Precision, Training, random_state, set_random_state
 from tools.processes import distributed, stopping
-
-Values: TypeAlias = dict[str, Any]  # JSON values by name
 
 
 @dataclass
@@ -53,8 +51,8 @@ class Experiment:
     device: torch.device
     train: TrainOptions
     run: RunOptions
-    config: Values
-    meta: Values = field(default_factory=dict)
+    config: JsonObject
+    meta: JsonObject = field(default_factory=dict)
     groups: Sequence[type] = ()
 
     @classmethod
@@ -239,8 +237,6 @@ class Experiment:
         checkpoint.write_safetensors(path, model.state_dict(), header)
 
     def _write_config(self, launchers: set[str]) -> None:
-        import yaml
-
         create_folder(self.folder, launchers=launchers)
         # An evaluation of an existing run changes nothing in its folder, where the training may still go on.
         if self.run.eval_only and self.run.resume:

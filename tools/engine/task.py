@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
 from torch import nn
 
+from backbones.common.files import JsonObject
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
 from tools.engine.options import TaskOptions
 
-Meta: TypeAlias = dict[str, Any]  # JSON values, saved in the header of weights files
+Meta: TypeAlias = JsonObject  # saved in the header of weights files
 
 
 class TaskData(Protocol):

@@ -1,38 +1,44 @@
-"""Classification as a training task: data, model and plan of train_cls.py."""
+"""Classification as a training task: data, model, plan and evaluation of train_cls.py."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from torch import nn
 
+from backbones.common.files import write_text
 from backbones.errors import UserError
-from backbones.weights.files import read_meta
-from backbones.weights.hub import resolve
 from classification.data.items import Collate, collate
 from classification.data.shards import ShardBatches
 from classification.data.source import ImageSource, ShardSource, Split, open_source
 from classification.evaluation_sizes import choose_sizes
+from classification.metrics import TopK, format_table, predictions_csv
 from classification.mixing import Mixing
-from classification.model import Classifier
+from classification.model import Classifier, ViewAverage
 from classification.options import require_mixable
 from classification.trained import build_from_options
-from classification.transforms import Augment, Normalise, describe_views
+from classification.transforms import Augment, Normalise, Views, describe_views
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
+from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
+from tools.engine.measure import Measure
 from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import crops
-from tools.tasks.classification_measure import ClassificationMeasure
+from tools.tasks.data import classes_trained_on, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
 
 MEASURED_FOR_MEAN = 2000  # training images from which --normalise data computes mean and std
+EVAL_BATCH = 128  # largest number of images in one forward pass
 
 
 class ClassificationTask:
@@ -141,6 +147,68 @@ class ClassificationTask:
         return meta["input"]["in_channels"], size, size
 
 
+class ClassificationMeasure(Measure[TopK]):
+    """Evaluates classifiers by their accuracy on validation images, and on `--train-eval` training images."""
+
+    def __init__(
+        self, experiment: Experiment, options: TrainClassifierOptions, data: ImageSource, bad: BadImages
+    ) -> None:
+        super().__init__(experiment, bad)
+        self.data, self.crops = data, options.data.test_crops
+        self.loader = self._loader("val")
+        measurable = not options.run.eval_only and "train" in data.measurable
+        self.train_images = options.data.train_eval if measurable else 0
+        self.train_loader = self._loader("train", sample=self.train_images) if self.train_images else None
+
+    def new_evaluator(self) -> TopK:
+        return TopK(self.data.classes, expected=self.data.expected("val"))
+
+    def predictor(self, model: nn.Module) -> ViewAverage:
+        assert isinstance(model, Classifier)
+        return ViewAverage(model)
+
+    def further_results(self, model: nn.Module) -> Results:
+        """Return the accuracy on training images; the names of these metrics begin with `train_`."""
+        if self.train_loader is None:
+            return {}
+        expected = self.data.expected("train", self.train_images)
+        evaluator = TopK(self.data.classes, prefix="train_", expected=expected)
+        return self.evaluate(model, self.train_loader, evaluator)
+
+    def write_predictions(self, folder: Path, evaluator: TopK) -> None:
+        rows = evaluator.rows()
+        names = self.data.names("val", rows["index"])
+        write_text(folder / "predictions.csv", predictions_csv(rows, names, self.data.classes))
+
+    def table(self, results: Results) -> str:
+        return format_table(results)
+
+    def write_samples(self, model: nn.Module, folder: Path) -> str:
+        return f"results and predictions are in {folder}"
+
+    def kept_results(self) -> Results:
+        """Return the results of the run that is measured again: `--eval-only` has no accuracy on training images."""
+        path = self.experiment.folder / "results.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def _loader(self, split: Split, *, sample: int = 0) -> Iterable[Batch]:
+        sizes = self.experiment.meta["input"]
+        normalise = Normalise(tuple(sizes["mean"]), tuple(sizes["std"]))
+        views = Views(self.crops, sizes["resize_size"], sizes["crop_size"], normalise, sizes["interpolation"])
+        # Evaluation keeps no activations, so that twice the training batch fits. Each of ten crops takes memory.
+        whole = self.experiment.eval_batch
+        batch = {"center": min(EVAL_BATCH, 2 * whole), "ten": max(1, min(EVAL_BATCH, whole) // 4)}
+        return self.data.eval_loader(
+            split,
+            views,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            batch_size=batch.get(self.crops, 1),  # whole images differ in size
+            workers=self.experiment.workers,
+            sample=sample,
+        )
+
+
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Return the indices of the images that `--fraction` keeps, from their labels `[N]`."""
     images = np.arange(len(labels))
@@ -161,18 +229,13 @@ def _check_classes(options: TrainClassifierOptions, data: ImageSource, model: Cl
             f"--weights {weights}: has no last layer for the {len(data.classes)} classes of the data; "
             "leave out --eval-only to train one"
         )
-    trained_on = read_meta(resolve(weights)).get("classes")
-    if trained_on is not None and tuple(trained_on) != data.classes:
-        odd = next((a, b) for a, b in zip(trained_on, data.classes, strict=True) if a != b)
-        raise UserError(
-            f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]}); use its data"
-        )
+    require_trained_on(weights, data.classes)
 
 
 def _other_classes(options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> str:
     """Return a warning if the last layer was loaded from a file of other classes."""
-    trained_on = read_meta(resolve(options.model.weights)).get("classes")
+    trained_on = classes_trained_on(options.model.weights)
     loaded = model.load_report is not None and not any("fc." in name for name in model.load_report.missing)
-    if trained_on is None or tuple(trained_on) == data.classes or not loaded:
+    if trained_on in (None, data.classes) or not loaded:
         return ""
     return "; WARNING: the last layer was trained on other classes, and training starts from it"

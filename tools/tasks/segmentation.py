@@ -1,37 +1,44 @@
-"""Segmentation as a training task: data, model and plan of train_seg.py."""
+"""Segmentation as a training task: data, model, plan and evaluation of train_seg.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from backbones.weights.files import read_meta
-from backbones.weights.hub import resolve
-from segmentation.data.dataset import LabelSource, Segmentation, collate
+from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
 from segmentation.data.folders import open_source
 from segmentation.data.labels import median_frequency_weights
+from segmentation.draw import draw_samples
 from segmentation.fcn import FCN
+from segmentation.label_maps import write_maps
 from segmentation.losses import PixelLoss
-from segmentation.metrics import POLICY
+from segmentation.metrics import POLICY, LabelMetrics, format_table
+from segmentation.predict import Predictor
 from segmentation.trained import build_from_options
 from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
+from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
+from tools.engine.measure import Measure
 from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
+from tools.tasks.data import Splits, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
-from tools.tasks.segmentation_measure import SegmentationMeasure
-from tools.tasks.splits import Splits
+
+SAMPLES = 6  # rows of samples.png
+EVAL_BATCH = 8  # largest number of images in one forward pass
 
 
 class SegmentationTask:
@@ -109,6 +116,70 @@ class SegmentationTask:
         return meta["input"]["in_channels"], options.data.crop_size, options.data.crop_size
 
 
+class SegmentationMeasure(Measure[LabelMetrics]):
+    """Evaluates segmentation models by their mean intersection over union."""
+
+    indent: ClassVar[int | None] = None  # results.json holds a confusion matrix
+
+    def __init__(
+        self, experiment: Experiment, options: TrainSegmenterOptions, data: Segmentation, bad: BadImages
+    ) -> None:
+        super().__init__(experiment, bad)
+        self.options, self.data = options.data, data
+        self.loader = bad.evaluation(
+            loader,
+            data,
+            workers=experiment.workers,
+            collate=collate_whole,
+            batch_sampler=distributed.shard(len(data), min(EVAL_BATCH, experiment.eval_batch)),
+        )
+
+    def new_evaluator(self) -> LabelMetrics:
+        return LabelMetrics(self.data.source.classes.names, keep=True)
+
+    def predictor(self, model: nn.Module) -> Predictor:
+        assert isinstance(model, FCN)
+        asked = self.options
+        return Predictor(
+            model,
+            min_size=asked.min_size,
+            tile=asked.tile,
+            overlap=asked.overlap,
+            scales=asked.test_scales or (1.0,),
+            flip=asked.test_flip,
+        )
+
+    def write_predictions(self, folder: Path, evaluator: LabelMetrics) -> None:
+        write_maps(folder, evaluator.maps, self.data.source.file)
+
+    def table(self, results: Results) -> str:
+        return format_table(results)
+
+    def write_samples(self, model: nn.Module, folder: Path) -> str:
+        path = folder / "samples.png"
+        self._draw(model, path)
+        return f"results and pictures are in {folder}; image, truth and prediction side by side: {path}"
+
+    def _draw(self, model: nn.Module, path: Path) -> None:
+        """Draw images spread evenly over the split."""
+        count = min(SAMPLES, len(self.data))
+        data = self.bad.omitting(self.data)
+        indices = np.arange(count) * len(data) // count
+        # Images that cannot be read are None here.
+        items = [item for index in indices if (item := data[int(index)])]
+        if not items:
+            return
+        model.eval()
+        with torch.inference_mode(), self.experiment.precision().autocast():
+            found = self.predictor(model)([image.to(self.experiment.device) for image, _ in items])
+        draw_samples(
+            [image.permute(1, 2, 0).numpy() for image, _ in items],
+            [target["mask"].numpy() for _, target in items],
+            [labels.cpu().numpy() for labels in found],
+            self.data.source.classes,
+        ).save(path)
+
+
 def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -> Segmentation:
     """Open a split: augmented for training, unchanged for validation.
 
@@ -182,9 +253,4 @@ def _check_classes(options: TrainSegmenterOptions, source: LabelSource, model: F
         raise UserError(
             f"--weights {weights}: holds no segmentation model of {len(source.classes)} classes; train it first"
         )
-    trained_on = read_meta(resolve(weights)).get("classes")
-    if trained_on is not None and tuple(trained_on) != source.classes.names:
-        odd = next((a, b) for a, b in zip(trained_on, source.classes.names, strict=True) if a != b)
-        raise UserError(
-            f"--weights {weights}: was trained on other classes than the data's ({odd[0]}, not {odd[1]}); use its data"
-        )
+    require_trained_on(weights, source.classes.names)

@@ -1,0 +1,65 @@
+"""Data of a run: its two splits, and whether weights were trained on the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from backbones.errors import UserError
+from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
+
+
+class Split(Protocol):
+    """A data set of one split."""
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Return a hash of the images and their truth."""
+
+
+SplitType = TypeVar("SplitType", bound=Split)
+
+
+@dataclass(frozen=True)
+class Splits(Generic[SplitType]):
+    """The splits of a run.
+
+    Attributes:
+        train: None with `--eval-only`.
+    """
+
+    train: SplitType | None
+    val: SplitType
+
+    @property
+    def first(self) -> SplitType:
+        """Return the training split, or the validation split if there is no training."""
+        return self.val if self.train is None else self.train
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of each split, so that `--resume` can refuse other images."""
+        splits = {"train": self.train, "val": self.val}
+        return {name: split.fingerprint() for name, split in splits.items() if split is not None}
+
+
+def classes_trained_on(weights: str) -> tuple[str, ...] | None:
+    """Return the class names that the header of a weights file records, or None if it records none."""
+    names = read_meta(resolve(weights)).get("classes")
+    return None if names is None else tuple(names)
+
+
+def require_trained_on(weights: str, classes: Sequence[str]) -> None:
+    """Refuse weights of as many, but other classes.
+
+    Raises:
+        UserError: naming the first class that differs.
+    """
+    trained_on = classes_trained_on(weights)
+    if trained_on is not None and trained_on != tuple(classes):
+        before, now = next((a, b) for a, b in zip(trained_on, classes, strict=True) if a != b)
+        raise UserError(
+            f"--weights {weights}: was trained on other classes than the data's ({before}, not {now}); use its data"
+        )
