@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
+import yaml
+
 from backbones.common import plugins
 from backbones.common.files import read_yaml
 from backbones.common.options import former_names, renamed
@@ -102,17 +104,30 @@ def _parse(
 
 
 def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], copies: ExitStack) -> str:
-    """Return a YAML file of options without former names: the file, or a copy that lives until `copies` is closed."""
+    """Return a YAML file of options without former names: the file, or a copy that lives until `copies` is closed.
+
+    Raises:
+        UserError: the file cannot be read, or holds a text that the parser would read as null, such as "---".
+    """
     values = _read_config(Path(file), option)
+    for name, value in values.items():
+        if isinstance(value, str) and value.strip() and _is_null(value):
+            raise UserError(f"{option}{file}: {name} is the text {value!r}, which would be read as null; write null")
     if not values.keys() & former_names(groups).keys():
         return file
     import tempfile
 
-    import yaml
-
     copy = Path(copies.enter_context(tempfile.TemporaryDirectory()), "options.yaml")
     copy.write_text(yaml.safe_dump(renamed(values, groups), sort_keys=False), encoding="utf-8")
     return str(copy)
+
+
+def _is_null(text: str) -> bool:
+    """Return whether YAML reads a text as null."""
+    try:
+        return yaml.safe_load(text) is None
+    except Exception:  # PyYAML raises errors of many kinds
+        return False
 
 
 def peek_option(argv: Sequence[str], name: str) -> Any:
