@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,3 +67,21 @@ class PixelLoss(nn.Module):
         """Return the class weight of each pixel `[N, H, W]`; 0 for ignored pixels."""
         assert self.class_weights is not None
         return self.class_weights[labels.clamp(max=len(self.class_weights) - 1)] * labelled
+
+
+def median_frequency_weights(counts: np.ndarray) -> np.ndarray:
+    """Return class weights `[K]` float32: the median of the classes' frequencies over each class's own.
+
+    The frequency of a class is its number of pixels over all labelled pixels of the images that show it (Eigen and
+    Fergus 2015). A class that no image shows gets the weight 1.
+
+    Args:
+        counts: pixels `[images, K]` of each class in each image.
+    """
+    shown = counts > 0
+    totals = (shown * counts.sum(1, keepdims=True)).sum(0)
+    known = totals > 0
+    frequency = counts.sum(0)[known] / totals[known]
+    weights = np.ones(counts.shape[1], np.float32)
+    weights[known] = np.median(frequency) / frequency
+    return weights

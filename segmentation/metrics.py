@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
+from hotcoco.semantic import SemanticEval
 from torch import Tensor
 
 from segmentation.data.dataset import WholeTargets
-
-if TYPE_CHECKING:
-    from hotcoco.semantic import SemanticEval
+from segmentation.data.labels import IGNORE
 
 POLICY = "classes without a pixel in truth and prediction are n/a and left out of the mean"
 
 # The counts of one process, and its predicted maps as PNGs by image index.
-LabelMetricsState: TypeAlias = "tuple[SemanticEval, dict[int, bytes]]"
+LabelMetricsState: TypeAlias = tuple[SemanticEval, dict[int, bytes]]
 
 
 class LabelMetrics:
@@ -32,7 +31,7 @@ class LabelMetrics:
         maps: the predicted label maps as PNGs, by the target's `index`; empty unless `keep`.
     """
 
-    def __init__(self, classes: Sequence[str], *, ignore_index: int = 255, keep: bool = False) -> None:
+    def __init__(self, classes: Sequence[str], *, ignore_index: int = IGNORE, keep: bool = False) -> None:
         self.classes, self.ignore_index = tuple(classes), ignore_index
         self._counts = self._new_counts()
         self.keep = keep
@@ -92,8 +91,6 @@ class LabelMetrics:
         }
 
     def _new_counts(self) -> SemanticEval:
-        from hotcoco.semantic import SemanticEval
-
         return SemanticEval(list(self.classes), ignore_index=self.ignore_index)
 
 

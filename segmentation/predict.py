@@ -9,7 +9,6 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as V
 
 from backbones.common.images import window_starts
 from backbones.errors import UserError
@@ -156,4 +155,6 @@ class Predictor(nn.Module):
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize images `[N, C, H, W]` to (height, width), antialiased; uint8 stays uint8."""
+    from torchvision.transforms.v2 import functional as V  # slow to import, and not needed at the images' own size
+
     return V.resize(images, list(size), antialias=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.files import write_json
@@ -126,8 +127,6 @@ def _write(
     sources: dict[str, list[SourceFile]], classes: list[str], output: Path, shard_size: int
 ) -> dict[str, dict[str, int]]:
     """Write all shards and the index into a temporary folder, then move them to `output`, the index last."""
-    from tqdm import tqdm
-
     unfinished = output / UNFINISHED
     unfinished.mkdir()
     interval = 0.1 if sys.stderr.isatty() else 10  # seconds between updates; few lines in a log file

@@ -1,4 +1,4 @@
-"""COCO's instances painted as label maps, on the fly."""
+"""Label maps painted from the objects of a COCO file when they are read."""
 
 from __future__ import annotations
 
@@ -9,58 +9,59 @@ from typing import Literal
 
 import numpy as np
 
-from backbones.common.datasets import (
-    Record,
-    field,
-    file_of_image,
-    read_coco,
-    records_of,
-    refuse_duplicates,
-)
+from backbones.common.datasets import Record, field, file_of_image, read_coco, records_of, refuse_duplicates
 from backbones.common.images import MOST_PIXELS, read_image
 from backbones.errors import UserError
 from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes
 from segmentation.data.outlines import paint
 
-Chosen = Literal["all", "voc"]
-
-
-# What COCO calls the classes of Pascal VOC, in VOC's order.
+# COCO's names of the classes of Pascal VOC, in VOC's order.
 VOC_IN_COCO = (
     "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
     "horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv",
 )  # fmt: skip
+# Kind of record -> the fields that label maps need.
+NEEDED = {
+    "image": ("id", "file_name", "height", "width"),
+    "category": ("id", "name"),
+    "annotation": ("id", "image_id", "category_id", "segmentation", "iscrowd"),
+}
 
 
 class CocoLabels:
-    """The instances of a COCO file as label maps: background 0, then the categories in the order of their ids.
+    """Label maps of a COCO file: the background is class 0, then come the categories in the order of their ids.
 
-    Crowds, and pixels that instances of different classes claim, do not count. Outlines are kept as packed JSON text:
-    millions of Python objects would be copied into each worker.
+    Crowds are ignored, and so are pixels that objects of different classes share.
 
     Args:
-        path: instances JSON; `folder`: its images.
-        chosen: "all" categories, or those of Pascal VOC (21 classes in VOC's order; all others are background).
-        allow_outside: take file names that lead out of `folder` (absolute ones, and those with `..`).
+        path: instances JSON file.
+        folder: folder of the images.
+        chosen: "all" categories, or "voc" for those of Pascal VOC: 21 classes in VOC's order, others are background.
+        allow_outside: accept file names that lead out of `folder` (absolute ones, and those with `..`).
 
     Raises:
-        UserError: naming the file and the record that is malformed, or VOC's category that is absent.
+        UserError: a record is malformed, or a category of VOC is missing; the message names the file and the record.
     """
 
-    def __init__(self, path: Path, folder: Path, *, chosen: Chosen = "all", allow_outside: bool = False) -> None:
+    def __init__(
+        self, path: Path, folder: Path, *, chosen: Literal["all", "voc"] = "all", allow_outside: bool = False
+    ) -> None:
         data = read_instances(path, allow_outside=allow_outside)
         self.where, self.folder = str(path), folder
         self.classes, numbers = _classes(data["categories"], chosen, path)
+        # Pack everything into arrays: reading Python objects would copy their memory into each worker.
         images = sorted(data["images"], key=lambda image: image["id"])
         self._names = np.array([image["file_name"] for image in images])
         self._sizes = np.array([(image["height"], image["width"]) for image in images], np.int64)
         self.image_ids = np.array([image["id"] for image in images], np.int64)
         kept = sorted((a for a in data["annotations"] if a["category_id"] in numbers), key=lambda a: a["image_id"])
         rows = np.array([a["image_id"] for a in kept], np.int64)
+        # The objects of image i are offsets[i] to offsets[i + 1].
         self._offsets = np.searchsorted(rows, [*self.image_ids, np.iinfo(np.int64).max])
         self._ids = np.array([a["id"] for a in kept], np.int64)
         self._numbers = np.array([numbers[a["category_id"]] for a in kept], np.uint8)
         self._crowd = np.array([bool(a.get("iscrowd")) for a in kept], bool)
+        # The outline of object i is the JSON text from ends[i] to ends[i + 1].
         texts = [_packed(annotation, path) for annotation in kept]
         self._ends = np.cumsum([0, *map(len, texts)])
         self._text = np.frombuffer(b"".join(texts), np.uint8)
@@ -73,12 +74,14 @@ class CocoLabels:
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         crowds, claimed = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-        for instance in range(self._offsets[row], self._offsets[row + 1]):
-            mask, number = self._mask(instance, size), self._numbers[instance]
-            if self._crowd[instance]:
+        for index in range(self._offsets[row], self._offsets[row + 1]):
+            mask, number = self._mask(index, size), self._numbers[index]
+            if self._crowd[index]:
                 crowds[mask] = IGNORE
             else:
+                # A pixel keeps its class if it is free or has the same class; pixels of two classes are ignored.
                 claimed[mask] = np.where((claimed[mask] == 0) | (claimed[mask] == number), number, IGNORE)
+        # Objects lie above crowds.
         return np.where(claimed, claimed, crowds)
 
     def file(self, row: int) -> Path:
@@ -88,59 +91,27 @@ class CocoLabels:
         height, width = self._sizes[row]
         return int(height), int(width)
 
-    def _mask(self, instance: int, size: tuple[int, int]) -> np.ndarray:
-        """`[H, W]` bool of one instance's pixels."""
-        outline = json.loads(self._text[self._ends[instance] : self._ends[instance + 1]].tobytes())
+    def _mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """Return the pixels of one object `[H, W]` bool."""
+        outline = json.loads(self._text[self._ends[index] : self._ends[index + 1]].tobytes())
         try:
             return paint(outline, size)
         except ValueError as error:
             raise UserError(
-                f"{self.where}: annotation {self._ids[instance]}: `segmentation` is malformed ({error}); mend the file"
+                f"{self.where}: annotation {self._ids[index]}: `segmentation` is malformed ({error}); correct the file"
             ) from None
 
 
-def _packed(annotation: Record, path: Path) -> bytes:
-    """An outline as JSON without blanks."""
-    try:
-        return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
-    except RecursionError:
-        raise UserError(
-            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deep; mend the file"
-        ) from None
-
-
-def _classes(categories: Sequence[Record], chosen: Chosen, path: Path) -> tuple[Classes, dict[int, int]]:
-    """The classes, and the class number of each category id."""
-    ordered = sorted(categories, key=lambda category: category["id"])
-    if chosen == "all":
-        if not 0 < len(ordered) < IGNORE:
-            raise UserError(f"{path}: has {len(ordered)} categories; label maps of bytes hold 1 to {IGNORE - 1}")
-        names = ["background", *(str(category["name"]) for category in ordered)]
-        return Classes.named(names), {category["id"]: number for number, category in enumerate(ordered, start=1)}
-    ids = {category["name"]: category["id"] for category in ordered}
-    absent = [name for name in VOC_IN_COCO if name not in ids]
-    if absent:
-        raise UserError(f"{path}: has no category {absent[0]}; --classes voc needs COCO's own categories")
-    return Classes.named(VOC_CLASSES), {ids[name]: number for number, name in enumerate(VOC_IN_COCO, start=1)}
-
-
-# Kind of record -> the fields that label maps need.
-NEEDED = {
-    "image": ("id", "file_name", "height", "width"),
-    "category": ("id", "name"),
-    "annotation": ("id", "image_id", "category_id", "segmentation", "iscrowd"),
-}
-
-
 def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list[Record]]:
-    """The lists `images`, `categories` and `annotations` of a file, each record with the fields that label maps need.
+    """Return the lists `images`, `categories` and `annotations` of a file, with all fields that label maps need.
 
     Args:
-        allow_outside: take file names that lead out of the folder of images (absolute ones, and those with `..`).
+        path: instances JSON file.
+        allow_outside: accept file names that lead out of the image folder (absolute ones, and those with `..`).
 
     Raises:
-        UserError: naming the file and the record: no JSON, a missing or malformed field (a file of boxes alone has no
-            `segmentation`), ids or class names that stand twice, an annotation of an absent image or category.
+        UserError: the file is not JSON, a field is missing or malformed (a file of boxes only has no `segmentation`),
+            an id or class name is a duplicate, or an annotation belongs to no image or category of the file.
     """
     data = read_coco(path)
     lists = {name: records_of(data, name, path) for name in ("images", "categories", "annotations")}
@@ -161,13 +132,42 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
     return lists
 
 
+def _packed(annotation: Record, path: Path) -> bytes:
+    """Return an outline as JSON without spaces."""
+    try:
+        return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
+    except RecursionError:
+        raise UserError(
+            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deep; correct the file"
+        ) from None
+
+
+def _classes(categories: Sequence[Record], chosen: Literal["all", "voc"], path: Path) -> tuple[Classes, dict[int, int]]:
+    """Return the classes, and the class number of each category id."""
+    ordered = sorted(categories, key=lambda category: category["id"])
+    if chosen == "all":
+        if not 0 < len(ordered) < IGNORE:
+            raise UserError(
+                f"{path}: has {len(ordered)} categories; label maps of bytes hold 1 to {IGNORE - 1}; use --classes "
+                "voc, or change the file"
+            )
+        names = ["background", *(str(category["name"]) for category in ordered)]
+        return Classes.named(names), {category["id"]: number for number, category in enumerate(ordered, start=1)}
+    ids = {category["name"]: category["id"] for category in ordered}
+    absent = [name for name in VOC_IN_COCO if name not in ids]
+    if absent:
+        raise UserError(f"{path}: has no category {absent[0]}; --classes voc needs COCO's own categories")
+    return Classes.named(VOC_CLASSES), {ids[name]: number for number, name in enumerate(VOC_IN_COCO, start=1)}
+
+
 def _check_references(data: dict[str, list[Record]], path: Path) -> None:
+    """Refuse annotations whose image or category is not in the file."""
     images, categories = ({record["id"] for record in data[kind]} for kind in ("images", "categories"))
     for annotation in data["annotations"]:
         for name, known in (("image_id", images), ("category_id", categories)):
             if annotation[name] not in known:
                 raise UserError(
-                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the file; mend it"
+                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the file; correct it"
                 )
 
 

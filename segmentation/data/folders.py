@@ -1,41 +1,40 @@
-"""Label maps as files: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders."""
+"""Label maps as files: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders; and the opening of any layout."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-from backbones.common.datasets import IMAGE_SUFFIXES, leads_out
+from backbones.common.datasets import IMAGE_SUFFIXES, find_split, leads_out
 from backbones.common.images import image_size, read_image
 from backbones.errors import UserError
-from segmentation.data.labels import VOC_CLASSES, Classes, palette, read_labels
+from segmentation.data.coco import CocoLabels
+from segmentation.data.dataset import LabelSource
+from segmentation.data.labels import VOC_CLASSES, Classes, read_labels, read_palette
 from segmentation.options import SegmentationDataOptions
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from segmentation.data.dataset import LabelSource
-
 
 VOC_LISTS = Path("ImageSets", "Segmentation")
 
 
 class LabelFolder:
-    """Pictures and the label maps (PNG) of their names.
+    """Image files with their label maps (PNG).
 
     Args:
-        pairs: image and label file of each.
-        ignore_index: the label maps' number for pixels that do not count.
+        pairs: image file and label file of each image.
+        classes: names by class number. If their colours are our own and the first label map is a palette image, the
+            colours of its palette replace them.
+        ignore_index: number in the label maps that marks pixels to ignore.
+        where: name of the data for messages.
     """
 
     def __init__(self, pairs: list[tuple[Path, Path]], classes: Classes, *, ignore_index: int, where: str) -> None:
         self.where, self.ignore_index = where, ignore_index
-        # Packed: a list of Python objects would be copied into each worker by its reference counts.
+        # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
         self._images, self._labels = (np.array([os.fsencode(p) for p in column]) for column in zip(*pairs, strict=True))
-        own = palette(self._path(self._labels, 0))[: len(classes)]
+        own = read_palette(self._path(self._labels, 0))[: len(classes)]
         self.classes = classes if classes.given or len(own) < len(classes) else Classes(classes.names, own)
 
     def __len__(self) -> int:
@@ -58,45 +57,79 @@ class LabelFolder:
         return Path(os.fsdecode(column[row]))
 
 
+def open_source(root: Path, split: Literal["train", "val"], options: SegmentationDataOptions) -> LabelSource:
+    """Open a split of a data set of any layout.
+
+    Args:
+        root: folder of the data set, such as `options.data`.
+        split: which split; in other layouts than COCO's its name is `options.train_split` or `options.val_split`.
+        options: how to read the data; `data` itself is not used.
+
+    Raises:
+        UserError: the layout is unknown, a file is missing or malformed, or an option does not fit the layout.
+    """
+    if is_label_folder(root):
+        if options.classes != "all":
+            raise UserError(
+                f"--classes {options.classes}: is for COCO's categories, but {root} has its own classes; leave it out"
+            )
+        name = options.train_split if split == "train" else options.val_split
+        return open_folder(root, name, ignore_index=options.ignore_index)
+    if root.is_dir() and not (root / "annotations").is_dir():
+        raise UserError(
+            f"--data {root}: its layout is unknown; expected images/SPLIT, labels/SPLIT and classes.txt; or Pascal "
+            "VOC's ImageSets/Segmentation; or COCO's annotations/instances_SPLIT*.json"
+        )
+    return CocoLabels(*find_split(root, split), chosen=options.classes, allow_outside=options.allow_outside)
+
+
 def is_label_folder(root: Path) -> bool:
-    """Whether a data set is laid out in one of the two ways."""
+    """Return whether a data set has label maps as files: images/SPLIT beside labels/SPLIT, or Pascal VOC's layout."""
     return (root / "labels").is_dir() or (root / VOC_LISTS).is_dir()
 
 
 def open_folder(root: Path, split: str, *, ignore_index: int) -> LabelFolder:
-    """A split of `root`: `images/SPLIT/*` and `labels/SPLIT/*.png` with `classes.txt`, or Pascal VOC's layout.
+    """Open `images/SPLIT/*` and `labels/SPLIT/*.png` with `classes.txt`, or a split in Pascal VOC's layout.
+
+    Args:
+        root: folder of the data set.
+        split: name of the split.
+        ignore_index: number in the label maps that marks pixels to ignore.
 
     Raises:
-        UserError: where a folder, a list, the classes or a label map is missing.
+        UserError: a folder, a list, the classes or a label map is missing.
     """
     pairs, classes = list_pairs(root, split), read_classes(root)
     absent = [labels for _, labels in pairs if not labels.is_file()]
     if absent:
-        raise UserError(f"{absent[0]}: no such label map ({len(absent)} of {len(pairs)} images of {split} lack theirs)")
+        raise UserError(
+            f"{absent[0]}: no such label map ({len(absent)} of {len(pairs)} images of {split} have none); add it, or "
+            "remove the image"
+        )
     return LabelFolder(pairs, classes, ignore_index=ignore_index, where=f"{root} ({split})")
 
 
 def list_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
-    """The images of a split, each with its label map's path, whether it is there or not.
+    """Return the image files of a split, each with the path of its label map, which may not exist.
 
     Raises:
-        UserError: where a folder or a list is missing or empty.
+        UserError: a folder or a list is missing or empty.
     """
     if (root / "labels").is_dir():
-        return _beside(image_folder(root, split), root / "labels" / split)
-    return _listed(root, split)
+        return _pairs_of_folders(image_folder(root, split), root / "labels" / split)
+    return _pairs_of_list(root, split)
 
 
 def image_folder(root: Path, split: str) -> Path:
-    """Where the images of a split lie."""
+    """Return the folder of a split's images."""
     return root / "images" / split if (root / "labels").is_dir() else root / "JPEGImages"
 
 
 def read_classes(root: Path) -> Classes:
-    """What `classes.txt` says; Pascal VOC's own classes where its layout has none.
+    """Return the classes of `classes.txt`, or Pascal VOC's own if its layout has no such file.
 
     Raises:
-        UserError: where it is missing or malformed.
+        UserError: the file is missing or malformed.
     """
     path = root / "classes.txt"
     if (root / "labels").is_dir() or path.is_file():
@@ -104,7 +137,7 @@ def read_classes(root: Path) -> Classes:
     return Classes.named(VOC_CLASSES)
 
 
-def _beside(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+def _pairs_of_folders(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; a data set has images/SPLIT and labels/SPLIT")
@@ -114,38 +147,16 @@ def _beside(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     return [(image, (labels / image.relative_to(images)).with_suffix(".png")) for image in found]
 
 
-def _listed(root: Path, split: str) -> list[tuple[Path, Path]]:
+def _pairs_of_list(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """Return the pairs that Pascal VOC's list of a split names."""
     path = root / VOC_LISTS / f"{split}.txt"
     try:
         names = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); it lists the images of {split}") from None
+        raise UserError(f"{path}: cannot be read ({error}); it must list the images of {split}") from None
     if not names:
-        raise UserError(f"{path}: lists no images")
+        raise UserError(f"{path}: lists no images; add their names")
     outside = next((name for name in names if leads_out(name)), None)
     if outside:
-        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; mend the list")
+        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; correct the list")
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]
-
-
-def open_source(data: SegmentationDataOptions, split: Literal["train", "val"]) -> LabelSource:
-    """Label maps in folders, or painted from COCO's instances; the shapes are such."""
-    from backbones.common.datasets import find_split
-    from segmentation.data.coco import CocoLabels
-
-    if data.data is None:
-        from tools.processes.distributed import on_main
-        from tools.synthetic import shapes
-
-        return CocoLabels(*find_split(on_main(shapes.prepare), split), chosen=data.classes)
-    root = Path(data.data)
-    if is_label_folder(root):
-        if data.classes != "all":
-            raise UserError(f"--classes {data.classes}: chooses among COCO's; {root} names its own: leave it out")
-        return open_folder(root, getattr(data, f"{split}_split"), ignore_index=data.ignore_index)
-    if root.is_dir() and not (root / "annotations").is_dir():
-        raise UserError(
-            f"--data {root}: no layout that is known: images/SPLIT, labels/SPLIT and classes.txt; Pascal VOC's "
-            "ImageSets/Segmentation; or COCO's annotations/instances_SPLIT*.json"
-        )
-    return CocoLabels(*find_split(root, split), chosen=data.classes, allow_outside=data.allow_outside)

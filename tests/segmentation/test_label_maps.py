@@ -18,7 +18,8 @@ from backbones.errors import UserError
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import Segmentation, collate, collate_whole
 from segmentation.data.folders import open_folder
-from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes, median_frequency_weights
+from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes
+from segmentation.losses import median_frequency_weights
 from segmentation.transforms import Augment
 
 
@@ -147,13 +148,13 @@ def break_list(labels: LabelSet) -> None:
 MISTAKES = {
     break_size: r"a\.png: is 11x8 pixels, but its image is 12x8",
     break_value: r"a\.png: holds the value 3, which is neither a class \(0 to 2\) nor --ignore-index 9",
-    break_mask: r"a\.png: no such label map \(1 of 2 images of train lack theirs\)",
-    break_rgb: r"a\.png: is an RGB picture, whose colours say no class",
+    break_mask: r"a\.png: no such label map \(1 of 2 images of train have none\)",
+    break_rgb: r"a\.png: is an RGB image, and its colours name no class",
     break_colour: r"a\.png: holds the colour 7 7 7, which no line of classes\.txt has",
     break_file: r"a\.png: does not decode",
     break_image: r"a\.jpg: does not decode",
     break_split: r"train: holds no images",
-    break_names: r"classes\.txt: sky stands twice",
+    break_names: r"classes\.txt: sky is a duplicate",
     break_list: r"classes\.txt: cannot be read",
 }
 

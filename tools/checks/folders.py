@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from classification.data.decoding import channels_of, decode_raw
 from classification.data.folders import image_files
 from segmentation.data.folders import image_folder, list_pairs, read_classes
-from segmentation.data.labels import Classes, read_pixels, to_numbers
+from segmentation.data.labels import Classes, read_label_pixels, to_class_numbers
 from tools.checks.findings import CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 
@@ -133,7 +133,7 @@ def _inspect_labels(path: Path, classes: Classes | None, size: tuple[int, int] |
     if not path.is_file():
         return []  # reported already
     try:
-        pixels = read_pixels(path, classes or Classes.named(()))
+        pixels = read_label_pixels(path, classes or Classes.named(()))
     except UserError as error:
         return [("undecodable label map", _without(path, error))]
     findings = []
@@ -142,7 +142,7 @@ def _inspect_labels(path: Path, classes: Classes | None, size: tuple[int, int] |
         findings.append(("label map of other size", text))
     try:
         if classes is not None:
-            to_numbers(pixels, path, classes, ignore_index=ignore_index)
+            to_class_numbers(pixels, path, classes, ignore_index=ignore_index)
     except UserError as error:
         findings.append(("unknown label", f"the label map {_without(path, error)}"))
     return findings

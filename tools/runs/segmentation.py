@@ -11,11 +11,11 @@ import numpy as np
 from backbones.errors import UserError
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import open_source
+from segmentation.data.labels import IGNORE
 from segmentation.label_maps import NAME, read_maps
 from segmentation.options import SegmentationDataOptions
 from tools.runs.folder import RunFolder
-
-IGNORE = 255  # label of pixels that do not count
+from tools.synthetic import shapes
 
 
 @dataclass(frozen=True)
@@ -125,5 +125,5 @@ def _open_source(run: RunFolder, data: str | None) -> LabelSource:
     options = {name: value for name, value in run.config.items() if name in known}
     if isinstance(options.get("scales"), list):
         options["scales"] = tuple(options["scales"])
-    root = run.data_root(data)
-    return open_source(SegmentationDataOptions(**{**options, "data": None if root is None else str(root)}), "val")
+    root = run.data_root(data) or shapes.prepare()
+    return open_source(root, "val", SegmentationDataOptions(**options))

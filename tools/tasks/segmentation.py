@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,11 +15,10 @@ from backbones.common.loading import loader
 from backbones.errors import UserError
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
 from segmentation.data.folders import open_source
-from segmentation.data.labels import median_frequency_weights
 from segmentation.draw import draw_samples
 from segmentation.fcn import FCN
 from segmentation.label_maps import write_maps
-from segmentation.losses import PixelLoss
+from segmentation.losses import PixelLoss, median_frequency_weights
 from segmentation.metrics import POLICY, LabelMetrics, format_table
 from segmentation.predict import Predictor
 from segmentation.trained import build_from_options
@@ -187,9 +186,8 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
         UserError: files are missing or malformed, or the folder's layout is unknown.
     """
     data = options.data
-    if data.data is None:
-        data = replace(data, data=str(distributed.on_main(shapes.prepare)))
-    source = open_source(data, split)
+    root = distributed.on_main(shapes.prepare) if data.data is None else Path(data.data)
+    source = open_source(root, split, data)
     indices = np.arange(len(source))[: data.limit]
     if split == "val":
         return Segmentation(source, Augment("eval"), indices=indices)

@@ -152,7 +152,7 @@ def test_coco_runs_through_with_all_classes_and_with_those_of_voc(coco_mini: Pat
 
 MISTAKES = {
     "no such folder": (("--data", "absent"), "--data absent: no such folder"),
-    "no layout": (("--data", "."), "--data .: no layout that is known: images/SPLIT, labels/SPLIT and classes.txt"),
+    "no layout": (("--data", "."), "--data .: its layout is unknown; expected images/SPLIT, labels/SPLIT and classes"),
     "window": (("--window", 64, "--min-size", 64), "--tile 64: tiles are cut from images at their own size"),
     "no such split": (("--val-split", "extra"), "images/extra: no such folder"),
     "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),
@@ -161,7 +161,7 @@ MISTAKES = {
     "wrong head": (("--head", "fcn4s"), "unknown segmentation head 'fcn4s': did you mean fcn8s"),
     "frozen random": (("--freeze", 2), "random weights must train"),
     "overlap of nothing": (("--overlap", 0.5), "--overlap 0.5: is the overlap of tiles; name --tile as well"),
-    "COCO's choice": (("--classes", "voc"), "--classes voc: chooses among COCO's"),
+    "COCO's choice": (("--classes", "voc"), "--classes voc: is for COCO's categories"),
     "one value a channel": (
         ("--backbone", "resnet18", "--max-stride", 32, "--crop-size", 32, "--batch-size", 1),
         "--batch-size: leaves batch norm one value of each channel to learn from; raise --batch-size",
