@@ -1,9 +1,10 @@
-"""The contract of every backbone: images in, feature maps by name out, channels and strides declared."""
+"""Base class of all backbones: images in, named feature maps out, with declared channels and strides."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,20 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, norm_table
 from backbones.weights.files import read_meta
+from backbones.weights.report import LoadReport
 
-if TYPE_CHECKING:
-    from backbones.weights.report import LoadReport
-
-PYRAMID = ("c2", "c3", "c4", "c5")  # what detectors and segmenters take
+PYRAMID = ("c2", "c3", "c4", "c5")  # the levels that detectors and segmentation models use
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """What a head needs to know of one feature map.
+    """Description of one feature map.
 
-    The name is the level, `c{log2(stride)}` of the undilated net; `stride` is the true one, in input pixels.
+    Attributes:
+        name: the level, `c{log2(stride)}` of the undilated network. A dilated stage keeps its name.
+        channels: number of channels.
+        stride: actual stride, in pixels of the input.
     """
 
     name: str
@@ -32,7 +34,11 @@ class FeatureInfo:
 
 
 class LastStage(nn.Sequential):
-    """The last stage of a backbone on its own: maps the trunk's last feature map to this one's."""
+    """Last stage of a backbone as a module of its own: computes the last feature map from the one before.
+
+    Attributes:
+        feature_info: description of the stage's output.
+    """
 
     feature_info: FeatureInfo
 
@@ -42,16 +48,19 @@ class LastStage(nn.Sequential):
 
 
 class Backbone(nn.Module):
-    """Base of all backbones.
+    """Base class of all backbones.
+
+    A subclass defines `forward`. It also defines `stages` if its stages can be frozen or get learning rates of their
+    own, `split_last_stage` for C4 detectors, and `recompute_activations` to save memory.
 
     Attributes:
-        name: as given to `backbones.build`.
-        feature_info: one entry per returned feature, in order.
-        in_channels: channels of the input.
+        name: name as given to `backbones.build`.
+        feature_info: one entry per returned feature map, in order.
+        in_channels: number of channels of the input.
         mean, std: normalisation for inputs in 0..1, one value per input channel.
-        load_report: what the weights gave, or None with random weights.
-        source: library ("torchvision" or "timm") and net whose published weights fit, or None.
-        frozen_stages: how many of the first stages do not train; `freeze_stages` says it.
+        load_report: report of the loaded weights; None with random weights.
+        source: library ("torchvision" or "timm") and model whose published weights fit, or None.
+        frozen_stages: number of frozen stages, counted from the stem; see `freeze_stages`.
     """
 
     source: tuple[str, str] | None = None
@@ -73,113 +82,156 @@ class Backbone(nn.Module):
         self.std = per_channel(std, in_channels)
         self.load_report: LoadReport | None = None
         self.frozen_stages = 0
-        self._stopped: list[nn.Parameter] = []  # by freezing, of those that train otherwise
+        # Parameters that `freeze_stages` stopped. Parameters that did not train before are not among them.
+        self._stopped: list[nn.Parameter] = []
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """[N, in_channels, H, W], normalised -> {name: [N, channels, about H/stride, about W/stride]}."""
+        """Compute feature maps.
+
+        Args:
+            x: normalised images `[N, in_channels, H, W]`.
+
+        Returns:
+            Name of each level -> `[N, channels, h, w]`, where h and w are about H / stride and W / stride.
+        """
         raise NotImplementedError
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Bytes 0..255 `[N, C, H, W]` brought to zero mean and unit deviation; floating images are so already."""
+    def normalise(self, images: Tensor) -> Tensor:
+        """Normalise uint8 images `[N, C, H, W]` of 0..255 to zero mean and unit std.
+
+        Floating-point images are returned unchanged: the caller must have normalised them already.
+        """
         if images.dtype != torch.uint8:
             return images
         images = images.to(memory_format=torch.channels_last).float()
         low = images.new_tensor(self.mean)[:, None, None] * 255
         return (images - low) / (images.new_tensor(self.std)[:, None, None] * 255)
 
-    def accept(self, report: "LoadReport", weights: str | os.PathLike[str]) -> None:
-        """Keep the report of weights just loaded, and take over the normalisation that they were trained with.
+    def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
+        """Store the report of weights that were just loaded, and adopt the normalisation they were trained with.
 
         Raises:
-            UserError: numbers of batch norm went into group norm, where they mean something else.
+            UserError: weights of batch norm were loaded into group norm, which computes something else with them.
         """
         if norm_table(self).get("group") and any(k.endswith("running_mean") for k in report.unexpected):
             raise UserError(
-                f"{self.name}: {report.source} was trained with batch norm, which norm='group' cannot take over; "
-                "take norm='batch' or 'frozen', or weights=None"
+                f"{self.name}: {report.source} was trained with batch norm, whose weights do not fit norm='group'; "
+                "use norm='batch' or 'frozen', or weights=None"
             )
         self.load_report = report
         self.adopt_normalisation(weights)
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
-        """Take over the mean and std that the named weights were trained with, where those of a net differ.
+        """Set `mean` and `std` to those that the given weights were trained with.
 
-        Files of ours say them.
+        Our own files record them. Other weights leave them unchanged, unless a subclass knows better.
         """
         given = read_meta(weights).get("input", {})
         mean, std = given.get("mean", ()), given.get("std", ())
         if len(mean) == len(std) == self.in_channels:
-            self.mean, self.std = tuple(mean), tuple(std)
+            self.set_normalisation(mean, std)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Normalise with this mean and std, one value per input channel, for inputs in 0..1."""
         self.mean, self.std = tuple(mean), tuple(std)
 
     def library_state(self) -> dict[str, Tensor]:
-        """The entries under the names that the library's own net has (`source`), its classifier aside.
+        """Return the weights under the names that the library's own model (`source`) has, without its classifier.
 
         Raises:
-            UserError: where no library has this net, or parts of it are left out.
+            UserError: no library has this model, or parts of the model are left out here.
         """
-        raise UserError(f"{self.name}: no library has this net, or not in one piece; take classification.build's")
+        raise UserError(
+            f"{self.name}: no library has this model, or only with parts that are left out here; use a model of "
+            "classification.build"
+        )
 
     def stages(self) -> list[list[nn.Module]]:
-        """The stem, then the modules of each level in order."""
-        raise NotImplementedError
-
-    def recompute_activations(self) -> None:
-        """Keep only the inputs of the blocks for the backward pass and compute the rest again: memory for time.
-
-        Outputs, gradients and running statistics stay the same to the last bit.
-        """
-        raise UserError(f"{self.name}: cannot recompute its activations; take one of ours")
-
-    def split_last_stage(self) -> tuple["Backbone", LastStage]:
-        """Cut the last feature off: (backbone without it, module that makes it from the one before).
-
-        The two share their modules with this backbone. Serves C4 detectors, whose RoI head is conv5.
-        """
-        raise UserError(f"{self.name}: its last stage cannot be cut off (C4); take one of ours, or neck 'fpn' or 'dc5'")
-
-    def freeze_stages(self, n: int) -> None:
-        """Train all but the first n stages: 0 freezes nothing, 1 the stem, 2 the stem and c2, ...
-
-        Frozen parameters take no gradient, and batch norm becomes frozen batch norm. A later call with a smaller n
-        thaws: what an earlier one stopped trains again. Batch norm stays frozen then, as detectors fine-tune: its
-        statistics over many images are worth more than those of small batches.
+        """Return the modules of the stem, then the modules of each level in order.
 
         Raises:
-            UserError: n is not a number of stages that this net has.
+            UserError: the subclass does not define its stages.
         """
-        stages = self.stages()
+        raise UserError(
+            f"{self.name}: its class {type(self).__name__} does not define `stages`, so no stage can be frozen or "
+            "trained apart; define it, or use --freeze 0"
+        )
+
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of the blocks for the backward pass, and compute the rest again: less memory, more time.
+
+        Outputs, gradients and running statistics stay the same to the last bit.
+
+        Raises:
+            UserError: the subclass cannot do this.
+        """
+        raise UserError(f"{self.name}: cannot recompute its activations; use another backbone, such as resnet50")
+
+    def split_last_stage(self) -> tuple[Backbone, LastStage]:
+        """Split off the last stage, for C4 detectors, whose RoI head is conv5.
+
+        Returns:
+            The backbone without its last feature, and the module that computes it from the feature before. Both share
+            their modules with this backbone.
+
+        Raises:
+            UserError: the stage cannot be split off.
+        """
+        raise UserError(
+            f"{self.name}: its last stage cannot be split off for a C4 detector; use neck 'fpn' or 'dc5', or another "
+            "backbone, such as resnet50"
+        )
+
+    def freeze_stages(self, n: int) -> None:
+        """Freeze the first n stages and train the others. 0 freezes nothing, 1 the stem, 2 the stem and c2, ...
+
+        Frozen parameters get no gradient, and their batch norm becomes frozen batch norm. A later call with a smaller n
+        makes the parameters of the earlier call train again. Their batch norm stays frozen: statistics over many images
+        are better than those of the small batches of fine-tuning.
+
+        Raises:
+            UserError: n is not a number of stages of this backbone.
+        """
+        # A backbone without `stages` can still freeze nothing.
+        stages = self.stages() if n or self._stopped else []
         if not isinstance(n, int) or not 0 <= n <= len(stages):
             raise UserError(f"{self.name}: cannot freeze {n!r} stages; expected 0..{len(stages)} (1 is the stem)")
+        # Replace the batch norm of these stages.
         freeze_batch_norm(self, within=[m for stage in stages[:n] for m in stage])
+        # Undo an earlier call.
         for parameter in self._stopped:
             parameter.requires_grad_(True)
-        frozen = [p for stage in self.stages()[:n] for m in stage for p in m.parameters()]
+        # Stop the parameters. The replaced norms have none, so ask for the stages again.
+        frozen = [p for stage in (self.stages()[:n] if n else []) for m in stage for p in m.parameters()]
         self._stopped = [parameter for parameter in frozen if parameter.requires_grad]
         for parameter in self._stopped:
             parameter.requires_grad_(False)
         self.frozen_stages = n
 
-    def _before_last(self) -> tuple[FeatureInfo, FeatureInfo]:
-        """The last two features, checked to be neighbours."""
+    def _last_two(self) -> tuple[FeatureInfo, FeatureInfo]:
+        """Return the last two features.
+
+        Raises:
+            UserError: they are not at neighbouring levels.
+        """
         if len(self.feature_info) < 2 or level(self.feature_info[-1]) - level(self.feature_info[-2]) != 1:
-            wanted = ", ".join(f.name for f in self.feature_info)
-            raise UserError(f"{self.name}: cutting the last stage off needs two neighbouring features, got {wanted}")
+            names = ", ".join(f.name for f in self.feature_info)
+            raise UserError(
+                f"{self.name}: splitting off the last stage needs two neighbouring features, got {names}; choose "
+                "features such as ('c4', 'c5')"
+            )
         return self.feature_info[-2], self.feature_info[-1]
 
 
 def level(info: FeatureInfo) -> int:
-    """4 for c4."""
+    """Return the number of a feature's level: 4 for "c4"."""
     return int(info.name[1:])
 
 
 def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
-    """RGB values for any number of channels, as the adapted convolution has them.
+    """Return RGB values for any number of channels, in the order in which the first convolution is adapted.
 
-    One channel takes the average, more repeat R, G, B.
+    One channel gets the mean of the three values. More channels get R, G, B in turn.
     """
     if in_channels == 1:
         return (sum(values) / len(values),)
@@ -187,10 +239,15 @@ def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
 
 
 def choose_features(name: str, features: Sequence[str] | str, available: Sequence[str]) -> tuple[str, ...]:
-    """The levels that `features` asks for: names, or "all" (those from c2 on, where there are such) or "last".
+    """Return the levels that `features` means.
+
+    Args:
+        name: the backbone, for the message.
+        features: names of levels; "all" (every level from c2, or every level if the last one is below c3); or "last".
+        available: all levels of the network, in order.
 
     Raises:
-        UserError: for a level that the net does not have.
+        UserError: a level does not exist.
     """
     if features == "last":
         return tuple(available[-1:])

@@ -1,4 +1,6 @@
-"""Blocks of residual and plain nets: a branch of convolutions, and what is added to it."""
+"""Blocks of residual and plain networks (He et al. 2015, https://arxiv.org/abs/1512.03385): a branch and a shortcut."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,6 +8,7 @@ from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backbones.fold import conv_norm
 
@@ -13,23 +16,23 @@ Norm: TypeAlias = Callable[[int], nn.Module]
 
 
 class Padding(nn.Module):
-    """Option A (section 3.3): the identity at every stride-th pixel, with zeros for the new channels.
+    """Shortcut of option A (section 3.3): the identity at every stride-th pixel, with zeros for the new channels.
 
-    The zeros stand half before and half behind, as the CIFAR files of the community were trained.
+    Half of the zero channels come before the others and half after them, as in the CIFAR models of the community.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.before = (outputs - inputs) // 2
-        self.behind = outputs - inputs - self.before
+        self.after = outputs - inputs - self.before
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.behind))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 class Projection(nn.Sequential):
-    """Option B: a 1x1 convolution and its norm."""
+    """Shortcut of option B (section 3.3, equation 2): a 1x1 convolution and its norm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
         super().__init__(conv1x1(inputs, outputs, stride=stride), norm(outputs))
@@ -39,7 +42,9 @@ class Projection(nn.Sequential):
 
 
 class Block(nn.Module):
-    """relu(branch(x) + shortcut(x)), or relu(branch(x)) in a plain net; a kind of block says its branch.
+    """Residual block, relu(branch(x) + shortcut(x)) (equation 1), or block of a plain network, relu(branch(x)).
+
+    A subclass defines the branch.
 
     Attributes:
         downsample: the shortcut; None is the identity.
@@ -52,9 +57,11 @@ class Block(nn.Module):
     residual: bool
 
     def branch(self, x: Tensor) -> Tensor:
+        """Compute the branch: `[N, inputs, H, W]` to `[N, width * expansion, h, w]`."""
         raise NotImplementedError
 
     def shortcut(self, x: Tensor) -> Tensor:
+        """Compute the shortcut, in the shape of the branch's output."""
         return x if self.downsample is None else self.downsample(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +72,16 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions (figure 5, left); `dilations` are the strided convolution's and the next one's."""
+    """Block of two 3x3 convolutions (figure 5, left).
+
+    Args:
+        inputs: input channels.
+        width: channels of the 3x3 convolutions.
+        stride: stride of the first convolution.
+        dilations: of the first convolution and of the second.
+        style: unused; the stride has only one place here.
+        norm: creates a normalisation layer for a number of channels.
+    """
 
     expansion = 1
 
@@ -88,9 +104,15 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3, 1x1 (figure 5, right).
+    """Block of 1x1, 3x3 and 1x1 convolutions (figure 5, right). The last one has 4 times the width.
 
-    The stride sits on the 3x3 ("v1.5") or, as in the paper, on the first 1x1 ("v1").
+    Args:
+        inputs: input channels.
+        width: channels of the 3x3 convolution.
+        stride: stride of the block.
+        dilations: dilation before this block's stride, and after it.
+        style: "v1.5" puts the stride on the 3x3 convolution; "v1", as in the paper, on the first 1x1.
+        norm: creates a normalisation layer for a number of channels.
     """
 
     expansion = 4
@@ -103,8 +125,8 @@ class Bottleneck(Block):
         first, second = (stride, 1) if style == "v1" else (1, stride)
         self.conv1 = conv1x1(inputs, width, stride=first)
         self.bn1 = norm(width)
-        # The 3x3 dilates with what stands before the replaced stride, or behind it in "v1": the dilated net
-        # then computes, at every second pixel, exactly what the strided one does.
+        # Dilate the 3x3 as before the replaced stride in "v1.5", where the stride was here, and as after it in "v1".
+        # The dilated network then computes, at every second pixel, exactly what the strided one does.
         self.conv2 = conv3x3(width, width, stride=second, dilation=after if style == "v1" else before)
         self.bn2 = norm(width)
         self.conv3 = conv1x1(width, width * self.expansion)
@@ -114,45 +136,46 @@ class Bottleneck(Block):
         self.residual = True
 
     def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(conv_norm(x, self.conv1, self.bn1))
+        x = self.relu(conv_norm(x, self.conv1, self.bn1))  # reduce the channels
         x = self.relu(conv_norm(x, self.conv2, self.bn2))
-        return conv_norm(x, self.conv3, self.bn3)
+        return conv_norm(x, self.conv3, self.bn3)  # restore them
 
 
 BlockType: TypeAlias = type[BasicBlock] | type[Bottleneck]
 
 
 def make_shortcut(option: str, inputs: int, outputs: int, *, stride: int, norm: Norm) -> Padding | Projection | None:
-    """The shortcut of a block by the paper's option: "A", "B" or "C"; None is the identity."""
+    """Return a block's shortcut of option "A", "B" or "C" of section 3.3; None is the identity."""
     if option != "C" and stride == 1 and inputs == outputs:
         return None
     return Padding(inputs, outputs, stride) if option == "A" else Projection(inputs, outputs, stride, norm)
 
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """3x3 convolution that keeps the size, stride aside; the norm behind it makes a bias useless."""
+    """Return a 3x3 convolution that keeps the size at stride 1. It has no bias because a norm follows."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 def conv1x1(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
-    """1x1 convolution without bias."""
+    """Return a 1x1 convolution without bias."""
     return nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
 
 def recomputed(block: Block, x: Tensor) -> Tensor:
-    """block(x), whose inner maps are computed again in the backward pass instead of being kept."""
-    from torch.utils.checkpoint import checkpoint
+    """Return block(x). Its inner feature maps are not stored but computed again in the backward pass."""
 
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _statistics_at_rest(block)
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _keep_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _statistics_at_rest(block: Block) -> Iterator[None]:
-    """Batch norm counts a batch once: the second computation moves copies of the running statistics."""
-    # The norms keep tracking: without it they would save other tensors than in the first computation.
+def _keep_statistics(block: Block) -> Iterator[None]:
+    """Context manager in which batch norm updates copies of its running statistics, so that a batch counts once.
+
+    The layers must still track statistics: otherwise they would save other tensors than in the first computation.
+    """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:

@@ -1,29 +1,34 @@
-"""The one exception for mistakes that a user can mend; it imports nothing, so that every module can raise it."""
+"""The exception for user errors, and helpers for its text. This module imports nothing, so any module can use it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class UserError(ValueError):
-    """An input, option or file is wrong: the text says what, where and the way out, in one line.
+    """An error of the user: a wrong option, input or file.
 
-    Scripts print it without a traceback and exit with status 2.
+    The text is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback and
+    exit with status 2.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's text, or its kind: the user gets one line in all."""
+    """Return the first line of an error's text, or the name of its class if it has no text."""
     reason = getattr(error, "reason", None)  # urllib wraps the error of the socket
     text = str(reason if isinstance(reason, BaseException) else error).strip()
     return text.splitlines()[0].strip() if text else type(error).__name__
 
 
-def require(holds: Any, name: str, value: Any, rule: str) -> None:
-    """Refuse an option's value.
+def require(holds: object, name: str, value: object, rule: str) -> None:
+    """Check the value of a command-line option.
+
+    Args:
+        holds: whether the value is allowed.
+        name: the option's name in Python, such as "batch_size".
+        value: the value, for the message.
+        rule: what is allowed, such as "must be above 0".
 
     Raises:
-        UserError: naming the option, its value and the rule, unless `holds`.
+        UserError: naming option, value and rule, if `holds` is false.
     """
     if not holds:
         raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")

@@ -1,4 +1,6 @@
-"""What nets of other libraries share behind the contract of a backbone."""
+"""Helpers for backbones from other libraries."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -6,9 +8,15 @@ from torch import nn
 
 
 def staged(net: nn.Module, leaves: Sequence[str], cuts: Sequence[int]) -> list[list[nn.Module]]:
-    """Group modules into stages: `leaves` in the order of their use, cut behind those numbers of them.
+    """Group the modules of a network into stages.
 
-    A parent belongs to a stage that holds all of its leaves, and brings the parameters that hang on itself.
+    Args:
+        leaves: names of the modules without children, in the order of their use.
+        cuts: number of leaves up to the end of each stage.
+
+    Returns:
+        The modules of each stage. A parent belongs to the stage that contains all of its leaves, because it may have
+        parameters of its own.
     """
     groups = []
     for start, stop in zip([0, *cuts[:-1]], cuts, strict=True):

@@ -1,7 +1,9 @@
-"""timm's nets behind the contract of a backbone: levels as timm lists them, channels and strides declared.
+"""timm's models as backbones. Levels, channels and strides are those that timm declares.
 
-A level's name is `c{log2(stride)}` of the undilated net. Some families (hrnet, dla) take only sides that 32 divides.
+A level's name is `c{log2(stride)}` of the undilated network. Some families (hrnet, dla) need sides divisible by 32.
 """
+
+from __future__ import annotations
 
 import copy
 import math
@@ -30,14 +32,14 @@ from backbones.weights.published import timm_config
 
 
 def names() -> list[str]:
-    """Every net of timm, as timm/<name>."""
+    """Return the names of all timm models, as timm/<name>."""
     return [f"timm/{n}" for n in timm.list_models()]
 
 
 class TimmBackbone(Backbone):
-    """A timm net in its features_only form, `net`."""
+    """A timm model in its features_only form, in the attribute `net`."""
 
-    net: Any  # timm's wrappers share an interface, but no type that says so
+    net: Any  # timm's three wrappers for features have the same interface but no common base class
 
     def __init__(self, *, net: Any, feature_info: Sequence[FeatureInfo], name: str, in_channels: int) -> None:
         config = net.pretrained_cfg
@@ -50,14 +52,14 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = x.shape[-2:]
-        # Some nets refuse parts of a patch; a border of zeros gives as many rows as convolutions round up to.
+        # Some models refuse incomplete patches. Pad with zeros to whole ones; convolutions would round up as well.
         maps = self.net(F.pad(x, (0, -width % self.patch[1], 0, -height % self.patch[0])))
         if self._channels_last():
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         return {f.name: m for f, m in zip(self.feature_info, maps, strict=True)}
 
     def _channels_last(self) -> bool:
-        """Some families (Swin) put channels last in their maps."""
+        """Return whether the feature maps have their channels last, as those of Swin do."""
         return str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
@@ -73,13 +75,13 @@ class TimmBackbone(Backbone):
         spans = _spans(leaves, [entry["module"] for entry in info if entry["reduction"] >= 4])
         before = _spans(leaves, [entry["module"] for entry in info if entry["reduction"] < 4])
         start, stop = spans[0]
-        # Where a level is named by its last layer alone (VGG's pools), it begins behind the level before.
+        # A level may be named by its last layer alone (VGG's pools). Then it begins after the level before.
         stem = before[-1][1] if before and stop - start == 1 else start
         return staged(self.net, leaves, [stem, *(stop for _, stop in spans)])
 
     def split_last_stage(self) -> tuple[Backbone, LastStage]:
-        _, last = self._before_last()
-        # Maps with channels last are turned on the way out, which the cut-off stage would not expect.
+        _, last = self._last_two()
+        # `forward` transposes maps with channels last, but the split-off stage needs them untransposed.
         if not isinstance(self.net, FeatureDictNet) or self._channels_last():
             return super().split_last_stage()
         children = list(self.net.named_children())
@@ -94,7 +96,7 @@ class TimmBackbone(Backbone):
 
 
 def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
-    """Where the modules under each prefix begin and stop.
+    """Return the index of the first module under each prefix of `ends`, and the index after the last one.
 
     timm's wrappers rename stages.0 to stages_0 or model.stages.0.
     """
@@ -108,14 +110,14 @@ def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
 
 
 def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_stride: int) -> TimmBackbone:
-    """A timm net, random; the options are those of `backbones.build`."""
+    """Build a timm model with random weights. The arguments are those of `backbones.build`."""
     _check_tag(name)
     levels = _timm_levels(name)
     features = choose_features(name, features, tuple(levels))
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     config = timm.models.get_pretrained_cfg(name.split("/", 1)[1])
     if config is not None and config.fixed_input_size:
-        options["strict_img_size"] = False  # windowed nets take any size then, and pad inside
+        options["strict_img_size"] = False  # models with windows then accept any size and pad inside
     try:
         net: Any = timm.create_model(
             name.split("/", 1)[1],
@@ -126,7 +128,7 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
         )
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"{name}: timm cannot build it with {_spoken(options)}; take other options or another net"
+            f"{name}: timm cannot build it with {_describe(options)}; use other options or another model"
         ) from error
     info = net.feature_info
     declared = [FeatureInfo(f, c, s) for f, c, s in zip(features, info.channels(), info.reduction(), strict=True)]
@@ -134,30 +136,32 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
 
 
 def _check_tag(name: str) -> None:
-    """Refuse "timm/<net>.<tag>" with a tag that the net does not have."""
+    """Refuse "timm/<model>.<tag>" with a tag that the model does not have."""
     arch, _, tag = name.split("/", 1)[1].partition(".")
     if tag and timm_config(arch, tag) is None:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*"))
         raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; it has {tags or 'none'}")
 
 
-def _spoken(options: dict[str, Any]) -> str:
-    """The options in the user's words."""
+def _describe(options: dict[str, Any]) -> str:
+    """Return the options of a timm model in words."""
     words = {"strict_img_size": "inputs of any size"}
     return ", ".join(words.get(k, f"{k}={v}") for k, v in options.items()) or "these options"
 
 
 def _timm_levels(name: str) -> dict[str, int]:
-    """Level -> index of timm's feature list: the last entry at each stride of the undilated net."""
+    """Return level -> index in timm's feature list: the last entry at each stride of the undilated model."""
     try:
         with torch.device("meta"):
             net: Any = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)
         reductions = [entry["reduction"] for entry in net.feature_info.info]
-    except Exception as error:  # timm raises whatever each family likes
+    except Exception as error:  # each family raises other kinds of exceptions
         raise UserError(
-            f"{name} gives no feature pyramid; take a net with stages, such as timm/convnext_tiny"
+            f"{name} gives no feature pyramid; use a model with stages, such as timm/convnext_tiny"
         ) from error
     levels = {f"c{int(math.log2(r))}": i for i, r in enumerate(reductions) if r > 1 and math.log2(r).is_integer()}
     if len(levels) < 2:
-        raise UserError(f"{name} gives no feature pyramid (one stride only); take a net with stages")
+        raise UserError(
+            f"{name} gives no feature pyramid (only one stride); use a model with stages, such as timm/convnext_tiny"
+        )
     return levels

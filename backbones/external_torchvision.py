@@ -1,9 +1,11 @@
-"""torchvision's nets behind the contract of a backbone: levels found by stride, channels and strides declared.
+"""torchvision's models as backbones. Levels, channels and strides are found by running the model on the meta device.
 
-A level's name is `c{log2(stride)}` of the undilated net. A map's side is the ceiling or floor of side/stride, but for
-inception_v3 and alexnet, whose unpadded convolutions give up to four less: heads resize to the map beside, never by a
-factor.
+A level's name is `c{log2(stride)}` of the model. The side of a feature map is side / stride, rounded up or down. Only
+inception_v3 and alexnet have up to four pixels less, because their first convolutions are not padded. Heads must
+therefore resize one feature map to another's size, not by a factor.
 """
+
+from __future__ import annotations
 
 import copy
 import math
@@ -20,18 +22,24 @@ from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, FeatureInfo, c
 from backbones.errors import UserError
 from backbones.external import staged
 
-# Two sizes that every stride divides: the difference of a map's sides gives its stride even where padding is absent.
+# Two sides of images. The difference of a map's two sides gives its stride, even without padding.
 _SIZES = (256, 512)
 _CLASSIFIERS = ("classifier", "fc", "head", "heads", "AuxLogits", "aux1", "aux2")
 
 
 def names() -> list[str]:
-    """Every classification net of torchvision, as torchvision/<name>."""
+    """Return the names of all classification models of torchvision, as torchvision/<name>."""
     return [f"torchvision/{n}" for n in torchvision.models.list_models(module=torchvision.models)]
 
 
 class Level(NamedTuple):
-    """Where a level ends in a torchvision net's graph, behind how many of its modules."""
+    """End of a level in a torchvision model's graph.
+
+    Attributes:
+        node: name of the graph's node whose output is the feature map.
+        channels, stride: of the feature map.
+        leaves: number of modules up to there.
+    """
 
     node: str
     channels: int
@@ -40,7 +48,12 @@ class Level(NamedTuple):
 
 
 class TorchvisionBackbone(Backbone):
-    """A torchvision net cut by torch.fx at its levels, `net`."""
+    """A torchvision model that returns feature maps, cut by torch.fx, in the attribute `net`.
+
+    Args:
+        net: the cut model.
+        cuts: number of modules up to the end of the stem and of each level.
+    """
 
     net: torch.fx.GraphModule
 
@@ -54,7 +67,7 @@ class TorchvisionBackbone(Backbone):
         in_channels: int,
     ) -> None:
         arch = name.split("/", 1)[1]
-        # These two were trained on inputs in -1..1: torchvision converts inside the net, here the contract says it.
+        # These two were trained on inputs in -1..1. torchvision converts inside the model; here mean and std do it.
         inception = arch in ("googlenet", "inception_v3")
         mean, std = ((0.5,) * 3, (0.5,) * 3) if inception else (IMAGENET_MEAN, IMAGENET_STD)
         super().__init__(name=name, feature_info=feature_info, in_channels=in_channels, mean=mean, std=std)
@@ -71,7 +84,7 @@ class TorchvisionBackbone(Backbone):
 
 
 def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_stride: int) -> TorchvisionBackbone:
-    """A torchvision net, random; the options are those of `backbones.build`."""
+    """Build a torchvision model with random weights. The arguments are those of `backbones.build`."""
     if output_stride != 32:
         raise UserError(
             f"{name}: output_stride={output_stride} is not available for torchvision's nets; use 32, as the "
@@ -80,9 +93,9 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
     whole = _whole(name, in_channels)
     ends = find_levels(whole, name, in_channels)
     if len(ends) < 2:
-        raise UserError(f"{name} gives no feature pyramid; take a net with stages, such as torchvision/vgg16")
+        raise UserError(f"{name} gives no feature pyramid; use a model with stages, such as torchvision/vgg16")
     features = choose_features(name, features, tuple(ends))
-    # Levels above the last wanted one serve as marks for freezing; those behind it are gone.
+    # Keep the ends of the levels up to the last chosen one, because freezing needs them.
     ends = {k: v for k, v in ends.items() if k <= features[-1]}
     net = create_feature_extractor(whole, {ends[f].node: f for f in features}, suppress_diff_warning=True)
     declared = [FeatureInfo(f, ends[f].channels, ends[f].stride) for f in features]
@@ -98,51 +111,66 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
 
 
 def _whole(name: str, in_channels: int) -> nn.Module:
-    """The whole torchvision net, its first convolution made for `in_channels`."""
+    """Return the whole torchvision model, with a first convolution for `in_channels`."""
     arch = name.split("/", 1)[1]
     options = {
         "googlenet": {"aux_logits": False, "init_weights": True},
         "inception_v3": {"init_weights": True},
     }
     net = torchvision.models.get_model(arch, weights=None, **options.get(arch, {}))
-    rewiden(net, in_channels)
+    replace_first_conv(net, in_channels)
     return net
 
 
-def rewiden(net: nn.Module, in_channels: int) -> None:
-    """Make the first convolution of a net for three channels anew for `in_channels`, in place."""
+def replace_first_conv(net: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution of a model for three channels by one for `in_channels`, in place."""
     if in_channels == 3:
         return
     path, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
     parent, _, last = path.rpartition(".")
-    setattr(net.get_submodule(parent), last, _rewidened(conv, in_channels))
+    setattr(net.get_submodule(parent), last, _conv_like(conv, in_channels))
 
 
-def _rewidened(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
-    geometry: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding, "bias": conv.bias is not None}
-    size: Any = conv.kernel_size
-    made = nn.Conv2d(in_channels, conv.out_channels, size, **geometry)
+def _conv_like(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    height, width = conv.kernel_size
+    made = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        (height, width),
+        stride=conv.stride,  # type: ignore[arg-type]  # torch declares a tuple of any length
+        padding=conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
     nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
     return made
 
 
 def find_levels(whole: nn.Module, name: str, in_channels: int) -> dict[str, Level]:
-    """The last place at each power-of-two stride through which everything behind it flows; computed on no data.
+    """Find the levels of a torchvision model, on the meta device.
 
-    Only ends of blocks count: the widened maps inside a block are no features, though some are places of that kind.
+    A level ends at the last node of its stride that is the end of a block and that every later node depends on only
+    through it. Wider maps inside a block are not features.
+
+    Returns:
+        Name of each level -> its end.
+
+    Raises:
+        UserError: torch.fx cannot cut the model.
     """
     try:
         graph, maps = _probe(whole, in_channels)
-    except Exception as error:  # fx refuses nets in as many ways as there are nets
-        raise UserError(f"{name} gives no feature pyramid: torch.fx cannot cut it; take another net") from error
+    except Exception as error:  # each model fails in its own way
+        raise UserError(f"{name} gives no feature pyramid: torch.fx cannot cut it; use another model") from error
+    # Order the nodes as the graph runs them.
     order = {node: i for i, node in enumerate(graph.nodes)}
     output = next(n for n in graph.nodes if n.op == "output").args[0]
     chain = sorted(((order[node], label, node) for label, node in output.items()), key=lambda entry: entry[0])
     tensors = {i for i, label, _ in chain if isinstance(maps[0][label], Tensor)}
     calls = [str(n.target) if n.op == "call_module" else None for n in graph.nodes]
     found: dict[str, Level] = {}
-    reach = -1  # the furthest use of anything made so far
+    reach = -1  # index of the last node that uses any output so far
     for (i, label, node), following in zip(chain, [*(e[1] for e in chain[1:]), ""], strict=True):
+        # A level can end here if no later node uses an earlier output, and the block ends here.
         stride = _stride(maps[0][label], maps[1][label])
         if reach <= i and stride and _block(label) != _block(following):
             leaves = len({c for c in calls[: i + 1] if c})
@@ -153,26 +181,26 @@ def find_levels(whole: nn.Module, name: str, in_channels: int) -> dict[str, Leve
 
 
 def _probe(whole: nn.Module, in_channels: int) -> tuple[torch.fx.Graph, list[dict[str, Any]]]:
-    """The net's graph without its classifier, and every node's output at two sizes."""
+    """Return a model's graph without its classifier, and the output of every node for images of the two sizes."""
     twin = copy.deepcopy(whole).to("meta")
     train, evaluation = get_graph_node_names(twin, suppress_diff_warning=True)
-    wanted = [n for n in evaluation if n in set(train) and re.split(r"[._]", n)[0] not in _CLASSIFIERS]
-    probe = create_feature_extractor(twin, wanted, suppress_diff_warning=True).eval()
+    chosen = [n for n in evaluation if n in set(train) and re.split(r"[._]", n)[0] not in _CLASSIFIERS]
+    probe = create_feature_extractor(twin, chosen, suppress_diff_warning=True).eval()
     return probe.graph, [probe(torch.zeros(1, in_channels, s, s, device="meta")) for s in _SIZES]
 
 
-def _stride(small: Any, large: Any) -> int | None:
-    """Stride of a feature map from its sides at the two sizes; None for what is no map at a power-of-two stride."""
-    if not isinstance(small, Tensor) or small.ndim != 4:
+def _stride(small: object, large: object) -> int | None:
+    """Return a feature map's stride, from the map at the two sizes; None if it is no map or no power of two."""
+    if not isinstance(small, Tensor) or not isinstance(large, Tensor) or small.ndim != 4:
         return None
     grown = large.shape[-1] - small.shape[-1]
     if grown <= 0 or large.shape[-2] - small.shape[-2] != grown or (_SIZES[1] - _SIZES[0]) % grown:
         return None
     stride = (_SIZES[1] - _SIZES[0]) // grown
-    # stride 1 is the image's own resolution, no level
+    # Stride 1 is the resolution of the image, not a level.
     return stride if stride > 1 and stride & (stride - 1) == 0 else None
 
 
 def _block(label: str) -> str:
-    """features.2.0.block.0 -> features.2: the part of a net in which a node lies."""
+    """Return the part of a model that a node belongs to: "features.2" for "features.2.0.block.0"."""
     return ".".join(label.split(".")[:2])

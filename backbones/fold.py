@@ -1,9 +1,17 @@
-"""Batch norm at rest folded into the convolution before it: one layer does the arithmetic of two."""
+"""Folding of batch norm into the convolution before it, so that one layer computes what two layers did.
+
+With frozen statistics, batch norm is an affine map of each channel c:
+
+    norm(y)_c = g_c * (y_c - m_c) / sqrt(v_c + eps) + b_c = s_c * y_c + t_c
+    s_c = g_c / sqrt(v_c + eps),  t_c = b_c - m_c * s_c
+
+Convolution is linear, so norm(W * x + bias) is one convolution with the weight s_c W_c and the bias s_c bias_c + t_c.
+"""
 
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,59 +19,65 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-Folded = tuple[Tensor, Tensor]  # weight and shift
+Folded: TypeAlias = tuple[Tensor, Tensor]  # weight and bias
+Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 _active: ContextVar[Folds | None] = ContextVar("folds", default=None)
 
 
 class Folds:
-    """A stretch of predictions with weights that stay as they are: what is folded is kept for the next image.
+    """Context manager that caches folded conv+BN weights; the weights must not change inside it.
 
         folds = Folds()
         with torch.inference_mode(), folds:
             model(images)
 
-    Inside, live batch norm in evaluation mode is folded as well where autocast computes in 16 bits, whose rounding is
-    coarser than the difference; in fp32 the outputs stay those of the two layers to the last bit. The object may be
-    entered again and again, and whoever changes weights takes a new one. Within another's stretch it adds nothing.
+    Inside it, live batch norm in evaluation mode is folded as well, but only if autocast computes in 16 bits: their
+    rounding is coarser than the difference. In fp32 the outputs stay those of the two layers to the last bit.
+
+    The same object may be entered several times and keeps its cache. Use a new object after the weights have changed.
+    Inside the context of another object it has no effect.
     """
 
     def __init__(self) -> None:
-        self.kept: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, Folded]] = WeakKeyDictionary()
+        self.cache: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, Folded]] = WeakKeyDictionary()
         self._tokens: list[Token[Folds | None]] = []
 
     def __enter__(self) -> Folds:
         self._tokens.append(_active.set(_active.get() or self))
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         _active.reset(self._tokens.pop())
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-    """norm(conv(x)), with a frozen batch norm folded into the weight on the fly; see `Folds` for live ones.
+    """Return norm(conv(x)), with frozen batch norm folded into the convolution; see `Folds` for live batch norm.
 
-    Scaling the small weight is cheaper than a pass over the map. The gradient still reaches conv.weight, and
-    no state-dict key changes.
+    Scaling the weight costs less than a pass over the feature map. The gradient still reaches conv.weight, and the
+    keys of the state dict stay.
     """
     folds = None if torch.is_grad_enabled() else _active.get()
-    if not _is_plain(conv, norm) or not _rests(x, norm, folds):
+    if not _is_foldable(conv, norm) or not _is_fixed(x, norm, folds):
         return norm(conv(x))
-    assert isinstance(conv, nn.Conv2d)
-    weight, shift = fold(conv, norm) if folds is None else _keep(folds, x, conv, norm)
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
+    weight, bias = fold(conv, norm) if folds is None else _cached(folds, x, conv, norm)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def fold(conv: nn.Conv2d, norm: Any) -> Folded:
-    """Weight and shift of the one convolution that computes norm(conv(x)), from the norm's running statistics."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+def fold(conv: nn.Conv2d, norm: Norm) -> Folded:
+    """Return weight and bias of the one convolution that computes norm(conv(x)) with the norm's running statistics."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    # s = g / sqrt(v + eps), t = b - m s
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     return conv.weight * scale[:, None, None, None], shift
 
 
-def _is_plain(conv: nn.Module, norm: nn.Module) -> bool:
-    """Whether the two layers are torch's own and nobody watches or changes them: pruning does so by hooks."""
+def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    """Return whether both layers are torch's own, without hooks: pruning, for example, changes weights in hooks."""
     return (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
@@ -72,26 +86,28 @@ def _is_plain(conv: nn.Module, norm: nn.Module) -> bool:
     )
 
 
-def _rests(x: Tensor, norm: Any, folds: Folds | None) -> bool:
-    """Whether a norm computes with numbers that stay, and folding it costs no precision."""
+def _is_fixed(x: Tensor, norm: nn.Module, folds: Folds | None) -> bool:
+    """Return whether a norm computes with fixed numbers, and folding it does not reduce the precision."""
     if isinstance(norm, FrozenBatchNorm2d):
         return True
-    at_rest = not norm.training and norm.affine and norm.running_mean is not None
-    return folds is not None and at_rest and _autocast_dtype(x) is not None
+    if not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+        return False
+    fixed = not norm.training and norm.affine and norm.running_mean is not None
+    return folds is not None and fixed and _autocast_dtype(x) is not None
 
 
-def _keep(folds: Folds, x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Folded:
-    """The fold in the type that autocast would make of it, made at its first use."""
+def _cached(folds: Folds, x: Tensor, conv: nn.Conv2d, norm: Norm) -> Folded:
+    """Return the folded weights in the type that autocast would convert them to. The first use computes them."""
     dtype = _autocast_dtype(x)
-    kept = folds.kept.setdefault(conv, {})
-    if dtype not in kept:
-        weight, shift = fold(conv, norm)
-        kept[dtype] = weight.to(dtype or weight.dtype), shift.to(dtype or shift.dtype)
-    return kept[dtype]
+    cache = folds.cache.setdefault(conv, {})
+    if dtype not in cache:
+        weight, bias = fold(conv, norm)
+        cache[dtype] = weight.to(dtype or weight.dtype), bias.to(dtype or bias.dtype)
+    return cache[dtype]
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What autocast makes of a convolution's input, or None where it is off or unknown to the device (meta)."""
+    """Return the type that autocast computes a convolution of `x` in; None if it is off or unknown to the device."""
     kind = x.device.type
     available = torch.amp.is_autocast_available(kind)
     return torch.get_autocast_dtype(kind) if available and torch.is_autocast_enabled(kind) else None

@@ -1,4 +1,6 @@
-"""Normalisation layers: made by name, frozen or synchronised by module object, counted."""
+"""Normalisation layers: created by name, frozen or synchronised in place, counted."""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,7 +14,7 @@ from backbones.errors import UserError
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups (Wu and He 2018), or the largest smaller number that divides the channels."""
+    """Return group norm with 32 groups (Wu and He 2018), or with the largest smaller number that divides `channels`."""
     return nn.GroupNorm(next(g for g in range(min(32, channels), 0, -1) if channels % g == 0), channels)
 
 
@@ -20,19 +22,22 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 
 
 def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None = None) -> nn.Module:
-    """Replace batch norm by frozen batch norm with the same numbers, in place, on any network.
+    """Replace batch norm by frozen batch norm with the same numbers, in place, in any model.
 
     Args:
-        within: replace only what lies in these parts of `module` (all of it by default).
+        within: replace only layers inside these parts of `module`. By default all are replaced.
 
     Returns:
-        `module`, or its replacement where it is a batch norm itself.
+        `module`, or its replacement if it is a batch norm itself.
+
+    Raises:
+        UserError: a layer keeps no running statistics, or its class has no frozen form.
     """
     roots = [module] if within is None else within
     chosen = {id(m) for root in roots for m in root.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if id(module) in chosen:
         return _frozen(module)
-    # One layer may hang in two places: both get the same replacement.
+    # A layer may be registered under two names. Both get the same replacement.
     made: dict[int, nn.Module] = {}
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):
@@ -42,22 +47,25 @@ def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None =
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace batch norm by one whose statistics are those of all processes together, on any network.
+    """Replace batch norm by batch norm with statistics over all processes, in any model.
 
-    Numbers and state-dict keys stay. On one process, and in evaluation, it computes what batch norm does; between
-    processes torch synchronises it on GPUs only.
+    Numbers and state-dict keys stay. In one process, and in evaluation, it computes the same as batch norm. Between
+    processes, torch synchronises it on GPUs only.
 
     Returns:
-        `module`, changed in place, or its replacement where it is a batch norm itself.
+        `module`, changed in place, or its replacement if it is a batch norm itself.
     """
-    # timm's, since torch's own forgets the activation inside timm's batch norm.
+    # Use timm's conversion: torch's own drops the activation inside timm's batch norm.
     from timm.layers import convert_sync_batchnorm
 
     return convert_sync_batchnorm(module)
 
 
 def counted_batches(module: nn.Module) -> dict[str, Tensor]:
-    """The entries of a net as they would be with live batch norm: frozen ones count no batches, live ones do."""
+    """Return a model's state dict with `num_batches_tracked` for every batch norm.
+
+    Frozen batch norm has no such entry; it gets 0, as files of live batch norm need one.
+    """
     state = dict(module.state_dict())
     for name, part in module.named_modules():
         if hasattr(part, "running_var"):
@@ -66,15 +74,15 @@ def counted_batches(module: nn.Module) -> dict[str, Tensor]:
 
 
 def norm_table(module: nn.Module) -> dict[str, int]:
-    """Number of normalisation layers by state: "live", "live, synchronised", frozen, group, layer, instance.
+    """Return the number of normalisation layers in each state; states without layers are left out.
 
-    States without layers are absent.
+    The states are "live", "live, synchronised", "frozen", "group", "layer" and "instance".
     """
     return dict(Counter(state for m in module.modules() if (state := _state(m))))
 
 
 def _state(module: nn.Module) -> str | None:
-    # timm's frozen class is known by its name, so that counting does not import timm.
+    # Recognise timm's frozen class by its name, because importing timm takes long.
     if type(module).__name__.startswith("FrozenBatchNorm"):
         return "frozen"
     kinds: list[tuple[type | tuple[type, ...], str]] = [
@@ -88,26 +96,26 @@ def _state(module: nn.Module) -> str | None:
 
 
 def _frozen(norm: nn.Module) -> nn.Module:
-    """The frozen twin of a batch norm, on its device."""
+    """Return frozen batch norm with the numbers of a live one, on its device."""
     if norm.running_mean is None or norm.running_var is None:
-        raise UserError(f"{norm} keeps no running statistics, so it cannot be frozen; take norm='batch'")
-    frozen = _empty_twin(norm)
+        raise UserError(f"{norm} keeps no running statistics, so it cannot be frozen; use norm='batch'")
+    frozen = _empty_frozen(norm)
     for key in ("weight", "bias", "running_mean", "running_var"):
         value = getattr(norm, key)
-        if value is not None:  # affine=False leaves the twin's ones and zeros
+        if value is not None:  # with affine=False, keep the ones and zeros of the new layer
             getattr(frozen, key).copy_(value.detach())
     return frozen.train(norm.training)
 
 
-def _empty_twin(norm: Any) -> nn.Module:
+def _empty_frozen(norm: Any) -> nn.Module:
     device = norm.running_mean.device
     if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm):
         return FrozenBatchNorm2d(norm.num_features, eps=norm.eps).to(device)
     if hasattr(norm, "act") and hasattr(norm, "drop"):
-        # timm's batch norm applies the activation as well, which the twin has to keep.
+        # timm's batch norm also applies the activation, which the frozen layer must keep.
         from timm.layers.norm_act import FrozenBatchNormAct2d
 
-        twin: Any = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(device)
-        twin.act, twin.drop = norm.act, norm.drop
-        return twin
-    raise UserError(f"{type(norm).__name__} has no frozen form; take norm='batch' and freeze no stage that holds it")
+        frozen: Any = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(device)
+        frozen.act, frozen.drop = norm.act, norm.drop
+        return frozen
+    raise UserError(f"{type(norm).__name__} has no frozen form; use norm='batch' and freeze no stage that contains it")

@@ -1,8 +1,10 @@
-"""Residual and plain nets (He et al. 2015, https://arxiv.org/abs/1512.03385): one trunk, whose shortcuts differ.
+"""Residual and plain networks (He et al. 2015, https://arxiv.org/abs/1512.03385). They differ only in their shortcuts.
 
-State-dict keys and arithmetic of resnet18..152 are torchvision's: its files load as they are, outputs agree to the last
-bit. The CIFAR nets have the keys of the files that the community trained (conv1, bn1, layer1.0.conv1, ...).
+State-dict keys and arithmetic of resnet18..152 are torchvision's: its files load unchanged, and outputs are equal to
+the last bit. The CIFAR networks have the keys of the community's files (conv1, bn1, layer1.0.conv1, ...).
 """
+
+from __future__ import annotations
 
 import copy
 import os
@@ -21,19 +23,20 @@ from backbones.norm import NORMS, counted_batches
 from backbones.registry import register
 from backbones.weights.report import LoadReport
 
-# The community's CIFAR files call option B's projections "shortcut".
+# Projections of option B. torchvision calls them "downsample", the community's CIFAR files "shortcut".
 _PROJECTION = re.compile(r"(?:^|\.)(layer\d)\.\d+\.(?:downsample|shortcut)\.0\.weight$")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What tells one net from another (table 1 and section 4.2 of the paper).
+    """Shape of a network (table 1 and section 4.2 of the paper).
 
     Attributes:
-        depths: blocks of each stage.
+        block: class of the blocks.
+        depths: number of blocks of each stage.
         widths: channels of each stage's 3x3 convolutions.
-        first: level of the first stage: 2 behind the 7x7 stem and its pool, 0 behind the CIFAR nets' 3x3.
-        shortcut: option "A", "B" or "C"; None makes a plain net.
+        first: level of the first stage: 2 after the 7x7 stem and its pool, 0 after the CIFAR networks' 3x3 stem.
+        shortcut: option "A", "B" or "C" of section 3.3; None makes a plain network.
     """
 
     block: BlockType
@@ -44,12 +47,23 @@ class Architecture:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """Names of the stages' outputs."""
+        """Names of the outputs of the stages."""
         return tuple(f"c{self.first + i}" for i in range(len(self.depths)))
 
 
 class ResNet(Backbone):
-    """Stem and stages `layer1`, `layer2`, ..., of which those behind the last wanted feature are left out."""
+    """Stem and stages `layer1`, `layer2`, ... Stages after the last chosen feature are left out.
+
+    Args:
+        name: registered name.
+        architecture: shape of the network.
+        features: levels to return, or "all" or "last".
+        in_channels: channels of the input.
+        output_stride: stride of the last stages at most; they are dilated instead.
+        norm: "batch" or "group".
+        stride_style: "v1.5" or "v1", see `Bottleneck`.
+        shortcut: option in place of the architecture's own, or None.
+    """
 
     def __init__(
         self,
@@ -70,7 +84,7 @@ class ResNet(Backbone):
         infos = {level: FeatureInfo(level, width * block.expansion, stride) for level, width, stride in maps}
         super().__init__(name=name, feature_info=[infos[f] for f in chosen], in_channels=in_channels)
         if architecture.shortcut is None and shortcut is not None:
-            raise UserError(f"{name}: shortcut={shortcut!r}: a plain net has no shortcuts; take {_residual(name)}")
+            raise UserError(f"{name}: shortcut={shortcut!r}: a plain network has no shortcuts; use {_residual(name)}")
         self._shortcut = shortcut or architecture.shortcut
         if architecture.first == 2 and self._shortcut == "B":
             self.source = ("torchvision", name)
@@ -85,35 +99,36 @@ class ResNet(Backbone):
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        wanted = [f.name for f in self.feature_info]
+        chosen = [f.name for f in self.feature_info]
         x = self.maxpool(self.relu(conv_norm(x, self.conv1, self.bn1)))
         out = {}
         for name, layer in self._layers().items():
             x = self._run(layer, x)
-            if name in wanted:
+            if name in chosen:
                 out[name] = x
         return out
 
     def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
         odd = [f"{key} is only in the file" for key in report.unexpected if self._is_projection(key)]
-        odd += [f"{key} is only in the net" for key in report.missing if self._is_projection(key)]
+        odd += [f"{key} is only in the model" for key in report.missing if self._is_projection(key)]
         if odd:
-            # Too few entries to make the file incomplete, yet they spoil every map behind them.
+            # These entries are too few to make the file incomplete, but they change all feature maps after them.
             kind = f"option {self._shortcut}" if self._shortcut else "no shortcuts"
             raise UserError(
-                f"{self.name} with {kind}: {report.source} was made with other shortcuts ({odd[0]}); "
-                "take the net and the option that the file was made with"
+                f"{self.name} with {kind}: {report.source} was trained with other shortcuts ({odd[0]}); "
+                "use the backbone and the shortcut option that the file was trained with"
             )
         super().accept(report, weights)
-        self._refuse_strangers(report)
+        self._refuse_other_network(report)
 
     def library_state(self) -> dict[str, Tensor]:
         eps = {vars(part)["eps"] for part in self.modules() if hasattr(part, "running_var")}
         same = (self.source, self._style, self.in_channels, list(self._layers()), eps)
         if same != (("torchvision", self.name), "v1.5", 3, list(PYRAMID), {1e-5}):
             raise UserError(
-                f"{self.name}: torchvision's net of this name has shortcuts of option B, stride style v1.5, batch norm "
-                "of epsilon 1e-5, three channels and four stages; this one differs and cannot be saved for it"
+                f"{self.name}: torchvision's model of this name has shortcuts of option B, stride style v1.5, batch "
+                "norm with epsilon 1e-5, three input channels and four stages; this one differs, so its weights cannot "
+                "be saved for torchvision"
             )
         return counted_batches(self)
 
@@ -124,31 +139,31 @@ class ResNet(Backbone):
         self._recompute = True
 
     def split_last_stage(self) -> tuple[Backbone, LastStage]:
-        _, last = self._before_last()
+        _, last = self._last_two()
         trunk = copy.copy(self)
         trunk._modules = dict(self._modules)
         layer = trunk._modules.pop(f"layer{self._levels.index(last.name) + 1}")
         trunk.feature_info = self.feature_info[:-1]
         return trunk, LastStage(list(layer.children() if layer else ()), last)
 
-    def _refuse_strangers(self, report: LoadReport) -> None:
-        """Entries left over in stages that this net has, such as gates, are of a net that computes something else."""
-        places = [(key, re.search(r"(?:^|\.)(layer\d)\.\d+\.", key)) for key in report.unexpected]
-        strange = [key for key, place in places if place and place.group(1) in self._modules]
-        if strange:
+    def _refuse_other_network(self, report: LoadReport) -> None:
+        """Refuse a file with additional entries, such as gates, in stages that this network has too."""
+        matches = [(key, re.search(r"(?:^|\.)(layer\d)\.\d+\.", key)) for key in report.unexpected]
+        others = [key for key, match in matches if match and match.group(1) in self._modules]
+        if others:
             self.load_report = None
             raise UserError(
-                f"{self.name}: {report.source} is of another net, which also has {strange[0]} "
-                f"({len(strange)} such entries); take that net"
+                f"{self.name}: {report.source} is for another network, which also has {others[0]} "
+                f"({len(others)} such entries); use that network"
             )
 
     def _is_projection(self, key: str) -> bool:
-        """Whether an entry is a projection's convolution, in a stage that this net has."""
+        """Return whether an entry is the convolution of a projection, in a stage of this network."""
         found = _PROJECTION.search(key)
         return found is not None and found.group(1) in self._modules
 
     def _stem(self, in_channels: int, architecture: Architecture) -> None:
-        """7x7 convolution and pool of table 1, or the CIFAR nets' single 3x3."""
+        """Create the 7x7 convolution and pool of table 1, or the single 3x3 convolution of section 4.2 (CIFAR)."""
         width, large = architecture.widths[0], architecture.first == 2
         stem = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False) if large else None
         self.conv1 = stem or conv3x3(in_channels, width)
@@ -157,6 +172,7 @@ class ResNet(Backbone):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
 
     def _layers(self) -> dict[str, nn.Module]:
+        """Return the stages by the level of their output."""
         return {name: m for i, name in enumerate(self._levels, 1) if (m := self._modules.get(f"layer{i}"))}
 
     def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -167,6 +183,7 @@ class ResNet(Backbone):
         return x
 
     def _stage(self, block: BlockType, width: int, depth: int, *, stride: int, dilate: bool) -> nn.Sequential:
+        """Create one stage. A dilated stage has stride 1, and its 3x3 convolutions look as far as before."""
         before = self._dilation
         if dilate:
             self._dilation, stride = self._dilation * stride, 1
@@ -186,7 +203,7 @@ class ResNet(Backbone):
 
 
 def initialise(module: nn.Module) -> None:
-    """He initialisation by fan-out (https://arxiv.org/abs/1502.01852); norms start as the identity anyway."""
+    """Initialise a convolution by fan-out (https://arxiv.org/abs/1502.01852). Norms start as the identity anyway."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -196,7 +213,7 @@ def _residual(plain: str) -> str:
 
 
 def _imagenet() -> dict[str, Architecture]:
-    """Table 1, and the plain nets of table 2."""
+    """Return the residual networks of table 1 and the plain networks of table 2."""
     nets = {
         "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
         "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
@@ -209,7 +226,7 @@ def _imagenet() -> dict[str, Architecture]:
 
 
 def _cifar() -> dict[str, Architecture]:
-    """Section 4.2: 6n + 2 layers for images of 32x32; residual ones with option A, and plain ones."""
+    """Return the networks of section 4.2 with 6n + 2 layers, for 32x32 images: residual (option A) and plain."""
     widths = (16, 32, 64)
 
     def net(layers: int, shortcut: str | None) -> Architecture:

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: the file of a trained net, and what its header says of it."""
+"""The model that a training run leaves behind: its weights file, and the base class of what `load` returns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from backbones.common.files import JsonObject
 from backbones.common.images import Image
 from backbones.common.plugins import load as load_plugins
 from backbones.common.plugins import require as require_plugins
@@ -22,47 +24,44 @@ from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
 from backbones.weights.hub import resolve
 
-# In a run folder, the one that `results.json` speaks of first; all are written by `tools.experiment`.
+# Weights files of a run folder, in order of preference.
 FILES = ("model.safetensors", "checkpoint/best.safetensors")
-
-
 TASKS = ("classification", "detection", "segmentation")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained net's file.
+class TrainedFile:
+    """Weights file of a trained model, with its header.
 
     Attributes:
-        path: the weights.
-        meta: what a user of them must know: `task`, categories or classes, `input` (sizes, mean, std), `model` (the
-            options that it was built with).
-        config: all options of its run, flat, evaluation's among them; empty where the file does not say.
+        path: the file.
+        meta: description of the model: `task`, categories or classes, `input` (sizes, mean, std), `model` (the options
+            that it was built with), `plugins` (the names of the run's plugins, if it used any).
+        config: all options of the run by name, with those of the evaluation; empty if not recorded.
     """
 
     path: Path
-    meta: dict[str, Any]
-    config: dict[str, Any]
+    meta: JsonObject
+    config: JsonObject
 
     @property
     def task(self) -> str:
-        """One of `TASKS`."""
+        """Task of the model, one of `TASKS`."""
         return self.meta["task"]
 
     def entries(self) -> set[str]:
-        """Names of the weights."""
-        from safetensors import safe_open
-
+        """Return the names of all entries."""
         with safe_open(self.path, framework="pt") as file:
             return set(file.keys())
 
     @contextmanager
-    def understood(self) -> Iterator[None]:
-        """A stretch that builds from the header: what that lacks or has wrong is a mistake in the file.
+    def building(self) -> Iterator[None]:
+        """Context manager for code that builds the model from the header.
 
         Raises:
-            UserError: naming the file, in place of the errors that a wrong header leads to.
+            UserError: naming the file: the run's plugins are not loaded, or the header lacks something or is wrong.
         """
+        require_plugins(self.meta.get("plugins"), where=self.path)
         try:
             yield
         except UserError as error:
@@ -71,13 +70,13 @@ class Trained:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             why = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{self.path}: its header describes no net of this version ({why}); train or export it again"
+                f"{self.path}: its header describes no model of this version ({why}); train or export it again"
             ) from None
 
 
 def find(
     run: str | os.PathLike[str], *, task: str | None = None, plugins: Sequence[str | os.PathLike[str]] = ()
-) -> Trained:
+) -> TrainedFile:
     """Find the trained model of a run folder or of one of our weights files, and read the header of its file.
 
     In a run folder it is model.safetensors, the model after the last step. Before that file exists, it is the best
@@ -88,8 +87,7 @@ def find(
         plugins: plugins to import, see `backbones.common.plugins.load`.
 
     Raises:
-        UserError: there is no trained model, its file is damaged or not ours, it has another task, or the run used a
-            plugin that is not loaded.
+        UserError: there is no trained model, its file is damaged or not ours, or it has another task.
     """
     load_plugins(plugins)
     path = _file(Path(resolve(run)))
@@ -99,20 +97,19 @@ def find(
         raise UserError(f"{path}: is a checkpoint to resume from; name its run folder, or checkpoint/best.safetensors")
     if meta.get("task") not in TASKS:
         raise UserError(
-            f"{path}: does not say what its net is, as model.safetensors of a run folder does; "
-            "give such a file, or build the net with `build(..., weights=FILE)`"
+            f"{path}: has no header that describes its model, as model.safetensors of a run folder has; "
+            "give such a file, or build the model with `build(..., weights=FILE)`"
         )
     if task not in (None, meta["task"]):
-        raise UserError(f"{path}: is a net of {meta['task']}; load it with {meta['task']}.load")
-    require_plugins(meta.get("plugins"), where=run)
-    return Trained(path, meta, config)
+        raise UserError(f"{path}: is a model for {meta['task']}; load it with {meta['task']}.load")
+    return TrainedFile(path, meta, config)
 
 
 Options = TypeVar("Options")
 
 
 def options_of(kind: type[Options], meta: Mapping[str, Any]) -> Options:
-    """Return the options, a dataclass, that a run's meta records under `model`; unknown entries are left out."""
+    """Return the options, a dataclass, that a run's meta records under `model`. Unknown entries are left out."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     return kind(**{name: value for name, value in meta["model"].items() if name in known})
 
@@ -126,26 +123,26 @@ def _file(run: Path) -> Path:
         if (run / name).is_file():
             return run / name
     if (run / "config.yaml").is_file():
-        raise UserError(f"{run}: has no {' or '.join(FILES)} yet: its training goes on with --resume --output {run}")
-    raise UserError(f"{run}: is no run folder (no {' or '.join(FILES)}); name one that a train_*.py has finished")
+        raise UserError(f"{run}: has no {' or '.join(FILES)} yet; continue its training with --resume --output {run}")
+    raise UserError(f"{run}: is no run folder (no {' or '.join(FILES)}); name the folder of a finished training run")
 
 
 def _header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: is no .safetensors file, and so does not say what its net is; name a run folder or its "
-            "model.safetensors, or build the net with `build(..., weights=FILE)`"
+            f"{path}: is no .safetensors file, so it has no header that describes its model; name a run folder or its "
+            "model.safetensors, or build the model with `build(..., weights=FILE)`"
         )
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())})") from None
+        raise UserError(
+            f"{path}: not a whole safetensors file ({' '.join(str(error).split())}); copy or export it again"
+        ) from None
 
 
-def _object(header: dict[str, str], name: str, path: Path) -> dict[str, Any]:
+def _object(header: dict[str, str], name: str, path: Path) -> JsonObject:
     try:
         value = json.loads(header.get(name, "{}"))
     except (ValueError, RecursionError):
@@ -155,30 +152,31 @@ def _object(header: dict[str, str], name: str, path: Path) -> dict[str, Any]:
     return value
 
 
+Input = TypeVar("Input")  # what `read` makes of an image
 Result = TypeVar("Result")
 
 
-class TrainedNet(Generic[Result]):
-    """Base of what the tasks' `load` gives.
+class TrainedModel(Generic[Input, Result]):
+    """Base class of the objects that the tasks' `load` returns: images in, results out. A subclass defines `_predict`.
 
     Attributes:
-        trained: the file, and what its header says.
-        model: the net, in evaluation mode.
+        trained: the weights file and its header.
+        model: the model, in evaluation mode.
         device: where it computes.
-        dtype: of autocast; float32 is none.
-        read: an image as `predict` takes it; holds no net, so that data workers may have it. Raises a UserError where
-            the image cannot be used.
+        dtype: type of autocast; float32 means none.
+        read: converts an image to the input of `predict`, or raises a UserError if the image cannot be used. It does
+            not refer to the model, so data workers can use it.
 
     Args:
-        device: absent: a GPU where there is one.
-        precision: auto, fp32, bf16 or fp16; absent: the run's own.
+        device: by default a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16. By default the run's own.
     """
 
     def __init__(
         self,
-        trained: Trained,
+        trained: TrainedFile,
         model: nn.Module,
-        read: Callable[[Image], Any],
+        read: Callable[[Image], Input],
         *,
         device: str | torch.device | None = None,
         precision: str | None = None,
@@ -197,14 +195,15 @@ class TrainedNet(Generic[Result]):
     def __call__(self, images: Sequence[Image], *, batch_size: int = 8) -> list[Result]: ...
 
     def __call__(self, images: Image | Sequence[Image], *, batch_size: int = 8) -> Result | list[Result]:
-        """Results of an image, or a list of them for a list of images.
+        """Return the result of an image, or a list of results for a list of images.
 
         Args:
-            images: file paths, PIL images, arrays `[H, W, C]` (RGB; uint8, or floats in 0..1) or tensors `[C, H, W]`.
-            batch_size: images that go through the net together.
+            images: file paths, PIL images, arrays `[H, W, C]` (RGB; uint8 0..255, or floats 0..1) or tensors
+                `[C, H, W]`.
+            batch_size: number of images that the model computes at once.
 
         Raises:
-            UserError: naming the image, where it cannot be used.
+            UserError: naming the image that cannot be used.
         """
         if not isinstance(images, (list, tuple)):
             return self.predict([self.read(cast(Image, images))])[0]
@@ -213,34 +212,38 @@ class TrainedNet(Generic[Result]):
             results += self.predict([self.read(image) for image in images[start : start + batch_size]])
         return results
 
-    def predict(self, images: Sequence[Any]) -> list[Result]:
-        """Results of a batch of what `read` gave."""
+    def predict(self, images: Sequence[Input]) -> list[Result]:
+        """Return the results of a batch of inputs from `read`."""
         kind = self.device.type
         autocast = torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode(), autocast, self._folds:
             return self._predict(images)
 
-    def _predict(self, images: Sequence[Any]) -> list[Result]:
+    def _predict(self, images: Sequence[Input]) -> list[Result]:
         raise NotImplementedError
 
 
 def _usable(device: str | torch.device) -> torch.device:
-    """A device that this machine has.
+    """Return the device.
 
     Raises:
-        UserError: where it has none such, or torch knows no such name.
+        UserError: this machine does not have it, or torch does not know its name.
     """
     try:
-        torch.empty(1, device=device).cpu()  # beyond its name: `meta` holds no numbers, `cuda:9` may not be there
+        # Use the device, because a valid name is not enough: "meta" stores no numbers, "cuda:9" may not exist.
+        torch.empty(1, device=device).cpu()
         return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA raises AssertionError
         raise UserError(
             f"device {device}: cannot be used here ({first_line(error)}); name another, such as cpu"
         ) from None
 
 
-def _freeze_as_trained(model: nn.Module, trained: Trained) -> None:
-    """Freeze the batch norm that was frozen in training, which alone counts no batches: it is computed otherwise."""
+def _freeze_as_trained(model: nn.Module, trained: TrainedFile) -> None:
+    """Freeze the batch norm that was frozen in training: it computes in another order than live batch norm.
+
+    The file shows which it was: frozen batch norm has no `num_batches_tracked`.
+    """
     names = trained.entries()
     frozen = [
         module

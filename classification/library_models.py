@@ -13,7 +13,7 @@ from torchvision.models import get_model
 import backbones
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
 from backbones.errors import UserError, first_line
-from backbones.external_torchvision import rewiden
+from backbones.external_torchvision import replace_first_conv
 from backbones.norm import counted_batches
 from backbones.registry import refuse_options
 from backbones.weights.loading import load, state_for
@@ -141,7 +141,7 @@ def _create(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     # Without weights, torchvision leaves inputs of -1..1 as they are. The auxiliary classifiers only help training.
     inception = {"aux_logits": False, "init_weights": True} if arch in INCEPTIONS else {}
     net = get_model(arch, weights=None, num_classes=num_classes, **inception)
-    rewiden(net, in_channels)
+    replace_first_conv(net, in_channels)
     return net
 
 

@@ -55,7 +55,7 @@ class Classifier(nn.Module):
             images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
             targets: `label`, class numbers `[N]` or probabilities `[N, num_classes]`.
         """
-        logits = self.logits(self.backbone.normalised(images))
+        logits = self.logits(self.backbone.normalise(images))
         return logits if targets is None else self.losses(logits, targets)
 
     def losses(self, logits: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
 from backbones.errors import UserError
-from backbones.trained import Trained, TrainedNet, find, options_of
+from backbones.trained import TrainedFile, TrainedModel, find, options_of
 from classification.data.decoding import decode
 from classification.model import Classifier, ViewAverage, build
 from classification.options import ClassifierOptions
@@ -38,7 +38,7 @@ class Ranking:
     labels: Tensor
 
 
-class TrainedClassifier(TrainedNet[Ranking]):
+class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
     """A trained classifier with its classes.
 
     Args:
@@ -53,7 +53,7 @@ class TrainedClassifier(TrainedNet[Ranking]):
 
     def __init__(
         self,
-        trained: Trained,
+        trained: TrainedFile,
         model: Classifier,
         read: Callable[[Image], list[Tensor]],
         *,
@@ -112,7 +112,7 @@ def load(
         UserError: the run holds no classifier.
     """
     trained = find(run, task="classification", plugins=plugins)
-    with trained.understood():
+    with trained.building():
         model = rebuild(trained.meta, trained.path)
         read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained))
         classes = tuple(trained.meta["classes"])
@@ -141,7 +141,7 @@ def read_pixels(path: Path, *, in_channels: int) -> np.ndarray:
     return decode(read_file(path), str(path), in_channels)
 
 
-def _views(trained: Trained) -> Views:
+def _views(trained: TrainedFile) -> Views:
     seen = trained.meta["input"]
     normalise = Normalise(tuple(seen["mean"]), tuple(seen["std"]))
     return Views(

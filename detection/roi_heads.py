@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from backbones.common.processes import share
+from backbones.common.processes import relative_count
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.necks import BoxHead
 
@@ -119,7 +119,7 @@ class RoIHeads(TorchvisionRoIHeads):
         # Cross-entropy over the classes; smooth L1 of the deltas of the true class, for objects only.
         classifier, regression = fastrcnn_loss(logits, found, labels, deltas)
         # Turn the means over this process's samples into means over the samples of all processes.
-        weight = share(labels[0].new_full((), len(logits))) if self.training else 1
+        weight = relative_count(labels[0].new_full((), len(logits))) if self.training else 1
         return {"loss_classifier": classifier * weight, "loss_box_reg": regression * weight}
 
     def select_training_samples(

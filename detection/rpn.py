@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
 from backbones import FeatureInfo
-from backbones.common.processes import share
+from backbones.common.processes import relative_count
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -145,7 +145,7 @@ class RPN(RegionProposalNetwork):
         # Score loss: binary cross-entropy of object against background.
         score_loss = F.binary_cross_entropy_with_logits(scores, torch.cat(labels)[sampled])
         # Turn the means over this process's samples into means over the samples of all processes.
-        weight = share(torch.tensor(float(len(sampled)), device=scores.device)) if self.training else 1
+        weight = relative_count(torch.tensor(float(len(sampled)), device=scores.device)) if self.training else 1
         return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
 
     def _predict(self, maps: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.plugins import require as require_plugins
 from backbones.errors import UserError
-from backbones.trained import Trained, TrainedNet, find, options_of
+from backbones.trained import TrainedFile, TrainedModel, find, options_of
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
@@ -50,7 +50,7 @@ class Detections:
         return Detections(self.boxes[indices], self.scores[indices], self.labels[indices], names)
 
 
-class TrainedDetector(TrainedNet[Detections]):
+class TrainedDetector(TrainedModel[Tensor, Detections]):
     """A detector with its categories.
 
     Attributes:
@@ -62,7 +62,7 @@ class TrainedDetector(TrainedNet[Detections]):
 
     def __init__(
         self,
-        trained: Trained,
+        trained: TrainedFile,
         predictor: Predictor,
         model: FasterRCNN,
         categories: CategoryMap,
@@ -118,7 +118,7 @@ def load(
         UserError: there is no detector of this project at `run`, or an argument is out of range.
     """
     trained = find(run, task="detection", plugins=plugins)
-    with trained.understood():
+    with trained.building():
         categories = categories_of(trained.meta)
         model = rebuild(trained.meta, trained.path)
         config = trained.config

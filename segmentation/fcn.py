@@ -65,7 +65,7 @@ class FCN(nn.Module):
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """Return `out` and, in training mode, `aux`: scores `[N, num_classes, H, W]` at the images' size."""
-        features = self.backbone(self.backbone.normalised(images))
+        features = self.backbone(self.backbone.normalise(images))
         *_, before, last = [None, *(info.name for info in self.backbone.feature_info)]
         # Score the last feature, then add the scores of finer ones.
         out = self.classifier(features[last])

@@ -14,7 +14,7 @@ from torch import Tensor
 from backbones.common.images import Image, pixels_of, read_image, require_resizable
 from backbones.common.options import renamed
 from backbones.errors import UserError
-from backbones.trained import Trained, TrainedNet, find, options_of
+from backbones.trained import TrainedFile, TrainedModel, find, options_of
 from segmentation.data.labels import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
@@ -36,7 +36,7 @@ class LabelMap:
     names: tuple[str, ...]
 
 
-class TrainedSegmenter(TrainedNet[LabelMap]):
+class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
     """A trained segmentation model with its classes.
 
     Args:
@@ -48,7 +48,7 @@ class TrainedSegmenter(TrainedNet[LabelMap]):
 
     def __init__(
         self,
-        trained: Trained,
+        trained: TrainedFile,
         read: Callable[[Image], Tensor],
         *,
         classes: Classes,
@@ -100,7 +100,7 @@ def load(
         UserError: the run holds no segmentation model, or an option is out of range.
     """
     trained = find(run, task="segmentation", plugins=plugins)
-    with trained.understood():
+    with trained.building():
         model, config = rebuild(trained.meta, trained.path), renamed(trained.config, [SegmentationDataOptions])
         predictor = Predictor(
             model,

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TypeAlias, Union
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
+from PIL import ImageOps
 from torch import Tensor
 
 from backbones.errors import UserError
 
-if TYPE_CHECKING:
-    import PIL.Image
-
 # A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
-Image: TypeAlias = Union[str, "os.PathLike[str]", "PIL.Image.Image", np.ndarray, Tensor]
+Image: TypeAlias = Union[str, "os.PathLike[str]", PIL.Image.Image, np.ndarray, Tensor]
 MOST_PIXELS = 2**30  # OpenCV decodes no larger images
 MOST_RESIZED = 2**27  # pixels of an image that a model gets
 FIX = "replace or remove it, or pass --on-bad-image skip"
@@ -90,13 +89,11 @@ def open_image(path: Path) -> PIL.Image.Image:
     Raises:
         UserError: the image has more than `MOST_PIXELS` pixels. PIL's own errors also occur.
     """
-    from PIL import Image
-
     # PIL warns above its limit and raises an error above twice the limit.
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+    PIL.Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
     try:
-        return Image.open(path)
-    except Image.DecompressionBombError:
+        return PIL.Image.open(path)
+    except PIL.Image.DecompressionBombError:
         raise UserError(f"{path}: has more than {MOST_PIXELS} pixels; cut it into smaller images") from None
 
 
@@ -172,8 +169,6 @@ def _of_array(array: np.ndarray) -> Tensor:
 
 
 def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool) -> np.ndarray:
-    from PIL import ImageOps
-
     try:
         image = ImageOps.exif_transpose(image) if apply_exif else image
         if image.mode.startswith("I;16"):  # PIL would clip 16 bits instead of scaling them
@@ -187,9 +182,7 @@ def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool) -> np.ndarr
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    from PIL import Image
-
-    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    return PIL.Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def _checked(pixels: Tensor, what: str, in_channels: int, any_floats: bool) -> Tensor:

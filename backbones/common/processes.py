@@ -1,6 +1,6 @@
-"""What the processes of a training share: means over all of them, and parts of a whole. One process has it all.
+"""Means over all processes of a training, and the batches of each. The processes are torch.distributed's default group.
 
-The processes are those of torch.distributed's default group.
+Without a process group every function treats this process as the only one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def mean(values: Tensor) -> Tensor:
-    """Element-wise mean over the processes, on each of them."""
+    """Return the element-wise mean over the processes, on each of them."""
     if not dist.is_initialized():
         return values
     total = values.clone()
@@ -18,21 +18,21 @@ def mean(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def share(count: Tensor) -> Tensor:
-    """A process's count of something (a scalar) over the mean of all processes' counts.
+def relative_count(count: Tensor) -> Tensor:
+    """Return this process's count (a scalar) divided by the mean count of all processes, or by 1 if that is less.
 
-    A loss that is a mean over `count` items, times this, counts as in the mean over everybody's items once
-    DistributedDataParallel averages the gradients.
+    A loss that is a mean over `count` items must be multiplied by this factor. When DistributedDataParallel then
+    averages the gradients, every item has the same weight, whichever process it is on.
     """
     count = count.float()
     return count / mean(count).clamp(min=1)
 
 
-def deal(length: int, batch_size: int, *, rank: int, world_size: int) -> list[list[int]]:
-    """A process's batches of `length` items for evaluation.
+def shard_batches(length: int, batch_size: int, *, rank: int, world_size: int) -> list[list[int]]:
+    """Return a process's batches of `length` items for evaluation, as lists of indices.
 
-    Whole batches are dealt in turn, disjoint and complete and never padded. The same items come together whatever the
-    number of processes, so that what is computed of them is the same to the last bit.
+    Every item is in exactly one batch of one process, and no batch is padded. The batches are the same for every number
+    of processes, so that results are equal to the last bit.
     """
     first = range(rank * batch_size, length, world_size * batch_size)
     return [list(range(begin, min(begin + batch_size, length))) for begin in first]

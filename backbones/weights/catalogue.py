@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torchvision.models import WeightsEnum, get_model_weights
+
 from backbones.weights.published import timm_config, torchvision_tag
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-    from torchvision.models import WeightsEnum
 
 # torchvision states a licence only if it is not its own.
 TORCHVISION_LICENCE = "BSD-3-Clause"
@@ -55,8 +56,6 @@ def published(source: tuple[str, str] | None) -> list[Published]:
 
 
 def _torchvision(arch: str) -> list[Published]:
-    from torchvision.models import get_model_weights
-
     weights = get_model_weights(arch)
     default = torchvision_tag(arch, "imagenet") if weights.__members__ else ""
     # Iterating over the enumeration leaves out its alias DEFAULT.

@@ -8,13 +8,13 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from backbones.common.files import JsonObject
 from backbones.errors import UserError, first_line
 
 # Keys under which training programs keep the state dict. Averaged weights come first: those programs evaluate them.
@@ -39,7 +39,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or None")
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     # Unwrap a checkpoint until the state dict itself is left.
-    while wrapper := _wrapper(content):
+    while isinstance(content, Mapping) and (wrapper := _wrapper(content)):
         content = content[wrapper]
     entries = content.items() if isinstance(content, Mapping) else ()
     state = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor) and k not in _COUNTERS}
@@ -50,7 +50,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return _without_shared_prefix(state)
 
 
-def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_meta(path: str | os.PathLike[str]) -> JsonObject:
     """Read what a file of ours records about its model: task, classes, input, options.
 
     The result is empty for any other file, and for words such as "imagenet".
@@ -87,7 +87,7 @@ def _without_shared_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

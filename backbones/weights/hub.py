@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
+from huggingface_hub import constants
+
 from backbones.errors import UserError, first_line
 from backbones.weights.network import check_reachable, is_network_error
 
@@ -40,7 +42,7 @@ def fetch(repository: str, file: str) -> Path:
     Raises:
         UserError: the repository, revision or file does not exist, or neither the hub nor a cached file is available.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name, revision = split(repository)
@@ -84,8 +86,6 @@ def split(repository: str) -> tuple[str, str | None]:
 
 def endpoint() -> str:
     """Return the hub's address: $HF_ENDPOINT, or the public one."""
-    from huggingface_hub import constants
-
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 

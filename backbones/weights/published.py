@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
+from huggingface_hub import constants
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
 from backbones.errors import UserError, first_line
 from backbones.weights.files import read_state
@@ -34,8 +36,6 @@ def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
     Raises:
         UserError: the tag does not exist, or the file is not available (see `fetch`).
     """
-    from torchvision.models import get_model_weights
-
     return read_state(fetch(get_model_weights(name)[torchvision_tag(name, tag)].url, what=name))
 
 
@@ -45,8 +45,6 @@ def torchvision_tag(name: str, tag: str) -> str:
     Raises:
         UserError: torchvision has no such weights.
     """
-    from torchvision.models import get_model_weights
-
     published = get_model_weights(name).__members__
     if tag == "imagenet" and published:
         tag = "IMAGENET1K_V1" if "IMAGENET1K_V1" in published else get_model_weights(name).DEFAULT.name
@@ -103,7 +101,6 @@ def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
     Raises:
         UserError: the weights are neither cached nor reachable.
     """
-    from huggingface_hub import constants
 
     def failed(error: Exception) -> UserError:
         why = "HF_HUB_OFFLINE is set" if offline else first_line(error)
@@ -122,8 +119,6 @@ def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
 
 
 def _from_cache(create: Callable[[], nn.Module]) -> nn.Module:
-    from huggingface_hub import constants
-
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True  # the client reads it at each request, and then uses its cache only
     try:
@@ -134,8 +129,6 @@ def _from_cache(create: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _from_hub(create: Callable[[], nn.Module]) -> nn.Module:
-    from huggingface_hub import constants
-
     check_reachable(constants.ENDPOINT)
     with socket_timeout():
         return create()  # the hub's client locks its files itself
@@ -173,8 +166,6 @@ def timm_config(arch: str, tag: str) -> PretrainedCfg | None:
 
 
 def _hub_state(name: str, repository: str, filename: str | None) -> dict[str, Tensor]:
-    from huggingface_hub import constants
-
     repo, _, revision = repository.partition("@")
     # Repositories older than safetensors contain only the second file.
     files = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
@@ -189,7 +180,7 @@ def _hub_state(name: str, repository: str, filename: str | None) -> dict[str, Te
 
 def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
     """Return the path of the first of `files` that is cached, or else of the first that the hub has."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     for file in files:

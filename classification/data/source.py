@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.common.loading import loader
-from backbones.common.processes import deal
+from backbones.common.processes import shard_batches
 from backbones.errors import UserError
 from classification.data.decoding import channels_of, decode
 from classification.data.folders import ClassFolder, require_same_classes
@@ -144,7 +144,7 @@ class FolderSource:
         self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, sample: int = 0
     ) -> Iterable[ItemBatch]:
         chosen = self._sampled(split, sample)
-        batches = deal(len(chosen), batch_size, rank=rank, world_size=world_size)
+        batches = shard_batches(len(chosen), batch_size, rank=rank, world_size=world_size)
         data = self._dataset(split, views, chosen)
         if self._guard is None:
             return loader(data, workers=workers, collate=collate, batch_sampler=batches)

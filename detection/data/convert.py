@@ -10,7 +10,7 @@ from backbones.common.files import create_once
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap, CocoAnnotations
 from detection.data.folders import known_layout, open_split
-from detection.data.truth import Layout, Truth
+from detection.data.truth import Truth
 from detection.data.writers import WRITERS, describe
 
 
@@ -18,7 +18,7 @@ def convert(
     source: Path,
     output: Path,
     *,
-    to: Layout,
+    to: str,
     splits: Mapping[str, str],
     bad_boxes: Literal["error", "drop"] = "error",
 ) -> list[str]:
@@ -56,7 +56,7 @@ def convert(
     return lines
 
 
-def _read(source: Path, split: str, to: Layout) -> Truth:
+def _read(source: Path, split: str, to: str) -> Truth:
     """Return a split after the checks of training, except that boxes without area are allowed."""
     if known_layout(source) == to:
         raise UserError(f"--to {to}: {source} is in that layout already; name another layout")

@@ -162,7 +162,7 @@ def test_refusals_are_one_line(name: str, options: dict, said: str) -> None:
 
 
 def test_torchvision_nets_cannot_be_split() -> None:
-    with pytest.raises(UserError, match="cannot be cut off"):
+    with pytest.raises(UserError, match="cannot be split off"):
         backbones.build("torchvision/mobilenet_v3_small", weights=None).split_last_stage()
 
 

@@ -39,9 +39,9 @@ def test_a_prediction_in_16_bits_is_one_convolution_made_once() -> None:
     out = predict(x, conv, norm, folds)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), norm(conv(x)).detach(), rtol=0.02, atol=0.02)
-    weight = folds.kept[conv][torch.bfloat16][0]
+    weight = folds.cache[conv][torch.bfloat16][0]
     predict(x, conv, norm, folds)
-    assert folds.kept[conv][torch.bfloat16][0] is weight
+    assert folds.cache[conv][torch.bfloat16][0] is weight
     with torch.inference_mode(), folds:  # the same object serves fp32 as well
         assert torch.equal(conv_norm(x, conv, norm), norm(conv(x)))
 
@@ -74,11 +74,11 @@ def test_stretches_nest_and_end_with_their_block() -> None:
         first = predict(x, conv, norm, inner)
         with outer:
             predict(x, conv, norm, inner)
-    assert len(outer.kept) == 1 and not inner.kept
+    assert len(outer.cache) == 1 and not inner.cache
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert not torch.equal(conv_norm(x, conv, norm), first)  # no stretch is left open
     del conv, first
-    assert not outer.kept  # nor does a fold hold its layer
+    assert not outer.cache  # nor does a fold hold its layer
 
 
 class Doubled(nn.Conv2d):

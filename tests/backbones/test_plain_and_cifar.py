@@ -302,6 +302,6 @@ def test_script_trains_with_recomputing(script, tmp_path: Path) -> None:
 
 def test_script_refuses_to_recompute_anothers_net(tmp_path: Path) -> None:
     words = ["--limit", "48", "--weights", "none", "--recompute", "true", "--output", str(tmp_path / "run")]
-    with pytest.raises(UserError, match="torchvision/resnet18: cannot recompute its activations; take one of ours"):
+    with pytest.raises(UserError, match="torchvision/resnet18: cannot recompute its activations; use another"):
         train_cls.main(["--backbone", "torchvision/resnet18", *words])
     assert not (tmp_path / "run").exists()

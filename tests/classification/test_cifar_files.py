@@ -123,7 +123,7 @@ OTHERS = {
     "projections for a plain net": (
         ("resnet18", "B"),
         ("plain18", None),
-        "plain18 with no shortcuts: {} was made with other shortcuts "
+        "plain18 with no shortcuts: {} was trained with other shortcuts "
         "(backbone.layer2.0.downsample.0.weight is only in the file)",
     ),
     "projections for option A": (("resnet20", "B"), ("resnet20", "A"), "layer2.0.downsample.0.weight is only in the f"),
@@ -131,7 +131,8 @@ OTHERS = {
     "no projections for option B": (
         ("resnet20", "A"),
         ("resnet20", "B"),
-        "resnet20 with option B: {} was made with other shortcuts (layer2.0.downsample.0.weight is only in the net)",
+        "resnet20 with option B: {} was trained with other shortcuts (layer2.0.downsample.0.weight is only in the "
+        "model)",
     ),
     "a plain net's for option B": (
         ("plain34", None),

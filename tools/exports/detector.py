@@ -17,7 +17,7 @@ from torchvision.ops import nms, roi_align
 
 import detection
 from backbones.errors import UserError
-from backbones.trained import Trained
+from backbones.trained import TrainedFile
 from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
 
 # Shortest sides of proposals and of detections in pixels, as in torchvision.
@@ -115,7 +115,7 @@ class FixedDetector(nn.Module):
         return boxes[best], scores[best], labels[best]
 
 
-def exportable_detector(trained: Trained, side: int | None) -> Exportable:
+def exportable_detector(trained: TrainedFile, side: int | None) -> Exportable:
     """Load a detector: an image `[1, 3, side, side]` and its size to boxes, scores and labels.
 
     Args:

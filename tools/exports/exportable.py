@@ -23,7 +23,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from backbones.trained import Trained
+from backbones.trained import TrainedFile
 
 Inputs = tuple[Tensor, ...]  # the tensors that a model takes, in order
 Module = TypeVar("Module", bound=nn.Module)
@@ -74,7 +74,7 @@ def prepare(model: Module) -> Module:
     return model.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
 
 
-def common_metadata(trained: Trained) -> dict[str, object]:
+def common_metadata(trained: TrainedFile) -> dict[str, object]:
     """Return the metadata that the models of all tasks have."""
     return {
         "task": trained.task,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from backbones.trained import Trained
+from backbones.trained import TrainedFile
 from tools.engine.checkpoint import write_safetensors
 from tools.runs.metrics import TASK_METRICS
 
@@ -25,7 +25,7 @@ RECIPE = (
 SHOWN_CLASSES = 20
 
 
-def model_card(trained: Trained, *, repository: str, licence: str, results: Mapping[str, object]) -> str:
+def model_card(trained: TrainedFile, *, repository: str, licence: str, results: Mapping[str, object]) -> str:
     """Return the README.md of a repository: data, recipe, metrics, licence, and loading code.
 
     Args:
@@ -57,7 +57,7 @@ def _front_matter(task: str, licence: str) -> str:
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items())
 
 
-def _data(trained: Trained) -> str:
+def _data(trained: TrainedFile) -> str:
     names = trained.meta.get("classes") or trained.meta.get("category_names") or []
     more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     data = public(trained.config.get("data")) or "built-in shapes"
@@ -67,7 +67,7 @@ def _data(trained: Trained) -> str:
     )
 
 
-def _recipe(trained: Trained) -> str:
+def _recipe(trained: TrainedFile) -> str:
     start = public(trained.config.get("weights") or trained.meta["model"].get("weights")) or "none"
     values = {name: public(trained.config[name]) for name in RECIPE if name in trained.config}
     return f"Trained from weights `{start}`.\n\n{_table(values)}"
@@ -97,7 +97,7 @@ def public(value: object) -> object:
     return Path(value).name if is_path else value
 
 
-def write_public(trained: Trained, path: Path) -> None:
+def write_public(trained: TrainedFile, path: Path) -> None:
     """Write a copy of the weights whose header has no folder of this machine."""
     header = {"meta": json.dumps(public(trained.meta)), "config": json.dumps(public(trained.config))}
     write_safetensors(path, load_file(trained.path), header)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import classification
 import segmentation
 from backbones.errors import UserError
-from backbones.trained import Trained, find
+from backbones.trained import TrainedFile, find
 from tools.exports.detector import exportable_detector
 from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
 
@@ -36,13 +36,13 @@ def load_exportable(run: str, *, size: int | None = None) -> Exportable:
     return exportable_detector(trained, size)
 
 
-def exportable_classifier(trained: Trained) -> Exportable:
+def exportable_classifier(trained: TrainedFile) -> Exportable:
     """Load a classifier: images `[N, C, H, W]` of any size to logits `[N, classes]`."""
     loaded = classification.load(trained.path, device="cpu", precision="fp32")
     model = prepare(loaded.model)
 
     def read(path: Path) -> Inputs:
-        return (model.backbone.normalised(loaded.read(path)[0][None]).contiguous(),)
+        return (model.backbone.normalise(loaded.read(path)[0][None]).contiguous(),)
 
     infos = model.backbone.feature_info
     metadata = common_metadata(trained) | {
@@ -63,7 +63,7 @@ def exportable_classifier(trained: Trained) -> Exportable:
     )
 
 
-def exportable_segmenter(trained: Trained) -> Exportable:
+def exportable_segmenter(trained: TrainedFile) -> Exportable:
     """Load a segmentation model: images `[N, C, H, W]` to scores `[N, classes, H, W]`."""
     loaded = segmentation.load(trained.path, device="cpu", precision="fp32")
     model = prepare(loaded.model)
@@ -71,7 +71,7 @@ def exportable_segmenter(trained: Trained) -> Exportable:
     smallest = loaded.predictor.min_size
 
     def read(path: Path) -> Inputs:
-        images = model.backbone.normalised(loaded.read(path)[None]).contiguous()
+        images = model.backbone.normalise(loaded.read(path)[None]).contiguous()
         # Resize as the predictor does, then to the nearest multiples of the stride.
         scale = smallest / min(images.shape[-2:]) if smallest else 1
         sides = [max(2, round(side * scale / stride)) * stride for side in images.shape[-2:]]

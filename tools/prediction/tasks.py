@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from backbones.errors import UserError
-from backbones.trained import TrainedNet
+from backbones.trained import TrainedModel
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import PictureWriter
@@ -30,7 +30,7 @@ class PredictionTask(Protocol[Content, Result]):
     read: Read[Content]
 
     @property
-    def model(self) -> TrainedNet[Result]:
+    def model(self) -> TrainedModel[Any, Result]:
         """The trained model."""
 
     def pixels(self, content: Content) -> int:

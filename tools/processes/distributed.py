@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from backbones.common.processes import deal, mean
+from backbones.common.processes import mean, shard_batches
 from backbones.errors import UserError
 from tools.processes import failures
 from tools.processes.environment import (
@@ -137,5 +137,5 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def shard(length: int, batch_size: int) -> list[list[int]]:
-    """Return this process's batches of the indices 0..length-1 for evaluation; see `processes.deal`."""
-    return deal(length, batch_size, rank=rank(), world_size=world_size())
+    """Return this process's batches of the indices 0..length-1 for evaluation; see `processes.shard_batches`."""
+    return shard_batches(length, batch_size, rank=rank(), world_size=world_size())

@@ -154,7 +154,7 @@ def test_weights_by_the_name_of_a_repository(pushed: type[Hub], tiny_runs, monke
     assert net.load_report is not None and not net.load_report.missing
     assert not classification.build(name, 2, weights="hf:me/net@main").load_report.missing
     assert classification.load("hf:me/net").classes == ("apple", "pear")
-    with pytest.raises(UserError, match=r"detection\.load|is a net of classification"):
+    with pytest.raises(UserError, match=r"detection\.load|is a model for classification"):
         detection.load("hf:me/net")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert hub_files.fetch("me/net", "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""Trained nets from their run folders: the same results as the runs' own evaluations, from any form of image."""
+"""TrainedFile nets from their run folders: the same results as the runs' own evaluations, from any form of image."""
 
 from __future__ import annotations
 
@@ -177,15 +177,15 @@ def test_bad_runs_are_refused(tiny_runs, tmp_path: Path):
     for path, text in {
         tmp_path / "gone": "no such run folder",
         tmp_path: "is no run folder",
-        tmp_path / "started": "its training goes on with --resume",
+        tmp_path / "started": "continue its training with --resume",
         tmp_path / "bare.pth": "is no .safetensors file",
-        tmp_path / "other.safetensors": "does not say what its net is",
+        tmp_path / "other.safetensors": "has no header that describes its model",
         tmp_path / "torn.safetensors": "not a whole safetensors file",
         tmp_path / "half.safetensors": "half.safetensors: ",
         tmp_path / "net.safetensors": "resnet51",
-        tmp_path / "list.safetensors": "describes no net of this version",
+        tmp_path / "list.safetensors": "describes no model of this version",
         run / "checkpoint/last.safetensors": "is a checkpoint to resume from",
-        tiny_runs["seg"]: "is a net of segmentation; load it with segmentation.load",
+        tiny_runs["seg"]: "is a model for segmentation; load it with segmentation.load",
     }.items():
         with pytest.raises(UserError) as caught:
             detection.load(path)
