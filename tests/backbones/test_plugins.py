@@ -172,7 +172,7 @@ def test_a_run_names_the_plugins_that_it_needs(tmp_path: Path) -> None:
         plugins.require(["/home/alice/mine.py", "pkg.necks"], where="runs/a")
     text = str(caught.value)
     assert text.startswith("runs/a: this run was trained with plugins that are not loaded: '/home/alice/mine.py', 'pk")
-    assert "--plugin '/home/alice/mine.py' --plugin 'pkg.necks'" in text and "\n" not in text
+    assert "--plugin /home/alice/mine.py --plugin pkg.necks" in text and "\n" not in text
     assert "plugins=['/home/alice/mine.py', 'pkg.necks'] in Python" in text
     # The same plugin in another folder, as on another machine.
     plugins.load([write(tmp_path / "mine.py", "")])

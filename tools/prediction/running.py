@@ -171,5 +171,5 @@ def print_problem(problem: str) -> None:
 def _segmentation_tiles(run: str, settings: PredictionSettings) -> dict[str, Any]:
     """Return the keywords of `segmentation.load` for tiles; empty for those of the run."""
     side = find(run).config.get("crop_size", TRAINED_CROP) if settings.tile == "auto" else settings.tile
-    tiles = {} if side is None else {"window": side}
+    tiles = {} if side is None else {"tile": side}
     return tiles if settings.overlap is None else {**tiles, "overlap": settings.overlap}

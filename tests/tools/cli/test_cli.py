@@ -119,7 +119,7 @@ def test_an_option_may_be_repeated(words: str, expected: list[str]):
 def test_a_config_file_names_plugins_but_only_the_command_line_imports_them(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("plugin: [x.py]\n")
     config = ["--config", str(tmp_path / "c.yaml"), "a"]
-    with pytest.raises(UserError, match=r"c\.yaml: .* plugins that are not loaded: 'x\.py'; .*--plugin 'x\.py'"):
+    with pytest.raises(UserError, match=r"c\.yaml: .* plugins that are not loaded: 'x\.py'; .*--plugin x\.py"):
         parse(PluginGroups, description="", argv=config)
     assert parse(PluginGroups, description="", argv=[*config, "--plugin", "y.py"]).plugins.plugin == ["y.py"]
     with pytest.raises(UserError, match="plugin"):

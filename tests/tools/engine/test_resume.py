@@ -228,7 +228,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_one_process_g
         status, _, errors = run.end()
         assert (status, "Traceback" in errors) == (STATUS, False), errors
         # The step in which the processes exchanged it; one of them tells.
-        assert ("stopped after step 3; go on with" in errors) == (rank == 0)
+        assert ("stopped after step 3; continue with" in errors) == (rank == 0)
     state = checkpoint.load(tmp_path / "run" / LAST)
     assert (state["training"]["step"], len(state["random"])) == (3, 2)
     printed = ended(launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path, first=log_all))

@@ -49,7 +49,7 @@ def test_a_run_with_a_head_of_ones_own(small_shapes: Path, script, clean, tmp_pa
     evaluate = ("--eval-only", "--weights", "run/model.safetensors", "--data", small_shapes, *RUN, "--output", "again")
     for again in (("--resume", "--output", "run"), ("--config", config, "--output", "other"), evaluate):
         done = script("train_seg.py", *again, cwd=tmp_path)
-        assert done.returncode == 2 and missing in done.stderr and "--plugin 'heads.py'" in done.stderr
+        assert done.returncode == 2 and missing in done.stderr and "--plugin heads.py" in done.stderr
     with pytest.raises(UserError, match=missing):
         segmentation.load(tmp_path / "run")
     for again in (("--resume", "--output", "run"), evaluate):

@@ -92,17 +92,17 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "no validation": (no_val, (), "has no folder val/"),
     "missing data": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
     "first image cut": (lambda data: cut(data / "train/ant/0.jpg"), (), "train/ant/0.jpg: does not decode"),
-    "bands of pictures": (None, ("--in-channels", 2), "a picture gives 1 or 3 channels, not 2"),
-    "bands of arrays": (two_bands, ("--in-channels", 3), "has 2 channels, not 3; take --in-channels 2"),
+    "bands of pictures": (None, ("--in-channels", 2), "an image gives 1 or 3 channels, not 2"),
+    "bands of arrays": (two_bands, ("--in-channels", 3), "has 2 channels, not 3; use --in-channels 2"),
     "mixup of floats": (two_bands, ("--mixup", 0.3), "--mixup 0.3: the images are floating arrays"),
     "cutmix of floats": (two_bands, ("--cutmix", 1), "--cutmix 1.0: the images are floating arrays"),
-    "odd batch of mixup": (None, ("--mixup", 0.2, "--batch-size", 3), "take an even number"),
-    "odd batch of cutmix": (None, ("--cutmix", 1, "--batch-size", 6, "--accumulate", 2), "take an even number"),
+    "odd batch of mixup": (None, ("--mixup", 0.2, "--batch-size", 3), "use an even number"),
+    "odd batch of cutmix": (None, ("--cutmix", 1, "--batch-size", 6, "--accumulate", 2), "use an even number"),
     "nothing to measure": (None, ("--eval-only",), "--eval-only: random weights predict nothing; name --weights"),
     "weights gone": (None, ("--weights", "gone.pth"), "gone.pth"),
     "unknown backbone": (None, ("--backbone", "resnet21"), "unknown backbone 'resnet21': did you mean"),
     "unknown recipe": (None, ("--recipe", "fast"), "--recipe fast: expected"),
-    "unknown preset": (None, ("--augment", "hard"), "--augment hard: expected"),
+    "unknown preset": (None, ("--augment", "hard"), "unknown augmentation 'hard': did you mean"),
     "resize below crop": (None, ("--resize-size", 24), "24: must not be below --crop-size 32"),
     "no crop": (None, ("--crop-size", 0), "must be above 0"),
     "negative mixup": (None, ("--mixup", -1), "--mixup -1.0: must be 0 or above"),
@@ -144,7 +144,7 @@ def test_weights_of_other_classes_measure_nothing(capsys, data: Path, weights: P
     assert "was trained on other classes than the data's (cow, not bee)" in refused(capsys, *words)
     for split in ("train", "val"):
         shutil.copytree(data / split / "ant", data / split / "cat")
-    assert "its last layer is not for the 3 classes of the data" in refused(capsys, *words)
+    assert "has no last layer for the 3 classes of the data" in refused(capsys, *words)
     assert not (tmp_path / "run").exists()
 
 

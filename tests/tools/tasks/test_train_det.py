@@ -161,7 +161,7 @@ def test_evaluation_alone_needs_no_training_split_and_takes_negatives_alone(trai
     assert results["reasons"]["AP"]
     assert (tmp_path / "e" / "samples.png").is_file()
     other = script("train_det.py", *words, "--weights", weights, "--anchor-scale", 8, cwd=tmp_path)
-    assert "WARNING: made with anchor_scale 3.0, now 8.0" in other.stdout
+    assert "WARNING: trained with anchor_scale 3.0, now 8.0" in other.stdout
 
 
 def test_file_names_outside_the_folder_are_taken_where_allowed(coco):

@@ -164,7 +164,7 @@ MISTAKES = {
     "COCO's choice": (("--classes", "voc"), "--classes voc: is for COCO's categories"),
     "one value a channel": (
         ("--backbone", "resnet18", "--max-stride", 32, "--crop-size", 32, "--batch-size", 1),
-        "--batch-size: leaves batch norm one value of each channel to learn from; raise --batch-size",
+        "--batch-size: batch norm has one value per channel, which gives no statistics; raise --batch-size",
     ),
 }  # fmt: skip
 
