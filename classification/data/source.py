@@ -81,15 +81,15 @@ class BadImagePolicy(Protocol):
     def replacing(self, data: ClassFolder) -> Dataset[Item]:
         """Return a dataset with another image in place of each bad one."""
 
-    def evaluation(
+    def evaluation_loader(
         self,
-        loader: Callable[..., DataLoader[ItemBatch]],
         data: ClassFolder,
         *,
-        collate: Callable[[list[Any]], ItemBatch],
-        **options: Any,
+        workers: int,
+        collate: Callable[[list[Item]], ItemBatch],
+        batch_sampler: list[list[int]],
     ) -> Iterable[ItemBatch]:
-        """Return the batches of a loader without bad images."""
+        """Return a data loader without bad images."""
 
 
 class FolderSource:
@@ -148,7 +148,7 @@ class FolderSource:
         data = self._dataset(split, views, chosen)
         if self._guard is None:
             return loader(data, workers=workers, collate=collate, batch_sampler=batches)
-        return self._guard.evaluation(loader, data, collate=collate, workers=workers, batch_sampler=batches)
+        return self._guard.evaluation_loader(data, collate=collate, workers=workers, batch_sampler=batches)
 
     def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         if self._guard is None:

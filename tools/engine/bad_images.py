@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
+from backbones.common.loading import loader
 from backbones.errors import UserError
 
 RECORD = "bad_images.jsonl"
@@ -65,18 +66,20 @@ class BadImages:
         """Return a dataset with None in place of each bad image."""
         return _Omitting(data, self) if self.skip else cast("SizedDataset[Item | None]", data)
 
-    def evaluation(
+    def evaluation_loader(
         self,
-        loader: Callable[..., DataLoader[Batch]],
-        data: ImageDataset[Any],
+        data: ImageDataset[Item],
         *,
-        collate: Callable[[list[Any]], Batch],
-        **options: Any,
+        workers: int,
+        collate: Callable[[list[Item]], Batch],
+        batch_sampler: Sequence[list[int]],
     ) -> DataLoader[Batch] | NonEmptyBatches[Batch]:
-        """Return the batches of a loader for evaluation, without the bad images."""
+        """Return a data loader for evaluation, without the bad images; arguments as for `loading.loader`."""
+        images = self.omitting(data)
         if not self.skip:
-            return loader(data, collate=collate, **options)
-        return NonEmptyBatches(loader(self.omitting(data), collate=_CollatePresent(collate), **options))
+            return loader(images, workers=workers, collate=collate, batch_sampler=batch_sampler)
+        present = _CollatePresent(collate)
+        return NonEmptyBatches(loader(images, workers=workers, collate=present, batch_sampler=batch_sampler))
 
     def add(self, path: Path, reason: str) -> None:
         """Record an image and print a warning, unless some process has done so before."""

@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from backbones.common.files import atomic_file
 from backbones.errors import UserError
 
 FORMAT = "resnet-transfer checkpoint 2"
@@ -133,26 +133,23 @@ def write_safetensors(
     Raises:
         UserError: the disk is full or the folder cannot be written; the previous file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        # Write everything under a temporary name.
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
-        temporary.chmod(0o666 & ~_umask())  # safetensors makes it private to its owner
-        # Wait for the disk, so that after a power cut the new name cannot hold an incomplete file.
-        flush(temporary)
-        # Give the older checkpoints their new names, and the new one the free name. A rename is atomic.
-        if keep > 1:
-            _rename_older(path)
-        os.replace(temporary, path)
+        with atomic_file(path) as temporary:
+            # Write everything under a temporary name.
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+            temporary.chmod(0o666 & ~_umask())  # safetensors makes it private to its owner
+            # Wait for the disk, so that after a power cut the new name cannot hold an incomplete file.
+            flush(temporary)
+            # Give the older checkpoints their new names. The new one then gets the free name, in one atomic step.
+            if keep > 1:
+                _rename_older(path)
         # Remove the checkpoints that are too many, now that the new one is complete.
         for file in generations(path)[keep:] if keep else ():
             file.unlink()
         # Wait until the names are on the disk as well.
         flush(path.parent)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({_reason(error)}); the previous file is unchanged") from None
 
 

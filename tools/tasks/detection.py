@@ -143,8 +143,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         super().__init__(experiment, bad)
         self.options, self.data = options, data
         self.others = self._ensemble()
-        self.loader = bad.evaluation(
-            loader,
+        self.loader = bad.evaluation_loader(
             data,
             workers=experiment.workers,
             collate=collate,

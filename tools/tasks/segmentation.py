@@ -125,8 +125,7 @@ class SegmentationMeasure(Measure[LabelMetrics]):
     ) -> None:
         super().__init__(experiment, bad)
         self.options, self.data = options.data, data
-        self.loader = bad.evaluation(
-            loader,
+        self.loader = bad.evaluation_loader(
             data,
             workers=experiment.workers,
             collate=collate_whole,

@@ -133,7 +133,8 @@ def test_evaluation_leaves_them_out_and_whole_batches_of_them(classes: Path, tmp
     bad = BadImages(tmp_path / "run", skip=True, seed=0)
     data = ClassFolder(classes / "train", None, in_channels=3)
     break_images(classes)
-    batches = bad.evaluation(loader, data, workers=0, collate=collate, sampler=range(IMAGES), batch_size=2)
+    sampler = [[first, first + 1] for first in range(0, IMAGES, 2)]
+    batches = bad.evaluation_loader(data, workers=0, collate=collate, batch_sampler=sampler)
     assert [target["index"].tolist() for _, target in batches] == [[0], [2, 3], [6, 7], [8], [10, 11]]
 
 

@@ -150,9 +150,9 @@ def test_a_kill_at_any_stage_of_writing_loses_nothing(tmp_path: Path, monkeypatc
         assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
         assert [checkpoint.load(file)["step"] for file in checkpoint.generations(path)][:2] == [5, found[0]][:keep]
         call += 1
-    # The file, its flush, keep renames from last to the oldest, the last rename, the flush of the folder; the oldest
-    # file goes where several are kept.
-    assert call - 1 == 2 + (keep if keep > 1 else 0) + 1 + (keep > 1) + 1
+    # The file, its flush, keep renames from last to the oldest, the last rename and the removal of what may be left
+    # under the temporary name, the flush of the folder; the oldest file goes where several are kept.
+    assert call - 1 == 2 + (keep if keep > 1 else 0) + 2 + (keep > 1) + 1
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
