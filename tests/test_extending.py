@@ -67,3 +67,15 @@ def test_a_run_asks_for_its_plugin_and_never_imports_it(folder: Path, script: Ca
         assert refused.returncode == 2 and "--plugin my_neck.py" in refused.stderr, refused.stderr
         done = script(command, *given.split(), "--plugin", "my_neck.py", cwd=folder)
         assert done.returncode == 0, done.stderr
+
+
+def test_data_in_a_registered_layout_is_checked_and_converted(
+    folder: Path, script: Callable[..., CompletedProcess[str]]
+):
+    given = ("--plugin", "my_layout.py", "--data", "my_data")
+    checked = script("check_data.py", *given, "--images", "false", cwd=folder)
+    assert checked.returncode == 1, checked.stderr  # train and val share their images
+    assert "train: 2 images, 2 annotations" in checked.stdout
+    done = script("convert_data.py", *given, "--to", "coco", "--output", "converted", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("train: 2 images, 2 boxes\nval: 2 images, 2 boxes\n")

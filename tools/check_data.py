@@ -26,6 +26,7 @@ from backbones.common.files import write_json
 from backbones.errors import UserError, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
 if TYPE_CHECKING:
     from tools.checks.findings import CheckReport
@@ -37,7 +38,7 @@ class CheckOptions:
 
     Args:
         data: folder in the layout of COCO, Pascal VOC or YOLO, of class folders (train/CLASS/*, val/CLASS/*), or of
-            images with label maps.
+            images with label maps, or in a layout that a plugin registers.
         truth: what to check if a VOC folder has both boxes and label maps; auto means boxes.
         train_annotations: COCO JSON of the training split, instead of the file in `data`.
         train_images: image folder of `train_annotations`.
@@ -95,11 +96,14 @@ class CheckGroups:
     """The option groups of the command."""
 
     check: CheckOptions
+    plugins: PluginOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the data set; print and write the report."""
-    options = parse(CheckGroups, description=__doc__.splitlines()[0], argv=argv).check
+    groups = parse(CheckGroups, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.check
+    groups.plugins.load()
     report = check(options)
     print(report.table())
     if options.json:

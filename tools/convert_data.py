@@ -22,6 +22,7 @@ if __package__ in (None, ""):
 
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 
 
 @dataclass
@@ -29,7 +30,7 @@ class ConvertOptions:
     """What to convert.
 
     Args:
-        data: folder in the layout of COCO, Pascal VOC or YOLO.
+        data: folder in the layout of COCO, Pascal VOC or YOLO, or in a layout that a plugin registers.
         output: folder to create.
         to: the layout to write.
         train_split: split of `data` that becomes train; null for no such split.
@@ -52,14 +53,17 @@ class ConvertGroups:
     """The option groups of the command."""
 
     convert: ConvertOptions
+    plugins: PluginOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the data set and print what each split has."""
-    options = parse(ConvertGroups, description=__doc__.splitlines()[0], argv=argv).convert
+    groups = parse(ConvertGroups, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.convert
 
     from detection.data.convert import convert  # imports torch
 
+    groups.plugins.load()
     splits = {"train": options.train_split, "val": options.val_split, "test": options.test_split}
     for line in convert(
         Path(options.data),

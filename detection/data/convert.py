@@ -13,12 +13,14 @@ from detection.data.folders import known_layout, open_split
 from detection.data.truth import Truth
 from detection.data.writers import WRITERS, describe
 
+WritableLayout = Literal["coco", "voc", "yolo"]
+
 
 def convert(
     source: Path,
     output: Path,
     *,
-    to: str,
+    to: WritableLayout,
     splits: Mapping[str, str],
     bad_boxes: Literal["error", "drop"] = "error",
 ) -> list[str]:
@@ -56,7 +58,7 @@ def convert(
     return lines
 
 
-def _read(source: Path, split: str, to: str) -> Truth:
+def _read(source: Path, split: str, to: WritableLayout) -> Truth:
     """Return a split after the checks of training, except that boxes without area are allowed."""
     if known_layout(source) == to:
         raise UserError(f"--to {to}: {source} is in that layout already; name another layout")
