@@ -88,7 +88,7 @@ class Predictor(nn.Module):
             if self.plain:
                 return self.views[0][0](list(images))
             # Compute features and proposals of each view, and unite the proposals of each image.
-            views = [_View.of(images, *view) for view in self.views]
+            views = [View.of(images, *view) for view in self.views]
             proposals = [unite([view.proposals[n] for view in views]) for n in range(len(images))]
             # Score them in all views.
             scores, boxes = self._score(views, proposals)
@@ -111,7 +111,7 @@ class Predictor(nn.Module):
             raise UserError("validation loss: needs one model and one view without refinement; leave the others out")
         return self.views[0][0].predict_with_losses(images, targets)
 
-    def _score(self, views: Sequence[_View], boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _score(self, views: Sequence[View], boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return class probabilities `[B, K + 1]` and a box for each class `[B, K + 1, 4]` of each image's boxes.
 
         Probabilities are means over the views. A box is the mean of the views' boxes, weighted by the probability of
@@ -147,7 +147,7 @@ class Predictor(nn.Module):
 
 
 @dataclass
-class _View:
+class View:
     """The features of a batch of images in one view.
 
     Attributes:
@@ -165,7 +165,7 @@ class _View:
     proposals: list[Tensor]
 
     @classmethod
-    def of(cls, images: Sequence[Tensor], model: FasterRCNN, transform: Preprocessor, flipped: bool) -> _View:
+    def of(cls, images: Sequence[Tensor], model: FasterRCNN, transform: Preprocessor, flipped: bool) -> View:
         """Compute the features and proposals of images."""
         batch, _ = transform([image.flip(-1) if flipped else image for image in images])
         features = model.backbone(batch.tensors)
@@ -197,6 +197,7 @@ class _View:
         return [self._flip(resize_boxes(each, resized, size), size[1]) for each, size, resized in images]
 
     def _flip(self, boxes: Tensor, width: int) -> Tensor:
+        """Return boxes flipped if the view is, else unchanged."""
         return flip_boxes(boxes, width) if self.flipped else boxes
 
 

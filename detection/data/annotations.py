@@ -151,28 +151,15 @@ class CocoAnnotations:
             UserError: something is malformed; the message names the file and the record. Examples are a missing list or
                 field, a duplicate id, an annotation of an absent image or category, an image that is not in `folder`.
         """
-        path, folder, data = truth.path, truth.folder, truth.data
-        # Check images and categories.
-        images = sorted(records_of(data, "images", path), key=lambda image: field(image, "image", "id", path))
-        categories = CategoryMap.from_json(records_of(data, "categories", path), path)
-        annotations = records_of(data, "annotations", path)
-        image_ids = np.array([image["id"] for image in images], dtype=np.int64)
-        if not len(images):
-            raise UserError(f"{path}: `images` is empty")
-        refuse_duplicates(image_ids.tolist(), "image id", path)
+        path, folder = truth.path, truth.folder
+        image_ids, names, sizes = _checked_images(truth, absent_images, allow_outside)
+        categories = CategoryMap.from_json(records_of(truth.data, "categories", path), path)
+        annotations = records_of(truth.data, "annotations", path)
         refuse_duplicates([field(a, "annotation", "id", path) for a in annotations], "annotation id", path)
-        names = np.array([file_of_image(image, path, allow_outside=allow_outside) for image in images])
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of images for {path}")
-        if absent_images == "error":
-            refuse_absent_files(names.tolist(), folder, path)
-        sizes = np.array(
-            [[field(image, "image", side, path) for side in ("height", "width")] for image in images], np.int32
-        )
-        # Check annotations, and sort them by image.
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
         crowd = np.array([bool(field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
+        # Sort the annotations that are kept by image.
         order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
         return cls(
             path=path,
@@ -183,7 +170,7 @@ class CocoAnnotations:
             image_ids=image_ids,
             file_names=names,
             sizes=sizes,
-            offsets=np.searchsorted(rows[order], np.arange(len(images) + 1)),
+            offsets=np.searchsorted(rows[order], np.arange(len(image_ids) + 1)),
             boxes=boxes[order],
             labels=categories.labels(np.array([annotations[i]["category_id"] for i in order], dtype=np.int64)),
             crowd=crowd[order],
@@ -215,6 +202,27 @@ class CocoAnnotations:
         """Return whether each image has no object `[I]`. A crowd is not an object."""
         objects = np.concatenate([[0], np.cumsum(~self.crowd)])
         return objects[self.offsets[1:]] == objects[self.offsets[:-1]]
+
+
+def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids `[I]`, file names `[I]` and sizes `[I, 2]` (height, width) of the images, in the order of ids.
+
+    Raises:
+        UserError: there is no image, a field is malformed, an id is a duplicate, or a file or folder is missing.
+    """
+    path, folder = truth.path, truth.folder
+    images = sorted(records_of(truth.data, "images", path), key=lambda image: field(image, "image", "id", path))
+    if not images:
+        raise UserError(f"{path}: `images` is empty")
+    image_ids = np.array([image["id"] for image in images], dtype=np.int64)
+    refuse_duplicates(image_ids.tolist(), "image id", path)
+    names = np.array([file_of_image(image, path, allow_outside=allow_outside) for image in images])
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images for {path}")
+    if absent_images == "error":
+        refuse_absent_files(names.tolist(), folder, path)
+    sizes = [[field(image, "image", side, path) for side in ("height", "width")] for image in images]
+    return image_ids, names, np.array(sizes, np.int32)
 
 
 def _rows(annotations: list[Record], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:

@@ -51,36 +51,25 @@ def read_voc(
     """
     images, names = images_below(root / "JPEGImages"), _listed(root, split, on_problem)
     trees, classes = _parse(root, set(names), on_problem)
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     truth = Truth(
         "voc",
         root / LISTS / f"{split}.txt",
         root / "JPEGImages",
-        {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
-        },
+        {"images": [], "annotations": [], "categories": categories},
     )
     owners: dict[str, str] = {}
-    for name in names:
+    for name in (name for name in names if name in trees):
         path = root / "Annotations" / f"{name}.xml"
-        tree = trees.get(name)
-        if tree is None:
-            continue
         try:
-            file = _image_of(tree, name, path, images, absent_images)
-            if file in owners:
-                raise UserError(
-                    f"{path}: names the image {file}, as {owners[file]}.xml does; fix the <filename> of one"
-                )
-            height, width = _size(tree, path, truth.folder / file, absent_images)
+            image = _image_record(trees[name], name, path, truth.folder, images, owners, absent_images)
         except UserError as error:
             on_problem("malformed annotation", str(path), error)
             continue
-        owners[file] = name
-        truth.data["images"].append({"id": len(truth.files) + 1, "file_name": file, "width": width, "height": height})
+        owners[image["file_name"]] = name
         truth.files.append(str(path))
-        _add_objects(tree, path, classes, truth, on_problem)
+        truth.data["images"].append({"id": len(truth.files), **image})
+        _add_objects(trees[name], path, classes, truth, on_problem)
     return truth
 
 
@@ -181,10 +170,39 @@ def _parse(root: Path, wanted: set[str], on_problem: ProblemHandler) -> tuple[di
 
 
 def _bytes(path: Path) -> bytes:
+    """Read a file, or raise a UserError."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _image_record(
+    tree: Element,
+    name: str,
+    path: Path,
+    folder: Path,
+    images: dict[str, list[str]],
+    owners: dict[str, str],
+    absent: str,
+) -> Record:
+    """Return file name, width and height of an annotation's image.
+
+    Args:
+        tree, name, path: root element, name without suffix and path of the annotation.
+        folder: of the images.
+        images: names of the image files by name without suffix.
+        owners: names of the annotations so far, by their image file.
+        absent: "error" or "keep" for a missing image file.
+
+    Raises:
+        UserError: the image is missing, ambiguous or used twice, or its size is malformed.
+    """
+    file = _image_of(tree, name, path, images, absent)
+    if file in owners:
+        raise UserError(f"{path}: names the image {file}, as {owners[file]}.xml does; fix the <filename> of one")
+    height, width = _size(tree, path, folder / file, absent)
+    return {"file_name": file, "width": width, "height": height}
 
 
 def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]], absent: str) -> str:

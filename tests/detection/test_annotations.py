@@ -1,4 +1,4 @@
-"""COCO annotations: packing, the category map, and a decided answer to every malformed input."""
+"""COCO annotations: packing, the category map, and the result or error for every malformed input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read(coco, **options) -> CocoAnnotations:
     return CocoAnnotations.read(coco.annotations(), coco.images(), **options)
 
 
-def test_packs_boxes_by_image_with_labels_by_rising_category_id(coco):
+def test_boxes_are_packed_by_image_and_labels_follow_the_order_of_category_ids(coco):
     data = read(coco)
     assert data.image_ids.tolist() == [5, 7, 9, 11]
     assert data.categories == CategoryMap((3, 18, 90), ("car", "dog", "brush"))
@@ -27,7 +27,7 @@ def test_packs_boxes_by_image_with_labels_by_rising_category_id(coco):
     assert crowd.tolist() == [False, False]
     assert data.of_image(1)[0].shape == (0, 4)
     assert data.of_image(2)[2].tolist() == [False, True]
-    assert data.empty().tolist() == [False, True, False, True]  # a lone crowd is no object
+    assert data.empty().tolist() == [False, True, False, True]  # a crowd alone is not an object
 
 
 def test_order_of_the_file_does_not_matter(coco):
@@ -39,7 +39,7 @@ def test_order_of_the_file_does_not_matter(coco):
     assert turned.of_image(0)[0].tolist() == straight.of_image(0)[0].tolist()
 
 
-def test_missing_area_and_crowd_flag_are_fine(coco):
+def test_area_and_crowd_flag_may_be_missing(coco):
     for annotation in coco.data["annotations"]:
         del annotation["area"], annotation["iscrowd"]
     assert not read(coco).crowd.any()
@@ -52,7 +52,7 @@ def test_boxes_are_clipped_to_their_image_and_counted(coco):
     assert data.clipped == 1
 
 
-def test_no_annotations_at_all_leave_negatives(coco):
+def test_a_file_without_annotations_has_only_negatives(coco):
     coco.data["annotations"] = []
     assert read(coco).empty().all()
 
@@ -104,7 +104,7 @@ def test_file_names_that_lead_out_of_the_folder_are_refused_unless_allowed(coco,
     assert len(CocoAnnotations.read(coco.annotations(), coco.images(), allow_outside=True)) == 4
 
 
-def test_links_and_folders_below_are_inside(coco):
+def test_links_and_subfolders_count_as_inside_the_folder(coco):
     coco.write()
     (coco.images() / "more").symlink_to(coco.images("val"))
     (coco.images() / "link.jpg").symlink_to(coco.images("val") / "007.jpg")
@@ -128,7 +128,7 @@ def test_bad_boxes_can_be_dropped_and_are_counted(coco):
 
 
 @pytest.mark.parametrize(("content", "text"), [("{", "not JSON"), ("[]", "holds a list")])
-def test_a_file_that_is_no_coco_json(tmp_path: Path, content, text):
+def test_a_file_that_is_not_a_coco_json(tmp_path: Path, content, text):
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(UserError, match=text):
@@ -150,7 +150,7 @@ def test_category_maps_that_differ_show_the_difference():
         cats.require_same(dogs, here="a", there="b")
 
 
-def test_packed_annotations_hold_a_few_bytes_a_box(coco):
+def test_packed_annotations_need_a_few_bytes_per_box(coco):
     coco.data["annotations"] = [{"id": i, "image_id": 5, "category_id": 3, "bbox": [1, 1, 9, 9]} for i in range(20_000)]
     data = read(coco)
     assert sum(array.nbytes for array in (data.boxes, data.labels, data.crowd)) <= 32 * 20_000

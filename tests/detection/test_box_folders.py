@@ -1,4 +1,4 @@
-"""Pascal VOC's and YOLO's folders as training reads them: what is meant, what is refused, and found by the check."""
+"""Pascal VOC's and YOLO's layouts: reading, errors, and the same errors in the check of data sets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(root: Path, split: str, **options: Any) -> CocoAnnotations:
 
 
 def problems(*words: Any) -> list[tuple[str, str, str, str]]:
-    """Kind, record, file and text of what the check finds."""
+    """Return kind, record, file and text of each problem that the check finds."""
     options = parse(check_data.CheckGroups, description="", argv=[str(word) for word in words]).check
     report = check_data.check(options)
     return [(p["kind"], p["record"], p["file"], p["text"]) for p in report.as_json()["problems"]]
@@ -54,14 +54,14 @@ def test_difficult_objects_are_regions_to_ignore(voc: VocFolder):
     assert target["boxes"].tolist() == [[10, 5, 30, 35], [0, 0, 60, 40]] and target["labels"].tolist() == [2, 1]
 
 
-def test_all_annotations_name_the_classes_unless_a_list_does(voc: VocFolder):
+def test_classes_come_from_all_annotations_or_from_a_list(voc: VocFolder):
     assert read(voc.write(), "test").categories.names == ("cat", "dog")
     (voc.root / "classes.txt").write_text("dog\nfox\ncat\n")
     assert read(voc.root, "test").categories.names == ("dog", "fox", "cat")
     assert read(voc.root, "test").labels.tolist() == [3]
 
 
-def test_lists_of_one_class_have_a_flag_behind_the_name(voc: VocFolder):
+def test_lists_of_one_class_have_a_flag_after_the_name(voc: VocFolder):
     voc.objects["d 1"] = [("dog", (1, 1, 5, 5))]
     voc.lists["all"] += "d 1 -1\n"
     voc.lists["d"] = "d 1\n"
@@ -69,8 +69,8 @@ def test_lists_of_one_class_have_a_flag_behind_the_name(voc: VocFolder):
     assert [read(voc.write(), split).file_names.tolist() for split in ("all", "d")] == names
 
 
-def test_the_image_is_that_of_the_annotations_name(voc: VocFolder):
-    """Annotators copy files: `<filename>` decides only where there is no image of the annotation's own name."""
+def test_the_image_has_the_name_of_its_annotation(voc: VocFolder):
+    """Annotators copy files, so `<filename>` counts only if there is no image with the annotation's own name."""
     voc.write()
     path = voc.xml("b")
     path.write_text(path.read_text().replace("b.jpg", "what was it"))
@@ -80,7 +80,7 @@ def test_the_image_is_that_of_the_annotations_name(voc: VocFolder):
     assert read(voc.root, "test").file_names.tolist() == ["other.png"]
 
 
-def test_a_size_that_is_not_said_is_the_images(voc: VocFolder):
+def test_a_missing_size_is_read_from_the_image(voc: VocFolder):
     voc.write()
     path = voc.xml("b")
     path.write_text(path.read_text().replace("<width>60</width>", "<width>0</width>"))
@@ -107,7 +107,7 @@ def of_list(text: str) -> Callable[[VocFolder], Any]:
 
 
 def taken(voc: VocFolder) -> None:
-    """Two annotations of one image."""
+    """Give one image two annotations."""
     of_list("b\nd\n")(voc)
     voc.xml("d").write_text(voc.xml("b").read_text())
 
@@ -139,7 +139,7 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("fault", VOC_FAULTS)
-def test_what_is_wrong_with_voc_is_refused_and_found(voc: VocFolder, fault: str):
+def test_voc_faults_are_refused_by_training_and_found_by_the_check(voc: VocFolder, fault: str):
     plant, file, words = VOC_FAULTS[fault]
     plant(voc) if voc.write() else None
     with pytest.raises(UserError, match=words) as error:
@@ -163,7 +163,7 @@ def test_what_is_wrong_with_voc_is_refused_and_found(voc: VocFolder, fault: str)
         (lambda voc: (voc.root / "JPEGImages").rename(voc.root / "Images"), "JPEGImages: no such folder"),
     ],
 )
-def test_what_leaves_nothing_to_check(voc: VocFolder, fault, words: str):
+def test_voc_faults_of_whole_lists_and_folders_are_refused(voc: VocFolder, fault, words: str):
     voc.write()
     fault(voc)
     with pytest.raises(UserError, match=words):
@@ -172,13 +172,13 @@ def test_what_leaves_nothing_to_check(voc: VocFolder, fault, words: str):
         problems("--data", voc.root, *SPLITS)
 
 
-def test_clean_folders_are_clean_and_a_shared_image_is_found(voc: VocFolder):
+def test_good_folders_have_no_problem_and_an_image_in_two_splits_is_found(voc: VocFolder):
     assert problems("--data", voc.write(), *SPLITS) == []
     kinds = {p[0] for p in problems("--data", voc.root, "--train-split", "all", "--val-split", "test")}
     assert kinds == {"image in both splits"}
 
 
-def test_voc_with_label_maps_has_two_truths(voc: VocFolder):
+def test_voc_with_label_maps_can_be_checked_for_both(voc: VocFolder):
     voc.write()
     for folder in ("ImageSets/Segmentation", "SegmentationClass"):
         (voc.root / folder).mkdir()
@@ -195,7 +195,7 @@ def test_voc_with_label_maps_has_two_truths(voc: VocFolder):
 
 @pytest.fixture
 def yolo(tmp_path: Path) -> Path:
-    """Two training images of 60x40 and one for validation, in YOLO's layout."""
+    """Write two training images of 60x40 pixels and one for validation in YOLO's layout."""
     root = tmp_path / "yolo"
     for split, names in (("train", "ab"), ("val", "c")):
         for kind in ("images", "labels"):
@@ -209,7 +209,7 @@ def yolo(tmp_path: Path) -> Path:
     return root
 
 
-def test_boxes_are_shares_of_the_images_sides(yolo: Path):
+def test_boxes_are_fractions_of_the_images_sides(yolo: Path):
     """Centre 30 of 60 and 20 of 40, 30 wide and 10 high; an image without a label file is a negative."""
     data = read(yolo, "train")
     assert data.file_names.tolist() == ["a.jpg", "b.jpg"] and data.empty().tolist() == [False, True]
@@ -226,7 +226,7 @@ def test_classes_come_from_either_file(yolo: Path, names: str):
     assert read(yolo, "val").categories.names == ("cat", "dog")
 
 
-def test_roboflows_order_of_folders_polygons_and_folders_within(yolo: Path):
+def test_roboflows_folders_polygons_and_subfolders_are_read(yolo: Path):
     (yolo / "valid" / "images" / "far").mkdir(parents=True)
     (yolo / "valid" / "labels" / "far").mkdir(parents=True)
     (yolo / "images/val/c.jpg").rename(yolo / "valid/images/far/c.JPG")
@@ -235,7 +235,7 @@ def test_roboflows_order_of_folders_polygons_and_folders_within(yolo: Path):
     assert data.file_names.tolist() == ["far/c.JPG"] and data.boxes.tolist() == [[15, 10, 45, 30]]
 
 
-def test_sizes_are_turned_as_the_exif_says(yolo: Path):
+def test_sizes_are_those_after_exif_rotation(yolo: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(yolo / "images/val/c.jpg", exif=exif)
@@ -274,7 +274,7 @@ YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("fault", YOLO_FAULTS)
-def test_what_is_wrong_with_yolo_is_refused_and_found(yolo: Path, fault: str):
+def test_yolo_faults_are_refused_by_training_and_found_by_the_check(yolo: Path, fault: str):
     plant, file, words = YOLO_FAULTS[fault]
     plant(yolo)
     with pytest.raises(UserError, match=words) as error:
@@ -297,16 +297,16 @@ def test_what_is_wrong_with_yolo_is_refused_and_found(yolo: Path, fault: str):
         ("names: [dog, cat]", "names other classes than"),
     ],
 )
-def test_class_lists_that_are_refused(yolo: Path, content: str, words: str):
+def test_malformed_class_lists_are_refused(yolo: Path, content: str, words: str):
     (yolo / "classes.txt").write_text("cat\ndog\n")
     (yolo / "data.yaml").write_text(content)
     with pytest.raises(UserError, match=words):
         read(yolo, "val")
 
 
-def test_layouts_are_told_apart(yolo: Path, voc: VocFolder, tmp_path: Path):
+def test_layouts_are_recognised(yolo: Path, voc: VocFolder, tmp_path: Path):
     assert layout_of(yolo) == "yolo" and layout_of(voc.write()) == "voc"
-    maps = tmp_path / "maps"  # images beside label maps look like YOLO's
+    maps = tmp_path / "maps"  # a folder of images and label maps resembles YOLO's layout
     (maps / "labels" / "train").mkdir(parents=True)
     cv2.imwrite(str(maps / "labels" / "train" / "a.png"), np.zeros((4, 4), np.uint8))
     (maps / "classes.txt").write_text("cat\n")
@@ -324,8 +324,8 @@ def test_layouts_are_told_apart(yolo: Path, voc: VocFolder, tmp_path: Path):
 # --- training ---
 
 
-def test_images_that_are_missing_can_be_skipped(yolo: Path, voc: VocFolder, tmp_path: Path):
-    """Their objects count as missed."""
+def test_missing_images_can_be_skipped(yolo: Path, voc: VocFolder, tmp_path: Path):
+    """The objects of skipped images count as missed."""
     voc.write()
     (voc.root / "JPEGImages/a.jpg").unlink()
     (yolo / "images/train/a.jpg").unlink()
@@ -337,7 +337,7 @@ def test_images_that_are_missing_can_be_skipped(yolo: Path, voc: VocFolder, tmp_
         assert bad.files()[-1].endswith("a.jpg")
 
 
-def test_a_run_on_voc_measures_both_ways_and_as_its_conversion_does(voc: VocFolder, script, tmp_path: Path):
+def test_a_run_on_voc_computes_vocs_and_cocos_metrics_and_equals_its_conversion(voc: VocFolder, script, tmp_path: Path):
     shapes = ROOT / "detection" / "recipes" / "shapes.yaml"
     words = ("--config", shapes, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0)
     voc.write()
@@ -358,7 +358,7 @@ def test_a_run_on_voc_measures_both_ways_and_as_its_conversion_does(voc: VocFold
     assert {name: results[name] for name in again} == again
 
 
-def test_mistakes_get_one_line(voc: VocFolder, capsys: pytest.CaptureFixture[str]):
+def test_user_errors_print_one_line(voc: VocFolder, capsys: pytest.CaptureFixture[str]):
     voc.write()
     swap("<xmin>5", "<xmin>five")(voc)
     options = parse(TrainDetectorOptions, description="", argv=["--data", str(voc.root), "--val-split", "test"])
@@ -368,7 +368,7 @@ def test_mistakes_get_one_line(voc: VocFolder, capsys: pytest.CaptureFixture[str
     assert ended.value.code == 2 and line.startswith("error: ") and "b.xml: object 1: its <xmin> is 'five'" in line
 
 
-def test_folders_of_no_layout_and_splits_of_coco(coco, tmp_path: Path):
+def test_unknown_layouts_are_refused_and_cocos_splits_can_be_named(coco, tmp_path: Path):
     coco.write()
     coco.annotations("val").rename(coco.root / "annotations" / "instances_test2017.json")
     coco.images("val").rename(coco.root / "test2017")
@@ -387,7 +387,7 @@ MUTANTS = 30 * int(os.environ.get("HOSTILE_SCALE", 1))
 
 
 def mutated(random: np.random.Generator, content: bytes) -> bytes:
-    """A few bytes of a file changed, cut, doubled or moved."""
+    """Change, cut, double or move a few bytes of a file."""
     data = bytearray(content)
     for _ in range(int(random.integers(1, 4))):
         start, end = sorted(random.integers(0, len(data) + 1, 2).tolist())
@@ -399,8 +399,8 @@ def mutated(random: np.random.Generator, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("layout", ["voc", "yolo"])
-def test_mutants_are_read_or_refused_in_words_that_name_a_file(layout: str, voc: VocFolder, yolo: Path):
-    """What training refuses, the check finds; nothing else than a UserError is raised."""
+def test_mutants_are_read_or_refused_with_the_name_of_a_file(layout: str, voc: VocFolder, yolo: Path):
+    """The check finds every fault that training refuses, and only UserErrors are raised."""
     voc.difficult = {}
     (voc.root / "classes.txt").write_text("cat\ndog\n") if voc.write() else None
     root, split, files = {
@@ -420,7 +420,7 @@ def test_mutants_are_read_or_refused_in_words_that_name_a_file(layout: str, voc:
                 assert str(error).startswith(str(root)) and "\n" not in str(error)
                 outcomes.append(False)
                 check = ("--data", root, "--train-split", split, "--val-split", split, "--images", "false")
-                with contextlib.suppress(UserError):  # of a class list or a list of images as a whole
+                with contextlib.suppress(UserError):  # for a fault of a whole class list or image list
                     assert problems(*check)
         (root / name).write_bytes(whole)
     assert 0.1 < np.mean(outcomes) < 0.9

@@ -1,4 +1,4 @@
-"""Images and targets: decoding, EXIF, sizes, augmentation by (seed, epoch, index), batches, finding the files."""
+"""Images and targets: decoding, EXIF, sizes, augmentation by (seed, epoch, index), batches, and finding files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_item_is_a_uint8_image_and_its_target(coco):
     assert image.shape == (3, 40, 60)
     assert target["boxes"].tolist() == [[30, 10, 55, 30]]
     assert target["labels"].tolist() == [1]
-    assert target["ignore"].tolist() == [[0, 0, 20, 20]]  # the crowd is no object
+    assert target["ignore"].tolist() == [[0, 0, 20, 20]]  # the crowd is not an object
     assert int(target["image_id"]) == 9
 
 
@@ -52,14 +52,14 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(coco, preset):
     assert any(not torch.equal(first[0][0], data[(epoch, 0)][0]) for epoch in range(1, 8))
 
 
-def test_train_picks_the_short_sides(coco):
+def test_train_chooses_among_the_short_sides(coco):
     data = dataset(coco, Augment("train", (32, 40, 48), seed=0))
     picked = {int(data[(epoch, 0)][1]["short_side"]) for epoch in range(20)}
     assert picked == {32, 40, 48}
 
 
 def test_flipped_boxes_still_frame_the_same_pixels(coco):
-    """A bright rectangle on black: whatever the flip, the box frames the bright pixels."""
+    """The box of a bright rectangle on black frames the bright pixels, flipped or not."""
     coco.write()
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[5:35, 10:30] = 255
@@ -80,8 +80,8 @@ def test_flipped_boxes_still_frame_the_same_pixels(coco):
 
 def test_sanitise_clips_and_filters():
     boxes = np.array([[-5, -5, 20, 20], [50, 50, 80, 80], [99.5, 0, 120, 50], [30, 30, 30, 40]], np.float32)
-    kept, places = sanitise(boxes, (60, 100))
-    assert places.tolist() == [0, 1]
+    kept, indices = sanitise(boxes, (60, 100))
+    assert indices.tolist() == [0, 1]
     assert kept.tolist() == [[0, 0, 20, 20], [50, 50, 80, 60]]
 
 
@@ -100,19 +100,19 @@ def exif_jpeg(path: Path, pixels: np.ndarray, orientation: int) -> None:
     Image.fromarray(pixels).save(path, exif=exif, quality=95)
 
 
-def test_exif_orientation_is_applied_where_the_annotations_follow_it(tmp_path: Path):
+def test_exif_orientation_is_applied_if_the_annotations_follow_it(tmp_path: Path):
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, :30] = 255  # bright on the left
-    exif_jpeg(tmp_path / "turned.jpg", pixels, orientation=6)  # to be shown turned by 90 degrees clockwise
+    exif_jpeg(tmp_path / "turned.jpg", pixels, orientation=6)  # to be rotated by 90 degrees clockwise for display
     shown = read_image(tmp_path / "turned.jpg", size=(60, 40))
     assert shown.shape == (60, 40, 3)
-    assert shown[:25].mean() > 200 > 50 > shown[35:].mean()  # left became top
-    raw = read_image(tmp_path / "turned.jpg", size=(40, 60))  # annotations made on the unturned pixels
+    assert shown[:25].mean() > 200 > 50 > shown[35:].mean()  # left has become top
+    raw = read_image(tmp_path / "turned.jpg", size=(40, 60))  # annotations made on the pixels before rotation
     assert raw.shape == (40, 60, 3)
     assert raw[:, :25].mean() > 200
 
 
-def test_a_size_that_differs_from_the_annotations_is_an_error_with_both(tmp_path: Path):
+def test_a_size_that_differs_from_the_annotations_is_an_error_that_names_both(tmp_path: Path):
     Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg: is 60x40 pixels, but the annotations say 64x48"):
         read_image(tmp_path / "a.jpg", size=(48, 64))
@@ -150,7 +150,7 @@ def test_loader_gives_lists_of_images_of_any_size(coco):
     assert collate([(1, 2), (3, 4)]) == ([1, 3], [2, 4])
 
 
-def test_negatives_are_kept_unless_dropped_and_limit_counts_what_is_left(coco):
+def test_negatives_can_be_dropped_and_limit_counts_the_rest(coco):
     annotations = CocoAnnotations.read(*find_split(coco.write(), "train"))
     assert select(annotations).tolist() == [0, 1, 2, 3]
     assert select(annotations, negatives="drop").tolist() == [0, 2]
@@ -165,7 +165,7 @@ def test_aspect_groups(coco):
     assert CocoDetection(annotations, Augment("eval")).aspect_groups().tolist() == [1, 0, 1, 1]
 
 
-def test_find_split_takes_cocos_layout_and_says_what_is_missing(coco, tmp_path: Path):
+def test_find_split_reads_cocos_layout_and_names_missing_files(coco, tmp_path: Path):
     root = coco.write()
     assert find_split(root, "val") == (coco.annotations("val"), coco.images("val"))
     (root / "images").mkdir()
@@ -181,7 +181,7 @@ def test_find_split_takes_cocos_layout_and_says_what_is_missing(coco, tmp_path: 
 
 
 def test_images_of_rare_classes_repeat(coco):
-    """Four images: dog and brush on one, car on another: f = 1/4 each. At threshold 1 those two take sqrt(4) = 2.
+    """Of four images, one has dog and brush, one has car: f = 1/4 each. At threshold 1 both get sqrt(4) = 2.
 
     The dog of the fourth image is a crowd, and asks for nothing. Of the first two images f = 1/2: sqrt(2).
     """

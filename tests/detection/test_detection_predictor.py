@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import detection
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
-from detection.predict import Predictor, _View, flip_boxes, unite, vote
+from detection.predict import Predictor, View, flip_boxes, unite, vote
 from detection.trained import from_file
 from tools.cli.parsing import parse
 from tools.tasks.options import TrainDetectorOptions
@@ -22,7 +22,7 @@ THREE = CategoryMap((1, 2, 3), ("circle", "square", "star"))
 
 
 def detector(seed: int = 0, backbone: str = "resnet18", **options) -> detection.FasterRCNN:
-    """Seeded weights whose scores are spread, so that it detects something."""
+    """Return a model with seeded weights whose scores are spread enough to detect objects."""
     torch.manual_seed(seed)
     model = detection.build(backbone, 3, **{**SMALL, "score_threshold": 0.2, **options}).eval()
     with torch.no_grad():
@@ -31,7 +31,7 @@ def detector(seed: int = 0, backbone: str = "resnet18", **options) -> detection.
 
 
 @pytest.fixture(scope="module")
-def net() -> detection.FasterRCNN:
+def model() -> detection.FasterRCNN:
     return detector()
 
 
@@ -53,55 +53,57 @@ def assert_same(one, other, *, exact: bool = False) -> None:
             torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
 
 
-def test_with_nothing_asked_for_it_is_the_net_to_the_last_bit(net):
+def test_by_default_the_predictor_equals_the_model_exactly(model):
     with torch.inference_mode():
-        expected = net(images())
-    assert_same(found(net), expected, exact=True)
+        expected = model(images())
+    assert_same(found(model), expected, exact=True)
 
 
-def test_the_looks_of_one_net_at_its_own_size_are_the_net(net):
-    """Its size named, its threshold named, itself twice: three ways through the code for several views."""
-    plain = found(net)
-    assert_same(found(net, sizes=[64]), plain)
-    assert_same(found(net, nms=0.5), plain)
-    single = detector(neck="dc5")  # proposals of one level: uniting them twice takes none away
+def test_several_views_at_the_models_own_size_equal_the_model(model):
+    """Naming its own size, its own threshold, or the model twice uses the code for several views."""
+    plain = found(model)
+    assert_same(found(model, sizes=[64]), plain)
+    assert_same(found(model, nms=0.5), plain)
+    single = detector(neck="dc5")  # proposals of one level, of which a second NMS removes none
     assert_same(found([single, single]), found(single))
 
 
 @torch.inference_mode()
-def test_a_mirrored_look_at_a_mirror_image_is_a_plain_look(net):
-    plain, turned = Predictor(net, flip=True).views
+def test_a_flipped_view_of_a_flipped_image_equals_a_plain_view(model):
+    plain, turned = Predictor(model, flip=True).views
     image, boxes = images()[0], torch.tensor([[5.0, 5, 40, 40], [1.0, 1, 20, 20]])
-    one, other = _View.of([image], *plain), _View.of([image.flip(-1)], *turned)
+    one, other = View.of([image], *plain), View.of([image.flip(-1)], *turned)
     torch.testing.assert_close(flip_boxes(other.proposals[0], 70), one.proposals[0], rtol=1e-4, atol=1e-3)
-    (scores,), (places,) = one.score([boxes])
-    (again,), (mirror_places,) = other.score([flip_boxes(boxes, 70)])
+    (scores,), (class_boxes,) = one.score([boxes])
+    (again,), (flipped_boxes,) = other.score([flip_boxes(boxes, 70)])
     torch.testing.assert_close(again, scores, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(flip_boxes(mirror_places.flatten(0, 1), 70), places.flatten(0, 1), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        flip_boxes(flipped_boxes.flatten(0, 1), 70), class_boxes.flatten(0, 1), rtol=1e-4, atol=1e-3
+    )
 
 
-def test_sizes_change_what_is_seen_and_not_the_pixels_of_boxes(net):
-    for each, image in zip(found(net, sizes=[48, 96], refine=True, flip=True), images(), strict=True):
+def test_other_sizes_keep_boxes_in_pixels_of_the_image(model):
+    for each, image in zip(found(model, sizes=[48, 96], refine=True, flip=True), images(), strict=True):
         assert len(each["boxes"])
         assert (each["boxes"] >= 0).all()
         assert (each["boxes"] <= torch.tensor(image.shape[-1:-3:-1]).repeat(2)).all()
 
 
-def test_the_longest_side_grows_with_the_size(net):
-    """A panorama of 60x200 at short side 64 is limited to 96 pixels; at 128, twice that, to 192."""
-    views = Predictor(net, sizes=[64, 128]).views
+def test_the_longest_side_grows_with_the_size(model):
+    """An image of 60x200 pixels at short side 64 is limited to 96 pixels, at 128 to twice that, 192."""
+    views = Predictor(model, sizes=[64, 128]).views
     assert [transform([torch.zeros(3, 60, 200)])[0].image_sizes for _, transform, _ in views] == [
         [(28, 96)],
         [(57, 192)],
     ]
 
 
-def test_refining_scores_the_boxes_found_once_more(net, monkeypatch):
-    """The second pass gets, of each proposal, the place of its likeliest class."""
+def test_refinement_scores_the_boxes_found_once_more(model, monkeypatch):
+    """The second pass scores, for each proposal, the box of its likeliest class."""
     asked = []
-    score = type(net.roi_heads).score
-    monkeypatch.setattr(type(net.roi_heads), "score", lambda self, *a: asked.append(a[1]) or score(self, *a))
-    found(net, refine=True)
+    score = type(model.roi_heads).score
+    monkeypatch.setattr(type(model.roi_heads), "score", lambda self, *a: asked.append(a[1]) or score(self, *a))
+    found(model, refine=True)
     first, second = asked
     assert [len(boxes) for boxes in first] == [len(boxes) for boxes in second]
     assert not torch.equal(first[0], second[0])
@@ -124,30 +126,30 @@ def test_boxes_vote_by_score_where_they_overlap_by_half():
     torch.testing.assert_close(vote(kept, boxes, votes), torch.tensor([[0.25, 0, 10.25, 10]]))
 
 
-def test_an_image_without_proposals_has_no_detections(net, monkeypatch):
-    monkeypatch.setattr(net.rpn, "score_thresh", 2.0)
-    assert [len(each["boxes"]) for each in found(net, refine=True, flip=True)] == [0, 0]
+def test_an_image_without_proposals_has_no_detections(model, monkeypatch):
+    monkeypatch.setattr(model.rpn, "score_thresh", 2.0)
+    assert [len(each["boxes"]) for each in found(model, refine=True, flip=True)] == [0, 0]
 
 
-def test_an_ensemble_averages_probabilities_of_nets_of_different_trunks(net):
-    """Of one proposal each net says its part: the mean of two softmaxes."""
+def test_an_ensemble_averages_probabilities_of_different_backbones(model):
+    """The probabilities of a proposal are the mean of the softmaxes of both models."""
     other = detector(1, "plain18", neck="dc5")
-    predictor = Predictor([net, other]).eval()
+    predictor = Predictor([model, other]).eval()
     with torch.inference_mode():
-        views = [_View.of(images()[:1], *view) for view in predictor.views]
+        views = [View.of(images()[:1], *view) for view in predictor.views]
         boxes = [torch.tensor([[5.0, 5, 40, 40], [1.0, 1, 20, 20]])]
-        (scores,), (places,) = predictor._score(views, boxes)
+        (scores,), (class_boxes,) = predictor._score(views, boxes)
         one, two = (view.score(boxes) for view in views)
     torch.testing.assert_close(scores, (one[0][0] + two[0][0]) / 2)
     weights = one[0][0] / (one[0][0] + two[0][0])
     expected = weights[..., None] * one[1][0] + (1 - weights)[..., None] * two[1][0]
-    torch.testing.assert_close(places, expected, rtol=1e-4, atol=1e-3)
-    assert found([net, other])[0]["labels"].max() <= 3
+    torch.testing.assert_close(class_boxes, expected, rtol=1e-4, atol=1e-3)
+    assert found([model, other])[0]["labels"].max() <= 3
 
 
 @pytest.mark.parametrize("neck", ["fpn", "c4"])
-def test_context_joins_the_whole_images_feature_to_each_box(neck: str):
-    """Moving another part of the image changes what is said of a box only with context."""
+def test_context_appends_the_feature_of_the_whole_image_to_each_box(neck: str):
+    """Changing another part of the image changes the scores of a box only with context."""
     model = detector(neck=neck, context=True)
     heads, boxes = model.roi_heads, [torch.tensor([[0.0, 0, 20, 20]]), torch.zeros(0, 4)]
     assert (
@@ -167,7 +169,7 @@ def test_context_joins_the_whole_images_feature_to_each_box(neck: str):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_context_trains_in_every_parameter_and_predicts_with_losses():
+def test_context_has_a_gradient_in_every_parameter_and_predicts_with_losses():
     model = detector(context=True).train()
     targets = [{"boxes": torch.tensor([[4.0, 6, 40, 45]]), "labels": torch.tensor([1])} for _ in range(2)]
     sum(model(images(), targets).values()).backward()
@@ -187,8 +189,8 @@ def saved(model: detection.FasterRCNN, path: Path, **options) -> Path:
     return path
 
 
-def test_files_of_other_nets_join_by_their_categories(net, tmp_path: Path):
-    path = saved(detector(2, context=True), tmp_path / "net.safetensors", context=True)
+def test_an_ensemble_of_files_matches_labels_by_category(model, tmp_path: Path):
+    path = saved(detector(2, context=True), tmp_path / "other.safetensors", context=True)
     same = from_file(path, THREE).eval()
     assert same.roi_heads.context
     swapped = from_file(path, CategoryMap((3, 1, 2), ("star", "circle", "square"))).eval()
@@ -196,21 +198,21 @@ def test_files_of_other_nets_join_by_their_categories(net, tmp_path: Path):
     assert torch.equal(rows[[0, 3, 1, 2]], other)
     with pytest.raises(UserError, match="was not trained on 1 of the data's categories"):
         from_file(path, CategoryMap((1, 2, 9), ("circle", "square", "moon")))
-    save_file(net.state_dict(), tmp_path / "bare.safetensors")
+    save_file(model.state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(UserError, match="is not a detector of this project"):
         from_file(tmp_path / "bare.safetensors", THREE)
 
 
-def test_a_file_without_context_is_no_net_with_it(net, tmp_path: Path):
-    path = saved(net, tmp_path / "net.safetensors")
+def test_a_file_without_context_does_not_fit_a_model_with_context(model, tmp_path: Path):
+    path = saved(model, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"does not fit this detector \(0 entries missing, 2 of another shape"):
         detection.build("resnet18", 3, weights=path, categories=THREE, context=True, **SMALL)
 
 
 @pytest.mark.parametrize("wrong", [{"sizes": [0]}, {"nms": 1.5}])
-def test_wrong_arguments(net, wrong):
+def test_wrong_arguments(model, wrong):
     with pytest.raises(UserError, match="give at least one model"):
-        Predictor(net, **wrong)
+        Predictor(model, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,6 @@ def test_wrong_arguments(net, wrong):
         (["--test-sizes", "[]"], "must be pixels above 0"),
     ],
 )
-def test_options_that_cannot_be(words, text):
+def test_impossible_options_are_refused(words, text):
     with pytest.raises(UserError, match=text):
         parse(TrainDetectorOptions, description="", argv=words)

@@ -25,7 +25,7 @@ from detection.transforms import Augment
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 
-SIZES = {"min_size": 256, "max_size": 400}  # smaller than the default, to be quick
+SIZES = {"min_size": 256, "max_size": 400}  # smaller than the default, to be fast
 
 
 def targets_for(count: int) -> list[dict[str, torch.Tensor]]:
@@ -39,7 +39,7 @@ def images_of(*sizes: tuple[int, int]) -> list[torch.Tensor]:
 
 
 def live_torchvision() -> torch.nn.Module:
-    """torchvision's detector with seeded weights whose scores are spread, so that it detects something."""
+    """Return torchvision's detector with seeded weights whose scores are spread enough to detect objects."""
     torch.manual_seed(0)
     model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=91, **SIZES
@@ -51,7 +51,7 @@ def live_torchvision() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, torch.nn.Module, Path]:
-    """torchvision's detector, ours from its file, and the file."""
+    """Return torchvision's detector, ours loaded from its file, and the file."""
     theirs = live_torchvision()
     path = tmp_path_factory.mktemp("weights") / "detector.pth"
     torch.save(theirs.state_dict(), path)
@@ -94,8 +94,8 @@ def test_coco_predictor_is_mapped_to_the_datas_categories(twins):
     assert torch.equal(rows.bbox_pred.bias[4:8], theirs.roi_heads.box_predictor.bbox_pred.bias[12:16])
 
 
-def test_ids_that_are_cocos_by_accident_take_no_rows(twins):
-    """Category 1 of COCO is a person: a circle with id 1, or a background with id 0, is not."""
+def test_equal_ids_with_other_names_get_no_rows_of_coco(twins):
+    """Category 1 of COCO is a person, so a circle with id 1 or a background with id 0 gets no row of it."""
     theirs, _, path = twins
     ours = detection.build("resnet50", 2, weights=path, categories=CategoryMap((0, 1), ("__background__", "circle")))
     assert len(ours.load_report.missing) == 2
@@ -103,8 +103,8 @@ def test_ids_that_are_cocos_by_accident_take_no_rows(twins):
     assert not any(torch.equal(row, other) for row in ours.roi_heads.box_predictor.cls_score.weight for other in given)
 
 
-def test_our_own_file_of_ninety_classes_is_not_taken_for_cocos(twins, tmp_path: Path):
-    """Rows are told by the categories in the file's header, in whatever order the data has them."""
+def test_our_own_file_of_ninety_classes_is_not_mistaken_for_cocos(twins, tmp_path: Path):
+    """Rows are found by the categories in the file's header, in any order of the data's categories."""
     names = [f"class {i}" for i in range(90)]
     meta = {"category_ids": list(range(90)), "category_names": names, "norm_eps": 0.5}
     path = tmp_path / "model.safetensors"
@@ -118,7 +118,7 @@ def test_our_own_file_of_ninety_classes_is_not_taken_for_cocos(twins, tmp_path: 
 
 
 def test_the_published_coco_file_loads_from_its_cache_with_torchvisions_eps(twins, monkeypatch, tmp_path: Path):
-    """`weights="coco"` is torchvision's own file: found in its cache, checked against the hash in its name."""
+    """`weights="coco"` loads torchvision's file from its cache and checks the hash in its name."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
@@ -133,19 +133,19 @@ def test_the_published_coco_file_loads_from_its_cache_with_torchvisions_eps(twin
     assert "matched 295 of 295" in str(model.load_report) or len(model.load_report.missing) == 0
 
 
-def test_coco_weights_exist_for_one_net_only():
+def test_coco_weights_exist_for_one_model_only():
     with pytest.raises(UserError, match="not for resnet18 with fpn"):
         detection.build("resnet18", 3, weights="coco")
 
 
-def test_a_residual_nets_detector_is_no_plain_nets(tmp_path: Path):
+def test_the_file_of_a_residual_network_does_not_fit_a_plain_one(tmp_path: Path):
     small = {"fpn_channels": 8, "head_channels": 8}
-    torch.save(detection.build("resnet18", 3, **small).state_dict(), tmp_path / "net.pth")
+    torch.save(detection.build("resnet18", 3, **small).state_dict(), tmp_path / "model.pth")
     with pytest.raises(UserError, match=r"of another backbone, such as backbone\.body\.layer2\.0\.downsample"):
-        detection.build("plain18", 3, weights=tmp_path / "net.pth", **small)
+        detection.build("plain18", 3, weights=tmp_path / "model.pth", **small)
 
 
-def test_a_detector_file_of_another_net_is_refused(twins):
+def test_the_file_of_another_detector_is_refused(twins):
     with pytest.raises(UserError, match="does not fit this detector"):
         detection.build("resnet18", 90, weights=twins[2])
     with pytest.raises(UserError, match="does not fit this detector"):
@@ -194,16 +194,16 @@ def test_everything_follows_from_declared_features():
     assert [(info.stride, info.channels) for info in dc5.backbone.feature_info] == [(16, 2048)]
 
 
-def test_detections_come_back_in_original_pixels(twins):
+def test_detections_are_in_pixels_of_the_original_image(twins):
     ours = twins[1].eval()
     image = images_of((100, 300))[0]
     with torch.inference_mode():
         (found,) = ours([image])
     assert found["boxes"][:, 2].max() <= 300
-    assert found["boxes"][:, 2].max() > 150  # not in some resized frame's left part
+    assert found["boxes"][:, 2].max() > 150  # a box in pixels of the resized image would end further left
 
 
-def test_frozen_and_frozen_stages(tmp_path: Path):
+def test_norm_and_stages_can_be_frozen(tmp_path: Path):
     path = tmp_path / "resnet18.safetensors"
     save_file(backbones.build("resnet18", weights=None).state_dict(), path)
     for neck in ("fpn", "c4", "dc5"):
@@ -241,22 +241,22 @@ def test_build_takes_the_fields_of_its_settings_and_no_others():
 
 
 def test_largest_fraction_inside():
-    """A 10x10 box half inside a region, one outside, one within."""
+    """One box of 10x10 pixels is half inside a region, one is outside, one is completely inside."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [6, 1, 8, 3]])
     regions = torch.tensor([[5.0, 0, 30, 30], [90, 90, 95, 95]])
     assert largest_fraction_inside(boxes, regions).tolist() == [0.5, 0.0, 1.0]
 
 
-def test_negatives_inside_ignored_regions_are_passed_over():
+def test_negatives_inside_ignored_regions_are_ignored():
     labels = [torch.tensor([0, 0, 1, -1]), torch.tensor([0])]
     boxes = [torch.tensor([[0.0, 0, 9, 9], [50, 50, 60, 60], [1, 1, 9, 9], [2, 2, 9, 9]]), torch.zeros(1, 4)]
     passed = ignore_negatives(labels, boxes, [{"ignore": torch.tensor([[0.0, 0, 20, 20]])}, {}])
-    assert passed[0].tolist() == [-1, 0, 1, -1]  # a positive stays one
+    assert passed[0].tolist() == [-1, 0, 1, -1]  # a positive is not changed
     assert passed[1].tolist() == [0]
 
 
-def test_a_crowd_takes_the_loss_off_what_it_covers():
-    """The left half of an image is a crowd: no negative is sampled there."""
+def test_negatives_inside_a_crowd_are_not_sampled():
+    """The left half of an image is a crowd, so no negative is sampled there."""
     model = detection.build("resnet18", 2, **SMALL).train()
     anchors = [torch.tensor([[0.0, 0, 16, 16], [40, 40, 56, 56]])]
     target = {"boxes": torch.zeros(0, 4), "ignore": torch.tensor([[0.0, 0, 32, 64]])}

@@ -1,4 +1,4 @@
-"""Mutants of a good COCO file: each is read with a defined meaning, or refused in words that name the file.
+"""Mutants of a good COCO file: each is read with a defined result, or refused with an error that names the file.
 
 What a reader refuses, the check of data sets finds as well.
 
@@ -37,18 +37,18 @@ from tools.checks.images import SplitImages
 from tools.evaluation.evaluator import CocoEvaluator
 
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
-PATIENCE = 60  # seconds after which a mutant counts as endless
+PATIENCE = 60  # seconds; reading a mutant for longer is a failure
 NEST, DEPTHS = "nested to depth ", (7, 70, 900, 100_000)
 
 
 @pytest.fixture(autouse=True)
 def exact_floats() -> None:
-    """Numbers below 1e-38 are files' numbers as well; a run in this process may have had them flushed."""
+    """Keep numbers below 1e-38, which an earlier run in this process may have set to be flushed to 0."""
     torch.set_flush_denormal(False)
 
 
 def hostile(mutants: int) -> settings:
-    """Settings of a property: the same mutants each time, but where more are asked for."""
+    """Return the settings of a property test: the same mutants each time, unless HOSTILE_SCALE asks for more."""
     return settings(
         max_examples=mutants * SCALE,
         derandomize=SCALE == 1,
@@ -64,7 +64,7 @@ def outline(left: int, top: int, width: int, height: int) -> list[list[float]]:
 
 
 def good_file(data: dict[str, Any]) -> dict[str, Any]:
-    """The small data set, with an outline for each box: polygons, and run lengths for the crowds."""
+    """Return the small data set with an outline for each box: polygons, and run lengths for the crowds."""
     data = copy.deepcopy(data)
     for annotation in data["annotations"]:
         annotation["segmentation"] = outline(*annotation["bbox"])
@@ -101,7 +101,7 @@ CHANGES = ["odd", "odd", "odd", "junk", "delete", "duplicate", "wrap", "retype",
 
 
 def a_place(draw: Any, node: Any) -> tuple[Any, Any]:
-    """A list or object of a tree and a key in it: each branch as often, however large it is."""
+    """Choose a list or object of a tree and a key in it; all branches are equally likely, whatever their size."""
     while True:
         key = draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
         below = node[key]
@@ -111,7 +111,7 @@ def a_place(draw: Any, node: Any) -> tuple[Any, Any]:
 
 
 def mutate(draw: Any, data: dict[str, Any]) -> None:
-    """Break one place."""
+    """Change one value."""
     parent, key = a_place(draw, data)
     value, change = parent[key], draw(st.sampled_from(CHANGES))
     if change == "delete":
@@ -130,14 +130,14 @@ def mutate(draw: Any, data: dict[str, Any]) -> None:
 
 
 def odd_like(value: Any) -> st.SearchStrategy[Any]:
-    """Odd values of a value's type, where there are such."""
+    """Return odd values of the same type as a value, if there are any."""
     if isinstance(value, str):
         return st.sampled_from(ODD_TEXTS)
     return st.sampled_from(ODD_NUMBERS) if isinstance(value, (int, float)) else ODD
 
 
 def mutant(draw: Any, good: dict[str, Any]) -> bytes:
-    """A broken edition of a good file: its values, its text, or both."""
+    """Return a good file with broken values, broken text, or both."""
     data = copy.deepcopy(good)
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         if data:
@@ -156,7 +156,7 @@ def mutant(draw: Any, good: dict[str, Any]) -> bytes:
 
 @contextmanager
 def refusal_of(path: Path, report: CheckReport, images: SplitImages) -> Iterator[None]:
-    """Lets a refusal pass that names the file in a line and that the check foresees, and nothing else."""
+    """Allow only an error that names the file in one line and that the check finds too."""
     try:
         with endless_fails():
             yield
@@ -165,12 +165,12 @@ def refusal_of(path: Path, report: CheckReport, images: SplitImages) -> Iterator
         assert len(str(error)) < 2000
         if not report.wrong:
             images.examine(report, workers=1)
-        assert report.wrong or "expected polygons or run lengths" in str(error)  # boxes alone do for detection
+        assert report.wrong or "expected polygons or run lengths" in str(error)  # detection needs no outlines
 
 
 @contextmanager
 def endless_fails() -> Iterator[None]:
-    """Ends what never ends."""
+    """Raise an error if the block runs for longer than PATIENCE."""
 
     def endless(*_: Any) -> None:
         raise AssertionError("reading does not end")
@@ -196,7 +196,7 @@ def check_boxes(data: CocoAnnotations) -> None:
 
 
 def check_evaluation(data: CocoAnnotations) -> None:
-    """The truth as its own detections."""
+    """Evaluate the annotations as their own detections."""
     evaluator = CocoEvaluator(data.path, category_ids=data.categories.ids, image_ids=data.image_ids.tolist())
     for row, image in enumerate(data.image_ids):
         boxes, labels, _ = data.of_image(row)
@@ -205,17 +205,17 @@ def check_evaluation(data: CocoAnnotations) -> None:
     assert ap is None or 0 <= ap <= 1
 
 
-def test_the_file_before_mutation_is_good(folder: CocoFolder) -> None:
+def test_the_file_before_mutation_is_accepted(folder: CocoFolder) -> None:
     path = folder.annotations()
     path.write_text(json.dumps(folder.data))
     assert len(CocoAnnotations.read(path, folder.images()).boxes) == 5
     source = CocoLabels(path, folder.images())
     counts = [np.unique(source.labels(row, (40, 60)), return_counts=True)[1].tolist() for row in range(4)]
-    assert counts[1] == [2400] and counts[3] == [900, 1500]  # nothing; a crowd of 50 by 30 pixels
+    assert counts[1] == [2400] and counts[3] == [900, 1500]  # no object; a crowd of 50 by 30 pixels
 
 
 def checked(folder: CocoFolder) -> tuple[CheckReport, SplitImages]:
-    """What the check says of the annotations, and of whether the images are there."""
+    """Return what the check finds in the annotations, and the images, whose presence is checked."""
     report = CheckReport()
     with endless_fails():
         images = check_coco(folder.annotations(), folder.images(), "train", report)

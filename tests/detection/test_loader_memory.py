@@ -1,4 +1,4 @@
-"""What a loader worker costs in memory: annotations are shared with its parent, however many there are."""
+"""Memory of a loader worker: it shares any number of annotations with its parent."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tools.engine.bad_images import BadImages
 from tools.synthetic.coco_results import BOXES_PER_IMAGE, synthetic_results
 
 ANNOTATIONS = 500_000
-BOUND = 8 * 2**20  # bytes that a worker may have to itself more than when it was forked
+BOUND = 8 * 2**20  # limit of the growth of a worker's own memory since its fork, in bytes
 ROLLUP = Path("/proc/self/smaps_rollup")
 
 pytestmark = pytest.mark.skipif(not ROLLUP.exists(), reason="needs Linux's account of memory")
 
 
 def unique() -> int:
-    """Bytes of memory that this process shares with no other."""
+    """Return the bytes of memory that this process does not share."""
     lines = ROLLUP.read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
 def growth(work: Callable[[], Any]) -> int:
-    """By how many bytes the unique memory of a forked worker grows while it works."""
+    """Return by how many bytes the unshared memory of a forked worker grows while it works."""
     context = multiprocessing.get_context("fork")
     answer, worker_end = context.Pipe(duplex=False)
 
@@ -47,7 +47,7 @@ def growth(work: Callable[[], Any]) -> int:
         worker_end.send(unique() - before)
 
     gc.collect()
-    gc.freeze()  # a collection in the worker would touch, and so copy, all of Python's objects
+    gc.freeze()  # garbage collection in the worker would touch, and so copy, all Python objects
     process = context.Process(target=worker)
     process.start()
     grown = answer.recv()
@@ -57,7 +57,7 @@ def growth(work: Callable[[], Any]) -> int:
 
 
 def measure(folder: Path) -> None:
-    """Print what a worker grows by that reads all annotations, and one that reads them as Python's objects."""
+    """Print by how much a worker grows that reads packed annotations, and one that reads Python objects."""
     truth, _ = synthetic_results(-(-ANNOTATIONS // BOXES_PER_IMAGE), 0, seed=0)
     for image in truth["images"]:
         image["file_name"] = "tiny.png"
@@ -73,7 +73,7 @@ def measure(folder: Path) -> None:
 
 
 def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path):
-    """In a process of its own: what earlier tests left in this one's memory would be counted."""
+    """Measure in a fresh process, whose memory holds nothing of earlier tests."""
     command = [sys.executable, __file__, str(tmp_path)]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, capture_output=True, text=True
@@ -81,7 +81,7 @@ def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     packed, objects = map(int, done.stdout.split())
     assert packed < BOUND
-    assert objects > 4 * BOUND  # the ruler sees what it shall: Python's objects are copied as they are counted
+    assert objects > 4 * BOUND  # Python objects are copied when they are read, so the measurement can see growth
 
 
 if __name__ == "__main__":

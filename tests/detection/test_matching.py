@@ -1,4 +1,4 @@
-"""Boxes are matched as torchvision's matcher does, whatever the block, and thousands of them in little memory."""
+"""Matching of boxes equals torchvision's matcher for any size of block, and needs little memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tools.benchmarks.rounds import Implementation
 
 SMALL = {"min_size": 256, "max_size": 256, "head_channels": 16, "fpn_channels": 16, "rois_per_image": 16}
 CROWDED = 3000  # true boxes on one image
-BOUND = 200e6  # bytes that they may add to a step; the overlaps of 16,368 anchors with all of them are 196e6 alone
+BOUND = 200e6  # bytes that they may add to a step; the IoUs with 16,368 anchors alone would be 196e6
 
 
 def boxes_of(count: int, *, seed: int, side: int = 100) -> torch.Tensor:
-    """Whole coordinates, so that many overlaps are equal."""
+    """Return boxes with whole coordinates, so that many IoUs are equal."""
     random = torch.Generator().manual_seed(seed)
     corner = torch.randint(0, side, (count, 2), generator=random)
     return torch.cat([corner, corner + torch.randint(1, 30, (count, 2), generator=random)], dim=1).float()
@@ -33,12 +33,12 @@ def boxes_of(count: int, *, seed: int, side: int = 100) -> torch.Tensor:
 
 @pytest.mark.parametrize("pairs", [1, 60, 1 << 20])
 @pytest.mark.parametrize("low_quality", [True, False])
-def test_blocks_change_nothing(pairs: int, low_quality: bool, monkeypatch: pytest.MonkeyPatch):
+def test_matching_in_blocks_equals_torchvisions_matcher(pairs: int, low_quality: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(matching, "PAIRS", pairs)
     matcher = Matcher(0.5, 0.3, low_quality)
     truth, boxes = boxes_of(30, seed=0, side=50), boxes_of(200, seed=1, side=50)
     assert torch.equal(match_boxes(truth, boxes, matcher), matcher(box_iou(truth, boxes)))
-    ordered = boxes[boxes[:, 1].argsort()]  # row by row, as anchors: true boxes elsewhere are passed over
+    ordered = boxes[boxes[:, 1].argsort()]  # row by row, as anchors are, so that true boxes elsewhere are skipped
     expected = matcher(box_iou(truth, ordered))
     assert len(set(expected.tolist())) > 10
     assert torch.equal(match_boxes(truth, ordered, matcher), expected)
@@ -46,7 +46,7 @@ def test_blocks_change_nothing(pairs: int, low_quality: bool, monkeypatch: pytes
 
 @pytest.mark.parametrize("pairs", [60, 1 << 20])
 def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.MonkeyPatch):
-    """Its largest overlap is 0, which every box has: torchvision then keeps each box's nearest, and so do we."""
+    """Its highest IoU is 0, which every box has. torchvision then matches every box to its nearest, and so do we."""
     monkeypatch.setattr(matching, "PAIRS", pairs)
     matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
     truth = torch.cat([boxes_of(9, seed=0), torch.tensor([[900.0, 900, 910, 910]])])
@@ -57,7 +57,7 @@ def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.Monkey
 
 
 def crowded_step(count: int) -> Any:
-    """A training step with so many true boxes on one image."""
+    """Run a training step with so many true boxes in one image."""
     torch.manual_seed(0)
     model = detection.build("resnet18", 2, **SMALL).train()
     image = torch.zeros(3, 256, 256)

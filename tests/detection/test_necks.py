@@ -56,7 +56,7 @@ def test_a_users_neck_trains_and_predicts(registered: None):
 
 def test_a_users_neck_passes_through_a_file(registered: None, tmp_path: Path):
     model = detection.build("resnet18", 2, neck="sum", fpn_channels=8, score_threshold=0.0, **SIZES).eval()
-    model.transform.image_mean = [0.1, 0.2, 0.3]  # which the file must bring back
+    model.transform.image_mean = [0.1, 0.2, 0.3]  # which loading the file must restore
     options = {"backbone": "resnet18", "weights": "none", "freeze": None, "neck": "sum", "norm": "auto"}
     meta = {**META, "input": model.transform.describe(), "model": {**options, "fpn_channels": 8, **SIZES}}
     path = tmp_path / "model.safetensors"
@@ -79,7 +79,7 @@ def test_rebuilding_without_weights_keeps_everything_else(registered: None):
     assert {module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.5}
 
 
-def test_names_are_taken_once():
+def test_a_name_can_be_registered_once():
     with pytest.raises(ValueError, match="neck 'fpn' is registered already"):
         detection.register_neck("fpn")
 

@@ -1,4 +1,4 @@
-"""Nets out to torchvision and timm, and in from their files: the same entries, the same outputs."""
+"""Export to torchvision and timm, and import from their files: equal entries and equal outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def images() -> Tensor:
 
 
 def trained(net: nn.Module) -> nn.Module:
-    """Statistics and affine of batch norm that a training could have left: other than 0 and 1."""
+    """Give batch norm statistics and weights other than 0 and 1, as training would."""
     generator = torch.Generator().manual_seed(1)
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -42,8 +42,8 @@ def kept(net: nn.Module, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_classifier_goes_to_torchvision(name: str, tmp_path: Path) -> None:
-    """Through a file, with every entry."""
+def test_a_classifier_is_exported_to_torchvision(name: str, tmp_path: Path) -> None:
+    """Load a state dict through a file, with every entry."""
     ours = trained(classification.build(name, 7))
     path = tmp_path / "net.pth"
     torch.save(ours.library_state(), path)
@@ -53,7 +53,7 @@ def test_a_classifier_goes_to_torchvision(name: str, tmp_path: Path) -> None:
         assert torch.equal(ours(images()), theirs(images()))
 
 
-def test_a_frozen_classifier_goes_to_torchvision() -> None:
+def test_a_frozen_classifier_is_exported_to_torchvision() -> None:
     ours = trained(classification.build("resnet18", 3))
     freeze_batch_norm(ours)
     theirs = torchvision.models.resnet18(num_classes=3).eval()
@@ -62,7 +62,7 @@ def test_a_frozen_classifier_goes_to_torchvision() -> None:
         torch.testing.assert_close(ours(images()), theirs(images()))
 
 
-def test_a_bare_backbone_goes_to_torchvision() -> None:
+def test_a_backbone_without_head_is_exported_to_torchvision() -> None:
     ours = trained(backbones.build("resnet18", weights=None))
     theirs = torchvision.models.resnet18().eval()
     theirs.fc = nn.Identity()
@@ -72,7 +72,7 @@ def test_a_bare_backbone_goes_to_torchvision() -> None:
 
 
 @pytest.mark.parametrize("name", ["torchvision/mobilenet_v3_small", "timm/resnet18d"])
-def test_a_librarys_own_net_goes_back(name: str) -> None:
+def test_a_librarys_own_model_is_exported_to_it(name: str) -> None:
     ours = trained(classification.build(name, 3))
     library, arch = name.split("/")
     theirs = (
@@ -96,12 +96,12 @@ def test_a_librarys_own_net_goes_back(name: str) -> None:
         ("resnet18", {"in_channels": 1}),
     ],
 )
-def test_nets_that_torchvision_has_not_stay(name: str, options: dict) -> None:
+def test_models_unknown_to_torchvision_are_refused(name: str, options: dict) -> None:
     with pytest.raises(UserError, match=f"{name}: torchvision"):
         classification.build(name, 3, **options).library_state()
 
 
-def test_features_and_epsilon_that_no_file_tells_are_refused() -> None:
+def test_features_and_epsilon_that_files_cannot_hold_are_refused() -> None:
     with pytest.raises(UserError, match="four stages"):
         backbones.build("resnet18", weights=None, features=("c2", "c4")).library_state()
     with pytest.raises(UserError, match="no library has this net"):
@@ -124,8 +124,8 @@ def test_either_librarys_file_gives_its_logits(library: str, name: str, tmp_path
         assert torch.equal(ours(images()), theirs(images()))
 
 
-def test_a_gated_net_is_not_taken_for_a_plain_resnet(tmp_path: Path) -> None:
-    """SE-ResNet has all of ResNet's entries, and gates between them."""
+def test_a_gated_network_is_not_mistaken_for_a_plain_resnet(tmp_path: Path) -> None:
+    """SE-ResNet has all entries of ResNet, and gates besides."""
     path = kept(timm.create_model("seresnet18" if timm.is_model("seresnet18") else "seresnet50"), tmp_path / "net.pth")
     name = "resnet18" if timm.is_model("seresnet18") else "resnet50"
     for build in (
@@ -136,8 +136,8 @@ def test_a_gated_net_is_not_taken_for_a_plain_resnet(tmp_path: Path) -> None:
             build()
 
 
-def test_a_detectors_file_of_an_older_torchvision_gives_the_same_net(tmp_path: Path) -> None:
-    """The published COCO file is of 2019: fpn.inner_blocks.0.weight, where torchvision 0.14 put another ".0"."""
+def test_the_file_of_an_older_torchvision_gives_the_same_detector(tmp_path: Path) -> None:
+    """The published COCO file of 2019 has fpn.inner_blocks.0.weight; since torchvision 0.14 there is another ".0"."""
     torch.manual_seed(0)
     theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
     path = tmp_path / "old.pth"
@@ -158,7 +158,7 @@ def older(name: str) -> str:
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_a_detector_begins_from_either_librarys_classifier(library: str, tmp_path: Path) -> None:
+def test_a_detector_can_start_from_the_classifier_of_either_library(library: str, tmp_path: Path) -> None:
     theirs = timm.create_model("resnet18") if library == "timm" else torchvision.models.resnet18()
     body = detection.build("resnet18", 3, weights=kept(theirs, tmp_path / "net.pth")).backbone.body
     given = theirs.state_dict()

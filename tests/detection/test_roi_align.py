@@ -17,13 +17,13 @@ BOXES = torch.tensor(
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_equals_torchvisions_operator_and_its_gradient(samples: int, channels_last: bool):
-    """Boxes inside, across the border, thinner than a cell, wholly outside; a map that is not square."""
+    """Return boxes inside, across the border, thinner than a cell and outside, on a map that is not square."""
     torch.manual_seed(0)
     features = torch.randn(3, 5, 11, 14, dtype=torch.float64)
     form = torch.channels_last if channels_last else torch.contiguous_format
     features = features.to(memory_format=form).requires_grad_()
     boxes = 2 * BOXES.double().repeat(2, 1)
-    image = torch.tensor([0] * 4 + [2] * 8)  # none in the middle image
+    image = torch.tensor([0] * 4 + [2] * 8)  # no box in the middle image
     rois = torch.cat([image[:, None].double(), boxes], dim=1)
     expected = roi_align(features, rois, 7, spatial_scale=0.5, sampling_ratio=samples)
     of_images = [boxes[image == n] for n in range(3)]
@@ -35,7 +35,7 @@ def test_equals_torchvisions_operator_and_its_gradient(samples: int, channels_la
 
 
 @pytest.mark.parametrize("count", [4, 1])
-def test_levels_are_torchvisions(count: int):
+def test_levels_equal_torchvisions(count: int):
     torch.manual_seed(0)
     infos = [FeatureInfo(f"p{level}", 4, 2**level) for level in (2, 3, 4, 5)][:count]
     maps = {info.name: torch.randn(2, 4, 256 // info.stride, 192 // info.stride) for info in infos}
@@ -50,7 +50,7 @@ def test_levels_are_torchvisions(count: int):
     assert none.shape == (0, 4, 7, 7)
 
 
-def test_sixteen_bits_stay_and_lose_no_more_than_their_rounding():
+def test_16_bit_features_lose_no_more_than_their_rounding():
     torch.manual_seed(0)
     infos = [FeatureInfo("p2", 8, 4)]
     maps = {"p2": torch.randn(1, 8, 40, 40).to(memory_format=torch.channels_last)}
@@ -61,7 +61,7 @@ def test_sixteen_bits_stay_and_lose_no_more_than_their_rounding():
     assert (found - exact).abs().max() < 0.02  # 2^-8 of a value, its weights and the sum
 
 
-def test_exported_nets_keep_torchvisions_operator():
+def test_exported_models_keep_torchvisions_operator():
     class Reader(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -13,7 +13,7 @@ SIZES, RATIOS = ((16,), (32,)), ((0.5, 1.0, 2.0),) * 2
 IMAGES = ImageList(torch.zeros(2, 3, 64, 96), [(64, 90), (60, 96)])
 TARGETS = [
     {"boxes": torch.tensor([[0.0, 0, 20, 20], [40, 30, 90, 60]])},
-    {"boxes": torch.tensor([[80.0, 40, 96, 60]])},  # in a corner: the head looks over two borders
+    {"boxes": torch.tensor([[80.0, 40, 96, 60]])},  # in a corner, where the head reads beyond two borders
 ]
 
 
@@ -46,7 +46,7 @@ def features() -> dict[str, torch.Tensor]:
     }
 
 
-def test_losses_gradients_and_proposals_are_torchvisions():
+def test_losses_gradients_and_proposals_equal_torchvisions():
     found = []
     for net in (torchvisions(), ours()):
         maps = features()
@@ -60,7 +60,7 @@ def test_losses_gradients_and_proposals_are_torchvisions():
 
 
 def test_autocast_keeps_every_gradient():
-    """It copies each parameter once; the head's first use, over the maps, is without a gradient."""
+    """Autocast copies each parameter once, and the head is first used without a gradient."""
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
         net = ours()

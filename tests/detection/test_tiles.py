@@ -1,4 +1,4 @@
-"""Tiles of large images: where they stand, and that each object is found once."""
+"""Tiles of large images: their positions, and each object found once."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def found(*rows: tuple[list[float], float, int]) -> Detections:
     return Detections(torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels), names)
 
 
-def test_windows_cover_a_side():
+def test_tiles_cover_a_side():
     assert window_starts(10, 20, 0.25) == [0]
     assert window_starts(100, 40, 0.25) == [0, 30, 60]  # steps of 40 x 0.75 = 30
     assert window_starts(101, 40, 0.25) == [0, 20, 41, 61]  # 61 / 30 rounded up: 3 steps
 
 
-def test_what_is_whole_wins_over_its_part():
-    """The left half has the higher score, but ends at its tile's edge."""
+def test_a_whole_box_replaces_a_cut_part_of_it():
+    """The left half has the higher score, but is cut at the edge of its tile."""
     merged = merge(found(([0, 0, 50, 100], 0.9, 1), ([0, 0, 100, 100], 0.8, 1)), torch.tensor([True, False]))
     assert merged.boxes.tolist() == [[0, 0, 100, 100]]
     assert merged.scores.tolist() == pytest.approx([0.8])
 
 
-def test_parts_become_the_box_around_them():
-    """Three parts of one long object: 40 of each one's 100 pixels lie in the next; the better two share 60 %."""
+def test_cut_parts_become_the_box_around_them():
+    """A long object has three parts of 100 pixels: each overlaps the next by 60 pixels."""
     parts = found(([0, 0, 100, 50], 0.7, 1), ([40, 0, 140, 50], 0.9, 1), ([80, 0, 180, 50], 0.6, 1))
     merged = merge(parts, torch.tensor([True, True, True]))
     assert merged.boxes.tolist() == [[0, 0, 180, 50]]
     assert merged.scores.tolist() == pytest.approx([0.9])
 
 
-def test_other_classes_and_small_whole_boxes_stay():
-    """A whole box inside another one is an object of its own: 10x10 of 100x100 is an overlap of 0.01."""
+def test_boxes_of_other_classes_and_small_whole_boxes_are_kept():
+    """A whole box inside another is an object of its own: 10x10 in 100x100 is an IoU of 0.01."""
     given = found(([0, 0, 100, 100], 0.9, 1), ([0, 0, 100, 100], 0.8, 2), ([10, 10, 20, 20], 0.7, 1))
     merged = merge(given, torch.tensor([False, False, False]))
     assert merged.names == ("b", "c", "b")
@@ -50,7 +50,7 @@ def test_other_classes_and_small_whole_boxes_stay():
 
 
 class Seer:
-    """Finds each grey value's rectangle in an image, if no side is longer than `limit`."""
+    """A detector that finds the rectangle of each grey value, if no side of the image is longer than `limit`."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.largest = limit, 0
@@ -71,7 +71,7 @@ class Seer:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_object_is_found_once(seed: int):
-    """Rectangles up to the overlap's size (25 of 100 pixels), on a grid so that they do not meet."""
+    """Objects are rectangles up to the size of the overlap (25 of 100 pixels), on a grid so that they do not touch."""
     random = np.random.default_rng(seed)
     height, width = (int(side) for side in random.integers(60, 420, 2))
     image, truth = torch.zeros(3, height, width, dtype=torch.uint8), set()
@@ -97,6 +97,6 @@ def test_objects_larger_than_a_tile_are_found_in_the_whole_image():
 
 
 @pytest.mark.parametrize("side, overlap", [(8, 0.2), (100, 1.0), (100, -0.1)])
-def test_impossible_tiles(side: int, overlap: float):
+def test_impossible_tiles_are_refused(side: int, overlap: float):
     with pytest.raises(UserError, match="tiles of"):
         Tiles(side, overlap)
