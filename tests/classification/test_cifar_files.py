@@ -151,7 +151,7 @@ def test_file_made_with_other_shortcuts_is_refused(tmp_path: Path, case: str) ->
         with pytest.raises(UserError) as caught:
             build(name, 10, weights=path, shortcut=wanted)
         assert said.format(path) in str(caught.value) and "\n" not in str(caught.value)
-        assert str(caught.value).endswith("take the net and the option that the file was made with")
+        assert str(caught.value).endswith("use the backbone and the shortcut option that the file was trained with")
 
 
 def test_communitys_projections_are_refused_by_option_a(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_gated_network_is_not_mistaken_for_a_plain_resnet(tmp_path: Path) -> N
         lambda: classification.build(name, 1000, weights=path),
         lambda: detection.build(name, 3, weights=path),
     ):
-        with pytest.raises(UserError, match=r"another net, which also has layer1\.0\.se"):
+        with pytest.raises(UserError, match=r"another network, which also has layer1\.0\.se"):
             build()
 
 
