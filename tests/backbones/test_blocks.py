@@ -224,5 +224,5 @@ def test_statistics_come_back_after_an_error() -> None:
 
 def test_other_libraries_nets_say_that_they_cannot() -> None:
     net = backbones.build("torchvision/resnet18", weights=None)
-    with pytest.raises(backbones.UserError, match="torchvision/resnet18: cannot recompute its activations; use another"):
+    with pytest.raises(backbones.UserError, match="resnet18: cannot recompute its activations; use another"):
         net.recompute_activations()

@@ -195,7 +195,7 @@ def test_one_gray_channel() -> None:
 
 
 REFUSED = {
-    "plain net": ("plain34", {"shortcut": "A"}, "plain34: shortcut='A': a plain network has no shortcuts; use resnet34"),
+    "plain net": ("plain34", {"shortcut": "A"}, "plain34: shortcut='A': a plain network has no shortcuts; use"),
     "plain CIFAR net": ("plain20", {"shortcut": "B"}, "a plain network has no shortcuts; use resnet20"),
     "timm's": ("timm/resnet18", {"shortcut": "A"}, "timm/resnet18: shortcut='A' is not available for this backbone"),
     "torchvision's": ("torchvision/vgg11", {"shortcut": "C"}, "torchvision/vgg11: shortcut='C' is not available"),
