@@ -137,7 +137,7 @@ OTHERS = {
     "a plain net's for option B": (
         ("plain34", None),
         ("resnet34", "B"),
-        "layer2.0.downsample.0.weight is only in the n",
+        "layer2.0.downsample.0.weight is only in the m",
     ),
 }
 
