@@ -15,6 +15,7 @@ from typing import Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.files import write_json
 from backbones.errors import UserError
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -52,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read both files, compute the metrics, print and write them."""
     options = parse(EvalOptions, description=__doc__.splitlines()[0], argv=argv).score
 
-    from backbones.common.files import write_json
-    from tools.evaluation import CocoEvaluator, format_table
+    from tools.evaluation import CocoEvaluator, format_table  # imports NumPy
 
     if options.output and Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output {options.output}: the file exists; name another file or add --overwrite")

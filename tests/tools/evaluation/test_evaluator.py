@@ -1,4 +1,4 @@
-"""The COCO evaluator: hand-computed figures, two engines bit for bit, merging, diagnoses, malformed input."""
+"""The COCO evaluator: hand-computed metrics, equal engines, merging, diagnoses, malformed input."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ ENGINES = ("hotcoco", "pycocotools")
 
 
 def truth(*boxes: list[float], crowd: int = 0, images: int = 2, category: int = 3) -> dict[str, Any]:
-    """`boxes` on image 5; images 5, 6, ... of 100x100; categories 3 and 7."""
+    """Return ground truth with `boxes` on image 5, images 5, 6, ... of 100x100 pixels, and categories 3 and 7."""
     return {
-        "images": [{"id": 5 + place, "width": 100, "height": 100} for place in range(images)],
+        "images": [{"id": 5 + index, "width": 100, "height": 100} for index in range(images)],
         "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
         "annotations": [
             {
-                "id": place,  # the first is 0, which pycocotools by itself never matches
+                "id": index,  # the first id is 0, which plain pycocotools never matches
                 "image_id": 5,
                 "category_id": category,
                 "bbox": box,
                 "area": box[2] * box[3],
                 "iscrowd": crowd,
             }
-            for place, box in enumerate(boxes)
+            for index, box in enumerate(boxes)
         ],
     }
 
@@ -52,11 +52,11 @@ def score(gt: Any, dt: Any, engine: Any = "hotcoco", **options: Any) -> dict[str
 
 
 def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A small set with all that evaluators stumble over."""
+    """Return a small data set with the difficult cases: crowds, ties, empty boxes, and images without objects."""
     rng = np.random.default_rng(seed)
     images = [{"id": int(key), "width": 200, "height": 160} for key in rng.choice(1000, 10, replace=False)]
     annotations: list[dict[str, Any]] = []
-    for image in images[:7]:  # the last three have no truth
+    for image in images[:7]:  # the last three have no ground truth
         for _ in range(rng.integers(0, 6)):
             x, y, w, h = (float(v) for v in (*rng.integers(0, 80, 2), *rng.integers(2, 120, 2)))
             crowd = int(rng.random() < 0.15)
@@ -122,8 +122,8 @@ def test_engines_agree_bit_for_bit(seed: int, tmp_path: Path, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
-def test_figures_are_those_pycocotools_prints() -> None:
-    """Its own `summarize`, to the last bit, with -1 for None."""
+def test_metrics_equal_those_that_pycocotools_prints() -> None:
+    """The metrics equal those of pycocotools' `summarize` exactly, with -1 for None."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -146,7 +146,7 @@ def test_engines_agree_on_a_larger_set(tmp_path: Path) -> None:
     assert 0.2 < figures["AP"] < 0.8 and not figures["warnings"]
 
 
-def test_big_files_go_straight_to_hotcoco(tmp_path: Path) -> None:
+def test_large_files_are_read_by_hotcoco(tmp_path: Path) -> None:
     gt, dt = write_synthetic(tmp_path, 10, 200, seed=1)
     evaluator = CocoEvaluator(gt)
     evaluator.load(dt)
@@ -218,7 +218,7 @@ def test_labels_outside_the_map() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 15])
 def test_merge_is_the_same_for_any_number_of_processes(processes: int) -> None:
-    """More processes than images too: some then hold nothing."""
+    """With 15 processes, some processes have no images."""
     gt, results = random_set(1)
     ids = [image["id"] for image in gt["images"]]
 

@@ -1,4 +1,4 @@
-"""LVIS's files and figures: only what an image was searched for counts on it."""
+"""LVIS's files and metrics: on each image only the categories count that the annotators searched for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAT, DOG, ANT = 1, 2, 3
 
 @pytest.fixture
 def lvis() -> dict[str, Any]:
-    """Two images: a cat on each, the first searched for dogs in vain, the second for cats without completeness."""
+    """Two images with a cat each. The first was searched for dogs too; in the second, not all cats are annotated."""
     common = {"width": 100, "height": 100}
     return {
         "images": [
@@ -46,8 +46,8 @@ def figures(truth: dict[str, Any], *detections: dict[str, Any]) -> dict[str, Any
     return evaluator.compute()
 
 
-def test_only_what_was_searched_for_is_wrong(lvis: dict[str, Any]):
-    """A further cat where the search was not complete, and an ant that nobody looked for, cost nothing."""
+def test_only_detections_of_searched_categories_are_wrong(lvis: dict[str, Any]):
+    """An extra cat in an incomplete search, and an ant on an image not searched for ants, do not count."""
     hits = [found(1, CAT, 0.8), found(2, CAT, 0.7)]
     results = figures(lvis, *hits, found(2, CAT, 0.9, x=50), found(1, ANT, 0.9))
     assert results["LVIS_AP"] == results["LVIS_APf"] == pytest.approx(1)
@@ -55,18 +55,18 @@ def test_only_what_was_searched_for_is_wrong(lvis: dict[str, Any]):
     assert results["AP"] < 0.8 and any("LVIS's metrics ignore them" in text for text in results["warnings"])
     assert "\nLVIS: AP 100.0" in format_table(results)
     assert figures(lvis)["LVIS_AP"] == 0
-    # A wrong cat above both, on the image that was searched: precisions 1/2 and 2/3, of which all recalls have 2/3.
+    # A wrong cat with the highest score on the searched image: precisions 1/2 and 2/3, so 2/3 at all recalls.
     assert figures(lvis, *hits, found(1, CAT, 0.9, x=50))["LVIS_AP"] == pytest.approx(2 / 3)
 
 
-def test_lvis_own_fields_may_be_malformed(lvis: dict[str, Any]):
+def test_malformed_fields_of_lvis_are_a_user_error(lvis: dict[str, Any]):
     lvis["images"][0]["neg_category_ids"] = "dog"
     with pytest.raises(UserError, match="not a LVIS file"):
         figures(lvis, found(1, CAT, 0.8))
 
 
-def test_images_are_found_by_their_addresses(coco: CocoFolder):
-    """LVIS's images come from both of COCO's folders, and have no `file_name`."""
+def test_file_names_come_from_the_addresses(coco: CocoFolder):
+    """LVIS's images are in both of COCO's folders and have no `file_name`."""
     coco.write()
     for image in coco.data["images"]:
         image["coco_url"] = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
