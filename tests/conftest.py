@@ -50,6 +50,42 @@ def coco_mini() -> Path:
 
 
 @pytest.fixture
+def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backbone of the user's own, with features c2 to c4, which is registered for one test."""
+    from torch import nn
+
+    import backbones
+    from backbones.registry import BACKBONES
+
+    class TinyBackbone(backbones.Backbone):
+        def __init__(self, features: Sequence[str] | str, in_channels: int) -> None:
+            levels = {"c2": (8, 4), "c3": (16, 8), "c4": (32, 16)}  # channels, stride
+            chosen = backbones.choose_features("tiny", features, tuple(levels))
+            infos = [backbones.FeatureInfo(name, *levels[name]) for name in chosen]
+            super().__init__(name="tiny", feature_info=infos, in_channels=in_channels)
+            self.stem = nn.Conv2d(in_channels, 4, 3, stride=2, padding=1)
+            names = [name for name in levels if name <= chosen[-1]]
+            widths = [4] + [levels[name][0] for name in names]
+            self.layers = nn.ModuleDict(
+                {n: nn.Conv2d(before, after, 3, 2, 1) for n, before, after in zip(names, widths, widths[1:])}
+            )
+
+        def forward(self, x: Any) -> dict[str, Any]:
+            x, maps = self.stem(x), {}
+            for name, layer in self.layers.items():
+                x = maps[name] = layer(x).relu()
+            return {info.name: maps[info.name] for info in self.feature_info}
+
+    def build_tiny(*, features: Sequence[str] | str, in_channels: int) -> TinyBackbone:
+        return TinyBackbone(features, in_channels)
+
+    backbones.names()  # registers our own backbones first
+    monkeypatch.setattr(BACKBONES, "_builders", dict(BACKBONES._builders))
+    backbones.register("tiny")(build_tiny)
+    return "tiny"
+
+
+@pytest.fixture
 def coco(tmp_path: Path) -> CocoFolder:
     """Four images in COCO's layout: two objects; a negative; an object and a crowd; a lone crowd."""
     return CocoFolder(tmp_path / "coco")

@@ -1,4 +1,4 @@
-"""Weights files of CIFAR and plain nets: the community's layout, our own, and files made with other shortcuts."""
+"""Weights files of CIFAR and plain models: the community's layout, ours, and files made with other shortcuts."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class CommunityNet(nn.Module):
 
 
 def community_file(path: Path, layers: int = 20, option: str = "A", prefix: str = "module.") -> nn.Module:
-    """Write a checkpoint as the community's training script leaves it, and return its net."""
+    """Write a checkpoint as the community's training script leaves it, and return its model."""
     net = CommunityNet((layers - 2) // 6, option).eval()
     state = {prefix + key: value for key, value in net.state_dict().items()}
     torch.save({"state_dict": state, "best_prec1": 91.73}, path)
@@ -118,7 +118,7 @@ def test_our_own_file_comes_back(tmp_path: Path, name: str, suffix: str) -> None
     assert torch.equal(again(x), first(x))
 
 
-# What a file was made with, what takes it, and what is said.
+# The model of the file, the model that loads it, and the message.
 OTHERS = {
     "projections for a plain net": (
         ("resnet18", "B"),

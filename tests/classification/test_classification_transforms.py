@@ -47,7 +47,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(preset: str):
     augment(image, epoch=2, index=9)
     assert np.array_equal(augment(image, epoch=1, index=7), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert np.array_equal(image, before)  # the picture itself stays
+    assert np.array_equal(image, before)  # the image itself is unchanged
     others = [augment(image, epoch=2, index=7), augment(image, epoch=1, index=8)]
     others.append(Augment(preset, 32, plain(), seed=4)(image, epoch=1, index=7))
     assert all(not np.array_equal(other, first) for other in others)
@@ -116,7 +116,7 @@ def test_light_and_standard_crop_no_less_than_their_share():
     for preset in ("light", "standard"):
         augment = Augment(preset, 32, plain(1))
         spans[preset] = [int(np.ptp(augment(ramp, epoch=0, index=index))) for index in range(60)]
-    # Area 0.5 and aspect 3/4: width sqrt(0.5 * 3 / 4) = 0.61 of 200 = 122, a pixel of the small picture lost each side.
+    # Area 0.5 and aspect 3/4: width sqrt(0.5 * 3 / 4) = 0.61 of 200 = 122, minus one pixel on each side.
     assert min(spans["light"]) >= 122 * 31 / 32 - 3
     assert min(spans["standard"]) < 80
 
@@ -165,7 +165,7 @@ def test_crops_by_hand():
 
 
 def test_multiscale_is_whole_images_at_five_sizes():
-    """Table 4: shorter sides 224, 256, 384, 480 and 640 for nets of 224, in proportion for others."""
+    """Table 4: shorter sides 224, 256, 384, 480 and 640 for models of 224, in proportion for others."""
     sides = [view.shape for view in Views("multiscale", 256, 224, plain())(picture(20, 30))]
     assert sides == [(s, s * 3 // 2, 3) for s in (224, 256, 384, 480, 640)] * 2
     views = Views("multiscale", 32, 32, plain())(picture(64, 64))

@@ -1,4 +1,4 @@
-"""The classification net: torchvision's logits bit for bit, and where its weights come from."""
+"""The classification model: torchvision's logits bit for bit, and loading of its weights."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from backbones.norm import norm_table
 
 
 def saved(path: Path, name: str = "resnet18", prefix: str = "", **options: object) -> torch.nn.Module:
-    """Write the whole state dict of a random torchvision net, and return the net."""
+    """Write the state dict of a random model of torchvision, and return the model."""
     net = torchvision.models.get_model(name, weights=None, **options).eval()
     torch.save({prefix + k: v for k, v in net.state_dict().items()}, path)
     return net
@@ -84,3 +84,10 @@ def test_other_libraries_trunks(name: str) -> None:
 def test_wrong_number_of_classes(count: float) -> None:
     with pytest.raises(UserError, match=r"num_classes=.*at least 1"):
         classification.build("resnet18", count)
+
+
+def test_a_backbone_of_a_plugin_trains_all_of_it(tiny_backbone: str) -> None:
+    net = classification.build(tiny_backbone, 3, in_channels=2)
+    assert [info.name for info in net.backbone.feature_info] == ["c4"]
+    net(torch.randn(2, 2, 40, 56), {"label": torch.tensor([0, 2])})["loss_cls"].backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []

@@ -20,15 +20,15 @@ from tools import train_cls
 
 CROP, RESIZE = 48, 55
 CLASSES = ("ant", "bee", "cat", "dog")
-# Height and width. Around the crop lies an odd margin, beside which the centre of the mirrored picture is not the
-# mirrored centre; torchvision's ten crops have the former.
+# Height and width. The margin around the crop is odd, so that the centre of the mirrored image is not the mirrored
+# centre; torchvision's ten crops use the centre of the mirrored image.
 SIZES = ((90, 60), (60, 120), (100, 100), (80, 120), (150, 200), (75, 50), (61, 61), (240, 80))
-# One of ours, and a whole net of torchvision's, which takes ImageNet's normalisation and undoes it inside.
+# One of our models, and a whole model of torchvision that undoes ImageNet's normalisation inside.
 NETS = ("resnet18", "torchvision/googlenet")
-# predictions.csv rounds to four digits; the normalisation of ours multiplies where torchvision's divides.
+# predictions.csv rounds to four digits, and our normalisation rounds differently from torchvision's.
 ROUNDED = 0.5e-4 + 2e-5
-# PIL and torchvision's kernel for bytes round on their own, so that some pixels are off by one of 255. The random
-# net's logits are spread over the images, so that this, which is noise, comes to some hundredths of a probability.
+# PIL and torchvision's kernel for bytes round differently, so that some pixels differ by 1 of 255. The logits of the
+# random model differ much between images, so that this noise changes probabilities by some hundredths.
 BY_BYTES = 0.03
 Net = tuple[str, nn.Module, Path]
 
@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=NETS)
 def net(request: pytest.FixtureRequest, data: Path) -> Net:
-    """A name for the script, a random net of torchvision's that tells the images apart, and the file of it."""
+    """A name for the command, a random model of torchvision with different logits for the images, and its file."""
     torch.manual_seed(0)
     arch = request.param.split("/")[-1]
     options = {"transform_input": True, "init_weights": False} if arch == "googlenet" else {}
@@ -77,7 +77,7 @@ def spread_logits(model: nn.Module, images: Tensor) -> None:
 
 
 def reference(path: Path) -> Tensor:
-    """torchvision's evaluation of a decoded picture: its present transforms, on bytes."""
+    """Prepare a decoded image with torchvision's transforms of evaluation, on bytes."""
     steps = v2.Compose([v2.Resize(RESIZE, antialias=True), v2.CenterCrop(CROP)])
     return normalise(steps(decoded(path)))
 

@@ -34,7 +34,7 @@ INCEPTION = ("googlenet", "inception_v3")
 
 
 def theirs(name: str, **options: object) -> nn.Module:
-    """A seeded random net of a library, its running statistics no longer zero and one."""
+    """Return a seeded random model of a library whose running statistics are not zero and one."""
     torch.manual_seed(0)
     library, arch = name.split("/")
     if library == "timm":
@@ -75,7 +75,7 @@ def test_logits_are_the_librarys(name: str, tmp_path: Path) -> None:
 
 
 def test_bytes_are_normalised_as_the_weights_want(tmp_path: Path) -> None:
-    """torchvision's published GoogLeNet takes ImageNet's normalisation and turns it into -1..1 inside; ours once."""
+    """torchvision's published GoogLeNet converts ImageNet's normalisation to -1..1 inside; ours normalises once."""
     original = theirs("torchvision/googlenet")
     ours = classification.build("torchvision/googlenet", 1000, weights=saved(original, tmp_path / "net.pth"))
     assert ours.backbone.mean == ours.backbone.std == (0.5, 0.5, 0.5)
@@ -109,7 +109,7 @@ def test_other_channels_adapt_the_first_convolution(name: str, channels: int, tm
     assert len(ours.load_report.reshaped) == 1 and len(ours.mean) == channels
     first = ours.state_dict()[ours.load_report.reshaped[0]]
     published = torch.load(file)[ours.load_report.reshaped[0].removeprefix("net.")]
-    # One channel takes the sum over the three; five repeat them at 3/5 of their size.
+    # One channel gets the sum over the three; five repeat them at 3/5 of their size.
     wanted = published.sum(1, keepdim=True) if channels == 1 else published[:, [0, 1, 2, 0, 1]] * (3 / 5)
     torch.testing.assert_close(first, wanted)
     assert ours(torch.randn(2, channels, 64, 64))["logits"].shape == (2, 3)
@@ -254,7 +254,7 @@ def facebooks(key: str) -> str:
 
 @pytest.fixture
 def timms_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """A cache of timm's that holds a net in a layout of others, and no network; the net."""
+    """Fill timm's cache with a model in another layout, block the network, and return the model."""
     from huggingface_hub import constants
 
     original = theirs("timm/test_convnext")

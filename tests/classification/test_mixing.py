@@ -1,4 +1,4 @@
-"""Mixup and CutMix: the mixture by hand, soft labels, determinism, and what cannot be mixed."""
+"""Mixup and CutMix: the mixture by hand, soft labels, determinism, and refused batches."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TRAIN, VAL = (5, 3, 4), (2, 3)  # samples of each shard
 
 
 def png(number: int) -> bytes:
-    """A picture of 2 x 3 pixels whose colour is its number."""
+    """Return an image of 2 x 3 pixels whose colour is its number."""
     return cv2.imencode(".png", np.full((2, 3, 3), number, np.uint8))[1].tobytes()
 
 
@@ -36,7 +36,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_shards(root: Path, **splits: tuple[int, ...]) -> Path:
-    """Shards of so many samples; the picture's colour counts through the split, its class is the colour modulo 3."""
+    """Write shards of these sizes. The colour of an image is its index in the split; its class is the colour modulo 3."""
     root.mkdir(exist_ok=True)
     index: dict[str, Any] = {"classes": ["ant", "bee", "cat"]}
     for split, counts in splits.items():

@@ -100,7 +100,7 @@ def test_table_shows_errors_and_the_hardest_classes():
     lines = format_table(results).splitlines()
     assert lines[0] == "4 images"
     assert lines[1].split() == ["top1", "75.00%", "error", "25.00%"]
-    # The missed one stands first among the six that share the second place: rank 1.
+    # The missed class comes first among the six that have the second score: rank 1.
     assert lines[2].split() == ["top5", "100.00%", "error", "0.00%"]
     assert lines[3] == "hardest classes: bee 0.0%, ant 100.0%, cat 100.0%, dog 100.0%"
 

@@ -1,4 +1,4 @@
-"""Segmentation nets: any backbone, torchvision's numbers, weights that fit or are refused, losses."""
+"""Segmentation models: any backbone, torchvision's outputs, weights that fit or are refused, losses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_strides_that_round_down_fit_as_well(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> tuple[str, nn.Module, Path]:
-    """A seeded net of torchvision's and its file."""
+    """A name, a seeded model of torchvision and its file."""
     torch.manual_seed(1)
     net = torchvision.models.segmentation.fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True
@@ -218,3 +218,14 @@ def test_a_largest_stride_ends_the_trunk_early_and_scores_finer_maps():
         segmentation.build(net.backbone, 5, head="fcn8s", aux=False, max_stride=8)
     with pytest.raises(UserError, match="max_stride=8: leaves resnet18 fewer than the 3 features"):
         segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, max_stride=8)
+
+
+def test_a_backbone_of_a_plugin_keeps_the_stages_that_the_head_reads(tiny_backbone: str) -> None:
+    model = segmentation.build(tiny_backbone, 4, head="fcn16s", aux=False).train()
+    assert [info.name for info in model.backbone.feature_info] == ["c3", "c4"]
+    losses = model(torch.rand(2, 3, 40, 56), {"mask": torch.randint(0, 4, (2, 40, 56))})
+    sum(losses.values()).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    early = segmentation.build(tiny_backbone, 4, head="fcn16s", aux=False, max_stride=8)
+    assert [info.name for info in early.backbone.feature_info] == ["c2", "c3"]
+    assert not [name for name in early.state_dict() if name.startswith("backbone.layers.c4.")]

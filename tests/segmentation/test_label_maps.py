@@ -1,4 +1,4 @@
-"""Label maps: files, COCO's instances, augmentation, and what is wrong with them."""
+"""Label maps: files, COCO's objects, augmentation, and errors in files."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_coco_instances_become_a_label_map(write_coco) -> None:
     source = CocoLabels(path, path.parent)
     assert source.classes.names == ("background", "cat", "dog")
     row = source.labels(0, (10, 20))[5].tolist()
-    # Crowd at 0..2 but where the cat lies; both classes claim 6..7; two dogs overlap at 10..11.
+    # The crowd covers 0..2, the cat 2..5 above it. Both classes claim 6..7. Two dogs overlap at 10..11.
     assert row == [255] * 2 + [1] * 4 + [255] * 2 + [2] * 6 + [0] * 6
 
 

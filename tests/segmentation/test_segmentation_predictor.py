@@ -20,7 +20,7 @@ from segmentation.predict import Predictor
 
 
 class Pixelwise(nn.Module):
-    """A net without context, whose tiles see what the whole image does: class = brightest channel."""
+    """A model without context: the class of a pixel is its brightest channel, in a tile as in the whole image."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"out": images.float()}
