@@ -36,7 +36,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_shards(root: Path, **splits: tuple[int, ...]) -> Path:
-    """Write shards of these sizes. The colour of an image is its index in the split; its class is the colour modulo 3."""
+    """Write shards of these sizes. An image's colour is its index in the split; its class is the colour modulo 3."""
     root.mkdir(exist_ok=True)
     index: dict[str, Any] = {"classes": ["ant", "bee", "cat"]}
     for split, counts in splits.items():
