@@ -87,7 +87,7 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
     """Build a torchvision model with random weights. The arguments are those of `backbones.build`."""
     if output_stride != 32:
         raise UserError(
-            f"{name}: output_stride={output_stride} is not available for torchvision's nets; use 32, as the "
+            f"{name}: output_stride={output_stride} is not available for torchvision's models; use 32, as the "
             "segmentation heads fcn32s, fcn16s and fcn8s do"
         )
     whole = _whole(name, in_channels)

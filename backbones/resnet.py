@@ -77,6 +77,7 @@ class ResNet(Backbone):
         stride_style: str,
         shortcut: str | None,
     ) -> None:
+        # Declare channels and strides of the chosen features.
         block, levels = architecture.block, architecture.levels
         chosen = choose_features(name, features, levels)
         strides = [min(2 ** (architecture.first + i), output_stride) for i in range(len(levels))]
@@ -88,6 +89,7 @@ class ResNet(Backbone):
         self._shortcut = shortcut or architecture.shortcut
         if architecture.first == 2 and self._shortcut == "B":
             self.source = ("torchvision", name)
+        # Build the stem and the stages up to the last chosen one; `_stage` updates `_inputs` and `_dilation`.
         self._inputs, self._dilation, self._norm, self._style = architecture.widths[0], 1, NORMS[norm], stride_style
         self._levels, self._recompute = levels, False
         self._stem(in_channels, architecture)

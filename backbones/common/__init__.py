@@ -1,1 +1,1 @@
-"""What all tasks share: images, file names, files, batches, precision, registries, plugins."""
+"""Code that all tasks and tools use: images, data sets, files, loaders, precision, processes, registries, plugins."""

@@ -37,7 +37,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or None")
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    content: object = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     # Unwrap a checkpoint until the state dict itself is left.
     while isinstance(content, Mapping) and (wrapper := _wrapper(content)):
         content = content[wrapper]
@@ -73,10 +73,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, first_line(error)) from error
 
 
-def _wrapper(content: object) -> str | None:
+def _wrapper(content: Mapping[str, object]) -> str | None:
     """Return the key under which a checkpoint keeps its state dict, or None if `content` is no such checkpoint."""
-    if not isinstance(content, Mapping):
-        return None
     return next((w for w in _WRAPPERS if isinstance(content.get(w), Mapping) and content[w]), None)
 
 

@@ -128,7 +128,7 @@ def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple,
         ("expected a whole number from 2 to 255", {"num_classes": 1}),
         ("unknown segmentation head 'fcn4s': did you mean fcn8s, fcn32s, fcn16s", {"head": "fcn4s"}),
         ("'coco': published for resnet50 and resnet101, not for resnet18", {"weights": "coco"}),
-        ("is not available for torchvision's nets", {"backbone": "torchvision/vgg16"}),
+        ("is not available for torchvision's models", {"backbone": "torchvision/vgg16"}),
     ],
 )
 def test_mistakes_are_named(words: str, options: dict) -> None:
