@@ -1,4 +1,4 @@
-"""Shortcuts by hand, dilation under option A, and blocks that compute their maps twice."""
+"""Tests of shortcuts against hand-computed numbers, of dilation under option A, and of recomputed activations."""
 
 import copy
 
@@ -22,7 +22,7 @@ def test_option_a_takes_every_second_pixel_between_zeros() -> None:
     # channel 0 is 0..11 in rows of four, channel 1 is 100 more
     first = torch.arange(12.0).reshape(3, 4)
     out = Padding(2, 5, 2)(torch.stack([first, first + 100])[None])
-    # rows 0 and 2, columns 0 and 2; three new channels: (5 - 2) // 2 = 1 before, 2 behind
+    # rows 0 and 2, columns 0 and 2; three new channels: (5 - 2) // 2 = 1 before, 2 after
     kept, zeros = [[0.0, 2.0], [8.0, 10.0]], [[0.0, 0.0], [0.0, 0.0]]
     above = [[100.0, 102.0], [108.0, 110.0]]
     assert out.tolist() == [[zeros, kept, above, zeros, zeros]]
@@ -94,7 +94,7 @@ def test_blocks_leave_their_input_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_dilation_under_option_a_computes_the_strided_map_at_every_second_place(name: str) -> None:
+def test_dilation_under_option_a_computes_the_strided_map_at_every_second_pixel(name: str) -> None:
     options = {"weights": None, "shortcut": "A"}
     strided, dilated = backbones.build(name, **options), backbones.build(name, output_stride=8, **options)
     dilated.load_state_dict(strided.state_dict())
@@ -105,7 +105,7 @@ def test_dilation_under_option_a_computes_the_strided_map_at_every_second_place(
 
 
 def losses_of(net: nn.Module, steps: int = 2) -> list[Tensor]:
-    """Two steps of training on noise: the second one sees what the first one did to weights and statistics."""
+    """Train two steps on noise. The second step depends on the weights and statistics that the first one changed."""
     torch.manual_seed(5)
     optimizer = torch.optim.SGD(net.train().parameters(), lr=0.1, momentum=0.9)
     losses = []
@@ -162,7 +162,7 @@ def test_recomputing_with_frozen_stages() -> None:
 
 
 def saved_numbers(net: nn.Module) -> int:
-    """Numbers that the forward pass keeps for the backward pass, those of parameters aside."""
+    """Count the numbers that the forward pass stores for the backward pass, without parameters."""
     parameters = {p.data_ptr() for p in net.parameters()}
     kept: dict[int, int] = {}
 
@@ -173,7 +173,7 @@ def saved_numbers(net: nn.Module) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = net.train()(torch.randn(2, 3, 32, 32))
-    assert graph.requires_grad  # alive until here, so that no address was given twice
+    assert graph.requires_grad  # keeps the graph alive until here, so that no address is used twice
     return sum(kept.values())
 
 
@@ -181,11 +181,11 @@ def test_recomputing_keeps_a_quarter() -> None:
     net = classification.build("resnet56", 4)
     whole = saved_numbers(net)
     net.backbone.recompute_activations()
-    # Of four maps a block (two convolutions' outputs, two rectified ones) its input stays.
+    # Of the four maps of a block (two outputs of convolutions, two of ReLUs) only its input is stored.
     assert 0.2 * whole < saved_numbers(net) < 0.3 * whole
 
 
-def test_without_training_nothing_is_recomputed() -> None:
+def test_nothing_is_recomputed_in_evaluation() -> None:
     net = backbones.build("resnet20", weights=None).eval()
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     plain = net(x)["c2"]
@@ -222,7 +222,7 @@ def test_statistics_come_back_after_an_error() -> None:
     assert made.bn1.running_mean is statistics and torch.equal(statistics, moved)
 
 
-def test_other_libraries_nets_say_that_they_cannot() -> None:
+def test_models_of_libraries_refuse_to_recompute() -> None:
     net = backbones.build("torchvision/resnet18", weights=None)
     with pytest.raises(backbones.UserError, match="resnet18: cannot recompute its activations; use another"):
         net.recompute_activations()

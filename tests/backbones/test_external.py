@@ -1,4 +1,4 @@
-"""timm's and torchvision's nets behind the contract."""
+"""Tests of timm's and torchvision's models as backbones."""
 
 import math
 
@@ -12,7 +12,7 @@ import backbones
 from backbones.errors import UserError
 from backbones.norm import norm_table
 
-# families of different construction; the sizes of their maps are the ceiling or floor of size/stride
+# Families of different architectures. The side of a feature map is side / stride, rounded up or down.
 PADDED = [
     "timm/resnet50",
     "timm/test_convnext",
@@ -31,7 +31,7 @@ PADDED = [
     "torchvision/convnext_tiny",
     "torchvision/shufflenet_v2_x0_5",
 ]
-# stems without padding: up to four fewer
+# Models whose stems are not padded: up to four pixels less.
 UNPADDED = ["torchvision/inception_v3", "torchvision/alexnet", "timm/inception_v4"]
 
 
@@ -97,7 +97,7 @@ def test_freezing_and_dropped_stages(name: str) -> None:
     assert frozen and all((p.grad is None) is (id(p) in frozen) for p in net.parameters())
 
 
-def test_windowed_nets_take_parts_of_a_patch_by_a_border_of_zeros():
+def test_models_with_windows_pad_incomplete_patches_with_zeros():
     net = backbones.build("timm/swin_tiny_patch4_window7_224", weights=None, features=("c2", "c3")).eval()
     image = torch.rand(1, 3, 33, 62)
     whole = torch.zeros(1, 3, 36, 64)
@@ -166,7 +166,7 @@ def test_torchvision_nets_cannot_be_split() -> None:
         backbones.build("torchvision/mobilenet_v3_small", weights=None).split_last_stage()
 
 
-def test_normalisation_follows_the_net_and_its_tag() -> None:
+def test_normalisation_follows_the_model_and_its_tag() -> None:
     assert backbones.build("torchvision/googlenet", weights=None, features=("c2",)).mean == (0.5, 0.5, 0.5)
     net = backbones.build("timm/tf_efficientnet_b0", weights=None, features=("c3",))
     net.adopt_normalisation("ap_in1k")

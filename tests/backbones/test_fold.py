@@ -1,4 +1,4 @@
-"""Folded batch norm: when it is folded, how long it is kept, and that nobody gets other numbers than expected."""
+"""Tests of folded batch norm: when it is folded, how long it is cached, and that outputs stay as expected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backbones.norm import freeze_batch_norm
 
 
 def layers(conv: nn.Module | None = None) -> tuple[nn.Module, nn.BatchNorm2d, Tensor]:
-    """A convolution, a batch norm at rest with numbers of its own, and an input."""
+    """Return a convolution, a batch norm in evaluation mode with random numbers, and an input."""
     torch.manual_seed(0)
     conv, norm = conv or nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5).eval()
     with torch.no_grad():
@@ -28,7 +28,7 @@ def layers(conv: nn.Module | None = None) -> tuple[nn.Module, nn.BatchNorm2d, Te
 
 
 def predict(x: Tensor, conv: nn.Module, norm: nn.Module, folds: Folds) -> Tensor:
-    """As the evaluation loop computes."""
+    """Return the context in which the evaluation loop computes."""
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), folds:
         return conv_norm(x, conv, norm)
 
@@ -46,7 +46,7 @@ def test_a_prediction_in_16_bits_is_one_convolution_made_once() -> None:
         assert torch.equal(conv_norm(x, conv, norm), norm(conv(x)))
 
 
-def test_fp32_training_and_what_is_outside_a_stretch_stay_two_layers() -> None:
+def test_fp32_and_training_and_code_outside_the_context_use_two_layers() -> None:
     conv, norm, x = layers()
     with torch.autocast("cpu", torch.bfloat16):
         plain = norm(conv(x))
@@ -55,19 +55,19 @@ def test_fp32_training_and_what_is_outside_a_stretch_stay_two_layers() -> None:
             assert torch.equal(conv_norm(x, conv, norm), plain)
             with Folds():
                 folded = conv_norm(x, conv, norm)
-        with Folds():  # a gradient is asked for
+        with Folds():  # gradients are enabled
             assert torch.equal(conv_norm(x, conv, norm), plain)
     assert not torch.equal(folded, plain)
 
 
-def test_a_new_stretch_sees_new_weights() -> None:
+def test_a_new_object_uses_new_weights() -> None:
     conv, norm, x = layers()
     before = predict(x, conv, norm, Folds())
-    conv.weight.data.mul_(-1)  # a write that torch does not count
+    conv.weight.data.mul_(-1)  # torch does not notice this write
     assert not torch.equal(predict(x, conv, norm, Folds()), before)
 
 
-def test_stretches_nest_and_end_with_their_block() -> None:
+def test_contexts_nest_and_end_with_their_block() -> None:
     conv, norm, x = layers()
     outer, inner = Folds(), Folds()
     with outer:
@@ -76,9 +76,9 @@ def test_stretches_nest_and_end_with_their_block() -> None:
             predict(x, conv, norm, inner)
     assert len(outer.cache) == 1 and not inner.cache
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert not torch.equal(conv_norm(x, conv, norm), first)  # no stretch is left open
+        assert not torch.equal(conv_norm(x, conv, norm), first)  # no context is left open
     del conv, first
-    assert not outer.cache  # nor does a fold hold its layer
+    assert not outer.cache  # the cache does not keep a layer alive
 
 
 class Doubled(nn.Conv2d):
@@ -90,7 +90,7 @@ def pruned() -> nn.Module:
     conv = nn.Conv2d(3, 5, 3, bias=False)
     prune.l1_unstructured(conv, "weight", 0.5)
     state = {"weight_orig": torch.randn(5, 3, 3, 3), "weight_mask": torch.ones(5, 3, 3, 3)}
-    conv.load_state_dict(state)  # what the hook makes of it waits for the next forward pass
+    conv.load_state_dict(state)  # the hook computes its weight in the next forward pass
     return conv
 
 
@@ -142,12 +142,12 @@ def test_frozen_norm_is_folded_everywhere_and_learns_through_the_fold() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain34", "resnet20"])
-def test_nets_predict_in_16_bits_as_with_two_layers(name: str) -> None:
+def test_models_predict_in_16_bits_as_with_two_layers(name: str) -> None:
     torch.manual_seed(0)
     net = backbones.build(name, weights=None, features="last").train()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        net(x)  # running statistics of its own
+        net(x)  # sets running statistics
         (expected,) = net.eval()(x).values()
         with torch.autocast("cpu", torch.bfloat16):
             (plain,) = net(x).values()

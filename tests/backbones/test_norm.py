@@ -1,4 +1,4 @@
-"""Frozen batch norm: same numbers, folded or not, on any network; the count of norm layers."""
+"""Tests of frozen batch norm, which keeps its numbers in any model, and of the count of norm layers."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from backbones.norm import freeze_batch_norm, group_norm, norm_table
 
 
 def settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Random numbers in place of a fresh layer's zeros and ones."""
+    """Replace the zeros and ones of a new layer by random numbers."""
     for value in (norm.weight.data, norm.running_var):
         value.uniform_(0.5, 2.0)
     for value in (norm.bias.data, norm.running_mean):
@@ -50,7 +50,7 @@ def test_freezing_keeps_output_and_keys() -> None:
     assert freeze_batch_norm(net) is net
     assert norm_table(net) == {"frozen": 20}
     assert set(net.state_dict()) == {k for k in keys if not k.endswith("num_batches_tracked")}
-    for name, value in net.train()(x).items():  # train mode changes nothing any more
+    for name, value in net.train()(x).items():  # frozen norm computes the same in training mode
         torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-3)
 
 

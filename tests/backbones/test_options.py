@@ -1,4 +1,4 @@
-"""Options say beside their default whether they may change on --resume, and how they were called."""
+"""Tests of the metadata of options: whether they may change on --resume, and their former names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backbones.common.options import former_names, option, renamed, resumable
 
 @dataclass
 class First:
-    """Two options that may change."""
+    """Has two options that may change on --resume."""
 
     workers: int = option(2, resume="free")
     tile: int = option(0, resume="evaluation", formerly="window")
@@ -17,7 +17,7 @@ class First:
 
 @dataclass
 class Second:
-    """One that may not."""
+    """Has one option that may not change."""
 
     lr: float = 0.1
 

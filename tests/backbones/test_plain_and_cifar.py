@@ -1,4 +1,4 @@
-"""Plain nets, the CIFAR nets of section 4.2 and the paper's shortcut options, against hand-made figures and nets."""
+"""Tests of plain networks, CIFAR networks (section 4.2) and shortcuts, against hand-computed numbers and models."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tools.engine.cost import macs, parameters
 
 CIFAR = [20, 32, 44, 56, 110]
 NETS = backbones.names()
-SMALL = [name for name in NETS if name != "resnet1202"]  # whose 1202 layers take a minute to compute
+SMALL = [name for name in NETS if name != "resnet1202"]  # its 1202 layers take a minute
 
 
 def is_cifar(name: str) -> bool:
@@ -33,7 +33,7 @@ def on_meta(name: str, classes: int = 1000, **options: object) -> nn.Module:
 
 
 def trained(name: str, **options: object) -> backbones.Backbone:
-    """A random net with random statistics, in evaluation mode, where it is more than its initial identity norms."""
+    """Return a random backbone in evaluation mode, with random statistics so that its norms are not the identity."""
     torch.manual_seed(3)
     net = backbones.build(name, weights=None, **options)
     for module in net.modules():
@@ -44,7 +44,7 @@ def trained(name: str, **options: object) -> backbones.Backbone:
     return net.eval()
 
 
-# By n blocks a stage and ten classes: stem 3*16*9 + 32 = 464, linear layer 64*10 + 10 = 650. A stage of width w has
+# With n blocks per stage and ten classes: stem 3*16*9 + 32 = 464, linear layer 64*10 + 10 = 650. A stage of width w has
 # 2n convolutions of w*w*9 and norms of 2w: n * (2*9*(16^2 + 32^2 + 64^2) + 4*(16 + 32 + 64)) = n * 97216, but the
 # first convolutions of the second and third stage have half the inputs: less 9*16*32 + 9*32*64 = 23040.
 # 464 + 650 + 97216 n - 23040 = 97216 n - 21926. Table 6 says 0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 million.
@@ -73,7 +73,7 @@ def test_multiply_adds_of_table_1() -> None:
         macs(on_meta(name, **options), 224)
         for name, options in (("plain34", {}), ("resnet34", {"shortcut": "A"}), ("resnet34", {}))
     )
-    # Option A computes nothing. Three projections of option B, each 64*128*28*28 = 128*256*14*14 = 256*512*7*7.
+    # Option A has no multiplications. Option B has three projections each 64*128*28*28 = 128*256*14*14 = 256*512*7*7.
     assert plain == identity == projections - 3 * 64 * 128 * 28 * 28
     assert f"{plain / 1e9:.2f}" == "3.64"  # the paper's 3.6
     with torch.device("meta"):
@@ -114,7 +114,7 @@ def test_plain_net_is_the_residual_one_without_projections(layers: int) -> None:
 
 
 def by_hand(state: dict[str, Tensor], x: Tensor, *, shortcut: bool) -> Tensor:
-    """A CIFAR net in evaluation mode from its numbers: convolutions in a row, and option A's identities."""
+    """Compute a CIFAR network in evaluation mode from its weights: convolutions in a row, and option A's shortcuts."""
 
     def conv(at: str, number: int, x: Tensor, stride: int = 1) -> Tensor:
         norm = {k: state[f"{at}bn{number}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")}
@@ -215,7 +215,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_mistakes_get_one_line(case: str) -> None:
+def test_user_errors_are_one_line(case: str) -> None:
     name, options, said = REFUSED[case]
     with pytest.raises(UserError) as caught:
         backbones.build(name, **{"weights": None, **options})
@@ -274,7 +274,7 @@ def test_frozen_norm_with_a_file_gives_the_same_maps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("neck", ["fpn", "c4", "dc5"])
-def test_detector_by_the_name_of_a_cifar_net_is_refused(neck: str) -> None:
+def test_detector_on_the_name_of_a_cifar_network_is_refused(neck: str) -> None:
     with pytest.raises(UserError, match=r"^resnet20 has no feature c.*; it has c0, c1, c2$"):
         detection.build("resnet20", 2, neck=neck)
 
@@ -292,7 +292,7 @@ def test_detector_over_a_built_cifar_net_trains() -> None:
     assert net.backbone.body.conv1.weight.grad.any()
 
 
-def test_script_trains_with_recomputing(script, tmp_path: Path) -> None:
+def test_command_trains_with_recomputing(script, tmp_path: Path) -> None:
     words = ("--limit", 48, "--epochs", 1, "--workers", 0, "--recompute", "true", "--output", tmp_path / "run")
     done = script("train_cls.py", *words, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
@@ -300,7 +300,7 @@ def test_script_trains_with_recomputing(script, tmp_path: Path) -> None:
     assert 0 <= json.loads((tmp_path / "run" / "results.json").read_text())["top1"] <= 1
 
 
-def test_script_refuses_to_recompute_anothers_net(tmp_path: Path) -> None:
+def test_command_refuses_to_recompute_a_model_of_a_library(tmp_path: Path) -> None:
     words = ["--limit", "48", "--weights", "none", "--recompute", "true", "--output", str(tmp_path / "run")]
     with pytest.raises(UserError, match="torchvision/resnet18: cannot recompute its activations; use another"):
         train_cls.main(["--backbone", "torchvision/resnet18", *words])

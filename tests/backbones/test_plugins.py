@@ -1,4 +1,4 @@
-"""Registries of names, and plugins that fill them."""
+"""Tests of registries, and of plugins that register names."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_broken_plugin_is_named_with_its_line(
     assert "\n" not in message
     # Once corrected, it loads in the same process.
     write(path, "value = 12345\n")
-    os.utime(path, (1, 1))  # another time than that of the cached bytecode
+    os.utime(path, (1, 1))  # differs from the time of the cached bytecode
     assert plugins.load([name])[0].module.value == 12345
 
 
@@ -174,7 +174,7 @@ def test_a_run_names_the_plugins_that_it_needs(tmp_path: Path) -> None:
     assert text.startswith("runs/a: this run was trained with plugins that are not loaded: '/home/alice/mine.py', 'pk")
     assert "--plugin /home/alice/mine.py --plugin pkg.necks" in text and "\n" not in text
     assert "plugins=['/home/alice/mine.py', 'pkg.necks'] in Python" in text
-    # The same plugin in another folder, as on another machine.
+    # The same plugin may be in another folder, as on another machine.
     plugins.load([write(tmp_path / "mine.py", "")])
     with pytest.raises(UserError, match=r"not loaded: 'pkg\.necks'; "):
         plugins.require(["/home/alice/mine.py", "pkg.necks"], where="runs/a")

@@ -1,4 +1,4 @@
-"""Names, options and laziness of the registry."""
+"""Tests of the registry of backbones: names, options, builders of plugins, lazy imports."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def test_registered_net_is_listed_and_built() -> None:
 
 
 class Tiny(backbones.Backbone):
-    """The least that a plugin has to write."""
+    """Minimal backbone of a plugin."""
 
     def __init__(self, in_channels: int = 3, features: tuple[str, ...] | str = "all") -> None:
         infos = {"c2": backbones.FeatureInfo("c2", 8, 4), "c3": backbones.FeatureInfo("c3", 16, 8)}
@@ -85,13 +85,13 @@ def test_builder_with_two_options() -> None:
         with pytest.raises(UserError) as caught:
             backbones.build("tiny", weights=None, **options)
         assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
-    # "batch", "sync" and "frozen" are made by `build`.
+    # `build` converts batch norm for "sync" and "frozen", so every builder supports them.
     assert backbones.build("tiny", weights=None, norm="sync").name == "tiny"
     with pytest.raises(UserError, match="tiny: no published weights 'imagenet' exist"):
         backbones.build("tiny")
 
 
-def test_builder_without_options_is_held_to_what_it_returns() -> None:
+def test_result_of_a_builder_without_options_is_checked() -> None:
     backbones.register("tiny")(lambda: Tiny())
     assert len(backbones.build("tiny", weights=None, features=("c2", "c3")).feature_info) == 2
     with pytest.raises(UserError, match=r"tiny: features=\('c3',\) were chosen, but the backbone returns c2, c3; "):
@@ -125,13 +125,13 @@ def test_builder_that_requires_more_is_refused_where_it_is_registered() -> None:
     assert "wide" not in backbones.names()
 
 
-def test_names_of_ours_are_taken_before_ours_are_used() -> None:
+def test_plugins_cannot_use_names_of_our_own_backbones() -> None:
     code = "import backbones; backbones.register('resnet18')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "backbone 'resnet18' is registered already, by backbones.resnet._build" in done.stderr
 
 
-def test_unknown_name_gets_near_ones() -> None:
+def test_unknown_name_gets_suggestions() -> None:
     with pytest.raises(UserError) as caught:
         backbones.build("resnet51", weights=None)
     text = str(caught.value)
@@ -157,7 +157,7 @@ def test_unknown_name_gets_near_ones() -> None:
         ({"norm": "frozen"}, "random statistics"),
     ],
 )
-def test_wrong_options_say_what_and_the_way_out(options: dict, said: str) -> None:
+def test_errors_say_what_is_wrong_and_how_to_fix_it(options: dict, said: str) -> None:
     with pytest.raises(UserError) as caught:
         backbones.build("resnet18", weights=None, **options)
     assert said in str(caught.value) and "\n" not in str(caught.value)

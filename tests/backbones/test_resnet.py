@@ -1,4 +1,4 @@
-"""The trunk against torchvision's, bit for bit, and what ours does beyond."""
+"""Tests of ResNets against torchvision, bit for bit, and of the options that torchvision lacks."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ OURS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
 def reference(name: str, **options: object) -> nn.Module:
-    """torchvision's net with random statistics, so that evaluation mode is more than the identity."""
+    """Return torchvision's model with random statistics, so that its norms are not the identity in evaluation mode."""
     torch.manual_seed(3)
     net = torchvision.models.get_model(name, weights=None, **options)
     for module in net.modules():
@@ -29,7 +29,7 @@ def reference(name: str, **options: object) -> nn.Module:
 
 
 def levels(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """torchvision's maps by our names."""
+    """Return torchvision's feature maps by our names."""
     x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
     out = {}
     for i in range(1, 5):
@@ -72,7 +72,7 @@ def test_outputs_equal_torchvisions_to_the_last_bit(name: str, output_stride: in
     expected = levels(theirs, x)
     for level, value in ours(x).items():
         assert torch.equal(value, expected[level]), level
-    # running statistics move alike
+    # running statistics are equal after the step
     after = trunk_of(theirs)
     assert all(torch.equal(v, after[k]) for k, v in ours.state_dict().items())
 
@@ -112,7 +112,7 @@ def test_declared_channels_and_strides_are_actual(name: str, output_stride: int)
 
 @pytest.mark.parametrize("style", ["v1", "v1.5"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_dilation_computes_the_strided_map_at_every_second_place(name: str, style: str) -> None:
+def test_dilation_computes_the_strided_map_at_every_second_pixel(name: str, style: str) -> None:
     options = {"weights": None, "stride_style": style}
     strided, dilated = backbones.build(name, **options), backbones.build(name, output_stride=16, **options)
     dilated.load_state_dict(strided.state_dict())
@@ -129,7 +129,7 @@ def test_stride_style_moves_the_stride_and_no_key() -> None:
     assert list(paper.state_dict()) == list(later.state_dict())
 
 
-def test_stages_behind_the_last_feature_are_absent() -> None:
+def test_stages_after_the_last_feature_are_left_out() -> None:
     net = backbones.build("resnet18", weights=None, features=("c2", "c4"))
     assert hasattr(net, "layer3") and not hasattr(net, "layer4")
     out = net(torch.randn(2, 3, 64, 64))
@@ -178,7 +178,7 @@ def test_split_gives_the_same_last_map() -> None:
     assert {id(p) for m in (trunk, last) for p in m.parameters()} == {id(p) for p in net.parameters()}
 
 
-def test_split_wants_two_neighbours() -> None:
+def test_split_needs_two_neighbours() -> None:
     with pytest.raises(UserError, match="two neighbouring features, got c3, c5"):
         backbones.build("resnet18", weights=None, features=("c3", "c5")).split_last_stage()
 
@@ -199,7 +199,7 @@ def test_file_for_three_channels_fills_another_number(channels: int, tmp_path: P
     assert torch.equal(net.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
 
 
-def test_group_norm_refuses_numbers_of_batch_norm(tmp_path: Path) -> None:
+def test_group_norm_refuses_weights_of_batch_norm(tmp_path: Path) -> None:
     torch.save(reference("resnet18").state_dict(), tmp_path / "net.pth")
     with pytest.raises(UserError, match="trained with batch norm"):
         backbones.build("resnet18", weights=tmp_path / "net.pth", norm="group")

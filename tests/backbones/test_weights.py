@@ -1,4 +1,4 @@
-"""Downloads, weights files and load reports: verified, safe, complete, and one line where they are not."""
+"""Tests of downloads, weights files and load reports: verified, safe, complete, or an error of one line."""
 
 import hashlib
 import http.server
@@ -23,14 +23,14 @@ from backbones.weights import published as downloads
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty cache of torch.hub."""
+    """Use an empty cache of torch.hub."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "hub" / "checkpoints"
 
 
 @pytest.fixture
 def server(tmp_path):
-    """A loopback server of a folder: (folder, address, paths fetched so far)."""
+    """Serve a folder over HTTP on this machine: (folder, address, paths requested so far)."""
     folder, gets = tmp_path / "served", []
     folder.mkdir()
 
@@ -40,7 +40,7 @@ def server(tmp_path):
 
         def do_GET(self):
             gets.append(self.path)
-            time.sleep(0.3)  # long enough for a second process to ask meanwhile
+            time.sleep(0.3)  # long enough for a second process to ask
             super().do_GET()
 
         def log_message(self, *args):
@@ -60,7 +60,7 @@ def resnet18():
 
 
 def published(folder: Path, state: dict, stem: str = "resnet18") -> str:
-    """Save a state dict under a name that bears its hash, as torchvision's files do; the name."""
+    """Save a state dict under a name that contains its hash, as torchvision does, and return the name."""
     torch.save(state, folder / "plain.pth")
     digest = hashlib.sha256((folder / "plain.pth").read_bytes()).hexdigest()
     return (folder / "plain.pth").rename(folder / f"{stem}-{digest[:8]}.pth").name
@@ -76,7 +76,7 @@ def same(net: nn.Module, state: dict) -> bool:
     return all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
 
 
-# --- downloads
+# Downloads
 
 
 def test_fetch_downloads_once_and_then_reads_the_cache(hub, server):
@@ -133,9 +133,9 @@ def test_an_address_without_a_hash_is_refused(hub):
         downloads.fetch("http://127.0.0.1:9/net.pth", what="net")
 
 
-def test_no_network_names_net_file_cache_and_ways_on(hub, monkeypatch):
+def test_no_network_names_model_file_cache_and_alternatives(hub, monkeypatch):
     value = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
-    # Port 9 (discard) answers nobody; the real file name stays.
+    # Nothing answers at port 9 (discard).
     monkeypatch.setattr(value, "url", f"http://127.0.0.1:9/{value.url.rsplit('/', 1)[-1]}")
     with pytest.raises(UserError) as error:
         backbones.build("resnet18")
@@ -143,12 +143,12 @@ def test_no_network_names_net_file_cache_and_ways_on(hub, monkeypatch):
         assert part in one_line(error)
 
 
-def test_a_missing_file_on_the_server_is_said(hub, server):
+def test_a_missing_file_on_the_server_is_reported(hub, server):
     with pytest.raises(UserError, match="404"):
         downloads.fetch(f"{server[1]}/resnet18-00000000.pth", what="resnet18")
 
 
-def test_a_silent_server_is_given_up(hub, monkeypatch):
+def test_a_server_without_answer_times_out(hub, monkeypatch):
     import socket
 
     monkeypatch.setattr(network, "TIMEOUT", 0.3)
@@ -174,7 +174,7 @@ def test_an_unknown_tag_lists_the_nets_tags():
     assert "IMAGENET1K_V1, IMAGENET1K_V2" in one_line(error)
 
 
-# --- timm
+# timm
 
 
 def test_timm_pretrained_without_network(monkeypatch):
@@ -254,7 +254,7 @@ def test_an_unknown_timm_tag_lists_the_nets_tags():
     one_line(error)
 
 
-# --- files
+# Files
 
 
 class _Malicious:
@@ -280,7 +280,7 @@ def test_a_bare_malicious_pickle_does_not_run_either(tmp_path):
     with pytest.raises(UserError):
         files.read_state(file)
     assert not target.exists()
-    pickle.loads(file.read_bytes())  # the check itself can fail: unrestricted reading does run it
+    pickle.loads(file.read_bytes())  # proves the test: unrestricted reading runs the code
     assert target.exists()
 
 
@@ -320,7 +320,7 @@ def test_a_prefix_that_not_all_share_stays(tmp_path):
     assert set(files.read_state(tmp_path / "net.safetensors")) == {"backbone.w", "rpn.w"}
 
 
-# --- loading
+# Loading
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.model.backbone.", "backbone.body."])
@@ -329,7 +329,7 @@ def test_a_whole_checkpoint_loads_into_a_backbone(tmp_path, resnet18, prefix):
     save_file({**state, "rpn.head.weight": torch.ones(1)}, tmp_path / "net.safetensors")
     net = backbones.build("resnet18", weights=tmp_path / "net.safetensors")
     assert same(net, resnet18)
-    # 20 convolutions and 20 norms of 4 entries, num_batches_tracked aside
+    # 20 convolutions and 20 norms of 4 entries, without num_batches_tracked
     assert len(net.load_report.matched) == 20 + 20 * 4
     assert net.load_report.unexpected == ("rpn.head.weight",) and net.load_report.missing == ()
 
@@ -347,7 +347,9 @@ def test_report_is_one_line_with_all_figures(resnet18):
 def test_under_ninety_percent_is_an_error_and_changes_nothing(resnet18):
     net = backbones.build("resnet18", weights=None)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    partial = {k: v for k, v in resnet18.items() if not k.startswith("layer4")}  # 5 of 20 conv + norm go
+    partial = {
+        k: v for k, v in resnet18.items() if not k.startswith("layer4")
+    }  # leaves out 5 of 20 convolutions with their norms
     with pytest.raises(UserError, match="matched 75 of 100") as error:
         loading.load(net, partial, source="a file")
     assert "at least 90%" in one_line(error)
@@ -394,6 +396,6 @@ def test_norm_counters_load_without_being_counted(resnet18):
     assert not any("num_batches_tracked" in k for k in report.matched + report.missing + report.unexpected)
 
 
-def test_a_word_that_nobody_publishes():
+def test_unpublished_weights():
     with pytest.raises(UserError, match="Linear: no published weights 'imagenet'"):
         loading.load(nn.Linear(1, 1), "imagenet")
