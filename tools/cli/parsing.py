@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -74,9 +74,8 @@ def parse(
 def _parse(
     options: type[OptionGroups], *, description: str, argv: Sequence[str] | None, recipe: Recipe | None
 ) -> OptionGroups:
-    from jsonargparse import ArgumentError, ArgumentParser  # slow to import
-
     groups = get_type_hints(options)
+    # Bring the arguments into the form `--name=value`, with the values of `--config` first.
     arguments = normalise_options(sys.argv[1:] if argv is None else argv, groups.values())
     arguments = join_repeated(arguments, groups.values())
     arguments = config_first(name_positionals(arguments, groups.values()))
@@ -86,21 +85,31 @@ def _parse(
         # Read the files here as well, for error messages that name the file, and for former names of options.
         present = partial(_with_present_names, groups=list(groups.values()), copies=copies)
         arguments = change_values(arguments, "config", lambda file: present(file, "--config "))
-        files: list[str | os.PathLike[str]] | None = [glob.escape(present(str(defaults)))] if defaults else None
-        description += _positional_help(groups.values())
-        parser = ArgumentParser(description=description, exit_on_error=False, default_config_files=files)
-        parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
-        for group in groups.values():
-            parser.add_class_arguments(group)
-        try:
-            values = parser.parse_args(arguments)
-        except (ArgumentError, TypeError, ValueError) as error:
-            raise UserError(f"{_plain_text(error)}; see --help") from None
+        file = present(str(defaults)) if defaults else None
+        values = _values(arguments, groups.values(), description=description, defaults=file)
+    # No file may import code: its plugins must have been imported already, or be named on the command line.
     if values.get("plugin") and last_value(arguments, "plugin") is None:
-        # No file may import code: its plugins must have been imported already, or be named on the command line.
         plugins.require(values["plugin"], where=config or str(defaults))
         values["plugin"] = []
     return options(**{name: _instance(group, values) for name, group in groups.items()})
+
+
+def _values(arguments: Sequence[str], groups: Iterable[type], *, description: str, defaults: str | None) -> Namespace:
+    """Return the values of all options, from the arguments and the file of defaults."""
+    from jsonargparse import ArgumentError, ArgumentParser  # slow to import
+
+    parser = ArgumentParser(
+        description=description + _positional_help(groups),
+        exit_on_error=False,
+        default_config_files=[glob.escape(defaults)] if defaults else None,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
+    for group in groups:
+        parser.add_class_arguments(group)
+    try:
+        return parser.parse_args(list(arguments))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"{_plain_text(error)}; see --help") from None
 
 
 def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], copies: ExitStack) -> str:
@@ -115,8 +124,6 @@ def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], 
             raise UserError(f"{option}{file}: {name} is the text {value!r}, which would be read as null; write null")
     if not values.keys() & former_names(groups).keys():
         return file
-    import tempfile
-
     copy = Path(copies.enter_context(tempfile.TemporaryDirectory()), "options.yaml")
     copy.write_text(yaml.safe_dump(renamed(values, groups), sort_keys=False), encoding="utf-8")
     return str(copy)
