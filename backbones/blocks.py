@@ -79,7 +79,7 @@ class BasicBlock(Block):
         width: channels of the 3x3 convolutions.
         stride: stride of the first convolution.
         dilations: of the first convolution and of the second.
-        style: unused; the stride has only one place here.
+        style: unused, because only one convolution can have the stride.
         norm: creates a normalisation layer for a number of channels.
     """
 

@@ -55,7 +55,7 @@ def register(name: str) -> Callable[[_Registered], _Registered]:
     `build` passes by keyword the options that the signature names, and no others; `**` receives nothing:
 
     - `name`: the registered name.
-    - `features`: "all", "last" or a tuple of levels; `choose_features` turns it into levels of the net.
+    - `features`: "all", "last" or a tuple of levels; `choose_features` turns it into levels of the network.
     - `in_channels`: channels of the input.
     - `output_stride`: 32, 16 or 8.
     - `norm`: "batch" or "group". `build` converts batch norm for "frozen" and "sync" afterwards.
@@ -83,7 +83,7 @@ def register(name: str) -> Callable[[_Registered], _Registered]:
 def names(pattern: str = "*") -> list[str]:
     """Return the names that match a wildcard pattern, in natural order (resnet18 before resnet101).
 
-    "timm/..." and "torchvision/..." patterns list those libraries' nets. Any other pattern lists bare names only.
+    "timm/..." and "torchvision/..." patterns list those libraries' models. Any other pattern lists bare names only.
     """
     prefix = pattern.split("/", 1)[0] if "/" in pattern else ""
     return sorted(fnmatch.filter(_known(prefix), pattern), key=_natural)
@@ -107,16 +107,16 @@ def build(
         weights: "imagenet", a named tag, a file, "hf:owner/name" (a repository of the Hugging Face hub), or None for
             random weights.
         features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"). Stages after the last one are left out.
-            "all" is c2 to c5 (c0 to c2 for the CIFAR nets); "last" is the deepest of them.
+            "all" is c2 to c5 (c0 to c2 for the CIFAR networks); "last" is the deepest of them.
         in_channels: channels of the input. Any other number than 3 adapts the first convolution of the weights.
         output_stride: 32, or 16 or 8 with dilated last stages.
         norm: "batch"; "sync" (statistics over all processes); "frozen" (fixed statistics and affine parameters; needs
-            weights); "group" (32 groups; not for other libraries' nets).
+            weights); "group" (32 groups; not for models of other libraries).
         stride_style: "v1.5" puts the stride on the 3x3 convolution, "v1" on the first 1x1 as in the paper. Our
             ResNets only.
         shortcut: option of section 3.3 of the paper: "A" (identity, zeros for new channels), "B" (projections where
-            the size changes) or "C" (projections everywhere). None is the net's own option: B, or A for the CIFAR
-            nets. Our ResNets only.
+            the size changes) or "C" (projections everywhere). None is the network's own option: B, or A for the
+            CIFAR networks. Our ResNets only.
 
     Raises:
         UserError: the name, an option or a feature is unknown, or the weights are not available or do not fit.
@@ -140,15 +140,15 @@ def build(
     taken = _parameters(name, builder)
     refuse_options(name, {option: value for option, value in given.items() if option not in taken})
     options = {"name": name, "features": chosen, "in_channels": in_channels, **given}
-    net = builder(**{option: value for option, value in options.items() if option in taken})
-    _check_built(net, name, features=chosen, in_channels=in_channels, output_stride=output_stride)
+    backbone = builder(**{option: value for option, value in options.items() if option in taken})
+    _check_built(backbone, name, features=chosen, in_channels=in_channels, output_stride=output_stride)
     if weights is not None:
-        _fill(net, weights)
+        _fill(backbone, weights)
     if norm in ("frozen", "sync"):
         from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 
-        (freeze_batch_norm if norm == "frozen" else synchronise_batch_norm)(net)
-    return net
+        (freeze_batch_norm if norm == "frozen" else synchronise_batch_norm)(backbone)
+    return backbone
 
 
 def refuse_options(name: str, options: Mapping[str, object]) -> None:
@@ -169,12 +169,12 @@ def refuse_options(name: str, options: Mapping[str, object]) -> None:
             )
 
 
-def _fill(net: Backbone, weights: str | os.PathLike[str]) -> None:
+def _fill(backbone: Backbone, weights: str | os.PathLike[str]) -> None:
     from backbones.weights.hub import resolve
     from backbones.weights.loading import load
 
     weights = resolve(weights)
-    net.accept(load(net, weights), weights)
+    backbone.accept(load(backbone, weights), weights)
 
 
 def _parameters(name: str, builder: BackboneBuilder) -> set[str]:
@@ -198,7 +198,7 @@ def _parameters(name: str, builder: BackboneBuilder) -> set[str]:
 
 
 def _check_built(
-    net: object, name: str, *, features: tuple[str, ...] | str, in_channels: int, output_stride: int
+    backbone: object, name: str, *, features: tuple[str, ...] | str, in_channels: int, output_stride: int
 ) -> None:
     """Check that a builder returned the backbone that the caller chose.
 
@@ -207,22 +207,20 @@ def _check_built(
     """
     from backbones.base import Backbone
 
-    if not isinstance(net, Backbone):
-        raise UserError(
-            f"{name}: its builder returned {type(net).__name__}; return an object of a subclass of backbones.Backbone"
-        )
-    returned = tuple(info.name for info in net.feature_info)
+    if not isinstance(backbone, Backbone):
+        raise UserError(f"{name}: its builder returned {type(backbone).__name__}; return a backbones.Backbone")
+    returned = tuple(info.name for info in backbone.feature_info)
     if (features == "last" and len(returned) != 1) or (isinstance(features, tuple) and returned != features):
         raise UserError(
             f"{name}: features={features!r} were chosen, but the backbone returns {', '.join(returned) or 'none'}; "
             "choose these, or let its builder follow `features`"
         )
-    if net.in_channels != in_channels:
+    if backbone.in_channels != in_channels:
         raise UserError(
-            f"{name}: in_channels={in_channels} was chosen, but the backbone has {net.in_channels}; choose this "
+            f"{name}: in_channels={in_channels} was chosen, but the backbone has {backbone.in_channels}; choose this "
             "number, or let its builder follow `in_channels`"
         )
-    largest = max((info.stride for info in net.feature_info), default=1)
+    largest = max((info.stride for info in backbone.feature_info), default=1)
     if output_stride != _DEFAULTS["output_stride"] and largest > output_stride:
         raise UserError(
             f"{name}: output_stride={output_stride} was chosen, but the backbone has stride {largest}; leave "
@@ -257,7 +255,7 @@ def _builder(name: str) -> BackboneBuilder:
     known = _known(prefix)
     # A timm name may end in a tag after a dot. timm's list has the names without tags.
     if (name.split(".", 1)[0] if prefix == "timm" else name) not in known:
-        hint = "backbones.names() lists ours, names('timm/*') timm's"
+        hint = "backbones.names() lists our own, backbones.names('timm/*') those of timm"
         raise unknown_name("backbone", name, known, otherwise=hint)
     return _library(prefix).build if prefix in _LIBRARIES else BACKBONES[name]
 

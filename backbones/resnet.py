@@ -111,13 +111,13 @@ class ResNet(Backbone):
         return out
 
     def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
-        odd = [f"{key} is only in the file" for key in report.unexpected if self._is_projection(key)]
-        odd += [f"{key} is only in the model" for key in report.missing if self._is_projection(key)]
-        if odd:
+        differing = [f"{key} is only in the file" for key in report.unexpected if self._is_projection(key)]
+        differing += [f"{key} is only in the model" for key in report.missing if self._is_projection(key)]
+        if differing:
             # These entries are too few to make the file incomplete, but they change all feature maps after them.
             kind = f"option {self._shortcut}" if self._shortcut else "no shortcuts"
             raise UserError(
-                f"{self.name} with {kind}: {report.source} was trained with other shortcuts ({odd[0]}); "
+                f"{self.name} with {kind}: {report.source} was trained with other shortcuts ({differing[0]}); "
                 "use the backbone and the shortcut option that the file was trained with"
             )
         super().accept(report, weights)
@@ -216,26 +216,26 @@ def _residual(plain: str) -> str:
 
 def _imagenet() -> dict[str, Architecture]:
     """Return the residual networks of table 1 and the plain networks of table 2."""
-    nets = {
+    residual = {
         "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
         "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
         "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
         "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
         "resnet152": Architecture(Bottleneck, (3, 8, 36, 3)),
     }
-    plain = {f"plain{n}": Architecture(BasicBlock, nets[f"resnet{n}"].depths, shortcut=None) for n in (18, 34)}
-    return {**nets, **plain}
+    plain = {f"plain{n}": Architecture(BasicBlock, residual[f"resnet{n}"].depths, shortcut=None) for n in (18, 34)}
+    return {**residual, **plain}
 
 
 def _cifar() -> dict[str, Architecture]:
     """Return the networks of section 4.2 with 6n + 2 layers, for 32x32 images: residual (option A) and plain."""
     widths = (16, 32, 64)
 
-    def net(layers: int, shortcut: str | None) -> Architecture:
+    def network(layers: int, shortcut: str | None) -> Architecture:
         return Architecture(BasicBlock, ((layers - 2) // 6,) * 3, widths, first=0, shortcut=shortcut)
 
-    residual = {f"resnet{n}": net(n, "A") for n in (20, 32, 44, 56, 110, 1202)}
-    return {**residual, **{f"plain{n}": net(n, None) for n in (20, 32, 44, 56, 110)}}
+    residual = {f"resnet{n}": network(n, "A") for n in (20, 32, 44, 56, 110, 1202)}
+    return {**residual, **{f"plain{n}": network(n, None) for n in (20, 32, 44, 56, 110)}}
 
 
 _ARCHITECTURES = {**_imagenet(), **_cifar()}

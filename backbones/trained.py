@@ -87,7 +87,7 @@ def find(
         plugins: plugins to import, see `backbones.common.plugins.load`.
 
     Raises:
-        UserError: there is no trained model, its file is damaged or not ours, or it has another task.
+        UserError: there is no trained model, its file is damaged or not of this project, or it has another task.
     """
     load_plugins(plugins)
     path = _file(Path(resolve(run)))

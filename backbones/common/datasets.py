@@ -39,7 +39,7 @@ def is_text(value: object) -> bool:
 def leads_out(name: str) -> bool:
     """Return whether a file name is absolute or contains "..", and so may leave its folder.
 
-    Every ".." counts, because behind a link it leads elsewhere than the text says. Links themselves are allowed.
+    Every ".." counts, because after a link it leads elsewhere than the text says. Links themselves are allowed.
     """
     return os.path.isabs(name) or os.pardir in PurePath(name).parts
 

@@ -1,4 +1,4 @@
-"""Images of all tasks: decode files, convert what a user passes to tensors, read sizes, place windows."""
+"""Images of all tasks: decode files, convert what a user passes to tensors, read sizes, divide large images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about a command-line option that stand beside its default: when it may change, and its former name."""
+"""Metadata of a command-line option, declared beside its default: when it may change, and its former name."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def load(names: Sequence[str | os.PathLike[str]] | None) -> list[Plugin]:
 
     Args:
         names: paths that end in ".py", or dotted names of modules. Modules are also searched in the current folder, and
-            a plugin file may import the modules beside it. None loads nothing.
+            a plugin file may import modules from its own folder. None loads nothing.
 
     Returns:
         The plugins of `names`, including those that had been loaded before.
@@ -66,8 +66,8 @@ def loaded_names() -> list[str]:
 def require(recorded: object, *, where: str | os.PathLike[str]) -> None:
     """Check that the plugins of a trained run are loaded. Nothing is imported here.
 
-    A plugin counts as loaded if a file or module of the same last name is, whatever its folder, so that a run can be
-    used on another machine. A module that the user's own program imported counts too.
+    A plugin counts as loaded if a file or module with the same last name is loaded. Its folder does not matter, so that
+    a run can be used on another machine. A module that the user's own program imported counts too.
 
     Args:
         recorded: the list of names in the meta of the run, or None if the run used no plugin.

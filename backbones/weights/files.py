@@ -51,7 +51,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_meta(path: str | os.PathLike[str]) -> JsonObject:
-    """Read what a file of ours records about its model: task, classes, input, options.
+    """Read what one of our own files records about its model: task, classes, input, options.
 
     The result is empty for any other file, and for words such as "imagenet".
     """

@@ -32,7 +32,7 @@ def check_reachable(url: str) -> None:
         except (OSError, http.client.HTTPException) as error:
             failures[:] = [error if isinstance(error, OSError) else OSError(first_line(error))]
 
-    # Ask in a thread: the look-up of a host name has no timeout and may take most of a minute.
+    # Ask in a thread: the resolution of a host name has no timeout and may take most of a minute.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(TIMEOUT)

@@ -55,7 +55,7 @@ def torchvision_tag(name: str, tag: str) -> str:
 
 
 def fetch(url: str, *, what: str) -> Path:
-    """Return the file behind an address, from torch.hub's cache or from the network.
+    """Return the file of an address, from torch.hub's cache or from the network.
 
     The file's name contains the start of its SHA-256 ("resnet18-f37072fd.pth"). A file with another hash is never
     returned. If several processes need a file at once, one downloads it and the others wait.
