@@ -108,6 +108,11 @@ NECKS: Registry[NeckBuilder] = Registry("neck")
 register_neck = NECKS.register
 
 
+def require_neck(name: str) -> None:
+    """Raise a UserError that suggests similar names, unless a neck of this name is registered."""
+    _ = NECKS[name]
+
+
 @register_neck("fpn")
 def fpn(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
     """Return an FPN over c2..c5 of a named backbone, or over all features of a built one."""

@@ -38,7 +38,7 @@ def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
     scale = 65535 if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 else 1
     values = (pixels / scale).astype(np.float32)
     if not np.isfinite(values).all():
-        raise UserError(f"{name}: holds NaN or numbers beyond 32-bit floats; correct or remove it")
+        raise UserError(f"{name}: holds NaN or numbers beyond 32-bit floats; fix or remove it")
     return values
 
 
@@ -76,7 +76,7 @@ def _decode_array(content: bytes, name: str) -> np.ndarray:
     except (ValueError, EOFError, OSError, MemoryError, tokenize.TokenError):  # damaged headers raise the last two
         raise UserError(f"{name}: does not decode: cut short, damaged or no array; replace or remove it") from None
     if array.ndim not in (2, 3) or array.dtype.kind not in "uif":
-        raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; correct or remove it")
+        raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; fix or remove it")
     if not array.size:
         raise UserError(f"{name}: is an empty array, {list(array.shape)}; replace or remove it")
     return array.reshape(*array.shape[:2], -1)

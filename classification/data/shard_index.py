@@ -189,7 +189,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     stream = tar.extractfile(member)
     text = stream.read().decode("ascii", "replace").strip() if stream else ""
     if not text.isascii() or not text.isdigit():
-        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is no number from 0; correct the file")
+        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is no number from 0; fix the file")
     return int(text)
 
 

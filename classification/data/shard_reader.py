@@ -184,8 +184,6 @@ def _sample(fields: Mapping[str, Any], shard: Shard, index: int, classes: int) -
         raise UserError(f"{where}: has no class (.cls) beside its image, or the shard is cut short; write it again")
     label = fields[CLASS].decode("ascii", "replace").strip()
     if not label.isascii() or not label.isdigit() or int(label) >= classes:
-        raise UserError(
-            f"{where}: class {label[:20]!r} is no number from 0 to {classes - 1}; correct it or the class list"
-        )
+        raise UserError(f"{where}: class {label[:20]!r} is no number from 0 to {classes - 1}; fix it or the class list")
     name = f"{shard.address}: {fields['__key__']}.{suffixes[0]}"
     return Sample(index, int(label), name, fields[suffixes[0]])

@@ -64,7 +64,7 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
         return _write(sources, classes, output, shard_size)
     except OSError as error:
         raise UserError(
-            f"{error.filename or output}: {error.strerror}; the shards were not made: correct this and run again"
+            f"{error.filename or output}: {error.strerror}; the shards were not made; fix this and run again"
         ) from None
     finally:
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)

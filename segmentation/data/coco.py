@@ -98,7 +98,7 @@ class CocoLabels:
             return paint(outline, size)
         except ValueError as error:
             raise UserError(
-                f"{self.where}: annotation {self._ids[index]}: `segmentation` is malformed ({error}); correct the file"
+                f"{self.where}: annotation {self._ids[index]}: `segmentation` is malformed ({error}); fix the file"
             ) from None
 
 
@@ -138,7 +138,7 @@ def _packed(annotation: Record, path: Path) -> bytes:
         return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
     except RecursionError:
         raise UserError(
-            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deep; correct the file"
+            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deep; fix the file"
         ) from None
 
 
@@ -167,7 +167,7 @@ def _check_references(data: dict[str, list[Record]], path: Path) -> None:
         for name, known in (("image_id", images), ("category_id", categories)):
             if annotation[name] not in known:
                 raise UserError(
-                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the file; correct it"
+                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the file; fix it"
                 )
 
 
@@ -175,5 +175,5 @@ def _refuse_large(image: Record, path: Path) -> None:
     if image["height"] * image["width"] > MOST_PIXELS:
         raise UserError(
             f"{path}: image {image['id']}: {image['width']}x{image['height']} pixels are more than the "
-            f"{MOST_PIXELS} that can be decoded; correct the file"
+            f"{MOST_PIXELS} that can be decoded; fix the file"
         )

@@ -158,5 +158,5 @@ def _pairs_of_list(root: Path, split: str) -> list[tuple[Path, Path]]:
         raise UserError(f"{path}: lists no images; add their names")
     outside = next((name for name in names if leads_out(name)), None)
     if outside:
-        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; correct the list")
+        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; fix the list")
     return [(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png") for name in names]

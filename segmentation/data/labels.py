@@ -146,7 +146,7 @@ def to_class_numbers(pixels: np.ndarray, path: Path, classes: Classes, *, ignore
     if wrong.any():
         raise UserError(
             f"{path}: holds the value {int(pixels[wrong][0])}, which is neither a class (0 to {len(classes) - 1}) nor "
-            f"--ignore-index {ignore_index}; correct the file, classes.txt or the option"
+            f"--ignore-index {ignore_index}; fix the file, classes.txt or the option"
         )
     return np.where(ignored, IGNORE, pixels).astype(np.uint8)
 

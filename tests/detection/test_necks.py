@@ -15,6 +15,7 @@ from backbones import Backbone, FeatureInfo
 from backbones.errors import UserError
 from detection.necks import NECKS, BackboneBuilder, NeckParts
 from detection.settings import DetectorSettings
+from tools import train_det
 
 SIZES = {"min_size": 48, "max_size": 80, "rois_per_image": 16, "proposals": 50, "head_channels": 16}
 META = {"task": "detection", "category_ids": [3, 7], "category_names": ["cat", "dog"], "norm_eps": 1e-5}
@@ -77,6 +78,11 @@ def test_rebuilding_without_weights_keeps_everything_else(registered: None):
     model = detection.rebuild({**META, "norm_eps": 0.5, "input": described, "model": options}, None)
     assert model.transform.describe() == described
     assert {module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.5}
+
+
+def test_an_unknown_neck_of_the_command_line_is_refused_before_the_data_are_read(tmp_path: Path):
+    with pytest.raises(UserError, match="unknown neck 'fpm': did you mean fpn"):
+        train_det.main(["--neck", "fpm", "--data", "no such folder", "--output", str(tmp_path / "run")])
 
 
 def test_a_name_can_be_registered_once():

@@ -16,7 +16,7 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools.benchmarks.machine import device
-from tools.benchmarks.models import Calls, ModelJob, ModelSpec
+from tools.benchmarks.models import Calls, MeasuredModel, ModelJob
 from tools.benchmarks.options import ClassifyOptions, Mode, TimingAndMemory, split_list
 from tools.benchmarks.output import BenchmarkReport, Columns, cell
 from tools.benchmarks.settings import OURS, TIMM, TORCHVISION, Setting
@@ -40,7 +40,7 @@ OTHER_LAYOUT = "\\* Our layout of the weights differs from the other library's, 
 
 
 @dataclass(frozen=True)
-class ClassifierSpec(ModelSpec):
+class MeasuredClassifier(MeasuredModel):
     """A classification model of 1000 classes.
 
     Attributes:
@@ -60,7 +60,7 @@ class ClassifierSpec(ModelSpec):
         return self.name
 
     @classmethod
-    def measured(cls, name: str, *, batch: int, size: int | None) -> ClassifierSpec:
+    def measured(cls, name: str, *, batch: int, size: int | None) -> MeasuredClassifier:
         """Return a model with its size and cost, counted on the meta device, where nothing is computed.
 
         Args:
@@ -144,7 +144,7 @@ class ClassifierSpec(ModelSpec):
         return max(((ours - other).abs().max() / other.abs().max()).item() for other in theirs)
 
 
-class ClassifyBenchmark(SpeedBenchmark[ClassifierSpec]):
+class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
     """Measures classification models.
 
     Raises:
@@ -156,19 +156,19 @@ class ClassifyBenchmark(SpeedBenchmark[ClassifierSpec]):
 
     def __init__(self, options: ClassifyOptions, timing: TimingAndMemory) -> None:
         names = expand(options.nets)
-        specs = [ClassifierSpec.measured(name, batch=options.batch, size=options.size) for name in names]
+        specs = [MeasuredClassifier.measured(name, batch=options.batch, size=options.size) for name in names]
         super().__init__(specs, options, timing, memory=timing.memory)
 
-    def operations(self, spec: ClassifierSpec, mode: Mode, job: ModelJob) -> float:
+    def operations(self, spec: MeasuredClassifier, mode: Mode, job: ModelJob) -> float:
         """Return the operations of one image, from the multiply-adds of a forward pass."""
         return 2 * spec.macs * PASSES[mode]
 
-    def report(self, rows: Sequence[SpeedRow[ClassifierSpec]]) -> BenchmarkReport:
+    def report(self, rows: Sequence[SpeedRow[MeasuredClassifier]]) -> BenchmarkReport:
         """Return tables and charts of the models measured so far."""
         report = super().report(rows)
         return replace(report, notes=[*NOTES, OTHER_LAYOUT]) if any(map(has_other_layout, rows)) else report
 
-    def results(self, row: SpeedRow[ClassifierSpec]) -> dict[str, object]:
+    def results(self, row: SpeedRow[MeasuredClassifier]) -> dict[str, object]:
         """Return a row as results.json holds it."""
         return {
             "net": row.spec.name,
@@ -182,13 +182,13 @@ class ClassifyBenchmark(SpeedBenchmark[ClassifierSpec]):
             **{str(mode): figures for mode, figures in row.modes.items()},
         }
 
-    def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[ClassifierSpec]]:
+    def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[MeasuredClassifier]]:
         """Return the columns of the table of one mode at one setting."""
 
-        def ratio_to(library: str) -> Callable[[SpeedRow[ClassifierSpec]], str | None]:
+        def ratio_to(library: str) -> Callable[[SpeedRow[MeasuredClassifier]], str | None]:
             return lambda row: cell(row.at(mode, setting)["ratio"].get(library), "{:.2f}")
 
-        def peak_of(library: str) -> Callable[[SpeedRow[ClassifierSpec]], str | None]:
+        def peak_of(library: str) -> Callable[[SpeedRow[MeasuredClassifier]], str | None]:
             return lambda row: cell(row.at(mode, setting)["peak_bytes"].get(library), "{:.0f}", 1e6)
 
         return {
@@ -219,7 +219,7 @@ def expand(patterns: str) -> list[str]:
     return list(found)
 
 
-def has_other_layout(row: SpeedRow[ClassifierSpec]) -> bool:
+def has_other_layout(row: SpeedRow[MeasuredClassifier]) -> bool:
     """Return whether other libraries have the model, but none of them can load our weights."""
     return bool(row.spec.peers) and row.difference is None
 

@@ -26,7 +26,7 @@ import detection
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
 from tools.benchmarks.machine import device
-from tools.benchmarks.models import Calls, ModelJob, ModelSpec
+from tools.benchmarks.models import Calls, MeasuredModel, ModelJob
 from tools.benchmarks.options import DetectOptions, Timing, split_list
 from tools.benchmarks.settings import OURS, TORCHVISION
 from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
@@ -55,7 +55,7 @@ class Sizes(TypedDict):
 
 
 @dataclass(frozen=True)
-class DetectorSpec(ModelSpec):
+class MeasuredDetector(MeasuredModel):
     """A detector.
 
     Attributes:
@@ -78,7 +78,7 @@ class DetectorSpec(ModelSpec):
         return f"{self.backbone}-{self.neck}"
 
     @classmethod
-    def parse(cls, text: str, *, batch: int) -> DetectorSpec:
+    def parse(cls, text: str, *, batch: int) -> MeasuredDetector:
         """Read a detector from text such as `resnet50-fpn:800`, or `resnet50-c4:400x1` with one image per step.
 
         Args:
@@ -158,7 +158,7 @@ class DetectorSpec(ModelSpec):
         return max(abs(found[name] - loss) for name, loss in expected.items()) / max(expected.values())
 
 
-class DetectBenchmark(SpeedBenchmark[DetectorSpec]):
+class DetectBenchmark(SpeedBenchmark[MeasuredDetector]):
     """Measures detectors.
 
     Raises:
@@ -169,12 +169,12 @@ class DetectBenchmark(SpeedBenchmark[DetectorSpec]):
 
     def __init__(self, options: DetectOptions, timing: Timing) -> None:
         patterns = split_list(options.compared)
-        specs = [DetectorSpec.parse(text, batch=options.batch) for text in split_list(options.nets)]
+        specs = [MeasuredDetector.parse(text, batch=options.batch) for text in split_list(options.nets)]
         specs = [replace(spec, alone=not any(fnmatchcase(str(spec), each) for each in patterns)) for spec in specs]
         super().__init__(specs, options, timing)
 
 
-def images_and_targets(library: str, spec: DetectorSpec) -> Batch:
+def images_and_targets(library: str, spec: MeasuredDetector) -> Batch:
     """Make images of noise, and boxes of typical number and size.
 
     Returns:
@@ -193,7 +193,7 @@ def images_and_targets(library: str, spec: DetectorSpec) -> Batch:
     return [image.to(device()) if library == OURS else image.to(device()) / 255 for image in images], targets
 
 
-def _losses(spec: DetectorSpec, weights: Path) -> list[dict[str, float]]:
+def _losses(spec: MeasuredDetector, weights: Path) -> list[dict[str, float]]:
     """Return torchvision's losses and ours, computed from the same proposals.
 
     Rounding may swap proposals of almost equal scores, so ours uses torchvision's.
@@ -215,7 +215,7 @@ def _losses(spec: DetectorSpec, weights: Path) -> list[dict[str, float]]:
     return losses
 
 
-def _assemble(spec: DetectorSpec, sizes: Sizes) -> nn.Module:
+def _assemble(spec: MeasuredDetector, sizes: Sizes) -> nn.Module:
     """Assemble a detector from torchvision's parts."""
     name, classes = spec.backbone, spec.classes + 1
     if spec.neck == "fpn" and name == "resnet50":

@@ -10,10 +10,10 @@ from statistics import median
 from typing import TypedDict
 
 from backbones.errors import UserError
-from tools.benchmarks.classify import ClassifierSpec
-from tools.benchmarks.detect import DetectorSpec
+from tools.benchmarks.classify import MeasuredClassifier
+from tools.benchmarks.detect import MeasuredDetector
 from tools.benchmarks.machine import Machine
-from tools.benchmarks.models import ModelJob, ModelSpec
+from tools.benchmarks.models import MeasuredModel, ModelJob
 from tools.benchmarks.options import MemoryOptions, Timing, split_list
 from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
 from tools.benchmarks.peak import in_fresh_process, peak_memory
@@ -66,11 +66,11 @@ class MemoryBenchmark:
         self.images, self.timing = options.images, timing
         self.settings = settings(options.precision)
         self.precisions = precisions(self.settings)
-        self.detectors = [DetectorSpec.parse(text, batch=options.batch) for text in split_list(options.detectors)]
+        self.detectors = [MeasuredDetector.parse(text, batch=options.batch) for text in split_list(options.detectors)]
         for spec in self.detectors:
             spec.parameters()  # refuses an unknown model before anything is measured
         self.classifiers = [
-            ClassifierSpec.measured(name, batch=options.images_per_step, size=None)
+            MeasuredClassifier.measured(name, batch=options.images_per_step, size=None)
             for name in split_list(options.classifiers)
         ]
 
@@ -88,7 +88,7 @@ class MemoryBenchmark:
             yield report(rows, self.settings, [])
         yield report(rows, self.settings, self._workers() if self.images else [])
 
-    def _row(self, name: str, spec: ModelSpec, weights: Path | None) -> PeakRow:
+    def _row(self, name: str, spec: MeasuredModel, weights: Path | None) -> PeakRow:
         """Measure the peaks of a model's training step."""
         libraries = [OURS, *(library for library in spec.peers if library == TORCHVISION)]
         found: dict[str, dict[str, int | None]] = {}

@@ -36,7 +36,7 @@ class Calls(NamedTuple):
     loss: Callable[[], Tensor]
 
 
-class ModelSpec(ABC):
+class MeasuredModel(ABC):
     """A model and the size of its input, which our code and other libraries can build; `str` gives its name.
 
     Attributes:
@@ -96,7 +96,7 @@ class ModelJob:
     """
 
     library: str
-    spec: ModelSpec
+    spec: MeasuredModel
     way: Way
     mode: Mode
     weights: Path | None

@@ -23,7 +23,7 @@ from torchvision.ops import box_iou
 import classification
 from detection.matching import match_boxes
 from detection.rpn import Anchors
-from tools.benchmarks.detect import DetectorSpec
+from tools.benchmarks.detect import MeasuredDetector
 from tools.benchmarks.evaluate import SCORERS
 from tools.benchmarks.machine import Machine, set_up
 from tools.benchmarks.models import ModelJob
@@ -196,7 +196,7 @@ def _anchors() -> Tensor:
     return make(ImageList(torch.zeros(1, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)]), maps)[0]
 
 
-def detectors(spec: DetectorSpec, way: Way, folder: Path) -> list[Implementation]:
+def detectors(spec: MeasuredDetector, way: Way, folder: Path) -> list[Implementation]:
     """Return the training steps of a detector, whose weights go to `folder`."""
     weights = folder / "weights.pth"
     spec.share_weights(weights)
@@ -207,8 +207,8 @@ def detectors(spec: DetectorSpec, way: Way, folder: Path) -> list[Implementation
 IMPLEMENTATIONS: dict[str, Callable[[int, Way, Path], list[Implementation]]] = {
     "images": scorers,
     "objects": matchers,
-    "classes": lambda value, way, folder: detectors(DetectorSpec("resnet18", "fpn", 256, 2, value), way, folder),
-    "pixels": lambda value, way, folder: detectors(DetectorSpec("resnet18", "fpn", value, 1, 90), way, folder),
+    "classes": lambda value, way, folder: detectors(MeasuredDetector("resnet18", "fpn", 256, 2, value), way, folder),
+    "pixels": lambda value, way, folder: detectors(MeasuredDetector("resnet18", "fpn", value, 1, 90), way, folder),
 }
 
 

@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from segmentation.data.labels import IGNORE
 from segmentation.fcn import AUX_WEIGHT
 from tools.benchmarks.machine import device
-from tools.benchmarks.models import Calls, ModelJob, ModelSpec
+from tools.benchmarks.models import Calls, MeasuredModel, ModelJob
 from tools.benchmarks.options import SegmentOptions, Timing, split_list
 from tools.benchmarks.settings import OURS, TORCHVISION
 from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
@@ -31,7 +31,7 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class SegmenterSpec(ModelSpec):
+class MeasuredSegmenter(MeasuredModel):
     """A segmentation model of 21 classes, with a second head for training.
 
     Attributes:
@@ -50,7 +50,7 @@ class SegmenterSpec(ModelSpec):
         return f"{self.backbone}-{self.head}"
 
     @classmethod
-    def parse(cls, text: str, *, batch: int) -> SegmenterSpec:
+    def parse(cls, text: str, *, batch: int) -> MeasuredSegmenter:
         """Read a model from text such as `resnet50-dilated:480`.
 
         Raises:
@@ -106,7 +106,7 @@ class SegmenterSpec(ModelSpec):
         return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
-class SegmentBenchmark(SpeedBenchmark[SegmenterSpec]):
+class SegmentBenchmark(SpeedBenchmark[MeasuredSegmenter]):
     """Measures segmentation models.
 
     Raises:
@@ -116,7 +116,7 @@ class SegmentBenchmark(SpeedBenchmark[SegmenterSpec]):
     notes = NOTES
 
     def __init__(self, options: SegmentOptions, timing: Timing) -> None:
-        specs = [SegmenterSpec.parse(text, batch=options.batch) for text in split_list(options.nets)]
+        specs = [MeasuredSegmenter.parse(text, batch=options.batch) for text in split_list(options.nets)]
         super().__init__(specs, options, timing)
 
 

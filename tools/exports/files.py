@@ -25,7 +25,7 @@ Runner = Callable[[Inputs], list[Tensor]]  # runs a file: input tensors to outpu
 TOLERANCE = 1e-3
 
 
-class Traced(NamedTuple):
+class TracedModel(NamedTuple):
     """The graph of a model, and the image sizes that it accepts, in words."""
 
     program: ExportedProgram
@@ -39,7 +39,7 @@ class Freedom(NamedTuple):
     multiple: int
 
 
-def trace(exportable: Exportable, example: Inputs) -> Traced:
+def trace(exportable: Exportable, example: Inputs) -> TracedModel:
     """Trace a model's graph, for any number of images and any image size if the model allows that.
 
     Args:
@@ -60,7 +60,7 @@ def trace(exportable: Exportable, example: Inputs) -> Traced:
         except Exception as error:  # torch raises many kinds of errors
             problem = first_line(error)
             continue
-        return Traced(program, _sizes(freedom, height, width))
+        return TracedModel(program, _sizes(freedom, height, width))
     raise UserError(f"torch cannot trace this model ({problem}); export another model")
 
 
@@ -92,7 +92,7 @@ def _sizes(freedom: Freedom, height: int, width: int) -> str:
     return f"from {freedom.least} pixels" + (f", multiples of {freedom.multiple}" if freedom.multiple > 1 else "")
 
 
-def write_program(path: Path, traced: Traced, exportable: Exportable) -> None:
+def write_program(path: Path, traced: TracedModel, exportable: Exportable) -> None:
     """Write a file of torch.export, with the metadata as `metadata.json` inside.
 
     `torch.export.load(path, extra_files={"metadata.json": ""})` returns the program and fills in the metadata.
@@ -102,7 +102,7 @@ def write_program(path: Path, traced: Traced, exportable: Exportable) -> None:
         torch.export.save(traced.program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
-def write_onnx(path: Path, traced: Traced, exportable: Exportable) -> None:
+def write_onnx(path: Path, traced: TracedModel, exportable: Exportable) -> None:
     """Write an ONNX file with its weights inside, and each value of the metadata as JSON in `metadata_props`.
 
     Raises:

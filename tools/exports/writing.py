@@ -58,7 +58,7 @@ def _write(path: Path, exportable: Exportable, options: ExportOptions, images: S
     return found if options.int8 == "no" else found | _quantise(path, exportable, options, images, items).lines()
 
 
-def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> files.Traced:
+def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> files.TracedModel:
     if options.format == "torch-export" and exportable.metadata["task"] == "detection":
         # A traced detector asserts that it finds a box in every image.
         raise UserError("--format torch-export: cannot hold a detector's changing numbers of boxes; use --format onnx")

@@ -23,6 +23,7 @@ from detection.data.dataset import CocoDetection, collate, select
 from detection.data.folders import read_annotations
 from detection.draw import draw_samples
 from detection.faster_rcnn import FasterRCNN
+from detection.necks import require_neck
 from detection.options import DetectionDataOptions, DetectorOptions
 from detection.predict import Predictor
 from detection.trained import build_from_options, from_file
@@ -56,6 +57,7 @@ class DetectionTask:
     metric: ClassVar[str] = "AP"
 
     def build_data(self, options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetection]:
+        require_neck(options.model.neck)  # before the data are read, which may take long
         val = open_val(options)
         return Splits(None if options.run.eval_only else open_train(options, val), val)
 

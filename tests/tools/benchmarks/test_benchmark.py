@@ -21,7 +21,7 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmarks.classify import ClassifierSpec, ClassifyBenchmark, expand, usual_size
+from tools.benchmarks.classify import ClassifyBenchmark, MeasuredClassifier, expand, usual_size
 from tools.benchmarks.machine import copy_rate, matmul_rate
 from tools.benchmarks.models import ModelJob
 from tools.benchmarks.options import CLASSIFIERS, ClassifyOptions, Mode, TimingAndMemory
@@ -70,7 +70,7 @@ def test_short_steps_are_repeated_until_they_fill_a_turn():
 
 
 def test_figures_of_a_setting_by_hand():
-    job = partial(ModelJob, spec=ClassifierSpec("n", 32, 8), mode="train", weights=None)
+    job = partial(ModelJob, spec=MeasuredClassifier("n", 32, 8), mode="train", weights=None)
     stock = Way("fp32", False)
     jobs = {(name, way): job(library=name, way=way) for name, way in (("ours", FP32), ("timm", FP32), ("timm", stock))}
     seconds = {
@@ -103,9 +103,9 @@ def test_settings_of_a_precision():
 
 @pytest.mark.parametrize(("libraries", "same", "starred"), ((["timm"], True, 0), (["timm"], False, 1), ([], False, 0)))
 def test_models_of_another_layout_are_marked(libraries: list[str], same: bool, starred: int, monkeypatch):
-    monkeypatch.setattr(ClassifierSpec, "peers", libraries)
+    monkeypatch.setattr(MeasuredClassifier, "peers", libraries)
     figures = {"images_per_second": 8.0, "floor_share": 0.5, "ratio": {}, "peak_bytes": {"ours": 2_000_000}}
-    row = SpeedRow(ClassifierSpec("n", 32, 8, macs=2_000_000_000), 1_500_000, 0.0 if same else None)
+    row = SpeedRow(MeasuredClassifier("n", 32, 8, macs=2_000_000_000), 1_500_000, 0.0 if same else None)
     row.modes = {"infer": {"seconds": {}, "peak_bytes": {}, "settings": {"equal fp32": figures}}}  # type: ignore[typeddict-item]
     benchmark = ClassifyBenchmark(ClassifyOptions("resnet18", mode="infer"), TimingAndMemory("unused"))
     benchmark.settings = [Setting("equal fp32", FP32, FP32)]
@@ -132,10 +132,10 @@ def test_names_and_wildcards():
 
 
 def test_peers_and_sizes_of_models():
-    measured = partial(ClassifierSpec.measured, batch=2)
-    assert ClassifierSpec("resnet18", 224, 2).peers == ["torchvision", "timm"]
-    assert ClassifierSpec("torchvision/alexnet", 224, 2).peers == ["torchvision"]
-    assert ClassifierSpec("timm/inception_resnet_v2", 224, 2).peers == ["timm"]
+    measured = partial(MeasuredClassifier.measured, batch=2)
+    assert MeasuredClassifier("resnet18", 224, 2).peers == ["torchvision", "timm"]
+    assert MeasuredClassifier("torchvision/alexnet", 224, 2).peers == ["torchvision"]
+    assert MeasuredClassifier("timm/inception_resnet_v2", 224, 2).peers == ["timm"]
     assert measured("resnet18", size=None) == measured("resnet18", size=224)
     assert usual_size("torchvision/inception_v3", None) == usual_size("timm/inception_resnet_v2", None) == 299
     assert measured("resnet20", size=None).size == 32
@@ -146,11 +146,11 @@ def test_peers_and_sizes_of_models():
 
 def test_all_three_libraries_get_the_same_weights(tmp_path: Path):
     path = tmp_path / "weights.pth"
-    resnet18 = ClassifierSpec("resnet18", 32, 2)
+    resnet18 = MeasuredClassifier("resnet18", 32, 2)
     assert resnet18.share_weights(path) == 0
     assert resnet18.build("timm", path).fc.weight.equal(torch.load(path)["fc.weight"])
     with pytest.raises(UserError, match="does not fit"):
-        ClassifierSpec("resnet34", 32, 2).build("timm", path)
+        MeasuredClassifier("resnet34", 32, 2).build("timm", path)
 
 
 def test_a_model_that_computes_something_else_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -161,16 +161,16 @@ def test_a_model_that_computes_something_else_shows(tmp_path: Path, monkeypatch:
         return net.requires_grad_(False).apply(lambda m: m.weight.mul_(0.5) if isinstance(m, torch.nn.Linear) else m)
 
     monkeypatch.setattr(classification, "build", halved)
-    difference = ClassifierSpec("resnet18", 32, 2).share_weights(tmp_path / "weights.pth")
+    difference = MeasuredClassifier("resnet18", 32, 2).share_weights(tmp_path / "weights.pth")
     assert difference == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("mode", ("train", "infer"))
 def test_a_step_trains_or_leaves_the_model_alone(mode: Mode, monkeypatch: pytest.MonkeyPatch):
     net = classification.build("resnet18", 1000)
-    monkeypatch.setattr(ClassifierSpec, "build", lambda *args: net)
+    monkeypatch.setattr(MeasuredClassifier, "build", lambda *args: net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    ModelJob("ours", ClassifierSpec("resnet18", 32, 2), FP32, mode, None).prepare()()
+    ModelJob("ours", MeasuredClassifier("resnet18", 32, 2), FP32, mode, None).prepare()()
     same = all(value.equal(before[name]) for name, value in net.state_dict().items())
     assert same == (mode == "infer")
     assert net.training == (mode == "train")

@@ -13,7 +13,7 @@ import torch
 
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmarks.detect import DetectorSpec
+from tools.benchmarks.detect import MeasuredDetector
 from tools.benchmarks.memory import report as memory_report
 from tools.benchmarks.memory import summary as worker_summary
 from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, implementations
@@ -63,19 +63,19 @@ def coco(tmp_path: Path) -> Path:
 
 def test_the_losses_of_both_libraries_agree(tmp_path: Path):
     """The check that every run of `detect` makes, on a net that its defaults measure alone."""
-    difference = DetectorSpec("resnet18", "c4", 32, 1, classes=3).share_weights(tmp_path / "weights.pth")
+    difference = MeasuredDetector("resnet18", "c4", 32, 1, classes=3).share_weights(tmp_path / "weights.pth")
     assert difference is not None and difference < 1e-5
 
 
 def test_names_of_detectors():
-    assert DetectorSpec.parse("resnet50-c4:400x1", batch=2) == DetectorSpec("resnet50", "c4", 400, 1)
-    assert DetectorSpec.parse("timm/res-net-fpn:64", batch=2) == DetectorSpec("timm/res-net", "fpn", 64, 2)
+    assert MeasuredDetector.parse("resnet50-c4:400x1", batch=2) == MeasuredDetector("resnet50", "c4", 400, 1)
+    assert MeasuredDetector.parse("timm/res-net-fpn:64", batch=2) == MeasuredDetector("timm/res-net", "fpn", 64, 2)
     for text in ("resnet50", "resnet50-fpn", "-fpn:400", "resnet50-fpn:0", "resnet50-fpn:400x0"):
         with pytest.raises(UserError, match="expected BACKBONE-NECK:PIXELS"):
-            DetectorSpec.parse(text, batch=2)
-    assert DetectorSpec("resnet18", "dc5", 400, 2).peers == []  # torchvision's basic blocks do not dilate
-    assert DetectorSpec("resnet18", "fpn", 400, 2).peers == ["torchvision"]
-    assert DetectorSpec("resnet18", "fpn", 400, 2, alone=True).peers == []
+            MeasuredDetector.parse(text, batch=2)
+    assert MeasuredDetector("resnet18", "dc5", 400, 2).peers == []  # torchvision's basic blocks do not dilate
+    assert MeasuredDetector("resnet18", "fpn", 400, 2).peers == ["torchvision"]
+    assert MeasuredDetector("resnet18", "fpn", 400, 2, alone=True).peers == []
 
 
 def test_a_run_of_detectors(tmp_path: Path):
