@@ -1,0 +1,64 @@
+"""The commands on the pages: each names a command of the project, and each of its options exists and has a legal value."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from tools.cli.parsing import parse
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+KINDS = ("backbone", "neck", "head", "layout", "augmentation")  # of the plugins in EXTENDING.md
+SHIPPED = ("classification/", "detection/", "segmentation/")  # folders whose files the pages name
+
+
+class ParsedError(Exception):
+    """Ends a command after its command line was parsed."""
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of each indented line that runs one of `tools/*.py`; a final backslash continues a line."""
+    lines = re.sub(r" *\\\n *", " ", page.read_text(encoding="utf-8")).splitlines()
+    found = [re.search(r"^    .*?(tools/\w+\.py.*)", line) for line in lines]
+    return [_words(match[1]) for match in found if match]
+
+
+def _words(command: str) -> list[str]:
+    """Split a command into words, without the shell's variables and without the quote that ends a command of SLURM."""
+    command = command.removesuffix("'") if command.count("'") % 2 else command
+    return [word for word in shlex.split(command, comments=True) if not word.startswith("$")]
+
+
+def test_the_pages_name_all_commands():
+    named = {words[0] for page in PAGES for words in commands(page)}
+    assert {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")} - named == {"tools/__init__.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_command_lines_of_a_page_are_legal(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tmp_path / "config.yaml"
+    config.write_text("{}")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("")
+
+    def parsed(*args: object, **kwargs: object) -> None:
+        parse(*args, **kwargs)
+        raise ParsedError
+
+    for command, *words in commands(page):
+        for word in words:
+            assert not word.startswith(SHIPPED) or (ROOT / word).is_file(), f"{page.name}: {word} is missing"
+        files = {
+            "RUN/config.yaml": config,
+            "runs/demo/config.yaml": config,
+            **{f"my_{kind}.py": plugin for kind in KINDS},
+        }
+        module = importlib.import_module(f"tools.{Path(command).stem}")
+        monkeypatch.setattr(module, "parse", parsed)
+        with pytest.raises(ParsedError):
+            module.main([str(files.get(word, word)) for word in words])
