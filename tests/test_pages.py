@@ -1,4 +1,4 @@
-"""The commands on the pages: each names a command of the project, and each of its options exists and has a legal value."""
+"""The commands on the pages: each command exists, and so do its options."""
 
 from __future__ import annotations
 
