@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(__doc__)
         return
     if not argv or argv[0] not in BENCHMARKS:
-        raise UserError(f"{argv[0] if argv else 'benchmark'}: name a benchmark first; there is {', '.join(BENCHMARKS)}")
+        what = f"{argv[0]}: is not a benchmark" if argv else "tools/benchmark.py: no benchmark is named"
+        raise UserError(f"{what}; begin with one of {', '.join(BENCHMARKS)}")
     chosen = BENCHMARKS[argv[0]]
     kinds = {"subject": chosen.subject, "timing": chosen.timing, "plugins": chosen.plugins}
     options: Any = parse(

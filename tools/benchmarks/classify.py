@@ -41,7 +41,7 @@ OTHER_LAYOUT = "\\* Our layout of the weights differs from the other library's, 
 
 @dataclass(frozen=True)
 class MeasuredClassifier(MeasuredModel):
-    """A classification model of 1000 classes.
+    """A classification model of 1000 classes to measure.
 
     Attributes:
         name: a name of `backbones.names`; a library's own model has that library's prefix.
@@ -61,7 +61,7 @@ class MeasuredClassifier(MeasuredModel):
 
     @classmethod
     def measured(cls, name: str, *, batch: int, size: int | None) -> MeasuredClassifier:
-        """Return a model with its size and cost, counted on the meta device, where nothing is computed.
+        """Return a model with its image size and its cost, counted on the meta device, where nothing is computed.
 
         Args:
             size: side of the images in pixels; None: the size that the model was made for.
@@ -78,13 +78,14 @@ class MeasuredClassifier(MeasuredModel):
             except (RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(
-                    f"--size {size} --batch {batch}: {name} cannot process them ({reason}); raise one of the two"
+                    f"--size {size} --batch {batch}: {name} cannot process such a batch ({reason}); raise --size or "
+                    "--batch"
                 ) from None
         return cls(name, size, batch, cost)
 
     @property
     def peers(self) -> list[str]:
-        """The library that the name's prefix gives, or the libraries that know the name of our model."""
+        """Names of the other libraries that can build the model: for "timm/..." timm alone, as its prefix says."""
         if "/" in self.name:
             return [self.name.split("/", 1)[0]]
         known = {
@@ -94,7 +95,7 @@ class MeasuredClassifier(MeasuredModel):
         return [library for library, has in known.items() if has]
 
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build the model of a library; a file of weights has torchvision's layout.
+        """Build this model with one library; a weights file must have the entries of torchvision's model.
 
         Raises:
             UserError: the model is unknown, or the file does not fit all of it.
@@ -116,7 +117,7 @@ class MeasuredClassifier(MeasuredModel):
         return model
 
     def calls(self, model: nn.Module, job: ModelJob) -> Calls:
-        """Make images `[N, 3, size, size]` and labels `[N]` of noise, and return the calls."""
+        """Make random images `[N, 3, size, size]` and labels `[N]`; return functions that run the model on them."""
         images = torch.randn(self.batch, 3, self.size, self.size, device=device())
         images = images.to(memory_format=job.memory_format)
         labels = torch.randint(CLASSES, (self.batch,), device=device())
@@ -145,7 +146,7 @@ class MeasuredClassifier(MeasuredModel):
 
 
 class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
-    """Measures classification models.
+    """Benchmark of classification models: speed, and peak memory if wanted.
 
     Raises:
         UserError: a model is unknown, or cannot process the size or batch.
@@ -160,16 +161,16 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
         super().__init__(specs, options, timing, memory=timing.memory)
 
     def operations(self, spec: MeasuredClassifier, mode: Mode, job: ModelJob) -> float:
-        """Return the operations of one image, from the multiply-adds of a forward pass."""
+        """Return the operations for one image, two per multiply-add; training counts the backward pass."""
         return 2 * spec.macs * PASSES[mode]
 
     def report(self, rows: Sequence[SpeedRow[MeasuredClassifier]]) -> BenchmarkReport:
-        """Return tables and charts of the models measured so far."""
+        """Return the tables and charts of all models measured so far."""
         report = super().report(rows)
         return replace(report, notes=[*NOTES, OTHER_LAYOUT]) if any(map(has_other_layout, rows)) else report
 
     def results(self, row: SpeedRow[MeasuredClassifier]) -> dict[str, object]:
-        """Return a row as results.json holds it."""
+        """Return the measurements of one model as an entry of results.json."""
         return {
             "net": row.spec.name,
             "size": row.spec.size,
@@ -183,7 +184,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
         }
 
     def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[MeasuredClassifier]]:
-        """Return the columns of the table of one mode at one setting."""
+        """Return the columns of the table for training or inference at one setting (precision and memory format)."""
 
         def ratio_to(library: str) -> Callable[[SpeedRow[MeasuredClassifier]], str | None]:
             return lambda row: cell(row.at(mode, setting)["ratio"].get(library), "{:.2f}")
@@ -205,7 +206,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
 
 
 def expand(patterns: str) -> list[str]:
-    """Return the names of a list with wildcards, each once, in the list's order.
+    """Return the model names that a list of names and wildcards matches, each once, in the order of the list.
 
     Raises:
         UserError: a wildcard matches no name. Plain names are checked when the model is built.
@@ -214,7 +215,7 @@ def expand(patterns: str) -> list[str]:
     for pattern in split_list(patterns):
         matching = backbones.names(pattern) if set(pattern) & set("*?[") else [pattern]
         if not matching:
-            raise UserError(f"--nets {pattern}: matches no model; see tools/list_backbones.py for the names")
+            raise UserError(f"--nets {pattern}: matches no model; list the names with tools/list_backbones.py")
         found |= dict.fromkeys(matching)
     return list(found)
 

@@ -48,7 +48,7 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 class Sizes(TypedDict):
-    """Limits of the sides of resized images in pixels."""
+    """Limits of a resized image in pixels: `min_size` of its short side, `max_size` of its long side."""
 
     min_size: int
     max_size: int
@@ -56,7 +56,7 @@ class Sizes(TypedDict):
 
 @dataclass(frozen=True)
 class MeasuredDetector(MeasuredModel):
-    """A detector.
+    """A detector to measure.
 
     Attributes:
         neck: a neck of `detection.build`.
@@ -98,12 +98,12 @@ class MeasuredDetector(MeasuredModel):
 
     @property
     def peers(self) -> list[str]:
-        """Names of the other libraries that can build the same model; torchvision's basic blocks cannot dilate."""
+        """Names of the other libraries that can build the same detector; torchvision's basic blocks cannot dilate."""
         can_build = self.backbone in (BOTTLENECKS if self.neck == "dc5" else RESNETS)
         return [TORCHVISION] if can_build and not self.alone else []
 
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build the detector of a library, with the weights of a file, or with random weights and live batch norm.
+        """Build this detector with one library, with the weights of a file, or with random weights and live batch norm.
 
         Raises:
             UserError: the model is unknown, or the file does not have all its weights.
@@ -127,7 +127,7 @@ class MeasuredDetector(MeasuredModel):
         return model
 
     def calls(self, model: nn.Module, job: ModelJob) -> Calls:
-        """Make images and boxes of noise, and return the calls; the loss is the sum of all losses."""
+        """Make random images and boxes; return functions that run the detector on them. The loss sums all terms."""
         images, targets = images_and_targets(job.library, self)
         return Calls(
             lambda: model(images),
@@ -159,7 +159,7 @@ class MeasuredDetector(MeasuredModel):
 
 
 class DetectBenchmark(SpeedBenchmark[MeasuredDetector]):
-    """Measures detectors.
+    """Benchmark of detectors: speed in training and inference.
 
     Raises:
         UserError: a model is unknown.
@@ -175,7 +175,7 @@ class DetectBenchmark(SpeedBenchmark[MeasuredDetector]):
 
 
 def images_and_targets(library: str, spec: MeasuredDetector) -> Batch:
-    """Make images of noise, and boxes of typical number and size.
+    """Make random images, and random boxes of about the number and sizes that COCO has.
 
     Returns:
         Images `[3, 480, 640]`, as bytes for our model and as floats in 0..1 for torchvision's. Targets with `boxes`

@@ -38,7 +38,7 @@ MODULES = {OURS: "hotcoco", PYCOCOTOOLS: "pycocotools", FASTER: "faster_coco_eva
 
 
 class Scoring(TypedDict):
-    """One scoring: its seconds, its peak beyond what the process held before, and the twelve metrics."""
+    """Result of scoring once: seconds, peak memory beyond what the process held before, and COCO's twelve metrics."""
 
     seconds: float
     peak_bytes: int
@@ -46,7 +46,7 @@ class Scoring(TypedDict):
 
 
 class LibraryRow(TypedDict):
-    """Figures of one library, as results.json holds them."""
+    """Time, memory and metrics of one library, as an entry of results.json."""
 
     library: str
     version: str
@@ -60,7 +60,7 @@ class LibraryRow(TypedDict):
 
 
 class EvaluateBenchmark:
-    """Measures how libraries score one set of detections.
+    """Benchmark of libraries that compute COCO's metrics of the same synthetic detections.
 
     Raises:
         UserError: a library is unknown or not installed.
@@ -79,7 +79,7 @@ class EvaluateBenchmark:
                 raise UserError(f"--libraries {library}: not installed; pip install {library}, or leave it out")
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure, and yield a report after each round."""
+        """Let each library score the detections once a round; yield a report of all rounds so far after each round."""
         runs: dict[str, list[Scoring]] = {library: [] for library in self.libraries}
         with tempfile.TemporaryDirectory() as folder:
             truth, detections = write_synthetic(Path(folder), self.options.images, self.options.detections, seed=0)
@@ -92,19 +92,22 @@ class EvaluateBenchmark:
 
 
 def score_alone(library: str, truth: Path, detections: Path) -> Scoring:
-    """Score once, in a fresh process.
+    """Score the detections once with a library, in a fresh process.
 
     Raises:
         UserError: the process was killed.
     """
     found = in_fresh_process(partial(score, library, truth, detections))
     if found is None:
-        raise UserError(f"{library}: its process ended early; use fewer --images and --detections")
+        raise UserError(
+            f"{library}: the process that scored with it ended early, perhaps for lack of memory; use fewer --images "
+            "and --detections"
+        )
     return found
 
 
 def score(library: str, truth: Path, detections: Path) -> Scoring:
-    """Score once; a few images are scored first, so that the library's code is loaded."""
+    """Score the detections once with a library, after scoring a few images so that the library's code is loaded."""
     work = SCORERS[library]
     with tempfile.TemporaryDirectory() as folder:
         work(*write_synthetic(Path(folder), 2, 20, seed=0))
@@ -159,7 +162,7 @@ SCORERS: dict[str, Callable[[Path, Path], list[float]]] = {
 
 
 def summary(library: str, runs: Mapping[str, Sequence[Scoring]], *, size: int, gbytes: float) -> LibraryRow:
-    """Compute a library's figures.
+    """Compute time, memory and metrics of one library, also relative to ours.
 
     Args:
         runs: scorings of every library so far, one a round.
@@ -183,7 +186,7 @@ def summary(library: str, runs: Mapping[str, Sequence[Scoring]], *, size: int, g
 
 
 def report(rows: Sequence[LibraryRow], *, size: int, options: EvaluateOptions) -> BenchmarkReport:
-    """Return table and chart of the rounds so far; `size` is the bytes of the two files."""
+    """Return the table and chart of all rounds so far; `size` is the number of bytes of both input files."""
     peers = [row for row in rows if row["library"] != OURS]
     bars = {"time": [row["time_ratio"] for row in peers], "peak memory": [row["memory_ratio"] for row in peers]}
     title = f"COCO metrics of {options.images:,} images and {options.detections:,} detections"

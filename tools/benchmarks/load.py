@@ -28,7 +28,7 @@ NOTES = (
 
 
 class PipelineRow(TypedDict):
-    """Figures of one task's pipelines, as results.json holds them."""
+    """Speeds of the training pipelines of one task, as an entry of results.json."""
 
     task: str
     images: int
@@ -39,7 +39,7 @@ class PipelineRow(TypedDict):
 
 
 class LoadBenchmark:
-    """Measures one pipeline after another.
+    """Benchmark of training pipelines: from JPEG files to the tensors of an item, on one core.
 
     Raises:
         UserError: the data has no training images that our code can read.
@@ -54,7 +54,7 @@ class LoadBenchmark:
             raise UserError(f"--data {options.data}: has no training images; name a folder that has some")
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure, and yield a report after each task."""
+        """Measure the pipelines of each task; yield a report of all tasks so far after each task."""
         one_thread(0)
         copied = machine["copy_gbytes"] * 1e9 / self.images.pixel_bytes()
         rows: list[PipelineRow] = []
@@ -67,7 +67,7 @@ class LoadBenchmark:
 
 
 def summary(task: str, seconds: Mapping[str, Sequence[float]], *, images: int, copied: float) -> PipelineRow:
-    """Compute the figures of a task's pipelines.
+    """Compute images per second of each pipeline of a task, and the speed of ours relative to torchvision's.
 
     Args:
         seconds: seconds of a pass over the images, by implementation and round.
@@ -86,7 +86,7 @@ def summary(task: str, seconds: Mapping[str, Sequence[float]], *, images: int, c
 
 
 def report(rows: Sequence[PipelineRow]) -> BenchmarkReport:
-    """Return table and chart of the pipelines measured so far."""
+    """Return the table and chart of all pipelines measured so far."""
     bars = {name: [row["ratio"][name] for row in rows] for name in (PLAIN, FLOATS)}
     return BenchmarkReport(
         results={"pipelines": list(rows)},
@@ -97,7 +97,7 @@ def report(rows: Sequence[PipelineRow]) -> BenchmarkReport:
 
 
 def columns() -> Columns[PipelineRow]:
-    """Return the columns of the table."""
+    """Return the columns of the table: title to a function that formats the cell of a row."""
 
     def speed_of(name: str) -> Callable[[PipelineRow], str]:
         return lambda row: f"{row['images_per_second'][name]:.0f}"

@@ -22,7 +22,7 @@ SEARCH_SECONDS = 1.5  # how long to repeat a step; other programs may slow down 
 
 
 class Machine(TypedDict):
-    """Facts about the machine, as JSON values.
+    """Hardware, versions and measured rates of the machine, as JSON values.
 
     `matmul_gflops` has the operations a second of matrix products in 1e9 for each precision; a multiply-add counts as
     two operations. `copy_gbytes` has the bytes read plus written a second in 1e9.
@@ -40,7 +40,7 @@ class Machine(TypedDict):
 
 
 def set_up(threads: int) -> None:
-    """Apply the settings of the training commands (`tools.engine.run`), for all implementations alike."""
+    """Set threads and torch's global flags as the training commands do; they hold for the code of all libraries."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True
@@ -52,7 +52,7 @@ def device() -> torch.device:
 
 
 def describe(*, threads: int, precisions: Sequence[str]) -> Machine:
-    """Collect the facts about this machine and measure its rates.
+    """Describe this machine: hardware, library versions, and measured rates of multiplying and copying.
 
     Args:
         threads: CPU threads in use.
@@ -73,7 +73,7 @@ def describe(*, threads: int, precisions: Sequence[str]) -> Machine:
 
 
 def matmul_rate(dtype: torch.dtype, side: int | None = None) -> float:
-    """Return the operations a second of a product of square matrices, at its fastest repetition.
+    """Return the operations per second of multiplying two square matrices, in the fastest of several repetitions.
 
     A multiply-add counts as two operations.
 
@@ -86,14 +86,14 @@ def matmul_rate(dtype: torch.dtype, side: int | None = None) -> float:
 
 
 def copy_rate(size: int = 1 << 28) -> float:
-    """Return the bytes read plus written a second of copying `size` bytes, at its fastest repetition."""
+    """Return the bytes read and written per second while copying `size` bytes, in the fastest repetition."""
     source = torch.ones(size // 4, device=device())
     target = torch.empty_like(source)
     return 2 * size / _fastest(lambda: target.copy_(source))
 
 
 def _fastest(step: Step) -> float:
-    """Return the seconds of a step's fastest repetition; at least two are made, as emulated bf16 is very slow."""
+    """Return the seconds of the fastest of several runs of a step. Slow steps (emulated bf16) run only twice."""
     start, found = time.perf_counter(), [time_steps(step, 1)]
     while len(found) < 2 or time.perf_counter() - start < SEARCH_SECONDS:
         found.append(time_steps(step, 1))
@@ -101,7 +101,7 @@ def _fastest(step: Step) -> float:
 
 
 def _cpu() -> tuple[str, set[str]]:
-    """Return the CPU's name and feature flags; the flags are known on Linux only."""
+    """Return the CPU's name and its feature flags, such as "avx512_bf16"; the flags are known on Linux only."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     facts = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -34,7 +34,7 @@ NOTES = (
 
 
 class PeakRow(TypedDict):
-    """Peaks of a model's training step by setting and library, as results.json holds them."""
+    """Peak memory of one model's training step, in bytes by setting and library, as an entry of results.json."""
 
     net: str
     batch: int
@@ -42,7 +42,7 @@ class PeakRow(TypedDict):
 
 
 class WorkerRow(TypedDict):
-    """Medians of a data set's measurements over the rounds, as results.json holds them."""
+    """Memory and time of a loader worker with one library's data set: medians over the rounds, for results.json."""
 
     library: str
     file_bytes: int
@@ -56,7 +56,7 @@ class WorkerRow(TypedDict):
 
 
 class MemoryBenchmark:
-    """Measures one model after another, then the loader workers.
+    """Benchmark of memory: peaks of training steps of several models, then growth of loader workers.
 
     Raises:
         UserError: a model is unknown.
@@ -75,7 +75,7 @@ class MemoryBenchmark:
         ]
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure, and yield a report after each model and after the workers."""
+        """Measure the models, then the loader workers; yield a report of everything so far after each of them."""
         rows: list[PeakRow] = []
         for detector in self.detectors:
             with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ class MemoryBenchmark:
         yield report(rows, self.settings, self._workers() if self.images else [])
 
     def _row(self, name: str, spec: MeasuredModel, weights: Path | None) -> PeakRow:
-        """Measure the peaks of a model's training step."""
+        """Measure the peak memory of a model's training step for every library and setting."""
         libraries = [OURS, *(library for library in spec.peers if library == TORCHVISION)]
         found: dict[str, dict[str, int | None]] = {}
         measured: dict[tuple[str, Way], int | None] = {}
@@ -104,7 +104,7 @@ class MemoryBenchmark:
         return {"net": name, "batch": spec.batch, "peak_bytes": found}
 
     def _workers(self) -> list[WorkerRow]:
-        """Measure the data set of each library, once a round in a fresh process."""
+        """Measure a loader worker on the data set of each library, once per round, each time in a fresh process."""
         with tempfile.TemporaryDirectory() as folder:
             truth, _ = write_synthetic(Path(folder), self.images, 1, seed=0)
             runs = {name: partial(measure_data_set, name, truth) for name in DATA_SETS}
@@ -113,7 +113,7 @@ class MemoryBenchmark:
 
 
 def summary(name: str, runs: Sequence[WorkerMemory | None], *, size: int) -> WorkerRow:
-    """Compute the medians of a data set's measurements.
+    """Compute the medians over the rounds of what was measured of one library's data set.
 
     Args:
         runs: one measurement a round; None: its process was killed.
@@ -124,7 +124,9 @@ def summary(name: str, runs: Sequence[WorkerMemory | None], *, size: int) -> Wor
     """
     whole = [run for run in runs if run]
     if not whole:
-        raise UserError(f"{name}: its processes ended early; use fewer --images")
+        raise UserError(
+            f"{name}: the processes that read its data set ended early, perhaps for lack of memory; use fewer --images"
+        )
     return {
         "library": name,
         "file_bytes": size,
@@ -139,7 +141,7 @@ def summary(name: str, runs: Sequence[WorkerMemory | None], *, size: int) -> Wor
 
 
 def report(rows: Sequence[PeakRow], compared: Sequence[Setting], workers: Sequence[WorkerRow]) -> BenchmarkReport:
-    """Return tables and charts of the models and workers measured so far."""
+    """Return the tables and charts of all models and workers measured so far."""
     shown = [row for row in rows if TORCHVISION in row["peak_bytes"][compared[0].name]]
     bars = {setting.name: [times(row["peak_bytes"][setting.name]) for row in shown] for setting in compared}
     chart = BarChart("Peak of a training step", [row["net"] for row in shown], bars, axis="torchvision's / ours")
@@ -155,13 +157,13 @@ def report(rows: Sequence[PeakRow], compared: Sequence[Setting], workers: Sequen
 
 
 def times(peaks: Mapping[str, int | None]) -> float | None:
-    """Return torchvision's peak divided by ours, or None if one of them is not known."""
+    """Return torchvision's peak memory divided by ours, or None if one of them is not known."""
     ours, theirs = peaks.get(OURS), peaks.get(TORCHVISION)
     return theirs / ours if ours and theirs else None
 
 
 def columns(setting: Setting) -> Columns[PeakRow]:
-    """Return the columns of the table of one setting."""
+    """Return the columns of the table for one setting (precision and memory format)."""
     return {
         "model": lambda row: row["net"],
         "batch": lambda row: str(row["batch"]),
@@ -172,7 +174,7 @@ def columns(setting: Setting) -> Columns[PeakRow]:
 
 
 def worker_table(rows: Sequence[WorkerRow]) -> ResultTable:
-    """Return the table of the data sets and their workers."""
+    """Return the table that compares the libraries' data sets: reading time, memory held, growth of a loader worker."""
     size = f"{int(rows[0]['images']):,} images ({rows[0]['file_bytes'] / 1e6:.0f} MB of JSON)"
     found: Columns[WorkerRow] = {
         "library": lambda row: row["library"],

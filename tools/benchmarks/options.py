@@ -29,7 +29,7 @@ DETECTORS = "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:40
 
 @dataclass
 class Timing:
-    """How long to measure, and where to write the results.
+    """Length of the measurement, and folder for the results.
 
     Args:
         output: folder for table.md, results.json and chart.png; must be new or empty.
@@ -51,7 +51,7 @@ class Timing:
 
 @dataclass
 class TimingAndMemory(Timing):
-    """How long to measure, and where to write the results.
+    """Length of the measurement, and folder for the results.
 
     Args:
         memory: also measure peak memory, in a fresh process for each implementation.
@@ -62,7 +62,7 @@ class TimingAndMemory(Timing):
 
 @dataclass
 class OneThreadTiming(Timing):
-    """How long to measure, and where to write the results.
+    """Length of the measurement, and folder for the results.
 
     Args:
         threads: CPU threads of torch while it rates the machine; a pipeline always runs in one thread.
@@ -73,7 +73,7 @@ class OneThreadTiming(Timing):
 
 @dataclass
 class ModelOptions:
-    """Which models to measure.
+    """Models to measure, and how.
 
     Args:
         nets: names of models, separated by commas.
@@ -95,13 +95,13 @@ class ModelOptions:
 
     @property
     def modes(self) -> list[Mode]:
-        """The modes to measure, in the order given."""
+        """The modes to measure ("train", "infer"), in the order given."""
         return cast("list[Mode]", split_list(self.mode))
 
 
 @dataclass
 class ClassifyOptions(ModelOptions):
-    """Which models to measure.
+    """Models to measure, and how.
 
     Args:
         nets: names of models, separated by commas; wildcards allowed. A name of the form torchvision/... or timm/...
@@ -120,7 +120,7 @@ class ClassifyOptions(ModelOptions):
 
 @dataclass
 class DetectOptions(ModelOptions):
-    """Which models to measure.
+    """Models to measure, and how.
 
     Args:
         nets: BACKBONE-NECK:PIXELS, separated by commas; PIXELS is the short side of the resized image. Write
@@ -135,7 +135,7 @@ class DetectOptions(ModelOptions):
 
 @dataclass
 class SegmentOptions(ModelOptions):
-    """Which models to measure.
+    """Models to measure, and how.
 
     Args:
         nets: BACKBONE-HEAD:PIXELS, separated by commas; the heads are those of train_seg.py.
@@ -146,7 +146,7 @@ class SegmentOptions(ModelOptions):
 
 @dataclass
 class LoadOptions:
-    """Which pipelines to measure.
+    """Training pipelines to measure, and the images that they read.
 
     Args:
         data: folder in COCO's layout; its training images are read.
@@ -166,7 +166,7 @@ class LoadOptions:
 
 @dataclass
 class EvaluateOptions:
-    """Which metrics libraries to measure, on which data.
+    """Libraries of COCO metrics to compare, and the size of the synthetic data set.
 
     Args:
         images: images of the synthetic data set, with seven boxes on average and 80 classes.
@@ -185,7 +185,7 @@ class EvaluateOptions:
 
 @dataclass
 class MemoryOptions:
-    """Which models and data to measure.
+    """Models whose training steps to measure, and the data set of the loader workers.
 
     Args:
         detectors: BACKBONE-NECK:PIXELS or BACKBONE-NECK:PIXELSxIMAGES, separated by commas.
@@ -213,7 +213,7 @@ class MemoryOptions:
 
 @dataclass
 class ScaleOptions:
-    """Which costs to measure, at how many sizes.
+    """Axes along which costs grow, such as the number of images, and how many values of each to measure.
 
     Args:
         axes: axes to measure (images, objects, classes, pixels, processes), separated by commas.
@@ -231,7 +231,7 @@ class ScaleOptions:
 
 @dataclass
 class ProcessOptions:
-    """Which numbers of processes to run.
+    """Numbers of processes to measure.
 
     Args:
         values: numbers of processes, separated by commas; each must divide 16.
@@ -247,5 +247,5 @@ class ProcessOptions:
 
 
 def split_list(text: str) -> list[str]:
-    """Split a list that is separated by commas, without empty parts."""
+    """Return the parts of a text that is separated by commas, without empty parts: "a, b," gives ["a", "b"]."""
     return [word.strip() for word in text.split(",") if word.strip()]

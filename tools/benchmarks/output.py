@@ -20,7 +20,7 @@ Columns = Mapping[str, Callable[[Row], str | None]]
 
 @dataclass
 class ResultTable:
-    """Rows of text under a title. A cell that is None was not measured."""
+    """A titled table of text cells. A cell that is None was not measured."""
 
     title: str
     columns: Sequence[str]
@@ -28,7 +28,7 @@ class ResultTable:
 
     @classmethod
     def of(cls, title: str, rows: Sequence[Row], columns: Columns[Row]) -> ResultTable:
-        """Make a table of one line per row.
+        """Make a table with one line per row of measurements.
 
         Args:
             columns: for each heading the function from a row to the text of its cell.
@@ -46,7 +46,7 @@ class ResultTable:
 
 @dataclass
 class BarChart:
-    """Ratios as bars: a group of bars for each name, with one bar for each label. None leaves a gap."""
+    """Bar chart of ratios: one group of bars for each name, with one bar for each label. None leaves a gap."""
 
     title: str
     names: Sequence[str]
@@ -56,7 +56,7 @@ class BarChart:
 
 @dataclass
 class BenchmarkReport:
-    """Everything measured so far.
+    """Everything that a benchmark has measured so far, ready to be written.
 
     Attributes:
         results: JSON values for `results.json`, raw times included.
@@ -80,11 +80,11 @@ class Benchmark(Protocol):
     precisions: Sequence[str]
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure, and yield a growing report after each part of the work."""
+        """Measure, and after each part of the work yield a report of everything measured so far."""
 
 
 def cell(value: float | None, form: str, unit: float = 1) -> str | None:
-    """Format a number in units of `unit`; return None if the value is None."""
+    """Return `value / unit` as text in a format such as "{:.1f}", or None if the value is None."""
     return None if value is None else form.format(value / unit)
 
 
@@ -155,7 +155,7 @@ def _label_bar(panel: Axes, center: float, text: str) -> None:
 
 
 def _facts(command: str, machine: Machine) -> str:
-    """Return a list of the command and the machine's facts in Markdown."""
+    """Return a Markdown list of the command and the machine: hardware, versions and rates."""
     name = f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])})"
     rates = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in machine["matmul_gflops"].items())
     lines = {

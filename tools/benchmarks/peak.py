@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 def peak_memory(implementation: Implementation, *, threads: int) -> int | None:
-    """Return the most bytes that building an implementation and making two steps needs, beyond an idle process.
+    """Return the peak bytes of building an implementation and making two steps, beyond those of an idle process.
 
     The memory is the GPU's if there is a GPU, else main memory. On systems that cannot reset the peak counter (macOS)
     the peak includes memory that only building needed.
@@ -39,7 +39,7 @@ def peak_memory(implementation: Implementation, *, threads: int) -> int | None:
 
 
 def in_fresh_process(work: Callable[[], Result]) -> Result | None:
-    """Call `work` in a process of its own.
+    """Call `work` in a new process and return its result.
 
     Args:
         work: a function that can be pickled, for example a partial of a module's function.
@@ -71,7 +71,7 @@ def _answer(connection: Connection, work: Callable[[], object], plugin_names: Se
 
 
 def _probe(implementation: Implementation, threads: int) -> int:
-    """Build an implementation, make its steps, and return its peak in bytes."""
+    """Build an implementation, make two steps, and return the peak memory in bytes."""
     set_up(threads)
     _load_kernels()
     before = restart_peak()
@@ -83,13 +83,13 @@ def _probe(implementation: Implementation, threads: int) -> int:
 
 
 def _load_kernels() -> None:
-    """Make the libraries start their threads and load their code, so that neither counts as the implementation's."""
+    """Make torch start its threads and load its code, so that their memory does not count as the implementation's."""
     conv = torch.nn.Conv2d(4, 4, 3)
     conv(torch.zeros(1, 4, 8, 8)).sum().backward()
 
 
 def restart_peak() -> int:
-    """Reset the peak to the memory that is held now, and return it in bytes."""
+    """Reset the recorded peak to the memory that the process holds now; return this memory in bytes."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # the file exists on Linux only
@@ -98,7 +98,7 @@ def restart_peak() -> int:
 
 
 def peak() -> int:
-    """Return the most memory in bytes that this process held since the last restart."""
+    """Return the most memory in bytes that this process has held since the last `restart_peak()`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

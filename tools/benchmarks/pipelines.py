@@ -43,7 +43,7 @@ OurFetch = Callable[[int, int], tuple[Any, object]]  # from epoch and index to i
 
 @dataclass(frozen=True)
 class Images:
-    """The training images of a data set, and their truth.
+    """The training images of a data set, with their boxes and label maps.
 
     Attributes:
         count: number of images to read.
@@ -75,12 +75,12 @@ class Images:
         return self.boxes.folder / str(self.boxes.file_names[index])
 
     def pixel_bytes(self) -> float:
-        """Return the mean bytes of a decoded image."""
+        """Return the mean size of a decoded image in bytes."""
         return 3 * float(self.boxes.sizes[: self.count].astype(np.int64).prod(axis=1).mean())
 
 
 def implementations(task: str, images: Images) -> list[Implementation]:
-    """Return our pipeline, ours as floats, and torchvision's; a step is a pass over the images."""
+    """Return three pipelines: ours, ours with float images, and torchvision's. A step is a pass over the images."""
     ours, finish, theirs = OURS[task](images), FINISH[task], THEIRS[task](images)
     fetches: dict[str, Fetch] = {
         PLAIN: ours,
@@ -91,7 +91,7 @@ def implementations(task: str, images: Images) -> list[Implementation]:
 
 
 def passing(fetch: Fetch, images: int) -> Step:
-    """Return a step that passes over the images; every pass is another epoch."""
+    """Return a function that fetches every image once with `fetch`; each call is the next epoch."""
     epochs = count()
 
     def step() -> None:
@@ -106,7 +106,7 @@ def passing(fetch: Fetch, images: int) -> Step:
 
 
 def our_classifier(images: Images) -> OurFetch:
-    """Return our classification pipeline: random resized crop and flip."""
+    """Return a function that makes our training items for classification: random resized crop and flip."""
     augment = ClassAugment("standard", CROP["classify"], Normalise(IMAGENET_MEAN, IMAGENET_STD))
 
     def fetch(epoch: int, index: int) -> tuple[Any, object]:
@@ -118,24 +118,24 @@ def our_classifier(images: Images) -> OurFetch:
 
 
 def our_detector(images: Images) -> OurFetch:
-    """Return our detection pipeline: flip with boxes."""
+    """Return a function that makes our training items for detection: image and boxes, randomly flipped."""
     data = CocoDetection(images.boxes, BoxAugment("light"))
     return lambda epoch, index: data[epoch, index]
 
 
 def our_segmenter(images: Images) -> OurFetch:
-    """Return our segmentation pipeline: random size, flip and crop, and colour jitter."""
+    """Return a function that makes our training items for segmentation: random size, flip, crop and colour jitter."""
     data = Segmentation(images.labels, PixelAugment("train", crop=CROP["segment"]))
     return lambda epoch, index: data[epoch, index]
 
 
 def scaled(image: Tensor) -> Tensor:
-    """Return a uint8 image as floats in 0..1."""
+    """Convert a uint8 image to floats in 0..1."""
     return image / 255
 
 
 def normalised(image: Tensor) -> Tensor:
-    """Return a uint8 image as floats, normalised by ImageNet's mean and std."""
+    """Convert a uint8 image to floats that are normalised by ImageNet's mean and std."""
     return v2.functional.normalize(image / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
@@ -143,7 +143,7 @@ def normalised(image: Tensor) -> Tensor:
 
 
 def their_classifier(images: Images) -> Fetch:
-    """Return torchvision's classification preset."""
+    """Return a function that makes torchvision's training items for classification, with its reference preset."""
     preset = v2.Compose(
         [
             v2.RandomResizedCrop(CROP["classify"], antialias=True),
@@ -158,7 +158,7 @@ def their_classifier(images: Images) -> Fetch:
 
 
 def their_detector(images: Images) -> Fetch:
-    """Return torchvision's detection preset "hflip"."""
+    """Return a function that makes torchvision's training items for detection, with its reference preset "hflip"."""
     preset = v2.Compose(
         [
             v2.RandomHorizontalFlip(0.5),
@@ -181,7 +181,7 @@ def their_detector(images: Images) -> Fetch:
 
 
 def their_segmenter(images: Images) -> Fetch:
-    """Return torchvision's segmentation preset for training."""
+    """Return a function that makes torchvision's training items for segmentation, with its reference preset."""
     preset = v2.Compose(
         [
             v2.RandomResize(min_size=BASE // 2, max_size=2 * BASE),

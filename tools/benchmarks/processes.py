@@ -34,7 +34,14 @@ NOTES = (
 
 
 class ProcessResult(TypedDict):
-    """Measurements of one process: bytes sent, bytes of the gradient, its difference, and the images of its shard."""
+    """Measurements of one process of a group.
+
+    Attributes:
+        sent: bytes that the process sent in one training step.
+        gradient: bytes of the gradient.
+        difference: relative difference between the group's gradient and that of one process on all images.
+        shard: indices of the images that this process evaluates.
+    """
 
     sent: int
     gradient: int
@@ -43,7 +50,7 @@ class ProcessResult(TypedDict):
 
 
 class TrafficRow(TypedDict):
-    """Figures of one group, as results.json holds them."""
+    """Traffic and gradient of one group of processes, as an entry of results.json."""
 
     processes: int
     gradient_bytes: int
@@ -55,7 +62,7 @@ class TrafficRow(TypedDict):
 
 
 class ProcessBenchmark:
-    """Runs one group of processes after another."""
+    """Benchmark of groups of processes: bytes sent in a training step, and equality of gradients."""
 
     precisions = ("fp32",)
 
@@ -63,7 +70,7 @@ class ProcessBenchmark:
         self.values = [int(word) for word in split_list(options.values)]
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Run the groups, and yield a report after each."""
+        """Run the groups one after another; yield a report of all groups so far after each."""
         rows: list[TrafficRow] = []
         for count in self.values:
             rows.append(summary(run_group(count)))
@@ -72,7 +79,7 @@ class ProcessBenchmark:
 
 
 def run_group(count: int) -> list[ProcessResult]:
-    """Run a group of `count` processes, and return their results by rank.
+    """Run a group of `count` processes that train together; return the result of each, by rank.
 
     Raises:
         UserError: a process ended early.
@@ -92,7 +99,10 @@ def run_group(count: int) -> list[ProcessResult]:
     try:
         return [receiver.recv() for receiver, _ in pipes]
     except EOFError:
-        raise UserError(f"--values {count}: a process ended early; use fewer") from None
+        raise UserError(
+            f"--values {count}: one of the {count} processes ended early, perhaps for lack of memory; use fewer "
+            "processes"
+        ) from None
     finally:
         for process in group:
             process.join(timeout=10)
@@ -138,7 +148,7 @@ def _model() -> nn.Module:
 
 
 def _gradient(model: nn.Module, part: slice) -> Tensor:
-    """Return the gradient on a part of the step's images as one vector of all parameters."""
+    """Return the gradient for a part of the images, as one vector over all parameters."""
     images = torch.rand(PROCESS_BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     model.zero_grad()
     sum(model(images[part], {"label": torch.arange(PROCESS_BATCH)[part] % 10}).values()).backward()
@@ -146,7 +156,7 @@ def _gradient(model: nn.Module, part: slice) -> Tensor:
 
 
 def sent_bytes() -> int:
-    """Return the bytes that this process sent over its open TCP connections and the other side received (Linux)."""
+    """Return the number of bytes that this process sent over its open TCP connections and that arrived (Linux only)."""
     total = 0
     for number in os.listdir("/proc/self/fd"):
         path = Path("/proc/self/fd", number)
@@ -160,7 +170,7 @@ def sent_bytes() -> int:
 
 
 def summary(found: Sequence[ProcessResult]) -> TrafficRow:
-    """Compute the figures of a group from its processes' results."""
+    """Compute the row of a group of processes from the results of its processes."""
     count, gradient = len(found), found[0]["gradient"]
     dealt = [index for process in found for index in process["shard"]]
     return {

@@ -1,4 +1,4 @@
-"""Times of implementations that take turns, so that whatever slows the machine down slows all of them alike.
+"""Timing of several implementations in turns, so that whatever slows the machine down slows all of them alike.
 
 Times of one implementation that are minutes apart say little on a shared machine. In each round every implementation
 makes a few steps. Ratios are taken within each round; the median over the rounds is reported.
@@ -20,7 +20,7 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Implementation:
-    """One implementation of the work that is measured.
+    """One implementation of the work to measure, such as the code of one library.
 
     Attributes:
         name: unique among the implementations that are measured together.
@@ -95,7 +95,7 @@ def rotated(names: Sequence[str], number: int) -> list[str]:
 
 
 def rate(seconds: Iterable[float], items: int) -> float:
-    """Return items a second: `items` per step over the median of the rounds' seconds per step."""
+    """Return items per second: `items` of one step divided by the median over the rounds of the seconds per step."""
     return items / median(seconds)
 
 

@@ -56,28 +56,28 @@ NOTES = (
 
 
 class TimedRow(TypedDict):
-    """Seconds per step of every implementation at one value of an axis."""
+    """Seconds per step of every implementation at one value of an axis, such as 1000 images."""
 
     value: int
     seconds: dict[str, list[float]]
 
 
 class ScaleRow(TimedRow):
-    """Figures at one value of an axis, as results.json holds them; `ratio` is the other's time divided by ours."""
+    """Costs at one value of an axis, for results.json; `ratio` is the other library's time divided by ours."""
 
     peak_bytes: dict[str, int | None]
     ratio: dict[str, float]
 
 
 class GroupRow(TimedRow):
-    """Figures of one number of processes, as results.json holds them."""
+    """Speed of a group of processes that train together, as an entry of results.json."""
 
     images_per_second: float
     efficiency: float
 
 
 class ScaleBenchmark:
-    """Measures one axis after another."""
+    """Benchmark of how costs grow along several axes: images, objects, classes, pixels, processes."""
 
     def __init__(self, options: ScaleOptions, timing: TimingAndMemory) -> None:
         self.axes = {axis: AXES[axis][: options.values] for axis in split_list(options.axes)}
@@ -86,7 +86,7 @@ class ScaleBenchmark:
         self.precisions = sorted({"fp32", self.way.precision})
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure, and yield a report after each axis."""
+        """Measure along one axis after another; yield a report of all axes so far after each."""
         found: dict[str, object] = {}
         tables: list[ResultTable] = []
         charts: list[BarChart] = []
@@ -104,7 +104,7 @@ class ScaleBenchmark:
             yield BenchmarkReport(results={"axes": found}, notes=NOTES, tables=tables, charts=charts)
 
     def _measure(self, axis: str, value: int) -> ScaleRow:
-        """Measure ours and the other library at one value of an axis."""
+        """Measure our code and the other library's at one value of an axis, such as 1000 images."""
         timing, threads = self.timing, self.timing.threads or 1
         with tempfile.TemporaryDirectory() as folder:
             compared = IMPLEMENTATIONS[axis](value, self.way, Path(folder))
@@ -116,13 +116,13 @@ class ScaleBenchmark:
 
 
 def growth_chart(title: str, rows: Sequence[ScaleRow]) -> BarChart:
-    """Return a chart with a bar for each value and each other library."""
+    """Return a bar chart of the other libraries' time divided by ours, at each value of an axis."""
     bars = {name: [row["ratio"][name] for row in rows] for name in rows[0]["ratio"]}
     return BarChart(title, [str(row["value"]) for row in rows], bars)
 
 
 def growth_table(title: str, axis: str, rows: Sequence[ScaleRow]) -> ResultTable:
-    """Return a table with a row for each value, and a last row with the growth."""
+    """Return a table with a row for each value of an axis, and a last row with the exponents of growth."""
 
     def seconds_of(name: str) -> Callable[[ScaleRow], str]:
         return lambda row: f"{median(row['seconds'][name]):.4f}"
@@ -147,7 +147,7 @@ def growth_table(title: str, axis: str, rows: Sequence[ScaleRow]) -> ResultTable
 
 
 def growth(rows: Sequence[TimedRow], name: str) -> float | None:
-    """Return the exponent of an implementation's time between the first and the last value; None for one value."""
+    """Return the exponent of growth of an implementation's time from the first to the last value (1: proportional)."""
     first, last = rows[0], rows[-1]
     if first["value"] == last["value"]:
         return None
@@ -166,7 +166,7 @@ GROUP_COLUMNS: Columns[GroupRow] = {
 
 
 def scorers(images: int, way: Way, folder: Path) -> list[Implementation]:
-    """Return the scorers of COCO metrics, whose files go to `folder`."""
+    """Return implementations that compute COCO metrics of synthetic results, which are written to `folder`."""
     files = write_synthetic(folder, images, images * DETECTIONS_PER_IMAGE, seed=0)
     return [Implementation(name, partial(_scoring, name, *files)) for name in (OURS, PYCOCOTOOLS)]
 
@@ -176,7 +176,7 @@ def _scoring(library: str, truth: Path, detections: Path) -> Step:
 
 
 def matchers(objects: int, way: Way, folder: Path) -> list[Implementation]:
-    """Return the matchers of anchors with true boxes."""
+    """Return implementations that match the anchors of one image with true boxes."""
     return [Implementation(name, partial(_matching, name, objects)) for name in (OURS, TORCHVISION)]
 
 
@@ -190,14 +190,14 @@ def _matching(library: str, objects: int) -> Step:
 
 
 def _anchors() -> Tensor:
-    """Return the anchors `[A, 4]` of one image at all levels."""
+    """Return the anchors `[A, 4]` xyxy of one image at all levels."""
     make = Anchors(tuple((8 * stride,) for stride in STRIDES), ((0.5, 1.0, 2.0),) * len(STRIDES))
     maps = [torch.zeros(1, 1, HEIGHT // stride, WIDTH // stride) for stride in STRIDES]
     return make(ImageList(torch.zeros(1, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)]), maps)[0]
 
 
 def detectors(spec: MeasuredDetector, way: Way, folder: Path) -> list[Implementation]:
-    """Return the training steps of a detector, whose weights go to `folder`."""
+    """Return implementations of a detector's training step; their common weights are written to `folder`."""
     weights = folder / "weights.pth"
     spec.share_weights(weights)
     jobs = [ModelJob(library, spec, way, "train", weights) for library in (OURS, TORCHVISION)]
@@ -216,7 +216,7 @@ IMPLEMENTATIONS: dict[str, Callable[[int, Way, Path], list[Implementation]]] = {
 
 
 def measure_groups(values: Sequence[int], *, rounds: int, cores: int) -> list[GroupRow]:
-    """Measure groups of processes, the smallest number first."""
+    """Measure training by each number of processes, the smallest number first."""
     rows: list[GroupRow] = []
     for count in values:
         seconds = train_together(count, rounds=rounds)
@@ -229,7 +229,7 @@ def measure_groups(values: Sequence[int], *, rounds: int, cores: int) -> list[Gr
 
 
 def train_together(processes: int, *, rounds: int) -> list[float]:
-    """Return the seconds of a training step that several processes make together, one value a round."""
+    """Let several processes train together, and return the seconds per training step, one value per round."""
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:

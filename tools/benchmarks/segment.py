@@ -32,7 +32,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class MeasuredSegmenter(MeasuredModel):
-    """A segmentation model of 21 classes, with a second head for training.
+    """A segmentation model of 21 classes to measure, with an auxiliary head for training.
 
     Attributes:
         head: a head of `segmentation.build`.
@@ -64,11 +64,11 @@ class MeasuredSegmenter(MeasuredModel):
 
     @property
     def peers(self) -> list[str]:
-        """Names of the other libraries that can build the same model."""
+        """Names of the other libraries that can build the same model: ["torchvision"], or none."""
         return [TORCHVISION] if self.head == "dilated" and self.backbone in THEIR_BACKBONES else []
 
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build the model of a library, with the weights of a file, or with random weights.
+        """Build this model with one library, with the weights of a file or with random weights.
 
         Raises:
             UserError: the model is unknown, or the file does not have all its weights.
@@ -83,7 +83,7 @@ class MeasuredSegmenter(MeasuredModel):
         return model
 
     def calls(self, model: nn.Module, job: ModelJob) -> Calls:
-        """Make images and label maps of noise, and return the calls; a prediction is a class for each pixel."""
+        """Make random images and label maps; return functions that run the model on them, with a class per pixel."""
         images, mask = images_and_masks(self.batch, self.size)
         images = images.to(memory_format=job.memory_format)
         return Calls(lambda: model(images)["out"].argmax(dim=1), lambda: loss(job.library, model, images, mask))
@@ -107,7 +107,7 @@ class MeasuredSegmenter(MeasuredModel):
 
 
 class SegmentBenchmark(SpeedBenchmark[MeasuredSegmenter]):
-    """Measures segmentation models.
+    """Benchmark of segmentation models: speed in training and inference.
 
     Raises:
         UserError: a model is unknown.
@@ -121,7 +121,7 @@ class SegmentBenchmark(SpeedBenchmark[MeasuredSegmenter]):
 
 
 def images_and_masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
-    """Make normalised images `[N, 3, size, size]` of noise, and label maps `[N, size, size]` with 10 % ignored pixels.
+    """Make random normalised images `[N, 3, size, size]`, and label maps `[N, size, size]` with 10 % ignored pixels.
 
     Args:
         batch: number of images N.

@@ -13,7 +13,7 @@ OURS, TORCHVISION, TIMM = "ours", "torchvision", "timm"
 
 @dataclass(frozen=True)
 class Way:
-    """How a model computes: its precision ("fp32", or "bf16" by autocast) and its memory format."""
+    """Precision ("fp32", or "bf16" by autocast) and memory format in which a model computes."""
 
     precision: str
     channels_last: bool
@@ -24,14 +24,14 @@ class Way:
 
 @dataclass(frozen=True)
 class Setting:
-    """One comparison: how our model computes, and how the other libraries' models do."""
+    """One comparison: precision and memory format of our model, and those of the other libraries' models."""
 
     name: str
     ours: Way
     peers: Way
 
     def way(self, library: str) -> Way:
-        """Return how a library's model computes."""
+        """Return the precision and memory format in which the model of a library computes."""
         return self.ours if library == OURS else self.peers
 
     def title(self) -> str:
@@ -42,7 +42,7 @@ class Setting:
 
 
 def settings(precision: str) -> list[Setting]:
-    """Return the comparisons for a `--precision`: at equal settings, and of each library with its defaults."""
+    """Return the comparisons for a value of `--precision`: with equal settings, and with each library's defaults."""
     auto = "bf16" if precision_dtype("auto", device()).itemsize == 2 else "fp32"
     equal = ["bf16", "fp32"] if precision == "both" else [auto if precision == "auto" else precision]
     found = [Setting(f"equal {name}", Way(name, True), Way(name, True)) for name in equal]
@@ -50,5 +50,5 @@ def settings(precision: str) -> list[Setting]:
 
 
 def precisions(compared: Sequence[Setting]) -> list[str]:
-    """Return the precisions of all settings, in which to rate the machine."""
+    """Return the precisions of all comparisons; the machine's rate is measured in each of them."""
     return sorted({way.precision for setting in compared for way in (setting.ours, setting.peers)})

@@ -1,4 +1,4 @@
-"""Speed of models in training and inference: each model beside other libraries' at every setting."""
+"""Speed of models in training and inference, ours beside other libraries', at every setting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Jobs = Mapping[tuple[str, Way], ModelJob]
 
 
 class SettingFigures(TypedDict):
-    """Figures of one model at one setting; `ratio` is our speed divided by each other library's."""
+    """Speed and memory of one model at one setting; `ratio` is our speed divided by each other library's."""
 
     images_per_second: float
     floor_share: float
@@ -40,7 +40,7 @@ class SettingFigures(TypedDict):
 
 
 class ModeFigures(TypedDict):
-    """Raw times and peaks of every implementation, and the figures of every setting."""
+    """Measurements of one model in training or in inference: by implementation, and compared at each setting."""
 
     seconds: dict[str, list[float]]
     peak_bytes: dict[str, int | None]
@@ -52,7 +52,7 @@ Spec = TypeVar("Spec", bound=MeasuredModel)
 
 @dataclass
 class SpeedRow(Generic[Spec]):
-    """Everything measured of one model.
+    """All measurements of one model.
 
     Attributes:
         difference: largest difference between what our model and another library's compute; None: not compared.
@@ -67,12 +67,12 @@ class SpeedRow(Generic[Spec]):
     modes: dict[Mode, ModeFigures] = field(default_factory=dict)
 
     def at(self, mode: Mode, setting: Setting) -> SettingFigures:
-        """Return the figures of a mode at a setting."""
+        """Return the speed and memory in a mode (training or inference) at a setting (precision and memory format)."""
         return self.modes[mode]["settings"][setting.name]
 
 
 class SpeedBenchmark(Generic[Spec]):
-    """Measures one model after another.
+    """Base class of the benchmarks that measure the speed of models, one after another.
 
     Attributes:
         notes: sentences above the tables.
@@ -92,7 +92,7 @@ class SpeedBenchmark(Generic[Spec]):
         self.parameters = [spec.parameters() for spec in specs]
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure, and yield a report after each model."""
+        """Measure the models one after another; yield a report of all models so far after each."""
         rows: list[SpeedRow[Spec]] = []
         for spec, parameters in zip(self.specs, self.parameters, strict=True):
             with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ class SpeedBenchmark(Generic[Spec]):
             yield self.report(rows)
 
     def _measure(self, row: SpeedRow[Spec], mode: Mode, weights: Path | None, rates: Mapping[str, float]) -> None:
-        """Measure a model in one mode, and add the figures to its row."""
+        """Measure a model in one mode (training or inference), and add the measurements to its row."""
         # Two settings may let a library compute in the same way: such a job is measured once.
         jobs = {
             (library, setting.way(library)): ModelJob(library, row.spec, setting.way(library), mode, weights)
@@ -126,11 +126,11 @@ class SpeedBenchmark(Generic[Spec]):
         }
 
     def operations(self, spec: Spec, mode: Mode, job: ModelJob) -> float:
-        """Return the operations of one image, backward pass included in training; `job` is our own."""
+        """Return the operations for one image, in training with the backward pass; `job` runs our own model."""
         return operations(job.prepare()) / spec.batch
 
     def report(self, rows: Sequence[SpeedRow[Spec]]) -> BenchmarkReport:
-        """Return tables and charts of the models measured so far."""
+        """Return the tables and charts of all models measured so far."""
         charts = [chart(rows, self.settings, self.libraries, mode) for mode in self.modes]
         return BenchmarkReport(
             results={"nets": [self.results(row) for row in rows]},
@@ -144,7 +144,7 @@ class SpeedBenchmark(Generic[Spec]):
         )
 
     def results(self, row: SpeedRow[Spec]) -> dict[str, object]:
-        """Return a row as results.json holds it."""
+        """Return the measurements of one model as an entry of results.json."""
         return {
             "net": f"{row.spec} {row.spec.size}",
             "size": row.spec.size,
@@ -155,7 +155,7 @@ class SpeedBenchmark(Generic[Spec]):
         }
 
     def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[Spec]]:
-        """Return the columns of the table of one mode at one setting."""
+        """Return the columns of the table for training or inference at one setting (precision and memory format)."""
         return {
             "model": lambda row: f"{row.spec} {row.spec.size}",
             "batch": lambda row: str(row.spec.batch),
@@ -179,7 +179,7 @@ def compare(
     work: float,
     rates: Mapping[str, float],
 ) -> SettingFigures:
-    """Compute a model's figures at a setting.
+    """Compute speed and memory of a model at one setting from the times and peaks of the implementations.
 
     Args:
         jobs: all jobs of the model in this mode, by library and way.
@@ -206,7 +206,7 @@ def compare(
 def chart(
     rows: Sequence[SpeedRow[Spec]], compared: Sequence[Setting], libraries: Sequence[str], mode: Mode
 ) -> BarChart | None:
-    """Return a chart of the ratios of the models that another library can build; None if there is no such model."""
+    """Return a bar chart of our speed relative to other libraries', or None if no other library has the models."""
     shown = [row for row in rows if row.at(mode, compared[0])["ratio"]]
     bars = {
         f"{library}, {setting.name}": [row.at(mode, setting)["ratio"].get(library) for row in shown]

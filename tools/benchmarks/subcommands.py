@@ -9,7 +9,7 @@ from tools.cli.plugins import PluginOptions
 
 
 class SubCommand(NamedTuple):
-    """A benchmark: its class as "module:name", its description, and the groups of its options."""
+    """A sub-command of benchmark.py: its class as "module:name", its description, and its option groups."""
 
     benchmark: str
     description: str

@@ -27,7 +27,7 @@ Truth = Callable[[int], object]  # returns the boxes and labels of the image wit
 
 
 class WorkerMemory(TypedDict):
-    """Measurements of one data set.
+    """Measurements of one library's data set in one round.
 
     `read_seconds` and `read_peak_bytes` are those of reading the file, `held_bytes` is the memory of the data set that
     was read, `growth_bytes` the memory that a worker no longer shares, `seconds_an_image` the time of its passes.
@@ -42,13 +42,13 @@ class WorkerMemory(TypedDict):
 
 
 def our_data_set(path: Path) -> tuple[int, Truth]:
-    """Read a COCO file as packed arrays; return the number of images and the function to an image's truth."""
+    """Read a COCO file with our code; return the number of images, and a function from index to boxes and labels."""
     data = CocoAnnotations.read(path, path.parent, absent_images="keep")
     return len(data), data.of_image
 
 
 def their_data_set(path: Path) -> tuple[int, Truth]:
-    """Read a COCO file with torchvision, which keeps records that its reference script turns into boxes and labels."""
+    """Read a COCO file with torchvision; return the number of images, and a function from index to boxes and labels."""
     with contextlib.redirect_stdout(io.StringIO()):
         data = torchvision.datasets.CocoDetection(str(path.parent), str(path))
 
@@ -64,7 +64,7 @@ DATA_SETS = {OURS: our_data_set, TORCHVISION: their_data_set}
 
 
 def measure_data_set(library: str, path: Path) -> WorkerMemory:
-    """Read a COCO file, and all its images' truth in a forked process."""
+    """Measure time and memory of reading a COCO file, and of a forked process that reads the boxes of all images."""
     read = DATA_SETS[library]
     # Read a tiny file first, so that the code is loaded.
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def measure_data_set(library: str, path: Path) -> WorkerMemory:
 
 
 def _measure_worker(images: int, truth: Truth) -> tuple[int, float]:
-    """Read every image's truth in a forked process; return its growth in bytes, and its seconds an image."""
+    """Read the boxes of all images in a forked process; return its memory growth in bytes and seconds per image."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_read_all, args=(sender, images, truth))
@@ -113,6 +113,6 @@ def _read_all(connection: Connection, images: int, truth: Truth) -> None:
 
 
 def _private() -> int:
-    """Return the bytes of this process's memory that no other process shares."""
+    """Return the number of bytes of memory that this process shares with no other process."""
     lines = Path(f"/proc/{os.getpid()}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))

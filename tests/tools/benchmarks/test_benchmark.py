@@ -262,8 +262,8 @@ def test_ctrl_c_leaves_whole_files_or_none(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "text"),
     (
-        ((), "name a benchmark first; there is classify, detect"),
-        (("clasify",), "clasify: name a benchmark first"),
+        ((), "no benchmark is named; begin with one of classify, detect"),
+        (("clasify",), "clasify: is not a benchmark"),
         (("classify", "--nets", "resnet81"), "did you mean resnet18"),
         (("classify", "--nets", "torchvision/inception_v3", "--size", "16"), "--size 16 --batch 16"),
         (("classify", "--mode", "training"), "--mode training: must be train"),
