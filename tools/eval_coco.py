@@ -20,6 +20,8 @@ from backbones.errors import UserError
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
+NAMES = "images.json"  # written by predict.py beside its predictions
+
 
 @dataclass
 class ScoreOptions:
@@ -27,7 +29,8 @@ class ScoreOptions:
 
     Args:
         annotations: ground truth, a COCO instances JSON.
-        detections: results JSON: a list of image_id, category_id, bbox [x, y, width, height], score.
+        detections: results JSON: a list of image_id, category_id, bbox [x, y, width, height], score. If images.json of
+            predict.py lies beside it, images and categories are matched by name.
         evaluator: library that matches boxes; pycocotools is the slow reference with equal metrics.
         protocol: further metrics: voc adds Pascal VOC's (crowds count as difficult objects), lvis adds LVIS's.
         output: JSON file for the metrics, with the content of a run's results.json.
@@ -60,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.output and not Path(options.output).absolute().parent.is_dir():
         raise UserError(f"--output {options.output}: its folder does not exist; create it first")
     evaluator = CocoEvaluator(options.annotations, engine=options.evaluator, protocol=options.protocol)
-    evaluator.load(options.detections)
+    names = Path(options.detections).with_name(NAMES)
+    evaluator.load(options.detections, names=names if names.is_file() else None)
     results = evaluator.compute()
     print(format_table(results, per_class=True))
     if options.output:

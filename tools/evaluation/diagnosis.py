@@ -6,12 +6,14 @@ The functions use plain arrays: truth rows [G, 7] (image, x, y, w, h, crowd, cat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from backbones.common.coco import InstancesFile
+from tools.evaluation.overlaps import iou, pairs
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
+from tools.evaluation.shifts import category_hint, some, unknown_hint
 from tools.evaluation.summary import AREAS, METRICS, area_of
 
 CROWD = SCORE  # column of truth rows
@@ -41,20 +43,27 @@ def undefined_reasons(figures: Mapping[str, float | None], truth: np.ndarray) ->
 
 
 def zero_reason(
-    truth: np.ndarray, detections: np.ndarray, sizes: Mapping[int, tuple[float, float]], *, is_zero: bool
+    truth: np.ndarray,
+    detections: np.ndarray,
+    sizes: Mapping[int, tuple[float, float]],
+    categories: Sequence[int],
+    *,
+    is_zero: bool,
 ) -> str | None:
     """Return why AP is zero or close to zero; None if no cause is found.
 
     Args:
+        sizes: width and height by image id.
+        categories: ids of the ground truth's categories, ascending.
         is_zero: whether AP is exactly 0; then a cause is always returned.
     """
     if not len(detections):
         return "there are no detections on the scored images; check the score threshold and the label map"
-    for check in (_no_common_image, _no_common_category):
-        if reason := check(truth, detections):
-            return reason
     return (
-        _normalised(truth, detections)
+        _no_common_image(truth, detections)
+        or category_hint(truth, detections, categories)
+        or _no_common_category(truth, detections)
+        or _normalised(truth, detections)
         or _corners(detections, sizes)
         or (_poor_overlap(truth, detections) if is_zero else None)
     )
@@ -65,6 +74,21 @@ def score_warning(scores: np.ndarray) -> str | None:
     if len(scores) > 1 and (scores == scores[0]).all():
         return f"all {len(scores)} scores are {scores[0]:g}: AP needs a ranking and uses the file's order"
     return None
+
+
+def unknown_categories(rows: np.ndarray, known: Sequence[int]) -> str | None:
+    """Return a warning if detections have categories that the ground truth does not have. Such detections are ignored.
+
+    Args:
+        rows: detections `[N, 7]` on the scored images.
+        known: ids of the ground truth's categories.
+    """
+    given = rows[:, CATEGORY].astype(np.int64)
+    unknown = given[~np.isin(given, list(known))]
+    if not len(unknown):
+        return None
+    text = f"{len(unknown)} of {len(given)} detections have categories that the ground truth does not have"
+    return f"{text} ({some(unknown)}) and are ignored{unknown_hint(set(given.tolist()), known)}"
 
 
 def _lacking(truth: np.ndarray, area: str) -> str:
@@ -78,14 +102,14 @@ def _lacking(truth: np.ndarray, area: str) -> str:
 def _no_common_image(truth: np.ndarray, detections: np.ndarray) -> str | None:
     if np.isin(detections[:, IMAGE], truth[:, IMAGE]).any():
         return None
-    here, there = _some(detections[:, IMAGE]), _some(truth[:, IMAGE])
+    here, there = some(detections[:, IMAGE]), some(truth[:, IMAGE])
     return f"no image with ground truth has detections: detections on {here}, ground truth on {there}"
 
 
 def _no_common_category(truth: np.ndarray, detections: np.ndarray) -> str | None:
     if np.isin(detections[:, CATEGORY], truth[:, CATEGORY]).any():
         return None
-    here, there = _some(detections[:, CATEGORY]), _some(truth[:, CATEGORY])
+    here, there = some(detections[:, CATEGORY]), some(truth[:, CATEGORY])
     return f"no category id in common: detections have {here}, the ground truth has {there}; check the label map"
 
 
@@ -116,40 +140,10 @@ def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -
 def _poor_overlap(truth: np.ndarray, detections: np.ndarray) -> str:
     """Report the best overlap of a detection and an object of the same image and category."""
     best = 0.0
-    for here, there in _pairs(detections, truth[truth[:, CROWD] == 0]):
+    for here, there in pairs(detections, truth[truth[:, CROWD] == 0], [IMAGE, CATEGORY]):
         best = max(best, float(iou(here[:, X : H + 1], there[:, X : H + 1]).max()))
     if best < 0.5:
         return f"all IoUs with the ground truth of the same image and category are below 0.5 (the best is {best:.2f})"
     return (
         f"the matching boxes (best IoU {best:.2f}) rank below the first 100 of their image and class, which alone count"
     )
-
-
-def _pairs(detections: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield detections and ground truth of each image and category that has both. Sorting makes one pass sufficient."""
-    columns = [IMAGE, CATEGORY]
-    _, keys = np.unique(np.vstack([detections[:, columns], truth[:, columns]]), axis=0, return_inverse=True)
-    keys = keys.reshape(-1)  # some NumPy versions add a second axis
-    groups = []
-    for rows, key in ((detections, keys[: len(detections)]), (truth, keys[len(detections) :])):
-        order = np.argsort(key, kind="stable")
-        starts = np.searchsorted(key[order], np.arange(keys.max() + 2))
-        groups.append((rows[order], starts))
-    (left, left_starts), (right, right_starts) = groups
-    for low, high, first, last in zip(left_starts, left_starts[1:], right_starts, right_starts[1:], strict=False):
-        if low < high and first < last:
-            yield left[low:high], right[first:last]
-
-
-def iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the IoU [N, M] of boxes x, y, w, h."""
-    low = np.maximum(left[:, None, :2], right[None, :, :2])
-    high = np.minimum(left[:, None, :2] + left[:, None, 2:], right[None, :, :2] + right[None, :, 2:])
-    common = (high - low).clip(min=0).prod(axis=2)
-    union = left[:, 2:].prod(axis=1)[:, None] + right[:, 2:].prod(axis=1)[None] - common
-    return common / np.maximum(union, 1e-12)
-
-
-def _some(ids: np.ndarray) -> str:
-    distinct = np.unique(ids).astype(np.int64)
-    return ", ".join(str(key) for key in distinct[:3]) + (", ..." if len(distinct) > 3 else "") or "none"

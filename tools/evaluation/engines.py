@@ -54,6 +54,9 @@ class Engine(Protocol):
     def native_count(self, native: COCO, images: list[int]) -> int:
         """Count the detections on `images` in a natively parsed file."""
 
+    def knows_categories(self, native: COCO) -> bool:
+        """Return whether the ground truth has the categories of all detections of a natively parsed file."""
+
     def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
         """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`."""
 
@@ -89,6 +92,10 @@ class HotcocoEngine:
 
     def native_count(self, native: COCO, images: list[int]) -> int:
         return len(native.get_ann_ids(img_ids=images)) if images else 0  # hotcoco reads an empty list as "all images"
+
+    def knows_categories(self, native: COCO) -> bool:
+        known = native.get_ann_ids(cat_ids=list(self.categories)) if self.categories else []
+        return len(known) == len(native.get_ann_ids())
 
     def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
         if not images or not self.categories:
@@ -149,6 +156,9 @@ class PycocotoolsEngine:
         return None
 
     def native_count(self, native: COCO, images: list[int]) -> int:
+        raise TypeError("PycocotoolsEngine.read never returns a native file")
+
+    def knows_categories(self, native: COCO) -> bool:
         raise TypeError("PycocotoolsEngine.read never returns a native file")
 
     def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:

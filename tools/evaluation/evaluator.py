@@ -25,11 +25,14 @@ from tools.evaluation.diagnosis import (
     score_warning,
     truth_rows,
     undefined_reasons,
+    unknown_categories,
     zero_reason,
 )
 from tools.evaluation.engines import Arrays, Engine, HotcocoEngine, PycocotoolsEngine, records
 from tools.evaluation.lvis import WARNING, lvis_figures
+from tools.evaluation.naming import IdNames, renumber
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, Record, TruthSource, W, X, read_results
+from tools.evaluation.shifts import unknown_hint
 from tools.evaluation.summary import METRICS, ClassMetrics, per_class, summarize
 from tools.evaluation.voc import voc_figures
 
@@ -97,6 +100,7 @@ class CocoEvaluator:
         self._refuse_unknown(self.image_ids, "image_ids")
         self._seen: list[int] = []
         self._pieces: list[np.ndarray] = []
+        self._notes: list[str] = []  # what `load` changed or left out
         self._native: tuple[Path, COCO] | None = None  # a results file in the engine's own representation
 
     def update(self, predictions: Sequence[Mapping[str, Values]], targets: Sequence[Mapping[str, Values]]) -> None:
@@ -115,19 +119,26 @@ class CocoEvaluator:
             self._pieces.append(self._rows(prediction, image))
             self._seen.append(image)
 
-    def load(self, results: Path | str | Sequence[Record]) -> None:
+    def load(self, results: Path | str | Sequence[Record], *, names: Path | None = None) -> None:
         """Read the detections from a COCO results file, or from its loaded content, instead of calling `update`.
+
+        Args:
+            names: JSON with the names of the results' image and category ids (`images.json` of `tools/predict.py`).
+                Images and categories are then matched by name if the ground truth has names too.
 
         Raises:
             UserError: if the results are malformed or contain image ids that are not in the ground truth.
         """
         source = Path(results) if isinstance(results, (str, Path)) else results
-        self._seen, self._pieces, self._native = [], [], None
-        native = self._engine.read(source) if isinstance(source, Path) else None
+        self._seen, self._pieces, self._native, self._notes = [], [], None, []
+        native = self._engine.read(source) if isinstance(source, Path) and names is None else None
         if isinstance(source, Path) and native is not None:
             self._native = (source, native)
         else:
             rows = read_results(source)
+            if names is not None:
+                truth = IdNames.of(self._engine.complete())
+                rows, self._notes = renumber(rows, IdNames.read(names), truth, names)
             self._seen = np.unique(rows[:, IMAGE]).astype(np.int64).tolist()
             self._refuse_unknown(self._seen, str(source) if isinstance(source, Path) else "load")
             self._pieces = [rows]
@@ -209,12 +220,21 @@ class CocoEvaluator:
             if ap is not None and ap < SUSPICIOUS:
                 sizes = image_sizes(complete)
                 rows = self._on_scored_images(self._ordered_rows())
-                reason = zero_reason(truth, rows, sizes, is_zero=ap == 0)
+                reason = zero_reason(truth, rows, sizes, list(self._engine.categories), is_zero=ap == 0)
                 reasons |= {"AP": reason} if reason else {}
         return {"reasons": reasons, "warnings": self._warnings(arrays["scores"])}
 
     def _warnings(self, scores: np.ndarray) -> list[str]:
-        return [*self._equal_scores(scores), *([WARNING] if self._protocol == "lvis" else [])]
+        lvis = [WARNING] if self._protocol == "lvis" else []
+        return [*self._notes, *self._unknown_categories(), *self._equal_scores(scores), *lvis]
+
+    def _unknown_categories(self) -> list[str]:
+        """Warn of detections of categories that the ground truth does not have."""
+        known = list(self._engine.categories)
+        if self._native and self._engine.knows_categories(self._native[1]):
+            return []
+        warning = unknown_categories(self._on_scored_images(self._ordered_rows()), known)
+        return [warning] if warning else []
 
     def _equal_scores(self, scores: np.ndarray) -> list[str]:
         """Warn if all scores are equal. The scores of the matched boxes are checked first, because they are at hand."""
@@ -238,6 +258,7 @@ class CocoEvaluator:
         if len(unknown) == len(set(images)):
             known = f"{min(self._known)}, ..." if self._known else "no images"
             what = f"no image id is in the ground truth: given are {some}; the ground truth has {known}"
+        what += unknown_hint(set(images), self._known)
         raise UserError(f"{where}: {what}; use the annotation file of the predicted images")
 
     def _rows(self, prediction: Mapping[str, Values], image: int) -> np.ndarray:

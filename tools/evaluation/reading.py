@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from backbones.common.coco import AnnotationRecord, InstancesFile
+from backbones.common.coco import AnnotationRecord, ImageRecord, InstancesFile
+from backbones.common.datasets import is_text
 from backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def read_truth(source: TruthSource) -> InstancesFile:
     sizes, names = _sizes(images, where), _names(categories, where)
     annotations = [_annotation(record, number, sizes, names, where) for number, record in enumerate(given)]
     return {
-        "images": [{"id": key, "width": size[0], "height": size[1]} for key, size in sizes.items()],
+        "images": [_image(record, sizes) for record in images],
         "annotations": annotations,
         "categories": [{"id": key, "name": name} for key, name in names.items()],
     }
@@ -191,6 +192,15 @@ def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
         width, height = (_number(record.get(side) or 0, f"{where}: images[{number}]: {side}") for side in SIDES)
         sizes[key] = (width, height)
     return sizes
+
+
+def _image(record: Record, sizes: Mapping[int, tuple[float, float]]) -> ImageRecord:
+    """Return id, size and, if there is one, file name of a checked record."""
+    key = int(record["id"])  # type: ignore[call-overload]
+    width, height = sizes[key]
+    image: ImageRecord = {"id": key, "width": width, "height": height}
+    name = record.get("file_name")
+    return {**image, "file_name": name} if isinstance(name, str) and is_text(name) else image
 
 
 def _names(categories: list[Record], where: str) -> dict[int, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from backbones.common.files import JsonObject
-from tools.evaluation.diagnosis import iou
+from tools.evaluation.overlaps import iou
 from tools.evaluation.reading import SCORE
 from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder

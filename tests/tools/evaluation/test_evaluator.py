@@ -277,6 +277,56 @@ def test_equal_scores_are_a_warning() -> None:
     assert not score(truth(BOX), [result(BOX, 0.5), result([1, 1, 5, 5], 0.4)])["warnings"]
 
 
+def many_classes(shift: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return ground truth with one object of each of the categories 1, 2, 3, 7, 8, 9, and detections of all of them.
+
+    The category ids of the detections are shifted.
+    """
+    keys = [1, 2, 3, 7, 8, 9]
+    gt = truth(*[[10.0 * index, 10.0, 8.0, 40.0] for index in range(6)])
+    gt["categories"] = [{"id": key, "name": f"c{key}"} for key in keys]
+    for record, key in zip(gt["annotations"], keys, strict=True):
+        record["category_id"] = key
+    found = [result(record["bbox"], 0.9, 5, record["category_id"] + shift) for record in gt["annotations"]]
+    return gt, [{**record, "score": 0.9 - 0.1 * index} for index, record in enumerate(found)]
+
+
+@pytest.mark.parametrize("from_file", [True, False], ids=["file", "list"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_shifted_categories_are_warned_of_and_explained(engine: str, from_file: bool, tmp_path: Path) -> None:
+    gt, dt = many_classes(shift=-1)  # 0, 1, 2, 6, 7, 8: 0 and 6 are unknown
+    path = tmp_path / "dt.json"
+    path.write_text(json.dumps(dt))
+    figures = score(gt, path if from_file else dt, engine)
+    assert figures["AP"] == 0
+    assert figures["reasons"]["AP"] == (
+        "6 of 6 detections that overlap an object have another category id; adding 1 to each of their category ids "
+        "would fit"
+    )
+    assert figures["warnings"] == [
+        "2 of 6 detections have categories that the ground truth does not have (0, 6) and are ignored; adding 1 to "
+        "each id would fit"
+    ]
+    assert score(*many_classes())["warnings"] == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_positions_in_place_of_category_ids_are_explained(first: int) -> None:
+    gt, dt = many_classes(shift=20)
+    for record in (*gt["categories"], *gt["annotations"]):
+        name = "id" if "name" in record else "category_id"
+        record[name] += 20
+    for position, record in enumerate(dt):
+        record["category_id"] = position + first
+    reason = score(gt, dt)["reasons"]["AP"]
+    assert reason.endswith(f"their ids are positions in the list of categories, counted from {first}; write its ids")
+
+
+def test_shifted_image_ids_are_explained() -> None:
+    with pytest.raises(UserError, match="adding 1 to each id would fit"):
+        score(truth(BOX, images=3), [result(BOX, image=image) for image in (4, 5, 6)])
+
+
 def without(record: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != key}
 
