@@ -30,7 +30,7 @@ OUTPUTS = ("responses.csv", "responses.png", "gradients.png")
 
 @dataclass
 class ResponseOptions:
-    """What to measure.
+    """Models, images and output of the analysis.
 
     Args:
         output: folder for the table and the pictures.
@@ -66,7 +66,7 @@ class AnalyseResponsesOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the models, then write the table and the pictures."""
+    """Measure the models, then write the table and the charts."""
     groups = parse(AnalyseResponsesOptions, description=__doc__.splitlines()[0], argv=argv)
     options = groups.responses
     folder = create_folder(Path(options.output))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CheckOptions:
-    """What to check.
+    """Data set to check, and where to write the report.
 
     Args:
         data: folder in the layout of COCO, Pascal VOC or YOLO, of class folders (train/CLASS/*, val/CLASS/*), or of
@@ -83,7 +83,7 @@ class CheckOptions:
             raise UserError(f"--json {self.json}: its folder does not exist; create it first")
 
     def coco_files(self) -> dict[str, tuple[Path, Path]]:
-        """Return the annotation file and the image folder of the splits that have options of their own."""
+        """Return the annotation file and image folder of each split that --train-... or --val-... options name."""
         files = {
             "train": (self.train_annotations, self.train_images),
             "val": (self.val_annotations, self.val_images),

@@ -27,7 +27,7 @@ from tools.synthetic.chirps import generate
 
 @dataclass
 class ChirpOptions:
-    """What to write.
+    """Folder and size of the data set to generate.
 
     Args:
         output: folder to create.

@@ -1,4 +1,4 @@
-"""Run an experiment: a matrix of training runs that differ in some options. Say which differences could be chance.
+"""Run an experiment: a matrix of training runs that differ in some options. Report which differences could be chance.
 
     python tools/compare.py classification/experiments/degradation.yaml --output DIR
     python tools/compare.py --script train_cls --backbones plain20,resnet20 --seeds 0,1 --output DIR -- --data cifar10
@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = parse(CompareCommandOptions, description=__doc__.splitlines()[0], argv=own)
     options = groups.compare
     if options.table_only and not Path(options.output).is_dir():
-        raise UserError(f"--output {options.output}: no such folder to read; leave --table-only out to train")
+        raise UserError(
+            f"--output {options.output}: no such folder, so --table-only has no runs to read; leave --table-only out "
+            "to train"
+        )
 
     # torch and matplotlib are imported only after parsing, so that --help is quick.
     from tools.experiments.comparison import Comparison

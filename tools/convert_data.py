@@ -27,7 +27,7 @@ from tools.cli.plugins import PluginOptions
 
 @dataclass
 class ConvertOptions:
-    """What to convert.
+    """Data set to convert, and where to write it.
 
     Args:
         data: folder in the layout of COCO, Pascal VOC or YOLO, or in a layout that a plugin registers.

@@ -25,7 +25,7 @@ NAMES = "images.json"  # written by predict.py beside its predictions
 
 @dataclass
 class ScoreOptions:
-    """Inputs and output of the evaluation.
+    """Annotations and results to score, and where to write the metrics.
 
     Args:
         annotations: ground truth, a COCO instances JSON.

@@ -27,7 +27,7 @@ from tools.cli.parsing import parse
 
 @dataclass
 class HubOptions:
-    """What to push or pull.
+    """Run and repository to push or pull.
 
     Args:
         command: push or pull.
@@ -62,7 +62,7 @@ class HubCommandOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Push or pull."""
+    """Push a run to the hub, or pull one, as the command line says."""
     options = parse(HubCommandOptions, description=__doc__.splitlines()[0], argv=argv).hub
 
     from tools.exports.hub import pull, push  # imports torch

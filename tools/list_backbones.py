@@ -37,7 +37,7 @@ MANY = 40  # building more models than this takes minutes
 
 @dataclass
 class ListOptions:
-    """What to list.
+    """Backbones to list, and what to show of each.
 
     Args:
         pattern: names with wildcards: the project's own, "torchvision/..." or "timm/...".
@@ -59,7 +59,7 @@ class ListGroups:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Find the names, describe each backbone, print."""
+    """Print a table of the backbones whose names match the pattern."""
     groups = parse(ListGroups, description=__doc__.splitlines()[0], argv=argv)
     options = groups.listing
 
@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = backbones.names(options.pattern)
     if not found:
         raise UserError(
-            f"{options.pattern!r}: no backbone matches; without a pattern the project's own are listed, with "
-            "'torchvision/*' and 'timm/*' those of the libraries"
+            f"{options.pattern!r}: matches no backbone; leave the pattern out to list the project's own backbones, or "
+            "use 'torchvision/*' or 'timm/*' for those of a library"
         )
     costs = options.costs == "yes" or (options.costs == "auto" and len(found) <= MANY)
     if not costs and options.costs == "auto":

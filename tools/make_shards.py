@@ -27,7 +27,7 @@ from tools.cli.parsing import parse
 
 @dataclass
 class ShardOptions:
-    """What to convert.
+    """Class folders to convert, and where to write the shards.
 
     Args:
         data: folder with train/CLASS/* and val/CLASS/*.

@@ -1,4 +1,4 @@
-"""Predict with a trained model: images, folders, globs and videos in; drawn pictures and machine-readable results out.
+"""Predict with a trained model on images, folders, globs and videos; write results as files and as drawn images.
 
     python tools/predict.py --run runs/det-20260101-120000 photos/ clip.mp4 "more/*.png"
     python tools/predict.py --weights model.safetensors photos/ --score 0.3 --classes dog,cat --output found
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PredictionFiles:
-    """The inputs, the trained model and the results.
+    """Inputs, trained model and output folder of a prediction.
 
     Args:
         inputs: images, folders, globs and videos.

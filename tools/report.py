@@ -26,7 +26,7 @@ from tools.reports.settings import ReportSettings
 
 @dataclass
 class ReportFiles:
-    """The runs and the page.
+    """Run folders to report on, and the page to write.
 
     Args:
         runs: run folders.

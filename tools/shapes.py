@@ -28,7 +28,7 @@ from tools.synthetic import crops, shapes
 
 @dataclass(frozen=True)
 class ShapesOptions:
-    """What to generate.
+    """Folder and size of the data set to generate.
 
     Args:
         output: folder to create; absent: a folder in the cache.
@@ -70,7 +70,9 @@ def _write_crops(options: ShapesOptions) -> Path:
     if options.output is None:
         return crops.prepare(train=options.train, val=options.val, size=options.size, seed=options.seed)
     if options.output.exists() and not (options.output.is_dir() and not any(options.output.iterdir())):
-        raise UserError(f"--output {options.output}: exists already; name a new folder for the crops")
+        raise UserError(
+            f"--output {options.output}: exists already; name a new folder, to which the crops can be written"
+        )
     source = shapes.prepare(train=options.train, val=options.val, size=options.size, seed=options.seed)
     return crops.generate(options.output.absolute(), source)
 

@@ -39,7 +39,7 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
     data = crops.prepare() if data is None else data
     images, classes = _read_images(data, count, backbone.in_channels)
     if len(images) < count:
-        raise UserError(f"{data}: has {len(images)} training images, not {count}; use fewer with --images")
+        raise UserError(f"{data}: has {len(images)} training images, fewer than --images {count}; lower --images")
     size = size or min(images[0][0].shape[:2])
     views = Views("center", size, size, Normalise(backbone.mean, backbone.std))
     items = [make_item(views(pixels), label=label, index=index) for index, (pixels, label) in enumerate(images)]

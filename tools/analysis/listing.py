@@ -19,7 +19,7 @@ IMAGENET, CIFAR = (1000, 224), (10, 32)  # classes, and side of the images in pi
 
 @dataclass
 class BackboneEntry:
-    """Facts about one backbone. A fact that is unknown, or was not requested, is None.
+    """Description of one backbone: size, cost, features and weights. Values that are unknown or not requested are None.
 
     Attributes:
         name: registered name.
@@ -39,7 +39,7 @@ class BackboneEntry:
 
 
 def describe(name: str, *, costs: bool = True) -> BackboneEntry:
-    """Return the facts about a backbone.
+    """Return size, cost, feature levels and published weights of a backbone.
 
     Args:
         costs: also build the model, on the meta device, for its parameters, multiply-adds and features. Without it,
@@ -58,7 +58,7 @@ def describe(name: str, *, costs: bool = True) -> BackboneEntry:
 
 
 def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str] | None, bool]:
-    """Return a backbone's features, the library model whose weights fit, and whether it is made for CIFAR."""
+    """Return a backbone's feature levels, the library model whose weights fit it, and whether it is made for CIFAR."""
     try:
         with without_numbers(), redirect_stderr(io.StringIO()):  # torch.fx prints code if it cannot split a model
             backbone = backbones.build(name, weights=None)
@@ -68,7 +68,7 @@ def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str
 
 
 def _cost(name: str, classes: int, sizes: Sequence[int]) -> tuple[int | None, float | None, int | None]:
-    """Return parameters, GFLOPs and the first image size that the model accepts; None for what cannot be found."""
+    """Return number of parameters, GFLOPs, and the first of `sizes` that the model accepts; None if unknown."""
     # A library's model may need values of tensors that are on the meta device, and fails with any kind of exception.
     try:
         with without_numbers():

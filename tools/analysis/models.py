@@ -42,12 +42,12 @@ class AnalysedModel:
 
 
 def random_model(backbone: str) -> AnalysedModel:
-    """Return a registered backbone with random weights."""
+    """Return the classifier of a registered backbone with random weights, to be built for the classes of the data."""
     return AnalysedModel(backbone, ClassifierOptions(backbone, weights="none"), None, None, {})
 
 
 def trained_model(folder: Path) -> AnalysedModel:
-    """Return the model of a finished run, by the header of its weights.
+    """Return the classifier of a finished run, as the header of its model.safetensors describes it.
 
     Raises:
         UserError: for a folder without weights, or with the weights of another task.
@@ -68,13 +68,13 @@ def trained_model(folder: Path) -> AnalysedModel:
 def measure_model(
     model: AnalysedModel, *, data: Path | None, images: int, size: int | None, seed: int
 ) -> list[MeasuredModel]:
-    """Measure a model with random weights and, if it is trained, with its trained weights.
+    """Measure the responses of a model with random weights and, for a trained model, also with its trained weights.
 
     Args:
         data: folder with train/CLASS/*; None for the built-in shapes.
         images: number of images in the batch.
         size: side of the images in pixels; None for the model's crop size, or the shorter side of the first image.
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Raises:
         UserError: if the model was trained on another number of classes than the data has.
@@ -84,8 +84,8 @@ def measure_model(
     batch, labels, classes = read_batch(data, images, size=size, backbone=backbone)
     if model.classes not in (None, classes):
         raise UserError(
-            f"{model.name}: was trained on {model.classes} classes, {data or 'the built-in shapes'} has {classes}; "
-            "name its data with --data"
+            f"{model.name}: was trained on {model.classes} classes, but the data ({data or 'the built-in shapes'}) "
+            f"has {classes}; name the model's own data with --data"
         )
     net = build(model, classes, seed=seed)
     measured = [MeasuredModel(model.name, INITIAL, measure(net, batch, labels))]

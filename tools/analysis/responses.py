@@ -19,7 +19,7 @@ from backbones.errors import UserError
 
 @dataclass
 class Response:
-    """The response of a convolution.
+    """Response of one convolution: statistics of its output and of its weight's gradient.
 
     Attributes:
         layer: name of the convolution in the model.
@@ -50,7 +50,7 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
         UserError: for fewer than two images, or a model whose convolutions are not called as modules.
     """
     if len(images) < 2:
-        raise UserError(f"{len(images)} images: batch norm needs at least 2 for its statistics; use more")
+        raise UserError(f"{len(images)} images: batch norm needs at least 2 images for its statistics; raise --images")
     model = copy.deepcopy(model).train()
     with _ResponseHooks(model) as hooks:
         loss = F.cross_entropy(model(images).float(), labels)

@@ -99,7 +99,7 @@ def _check_category_names(categories: RecordList) -> None:
 
 
 def _sizes(images: RecordList) -> np.ndarray:
-    """Return heights and widths `[I, 2]`; 0 for malformed values."""
+    """Return the heights and widths of images as an array `[I, 2]`, with 0 for malformed values."""
     columns = [images.column(side) for side in ("height", "width")]
     return np.array([[value or 0 for value in column] for column in columns], np.int64).T
 
@@ -141,7 +141,7 @@ def _size_text(limits: np.ndarray) -> str:
 def _image_files(
     images: RecordList, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
 ) -> SplitImages:
-    """Return the image files, each once, without files that lead out of the folder unless `allow_outside`."""
+    """Return the image files, each once. Names that lead out of the folder are left out unless `allow_outside`."""
     chosen: dict[str, int] = {}
     for index, name in enumerate(names):
         if name is None:
@@ -161,7 +161,7 @@ def _image_files(
 
 
 def _inspect(content: np.ndarray, size: tuple[int, int]) -> Findings:
-    """Return the problems of an image file, decoded as in training.
+    """Decode an image file as training does, and return its problems.
 
     Args:
         size: height and width that the annotations say, 0 if unknown.

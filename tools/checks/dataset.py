@@ -62,7 +62,7 @@ def check_dataset(
 def _check_folders(
     root: Path, splits: Sequence[str], truth: str, ignore_index: int, report: CheckReport
 ) -> dict[str, SplitImages]:
-    """Check all but the image files of a data set in another layout than COCO's; return the image files by split."""
+    """Check annotations or label maps of a data set that is not in COCO's layout; return its image files by split."""
     if truth != "labels" and layout_of(root) not in (None, "coco"):
         return {split: check_folder(root, split, report) for split in splits}
     if is_label_folder(root):
@@ -81,7 +81,7 @@ def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, dec
 
 
 def _coco_splits(root: Path | None, named: Mapping[str, CocoFiles]) -> dict[str, CocoFiles]:
-    """Return the files of each COCO split, in `named` or else in `root`; empty if there are no COCO files."""
+    """Return annotation file and image folder of each COCO split, those in `named` or else those found in `root`."""
     found: dict[str, CocoFiles] = {}
     for split in COCO_SPLITS:
         if split in named:
@@ -90,16 +90,16 @@ def _coco_splits(root: Path | None, named: Mapping[str, CocoFiles]) -> dict[str,
             found[split] = find_split(root, split)
     for _, folder in found.values():
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of images")
+            raise UserError(f"{folder}: no such folder of images; fix the option that names it")
     return found
 
 
 def _class_splits(root: Path) -> dict[str, Path]:
-    """Return the folders of the splits of class folders by name."""
+    """Return the folders of the splits (train, val) of a classification data set, by split."""
     if holds_shards(str(root)):
         raise UserError(f"--data {root}: tar shards are not checked; check the class folders from which they were made")
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder")
+        raise UserError(f"--data {root}: no such folder; check the path")
     found = {split: root / split for split in ("train", "val", "test") if (root / split).is_dir()}
     if "val" in found:
         found.pop("test", None)  # training reads test/ only if val/ does not exist

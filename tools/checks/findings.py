@@ -13,7 +13,7 @@ REMARKS = ("same name in both splits", "no outline")  # kinds that do not distur
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of one record or file.
+    """One problem found in one record or file of a data set.
 
     Attributes:
         kind: a few words, the same for all problems of this kind.
@@ -36,7 +36,7 @@ class Problem:
 
 
 class ReportJson(TypedDict):
-    """The content of the JSON file."""
+    """Content of the JSON file that `--json` writes."""
 
     clean: bool
     checked: dict[str, dict[str, int]]
@@ -46,7 +46,7 @@ class ReportJson(TypedDict):
 
 @dataclass
 class CheckReport:
-    """Collects problems.
+    """Report of a check: collects the problems of a data set, and prints them as a table or returns them as JSON.
 
     Attributes:
         problems: all problems in the order of the checks.
@@ -57,16 +57,16 @@ class CheckReport:
     checked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, kind: str, split: str, *, record: str = "", file: str = "", text: str) -> None:
-        """Add a problem; see `Problem` for the arguments."""
+        """Add a problem to the report; the arguments are the fields of `Problem`."""
         self.problems.append(Problem(kind, split, record, file, text))
 
     @property
     def wrong(self) -> int:
-        """Number of problems without remarks."""
+        """Number of problems that make the data set faulty; remarks do not count."""
         return sum(problem.kind not in REMARKS for problem in self.problems)
 
     def table(self) -> str:
-        """Return kind, count and first examples of the problems, and a summary of what was checked.
+        """Return the report as text: kind, count and first examples of the problems, and how much was checked.
 
         The most frequent kinds come first. Remarks come last.
         """

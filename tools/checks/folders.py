@@ -81,7 +81,7 @@ def _class_images(folder: Path, classes: list[str], split: str, report: CheckRep
 
 @cache
 def _channels(path: Path) -> int:
-    """Return the channels of an image, with which other images are compared; 3 if it cannot be decoded."""
+    """Return the number of channels that all images must have: that of this image, or 3 if it cannot be decoded."""
     try:
         return channels_of(path)
     except UserError:
@@ -129,7 +129,7 @@ def _label_images(
 
 
 def _inspect_labels(path: Path, classes: Classes | None, size: tuple[int, int] | None, ignore_index: int) -> Findings:
-    """Return the problems of a label map. A wrong size and wrong values are separate problems."""
+    """Return the problems of a label map's file. A wrong size and wrong class numbers are separate problems."""
     if not path.is_file():
         return []  # reported already
     try:

@@ -21,7 +21,7 @@ Add = Callable[[int, str, str], None]  # index of the annotation, kind and text 
 
 
 class Outlines:
-    """The outlines of a file's annotations, measured together.
+    """Outlines (`segmentation`) of all annotations of a COCO file, checked together.
 
     Args:
         annotations: the records `[N]`.
@@ -123,7 +123,7 @@ class Outlines:
             add(int(index), "wrong area", f"`area` is {stated[index]:.0f}, but the {what} has {size:.0f} pixels")
 
     def _check_frames(self, add: Add) -> None:
-        """Report boxes at another position than their polygons, for example corners instead of width and height."""
+        """Report boxes that do not surround their polygons, for example corners given as width and height."""
         low, high = (np.stack([self.boxes, self.frames]).reshape(2, -1, 2, 2)[:, :, side] for side in (0, 1))
         shared = (high.min(axis=0) - low.max(axis=0) + SLACK).clip(0).prod(axis=1)
         whole = (high.max(axis=0) - low.min(axis=0)).prod(axis=1)
@@ -135,14 +135,14 @@ class Outlines:
 
 
 def _is_plain(polygon: object) -> bool:
-    """Return whether a polygon passes a quick check; the full check of the others takes longer."""
+    """Return whether a polygon passes a quick check; only other polygons need the slower full check."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         return False
     return set(map(type, polygon)) <= {int, float} and all(-FAR < value < FAR for value in polygon)
 
 
 def _stated(add: Add, index: int, area: object) -> float:
-    """Return the `area` of a record; NaN if it is missing or malformed."""
+    """Return the `area` of an annotation, or NaN if it is missing or malformed."""
     if isinstance(area, (int, float)) and is_number(area):
         return float(area)
     if area is not None:

@@ -16,7 +16,7 @@ KINDS = {"images": "image", "categories": "category", "annotations": "annotation
 
 
 class RecordList:
-    """The records of one list of a file.
+    """Records of one list (`images`, `annotations` or `categories`) of a COCO file.
 
     Attributes:
         records: the records; an empty record replaces an entry that is not an object.
@@ -65,11 +65,11 @@ class RecordList:
         return values
 
     def texts(self, name: str) -> list[str | None]:
-        """Return one field of texts of all records, like `column`."""
+        """Return one text field of all records; like `column`, with None for malformed values."""
         return [value if isinstance(value, str) else None for value in self.column(name)]
 
     def ids(self, name: str) -> np.ndarray:
-        """Return one field of ids `[N]`; -1 for malformed values."""
+        """Return one id field of all records as an array `[N]`, with -1 for malformed values."""
         return np.array([value if isinstance(value, int) else -1 for value in self.column(name)], np.int64)
 
     def report_duplicates(self, ids: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""How a command ends: its errors in one line, and its exit status."""
+"""Ending of a command: prints user errors as one line and sets the exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the user's 
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a command's `main` and turn errors of the user into one line on stderr.
+    """Run a command's `main`; print a user error as one line on stderr and exit with status 2.
 
     Exit statuses: 2 for a user error or a full disk, `stopping.STATUS` for a training that was stopped by a signal and
     can be resumed, `INTERRUPTED` for Ctrl-C. Any other exception is a bug and keeps its traceback.
@@ -42,5 +42,5 @@ def run(main: Callable[[], object]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the error's text in one line; a data-loading worker's error contains the worker's traceback."""
+    """Return an error's message in one line, without the traceback that a data-loading worker's error contains."""
     return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())

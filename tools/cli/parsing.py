@@ -95,7 +95,7 @@ def _parse(
 
 
 def _values(arguments: Sequence[str], groups: Iterable[type], *, description: str, defaults: str | None) -> Namespace:
-    """Return the values of all options, from the arguments and the file of defaults."""
+    """Return the values of all options, from the arguments and from the YAML file of defaults."""
     from jsonargparse import ArgumentError, ArgumentParser  # slow to import
 
     parser = ArgumentParser(
@@ -121,7 +121,9 @@ def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], 
     values = _read_config(Path(file), option)
     for name, value in values.items():
         if isinstance(value, str) and value.strip() and _is_null(value):
-            raise UserError(f"{option}{file}: {name} is the text {value!r}, which would be read as null; write null")
+            raise UserError(
+                f"{option}{file}: {name} is the text {value!r}, which YAML reads as null; write null without quotes"
+            )
     if not values.keys() & former_names(groups).keys():
         return file
     copy = Path(copies.enter_context(tempfile.TemporaryDirectory()), "options.yaml")
@@ -148,7 +150,7 @@ def peek_option(argv: Sequence[str], name: str) -> Any:
 
 
 def to_dict(options: DataclassInstance) -> dict[str, Any]:
-    """Return all groups as one flat dictionary, ready for a YAML file that `--config` reads back."""
+    """Return the options of all groups as one flat dictionary, ready for a YAML file that `--config` reads back."""
     return {
         field.name: getattr(group, field.name)
         for group in (getattr(options, entry.name) for entry in fields(options))

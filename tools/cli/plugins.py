@@ -10,7 +10,7 @@ from tools.cli.arguments import REPEATABLE
 
 @dataclass
 class PluginOptions:
-    """Your own code.
+    """Your own Python code, which adds names to the registries.
 
     Args:
         plugin: Python file (nets.py) or module (mine.nets) to import, which registers backbones, necks or heads; may

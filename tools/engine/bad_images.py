@@ -37,7 +37,7 @@ class ImageDataset(Protocol[Item_co]):
 
 
 class SizedDataset(Dataset[Item_co]):
-    """Dataset with a length."""
+    """Dataset of known length."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -111,7 +111,7 @@ class BadImages:
 
 
 def _file_of(line: str) -> str | None:
-    """Return the file that a line records, or None for a line cut short by a kill: its image will be found again."""
+    """Return the file that a line of the record names, or None for a line that a kill cut short."""
     try:
         return json.loads(line)["file"]
     except (ValueError, TypeError, KeyError):
@@ -156,7 +156,10 @@ class _Replacing(_Recording[Item], SizedDataset[Item]):
             if item is not None:
                 return item
         path = self.data.unreadable(index)
-        raise UserError(f"{path}: does not decode, nor do {TRIES} images drawn in its place; fix the data set")
+        raise UserError(
+            f"{path}: does not decode, and neither do {TRIES} images tried in its place; replace the bad images of "
+            "the data set"
+        )
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """Yield the image itself, then images at random, the same ones for the same seed, epoch and index."""
@@ -195,7 +198,7 @@ class NonEmptyBatches(Generic[Batch]):
 
     @property
     def worker_init_fn(self) -> Callable[[int], None] | None:
-        """The function that each worker of the loader begins with."""
+        """Function that each worker of the loader calls first."""
         return self.loader.worker_init_fn
 
     @worker_init_fn.setter

@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 class Batches(Protocol):
-    """Order of the training images. The loader of a run iterates in this order.
+    """Order of the training images: iterating yields the keys of the images of each batch.
 
     Attributes:
         batch_size: images of one optimizer step, over all processes.

@@ -1,4 +1,4 @@
-"""Costs of a model and of a run: parameters, multiply-adds, peak memory, and the environment."""
+"""Cost of a model and a run: parameters, multiply-adds and peak memory; also versions and hardware."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def without_numbers() -> Iterator[None]:
 def costs(
     model: nn.Module, device: torch.device, dtype: torch.dtype, *, example_shape: Sequence[int] | None
 ) -> dict[str, object]:
-    """Return the costs of a run, as results.json holds them.
+    """Return parameters, multiply-adds and peak memory of a run, as entries of results.json.
 
     Args:
         dtype: of the computations.
@@ -81,7 +81,7 @@ def costs(
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """Return versions, device, number of processes and data type, as results.json holds them."""
+    """Return library versions, device, number of processes and data type of a run, as entries of results.json."""
     gpu = device.type == "cuda"
     return {
         **versions(),

@@ -33,13 +33,13 @@ class Evaluator(Protocol[Predictions, Targets, State]):
         """Add the predictions of a batch."""
 
     def state(self) -> State:
-        """Return all that was added, as picklable values."""
+        """Return the state of this process (all predictions added so far) as picklable values."""
 
     def merge(self, states: Sequence[State]) -> None:
-        """Replace what was added here with the states of all processes, in order of rank."""
+        """Replace this evaluator's state by the states of all processes, given in order of rank."""
 
     def compute(self) -> Results:
-        """Return the metrics by name."""
+        """Return the metrics of all predictions added so far, by name."""
 
 
 @torch.inference_mode()
@@ -115,7 +115,7 @@ class MeanLosses:
 
     @staticmethod
     def figures(parts: Iterable[MeanLosses]) -> dict[str, float | None]:
-        """Return `val_<term>` and their sum `val_loss`, each None if it is not finite. No losses give no entry."""
+        """Return `val_<term>` for each loss term and their sum `val_loss`; None if not finite. Empty without losses."""
         parts = list(parts)
         images = sum(part.images for part in parts)
         names = dict.fromkeys(name for part in parts for name in part.sums)

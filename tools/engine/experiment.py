@@ -96,7 +96,7 @@ class Experiment:
 
     @property
     def eval_batch(self) -> int:
-        """Return the images of one forward pass of an evaluation.
+        """Return the number of images in one forward pass of an evaluation.
 
         It does not depend on the number of processes, so that the metrics do not either.
         """
@@ -104,7 +104,7 @@ class Experiment:
 
     @property
     def process_batch(self) -> int:
-        """Return the images of one training forward pass of one process."""
+        """Return the number of images in one forward pass of training on one process."""
         return self.train.batch_size // (distributed.world_size() * self.train.accumulate)
 
     def precision(self) -> Precision:
@@ -228,7 +228,7 @@ class Experiment:
         distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
 
     def _keep_evidence(self, error: NonFiniteLossError) -> None:
-        """Write the batch of a loss that is not finite, and raise the error that names the file."""
+        """Write the batch whose loss is not finite into the run folder, and raise an error that names the file."""
         if error.evidence is not None:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
@@ -301,7 +301,7 @@ def user_error_of(error: Exception) -> UserError | None:
 
 
 def _check(train: TrainOptions, config: Mapping[str, object], device: torch.device) -> None:
-    """Refuse options that these processes cannot fulfil on this device."""
+    """Refuse option values that are not possible with this number of processes and this device."""
     parts = distributed.world_size() * train.accumulate
     if train.batch_size % parts:
         raise UserError(

@@ -191,7 +191,7 @@ def _is_due(training: Training, steps: int, *, epochs: int, eval_every: int, eva
 
 
 def _note_score(training: Training, score: float | None) -> bool:
-    """Count an evaluation; return whether its score is the best so far."""
+    """Record the score of an evaluation; return whether it is the best so far."""
     training.measured = training.step
     better = score is not None and not math.isnan(score) and (training.best is None or score > training.best)
     training.waited = 0 if better else training.waited + 1

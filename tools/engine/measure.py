@@ -52,7 +52,7 @@ class Measure(ABC, Generic[EvaluatorType]):
         return evaluate(self.predictor(model), loader, evaluator, precision=precision, losses=losses)
 
     def report(self, model: nn.Module, results: Results, costs: Mapping[str, object]) -> None:
-        """Print the results table; write results.json, predictions and pictures, on the main process."""
+        """On the main process, print the table of results; write results.json, predictions and drawn samples."""
         if not distributed.is_main():
             return
         folder = self.experiment.folder
@@ -76,16 +76,16 @@ class Measure(ABC, Generic[EvaluatorType]):
 
     @abstractmethod
     def table(self, results: Results) -> str:
-        """Format the results as a table."""
+        """Return the results as a table for printing."""
 
     @abstractmethod
     def write_samples(self, model: nn.Module, folder: Path) -> str:
         """Draw sample predictions, if the task has any, and return the line that says where the results are."""
 
     def further_results(self, model: nn.Module) -> Results:
-        """Return metrics of other images, such as training images. By default there are none."""
+        """Return metrics of images outside the validation split, such as training images. By default there are none."""
         return {}
 
     def kept_results(self) -> Results:
-        """Return entries of an earlier results.json that stay. By default there are none."""
+        """Return entries of an earlier results.json to keep in the new one. By default there are none."""
         return {}

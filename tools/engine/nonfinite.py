@@ -17,7 +17,7 @@ Evidence: TypeAlias = dict[str, object]  # tensors, trees of tensors, and JSON v
 
 
 class NonFiniteLossError(UserError):
-    """The loss of some process is not finite.
+    """Error for a loss that is not finite on at least one process.
 
     Attributes:
         evidence: batch and weights of this process; None if the loss of this process is finite.
@@ -28,7 +28,7 @@ class NonFiniteLossError(UserError):
         self.evidence = evidence
 
     def keep(self, folder: Path, *, config: Mapping[str, object], meta: Mapping[str, object]) -> UserError:
-        """Write the evidence into the run folder, and return the error that names the file."""
+        """Write batch, weights and random state of the step to the run folder; return an error that names the file."""
         if self.evidence is None:
             return self
         path = folder / f"nonfinite-step-{self.evidence['step']}-rank-{self.evidence['rank']}.safetensors"
@@ -55,7 +55,7 @@ def evidence(
     random: Mapping[str, Tensor],
     **facts: object,
 ) -> Evidence:
-    """Return everything that the forward pass was computed from.
+    """Return the inputs of the forward pass: images, targets, weights, random state.
 
     Args:
         model: the bare model, with the weights that gave the loss. They are newer than the last checkpoint.

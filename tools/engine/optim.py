@@ -26,7 +26,7 @@ CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # orders of dimensio
 
 
 class Warmup(TypedDict):
-    """Keywords of timm's schedules."""
+    """Keyword arguments for the warmup of timm's schedules."""
 
     warmup_t: int
     warmup_lr_init: float
@@ -35,7 +35,7 @@ class Warmup(TypedDict):
 
 
 def learning_rate(options: TrainOptions) -> tuple[float, str]:
-    """Return the learning rate, and the rule that gave it in words.
+    """Return the learning rate, and a description of the rule that gave it.
 
     The rule is linear in the batch size for SGD (Goyal et al. 2017), and uses its square root for adaptive optimizers
     (Malladi et al. 2022).
@@ -91,7 +91,7 @@ def _groups_by_stage(options: TrainOptions, model: nn.Module) -> list[ParameterG
 
 
 def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
-    """Return the plan's rows about the learning rate, and about the stages unless all train alike."""
+    """Return rows of the plan: the learning rate, and how the stages train unless all train alike."""
     lr, rule = learning_rate(options)
     rows = {"lr": f"{lr:.4g} ({rule}), {options.optimizer}, {options.schedule}"}
     stages = describe_stages(model, lr=lr, layer_decay=options.layer_decay, thaw=options.thaw or ())
@@ -100,7 +100,7 @@ def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
 
 @contextmanager
 def memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Present channels_last weights as contiguous ones to a fused optimizer on a CPU, while inside this context.
+    """Context manager in which a fused CPU optimizer sees channels_last weights as contiguous ones, which is faster.
 
     torch's fused kernels copy tensors that are not contiguous (weight, gradient and moments) before and after each
     step, which takes as long as the step itself. The dimensions are permuted to the order in memory, without a copy,

@@ -14,7 +14,7 @@ from tools.cli.plugins import PluginOptions
 
 
 class WithWeights(Protocol):
-    """Option group of a model."""
+    """Option group with the weights of a model."""
 
     @property
     def weights(self) -> str: ...

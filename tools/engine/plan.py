@@ -16,7 +16,7 @@ LIVE_NORM_IMAGES = 8  # batch statistics of fewer images are noisy
 
 
 def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps_per_epoch: int) -> dict[str, object]:
-    """Return the rows of the plan: those of the task, and those that all tasks share."""
+    """Return the rows of a run's plan, title to value: the rows of the task and the rows that all tasks share."""
     train, world = experiment.train, distributed.world_size()
     precision = str(experiment.precision().dtype).removeprefix("torch.")
     rows = {

@@ -1,4 +1,4 @@
-"""Where the defaults of a training command come from: the run to resume, or a recipe."""
+"""Defaults of a training command: the options of the run to resume, or a recipe."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Rehearsal:
 
     @property
     def hours(self) -> float:
-        """The duration of all steps, without evaluations."""
+        """Estimated hours of all training steps, without evaluations."""
         return self.steps * self.seconds / 3600
 
     def to_json(self) -> str:

@@ -24,19 +24,21 @@ Kept: TypeAlias = Mapping[str, Any]  # the entries that `nonfinite.evidence` nam
 
 
 def read(path: Path) -> Kept:
-    """Read what a training kept of the step.
+    """Read the file nonfinite-*.safetensors that a training wrote about a step whose loss was not finite.
 
     Raises:
         UserError: the file is missing, damaged, or holds something else.
     """
     kept = checkpoint.load(path)
     if not isinstance(kept, dict) or not kept.keys() >= {"images", "targets", "random", "parameters", "meta"}:
-        raise UserError(f"{path}: not the batch of a loss that was not finite; name a nonfinite-*.safetensors")
+        raise UserError(
+            f"{path}: is no file that a training wrote about a loss that was not finite; name a nonfinite-*.safetensors"
+        )
     return kept
 
 
 def restore(model: nn.Module, kept: Kept, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Restore a model to the kept step: frozen norm layers, buffers and weights; return it in training mode.
+    """Restore the model's frozen norm layers, buffers and weights of the recorded step; return it in training mode.
 
     Args:
         model: built from the kept `meta`, with random weights and live batch norm.
@@ -59,17 +61,20 @@ def restore(model: nn.Module, kept: Kept, state: Mapping[str, Tensor] | None = N
     try:
         model.load_state_dict(state if state is not None else {**model.state_dict(), **kept["parameters"]})
     except RuntimeError:
-        raise UserError("the kept weights do not fit the model; replay them with the version that trained it") from None
+        raise UserError(
+            "the recorded weights do not fit the model, which another version of the project built; use the version "
+            "that trained it"
+        ) from None
     return model.train()
 
 
 def last_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Return the weights of the last checkpoint in the run folder of a kept step."""
+    """Return the weights of the last checkpoint in the run folder of a recorded step."""
     return checkpoint.load(checkpoint.newest_whole(path.parent / LAST))["training"]["model"]
 
 
 def describe_input(kept: Kept, model: nn.Module, weights: str) -> list[str]:
-    """Describe the step, the losses that the run saw, and whether images and weights are finite, one line each.
+    """Describe the recorded step, its losses, and whether its images and weights are finite, one line each.
 
     Args:
         weights: "failure" or "checkpoint", the source of the model's weights.
@@ -91,7 +96,7 @@ def describe_input(kept: Kept, model: nn.Module, weights: str) -> list[str]:
 
 @dataclass
 class Traced:
-    """Result of one repetition.
+    """Result of repeating a training step once.
 
     Attributes:
         losses: values by loss term.
@@ -109,7 +114,7 @@ class Traced:
         return all(math.isfinite(loss) for loss in self.losses.values()) and not self.module and not self.gradient
 
     def lines(self, precision: str) -> list[str]:
-        """Describe the result, one fact per line."""
+        """Describe this result in lines of text."""
         lines = [
             f"{precision:<14}{_terms(self.losses)}",
             f"              first output that is not finite: {self.module or 'none'}",
@@ -118,7 +123,7 @@ class Traced:
 
 
 def trace(model: nn.Module, kept: Kept, dtype: torch.dtype) -> Traced:
-    """Repeat forward and backward pass in one precision, starting from the kept random state."""
+    """Repeat forward and backward pass in one precision, starting from the recorded random state."""
     device = next(model.parameters()).device
     set_random_state(kept["random"], device)
     images, targets = to_device((kept["images"], kept["targets"]), device)
@@ -136,7 +141,7 @@ def trace(model: nn.Module, kept: Kept, dtype: torch.dtype) -> Traced:
 
 
 def _watch(name: str, broken: list[str]) -> Callable[[nn.Module, object, object], None]:
-    """Return a hook that notes the module if its output is the first that is not finite."""
+    """Return a forward hook that records the module's name if its output is the first that is not finite."""
 
     def note(module: nn.Module, _: object, output: object) -> None:
         if not broken and not all(torch.isfinite(value).all() for value in _tensors(output)):

@@ -17,7 +17,7 @@ STATE = {"training": dict, "random": list, "config": dict, "meta": dict, "versio
 
 
 class SavedRun(TypedDict):
-    """A checkpoint of a training.
+    """Content of a checkpoint of a training.
 
     Attributes:
         training: state of model, optimizer and counters.
@@ -63,7 +63,9 @@ def require_same_run(
     try:
         saved_config, saved_meta = renamed(_as_json(saved["config"]), groups), _as_json(saved["meta"])
     except (TypeError, ValueError):
-        raise UserError(f"{path}: its options cannot be read; resume from another checkpoint") from None
+        raise UserError(
+            f"{path}: the options in this checkpoint cannot be read; resume from another checkpoint"
+        ) from None
     now = _as_json(meta)
     _require_same_options(saved_config, _as_json(config), folder, free)
     _require_same_categories(saved_meta, now, folder)
@@ -100,7 +102,7 @@ def _require_same_images(before: Mapping[str, str], now: Mapping[str, str], fold
 
 
 def _require_same_input(before: object, now: object, folder: Path) -> None:
-    """Check sizes and normalisation, which come from the run's first weights; that file may have been replaced."""
+    """Check that image sizes and normalisation, which come from the file of --weights, are those of the run."""
     if before != now:
         raise UserError(
             f"--resume: sizes or normalisation of the inputs differ from those of the run in {folder}; restore the "

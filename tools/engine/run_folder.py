@@ -1,4 +1,4 @@
-"""The run folder: its name, its lock, and what a killed start leaves in it; folders for other results as well."""
+"""Run folders: name, lock, and files that a training killed early leaves behind; also folders for other results."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def choose_folder(
 
 
 def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:
-    """Create a run folder, and record the names of the launches of its processes.
+    """Create a run folder, and record the names of the torchrun launches that train in it.
 
     Raises:
         UserError: the folder cannot be created or written.
@@ -85,13 +85,13 @@ def lock(folder: Path) -> None:
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """Return the files in a run folder that a start writes before its first checkpoint."""
+    """Return the files in a run folder that a training writes before its first checkpoint."""
     patterns = (*WRITTEN_AT_START, *TEMPORARY)
     return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
 
 
 def foreign_files(folder: Path) -> set[Path]:
-    """Return the files of a folder that are not `leftover_files`."""
+    """Return the files of a folder that a training did not write before its first checkpoint."""
     return set(_files(folder)) - set(leftover_files(folder))
 
 
@@ -130,13 +130,13 @@ def create_results(folder: Path) -> None:
 
 
 def _last_used_by(launchers: Collection[str], folders: Iterable[Path]) -> Path | None:
-    """Return the folder that processes of these launches worked on last, or None."""
+    """Return the folder that these launches of torchrun trained in last, or None."""
     used = [folder for folder in folders if not {*launchers}.isdisjoint(_launchers_of(folder))]
     return max(used, key=lambda folder: (folder / LAUNCHERS).stat().st_mtime, default=None)
 
 
 def _launchers_of(folder: Path) -> list[str]:
-    """Return the names of the launches that worked on a run; none if the record is absent or damaged."""
+    """Return the names of the torchrun launches that trained in a run folder; empty if their record cannot be read."""
     try:
         names = json.loads((folder / LAUNCHERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -169,7 +169,7 @@ def _new_folder(prefix: str) -> Path:
             return folder
         atexit.register(_remove_empty, folder.absolute())
         return folder
-    raise UserError(f"runs/{stem}-*: a thousand runs began in this second; name a folder with --output")
+    raise UserError(f"runs/{stem}-*: a thousand folders of this name exist already; name a folder with --output")
 
 
 def _remove_empty(folder: Path) -> None:

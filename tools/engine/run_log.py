@@ -69,7 +69,7 @@ class RunLog:
 
 
 def _is_done(line: str, step: int, measured: int) -> bool:
-    """Return whether a logged line is of a step that is done; False for a line cut short by a kill or a full disk."""
+    """Return whether a logged line belongs to a step before the resumed one; False for a line that is cut short."""
     try:
         values = json.loads(line)
         return values["step"] <= (measured if "epoch" in values else step)

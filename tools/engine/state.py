@@ -76,7 +76,7 @@ class Training:
         return self.ema.module if self.ema else distributed.unwrap(self.model)
 
     def begin_epoch(self) -> None:
-        """Thaw the stages that are due."""
+        """Thaw the backbone stages that begin to train in this epoch."""
         # DistributedDataParallel exchanges the gradients of the parameters that trained when it was created, so create
         # it anew.
         if self.thawing and self.thawing.set_epoch(self.epoch):
@@ -126,7 +126,7 @@ class Training:
             ema.load_state_dict(state["ema"])
 
     def _resting(self, state: State) -> set[nn.Parameter]:
-        """Return the parameters that had not trained when the state was saved and will train later."""
+        """Return the parameters that were still frozen when the state was saved and are thawed later."""
         last = state["epoch"] - (state["epoch_step"] == 0)  # epoch of the last step, counted from 0
         return self.thawing.still_frozen(last) if self.thawing else set()
 
@@ -171,7 +171,9 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
         if "cuda" in state and device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], device)
     except (RuntimeError, TypeError, KeyError, AttributeError):
-        raise UserError("the checkpoint: its random state is malformed; resume from another checkpoint") from None
+        raise UserError(
+            "the checkpoint holds a malformed state of the random generators; resume from another checkpoint"
+        ) from None
 
 
 def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
@@ -188,7 +190,9 @@ def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Par
         found["params"] != group["params"]
         for found, group in zip(state["param_groups"], own["param_groups"], strict=True)
     ):
-        raise UserError("the checkpoint: optimizer: belongs to another model; resume from another checkpoint")
+        raise UserError(
+            "the checkpoint holds the optimizer state of another model; resume from a checkpoint of this model"
+        )
     # Keep entries that are not settings, such as lamb's count of steps.
     groups = [{**found, **group} for found, group in zip(state["param_groups"], own["param_groups"], strict=True)]
     return {"state": state["state"], "param_groups": groups}

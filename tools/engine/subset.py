@@ -41,8 +41,8 @@ def nested_subset(
     missing = np.setdiff1d(classes, classes[np.isin(images, chosen)])
     if len(missing):
         raise UserError(
-            f"--fraction {fraction}: leaves no image of {', '.join(names[number] for number in missing[:3])}; use a "
-            "larger fraction or another --seed"
+            f"--fraction {fraction}: leaves no image of the class "
+            f"{', '.join(names[number] for number in missing[:3])}; use a larger fraction or another --seed"
         )
     return chosen
 

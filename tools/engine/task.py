@@ -31,7 +31,7 @@ class TaskData(Protocol):
 
 
 class TrainedModule(Protocol):
-    """Attributes that the run needs of a model besides those of `nn.Module`."""
+    """Attributes that a trained model must have besides those of `nn.Module`."""
 
     @property
     def load_report(self) -> object | None:
@@ -40,7 +40,7 @@ class TrainedModule(Protocol):
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """Rows of the printed plan that only the task knows. The run adds the rows that all tasks share.
+    """Rows of the printed plan that depend on the task. The run adds the rows that all tasks share.
 
     Attributes:
         model: architecture, backbone and weights.

@@ -23,7 +23,7 @@ SLACK = 2.0  # pixels by which a detection may leave its image
 
 
 def truth_rows(truth: InstancesFile, images: set[int]) -> np.ndarray:
-    """Return the ground truth of `images` as rows [G, 7]."""
+    """Return the objects of `images` as an array [G, 7]: image id, x, y, width, height, iscrowd, category id."""
     rows = [
         (record["image_id"], *record["bbox"], record["iscrowd"], record["category_id"])
         for record in truth["annotations"]
@@ -33,12 +33,12 @@ def truth_rows(truth: InstancesFile, images: set[int]) -> np.ndarray:
 
 
 def image_sizes(truth: InstancesFile) -> dict[int, tuple[float, float]]:
-    """Return width and height by image id."""
+    """Return width and height of the images in pixels, by image id."""
     return {record["id"]: (record["width"], record["height"]) for record in truth["images"]}
 
 
 def undefined_reasons(figures: Mapping[str, float | None], truth: np.ndarray) -> dict[str, str]:
-    """Return, for each metric without a value, what the ground truth lacks."""
+    """Return for each undefined metric what the ground truth lacks, such as "no small objects"."""
     return {name: _lacking(truth, area_of(name)) for name in METRICS if figures[name] is None}
 
 
@@ -121,7 +121,7 @@ def _normalised(truth: np.ndarray, detections: np.ndarray) -> str | None:
 
 
 def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -> str | None:
-    """Recognise corners x1, y1, x2, y2: read as x, y, w, h they leave the image, read as corners they fit."""
+    """Return a hint if boxes seem to be corners x1, y1, x2, y2: read as x, y, w, h they leave the image."""
     size = np.array([sizes.get(int(image), (0, 0)) for image in detections[:, IMAGE]])
     known = (size > 0).all(axis=1)
     if not known.any():

@@ -37,16 +37,16 @@ class Arrays(TypedDict):
 
 
 class Engine(Protocol):
-    """Ground truth that can be matched with detections."""
+    """Interface of a library that holds COCO ground truth and matches detections with it."""
 
     image_ids: list[int]
     categories: dict[int, str]
 
     def complete(self) -> InstancesFile:
-        """Return the ground truth in the form of `read_truth`."""
+        """Return the ground truth with all fields that box evaluation needs, as `read_truth` does."""
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
-        """Return, by category id, the number of `images` that show it and the number of its boxes without crowds."""
+        """Return for each category id the number of `images` that show it, and its number of objects without crowds."""
 
     def read(self, path: Path) -> COCO | None:
         """Parse a results file natively; return None if it needs the strict Python reader."""
@@ -62,7 +62,7 @@ class Engine(Protocol):
 
 
 class HotcocoEngine:
-    """The compiled engine. Complete files are parsed by its native reader."""
+    """Engine of hotcoco, a compiled library. Files with all fields are parsed by hotcoco itself, which is fast."""
 
     def __init__(self, source: TruthSource) -> None:
         self._source = source
@@ -131,7 +131,7 @@ class HotcocoEngine:
 
 
 class PycocotoolsEngine:
-    """The reference engine, without its printed output."""
+    """Engine of pycocotools, COCO's reference code; its printed output is suppressed."""
 
     def __init__(self, source: TruthSource) -> None:
         self._truth = read_truth(source)
@@ -180,7 +180,7 @@ class PycocotoolsEngine:
 
 
 def records(rows: np.ndarray) -> list[ResultRecord]:
-    """Convert rows [N, 7] to COCO results."""
+    """Convert detections [N, 7] to COCO's results format: one dict per detection."""
     images, categories = rows[:, IMAGE].astype(np.int64).tolist(), rows[:, CATEGORY].astype(np.int64).tolist()
     boxes, scores = rows[:, X : H + 1].tolist(), rows[:, SCORE].tolist()
     return [
@@ -190,7 +190,7 @@ def records(rows: np.ndarray) -> list[ResultRecord]:
 
 
 def undefined(categories: int) -> Arrays:
-    """Return the arrays of an evaluation without images or categories: -1 everywhere."""
+    """Return the result of matching without images or categories: all values are -1 (undefined)."""
     shape = (10, 101, categories, 4, 3)
     return {
         "precision": -np.ones(shape),
@@ -200,12 +200,12 @@ def undefined(categories: int) -> Arrays:
 
 
 def _arrays(evaluation: Any) -> Arrays:
-    """Return the arrays that a library's `eval` attribute holds."""
+    """Return precision, recall and scores from the `eval` attribute of a library's COCOeval."""
     return {"precision": evaluation["precision"], "recall": evaluation["recall"], "scores": evaluation["scores"]}
 
 
 def _reference(data: Mapping[str, object]) -> pycocotools.coco.COCO:
-    """Return a pycocotools COCO object of data in memory."""
+    """Return pycocotools' COCO object for ground truth that is in memory."""
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):

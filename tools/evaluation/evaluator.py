@@ -60,7 +60,7 @@ class CocoState(TypedDict):
 
 
 class Explanations(TypedDict):
-    """The reasons of metrics that are undefined or low, by metric, and warnings."""
+    """Explanations of results: `reasons` of metrics that are undefined or low, by metric, and `warnings`."""
 
     reasons: dict[str, str]
     warnings: list[str]
@@ -90,7 +90,7 @@ class CocoEvaluator:
         protocol: Protocol = "coco",
     ) -> None:
         if engine not in ENGINES:
-            raise UserError(f"evaluator {engine!r}: unknown; use {' or '.join(ENGINES)}")
+            raise UserError(f"engine {engine!r}: unknown; use {' or '.join(ENGINES)}")
         self._source: TruthSource = annotations if isinstance(annotations, dict) else Path(annotations)
         self._protocol = protocol
         self._engine: Engine = ENGINES[engine](self._source)
@@ -196,7 +196,7 @@ class CocoEvaluator:
         }
 
     def _further_figures(self, classes: list[ClassMetrics]) -> dict[str, float | None]:
-        """Compute the metrics of the protocol. VOC's metrics of a class are added to the entry of the class."""
+        """Compute the further metrics of protocol "voc" or "lvis"; VOC's metrics of a class go to its entry."""
         if self._protocol == "coco":
             return {}
         rows = self._scored(self._ordered_rows())
@@ -209,7 +209,7 @@ class CocoEvaluator:
         return {"VOC07": found["VOC07"], "VOC12": found["VOC12"]}
 
     def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> Explanations:
-        """Return `reasons` and `warnings`. Rows are parsed only if a metric is undefined or low."""
+        """Return the reasons of undefined or low metrics, and warnings. Detections are parsed only if needed."""
         reasons: dict[str, str] = {}
         ap = figures["AP"]
         undefined = any(figures[name] is None for name in METRICS)
@@ -237,7 +237,7 @@ class CocoEvaluator:
         return [warning] if warning else []
 
     def _equal_scores(self, scores: np.ndarray) -> list[str]:
-        """Warn if all scores are equal. The scores of the matched boxes are checked first, because they are at hand."""
+        """Return a warning if all scores are equal. Scores of matched boxes are checked first, which is faster."""
         matched = scores[scores > 0]
         if matched.size and matched.min() != matched.max():
             return []
@@ -262,7 +262,7 @@ class CocoEvaluator:
         raise UserError(f"{where}: {what}; use the annotation file of the predicted images")
 
     def _rows(self, prediction: Mapping[str, Values], image: int) -> np.ndarray:
-        """Convert the detections of one image to rows [N, 7]."""
+        """Convert the detections of one image to an array [N, 7]: image id, x, y, width, height, score, category id."""
         boxes = _array(prediction["boxes"]).reshape(-1, 4)
         scores, labels = _array(prediction["scores"]), _array(prediction["labels"]).astype(np.int64)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
@@ -286,7 +286,7 @@ class CocoEvaluator:
         return self.category_ids[labels - 1]
 
     def _ordered_rows(self) -> np.ndarray:
-        """Return all rows ordered by image id. The order within an image is kept: it breaks ties of equal scores."""
+        """Return all detections [N, 7] ordered by image id; those of an image keep their order, which breaks ties."""
         pieces = [read_results(self._native[0])] if self._native else self._pieces
         rows = np.concatenate(pieces) if pieces else np.empty((0, 7))
         return rows[np.argsort(rows[:, IMAGE], kind="stable")]
@@ -295,7 +295,7 @@ class CocoEvaluator:
         return rows[np.isin(rows[:, IMAGE], self.image_ids)]
 
     def _scored(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows on scored images whose category is in the ground truth."""
+        """Return the detections on scored images whose category is in the ground truth."""
         rows = self._on_scored_images(rows)
         return rows[np.isin(rows[:, CATEGORY], list(self._engine.categories))]
 

@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({error}); repair or recreate it") from None
+        raise UserError(f"{path}: not a JSON file ({error}); write it again") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -84,7 +84,7 @@ def read_truth(source: TruthSource) -> InstancesFile:
 
 
 def truth_is_plain(path: Path, gt: COCO) -> bool:
-    """Return whether hotcoco's reading `gt` of a file is complete, so that `read_truth` is not needed.
+    """Return whether `gt`, a file as hotcoco parsed it, has all fields, so that `read_truth` is not needed.
 
     Counting field names in the raw text takes milliseconds; parsing takes seconds. A file with any doubt is read by
     `read_truth`, whose errors name the faulty record.
@@ -173,7 +173,7 @@ def _all_within(gt: COCO, ids: list[int], images: list[int], categories: list[in
 
 
 def _list(data: Record, key: str, where: str) -> list[Record]:
-    """Return a list of records, which are not checked."""
+    """Return a list of the ground truth, such as `images`, without checking its records."""
     records = data.get(key)
     if not isinstance(records, list):
         raise UserError(
@@ -212,7 +212,9 @@ def _names(categories: list[Record], where: str) -> dict[int, str]:
         names[key] = str(record.get("name", key))
         if names[key].encode(errors="ignore").decode() != names[key]:  # half of a pair of surrogates
             text = reprlib.repr(names[key])
-            raise UserError(f"{where}: categories[{number}]: `name` is {text}, which is not valid Unicode; correct it")
+            raise UserError(
+                f"{where}: categories[{number}]: `name` is {text}, which is not valid Unicode; fix the name"
+            )
     return names
 
 
@@ -222,17 +224,20 @@ def _annotation(
     record_name = f"{where}: annotations[{number}]"
     image, category = _integer(record, "image_id", record_name), _integer(record, "category_id", record_name)
     if image not in sizes:
-        raise UserError(f"{record_name}: image_id {image} is not in `images`; add the image or remove the annotation")
+        raise UserError(
+            f"{record_name}: image_id {image} is not in `images`; add the image there or remove the annotation"
+        )
     if category not in names:
         raise UserError(
-            f"{record_name}: category_id {category} is not in `categories`; add it or remove the annotation"
+            f"{record_name}: category_id {category} is not in `categories`; add the category there or remove the "
+            "annotation"
         )
     box = _box(record, record_name)
     area = record.get("area")
     area = _mask_area(record.get("segmentation"), sizes[image], box) if area is None else _number(area, record_name)
     crowd = record.get("iscrowd") or 0
     if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
-        raise UserError(f"{record_name}: `iscrowd` is {reprlib.repr(crowd)}, not 0 or 1; correct the record")
+        raise UserError(f"{record_name}: `iscrowd` is {reprlib.repr(crowd)}, not 0 or 1; fix the record")
     return {
         "id": number + 1,
         "image_id": image,
@@ -244,7 +249,7 @@ def _annotation(
 
 
 def _mask_area(segmentation: object, size: tuple[float, float], box: list[float]) -> float:
-    """Return the area of the mask in pixels, as COCO's `area`; the area of the box if there is no usable mask."""
+    """Return the area of an object's mask in pixels, or the area of its box if it has no usable mask."""
     from hotcoco import mask  # pycocotools hangs or crashes on some malformed polygons
 
     width, height = size
@@ -290,15 +295,13 @@ def _integer(record: object, key: str, record_name: str) -> int:
 def _box(record: Record, record_name: str) -> list[float]:
     box = record.get("bbox")
     if not isinstance(box, (list, tuple)) or len(box) != 4:
-        raise UserError(
-            f"{record_name}: `bbox` is {reprlib.repr(box)}; box evaluation needs [x, y, width, height] in pixels"
-        )
+        raise UserError(f"{record_name}: `bbox` is {reprlib.repr(box)}; write [x, y, width, height] in pixels")
     return [_number(value, f"{record_name}: bbox") for value in box]
 
 
 def _number(value: object, record_name: str) -> float:
     if not _is_number(value) or not abs(value) < MOST_NUMBER:
-        raise UserError(f"{record_name} holds {reprlib.repr(value)}, not a finite number; correct or remove the record")
+        raise UserError(f"{record_name} holds {reprlib.repr(value)}, not a finite number; fix or remove the record")
     return float(value)
 
 

@@ -29,7 +29,7 @@ METRICS = (*AP_METRICS, *AR_METRICS)
 
 
 class ClassMetrics(TypedDict, total=False):
-    """The metrics of one class; None without ground truth. VOC's metrics are there with protocol "voc" only."""
+    """The metrics of one class, None if it has no objects. VOC's metrics are present with protocol "voc" only."""
 
     id: int
     name: str
@@ -42,7 +42,7 @@ class ClassMetrics(TypedDict, total=False):
 
 
 def area_of(metric: str) -> str:
-    """Return the size range of a metric: a key of AREAS."""
+    """Return the size range that a metric is about, a key of AREAS: "small" for APs."""
     return (AP_METRICS | AR_METRICS)[metric][1]
 
 
@@ -65,7 +65,7 @@ def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | No
 def per_class(
     precision: np.ndarray, categories: Mapping[int, str], counts: Mapping[int, tuple[int, int]]
 ) -> list[ClassMetrics]:
-    """Return AP and AP50 of each class in the order of ids. `counts` holds the numbers of images and boxes by id."""
+    """Return AP and AP50 of each class in the order of ids; `counts` has each class's numbers of images and boxes."""
     return [
         {
             "id": category,

@@ -19,20 +19,20 @@ POINTS = np.arange(11) / 10  # recall values of the metric until 2009
 
 
 class VocMetrics(TypedDict):
-    """The metric with eleven points and the metric with all points, from 0 to 1; None without objects."""
+    """VOC's average precision in 0..1, with eleven points (VOC2007) and with all points; None without objects."""
 
     VOC07: float | None
     VOC12: float | None
 
 
 class VocFigures(VocMetrics):
-    """The means over the classes, and the metrics of each class."""
+    """VOC's average precision: the means over the classes, and the values of each class."""
 
     voc_per_class: list[VocMetrics]
 
 
 def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[int]) -> VocFigures:
-    """Compute both metrics of each class, and their means over the classes with objects.
+    """Compute VOC's eleven-point and all-point AP of each class, and their means over the classes with objects.
 
     Args:
         truth: rows `[G, 7]` of image id, x, y, width, height, 1 if difficult else 0, category id.
@@ -50,7 +50,7 @@ def voc_figures(truth: np.ndarray, detections: np.ndarray, categories: Sequence[
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> VocMetrics:
-    """Compute both metrics from precision and recall `[D]` after the first 1, 2, ..., D detections."""
+    """Compute eleven-point and all-point AP from precision and recall `[D]` after the first 1, 2, ..., D detections."""
     # The highest precision at this recall or a higher one; 0 beyond the last recall.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     indices = np.searchsorted(recall, POINTS, side="left")
@@ -76,7 +76,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
-    """Match detections, best first. Return `[D]`: 1 for a match, 0 for none, -1 for a match with a difficult object."""
+    """Match detections in order of score. Return `[D]`: 1 for a match, 0 for no match, -1 for a difficult object."""
     hits = np.zeros(len(detections), np.int64)
     best, overlap = _best_objects(truth, detections)
     enough = np.flatnonzero(overlap >= MIN_IOU)
@@ -87,7 +87,7 @@ def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
 
 
 def _best_objects(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each detection the best object's index `[D]` and their IoU `[D]`; -1 and 0 without an object."""
+    """Return for each detection the index `[D]` and IoU `[D]` of the object with the largest IoU; -1, 0 if none."""
     order = np.argsort(truth[:, IMAGE], kind="stable")
     images = truth[order, IMAGE]
     starts, ends = (np.searchsorted(images, detections[:, IMAGE], side=side) for side in ("left", "right"))
@@ -108,7 +108,7 @@ def _best_objects(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the IoU `[P]` of rows `[P, 7]`, pair by pair. Widths count pixels: columns 10 to 11 have width 2."""
+    """Return the IoU `[P]` of boxes in rows `[P, 7]`, pair by pair. Widths count pixels: x from 10 to 11 is 2 wide."""
     corner = np.maximum(one[:, [X, Y]], other[:, [X, Y]])
     end = np.minimum(one[:, [X, Y]] + one[:, [W, H]], other[:, [X, Y]] + other[:, [W, H]])
     shared = (end - corner).clip(min=0).prod(axis=1)

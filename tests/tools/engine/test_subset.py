@@ -68,7 +68,7 @@ def test_a_class_that_no_image_is_left_of_is_named():
         except UserError as error:
             lost.append(str(error))
     assert 0 < len(lost) < 20
-    assert set(lost) == {"--fraction 0.25: leaves no image of hay; use a larger fraction or another --seed"}
+    assert set(lost) == {"--fraction 0.25: leaves no image of the class hay; use a larger fraction or another --seed"}
 
 
 def test_a_detector_and_a_segmenter_train_on_a_share(coco_mini: Path):

@@ -163,7 +163,10 @@ WORDS = {
     "jobs": (["--script", "train_det", "--seeds", "0", "--jobs", "0"], "--jobs 0: must be above 0"),
     "no names": (["--script", "train_det", "--backbones", ","], "name at least one"),
     "no axis": (["--script", "train_det"], "name what to compare"),
-    "table": (["--script", "train_det", "--seeds", "0", "--table-only"], "no such folder to read"),
+    "table": (
+        ["--script", "train_det", "--seeds", "0", "--table-only"],
+        "no such folder, so --table-only has no runs to read",
+    ),
 }
 
 
