@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segmentation.data.labels import IGNORE, Classes, Colour
+from segmentation.data.classes import IGNORE, Classes, Colour
 
 CELL, MARGIN, CAPTION = 260, 8, 16  # pixels
 IGNORED = (0, 0, 0)  # colour of pixels without a class

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.common.processes import mean
-from segmentation.data.labels import IGNORE
+from segmentation.data.classes import IGNORE
 
 HARDEST = 0.25  # fraction of the labelled pixels that "ohem" learns from
 

@@ -10,8 +10,8 @@ import numpy as np
 from hotcoco.semantic import SemanticEval
 from torch import Tensor
 
+from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import WholeTargets
-from segmentation.data.labels import IGNORE
 
 POLICY = "classes without a pixel in truth and prediction are n/a and left out of the mean"
 

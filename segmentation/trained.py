@@ -15,7 +15,7 @@ from backbones.common.images import Image, pixels_of, read_image, require_resiza
 from backbones.common.options import renamed
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of
-from segmentation.data.labels import Classes
+from segmentation.data.classes import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
 from segmentation.options import SegmentationDataOptions, SegmenterOptions

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from backbones.common.registry import Registry, unknown_name
-from segmentation.data.labels import IGNORE
+from segmentation.data.classes import IGNORE
 
 if TYPE_CHECKING:
     from albumentations import Compose

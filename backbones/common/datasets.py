@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeAlias
 
+import cv2
+
 from backbones.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# Suffixes of the image files that can be decoded; which decoders OpenCV has depends on how it was built.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(suffix for suffix in (".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2") if cv2.haveImageWriter(f"a{suffix}")),
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
+)
 ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers read
 PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
+# Other names of the splits that commands use by default, in the order in which they are tried.
+SPLIT_NAMES = {"train": ("training",), "val": ("valid", "validation", "dev")}
 LONGEST_NAME = 4096  # bytes of a path on Linux; an array of names is as wide as its longest name
 LONGEST_SIDE = 2**20  # pixels; OpenCV decodes no longer sides
 LARGEST_NUMBER = 1e300  # of coordinates; the sum of two is finite
@@ -44,6 +55,38 @@ def leads_out(name: str) -> bool:
     return os.path.isabs(name) or os.pardir in PurePath(name).parts
 
 
+# Lists of classes
+
+
+def listed_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number (from 1) and content of the lines of a list, without blank lines and comments.
+
+    A comment begins with `#` at the start of a line, or with a `#` between spaces.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        content = re.sub(r"(^\s*#|\s#\s).*", "", line).strip()
+        if content:
+            yield number, content
+
+
+# Splits
+
+
+def existing_split(name: str, exists: Callable[[str], bool]) -> str:
+    """Return the name of a split in a data set: `name`, or another usual name of the training or validation split.
+
+    The test split never stands in for another one: it must be named.
+
+    Args:
+        name: "train", "val", or any other name, which has no substitutes.
+        exists: whether the data set has a split of a name.
+
+    Returns:
+        The first name that exists, or `name` if there is none.
+    """
+    return next((each for each in (name, *SPLIT_NAMES.get(name, ())) if exists(each)), name)
+
+
 # COCO's folders
 
 
@@ -62,6 +105,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
+    split = existing_split(split, lambda name: bool(instances_files(root, name)))
     found = instances_files(root, split)
     if not found:
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 from backbones.common.datasets import Record, field, file_of_image, read_coco, records_of, refuse_duplicates
 from backbones.common.images import MOST_PIXELS, read_image
 from backbones.errors import UserError
-from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes
+from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
 from segmentation.data.outlines import paint
 
 # COCO's names of the classes of Pascal VOC, in VOC's order.

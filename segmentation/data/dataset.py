@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from backbones.common.images import read_image
 from backbones.errors import UserError
-from segmentation.data.labels import IGNORE, Classes
+from segmentation.data.classes import IGNORE, Classes
 from segmentation.transforms import Augment
 
 

@@ -1,148 +1,122 @@
-"""Label maps: their classes, and the reading of their files as class numbers."""
+"""Label maps as files: what their pixels mean, and the reading of their files as class numbers."""
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from backbones.common.images import open_image
+from backbones.common.datasets import ARRAY_SUFFIX
+from backbones.common.images import image_size, open_image
 from backbones.errors import UserError
+from segmentation.data.classes import IGNORE, Classes, Colour
 
-IGNORE = 255  # label of pixels that count in no loss and no metric
-
-Colour: TypeAlias = tuple[int, int, int]  # red, green, blue of 0..255
-
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+# Meaning of grey images: class numbers; colours of the classes; or 0 and 255 for classes 0 and 1.
+Greys: TypeAlias = Literal["numbers", "colours", "black and white"]
+LOOKED_AT = 32  # grey label maps that decide what the grey values mean
+WHITE = 255
 
 
 @dataclass(frozen=True)
-class Classes:
-    """Names and colours by class number.
+class LabelCode:
+    """Meaning of the pixels in the label maps of a data set.
 
     Attributes:
-        names: class names.
-        colours: one colour per class, for drawing.
-        given: whether the colours are the data set's own. RGB label maps can be read only then.
-        void: the data set's colour of pixels to ignore, if it has one.
+        classes: the classes of the data set.
+        ignore_index: number in the files that marks pixels to ignore.
+        greys: meaning of the values of grey images.
+        palette: colours of the first palette image, by number; other palette images must have the same.
+        palette_file: the first palette image.
     """
 
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    given: bool = False
-    void: Colour | None = None
-
-    @property
-    def coloured(self) -> list[int]:
-        """Return the numbers of the classes to colour in drawings: all but a background, which would hide the image."""
-        bare = self.names[0].strip("_").lower() == "background"
-        return list(range(int(bare), len(self.names)))
+    classes: Classes
+    ignore_index: int = IGNORE
+    greys: Greys = "numbers"
+    palette: tuple[Colour, ...] = ()
+    palette_file: Path | None = None
 
     @classmethod
-    def named(cls, names: Sequence[str]) -> Classes:
-        """Return classes with colours of our own."""
-        return cls(tuple(names), tuple(colour_of(number) for number in range(len(names))))
+    def of(cls, files: Sequence[Path], classes: Classes, *, ignore_index: int) -> LabelCode:
+        """Find out what the pixels of a data set's label maps mean.
 
-    @classmethod
-    def read(cls, path: Path) -> Classes:
-        """Read a `classes.txt`: one class per line, its name and, optionally, red, green and blue of 0..255.
-
-        With colours, a line named `void` is no class: it gives the colour of pixels to ignore.
-
-        Raises:
-            UserError: the file cannot be read, has too few or too many classes, duplicate names or colours, or colours
-                for some classes only.
+        Args:
+            files: all label maps of the data set. A few that are evenly spread are read, and more only if these do not
+                tell; files that do not decode are passed over.
         """
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); write one class name a line, class 0 first") from None
-        rows = [_parse_class(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-        void = next((colour for name, colour in rows if name.lower() == "void"), None)
-        rows = [row for row in rows if row[0].lower() != "void" or void is None]
-        names = [name for name, _ in rows]
-        if not 1 < len(names) < IGNORE:
-            raise UserError(f"{path}: names {len(names)} classes; expected 2 to {IGNORE - 1}, one a line")
-        duplicate = next((name for name in names if names.count(name) > 1), None)
-        if duplicate:
-            raise UserError(f"{path}: {duplicate} is a duplicate; give each class a name of its own")
-        colours = [colour for _, colour in rows if colour is not None]
-        shared = next((colour for colour in colours if [*colours, void].count(colour) > 1), None)
-        if shared:
-            raise UserError(f"{path}: two lines have the colour {' '.join(map(str, shared))}; each needs its own")
-        if colours and len(colours) < len(names):
-            raise UserError(f"{path}: only {len(colours)} of {len(names)} classes have colours; give all or none")
-        return cls(tuple(names), tuple(colours), given=True, void=void) if colours else cls.named(names)
-
-    def __len__(self) -> int:
-        return len(self.names)
+        coloured = ((palette, file) for file in _spread(files) if (palette := read_palette(file)))
+        return cls(classes, ignore_index, _meaning_of_greys(files, classes, ignore_index), *next(coloured, ()))
 
 
-def read_labels(path: Path, classes: Classes, *, size: tuple[int, int], ignore_index: int) -> np.ndarray:
+def label_size(path: Path) -> tuple[int, int]:
+    """Return height and width of a label map according to its file's header.
+
+    Raises:
+        UserError: the file is missing or does not decode.
+    """
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        height, width = _decode(path)[0].shape
+        return height, width
+    return image_size(path, apply_exif=False)
+
+
+def read_labels(path: Path, code: LabelCode, *, size: tuple[int, int]) -> np.ndarray:
     """Read a label map's file as class numbers `[H, W]` uint8; `IGNORE` marks pixels to ignore.
 
-    Grey and palette images hold class numbers. RGB images are read by the colours of `classes`, if those are given.
+    Palette images hold class numbers, and grey images what `code.greys` says. RGB images are read by the colours of the
+    classes, if those are given.
 
     Args:
         path: the file.
-        classes: the classes of the data set.
+        code: meaning of the pixels.
         size: height and width of the image that the label map belongs to.
-        ignore_index: number in the file that marks pixels to ignore.
 
     Raises:
-        UserError: the file is no image, has another size, is RGB while classes have no colours, or holds a value that
-            is no class.
+        UserError: the file is no image, has another size, is RGB while classes have no colours, has another palette
+            than other files, or holds a value that is no class.
     """
-    pixels = read_label_pixels(path, classes)
+    pixels = read_label_pixels(path, code)
     if pixels.shape[:2] != size:
         raise UserError(
             f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, but its image is {size[1]}x{size[0]}; "
             "label maps need their image's size"
         )
-    return to_class_numbers(pixels, path, classes, ignore_index=ignore_index)
+    return to_class_numbers(pixels, path, code)
 
 
-def read_label_pixels(path: Path, classes: Classes) -> np.ndarray:
-    """Decode a label map's file: to numbers `[H, W]` if it is grey or a palette image, else to RGB `[H, W, 3]`; int32.
+def read_label_pixels(path: Path, code: LabelCode) -> np.ndarray:
+    """Decode a label map's file: to class numbers `[H, W]` or to RGB `[H, W, 3]`; int32.
 
-    A palette image becomes RGB if its palette is not the colours of the classes in their order: its numbers do not
-    mean the classes then.
+    Grey images become RGB if they hold the colours of the classes. Palette images become RGB if the classes have
+    colours and the palette is not these colours in their order: its numbers do not mean the classes then.
 
     Raises:
-        UserError: the file is missing or does not decode.
+        UserError: the file is missing, does not decode, or has another palette than other files of the data set.
     """
-    try:
-        with open_image(path) as image:
-            whole = image.mode in ("L", "P", "I", "I;16", "1")
-            if image.mode == "P" and classes.given:
-                own = tuple(zip(*[iter(image.getpalette("RGB") or ())] * 3, strict=False))
-                whole = own[: len(classes)] == classes.colours
-            return np.asarray(image if whole else image.convert("RGB")).astype(np.int32)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such label map; every image needs a label map of the same name") from None
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace it") from None
+    pixels, palette = _decode(path)
+    if palette:
+        return _by_palette(pixels, palette, path, code)
+    if pixels.ndim == 3 or code.greys == "numbers":
+        return pixels
+    if code.greys == "black and white":
+        return _by_black_and_white(pixels, path, code)
+    ignored = (pixels == code.ignore_index) & ~np.isin(pixels, _grey_values(code.classes))
+    return np.where(ignored[..., None], -1, np.repeat(pixels[..., None], 3, axis=2))
 
 
-def to_class_numbers(pixels: np.ndarray, path: Path, classes: Classes, *, ignore_index: int) -> np.ndarray:
+def to_class_numbers(pixels: np.ndarray, path: Path, code: LabelCode) -> np.ndarray:
     """Convert the result of `read_label_pixels` to class numbers `[H, W]` uint8; `IGNORE` marks pixels to ignore.
 
     Raises:
         UserError: the pixels are RGB while classes have no colours, or hold a value or colour that is no class.
     """
+    classes, ignore_index = code.classes, code.ignore_index
     if pixels.ndim == 3:
         return _by_colour(pixels, classes, path)
-    ignored = pixels == ignore_index
-    wrong = (pixels >= len(classes)) & ~ignored
+    ignored = pixels == (IGNORE if code.greys == "black and white" else ignore_index)
+    wrong = ((pixels < 0) | (pixels >= len(classes))) & ~ignored
     if wrong.any():
         raise UserError(
             f"{path}: holds the value {int(pixels[wrong][0])}, which is neither a class (0 to {len(classes) - 1}) nor "
@@ -161,35 +135,82 @@ def read_palette(path: Path) -> tuple[Colour, ...]:
             values = image.getpalette("RGB") if image.mode == "P" else None
     except (OSError, SyntaxError, ValueError):
         values = None
+    return _colours(values)
+
+
+def _decode(path: Path) -> tuple[np.ndarray, tuple[Colour, ...]]:
+    """Decode a file to grey values or palette numbers `[H, W]` or RGB `[H, W, 3]`, int32, and its palette."""
+    try:
+        if path.suffix.lower() == ARRAY_SUFFIX:
+            return _array(path), ()
+        with open_image(path) as image:
+            palette = _colours(image.getpalette("RGB") if image.mode == "P" else None)
+            if image.format == "GIF" and all(len(set(colour)) == 1 for colour in palette):
+                # Writers of GIF number the colours anew; a grey image becomes one with a palette.
+                return np.asarray(image.convert("L")).astype(np.int32), ()
+            flat = image.mode in ("L", "P", "I", "I;16", "1")
+            return np.asarray(image if flat else image.convert("RGB")).astype(np.int32), palette
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such label map; every image needs a label map of the same name") from None
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError):
+        raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace it") from None
+
+
+def _array(path: Path) -> np.ndarray:
+    array = np.load(path, allow_pickle=False)
+    if array.ndim != 2 or array.dtype.kind not in "buif" or (array != array.astype(np.int32)).any():
+        raise UserError(f"{path}: expected an array [H, W] of class numbers; fix it")
+    return array.astype(np.int32)
+
+
+def _colours(values: Sequence[int] | None) -> tuple[Colour, ...]:
     return tuple(zip(*[iter(values or ())] * 3, strict=False))
 
 
-def colour_of(number: int) -> Colour:
-    """Return a colour for a class: hues differ by the golden ratio, and the brightness alternates."""
-    red, green, blue = colorsys.hsv_to_rgb(number * 0.61803399 % 1, 0.8, (0.9, 0.6)[number % 2])
-    return round(red * 255), round(green * 255), round(blue * 255)
+def _by_palette(pixels: np.ndarray, palette: tuple[Colour, ...], path: Path, code: LabelCode) -> np.ndarray:
+    """Return the numbers `[H, W]` of a palette image if they are class numbers, else its colours `[H, W, 3]`."""
+    if not code.classes.given and palette == code.palette:
+        return pixels
+    used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
+    if code.classes.given:
+        known = {*range(len(code.classes)), code.ignore_index}
+        numbered = palette[: len(code.classes)] == code.classes.colours and known.issuperset(used)
+        table = np.array([*palette, *[(-2, -2, -2)] * 256], np.int32)  # no class has the colour -2 -2 -2
+        return pixels if numbered else table[pixels]
+    for number in used:
+        ours, theirs = (colours[number : number + 1] for colours in (palette, code.palette))
+        if ours and theirs and ours != theirs and number != code.ignore_index:
+            raise UserError(
+                f"{path}: number {number} is the colour {_shown(ours[0])} in its palette, but {_shown(theirs[0])} in "
+                f"that of {code.palette_file}; give each class's colour in classes.txt (name red green blue)"
+            )
+    return pixels
 
 
-def _parse_class(line: str, where: str) -> tuple[str, Colour | None]:
-    """Return the name and the colour, if any, of a line of `classes.txt`."""
-    words = line.replace(",", " ").split()
-    if len(words) >= 4 and all(word.isascii() and word.isdigit() for word in words[-3:]):
-        red, green, blue = map(int, words[-3:])
-        if max(red, green, blue) > 255:
-            raise UserError(f"{where}: colour {red} {green} {blue} goes beyond 255")
-        return " ".join(words[:-3]), (red, green, blue)
-    return " ".join(line.split()), None
+def _by_black_and_white(pixels: np.ndarray, path: Path, code: LabelCode) -> np.ndarray:
+    """Convert values of 0 and 255 to class numbers; the data set's `ignore_index` becomes `IGNORE`."""
+    white = pixels == WHITE
+    ignored = (pixels == code.ignore_index) & ~white
+    wrong = (pixels != 0) & ~white & ~ignored
+    if wrong.any():
+        raise UserError(
+            f"{path}: holds the value {int(pixels[wrong][0])}, but other label maps of the data set hold only 0 and "
+            "255; write class numbers or 0 and 255 in all of them"
+        )
+    return np.where(ignored, IGNORE, white).astype(np.int32)
 
 
 def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
-    """Convert RGB `[H, W, 3]` to class numbers `[H, W]` uint8."""
+    """Convert RGB `[H, W, 3]` to class numbers `[H, W]` uint8; colour -1 -1 -1 stands for pixels to ignore."""
     if not classes.given:
         raise UserError(
             f"{path}: is an RGB image, and its colours name no class; store class numbers as a grey or palette PNG, "
             "or give each class's colour in classes.txt (name red green blue)"
         )
-    colours = [*classes.colours, *([classes.void] if classes.void else [])]
-    numbers = np.array([*range(len(classes)), *([IGNORE] if classes.void else [])])
+    colours = [*classes.colours, (-1, -1, -1), *([classes.void] if classes.void else [])]
+    numbers = np.array([*range(len(classes)), IGNORE, *([IGNORE] if classes.void else [])])
     # Pack each colour into one number, then find it among the sorted colours of the classes.
     weights = np.array([65536, 256, 1])
     codes, known = pixels @ weights, np.array(colours) @ weights
@@ -197,9 +218,59 @@ def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
     index = order[np.searchsorted(known[order], codes).clip(max=len(known) - 1)]
     wrong = known[index] != codes
     if wrong.any():
-        shown = " ".join(map(str, pixels[wrong][0]))
         raise UserError(
-            f"{path}: holds the colour {shown}, which no line of classes.txt has; add a class of this colour, or "
-            "a line named void"
+            f"{path}: holds the colour {_shown(pixels[wrong][0])}, which no line of classes.txt has; add a class of "
+            "this colour, or a line named void"
         )
     return numbers[index].astype(np.uint8)
+
+
+def _shown(colour: Sequence[int] | np.ndarray) -> str:
+    return " ".join(map(str, colour))
+
+
+def _grey_values(classes: Classes) -> list[int]:
+    """Return the values of the colours of the classes, and of void, that are grey."""
+    colours = [*classes.colours, *([classes.void] if classes.void else [])] if classes.given else []
+    return [red for red, green, blue in colours if red == green == blue]
+
+
+def _meaning_of_greys(files: Sequence[Path], classes: Classes, ignore_index: int) -> Greys:
+    """Decide by the values of grey label maps what they mean."""
+    greys = set(_grey_values(classes))
+    if len(classes) > 2 and not greys:
+        return "numbers"
+    # Zero alone tells nothing: read on until another value comes.
+    values = _values_of(files, enough=lambda found: bool(found - {0}))
+    if values & greys and values <= {*greys, ignore_index}:
+        # Values that are also class numbers are colours only where every class has a grey colour.
+        every = all(len(set(colour)) == 1 for colour in classes.colours)
+        if every or not values <= {*range(len(classes)), ignore_index} - {WHITE}:
+            return "colours"
+    whole = len(classes) == 2 and WHITE in values and values <= {0, WHITE, ignore_index}
+    return "black and white" if whole else "numbers"
+
+
+def _values_of(files: Sequence[Path], *, enough: Callable[[set[int]], bool]) -> set[int]:
+    """Return the values of `LOOKED_AT` grey images that are evenly spread, and of further ones until `enough`."""
+    found = set().union(*map(_grey_values_in, _spread(files)))
+    for file in files:
+        if enough(found):
+            break
+        found |= _grey_values_in(file)
+    return found
+
+
+def _spread(files: Sequence[Path]) -> list[Path]:
+    """Return `LOOKED_AT` files at even distances."""
+    count = min(LOOKED_AT, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
+
+
+def _grey_values_in(path: Path) -> set[int]:
+    """Return the values of a grey image; none if the file is another image or does not decode."""
+    try:
+        pixels, palette = _decode(path)
+    except UserError:
+        return set()
+    return set() if palette or pixels.ndim == 3 else set(np.unique(pixels).tolist())

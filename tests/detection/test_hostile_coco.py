@@ -29,8 +29,8 @@ from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection
 from detection.transforms import Augment
+from segmentation.data.classes import IGNORE
 from segmentation.data.coco import CocoLabels
-from segmentation.data.labels import IGNORE
 from tools.checks.boxes import check_coco
 from tools.checks.findings import CheckReport
 from tools.checks.images import SplitImages

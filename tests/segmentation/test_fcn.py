@@ -16,7 +16,7 @@ from torch import nn
 import backbones
 import segmentation
 from backbones.errors import UserError
-from segmentation.data.labels import IGNORE
+from segmentation.data.classes import IGNORE
 from segmentation.losses import PixelLoss
 from segmentation.weights import COCO_FILES
 

@@ -15,10 +15,10 @@ from pycocotools import mask
 
 from backbones.common.datasets import find_split
 from backbones.errors import UserError
+from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import Segmentation, collate, collate_whole
 from segmentation.data.folders import open_folder
-from segmentation.data.labels import IGNORE, VOC_CLASSES, Classes
 from segmentation.losses import median_frequency_weights
 from segmentation.transforms import Augment
 
@@ -148,7 +148,7 @@ def break_list(labels: LabelSet) -> None:
 MISTAKES = {
     break_size: r"a\.png: is 11x8 pixels, but its image is 12x8",
     break_value: r"a\.png: holds the value 3, which is neither a class \(0 to 2\) nor --ignore-index 9",
-    break_mask: r"a\.png: no such label map \(1 of 2 images of train have none\)",
+    break_mask: r"a\.jpg: has no label map \(1 of 2 images of train have none\); .*labels/train holds 1 \.png",
     break_rgb: r"a\.png: is an RGB image, and its colours name no class",
     break_colour: r"a\.png: holds the colour 7 7 7, which no line of classes\.txt has",
     break_file: r"a\.png: does not decode",

@@ -28,9 +28,9 @@ from classification.transforms import Normalise
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection
 from detection.transforms import Augment as BoxAugment
+from segmentation.data.classes import IGNORE
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import Segmentation
-from segmentation.data.labels import IGNORE
 from segmentation.transforms import Augment as PixelAugment
 from tools.benchmarks.rounds import Implementation, Step
 

@@ -13,7 +13,7 @@ from torchvision.models import get_model
 
 import segmentation
 from backbones.errors import UserError
-from segmentation.data.labels import IGNORE
+from segmentation.data.classes import IGNORE
 from segmentation.fcn import AUX_WEIGHT
 from tools.benchmarks.machine import device
 from tools.benchmarks.models import Calls, MeasuredModel, ModelJob

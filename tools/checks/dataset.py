@@ -11,11 +11,12 @@ from backbones.common.datasets import find_split, instances_files
 from backbones.errors import UserError
 from classification.data.shard_index import holds_shards
 from detection.data.folders import LAYOUTS, layout_of
-from segmentation.data.folders import is_label_folder
+from segmentation.data.layout import is_label_folder
 from tools.checks.boxes import check_coco, check_folder
 from tools.checks.findings import CheckReport
-from tools.checks.folders import check_classes, check_labels
+from tools.checks.folders import check_classes
 from tools.checks.images import SplitImages, report_shared
+from tools.checks.label_maps import check_labels
 
 COCO_SPLITS = ("train", "val")
 CocoFiles = tuple[Path, Path]  # annotation file, folder of images

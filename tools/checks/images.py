@@ -32,6 +32,7 @@ class SplitImages:
         names: paths below `folder` `[N]`.
         records: name of each image in the report `[N]`; empty to name only the file.
         inspect: returns the problems of file i with given content (bytes `[B]` uint8).
+        conclude: returns the problems of the split as a whole, after all files were inspected.
         digests: hashes of the contents of the files that were read, by name.
     """
 
@@ -40,6 +41,7 @@ class SplitImages:
     names: Sequence[str]
     records: Sequence[str]
     inspect: Inspect
+    conclude: Callable[[], Findings] = list
     digests: dict[str, bytes] = field(default_factory=dict)
 
     def examine(self, report: CheckReport, *, workers: int | None) -> None:
@@ -51,6 +53,8 @@ class SplitImages:
             for index, findings in enumerate(found):
                 for kind, text in findings:
                     report.add(kind, self.split, record=self.records[index], file=self.names[index], text=text)
+        for kind, text in self.conclude():
+            report.add(kind, self.split, file=str(self.folder), text=text)
 
     def list_missing(self, report: CheckReport) -> None:
         """Report files that do not exist, without reading any file."""
@@ -59,9 +63,14 @@ class SplitImages:
             if name not in present and not os.path.isfile(self.folder / name):
                 report.add(MISSING, self.split, record=record, file=name, text=f"not in {self.folder}")
 
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes in bytes of the files that exist, by name."""
+        paths = {name: self.folder / name for name in self.names}
+        return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+
     def digest(self, name: str) -> bytes | None:
         """Return the hash of a file's content, after reading the file if necessary; None if it cannot be read."""
-        if name not in self.digests and os.path.isfile(self.folder / name):
+        if name not in self.digests:
             self._content(name)
         return self.digests.get(name)
 
@@ -84,18 +93,19 @@ class SplitImages:
 
 
 def report_shared(train: SplitImages, val: SplitImages, report: CheckReport) -> None:
-    """Report images of `val` whose content is in `train` as well, and add a remark for equal names.
+    """Report images of `val` whose content is in `train` as well.
 
-    If the files were not hashed before, only files with a common name are compared.
+    If the files were not hashed before, only files of equal size are compared.
     """
-    both = set(train.names) & set(val.names)
-    common = {name for name in both if train.digest(name) and val.digest(name)}
+    if not train.digests or not val.digests:
+        sizes, others = train.sizes(), val.sizes()
+        for split, own, common in ((train, sizes, set(others.values())), (val, others, set(sizes.values()))):
+            for name, size in own.items():
+                if size in common:
+                    split.digest(name)
     owners = {digest: name for name, digest in train.digests.items()}
     for record, name in zip(val.records, val.names, strict=True):
         twin = owners.get(val.digests.get(name, b""))
         if twin is not None:
             text = f"the same content as {twin} of {train.split}"
             report.add("image in both splits", val.split, record=record, file=name, text=text)
-        elif name in common:
-            text = f"{train.split} has a file of this name with other content"
-            report.add("same name in both splits", val.split, record=record, file=name, text=text)

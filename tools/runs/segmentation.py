@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
+from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import open_source
-from segmentation.data.labels import IGNORE
 from segmentation.label_maps import NAME, read_maps
 from segmentation.options import SegmentationDataOptions
 from tools.runs.folder import RunFolder

@@ -15,6 +15,7 @@ from backbones.common.loading import loader
 from backbones.errors import UserError
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
 from segmentation.data.folders import open_source
+from segmentation.data.statistics import LabelStatistics, measure_labels
 from segmentation.draw import draw_samples
 from segmentation.fcn import FCN
 from segmentation.label_maps import write_maps
@@ -87,11 +88,13 @@ class SegmentationTask:
         chosen, asked, train, val = options.model, options.data, data.train, data.val
         strides = ", ".join(f"{info.name} at stride {info.stride}" for info in model.backbone.feature_info)
         changes = f"augment {asked.augment}, crop {asked.crop_size}"
+        labels = {f"{name} labels": _statistics(split) for name, split in (("train", train), ("val", val)) if split}
         return TaskPlan(
             model=f"{chosen.head}, {chosen.backbone} ({strides}), weights {chosen.weights}",
             classes=len(val.source.classes),
             train=f"{len(train)} images ({train.source.where}); {changes}" if train else None,
             val=f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
+            of_data=labels,
             of_training={"loss": f"{chosen.loss}, class weights {chosen.class_weights}"},
         )
 
@@ -215,6 +218,11 @@ def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
         names=data.source.classes.names,
     )
     return data.indices[kept]
+
+
+def _statistics(data: Segmentation) -> LabelStatistics:
+    """Count the pixels of each class in a sample of the label maps, on the main process."""
+    return distributed.on_main(lambda: measure_labels(data.source, data.indices))
 
 
 def _pixel_counts(data: Segmentation) -> np.ndarray:

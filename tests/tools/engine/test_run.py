@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 from backbones import FeatureInfo
 from backbones.errors import UserError
 from detection.roi_align import PyramidRoIAlign
-from segmentation.data.labels import IGNORE
+from segmentation.data.classes import IGNORE
 from segmentation.losses import PixelLoss
 from tools.engine.experiment import user_error_of
 

@@ -14,7 +14,7 @@ import classification
 import detection
 import segmentation
 from classification.model import ViewAverage
-from segmentation.data.labels import IGNORE
+from segmentation.data.classes import IGNORE
 from tools.engine.evaluation import MeanLosses, evaluate, same_draws
 from tools.engine.state import Precision
 

@@ -114,17 +114,18 @@ def test_a_video_and_images_of_one_name(tiny_runs, tmp_path: Path):
 
 def test_label_maps(tiny_runs, tmp_path: Path):
     """Palette PNGs that a training could read: of class numbers, as large as the images."""
-    from segmentation.data.labels import Classes, read_labels
+    from segmentation.data.classes import Classes
+    from segmentation.data.labels import LabelCode, read_labels
 
     out = run(tiny_runs["seg"], write(tmp_path / "a.png"), film(tmp_path / "clip.mp4", 2), out=tmp_path / "o")
     classes = Classes.read(out / "classes.txt")
-    labels = read_labels(out / "labels/a.png", classes, size=(48, 64), ignore_index=255)
+    labels = read_labels(out / "labels/a.png", LabelCode(classes), size=(48, 64))
 
     assert np.array_equal(labels, segmentation.load(tiny_runs["seg"])(tmp_path / "a.png").labels)
     assert Image.open(out / "labels/clip/000001.png").mode == "P"
     assert cv2.VideoCapture(str(out / "pictures/clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
     tiled = run(tiny_runs["seg"], tmp_path / "a.png", "--tile", 32, "--draw", "false", out=tmp_path / "t")
-    assert read_labels(tiled / "labels/a.png", classes, size=(48, 64), ignore_index=255).shape == (48, 64)
+    assert read_labels(tiled / "labels/a.png", LabelCode(classes), size=(48, 64)).shape == (48, 64)
 
 
 def test_a_video_beside_a_folder_of_its_frames(tiny_runs, tmp_path: Path):
@@ -322,7 +323,7 @@ def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Pa
 
 
 def test_samples_leave_the_background_as_it_is():
-    from segmentation.data.labels import Classes
+    from segmentation.data.classes import Classes
     from segmentation.draw import paint_labels
 
     image = np.full((2, 2, 3), 200, np.uint8)

@@ -152,7 +152,7 @@ def test_coco_runs_through_with_all_classes_and_with_those_of_voc(coco_mini: Pat
 
 MISTAKES = {
     "no such folder": (("--data", "absent"), "--data absent: no such folder"),
-    "no layout": (("--data", "."), "--data .: its layout is unknown; expected images/SPLIT, labels/SPLIT and classes"),
+    "no layout": (("--data", "."), "--data .: its layout is unknown; it holds nothing; expected"),
     "window": (("--window", 64, "--min-size", 64), "--tile 64: tiles are cut from images at their own size"),
     "no such split": (("--val-split", "extra"), "images/extra: no such folder"),
     "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),

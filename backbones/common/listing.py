@@ -1,0 +1,70 @@
+"""Lists the files of a data set's folder, and counts the files that are passed over."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backbones.errors import UserError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files below a folder, at any depth.
+
+    Attributes:
+        files: the files of the wanted suffixes, sorted by their paths.
+        passed_over: number of the other files by suffix in lower case; "" for files without one.
+    """
+
+    files: tuple[Path, ...]
+    passed_over: Mapping[str, int] = field(default_factory=Counter)
+
+
+def list_files(folder: Path, suffixes: Collection[str]) -> Listing:
+    """List the files below a folder whose suffix is one of `suffixes`, in lower case.
+
+    Links to folders are followed, except to a folder that contains the link. Hidden files and folders are left out and
+    not counted: other programs make them.
+    """
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for file in walk(folder):
+        suffix = file.suffix.lower()
+        if suffix in suffixes:
+            found.append(file)
+        else:
+            others[suffix] += 1
+    return Listing(tuple(sorted(found)), others)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder as `list_files` finds them, of any suffix and in no order."""
+    yield from _walk(folder, ())
+
+
+def describe_passed_over(counts: Mapping[str, int]) -> str:
+    """Return the numbers of files that were passed over, such as "3 .txt, 1 without suffix"; empty for none."""
+    parts = sorted(((count, suffix) for suffix, count in counts.items() if count), key=lambda part: (-part[0], part[1]))
+    return ", ".join(f"{count} {suffix or 'without suffix'}" for count, suffix in parts)
+
+
+def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """Yield the files of a folder; `above` are device and inode of the folders that contain it."""
+    state = folder.stat()
+    here = (*above, (state.st_dev, state.st_ino))
+    if here[-1] in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
+    for entry in visible:
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, here)
+        elif entry.is_file() or entry.is_symlink():  # a broken link is reported when it is read
+            yield folder / entry.name

@@ -1,0 +1,190 @@
+"""Where a data set of label maps has its files: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbones.common.datasets import ARRAY_SUFFIX, IMAGE_SUFFIXES, existing_split, leads_out
+from backbones.common.listing import Listing, describe_passed_over, list_files, walk
+from backbones.errors import UserError
+from segmentation.data.classes import VOC_CLASSES, Classes
+
+VOC_LISTS = Path("ImageSets", "Segmentation")
+LABEL_FOLDERS = ("labels", "masks", "annotations")
+CLASS_LISTS = ("classes.txt", "labelmap.txt")  # the second one is CVAT's
+# Suffixes of label maps. JPEG and WebP change the values of pixels.
+LABEL_SUFFIXES = (*(s for s in IMAGE_SUFFIXES if s in (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm")), ARRAY_SUFFIX)
+# Words at the end of a label map's name that its image does not have: 0_mask.png belongs to 0.jpg.
+ENDING = re.compile(r"[_.-](masks?|labels?|seg|segmentation|gt|L)$")
+
+
+@dataclass(frozen=True)
+class LabelLayout:
+    """The files of one split.
+
+    Attributes:
+        root: folder of the data set.
+        split: name of the split that exists.
+        images: folder of the split's images; VOC has one for all splits.
+        labels: folder of the split's label maps; VOC has one for all splits.
+        names: names of the images of the split; None for all in `images`.
+    """
+
+    root: Path
+    split: str
+    images: Path
+    labels: Path
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, root: Path, split: str) -> LabelLayout:
+        """Find a split of `root`, which is a data set of label maps; see `is_label_folder`.
+
+        Args:
+            split: name of the split; other usual names of the validation split stand in for val.
+
+        Raises:
+            UserError: a folder or the list of the split does not exist.
+        """
+        labels = _label_root(root)
+        if labels is None:
+            name = existing_split(split, lambda name: (root / VOC_LISTS / f"{name}.txt").is_file())
+            names = _listed(root / VOC_LISTS / f"{name}.txt", name)
+            return cls(root, name, root / "JPEGImages", root / "SegmentationClass", names)
+        name = existing_split(split, lambda name: (root / "images" / name).is_dir())
+        for folder in (root / "images" / name, labels / name):
+            if not folder.is_dir():
+                raise UserError(
+                    f"{folder}: no such folder; a data set has images/SPLIT and labels/SPLIT; {folder.parent} holds "
+                    f"{what_lies_in(folder.parent)}"
+                )
+        return cls(root, name, root / "images" / name, labels / name)
+
+    def list_images(self) -> Listing:
+        """List the images of `self.images`, and count its other files.
+
+        Raises:
+            UserError: there are no images.
+        """
+        found = list_files(self.images, IMAGE_SUFFIXES)
+        if not found.files:
+            raise UserError(
+                f"{self.images}: holds no images ({', '.join(IMAGE_SUFFIXES)}), but {what_lies_in(self.images)}"
+            )
+        return found
+
+    def pairs(self) -> list[tuple[Path, Path | None]]:
+        """Return the image files of the split, each with its label map; None if it has none.
+
+        Raises:
+            UserError: there are no images, a listed one is missing, or several label maps have the name of an image.
+        """
+        images, labels = self.list_images().files, _by_name(self.labels)
+        if self.names is not None:
+            images = _named(images, self.names, self)
+        return [(image, _label_of(image.relative_to(self.images), labels)) for image in images]
+
+    def all_label_maps(self) -> list[Path]:
+        """Return the label maps of all splits."""
+        folder = self.labels if self.names is not None else self.labels.parent
+        return list(list_files(folder, LABEL_SUFFIXES).files)
+
+    def classes(self) -> Classes:
+        """Return the classes of `classes.txt` or `labelmap.txt`, or Pascal VOC's own if its layout has no such file.
+
+        Raises:
+            UserError: the file is missing or malformed.
+        """
+        path = class_list(self.root)
+        if path is None and self.names is not None:
+            return Classes.named(VOC_CLASSES)
+        return Classes.read(path or self.root / CLASS_LISTS[0])
+
+
+def is_label_folder(root: Path) -> bool:
+    """Return whether a data set has label maps as files: images/SPLIT beside labels/SPLIT, or Pascal VOC's layout."""
+    return _label_root(root) is not None or (root / VOC_LISTS).is_dir()
+
+
+def class_list(root: Path) -> Path | None:
+    """Return the file that lists the classes, or None if there is none."""
+    return next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
+
+
+def what_lies_in(folder: Path) -> str:
+    """Describe the content of a folder for an error: its folders and the number of files by suffix."""
+    if not folder.is_dir():
+        return "nothing: it does not exist"
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    shown = [*folders[:5], *([f"{len(folders) - 5} more folders"] if len(folders) > 5 else [])]
+    files = describe_passed_over(Counter(entry.suffix.lower() for entry in entries if not entry.is_dir()))
+    return ", ".join([*shown, *([files] if files else [])]) or "nothing"
+
+
+def label_key(path: Path) -> Path:
+    """Return the path of a label map without suffix and without an ending such as `_mask`."""
+    return path.with_name(ENDING.sub("", path.stem))
+
+
+def _label_root(root: Path) -> Path | None:
+    """Return the folder of the label maps beside `images`, or None. Boxes as text lie in a folder `labels` as well."""
+    if not (root / "images").is_dir():
+        return None
+    for folder in (root / name for name in LABEL_FOLDERS):
+        # COCO's folder of JSON files may also hold images of panoptic segments.
+        if not folder.is_dir() or any(folder.glob("*.json")):
+            continue
+        if any(file.suffix.lower() in LABEL_SUFFIXES for file in walk(folder)):
+            return folder
+    return None
+
+
+def _by_name(folder: Path) -> Mapping[Path, list[Path]]:
+    """Return the label maps of a folder by their relative paths without suffix, and by these without endings."""
+    found: dict[Path, list[Path]] = {}
+    for file in list_files(folder, LABEL_SUFFIXES).files:
+        below = file.relative_to(folder)
+        for key in {below.with_suffix(""), label_key(below)}:
+            found.setdefault(key, []).append(file)
+    return found
+
+
+def _label_of(image: Path, labels: Mapping[Path, list[Path]]) -> Path | None:
+    """Return the label map of an image: the file of its name, or else the only one of its name with an ending."""
+    name = image.with_suffix("")
+    found = labels.get(name, [])
+    same = [file for file in found if file.stem == name.name]
+    chosen = same or found
+    if len(chosen) > 1:
+        raise UserError(f"{chosen[0]} and {chosen[1].name}: are both label maps of {image}; remove one of them")
+    return chosen[0] if chosen else None
+
+
+def _listed(path: Path, split: str) -> tuple[str, ...]:
+    """Return the names that Pascal VOC's list of a split holds."""
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); it must list the images of {split}") from None
+    if not names:
+        raise UserError(f"{path}: lists no images; add their names")
+    outside = next((name for name in names if leads_out(name)), None)
+    if outside:
+        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; fix the list")
+    return tuple(names)
+
+
+def _named(images: tuple[Path, ...], names: tuple[str, ...], layout: LabelLayout) -> tuple[Path, ...]:
+    """Return the images that a list names, in its order. A missing image is reported when it is read."""
+    by_name = {image.relative_to(layout.images).with_suffix("").as_posix(): image for image in images}
+    if not any(name in by_name for name in names):
+        raise UserError(
+            f"{layout.images}: has none of the {len(names)} images of {layout.split}.txt, such as {names[0]}, but "
+            f"{what_lies_in(layout.images)}"
+        )
+    return tuple(by_name.get(name, layout.images / f"{name}.jpg") for name in names)
