@@ -36,7 +36,7 @@ class ExportCommandOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export the model, and print what was found."""
+    """Export the model, compare the file with PyTorch, and print the results."""
     options = parse(ExportCommandOptions, description=__doc__.splitlines()[0], argv=argv)
     target = options.export.target()
 

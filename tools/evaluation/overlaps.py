@@ -8,7 +8,7 @@ import numpy as np
 
 
 def pairs(detections: np.ndarray, truth: np.ndarray, columns: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield detections and ground truth with equal values in `columns`. Sorting makes one pass sufficient."""
+    """Yield the detections and the objects that have equal values in `columns`, such as image and category."""
     _, keys = np.unique(np.vstack([detections[:, columns], truth[:, columns]]), axis=0, return_inverse=True)
     keys = keys.reshape(-1)  # some NumPy versions add a second axis
     groups = []
@@ -23,7 +23,7 @@ def pairs(detections: np.ndarray, truth: np.ndarray, columns: list[int]) -> Iter
 
 
 def iou(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the IoU [N, M] of boxes x, y, w, h."""
+    """Return the IoU [N, M] of boxes [N, 4] and [M, 4], each x, y, width, height."""
     low = np.maximum(left[:, None, :2], right[None, :, :2])
     high = np.minimum(left[:, None, :2] + left[:, None, 2:], right[None, :, :2] + right[None, :, 2:])
     common = (high - low).clip(min=0).prod(axis=2)

@@ -1,4 +1,4 @@
-"""The run of a cell: what its folder holds so far, finished or not."""
+"""Run of a cell: the content of its folder so far, finished or not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CellRun:
 
     @property
     def config(self) -> JsonObject:
-        """All options of the cell."""
+        """All options with which the cell is trained."""
         return self.cell.config
 
     @classmethod
@@ -47,7 +47,9 @@ class CellRun:
         path = folder / "results.json"
         results = read_json(path) if path.is_file() else None
         if results is not None and not isinstance(results, dict):
-            raise UserError(f"{path}: not a run's results; move the run folder away")
+            raise UserError(
+                f"{path}: is not the results file of a run; move the run folder away, so that the cell is trained again"
+            )
         error = None if results is not None else last_error(folder.with_name(f"{folder.name}.log"))
         return cls(cell, folder, results, read_lines(folder / "metrics.jsonl"), error)
 

@@ -37,7 +37,7 @@ class Cell:
     labels: dict[str, str]
 
     def label(self, axis: str) -> str:
-        """Return the name of the cell's value on an axis, which may be missing in the cell's part of the matrix."""
+        """Return the name of the cell's value of an option, which another part of the matrix may vary."""
         return self.labels[axis] if axis in self.labels else value_name(self.config.get(axis))
 
 
@@ -99,7 +99,7 @@ def resolve_options(script: str, arguments: Sequence[str], *, cell: str) -> Json
 
 
 def _cell(plan: Plan, name: str, labels: dict[str, str], values: Values) -> Cell:
-    """Return one cell, with placeholders filled and epochs adjusted."""
+    """Return one cell, with `{option}` placeholders replaced and the number of epochs adjusted."""
     # A placeholder may name any option of the command, so resolve the options before filling it.
     has_placeholder = any("{" in str(value) for value in values.values())
     config = resolve_options(plan.script, plan.arguments, cell=name) if has_placeholder else {}

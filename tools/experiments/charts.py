@@ -152,7 +152,7 @@ def _draw_costs(panel: Axes, task: TaskComparison, title: str) -> None:
 
 
 def _draw_shared_legend(panels: Sequence[Axes]) -> None:
-    """Draw the legend of the first panel that has one to the right of the last panel."""
+    """Draw one legend, that of the first panel with a legend, to the right of the last panel."""
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         if handles:
@@ -161,7 +161,7 @@ def _draw_shared_legend(panels: Sequence[Axes]) -> None:
 
 
 def _varying_costs(task: TaskComparison) -> list[str]:
-    """Return the titles of the costs that differ between groups."""
+    """Return the titles of the costs (parameters, multiply-adds, minutes) that differ between groups."""
     varying = []
     for title in COST_AXES:
         known = {round(cost, 6) for group in task.groups if (cost := _cost(title)(group)) is not None}

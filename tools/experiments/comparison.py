@@ -41,10 +41,10 @@ class Comparison:
         names = Counter(cell.name for cell in self.cells)
         duplicate = next((name for name, count in names.items() if count > 1), None)
         if duplicate is not None:
-            raise UserError(f"two cells would share the folder {duplicate}: two tasks make it; rename one of them")
+            raise UserError(f"two cells of different tasks would share the folder {duplicate}; rename one of the tasks")
 
     def show_plan(self) -> list[tuple[Cell, CellState]]:
-        """Print the cells and the state of each.
+        """Print all cells of the experiment with their states: finished, to be resumed, or to be started.
 
         Returns:
             The cells that are not finished.
@@ -103,7 +103,7 @@ class Comparison:
         return failed
 
     def report(self, *, with_differences: bool = False) -> str:
-        """Write tables and charts; return the table and the names of the files.
+        """Write tables and charts; return a text with the table and the names of the written files.
 
         Args:
             with_differences: also compute differences and their intervals, from the predictions of all runs.
@@ -125,7 +125,7 @@ class Comparison:
         return tasks
 
     def _draw_curves(self, task: TaskComparison) -> str | None:
-        """Draw the curves of a task; return the name of the file, or None if there is nothing to draw."""
+        """Draw the learning curves of a task; return the name of the file, or None if nothing was logged."""
         name = f"curves-{task.name}.png" if task.name else "curves.png"
         return name if draw_curves(self.folder / name, task.groups, task.metrics, x=self.options.x) else None
 
@@ -133,7 +133,7 @@ class Comparison:
         return CellRun.read(self.folder / cell.name, cell)
 
     def _outcome(self, cell: Cell) -> str:
-        """Return metrics and minutes of a finished cell in one line."""
+        """Return a line with the metrics of a finished cell and the minutes that it took."""
         run = self._run(cell)
         shown = [(metric.title, metric.percent(run.results or {})) for metric in _metrics(cell.script).table]
         minutes = run.minutes()

@@ -51,7 +51,7 @@ def draw_curves(path: Path, groups: Sequence[Group], metrics: TaskMetrics, *, x:
 
 
 def curve(run: CellRun, metric: Metric, x: XAxis) -> Curve:
-    """Return the points of the evaluations that measured a metric."""
+    """Return the curve of a metric of a run: one point for each evaluation that measured it."""
     key = "epoch" if x == "epochs" else "step"
     points = ((line[key], metric.percent(line)) for line in evaluations(run.lines))
     return [(at, value) for at, value in points if value is not None]
@@ -95,7 +95,7 @@ def _draw_panel(
 def _draw_group(
     panel: Axes, group: Group, metric: Metric, *, x: XAxis, colour: str, style: object, name: str | None
 ) -> None:
-    """Draw the seeds of a group and their mean.
+    """Draw one curve for each seed of a group, and their mean.
 
     Args:
         name: in the legend; without a name the line is thinner.
@@ -112,7 +112,7 @@ def _draw_group(
 
 
 def _limit_height(panel: Axes, shown: Sequence[Group], metrics: TaskMetrics) -> None:
-    """Let the height of the picture follow the errors after the first part of training, which are much lower."""
+    """Limit the y axis to the errors after the first part of training; the first errors are much higher."""
     errors = [metric for metric in (metrics.primary, metrics.training) if metric and metric.as_error]
     curves = [points for group in shown for run in group.runs for m in errors if (points := curve(run, m, "epochs"))]
     late = [value for points in curves for at, value in points if at >= BEGINNING * points[-1][0]]

@@ -29,7 +29,7 @@ Interval: TypeAlias = tuple[float, float]  # lower and upper bound, in points
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference between two values of one axis, with the same values on all other axes.
+    """Difference in a metric between two values of one option (axis), with the same values of all other options.
 
     Attributes:
         axis: the option that differs.
@@ -55,21 +55,21 @@ class Difference:
 
     @property
     def change(self) -> float:
-        """Difference of the means over the seeds, in points; above 0 if `other` is better."""
+        """Mean metric over the seeds with `other` minus that with `first`, in points; above 0 if `other` is better."""
         return mean(self.scores[1]) - mean(self.scores[0])
 
     @property
     def bounds(self) -> Interval | None:
-        """The widest interval that is known."""
+        """Confidence interval of the difference: over images and seeds if known, else over images only."""
         return self.both or self.images
 
     @property
     def sure(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Whether the confidence interval excludes zero, so that the difference is hardly chance."""
         return self.bounds is not None and (self.bounds[0] > 0 or self.bounds[1] < 0)
 
     def statement(self) -> str:
-        """Return the difference as a sentence."""
+        """Return the difference as a sentence, with interval and number of seeds."""
         where = f" ({', '.join(f'{axis} {value}' for axis, value in self.rest.items())})" if self.rest else ""
         counts = [len(scores) for scores in self.scores]
         seeds = " and ".join(map(str, dict.fromkeys(counts))) + f" seed{'s' * (max(counts) > 1)}"
@@ -82,7 +82,7 @@ class Difference:
         return f"{text}, {CONFIDENCE:.0%} interval {low:+.1f} to {high:+.1f}{of}, {seeds}{verdict}"
 
     def as_json(self) -> JsonObject:
-        """Return the difference as JSON values."""
+        """Return the fields of the difference as JSON values, for table.json."""
         return {
             **{key: getattr(self, key) for key in ("axis", "first", "other", "rest", "metric", "scores", "change")},
             **{"images": self.images, "images_and_seeds": self.both, "distinguishable": self.sure},
@@ -114,7 +114,7 @@ def find_differences(groups: Sequence[Group], metric: Metric, *, resamples: int 
 
 @dataclass(frozen=True)
 class _ResampledScore:
-    """Scores of a run on resamples of its images.
+    """Scores of one run on resamples of its validation images.
 
     Attributes:
         digest: equal for runs that were evaluated on the same images; see `ImageScore`.
@@ -126,14 +126,14 @@ class _ResampledScore:
 
 
 class _ResampledScores:
-    """Computes scores on resampled images, once per run; runs on the same images get the same resamples."""
+    """Cache of the runs' scores on resampled images; runs on the same images get the same resamples."""
 
     def __init__(self, resamples: int) -> None:
         self.resamples = resamples
         self._known: dict[str, _ResampledScore | str] = {}
 
     def of(self, run: CellRun) -> _ResampledScore | str:
-        """Return the scores of a run, or the error message that says why there are none."""
+        """Return the scores of a run on resampled images, or an error message if they cannot be computed."""
         if run.cell.name not in self._known:
             try:
                 score = read_score(RunFolder.read(run.folder))

@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in the seed, which tables and charts show as one."""
+"""Groups of runs that differ only in the seed; tables and charts show each group as one row or line."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Group:
 
     @property
     def finished(self) -> list[CellRun]:
-        """The runs with results."""
+        """The runs of the group that are finished, and so have results."""
         return [run for run in self.runs if run.results is not None]
 
     def name(self, axes: Sequence[str]) -> str:
-        """Return a name for legends: the values on the given axes."""
+        """Return a name for legends: the group's values of the given options, such as "resnet20, imagenet"."""
         shown = [self.values[axis] for axis in axes] or list(self.values.values())
         return ", ".join(shown) or "all"
 
     def percents(self, metric: Metric) -> list[float]:
-        """Return a metric of the finished runs in percent, without the runs that lack it."""
+        """Return the values of a metric in percent, one for each finished run that measured it."""
         return [value for run in self.finished if (value := metric.percent(run.results or {})) is not None]
 
     def spread(self, metric: Metric) -> tuple[float | None, float | None]:
-        """Return mean and sample standard deviation of a metric in percent.
+        """Return mean and sample standard deviation of a metric over the finished seeds, in percent.
 
         The mean is None without finished runs, the standard deviation with fewer than two.
         """
@@ -48,7 +48,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
-    """Return the runs grouped by their values on all axes except the seed, in order of appearance."""
+    """Group runs by their values of all varied options (axes) except the seed, in order of appearance."""
     found: dict[str, Group] = {}
     for run in runs:
         values = {axis: run.cell.label(axis) for axis in axes if axis != SEED}
@@ -57,6 +57,6 @@ def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
 
 
 def varying_axes(groups: Sequence[Group]) -> list[str]:
-    """Return the axes on which the groups differ."""
+    """Return the options whose values differ between the groups."""
     names = list(groups[0].values) if groups else []
     return [name for name in names if len({group.values[name] for group in groups}) > 1]

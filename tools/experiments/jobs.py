@@ -30,7 +30,7 @@ GRACE = 20.0  # seconds that an interrupted training has to end by itself
 
 @dataclass
 class Job:
-    """A cell in training.
+    """A cell that is being trained by a process.
 
     Attributes:
         slot: number of the job among those that run at the same time, from 0.
@@ -44,7 +44,7 @@ class Job:
     log: Path
 
     def error(self) -> str | None:
-        """Return the error of an ended training, or None on success.
+        """Return the error message of a training that has ended, or None on success.
 
         If the training ended without an error message, write one to the log, where later tables find it.
         """
@@ -143,7 +143,7 @@ def threads(cell: Cell, jobs: int) -> int | None:
 
 
 def environment(slot: int, jobs: int, threads: int | None) -> dict[str, str]:
-    """Return environment variables with the threads and, if there are several jobs, the GPU of a job."""
+    """Return the environment variables of a job: its CPU threads and, if there are several jobs, its GPU."""
     extra = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     if jobs > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

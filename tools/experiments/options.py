@@ -11,7 +11,7 @@ from tools.cli.arguments import POSITIONAL
 
 @dataclass
 class CompareOptions:
-    """The experiment.
+    """Experiment to run: its file, or a training command with the options to vary.
 
     Args:
         output: folder of the runs, the tables and the charts.

@@ -28,7 +28,7 @@ Matrix: TypeAlias = dict[str, Values]  # option -> name of a value -> the value
 
 @dataclass(frozen=True)
 class Plan:
-    """One task of an experiment.
+    """Plan of one task of an experiment: its training command, options, and matrix of values.
 
     Attributes:
         script: name of the training command, such as "train_cls".
@@ -50,7 +50,7 @@ class Plan:
         return [name for name in names if name != SEED] + [SEED] * (SEED in names)
 
     def combinations(self) -> Iterator[tuple[dict[str, str], Values]]:
-        """Yield the names of the values of each cell, and the values, by option."""
+        """Yield for each cell the names of its values and the values themselves, both by option."""
         for matrix in self.matrices:
             for names in product(*matrix.values()):
                 chosen = dict(zip(matrix, names, strict=True))
@@ -71,7 +71,8 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
     if options.experiment:
         if arguments:
             raise UserError(
-                f"-- {arguments[0]}: the file {options.experiment} holds all options; write this one into it"
+                f"-- {arguments[0]}: with an experiment file no further options are allowed; write this one into "
+                f"{options.experiment}"
             )
         plans = read_plans(Path(options.experiment), list(COMMANDS))
         return [replace(plan, arguments=(*plan.arguments, *for_plugins)) for plan in plans]
@@ -99,12 +100,12 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
     _refuse(unknown, f"{path}: unknown key", f"an experiment has {', '.join(TASK_KEYS + COMMON_KEYS)}")
     equal_steps = values.get("equal_steps", False)
     if not isinstance(equal_steps, bool):
-        raise UserError(f"{path}: equal_steps is {equal_steps!r}; write true or false")
+        raise UserError(f"{path}: `equal_steps` is {equal_steps!r}; write true or false")
     if "tasks" not in values:
         return [_plan(values, str(path), scripts, equal_steps=equal_steps)]
     tasks = _mapping(values["tasks"], f"{path}: tasks")
     if not tasks:
-        raise UserError(f"{path}: tasks is empty; write `tasks: {{cells: {{script: train_det, ...}}}}`")
+        raise UserError(f"{path}: `tasks` is empty; write `tasks: {{cells: {{script: train_det, ...}}}}`")
     wrong = next((name for name in tasks if not re.fullmatch(r"[\w.+-]+", name)), None)
     if wrong is not None:
         raise UserError(
@@ -115,7 +116,7 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
 
 
 def value_name(value: object) -> str:
-    """Return the name of a value that the experiment does not name."""
+    """Return the name for a value to which the experiment file gives no name."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -167,11 +168,11 @@ def known_options(script: str) -> list[str]:
 
 
 def _with_common(common: Mapping[str, object], own: object, where: str) -> Values:
-    """Return a task's entry with the experiment's common options and matrix added; the task's own values win."""
+    """Return a task's entry of the file with the common options and matrix added; the task's own values win."""
     entry = _mapping(own, where)
     _refuse(set(entry) - set(TASK_KEYS), f"{where}: unknown key", f"a task has {', '.join(TASK_KEYS)}")
     if "runs" in common:
-        raise UserError(f"{where}: the experiment has runs beside tasks; write them into the tasks")
+        raise UserError(f"{where}: `runs` stands beside `tasks`; move it into the entries of `tasks`")
     joined = {**common, **entry}
     for key in ("options", "matrix"):
         if key in common and key in entry:
@@ -185,7 +186,7 @@ def _plan(
     """Return the plan of one task after checking all its keys and options."""
     script = str(values.get("script"))
     if script not in scripts:
-        raise UserError(f"{where}: script is {script}; use {' or '.join(scripts)}")
+        raise UserError(f"{where}: `script` is {script}; use {' or '.join(scripts)}")
     groups = COMMANDS[script].groups
     options = renamed(_mapping(values.get("options", {}), f"{where}: options"), groups)
     entries = _matrix_entries(values, where)
@@ -200,14 +201,14 @@ def _plan(
 
 
 def _matrix_entries(values: Mapping[str, object], where: str) -> Values:
-    """Return the entries that describe a matrix: `matrix`, and each entry of `runs`."""
+    """Return the entries of the file that describe a matrix: `matrix`, and each entry of `runs`."""
     runs = values.get("runs", [])
     if not isinstance(runs, list):
-        raise UserError(f"{where}: runs is not a list; write one `- option: [values]` entry per part of the matrix")
+        raise UserError(f"{where}: `runs` is not a list; write one entry `- option: [values]` per part of the matrix")
     entries = {"matrix": values["matrix"]} if "matrix" in values else {}
     entries |= {f"runs[{number}]": entry for number, entry in enumerate(runs)}
     if not entries:
-        raise UserError(f"{where}: has neither matrix nor runs; write `matrix: {{backbone: [resnet20, plain20]}}`")
+        raise UserError(f"{where}: has neither `matrix` nor `runs`; write `matrix: {{backbone: [resnet20, plain20]}}`")
     return entries
 
 

@@ -39,13 +39,13 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
 
 
 def _key(cell: Cell) -> str:
-    """Return a text that is equal for cells whose steps take the same time."""
+    """Return a key of the cell's options; cells with equal keys differ only in the seed and need equal times."""
     ignored = () if cell.config["fraction"] < 1 else ("seed",)
     return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in ignored}])
 
 
 def _dry_runs(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal | str]:
-    """Return a rehearsal or an error message for each cell's name, in the order of the cells."""
+    """Make a dry run of each cell; return by cell name its rehearsal, or the error message if it failed."""
     outcomes: dict[str, Rehearsal | str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""The state of a cell, from its run folder: finished, to be resumed, or to be started."""
+"""State of a cell, read from its run folder: finished, to be resumed, or to be started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CellState: TypeAlias = Literal["done", "resume", "begin"]
 
 
 def read_state(cell: Cell, folder: Path) -> CellState:
-    """Return whether a cell is finished, resumes from its checkpoint, or begins.
+    """Return whether a cell is finished, must be resumed from its checkpoint, or must be started.
 
     Raises:
         UserError: the folder holds a run with other options, or files that no training writes.

@@ -42,7 +42,7 @@ class CostColumn:
     largest: bool = False
 
     def of(self, group: Group) -> float | None:
-        """Return the value of a group, or None if no run has it."""
+        """Return the cost of a group for this column, or None if no run has recorded it."""
         values = [value for run in group.finished if (value := self.read(run)) is not None]
         return (max(values) if self.largest else mean(values)) if values else None
 
@@ -81,7 +81,7 @@ def write_tables(folder: Path, tasks: Sequence[TaskComparison]) -> str:
 
 
 def markdown(tasks: Sequence[TaskComparison]) -> str:
-    """Return the tables for people, with failed cells and differences as sentences below each table."""
+    """Return the tables in Markdown, with failed cells and differences as sentences below each table."""
     parts = []
     for task in tasks:
         heading = [f"## {task.name}"] if task.name else []
@@ -93,7 +93,7 @@ def markdown(tasks: Sequence[TaskComparison]) -> str:
 
 
 def as_csv(tasks: Sequence[TaskComparison]) -> str:
-    """Return the tables for programs: means and standard deviations in separate columns, not rounded."""
+    """Return the tables as CSV: means and standard deviations in separate columns, not rounded."""
     rows = [
         {"task": task.name, **_csv_row(group, task.metrics)} if task.name else _csv_row(group, task.metrics)
         for task in tasks
@@ -107,7 +107,7 @@ def as_csv(tasks: Sequence[TaskComparison]) -> str:
 
 
 def as_json(task: TaskComparison) -> JsonObject:
-    """Return groups, their runs, and differences as JSON values."""
+    """Return the groups of a task, their runs, and the differences between groups as JSON values."""
     return {
         "task": task.name,
         "groups": [_group_json(group, task.metrics) for group in task.groups],

@@ -1,4 +1,4 @@
-"""One task of an experiment, as tables and charts show it."""
+"""Groups, failed cells and differences of one task of an experiment, for tables and charts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.runs.metrics import TaskMetrics
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """One task of an experiment, finished or not.
+    """Groups, failed cells and differences of one task of an experiment; some cells may not be finished.
 
     Attributes:
         name: of the task; empty if the experiment has only one.

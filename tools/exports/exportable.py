@@ -31,7 +31,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Exportable:
-    """A model in evaluation mode and fp32 on the CPU, and what an export must know about it.
+    """A model in evaluation mode and fp32 on the CPU, with example inputs and metadata for its export.
 
     Attributes:
         model: takes the tensors of `inputs`, and returns one tensor or a tuple, those of `outputs`.
@@ -75,7 +75,7 @@ def prepare(model: Module) -> Module:
 
 
 def common_metadata(trained: TrainedFile) -> dict[str, object]:
-    """Return the metadata that the models of all tasks have."""
+    """Return the metadata that exported models of all tasks have: task, classes, input size, mean, std, ..."""
     return {
         "task": trained.task,
         "input": trained.meta["input"],
@@ -85,7 +85,7 @@ def common_metadata(trained: TrainedFile) -> dict[str, object]:
 
 
 def batches(items: Sequence[Inputs], size: int) -> Iterator[Inputs]:
-    """Stack neighbouring inputs of the same shapes, up to `size` of them at a time."""
+    """Yield batches: up to `size` consecutive inputs of the same shapes, stacked."""
     start = 0
     while start < len(items):
         stop = start + 1

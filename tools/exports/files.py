@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 
 
 class TracedModel(NamedTuple):
-    """The graph of a model, and the image sizes that it accepts, in words."""
+    """Traced graph of a model, and a description of the image sizes that it accepts."""
 
     program: ExportedProgram
     sizes: str
@@ -65,7 +65,7 @@ def trace(exportable: Exportable, example: Inputs) -> TracedModel:
 
 
 def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
-    """Return the sizes to try, the freest first; `side` is the shorter side of the example in pixels."""
+    """Return the ranges of image sizes to try, the widest first; `side` is the example's shorter side in pixels."""
     stride, multiple = exportable.stride, exportable.multiple
     if multiple == 1:
         return [Freedom(2 * stride if side >= 2 * stride else stride + 1, 1), Freedom(2 * stride, stride)]
@@ -73,7 +73,7 @@ def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
 
 
 def _free_axes(exportable: Exportable, freedom: Freedom) -> dict[int, Dim] | None:
-    """Return the axes of the first input that may vary."""
+    """Return the axes of the image tensor whose size may vary (batch, height, width), or None if none may."""
     if not exportable.batches:
         return None
     names = {2: "height", 3: "width"} if freedom.multiple else {}
@@ -86,7 +86,7 @@ def _side(name: str, freedom: Freedom) -> Any:  # a product of a number and a Di
 
 
 def _sizes(freedom: Freedom, height: int, width: int) -> str:
-    """Return the accepted image sizes in words."""
+    """Describe the accepted image sizes in words."""
     if not freedom.multiple:
         return f"{height}x{width} only"
     return f"from {freedom.least} pixels" + (f", multiples of {freedom.multiple}" if freedom.multiple > 1 else "")
@@ -180,7 +180,7 @@ def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, whe
 
 
 def _difference(expected: Tensor, found: Tensor, where: str) -> float:
-    """Return the difference of one output; errors as in `compare`."""
+    """Return the largest difference of one output from PyTorch's, relative to its largest value; see `compare`."""
     fix = "no file was kept; export another format or model"
     if expected.shape != found.shape:
         raise UserError(
@@ -195,7 +195,7 @@ def _difference(expected: Tensor, found: Tensor, where: str) -> float:
 
 
 def latencies(runs: Sequence[Runner], inputs: Inputs, *, repeats: int = 50) -> list[float]:
-    """Return the milliseconds of each function's fastest call.
+    """Return the latency of each function: the milliseconds of its fastest call.
 
     The functions take turns, so that other programs slow all of them down alike.
     """

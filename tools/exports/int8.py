@@ -40,7 +40,7 @@ class Int8Report:
     top1: tuple[float, float] | None
 
     def lines(self) -> dict[str, str]:
-        """Return the report as text, by name."""
+        """Return the report as lines of text, title to value: sizes, latencies, agreement."""
         found = {
             "MB": " -> ".join(f"{size / 1e6:.1f}" for size in self.sizes),
             "ms an image": " -> ".join(f"{ms:.2f}" for ms in self.ms),
@@ -105,7 +105,7 @@ def quantise(
 def measure(
     exportable: Exportable, plain: Path, small: Path, items: Sequence[Inputs], labels: Sequence[int | None]
 ) -> Int8Report:
-    """Measure size, latency and answers of an 8-bit file beside the fp32 file's, on the CPU.
+    """Measure size, latency and predictions of an 8-bit file beside those of the fp32 file, on the CPU.
 
     Args:
         plain: the fp32 file.
@@ -128,8 +128,8 @@ def measure(
     fast_plain, fast_small = (round(ms, 3) for ms in latencies(runs, items[0]))
     if agreed and agreement < LEAST_AGREEMENT:
         raise UserError(
-            f"--int8: {agreement:.0%} of the answers are those of fp32, fewer than {LEAST_AGREEMENT:.0%}; no file "
-            "kept; pass more --calibration images, or leave --int8 out"
+            f"--int8: {agreement:.0%} of the 8-bit predictions equal those of fp32, fewer than the required "
+            f"{LEAST_AGREEMENT:.0%}, so no file was kept; pass more --calibration images, or leave --int8 out"
         )
     return Int8Report(
         len(items),
@@ -141,7 +141,7 @@ def measure(
 
 
 def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
-    """Return the agreement of two files' outputs for an image, in 0..1; empty if the fp32 file has no answer."""
+    """Return the agreement of two files' predictions for an image, in 0..1; empty if the fp32 file predicts nothing."""
     if task != "detection":
         return [float((plain[0].argmax(1) == small[0].argmax(1)).float().mean())]
     sure = plain[1] > 0.5

@@ -86,7 +86,7 @@ def _table(rows: Mapping[str, object]) -> str:
 
 
 def public(value: object) -> object:
-    """Return JSON values without the folders of paths, which reveal names of this machine and are useless elsewhere."""
+    """Return JSON values with each path reduced to its file name: folders of this machine mean nothing elsewhere."""
     if isinstance(value, dict):
         return {name: public(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

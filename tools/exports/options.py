@@ -14,7 +14,7 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "torchvision": ".pth"}
 
 @dataclass
 class ExportOptions:
-    """The run to export, and the file to write.
+    """Run to export, and file to write.
 
     Args:
         run: folder of a finished run, or its model.safetensors.
@@ -50,7 +50,7 @@ class ExportOptions:
 
     @property
     def images_needed(self) -> int:
-        """Number of images to read, for checking, calibration and measuring together."""
+        """Number of images to read: those for checking, for calibration and for measuring together."""
         calibration = self.calibration if self.int8 == "static" else 0
         return max(self.checked, self.measured + calibration if self.int8 != "no" else 0)
 

@@ -29,7 +29,7 @@ def write_state_dict(path: Path, exportable: Exportable) -> None:
 
 
 def run_library_model(path: Path, exportable: Exportable) -> Runner:
-    """Load a file into the library's own model, and return the function that runs it."""
+    """Load a state dict into the library's own model, and return a function that runs this model on inputs."""
     assert isinstance(exportable.model, Classifier)
     backbone = exportable.model.backbone
     assert backbone.source is not None  # `write_state_dict` refuses a model that no library has

@@ -68,7 +68,7 @@ def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> f
 def _quantise(
     path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path], items: Sequence[Inputs]
 ) -> int8.Int8Report:
-    """Write the 8-bit file, and measure it on images that did not calibrate it, which would flatter it."""
+    """Write the 8-bit file, and measure it on images that were not used for calibration."""
     assert options.int8 != "no"
     # Spread the calibration images over the folders of the classes.
     count = min(options.calibration, len(items) // 2) if options.int8 == "static" else 0
@@ -81,5 +81,5 @@ def _quantise(
 
 
 def _fp32(path: Path) -> Path:
-    """Return the path of the fp32 file that an 8-bit file is made from."""
+    """Return the path of the temporary fp32 file from which an 8-bit file is made."""
     return path.with_name(f"{path.name}.fp32")

@@ -1,4 +1,4 @@
-"""Prediction with a classifier: a ranking of the classes for each image, as CSV and drawn."""
+"""Prediction with a classifier: a ranking of the classes for each image, written as CSV and drawn."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ClassificationTask:
 
 
 def _read_views(read: Read[Views], in_channels: int, draw: bool, image: Path | np.ndarray) -> ViewsAndPicture:
-    """Read the views of a classifier, and the picture to draw if `draw`; arrays that are not images have no picture."""
+    """Read an image's views for a classifier and, if `draw`, the image to draw on; .npy arrays are not drawn."""
     if not draw:
         return read(image), None
     pixels = image if isinstance(image, np.ndarray) else read_pixels(image, in_channels=in_channels)

@@ -1,4 +1,4 @@
-"""Prediction with a detector: COCO results, the images and categories of their ids, and drawn boxes."""
+"""Prediction with a detector: COCO results, a list of image ids and categories, and images with drawn boxes."""
 
 from __future__ import annotations
 

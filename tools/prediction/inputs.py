@@ -37,7 +37,7 @@ Read: TypeAlias = Callable[["Path | np.ndarray"], Content]
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to predict.
+    """An image or video file to predict on.
 
     Attributes:
         name: path of its results: its path below the folder that was named, or else its file name.
@@ -48,7 +48,7 @@ class InputFile:
 
     @property
     def is_video(self) -> bool:
-        """Whether the suffix is that of a video."""
+        """Whether the file is a video, by its suffix."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -80,7 +80,7 @@ class VideoHeader:
 
 
 def find_inputs(names: Iterable[str]) -> tuple[list[InputFile], list[str]]:
-    """Find the files that are named, and describe the names without files.
+    """Return the files that command-line names mean, and an error message for each name without files.
 
     Args:
         names: images, videos, folders and globs. A file that is named several times is found once.
@@ -141,7 +141,7 @@ def count_images(inputs: Iterable[InputFile]) -> int:
 
 
 def _find(name: str) -> list[InputFile]:
-    """Find the files of one name.
+    """Return the image and video files that one command-line name (file, folder or glob) means.
 
     Raises:
         UserError: if there are none.
@@ -165,7 +165,7 @@ def _find(name: str) -> list[InputFile]:
         return known
     if path.exists():
         raise UserError(f"{name}: is a pipe or a device, which cannot be read twice; save its content as a file")
-    raise UserError(f"{name}: no such file or folder")
+    raise UserError(f"{name}: no such file or folder; check the path")
 
 
 def _has_known_suffix(path: Path) -> bool:
@@ -207,7 +207,7 @@ def _read_images(
 
 
 def _unchanged(image: LoadedImage[Content]) -> LoadedImage[Content]:
-    """Return the image: the loader would otherwise convert its arrays."""
+    """Return the image unchanged, as a collate function: the default one would convert its arrays to tensors."""
     return image
 
 

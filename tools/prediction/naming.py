@@ -1,4 +1,4 @@
-"""Numbers and file names of the images of a prediction."""
+"""Numbers and output names for the images of a prediction."""
 
 from __future__ import annotations
 

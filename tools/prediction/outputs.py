@@ -1,4 +1,4 @@
-"""Drawn pictures: a JPEG for each image, a video for each video, drawn in threads while the model computes."""
+"""Drawn results: a JPEG for each image and a video for each video, drawn in threads while the model computes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_PENDING = 16  # pictures that wait to be drawn or written
 
 @dataclass(frozen=True)
 class _PendingPicture:
-    """A picture that a thread draws."""
+    """A drawn image that a thread is still making."""
 
     path: Path
     source: InputFile
@@ -32,7 +32,7 @@ class _PendingPicture:
 
 
 class PictureWriter:
-    """Writes drawn pictures into a folder; use it as a context manager, whose end waits for all pictures.
+    """Writer of drawn images into a folder, used as a context manager; at the end it waits until all are written.
 
     Args:
         enabled: whether to draw at all.
@@ -58,7 +58,7 @@ class PictureWriter:
                 video.release()
 
     def add(self, name: str, source: InputFile, draw: Callable[[], np.ndarray], *, is_frame: bool) -> None:
-        """Draw a picture and write it. Add the frames of a video in order.
+        """Draw an image and write it, in a thread. Frames of a video must be added in order.
 
         Args:
             name: path below the folder, without suffix.

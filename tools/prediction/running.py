@@ -37,7 +37,7 @@ TRAINED_CROP = 512  # crop size of a segmentation run whose options do not name 
 
 @dataclass
 class PredictionSummary:
-    """What a prediction did.
+    """Counts and duration of a prediction.
 
     Attributes:
         images: number of images and frames that were predicted.
@@ -54,7 +54,7 @@ class PredictionSummary:
 
     @property
     def images_per_second(self) -> float:
-        """Speed, reading and drawing included."""
+        """Images per second, including the time of reading and drawing."""
         return self.images / self.seconds
 
 
@@ -73,7 +73,7 @@ def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
     if task == "detection":
         return DetectionTask(detection.load(run, device=device, precision=precision), settings)
     if settings.score is not None:
-        raise UserError(f"--score {settings.score}: {run} is a {task} model; only detections have scores; leave it out")
+        raise UserError(f"--score {settings.score}: is for detectors, but {run} is a {task} model; leave --score out")
     if task == "segmentation":
         tiles = _segmentation_tiles(run, settings)
         return SegmentationTask(segmentation.load(run, device=device, precision=precision, **tiles), settings, folder)
@@ -169,7 +169,7 @@ def print_problem(problem: str) -> None:
 
 
 def _segmentation_tiles(run: str, settings: PredictionSettings) -> dict[str, Any]:
-    """Return the keywords of `segmentation.load` for tiles; empty for those of the run."""
+    """Return the tile arguments for `segmentation.load`; empty to use those of the run."""
     side = find(run).config.get("crop_size", TRAINED_CROP) if settings.tile == "auto" else settings.tile
     tiles = {} if side is None else {"tile": side}
     return tiles if settings.overlap is None else {**tiles, "overlap": settings.overlap}

@@ -34,7 +34,7 @@ class SegmentationTask:
         return content[0].numel()
 
     def group(self, content: Tensor) -> Hashable:
-        """Group images by size."""
+        """Group images by size, so that a batch needs no padding."""
         return tuple(content.shape)
 
     def predict(self, contents: Sequence[Tensor]) -> list[LabelMap]:

@@ -1,4 +1,4 @@
-"""Settings of a prediction: which results to keep, how to process large images, and on which machine parts."""
+"""Settings of a prediction: results to keep, tiles for large images, batch size, device and precision."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SMALLEST_TILE = 16  # pixels
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """What to predict, and how.
+    """Results to keep, tiles for large images, batch size, device and precision.
 
     Args:
-        score: least score of a detection; absent: 0.05, the model's own limit, and drawn pictures show detections from
+        score: least score of a detection; absent: 0.05, the model's own limit, and drawn images show detections from
             0.5.
         classes: names of the classes to report, with commas between; label maps keep all classes and colour these.
             Absent: all.
@@ -55,5 +55,5 @@ class PredictionSettings:
 
     @property
     def class_names(self) -> list[str]:
-        """The names in `classes`; empty for all classes."""
+        """The class names in the option `classes` as a list; empty for all classes."""
         return [name.strip() for name in self.classes.split(",")] if self.classes else []

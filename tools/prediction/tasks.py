@@ -1,4 +1,4 @@
-"""The parts of a prediction that differ between tasks: batches, results, drawn pictures and files."""
+"""Parts of a prediction that differ between tasks: batches, results, drawn images and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class PredictionTask(Protocol[Content, Result]):
-    """The prediction of one task.
+    """Interface of a task's prediction: how to batch images, run the model, draw and write results.
 
     Attributes:
         read: turns a path or an array into the content of an image; runs in data workers.
@@ -31,22 +31,22 @@ class PredictionTask(Protocol[Content, Result]):
 
     @property
     def model(self) -> TrainedModel[Any, Result]:
-        """The trained model."""
+        """The trained model that predicts."""
 
     def pixels(self, content: Content) -> int:
-        """Return the number of pixels that the content keeps in memory."""
+        """Return the number of pixels that a loaded image keeps in memory."""
 
     def group(self, content: Content) -> Hashable:
-        """Return the group of an image: images of one group form batches; None for an image that is predicted alone."""
+        """Return a key for batching: images with equal keys may share a batch; None for an image predicted alone."""
 
     def predict(self, contents: Sequence[Content]) -> list[Result]:
-        """Predict a batch of images of one group."""
+        """Return the results of a batch of images with equal group keys."""
 
     def add(self, image: NumberedImage[Content], result: Result, pictures: PictureWriter) -> None:
-        """Keep the result of an image, and draw it."""
+        """Store the result of an image for `finish`, and draw it if wanted."""
 
     def finish(self, folder: Path) -> list[str]:
-        """Write the results that were kept; return the files' names and descriptions."""
+        """Write the stored results to files; return a line with name and description of each file."""
 
 
 def choose_classes(chosen: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -42,7 +42,7 @@ class TrainBatches:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of one epoch."""
+        """Number of optimizer steps in one epoch."""
         return -(-self.length // self.batch_size)
 
     def seek(self, epoch: int, step: int = 0) -> None:
@@ -61,7 +61,7 @@ class TrainBatches:
                 yield [(self.epoch, int(index)) for index in step[begin : begin + size]]
 
     def _steps_of_epoch(self) -> np.ndarray:
-        """Return the image indices of all steps `[steps, batch_size]`: each step of one group, except the leftovers."""
+        """Return the image indices of all steps `[steps, batch_size]`; a step's images are of one group if possible."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(self._drawn(random))
         # Cut each group into whole steps, and collect what remains.
@@ -79,7 +79,7 @@ class TrainBatches:
         return random.permutation(np.concatenate([*whole, leftover]))
 
     def _drawn(self, random: np.random.Generator) -> np.ndarray:
-        """Return the indices of the images of an epoch, unshuffled; an image of more repeats comes more often.
+        """Return the image indices of an epoch, not shuffled; an image occurs as often as its repeat factor says.
 
         The repeats of all images are laid end to end on a line. Marks at equal distances, from a random start, choose
         the images (systematic sampling).

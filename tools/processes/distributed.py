@@ -112,7 +112,7 @@ def _share_error(error: UserError | None) -> None:
 
 
 def _process_name() -> str:
-    """Return rank and host in parentheses if there are several machines, whose files may differ; else nothing."""
+    """Return rank and host name in parentheses if there are several machines, whose files may differ; else ""."""
     one_machine = processes_on_this_machine() == world_size()
     return "" if one_machine else f" (process {rank()}, on {socket.gethostname()})"
 

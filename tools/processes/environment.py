@@ -1,4 +1,4 @@
-"""What torchrun tells each process in environment variables; without them this process is the only one.
+"""Values that torchrun passes to each process in environment variables; without torchrun there is one process.
 
 `accelerate launch` sets the same variables, because it starts torchrun.
 """
@@ -40,7 +40,7 @@ def is_main_of_machine() -> bool:
 
 
 def launcher() -> str | None:
-    """Return a name of this machine's launch of torchrun, or None without torchrun.
+    """Return a name for the launch of torchrun that started this process, or None without torchrun.
 
     The name differs between launches and stays the same when torchrun restarts its processes. It is the name of
     torchrun's log folder: the run id and a random part. The run id alone (`--rdzv_id`) may be reused by another launch.

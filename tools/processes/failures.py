@@ -1,4 +1,4 @@
-"""How a process ends when several processes train: one of them prints the message, and none waits for another.
+"""Ending of a process when several processes train: one prints the message, and none waits for another.
 
 torchrun checks its processes ten times a second. Once one has failed, it terminates the others and reports which one
 failed first.
@@ -56,7 +56,7 @@ def ignore_sigterm() -> None:
 
 
 def report_to_torchrun(error: BaseException) -> None:
-    """Report an unexpected error through torchrun, whose report names the process; return if that adds nothing.
+    """Report an unexpected error through torchrun, whose report names the process. Return if torchrun is not used.
 
     Without torchrun, and before a restart by torchrun, the caller's own traceback is the better report. An error about
     a broken connection only follows from the death of another process. This process then waits, so that torchrun
@@ -77,7 +77,7 @@ def report_to_torchrun(error: BaseException) -> None:
 
 
 def _wait_for_torchrun() -> None:
-    """Let torchrun terminate this process, which it does once it has noticed the process that died."""
+    """Wait until torchrun terminates this process, as it does once it has noticed that another process died."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if stopping.is_requested():  # the SIGTERM has come already
         signal.raise_signal(signal.SIGTERM)

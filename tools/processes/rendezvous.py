@@ -1,4 +1,4 @@
-"""Agreement of the processes of one attempt on a store that no earlier attempt has written to.
+"""Meeting of the processes of one launch: they agree on a store that no earlier launch has written to.
 
 torchrun keeps its store when it restarts the processes. The new processes would then read the addresses of dead ones
 and fail to connect (https://github.com/pytorch/pytorch/issues/135712). torchrun's restart count does not identify the
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.05  # between two reads of the store
 
 
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    """Wait for all processes of this attempt.
+    """Wait until all processes of this launch (or restart) have met.
 
     Returns:
         A store that only this attempt uses, the rank of this process, and the number of processes.
@@ -34,7 +34,7 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
 
 def _announce_attempt(store: dist.Store, world_size: int) -> str:
-    """Name the attempt, and answer the question of every other process."""
+    """Publish a random name for this launch in the store, and confirm it to every other process."""
     attempt = secrets.token_hex(8)
     store.set("attempt", attempt)
     for rank in range(1, world_size):
@@ -44,7 +44,7 @@ def _announce_attempt(store: dist.Store, world_size: int) -> str:
 
 
 def _find_attempt(store: dist.Store, rank: int, timeout: timedelta) -> str:
-    """Return the name of the attempt whose main process answers; that of an earlier attempt is dead."""
+    """Return the name of the launch whose main process confirms it; names of earlier launches are not confirmed."""
     question = secrets.token_hex(8)
     deadline = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < deadline:

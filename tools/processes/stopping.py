@@ -26,19 +26,19 @@ _requested_at: float | None = None
 
 
 class Stopped(Exception):  # noqa: N818 - as KeyboardInterrupt, no error
-    """Raised when a training has stopped on request and its checkpoint is saved; the text says where."""
+    """Exception for a training that stopped on request after saving a checkpoint; its message names the folder."""
 
 
 @runtime_checkable
 class WorkerLoader(Protocol):
-    """Data loader whose worker processes begin with a function."""
+    """Data loader with a function (`worker_init_fn`) that each worker process calls first."""
 
     worker_init_fn: Callable[[int], None] | None
 
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Record the first stop signal, for the loop to end after its step; a later signal kills the process at once."""
+    """Context manager that records the first stop signal, so that training stops after its step; a later one kills."""
     global _requested_at
     _requested_at = None
     before = {number: signal.signal(number, _record) for number in SIGNALS}
@@ -55,7 +55,7 @@ def catch_signals() -> Iterator[None]:
 
 @contextmanager
 def as_keyboard_interrupt(*numbers: signal.Signals) -> Iterator[None]:
-    """Turn these signals into KeyboardInterrupt, for work that cleans up or keeps partial results on Ctrl-C."""
+    """Context manager in which the given signals raise KeyboardInterrupt, as Ctrl-C does."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
@@ -65,7 +65,7 @@ def as_keyboard_interrupt(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def is_requested() -> bool:
-    """Return whether a stop signal has come."""
+    """Return whether this process has received a stop signal (SIGTERM or SIGUSR1)."""
     return _requested_at is not None
 
 
@@ -82,7 +82,7 @@ def protect_workers(loader: object) -> None:
 
 @dataclass
 class _IgnoreSignals:
-    """First function of a worker; a class, so that it can be pickled."""
+    """Function that a worker process calls first, which ignores stop signals. A class, so that it can be pickled."""
 
     then: Callable[[int], None] | None
 
@@ -94,7 +94,7 @@ class _IgnoreSignals:
 
 
 def kill_workers() -> None:
-    """Kill the data-loading processes.
+    """Kill the data-loading worker processes.
 
     At its exit Python sends SIGTERM to child processes and waits for them, but protected workers ignore SIGTERM. They
     also miss their loader's own request to end if an error interrupts the loader.
@@ -106,7 +106,7 @@ def kill_workers() -> None:
 
 
 def _record(number: int, frame: FrameType | None) -> None:
-    """Record the first signal; on one that comes more than `REPEAT_SECONDS` later, let it kill the process."""
+    """Handle a stop signal: record the first; let one that comes more than `REPEAT_SECONDS` later kill the process."""
     global _requested_at
     if _requested_at is None:
         _requested_at = time.monotonic()

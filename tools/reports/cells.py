@@ -1,4 +1,4 @@
-"""Cells and columns of the tables of a report, and blocks by run."""
+"""Helpers for tables of a report: cells, columns, and blocks for each run."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from tools.runs.folder import RunFolder
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a fraction in percent as text."""
+    """Return a fraction 0..1 as text in percent: 0.5 gives "50.0"; None gives "n/a"."""
     return "n/a" if value is None else f"{100 * value:.{digits}f}"
 
 
 def fraction_cell(value: float | None) -> TableCell:
-    """Return a cell with a fraction in percent over a bar."""
+    """Return a table cell that shows a fraction 0..1 in percent, over a bar of that length."""
     return TableCell(percent(value), key=value, bar=value)
 
 
 def count_cell(value: int | None) -> TableCell:
-    """Return a cell with a whole number and thousands separators."""
+    """Return a table cell that shows a whole number with thousands separators: 12,345."""
     return TableCell("n/a" if value is None else f"{value:,}", key=value)
 
 
 def text_cell(text: str) -> TableCell:
-    """Return a cell with text, sorted without regard to case."""
+    """Return a table cell with text, which sorts without regard to upper and lower case."""
     return TableCell(text, key=text.casefold())
 
 
 def text_column(title: str) -> TableColumn:
-    """Return a column of text."""
+    """Return a table column for text, aligned left."""
     return TableColumn(title, number=False)
 
 
 def run_columns(runs: Sequence[RunFolder], single: str, prefix: str = "") -> list[TableColumn]:
-    """Return a column of numbers for each run.
+    """Return a table column of numbers for each run, titled by the run's name.
 
     Args:
         single: title if there is one run only, whose name is the page's title.
@@ -44,7 +44,7 @@ def run_columns(runs: Sequence[RunFolder], single: str, prefix: str = "") -> lis
 
 
 def blocks_by_run(parts: Sequence[tuple[str, Sequence[Block]]]) -> list[Block]:
-    """Return the blocks of a single run as they are, and the blocks of several runs folded under their names."""
+    """Return the blocks of a single run unchanged; with several runs, fold the blocks of each under its name."""
     if len(parts) == 1:
         return list(parts[0][1])
     return [FoldedBlocks(name, blocks) for name, blocks in parts]

@@ -1,4 +1,4 @@
-"""The page of a report: the chapters of the runs' task, then the chapters on training and setup."""
+"""Assembly of a report: the chapters of the runs' task, then the chapters on training and setup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.runs.metrics import TASK_METRICS
 
 
 def build_page(runs: Sequence[RunFolder], settings: ReportSettings) -> ReportPage:
-    """Return the page of runs of one task.
+    """Return the report on one or several runs of the same task.
 
     Raises:
         UserError: if the runs were not evaluated on the same images.
@@ -53,12 +53,12 @@ def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
 
 
 def subject(runs: Sequence[RunFolder]) -> str:
-    """Return a text that identifies the runs of a report. That of a single run is in its folder, wherever it moves."""
+    """Return a text that identifies a report's runs: "one run" for a single run, else the paths of all run folders."""
     return "one run" if len(runs) == 1 else "\n".join(sorted(str(run.folder.resolve()) for run in runs))
 
 
 def report_path(runs: Sequence[RunFolder], output: str | None, *, overwrite: bool) -> Path:
-    """Return the path to write: `output`, or else report.html in the run's folder or in the folder of all runs.
+    """Return the path of the report: `output`, or else report.html in the run folder or the runs' common folder.
 
     Args:
         overwrite: whether to replace any file; otherwise only an earlier report of the same runs is replaced.

@@ -45,7 +45,7 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class ChartSeries:
-    """The points of one curve.
+    """One curve of a line chart: its points, name and colour.
 
     Attributes:
         colour: index in the palette.
@@ -101,7 +101,7 @@ def line_chart(
 
 
 def thinned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a curve; average neighbours if there are more than `MOST_POINTS`."""
+    """Return the points of a curve, with neighbouring points averaged if there are more than `MOST_POINTS`."""
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(xs) <= MOST_POINTS:
         return xs, ys
@@ -110,7 +110,7 @@ def thinned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
 
 
 def heat_map(title: str, fractions: np.ndarray, *, x: str, y: str, note: str = "") -> SvgChart:
-    """Draw a matrix `[rows, columns]` of 0..1 as shades of one colour, for a matrix that is too large for a table."""
+    """Draw a matrix `[rows, columns]` of values 0..1 as shades of one colour; for matrices too large for a table."""
 
     def draw(axes: Axes) -> None:
         pixels = np.zeros((*fractions.shape, 4))
@@ -156,7 +156,7 @@ def _draw_series(axes: Axes, series: ChartSeries) -> None:
 
 
 def _fit_to_page(text: str, label: str) -> str:
-    """Reduce matplotlib's SVG file to an element for the page."""
+    """Convert matplotlib's SVG file to an `svg` element that can stand in the page."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[A-Za-z_.0-9]+"', "<g", text)  # the ids of groups repeat in each chart and are not used

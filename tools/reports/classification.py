@@ -47,7 +47,7 @@ DEFINITIONS = {
 
 
 class ClassificationReport(TaskReport[ClassPredictions]):
-    """The chapters of classification runs."""
+    """Report on classification runs."""
 
     def read(self, run: RunFolder) -> ClassPredictions:
         return ClassPredictions.read(run)
@@ -74,7 +74,7 @@ class ClassificationReport(TaskReport[ClassPredictions]):
 
 
 def metrics_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter on accuracy; it needs results.json only."""
+    """Return the chapter on accuracy, made from results.json alone."""
     columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
     rows = [
         [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(definition)]
@@ -209,7 +209,7 @@ def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *,
 
 
 def _ranked(predictions: ClassPredictions) -> list[tuple[str, np.ndarray]]:
-    """Return titles and indices of images, the most telling ones first."""
+    """Return titles of galleries with the indices of their images: most confident errors, and correct predictions."""
     indices = np.arange(len(predictions.names))
     confidence = predictions.confidence
     wrong, correct = indices[~predictions.correct & predictions.readable], indices[predictions.correct]

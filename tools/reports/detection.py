@@ -66,7 +66,7 @@ Test: TypeAlias = Callable[[ImageOutcome, ObjectOutcome], bool]
 
 
 class DetectionReport(TaskReport[BoxPredictions]):
-    """The chapters of detection runs."""
+    """Report on detection runs."""
 
     def read(self, run: RunFolder) -> BoxPredictions:
         return BoxPredictions.read(run, data=self.settings.data, score=self.settings.score)
@@ -108,7 +108,7 @@ class DetectionReport(TaskReport[BoxPredictions]):
 
 
 def metrics_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter with COCO's metrics; it needs results.json only."""
+    """Return the chapter with COCO's metrics, made from results.json alone."""
     columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
     rows = [
         [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(DEFINITIONS[name])]
@@ -232,7 +232,7 @@ def calibration_section(found: Sequence[BoxPredictions]) -> Section:
 
 
 def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
-    """Return the chapter on the recall by an object's size, its shape and the number of objects in its image.
+    """Return the chapter on recall, split by an object's size, its shape and the number of objects in its image.
 
     Args:
         score: least score of the detections.
@@ -250,7 +250,7 @@ def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
 def _recall_table(
     found: Sequence[BoxPredictions], title: str, what: str, groups: Sequence[tuple[str, Test]]
 ) -> SortableTable:
-    """Return a table of the fraction of objects found in each group.
+    """Return a table with the fraction of objects found, one row per group of objects (such as small ones).
 
     Args:
         what: title of the column of groups.
@@ -311,7 +311,7 @@ def _mean_precision(predictions: BoxPredictions, threshold: int) -> np.ndarray |
 
 
 def _class_series(predictions: BoxPredictions, recall: np.ndarray) -> list[ChartSeries]:
-    """Return the curves of the classes at IoU 0.50; of many classes those of the best and of the worst."""
+    """Return a curve of precision over recall at IoU 0.50 for each class; of many classes only the best and worst."""
     values = predictions.precision[0]
     names = list(predictions.categories.values())
     known = [label for label in range(len(names)) if (values[:, label] > -1).all()]

@@ -1,4 +1,4 @@
-"""The images of a detection report: best and worst images, missed objects, false positives, and what changed."""
+"""Images in a detection report: best and worst images, missed objects, false positives, differences between runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def changed_section(found: Sequence[BoxPredictions], *, number: int) -> Section:
 
 
 def _item(image: ImageOutcome, runs: Sequence[tuple[str, ImageOutcome]]) -> GalleryItem:
-    """Return an image once for each run, with the objects and the run's detections drawn."""
+    """Return a gallery entry that shows an image once for each run, with the objects and the run's detections."""
     pixels = _read_pixels(image)
     images = [] if pixels is None else [_marked(pixels, name, outcome) for name, outcome in runs]
     if len(runs) > 1:

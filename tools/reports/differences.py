@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """A metric of two runs.
+    """Values of one metric in two runs, with the confidence interval of their difference.
 
     Attributes:
         first: value of the first run; None if it has none.
@@ -41,7 +41,7 @@ class MetricDifference:
 
 
 def detection_differences(first: BoxPredictions, other: BoxPredictions, *, resamples: int) -> list[MetricDifference]:
-    """Compare COCO's metrics, by hotcoco's bootstrap over the images."""
+    """Return the differences of two runs in COCO's metrics, with intervals of hotcoco's bootstrap over the images."""
     from hotcoco import compare
 
     found = compare(first.evaluation, other.evaluation, n_bootstrap=resamples, seed=SEED, confidence=CONFIDENCE)
@@ -58,7 +58,7 @@ def detection_differences(first: BoxPredictions, other: BoxPredictions, *, resam
 def classification_differences(
     first: ClassPredictions, other: ClassPredictions, *, resamples: int
 ) -> list[MetricDifference]:
-    """Compare the top-1 accuracy; if both runs kept ranks and losses, also the top-5 accuracy and the mean loss."""
+    """Return the differences in top-1 accuracy and, if both runs saved ranks and losses, top-5 accuracy and loss."""
     rows = [_mean_difference("top1", first.correct.astype(float), other.correct.astype(float), resamples=resamples)]
     if first.rank is not None and other.rank is not None and len(first.classes) > 5:
         top5 = [(rank < 5).astype(float) for rank in (first.rank, other.rank)]
@@ -73,7 +73,7 @@ def classification_differences(
 def segmentation_differences(
     first: MaskPredictions, other: MaskPredictions, *, resamples: int
 ) -> list[MetricDifference]:
-    """Compare mIoU, pixel accuracy, and the IoU of each class."""
+    """Return the differences of two runs in mIoU, in pixel accuracy, and in the IoU of each class."""
 
     def metrics(predictions: MaskPredictions, weights: np.ndarray) -> np.ndarray:
         ious = predictions.class_ious(weights)
@@ -122,7 +122,7 @@ def signed(value: float, digits: int) -> str:
 def _mean_difference(
     name: str, first: np.ndarray, other: np.ndarray, *, resamples: int, is_loss: bool = False
 ) -> MetricDifference:
-    """Compare the means of two values `[N]` of the same images."""
+    """Return the difference in the mean of a value per image, of the first run `[N]` and of the other `[N]`."""
     change = other - first
     low, high = interval(lambda weights: weights @ change / len(change), size=len(change), count=resamples)
     return MetricDifference(
@@ -157,7 +157,7 @@ def _row(row: MetricDifference) -> list[TableCell]:
 
 
 def _tone(row: MetricDifference) -> Literal["", "good", "bad"]:
-    """Return whether the interval shows an improvement, a deterioration, or neither."""
+    """Return "good" if the interval shows an improvement, "bad" if it shows a deterioration, else ""."""
     if row.low is None or row.high is None or row.low <= 0 <= row.high:
         return ""
     return "good" if (row.low > 0) != row.smaller_is_better else "bad"

@@ -1,4 +1,4 @@
-"""Confusion matrices of any task: a table for few classes, a heat map for many, and the most frequent confusions."""
+"""Confusion matrices in a report: a table for few classes, a heat map for many, and the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def most_frequent(matrix: np.ndarray, names: Sequence[str], classes: int, *, tit
 
 
 def _by_class(matrix: np.ndarray, names: Sequence[str], *, title: str) -> SortableTable:
-    """Return a table of the outcome of each class's objects; the last row and column are the background."""
+    """Return a table with, for each class, how many objects were found, confused or missed; background comes last."""
     titles = ("objects", "found", "other class", "missed", "false positives")
     rows = []
     for index, name in enumerate(names[:-1]):
@@ -88,5 +88,5 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], title: str, in_percent: bo
 
 
 def _row_fractions(matrix: np.ndarray) -> np.ndarray:
-    """Return each row as fractions of its sum."""
+    """Divide each row of a matrix by its sum, which gives fractions 0..1."""
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

@@ -1,4 +1,4 @@
-"""The outline that the reports of all tasks share: which chapters there are, and in which order."""
+"""Outline of a report, shared by all tasks: the chapters and their order."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tools.runs.folder import RunFolder
 
 
 class RunPredictions(Protocol):
-    """The predictions of a run."""
+    """Predictions of one finished run, read from its run folder."""
 
     @property
     def run(self) -> RunFolder:
-        """The run."""
+        """Run folder that the predictions were read from."""
 
     @property
     def digest(self) -> object:
-        """A value that is equal for runs that were evaluated on the same images."""
+        """Value that is equal for two runs exactly if they were evaluated on the same images and truth."""
 
 
 Predictions = TypeVar("Predictions", bound=RunPredictions)
 
 
 class TaskReport(ABC, Generic[Predictions]):
-    """Base of the reports of each task: a task implements the abstract methods, `sections` calls them in order.
+    """Base class of the tasks' reports. A task implements the abstract methods; `sections` calls them in order.
 
     Some chapters need results.json only. The others need the predictions of all runs. If the predictions of a run
     cannot be read, the report begins with the reason and leaves out the other chapters.
@@ -44,34 +44,34 @@ class TaskReport(ABC, Generic[Predictions]):
 
     @abstractmethod
     def metrics_section(self, runs: Sequence[RunFolder]) -> Section:
-        """Return the first chapter, the metrics of results.json."""
+        """Return the first chapter of the report: the metrics in results.json of each run."""
 
     @abstractmethod
     def differences(self, first: Predictions, other: Predictions) -> list[MetricDifference]:
-        """Compare the metrics of two runs."""
+        """Return the differences of two runs in each metric, with bootstrap intervals."""
 
     def sections_from_results(self, runs: Sequence[RunFolder]) -> list[Section]:
-        """Return the further chapters that need results.json only."""
+        """Return the chapters, after the first, that are made from results.json alone."""
         return []
 
     def sections_from_predictions(self, found: Sequence[Predictions]) -> list[Section]:
-        """Return the chapters on predictions, without images."""
+        """Return the chapters that are made from predictions and show no images."""
         return []
 
     @abstractmethod
     def changed_section(self, found: Sequence[Predictions]) -> Section:
-        """Return the chapter with images that differ between runs."""
+        """Return the chapter with the images on which the runs' predictions differ most."""
 
     @abstractmethod
     def image_sections(self, found: Sequence[Predictions]) -> list[Section]:
-        """Return the last chapters, with images."""
+        """Return the last chapters of the results, which show images."""
 
     def difference_notes(self, found: Sequence[Predictions]) -> list[Paragraph]:
-        """Return notes below the tables of differences."""
+        """Return paragraphs to show below the tables of differences. By default there are none."""
         return []
 
     def results_digest(self, run: RunFolder) -> object:
-        """Return a value that is equal for runs whose results.json tells of the same images and classes."""
+        """Return a value that is equal for runs whose results.json has the same number of images and same classes."""
         classes = run.results.get("per_class") or {}
         names = (
             tuple((c["id"], c["name"], c["boxes"]) for c in classes) if isinstance(classes, list) else tuple(classes)
@@ -79,7 +79,7 @@ class TaskReport(ABC, Generic[Predictions]):
         return run.results["images"], names
 
     def sections(self, runs: Sequence[RunFolder]) -> list[Section]:
-        """Return all chapters on the results of one run or of several.
+        """Return all chapters about the results of one run, or the comparison of several runs.
 
         Raises:
             UserError: if the runs were not evaluated on the same images.
@@ -100,7 +100,7 @@ class TaskReport(ABC, Generic[Predictions]):
         ]
 
     def _read_all(self, runs: Sequence[RunFolder]) -> tuple[list[Predictions], list[str]]:
-        """Read the predictions of the runs; return those that can be read, and the reasons for the others."""
+        """Read the predictions of all runs; return those that can be read, and error messages for the others."""
         found, missing = [], []
         for run in runs:
             try:

@@ -14,7 +14,7 @@ MarkStyle: TypeAlias = Literal["correct", "false-positive", "missed", "found", "
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of a table.
+    """A cell of a table in a report.
 
     Attributes:
         key: the value that its column is sorted by; None sorts last.
@@ -31,13 +31,13 @@ class TableCell:
 
     @property
     def sort_key(self) -> str:
-        """The key as text, for the script of the page."""
+        """The sort key as text, for the page's script; "" sorts last."""
         return "" if self.key is None else str(self.key)
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of a table.
+    """Title and kind of a column of a table in a report.
 
     Attributes:
         number: whether the cells are numbers, which are aligned right and sorted from the largest.
@@ -51,7 +51,7 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class SortableTable:
-    """A table that the reader can sort by any column."""
+    """A table of a report that can be sorted by clicking on the title of any column."""
 
     kind: ClassVar = "table"
     caption: str
@@ -62,7 +62,7 @@ class SortableTable:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """An entry of a legend.
+    """An entry of a chart's legend: name, colour and line style.
 
     Attributes:
         colour: index of its colour in the palette of the page.
@@ -75,7 +75,7 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class SvgChart:
-    """A chart with its legend.
+    """A chart of a report, with its title and legend.
 
     Attributes:
         svg: an `svg` element. It is not escaped, so it must come from `tools.reports.charts`.
@@ -114,7 +114,7 @@ class ConfusionTable:
 
 @dataclass(frozen=True)
 class BoxMark:
-    """A box over an image.
+    """A box drawn over an image, such as an object or a detection.
 
     Attributes:
         box: x, y, width and height in pixels of the image.
@@ -155,7 +155,7 @@ class PageImage:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """An entry of a gallery: images side by side with a caption."""
+    """An entry of a gallery: one image, or several side by side, with a caption."""
 
     images: Sequence[PageImage]
     title: str
@@ -164,7 +164,7 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A grid of images.
+    """A grid of images with captions in a report.
 
     Attributes:
         small: whether the images are small, with many in a row.
@@ -181,7 +181,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class ColourLegend:
-    """The legend of label maps: names of classes with red, green and blue in 0..255."""
+    """Legend of drawn label maps: class names with their colours (red, green, blue in 0..255)."""
 
     kind: ClassVar = "colours"
     entries: Sequence[tuple[str, tuple[int, int, int]]]
@@ -189,7 +189,7 @@ class ColourLegend:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text; a warning is also printed by the command."""
+    """A paragraph of text in a report. If `warning`, tools/report.py also prints it."""
 
     kind: ClassVar = "paragraph"
     text: str
@@ -198,7 +198,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Blocks side by side on a wide screen.
+    """Blocks that are shown side by side if the screen is wide enough.
 
     Attributes:
         tables: whether the blocks are tables, which get the width that they need; other blocks get equal widths.
@@ -211,7 +211,7 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class FoldedBlocks:
-    """Blocks that are hidden until the reader opens them."""
+    """Blocks under a title that are hidden until the reader clicks on it."""
 
     kind: ClassVar = "folded"
     title: str
@@ -233,19 +233,19 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The id of the chapter in the page."""
+        """HTML id of the chapter, made from its title, for links within the page."""
         return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
 
 
 @dataclass(frozen=True)
 class ReportPage:
-    """A whole report.
+    """Content of a report: title, top values, chapters and footer.
 
     Attributes:
-        lead: the sentence below the title.
-        facts: names and values at the top.
-        subject: identifies the runs, so that the report of other runs is not overwritten.
-        footer: the sentence at the end.
+        lead: sentence below the title.
+        facts: names and values at the top, such as the headline metrics.
+        subject: text that identifies the runs, so that a report of other runs is not overwritten.
+        footer: sentence at the end.
         runs: legend of the runs, for several runs.
     """
 
@@ -258,6 +258,6 @@ class ReportPage:
     runs: Sequence[LegendEntry] = ()
 
     def warnings(self) -> list[str]:
-        """Return the texts of the warnings at the top level of all chapters."""
+        """Return the texts of all warning paragraphs that stand directly in a chapter."""
         blocks = [block for section in self.sections for block in section.blocks]
         return [block.text for block in blocks if isinstance(block, Paragraph) and block.warning]

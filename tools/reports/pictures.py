@@ -78,7 +78,7 @@ def _overlaps(mark: BoxMark, left: int, top: int, right: int, bottom: int) -> bo
 
 
 def _moved(mark: BoxMark, left: int, top: int, scale: int) -> BoxMark:
-    """Return a box in pixels of a crop that begins at (left, top) and is enlarged by `scale`."""
+    """Convert a box from pixels of an image to pixels of a crop that begins at (left, top) and is scaled by `scale`."""
     x, y, w, h = mark.box
     return replace(mark, box=((x - left) * scale, (y - top) * scale, w * scale, h * scale))
 

@@ -1,4 +1,4 @@
-"""HTML of a report page: one file that needs no network."""
+"""Rendering of a report as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GENERATOR = "resnet-transfer report"
 
 
 def render(page: ReportPage) -> str:
-    """Return the page as HTML. All texts are escaped; only our SVG, style and script are not."""
+    """Return a report as HTML. All texts are escaped; only our SVG charts, styles and script are not."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -40,5 +40,5 @@ def render(page: ReportPage) -> str:
 
 
 def generator(subject: str) -> str:
-    """Return the generator tag of a page, which identifies it as a report of its subject."""
+    """Return the HTML tag that marks a page as our report on `subject`, so that other pages are not overwritten."""
     return f"{GENERATOR} {hashlib.sha256(subject.encode('utf-8', 'replace')).hexdigest()[:16]}"

@@ -38,7 +38,7 @@ RANKING = "Ranked by the mean IoU over the classes in the truth of an image."
 
 
 class SegmentationReport(TaskReport[MaskPredictions]):
-    """The chapters of segmentation runs."""
+    """Report on segmentation runs."""
 
     def read(self, run: RunFolder) -> MaskPredictions:
         return MaskPredictions.read(run, data=self.settings.data)
@@ -63,7 +63,7 @@ class SegmentationReport(TaskReport[MaskPredictions]):
 
 
 def metrics_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter on the metrics; it needs results.json only."""
+    """Return the chapter on mIoU and related metrics, made from results.json alone."""
     columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
     rows = [
         [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(definition)]
@@ -109,7 +109,7 @@ def confusion_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def confusion_matrix_of(run: RunFolder) -> np.ndarray:
-    """Return the pixels `[K, K]` by true class (row) and predicted class (column) that results.json has.
+    """Return the confusion matrix in results.json: pixel counts `[K, K]` by true class (row) and predicted class.
 
     Raises:
         UserError: if results.json has no matrix of the run's classes.
@@ -120,7 +120,9 @@ def confusion_matrix_of(run: RunFolder) -> np.ndarray:
         matrix, size = np.zeros(0, np.int64), -1
     if matrix.shape != (size, size):
         path = run.folder / "results.json"
-        raise UserError(f"{path}: has no confusion matrix of its classes; evaluate again with --eval-only --resume")
+        raise UserError(
+            f"{path}: has no confusion matrix that fits its list of classes; evaluate again with --eval-only --resume"
+        )
     return matrix
 
 
@@ -164,7 +166,7 @@ def changed_section(found: Sequence[MaskPredictions], *, number: int) -> Section
 
 
 def _item(found: Sequence[MaskPredictions], index: int) -> GalleryItem:
-    """Return an image beside its truth and the prediction of each run."""
+    """Return a gallery entry that shows an image beside its true label map and the prediction of each run."""
     first, row = found[0], found[0].rows[index]
     name, source = first.names[index], first.source
     text = "mean IoU " + " → ".join(f"{100 * each.image_ious[index]:.0f}" for each in found)

@@ -9,7 +9,7 @@ from backbones.errors import require
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What the report shows.
+    """Data folder, score threshold and number of images for a report.
 
     Args:
         data: folder of the data set, if it is no longer where the runs had it.

@@ -1,4 +1,4 @@
-"""The style of all charts, and writing them as PNG files."""
+"""Style of all charts, and their writing as PNG files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last chapters of every report: how training went, and with which options and at which cost."""
+"""Last chapters of every report: learning curves, options and cost of training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def training_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def setup_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter with options, environment and cost; it begins with the options that differ between runs."""
+    """Return the chapter with options, environment and cost; options that differ between the runs come first."""
     blocks: list[Block] = []
     names = list(dict.fromkeys(name for run in runs for name in run.config))
     if len(runs) > 1:
@@ -156,13 +156,13 @@ def _learning_rate_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
 
 
 def _points(lines: Sequence[JsonObject], name: str, key: str = "step") -> tuple[list[float], list[float]] | None:
-    """Return the values of the lines that have both numbers, as x and y; None if no line has them."""
+    """Return x and y from the log lines that have numbers for both `name` and `key`; None if no line has."""
     found = [(line[key], line[name]) for line in lines if _is_number(line.get(name)) and _is_number(line.get(key))]
     return ([x for x, _ in found], [y for _, y in found]) if found else None
 
 
 def _is_steep(series: Sequence[ChartSeries]) -> bool:
-    """Return whether the values span so wide a range that only a logarithmic axis shows them all."""
+    """Return whether the curves span such a wide range that they need a logarithmic axis."""
     values = [value for each in series for value in each.y]
     return min(values) > 0 and max(values) / min(values) > STEEP
 

@@ -1,4 +1,4 @@
-"""Bootstrap over images: the interval that a metric takes when the validation images are drawn again."""
+"""Bootstrap over images: confidence intervals of metrics, computed from random resamples of the validation images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEED = 0
 
 
 def resamples(size: int, count: int) -> Iterator[np.ndarray]:
-    """Yield `count` resamples of `size` images as weights `[size]`: how often each image was drawn with replacement.
+    """Yield `count` resamples of `size` images as weights `[size]`: how often each image is drawn (with replacement).
 
     Every call yields the same draws, so that metrics and runs on the same images are compared on the same resamples.
     """
@@ -22,7 +22,7 @@ def resamples(size: int, count: int) -> Iterator[np.ndarray]:
 
 
 def resampled(statistic: Callable[[np.ndarray], float | np.ndarray], *, size: int, count: int) -> np.ndarray:
-    """Return a statistic `[...]` on each resample, as `[count, ...]`.
+    """Return the values `[count, ...]` of a statistic on `count` resamples of the images.
 
     Args:
         statistic: maps image weights `[size]` to a number or an array.
@@ -31,7 +31,7 @@ def resampled(statistic: Callable[[np.ndarray], float | np.ndarray], *, size: in
 
 
 def bounds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds low and high `[...]` that hold `CONFIDENCE` of the values `[count, ...]`.
+    """Return the lower and upper bounds `[...]` between which lie 95 % (`CONFIDENCE`) of the values `[count, ...]`.
 
     NaN is left out; a bound is NaN where all its values are.
     """

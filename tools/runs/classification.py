@@ -37,17 +37,17 @@ class ClassPredictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each prediction is the true class `[N]`."""
+        """Whether each image's predicted class is the true class, `[N]` bool."""
         return self.truth == self.predicted
 
     @property
     def readable(self) -> np.ndarray:
-        """Whether each image could be read `[N]`."""
+        """Whether each image could be read, `[N]` bool; unreadable images count as errors."""
         return self.predicted >= 0
 
     @property
     def digest(self) -> object:
-        """A value that is equal for runs that were evaluated on the same images and classes."""
+        """Value that is equal for two runs exactly if they were evaluated on the same images and classes."""
         return self.classes, self.names, self.truth.tobytes()
 
     @classmethod
@@ -73,8 +73,8 @@ class ClassPredictions:
             raise _malformed(path, error) from None
         if len(rows) != run.results["images"]:
             raise UserError(
-                f"{path}: holds {len(rows)} images, results.json {run.results['images']}; "
-                "evaluate again with --eval-only --resume"
+                f"{path}: holds {len(rows)} images, but results.json has {run.results['images']}; evaluate again with "
+                "--eval-only --resume"
             )
         return cls(run, names, classes, truth, predicted, confidence, rank, loss)
 

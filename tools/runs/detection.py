@@ -81,7 +81,7 @@ class EvaluatedDetections:
 
     @cached_property
     def digest(self) -> object:
-        """A value that is equal for runs that were evaluated on the same images and annotations."""
+        """Value that is equal for two runs exactly if they were evaluated on the same images and annotations."""
         boxes = sorted((a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd"))) for a in self.objects)
         names = tuple(self.annotations.file_names[self.indices].tolist())
         return tuple(sorted(self.engine.categories.items())), names, tuple(boxes)
@@ -101,7 +101,7 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
     if options.get("val_annotations") and data is None:
         options |= {name: str(run.locate(str(options.get(name)))) for name in ("val_annotations", "val_images")}
         if not Path(options["val_annotations"]).is_file():
-            raise UserError(f"{options['val_annotations']}: no such file; name the data with --data")
+            raise UserError(f"{options['val_annotations']}: no such file; name the run's data with --data")
     else:
         root = run.data_root(data) or shapes.prepare()
         options |= {"data": str(root), "val_annotations": None, "val_images": None}
@@ -119,12 +119,14 @@ def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int],
     if elsewhere or len(images) != run.results["images"]:
         what = f"it has {len(images)} images, results.json {run.results['images']}"
         what += f"; {elsewhere} detections are on images that it does not have" if elsewhere else ""
-        raise UserError(f"{annotations}: {run.folder} was evaluated on other data ({what}); name its data with --data")
+        raise UserError(
+            f"{annotations}: {run.folder} was evaluated on other data ({what}); name the run's data with --data"
+        )
     return rows[np.isin(rows[:, CATEGORY], categories)]
 
 
 def _require_same_ap(run: RunFolder, evaluation: COCOeval, annotations: Path) -> None:
-    """Refuse files that changed after the run: the tables and the pictures of a report would disagree."""
+    """Refuse detections or annotations that changed after the run: their AP differs from that in results.json."""
     arrays = evaluation.eval or {}
     ap, written = summarize(arrays["precision"], arrays["recall"])["AP"], run.results.get("AP")
     if ap != written and (ap is None or written is None or abs(ap - written) > ROUNDING):

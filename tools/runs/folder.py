@@ -1,4 +1,4 @@
-"""Finished run folders: what a folder holds, and where the run's data is now."""
+"""Finished run folders: their content, and the folders of their data sets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class RunFolder:
             raise UserError(f"{path}: does not hold the options of a training run; name a folder that a run wrote")
         if not (folder / "results.json").is_file():
             raise UserError(
-                f"{folder}: has no results.json: its run is not finished; continue it with --resume --output"
+                f"{folder}: has no results.json, because its run is not finished; continue it with --resume --output "
+                f"{folder}"
             )
         results = read_json(folder / "results.json")
         if not isinstance(results, dict) or not isinstance(results.get("images"), int):
@@ -70,7 +71,7 @@ class RunFolder:
         return path if path.is_file() else None
 
     def locate(self, given: str) -> Path:
-        """Resolve a path of the configuration.
+        """Return the present location of a path in the run's config.yaml.
 
         A relative path counts from the current folder. If nothing is there, it counts from the folder where the run was
         started, which is known if the run folder still ends with the option `output`.
@@ -88,7 +89,7 @@ class RunFolder:
 
     @property
     def data_name(self) -> str:
-        """The data set as the options name it."""
+        """Name of the run's data set: the folder or annotation file in its options, or "the built-in shapes"."""
         return str(self.config.get("data") or self.config.get("val_annotations") or "the built-in shapes")
 
     def data_root(self, given: str | None) -> Path | None:
@@ -115,7 +116,7 @@ def read_runs(folders: Sequence[str]) -> list[RunFolder]:
     other = next((run for run in runs if run.task != first.task), None)
     if other is not None:
         raise UserError(
-            f"{other.folder}: is a {other.task} run, {first.folder} a {first.task} run; name runs of one task"
+            f"{other.folder}: is a {other.task} run, but {first.folder} is a {first.task} run; name runs of one task"
         )
     return runs
 

@@ -1,4 +1,4 @@
-"""The log of a run, metrics.jsonl: its lines, and the time per step and in all, without interruptions."""
+"""Log of a run, metrics.jsonl: its lines, and times of training and evaluation without interruptions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def seconds_evaluated(lines: Sequence[JsonObject]) -> float:
 
 @dataclass(frozen=True)
 class _Interval:
-    """The interval between two lines.
+    """Interval between two neighbouring lines of the log.
 
     Attributes:
         has_evaluation: whether the line at its end is an evaluation's.

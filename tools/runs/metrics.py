@@ -1,4 +1,4 @@
-"""The headline metrics of each task: their keys in results.json, and where they are shown."""
+"""Headline metrics of each task: their keys in results.json, and the tables and charts that show them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of results.json and of the evaluation lines of metrics.jsonl, stored as a fraction in 0..1.
+    """A metric that results.json and metrics.jsonl store as a fraction in 0..1.
 
     Attributes:
         key: its name in both files.
@@ -21,14 +21,14 @@ class Metric:
     as_error: bool = False
 
     def fraction(self, values: Mapping[str, object]) -> float | None:
-        """Return the stored fraction; None where `values` lacks it or holds null."""
+        """Return the metric's fraction 0..1 in a results.json or log line, or None if it is absent or null."""
         value = values.get(self.key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         return value
 
     def percent(self, values: Mapping[str, object]) -> float | None:
-        """Return the metric in percent, as an error where `as_error`; None where it is absent or null."""
+        """Return the metric in percent (100 minus it if `as_error`), or None if it is absent or null."""
         value = self.fraction(values)
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""The outcome of every object and detection of a run: found, missed, false positive or ignored, image by image."""
+"""Outcomes of a detector's run on each image: objects found or missed, and detections correct or false."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Box: TypeAlias = tuple[float, float, float, float]  # x, y, width, height in pix
 
 @dataclass(frozen=True)
 class ObjectOutcome:
-    """An object of the annotations.
+    """An annotated object, and whether the run found it.
 
     Attributes:
         area: in square pixels, as the annotations have it.
@@ -41,7 +41,7 @@ class ObjectOutcome:
 
 @dataclass(frozen=True)
 class DetectionOutcome:
-    """A detection with at least the score of the report.
+    """A detection with a score above the report's threshold, and whether it is correct.
 
     Attributes:
         status: ignored for a detection on a crowd, which does not count.
@@ -57,7 +57,7 @@ class DetectionOutcome:
 
 @dataclass
 class ImageOutcome:
-    """An image with its objects and detections, the most confident detection first.
+    """An image with its objects and detections and their outcomes; detections are sorted by score, best first.
 
     Attributes:
         size: height and width according to the annotations.
@@ -71,34 +71,34 @@ class ImageOutcome:
 
     @property
     def counted_objects(self) -> list[ObjectOutcome]:
-        """The objects without crowds."""
+        """The objects that count: all without crowds."""
         return [each for each in self.objects if each.status != "ignored"]
 
     @property
     def found(self) -> int:
-        """The number of objects that were found."""
+        """Number of objects that a detection matches."""
         return sum(each.status == "correct" for each in self.detections)
 
     @property
     def missed(self) -> int:
-        """The number of objects that were missed."""
+        """Number of objects that no detection matches."""
         return sum(each.status == "missed" for each in self.objects)
 
     @property
     def false_positives(self) -> int:
-        """The number of detections that found no object."""
+        """Number of detections that match no object."""
         return sum(each.status == "false positive" for each in self.detections)
 
     @property
     def f1(self) -> float:
-        """2 found / (objects + detections); 1 for an image without objects and detections."""
+        """F1 score of the image: 2 * found / (objects + detections); 1 without objects and detections."""
         total = 2 * self.found + self.missed + self.false_positives
         return 2 * self.found / total if total else 1.0
 
 
 @dataclass(frozen=True)
 class BoxPredictions:
-    """The detections of a run with the outcome of each.
+    """Detections of a run, each with its outcome: correct, false positive or ignored.
 
     Attributes:
         evaluation: hotcoco's evaluation of all detections.
@@ -148,7 +148,7 @@ class BoxPredictions:
 def _outcomes(
     evaluation: COCOeval, diagnosis: Mapping[str, Mapping[int, str]], evaluated: EvaluatedDetections
 ) -> list[ImageOutcome]:
-    """Return the images with the outcome of every object and detection.
+    """Return all images with the outcomes of their objects and detections.
 
     Args:
         diagnosis: hotcoco's `image_diagnostics` of the evaluation: the status of each object and detection by id.
@@ -202,7 +202,7 @@ def _detection_outcome(
 
 
 def _cause(box: Box, name: str, objects: Sequence[ObjectOutcome]) -> str:
-    """Name the cause of a false positive, by TIDE's bounds."""
+    """Return the cause of a false positive, such as "duplicate", by the IoU thresholds of TIDE (Bolya et al. 2020)."""
     counted = [each for each in objects if each.status != "ignored"]
     if not counted:
         return "background"

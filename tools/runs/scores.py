@@ -1,4 +1,4 @@
-"""The primary metric of a run as a function of image weights, as a bootstrap over the images needs it."""
+"""Primary metric of a run as a function of image weights, for the bootstrap over images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Score: TypeAlias = Callable[[np.ndarray], float]  # image weights [N], whole num
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The primary metric of a run as a function of how often each image counts.
+    """Primary metric of a run as a function of image weights: how often each image counts.
 
     Attributes:
         digest: equal for runs that were evaluated on the same images.
@@ -37,7 +37,7 @@ class ImageScore:
 
 
 def read_score(run: RunFolder) -> ImageScore:
-    """Return AP of a detector, mIoU of a segmentation model or top-1 accuracy of a classifier.
+    """Return a run's AP, mIoU or top-1 accuracy, depending on its task, as a function of image weights.
 
     Raises:
         UserError: if the run kept no predictions, or its data is missing.
@@ -95,7 +95,7 @@ def average_precision(evaluation: COCOeval, images: Sequence[int]) -> Score:
 
 @dataclass(frozen=True)
 class _ClassMatches:
-    """The D detections of a class, highest score first, matched at T IoU thresholds.
+    """Matches of the D detections of one class, highest score first, at T IoU thresholds.
 
     Attributes:
         image: index of the image of each detection `[D]`.
@@ -111,7 +111,7 @@ class _ClassMatches:
 
     @classmethod
     def from_entries(cls, entries: Sequence[JsonObject], indices: Mapping[int, int]) -> _ClassMatches:
-        """Join the entries that hotcoco made for each image.
+        """Join the matches of one class that hotcoco computed image by image.
 
         Args:
             indices: index of each image by its id.

@@ -20,7 +20,7 @@ from tools.synthetic import shapes
 
 @dataclass(frozen=True)
 class MaskPredictions:
-    """The label maps that a segmentation run predicted for N images of K classes.
+    """Label maps that a segmentation run predicted for N images, with pixel counts for K classes.
 
     Attributes:
         rows: indices of the images in their split.
@@ -43,12 +43,12 @@ class MaskPredictions:
 
     @property
     def digest(self) -> object:
-        """A value that is equal for runs that were evaluated on the same images and label maps."""
+        """Value that is equal for two runs exactly if they were evaluated on the same images and label maps."""
         return self.rows, self.names, self.true_pixels.tobytes()
 
     @property
     def unions(self) -> np.ndarray:
-        """Pixels `[N, K]` whose predicted or true class is the class."""
+        """Number of pixels `[N, K]` of each image that have the class as predicted or true class, or as both."""
         return self.true_pixels + self.predicted_pixels - self.intersections
 
     @property
@@ -80,8 +80,7 @@ class MaskPredictions:
         path = run.file(NAME)
         if path is None:
             raise UserError(
-                f"{run.folder}: has no {NAME}, because the run was made before predictions were kept; "
-                "evaluate again with --eval-only --resume to see images"
+                f"{run.folder}: has no {NAME}, the file of predicted label maps; write it with --eval-only --resume"
             )
         source, maps = _open_source(run, data), read_maps(path)
         classes = len(source.classes)
@@ -94,8 +93,8 @@ class MaskPredictions:
             counts.append((np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)))
         if total.tolist() != run.results.get("confusion"):
             raise UserError(
-                f"{path}: does not give the metrics of results.json with {source.where}, so one of them has changed; "
-                "evaluate again with --eval-only --resume"
+                f"{path}: its label maps, compared with {source.where}, do not give the metrics in results.json, so "
+                "one of the files has changed; evaluate again with --eval-only --resume"
             )
         intersections, true_pixels, predicted_pixels = (np.array(column) for column in zip(*counts, strict=True))
         rows, names = tuple(row for row, _ in maps), tuple(name for _, name in maps)
@@ -104,14 +103,14 @@ class MaskPredictions:
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Return the pixels `[classes, classes]` by true class (row) and predicted class (column)."""
+    """Count the pixels by true class (row) and predicted class (column): `[classes, classes]`."""
     from hotcoco.metrics import pixel_confusion
 
     return np.asarray(pixel_confusion(truth, predicted, classes, ignore_index=IGNORE)).astype(np.int64)
 
 
 def _require_image(path: Path, source: LabelSource, row: int, name: str, labels: np.ndarray) -> None:
-    """Refuse a label map whose image the data does not have at its row."""
+    """Refuse the predicted label map of an image that is not at the same position in the data."""
     if row >= len(source) or source.file(row).stem != name or labels.shape != tuple(source.size(row)):
         raise UserError(
             f"{path}: holds a label map of {name}, which {source.where} does not have at row {row}; "

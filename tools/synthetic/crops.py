@@ -47,8 +47,8 @@ def generate(folder: Path, source: Path) -> Path:
         create_once(folder, is_complete=(folder / DESCRIPTION_FILE).is_file, write=lambda at: _write(at, source))
     except OSError as error:
         raise UserError(
-            f"cannot write the crops to {folder}: {error.strerror}; name a new folder with --output, or a writable "
-            "cache with RESNET_TRANSFER_CACHE"
+            f"{folder}: the crops cannot be written ({error.strerror}); name a writable folder with --output or with "
+            "the variable RESNET_TRANSFER_CACHE"
         ) from None
     return folder
 

@@ -165,7 +165,7 @@ def _stamp(
 
 
 def _fits(mask: Mask, whole: float, objects: Sequence[SceneObject], apart: bool) -> bool:
-    """Return whether enough of the new shape is inside the image and enough of each older object stays visible."""
+    """Return whether a new shape lies far enough inside the image and leaves enough of each older object visible."""
     if mask.sum() < 0.7 * whole:
         return False
     for each in objects:
@@ -215,13 +215,13 @@ def _texture(
     other: NDArray[np.float64],
     patterns: Sequence[Callable[[np.random.Generator, int], Array]],
 ) -> Array:
-    """Return two colours mixed by a random pattern, float32 RGB [size, size, 3]."""
+    """Return a texture that mixes two colours by a random pattern, float32 RGB [size, size, 3]."""
     mix = patterns[int(rng.integers(len(patterns)))](rng, size)[..., None]
     return colour.astype(np.float32) + mix * (other - colour).astype(np.float32)
 
 
 def _ramp(rng: np.random.Generator, size: int) -> Array:
-    """Return the distance along a random direction, about -0.7..0.7 over the image."""
+    """Return a linear ramp along a random direction, with values of about -0.7..0.7 [size, size]."""
     turn = rng.uniform(0, 2 * np.pi)
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     return (np.float32(np.cos(turn)) * steps[None, :] + np.float32(np.sin(turn)) * steps[:, None]).astype(np.float32)
@@ -241,7 +241,7 @@ def _stripes(rng: np.random.Generator, size: int) -> Array:
 
 
 def _clouds(rng: np.random.Generator, size: int) -> Array:
-    """Return smooth noise: a coarse grid of random values, enlarged."""
+    """Return smooth noise [size, size]: a coarse grid of random values, enlarged."""
     cells = int(rng.integers(4, 17))
     grid = rng.random((cells, cells), np.float32)
     return np.clip(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
@@ -252,7 +252,7 @@ def _speckle(rng: np.random.Generator, size: int) -> Array:
 
 
 def _blobs(rng: np.random.Generator, size: int) -> Array:
-    """Return ellipses of similar colours with soft edges; they resemble objects but are background."""
+    """Return a texture of soft-edged ellipses in similar colours; they resemble objects but are background."""
     field = np.full((size, size), 0.5, np.float32)
     for _ in range(rng.integers(6, 16)):
         centre, axes = rng.integers(0, size, 2), (rng.uniform(0.03, 0.14, 2) * size).astype(int) + 1

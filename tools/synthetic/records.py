@@ -1,4 +1,4 @@
-"""Types of the jobs that draw the shapes, and of their answers."""
+"""Types of the jobs that draw the shapes data set, and of their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ImageJob = tuple[int, int, str]  # index of the split, index of the image in its
 
 
 class DrawingJob(TypedDict):
-    """The images that one process draws."""
+    """Job of one drawing process: which images of the shapes data set to draw, and how."""
 
     images: Sequence[ImageJob]
     size: int  # width and height of an image in pixels
@@ -19,7 +19,7 @@ class DrawingJob(TypedDict):
 
 
 class MaskFields(TypedDict):
-    """The fields of an annotation that follow from its mask."""
+    """Fields of an annotation that are computed from its mask."""
 
     segmentation: list[list[float]] | RunLengths
     bbox: list[float]  # x, y, width, height in pixels
@@ -28,13 +28,13 @@ class MaskFields(TypedDict):
 
 
 class DrawnObject(MaskFields):
-    """An annotation without its ids; `kind` is the index of the category in `shapes.CATEGORIES`."""
+    """Annotation of a drawn object, without ids; `kind` is the index of its category in `shapes.CATEGORIES`."""
 
     kind: int
 
 
 class Info(TypedDict):
-    """The entry `info` of the shapes."""
+    """Entry `info` of the annotation file of the shapes data set."""
 
     description: str
     version: str
@@ -42,6 +42,6 @@ class Info(TypedDict):
 
 
 class ShapesFile(InstancesFile):
-    """The content of the annotation file of the shapes."""
+    """Content of an annotation file of the shapes data set."""
 
     info: Info

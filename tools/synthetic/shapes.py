@@ -34,7 +34,7 @@ DESCRIPTION_FILE = "shapes.json"
 
 
 class Recipe(TypedDict):
-    """The options that determine all bytes of a data set; the content of `shapes.json`."""
+    """Options that determine the shapes data set completely; the content of `shapes.json`."""
 
     version: int
     train: int
@@ -83,8 +83,8 @@ def generate(folder: Path, *, train: int, val: int, size: int, seed: int) -> Pat
         create_once(folder, is_complete=lambda: _is_complete(folder, recipe), write=lambda at: _write(at, recipe))
     except OSError as error:
         raise UserError(
-            f"cannot write the shapes dataset to {folder}: {error.strerror or error}; name a writable folder "
-            "with --output or RESNET_TRANSFER_CACHE"
+            f"{folder}: the shapes data set cannot be written ({error.strerror or error}); name a writable folder "
+            "with --output or with the variable RESNET_TRANSFER_CACHE"
         ) from None
     return folder
 

@@ -1,4 +1,4 @@
-"""Draws a part of the shapes' images as a process of its own; `parallel.py` starts several processes.
+"""Process that draws a part of the images of the shapes data set; `parallel.py` starts several of them.
 
 The process ends when its caller dies, because writing to the closed pipe fails.
 """

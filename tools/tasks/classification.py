@@ -210,7 +210,7 @@ class ClassificationMeasure(Measure[TopK]):
 
 
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Return the indices of the images that `--fraction` keeps, from their labels `[N]`."""
+    """Return the indices of the training images that `--fraction` selects, given the labels `[N]` of all."""
     images = np.arange(len(labels))
     fraction, seed = options.train.fraction, options.run.seed
     return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
@@ -223,7 +223,9 @@ def _check_classes(options: TrainClassifierOptions, data: ImageSource, model: Cl
         return
     weights = options.model.weights
     if weights == "none":
-        raise UserError("--eval-only: random weights predict nothing; name --weights")
+        raise UserError(
+            "--eval-only: a model with random weights is not worth evaluating; name trained weights with --weights"
+        )
     if any(name.startswith(("fc.", "net.")) for name in getattr(model.load_report, "missing", ())):
         raise UserError(
             f"--weights {weights}: has no last layer for the {len(data.classes)} classes of the data; "

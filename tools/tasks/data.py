@@ -1,4 +1,4 @@
-"""Data of a run: its two splits, and whether weights were trained on the same classes."""
+"""Data of a run: its training and validation splits, and a check that weights were trained on the same classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backbones.weights.hub import resolve
 
 
 class Split(Protocol):
-    """A data set of one split."""
+    """Data set of one split (training or validation)."""
 
     def __len__(self) -> int: ...
 
@@ -25,7 +25,7 @@ SplitType = TypeVar("SplitType", bound=Split)
 
 @dataclass(frozen=True)
 class Splits(Generic[SplitType]):
-    """The splits of a run.
+    """Training and validation splits of a run.
 
     Attributes:
         train: None with `--eval-only`.
@@ -61,5 +61,6 @@ def require_trained_on(weights: str, classes: Sequence[str]) -> None:
     if trained_on is not None and trained_on != tuple(classes):
         before, now = next((a, b) for a, b in zip(trained_on, classes, strict=True) if a != b)
         raise UserError(
-            f"--weights {weights}: was trained on other classes than the data's ({before}, not {now}); use its data"
+            f"--weights {weights}: was trained on other classes than the data's ({before}, not {now}); use the data "
+            "that it was trained on"
         )

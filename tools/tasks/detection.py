@@ -191,7 +191,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         return [model.to(self.experiment.device).to(memory_format=torch.channels_last) for model in models]
 
     def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw the first images, those with objects before those without."""
+        """Draw predictions for the first validation images; images with objects come before those without."""
         empty = self.data.annotations.empty()[self.data.indices]
         data = self.bad.omitting(self.data)
         items = (data[int(index)] for index in [*np.flatnonzero(~empty), *np.flatnonzero(empty)])
@@ -244,7 +244,7 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
 
 
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:
-    """Read the truth of a split, of the built-in shapes by default."""
+    """Read the annotations of a split, by default of the built-in shapes."""
     data: DetectionDataOptions = options.data
     if data.data is None and getattr(data, f"{split}_annotations") is None:
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))

@@ -162,7 +162,7 @@ class SegmentationMeasure(Measure[LabelMetrics]):
         return f"results and pictures are in {folder}; image, truth and prediction side by side: {path}"
 
     def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw images spread evenly over the split."""
+        """Draw predictions for images spread evenly over the validation split."""
         count = min(SAMPLES, len(self.data))
         data = self.bad.omitting(self.data)
         indices = np.arange(count) * len(data) // count
@@ -207,7 +207,7 @@ def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:
 
 
 def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
-    """Return the rows of the source that `--fraction` keeps, from the classes that each image shows."""
+    """Return the indices of the images that `--fraction` selects, given the classes in each image."""
     images, classes = np.nonzero(_pixel_counts(data))
     kept = nested_subset(
         images,
@@ -252,10 +252,13 @@ def _check_classes(options: TrainSegmenterOptions, source: LabelSource, model: F
         return
     weights = options.model.weights
     if weights == "none" or model.load_report is None:
-        raise UserError("--eval-only: random weights predict nothing; name --weights")
+        raise UserError(
+            "--eval-only: a model with random weights is not worth evaluating; name trained weights with --weights"
+        )
     lacking = [name for name in model.load_report.missing if not name.startswith("aux_classifier.")]
     if lacking or not any(name.startswith("classifier.") for name in model.load_report.matched):
         raise UserError(
-            f"--weights {weights}: holds no segmentation model of {len(source.classes)} classes; train it first"
+            f"--weights {weights}: holds no segmentation model of {len(source.classes)} classes; leave out "
+            "--eval-only to train one"
         )
     require_trained_on(weights, source.classes.names)

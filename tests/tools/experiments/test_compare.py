@@ -100,7 +100,7 @@ def test_a_cell_in_training_elsewhere_is_left_alone(tmp_path: Path, capsys):
 MATRIX = {"backbone": ["resnet18"]}
 MISTAKES = {
     "key": ({"script": "train_det", "matrx": MATRIX}, "unknown key matrx"),
-    "script": ({"script": "train", "matrix": MATRIX}, "script is train; use train_cls or train_det"),
+    "script": ({"script": "train", "matrix": MATRIX}, "`script` is train; use train_cls or train_det"),
     "axis": (
         {"script": "train_det", "matrix": {"bacbone": ["resnet18"]}},
         "matrix: bacbone is not an option of train_det; did you mean backbone?",
@@ -114,8 +114,8 @@ MISTAKES = {
         "{bakbone} names no option of the cell",
     ),
     "tasks": ({"tasks": {"a": {"script": "train_det", "data": "x"}}, "matrix": MATRIX}, "tasks: a: unknown key data"),
-    "no task": ({"tasks": {}, "matrix": MATRIX}, "tasks is empty"),
-    "equal": ({"script": "train_det", "equal_steps": 2, "matrix": MATRIX}, "equal_steps is 2; write true or false"),
+    "no task": ({"tasks": {}, "matrix": MATRIX}, "`tasks` is empty"),
+    "equal": ({"script": "train_det", "equal_steps": 2, "matrix": MATRIX}, "`equal_steps` is 2; write true or false"),
     "tasks of one folder": (
         {
             "tasks": {
@@ -123,7 +123,7 @@ MISTAKES = {
                 "a-epochs3": {"script": "train_det", "matrix": {"seed": [0]}},
             }
         },
-        "two cells would share the folder a-epochs3-seed0: two tasks make it",
+        "two cells of different tasks would share the folder a-epochs3-seed0",
     ),
     "task's name": (
         {"tasks": {"a/b": {"script": "train_det"}}, "matrix": MATRIX},
@@ -133,8 +133,8 @@ MISTAKES = {
     "option": ({"script": "train_det", "options": {"epochz": 2}, "matrix": MATRIX}, "epochz"),
     "own": ({"script": "train_det", "options": {"output": "x"}, "matrix": MATRIX}, "sets it for each cell"),
     "empty": ({"script": "train_det", "matrix": {"seed": []}}, "seed has no values"),
-    "no cells": ({"script": "train_det", "options": {"epochs": 2}}, "has neither matrix nor runs"),
-    "runs": ({"script": "train_det", "runs": MATRIX}, "runs is not a list"),
+    "no cells": ({"script": "train_det", "options": {"epochs": 2}}, "has neither `matrix` nor `runs`"),
+    "runs": ({"script": "train_det", "runs": MATRIX}, "`runs` is not a list"),
     "same folder": (
         {"script": "train_det", "matrix": {"weights": ["a/x.pth", "b/x.pth"]}},
         "two cells would share the folder weights_x: --weights a/x.pth and b/x.pth",
@@ -180,5 +180,5 @@ def test_mistakes_of_the_command_line(name: str, tmp_path: Path):
 
 def test_options_of_a_file_are_written_into_it(tmp_path: Path):
     file = write(tmp_path / "e.yaml", script="train_det", matrix=MATRIX)
-    with pytest.raises(UserError, match="write this one into it"):
+    with pytest.raises(UserError, match="write this one into"):
         compare.main([str(file), "--output", str(tmp_path / "out"), "--", "--epochs", "2"])

@@ -68,7 +68,7 @@ def test_speed_and_minutes_leave_evaluations_and_pauses_apart():
 
 def test_results_that_are_none_are_refused(tmp_path: Path):
     (tmp_path / "results.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"results\.json: not a run's results"):
+    with pytest.raises(UserError, match=r"results\.json: is not the results file of a run"):
         CellRun.read(tmp_path, Cell("", "train_cls", (), {}, {}))
 
 

@@ -256,7 +256,7 @@ def test_mistakes_in_what_predicts(tiny_runs, tmp_path: Path):
         (tmp_path, (), "is no run folder"),
         (tmp_path / "gone", (), "no such run folder or weights file"),
         (tiny_runs["cls"], ("--tile", 64), "classifiers process an image as a whole"),
-        (tiny_runs["seg"], ("--score", 0.5), "only detections have scores"),
+        (tiny_runs["seg"], ("--score", 0.5), "is for detectors, but"),
     ):
         with pytest.raises(UserError, match=text):
             run(folder, image, *words, out=tmp_path / "o")

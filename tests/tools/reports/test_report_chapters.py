@@ -125,7 +125,8 @@ def test_what_an_older_segmentation_run_lacks_is_said(segmented: Path, tmp_path:
     run(folder)
     shown = Page(folder / "report.html")
     assert (
-        "the run was made before predictions were kept" in shown.text and "was made before" in capsys.readouterr().err
+        "the file of predicted label maps" in shown.text
+        and "the file of predicted label maps" in capsys.readouterr().err
     )
     assert shown.table("Classes in percent") and "Worst images" not in shown.text
 
@@ -136,7 +137,7 @@ def test_label_maps_of_other_data_are_not_shown(segmented: Path, halves: Path, t
     cv2.imwrite(str(moved / "labels" / "val" / "0.png"), labels)
     folder = shutil.copytree(segmented, tmp_path / "run")
     run(folder, "--data", moved)
-    assert "does not give the metrics of results.json" in Page(folder / "report.html").text
+    assert "do not give the metrics in results.json" in Page(folder / "report.html").text
     for content in (b"", b"PK\x05\x06" + bytes(18)):  # torn, and without an entry
         (folder / "predictions.zip").write_bytes(content)
         run(folder)

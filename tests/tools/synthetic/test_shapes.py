@@ -341,7 +341,7 @@ def test_impossible_options_are_refused(tmp_path, name, value):
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the shapes dataset to .*file.*RESNET_TRANSFER_CACHE"):
+    with pytest.raises(UserError, match=r"file.*: the shapes data set cannot be written .*RESNET_TRANSFER_CACHE"):
         shapes.prepare(tmp_path / "file", **SMALL)
 
 

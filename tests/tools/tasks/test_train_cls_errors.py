@@ -98,7 +98,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "cutmix of floats": (two_bands, ("--cutmix", 1), "--cutmix 1.0: the images are floating arrays"),
     "odd batch of mixup": (None, ("--mixup", 0.2, "--batch-size", 3), "use an even number"),
     "odd batch of cutmix": (None, ("--cutmix", 1, "--batch-size", 6, "--accumulate", 2), "use an even number"),
-    "nothing to measure": (None, ("--eval-only",), "--eval-only: random weights predict nothing; name --weights"),
+    "nothing to measure": (
+        None,
+        ("--eval-only",),
+        "--eval-only: a model with random weights is not worth evaluating",
+    ),
     "weights gone": (None, ("--weights", "gone.pth"), "gone.pth"),
     "unknown backbone": (None, ("--backbone", "resnet21"), "unknown backbone 'resnet21': did you mean"),
     "unknown recipe": (None, ("--recipe", "fast"), "--recipe fast: expected"),

@@ -156,7 +156,7 @@ MISTAKES = {
     "window": (("--window", 64, "--min-size", 64), "--tile 64: tiles are cut from images at their own size"),
     "no such split": (("--val-split", "extra"), "images/extra: no such folder"),
     "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),
-    "eval of nothing": (("--eval-only",), "--eval-only: random weights predict nothing; name --weights"),
+    "eval of nothing": (("--eval-only",), "--eval-only: a model with random weights is not worth evaluating"),
     "wrong scales": (("--scales", "[2, 1]"), "must be two rising factors"),
     "wrong head": (("--head", "fcn4s"), "unknown segmentation head 'fcn4s': did you mean fcn8s"),
     "frozen random": (("--freeze", 2), "random weights must train"),
