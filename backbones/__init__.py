@@ -1,4 +1,4 @@
-"""Backbones pretrained once and transferred everywhere: names in, named feature maps out.
+"""Backbones: networks that are built by name and return named feature maps, with published or own weights.
 
 ``backbones.build("resnet50")`` returns a `Backbone`. Names are imported on first use: `import backbones` costs nothing.
 """

@@ -108,7 +108,7 @@ class Backbone(nn.Module):
         return (images - low) / (images.new_tensor(self.std)[:, None, None] * 255)
 
     def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
-        """Store the report of weights that were just loaded, and adopt the normalisation they were trained with.
+        """Store the load report, and set the input normalisation to that with which the loaded weights were trained.
 
         Raises:
             UserError: weights of batch norm were loaded into group norm, which computes something else with them.
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         self.adopt_normalisation(weights)
 
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
-        """Set `mean` and `std` to those that the given weights were trained with.
+        """Set `mean` and `std` to the values with which the given weights were trained.
 
         Our own files record them. Other weights leave them unchanged, unless a subclass knows better.
         """
@@ -142,8 +142,8 @@ class Backbone(nn.Module):
             UserError: no library has this model, or parts of the model are left out here.
         """
         raise UserError(
-            f"{self.name}: no library has this model, or only with parts that are left out here; use a model of "
-            "classification.build"
+            f"{self.name}: no library has a model with exactly these layers, so its weights cannot be saved for one; "
+            "use a model of classification.build"
         )
 
     def stages(self) -> list[list[nn.Module]]:
@@ -239,7 +239,7 @@ def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
 
 
 def choose_features(name: str, features: Sequence[str] | str, available: Sequence[str]) -> tuple[str, ...]:
-    """Return the levels that `features` means.
+    """Return the names of the feature levels that the argument `features` of `build` selects.
 
     Args:
         name: the backbone, for the message.
@@ -255,5 +255,5 @@ def choose_features(name: str, features: Sequence[str] | str, available: Sequenc
         return tuple(f for f in available if f in PYRAMID) if available[-1] > "c2" else tuple(available)
     absent = [f for f in features if f not in available]
     if absent:
-        raise UserError(f"{name} has no feature {', '.join(absent)}; it has {', '.join(available)}")
+        raise UserError(f"{name}: has no feature {', '.join(absent)}; choose among {', '.join(available)}")
     return tuple(features)

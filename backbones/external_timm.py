@@ -140,7 +140,7 @@ def _check_tag(name: str) -> None:
     arch, _, tag = name.split("/", 1)[1].partition(".")
     if tag and timm_config(arch, tag) is None:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*"))
-        raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; it has {tags or 'none'}")
+        raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; choose among {tags or 'none'}")
 
 
 def _describe(options: dict[str, Any]) -> str:

@@ -118,7 +118,7 @@ def _file(run: Path) -> Path:
     if run.is_file():
         return run
     if not run.is_dir():
-        raise UserError(f"{run}: no such run folder or weights file")
+        raise UserError(f"{run}: no such run folder or weights file; check the path")
     for name in FILES:
         if (run / name).is_file():
             return run / name
@@ -138,7 +138,7 @@ def _header(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({' '.join(str(error).split())}); copy or export it again"
+            f"{path}: is not a complete safetensors file ({' '.join(str(error).split())}); copy or export it again"
         ) from None
 
 

@@ -88,7 +88,7 @@ class TopK:
         return {self.prefix + name: value for name, value in metrics.items()}
 
     def _unread(self, index: np.ndarray, label: np.ndarray) -> Rows:
-        """Return rows of the images without a prediction: the true class ranks behind all others."""
+        """Return rows for images that could not be read: the true class ranks behind all other classes."""
         seen = np.concatenate([np.zeros(0, np.int64), *(part["index"] for part in self._parts)])
         absent = ~np.isin(index, seen)
         count = int(absent.sum())
@@ -144,6 +144,6 @@ def _rank(scores: Tensor, own: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Return the mean, or None for NaN, which JSON does not have."""
+    """Return the mean of values, or None instead of NaN, which JSON does not have."""
     mean = float(values.mean()) if len(values) else math.nan
     return None if math.isnan(mean) else mean

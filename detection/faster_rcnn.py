@@ -99,7 +99,10 @@ class DetectorSpec(DetectorSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes < 1:
-            raise UserError(f"num_classes {self.num_classes}: a detector needs at least one class; count objects only")
+            raise UserError(
+                f"num_classes={self.num_classes}: a detector needs at least one class; give the number of classes "
+                "without the background"
+            )
 
 
 @takes(DetectorSpec)
@@ -137,7 +140,10 @@ def _refuse_misfit(spec: DetectorSpec, *, has_weights: bool, has_detector: bool)
     if spec.norm == "frozen" and is_name and not has_weights:
         raise UserError("norm 'frozen': random weights need a live norm; give weights, or use norm='batch' or 'group'")
     if not is_name and has_weights and not has_detector:
-        raise UserError(f"weights {spec.weights}: a built backbone has its own weights; give the file of a detector")
+        raise UserError(
+            f"weights {spec.weights}: a backbone that is built already has its own weights; give the weights file of "
+            "a whole detector"
+        )
 
 
 def _backbone_builder(spec: DetectorSpec, weights: str | os.PathLike[str] | None) -> BackboneBuilder:

@@ -177,5 +177,5 @@ class StageHead(BoxHead):
 
 
 def _level(stride: int, channels: int) -> FeatureInfo:
-    """Return the declaration of a pyramid level."""
+    """Return the `FeatureInfo` of a pyramid level with this stride and number of channels."""
     return FeatureInfo(f"p{int(math.log2(stride))}", channels, stride)

@@ -108,7 +108,10 @@ class Predictor(nn.Module):
             UserError: there is more than one view, or boxes are refined.
         """
         if not self.plain:
-            raise UserError("validation loss: needs one model and one view without refinement; leave the others out")
+            raise UserError(
+                "--val-loss: needs one model and one view of each image; leave out --ensemble, --test-sizes, "
+                "--test-flip and --refine"
+            )
         return self.views[0][0].predict_with_losses(images, targets)
 
     def _score(self, views: Sequence[View], boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

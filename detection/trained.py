@@ -147,7 +147,7 @@ def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
 
 
 def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRCNN:
-    """Return the detector of a run's `model.safetensors`, as it was trained, with labels of the given categories.
+    """Return the detector in a run's model.safetensors, with its labels mapped to the given categories.
 
     Raises:
         UserError: the file is not a detector of this project, or was trained on other categories.
@@ -160,7 +160,10 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
     model = rebuild(meta, path, categories=categories)
     missing = model.load_report.missing if model.load_report else ()
     if missing:
-        raise UserError(f"{path}: was not trained on {len(missing)} of the data's categories ({missing[0]}, ...)")
+        raise UserError(
+            f"{path}: was not trained on {len(missing)} of the data's categories ({missing[0]}, ...); use a detector "
+            "that was"
+        )
     return model
 
 

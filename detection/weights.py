@@ -40,7 +40,10 @@ def read_detector(
         return state if any(name.startswith("roi_heads.") for name in state) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if (name, neck) != ("resnet50", "fpn"):
-        raise UserError(f"weights 'coco': published for resnet50 with fpn, not for {name} with {neck}; name a file")
+        raise UserError(
+            f"weights 'coco': are published for resnet50 with fpn, not for {name} with {neck}; name a weights file "
+            "instead"
+        )
     return read_state(fetch(COCO_URL, what="fasterrcnn_resnet50_fpn"))
 
 

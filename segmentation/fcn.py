@@ -133,7 +133,8 @@ def build(
         _refuse(in_channels=in_channels != 3)
         if weights is not None and state is None:
             raise UserError(
-                f"weights {weights}: the backbone is built already and has its own; name a whole model's file"
+                f"weights {weights}: the backbone is built already and has its own weights; name a weights file of a "
+                "whole segmentation model"
             )
         trunk = backbone
     model = FCN(trunk, _build_head(trunk, head, num_classes, aux=aux), loss=loss)
@@ -152,7 +153,10 @@ def _build_head(trunk: Backbone, name: str, num_classes: int, *, aux: bool) -> H
     count = max(head.features, 1 + aux)
     if len(infos) < count:
         has = ", ".join(info.name for info in infos)
-        raise UserError(f"{trunk.name}: head {name!r} needs {count} features, the backbone gives {has}")
+        raise UserError(
+            f"{trunk.name}: head {name!r} needs {count} features, but the backbone returns {has}; choose another "
+            "head, or build the backbone with more features"
+        )
     return head(infos[-count:], num_classes, aux=aux)
 
 
@@ -172,5 +176,8 @@ def _levels(name: str, count: int, max_stride: int | None) -> tuple[str, ...]:
             levels = tuple(info.name for info in backbones.build(name, weights=None, features="all").feature_info)
     kept = [level for level in levels if max_stride is None or 2 ** int(level[1:]) <= max_stride]
     if len(kept) < count:
-        raise UserError(f"max_stride={max_stride}: leaves {name} fewer than the {count} features that the head needs")
+        raise UserError(
+            f"max_stride={max_stride}: leaves {name} fewer than the {count} features that the head needs; raise "
+            "max_stride"
+        )
     return tuple(kept[-count:])

@@ -46,7 +46,10 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         if tile and min_size:
-            raise UserError(f"tile {tile} and min_size {min_size}: tiles are cut from unresized images; set one to 0")
+            raise UserError(
+                f"tile {tile} and min_size {min_size}: cannot be combined, because tiles are cut from images that are "
+                "not resized; set one of them to 0"
+            )
         if not 0 <= overlap < 1 or not scales or min(scales) <= 0 or min_size < 0 or tile < 0:
             raise UserError(
                 f"min_size {min_size}, tile {tile}, overlap {overlap}, scales {scales}: expected min_size and tile "

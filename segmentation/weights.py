@@ -30,7 +30,9 @@ def read_segmenter(weights: str | os.PathLike[str] | None, backbone: str | Backb
         return state if {"backbone", "classifier"} <= parts else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if name not in COCO_FILES:
-        raise UserError(f"weights 'coco': published for {' and '.join(COCO_FILES)}, not for {name}; name a file")
+        raise UserError(
+            f"weights 'coco': are published for {' and '.join(COCO_FILES)}, not for {name}; name a weights file instead"
+        )
     return read_state(fetch(BASE + COCO_FILES[name], what=f"fcn_{name}"))
 
 

@@ -131,7 +131,7 @@ def test_a_checkpoint_and_a_kept_batch(capsys, gone_off: Path, data: Path, tmp_p
         shutil.copy(bomb, run / LAST)
         line = refused(capsys, gone_off, train_cls.main, *QUICK, "--data", data, "--resume", "--output", run)
         assert "no undamaged checkpoint" in line
-        assert "not a whole safetensors file" in refused(capsys, gone_off, replay.main, bomb)
+        assert "is not a complete safetensors file" in refused(capsys, gone_off, replay.main, bomb)
     checkpoint.write_safetensors(run / LAST, {}, {"format": checkpoint.FORMAT, "tree": yaml_bomb(gone_off)})
     assert "damaged" in refused(capsys, gone_off, train_cls.main, *QUICK, "--data", data, "--resume", "--output", run)
 

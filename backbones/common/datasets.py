@@ -104,24 +104,28 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         UserError: the file or folder does not exist, or there are several files.
     """
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder")
+        raise UserError(f"--data {root}: no such folder; check the path")
     split = existing_split(split, lambda name: bool(instances_files(root, name)))
     found = instances_files(root, split)
     if not found:
         raise UserError(
-            f"--data {root}: has no annotations/instances_{split}*.json; "
-            "lay it out like COCO, or name its files (--train-annotations and --train-images, the same for val)"
+            f"--data {root}: has no annotations/instances_{split}*.json; lay it out like COCO, or name its files with "
+            "--train-annotations, --train-images, --val-annotations and --val-images"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(
-            f"--data {root}: has several files for {split} ({names}); name one by --train-annotations or --val-..."
+            f"--data {root}: has several annotation files for {split} ({names}); choose one with --train-annotations "
+            "or --val-annotations"
         )
     name = found[0].stem.removeprefix("instances_")
     for folder in (root / name, root / "images" / name):
         if folder.is_dir():
             return found[0], folder
-    raise UserError(f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}")
+    raise UserError(
+        f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}; add it, or name the "
+        "folder with --train-images or --val-images"
+    )
 
 
 # COCO's records
@@ -255,7 +259,7 @@ def file_of_image(image: Record, path: Path, *, allow_outside: bool) -> str:
     if leads_out(name) and not allow_outside:
         raise UserError(
             f"{path}: image {_record_name(image)}: `file_name` {reprlib.repr(name)} leads out of the image folder; "
-            "correct the file, or pass --allow-outside true if you trust it"
+            "fix the file, or pass --allow-outside true if you trust it"
         )
     return name
 
@@ -272,7 +276,7 @@ def refuse_duplicates(values: Iterable[Hashable], what: str, path: Path) -> None
     seen: set[Hashable] = set()
     for value in values:
         if value in seen:
-            raise UserError(f"{path}: {what} {reprlib.repr(value)} is a duplicate; correct the file")
+            raise UserError(f"{path}: {what} {reprlib.repr(value)} is a duplicate; fix the file")
         seen.add(value)
 
 
@@ -290,7 +294,7 @@ def refuse_absent_files(names: Iterable[str], folder: Path, path: Path) -> None:
     for name in names:
         if name not in present and not os.path.isfile(folder / name):
             raise UserError(
-                f"{path}: image file {name} is not in {folder}; correct the annotations, or pass --on-bad-image skip"
+                f"{path}: image file {name} is not in {folder}; fix the annotations, or pass --on-bad-image skip"
             )
 
 

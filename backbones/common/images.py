@@ -63,7 +63,7 @@ def read_image(
     if stored is None or stored.shape[:2] != size:
         raise UserError(
             f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations say {size[1]}x{size[0]}; "
-            "correct the annotations or the file"
+            "fix the annotations or replace the image"
         )
     return stored
 
@@ -174,7 +174,9 @@ def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool) -> np.ndarr
         if image.mode.startswith("I;16"):  # PIL would clip 16 bits instead of scaling them
             image = _eight_bits(image)
         if image.mode in ("I", "F"):
-            raise UserError(f"a PIL image of mode {image.mode}: the range of its numbers is unknown; convert it to RGB")
+            raise UserError(
+                f"a PIL image of mode {image.mode}: the value range of this mode is unknown; convert the image to RGB"
+            )
         return np.asarray(image.convert("L" if grey else "RGB"))
     except (OSError, SyntaxError) as error:
         name = getattr(image, "filename", "") or "a PIL image"

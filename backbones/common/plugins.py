@@ -1,4 +1,4 @@
-"""Plugins: Python files or modules of the user that register backbones, necks and heads when they are imported.
+"""Plugins: Python files or modules of the user that register backbones, necks, heads, layouts or augmentations.
 
 A plugin is imported only because the user named it, by `--plugin NAME` or `plugins=[NAME]`. A trained run records the
 names of its plugins but never imports them: a run that somebody downloaded must not execute code.
@@ -128,7 +128,7 @@ def _import_file(name: str) -> ModuleType:
             return module
     spec = importlib.util.spec_from_file_location(_PREFIX + path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"plugin {name}: not a Python file")
+        raise UserError(f"plugin {name}: is not a Python file; give a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     _search_also(path.parent)
     sys.modules[module.__name__] = module  # before execution, so that pickle and dataclasses find the module
@@ -171,7 +171,7 @@ def _is_file(module: ModuleType, path: Path) -> bool:
 def _broken(name: str, error: BaseException) -> UserError:
     """Return the error for a plugin whose import failed, with the file and line."""
     kind = type(error).__name__
-    return UserError(f"plugin {name}: {_place(name, error)}: {kind}: {first_line(error)}; correct the plugin")
+    return UserError(f"plugin {name}: {_place(name, error)}: {kind}: {first_line(error)}; fix the plugin")
 
 
 def _place(name: str, error: BaseException) -> str:

@@ -21,7 +21,7 @@ def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
         UserError: the precision is unknown, or is fp16 on a CPU, where gradients would underflow without a scaler.
     """
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; use bf16, fp32 or auto on a CPU")
+        raise UserError("--precision fp16: needs a GPU; on a CPU use bf16, fp32 or auto")
     if precision == "auto":
         return torch.bfloat16 if has_bf16(device.type) else torch.float32
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -101,5 +101,5 @@ def _of_timm(tag: str, config: PretrainedCfg, default: str) -> Published:
 
 
 def _percentage(value: float | None) -> float | None:
-    """Return a percentage, or None if it was not measured."""
+    """Return an accuracy in percent as a number, or None if it was not published."""
     return None if value is None or math.isnan(value) else float(value)

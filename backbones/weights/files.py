@@ -45,13 +45,13 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     state = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor) and k not in _COUNTERS}
     if not state:
         raise UserError(
-            f"{path}: holds no weights by name; expected a state dict, bare or under 'state_dict' or 'model'"
+            f"{path}: holds no state dict; give a file with a state dict, bare or under the key 'state_dict' or 'model'"
         )
     return _without_shared_prefix(state)
 
 
 def read_meta(path: str | os.PathLike[str]) -> JsonObject:
-    """Read what one of our own files records about its model: task, classes, input, options.
+    """Read the header of one of our own weights files: task, classes, input and options of its model.
 
     The result is empty for any other file, and for words such as "imagenet".
     """

@@ -80,12 +80,14 @@ def split(repository: str) -> tuple[str, str | None]:
     """
     name, _, revision = repository.partition("@")
     if not _REPOSITORY.fullmatch(name) or ".." in name or (revision and not re.fullmatch(r"[\w./-]+", revision)):
-        raise UserError(f"{repository!r}: not a repository of the hub; expected owner/name or owner/name@revision")
+        raise UserError(
+            f"{repository!r}: is not the name of a repository on the hub; write owner/name or owner/name@revision"
+        )
     return name, revision or None
 
 
 def endpoint() -> str:
-    """Return the hub's address: $HF_ENDPOINT, or the public one."""
+    """Return the address of the Hugging Face hub: $HF_ENDPOINT, or https://huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
@@ -105,5 +107,5 @@ def refusal(error: Exception, where: str) -> UserError | None:
 
 
 def said(error: BaseException) -> str:
-    """Return an error's text in one line, with tokens removed."""
+    """Return an error's message in one line, with access tokens removed."""
     return re.sub(r"hf_\w+", "hf_***", first_line(error))

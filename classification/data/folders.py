@@ -139,4 +139,4 @@ def require_same_classes(train: Sequence[str], val: Sequence[str], *, here: str,
     if odd:
         shown = ", ".join(f"{name} (only in {here if name in train else there})" for name in odd[:3])
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise UserError(f"the classes of {here} and {there} differ: {shown}{more}; both need the same class folders")
+        raise UserError(f"the classes of {here} and {there} differ: {shown}{more}; give both the same class folders")

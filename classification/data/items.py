@@ -45,7 +45,9 @@ def collate(items: Iterable[Item]) -> ItemBatch:
     """
     images, targets = zip(*items, strict=True)
     if len({(image[0] if isinstance(image, list) else image).dtype for image in images}) > 1:
-        raise UserError("--data: a batch holds images of bytes and floating arrays; store all images in one type")
+        raise UserError(
+            "--data: a batch holds both uint8 images and floating-point arrays; store all images in one type"
+        )
     batch = {key: torch.tensor([target[key] for target in targets]) for key in targets[0]}
     if isinstance(images[0], list):
         return [torch.stack(views) for views in zip(*images, strict=True)], batch

@@ -75,7 +75,7 @@ def read_index(address: str) -> ShardIndex:
     folder = Path(address).absolute()
     remote = REMOTE.match(address) is not None
     if not remote and not folder.is_dir():
-        raise UserError(f"--data {address}: no such folder")
+        raise UserError(f"--data {address}: no such folder; check the path")
     if not remote and not (folder / INDEX).is_file():
         return _scan(folder, address)
     root = address.rstrip("/") if remote else str(folder)
@@ -96,14 +96,19 @@ def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); write it again with tools/make_shards.py") from None
     if not isinstance(value, dict):
-        raise UserError(f'{where}: is no object {{"classes": [...], "train": {{...}}, "val": {{...}}}}')
+        raise UserError(f'{where}: expected an object {{"classes": [...], "train": {{...}}, "val": {{...}}}}')
     classes = value.get("classes")
     named = isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
     if not isinstance(classes, list) or not named or len(set(classes)) < len(classes):
-        raise UserError(f"{where}: `classes` must be a list of different names, one for each class number")
+        raise UserError(
+            f"{where}: `classes` must be a list of different names, one for each class number; fix it, or write the "
+            "file again with tools/make_shards.py"
+        )
     train, val = (_shards(_counts(value.get(split, {}), split, where), root) for split in SPLITS)
     if not train and not val:
-        raise UserError(f"{where}: lists no shards under `train` or `val`")
+        raise UserError(
+            f"{where}: lists no shards under `train` or `val`; write the file again with tools/make_shards.py"
+        )
     return ShardIndex(address, tuple(classes), train, val)
 
 
@@ -181,7 +186,7 @@ def _count_samples(path: Path, labels: set[int]) -> int:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the files that webdataset reads."""
+    """Yield the files in a shard that webdataset would read: no folders and no hidden files."""
     return (member for member in tar if member.isreg() and not META.match(member.name))
 
 

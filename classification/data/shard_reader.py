@@ -179,7 +179,9 @@ def _sample(fields: Mapping[str, Any], shard: Shard, index: int, classes: int) -
     suffixes = [suffix for suffix in IMAGES if suffix in fields]
     if len(suffixes) != 1:
         found = " and ".join(f".{suffix}" for suffix in suffixes) or "no image"
-        raise UserError(f"{where}: has {found}; each sample has one of .{', .'.join(IMAGES)} (and no dot in its key)")
+        raise UserError(
+            f"{where}: has {found}; give each sample exactly one image (.{', .'.join(IMAGES)}) and a key without dots"
+        )
     if CLASS not in fields:
         raise UserError(f"{where}: has no class (.cls) beside its image, or the shard is cut short; write it again")
     label = fields[CLASS].decode("ascii", "replace").strip()

@@ -223,7 +223,9 @@ class ShardSource:
         self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, sample: int = 0
     ) -> DataLoader:
         if split != "val":
-            raise UserError("training shards come in random order and cannot be measured; leave out --train-eval")
+            raise UserError(
+                "--train-eval: not for tar shards, whose training images come in random order; leave --train-eval out"
+            )
         part = EvalShards(
             self._index,
             batch_size=batch_size,
@@ -273,7 +275,7 @@ def open_source(
             raise UserError("--fraction: not for tar shards; use class folders")
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
     if not Path(address).is_dir():
-        raise UserError(f"--data {address}: no such folder")
+        raise UserError(f"--data {address}: no such folder; check the path")
     return FolderSource(
         Path(address), in_channels=in_channels, sample=sample, choose=choose, splits=splits, guard=guard
     )

@@ -213,12 +213,12 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
     path, folder = truth.path, truth.folder
     images = sorted(records_of(truth.data, "images", path), key=lambda image: field(image, "image", "id", path))
     if not images:
-        raise UserError(f"{path}: `images` is empty")
+        raise UserError(f"{path}: `images` is empty; name a file with images")
     image_ids = np.array([image["id"] for image in images], dtype=np.int64)
     refuse_duplicates(image_ids.tolist(), "image id", path)
     names = np.array([file_of_image(image, path, allow_outside=allow_outside) for image in images])
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of images for {path}")
+        raise UserError(f"{folder}: no such folder of images for {path}; fix the option that names it")
     if absent_images == "error":
         refuse_absent_files(names.tolist(), folder, path)
     sizes = [[field(image, "image", side, path) for side in ("height", "width")] for image in images]
@@ -238,9 +238,14 @@ def _rows(annotations: list[Record], image_ids: np.ndarray, categories: Category
         image = field(annotation, "annotation", "image_id", path)
         category = field(annotation, "annotation", "category_id", path)
         if image not in position:
-            raise UserError(f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`")
+            raise UserError(
+                f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`; fix the file"
+            )
         if category not in known:
-            raise UserError(f"{path}: annotation {annotation['id']} has category {category}, not in `categories`")
+            raise UserError(
+                f"{path}: annotation {annotation['id']} has category {category}, which is not in `categories`; fix "
+                "the file"
+            )
         rows[index] = position[image]
     return rows
 

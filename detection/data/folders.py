@@ -38,7 +38,7 @@ def known_layout(root: Path) -> str:
         UserError: the folder does not exist, or its layout is unknown.
     """
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder")
+        raise UserError(f"--data {root}: no such folder; check the path")
     layout = layout_of(root)
     if layout is None:
         raise UserError(f"--data {root}: unknown layout; expected {LAYOUTS}")

@@ -70,7 +70,7 @@ def images_below(folder: Path) -> dict[str, list[str]]:
         UserError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of images")
+        raise UserError(f"{folder}: no such folder of images; check the path")
     found: dict[str, list[str]] = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -99,7 +99,7 @@ def checked_names(path: Path, names: list[str]) -> list[str]:
         UserError: there is no name, or there is a duplicate.
     """
     if not names:
-        raise UserError(f"{path}: names no class; a detector needs at least one")
+        raise UserError(f"{path}: names no class; add at least one class name")
     duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if duplicate is not None:
         raise UserError(f"{path}: class {duplicate} is a duplicate; fix the list")
@@ -115,7 +115,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     except UnicodeDecodeError as error:
         text = f"{error.reason} at byte {error.start}"
         raise UserError(f"{path}: is not UTF-8 text ({text}); save it again as UTF-8") from None

@@ -109,7 +109,7 @@ def parse_xml(content: bytes, path: Path) -> Element:
         parser.Parse(content, True)
         return builder.close()
     except (expat.ExpatError, LookupError, ValueError) as error:  # the last two for unknown encodings
-        raise UserError(f"{path}: not XML ({error})") from None
+        raise UserError(f"{path}: is not valid XML ({error}); fix the file") from None
 
 
 def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
@@ -117,7 +117,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"{path}: no such list; existing lists: {there}")
+        raise UserError(f"{path}: no such list of images; name one of {there}")
     lines = [line.strip() for line in read_text(path).splitlines()]
     if not any(lines):
         raise UserError(f"{path}: lists no image; name another list")
@@ -174,7 +174,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
 
 
 def _image_record(
@@ -209,7 +209,7 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
     """Return the image file of an annotation: the one with its name, or else the one that <filename> names."""
     named = (tree.findtext("filename") or "").strip()
     if leads_out(named) or "\0" in named:
-        raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix it")
+        raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix <filename>")
     own, stem = images.get(name, []), named.rpartition(".")[0] or named
     there = named in images.get(stem, [])
     if there and own and named not in own:

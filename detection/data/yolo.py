@@ -91,7 +91,7 @@ def read_classes(root: Path) -> list[str]:
     if not found:
         raise UserError(f"{root}: has neither data.yaml nor classes.txt, which name the classes; add one")
     if found[0] != found[-1]:
-        raise UserError(f"{text}: names other classes than {listed}; fix one or remove it")
+        raise UserError(f"{text}: names other classes than {listed}; fix one of the files or remove it")
     return found[0]
 
 
@@ -102,7 +102,7 @@ def _names_of_yaml(path: Path) -> list[str]:
     except UserError:
         raise
     except Exception as error:  # PyYAML raises many types, such as an IndexError for `!!int`
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split()) or type(error).__name__})") from None
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split()) or type(error).__name__})") from None
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[number] for number in range(len(names))]
@@ -159,7 +159,7 @@ def _pairs(
         else:
             pairs[f"{stem}.jpg"] = there[stem]
     if not pairs:
-        raise UserError(f"{images}: holds no images")
+        raise UserError(f"{images}: holds no images; add some, or name another split")
     return dict(sorted(pairs.items()))
 
 

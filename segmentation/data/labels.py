@@ -81,7 +81,7 @@ def read_labels(path: Path, code: LabelCode, *, size: tuple[int, int]) -> np.nda
     if pixels.shape[:2] != size:
         raise UserError(
             f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, but its image is {size[1]}x{size[0]}; "
-            "label maps need their image's size"
+            "give the label map the size of its image"
         )
     return to_class_numbers(pixels, path, code)
 

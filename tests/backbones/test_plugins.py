@@ -157,7 +157,7 @@ def test_a_broken_plugin_is_named_with_its_line(
     with pytest.raises(UserError) as caught:
         plugins.load([name])
     message = str(caught.value)
-    assert message.startswith(f"plugin {name}: {path}, {said}") and message.endswith("; correct the plugin")
+    assert message.startswith(f"plugin {name}: {path}, {said}") and message.endswith("; fix the plugin")
     assert "\n" not in message
     # Once corrected, it loads in the same process.
     write(path, "value = 12345\n")

@@ -153,7 +153,7 @@ def test_unknown_name_gets_suggestions() -> None:
         ({"features": "c5"}, "features='c5'"),
         ({"features": ()}, "features="),
         ({"features": ("c5", "c2")}, "different names in ascending order"),
-        ({"features": ("c5", "c6")}, "resnet18 has no feature c6; it has c2, c3, c4, c5"),
+        ({"features": ("c5", "c6")}, "resnet18: has no feature c6; choose among c2, c3, c4, c5"),
         ({"norm": "frozen"}, "random statistics"),
     ],
 )

@@ -249,7 +249,7 @@ def test_timms_own_cache_serves_without_network(tmp_path, monkeypatch):
 
 
 def test_an_unknown_timm_tag_lists_the_nets_tags():
-    with pytest.raises(UserError, match=r"no weights 'v9'; timm has .*a1_in1k") as error:
+    with pytest.raises(UserError, match=r"timm has no weights 'v9'; choose among .*a1_in1k") as error:
         downloads.timm_state("resnet18", "v9")
     one_line(error)
 

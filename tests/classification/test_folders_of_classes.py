@@ -245,7 +245,7 @@ def test_bytes_and_floats_do_not_meet_in_a_batch(root: Path):
     np.save(root / "val" / "ant" / "1.npy", np.zeros((4, 6, 3), np.uint16))
     source = FolderSource(root, in_channels=None, splits=("train", "val"))
     views = Views("center", 4, 4, PLAIN)
-    with pytest.raises(UserError, match="a batch holds images of bytes and floating arrays; store all"):
+    with pytest.raises(UserError, match="a batch holds both uint8 images and floating-point arrays; store all"):
         list(source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0))
 
 

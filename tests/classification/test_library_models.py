@@ -192,7 +192,7 @@ def test_frozen_norm_gives_the_same_logits(tmp_path: Path) -> None:
         ("torchvision/alexnett", {}, "did you mean torchvision/alexnet"),
         ("nowhere/alexnet", {}, "unknown backbone"),
         ("timm/resnet18", {"weights": "v9"}, "no weights 'v9'; timm has"),
-        ("torchvision/alexnet", {"weights": "V9"}, "no weights 'V9'; torchvision has IMAGENET1K_V1"),
+        ("torchvision/alexnet", {"weights": "V9"}, "torchvision has no weights 'V9'; choose among IMAGENET1K_V1"),
         ("torchvision/alexnet", {"weights": "absent.pth"}, "absent.pth: no such weights file"),
     ],
 )

@@ -104,7 +104,7 @@ def test_models_unknown_to_torchvision_are_refused(name: str, options: dict) -> 
 def test_features_and_epsilon_that_files_cannot_hold_are_refused() -> None:
     with pytest.raises(UserError, match="four stages"):
         backbones.build("resnet18", weights=None, features=("c2", "c4")).library_state()
-    with pytest.raises(UserError, match="no library has this model"):
+    with pytest.raises(UserError, match="no library has a model with exactly these layers"):
         backbones.build("timm/resnet18", weights=None).library_state()
     net = classification.build("resnet18", 3)
     set_norm_eps(net, 1e-3)

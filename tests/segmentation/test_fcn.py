@@ -140,7 +140,7 @@ def test_mistakes_are_named(words: str, options: dict) -> None:
 def test_a_backbone_without_enough_features_is_refused() -> None:
     trunk = backbones.build("resnet18", weights=None, features=("c4", "c5"))
     assert segmentation.build(trunk, 3, head="fcn16s").fusion is not None
-    with pytest.raises(UserError, match="head 'fcn8s' needs 3 features, the backbone gives c4, c5"):
+    with pytest.raises(UserError, match="head 'fcn8s' needs 3 features, but the backbone returns c4, c5"):
         segmentation.build(trunk, 3, head="fcn8s")
     for options in ({"norm": "frozen"}, {"output_stride": 8}, {"in_channels": 7}, {"shortcut": "A"}):
         with pytest.raises(UserError, match=f"{next(iter(options))}: the backbone is built already; pass these to"):

@@ -67,7 +67,7 @@ def test_its_file_comes_back_whole_and_other_classes_start_new(mean_head: str, t
 
 def test_a_head_needs_the_features_that_it_was_registered_with(mean_head: str) -> None:
     trunk = backbones.build("resnet18", weights=None, features=("c5",))
-    with pytest.raises(UserError, match="head 'mean' needs 2 features, the backbone gives c5"):
+    with pytest.raises(UserError, match="head 'mean' needs 2 features, but the backbone returns c5"):
         segmentation.build(trunk, 3, head=mean_head, aux=False)
 
 

@@ -217,7 +217,10 @@ def test_user_errors(voc: VocFolder, tmp_path: Path, capsys):
     for words, text in (
         ({"to": "voc"}, "is in that layout already"),
         ({"to": "coco", "splits": {"train": "trainval", "val": "all"}}, "a.jpg is in train as well as in val"),
-        ({"to": "coco", "splits": {"train": "gone"}}, "gone.txt: no such list; existing lists: all, test, trainval"),
+        (
+            {"to": "coco", "splits": {"train": "gone"}},
+            "gone.txt: no such list of images; name one of all, test, trainval",
+        ),
         ({"to": "coco", "splits": {}}, "name at least one split"),
     ):
         with pytest.raises(UserError, match=text):

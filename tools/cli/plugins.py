@@ -13,14 +13,14 @@ class PluginOptions:
     """Your own Python code, which adds names to the registries.
 
     Args:
-        plugin: Python file (nets.py) or module (mine.nets) to import, which registers backbones, necks or heads; may
-            be given several times.
+        plugin: Python file (nets.py) or module (mine.nets) to import, which registers backbones, necks, segmentation
+            heads, data layouts or augmentations; may be given several times.
     """
 
     plugin: list[str] = field(default_factory=list, metadata={**REPEATABLE, "resume": "free"})
 
     def load(self) -> None:
-        """Import the plugins. Call it before a name of a backbone, neck or head is resolved.
+        """Import the plugins. Call it before a registered name, such as that of a backbone, is resolved.
 
         Raises:
             UserError: for a plugin that does not exist or raises an error.

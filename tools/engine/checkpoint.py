@@ -163,9 +163,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; check the path") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({_reason(error)})") from None
+        raise UserError(
+            f"{path}: is not a complete safetensors file ({_reason(error)}); copy or write it again"
+        ) from None
 
 
 def flush(path: Path) -> None:

@@ -140,7 +140,7 @@ USER_ERRORS = {
     "unknown net": (lambda _: ["--backbones", "plain21"], "plain21"),
     "no net": (lambda _: [], "name models, or run folders with --runs"),
     "no weights": (lambda path: ["--runs", path / "gone"], "has no model.safetensors"),
-    "broken weights": (lambda path: ["--runs", broken(path / "b")], "not a whole safetensors file"),
+    "broken weights": (lambda path: ["--runs", broken(path / "b")], "is not a complete safetensors file"),
     "other classes": (lambda path: ["--runs", save_run(path / "r", 5)], "r: was trained on 5 classes"),
     "too few": (lambda _: ["--backbones", "resnet20", "--images", 7], "has 6 training images, fewer than --images 7"),
     "one": (lambda _: ["--backbones", "resnet20", "--images", 1], "--images 1: batch norm needs at least 2"),

@@ -66,7 +66,7 @@ def test_a_torn_file_is_refused(tmp_path: Path, cut: int):
     path = tmp_path / "c"
     checkpoint.save(path, STATE)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
         checkpoint.load(path)
 
 

@@ -169,8 +169,8 @@ def test_refusals_are_one_line(server: type[Hub], tiny_runs, tmp_path: Path, mon
     cases = {
         ("pull", "--repo", "me/nothing", "--output", "x"): "no such repository",
         ("pull", "--repo", "me/empty", "--output", "x"): "has no file model.safetensors",
-        ("pull", "--repo", "me/other", "--output", "x"): "not a whole safetensors file",
-        ("pull", "--repo", "../etc", "--output", "x"): "not a repository of the hub",
+        ("pull", "--repo", "me/other", "--output", "x"): "is not a complete safetensors file",
+        ("pull", "--repo", "../etc", "--output", "x"): "is not the name of a repository on the hub",
         ("pull", "--repo", "me/net"): "--output is missing: pull needs a folder",
         ("push", "--repo", "me/net"): "--run is missing: push needs the folder",
         ("push", "--repo", "me/net@v1", "--run", run): "leave @v1 out",

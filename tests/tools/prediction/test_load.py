@@ -180,7 +180,7 @@ def test_bad_runs_are_refused(tiny_runs, tmp_path: Path):
         tmp_path / "started": "continue its training with --resume",
         tmp_path / "bare.pth": "is no .safetensors file",
         tmp_path / "other.safetensors": "has no header that describes its model",
-        tmp_path / "torn.safetensors": "not a whole safetensors file",
+        tmp_path / "torn.safetensors": "is not a complete safetensors file",
         tmp_path / "half.safetensors": "half.safetensors: ",
         tmp_path / "net.safetensors": "resnet51",
         tmp_path / "list.safetensors": "describes no model of this version",
