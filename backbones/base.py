@@ -209,7 +209,7 @@ class Backbone(nn.Module):
         self.frozen_stages = n
 
     def _last_two(self) -> tuple[FeatureInfo, FeatureInfo]:
-        """Return the last two features.
+        """Return the last two feature levels, such as c4 and c5.
 
         Raises:
             UserError: they are not at neighbouring levels.

@@ -111,7 +111,7 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
 
 
 def _whole(name: str, in_channels: int) -> nn.Module:
-    """Return the whole torchvision model, with a first convolution for `in_channels`."""
+    """Build a complete torchvision model, with a first convolution for `in_channels` channels."""
     arch = name.split("/", 1)[1]
     options = {
         "googlenet": {"aux_logits": False, "init_weights": True},
@@ -190,7 +190,7 @@ def _probe(whole: nn.Module, in_channels: int) -> tuple[torch.fx.Graph, list[dic
 
 
 def _stride(small: object, large: object) -> int | None:
-    """Return a feature map's stride, from the map at the two sizes; None if it is no map or no power of two."""
+    """Return the stride of a node's output, from its shapes at two image sizes; None if it is no feature map."""
     if not isinstance(small, Tensor) or not isinstance(large, Tensor) or small.ndim != 4:
         return None
     grown = large.shape[-1] - small.shape[-1]

@@ -77,7 +77,7 @@ def fold(conv: nn.Conv2d, norm: Norm) -> Folded:
 
 
 def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
-    """Return whether both layers are torch's own, without hooks: pruning, for example, changes weights in hooks."""
+    """Return whether both layers can be folded: layers of torch itself without hooks, which may change weights."""
     return (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"

@@ -1,4 +1,4 @@
-"""Normalisation layers: created by name, frozen or synchronised in place, counted."""
+"""Normalisation layers of a model: creating them by name, freezing, synchronising and counting them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
 
 
 class _Library(Protocol):
-    """A module that gives the backbones of another library."""
+    """A module that builds the backbones of another library, such as timm."""
 
     build: BackboneBuilder
 

@@ -1,4 +1,4 @@
-"""The model that a training run leaves behind: its weights file, and the base class of what `load` returns."""
+"""Trained models of finished runs: the weights file with its header, and the base class of what `load` returns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASKS = ("classification", "detection", "segmentation")
 
 @dataclass(frozen=True)
 class TrainedFile:
-    """Weights file of a trained model, with its header.
+    """Weights file of a trained model, with the header that describes the model.
 
     Attributes:
         path: the file.
@@ -46,11 +46,11 @@ class TrainedFile:
 
     @property
     def task(self) -> str:
-        """Task of the model, one of `TASKS`."""
+        """Task of the model: "classification", "detection" or "segmentation"."""
         return self.meta["task"]
 
     def entries(self) -> set[str]:
-        """Return the names of all entries."""
+        """Return the names of all entries (tensors) in the weights file."""
         with safe_open(self.path, framework="pt") as file:
             return set(file.keys())
 
@@ -224,7 +224,7 @@ class TrainedModel(Generic[Input, Result]):
 
 
 def _usable(device: str | torch.device) -> torch.device:
-    """Return the device.
+    """Return a device after checking that it can be used.
 
     Raises:
         UserError: this machine does not have it, or torch does not know its name.

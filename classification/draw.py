@@ -1,4 +1,4 @@
-"""Draws an image beside bars of its most likely classes."""
+"""Drawing of an image beside bars of its most likely classes."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class LibraryModel(Backbone):
         return net.state_dict(), f"timm {arch} {weights}"
 
     def _head(self) -> tuple[str, ...]:
-        """Return the entries whose shape depends on the number of classes."""
+        """Return the names of the weights whose shape depends on the number of classes: those of the last layer."""
         with torch.device("meta"):
             other = _create(self.name, num_classes=self.num_classes + 1, in_channels=self.in_channels).state_dict()
         return tuple(f"net.{k}" for k, v in self.net.state_dict().items() if v.shape != other[k].shape)
@@ -155,7 +155,7 @@ def _create_timm(arch: str, **options: Any) -> nn.Module:
 
 
 def _normalisation(library: str, arch: str, net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std that a model's weights are trained with."""
+    """Return the mean and std with which the images must be normalised for a model's published weights."""
     if library == "timm":
         config = net.pretrained_cfg
         return config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)

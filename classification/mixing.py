@@ -52,9 +52,10 @@ class Mixing:
             raise UserError("--mixup/--cutmix: mix images of bytes only, not floating arrays; use 0 for both")
         if len(images) % 2:
             raise UserError(
-                f"--batch-size: mixing needs an even number of images in each process, got {len(images)}; change it"
+                f"--batch-size: mixing needs an even number of images in each process, got {len(images)}; change "
+                "--batch-size"
             )
 
     def _draw(self, image: Tensor, index: int) -> int:
-        """Return the batch's seed. It differs between epochs because the augmented pixels differ."""
+        """Return a seed for mixing a batch, computed from its pixels, so that it differs between epochs."""
         return int(np.random.SeedSequence((self.seed, index, int(image.sum()))).generate_state(1)[0])

@@ -20,7 +20,7 @@ from classification.library_models import LibraryModel, build_library_model
 
 
 class Classifier(nn.Module):
-    """Base of the classification models.
+    """Base class of the classification models.
 
     Args:
         backbone: the model that normalisation, freezing and recomputation belong to.

@@ -11,7 +11,7 @@ from backbones.errors import require
 
 @dataclass
 class ClassificationDataOptions:
-    """Images, and how training and evaluation prepare them.
+    """Data set of a classification run, and the preparation of its images.
 
     Args:
         data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.

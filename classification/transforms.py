@@ -1,4 +1,4 @@
-"""Preparation of images for the model: augmentation in training, views in evaluation.
+"""Preparation of images for a classifier: augmentation in training, crops and flips (views) in evaluation.
 
 Augmentation is a pure function of (seed, epoch, index). Evaluation resizes as torchvision does (bilinear, antialiased),
 so that published weights give their published predictions.

@@ -65,7 +65,7 @@ def _blocks(truth: Tensor, boxes: Tensor) -> Iterator[tuple[slice, Tensor, Tenso
 
 
 def _near(truth: Tensor, boxes: Tensor) -> Tensor:
-    """Return the indices of the true boxes that touch the rectangle around some boxes.
+    """Return the indices of the true boxes that touch the rectangle around all of `boxes`.
 
     Anchors are ordered row by row, so the rectangle around a block of them is small.
     """

@@ -46,7 +46,7 @@ class BackboneBuilder(Protocol):
 
 
 class BoxHead(nn.Module):
-    """Base of the modules from RoI features `[R, C, roi_size, roi_size]` to vectors `[R, out_channels]`."""
+    """Base class of modules that map RoI features `[R, C, roi_size, roi_size]` to vectors `[R, out_channels]`."""
 
     out_channels: int
 
@@ -82,7 +82,7 @@ class Neck(nn.Module):
 
 
 class NeckParts(NamedTuple):
-    """What a registered neck returns.
+    """Parts of a detector that a registered neck returns.
 
     Attributes:
         neck: the module with the backbone in it.
@@ -131,7 +131,7 @@ def c4(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
 
 @register_neck("dc5")
 def dc5(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
-    """Return a conv5 that is dilated to stride 16; it must be the only feature of a built backbone."""
+    """Return the neck DC5: conv5 dilated to stride 16, which must be the only feature of a backbone built already."""
     return NeckParts(Neck(backbone(features=("c5",), output_stride=16)))
 
 

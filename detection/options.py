@@ -12,7 +12,7 @@ from detection.settings import DetectorSettings
 
 @dataclass
 class DetectionDataOptions:
-    """Images and annotations.
+    """Data set of a detection run: images, annotations and augmentation.
 
     Args:
         data: folder of the data set, in the layout of COCO (annotations/instances_train*.json, train*/, the same for
@@ -66,7 +66,7 @@ class DetectionDataOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions(DetectorSettings):
-    """The detector.
+    """Detector to train: its backbone, neck, weights and settings.
 
     Args:
         backbone: a registered name; see backbones.names() or tools/list_backbones.py.
@@ -92,7 +92,7 @@ class DetectorOptions(DetectorSettings):
 
 @dataclass
 class DetectionEvaluationOptions:
-    """Better detections for more time; see detection/predict.py.
+    """Options of evaluation that improve detections at the cost of time; see detection/predict.py.
 
     Args:
         refine: score the boxes found once more, unite both passes, and let overlapping boxes vote.

@@ -1,4 +1,4 @@
-"""Better detections for more time (He et al. 2016, appendix B): refined boxes, several views, several models.
+"""Slower but better detection (He et al. 2016, appendix B): refined boxes, several views, several models.
 
 A view is one model at one image size, optionally flipped. Views are combined as the paper combines the models of its
 ensemble: the proposals of all views are united, each view scores all of them, and the answers are averaged.
@@ -190,17 +190,17 @@ class View:
         return list(probabilities), [each.unflatten(0, (-1, logits.shape[1])) for each in moved]
 
     def _inside(self, boxes: list[Tensor]) -> list[Tensor]:
-        """Return boxes in pixels of the images as given in pixels of the images as the model sees them."""
+        """Convert boxes from pixels of the original images to pixels of the resized (and flipped) images."""
         images = zip(boxes, self.sizes, self.resized, strict=True)
         return [resize_boxes(self._flip(each, size[1]), size, resized) for each, size, resized in images]
 
     def _outside(self, boxes: list[Tensor]) -> list[Tensor]:
-        """Return boxes in pixels of the images as the model sees them in pixels of the images as given."""
+        """Convert boxes from pixels of the resized (and flipped) images to pixels of the original images."""
         images = zip(boxes, self.sizes, self.resized, strict=True)
         return [self._flip(resize_boxes(each, resized, size), size[1]) for each, size, resized in images]
 
     def _flip(self, boxes: Tensor, width: int) -> Tensor:
-        """Return boxes flipped if the view is, else unchanged."""
+        """Flip boxes if this view is flipped; else return them unchanged."""
         return flip_boxes(boxes, width) if self.flipped else boxes
 
 
@@ -241,7 +241,7 @@ def _likeliest(scores: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _at(transform: Preprocessor, size: int) -> Preprocessor:
-    """Return the preprocessor for another short side. The limit of the long side is scaled by the same factor."""
+    """Return a preprocessor for another short side; the limit of the long side is scaled by the same factor."""
     own, longest = transform.min_size[-1], transform.max_size
     if size == own:
         return transform

@@ -1,4 +1,4 @@
-"""Box head of a detector: torchvision's RoI heads with ignored regions, losses over all processes, and global context.
+"""RoI heads of a detector: torchvision's with ignored regions, losses over all processes, and global context.
 
 torchvision's losses are means over the sampled boxes of one process. Here, the processes that train together weight
 their losses by the number of their samples. The result is the mean over the samples of all processes.

@@ -91,7 +91,7 @@ def takes(spec: Callable[P, Spec]) -> Callable[[Callable[[Spec], Result]], Calla
 
 
 def _arguments(spec: object) -> str:
-    """Return the `Args` of a dataclass's docstring, followed by those of its base classes."""
+    """Return the section `Args` of a dataclass's docstring, followed by the `Args` of its base classes."""
     found = []
     for each in inspect.getmro(spec) if isinstance(spec, type) else ():
         lines = (inspect.cleandoc(vars(each).get("__doc__") or "")).partition("\nArgs:\n")[2].splitlines()

@@ -76,7 +76,7 @@ def detect_in_tiles(detector: TrainedDetector, image: Tensor, tiles: Tiles, *, b
 
 
 def merge(found: Detections, cut: Tensor) -> Detections:
-    """Return the detections of overlapping tiles with each object once.
+    """Merge the detections of overlapping tiles, so that each object occurs once.
 
     Among the boxes of a class, best first:
     - a box that overlaps a better one by `SAME_IOU` is removed;

@@ -162,7 +162,7 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
     if missing:
         raise UserError(
             f"{path}: was not trained on {len(missing)} of the data's categories ({missing[0]}, ...); use a detector "
-            "that was"
+            "that was trained on them"
         )
     return model
 

@@ -27,7 +27,7 @@ from backbones.common.registry import Registry
 
 
 class Head(NamedTuple):
-    """The modules of a head. The model upsamples their scores to the size of the images.
+    """Modules of a segmentation head. The model upsamples their scores to the size of the images.
 
     Attributes:
         classifier: maps the last feature `[N, C, h, w]` to scores `[N, num_classes, h, w]`.
@@ -94,25 +94,25 @@ def register_head(name: str, *, features: int = 1, output_stride: int = 32) -> C
 
 @register_head("dilated", output_stride=8)
 def build_dilated(feature_info: tuple[FeatureInfo, ...], num_classes: int, *, aux: bool) -> Head:
-    """Build the head that scores the last feature of a dilated backbone."""
+    """Build the head "dilated", which predicts class scores from the last feature of a dilated backbone."""
     return _fcn(feature_info, num_classes, scored=1, aux=aux)
 
 
 @register_head("fcn32s")
 def build_fcn32s(feature_info: tuple[FeatureInfo, ...], num_classes: int, *, aux: bool) -> Head:
-    """Build the head that scores the last feature."""
+    """Build the head "fcn32s", which predicts class scores from the last feature (stride 32)."""
     return _fcn(feature_info, num_classes, scored=1, aux=aux)
 
 
 @register_head("fcn16s", features=2)
 def build_fcn16s(feature_info: tuple[FeatureInfo, ...], num_classes: int, *, aux: bool) -> Head:
-    """Build the head that scores the last two features."""
+    """Build the head "fcn16s", which adds class scores from the last two features (strides 32 and 16)."""
     return _fcn(feature_info, num_classes, scored=2, aux=aux)
 
 
 @register_head("fcn8s", features=3)
 def build_fcn8s(feature_info: tuple[FeatureInfo, ...], num_classes: int, *, aux: bool) -> Head:
-    """Build the head that scores the last three features."""
+    """Build the head "fcn8s", which adds class scores from the last three features (strides 32, 16 and 8)."""
     return _fcn(feature_info, num_classes, scored=3, aux=aux)
 
 

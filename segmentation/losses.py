@@ -1,4 +1,4 @@
-"""Losses over pixels: cross-entropy of all pixels or of the hardest ones, and cross-entropy with Dice."""
+"""Segmentation losses: cross-entropy of all pixels or of the hardest ones, and cross-entropy with Dice."""
 
 from __future__ import annotations
 

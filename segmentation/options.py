@@ -13,7 +13,7 @@ LEAST_SCALE = 0.1
 
 @dataclass
 class SegmentationDataOptions:
-    """Images and label maps, and how training and evaluation prepare them.
+    """Data set of a segmentation run, and the preparation of its images and label maps.
 
     Args:
         data: folder of images/SPLIT and labels/SPLIT with classes.txt, or in the layout of Pascal VOC or COCO; absent:

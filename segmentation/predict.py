@@ -127,7 +127,7 @@ class Predictor(nn.Module):
         return [torch.cat(list(self._bands(image[None]))) for image in images]
 
     def _bands(self, image: Tensor) -> Iterator[Tensor]:
-        """Yield label maps `[h, W]` of an image `[1, C, H, W]` in tiles, from top to bottom.
+        """Yield the label map of an image `[1, C, H, W]` in horizontal bands `[h, W]`, computed from tiles.
 
         Only the scores of one row of tiles are in memory. Overlapping tiles add up their scores; dividing the sums by
         the number of tiles would not change the largest class.

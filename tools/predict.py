@@ -100,7 +100,10 @@ def report(summary: PredictionSummary, folder: Path) -> None:
     if summary.interrupted:
         raise KeyboardInterrupt(f"interrupted: {done} images were predicted, the others were not")
     if failed:
-        raise UserError(f"{failed} inputs failed, {done} images were predicted; see the errors above")
+        raise UserError(
+            f"{failed} inputs failed and {done} images were predicted; fix or leave out the inputs that the errors "
+            "above name"
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ class RunLengths(TypedDict):
 
 
 class ImageRecord(TypedDict, total=False):
-    """An entry of `images`."""
+    """An entry of the list `images` of a COCO file."""
 
     id: int
     file_name: str
@@ -22,7 +22,7 @@ class ImageRecord(TypedDict, total=False):
 
 
 class CategoryRecord(TypedDict, total=False):
-    """An entry of `categories`."""
+    """An entry of the list `categories` of a COCO file."""
 
     id: int
     name: str
@@ -30,7 +30,7 @@ class CategoryRecord(TypedDict, total=False):
 
 
 class AnnotationRecord(TypedDict, total=False):
-    """An entry of `annotations`."""
+    """An entry of the list `annotations` of a COCO file."""
 
     id: int
     image_id: int

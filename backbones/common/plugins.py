@@ -112,7 +112,7 @@ def _load(name: str) -> Plugin:
 
 
 def _is_same(plugin: Plugin, name: str) -> bool:
-    """Return whether a name means a plugin that is loaded."""
+    """Return whether a name and an already loaded plugin mean the same file or module."""
     if not name.endswith(".py"):
         return name in (plugin.name, plugin.module.__name__)
     return _is_file(plugin.module, Path(name).expanduser().resolve())

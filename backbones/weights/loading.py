@@ -53,7 +53,7 @@ def load(
 
 
 def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
-    """Return the entries that "imagenet", a tag or a file means for a backbone, and a description of their source."""
+    """Return the weights that "imagenet", a tag or a file name for a backbone, and a description of their source."""
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)

@@ -218,7 +218,7 @@ def _download(url: str, path: Path, digest: str) -> None:
 
 
 def _verify(path: Path, digest: str) -> None:
-    """Compare a file's SHA-256 with its published beginning."""
+    """Check that a file's SHA-256 begins with the published digits."""
     found = hashlib.sha256()
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Writes class folders as tar shards with an index."""
+"""Writing of class folders as tar shards with an index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNFINISHED = ".unfinished"  # folder that holds the shards until all of them are
 
 @dataclass(frozen=True)
 class SourceFile:
-    """An image file that becomes a sample.
+    """An image file that is written to a shard as one sample.
 
     Attributes:
         path: the file.

@@ -28,7 +28,7 @@ Choice: TypeAlias = Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
 
 
 class ImageSource(Protocol):
-    """The data set of a run.
+    """Interface of the data set of a classification run: class folders or tar shards.
 
     Attributes:
         classes: names by label.
@@ -176,7 +176,7 @@ class FolderSource:
         return indices[spread(len(indices), sample)]
 
     def _channels(self, folder: ClassFolder) -> int:
-        """Return the number of channels of the first file that can be read."""
+        """Return the number of channels of the first image in the folder that can be read."""
         for index in range(len(folder)):
             if self._guard is None or folder.unreadable(index) is None:
                 return channels_of(folder.path(index))

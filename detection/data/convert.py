@@ -59,7 +59,7 @@ def convert(
 
 
 def _read(source: Path, split: str, to: WritableLayout) -> Truth:
-    """Return a split after the checks of training, except that boxes without area are allowed."""
+    """Read a split and check it as training does, except that boxes without area are allowed."""
     if known_layout(source) == to:
         raise UserError(f"--to {to}: {source} is in that layout already; name another layout")
     truth = open_split(source, split)

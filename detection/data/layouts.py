@@ -33,14 +33,14 @@ class LayoutReader(Protocol):
 
 @dataclass(frozen=True)
 class RegisteredLayout:
-    """A reader, and the test whether a folder has its layout."""
+    """A data layout from a plugin: its reader, and a function that tells whether a folder has the layout."""
 
     name: str
     matches: Callable[[Path], bool]
     read: LayoutReader
 
     def open(self, root: Path, split: str) -> Truth:
-        """Read a split."""
+        """Read the records of a split with the registered reader."""
         folder, data = self.read(root, split)
         return Truth(self.name, root, folder, data)
 
@@ -70,6 +70,6 @@ def register_layout(name: str, *, matches: Callable[[Path], bool]) -> Callable[[
 
 
 def registered_layout(root: Path) -> RegisteredLayout | None:
-    """Return the registered layout of a folder, or None."""
+    """Return the registered layout that matches a folder, or None if none does."""
     layouts = (REGISTERED[name]() for name in REGISTERED.names())
     return next((layout for layout in layouts if layout.matches(root)), None)

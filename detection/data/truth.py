@@ -18,7 +18,7 @@ ProblemHandler = Callable[[str, str, UserError], None]  # kind of the problem, f
 
 @dataclass(frozen=True)
 class Truth:
-    """The records of a split.
+    """Records of one split (images, annotations, categories) as COCO's instances files have them.
 
     Attributes:
         layout: coco, voc, yolo or the name of a registered layout.
@@ -59,7 +59,7 @@ class Truth:
 
 
 def raise_problem(kind: str, file: str, error: UserError) -> None:
-    """Raise the error. This is what readers do about a problem by default; a check of the data collects them."""
+    """Raise the error of a problem. Readers do this by default; tools/check_data.py collects all problems instead."""
     raise error
 
 

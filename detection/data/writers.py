@@ -39,7 +39,7 @@ class Writer(Protocol):
     """
 
     def __call__(self, folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-        """Return what was left out."""
+        """Write the split; return the number of boxes that were left out, by reason."""
 
 
 def describe(split: str, truth: Truth, lost: Lost) -> str:
@@ -245,7 +245,7 @@ def _fractions(box: list[float], image: Record) -> tuple[float, ...]:
 
 
 def _is_readable(fractions: tuple[float, ...]) -> bool:
-    """Return whether readers of YOLO's layout accept a box."""
+    """Return whether a box, as fractions of the image's sides, is valid in YOLO's layout."""
     return min(fractions[2:]) >= 0 and all(-BEYOND <= fraction <= 1 + BEYOND for fraction in fractions)
 
 
@@ -264,7 +264,7 @@ def _fraction_text(fraction: float) -> str:
 
 
 def _digits(value: Decimal) -> str:
-    """Return a number as text without an exponent and without trailing zeros."""
+    """Format a number as text without exponent and without trailing zeros."""
     text = f"{value:f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 

@@ -32,7 +32,7 @@ WholeTargets: TypeAlias = dict[str, Any]
 
 
 class LabelSource(Protocol):
-    """The images and label maps of a split.
+    """Interface of the images and label maps of one split.
 
     Attributes:
         classes: names and colours by class number.

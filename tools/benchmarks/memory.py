@@ -113,7 +113,7 @@ class MemoryBenchmark:
 
 
 def summary(name: str, runs: Sequence[WorkerMemory | None], *, size: int) -> WorkerRow:
-    """Compute the medians over the rounds of what was measured of one library's data set.
+    """Compute the medians over the rounds of the measurements of one library's data set.
 
     Args:
         runs: one measurement a round; None: its process was killed.

@@ -108,7 +108,7 @@ class ModelJob:
 
     @property
     def implementation(self) -> Implementation:
-        """This job with its name, as an argument of `rounds.measure`."""
+        """This job as an `Implementation`, which `rounds.measure` times."""
         return Implementation(f"{self.library}: {self.way}", self.prepare)
 
     def prepare(self) -> Step:

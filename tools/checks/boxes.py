@@ -38,7 +38,7 @@ def check_coco(
         UserError: if the annotation file does not exist.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name the annotations of {split}")
+        raise UserError(f"{path}: no such file; fix the option that names the annotations of {split}")
     try:
         data = read_coco(path)
     except UserError as error:

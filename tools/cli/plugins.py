@@ -10,7 +10,7 @@ from tools.cli.arguments import REPEATABLE
 
 @dataclass
 class PluginOptions:
-    """Your own Python code, which adds names to the registries.
+    """Plugins: your own Python code, which registers backbones, necks, heads, layouts or augmentations.
 
     Args:
         plugin: Python file (nets.py) or module (mine.nets) to import, which registers backbones, necks, segmentation

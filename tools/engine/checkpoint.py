@@ -189,7 +189,7 @@ def _rename_older(path: Path) -> None:
 
 
 def _age(file: Path) -> str:
-    """Return the number at the end of a checkpoint's name, as text."""
+    """Return the number at the end of an older checkpoint's file name, as text: "1" for last-1.safetensors."""
     return file.stem.rpartition("-")[2]
 
 
@@ -198,7 +198,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _umask() -> int:
-    """Return the permissions that new files lack; the system tells them only when they are set."""
+    """Return the process's umask: the permissions that new files do not get. Reading it requires setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

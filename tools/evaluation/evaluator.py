@@ -282,7 +282,10 @@ class CocoEvaluator:
             return labels
         count = len(self.category_ids)
         if len(labels) and not (labels.min() >= 1 and labels.max() <= count):
-            raise UserError(f"image {image}: labels are in {labels.min()}..{labels.max()}; allowed are 1..{count}")
+            raise UserError(
+                f"image {image}: predicted labels are in {labels.min()}..{labels.max()}, but the ground truth has "
+                f"{count} categories; use labels 1..{count}"
+            )
         return self.category_ids[labels - 1]
 
     def _ordered_rows(self) -> np.ndarray:

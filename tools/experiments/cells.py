@@ -42,7 +42,7 @@ class Cell:
 
 
 def make_cells(plan: Plan) -> list[Cell]:
-    """Return all cells in order.
+    """Return all cells of a plan, in the order of its matrix.
 
     A run that two parts of the matrix contain is one cell, with the name from the first part. Otherwise it would count
     as two seeds that agree.
@@ -115,7 +115,7 @@ def _cell(plan: Plan, name: str, labels: dict[str, str], values: Values) -> Cell
 
 
 def _require_equal(one: Cell, other: Cell) -> None:
-    """Check that two cells of the same name are equal.
+    """Check that two cells with the same folder name have the same options.
 
     Raises:
         UserError: naming an option that differs.

@@ -180,7 +180,7 @@ def _stop(running: Sequence[Job]) -> None:
 
 
 def _ending_signals() -> list[signal.Signals]:
-    """Return the signals to treat as Ctrl-C: the trainings have sessions of their own and would otherwise live on.
+    """Return the signals that must stop the trainings too, as Ctrl-C does: they run in sessions of their own.
 
     A signal that is ignored, as SIGHUP under nohup, stays ignored.
     """

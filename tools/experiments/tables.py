@@ -29,7 +29,7 @@ METHOD = (
 
 @dataclass(frozen=True)
 class CostColumn:
-    """Column beside the metrics: the mean, or the largest value, over the finished seeds.
+    """Column of costs in a table: the mean, or the largest value, over the finished seeds of a group.
 
     Attributes:
         read: returns the value of a run, or None if it is not known.

@@ -44,7 +44,7 @@ class ClassificationTask:
         return sum(view[0].numel() for view in content[0])
 
     def group(self, content: ViewsAndPicture) -> Hashable:
-        """Group images whose views have the same sizes."""
+        """Group images by the sizes of their views, because a batch needs views of equal size."""
         return tuple((tuple(view.shape), view.dtype) for view in content[0])
 
     def predict(self, contents: Sequence[ViewsAndPicture]) -> list[Ranking]:

@@ -71,7 +71,7 @@ class EvaluatedDetections:
 
     @cached_property
     def images(self) -> list[int]:
-        """Ids of the evaluated images."""
+        """Ids of the images that the run was evaluated on."""
         return self.annotations.image_ids[self.indices].tolist()
 
     @cached_property

@@ -28,7 +28,7 @@ def read_lines(path: Path) -> list[JsonObject]:
 
 
 def evaluations(lines: Sequence[JsonObject]) -> list[JsonObject]:
-    """Return the lines that evaluations wrote."""
+    """Return the lines of the log that hold the metrics of an evaluation."""
     return [line for line in lines if "epoch" in line]
 
 

@@ -55,22 +55,22 @@ class TaskMetrics:
 
     @property
     def primary(self) -> Metric:
-        """The metric that runs are compared by."""
+        """Main metric of the task, by which runs are compared."""
         return self.validation[0]
 
     @property
     def table(self) -> tuple[Metric, ...]:
-        """The columns of an experiment's table."""
+        """Metrics of the task that are columns of an experiment's table."""
         return (*self.validation, self.training) if self.training else self.validation
 
     @property
     def curves(self) -> tuple[Metric, ...]:
-        """The metrics that a report draws over the epochs."""
+        """Metrics of the task that a report draws as curves over the epochs."""
         return (*self.table, *self.further_curves)
 
     @property
     def summary(self) -> tuple[Metric, ...]:
-        """The metrics at the top of a report."""
+        """Metrics of the task at the top of a report."""
         return (*self.curves, *self.further_summary)
 
 

@@ -212,13 +212,13 @@ class DetectionMeasure(Measure[CocoEvaluator]):
 
 
 def open_val(options: TrainDetectorOptions) -> CocoDetection:
-    """Open the validation split."""
+    """Open the validation split of a detection run."""
     val = _annotations(options, "val")
     return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit))
 
 
 def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetection:
-    """Open the training split.
+    """Open the training split of a detection run.
 
     Raises:
         UserError: its categories are not those of the validation split, or no image is left.

@@ -342,6 +342,6 @@ def test_arrays_are_for_classifiers(task: str, tiny_runs: dict[str, Path], tmp_p
     np.save(tmp_path / "x.npy", np.zeros((8, 8, 3), np.uint8))
     Image.new("RGB", (64, 64)).save(tmp_path / "y.png")
     words = ["--run", str(tiny_runs[task]), str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "0"]
-    with pytest.raises(UserError, match="1 inputs failed, 1 images were predicted"):
+    with pytest.raises(UserError, match="1 inputs failed and 1 images were predicted"):
         predict.main(words)
     assert "x.npy: is an array, which only classifiers can read" in capsys.readouterr().err
