@@ -86,7 +86,7 @@ class Backbone(nn.Module):
         self._stopped: list[nn.Parameter] = []
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute feature maps.
+        """Map normalised images to a dict of feature maps by name, such as "c5".
 
         Args:
             x: normalised images `[N, in_channels, H, W]`.

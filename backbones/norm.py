@@ -96,7 +96,7 @@ def _state(module: nn.Module) -> str | None:
 
 
 def _frozen(norm: nn.Module) -> nn.Module:
-    """Return frozen batch norm with the numbers of a live one, on its device."""
+    """Return frozen batch norm with the weights and statistics of a live one, on the same device."""
     if norm.running_mean is None or norm.running_var is None:
         raise UserError(f"{norm} keeps no running statistics, so it cannot be frozen; use norm='batch'")
     frozen = _empty_frozen(norm)

@@ -30,7 +30,7 @@ from detection.weights import load_detector, read_detector
 
 
 class FasterRCNN(GeneralizedRCNN):
-    """Images in, losses or detections out.
+    """Faster R-CNN detector: maps images to detections, or in training mode to losses.
 
     In training mode `model(images, targets)` returns `{loss name: scalar}`. In evaluation mode `model(images)` returns
     one dict per image: `boxes` `[N, 4]` xyxy in pixels of the image as given, `scores` `[N]` in 0..1 and `labels` `[N]`

@@ -12,7 +12,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 
 
 class InputDescription(TypedDict):
-    """What a user of the weights must know to feed the model; kept in the header of a weights file.
+    """Description of a model's input, for users of its weights; stored in the header of a weights file.
 
     Attributes:
         min_size: pixels of the short side after resizing.

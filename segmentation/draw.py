@@ -111,7 +111,7 @@ def _legend(classes: Classes, maps: Sequence[np.ndarray], width: int) -> Image.I
 
 
 def _entries(entries: Sequence[tuple[Colour, str]], width: int, times: int = 1) -> Image.Image:
-    """Draw colours and their names in columns, enlarged `times` times."""
+    """Draw the entries of a legend in columns: a colour and a class name each, enlarged `times` times."""
     columns = max(1, (width - MARGIN) // (ENTRY * times))
     legend = Image.new("RGB", (width, -(-len(entries) // columns) * CAPTION * times + MARGIN), "white")
     pen, font = ImageDraw.Draw(legend), ImageFont.load_default(size=10 * times)

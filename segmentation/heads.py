@@ -56,7 +56,7 @@ class HeadBuilder(Protocol):
 
 @dataclass(frozen=True)
 class RegisteredHead:
-    """A head's builder, and the backbone that it needs.
+    """A registered segmentation head: its builder, and the number of features and output stride that it needs.
 
     Attributes:
         features: how many of the backbone's last features the head reads.

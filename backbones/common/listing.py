@@ -53,7 +53,7 @@ def describe_passed_over(counts: Mapping[str, int]) -> str:
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Yield the files of a folder; `above` are device and inode of the folders that contain it."""
+    """Yield the files of a folder; `above` holds device and inode of all folders above it, to stop at link cycles."""
     state = folder.stat()
     here = (*above, (state.st_dev, state.st_ino))
     if here[-1] in above:

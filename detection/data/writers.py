@@ -164,7 +164,7 @@ def _stems(truth: Truth) -> dict[int, str]:
 
 
 def _is_line(text: str) -> bool:
-    """Return whether a text can be a line of a text file."""
+    """Return whether a text can be stored as one line of a text file."""
     return bool(text) and text.isprintable() and text == text.strip()
 
 

@@ -104,7 +104,9 @@ def _parse_class(line: str, where: str) -> tuple[str, Colour | None]:
             name, *parts = match.groups()
             values = [int(part, 16 if form is HEX_LINE else 10) for part in parts]
             if max(values) > 255:
-                raise UserError(f"{where}: colour {' '.join(map(str, values))} goes beyond 255")
+                raise UserError(
+                    f"{where}: colour {' '.join(map(str, values))} goes beyond 255; use values from 0 to 255"
+                )
             red, green, blue = values
             return " ".join(name.split()), (red, green, blue)
     return " ".join(line.split()), None

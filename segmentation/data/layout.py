@@ -1,4 +1,4 @@
-"""Where a data set of label maps has its files: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders."""
+"""Folder layouts of data sets with label maps: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State of one run: its folder, device and options, and how it starts, trains, saves and resumes."""
+"""State of one run (folder, device, options) and its steps: start, train, save, resume."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Engine(Protocol):
         """Return for each category id the number of `images` that show it, and its number of objects without crowds."""
 
     def read(self, path: Path) -> COCO | None:
-        """Parse a results file natively; return None if it needs the strict Python reader."""
+        """Parse a results file with the library's fast reader; return None if it needs the strict Python reader."""
 
     def native_count(self, native: COCO, images: list[int]) -> int:
         """Count the detections on `images` in a natively parsed file."""

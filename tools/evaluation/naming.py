@@ -146,7 +146,7 @@ def _refuse_shared(matched: Mapping[int, int], given: Mapping[int, str], path: P
 
 
 def _replaced(rows: np.ndarray, column: int, ids: Mapping[int, int]) -> np.ndarray:
-    """Return rows whose ids in a column are replaced; ids that are not in the mapping become `UNKNOWN`."""
+    """Return a copy of rows with the ids of one column replaced by a mapping; ids not in it become `UNKNOWN`."""
     rows = rows.copy()
     rows[:, column] = [ids.get(int(key), UNKNOWN) for key in rows[:, column]]
     return rows

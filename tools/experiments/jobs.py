@@ -30,7 +30,7 @@ GRACE = 20.0  # seconds that an interrupted training has to end by itself
 
 @dataclass
 class Job:
-    """A cell that is being trained by a process.
+    """A running process that trains one cell.
 
     Attributes:
         slot: number of the job among those that run at the same time, from 0.

@@ -1,4 +1,4 @@
-"""The plan of an experiment: which options vary over which values, in one task or in several."""
+"""Plan of an experiment, for one task or several: the options that vary, and their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real images that check an exported file: the user's folder, or the run's own data."""
+"""Selection of real images, on which an exported file is compared with PyTorch: a user's folder or the run's data."""
 
 from __future__ import annotations
 

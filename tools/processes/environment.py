@@ -1,4 +1,4 @@
-"""Values that torchrun passes to each process in environment variables; without torchrun there is one process.
+"""Rank and number of processes, from torchrun's environment variables; without torchrun there is one process.
 
 `accelerate launch` sets the same variables, because it starts torchrun.
 """

@@ -84,7 +84,9 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         with open(path, encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; evaluate again with --eval-only --resume") from None
+        raise UserError(
+            f"{path}: no such file; write it by evaluating the run again with --eval-only --resume"
+        ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise _malformed(path, error) from None
 

@@ -1,1 +1,1 @@
-"""Tasks that can be trained: what a run of each is made of. `tools.engine.task` says how a new one is added."""
+"""Training tasks (classification, detection, segmentation). `tools.engine.task` says how to add another one."""
