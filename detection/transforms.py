@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.common.registry import Registry, unknown_name
+from detection.data.annotations import SMALLEST_SIDE
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for a newer version on the network
 
 PRESETS = ("train", "light", "eval")
-SMALLEST_SIDE = 1.0  # pixels; an augmented box with a smaller side is dropped
 
 
 class Augmentation(Protocol):
@@ -30,7 +30,7 @@ class Augmentation(Protocol):
         """Augment an image `[H, W, C]` uint8 and its boxes `[N, 4]` xyxy in pixels.
 
         All randomness must come from `random`, so that a run can be resumed and repeated. Boxes keep their number and
-        order; boxes that leave the image are clipped or dropped afterwards.
+        order; they are clipped to the image afterwards, and dropped if nothing is left of them.
         """
 
 
@@ -99,7 +99,10 @@ def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
 
 
 def sanitise(boxes: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes `[N, 4]` xyxy to an image of (height, width); return those with an area, and their indices."""
+    """Clip boxes `[N, 4]` xyxy to an image of (height, width); return those with an area, and their indices.
+
+    A box has an area by the same rule as in a file (`SMALLEST_SIDE`): a box of one pixel is kept.
+    """
     height, width = size
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     indices = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE)

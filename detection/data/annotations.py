@@ -21,7 +21,8 @@ from backbones.common.datasets import (
 from backbones.errors import UserError
 from detection.data.truth import Protocol, Truth
 
-SMALLEST_SIDE = 1e-3  # pixels; a box with a smaller side has no area to learn from
+# Pixels. A box whose side inside the image is not longer has no area, wherever boxes are read, checked or augmented.
+SMALLEST_SIDE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class CocoAnnotations:
         labels: `[B]` from 1.
         crowd: `[B]`, whether a box is a crowd.
         clipped: number of boxes that reached out of their image.
-        dropped: number of boxes without area that were left out.
+        dropped: number of boxes without area that were left out. Metrics of `source` count them, as COCO's do.
     """
 
     path: Path

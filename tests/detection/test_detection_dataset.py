@@ -79,10 +79,23 @@ def test_flipped_boxes_still_frame_the_same_pixels(coco):
 
 
 def test_sanitise_clips_and_filters():
-    boxes = np.array([[-5, -5, 20, 20], [50, 50, 80, 80], [99.5, 0, 120, 50], [30, 30, 30, 40]], np.float32)
+    boxes = np.array([[-5, -5, 20, 20], [50, 50, 80, 80], [100.5, 0, 120, 50], [30, 30, 30, 40]], np.float32)
     kept, indices = sanitise(boxes, (60, 100))
     assert indices.tolist() == [0, 1]
     assert kept.tolist() == [[0, 0, 20, 20], [50, 50, 80, 60]]
+
+
+@pytest.mark.parametrize("preset", ["train", "light"])
+def test_boxes_of_one_pixel_and_less_survive_the_built_in_augmentations(coco, preset):
+    """The rule for a box without area is that of the reader: whatever it keeps can be learned from."""
+    coco.data["annotations"][0]["bbox"] = [10, 5, 1, 30]
+    coco.data["annotations"][1]["bbox"] = [30.5, 10, 0.002, 20]
+    plain = dataset(coco)
+    data = dataset(coco, Augment(preset, seed=2))
+    counts = [len(plain[index][1]["boxes"]) for index in range(3)]
+    assert sum(counts) == (~plain.annotations.crowd).sum() and plain.annotations.dropped == 0
+    for epoch in range(6):
+        assert [len(data[(epoch, index)][1]["boxes"]) for index in range(3)] == counts
 
 
 def test_crowd_flags_and_labels_stay_with_their_boxes(coco):

@@ -32,10 +32,14 @@ def test_by_hand():
     assert figures["VOC12"] == pytest.approx(5 / 12, abs=1e-12)
 
 
-def test_recall_at_a_point_counts_for_it():
-    """Three of ten objects are found without a false detection: the points 0, 0.1, 0.2 and 0.3 have precision 1."""
-    curve = average_precision(np.ones(3), np.arange(1, 4) / 10)
-    assert curve == {"VOC07": pytest.approx(4 / 11), "VOC12": pytest.approx(0.3)}
+@pytest.mark.parametrize(("found", "points"), [(2, 3), (3, 3), (4, 5), (5, 6), (6, 6), (7, 7), (8, 9), (10, 11)])
+def test_recall_reaches_the_points_of_the_kits(found: int, points: int):
+    """The kits' points are multiples of 0.1 in floating point: 0.3, 0.6 and 0.7 are slightly above 3/10, 6/10, 7/10.
+
+    So 3 of 10 objects without a false detection reach the points 0, 0.1 and 0.2 only, 4 of 10 also 0.3 and 0.4.
+    """
+    curve = average_precision(np.ones(found), np.arange(1, found + 1) / 10)
+    assert curve == {"VOC07": pytest.approx(points / 11), "VOC12": pytest.approx(found / 10)}
 
 
 def test_half_an_overlap_is_enough_and_a_second_detection_of_an_object_is_a_miss():
@@ -84,7 +88,7 @@ def kit(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
         right.append(int(hit)), wrong.append(int(not hit))
     tp, fp = np.cumsum(right), np.cumsum(wrong)
     recall, precision = tp / sum(not o[5] for o in objects), tp / np.maximum(tp + fp, 1)
-    eleven = sum(max(precision[recall >= t / 10], default=0) for t in range(11)) / 11
+    eleven = sum(max(precision[recall >= t * 0.1], default=0) for t in range(11)) / 11
     curve, steps = np.concatenate([[0], precision, [0]]), np.concatenate([[0], recall, [1]])
     for index in range(len(curve) - 2, -1, -1):
         curve[index] = max(curve[index], curve[index + 1])
