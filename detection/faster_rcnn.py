@@ -80,7 +80,6 @@ class DetectorSpec(DetectorSettings):
             ("imagenet", a tag, the file of a backbone or classifier) for the backbone.
         in_channels: number of channels of the images.
         mean, std: of inputs in 0..1, one value per channel. By default those of the backbone.
-        max_detections: number of detections per image.
         score_threshold: detections with a lower score are left out.
         categories: ids and names of the classes. With them, the rows of a file's predictor go to the same categories.
     """
@@ -92,7 +91,6 @@ class DetectorSpec(DetectorSettings):
     in_channels: int = 3
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    max_detections: int = 100
     score_threshold: float = 0.05
     categories: CategoryMap | None = None
 

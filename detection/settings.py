@@ -37,6 +37,8 @@ class DetectorSettings:
         rois_per_image: number of RoIs per image that the box loss samples.
         roi_samples: number of points that RoIAlign samples along each side of a cell.
         proposals: number of proposals per image after NMS in evaluation. Training uses twice as many.
+        max_detections: number of detections per image. In evaluation as many count per image and class; COCO's number
+            is 100.
         context: append the pooled feature of the whole image to the feature of each RoI (ResNet paper, appendix B).
     """
 
@@ -51,6 +53,7 @@ class DetectorSettings:
     rois_per_image: int = 512
     roi_samples: int = 2
     proposals: int = 1000
+    max_detections: int = option(100, resume="evaluation")
     context: bool = False
 
     def __post_init__(self) -> None:

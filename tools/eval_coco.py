@@ -16,7 +16,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.common.files import write_json
-from backbones.errors import UserError
+from backbones.errors import UserError, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -33,6 +33,8 @@ class ScoreOptions:
             predict.py lies beside it, images and categories are matched by name.
         evaluator: library that matches boxes; pycocotools is the slow reference with equal metrics.
         protocol: further metrics: voc adds Pascal VOC's (crowds count as difficult objects), lvis adds LVIS's.
+        max_detections: number of detections per image and class that count; COCO's number is 100. Another number adds
+            the recall at that number.
         output: JSON file for the metrics, with the content of a run's results.json.
         overwrite: replace an existing `output`.
     """
@@ -41,8 +43,12 @@ class ScoreOptions:
     detections: str
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
     protocol: Literal["coco", "voc", "lvis"] = "coco"
+    max_detections: int = 100
     output: str | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.max_detections > 0, "max_detections", self.max_detections, "must be above 0")
 
 
 @dataclass
@@ -62,7 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--output {options.output}: the file exists; name another file or add --overwrite")
     if options.output and not Path(options.output).absolute().parent.is_dir():
         raise UserError(f"--output {options.output}: its folder does not exist; create it first")
-    evaluator = CocoEvaluator(options.annotations, engine=options.evaluator, protocol=options.protocol)
+    evaluator = CocoEvaluator(
+        options.annotations,
+        engine=options.evaluator,
+        protocol=options.protocol,
+        max_detections=options.max_detections,
+    )
     names = Path(options.detections).with_name(NAMES)
     evaluator.load(options.detections, names=names if names.is_file() else None)
     results = evaluator.compute()

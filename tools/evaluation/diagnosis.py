@@ -14,7 +14,7 @@ from backbones.common.coco import InstancesFile
 from tools.evaluation.overlaps import iou, pairs
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 from tools.evaluation.shifts import category_hint, some, unknown_hint
-from tools.evaluation.summary import AREAS, METRICS, area_of
+from tools.evaluation.summary import AREAS, area_of
 
 CROWD = SCORE  # column of truth rows
 SUSPICIOUS = 0.05  # below this AP the boxes are examined
@@ -39,7 +39,7 @@ def image_sizes(truth: InstancesFile) -> dict[int, tuple[float, float]]:
 
 def undefined_reasons(figures: Mapping[str, float | None], truth: np.ndarray) -> dict[str, str]:
     """Return for each undefined metric what the ground truth lacks, such as "no small objects"."""
-    return {name: _lacking(truth, area_of(name)) for name in METRICS if figures[name] is None}
+    return {name: _lacking(truth, area_of(name)) for name, value in figures.items() if value is None}
 
 
 def zero_reason(
@@ -89,6 +89,22 @@ def unknown_categories(rows: np.ndarray, known: Sequence[int]) -> str | None:
         return None
     text = f"{len(unknown)} of {len(given)} detections have categories that the ground truth does not have"
     return f"{text} ({some(unknown)}) and are ignored{unknown_hint(set(given.tolist()), known)}"
+
+
+def crowded_warning(crowded: Mapping[tuple[int, int], int], categories: Mapping[int, str], most: int) -> str | None:
+    """Return a warning if there are images with more objects of a class than the `most` detections that count.
+
+    Args:
+        crowded: numbers of objects by image and category, of such images and categories only.
+        categories: names by id.
+    """
+    if not crowded:
+        return None
+    (image, category), count = max(crowded.items(), key=lambda entry: entry[1])
+    images = len({key for key, _ in crowded})
+    text = f"image {image} has {count} objects of class {categories[category]}"
+    text += f" ({images} such images)" if images > 1 else ""
+    return f"{text}, but only the {most} best detections of an image and class count; raise --max-detections"
 
 
 def _lacking(truth: np.ndarray, area: str) -> str:
@@ -145,5 +161,6 @@ def _poor_overlap(truth: np.ndarray, detections: np.ndarray) -> str:
     if best < 0.5:
         return f"all IoUs with the ground truth of the same image and category are below 0.5 (the best is {best:.2f})"
     return (
-        f"the matching boxes (best IoU {best:.2f}) rank below the first 100 of their image and class, which alone count"
+        f"the matching boxes (best IoU {best:.2f}) rank below those of their image and class that count "
+        "(--max-detections)"
     )

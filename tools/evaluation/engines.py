@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -22,6 +23,7 @@ from tools.evaluation.reading import (
     read_truth,
     truth_is_plain,
 )
+from tools.evaluation.summary import LIMIT, limits_of
 
 if TYPE_CHECKING:
     import pycocotools.coco
@@ -57,8 +59,15 @@ class Engine(Protocol):
     def knows_categories(self, native: COCO) -> bool:
         """Return whether the ground truth has the categories of all detections of a natively parsed file."""
 
-    def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
-        """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`."""
+    def crowded(self, images: list[int], most: int) -> dict[tuple[int, int], int]:
+        """Return the numbers of objects by image and category, for those of `images` with more than `most` objects."""
+
+    def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
+        """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`.
+
+        Args:
+            most: detections per image and class that count.
+        """
 
 
 class HotcocoEngine:
@@ -97,12 +106,21 @@ class HotcocoEngine:
         known = native.get_ann_ids(cat_ids=list(self.categories)) if self.categories else []
         return len(known) == len(native.get_ann_ids())
 
-    def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
-        if not images or not self.categories:
-            return undefined(len(self.categories))
-        return _arrays(self.matching(detections, images).eval)
+    def crowded(self, images: list[int], most: int) -> dict[tuple[int, int], int]:
+        full = [image for image in images if len(self._gt.get_ann_ids(img_ids=[image], iscrowd=False)) > most]
+        counts = {
+            (image, category): len(self._gt.get_ann_ids(img_ids=[image], cat_ids=[category], iscrowd=False))
+            for image in full
+            for category in self.categories
+        }
+        return {key: count for key, count in counts.items() if count > most}
 
-    def matching(self, detections: np.ndarray | COCO, images: list[int]) -> COCOeval:
+    def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
+        if not images or not self.categories:
+            return undefined(len(self.categories), most)
+        return _arrays(self.matching(detections, images, most).eval)
+
+    def matching(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> COCOeval:
         """Return hotcoco's `COCOeval` after matching detections (as for `match`) on at least one image."""
         from hotcoco import COCOeval
 
@@ -110,6 +128,7 @@ class HotcocoEngine:
             detections = self._gt.load_res(detections)
         matching = COCOeval(self._gt, detections, "bbox")
         matching.params.img_ids = images
+        matching.params.max_dets = limits_of(most)
         matching.evaluate()
         matching.accumulate()
         return matching
@@ -161,11 +180,20 @@ class PycocotoolsEngine:
     def knows_categories(self, native: COCO) -> bool:
         raise TypeError("PycocotoolsEngine.read never returns a native file")
 
-    def match(self, detections: np.ndarray | COCO, images: list[int]) -> Arrays:
+    def crowded(self, images: list[int], most: int) -> dict[tuple[int, int], int]:
+        chosen = set(images)
+        counts = Counter(
+            (record["image_id"], record["category_id"])
+            for record in self._truth["annotations"]
+            if record["image_id"] in chosen and not record["iscrowd"]
+        )
+        return {key: counts[key] for key in sorted(counts) if counts[key] > most}
+
+    def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
         from pycocotools.cocoeval import COCOeval
 
         if not images or not self.categories:
-            return undefined(len(self.categories))
+            return undefined(len(self.categories), most)
         assert isinstance(detections, np.ndarray), "`read` never returns a native file"
         annotations = [
             {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
@@ -174,6 +202,7 @@ class PycocotoolsEngine:
         with contextlib.redirect_stdout(io.StringIO()):
             matching = COCOeval(self._gt, _reference({**self._truth, "annotations": annotations}), "bbox")
             matching.params.imgIds = images
+            matching.params.maxDets = limits_of(most)
             matching.evaluate()
             matching.accumulate()
         return _arrays(matching.eval)
@@ -189,9 +218,9 @@ def records(rows: np.ndarray) -> list[ResultRecord]:
     ]
 
 
-def undefined(categories: int) -> Arrays:
+def undefined(categories: int, most: int = LIMIT) -> Arrays:
     """Return the result of matching without images or categories: all values are -1 (undefined)."""
-    shape = (10, 101, categories, 4, 3)
+    shape = (10, 101, categories, 4, len(limits_of(most)))
     return {
         "precision": -np.ones(shape),
         "recall": -np.ones((shape[0], *shape[2:])),

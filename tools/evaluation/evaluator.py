@@ -21,6 +21,7 @@ from backbones.common.coco import ResultRecord
 from backbones.errors import UserError
 from tools.evaluation.diagnosis import (
     SUSPICIOUS,
+    crowded_warning,
     image_sizes,
     score_warning,
     truth_rows,
@@ -33,7 +34,7 @@ from tools.evaluation.lvis import WARNING, lvis_figures
 from tools.evaluation.naming import IdNames, renumber
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, Record, TruthSource, W, X, read_results
 from tools.evaluation.shifts import unknown_hint
-from tools.evaluation.summary import METRICS, ClassMetrics, per_class, summarize
+from tools.evaluation.summary import LIMIT, ClassMetrics, per_class, summarize
 from tools.evaluation.voc import voc_figures
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class CocoEvaluator:
         image_ids: images to score; None scores all images of the ground truth.
         engine: library that matches the boxes; both give equal metrics.
         protocol: further metrics: "voc" adds Pascal VOC's (crowds count as difficult objects), "lvis" adds LVIS's.
+        max_detections: number of detections per image and class that count in AP; COCO's number is 100.
 
     Raises:
         UserError: if the ground truth is malformed or lacks one of `image_ids`.
@@ -88,11 +90,12 @@ class CocoEvaluator:
         image_ids: Sequence[int] | None = None,
         engine: EngineName = "hotcoco",
         protocol: Protocol = "coco",
+        max_detections: int = LIMIT,
     ) -> None:
         if engine not in ENGINES:
             raise UserError(f"engine {engine!r}: unknown; use {' or '.join(ENGINES)}")
         self._source: TruthSource = annotations if isinstance(annotations, dict) else Path(annotations)
-        self._protocol = protocol
+        self._protocol, self.max_detections = protocol, max_detections
         self._engine: Engine = ENGINES[engine](self._source)
         self.category_ids = None if category_ids is None else np.asarray(category_ids, dtype=np.int64)
         self._known = set(self._engine.image_ids)
@@ -170,9 +173,10 @@ class CocoEvaluator:
         """Compute the metrics: numbers from 0 to 1, or None with an entry in `reasons`.
 
         Returns:
-            The twelve COCO metrics (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl); `reasons`
-            by metric, also for an AP of 0; `warnings`; `per_class`, a list of `id`, `name`, `AP`, `AP50`,
-            `images` (images with the class) and `boxes` (without crowds); counts of `images`, `boxes`, `detections`.
+            The twelve COCO metrics (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl), and the recall
+            at `max_detections` if that is another number, such as AR300; `max_detections`; `reasons` by metric, also
+            for an AP of 0; `warnings`; `per_class`, a list of `id`, `name`, `AP`, `AP50`, `images` (images with the
+            class) and `boxes` (without crowds); counts of `images`, `boxes`, `detections`.
             Protocol voc adds VOC07 (11 points) and VOC12 (all points) at IoU 0.5, overall and by class; lvis adds
             LVIS_AP and its parts.
 
@@ -181,8 +185,8 @@ class CocoEvaluator:
         """
         self._refuse_repeated_images()
         detections = self._native[1] if self._native else self._scored(self._ordered_rows())
-        arrays = self._engine.match(detections, self.image_ids)
-        figures = summarize(arrays["precision"], arrays["recall"])
+        arrays = self._engine.match(detections, self.image_ids, self.max_detections)
+        figures = summarize(arrays["precision"], arrays["recall"], self.max_detections)
         counts = self._engine.count(set(self.image_ids))
         classes = per_class(arrays["precision"], self._engine.categories, counts)
         return {
@@ -190,6 +194,7 @@ class CocoEvaluator:
             **self._further_figures(classes),
             **self._explanations(figures, arrays),
             "per_class": classes,
+            "max_detections": self.max_detections,
             "images": len(self.image_ids),
             "boxes": sum(entry["boxes"] for entry in classes),
             "detections": self._detection_count(),
@@ -212,7 +217,7 @@ class CocoEvaluator:
         """Return the reasons of undefined or low metrics, and warnings. Detections are parsed only if needed."""
         reasons: dict[str, str] = {}
         ap = figures["AP"]
-        undefined = any(figures[name] is None for name in METRICS)
+        undefined = any(value is None for value in figures.values())
         if undefined or ap is None or ap < SUSPICIOUS:
             complete = self._engine.complete()
             truth = truth_rows(complete, set(self.image_ids))
@@ -226,7 +231,13 @@ class CocoEvaluator:
 
     def _warnings(self, scores: np.ndarray) -> list[str]:
         lvis = [WARNING] if self._protocol == "lvis" else []
-        return [*self._notes, *self._unknown_categories(), *self._equal_scores(scores), *lvis]
+        return [*self._notes, *self._crowded(), *self._unknown_categories(), *self._equal_scores(scores), *lvis]
+
+    def _crowded(self) -> list[str]:
+        """Warn of images that have more objects of a class than detections that count."""
+        crowded = self._engine.crowded(self.image_ids, self.max_detections)
+        warning = crowded_warning(crowded, self._engine.categories, self.max_detections)
+        return [warning] if warning else []
 
     def _unknown_categories(self) -> list[str]:
         """Warn of detections of categories that the ground truth does not have."""

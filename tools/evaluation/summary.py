@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 
 AREAS = {"all": "any size", "small": "below 32^2 px", "medium": "from 32^2 to 96^2 px", "large": "above 96^2 px"}
 LIMITS = (1, 10, 100)  # detections per image and class
-AP_METRICS = {  # index of the IoU threshold in .50, .55, ... .95 (None: mean of all), area range
+LIMIT = 100  # of these counts in AP and in recall by size, as COCO does
+AP_METRICS: dict[
+    str, tuple[int | None, str]
+] = {  # index of the IoU threshold in .50, .55, ... .95 (None: mean of all), area range
     "AP": (None, "all"),
     "AP50": (0, "all"),
     "AP75": (5, "all"),
@@ -17,14 +20,15 @@ AP_METRICS = {  # index of the IoU threshold in .50, .55, ... .95 (None: mean of
     "APm": (None, "medium"),
     "APl": (None, "large"),
 }
-AR_METRICS = {  # detections per image and class, area range
+AR_METRICS: dict[str, tuple[int | None, str]] = {  # detections per image and class, area range
     "AR1": (1, "all"),
     "AR10": (10, "all"),
     "AR100": (100, "all"),
-    "ARs": (100, "small"),
-    "ARm": (100, "medium"),
-    "ARl": (100, "large"),
+    "ARs": (None, "small"),  # None: the limit of AP
+    "ARm": (None, "medium"),
+    "ARl": (None, "large"),
 }
+FEW_CLASSES = 5  # most frequent and worst ones that are printed after a run
 METRICS = (*AP_METRICS, *AR_METRICS)
 
 
@@ -43,27 +47,43 @@ class ClassMetrics(TypedDict, total=False):
 
 def area_of(metric: str) -> str:
     """Return the size range that a metric is about, a key of AREAS: "small" for APs."""
-    return (AP_METRICS | AR_METRICS)[metric][1]
+    return (AP_METRICS | AR_METRICS)[metric][1] if metric in METRICS else "all"
 
 
-def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float | None]:
-    """Compute the twelve metrics. A metric without ground truth is None.
+def limits_of(most: int) -> list[int]:
+    """Return the numbers of detections per image and class at which recall is measured: COCO's up to `most`, `most`."""
+    return sorted({min(limit, most) for limit in LIMITS} | {most})
+
+
+def metric_names(most: int) -> tuple[str, ...]:
+    """Return the names of the metrics: COCO's twelve, and the recall at `most` detections if COCO does not have it."""
+    return METRICS if most in LIMITS else (*METRICS, f"AR{most}")
+
+
+def summarize(precision: np.ndarray, recall: np.ndarray, most: int = LIMIT) -> dict[str, float | None]:
+    """Compute the metrics by `metric_names`. A metric without ground truth is None.
 
     Args:
         precision: [T, R, K, A, M] over IoU thresholds, recall points, classes, areas, limits; -1: undefined.
         recall: [T, K, A, M].
+        most: detections per image and class that count in AP; M are those of `limits_of(most)`.
     """
     figures: dict[str, float | None] = {}
+    limits = limits_of(most)
     for name, (threshold, area) in AP_METRICS.items():
         values = precision[..., _area_index(area), -1]
         figures[name] = _mean(values if threshold is None else values[threshold])
     for name, (limit, area) in AR_METRICS.items():
-        figures[name] = _mean(recall[..., _area_index(area), LIMITS.index(limit)])
+        figures[name] = _mean(recall[..., _area_index(area), limits.index(min(limit or most, most))])
+    if most not in LIMITS:
+        figures[f"AR{most}"] = _mean(recall[..., _area_index("all"), -1])
     return figures
 
 
 def per_class(
-    precision: np.ndarray, categories: Mapping[int, str], counts: Mapping[int, tuple[int, int]]
+    precision: np.ndarray,
+    categories: Mapping[int, str],
+    counts: Mapping[int, tuple[int, int]],
 ) -> list[ClassMetrics]:
     """Return AP and AP50 of each class in the order of ids; `counts` has each class's numbers of images and boxes."""
     return [
@@ -85,22 +105,46 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
     Args:
         per_class: add one line per class.
     """
+    names = metric_names(results.get("max_detections", LIMIT))
     lines = [
         f"{results['images']} images, {results['boxes']} boxes, {results['detections']} detections",
-        "  ".join(f"{name:>5}" for name in METRICS),
-        "  ".join(f"{_percent(results[name]):>5}" for name in METRICS),
+        "  ".join(f"{name:>5}" for name in names),
+        "  ".join(f"{_percent(results[name]):>5}" for name in names),
     ]
     if "VOC07" in results:
         figures = f"{_percent(results['VOC07'])} (11 points), {_percent(results['VOC12'])} (all points)"
         lines.append(f"Pascal VOC's mAP at IoU 0.5: {figures}")
     if lvis := [name for name in results if name.startswith("LVIS_")]:
         lines.append("LVIS: " + ", ".join(f"{name[5:]} {_percent(results[name])}" for name in lvis))
-    lines += [f"{name}: {reason}" for name, reason in results["reasons"].items()]
+    lines += _reason_lines(results["reasons"])
     lines += [f"warning: {text}" for text in results["warnings"]]
     return "\n".join(lines + (_class_lines(results["per_class"]) if per_class else []))
 
 
-def _class_lines(classes: list[ClassMetrics]) -> list[str]:
+def class_summary(classes: Sequence[ClassMetrics]) -> str:
+    """Format the metrics of the most frequent and of the worst classes as a text table; of all classes if they are few.
+
+    Classes without ground truth are left out.
+    """
+    known = [entry for entry in classes if entry["AP"] is not None]
+    if len(known) <= 2 * FEW_CLASSES:
+        return "\n".join(_class_lines(known)[1:])
+    frequent = sorted(known, key=lambda entry: -entry["boxes"])[:FEW_CLASSES]
+    worst = sorted(known, key=lambda entry: entry["AP"] or 0.0)[:FEW_CLASSES]
+    header, *lines = _class_lines([*frequent, *worst])[1:]
+    shown = ["most frequent:", *lines[:FEW_CLASSES], "worst:", *lines[FEW_CLASSES:]]
+    return "\n".join([header, *shown, f"results.json has all {len(classes)} classes"])
+
+
+def _reason_lines(reasons: Mapping[str, str]) -> list[str]:
+    """Return each reason once, after the metrics that it explains."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+
+
+def _class_lines(classes: Sequence[ClassMetrics]) -> list[str]:
     width = max([len(str(entry["name"])) for entry in classes] + [5])
     lines = ["", f"{'class':<{width}}     AP   AP50  images    boxes"]
     for entry in classes:

@@ -15,8 +15,8 @@ import numpy as np
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 
 MIN_IOU = 0.5  # a detection with exactly this IoU matches, as in the kits
-# Recall values of the metric until 2009, as the kits compute them: 0.30000000000000004 instead of 0.3, so that a recall of
-# exactly 3/10 does not reach the fourth point.
+# Recall values of the metric until 2009, as the kits compute them: 0.30000000000000004 instead of 0.3, so that a recall
+# of exactly 3/10 does not reach the fourth point.
 POINTS = np.arange(0, 1.1, 0.1)
 
 

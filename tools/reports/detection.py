@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
 
-from tools.evaluation.summary import AREAS, METRICS
+from tools.evaluation.summary import AREAS, LIMIT, metric_names
 from tools.reports import detection_images
 from tools.reports.cells import (
     blocks_by_run,
@@ -107,12 +108,21 @@ class DetectionReport(TaskReport[BoxPredictions]):
         ]
 
 
+def _limit(run: RunFolder) -> int:
+    """Return how many detections of an image and class count; runs of earlier versions do not say it."""
+    return int(run.results.get("max_detections") or LIMIT)
+
+
+def _definition(metric: str) -> str:
+    return DEFINITIONS.get(metric, f"recall with {metric.removeprefix('AR')} detections per image and class")
+
+
 def metrics_section(runs: Sequence[RunFolder]) -> Section:
     """Return the chapter with COCO's metrics, made from results.json alone."""
     columns = [text_column("metric"), *run_columns(runs, "percent"), text_column("definition")]
     rows = [
-        [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(DEFINITIONS[name])]
-        for name in METRICS
+        [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(_definition(name))]
+        for name in dict.fromkeys(chain.from_iterable(metric_names(_limit(run)) for run in runs))
     ]
     blocks: list[Block] = [SortableTable("COCO metrics in percent", columns, rows)]
     for run in runs:

@@ -19,7 +19,7 @@ from detection.data.folders import read_annotations
 from detection.options import DetectionDataOptions
 from tools.evaluation.engines import HotcocoEngine
 from tools.evaluation.reading import CATEGORY, IMAGE, read_results
-from tools.evaluation.summary import summarize
+from tools.evaluation.summary import LIMIT, summarize
 from tools.runs.folder import RunFolder
 from tools.synthetic import shapes
 
@@ -38,6 +38,7 @@ class EvaluatedDetections:
         indices: indices of the evaluated images among the annotations' images.
         rows: detections `[N, 7]` as hotcoco has them.
         evaluation: hotcoco's evaluation of all detections.
+        most: number of detections of an image and class that count.
     """
 
     run: RunFolder
@@ -46,6 +47,7 @@ class EvaluatedDetections:
     engine: HotcocoEngine
     rows: np.ndarray
     evaluation: COCOeval
+    most: int
 
     @classmethod
     def read(cls, run: RunFolder, *, data: str | None) -> EvaluatedDetections:
@@ -65,9 +67,10 @@ class EvaluatedDetections:
         source = annotations.source
         engine = HotcocoEngine(source if isinstance(source, Path) else json.loads(source))
         rows = _read_rows(run, images, list(engine.categories), annotations.path)
-        evaluation = engine.matching(rows, images)
-        _require_same_ap(run, evaluation, annotations.path)
-        return cls(run, annotations, indices, engine, rows, evaluation)
+        most = int(run.config.get("max_detections", LIMIT))  # runs of earlier versions do not have the option
+        evaluation = engine.matching(rows, images, most)
+        _require_same_ap(run, evaluation, annotations.path, most)
+        return cls(run, annotations, indices, engine, rows, evaluation, most)
 
     @cached_property
     def images(self) -> list[int]:
@@ -125,10 +128,10 @@ def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int],
     return rows[np.isin(rows[:, CATEGORY], categories)]
 
 
-def _require_same_ap(run: RunFolder, evaluation: COCOeval, annotations: Path) -> None:
+def _require_same_ap(run: RunFolder, evaluation: COCOeval, annotations: Path, most: int) -> None:
     """Refuse detections or annotations that changed after the run: their AP differs from that in results.json."""
     arrays = evaluation.eval or {}
-    ap, written = summarize(arrays["precision"], arrays["recall"])["AP"], run.results.get("AP")
+    ap, written = summarize(arrays["precision"], arrays["recall"], most)["AP"], run.results.get("AP")
     if ap != written and (ap is None or written is None or abs(ap - written) > ROUNDING):
         raise UserError(
             f"{annotations}: gives an AP of {ap} with the detections of {run.folder}, results.json says {written}, so "

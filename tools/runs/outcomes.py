@@ -118,7 +118,7 @@ class BoxPredictions:
     @cached_property
     def precision(self) -> np.ndarray:
         """COCO's precision `[10, 101, K]` by IoU threshold, recall and class; -1 for a class without objects."""
-        return (self.evaluation.eval or {})["precision"][:, :, :, 0, -1]  # all sizes, 100 detections per image
+        return (self.evaluation.eval or {})["precision"][:, :, :, 0, -1]  # all sizes, all detections that count
 
     @classmethod
     def read(cls, run: RunFolder, *, data: str | None, score: float) -> BoxPredictions:
@@ -134,14 +134,14 @@ class BoxPredictions:
         evaluated = EvaluatedDetections.read(run, data=data)
         engine, images = evaluated.engine, evaluated.images
         rows = evaluated.rows[evaluated.rows[:, SCORE] >= score]
-        confident = engine.matching(rows, images)
+        confident = engine.matching(rows, images, evaluated.most)
         diagnosis = confident.image_diagnostics(iou_thr=IOU)
         outcomes = _outcomes(confident, diagnosis, evaluated)
         # hotcoco's confusion matrix counts detections on crowds as false positives: leave them out.
         known = diagnosis["dt_status"]
         ignored = [index for index in range(len(rows)) if index + 1 not in known]  # hotcoco's ids count from 1
         if ignored:
-            confident = engine.matching(np.delete(rows, ignored, axis=0), images)
+            confident = engine.matching(np.delete(rows, ignored, axis=0), images, evaluated.most)
         return cls(run, evaluated.evaluation, confident, engine.categories, outcomes, evaluated.digest)
 
 

@@ -37,7 +37,7 @@ from tools.engine.measure import Measure
 from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.evaluation.evaluator import CocoEvaluator
-from tools.evaluation.summary import format_table
+from tools.evaluation.summary import class_summary, format_table
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
@@ -104,7 +104,7 @@ class DetectionTask:
             model=f"Faster R-CNN, {chosen.backbone}, {chosen.neck}, weights {chosen.weights}",
             classes=len(data.val.annotations.categories),
             train=_describe(data.train) if data.train else None,
-            val=_describe(data.val),
+            val=_describe(data.val) + _crowded_note(data.val, chosen.max_detections),
             load_note=_other_settings(chosen),
         )
 
@@ -160,6 +160,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             image_ids=truth.image_ids[self.data.indices].tolist(),
             engine=self.options.data.evaluator,
             protocol=truth.protocol,
+            max_detections=self.options.model.max_detections,
         )
 
     def predictor(self, model: nn.Module) -> Predictor:
@@ -177,7 +178,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         write_json(folder / "detections.json", evaluator.detections(), indent=None)
 
     def table(self, results: Results) -> str:
-        return format_table(results)
+        return f"{format_table(results)}\n\n{class_summary(results['per_class'])}".rstrip()
 
     def write_samples(self, model: nn.Module, folder: Path) -> str:
         path = folder / "samples.png"
@@ -267,6 +268,16 @@ def _describe(data: CocoDetection) -> str:
     if truth.clipped or truth.dropped:
         text += f"; {truth.clipped} boxes clipped to their image, {truth.dropped} boxes without area dropped"
     return f"{text} ({truth.path})"
+
+
+def _crowded_note(data: CocoDetection, most: int) -> str:
+    """Return a warning if images have more objects than a detector finds."""
+    truth = data.annotations
+    objects = np.bincount(truth.objects(data.indices)[0], minlength=1)
+    images = int((objects > most).sum())
+    if not images:
+        return ""
+    return f"; WARNING: {images} images have more than {most} objects (up to {objects.max()}); raise --max-detections"
 
 
 def _arrays(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from backbones.errors import UserError
 from tools.evaluation import CocoEvaluator, format_table
-from tools.evaluation.summary import METRICS
+from tools.evaluation.summary import METRICS, class_summary
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 BOX = [10.0, 10.0, 40.0, 40.0]  # 1,600 square pixels: medium
@@ -440,3 +440,52 @@ def test_real_coco(capfd: pytest.CaptureFixture[str]) -> None:
     figures = score(files[0], dt)
     assert figures["AP50"] == ONE and figures == score(files[0], dt, "pycocotools")
     assert capfd.readouterr() == ("", "")
+
+
+def full_image(count: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return an image with `count` objects of one class, and a perfect detection of each."""
+    boxes = [[float(index % 20) * 5, float(index // 20) * 5, 4.0, 4.0] for index in range(count)]
+    return truth(*boxes), [result(box, 0.5 + index / 1000) for index, box in enumerate(boxes)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_objects_than_detections_that_count_are_warned_of(engine: str) -> None:
+    """100 of 300 objects are found: precision 1 on the recall points 0 ... 0.33, 34 of 101."""
+    figures = score(*full_image(300), engine)
+    assert figures["AP"] == pytest.approx(34 / 101) and figures["AR100"] == pytest.approx(1 / 3)
+    assert figures["warnings"] == [
+        "image 5 has 300 objects of class cat, but only the 100 best detections of an image and class count; raise "
+        "--max-detections"
+    ]
+    assert score(*full_image(100), engine)["warnings"] == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_another_limit_of_detections(engine: str) -> None:
+    figures = score(*full_image(300), engine, max_detections=300)
+    assert figures["AP"] == ONE and figures["AR300"] == 1 and figures["AR100"] == pytest.approx(1 / 3)
+    assert figures["ARs"] == 1 and figures["warnings"] == [] and figures["max_detections"] == 300
+    assert format_table(figures).splitlines()[1].split()[-1] == "AR300"
+    few = score(*full_image(300), engine, max_detections=30)  # precision 1 on 0 ... 0.10, 11 of 101
+    assert few["AP"] == pytest.approx(11 / 101) and few["AR30"] == few["AR100"] == pytest.approx(0.1)
+    assert few["AR10"] == pytest.approx(1 / 30)
+
+
+def test_a_reason_of_many_metrics_is_printed_once() -> None:
+    table = format_table(score(truth(), [result(BOX)]))
+    assert table.count("the ground truth of the scored images has no boxes") == 1
+    assert "AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl: the ground truth" in table
+
+
+def test_the_summary_of_classes_shows_the_most_frequent_and_the_worst() -> None:
+    entries: list[Any] = [
+        {"id": k, "name": f"c{k:02}", "AP": k / 100, "AP50": 0.5, "images": 1, "boxes": (k * 7) % 20} for k in range(20)
+    ]
+    absent: Any = {"id": 20, "name": "absent", "AP": None, "AP50": None, "images": 0, "boxes": 0}
+    lines = class_summary([*entries, absent]).splitlines()
+    # 7 k mod 20 = 19, 18, 17, 16, 15 for k = 17, 14, 11, 8, 5
+    assert [line.split()[0] for line in lines[2:7]] == ["c17", "c14", "c11", "c08", "c05"]
+    assert [line.split()[0] for line in lines[8:13]] == ["c00", "c01", "c02", "c03", "c04"]
+    assert (lines[1], lines[7], lines[13]) == ("most frequent:", "worst:", "results.json has all 21 classes")
+    few = class_summary([*entries[:10], absent]).splitlines()
+    assert [line.split()[0] for line in few[1:]] == [f"c{k:02}" for k in range(10)]
