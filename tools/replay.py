@@ -1,11 +1,11 @@
-"""Find where a loss that was not finite broke: repeat its training step, in fp32 and in the precision of the run.
+"""Find where a loss or gradient that was not finite broke: repeat its step, in fp32 and in the precision of the run.
 
     python tools/replay.py RUN/nonfinite-step-120-rank-0.safetensors
     python tools/replay.py RUN/nonfinite-step-120-rank-0.safetensors --weights checkpoint  # the last saved weights
 
-A training that stops because its loss is not finite writes this file. It holds images, targets and random state of the
-step, and the weights at that step, which are newer than the last checkpoint. For each precision the command prints the
-loss terms, the first module whose output is not finite, and the first gradient that is not finite.
+A training that stops because its loss or gradient is not finite writes this file. It holds images, targets and random
+state of the step, and the weights at that step, which are newer than the last checkpoint. For each precision the
+command prints the loss terms, the first module whose output is not finite, and the first gradient that is not finite.
 """
 
 from __future__ import annotations

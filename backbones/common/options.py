@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
 from typing import Literal, TypeVar
 
-Resume = Literal["free", "evaluation"]
+Resume = Literal["free", "evaluation", "nonfinite"]
 Value = TypeVar("Value")
 
 
@@ -18,20 +18,22 @@ def option(default: Value, *, resume: Resume | None = None, formerly: str | None
     Args:
         default: the field's default; immutable.
         resume: "free" if the option may change when a run is resumed, since it does not change what is trained;
-            "evaluation" if it may change only with `--eval-only --resume`; None if it may not change.
+            "evaluation" if it may change only with `--eval-only --resume`; "nonfinite" if it may change also when the
+            run stopped at values that are not finite; None if it may not change.
         formerly: an earlier name of the option. Command lines, config files and checkpoints may still use it.
     """
     return field(default=default, metadata={"resume": resume, "formerly": formerly})
 
 
-def resumable(groups: Iterable[type], *, evaluation: bool) -> set[str]:
+def resumable(groups: Iterable[type], *, evaluation: bool = False, nonfinite: bool = False) -> set[str]:
     """Return the names of the options that may change when a run is resumed.
 
     Args:
         groups: option groups, dataclasses.
         evaluation: whether the run is only measured again, not trained on.
+        nonfinite: whether the run stopped at values that are not finite.
     """
-    kinds = {"free", "evaluation"} if evaluation else {"free"}
+    kinds = {"free"} | ({"evaluation"} if evaluation else set()) | ({"nonfinite"} if nonfinite else set())
     return {each.name for group in groups for each in fields(group) if each.metadata.get("resume") in kinds}
 
 

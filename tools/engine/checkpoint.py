@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,23 +69,54 @@ def generations(path: Path) -> list[Path]:
     return [file for file in (path, *sorted(older, key=lambda file: int(_age(file)))) if file.is_file()]
 
 
-def newest_whole(path: Path) -> Path:
-    """Return the newest undamaged checkpoint of `generations(path)`; warn on stderr of each damaged one.
+class Whole(NamedTuple):
+    """The checkpoint to continue from.
+
+    Attributes:
+        path: its file.
+        after_nonfinite: whether a newer checkpoint was passed over because its values are not finite.
+    """
+
+    path: Path
+    after_nonfinite: bool
+
+
+def newest_whole(path: Path) -> Whole:
+    """Return the newest checkpoint of `generations(path)` that is undamaged and finite; warn on stderr of the others.
 
     Raises:
         UserError: there is none.
     """
     problems: list[str] = []
+    after_nonfinite = False
     for file in generations(path):
         try:
-            load(file)
+            broken = first_not_finite(load(file))
         except UserError as error:
             problems.append(str(error))
             continue
+        if broken is not None:
+            problems.append(f"{file}: {broken} is not finite")
+            after_nonfinite = True
+            continue
         for problem in problems:
             print(f"warning: {problem}; continuing from {file.name}, which is older", file=sys.stderr)
-        return file
+        return Whole(file, after_nonfinite)
     raise UserError(f"{path}: no undamaged checkpoint ({'; '.join(problems) or 'no such file'}); start a new run")
+
+
+def first_not_finite(tree: object, name: str = "") -> str | None:
+    """Return the name of the first tensor in a tree that holds a NaN or an infinity, or None if there is none.
+
+    Args:
+        tree: dicts, lists, tuples, tensors and other values, which count as finite.
+        name: of the tree, to which the names of its entries are appended.
+    """
+    if isinstance(tree, torch.Tensor):
+        return None if not tree.is_floating_point() or tree.isfinite().all() else name
+    entries = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in entries)
+    return next((each for each in found if each is not None), None)
 
 
 def require_like(value: object, like: object, where: str) -> None:

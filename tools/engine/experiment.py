@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,19 +14,20 @@ import yaml
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from backbones.common.files import JsonObject, write_text
+from backbones.common.files import JsonObject, read_yaml, write_text
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
 from tools.cli.parsing import groups_of, to_dict
-from tools.engine import checkpoint, optim
+from tools.engine import checkpoint, history, optim
 from tools.engine.batches import Batch, Batches
 from tools.engine.cost import versions
+from tools.engine.environment import be_deterministic, default_threads, require_possible, user_error_of
 from tools.engine.evaluation import Results
 from tools.engine.loop import fit
-from tools.engine.nonfinite import NonFiniteLossError
+from tools.engine.nonfinite import NonFiniteError, require_finite_weights
 from tools.engine.options import RunOptions, TaskOptions, TrainOptions
-from tools.engine.resume import require_same_run
+from tools.engine.resume import Changes, require_same_run
 from tools.engine.run_folder import BEST, LAST, TEMPORARY, choose_folder, create_folder, lock
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
@@ -45,6 +46,8 @@ class Experiment:
         config: all options by name, as config.yaml holds them.
         meta: what users of the weights must know (classes, input sizes), as JSON values.
         groups: option groups of the command, whose fields say which options may change when the run is resumed.
+        changed: options that changed after a stop at values that are not finite.
+        first_step: optimizer steps of the checkpoint that the run continues from.
     """
 
     folder: Path
@@ -54,6 +57,8 @@ class Experiment:
     config: JsonObject
     meta: JsonObject = field(default_factory=dict)
     groups: Sequence[type] = ()
+    changed: Changes = field(default_factory=dict)
+    first_step: int = 0
 
     @classmethod
     def start(cls, options: TaskOptions, *, prefix: str) -> Experiment:
@@ -67,10 +72,10 @@ class Experiment:
         """
         train, run, config = options.train, options.run, to_dict(options)
         if run.deterministic:
-            _be_deterministic()
+            be_deterministic()
         # Join the process group and choose this process's GPU.
         device = distributed.start(run.timeout)
-        distributed.on_all(lambda: _check(train, config, device))
+        distributed.on_all(lambda: require_possible(train, config, device))
         torch.set_num_threads(run.threads or default_threads())
         # Numbers below 1e-38 do not matter here, and each costs a CPU a hundred cycles.
         torch.set_flush_denormal(True)
@@ -170,14 +175,15 @@ class Experiment:
 
         Raises:
             Stopped: on SIGTERM or SIGUSR1, after the checkpoint was written.
-            UserError: the loss is not finite (its batch is kept in the run folder), or the disk is full.
+            UserError: a value is not finite (the batch of a loss or gradient is kept in the run folder), or the disk is
+                full.
         """
         log = RunLog(self.folder, step=training.step, measured=training.measured)
-        if not self.run.resume:
-            # A run that is killed in its first steps can be resumed as well.
-            self.save(training, "last")
         run = self.run
         try:
+            if not run.resume:
+                # A run that is killed in its first steps can be resumed as well.
+                self.save(training, "last")
             with stopping.catch_signals():
                 results = fit(
                     training,
@@ -194,10 +200,15 @@ class Experiment:
                     checkpoint_every=run.checkpoint_every,
                     clip_norm=self.train.clip_norm,
                 )
+            self.save_model(training.evaluated, step=training.step)
         except stopping.Stopped as stop:
             distributed.stop()
             raise stopping.Stopped(f"{stop}; continue with --resume --output {self.folder}") from None
-        except NonFiniteLossError as error:
+        except NonFiniteError as error:
+            # Note the stop: the learning rate may change when the run is resumed. A full disk must not hide the error.
+            with suppress(UserError):
+                note = functools.partial(history.note, self.folder, history.NOT_FINITE, step=error.step)
+                distributed.on_main(functools.partial(note, reason=str(error)))
             distributed.on_all(functools.partial(self._keep_evidence, error))
             raise
         except (RuntimeError, ValueError) as error:
@@ -206,7 +217,6 @@ class Experiment:
             raise
         finally:
             log.close()
-        self.save_model(training.evaluated)
         return results
 
     def save(self, training: Training, name: str) -> None:
@@ -214,27 +224,33 @@ class Experiment:
 
         Args:
             name: "last" writes all that `--resume` needs, "best" the model alone, as in model.safetensors.
+
+        Raises:
+            NonFiniteError: weights or optimizer state are not finite. Nothing is written.
+            UserError: the disk is full.
         """
         if name == "best":
-            distributed.on_main(lambda: self._write_model(self.folder / BEST, training.evaluated))
+            self._write_model(self.folder / BEST, training.evaluated, step=training.step)
             return
+        require_finite_weights(training.state_dict(), step=training.step)
         random = distributed.all_gather(random_state(self.device))
         state = {"training": training.state_dict(), "random": random, "config": self.config, "meta": self.meta}
         state["versions"] = versions()
         distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=self.run.keep_checkpoints))
 
-    def save_model(self, model: nn.Module) -> None:
+    def save_model(self, model: nn.Module, *, step: int) -> None:
         """Write model.safetensors: the weights, with `meta` and `config` as JSON in the header."""
-        distributed.on_main(lambda: self._write_model(self.folder / "model.safetensors", model))
+        self._write_model(self.folder / "model.safetensors", model, step=step)
 
-    def _keep_evidence(self, error: NonFiniteLossError) -> None:
-        """Write the batch whose loss is not finite into the run folder, and raise an error that names the file."""
-        if error.evidence is not None:
+    def _keep_evidence(self, error: NonFiniteError) -> None:
+        """Write the batch of a loss or gradient that is not finite, and raise the error that names the file."""
+        if error.reports:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
-    def _write_model(self, path: Path, model: nn.Module) -> None:
+    def _write_model(self, path: Path, model: nn.Module, *, step: int) -> None:
+        require_finite_weights(model.state_dict(), step=step)
         header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
-        checkpoint.write_safetensors(path, model.state_dict(), header)
+        distributed.on_main(lambda: checkpoint.write_safetensors(path, model.state_dict(), header))
 
     def _write_config(self, launchers: set[str]) -> None:
         create_folder(self.folder, launchers=launchers)
@@ -251,22 +267,39 @@ class Experiment:
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
             values["eval_only"] = False
             write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+        elif self.changed:
+            # The next --resume reads the new values from config.yaml.
+            values = {**read_yaml(self.folder / "config.yaml"), **{name: self.config[name] for name in self.changed}}
+            write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+            history.note(self.folder, history.CHANGED, step=self.first_step, options=self.changed)
 
     def _resume(self, training: Training) -> None:
-        """Restore a training from the newest checkpoint that is not damaged."""
+        """Restore a training from the newest checkpoint that is undamaged and finite."""
         # All processes read the checkpoint that the main process chose.
-        path = distributed.on_main(lambda: checkpoint.newest_whole(self.folder / LAST))
-        state = checkpoint.load(path)
+        chosen = distributed.on_main(lambda: checkpoint.newest_whole(self.folder / LAST))
+        state = checkpoint.load(chosen.path)
         # Refuse a checkpoint of other options, classes or images.
-        require_same_run(state, self.config, self.meta, path=path, measured_only=self.run.eval_only, groups=self.groups)
+        self.changed = require_same_run(
+            state,
+            self.config,
+            self.meta,
+            path=chosen.path,
+            measured_only=self.run.eval_only,
+            groups=self.groups,
+            nonfinite=distributed.on_main(lambda: history.stops_at_nonfinite(self.folder)),
+            after_nonfinite=chosen.after_nonfinite,
+        )
         if self.run.eval_only:
             training.load_model(state["training"])
             return
         # Restore weights, moving average, optimizer state and counters. The counters give the learning rate and the
         # next images, so the data loader has no state of its own.
         training.load_state_dict(state["training"])
+        self.first_step = training.step
         if distributed.is_main():
             print(f"continuing after step {training.step}")
+            for name, (before, now) in self.changed.items():
+                print(f"--{name} was {before}, is now {now}; {self.folder / history.HISTORY} records the change")
         # Restore the random generators, which the model's samplers draw from.
         if len(state["random"]) == distributed.world_size():
             set_random_state(state["random"][distributed.rank()], self.device)
@@ -276,44 +309,3 @@ class Experiment:
                 "the images of each step and the learning rate are the same, but random samples, the images that "
                 "live batch norm sees together, and the order of summation differ, so the result is not bit-exact"
             )
-
-
-def default_threads() -> int:
-    """Return the CPU threads of this process: $OMP_NUM_THREADS if the user set it, else an equal part of the cores."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    # torchrun sets the variable to 1 by itself, which leaves most cores of a machine without GPUs idle.
-    if chosen.isdigit() and int(chosen) and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return int(chosen)
-    return max(1, cores() // distributed.processes_on_this_machine())
-
-
-def user_error_of(error: Exception) -> UserError | None:
-    """Return the user error behind an exception of torch, such as an operation that is not deterministic, or None."""
-    text = str(error).split("\n")[0].split(". ")[0]
-    if "does not have a deterministic implementation" in text:
-        return UserError(f"--deterministic: {text}; use another model, or leave the option out")
-    if text.startswith("Expected more than 1 value per channel when training"):
-        return UserError(
-            "--batch-size: batch norm has one value per channel, which gives no statistics; raise --batch-size or the "
-            "size of the inputs, or use --norm frozen or group"
-        )
-    return None
-
-
-def _check(train: TrainOptions, config: Mapping[str, object], device: torch.device) -> None:
-    """Refuse option values that are not possible with this number of processes and this device."""
-    parts = distributed.world_size() * train.accumulate
-    if train.batch_size % parts:
-        raise UserError(
-            f"--batch-size {train.batch_size}: does not divide into {distributed.world_size()} processes x "
-            f"{train.accumulate} accumulated batches; use a multiple of {parts}"
-        )
-    if config.get("norm") == "sync" and device.type == "cpu" and distributed.world_size() > 1:
-        raise UserError("--norm sync: torch synchronises batch norm on GPUs only; use batch or group on CPUs")
-
-
-def _be_deterministic() -> None:
-    # cuBLAS reads the variable at its first use. Without it the order of additions in matrix products varies.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.deterministic = True

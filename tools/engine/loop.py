@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tools.engine import nonfinite
-from tools.engine.batches import Batch, Batches, Images, Losses, Targets, to_device
+from tools.engine.batches import Batch, Batches, Losses, to_device
 from tools.engine.evaluation import Results
-from tools.engine.optim import memory_order
+from tools.engine.optim import gradient_norm, memory_order
 from tools.engine.run_log import RunLog
 from tools.engine.state import Training, random_state
 from tools.processes import distributed, stopping
@@ -68,7 +68,7 @@ def fit(
 
     Raises:
         Stopped: on a signal, after the checkpoint was written.
-        NonFiniteLossError: on every process.
+        NonFiniteError: on every process.
     """
     results: Results = {}
     stopping.protect_workers(loader)
@@ -104,7 +104,7 @@ def fit(
                 if losses is None:
                     break
                 _report(training, losses, log, progress, batches, epochs)
-                # Stop after a whole step. Several processes agreed on it in `_is_broken`.
+                # Stop after a whole step. Several processes agreed on it in `_not_finite`.
                 if training.stopping or (distributed.world_size() == 1 and stopping.is_requested()):
                     save("last")
                     raise Stopped(f"stopped after step {training.step}")
@@ -129,7 +129,7 @@ def train_epoch(
         clip_norm: largest norm of the gradient; 0 for no limit.
 
     Raises:
-        NonFiniteLossError: on every process, if a loss of any process is not finite. The weights are unchanged.
+        NonFiniteError: on every process, if loss or gradient of any process is not finite. The weights are unchanged.
     """
     model, precision = training.model, training.precision
     model.train()
@@ -146,11 +146,11 @@ def train_epoch(
             with precision.autocast():
                 losses: Losses = model(images, targets)
             total = functools.reduce(torch.add, losses.values()) / accumulate
-            # Refuse a loss that is not finite before it reaches the weights.
-            if _is_broken(total, training):
-                raise _non_finite_loss(training, total, images, targets, losses, random)
             # Add to the gradients. The scaler keeps small ones from vanishing in fp16; otherwise it does nothing.
             precision.scaler.scale(total).backward()
+        # Refuse a loss or a gradient that is not finite before it reaches the weights.
+        if kind := _not_finite(total, training):
+            raise nonfinite.error_of(training, kind, images, targets, losses=losses, random=random)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0) + loss.detach() / accumulate
         if is_last:
@@ -211,39 +211,29 @@ def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]
     return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _is_broken(total: Tensor, training: Training) -> bool:
-    """Return whether the loss of any process is not finite, the same on every process.
+def _not_finite(total: Tensor, training: Training) -> nonfinite.Kind | None:
+    """Return what is not finite on any process: the "loss", the "gradient" or None. The same on every process.
 
     The same exchange tells every process whether one of them received a signal to stop, so that all stop after the
     same step.
     """
-    flags = torch.tensor([float(not math.isfinite(total.item())), float(stopping.is_requested())], device=total.device)
-    broken, asked = distributed.mean(flags).tolist()
-    training.stopping = training.stopping or asked > 0
-    return broken > 0
+    norm = gradient_norm(training.model).to(total.device)
+    asked = total.new_tensor(stopping.is_requested(), dtype=torch.float32)
+    flags = torch.stack([~total.isfinite(), ~norm.isfinite()]).float()
+    # Read all flags at once: reading waits for the device.
+    loss, gradient, asked_any = distributed.mean(torch.cat([flags, asked[None]])).tolist()
+    training.stopping = training.stopping or asked_any > 0
+    if loss:
+        return "loss"
+    return "gradient" if gradient and not _may_overflow(training.precision.scaler) else None
 
 
-def _non_finite_loss(
-    training: Training,
-    total: Tensor,
-    images: Images,
-    targets: Targets,
-    losses: Losses,
-    random: dict[str, Tensor],
-) -> nonfinite.NonFiniteLossError:
-    """Return the error that ends every process. It names the losses that are not finite, and keeps their batches."""
-    rank, lr, step = distributed.rank(), training.optimizer.param_groups[0]["lr"], training.step + 1
-    finite = math.isfinite(total.item())
-    texts = distributed.all_gather(None if finite else nonfinite.describe(losses, targets, rank=rank, lr=lr))
-    text = f"the loss is not finite at step {step} of {'; '.join(filter(None, texts))}"
-    text += "; try a lower --lr or a longer --warmup"
-    if finite:
-        return nonfinite.NonFiniteLossError(text, None)
-    facts = {"step": step, "rank": rank, "lr": lr, "precision": str(training.precision.dtype).removeprefix("torch.")}
-    model = distributed.unwrap(training.model)
-    return nonfinite.NonFiniteLossError(
-        text, nonfinite.evidence(model, images, targets, losses=losses, random=random, **facts)
-    )
+def _may_overflow(scaler: torch.amp.GradScaler) -> bool:
+    """Return whether a gradient that is not finite is normal: in fp16, while the scaler still finds its scale.
+
+    The scaler halves the scale at each such step and leaves the step out. Below 1 the true gradient is not finite.
+    """
+    return scaler.is_enabled() and scaler.get_scale() >= 1
 
 
 def _progress(steps: int, done: int, batch_size: int) -> tqdm:

@@ -14,6 +14,7 @@ from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch
 from tools.engine.evaluation import Evaluator, Results, evaluate
 from tools.engine.experiment import Experiment
+from tools.engine.history import changed_options
 from tools.processes import distributed
 
 EvaluatorType = TypeVar("EvaluatorType", bound=Evaluator)
@@ -57,6 +58,7 @@ class Measure(ABC, Generic[EvaluatorType]):
             return
         folder = self.experiment.folder
         everything = {**self.kept_results(), **results, **self.bad.listed(), **costs}
+        everything.update(changed_options(folder))
         write_json(folder / "results.json", everything, indent=self.indent)
         self.write_predictions(folder, self.evaluator)
         print(self.table(results))

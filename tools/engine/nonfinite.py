@@ -1,10 +1,11 @@
-"""A loss that is not finite: its error message, and the file that `tools/replay.py` reads."""
+"""Values that are not finite in a training: the error message, and the file that `tools/replay.py` reads."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,32 +13,85 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 from tools.engine import checkpoint
 from tools.engine.batches import Images, Losses, Targets, image_ids
+from tools.engine.optim import gradient_norm
+from tools.engine.state import Training, set_random_state
+from tools.processes import distributed
 
 Evidence: TypeAlias = dict[str, object]  # tensors, trees of tensors, and JSON values
+Kind: TypeAlias = Literal["loss", "gradient"]
 
 
-class NonFiniteLossError(UserError):
-    """Error for a loss that is not finite on at least one process.
+class NonFiniteError(UserError):
+    """Error for a loss, gradient or weights that are not finite. Every process raises it.
 
     Attributes:
-        evidence: batch and weights of this process; None if the loss of this process is finite.
+        step: the optimizer step, from 1.
+        evidence: batch and weights of this process; None if nothing is wrong with its batch.
+        reports: whether this process reports the error.
     """
 
-    def __init__(self, text: str, evidence: Evidence | None) -> None:
+    def __init__(self, text: str, *, step: int, evidence: Evidence | None, reports: bool) -> None:
         super().__init__(text)
-        self.evidence = evidence
+        self.step, self.evidence, self.reports = step, evidence, reports
 
     def keep(self, folder: Path, *, config: Mapping[str, object], meta: Mapping[str, object]) -> UserError:
-        """Write batch, weights and random state of the step to the run folder; return an error that names the file."""
+        """Write batch, weights and random state of the step to the run folder; return the error to raise."""
+        text = f"{self}; go on from the last checkpoint with --resume --output {folder} --lr LOWER"
         if self.evidence is None:
-            return self
-        path = folder / f"nonfinite-step-{self.evidence['step']}-rank-{self.evidence['rank']}.safetensors"
+            return UserError(text)
+        path = folder / f"nonfinite-step-{self.step}-rank-{self.evidence['rank']}.safetensors"
         try:
             checkpoint.save(path, {**self.evidence, "config": config, "meta": meta})
         except UserError as error:
             # Still report the loss, which matters more than a full disk.
-            return UserError(f"{self}; {error}")
-        return UserError(f"{self}; find the cause with: python tools/replay.py {path}")
+            return UserError(f"{text}; {error}")
+        return UserError(f"{text}; find the cause with: python tools/replay.py {path}")
+
+
+def error_of(
+    training: Training,
+    kind: Kind,
+    images: Images,
+    targets: Targets,
+    *,
+    losses: Losses,
+    random: Mapping[str, Tensor],
+) -> NonFiniteError:
+    """Return the error of a step whose loss or gradient is not finite. All processes must call this.
+
+    The error names the batches that caused it; each of their processes keeps its batch.
+
+    Args:
+        losses: of this process's batch.
+        random: state of the random generators before the pass.
+    """
+    rank, lr, step = distributed.rank(), training.optimizer.param_groups[0]["lr"], training.step + 1
+    mine = _is_cause(training, kind, images, targets, losses=losses, random=random)
+    texts = distributed.all_gather(describe(losses, targets, rank=rank, lr=lr) if mine else None)
+    text = f"the {kind} is not finite at step {step} of {'; '.join(filter(None, texts))}"
+    text += "; try a lower --lr or a longer --warmup"
+    if not mine:
+        return NonFiniteError(text, step=step, evidence=None, reports=False)
+    facts = {"step": step, "rank": rank, "lr": lr, "precision": str(training.precision.dtype).removeprefix("torch.")}
+    model = distributed.unwrap(training.model)
+    kept = evidence(model, images, targets, losses=losses, random=random, **facts)
+    return NonFiniteError(text, step=step, evidence=kept, reports=True)
+
+
+def require_finite_weights(state: Mapping[str, object], *, step: int) -> None:
+    """Refuse to save weights or optimizer state that are not finite. All processes must call this.
+
+    Args:
+        state: what is to be saved. The main process's is checked.
+        step: number of finished steps.
+
+    Raises:
+        NonFiniteError: on every process.
+    """
+    name = distributed.on_main(lambda: checkpoint.first_not_finite(state))
+    if name is not None:
+        text = f"{name} is not finite after step {step}, so it is not saved; try a lower --lr or a longer --warmup"
+        raise NonFiniteError(text, step=max(step, 1), evidence=None, reports=distributed.is_main())
 
 
 def describe(losses: Losses, targets: Targets, *, rank: int, lr: float) -> str:
@@ -71,6 +125,37 @@ def evidence(
         "losses": {name: loss.item() for name, loss in losses.items()},
         **facts,
     }
+
+
+def _is_cause(
+    training: Training,
+    kind: Kind,
+    images: Images,
+    targets: Targets,
+    *,
+    losses: Losses,
+    random: Mapping[str, Tensor],
+) -> bool:
+    """Return whether this process's batch gives the loss or gradient that is not finite.
+
+    The exchange of gradients has spread it to all processes, so each repeats its own batch without the exchange. The
+    main process answers for all if none finds it again.
+    """
+    if kind == "loss":
+        return not all(loss.isfinite() for loss in losses.values())
+    found = distributed.all_gather(_breaks_gradient(training, images, targets, random=random))
+    return found[distributed.rank()] or (distributed.is_main() and not any(found))
+
+
+def _breaks_gradient(training: Training, images: Images, targets: Targets, *, random: Mapping[str, Tensor]) -> bool:
+    """Repeat a pass without the other processes; return whether its gradient is not finite."""
+    model, precision = distributed.unwrap(training.model), training.precision
+    training.optimizer.zero_grad(set_to_none=True)
+    set_random_state(dict(random), precision.device)
+    with precision.autocast():
+        losses: Losses = model(images, targets)
+    precision.scaler.scale(functools.reduce(torch.add, losses.values())).backward()
+    return not gradient_norm(model).isfinite().item()
 
 
 def _boxes(targets: Targets) -> str:

@@ -11,7 +11,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.errors import UserError
 from tools.engine.options import TrainOptions
@@ -96,6 +96,11 @@ def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
     rows = {"lr": f"{lr:.4g} ({rule}), {options.optimizer}, {options.schedule}"}
     stages = describe_stages(model, lr=lr, layer_decay=options.layer_decay, thaw=options.thaw or ())
     return {**rows, "stages": stages} if stages else rows
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Return the norm of the gradient of all parameters (a scalar); it is not finite if any gradient is not."""
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 @contextmanager

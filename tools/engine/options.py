@@ -73,8 +73,8 @@ class TrainOptions:
     batch_size: int = 16
     accumulate: int = 1
     optimizer: str = "momentum"
-    lr: float | None = None
-    base_lr: float = 0.02
+    lr: float | None = option(None, resume="nonfinite")
+    base_lr: float = option(0.02, resume="nonfinite")
     base_batch_size: int = 16
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -82,8 +82,8 @@ class TrainOptions:
     thaw: list[int] | None = None
     schedule: Literal["step", "cosine", "constant"] = "step"
     milestones: tuple[float, float] = (0.667, 0.917)
-    warmup: float = 0.01
-    clip_norm: float = 0.0
+    warmup: float = option(0.01, resume="nonfinite")
+    clip_norm: float = option(0.0, resume="nonfinite")
     ema: float = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 

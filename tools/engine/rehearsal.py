@@ -56,7 +56,7 @@ def rehearse(
     """Train for a few steps and time them.
 
     Raises:
-        NonFiniteLossError: the loss is not finite in one of the steps.
+        NonFiniteError: loss or gradient is not finite in one of the steps.
     """
     batches.seek(0)
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""Repetition of a training step whose loss was not finite, to find where it broke."""
+"""Repetition of a training step whose loss or gradient was not finite, to find where it broke."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def restore(model: nn.Module, kept: Kept, state: Mapping[str, Tensor] | None = N
 
 def last_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """Return the weights of the last checkpoint in the run folder of a recorded step."""
-    return checkpoint.load(checkpoint.newest_whole(path.parent / LAST))["training"]["model"]
+    return checkpoint.load(checkpoint.newest_whole(path.parent / LAST).path)["training"]["model"]
 
 
 def describe_input(kept: Kept, model: nn.Module, weights: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypeAlias, TypedDict, cast
 
 from backbones.common.files import JsonObject
 from backbones.common.options import renamed, resumable
@@ -13,6 +13,7 @@ from backbones.errors import UserError
 from tools.engine.checkpoint import require_like
 
 CATEGORIES = ("classes", "category_ids", "category_names")  # entries of `meta` that name the outputs of the model
+Changes: TypeAlias = dict[str, tuple[object, object]]  # values before and now, by the name of the option
 STATE = {"training": dict, "random": list, "config": dict, "meta": dict, "versions": dict}
 
 
@@ -42,8 +43,12 @@ def require_same_run(
     path: Path,
     measured_only: bool,
     groups: Sequence[type] = (),
-) -> None:
-    """Check that a checkpoint belongs to this run.
+    nonfinite: Sequence[int] = (),
+    after_nonfinite: bool = False,
+) -> Changes:
+    """Check that a checkpoint belongs to this run; return the options that change what is trained from here on.
+
+    There are such changes only if the run stopped at values that are not finite, after this checkpoint.
 
     Args:
         state: the tree that was read from `path`, a `SavedRun`.
@@ -52,13 +57,16 @@ def require_same_run(
         measured_only: the run only evaluates the checkpoint, so images and inputs may differ.
         groups: option groups of the command; their fields say which options may change, see
             `backbones.common.options.option`.
+        nonfinite: steps at which the run stopped because a value was not finite.
+        after_nonfinite: a newer checkpoint was passed over because its values are not finite.
 
     Raises:
         UserError: naming what differs.
     """
     require_like(state, STATE, str(path))
     saved = cast(SavedRun, state)
-    folder, free = path.parents[1], resumable(groups, evaluation=measured_only)
+    stopped = after_nonfinite or any(step > saved["training"].get("step", 0) for step in nonfinite)
+    folder, free = path.parents[1], resumable(groups, evaluation=measured_only, nonfinite=stopped)
     # Compare as JSON, where tuples are lists, because the saved values come from JSON.
     try:
         saved_config, saved_meta = renamed(_as_json(saved["config"]), groups), _as_json(saved["meta"])
@@ -67,20 +75,28 @@ def require_same_run(
             f"{path}: the options in this checkpoint cannot be read; resume from another checkpoint"
         ) from None
     now = _as_json(meta)
-    _require_same_options(saved_config, _as_json(config), folder, free)
+    config = _as_json(config)
+    _require_same_options(saved_config, config, folder, free)
     _require_same_categories(saved_meta, now, folder)
     if not measured_only:
         _require_same_images(saved_meta.get("data", {}), now.get("data", {}), folder)
         _require_same_input(saved_meta.get("input"), now.get("input"), folder)
+    after_stop = free - resumable(groups, evaluation=measured_only)
+    return {name: (saved_config[name], config[name]) for name in _differing(saved_config, config) if name in after_stop}
 
 
 def _require_same_options(before: JsonObject, now: JsonObject, folder: Path, free: Set[str]) -> None:
-    different = [name for name in now if name not in free and name in before and before[name] != now[name]]
+    different = [name for name in _differing(before, now) if name not in free]
     if different:
         shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in different)
         raise UserError(
             f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
         )
+
+
+def _differing(before: JsonObject, now: JsonObject) -> list[str]:
+    """Return the names of the options whose values differ."""
+    return [name for name in now if name in before and before[name] != now[name]]
 
 
 def _require_same_categories(before: JsonObject, now: JsonObject, folder: Path) -> None:

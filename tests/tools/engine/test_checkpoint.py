@@ -144,7 +144,7 @@ def test_a_kill_at_any_stage_of_writing_loses_nothing(tmp_path: Path, monkeypatc
         found = [checkpoint.load(file)["step"] for file in checkpoint.generations(path)]
         assert found[0] in (3, 4)
         assert found == list(range(found[0], found[0] - len(found), -1)) and len(found) >= keep
-        assert checkpoint.load(checkpoint.newest_whole(path))["step"] == found[0]
+        assert checkpoint.load(checkpoint.newest_whole(path).path)["step"] == found[0]
         checkpoint.save(path, state(5), keep=keep)
         names = ["last.safetensors", *(f"last-{age}.safetensors" for age in range(1, keep))]
         assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
     for step in (1, 2, 3):
         checkpoint.save(path, state(step), keep=3)
     path.write_bytes(path.read_bytes()[:-1])
-    assert checkpoint.newest_whole(path).name == "last-1.safetensors"
+    assert checkpoint.newest_whole(path).path.name == "last-1.safetensors"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {path}: not a whole") and line.endswith(
         "continuing from last-1.safetensors, which is older"

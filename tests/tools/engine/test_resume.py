@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,20 +27,8 @@ from tools.engine.run_folder import LAST
 from tools.processes.stopping import STATUS
 
 # Augmentation, mixing, a moving average, live norm and sampling: whatever a resumed run could get wrong. 12 steps each.
-COMMON = (
-    "--epochs",
-    2,
-    "--threads",
-    1,
-    "--checkpoint-every",
-    2,
-    "--eval-steps",
-    4,
-    "--ema",
-    0.8,
-    "--keep-checkpoints",
-    3,
-)
+COMMON = ("--epochs", 2, "--threads", 1, "--checkpoint-every", 2, "--eval-steps", 4, "--ema", 0.8, "--keep-checkpoints",
+          3)  # fmt: skip
 CLS = ("--recipe", "cifar", "--batch-size", 8, "--mixup", 0.4, "--cutmix", 1, "--train-eval", 6, "--val-loss")
 DET = ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels", 16,
        "--head-channels", 16, "--proposals", 100, "--rois-per-image", 32, "--batch-size", 4, "--optimizer", "adamw",
@@ -239,28 +228,35 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_one_process_g
     assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == list(range(1, 13))
 
 
-def spoil_the_loss() -> None:
-    """Have this process find no number in its third loss."""
+def spoil(kind: str) -> None:
+    """Have this process find no number in its third loss, or in the gradient of it; the fourth pass repeats it."""
     from classification.model import Classifier
 
     taken, losses = itertools.count(1), Classifier.losses
-    Classifier.losses = lambda *given: {
-        name: loss * (float("nan") if next(taken) == 3 else 1) for name, loss in losses(*given).items()
-    }
+
+    def spoiled(*given: Any) -> dict[str, torch.Tensor]:
+        (loss,) = losses(*given).values()
+        if next(taken) in (3, 4):
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+            loss = loss * float("nan") if kind == "loss" else loss
+        return {"loss_cls": loss}
+
+    Classifier.losses = spoiled
 
 
-def test_a_loss_that_is_not_finite_on_one_process_stops_all_and_keeps_its_batch(
-    launch, pictures: Path, tmp_path: Path, port: int
+@pytest.mark.parametrize(("kind", "shown"), [("loss", "nan"), ("gradient", r"\d")])
+def test_a_loss_or_gradient_that_is_not_finite_on_one_process_stops_all_and_keeps_its_batch(
+    launch, pictures: Path, tmp_path: Path, port: int, kind: str, shown: str
 ):
     words = ("--data", pictures, *CLS, "--workers", 0, "--epochs", 1, "--output", "run")
-    two = start_two(launch, port, *words, cwd=tmp_path, firsts=(None, spoil_the_loss))
+    two = start_two(launch, port, *words, cwd=tmp_path, firsts=(None, partial(spoil, kind)))
     for rank, run in enumerate(two):
         status, _, errors = run.end()
         assert (status, "Traceback" in errors) == (2, False), errors
         found = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert len(found) == (rank == 0)  # one of them tells
         for line in found:
-            assert "the loss is not finite at step 3 of process 1: loss_cls nan; lr " in line
+            assert re.search(f"the {kind} is not finite at step 3 of process 1: loss_cls {shown}.*; lr ", line)
             assert "find the cause with: python tools/replay.py run/nonfinite-step-3-rank-1.safetensors" in line
     assert [file.name for file in (tmp_path / "run").glob("nonfinite*")] == ["nonfinite-step-3-rank-1.safetensors"]
 
@@ -272,20 +268,8 @@ def limit_files(size: int) -> None:
 
 def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_a_whole_checkpoint(launch, pictures: Path, tmp_path: Path):
     """The first checkpoint has no momentum yet and fits: 1.1 MB; the second one, 2.2 MB, does not."""
-    words = (
-        "--data",
-        pictures,
-        "--recipe",
-        "cifar",
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
-        "--workers",
-        0,
-        "--output",
-        "run",
-    )
+    words = ("--data", pictures, "--recipe", "cifar", "--batch-size", 8, "--epochs", 1, "--workers", 0)
+    words = (*words, "--output", "run")
     status, _, errors = launch("train_cls.py", *words, cwd=tmp_path, first=partial(limit_files, 2_000_000)).end()
     assert (status, "Traceback" in errors) == (2, False), errors
     assert "error: run/checkpoint/last.safetensors: cannot be written" in errors

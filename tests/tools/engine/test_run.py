@@ -17,7 +17,7 @@ from backbones.errors import UserError
 from detection.roi_align import PyramidRoIAlign
 from segmentation.data.classes import IGNORE
 from segmentation.losses import PixelLoss
-from tools.engine.experiment import user_error_of
+from tools.engine.environment import user_error_of
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import detection
 import segmentation
 from backbones.errors import UserError
 from backbones.trained import find
-from tools.engine.experiment import default_threads
+from tools.engine.environment import default_threads
 
 
 def images_of(root: Path) -> dict[int, Path]:

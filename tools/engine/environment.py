@@ -1,0 +1,59 @@
+"""How the processes of a run compute: threads, deterministic operations, and options that they cannot fulfil."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from backbones.common.machine import cores
+from backbones.errors import UserError
+from tools.engine.options import TrainOptions
+from tools.processes import distributed
+
+
+def default_threads() -> int:
+    """Return the CPU threads of this process: $OMP_NUM_THREADS if the user set it, else an equal part of the cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    # torchrun sets the variable to 1 by itself, which leaves most cores of a machine without GPUs idle.
+    if chosen.isdigit() and int(chosen) and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return int(chosen)
+    return max(1, cores() // distributed.processes_on_this_machine())
+
+
+def user_error_of(error: Exception) -> UserError | None:
+    """Return the user error behind an exception of torch, such as an operation that is not deterministic, or None."""
+    text = str(error).split("\n")[0].split(". ")[0]
+    if "does not have a deterministic implementation" in text:
+        return UserError(f"--deterministic: {text}; use another model, or leave the option out")
+    if text.startswith("Expected more than 1 value per channel when training"):
+        return UserError(
+            "--batch-size: batch norm has one value per channel, which gives no statistics; raise --batch-size or the "
+            "size of the inputs, or use --norm frozen or group"
+        )
+    return None
+
+
+def require_possible(train: TrainOptions, config: Mapping[str, object], device: torch.device) -> None:
+    """Refuse option values that are not possible with this number of processes and this device.
+
+    Raises:
+        UserError: the batch cannot be divided among the processes, or a norm layer needs a GPU.
+    """
+    parts = distributed.world_size() * train.accumulate
+    if train.batch_size % parts:
+        raise UserError(
+            f"--batch-size {train.batch_size}: does not divide into {distributed.world_size()} processes x "
+            f"{train.accumulate} accumulated batches; use a multiple of {parts}"
+        )
+    if config.get("norm") == "sync" and device.type == "cpu" and distributed.world_size() > 1:
+        raise UserError("--norm sync: torch synchronises batch norm on GPUs only; use batch or group on CPUs")
+
+
+def be_deterministic() -> None:
+    """Make torch compute the same bits in every run; it raises a RuntimeError where it cannot."""
+    # cuBLAS reads the variable at its first use. Without it the order of additions in matrix products varies.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
