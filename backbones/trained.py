@@ -56,7 +56,7 @@ class TrainedFile:
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Context manager for code that builds the model from the header.
+        """Context manager that turns errors of building the model into a user error about the file's header.
 
         Raises:
             UserError: naming the file: the run's plugins are not loaded, or the header lacks something or is wrong.

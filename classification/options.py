@@ -16,7 +16,7 @@ class ClassificationDataOptions:
     Args:
         data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.
         recipe: file of defaults in classification/recipes; auto is standard with --data and shapes without.
-        in_channels: channels of the images; absent: as many as the first file has (three for a picture).
+        in_channels: channels of the images; absent: as many as the first file has (three for an image).
         normalise: backbone uses the mean and std that the weights were trained with; data measures them on the training
             images.
         augment: augmentation of the training images: standard, paper, modern, cifar, light, none, or the name that a

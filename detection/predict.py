@@ -169,7 +169,7 @@ class View:
 
     @classmethod
     def of(cls, images: Sequence[Tensor], model: FasterRCNN, transform: Preprocessor, flipped: bool) -> View:
-        """Compute the features and proposals of images."""
+        """Make the view of a batch of images: resize (and flip) them, and compute their features and proposals."""
         batch, _ = transform([image.flip(-1) if flipped else image for image in images])
         features = model.backbone(batch.tensors)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]

@@ -33,7 +33,7 @@ class ResponseOptions:
     """Models, images and output of the analysis.
 
     Args:
-        output: folder for the table and the pictures.
+        output: folder for the table and the charts.
         backbones: registered names with commas between, for models with random weights.
         runs: run folders of train_cls.py; several may follow, as with `runs/*`.
         data: folder with train/CLASS/*; absent: the built-in shapes.

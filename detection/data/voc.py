@@ -263,7 +263,7 @@ def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on
 
 
 def _object(thing: Element, where: str, classes: list[str]) -> Record:
-    """Return an <object> as a record of COCO."""
+    """Convert VOC's XML element <object> to a COCO annotation record."""
     name = (thing.findtext("name") or "").strip()
     if not name or not is_text(name):
         raise UserError(f"{where}: has no <name>; fix the file")

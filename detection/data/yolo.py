@@ -197,7 +197,7 @@ def _add_boxes(path: Path, size: tuple[int, int], names: list[str], truth: Truth
 
 
 def _record(words: list[str], where: str, size: tuple[int, int], names: list[str]) -> Record:
-    """Return a line as a record of COCO."""
+    """Convert a line of a label file to a COCO annotation record."""
     label, values = _numbers(words, where, names)
     left, top, width, height = _corner_and_size(values)
     if min(width, height) < 0:

@@ -57,7 +57,7 @@ def draw_responses(path: Path, models: Sequence[MeasuredModel]) -> None:
     Models with random weights are drawn only if no model is trained: batch norm makes each of their responses 1.
 
     Raises:
-        UserError: if the picture cannot be written.
+        UserError: if the chart cannot be written.
     """
     models = [model for model in models if model.state == TRAINED] or models
     values = [[response.std for response in kernel3x3(model.responses)] for model in models]
@@ -69,7 +69,7 @@ def draw_gradients(path: Path, models: Sequence[MeasuredModel]) -> None:
     """Draw the gradient norm of each convolution's weight, in the order of computation, on a logarithmic scale.
 
     Raises:
-        UserError: if the picture cannot be written.
+        UserError: if the chart cannot be written.
     """
     norms = [[response.gradient for response in model.responses] for model in models]
     panel = ("convolution, in order of computation", norms)

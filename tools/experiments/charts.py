@@ -28,7 +28,7 @@ def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
         Whether a task has several fractions; otherwise nothing is drawn.
 
     Raises:
-        UserError: the picture cannot be written.
+        UserError: the chart cannot be written.
     """
     shown = [task for task in tasks if len(_fractions(task)) > 1]
     if not shown:
@@ -47,7 +47,7 @@ def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
         Whether there are differences; otherwise nothing is drawn.
 
     Raises:
-        UserError: the picture cannot be written.
+        UserError: the chart cannot be written.
     """
     shown = [(task, [each for each in task.differences if each.bounds]) for task in tasks]
     shown = [(task, differences) for task, differences in shown if differences]
@@ -69,7 +69,7 @@ def draw_costs(path: Path, tasks: Sequence[TaskComparison]) -> bool:
         Whether any cost differs; otherwise nothing is drawn.
 
     Raises:
-        UserError: the picture cannot be written.
+        UserError: the chart cannot be written.
     """
     found = {title for task in tasks for title in _varying_costs(task)}
     titles = [title for title in COST_AXES if title in found]

@@ -33,7 +33,7 @@ def draw_curves(path: Path, groups: Sequence[Group], metrics: TaskMetrics, *, x:
         Whether any run has an evaluation; otherwise nothing is drawn.
 
     Raises:
-        UserError: the picture cannot be written.
+        UserError: the chart cannot be written.
     """
     shown = [group for group in groups if any(evaluations(run.lines) for run in group.runs)]
     if not shown:

@@ -62,8 +62,8 @@ class PictureWriter:
 
         Args:
             name: path below the folder, without suffix.
-            draw: returns the picture `[H, W, 3]` RGB uint8; called in a thread.
-            is_frame: whether the picture is a frame of a video.
+            draw: returns the drawn image `[H, W, 3]` RGB uint8; called in a thread.
+            is_frame: whether the image is a frame of a video.
         """
         if not self.enabled:
             return

@@ -23,7 +23,7 @@ class PredictionSettings:
         tile: side in pixels of the overlapping tiles that larger images are cut into; auto is the size that the model
             was trained at; absent: images are processed whole, or as the run's evaluation did.
         overlap: fraction of a tile that the next tile repeats; absent: 0.25, or the run's own.
-        draw: draw pictures of the results.
+        draw: draw the results on the images.
         batch_size: number of images in a batch.
         workers: processes that read images; absent: one per core, at most four.
         threads: CPU threads of the model; absent: one per core.
