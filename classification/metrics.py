@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# One row per image, as columns by name: index, label, rank, predicted, confidence, loss.
+# One row per image, as columns by name.
+COLUMNS = ("index", "label", "rank", "predicted", "confidence", "loss")
 Rows: TypeAlias = dict[str, np.ndarray]
 
 
@@ -24,12 +25,21 @@ class TopK:
         prefix: text before the names of the metrics, such as "train_".
         expected: indices `[N]` and labels `[N]` of all images to evaluate; images without a prediction, because they
             cannot be read, count as wrong. None evaluates the images that are added.
+        present: labels `[P]` of the classes that have images, if some have none: adds the accuracy among these classes
+            alone. None for all.
     """
 
     def __init__(
-        self, classes: Sequence[str], *, prefix: str = "", expected: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        classes: Sequence[str],
+        *,
+        prefix: str = "",
+        expected: tuple[np.ndarray, np.ndarray] | None = None,
+        present: np.ndarray | None = None,
     ) -> None:
         self.classes, self.prefix, self.expected = tuple(classes), prefix, expected
+        some = present is not None and len(present) < len(self.classes)
+        self.present = torch.from_numpy(np.asarray(present)) if some else None
         self._parts: list[Rows] = []
 
     def update(self, probabilities: Tensor, targets: Mapping[str, Tensor]) -> None:
@@ -46,6 +56,10 @@ class TopK:
             "confidence": best.values,
             "loss": -torch.log(own[:, 0].clamp(min=1e-12)),
         }
+        if self.present is not None:
+            among = torch.full_like(scores, -1.0)
+            among[:, self.present] = scores[:, self.present]
+            part["rank_present"] = _rank(among, own, labels)
         self._parts.append({name: value.numpy() for name, value in part.items()})
 
     def state(self) -> list[Rows]:
@@ -64,13 +78,16 @@ class TopK:
         """
         parts = self._parts if self.expected is None else [*self._parts, self._unread(*self.expected)]
         if not parts:
-            return {name: np.zeros(0) for name in ("index", "label", "rank", "predicted", "confidence", "loss")}
+            return {name: np.zeros(0) for name in (*COLUMNS, *(["rank_present"] if self.present is not None else []))}
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.argsort(rows["index"], kind="stable")
         return {name: values[order] for name, values in rows.items()}
 
     def compute(self) -> dict[str, object]:
         """Compute `top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images` and `per_class` (recall).
+
+        If some classes have no images, `top1_present` is the accuracy where predictions are limited to the others, and
+        `classes_present` their number.
 
         A value is None if there is nothing to measure: the recall of a class without images, `top5` with at most five
         classes, and an `nll` that is NaN. With a prefix there is no `per_class`.
@@ -83,6 +100,8 @@ class TopK:
             "nll": _mean(rows["loss"][rows["predicted"] >= 0].astype(np.float64)),
             "images": len(hit),
         }
+        if self.present is not None:
+            metrics |= {"top1_present": _mean(rows["rank_present"] < 1), "classes_present": len(self.present)}
         if not self.prefix:
             metrics["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
         return {self.prefix + name: value for name, value in metrics.items()}
@@ -92,7 +111,7 @@ class TopK:
         seen = np.concatenate([np.zeros(0, np.int64), *(part["index"] for part in self._parts)])
         absent = ~np.isin(index, seen)
         count = int(absent.sum())
-        return {
+        rows = {
             "index": index[absent],
             "label": label[absent],
             "rank": np.full(count, len(self.classes)),
@@ -100,6 +119,7 @@ class TopK:
             "confidence": np.zeros(count, np.float32),
             "loss": np.full(count, np.nan, np.float32),
         }
+        return rows if self.present is None else {**rows, "rank_present": rows["rank"]}
 
 
 def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) -> str:
@@ -126,6 +146,10 @@ def format_table(results: Mapping[str, Any]) -> str:
     for name in ("top1", "top5"):
         if results[name] is not None:
             lines.append(f"{name}  {results[name]:7.2%}   error {1 - results[name]:7.2%}")
+    if results.get("top1_present") is not None:
+        lines.append(
+            f"top1  {results['top1_present']:7.2%}   among the {results['classes_present']} classes with images"
+        )
     known = {name: value for name, value in results["per_class"].items() if value is not None}
     hardest = sorted(known, key=known.__getitem__)[:5]
     lines.append("hardest classes: " + ", ".join(f"{name} {known[name]:.1%}" for name in hardest))

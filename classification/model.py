@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
+from backbones.weights.files import read_state
 from backbones.weights.hub import resolve
 from backbones.weights.loading import load, state_for
 from backbones.weights.report import LoadReport
@@ -162,6 +163,20 @@ def build(
     if recompute:
         model.backbone.recompute_activations()
     return model
+
+
+def outputs_of(path: str | os.PathLike[str]) -> int | None:
+    """Return the number of classes of the last layer in a weights file, or None if it has none that is known.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    layers = [
+        tensor
+        for name, tensor in read_state(path).items()
+        if name.startswith(("fc.", "linear.", "classifier.", "head.")) and name.endswith("weight") and tensor.ndim > 1
+    ]
+    return len(layers[-1]) if layers else None
 
 
 def _whole(

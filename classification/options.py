@@ -16,6 +16,9 @@ class ClassificationDataOptions:
     Args:
         data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.
         recipe: file of defaults in classification/recipes; auto is standard with --data and shapes without.
+        train_split: name of the folder with the training images.
+        val_split: name of the folder with the validation images; val stands for valid, validation or dev as well, if
+            there is no val.
         in_channels: channels of the images; absent: as many as the first file has (three for an image).
         normalise: backbone uses the mean and std that the weights were trained with; data measures them on the training
             images.
@@ -37,6 +40,8 @@ class ClassificationDataOptions:
 
     data: str | None = None
     recipe: Literal["auto", "shapes", "standard", "paper", "modern", "cifar"] = "auto"
+    train_split: str = "train"
+    val_split: str = option("val", resume="evaluation")
     in_channels: int | None = None
     normalise: Literal["backbone", "data"] = "backbone"
     augment: str = "standard"

@@ -19,6 +19,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.listing import describe_passed_over
 from backbones.errors import require
 from classification.data.shard_writer import INDEX, make_shards
 from tools.cli.ending import run
@@ -56,9 +57,11 @@ class ShardGroups:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the shards and print their numbers."""
     options = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv).shards
-    counts = make_shards(Path(options.data), Path(options.output), shard_size=options.shard_size, seed=options.seed)
-    for split, shards in counts.items():
-        print(f"{split}: {sum(shards.values())} images in {len(shards)} shards")
+    made = make_shards(Path(options.data), Path(options.output), shard_size=options.shard_size, seed=options.seed)
+    for split, shards in made.counts.items():
+        others = describe_passed_over(made.passed_over[split])
+        skipped = f"; files passed over: {others}" if others else ""
+        print(f"{split}: {sum(shards.values())} images in {len(shards)} shards{skipped}")
     print(f"shards and {INDEX} are in {options.output}")
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
@@ -71,16 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.prediction.inputs import find_inputs
 
     options.plugins.load()
-    inputs, problems = find_inputs(files.inputs)
-    if not inputs:
-        raise UserError("; ".join(problems))
+    found = find_inputs(files.inputs)
+    if not found.files:
+        raise UserError("; ".join(found.problems))
     folder = choose_results(files.output, prefix="predict")
     running.set_up_cpu(settings)
     task = running.open_task(files.run or files.weights or "", settings, folder)
-    for problem in problems:
+    for problem in found.problems:
         running.print_problem(problem)
-    summary = running.predict_all(task, inputs, settings, folder, create_folder=create_results)
-    summary.problems[:0] = problems
+    summary = running.predict_all(task, found.files, settings, folder, create_folder=create_results)
+    summary.problems[:0] = found.problems
+    summary.passed_over = dict(found.passed_over)
     if folder.is_dir():
         running.write_summary(folder / "summary.json", summary, task)
     report(summary, folder)
@@ -95,6 +97,8 @@ def report(summary: PredictionSummary, folder: Path) -> None:
     """
     done, failed = summary.images, len(summary.problems)
     print(f"{done} images in {summary.seconds:.1f} s: {summary.images_per_second:.1f} images/s; {failed} inputs failed")
+    if others := describe_passed_over(summary.passed_over):
+        print(f"files passed over: {others}")
     if summary.files:
         print(f"in {folder}: {', '.join(summary.files)}")
     if summary.interrupted:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
 from backbones.common.images import read_file
+from backbones.common.listing import describe_passed_over, list_files
 from backbones.errors import UserError
 from classification.data.decoding import decode, decode_raw
 from classification.data.items import Item, Transform, make_item
+from classification.data.names import ClassNames
+
+# Folders of data sets with boxes or label maps, which lie where classes would.
+OTHER_LAYOUTS = {"images", "labels", "masks", "annotations"}
 
 
 class ClassFolder(Dataset):
@@ -28,10 +35,12 @@ class ClassFolder(Dataset):
     such views in evaluation; and a target: `label` from 0, and `index`, the image's index in the split.
 
     Args:
-        root: folder of the class folders.
+        listing: the files.
         transform: `Augment` or `Views`; None for pixels as they are decoded.
         in_channels: number of channels that every image must have.
-        indices: images to use, in order; all by default.
+        classes: the classes by whose names the folders get their labels; some may have no folder. None for the folders
+            themselves, all of which must hold images.
+        owner: what `classes` belong to, for messages.
 
     Attributes:
         classes: names by label.
@@ -41,15 +50,19 @@ class ClassFolder(Dataset):
 
     def __init__(
         self,
-        root: Path,
+        listing: ClassListing,
         transform: Transform | None,
         *,
         in_channels: int,
-        indices: Sequence[int] | np.ndarray | None = None,
+        classes: ClassNames | None = None,
+        owner: str = "",
     ) -> None:
-        self.root, self.transform, self.in_channels = root, transform, in_channels
-        self.classes, self.files, self.labels = scan(root)
-        self.indices = np.arange(len(self.files)) if indices is None else np.asarray(indices, dtype=np.int64)
+        if classes is None:
+            require_filled(listing)
+        self.root, self.transform, self.in_channels, self.files = listing.root, transform, in_channels, listing.files
+        self.classes = listing.names if classes is None else classes.names
+        self.labels = listing.numbers if classes is None else labels_by_name(listing, classes, owner=owner)
+        self.indices = np.arange(len(self.files))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -89,54 +102,113 @@ class ClassFolder(Dataset):
         return self.root / os.fsdecode(self.files[row])
 
 
-def scan(root: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """List a folder of class folders.
+@dataclass(frozen=True)
+class ClassListing:
+    """The class folders of a split and their images.
 
-    Returns:
-        Class names, files `[N]` (bytes, relative to `root`) and labels `[N]`.
+    Attributes:
+        root: folder of the class folders.
+        names: names of the folders with images, sorted.
+        files: paths `[N]` of the images, as bytes, relative to `root`.
+        numbers: index `[N]` in `names` of each image's folder.
+        empty: names of the folders without images.
+        nested: names of the folders whose images all lie in folders below, which may be the classes.
+        passed_over: number of the other files by suffix, and of the images beside the class folders.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    files: np.ndarray
+    numbers: np.ndarray
+    empty: tuple[str, ...]
+    nested: tuple[str, ...]
+    passed_over: Mapping[str, int]
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """Return the folder of a split; other usual names of the validation split stand in for val.
 
     Raises:
-        UserError: the folder or its class folders are missing, or a class has no images.
+        UserError: there is no such folder.
     """
-    if not root.is_dir():
-        raise UserError(f"--data {root.parent}: has no folder {root.name}/; expected train/CLASS/* and val/CLASS/*")
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
+    folder = root / existing_split(split, lambda name: (root / name).is_dir())
+    if not folder.is_dir():
+        others = sorted(f"{entry.name}/" for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+        raise UserError(
+            f"--data {root}: has no folder {split}/, but {', '.join(others[:5]) or 'no folder'}; expected "
+            "SPLIT/CLASS/*; name other folders with --train-split and --val-split"
+        )
+    return folder
+
+
+def list_classes(root: Path) -> ClassListing:
+    """List the class folders of a split, `root/CLASS/*`, with the images at any depth of each.
+
+    Raises:
+        UserError: there are no class folders, or they are those of a data set of boxes or label maps.
+    """
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
         raise UserError(f"{root}: has no class folders; expected {root.name}/CLASS/*.jpg")
-    files: list[bytes] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(path.relative_to(root) for path in image_files(root / name))
-        if not found:
-            raise UserError(
-                f"{root / name}: a class without images ({', '.join(PIXEL_SUFFIXES)}); fill or remove the folder"
-            )
-        files += [os.fsencode(path) for path in found]
-        labels += [label] * len(found)
+    if "images" in folders and set(folders) <= OTHER_LAYOUTS and len(folders) > 1:
+        raise UserError(
+            f"{root}: holds {', '.join(folders)}, which are no classes but the folders of boxes or label maps; "
+            f"expected {root.name}/CLASS/*.jpg"
+        )
+    beside = (entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    passed_over = Counter(entry.suffix.lower() for entry in beside)
+    files: dict[str, list[Path]] = {}
+    for name in folders:
+        found = list_files(root / name, PIXEL_SUFFIXES)
+        files[name] = [file.relative_to(root) for file in found.files]
+        passed_over.update(found.passed_over)
+    names = tuple(name for name in folders if files[name])
     # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
-    return tuple(classes), np.array(files, dtype=np.bytes_), np.array(labels, dtype=np.int64)
+    return ClassListing(
+        root,
+        names,
+        np.array([os.fsencode(file) for name in names for file in files[name]], dtype=np.bytes_),
+        np.repeat(np.arange(len(names)), [len(files[name]) for name in names]),
+        empty=tuple(name for name in folders if not files[name]),
+        nested=tuple(name for name in names if all(len(file.parts) > 2 for file in files[name])),
+        passed_over=passed_over,
+    )
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the image files of a folder at any depth, without hidden ones: other programs make those."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(PIXEL_SUFFIXES) and not name.startswith("."):
-                yield Path(parent, name)
-
-
-def require_same_classes(train: Sequence[str], val: Sequence[str], *, here: str, there: str) -> None:
-    """Refuse splits whose classes differ: the same label would mean different classes.
+def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) -> np.ndarray:
+    """Return the labels `[N]` of a listing's images by the names of their folders.
 
     Args:
-        here, there: names of the two splits for the message.
+        owner: what the classes belong to, for the message.
 
     Raises:
-        UserError: the classes differ; the message names up to three of them.
+        UserError: a folder with images is named like no class, or two folders like the same class.
     """
-    odd = sorted(set(train) ^ set(val))
-    if odd:
-        shown = ", ".join(f"{name} (only in {here if name in train else there})" for name in odd[:3])
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise UserError(f"the classes of {here} and {there} differ: {shown}{more}; give both the same class folders")
+    strange = [name for name in listing.names if name not in classes.labels]
+    if strange:
+        raise UserError(
+            f"{listing.root / strange[0]}: is none of the {len(classes.names)} classes of {owner} "
+            f"({', '.join(classes.names[:3])}, ...; {len(strange)} of {len(listing.names)} folders are none); "
+            "rename or remove the folder"
+        )
+    labels = np.array([classes.labels[name] for name in listing.names], np.int64)
+    owners: dict[int, str] = {}
+    for name, label in zip(listing.names, labels.tolist(), strict=True):
+        if label in owners:
+            raise UserError(f"{listing.root / name}: is the same class as {owners[label]}; merge the two folders")
+        owners[label] = name
+    return labels[listing.numbers]
+
+
+def require_filled(listing: ClassListing) -> None:
+    """Refuse class folders without images: a model cannot learn their classes.
+
+    Raises:
+        UserError: naming the first empty folder.
+    """
+    if listing.empty:
+        found = describe_passed_over(list_files(listing.root / listing.empty[0], PIXEL_SUFFIXES).passed_over)
+        raise UserError(
+            f"{listing.root / listing.empty[0]}: a class without images ({', '.join(PIXEL_SUFFIXES)}), but with "
+            f"{found or 'no files'}; fill or remove the folder"
+        )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.files import write_json
 from backbones.errors import UserError
+from classification.data.folders import ClassListing, labels_by_name, list_classes, require_filled, split_folder
+from classification.data.names import ClassNames
 from classification.data.shard_index import INDEX
 
 UNFINISHED = ".unfinished"  # folder that holds the shards until all of them are written
@@ -34,7 +36,20 @@ class SourceFile:
     key: str
 
 
-def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int = 0) -> dict[str, dict[str, int]]:
+@dataclass(frozen=True)
+class MadeShards:
+    """What was written.
+
+    Attributes:
+        counts: number of samples by shard name, for each split.
+        passed_over: number of the files by suffix that are not in the shards, for each split.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    passed_over: Mapping[str, Mapping[str, int]]
+
+
+def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int = 0) -> MadeShards:
     """Write the shards of the splits `train` and `val`, then their index.
 
     Args:
@@ -43,25 +58,28 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
         shard_size: number of samples per shard; the last shard of a split has the remaining samples.
         seed: seed of the order of the training images.
 
-    Returns:
-        The number of samples by shard name, for each split.
-
     Raises:
         UserError: `data` has no class folders, `output` holds files, or a file cannot be read or written. `output` is
             left empty then.
     """
-    train, val = data / "train", data / "val"
-    classes = class_names(train)
-    strange = sorted(set(class_names(val)) - set(classes))
-    if strange:
-        raise UserError(f"{val / strange[0]}: a class without a folder in {train}; add it there or remove it here")
-    sources = {"train": find_sources(train, classes), "val": find_sources(val, classes)}
+    listings = {split: list_classes(split_folder(data, split)) for split in ("train", "val")}
+    require_filled(listings["train"])
+    classes = listings["train"].names
+    known, owner = ClassNames.of(classes), str(listings["train"].root)
+    sources = {
+        split: _sources(listing, labels_by_name(listing, known, owner=owner)) for split, listing in listings.items()
+    }
+    if not sources["val"]:
+        raise UserError(f"{listings['val'].root}: has no images in its class folders; add some")
     # Shuffle the training images: a stream of shards is only shuffled within a buffer.
     order = np.random.default_rng(seed).permutation(len(sources["train"]))
     sources["train"] = [sources["train"][index] for index in order]
     _require_empty(output)
     try:
-        return _write(sources, classes, output, shard_size)
+        return MadeShards(
+            _write(sources, list(classes), output, shard_size),
+            {split: listing.passed_over for split, listing in listings.items()},
+        )
     except OSError as error:
         raise UserError(
             f"{error.filename or output}: {error.strerror}; the shards were not made; fix this and run again"
@@ -70,44 +88,14 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)
 
 
-def class_names(folder: Path) -> list[str]:
-    """Return the names of the class folders in order; a class's number is its index among those for training.
-
-    Raises:
-        UserError: there are no class folders.
-    """
-    names = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
-    if not names:
-        raise UserError(f"{folder}: has no class folders; --data holds train/CLASS/* and val/CLASS/*")
-    return names
-
-
-def find_sources(folder: Path, classes: Sequence[str]) -> list[SourceFile]:
-    """Return all images of a split, class by class.
-
-    Raises:
-        UserError: a class folder holds something else than images, or there are no images.
-    """
-    found: list[SourceFile] = []
-    for label, name in enumerate(classes):
-        for path in _entries(folder / name) if (folder / name).is_dir() else []:
-            if path.suffix.lower() not in PIXEL_SUFFIXES or not path.is_file():
-                raise UserError(
-                    f"{path}: is no image file ({', '.join(PIXEL_SUFFIXES)}); convert it or move it elsewhere"
-                )
-            key = f"{len(found):08d}-{name}-{path.stem}".replace(".", "_")
-            found.append(SourceFile(path, label, key))
-    if not found:
-        raise UserError(f"{folder}: has no images in its class folders; add some")
+def _sources(listing: ClassListing, labels: np.ndarray) -> list[SourceFile]:
+    """Return all images of a split, class by class."""
+    found = []
+    for number, (file, label) in enumerate(zip(listing.files.tolist(), labels.tolist(), strict=True)):
+        path = Path(os.fsdecode(file))
+        key = f"{number:08d}-{path.parts[0]}-{path.stem}".replace(".", "_")
+        found.append(SourceFile(listing.root / path, label, key))
     return found
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Return the entries of a folder in order, without hidden ones."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; --data holds train/CLASS/* and val/CLASS/*") from None
 
 
 def _require_empty(output: Path) -> None:

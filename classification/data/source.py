@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
 from backbones.errors import UserError
 from classification.data.decoding import channels_of, decode
-from classification.data.folders import ClassFolder, require_same_classes
+from classification.data.folders import ClassFolder, ClassListing, list_classes, require_filled, split_folder
 from classification.data.items import Collate, Item, ItemBatch, Transform, collate
+from classification.data.names import ClassNames
 from classification.data.shard_index import holds_shards, read_index
 from classification.data.shards import EvalShards, ShardBatches, ShardStream, shard_loader
 from classification.transforms import Augment, Views
 
 Split: TypeAlias = Literal["train", "val"]
+SPLIT_FOLDERS: Mapping[Split, str] = {"train": "train", "val": "val"}
+SHOWN = 5  # names of classes in a remark
 # Selects training images: labels `[N]` and class names -> indices `[M]` of the images to use.
 Choice: TypeAlias = Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
 
@@ -35,6 +39,8 @@ class ImageSource(Protocol):
         in_channels: number of channels of the images.
         train_size, val_size: number of images that are used of each split.
         measurable: splits that `eval_loader` accepts.
+        where: folder or address of each split, for the plan.
+        remarks: what the plan says about each split besides: files that are passed over, classes without images.
         floating: whether the images are floating arrays, according to the first image of each split.
     """
 
@@ -43,6 +49,8 @@ class ImageSource(Protocol):
     train_size: int
     val_size: int
     measurable: tuple[Split, ...]
+    where: Mapping[Split, str]
+    remarks: Mapping[Split, str]
     floating: bool
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
@@ -64,6 +72,9 @@ class ImageSource(Protocol):
 
         Return None if no image can be missing.
         """
+
+    def present(self, split: Split) -> np.ndarray | None:
+        """Return the labels `[P]` of the classes with an image in a split; None if this is not known."""
 
     def names(self, split: Split, indices: np.ndarray) -> list[str]:
         """Return names of images for tables, by their indices in the split."""
@@ -95,16 +106,21 @@ class BadImagePolicy(Protocol):
 class FolderSource:
     """Class folders `train/CLASS/*` and `val/CLASS/*`; see `ImageSource`.
 
+    The classes are the folders of the training split, or `classes`. Labels go by the names of the folders; validation
+    may lack classes.
+
     Args:
         root: folder of the splits.
+        folder_names: name of the folder of each split.
         in_channels: number of channels that every image must have; None for that of the first file.
         sample: use only n images of each split, evenly spread over its classes; 0 for all.
         choose: selects the training images; all by default.
         splits: splits to open.
         guard: what happens to images that cannot be read; by default they are errors.
+        classes: the classes without training, such as those of a weights file; by default those of the folders.
 
     Raises:
-        UserError: a class is empty, the classes of the splits differ, or files have other numbers of channels.
+        UserError: a training class is empty, a validation folder is no class, or files have other numbers of channels.
     """
 
     def __init__(
@@ -116,18 +132,27 @@ class FolderSource:
         choose: Choice | None = None,
         splits: tuple[Split, ...],
         guard: BadImagePolicy | None = None,
+        folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
+        classes: ClassNames | None = None,
     ) -> None:
         self._guard = guard
-        folders = {split: _split_folder(root, split) for split in splits}
-        self._folders = {s: ClassFolder(folder, None, in_channels=in_channels or 3) for s, folder in folders.items()}
+        listings = {split: list_classes(split_folder(root, folder_names[split])) for split in splits}
+        owner = "the weights"
+        if "train" in splits:
+            classes, owner = ClassNames.of(listings["train"].names), str(listings["train"].root)
+            require_filled(listings["train"])
+        self._folders = {
+            split: ClassFolder(listing, None, in_channels=in_channels or 3, classes=classes, owner=owner)
+            for split, listing in listings.items()
+        }
+        self.where: Mapping[Split, str] = {split: str(listing.root) for split, listing in listings.items()}
         self._indices = {split: spread(len(folder), sample) for split, folder in self._folders.items()}
         if choose and "train" in splits:
             train, indices = self._folders["train"], self._indices["train"]
             self._indices["train"] = indices[choose(train.labels[indices], train.classes)]
         last = self._folders[splits[-1]]
-        for folder in self._folders.values():
-            require_same_classes(folder.classes, last.classes, here=str(folder.root), there=str(last.root))
         self.classes = last.classes
+        self.remarks: Mapping[Split, str] = {split: self._remark(split, each) for split, each in listings.items()}
         self.in_channels = in_channels or self._channels(last)
         self.train_size = len(self._indices.get("train", ()))
         self.val_size = len(self._indices["val"])
@@ -156,6 +181,9 @@ class FolderSource:
         indices = self._sampled(split, sample)
         return indices, self._folders[split].labels[indices]
 
+    def present(self, split: Split) -> np.ndarray | None:
+        return np.unique(self._folders[split].labels[self._indices[split]])
+
     def names(self, split: Split, indices: np.ndarray) -> list[str]:
         return [self._folders[split].files[index].decode(errors="replace") for index in indices]
 
@@ -170,6 +198,11 @@ class FolderSource:
         moments = np.array([_moments(raw[int(index)][0]) for index in spread(len(indices), count)])
         mean, square = moments.mean(axis=0)
         return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())
+
+    def _remark(self, split: Split, listing: ClassListing) -> str:
+        present = self.present(split)
+        absent = [name for label, name in enumerate(self.classes) if present is not None and label not in present]
+        return remark(listing, absent)
 
     def _sampled(self, split: Split, sample: int) -> np.ndarray:
         indices = self._indices[split]
@@ -211,6 +244,8 @@ class ShardSource:
         self.classes, self.in_channels = self._index.classes, in_channels or 3
         self.train_size, self.val_size = self._index.count("train"), self._index.count("val")
         self.measurable: tuple[Split, ...] = ("val",)
+        self.where: Mapping[Split, str] = dict.fromkeys(("train", "val"), address)
+        self.remarks: Mapping[Split, str] = dict.fromkeys(("train", "val"), "")
         self.floating = False  # unknown here; mixing refuses floating images when they come
 
     def train_loader(self, batches: ShardBatches, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
@@ -240,6 +275,9 @@ class ShardSource:
     def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         return None
 
+    def present(self, split: Split) -> np.ndarray | None:
+        return None
+
     def names(self, split: Split, indices: np.ndarray) -> list[str]:
         return [f"{split} sample {index}" for index in indices]
 
@@ -260,6 +298,8 @@ def open_source(
     buffer: int = 4096,
     splits: tuple[Split, ...],
     guard: BadImagePolicy | None = None,
+    folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
+    classes: ClassNames | None = None,
 ) -> FolderSource | ShardSource:
     """Open the data set at a folder, or at a folder or address of tar shards; arguments as in the two classes.
 
@@ -273,17 +313,39 @@ def open_source(
             raise UserError("--on-bad-image skip: not for tar shards; make new shards of images that decode")
         if choose is not None:
             raise UserError("--fraction: not for tar shards; use class folders")
+        if folder_names != SPLIT_FOLDERS:
+            raise UserError("--train-split, --val-split: not for tar shards, whose splits are train and val")
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
     if not Path(address).is_dir():
         raise UserError(f"--data {address}: no such folder; check the path")
     return FolderSource(
-        Path(address), in_channels=in_channels, sample=sample, choose=choose, splits=splits, guard=guard
+        Path(address),
+        in_channels=in_channels,
+        sample=sample,
+        choose=choose,
+        splits=splits,
+        guard=guard,
+        folder_names=folder_names,
+        classes=classes,
     )
 
 
-def _split_folder(root: Path, split: Split) -> Path:
-    """Return the folder of a split; `test` stands in for a missing `val`."""
-    return root / ("test" if split == "val" and not (root / "val").exists() and (root / "test").is_dir() else split)
+def remark(listing: ClassListing, absent: Sequence[str]) -> str:
+    """Return what a plan says about a split besides its number of images; empty if there is nothing to say.
+
+    Args:
+        absent: names of the classes without images.
+    """
+    parts = []
+    if absent:
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        parts.append(f"no image of {', '.join(absent[:SHOWN])}{more}")
+    if listing.nested:
+        names = ", ".join(listing.nested[:SHOWN])
+        parts.append(f"WARNING: all images of {names} lie in folders below, which may be the classes")
+    if others := describe_passed_over(listing.passed_over):
+        parts.append(f"files passed over: {others}")
+    return "; ".join(parts)
 
 
 def spread(size: int, sample: int) -> np.ndarray:

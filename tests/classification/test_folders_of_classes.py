@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL import Image
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from classification.data.decoding import decode
-from classification.data.folders import ClassFolder, require_same_classes, scan
+from classification.data.folders import ClassFolder, list_classes, require_filled, split_folder
 from classification.data.items import collate
+from classification.data.names import ClassNames
 from classification.data.shard_writer import make_shards
 from classification.data.source import FolderSource, ShardSource, open_source, spread
 from classification.transforms import Augment, Normalise, Views
@@ -50,7 +52,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".ppm"])
 def test_pictures_become_rgb_or_grey(suffix: str):
     content = encoded(suffix, RED)
     colour, grey = decode(content, "a" + suffix, 3), decode(content, "a" + suffix, 1)
@@ -163,49 +165,106 @@ def test_listing_takes_images_at_any_depth_and_nothing_hidden(root: Path):
         (ant / name).parent.mkdir(parents=True, exist_ok=True)
         (ant / name).touch()
     (root / "train" / ".cache").mkdir()
-    classes, files, labels = scan(root / "train")
-    assert classes == ("ant", "bee ü")
-    assert [os.fsdecode(file) for file in files] == [
+    (root / "train" / "beside.png").touch()
+    listing = list_classes(root / "train")
+    assert listing.names == ("ant", "bee ü") and listing.passed_over == {".txt": 1, ".png": 1}
+    assert [os.fsdecode(file) for file in listing.files] == [
         "ant/0 é.png", "ant/1 é.png", "ant/2 é.png", "ant/deep/er/X.JPEG", "ant/folder.png/kept.npy",
         "bee ü/0 é.png", "bee ü/1 é.png",
     ]  # fmt: skip
-    assert labels.tolist() == [0] * 5 + [1] * 2
+    assert listing.numbers.tolist() == [0] * 5 + [1] * 2
+
+
+def test_links_to_folders_are_followed_but_not_in_a_circle(root: Path, tmp_path: Path):
+    ant = root / "train" / "ant"
+    (tmp_path / "elsewhere").mkdir()
+    (root / "train" / "bee ü" / "0 é.png").rename(tmp_path / "elsewhere" / "x.png")
+    (ant / "linked").symlink_to(tmp_path / "elsewhere")
+    (ant / "itself").symlink_to(ant)
+    (tmp_path / "elsewhere" / "back").symlink_to(ant)
+    (root / "train" / "cat").symlink_to(tmp_path / "elsewhere")
+    listing = list_classes(root / "train")
+    assert [file.decode() for file in listing.files[listing.numbers == 0]] == [
+        "ant/0 é.png", "ant/1 é.png", "ant/2 é.png", "ant/linked/x.png",
+    ]  # fmt: skip
+    # The folder "cat" is the other one, which links back to "ant".
+    assert [file.decode() for file in listing.files[listing.numbers == 2]] == [
+        "cat/back/0 é.png", "cat/back/1 é.png", "cat/back/2 é.png", "cat/x.png",
+    ]  # fmt: skip
 
 
 def test_names_that_are_no_text_are_read_and_shown(root: Path):
     odd = root / "val" / "ant" / os.fsdecode(b"\xff.png")
     odd.write_bytes(encoded(".png", RED))
     source = FolderSource(root, in_channels=None, splits=("val",))
-    data = ClassFolder(root / "val", None, in_channels=3)
+    data = ClassFolder(list_classes(root / "val"), None, in_channels=3)
     assert data[1][0][:, 0, 0].tolist() == [250, 10, 20]
     assert source.names("val", np.array([1, 0])) == ["ant/\ufffd.png", "ant/0 é.png"]
 
 
 def test_listing_refuses_what_is_no_split(root: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"--data .*data: has no folder test/; expected train/CLASS"):
-        scan(root / "test")
-    with pytest.raises(UserError, match="data/empty: has no class folders; expected empty/CLASS"):
-        (tmp_path / "data" / "empty").mkdir()
-        scan(root / "empty")
+    with pytest.raises(UserError, match=r"--data .*data: has no folder test/, but train/, val/; expected SPLIT/CLASS"):
+        split_folder(root, "test")
     (root / "train" / "cat").mkdir()
-    (root / "train" / "cat" / ".DS_Store.png").touch()
-    with pytest.raises(UserError, match="train/cat: a class without images"):
-        scan(root / "train")
+    for name in (".DS_Store.png", "a.svg"):
+        (root / "train" / "cat" / name).touch()
+    with pytest.raises(UserError, match=r"train/cat: a class without images \(.*\), but with 1 \.svg; fill"):
+        require_filled(list_classes(root / "train"))
+    (root / "empty").mkdir()
+    with pytest.raises(UserError, match="data/empty: has no class folders; expected empty/CLASS"):
+        list_classes(root / "empty")
+    for name in ("images", "labels"):
+        (root / "empty" / name).mkdir()
+    with pytest.raises(UserError, match="empty: holds images, labels, which are no classes but the folders of boxes"):
+        list_classes(root / "empty")
 
 
-def test_classes_must_be_the_same(root: Path):
-    require_same_classes(("a", "b"), ("a", "b"), here="x", there="y")
-    with pytest.raises(UserError, match=r"of x and y differ: a \(only in x\), c \(only in y\); both need"):
-        require_same_classes(("a", "b"), ("b", "c"), here="x", there="y")
-    with pytest.raises(UserError, match=r"3 \(only in x\), 4 \(only in x\), 5 \(only in x\) and 2 more; both"):
-        require_same_classes("3456", "7", here="x", there="y")
-    (root / "val" / "ant").rename(root / "val" / "asp")
-    with pytest.raises(UserError, match=r"ant \(only in .*train\), asp \(only in .*val\)"):
+def test_validation_may_lack_classes_and_labels_go_by_name(root: Path):
+    (root / "val" / "ant" / "0 é.png").unlink()
+    source = FolderSource(root, in_channels=None, splits=("train", "val"))
+    assert source.classes == ("ant", "bee ü")
+    assert source.present("val").tolist() == [1] and source.expected("val") is None
+    assert source.remarks == {"train": "", "val": "no image of ant"}
+    views = Views("center", 4, 4, PLAIN)
+    ((_, targets),) = source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0)
+    assert targets["label"].tolist() == [1]
+    (root / "val" / "bee ü").rename(root / "val" / "cow")
+    with pytest.raises(UserError, match=r"val/cow: is none of the 2 classes of .*train \(ant, bee ü, \.\.\.; 1 of 1"):
         FolderSource(root, in_channels=None, splits=("train", "val"))
 
 
+def test_classes_of_weights_give_the_labels_of_folders(root: Path):
+    classes = ClassNames.of(["cow", "bee ü", "ant", "emu"])
+    source = FolderSource(root, in_channels=None, splits=("val",), classes=classes)
+    views = Views("center", 4, 4, PLAIN)
+    ((_, targets),) = source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0)
+    assert (source.classes, targets["label"].tolist()) == (("cow", "bee ü", "ant", "emu"), [2, 1])
+    assert source.remarks == {"val": "no image of cow, emu"}
+
+
+def test_classes_of_imagenet_have_synsets_words_and_numbers():
+    classes = ClassNames.imagenet()
+    assert len(classes.names) == 1000 and classes.names[0] == "n01440764"
+    # Labels 0, 217 and 701 of ILSVRC 2012.
+    for names, label in ((("n01440764", "tench", "Tinca tinca", "000"), 0), (("English springer", "217"), 217)):
+        assert [classes.labels[name] for name in names] == [label] * len(names)
+    assert classes.labels["English_springer"] == 217 and classes.labels["n03888257"] == classes.labels["parachute"]
+    assert "crane" not in classes.labels  # a bird and a machine
+    # Ten synsets that were trained alone are found by their words as well; other classes are not mixed with ImageNet's.
+    assert ClassNames.of(["n02102040", "n01440764"]).labels["tench"] == 1
+    assert "n01440764" not in ClassNames.of(["tench", "my own"]).labels
+
+
+def test_folders_that_hold_only_folders_are_remarked(root: Path):
+    (root / "train" / "all").mkdir()
+    (root / "train" / "ant").rename(root / "train" / "all" / "ant")
+    (root / "val" / "ant").rename(root / "val" / "all")
+    remarks = FolderSource(root, in_channels=None, splits=("train", "val")).remarks
+    assert remarks["train"] == "WARNING: all images of all lie in folders below, which may be the classes"
+
+
 def test_a_file_that_went_away_is_named(root: Path):
-    data = ClassFolder(root / "train", None, in_channels=3)
+    data = ClassFolder(list_classes(root / "train"), None, in_channels=3)
     data.path(3).unlink()
     with pytest.raises(UserError, match=r"bee ü/0 é\.png: cannot be read \(No such file"):
         data[3]
@@ -235,7 +294,7 @@ def test_loaders_give_the_same_with_and_without_workers(root: Path):
         assert (images.shape, images.dtype) == ((2, 3, 4, 4), torch.uint8)
         assert torch.equal(images, others)
         assert torch.equal(targets["index"], again["index"])
-    data = ClassFolder(root / "train", Views("ten", 4, 4, PLAIN), in_channels=3)
+    data = ClassFolder(list_classes(root / "train"), Views("ten", 4, 4, PLAIN), in_channels=3)
     ((views, targets),) = loader(data, workers=0, collate=collate, batch_size=5)
     assert [view.shape for view in views] == [(5, 3, 4, 4)] * 10
     assert targets["label"].tolist() == [0, 0, 0, 1, 1]
@@ -281,13 +340,17 @@ def test_the_first_image_of_each_split_is_looked_at(root: Path):
         FolderSource(root, in_channels=None, splits=("train", "val"))
 
 
-def test_a_test_folder_serves_for_validation(root: Path):
+def test_a_test_folder_never_serves_for_validation_unless_it_is_named(root: Path):
     (root / "val").rename(root / "test")
-    source = open_source(str(root), in_channels=None, splits=("train", "val"))
-    assert source.val_size == 2
-    (root / "val").mkdir()
-    with pytest.raises(UserError, match="val: has no class folders"):
+    with pytest.raises(UserError, match="has no folder val/, but test/, train/; expected SPLIT/CLASS"):
         open_source(str(root), in_channels=None, splits=("train", "val"))
+    names = {"train": "train", "val": "test"}
+    source = open_source(str(root), in_channels=None, splits=("train", "val"), folder_names=names)
+    assert (source.val_size, source.where["val"]) == (2, str(root / "test"))
+    for name in ("dev", "validation", "valid", "val"):  # each comes before those that exist already
+        shutil.copytree(root / "test", root / name)
+        source = open_source(str(root), in_channels=None, splits=("train", "val"))
+        assert source.where == {"train": str(root / "train"), "val": str(root / name)}
     with pytest.raises(UserError, match="--data nowhere: no such folder"):
         open_source("nowhere", in_channels=None, splits=("val",))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from backbones.base import Backbone
 from backbones.errors import UserError
 from classification.data.decoding import decode
-from classification.data.folders import ClassFolder
+from classification.data.folders import ClassFolder, list_classes, split_folder
 from classification.data.items import collate, make_item
 from classification.data.source import spread
 from classification.transforms import Normalise, Views
@@ -49,7 +49,7 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
 
 def _read_images(data: Path, count: int, in_channels: int) -> tuple[list[LabelledPixels], int]:
     """Read images at even distances in the order of the classes; also return the number of classes."""
-    files = ClassFolder(data / "train", None, in_channels=in_channels)
+    files = ClassFolder(list_classes(split_folder(data, "train")), None, in_channels=in_channels)
     images = []
     for row in spread(len(files), count):
         path = files.path(row)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import find_split, instances_files
+from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.errors import UserError
 from classification.data.shard_index import holds_shards
 from detection.data.folders import LAYOUTS, layout_of
@@ -68,7 +68,7 @@ def _check_folders(
         return {split: check_folder(root, split, report) for split in splits}
     if is_label_folder(root):
         return check_labels(root, splits, report, ignore_index=ignore_index)
-    return check_classes(_class_splits(root), report)
+    return check_classes(_class_splits(root, splits), report)
 
 
 def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, decode: bool, workers: int | None) -> None:
@@ -95,15 +95,17 @@ def _coco_splits(root: Path | None, named: Mapping[str, CocoFiles]) -> dict[str,
     return found
 
 
-def _class_splits(root: Path) -> dict[str, Path]:
-    """Return the folders of the splits (train, val) of a classification data set, by split."""
+def _class_splits(root: Path, splits: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of the splits of class folders that exist, by their names."""
     if holds_shards(str(root)):
         raise UserError(f"--data {root}: tar shards are not checked; check the class folders from which they were made")
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder; check the path")
-    found = {split: root / split for split in ("train", "val", "test") if (root / split).is_dir()}
-    if "val" in found:
-        found.pop("test", None)  # training reads test/ only if val/ does not exist
+    found = {}
+    for split in splits:
+        name = existing_split(split, lambda name: (root / name).is_dir())
+        if (root / name).is_dir():
+            found[name] = root / name
     if not found:
         raise UserError(
             f"--data {root}: unknown layout; expected {LAYOUTS}; train/CLASS/* and val/CLASS/*; or "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError
 from classification.data.decoding import channels_of, decode_raw
-from classification.data.folders import image_files
+from classification.data.folders import ClassListing, list_classes
 from tools.checks.findings import CheckReport
 from tools.checks.images import UNDECODABLE, Findings, SplitImages
 from tools.checks.label_maps import without_name
@@ -21,33 +22,51 @@ from tools.checks.label_maps import without_name
 def check_classes(folders: Mapping[str, Path], report: CheckReport) -> dict[str, SplitImages]:
     """Check the class folders of each split, `SPLIT/CLASS/*`.
 
+    Args:
+        folders: folder of each split, that for training first.
+
     Returns:
         The image files of each split, which are not checked yet.
+
+    Raises:
+        UserError: a folder has no class folders.
     """
-    names = {split: _class_names(folder) for split, folder in folders.items()}
-    for split, own in names.items():
-        if not own:
-            report.add("no classes", split, file=str(folders[split]), text="the folder has no class folders")
-        for other in names.keys() - {split}:
-            for name in sorted(own - names[other]):
-                text = f"class {name} is not in {folders[other]}"
-                report.add("class of one split only", split, file=str(folders[split] / name), text=text)
-    return {split: _class_images(folder, sorted(names[split]), split, report) for split, folder in folders.items()}
+    listings = {split: list_classes(folder) for split, folder in folders.items()}
+    train = next(iter(listings.values()))
+    for split, listing in listings.items():
+        trains = listing is train
+        _report_classes(listing, None if trains else train, split, report)
+        report.checked[split] = {"classes": len(listing.names), "images": len(listing.files)}
+        if others := describe_passed_over(listing.passed_over):
+            report.add("passed over", split, file=str(listing.root), text=f"files that are not read: {others}")
+    return {split: _class_images(listing, split) for split, listing in listings.items()}
 
 
-def _class_names(folder: Path) -> set[str]:
-    return {entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")}
+def _report_classes(listing: ClassListing, train: ClassListing | None, split: str, report: CheckReport) -> None:
+    """Report classes without images and folders that are no classes.
+
+    Args:
+        train: the training split; None if `listing` is that split.
+    """
+
+    def add(kind: str, names: Iterable[str], text: str) -> None:
+        for name in names:
+            report.add(kind, split, file=str(listing.root / name), text=text)
+
+    empty = f"the folder has no image files ({', '.join(PIXEL_SUFFIXES)})"
+    add("class without images" if train else "class without training images", listing.empty, empty)
+    add("class of folders only", listing.nested, "all its images lie in folders below, which may be the classes")
+    if train is not None:
+        known = {*train.names, *train.empty}
+        add("class without training images", sorted(set(listing.names) - known), f"the class is not in {train.root}")
+        absent = sorted(set(train.names) - {*listing.names, *listing.empty})
+        add("class without images", absent, f"the class of {train.root} has no folder here")
+    elif len(listing.names) < 2:
+        report.add("single class", split, file=str(listing.root), text="only one class has images")
 
 
-def _class_images(folder: Path, classes: list[str], split: str, report: CheckReport) -> SplitImages:
-    files: list[str] = []
-    for name in classes:
-        found = sorted(str(path.relative_to(folder)) for path in image_files(folder / name))
-        files += found
-        if not found:
-            text = f"the folder has no image files ({', '.join(PIXEL_SUFFIXES)})"
-            report.add("class without images", split, file=str(folder / name), text=text)
-    report.checked[split] = {"classes": len(classes), "images": len(files)}
+def _class_images(listing: ClassListing, split: str) -> SplitImages:
+    folder, files = listing.root, [os.fsdecode(file) for file in listing.files.tolist()]
 
     def inspect(index: int, content: np.ndarray) -> Findings:
         return _inspect_image(content.tobytes(), files[index], _channels(folder / files[0]))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
@@ -18,6 +19,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.listing import describe_passed_over, list_files
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from tools.processes.stopping import protect_workers
@@ -79,21 +81,37 @@ class VideoHeader:
     frames: int
 
 
-def find_inputs(names: Iterable[str]) -> tuple[list[InputFile], list[str]]:
-    """Return the files that command-line names mean, and an error message for each name without files.
+@dataclass(frozen=True)
+class FoundInputs:
+    """The files that a command line names.
+
+    Attributes:
+        files: images and videos; a file that is named several times is found once.
+        problems: descriptions of the names without files.
+        passed_over: number of the other files by suffix in the folders and globs.
+    """
+
+    files: list[InputFile]
+    problems: list[str]
+    passed_over: Mapping[str, int]
+
+
+def find_inputs(names: Iterable[str]) -> FoundInputs:
+    """Find the files that command-line names mean.
 
     Args:
-        names: images, videos, folders and globs. A file that is named several times is found once.
+        names: images, videos, folders and globs.
     """
     inputs: dict[str, InputFile] = {}
     problems: list[str] = []
+    passed_over: Counter[str] = Counter()
     for name in names:
         try:
-            for each in _find(name):
+            for each in _find(name, passed_over):
                 inputs.setdefault(os.path.abspath(each.path), each)
         except UserError as error:
             problems.append(str(error))
-    return list(inputs.values()), problems
+    return FoundInputs(list(inputs.values()), problems, passed_over)
 
 
 def stream(inputs: Sequence[InputFile], read: Read[Content], *, workers: int) -> Iterator[LoadedImage[Content]]:
@@ -140,19 +158,25 @@ def count_images(inputs: Iterable[InputFile]) -> int:
     return total
 
 
-def _find(name: str) -> list[InputFile]:
+def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
     """Return the image and video files that one command-line name (file, folder or glob) means.
+
+    Args:
+        passed_over: counts of files by suffix, to which the others of a folder or glob are added.
 
     Raises:
         UserError: if there are none.
     """
     path = Path(name)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
-        known = [InputFile(file, str(file.relative_to(path))) for file in files if _has_known_suffix(file)]
-        if not known:
-            raise UserError(f"{name}: holds no images or videos ({', '.join(SUFFIXES)}); name another folder")
-        return known
+        listing = list_files(path, SUFFIXES)
+        if not listing.files:
+            found = describe_passed_over(listing.passed_over) or "no files"
+            raise UserError(
+                f"{name}: holds no images or videos ({', '.join(SUFFIXES)}), but {found}; name another folder"
+            )
+        passed_over.update(listing.passed_over)
+        return [InputFile(file, str(file.relative_to(path))) for file in listing.files]
     if path.is_file():
         if not _has_known_suffix(path):
             raise UserError(f"{name}: is not an image or video by its suffix; expected {', '.join(SUFFIXES)}")
@@ -162,6 +186,7 @@ def _find(name: str) -> list[InputFile]:
         known = [InputFile(file, file.name) for file in matches if _has_known_suffix(file)]
         if not known:
             raise UserError(f"{name}: matches no image or video; check the pattern")
+        passed_over.update(file.suffix.lower() for file in matches if file.is_file() and not _has_known_suffix(file))
         return known
     if path.exists():
         raise UserError(f"{name}: is a pipe or a device, which cannot be read twice; save its content as a file")
@@ -170,10 +195,6 @@ def _find(name: str) -> list[InputFile]:
 
 def _has_known_suffix(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 class _ImageFiles(Dataset, Generic[Content]):

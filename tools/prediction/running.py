@@ -44,6 +44,7 @@ class PredictionSummary:
         problems: messages about inputs that failed.
         interrupted: whether an interrupt ended the prediction early.
         files: names and descriptions of the files of results.
+        passed_over: number of files by suffix in the named folders that are neither image nor video.
     """
 
     images: int = 0
@@ -51,6 +52,7 @@ class PredictionSummary:
     interrupted: bool = False
     seconds: float = 0.0
     files: list[str] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -159,6 +161,7 @@ def write_summary(path: Path, summary: PredictionSummary, task: AnyTask) -> None
         "pictures_per_second": round(summary.images_per_second, 3),
         "weights": str(task.model.trained.path),
         "failed": summary.problems,
+        "passed_over": summary.passed_over,
     }
     write_json(path, content)
 

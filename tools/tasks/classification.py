@@ -14,13 +14,16 @@ from torch import nn
 
 from backbones.common.files import write_text
 from backbones.errors import UserError
+from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
 from classification.data.items import Collate, collate
+from classification.data.names import IMAGENET_CLASSES, ClassNames
 from classification.data.shards import ShardBatches
 from classification.data.source import ImageSource, ShardSource, Split, open_source
 from classification.evaluation_sizes import choose_sizes
 from classification.metrics import TopK, format_table, predictions_csv
 from classification.mixing import Mixing
-from classification.model import Classifier, ViewAverage
+from classification.model import Classifier, ViewAverage, outputs_of
 from classification.options import require_mixable
 from classification.trained import build_from_options
 from classification.transforms import Augment, Normalise, Views, describe_views
@@ -29,6 +32,7 @@ from tools.engine.batches import Batch, Batches
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
+from tools.engine.run_folder import BEST
 from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
@@ -59,7 +63,14 @@ class ClassificationTask:
             sample=data.sample or 0,
             choose=partial(_fraction, options) if reduced else None,
             splits=splits,
+            folder_names={"train": data.train_split, "val": data.val_split},
+            classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
         )
+        if "train" in splits and len(source.classes) < 2:
+            raise UserError(
+                f"{source.where['train']}: has only one class, {source.classes[0]}, so that there is nothing to learn; "
+                f"expected a folder for each class{_hint(source)}"
+            )
         require_mixable(data, floating=source.floating)
         return source
 
@@ -112,11 +123,12 @@ class ClassificationTask:
         asked, sizes = options.data, meta["input"]
         crop, resize = sizes["crop_size"], sizes["resize_size"]
         train = f"{data.train_size} images, {data.in_channels} channels, augment {asked.augment}, crop {crop}"
+        val = f"{data.val_size} images, {describe_views(asked.test_crops, crop, resize)}"
         return TaskPlan(
             model=f"{options.model.backbone}, weights {options.model.weights}",
             classes=len(data.classes),
-            train=None if options.run.eval_only else train,
-            val=f"{data.val_size} images, {describe_views(asked.test_crops, crop, resize)}",
+            train=None if options.run.eval_only else train + _told(data, "train"),
+            val=val + _told(data, "val"),
             load_note=_other_classes(options, data, model),
             of_data={"data": asked.data or "built-in shapes"},
         )
@@ -161,7 +173,7 @@ class ClassificationMeasure(Measure[TopK]):
         self.train_loader = self._loader("train", sample=self.train_images) if self.train_images else None
 
     def new_evaluator(self) -> TopK:
-        return TopK(self.data.classes, expected=self.data.expected("val"))
+        return TopK(self.data.classes, expected=self.data.expected("val"), present=self.data.present("val"))
 
     def predictor(self, model: nn.Module) -> ViewAverage:
         assert isinstance(model, Classifier)
@@ -214,6 +226,33 @@ def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[
     images = np.arange(len(labels))
     fraction, seed = options.train.fraction, options.run.seed
     return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
+
+
+def _told(data: ImageSource, split: Split) -> str:
+    """Return the folder of a split and remarks on it, for the plan."""
+    return f" ({data.where[split]})" + (f"; {data.remarks[split]}" if data.remarks[split] else "")
+
+
+def _hint(data: ImageSource) -> str:
+    return f" ({data.remarks['train']})" if data.remarks["train"] else ""
+
+
+def _evaluated_classes(options: TrainClassifierOptions, bad: BadImages) -> ClassNames | None:
+    """Return the classes of the model that `--eval-only` measures; None for those of the validation folders.
+
+    Published weights, and files that do not record their classes but have a thousand, have those of ImageNet.
+    """
+    weights = options.model.weights
+    if options.run.resume:
+        files = [bad.record.parent / name for name in ("model.safetensors", BEST)]
+        names = next((found for file in files if (found := read_meta(file).get("classes"))), None)
+        return ClassNames.of(names) if names else None
+    if weights == "none":
+        return None
+    if names := classes_trained_on(weights):
+        return ClassNames.of(names)
+    path = Path(resolve(weights) or "")
+    return ClassNames.imagenet() if not path.is_file() or outputs_of(path) == IMAGENET_CLASSES else None
 
 
 def _check_classes(options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> None:

@@ -241,18 +241,33 @@ def classes(tmp_path: Path) -> Path:
 def test_class_folders(classes: Path):
     assert found("--data", classes)["clean"]
     (classes / "train" / "fox").mkdir()
+    (classes / "train" / "fox" / "drawing.svg").touch()
     (classes / "train" / "cat" / "train0.png").write_bytes(b"none")
     np.save(classes / "train" / "dog" / "bands.npy", np.zeros((4, 4, 5), np.float32))
     np.save(classes / "train" / "dog" / "nan.npy", np.full((4, 4, 3), np.nan, np.float32))
     (classes / "val" / "dog" / "copy.png").write_bytes((classes / "train" / "dog" / "train1.png").read_bytes())
     assert of_kind(found("--data", classes)) == {
-        "class of one split only": [("", str(classes / "train" / "fox"))],
-        "class without images": [("", str(classes / "train" / "fox"))],
+        "class without training images": [("", str(classes / "train" / "fox"))],
+        "passed over": [("", str(classes / "train"))],
         "undecodable file": [("", "cat/train0.png")],
         "other channels": [("", "dog/bands.npy")],
         "NaN or infinity": [("", "dog/nan.npy")],
         "image in both splits": [("", "dog/copy.png")],
     }
+
+
+def test_classes_that_cannot_be_learned_are_reported(classes: Path):
+    (classes / "val").rename(classes / "test")
+    (classes / "train" / "all").mkdir()
+    for name in ("cat", "dog"):
+        (classes / "train" / name).rename(classes / "train" / "all" / name)
+    assert of_kind(found("--data", classes)) == {  # the test split is not meant
+        "class of folders only": [("", str(classes / "train" / "all"))],
+        "single class": [("", str(classes / "train"))],
+    }
+    (classes / "test" / "dog").rename(classes / "test" / "all")
+    kinds = of_kind(found("--data", classes, "--val-split", "test"))
+    assert kinds["class without training images"] == [("", str(classes / "test" / "cat"))]
 
 
 @pytest.fixture

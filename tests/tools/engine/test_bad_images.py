@@ -15,7 +15,7 @@ from conftest import ROOT, CocoFolder
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.folders import ClassFolder
+from classification.data.folders import ClassFolder, list_classes
 from classification.data.items import collate
 from classification.data.source import open_source
 from classification.metrics import TopK, predictions_csv
@@ -57,7 +57,9 @@ def break_images(root: Path, split: str = "train") -> list[str]:
 def whole(root: Path, folder: Path, *, seed: int = 0, split: str = "train") -> Any:
     """The images of a split; to be taken before they are broken, as a deleted file would not be listed."""
     folder.mkdir(exist_ok=True)
-    return BadImages(folder, skip=True, seed=seed).replacing(ClassFolder(root / split, None, in_channels=3))
+    return BadImages(folder, skip=True, seed=seed).replacing(
+        ClassFolder(list_classes(root / split), None, in_channels=3)
+    )
 
 
 def places(items: Iterable[Any]) -> list[int]:
@@ -131,7 +133,7 @@ def test_a_set_without_a_readable_image_is_an_error(classes: Path, tmp_path: Pat
 def test_evaluation_leaves_them_out_and_whole_batches_of_them(classes: Path, tmp_path: Path):
     (tmp_path / "run").mkdir()
     bad = BadImages(tmp_path / "run", skip=True, seed=0)
-    data = ClassFolder(classes / "train", None, in_channels=3)
+    data = ClassFolder(list_classes(classes / "train"), None, in_channels=3)
     break_images(classes)
     sampler = [[first, first + 1] for first in range(0, IMAGES, 2)]
     batches = bad.evaluation_loader(data, workers=0, collate=collate, batch_sampler=sampler)
@@ -140,7 +142,7 @@ def test_evaluation_leaves_them_out_and_whole_batches_of_them(classes: Path, tmp
 
 def test_without_skip_they_are_errors_and_nothing_is_recorded(classes: Path, tmp_path: Path):
     bad = BadImages(tmp_path, skip=False, seed=0)
-    data = ClassFolder(classes / "train", None, in_channels=3)
+    data = ClassFolder(list_classes(classes / "train"), None, in_channels=3)
     break_images(classes)
     with pytest.raises(UserError, match=r"01\.png: does not decode"):
         bad.replacing(data)[1]

@@ -271,8 +271,12 @@ def test_an_image_whose_folder_cannot_be_written_is_a_mistake(tiny_runs, tmp_pat
 def test_a_file_named_in_several_ways_is_one_input(tmp_path: Path, monkeypatch):
     path = write(tmp_path / "a/x.png")
     monkeypatch.chdir(tmp_path)
-    inputs, problems = find_inputs(["a/x.png", str(path), "a/../a/x.png", "a"])
-    assert ([each.path for each in inputs], problems) == ([Path("a/x.png")], [])
+    (tmp_path / "a" / "notes.txt").touch()
+    found = find_inputs(["a/x.png", str(path), "a/../a/x.png", "a"])
+    assert ([each.path for each in found.files], found.problems) == ([Path("a/x.png")], [])
+    assert found.passed_over == {".txt": 1}
+    path.unlink()
+    assert "but 1 .txt; name another folder" in find_inputs(["a"]).problems[0]
 
 
 def test_words_and_options_are_told_apart():

@@ -58,6 +58,11 @@ def another_class(data: Path) -> None:
     (data / "val" / "ant").rename(data / "val" / "cow")
 
 
+def one_class(data: Path) -> None:
+    for split in ("train", "val"):
+        shutil.rmtree(data / split / "bee")
+
+
 def no_val(data: Path) -> None:
     shutil.rmtree(data / "val")
 
@@ -88,8 +93,9 @@ def missing_shard(data: Path) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] = {
     "empty class": (empty_class, (), "train/bee: a class without images"),
-    "other classes": (another_class, (), "ant (only in"),
-    "no validation": (no_val, (), "has no folder val/"),
+    "other classes": (another_class, (), "val/cow: is none of the 2 classes of"),
+    "one class": (one_class, (), "train: has only one class, ant, so that there is nothing to learn"),
+    "no validation": (no_val, (), "has no folder val/, but train/"),
     "missing data": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
     "first image cut": (lambda data: cut(data / "train/ant/0.jpg"), (), "train/ant/0.jpg: does not decode"),
     "bands of pictures": (None, ("--in-channels", 2), "an image gives 1 or 3 channels, not 2"),
@@ -145,11 +151,22 @@ def test_mistakes_found_before_training_leave_no_folder(capsys, monkeypatch, dat
 
 def test_weights_of_other_classes_measure_nothing(capsys, data: Path, weights: Path, tmp_path: Path):
     words = (*QUICK, "--data", data, "--workers", 0, "--eval-only", "--weights", weights, "--output", tmp_path / "run")
-    assert "was trained on other classes than the data's (cow, not bee)" in refused(capsys, *words)
-    for split in ("train", "val"):
-        shutil.copytree(data / split / "ant", data / split / "cat")
-    assert "has no last layer for the 3 classes of the data" in refused(capsys, *words)
+    line = refused(capsys, *words)
+    assert "val/bee: is none of the 2 classes of the weights (ant, cow, ...; 1 of 2 folders are none)" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_the_classes_can_be_measured(capsys, data: Path, weights: Path, tmp_path: Path):
+    (data / "val" / "bee").rename(data / "val" / "cow")
+    shutil.rmtree(data / "val" / "ant")
+    words = (*QUICK, "--data", data, "--workers", 0, "--eval-only", "--weights", weights, "--output", tmp_path / "run")
+    train_cls.main([*map(str, words)])
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["per_class"] == {"ant": None, "cow": found["top1"]}
+    assert (found["top1_present"], found["classes_present"]) == (1, 1)  # cow is the only class that is left
+    assert (
+        f"4 images, center crop of 32 after resizing to 37 ({data / 'val'}); no image of ant" in capsys.readouterr().out
+    )
 
 
 def test_a_finished_run_is_not_overwritten(capsys, data: Path, tmp_path: Path):

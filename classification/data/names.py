@@ -1,0 +1,57 @@
+"""Names of classes, by which class folders find their labels: those of a weights file, or of ImageNet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a model.
+
+    Attributes:
+        names: names by label.
+        labels: label of each name that a class folder may have; a class of ImageNet has several.
+    """
+
+    names: tuple[str, ...]
+    labels: Mapping[str, int]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> ClassNames:
+        """Return classes with these names. If all of them are ImageNet's, its synsets and words are names as well."""
+        known = _imagenet_labels()
+        own = {name: label for label, name in enumerate(names)}
+        if not all(name in known for name in names):
+            return cls(tuple(names), own)
+        here = {known[name]: label for name, label in own.items()}
+        others = {name: here[number] for name, number in known.items() if number in here}
+        return cls(tuple(names), {**others, **own})
+
+    @classmethod
+    def imagenet(cls) -> ClassNames:
+        """Return the 1,000 classes of ImageNet (ILSVRC 2012) by the names of their synsets; numbers are names too."""
+        from timm.data import ImageNetInfo
+
+        found = cls.of(ImageNetInfo().label_names())
+        numbers = {str(label).zfill(width): label for label in range(IMAGENET_CLASSES) for width in (1, 3, 4)}
+        return cls(found.names, {**numbers, **found.labels})
+
+
+@cache
+def _imagenet_labels() -> Mapping[str, int]:
+    """Return the labels of ImageNet's classes by synset, description and word; words of two classes are left out."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    found: list[tuple[str, int]] = []
+    for label, (synset, text) in enumerate(zip(info.label_names(), info.label_descriptions(), strict=True)):
+        words = {text, *text.split(", ")}
+        found += [(name, label) for name in {synset, *words, *(word.replace(" ", "_") for word in words)}]
+    uses = Counter(name for name, _ in found)
+    return {name: label for name, label in found if uses[name] == 1}
