@@ -102,7 +102,9 @@ def _names_of_yaml(path: Path) -> list[str]:
     except UserError:
         raise
     except Exception as error:  # PyYAML raises many types, such as an IndexError for `!!int`
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split()) or type(error).__name__})") from None
+        raise UserError(
+            f"{path}: is not valid YAML ({' '.join(str(error).split()) or type(error).__name__}); fix the file"
+        ) from None
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[number] for number in range(len(names))]

@@ -191,7 +191,7 @@ def test_frozen_norm_gives_the_same_logits(tmp_path: Path) -> None:
         ("timm/resnet18.nonsense", {}, "nonsense"),
         ("torchvision/alexnett", {}, "did you mean torchvision/alexnet"),
         ("nowhere/alexnet", {}, "unknown backbone"),
-        ("timm/resnet18", {"weights": "v9"}, "no weights 'v9'; timm has"),
+        ("timm/resnet18", {"weights": "v9"}, "timm has no weights 'v9'; choose among"),
         ("torchvision/alexnet", {"weights": "V9"}, "torchvision has no weights 'V9'; choose among IMAGENET1K_V1"),
         ("torchvision/alexnet", {"weights": "absent.pth"}, "absent.pth: no such weights file"),
     ],

@@ -138,7 +138,7 @@ def test_only_plain_names_are_opened(tmp_path: Path, monkeypatch, name: str):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "is no object"),
+        ("[]", "expected an object"),
         ('{"classes": [], "train": {"a.tar": 1}}', "`classes` must be a list of different names"),
         ('{"classes": ["a", "a"], "train": {"a.tar": 1}}', "`classes` must be a list of different names"),
         ('{"classes": ["a"], "train": ["a.tar"]}', "`train` must be an object of counts"),

@@ -113,12 +113,16 @@ def taken(voc: VocFolder) -> None:
 
 
 VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
-    "cut": (swap("</annotation>", ""), "b.xml", "not XML"),
+    "cut": (swap("</annotation>", ""), "b.xml", "is not valid XML"),
     "other root": (lambda voc: voc.xml("b").write_text("<html/>"), "b.xml", "begins with <html>"),
     "bomb": (lambda voc: voc.xml("b").write_text(BOMB + "<annotation>&l9;</annotation>"), "b.xml", "document type"),
     "entity": (lambda voc: voc.xml("b").write_text(OUTSIDE + "<annotation>&x;</annotation>"), "b.xml", "document type"),
     "nested": (swap("<object>", "<a>" * 99 + "</a>" * 99 + "<object>"), "b.xml", "nest deeper than 20"),
-    "encoding": (lambda voc: voc.xml("b").write_bytes(b"<?xml version='1.0' encoding='no'?><a/>"), "b.xml", "not XML"),
+    "encoding": (
+        lambda voc: voc.xml("b").write_bytes(b"<?xml version='1.0' encoding='no'?><a/>"),
+        "b.xml",
+        "is not valid XML",
+    ),
     "no name": (swap("<name>cat</name>", ""), "b.xml", "object 1: has no <name>"),
     "no number": (swap("<xmin>5", "<xmin>NaN"), "b.xml", "object 1: its <xmin> is 'NaN'"),
     "huge": (swap("<xmax>9", "<xmax>1e999999"), "b.xml", "object 1: its <xmax> is '1e999999'"),
@@ -287,13 +291,13 @@ def test_yolo_faults_are_refused_by_training_and_found_by_the_check(yolo: Path, 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("names: [cat", "not YAML"),
+        ("names: [cat", "is not valid YAML"),
         ("nc: 2", "`names` is neither a list of class names"),
         ("names: {0: cat, 2: dog}", "`names` is neither a list of class names"),
         ("nc: 3\nnames: [cat, dog]", "`nc` is 3, but there are 2"),
         ("names: [cat, cat]", "class cat is a duplicate"),
         ("names: []", "names no class"),
-        ("names: !!python/object/apply:os.getcwd []", "not YAML"),
+        ("names: !!python/object/apply:os.getcwd []", "is not valid YAML"),
         ("names: [dog, cat]", "names other classes than"),
     ],
 )

@@ -86,7 +86,7 @@ def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, 
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 1.1)
-    with pytest.raises(UserError, match="no file kept"):
+    with pytest.raises(UserError, match="no file was kept"):
         exported(cls, tmp_path / "other.onnx", "--int8", "static", "--measured", 6)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
