@@ -141,6 +141,7 @@ def test_every_file_directly_in_tools_is_a_command():
     assert [path.name for path in commands if '__name__ == "__main__"' not in path.read_text(encoding="utf-8")] == []
 
 
+LARGE = ("numpy", "torch", "torchvision", "timm", "albumentations", "cv2", "matplotlib", "pycocotools", "hotcoco")
 LIGHT = {
     "backbones.errors": ("torch", "timm", "numpy"),
     "backbones.registry": ("torch", "timm", "numpy"),
@@ -148,13 +149,6 @@ LIGHT = {
     "detection": ("torch", "albumentations"),
     "segmentation": ("torch", "albumentations"),
     "tools.engine.options": ("torch", "numpy"),
-    "tools.train_cls": ("torch", "timm", "albumentations", "numpy"),
-    "tools.train_det": ("torch", "timm", "albumentations", "numpy"),
-    "tools.train_seg": ("torch", "timm", "albumentations", "numpy"),
-    "tools.check_data": ("torch", "numpy"),
-    "tools.report": ("torch", "numpy"),
-    "tools.predict": ("torch", "numpy"),
-    "tools.eval_coco": ("torch", "pycocotools", "hotcoco"),
 }
 
 
@@ -163,6 +157,19 @@ def test_light_modules_stay_light(module: str):
     code = f"import sys, {module}; print([name for name in {LIGHT[module]!r} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_help_of_a_command_loads_no_large_library():
+    """All commands in one process: `--help` is quick, and loads no library that takes a second."""
+    code = f"""
+import contextlib, importlib, io, sys
+for name in {sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__")!r}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        importlib.import_module("tools." + name).main(["--help"])
+    print(name, [large for large in {LARGE!r} if large in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split(maxsplit=1)[1] for line in out.stdout.splitlines()} == {"[]"}, out.stdout
 
 
 def test_the_distribution_holds_every_package_and_its_data():

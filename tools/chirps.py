@@ -22,7 +22,6 @@ if __package__ in (None, ""):
 from backbones.errors import require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
-from tools.synthetic.chirps import generate
 
 
 @dataclass
@@ -56,6 +55,9 @@ class ChirpGroups:
 def main(argv: Sequence[str] | None = None) -> None:
     """Generate the data set and print its folder."""
     options = parse(ChirpGroups, description=__doc__.splitlines()[0], argv=argv).chirps
+
+    from tools.synthetic.chirps import generate  # imports NumPy
+
     print(generate(Path(options.output), train=options.train, val=options.val, seed=options.seed))
 
 

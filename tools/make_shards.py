@@ -19,9 +19,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.common.listing import describe_passed_over
 from backbones.errors import require
-from classification.data.shard_writer import INDEX, make_shards
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -57,6 +55,10 @@ class ShardGroups:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the shards and print their numbers."""
     options = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv).shards
+
+    from backbones.common.listing import describe_passed_over  # imports OpenCV
+    from classification.data.shard_writer import INDEX, make_shards
+
     made = make_shards(Path(options.data), Path(options.output), shard_size=options.shard_size, seed=options.seed)
     for split, shards in made.counts.items():
         others = describe_passed_over(made.passed_over[split])

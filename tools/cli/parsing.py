@@ -105,6 +105,8 @@ def _values(arguments: Sequence[str], groups: Iterable[type], *, description: st
     )
     parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
     for group in groups:
+        # Give jsonargparse types, not texts: for texts it runs the imports under TYPE_CHECKING, which load torch.
+        group.__init__.__annotations__.update(get_type_hints(group))  # type: ignore[misc]
         parser.add_class_arguments(group)
     try:
         return parser.parse_args(list(arguments))
