@@ -189,7 +189,7 @@ def test_find_split_reads_cocos_layout_and_names_missing_files(coco, tmp_path: P
     with pytest.raises(UserError, match=r"has no annotations/instances_train\*\.json"):
         find_split(tmp_path, "train")
     (root / "annotations" / "instances_val2014.json").write_text("{}")
-    with pytest.raises(UserError, match="several files for val"):
+    with pytest.raises(UserError, match="several annotation files for val"):
         find_split(root, "val")
 
 

@@ -127,7 +127,7 @@ def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple,
     [
         ("expected a whole number from 2 to 255", {"num_classes": 1}),
         ("unknown segmentation head 'fcn4s': did you mean fcn8s, fcn32s, fcn16s", {"head": "fcn4s"}),
-        ("'coco': published for resnet50 and resnet101, not for resnet18", {"weights": "coco"}),
+        ("'coco': are published for resnet50 and resnet101, not for resnet18", {"weights": "coco"}),
         ("is not available for torchvision's models", {"backbone": "torchvision/vgg16"}),
     ],
 )

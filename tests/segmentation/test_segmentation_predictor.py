@@ -88,7 +88,7 @@ def test_min_size_only_changes_what_the_net_sees(net: nn.Module) -> None:
     "options", [{"overlap": 1.0}, {"scales": ()}, {"scales": (0.0,)}, {"tile": -1}, {"tile": 8, "min_size": 8}]
 )
 def test_impossible_options_are_refused(options: dict) -> None:
-    with pytest.raises(UserError, match=r"expected|set one to 0"):
+    with pytest.raises(UserError, match=r"expected|set one of them to 0"):
         Predictor(Pixelwise(), **options)
 
 
