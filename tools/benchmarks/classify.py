@@ -16,7 +16,7 @@ import backbones
 import classification
 from backbones.errors import UserError
 from tools.benchmarks.machine import device
-from tools.benchmarks.models import Calls, MeasuredModel, ModelJob
+from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import ClassifyOptions, Mode, TimingAndMemory, split_list
 from tools.benchmarks.output import BenchmarkReport, Columns, cell
 from tools.benchmarks.settings import OURS, TIMM, TORCHVISION, Setting
@@ -40,7 +40,7 @@ OTHER_LAYOUT = "\\* Our layout of the weights differs from the other library's, 
 
 
 @dataclass(frozen=True)
-class MeasuredClassifier(MeasuredModel):
+class MeasuredClassifier(BenchmarkModel):
     """A classification model of 1000 classes to measure.
 
     Attributes:

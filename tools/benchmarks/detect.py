@@ -26,7 +26,7 @@ import detection
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
 from tools.benchmarks.machine import device
-from tools.benchmarks.models import Calls, MeasuredModel, ModelJob
+from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import DetectOptions, Timing, split_list
 from tools.benchmarks.settings import OURS, TORCHVISION
 from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
@@ -55,7 +55,7 @@ class Sizes(TypedDict):
 
 
 @dataclass(frozen=True)
-class MeasuredDetector(MeasuredModel):
+class MeasuredDetector(BenchmarkModel):
     """A detector to measure.
 
     Attributes:

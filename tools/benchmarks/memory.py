@@ -13,7 +13,7 @@ from backbones.errors import UserError
 from tools.benchmarks.classify import MeasuredClassifier
 from tools.benchmarks.detect import MeasuredDetector
 from tools.benchmarks.machine import Machine
-from tools.benchmarks.models import MeasuredModel, ModelJob
+from tools.benchmarks.models import BenchmarkModel, ModelJob
 from tools.benchmarks.options import MemoryOptions, Timing, split_list
 from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
 from tools.benchmarks.peak import in_fresh_process, peak_memory
@@ -88,7 +88,7 @@ class MemoryBenchmark:
             yield report(rows, self.settings, [])
         yield report(rows, self.settings, self._workers() if self.images else [])
 
-    def _row(self, name: str, spec: MeasuredModel, weights: Path | None) -> PeakRow:
+    def _row(self, name: str, spec: BenchmarkModel, weights: Path | None) -> PeakRow:
         """Measure the peak memory of a model's training step for every library and setting."""
         libraries = [OURS, *(library for library in spec.peers if library == TORCHVISION)]
         found: dict[str, dict[str, int | None]] = {}

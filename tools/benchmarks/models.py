@@ -36,7 +36,7 @@ class Calls(NamedTuple):
     loss: Callable[[], Tensor]
 
 
-class MeasuredModel(ABC):
+class BenchmarkModel(ABC):
     """Base class of a model to measure, which our code and other libraries can build; `str(model)` is its name.
 
     Attributes:
@@ -96,7 +96,7 @@ class ModelJob:
     """
 
     library: str
-    spec: MeasuredModel
+    spec: BenchmarkModel
     way: Way
     mode: Mode
     weights: Path | None

@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from segmentation.data.classes import IGNORE
 from segmentation.fcn import AUX_WEIGHT
 from tools.benchmarks.machine import device
-from tools.benchmarks.models import Calls, MeasuredModel, ModelJob
+from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import SegmentOptions, Timing, split_list
 from tools.benchmarks.settings import OURS, TORCHVISION
 from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
@@ -31,7 +31,7 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class MeasuredSegmenter(MeasuredModel):
+class MeasuredSegmenter(BenchmarkModel):
     """A segmentation model of 21 classes to measure, with an auxiliary head for training.
 
     Attributes:

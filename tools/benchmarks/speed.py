@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypedDict, TypeVar
 
 from tools.benchmarks.machine import Machine
-from tools.benchmarks.models import MeasuredModel, ModelJob, operations
+from tools.benchmarks.models import BenchmarkModel, ModelJob, operations
 from tools.benchmarks.options import MODES, Mode, ModelOptions, Timing
 from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
 from tools.benchmarks.peak import peak_memory
@@ -47,7 +47,7 @@ class ModeFigures(TypedDict):
     settings: dict[str, SettingFigures]
 
 
-Spec = TypeVar("Spec", bound=MeasuredModel)
+Spec = TypeVar("Spec", bound=BenchmarkModel)
 
 
 @dataclass

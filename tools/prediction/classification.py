@@ -27,7 +27,7 @@ Views: TypeAlias = list[Tensor]
 ViewsAndPicture: TypeAlias = tuple[Views, np.ndarray | None]  # the picture [H, W, C] uint8 to draw, if there is one
 
 
-class ClassificationTask:
+class ClassificationPrediction:
     """Collects the rankings of all images; see `PredictionTask`."""
 
     def __init__(self, model: TrainedClassifier, settings: PredictionSettings) -> None:

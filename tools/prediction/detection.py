@@ -23,7 +23,7 @@ DRAWN_SCORE = 0.5  # least score of a drawn detection without --score
 OVERLAP = 0.25  # of tiles without --overlap
 
 
-class DetectionTask:
+class DetectionPrediction:
     """Collects the detections of all images; see `PredictionTask`."""
 
     def __init__(self, model: TrainedDetector, settings: PredictionSettings) -> None:

@@ -20,12 +20,12 @@ from backbones.common.files import write_json
 from backbones.common.machine import cores
 from backbones.errors import UserError
 from backbones.trained import find
-from tools.prediction.classification import ClassificationTask
-from tools.prediction.detection import DetectionTask
+from tools.prediction.classification import ClassificationPrediction
+from tools.prediction.detection import DetectionPrediction
 from tools.prediction.inputs import Content, InputFile, count_images, stream
 from tools.prediction.naming import NumberedImage, number_images
 from tools.prediction.outputs import PictureWriter
-from tools.prediction.segmentation import SegmentationTask
+from tools.prediction.segmentation import SegmentationPrediction
 from tools.prediction.settings import PredictionSettings
 from tools.prediction.tasks import AnyTask, PredictionTask
 from tools.processes.stopping import as_keyboard_interrupt
@@ -73,13 +73,15 @@ def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
     task = find(run).task
     device, precision = settings.device, settings.precision
     if task == "detection":
-        return DetectionTask(detection.load(run, device=device, precision=precision), settings)
+        return DetectionPrediction(detection.load(run, device=device, precision=precision), settings)
     if settings.score is not None:
         raise UserError(f"--score {settings.score}: is for detectors, but {run} is a {task} model; leave --score out")
     if task == "segmentation":
         tiles = _segmentation_tiles(run, settings)
-        return SegmentationTask(segmentation.load(run, device=device, precision=precision, **tiles), settings, folder)
-    return ClassificationTask(classification.load(run, device=device, precision=precision), settings)
+        return SegmentationPrediction(
+            segmentation.load(run, device=device, precision=precision, **tiles), settings, folder
+        )
+    return ClassificationPrediction(classification.load(run, device=device, precision=precision), settings)
 
 
 def set_up_cpu(settings: PredictionSettings) -> None:

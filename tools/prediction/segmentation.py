@@ -21,7 +21,7 @@ from tools.prediction.settings import PredictionSettings
 from tools.prediction.tasks import choose_classes, read_image_file, to_array
 
 
-class SegmentationTask:
+class SegmentationPrediction:
     """Writes the label map of each image; see `PredictionTask`."""
 
     def __init__(self, model: TrainedSegmenter, settings: PredictionSettings, folder: Path) -> None:

@@ -23,9 +23,9 @@ import segmentation
 from backbones.errors import UserError
 from tools import predict
 from tools.cli.parsing import parse
-from tools.prediction.detection import DetectionTask
+from tools.prediction.detection import DetectionPrediction
 from tools.prediction.inputs import find_inputs
-from tools.prediction.segmentation import SegmentationTask
+from tools.prediction.segmentation import SegmentationPrediction
 from tools.prediction.settings import PredictionSettings
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -289,7 +289,7 @@ def test_words_and_options_are_told_apart():
 
 def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monkeypatch):
     """Results of the pictures so far, drawn ones too; the handler of before is back."""
-    folder, found, before = tmp_path / "many", DetectionTask.predict, signal.getsignal(signal.SIGTERM)
+    folder, found, before = tmp_path / "many", DetectionPrediction.predict, signal.getsignal(signal.SIGTERM)
     for number in range(5):
         write(folder / f"{number + 1}.png")
 
@@ -298,7 +298,7 @@ def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monke
             signal.raise_signal(signal.SIGTERM)
         return found(self, contents)
 
-    monkeypatch.setattr(DetectionTask, "predict", stop_at_the_third)
+    monkeypatch.setattr(DetectionPrediction, "predict", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt, match="interrupted: 2 images were predicted"):
         run(tiny_runs["det"], folder, "--batch-size", 1, out=tmp_path / "o")
     assert [image["id"] for image in read_json(tmp_path / "o/images.json")["images"]] == [1, 2]
@@ -320,10 +320,10 @@ def test_background_keeps_its_colours_unless_it_is_named(tiny_runs, tmp_path: Pa
     names = ("background", *net.classes.names[1:])
     net.classes = dataclasses.replace(net.classes, names=names)
     everything = [*range(1, len(names))]
-    assert SegmentationTask(net, PredictionSettings(), tmp_path).chosen == everything
-    assert SegmentationTask(net, PredictionSettings(classes=",".join(names)), tmp_path).chosen == [0, *everything]
+    assert SegmentationPrediction(net, PredictionSettings(), tmp_path).chosen == everything
+    assert SegmentationPrediction(net, PredictionSettings(classes=",".join(names)), tmp_path).chosen == [0, *everything]
     net.classes = dataclasses.replace(net.classes, names=("sky", *names[1:]))
-    assert SegmentationTask(net, PredictionSettings(), tmp_path).chosen == [0, *everything]
+    assert SegmentationPrediction(net, PredictionSettings(), tmp_path).chosen == [0, *everything]
 
 
 def test_samples_leave_the_background_as_it_is():
