@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from backbones.common.images import window_starts
+from backbones.common.images import tile_starts
 from backbones.errors import UserError
 from detection.trained import Detections, TrainedDetector
 
@@ -49,7 +49,7 @@ class Tiles:
 
     def corners(self, image: Tensor) -> list[tuple[int, int]]:
         """Return left and top of each tile of an image `[C, H, W]`."""
-        tops, lefts = (window_starts(length, self.side, self.overlap) for length in image.shape[-2:])
+        tops, lefts = (tile_starts(length, self.side, self.overlap) for length in image.shape[-2:])
         return [(left, top) for top in tops for left in lefts]
 
 

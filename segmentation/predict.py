@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.common.images import window_starts
+from backbones.common.images import tile_starts
 from backbones.errors import UserError
 from backbones.fold import Folds
 from segmentation.data.dataset import WholeTargets
@@ -132,7 +132,7 @@ class Predictor(nn.Module):
         Only the scores of one row of tiles are in memory. Overlapping tiles add up their scores; dividing the sums by
         the number of tiles would not change the largest class.
         """
-        tops, lefts = (window_starts(length, self.tile, self.overlap) for length in image.shape[-2:])
+        tops, lefts = (tile_starts(length, self.tile, self.overlap) for length in image.shape[-2:])
         held: Tensor | None = None
         for top, following in zip(tops, [*tops[1:], image.shape[-2]], strict=True):
             scores = self._row(image[..., top : top + self.tile, :], lefts)

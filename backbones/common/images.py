@@ -218,21 +218,21 @@ def require_resizable(image: Image, pixels: Tensor, *, short_side: int) -> None:
         raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {short_side}; crop it")
 
 
-# Windows of large images
+# Tiles of large images
 
 
-def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Return the positions along one side at which windows begin.
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Return the positions along one side at which tiles begin.
 
-    The windows are evenly spread, and the last one ends with the side. A side that is not longer than the window has
-    one window.
+    The tiles are evenly spread, and the last one ends with the side. A side that is not longer than the tile has
+    one tile.
 
     Args:
         length: length of the side in pixels.
-        window: length of a window in pixels.
-        overlap: fraction of a window that its neighbour repeats at least, 0..1.
+        tile: length of a tile in pixels.
+        overlap: fraction of a tile that its neighbour repeats at least, 0..1.
     """
-    if length <= window:
+    if length <= tile:
         return [0]
-    steps = -(-(length - window) // max(1, int(window * (1 - overlap))))
-    return [round(step * (length - window) / steps) for step in range(steps + 1)]
+    steps = -(-(length - tile) // max(1, int(tile * (1 - overlap))))
+    return [round(step * (length - tile) / steps) for step in range(steps + 1)]

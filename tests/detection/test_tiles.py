@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from backbones.common.images import window_starts
+from backbones.common.images import tile_starts
 from backbones.errors import UserError
 from detection import Detections
 from detection.tiles import Tiles, detect_in_tiles, merge
@@ -21,9 +21,9 @@ def found(*rows: tuple[list[float], float, int]) -> Detections:
 
 
 def test_tiles_cover_a_side():
-    assert window_starts(10, 20, 0.25) == [0]
-    assert window_starts(100, 40, 0.25) == [0, 30, 60]  # steps of 40 x 0.75 = 30
-    assert window_starts(101, 40, 0.25) == [0, 20, 41, 61]  # 61 / 30 rounded up: 3 steps
+    assert tile_starts(10, 20, 0.25) == [0]
+    assert tile_starts(100, 40, 0.25) == [0, 30, 60]  # steps of 40 x 0.75 = 30
+    assert tile_starts(101, 40, 0.25) == [0, 20, 41, 61]  # 61 / 30 rounded up: 3 steps
 
 
 def test_a_whole_box_replaces_a_cut_part_of_it():
