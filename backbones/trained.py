@@ -79,7 +79,7 @@ def find(
 ) -> TrainedFile:
     """Find the trained model of a run folder or of one of our weights files, and read the header of its file.
 
-    In a run folder it is model.safetensors, the model after the last step. Before that file exists, it is the best
+    In a run folder it is model.safetensors, the model that the run delivers. Before that file exists, it is the best
     model so far.
 
     Args:

@@ -85,7 +85,7 @@ def evaluate(
                     predictions = model(images)
             evaluator.update(predictions, targets)
 
-    with same_draws(precision.device) if losses else nullcontext():
+    with without_benchmark(), same_draws(precision.device) if losses else nullcontext():
         # A user error of one process, such as an unreadable image, ends all processes.
         distributed.on_all(predict)
     model.train(before)
@@ -123,6 +123,17 @@ class MeanLosses:
         if means:
             means = {"val_loss": sum(means.values()), **means}
         return {name: value if math.isfinite(value) else None for name, value in means.items()}
+
+
+@contextmanager
+def without_benchmark() -> Iterator[None]:
+    """Context manager in which cuDNN does not measure its algorithms: images to evaluate differ in size."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

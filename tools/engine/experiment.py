@@ -22,13 +22,14 @@ from tools.cli.parsing import groups_of, to_dict
 from tools.engine import checkpoint, history, optim
 from tools.engine.batches import Batch, Batches
 from tools.engine.cost import versions
+from tools.engine.delivery import Delivery, deliver
 from tools.engine.environment import be_deterministic, default_threads, require_possible, user_error_of
 from tools.engine.evaluation import Results
 from tools.engine.loop import fit
 from tools.engine.nonfinite import NonFiniteError, require_finite_weights
 from tools.engine.options import RunOptions, TaskOptions, TrainOptions
 from tools.engine.resume import Changes, require_same_run
-from tools.engine.run_folder import BEST, LAST, TEMPORARY, choose_folder, create_folder, lock
+from tools.engine.run_folder import BEST, LAST, MODEL, TEMPORARY, choose_folder, create_folder, lock
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
 from tools.engine.state import Precision, Training, random_state, set_random_state
@@ -61,11 +62,12 @@ class Experiment:
     first_step: int = 0
 
     @classmethod
-    def start(cls, options: TaskOptions, *, prefix: str) -> Experiment:
+    def start(cls, options: TaskOptions, *, prefix: str, fixed_size: bool) -> Experiment:
         """Join the other processes, set seeds and threads, choose the run folder, import plugins.
 
         Args:
             prefix: first part of the name of a new run folder.
+            fixed_size: whether all training batches have one shape.
 
         Raises:
             UserError: the batch cannot be divided among the processes, the folder cannot be used, or a plugin fails.
@@ -81,7 +83,8 @@ class Experiment:
         torch.set_flush_denormal(True)
         # Initial weights are the same on every process.
         torch.manual_seed(run.seed)
-        torch.backends.cudnn.benchmark = not run.deterministic
+        # Measure the algorithms of cuDNN only where it pays: the measurement is repeated for each new shape.
+        torch.backends.cudnn.benchmark = fixed_size and not run.deterministic
         # Processes that torchrun restarted continue in the folder that they left.
         launchers = distributed.launchers()
         folder, resume = distributed.on_main(
@@ -164,7 +167,7 @@ class Experiment:
         evaluate: Callable[[nn.Module], Results],
         metric: str,
     ) -> Results:
-        """Train to the end with log and checkpoints in the run folder, and write model.safetensors.
+        """Train to the end with log and checkpoints in the run folder.
 
         Args:
             evaluate: measures a model.
@@ -200,7 +203,6 @@ class Experiment:
                     checkpoint_every=run.checkpoint_every,
                     clip_norm=self.train.clip_norm,
                 )
-            self.save_model(training.evaluated, step=training.step)
         except stopping.Stopped as stop:
             distributed.stop()
             raise stopping.Stopped(f"{stop}; continue with --resume --output {self.folder}") from None
@@ -238,18 +240,25 @@ class Experiment:
         state["versions"] = versions()
         distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=self.run.keep_checkpoints))
 
-    def save_model(self, model: nn.Module, *, step: int) -> None:
-        """Write model.safetensors: the weights, with `meta` and `config` as JSON in the header."""
-        self._write_model(self.folder / "model.safetensors", model, step=step)
+    def deliver(self, training: Training) -> Delivery:
+        """Make the best model, or the last as `--deliver` says, `training.evaluated`; write it to model.safetensors.
+
+        With `--eval-only` nothing is written.
+        """
+        delivery = deliver(training, self.folder, wanted=self.run.deliver)
+        if not self.run.eval_only:
+            self._write_model(self.folder / MODEL, training.evaluated, step=delivery.step)
+        return delivery
 
     def _keep_evidence(self, error: NonFiniteError) -> None:
         """Write the batch of a loss or gradient that is not finite, and raise the error that names the file."""
         if error.reports:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
-    def _write_model(self, path: Path, model: nn.Module, *, step: int) -> None:
-        require_finite_weights(model.state_dict(), step=step)
-        header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config)}
+    def _write_model(self, path: Path, model: nn.Module, *, step: int | None) -> None:
+        """Write weights, with `meta`, `config` and the number of finished steps as JSON in the header."""
+        require_finite_weights(model.state_dict(), step=step or 0)
+        header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config), "step": json.dumps(step)}
         distributed.on_main(lambda: checkpoint.write_safetensors(path, model.state_dict(), header))
 
     def _write_config(self, launchers: set[str]) -> None:

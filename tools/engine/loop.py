@@ -196,7 +196,7 @@ def _note_score(training: Training, score: float | None) -> bool:
     better = score is not None and not math.isnan(score) and (training.best is None or score > training.best)
     training.waited = 0 if better else training.waited + 1
     if better:
-        training.best = score
+        training.best, training.best_step = score, training.step
     return better
 
 

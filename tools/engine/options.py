@@ -126,6 +126,8 @@ class RunOptions:
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
         patience: number of consecutive evaluations without a new best score after which training ends early; 0 for no
             limit.
+        deliver: the model in model.safetensors, results, predictions and pictures. best has the best score of all
+            evaluations, last is the model after the last step.
         val_loss: compute the training loss on the validation images as well, in the same pass.
         threads: CPU threads of this process; absent: OMP_NUM_THREADS if it is set, else an equal part of the cores.
         on_bad_image: raise stops the run at an image that is missing or does not decode. skip trains on another image
@@ -145,6 +147,7 @@ class RunOptions:
     eval_every: int = option(1, resume="free")
     eval_steps: int = option(0, resume="free")
     patience: int = option(0, resume="free")
+    deliver: Literal["best", "last"] = option("best", resume="free")
     val_loss: bool = option(False, resume="free")
     threads: int | None = option(None, resume="free")
     on_bad_image: Literal["raise", "skip"] = option("raise", resume="free")

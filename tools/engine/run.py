@@ -25,7 +25,7 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         Stopped: the run was stopped by a signal and can be resumed.
     """
     # Join the other processes, set seeds and threads, choose the run folder, import plugins.
-    experiment = Experiment.start(options, prefix=task.prefix)
+    experiment = Experiment.start(options, prefix=task.prefix, fixed_size=task.fixed_size)
     # Decide what happens to images that cannot be read: an error, or another image and a record.
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
 
@@ -66,8 +66,11 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     if loader is not None:
         # Train, with evaluations, log and checkpoints on the way.
         results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric=task.metric)
-    # Without training, or if a resumed run had ended already, measure the model now.
-    results = results or measure(training.evaluated)
+    # Deliver the best model of the run, or the last.
+    delivery = experiment.deliver(training) if loader is not None or experiment.run.resume else None
+    # Measure the delivered model, unless the last evaluation did so.
+    if not results or (delivery and delivery.replaced):
+        results = measure(training.evaluated)
     # Write results, predictions and pictures.
     spent = costs(
         model,
@@ -75,6 +78,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         experiment.precision().dtype,
         example_shape=task.example_shape(options, experiment.meta),
     )
-    measure.report(training.evaluated, results, spent)
+    measure.report(training.evaluated, results, {**spent, **(delivery.facts(training) if delivery else {})})
+    if delivery and distributed.is_main():
+        print(delivery.describe(training, experiment.folder, task.metric))
     distributed.stop()
     return None

@@ -17,6 +17,7 @@ from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
+MODEL = "model.safetensors"
 LAUNCHERS = "checkpoint/launchers.json"  # names of all launches of torchrun that have worked on this run
 LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")

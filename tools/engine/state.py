@@ -51,6 +51,7 @@ class Training:
         step: number of finished steps of all epochs. Learning rate and image order follow from it and the options.
         measured: the step of the last evaluation.
         best: the best score so far, None before the first.
+        best_step: the step of that score; None before the first, and in runs of version 0.1.0.
         waited: number of evaluations since the best score.
         stopping: whether the processes agreed to end after this step.
     """
@@ -67,6 +68,7 @@ class Training:
     step: int = 0
     measured: int = 0
     best: float | None = None
+    best_step: int | None = None
     waited: int = 0
     stopping: bool = False
 
@@ -99,8 +101,10 @@ class Training:
         Raises:
             UserError: the state belongs to another model, optimizer or number of steps. Nothing is changed then.
         """
+        state = {"best_step": None, **state}  # runs of version 0.1.0 did not record it
         # Check everything before changing anything.
-        require_like(state, {**self.state_dict(), "optimizer": dict, "best": float | int | None}, "the checkpoint")
+        free = {"optimizer": dict, "best": float | int | None, "best_step": int | None}
+        require_like(state, {**self.state_dict(), **free}, "the checkpoint")
         self._require_possible_counts(state)
         optimizer = _checked(state["optimizer"], self.optimizer, self._resting(state))
         # Restore the weights, then the optimizer's moments, then the counters.
@@ -113,7 +117,7 @@ class Training:
         self.schedule.step_update(self.step)
 
     def load_model(self, state: State) -> None:
-        """Restore the weights alone from the output of `state_dict()`.
+        """Restore the weights and the best score, but no optimizer, from the output of `state_dict()`.
 
         Raises:
             UserError: the weights belong to another model.
@@ -124,6 +128,8 @@ class Training:
         model.load_state_dict(state["model"])
         if ema:
             ema.load_state_dict(state["ema"])
+        for name in SHOWN:
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     def _resting(self, state: State) -> set[nn.Parameter]:
         """Return the parameters that were still frozen when the state was saved and are thawed later."""
@@ -149,7 +155,8 @@ class Training:
 
 
 COUNTED = ("epoch", "epoch_step", "step", "measured", "waited")
-COUNTERS = ("steps_per_epoch", *COUNTED, "best")
+COUNTERS = ("steps_per_epoch", *COUNTED, "best", "best_step")
+SHOWN = ("steps_per_epoch", "step", "best", "best_step")  # counters that an evaluation of the run needs
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -124,6 +124,15 @@ def broadcast_buffers(model: torch.nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
+def broadcast_weights(model: torch.nn.Module) -> None:
+    """Give every process the main process's weights and buffers."""
+    if dist.is_initialized():
+        for tensor in model.state_dict().values():
+            sent = tensor.contiguous()  # channels_last weights are sent as a copy
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
+
+
 def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Return the model in DistributedDataParallel, or the model itself if there is only one process."""
     if not dist.is_initialized():

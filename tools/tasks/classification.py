@@ -50,6 +50,7 @@ class ClassificationTask:
 
     prefix: ClassVar[str] = "cls"
     metric: ClassVar[str] = "top1"
+    fixed_size: ClassVar[bool] = True
 
     def build_data(self, options: TrainClassifierOptions, bad: BadImages) -> ImageSource:
         data = options.data

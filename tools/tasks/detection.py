@@ -55,6 +55,7 @@ class DetectionTask:
 
     prefix: ClassVar[str] = "det"
     metric: ClassVar[str] = "AP"
+    fixed_size: ClassVar[bool] = False
 
     def build_data(self, options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetection]:
         require_neck(options.model.neck)  # before the data are read, which may take long

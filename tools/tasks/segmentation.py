@@ -46,6 +46,7 @@ class SegmentationTask:
 
     prefix: ClassVar[str] = "seg"
     metric: ClassVar[str] = "mIoU"
+    fixed_size: ClassVar[bool] = True
 
     def build_data(self, options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
         val = open_split(options, "val")

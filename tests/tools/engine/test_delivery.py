@@ -1,0 +1,102 @@
+"""The model that a run delivers: the best one by default, the last one if it is asked for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tools import train_cls
+from tools.engine import checkpoint, loop
+from tools.engine.run_folder import BEST, LAST, MODEL
+from tools.engine.state import Training
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four images of each class to train on; four of class a and one of class b to validate on."""
+    random = np.random.default_rng(0)
+    for split, name, count in (("train", "a", 4), ("train", "b", 4), ("val", "a", 4), ("val", "b", 1)):
+        (tmp_path / "data" / split / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / split / name / f"{number}.png"), pixels)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def worse_after_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the model answer "a" for two epochs of two steps (4 of 5 are right), and "b" afterwards (1 of 5)."""
+    update = loop.update_weights
+
+    def update_and_answer(training: Training, **options: Any) -> None:
+        update(training, **options)
+        training.model.fc.weight.data.zero_()
+        answer = [1.0, 0.0] if training.step <= 4 else [0.0, 1.0]
+        training.model.fc.bias.data.copy_(torch.tensor(answer))
+
+    monkeypatch.setattr(loop, "update_weights", update_and_answer)
+
+
+def run(*words: object) -> None:
+    train_cls.main([*map(str, words)])
+
+
+def delivered(folder: Path) -> tuple[float, object, set[str]]:
+    """Return accuracy, what was delivered, and the predicted classes."""
+    results = json.loads((folder / "results.json").read_text())
+    with open(folder / "predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return results["top1"], results["delivered"], {row["predicted"] for row in rows}
+
+
+def words(data: Path, folder: Path, *more: object) -> tuple[object, ...]:
+    return ("--data", data, "--recipe", "cifar", "--weights", "none", "--batch-size", 4, "--epochs", 6, "--workers", 0,
+            "--threads", 1, "--output", folder, *more)  # fmt: skip
+
+
+@pytest.mark.usefixtures("worse_after_two")
+def test_the_best_model_is_delivered_after_early_stopping_and_again_on_resume(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "run"
+    run(*words(data, folder, "--patience", 3))
+    said = f"best top1 0.8000, after epoch 1: {folder / MODEL}"
+    best = (0.8, {"model": "best", "step": 2, "epoch": 1.0}, {"a"})
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert delivered(folder) == best
+    model, kept = load_file(folder / MODEL), load_file(folder / BEST)
+    assert all(torch.equal(model[name], kept[name]) for name in kept)
+    assert model["fc.bias"].tolist() == [1, 0]
+    # The checkpoint still holds the last model, from which --resume continues.
+    state = checkpoint.load(folder / LAST)["training"]
+    assert (state["step"], state["model"]["fc.bias"].tolist()) == (8, [0, 1])
+    for more in ((), ("--eval-only",)):
+        run("--resume", "--output", folder, *more)
+        assert capsys.readouterr().out.splitlines()[-1] == said
+        assert delivered(folder) == best
+
+
+@pytest.mark.usefixtures("worse_after_two")
+def test_the_last_model_is_delivered_on_request_and_where_the_best_file_is_of_another_step(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "run"
+    run(*words(data, folder, "--epochs", 3, "--deliver", "last"))
+    last = (0.2, {"model": "last", "step": 6, "epoch": 3.0}, {"b"})
+    assert delivered(folder) == last
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"best top1 0.8000, after epoch 1: {folder / BEST}",
+        f"last model, after epoch 3: {folder / MODEL}",
+    ]
+    (folder / BEST).write_bytes((folder / MODEL).read_bytes())
+    run("--resume", "--output", folder, "--deliver", "best")
+    assert "best.safetensors: is of step 6, the best score of step 2; the last model is" in capsys.readouterr().err
+    assert delivered(folder) == last
