@@ -9,6 +9,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from backbones.common.packing import Packing
+
 
 def loader(
     dataset: Dataset,
@@ -36,7 +38,7 @@ def loader(
         sampler=sampler,
         batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=Packing(collate),
         prefetch_factor=prefetch_factor,
         persistent_workers=workers > 0,
         # The loader draws a seed when an epoch starts. Draw it from a generator of its own: a resumed epoch starts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 
@@ -23,7 +24,9 @@ def default_threads() -> int:
 
 
 def user_error_of(error: Exception) -> UserError | None:
-    """Return the user error behind an exception of torch, such as an operation that is not deterministic, or None."""
+    """Return the user error behind an exception, such as an operation that is not deterministic, or None."""
+    if isinstance(error, OSError):
+        return _limit_of_system(error)
     text = str(error).split("\n")[0].split(". ")[0]
     if "does not have a deterministic implementation" in text:
         return UserError(f"--deterministic: {text}; use another model, or leave the option out")
@@ -33,6 +36,16 @@ def user_error_of(error: Exception) -> UserError | None:
             "size of the inputs, or use --norm frozen or group"
         )
     return None
+
+
+def _limit_of_system(error: OSError) -> UserError | None:
+    """Return the user error behind an error of the system that starts data-loading workers, or None."""
+    if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        return None
+    return UserError(
+        f"--workers: the system refuses another process or open file ({error.strerror}); lower --workers, or raise the "
+        "limits (ulimit -u, ulimit -n)"
+    )
 
 
 def require_possible(train: TrainOptions, config: Mapping[str, object], device: torch.device) -> None:

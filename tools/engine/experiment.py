@@ -33,7 +33,7 @@ from tools.engine.run_folder import BEST, LAST, MODEL, TEMPORARY, choose_folder,
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
 from tools.engine.state import Precision, Training, random_state, set_random_state
-from tools.processes import distributed, stopping
+from tools.processes import distributed, limits, stopping
 
 
 @dataclass
@@ -75,6 +75,7 @@ class Experiment:
         train, run, config = options.train, options.run, to_dict(options)
         if run.deterministic:
             be_deterministic()
+        limits.raise_open_files()
         # Join the process group and choose this process's GPU.
         device = distributed.start(run.timeout)
         distributed.on_all(lambda: require_possible(train, config, device))
@@ -93,7 +94,9 @@ class Experiment:
         # Import the user's code before names of backbones, necks and heads are resolved.
         distributed.on_all(options.plugins.load)
         config, run = {**config, "output": str(folder)}, replace(run, resume=resume)
-        return cls(folder, device, train, run, config, groups=groups_of(options))
+        experiment = cls(folder, device, train, run, config, groups=groups_of(options))
+        distributed.on_all(lambda: limits.require_open_files(experiment.workers))
+        return experiment
 
     @property
     def workers(self) -> int:
@@ -213,7 +216,7 @@ class Experiment:
                 distributed.on_main(functools.partial(note, reason=str(error)))
             distributed.on_all(functools.partial(self._keep_evidence, error))
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             if found := user_error_of(error):
                 raise found from None
             raise
