@@ -44,8 +44,8 @@ class CheckOptions:
         train_images: image folder of `train_annotations`.
         val_annotations: COCO JSON of the validation split, instead of the file in `data`.
         val_images: image folder of `val_annotations`.
-        train_split: name of the training split, for VOC, YOLO and label maps.
-        val_split: name of the validation split, for VOC, YOLO and label maps.
+        train_split: name of the training split.
+        val_split: name of the validation split.
         ignore_index: number in label maps of pixels that do not count.
         allow_outside: allow file names in the JSON that lead out of the image folder.
         images: read and decode every image; otherwise only check that the files exist.

@@ -189,6 +189,7 @@ COCO_FIELDS: Mapping[str, Mapping[str, Field]] = {
         "iscrowd": Field(_is_flag, "0 or 1"),
     },
 }
+_ID_FIELDS = ("id", "image_id", "category_id")
 _LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
 
 
@@ -209,11 +210,23 @@ def read_coco(path: Path) -> Record:
         raise UserError(f"{path}: not JSON ({error}); name a COCO instances file") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}; expected an object with `images` and `annotations`")
+    _make_ids_whole(data)
     images = data.get("images")
     for image in images if isinstance(images, list) else ():
         if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
             image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     return data
+
+
+def _make_ids_whole(data: Record) -> None:
+    """Replace ids such as 3.0, which some tools write, by integers."""
+    for name in _LISTS:
+        records = data.get(name)
+        for record in records if isinstance(records, list) else ():
+            for key in _ID_FIELDS if isinstance(record, dict) else ():
+                value = record.get(key)
+                if isinstance(value, float) and value.is_integer():
+                    record[key] = int(value)
 
 
 def records_of(data: Record, name: str, path: Path) -> list[Record]:

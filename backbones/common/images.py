@@ -10,6 +10,7 @@ from typing import TypeAlias, Union
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.TiffImagePlugin
 import torch
 from PIL import ImageOps
 from torch import Tensor
@@ -18,6 +19,7 @@ from backbones.errors import UserError
 
 # A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
 Image: TypeAlias = Union[str, "os.PathLike[str]", PIL.Image.Image, np.ndarray, Tensor]
+ORIENTATION = 0x0112  # EXIF tag
 MOST_PIXELS = 2**30  # OpenCV decodes no larger images
 MOST_RESIZED = 2**27  # pixels of an image that a model gets
 FIX = "replace or remove it, or pass --on-bad-image skip"
@@ -108,8 +110,12 @@ def image_size(path: Path, *, apply_exif: bool) -> tuple[int, int]:
     """
     try:
         with open_image(path) as image:
-            swapped = apply_exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (image.width, image.height) if swapped else (image.height, image.width)
+            orientation = image.getexif().get(ORIENTATION, 1)
+            # OpenCV turns TIFF files in any case; PIL reports their size turned or not, depending on its version.
+            is_tiff = isinstance(image, PIL.TiffImagePlugin.TiffImageFile)
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if is_tiff else image.size
+            swapped = (apply_exif or is_tiff) and orientation in (5, 6, 7, 8)
+            return (width, height) if swapped else (height, width)
     except UserError:
         raise
     except Exception as error:  # PIL raises many kinds of exceptions, such as SyntaxError and struct.error

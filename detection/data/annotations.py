@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,15 +11,16 @@ import numpy as np
 
 from backbones.common.datasets import (
     Record,
-    field,
-    file_of_image,
     read_coco,
     records_of,
     refuse_absent_files,
     refuse_duplicates,
 )
+from backbones.common.datasets import field as require_field
+from backbones.common.images import image_size
 from backbones.errors import UserError
-from detection.data.truth import Protocol, Truth
+from detection.data.file_names import use_fitting_files
+from detection.data.truth import Protocol, Truth, unknown_size
 
 # Pixels. A box whose side inside the image is not longer has no area, wherever boxes are read, checked or augmented.
 SMALLEST_SIDE = 1e-3
@@ -45,7 +46,7 @@ class CategoryMap:
             UserError: there is no category, an id or name is missing, or an id is a duplicate.
         """
         pairs = sorted(
-            (field(record, "category", "id", path), str(field(record, "category", "name", path)))
+            (require_field(record, "category", "id", path), str(require_field(record, "category", "name", path)))
             for record in categories
         )
         if not pairs:
@@ -98,6 +99,7 @@ class CocoAnnotations:
         labels: `[B]` from 1.
         crowd: `[B]`, whether a box is a crowd.
         clipped: number of boxes that reached out of their image.
+        notes: what was read in another way than it is written, or left out, with its number.
         dropped: number of boxes without area that were left out. Metrics of `source` count them, as COCO's do.
     """
 
@@ -115,6 +117,7 @@ class CocoAnnotations:
     crowd: np.ndarray
     clipped: int = 0
     dropped: int = 0
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -156,10 +159,10 @@ class CocoAnnotations:
         image_ids, names, sizes = _checked_images(truth, absent_images, allow_outside)
         categories = CategoryMap.from_json(records_of(truth.data, "categories", path), path)
         annotations = records_of(truth.data, "annotations", path)
-        refuse_duplicates([field(a, "annotation", "id", path) for a in annotations], "annotation id", path)
+        _count_odd_ids(truth)
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
-        crowd = np.array([bool(field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
+        crowd = np.array([bool(require_field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
         # Sort the annotations that are kept by image.
         order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
         return cls(
@@ -177,6 +180,7 @@ class CocoAnnotations:
             crowd=crowd[order],
             clipped=clipped,
             dropped=int((~keep).sum()),
+            notes=dict(truth.notes),
         )
 
     def __len__(self) -> int:
@@ -212,18 +216,43 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
         UserError: there is no image, a field is malformed, an id is a duplicate, or a file or folder is missing.
     """
     path, folder = truth.path, truth.folder
-    images = sorted(records_of(truth.data, "images", path), key=lambda image: field(image, "image", "id", path))
+    images = sorted(records_of(truth.data, "images", path), key=lambda image: require_field(image, "image", "id", path))
     if not images:
         raise UserError(f"{path}: `images` is empty; name a file with images")
     image_ids = np.array([image["id"] for image in images], dtype=np.int64)
     refuse_duplicates(image_ids.tolist(), "image id", path)
-    names = np.array([file_of_image(image, path, allow_outside=allow_outside) for image in images])
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images for {path}; fix the option that names it")
+    use_fitting_files(truth, images, allow_outside=allow_outside)
+    names = np.array([image["file_name"] for image in images])
     if absent_images == "error":
         refuse_absent_files(names.tolist(), folder, path)
-    sizes = [[field(image, "image", side, path) for side in ("height", "width")] for image in images]
+    for image in images:
+        _complete_size(truth, image, absent_images)
+    sizes = [[require_field(image, "image", side, path) for side in ("height", "width")] for image in images]
     return image_ids, names, np.array(sizes, np.int32)
+
+
+def _complete_size(truth: Truth, image: Record, absent_images: str) -> None:
+    """Read the size of an image whose record has no width or no height from its file, and count it."""
+    if image.get("width") is not None and image.get("height") is not None:
+        return
+    try:
+        height, width = image_size(truth.folder / image["file_name"], apply_exif=True)
+    except UserError:
+        if absent_images == "error":
+            raise
+        height, width = unknown_size()
+    image.update(height=height, width=width)
+    truth.notes["sizes read from the image files"] += 1
+
+
+def _count_odd_ids(truth: Truth) -> None:
+    """Count annotations whose id is missing, malformed or a duplicate. Nothing refers to these ids."""
+    ids = [annotation.get("id") for annotation in truth.data["annotations"]]
+    distinct = {value for value in ids if isinstance(value, int)}
+    if len(distinct) < len(ids):
+        truth.notes["annotations with a missing or repeated id"] += len(ids) - len(distinct)
 
 
 def _rows(annotations: list[Record], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:
@@ -236,16 +265,17 @@ def _rows(annotations: list[Record], image_ids: np.ndarray, categories: Category
     known = set(categories.ids)
     rows = np.empty(len(annotations), dtype=np.int64)
     for index, annotation in enumerate(annotations):
-        image = field(annotation, "annotation", "image_id", path)
-        category = field(annotation, "annotation", "category_id", path)
+        image = require_field(annotation, "annotation", "image_id", path)
+        category = require_field(annotation, "annotation", "category_id", path)
         if image not in position:
             raise UserError(
-                f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`; fix the file"
+                f"{path}: annotation {annotation.get('id', index)} names image {image}, which is not in `images`; "
+                "fix the file"
             )
         if category not in known:
             raise UserError(
-                f"{path}: annotation {annotation['id']} has category {category}, which is not in `categories`; fix "
-                "the file"
+                f"{path}: annotation {annotation.get('id', index)} has category {category}, which is not in "
+                "`categories`; fix the file"
             )
         rows[index] = position[image]
     return rows
@@ -256,7 +286,9 @@ def _checked_boxes(
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Return boxes xyxy `[B, 4]` clipped to their images, the number clipped, and whether each has area `[B]`."""
     annotations = truth.data["annotations"]
-    boxes = np.array([field(a, "annotation", "bbox", truth.path) for a in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes = np.array(
+        [require_field(a, "annotation", "bbox", truth.path) for a in annotations], dtype=np.float64
+    ).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limits = np.concatenate([sizes[rows][:, ::-1]] * 2, axis=1).reshape(-1, 4)
     inside = boxes.clip(0, limits).astype(np.float32)

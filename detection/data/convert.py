@@ -43,7 +43,7 @@ def convert(
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
         raise UserError("--train-split null: name at least one split")
-    truths = {name: _read(source, split, to) for name, split in splits.items()}
+    truths = {name: _read(source, split, to, bad_boxes) for name, split in splits.items()}
     if "voc" in (to, *(truth.layout for truth in truths.values())):
         _refuse_shared_images(truths)
     _refuse_different_classes(truths)
@@ -58,11 +58,11 @@ def convert(
     return lines
 
 
-def _read(source: Path, split: str, to: WritableLayout) -> Truth:
+def _read(source: Path, split: str, to: WritableLayout, bad_boxes: Literal["error", "drop"]) -> Truth:
     """Read a split and check it as training does, except that boxes without area are allowed."""
     if known_layout(source) == to:
         raise UserError(f"--to {to}: {source} is in that layout already; name another layout")
-    truth = open_split(source, split)
+    truth = open_split(source, split, bad_boxes=bad_boxes)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
 

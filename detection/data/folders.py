@@ -11,7 +11,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.layouts import registered_layout
 from detection.data.truth import ProblemHandler, Truth, raise_problem
 from detection.data.voc import is_voc_folder, read_voc
-from detection.data.yolo import is_yolo_folder, read_yolo
+from detection.data.yolo import BAD_BOX, is_yolo_folder, read_yolo
 from detection.options import DetectionDataOptions
 
 LAYOUTS = (
@@ -50,6 +50,7 @@ def open_split(
     split: str,
     *,
     absent_images: Literal["error", "keep"] = "error",
+    bad_boxes: Literal["error", "drop"] = "error",
     on_problem: ProblemHandler = raise_problem,
 ) -> Truth:
     """Read the records of a split. Those of COCO's file are not checked yet: see `CocoAnnotations.of`.
@@ -58,6 +59,8 @@ def open_split(
         root: folder of the data set.
         split: name of the split, such as "train".
         absent_images: whether a missing image file is an error (VOC and YOLO).
+        bad_boxes: whether a box far outside its image is a problem, or left out and counted (YOLO; `CocoAnnotations.of`
+            does it for other layouts).
         on_problem: what to do about a malformed record (VOC and YOLO).
 
     Raises:
@@ -69,9 +72,30 @@ def open_split(
     if layout == "voc":
         return read_voc(root, split, absent_images=absent_images, on_problem=on_problem)
     if layout == "yolo":
-        return read_yolo(root, split, absent_images=absent_images, on_problem=on_problem)
+        return _read_yolo(root, split, absent_images, bad_boxes, on_problem)
     path, folder = find_split(root, split)
     return Truth("coco", path, folder, read_coco(path))
+
+
+def _read_yolo(
+    root: Path,
+    split: str,
+    absent_images: Literal["error", "keep"],
+    bad_boxes: Literal["error", "drop"],
+    on_problem: ProblemHandler,
+) -> Truth:
+    dropped: list[str] = []
+
+    def drop(kind: str, file: str, error: UserError) -> None:
+        if kind == BAD_BOX and bad_boxes == "drop":
+            dropped.append(file)
+        else:
+            on_problem(kind, file, error)
+
+    truth = read_yolo(root, split, absent_images=absent_images, on_problem=drop)
+    if dropped:
+        truth.notes["boxes far outside their image dropped"] += len(dropped)
+    return truth
 
 
 def read_annotations(
@@ -89,7 +113,7 @@ def read_annotations(
     if annotations is not None:
         truth = Truth("coco", Path(annotations), Path(images), read_coco(Path(annotations)))
     elif data.data is not None:
-        truth = open_split(Path(data.data), name, absent_images=absent_images)
+        truth = open_split(Path(data.data), name, absent_images=absent_images, bad_boxes=data.bad_boxes)
     else:
         raise UserError(f"--data: no data set is named; name a folder, or a file by --{split}-annotations")
     return CocoAnnotations.of(

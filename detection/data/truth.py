@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Truth:
         data: `images`, `annotations` and `categories` as in COCO's instances file.
         files: of VOC and YOLO, the annotation file of each image; image ids are then 1, 2, ...
         ordinals: of VOC and YOLO, the position of each annotation in its file, from 1.
+        notes: number of things that were read in another way than they are written, or left out, by description.
     """
 
     layout: str
@@ -35,12 +37,14 @@ class Truth:
     data: Record
     files: list[str] = field(default_factory=list)
     ordinals: list[int] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def locate(self, index: int) -> tuple[str, str]:
         """Return the file of annotation `index`, and a name for the annotation in that file."""
         record = self.data["annotations"][index]
         if not self.ordinals:
-            return str(self.path), f"annotation {record['id']} of image {record['image_id']}"
+            name = f"annotation {record['id']}" if "id" in record else f"annotations[{index}]"
+            return str(self.path), f"{name} of image {record['image_id']}"
         word = "object" if self.layout == "voc" else "line"
         return self.files[record["image_id"] - 1], f"{word} {self.ordinals[index]}"
 
@@ -56,6 +60,14 @@ class Truth:
         if self.layout == "coco":
             return "lvis" if all("neg_category_ids" in image for image in self.data["images"]) else "coco"
         return "voc" if self.layout == "voc" else "coco"
+
+
+def unknown_size() -> tuple[int, int]:
+    """Return a size for an image that cannot be read and has no size in its annotations.
+
+    Any size will do, because such an image gets no detections to compare.
+    """
+    return 640, 640
 
 
 def raise_problem(kind: str, file: str, error: UserError) -> None:

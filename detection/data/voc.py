@@ -15,7 +15,15 @@ from xml.parsers import expat
 from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
 from backbones.errors import UserError
-from detection.data.truth import ProblemHandler, Truth, images_below, raise_problem, read_names, read_text
+from detection.data.truth import (
+    ProblemHandler,
+    Truth,
+    images_below,
+    raise_problem,
+    read_names,
+    read_text,
+    unknown_size,
+)
 
 LISTS = Path("ImageSets", "Main")
 FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
@@ -62,7 +70,7 @@ def read_voc(
     for name in (name for name in names if name in trees):
         path = root / "Annotations" / f"{name}.xml"
         try:
-            image = _image_record(trees[name], name, path, truth.folder, images, owners, absent_images)
+            image = _image_record(trees[name], name, path, truth, images, owners, absent_images)
         except UserError as error:
             on_problem("malformed annotation", str(path), error)
             continue
@@ -150,7 +158,15 @@ def _parse(root: Path, wanted: set[str], on_problem: ProblemHandler) -> tuple[di
     """
     given = read_names(root / "classes.txt") if (root / "classes.txt").is_file() else None
     folder, trees, seen = root / "Annotations", {}, set()
-    names = wanted if given else {p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.xml")}
+    names = (
+        wanted
+        if given
+        else {
+            p.relative_to(folder).with_suffix("").as_posix()
+            for p in folder.rglob("*.xml")
+            if not p.name.startswith(".")
+        }
+    )
     for name in sorted(names | wanted):
         path = folder / f"{name}.xml"
         try:
@@ -181,7 +197,7 @@ def _image_record(
     tree: Element,
     name: str,
     path: Path,
-    folder: Path,
+    truth: Truth,
     images: dict[str, list[str]],
     owners: dict[str, str],
     absent: str,
@@ -190,7 +206,7 @@ def _image_record(
 
     Args:
         tree, name, path: root element, name without suffix and path of the annotation.
-        folder: of the images.
+        truth: records of the split, which count what is read in another way than it is written.
         images: names of the image files by name without suffix.
         owners: names of the annotations so far, by their image file.
         absent: "error" or "keep" for a missing image file.
@@ -198,19 +214,23 @@ def _image_record(
     Raises:
         UserError: the image is missing, ambiguous or used twice, or its size is malformed.
     """
-    file = _image_of(tree, name, path, images, absent)
+    file = _image_of(tree, name, path, images, absent, truth)
     if file in owners:
         raise UserError(f"{path}: names the image {file}, as {owners[file]}.xml does; fix the <filename> of one")
-    height, width = _size(tree, path, folder / file, absent)
+    height, width = _size(tree, path, truth.folder / file, absent)
     return {"file_name": file, "width": width, "height": height}
 
 
-def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]], absent: str) -> str:
+def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]], absent: str, truth: Truth) -> str:
     """Return the image file of an annotation: the one with its name, or else the one that <filename> names."""
     named = (tree.findtext("filename") or "").strip()
+    own = images.get(name, [])
     if leads_out(named) or "\0" in named:
-        raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix <filename>")
-    own, stem = images.get(name, []), named.rpartition(".")[0] or named
+        if len(own) != 1:
+            raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix it")
+        truth.notes["paths in <filename> replaced by the image of the same name as the XML file"] += 1
+        return own[0]
+    stem = named.rpartition(".")[0] or named
     there = named in images.get(stem, [])
     if there and own and named not in own:
         raise UserError(f"{path}: <filename> is {named}, but JPEGImages/{own[0]} exists as well; fix <filename>")
@@ -239,14 +259,6 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
         if absent == "error":
             raise UserError(f"{path}: has no <size>, and {error}") from None
         return unknown_size()
-
-
-def unknown_size() -> tuple[int, int]:
-    """Return a size for an image that cannot be read and has no size in its annotations.
-
-    Any size will do, because such an image gets no detections to compare.
-    """
-    return 640, 640
 
 
 def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on_problem: ProblemHandler) -> None:

@@ -45,6 +45,7 @@ class Writer(Protocol):
 def describe(split: str, truth: Truth, lost: Lost) -> str:
     """Return a line about the contents of a split and what was left out."""
     text = f"{split}: {len(truth.data['images'])} images, {len(truth.data['annotations'])} boxes"
+    text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
     missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))
     return f"{text}; left out: {missing}" if missing else text
 

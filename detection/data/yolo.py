@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -25,11 +25,17 @@ from detection.data.truth import (
     raise_problem,
     read_names,
     read_text,
+    unknown_size,
 )
-from detection.data.voc import unknown_size
 
-BEYOND = 0.01  # fraction of a side that rounding may put a value outside 0..1; Ultralytics' tolerance
+BEYOND = 0.01  # fraction of a side by which a value may lie outside 0..1; Ultralytics' tolerance
+FAR = 1.0  # fraction of a side; a value that lies farther outside 0..1 is no fraction, but a number of pixels
+BAD_BOX = "unusable box"  # kind of the problem
 DECIMALS = 9  # of a pixel: a whole number of pixels stays whole after division by a side and multiplication
+
+
+class UnusableBoxError(UserError):
+    """A line whose box cannot be learned from. `--bad-boxes drop` leaves it out."""
 
 
 def is_yolo_folder(root: Path) -> bool:
@@ -59,7 +65,7 @@ def read_yolo(
     Raises:
         UserError: classes or folders cannot be read, or `on_problem` raises the error of a record.
     """
-    names = read_classes(root)
+    names, keypoints = read_classes(root), read_keypoints(root)
     images, labels = _folders(root, split)
     files = _pairs(images_below(images), images, labels, absent_images, on_problem)
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
@@ -75,7 +81,7 @@ def read_yolo(
         truth.files.append(str(path))
         record = {"id": len(truth.files), "file_name": name, "width": width, "height": height}
         truth.data["images"].append(record)
-        _add_boxes(path, (width, height), names, truth, on_problem)
+        _add_boxes(path, (width, height), names, keypoints, truth, on_problem)
     return truth
 
 
@@ -95,8 +101,33 @@ def read_classes(root: Path) -> list[str]:
     return found[0]
 
 
-def _names_of_yaml(path: Path) -> list[str]:
-    """Return the class names in a data.yaml: a list, or a mapping from numbers that start at 0."""
+def read_keypoints(root: Path) -> int:
+    """Return how many values follow the box on a line of a data set of poses; 0 for other data sets.
+
+    `kpt_shape` of `data.yaml` says it: [17, 3] are 17 points with x, y and visibility.
+
+    Raises:
+        UserError: `kpt_shape` is malformed.
+    """
+    path = root / "data.yaml"
+    shape = _yaml(path).get("kpt_shape") if path.is_file() else None
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
+        raise UserError(f"{path}: `kpt_shape` is {str(shape)[:40]}, not [points, values of a point]; fix it")
+    return int(shape[0] * shape[1])
+
+
+def _without_keypoints(words: list[str], keypoints: int, truth: Truth) -> list[str]:
+    """Return the class and the box of a line of a pose, and count it; return other lines unchanged."""
+    if not keypoints or len(words) != 5 + keypoints:
+        return words
+    truth.notes["poses read as boxes, without their points"] += 1
+    return words[:5]
+
+
+def _yaml(path: Path) -> Record:
+    """Return the content of a data.yaml; {} if it is not a mapping."""
     try:
         data = yaml.safe_load(read_text(path))
     except UserError:
@@ -105,7 +136,13 @@ def _names_of_yaml(path: Path) -> list[str]:
         raise UserError(
             f"{path}: is not valid YAML ({' '.join(str(error).split()) or type(error).__name__}); fix the file"
         ) from None
-    names = data.get("names") if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _names_of_yaml(path: Path) -> list[str]:
+    """Return the class names of a `data.yaml`, which is a list or a mapping from the numbers 0, 1, ..."""
+    data = _yaml(path)
+    names = data.get("names")
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(_is_title(name) for name in names):
@@ -145,7 +182,7 @@ def _pairs(
         images, labels: the folders.
         absent: "error" or "keep" for a label file without an image.
     """
-    there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in labels.rglob("*.txt")}
+    there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in _visible(labels)}
     there.pop("classes", None)  # labelImg writes its classes.txt among the labels
     pairs: dict[str, Path] = {}
     for stem, names in by_stem.items():
@@ -165,6 +202,11 @@ def _pairs(
     return dict(sorted(pairs.items()))
 
 
+def _visible(labels: Path) -> Iterator[Path]:
+    """Yield the text files in a folder and its subfolders, without hidden ones such as macOS's `._NAME.txt`."""
+    return (path for path in labels.rglob("*.txt") if not path.name.startswith("."))
+
+
 def _size(path: Path, absent: str) -> tuple[int, int] | UserError:
     """Return height and width of an image file after EXIF rotation, or the error if it cannot be read."""
     try:
@@ -173,11 +215,19 @@ def _size(path: Path, absent: str) -> tuple[int, int] | UserError:
         return error if absent == "error" else unknown_size()
 
 
-def _add_boxes(path: Path, size: tuple[int, int], names: list[str], truth: Truth, on_problem: ProblemHandler) -> None:
+def _add_boxes(
+    path: Path,
+    size: tuple[int, int],
+    names: list[str],
+    keypoints: int,
+    truth: Truth,
+    on_problem: ProblemHandler,
+) -> None:
     """Append the boxes of a label file to the annotations, for the image that was added last.
 
     Args:
         size: width and height of the image.
+        keypoints: number of values after the box on lines of poses.
     """
     if not os.path.isfile(path):
         return  # an image without objects
@@ -190,7 +240,11 @@ def _add_boxes(path: Path, size: tuple[int, int], names: list[str], truth: Truth
         if not line.strip():
             continue
         try:
-            record = _record(line.split(), f"{path}: line {ordinal}", size, names)
+            words = _without_keypoints(line.split(), keypoints, truth)
+            record = _record(words, f"{path}: line {ordinal}", size, names)
+        except UnusableBoxError as error:
+            on_problem(BAD_BOX, str(path), error)
+            continue
         except UserError as error:
             on_problem("malformed label", str(path), error)
             continue
@@ -203,7 +257,7 @@ def _record(words: list[str], where: str, size: tuple[int, int], names: list[str
     label, values = _numbers(words, where, names)
     left, top, width, height = _corner_and_size(values)
     if min(width, height) < 0:
-        raise UserError(f"{where}: has a negative width or height; fix it")
+        raise UnusableBoxError(f"{where}: has a negative width or height; fix it")
     fractions = zip((left, top, width, height), size * 2, strict=True)
     box = [round(fraction * side, DECIMALS) + 0.0 for fraction, side in fractions]
     assert all(map(math.isfinite, box))
@@ -226,9 +280,11 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
         raise UserError(
             f"{where}: class {words[0][:40]} is not one of the {len(names)} (0 to {len(names) - 1}); fix it"
         )
-    if not all(-BEYOND <= value <= 1 + BEYOND for value in values):  # NaN is refused as well
-        given = " ".join(words[1:])[:60]
-        raise UserError(f"{where}: {given} has values outside 0..1; divide pixels by the sides of the image")
+    given = " ".join(words[1:])[:60]
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"{where}: {given} has values outside 0..1; fix it")
+    if not all(-FAR <= value <= 1 + FAR for value in values):
+        raise UnusableBoxError(f"{where}: {given} has values outside 0..1; divide pixels by the sides of the image")
     return int(label), values
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap, CocoAnnotations
+from tools.evaluation import CocoEvaluator
 
 
 def read(coco, **options) -> CocoAnnotations:
@@ -65,7 +66,6 @@ BROKEN = {
     "absent image": (lambda d: d["annotations"][0].update(image_id=77), "annotation 1 names image 77"),
     "absent category": (lambda d: d["annotations"][1].update(category_id=4), "annotation 2 has category 4"),
     "image twice": (lambda d: d["images"][1].update(id=5), "image id 5 is a duplicate"),
-    "annotation twice": (lambda d: d["annotations"][1].update(id=1), "annotation id 1 is a duplicate"),
     "category twice": (lambda d: d["categories"][0].update(id=3), "category id 3 is a duplicate"),
     "no box": (lambda d: d["annotations"][2].pop("bbox"), "annotation 4: `bbox` is missing"),
     "three numbers": (lambda d: d["annotations"][2].update(bbox=[1, 2, 3]), "annotation 4: `bbox` is [1, 2, 3]"),
@@ -102,6 +102,52 @@ def test_file_names_that_lead_out_of_the_folder_are_refused_unless_allowed(coco,
     with pytest.raises(UserError, match=r"image 5: `file_name` '.*' leads out of the image folder; .* --allow-outside"):
         CocoAnnotations.read(coco.annotations(), coco.images())
     assert len(CocoAnnotations.read(coco.annotations(), coco.images(), allow_outside=True)) == 4
+
+
+def test_a_file_that_would_fit_a_name_that_leads_out_is_named(coco):
+    coco.write()
+    coco.data["images"][0]["file_name"] = "/data/train/005.jpg"
+    coco.annotations().write_text(json.dumps(coco.data))
+    with pytest.raises(UserError, match=r"leads out of the image folder; .*; the folder has 005\.jpg"):
+        CocoAnnotations.read(coco.annotations(), coco.images())
+
+
+@pytest.mark.parametrize(
+    "name", ["train2017/{}", "data\\train\\{}", "/data/local-files/?d=my%20set/{}", ".\\{}", "a/b/{}"]
+)
+def test_other_tools_notations_of_file_names_are_read_and_counted(coco, name: str):
+    coco.write()
+    for image in coco.data["images"][:2]:
+        image["file_name"] = name.replace("\\", "\\").format(image["file_name"])
+    coco.annotations().write_text(json.dumps(coco.data))
+    data = CocoAnnotations.read(coco.annotations(), coco.images())
+    assert data.file_names.tolist() == ["005.jpg", "007.jpg", "009.jpg", "011.jpg"]
+    assert data.notes == {"file names replaced by those of fitting files": 2}
+
+
+def test_a_file_that_fits_two_images_is_refused(coco):
+    coco.write()
+    coco.data["images"][1]["file_name"] = "other/005.jpg"
+    coco.annotations().write_text(json.dumps(coco.data))
+    with pytest.raises(UserError, match=r"images 5 and 7 both fit the file 005\.jpg"):
+        CocoAnnotations.read(coco.annotations(), coco.images())
+
+
+def test_harmless_differences_are_read_as_in_evaluation_and_counted(coco):
+    """Annotation ids that are missing or repeated, whole numbers with a point, and sizes that are missing."""
+    plain = read(coco)
+    coco.data["annotations"][1]["id"] = coco.data["annotations"][0]["id"]
+    coco.data["annotations"][2].pop("id")
+    coco.data["annotations"][3].update(image_id=9.0, category_id=3.0)
+    coco.data["images"][0].update(id=5.0, width=None)
+    coco.data["images"][1].pop("height")
+    coco.data["categories"][0]["id"] = float(coco.data["categories"][0]["id"])
+    data = read(coco)
+    assert data.notes == {"sizes read from the image files": 2, "annotations with a missing or repeated id": 2}
+    for name in ("image_ids", "sizes", "boxes", "labels", "crowd", "offsets"):
+        assert getattr(data, name).tolist() == getattr(plain, name).tolist()
+    evaluator = CocoEvaluator(coco.annotations())
+    assert evaluator.image_ids == data.image_ids.tolist() and not plain.notes
 
 
 def test_links_and_subfolders_count_as_inside_the_folder(coco):

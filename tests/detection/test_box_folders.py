@@ -19,7 +19,8 @@ from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.convert import convert
 from detection.data.dataset import CocoDetection
-from detection.data.folders import layout_of, open_split
+from detection.data.folders import layout_of, open_split, read_annotations
+from detection.options import DetectionDataOptions
 from detection.transforms import Augment
 from tools import check_data, eval_coco
 from tools.cli import ending
@@ -112,6 +113,12 @@ def taken(voc: VocFolder) -> None:
     voc.xml("d").write_text(voc.xml("b").read_text())
 
 
+def led_out(voc: VocFolder) -> None:
+    """Name an image outside the folder, where no image of the annotation's own name is inside it."""
+    swap("b.jpg", "../b.jpg")(voc)
+    (voc.root / "JPEGImages/b.jpg").rename(voc.root / "b.jpg")
+
+
 VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "cut": (swap("</annotation>", ""), "b.xml", "is not valid XML"),
     "other root": (lambda voc: voc.xml("b").write_text("<html/>"), "b.xml", "begins with <html>"),
@@ -130,8 +137,7 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "difficult": (swap("<difficult>1", "<difficult>yes"), "b.xml", "object 1: <difficult> is 'yes'"),
     "without area": (swap("<xmax>9", "<xmax>4"), "b.xml", "object 1"),
     "size": (swap("<width>60", "<width>-60"), "b.xml", "<size> holds '-60'"),
-    "leads out": (swap("b.jpg", "../b.jpg"), "b.xml", "<filename> '../b.jpg' leads out"),
-    "absolute": (swap("b.jpg", "/etc/passwd"), "b.xml", "leads out of JPEGImages"),
+    "leads out": (led_out, "b.xml", "<filename> '../b.jpg' leads out of JPEGImages"),
     "another's": (swap("b.jpg", "a.jpg"), "b.xml", "<filename> is a.jpg, but JPEGImages/b.jpg exists as well"),
     "taken": (taken, "d.xml", "names the image b.jpg, as b.xml does"),
     "absent image": (lambda voc: (voc.root / "JPEGImages/b.jpg").unlink(), "b.xml", "there is no JPEGImages/b.jpg"),
@@ -140,6 +146,16 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "list leads out": (of_list("b\n../b\n"), "test.txt", r"line 2: '\.\./b' leads out"),
     "unknown class": (lambda voc: (voc.root / "classes.txt").write_text("dog\n"), "b.xml", "its class cat is not in"),
 }
+
+
+@pytest.mark.parametrize("path", ["/home/me/set/b.jpg", "../JPEGImages/b.jpg", "C:\\set\\b.jpg"])
+def test_paths_of_another_machine_give_way_to_the_image_of_the_same_name(voc: VocFolder, path: str):
+    voc.write()
+    swap("b.jpg", path)(voc)
+    data = read(voc.root, "test")
+    assert data.file_names.tolist() == ["b.jpg"]
+    notes = {"paths in <filename> replaced by the image of the same name as the XML file": 1}
+    assert data.notes == (notes if "/" in path else {})
 
 
 @pytest.mark.parametrize("fault", VOC_FAULTS)
@@ -177,7 +193,7 @@ def test_voc_faults_of_whole_lists_and_folders_are_refused(voc: VocFolder, fault
 
 
 def test_good_folders_have_no_problem_and_an_image_in_two_splits_is_found(voc: VocFolder):
-    assert problems("--data", voc.write(), *SPLITS) == []
+    assert [p[0] for p in problems("--data", voc.write(), *SPLITS)] == ["no objects"]  # a remark on the test split
     kinds = {p[0] for p in problems("--data", voc.root, "--train-split", "all", "--val-split", "test")}
     assert kinds == {"image in both splits"}
 
@@ -190,7 +206,7 @@ def test_voc_with_label_maps_can_be_checked_for_both(voc: VocFolder):
         (voc.root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
         for name in names:
             cv2.imwrite(str(voc.root / "SegmentationClass" / f"{name}.png"), np.full((40, 60), 77, np.uint8))
-    assert problems("--data", voc.root, *SPLITS) == []
+    assert [p[0] for p in problems("--data", voc.root, *SPLITS)] == ["no objects"]
     assert {p[0] for p in problems("--data", voc.root, *SPLITS, "--truth", "labels")} == {"unknown label"}
 
 
@@ -260,6 +276,7 @@ YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is not one of"),
     "pixels": (label("0 30 20 10 10\n"), "c.txt", "line 1: 30 20 10 10 has values outside 0..1"),
     "NaN": (label("0 nan 0.5 1 1\n"), "c.txt", "line 1: nan 0.5 1 1 has values outside 0..1"),
+    "far outside": (label("0 0.5 0.5 1 2.5\n"), "c.txt", "line 1: 0.5 0.5 1 2.5 has values outside 0..1"),
     "negative": (label("0 0.5 0.5 -0.005 0.5\n"), "c.txt", "line 1: has a negative width"),
     "without area": (label("0 0.5 0.5 0 0.5\n"), "c.txt", "line 1"),
     "bytes": (lambda root: (root / "labels/val/c.txt").write_bytes(b"\xff\xfe0"), "c.txt", "is not UTF-8 text"),
@@ -275,6 +292,59 @@ YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "c.png has the same name except for the suffix",
     ),
 }
+
+
+def test_boxes_partly_outside_are_clipped_and_counted(yolo: Path):
+    """Centre 0.98 and width 0.1 of 60 pixels: 55.8 to 61.8, which is clipped at 60, more than a pixel."""
+    label("0 0.98 0.5 0.1 1.02\n1 1.02 0.5 0.1 1\n")(yolo)
+    data = read(yolo, "val")
+    assert data.boxes[0].tolist() == pytest.approx([55.8, 0, 60, 40]) and data.clipped == 2
+    found = problems("--data", yolo)
+    assert {(p[0], p[1]) for p in found} == {("box outside its image", "line 1"), ("box outside its image", "line 2")}
+
+
+def test_lines_far_outside_can_be_dropped_and_are_counted(yolo: Path):
+    label("0 0.5 0.5 1 1\n0 30 20 10 10\n1 0.5 0.5 -0.1 0.5\n")(yolo)
+    truth = open_split(yolo, "val", bad_boxes="drop")
+    assert len(truth.data["annotations"]) == 1 and truth.notes == {"boxes far outside their image dropped": 2}
+    options = DetectionDataOptions(data=str(yolo), bad_boxes="drop")
+    assert len(read_annotations(options, "val").boxes) == 1
+
+
+def test_macos_files_beside_labels_are_passed_over(yolo: Path):
+    (yolo / "labels/val/._c.txt").write_bytes(b"\0\5\x16\7")
+    (yolo / "images/val/._c.jpg").write_bytes(b"\0\5\x16\7")
+    assert read(yolo, "val").file_names.tolist() == ["c.jpg"]
+
+
+def test_poses_are_read_as_their_boxes_and_counted(yolo: Path):
+    """Without `kpt_shape` the nine values would be a polygon of four points."""
+    label("1 0.5 0.5 0.5 0.5 0.1 0.1 0.9 0.9\n")(yolo)
+    assert read(yolo, "val").boxes.tolist() == [[6, 4, 54, 36]]  # around (0.5, 0.5), (0.5, 0.5), (0.1, 0.1), (0.9, 0.9)
+    with (yolo / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 2]\n")
+    data = read(yolo, "val")
+    assert data.boxes.tolist() == [[15, 10, 45, 30]]
+    assert data.notes == {"poses read as boxes, without their points": 1}
+    assert ("other notation", "1 poses read as boxes, without their points") in [
+        (p[0], p[3]) for p in problems("--data", yolo)
+    ]
+    (yolo / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: 17\n")
+    with pytest.raises(UserError, match="`kpt_shape` is 17, not"):
+        read(yolo, "val")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sizes_of_tiff_files_with_an_orientation(yolo: Path, orientation: int):
+    """OpenCV turns TIFF files as their orientation says in any case, so the size is that of the turned image."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (60, 40)).save(yolo / "images/val/c.tif", exif=exif)
+    (yolo / "images/val/c.jpg").unlink()
+    turned = orientation == 6
+    data = read(yolo, "val")
+    assert data.sizes.tolist() == [[60, 40] if turned else [40, 60]]
+    assert CocoDetection(data, Augment("eval"))[0][0].shape == ((3, 60, 40) if turned else (3, 40, 60))
 
 
 @pytest.mark.parametrize("fault", YOLO_FAULTS)

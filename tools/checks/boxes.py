@@ -11,6 +11,7 @@ from backbones.common.datasets import leads_out, read_coco
 from backbones.common.images import decode_image
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
+from detection.data.file_names import fitting_file, is_foreign
 from detection.data.folders import open_split
 from detection.data.truth import Truth
 from tools.checks.findings import CheckReport
@@ -82,25 +83,77 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     for records, ids in ((images, image_ids), (categories, category_ids), (annotations, annotations.ids("id"))):
         records.report_duplicates(ids)
     _check_category_names(categories)
-    annotations.column("iscrowd")
+    crowd = annotations.column("iscrowd")
     boxes = _check_boxes(annotations, rows, sizes)
+    _check_duplicate_boxes(annotations, rows, boxes)
+    if all(crowd) and images.records and categories.records and isinstance(data.get("annotations"), list):
+        text = "no annotation is an object; there is nothing to learn or to measure"
+        report.add("no objects", split, file=str(path), text=text)
     if truth.layout == "coco":
         Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
-    return _image_files(images, names, sizes, truth.folder, allow_outside)
+    for what, count in truth.notes.items():
+        report.add("other notation", split, file=str(path), text=f"{count} {what}")
+    found = _image_files(images, names, sizes, truth.folder, allow_outside)
+    found.classes = _classes(categories, category_ids)
+    return found
+
+
+def _classes(categories: RecordList, ids: np.ndarray) -> dict[int, str]:
+    """Return the names of the categories by id; {} if an id or a name is malformed or a duplicate."""
+    names = [record.get("name") for record in categories.records]
+    keys = ids.tolist()
+    if None in names or -1 in keys or len(set(keys)) < len(keys) or len(set(map(str, names))) < len(names):
+        return {}
+    return dict(zip(keys, map(str, names), strict=True))
+
+
+def report_other_categories(train: SplitImages, val: SplitImages, report: CheckReport) -> None:
+    """Report category ids whose names differ between the splits; training refuses such splits."""
+    if not train.classes or not val.classes:
+        return  # their own problems are reported
+    for key in sorted(train.classes.keys() | val.classes.keys()):
+        here, there = train.classes.get(key, "absent"), val.classes.get(key, "absent")
+        if here != there:
+            text = f"is {here} in {train.split}, {there} in {val.split}"
+            report.add("other category", val.split, record=f"category {key}", text=text)
 
 
 def _check_category_names(categories: RecordList) -> None:
+    """Report categories of equal names, and those whose names differ in case or spaces only."""
     seen: set[object] = set()
+    similar: dict[str, object] = {}
     for index, name in enumerate(categories.column("name")):
-        if name is not None and name in seen:
+        if name is None:
+            continue
+        plain = "".join(str(name).split()).casefold()
+        if name in seen:
             text = f"an earlier category has the same name {reprlib.repr(name)}"
             categories.add(index, "duplicate category name", text)
+        elif plain in similar:
+            text = f"{reprlib.repr(name)} and {reprlib.repr(similar[plain])} are two classes; are they the same?"
+            categories.add(index, "similar class names", text)
         seen.add(name)
+        similar.setdefault(plain, name)
+
+
+def _check_duplicate_boxes(annotations: RecordList, rows: np.ndarray, boxes: np.ndarray) -> None:
+    """Report boxes that have image, category and all four sides in common with an earlier one."""
+    categories = np.array([_as_number(record.get("category_id")) for record in annotations.records])
+    keys = np.column_stack([rows, categories, boxes]).astype(np.float64).reshape(-1, 6)
+    known = np.flatnonzero((rows >= 0) & np.isfinite(keys).all(axis=1))
+    _, first = np.unique(keys[known], axis=0, return_index=True)
+    for index in np.setdiff1d(known, known[first]):
+        annotations.add(int(index), "duplicate box", "an earlier annotation of this image has the same class and box")
+
+
+def _as_number(value: object) -> float:
+    return float(value) if isinstance(value, int) else np.nan
 
 
 def _sizes(images: RecordList) -> np.ndarray:
     """Return the heights and widths of images as an array `[I, 2]`, with 0 for malformed values."""
-    columns = [images.column(side) for side in ("height", "width")]
+    absent = [("no size", f"`{side}` is missing; it is read from the image file") for side in ("height", "width")]
+    columns = [images.column(side, absent=text) for side, text in zip(("height", "width"), absent, strict=True)]
     return np.array([[value or 0 for value in column] for column in columns], np.int64).T
 
 
@@ -146,6 +199,10 @@ def _image_files(
     for index, name in enumerate(names):
         if name is None:
             continue
+        fitting = None if (folder / name).is_file() else fitting_file(folder, name)
+        if fitting is not None and is_foreign(name):
+            images.add(index, "foreign file name", f"is read as {fitting}, which is in the folder")
+            name = fitting
         if leads_out(name) and not allow_outside:
             text = "the path leads out of the image folder, so the file is not checked; --allow-outside true allows it"
             images.add(index, "file outside the folder", text)

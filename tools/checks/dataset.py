@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from classification.data.shard_index import holds_shards
 from detection.data.folders import LAYOUTS, layout_of
 from segmentation.data.layout import is_label_folder
-from tools.checks.boxes import check_coco, check_folder
+from tools.checks.boxes import check_coco, check_folder, report_other_categories
 from tools.checks.findings import CheckReport
 from tools.checks.folders import check_classes
 from tools.checks.images import SplitImages, report_shared
@@ -38,7 +38,7 @@ def check_dataset(
     Args:
         root: folder of the data set; None to check only `coco_files`.
         coco_files: files of COCO splits by name, instead of the files in `root`.
-        splits: names of the splits of other layouts.
+        splits: names of the training and the validation split in `root`.
         truth: what to check if a VOC folder has both boxes and label maps; "auto" means boxes.
         ignore_index: number in label maps of pixels that do not count.
         allow_outside: allow file names in the JSON that lead out of the image folder.
@@ -49,13 +49,15 @@ def check_dataset(
         UserError: if the layout is unknown, or a split or its files do not exist.
     """
     report = CheckReport()
-    if coco := _coco_splits(root, coco_files):
+    if coco := _coco_splits(root, coco_files, splits, report):
         images = {
             split: check_coco(path, folder, split, report, allow_outside=allow_outside)
             for split, (path, folder) in coco.items()
         }
     else:
         images = _check_folders(root or Path(), list(dict.fromkeys(splits)), truth, ignore_index, report)
+    for train, val in pairwise(images.values()):
+        report_other_categories(train, val, report)
     _check_images(images, report, decode=decode, workers=workers)
     return report
 
@@ -81,17 +83,26 @@ def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, dec
         report_shared(train, val, report)
 
 
-def _coco_splits(root: Path | None, named: Mapping[str, CocoFiles]) -> dict[str, CocoFiles]:
-    """Return annotation file and image folder of each COCO split, those in `named` or else those found in `root`."""
+def _coco_splits(
+    root: Path | None, named: Mapping[str, CocoFiles], names: Sequence[str], report: CheckReport
+) -> dict[str, CocoFiles]:
+    """Return the files of each COCO split, in `named` or else in `root`; empty if there are no COCO files.
+
+    Args:
+        names: names in `root` of the splits that are called train and val in `named`.
+    """
     found: dict[str, CocoFiles] = {}
-    for split in COCO_SPLITS:
-        if split in named:
-            found[split] = named[split]
-        elif root is not None and instances_files(root, split):
-            found[split] = find_split(root, split)
+    for role, name in zip(COCO_SPLITS, names, strict=True):
+        if role in named:
+            found[role] = named[role]
+        elif root is not None and layout_of(root) == "coco":
+            if instances_files(root, name) or name not in COCO_SPLITS:
+                found[name] = find_split(root, name)
+            else:
+                report.add("no such split", name, file=str(root), text=f"has no annotations/instances_{name}*.json")
     for _, folder in found.values():
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of images; fix the option that names it")
+            raise UserError(f"{folder}: no such folder of images")
     return found
 
 

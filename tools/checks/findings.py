@@ -9,7 +9,19 @@ from typing import TypedDict
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
 # Kinds that do not disturb training, but deserve attention.
-REMARKS = ("no outline", "class without images", "class without pixels", "passed over")
+REMARKS = (
+    "no outline",
+    "class without images",
+    "class without pixels",
+    "passed over",
+    "duplicate box",
+    "similar class names",
+    "no objects",
+    "no size",
+    "foreign file name",
+    "no such split",
+    "other notation",
+)
 
 
 @dataclass(frozen=True)

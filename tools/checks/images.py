@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ class SplitImages:
         records: name of each image in the report `[N]`; empty to name only the file.
         inspect: returns the problems of file i with given content (bytes `[B]` uint8).
         conclude: returns the problems of the split as a whole, after all files were inspected.
+        classes: names of the categories by id; empty for data without boxes.
         digests: hashes of the contents of the files that were read, by name.
     """
 
@@ -42,6 +43,7 @@ class SplitImages:
     records: Sequence[str]
     inspect: Inspect
     conclude: Callable[[], Findings] = list
+    classes: Mapping[int, str] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
 
     def examine(self, report: CheckReport, *, workers: int | None) -> None:

@@ -79,20 +79,25 @@ class Outlines:
         """Return the index of the annotation of each well-formed polygon, and the polygons; report the others."""
         owners, polygons = [], []
         for index, outline in enumerate(self.given):
-            for polygon in outline if isinstance(outline, list) else ():
-                if _is_plain(polygon) or self._is_valid(add, index, polygon):
+            if not isinstance(outline, list):
+                continue
+            if outline and all(map(is_number, outline)):
+                text = f"`segmentation` is a flat list of {len(outline)} numbers, not a list of polygons [[x, y, ...]]"
+                self._reject(add, index, "flat polygon", text)
+                continue
+            errors = []
+            for polygon in outline:
+                if error := None if _is_plain(polygon) else _polygon_error(polygon):
+                    errors.append(error)
+                else:
                     owners.append(index)
                     polygons.append(polygon)
+            if errors:
+                # Report one problem of an annotation, so that the count is that of the annotations.
+                kind, text = errors[0]
+                more = f"; so are {len(errors) - 1} more of its polygons" if len(errors) > 1 else ""
+                self._reject(add, index, kind, text + more)
         return np.array(owners, np.int64), polygons
-
-    def _is_valid(self, add: Add, index: int, polygon: object) -> bool:
-        try:
-            checked_polygon(polygon)
-        except ValueError as error:
-            few = isinstance(polygon, list) and len(polygon) in (2, 4)
-            self._reject(add, index, "polygon of few points" if few else "malformed polygon", str(error))
-            return False
-        return True
 
     def _reject(self, add: Add, index: int, kind: str, text: str) -> None:
         self.areas[index] = np.nan
@@ -132,6 +137,16 @@ class Outlines:
             x, y, right, bottom = self.frames[index]
             text = f"the box around the outline is [{x:.0f}, {y:.0f}, {right - x:.0f}, {bottom - y:.0f}], not `bbox`"
             add(int(index), "box beside its outline", text)
+
+
+def _polygon_error(polygon: object) -> tuple[str, str] | None:
+    """Return kind and text of the problem of a polygon; None if it is well-formed."""
+    try:
+        checked_polygon(polygon)
+    except ValueError as error:
+        few = isinstance(polygon, list) and len(polygon) in (2, 4)
+        return "polygon of few points" if few else "malformed polygon", str(error)
+    return None
 
 
 def _is_plain(polygon: object) -> bool:

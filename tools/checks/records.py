@@ -52,14 +52,20 @@ class RecordList:
         """Report a problem of a record."""
         self.report.add(kind, self.split, record=self.name_of(index), file=self.files[index], text=text)
 
-    def column(self, name: str) -> list[object]:
-        """Return one field of all records. A malformed value is reported and replaced by None."""
+    def column(self, name: str, *, absent: tuple[str, str] | None = None) -> list[object]:
+        """Return one field of all records. A malformed value is reported and replaced by None.
+
+        Args:
+            absent: kind and text to report for a missing field, if that is no malformed value.
+        """
         rule = COCO_FIELDS[KINDS[self.name]][name]
         values = [record.get(name) for record in self.records]
         for index, value in enumerate(values):
             if rule.is_valid(value):
                 continue
-            if self._is_object[index]:
+            if value is None and absent is not None and self._is_object[index]:
+                self.add(index, *absent)
+            elif self._is_object[index]:
                 self.add(index, MALFORMED, field_problem(self.records[index], name, rule.expected))
             values[index] = None
         return values

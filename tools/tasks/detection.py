@@ -268,6 +268,8 @@ def _describe(data: CocoDetection) -> str:
     text += f", {int(truth.empty()[rows].sum())} without objects"
     if truth.clipped or truth.dropped:
         text += f"; {truth.clipped} boxes clipped to their image, {truth.dropped} boxes without area dropped"
+    text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
+    text += "" if len(truth.objects(rows)[0]) else "; WARNING: no object, so there is nothing to learn or to measure"
     return f"{text} ({truth.path})"
 
 

@@ -129,6 +129,11 @@ FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
         annotation(0, segmentation=[[1, 1, 2, float("nan"), 3, 3]]),
         "malformed polygon", "annotation 1", FIRST,
     ),
+    "flat outline": (annotation(0, segmentation=SQUARE[0]), "flat polygon", "annotation 1", FIRST),
+    "two bad polygons": (
+        annotation(0, segmentation=[[1, 1, 2, 2, 3, 3, 4], [1, 2, 3]]),
+        "malformed polygon", "annotation 1", FIRST,
+    ),
     "outline of text": (annotation(0, segmentation="a"), "malformed field", "annotation 1", FIRST),
     "short runs": (
         annotation(3, segmentation={**RUNS, "counts": [0, 400]}),
@@ -170,6 +175,55 @@ def test_each_fault_is_found_alone(clean: CocoFolder, fault: str):
     problems = {kind: where for kind, where in of_kind(result).items() if kind != "no outline"}
     assert not result["clean"]
     assert problems == {kind: [(record, file or str(clean.annotations()))]}
+
+
+REMARKED: dict[str, tuple[Callable[[CocoFolder], Any], str, str]] = {
+    "duplicate box": (
+        lambda coco: coco.data["annotations"].append({**coco.data["annotations"][0], "id": 99}),
+        "duplicate box", "annotation 99",
+    ),
+    "similar names": (
+        lambda coco: coco.data["categories"][1].update(name=coco.data["categories"][0]["name"].upper() + " "),
+        "similar class names", "category 3",
+    ),
+    "no objects": (
+        lambda coco: [each.update(iscrowd=1) for each in coco.data["annotations"]],
+        "no objects", "",
+    ),
+    "no width": (lambda coco: coco.data["images"][1].pop("width"), "no size", "image 7"),
+    "backslash": (image(file_name="train\\007.jpg"), "foreign file name", "image 7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("remark", REMARKED)
+def test_what_does_not_disturb_training_is_a_remark(clean: CocoFolder, remark: str):
+    plant, kind, record = REMARKED[remark]
+    plant(clean)
+    for split in ("train", "val"):
+        save(clean, split)
+    result = found("--data", clean.root)
+    assert result["clean"], result["problems"]
+    assert [where for where, _ in of_kind(result)[kind]] == [record] * 2
+
+
+def test_the_splits_of_the_options_are_checked(clean: CocoFolder):
+    """A box without area in a third split is found only there; a split that does not exist is an error."""
+    clean.images("val").rename(clean.root / "test2017")
+    annotation(0, bbox=[3, 3, 0, 9], area=0, segmentation=[])(clean)
+    clean.annotations("test").write_text(json.dumps(clean.data))
+    assert of_kind(found("--data", clean.root, "--val-split", "test"))["box without area"] == [("annotation 1", FIRST)]
+    with pytest.raises(UserError, match="instances_other"):
+        found("--data", clean.root, "--val-split", "other")
+    clean.annotations("val").unlink()
+    assert of_kind(found("--data", clean.root))["no such split"] == [("", str(clean.root))]
+
+
+def test_categories_that_differ_between_the_splits_are_found(clean: CocoFolder):
+    category(name="puma")(clean)
+    save(clean)
+    result = found("--data", clean.root)
+    assert [(p["kind"], p["record"]) for p in result["problems"]] == [("other category", "category 3")]
+    assert result["problems"][0]["text"].startswith("is puma in train, ")
 
 
 def test_all_faults_are_found_in_one_pass(clean: CocoFolder):
