@@ -20,6 +20,8 @@ class ClassificationDataOptions:
         val_split: name of the folder with the validation images; val stands for valid, validation or dev as well, if
             there is no val.
         in_channels: channels of the images; absent: as many as the first file has (three for an image).
+        bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
+            small values are refused. Predictions use it as well.
         normalise: backbone uses the mean and std that the weights were trained with; data measures them on the training
             images.
         augment: augmentation of the training images: standard, paper, modern, cifar, light, none, or the name that a
@@ -43,6 +45,7 @@ class ClassificationDataOptions:
     train_split: str = "train"
     val_split: str = option("val", resume="evaluation")
     in_channels: int | None = None
+    bits: int | None = None
     normalise: Literal["backbone", "data"] = "backbone"
     augment: str = "standard"
     crop_size: int | None = None
@@ -59,6 +62,7 @@ class ClassificationDataOptions:
         for name in ("in_channels", "crop_size", "resize_size", "shuffle_buffer", "sample"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be above 0")
+        require(self.bits is None or 8 <= self.bits <= 16, "bits", self.bits, "must be 8 to 16")
         for name in ("train_eval", "mixup", "cutmix"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         crop, resize = self.crop_size, self.resize_size

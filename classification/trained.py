@@ -114,31 +114,32 @@ def load(
     trained = find(run, task="classification", plugins=plugins)
     with trained.building():
         model = rebuild(trained.meta, trained.path)
-        read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained))
+        bits = trained.meta["input"].get("bits", 16)
+        read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained), bits=bits)
         classes = tuple(trained.meta["classes"])
         return TrainedClassifier(trained, model, read, classes=classes, top=top, device=device, precision=precision)
 
 
-def read_views(image: Image, *, in_channels: int, views: Views) -> list[Tensor]:
+def read_views(image: Image, *, in_channels: int, views: Views, bits: int = 16) -> list[Tensor]:
     """Return an image's views `[C, h, w]` for evaluation: uint8, or normalised float32. EXIF orientation is applied.
 
     Raises:
         UserError: the image cannot be used, or is so thin that it would fill the memory when resized.
     """
-    read = partial(read_pixels, in_channels=in_channels)
-    pixels = pixels_of(image, read, in_channels=in_channels, apply_exif=True, any_floats=True)
+    read = partial(read_pixels, in_channels=in_channels, bits=bits)
+    pixels = pixels_of(image, read, in_channels=in_channels, apply_exif=True, any_floats=True, bits=bits)
     require_resizable(image, pixels, short_side=views.largest)
     seen = views(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
     return [torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))) for view in seen]
 
 
-def read_pixels(path: Path, *, in_channels: int) -> np.ndarray:
+def read_pixels(path: Path, *, in_channels: int, bits: int = 16) -> np.ndarray:
     """Decode a file to pixels `[H, W, C]`: uint8, or float32 for an array of other numbers.
 
     Raises:
         UserError: the file cannot be used.
     """
-    return decode(read_file(path), str(path), in_channels)
+    return decode(read_file(path), str(path), in_channels, bits)
 
 
 def _views(trained: TrainedFile) -> Views:

@@ -22,6 +22,8 @@ class SegmentationDataOptions:
         train_split: name of the split to train on.
         val_split: name of the split to evaluate on.
         classes: for data in COCO's layout: all categories, or the 20 of Pascal VOC.
+        bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
+            small values are refused. Predictions use it as well.
         ignore_index: number in the label files that marks pixels to ignore.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
         limit: use only the first n images of each split.
@@ -42,6 +44,7 @@ class SegmentationDataOptions:
     train_split: str = "train"
     val_split: str = option("val", resume="evaluation")
     classes: Literal["all", "voc"] = "all"
+    bits: int | None = None
     ignore_index: int = 255
     allow_outside: bool = option(False, resume="free")
     limit: int | None = None
@@ -56,6 +59,7 @@ class SegmentationDataOptions:
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
+        require(self.bits is None or 8 <= self.bits <= 16, "bits", self.bits, "must be 8 to 16")
         require(self.crop_size > 0, "crop_size", self.crop_size, "must be above 0")
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
         for name in ("min_size", "tile"):

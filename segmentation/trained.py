@@ -113,18 +113,19 @@ def load(
         classes = Classes(
             tuple(trained.meta["classes"]), tuple((red, green, blue) for red, green, blue in trained.meta["colours"])
         )
-        read = partial(read_pixels, in_channels=model.backbone.in_channels, min_size=predictor.min_size)
+        bits = trained.meta["input"].get("bits", 16)
+        read = partial(read_pixels, in_channels=model.backbone.in_channels, min_size=predictor.min_size, bits=bits)
         return TrainedSegmenter(trained, read, classes=classes, predictor=predictor, device=device, precision=precision)
 
 
-def read_pixels(image: Image, *, in_channels: int, min_size: int) -> Tensor:
+def read_pixels(image: Image, *, in_channels: int, min_size: int, bits: int = 16) -> Tensor:
     """Return an image's pixels `[C, H, W]`, uint8 or float 0..1; the EXIF orientation is ignored.
 
     Raises:
         UserError: the image cannot be used, or is so thin that it would fill the memory at `min_size`.
     """
-    read = partial(read_image, apply_exif=False, fix="replace it")
-    found = pixels_of(image, read, in_channels=in_channels, apply_exif=False)
+    read = partial(read_image, apply_exif=False, fix="replace it", bits=bits)
+    found = pixels_of(image, read, in_channels=in_channels, apply_exif=False, bits=bits)
     if min_size:
         require_resizable(image, found, short_side=min_size)
     return found

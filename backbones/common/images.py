@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, Union
 
@@ -22,6 +22,10 @@ Image: TypeAlias = Union[str, "os.PathLike[str]", PIL.Image.Image, np.ndarray, T
 ORIENTATION = 0x0112  # EXIF tag
 MOST_PIXELS = 2**30  # OpenCV decodes no larger images
 MOST_RESIZED = 2**27  # pixels of an image that a model gets
+WHOLE_BITS = 16
+MOST_SMALL_BITS = 12  # of cameras; 16-bit images that use no more would be nearly black
+DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".jp2", ".pgm", ".ppm", ".pnm")  # formats of 16-bit images
+LOOKED_AT = 16  # images that are read to find the range of their values
 FIX = "replace or remove it, or pass --on-bad-image skip"
 
 
@@ -41,7 +45,7 @@ def read_file(path: Path, *, fix: str = FIX) -> bytes:
 
 
 def read_image(
-    path: Path, *, apply_exif: bool = True, size: tuple[int, int] | None = None, fix: str = FIX
+    path: Path, *, apply_exif: bool = True, size: tuple[int, int] | None = None, fix: str = FIX, bits: int = 16
 ) -> np.ndarray:
     """Decode an image file to `[H, W, 3]` RGB uint8.
 
@@ -51,17 +55,18 @@ def read_image(
         size: height and width according to the annotations. If only the stored pixels have this size, the annotations
             were made on them, and the image is not turned.
         fix: what the error tells the user to do about a file that cannot be decoded.
+        bits: see `decode_image`.
 
     Raises:
-        UserError: the file is missing, damaged, no image, or not of the given size.
+        UserError: the file is missing, damaged, no image, or not of the given size; or 16-bit values need more bits.
     """
     content = read_file(path, fix=fix)
-    image = decode_image(content, apply_exif=apply_exif)
+    image = decode_image(content, apply_exif=apply_exif, bits=bits, name=str(path))
     if image is None:
         raise UserError(f"{path}: does not decode: cut short, damaged or no image; {fix}")
     if size is None or image.shape[:2] == size:
         return image
-    stored = decode_image(content, apply_exif=False) if apply_exif else None
+    stored = decode_image(content, apply_exif=False, bits=bits, name=str(path)) if apply_exif else None
     if stored is None or stored.shape[:2] != size:
         raise UserError(
             f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, but the annotations say {size[1]}x{size[0]}; "
@@ -70,19 +75,81 @@ def read_image(
     return stored
 
 
-def decode_image(content: bytes | np.ndarray, *, grey: bool = False, apply_exif: bool = True) -> np.ndarray | None:
+def decode_image(
+    content: bytes | np.ndarray, *, grey: bool = False, apply_exif: bool = True, bits: int = 16, name: str = "image"
+) -> np.ndarray | None:
     """Decode the bytes of an image file to uint8 `[H, W, 3]` RGB, or to `[H, W]` if `grey`.
+
+    Args:
+        grey: whether to convert to grey.
+        apply_exif: whether to turn the image as its EXIF orientation says.
+        bits: bits, 8 to 16, that the values of 16-bit images use; the upper eight of them are kept.
+        name: the file's name, for messages.
 
     Returns:
         The pixels, or None if the content is damaged or no image.
+
+    Raises:
+        UserError: a 16-bit image holds a value beyond `bits`.
     """
     flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
     flags |= 0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION
+    flags |= cv2.IMREAD_ANYDEPTH if bits < WHOLE_BITS else 0  # OpenCV itself keeps the upper 8 of 16 bits
     encoded = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
     try:
-        return cv2.imdecode(encoded, flags) if len(encoded) else None
+        image = cv2.imdecode(encoded, flags) if len(encoded) else None
     except cv2.error:
         return None
+    if image is None or image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16:
+        return upper_bits(image, bits, name=name)
+    # OpenCV converts images of floats and of 32 bits to bytes itself.
+    return decode_image(content, grey=grey, apply_exif=apply_exif)
+
+
+def upper_bits(image: np.ndarray, bits: int, *, name: str) -> np.ndarray:
+    """Return the upper eight of the `bits` bits that the values of a 16-bit image use, as uint8.
+
+    Raises:
+        UserError: a value needs more bits.
+    """
+    highest = int(image.max())
+    if highest >> bits:
+        raise UserError(f"{name}: holds the 16-bit value {highest}, which needs more than --bits {bits}; raise --bits")
+    return (image >> (bits - 8)).astype(np.uint8)
+
+
+def require_bits(paths: Sequence[Path], bits: int | None) -> None:
+    """Refuse 16-bit images of small values without a range: they would become nearly black.
+
+    Args:
+        paths: all images; `LOOKED_AT` that are evenly spread are read.
+        bits: the range that the user named; None for none.
+
+    Raises:
+        UserError: no range is named, and no value of the 16-bit images that were read reaches 4096.
+    """
+    if bits is not None:
+        return
+    deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES]
+    count = min(LOOKED_AT, len(deep))
+    highest = [_highest(deep[index * len(deep) // count]) for index in range(count)]
+    used = max(highest, default=0).bit_length()
+    if 0 < used <= MOST_SMALL_BITS:
+        raise UserError(
+            f"{deep[0].parent}: holds 16-bit images, and no value of the {count} that were read is above "
+            f"{max(highest)}; name the bits that the values use, such as --bits {max(8, used)}, or --bits 16 for all"
+        )
+
+
+def _highest(path: Path) -> int:
+    """Return the highest value of a 16-bit image; 0 for other images and files that do not decode."""
+    try:
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_ANYDEPTH)
+    except (OSError, cv2.error):
+        return 0
+    return int(image.max()) if image is not None and image.dtype == np.uint16 else 0
 
 
 def open_image(path: Path) -> PIL.Image.Image:
@@ -133,6 +200,7 @@ def pixels_of(
     in_channels: int = 3,
     apply_exif: bool,
     any_floats: bool = False,
+    bits: int = 16,
 ) -> Tensor:
     """Return an image's pixels `[C, H, W]`: uint8 0..255, or float32 0..1 if floats were given.
 
@@ -142,6 +210,7 @@ def pixels_of(
         read: decodes a file to `[H, W, C]`.
         in_channels: number of channels of the model's input.
         apply_exif: whether to turn PIL images as their EXIF orientation says, as `read` does with files.
+        bits: bits that the values of 16-bit PIL images use.
         any_floats: accept floats outside 0..1 and return them unchanged, for a model that was trained on such arrays.
 
     Raises:
@@ -156,7 +225,7 @@ def pixels_of(
     elif isinstance(image, Tensor):
         pixels = image.detach()
     elif hasattr(image, "getexif"):
-        pixels = _of_array(_of_pil(image, grey=in_channels == 1, apply_exif=apply_exif))
+        pixels = _of_array(_of_pil(image, grey=in_channels == 1, apply_exif=apply_exif, bits=bits))
     else:
         raise UserError(f"{what}: expected a path, a PIL image, an array [H, W, C] or a tensor [C, H, W]")
     return _checked(pixels, what, in_channels, any_floats)
@@ -174,11 +243,12 @@ def _of_array(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
-def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool) -> np.ndarray:
+def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool, bits: int) -> np.ndarray:
     try:
         image = ImageOps.exif_transpose(image) if apply_exif else image
         if image.mode.startswith("I;16"):  # PIL would clip 16 bits instead of scaling them
-            image = _eight_bits(image)
+            pixels = np.asarray(image).astype(np.uint16)
+            image = PIL.Image.fromarray(upper_bits(pixels, bits, name="a PIL image"))
         if image.mode in ("I", "F"):
             raise UserError(
                 f"a PIL image of mode {image.mode}: the value range of this mode is unknown; convert the image to RGB"
@@ -187,10 +257,6 @@ def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool) -> np.ndarr
     except (OSError, SyntaxError) as error:
         name = getattr(image, "filename", "") or "a PIL image"
         raise UserError(f"{name}: does not decode ({error}); replace it") from None
-
-
-def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    return PIL.Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def _checked(pixels: Tensor, what: str, in_channels: int, any_floats: bool) -> Tensor:

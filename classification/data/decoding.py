@@ -13,7 +13,7 @@ from backbones.common.images import decode_image, read_file
 from backbones.errors import UserError
 
 
-def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
+def decode(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.ndarray:
     """Decode a file's bytes to pixels `[H, W, in_channels]`: uint8, or float32 for arrays of other numbers.
 
     Images become grey for one channel and RGB for three, and are turned as their EXIF orientation says. Arrays of 16
@@ -23,11 +23,12 @@ def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
         content: the file's bytes.
         name: the file's name, for its suffix and for messages.
         in_channels: number of channels that the pixels must have.
+        bits: bits that the values of 16-bit images use; see `backbones.common.images.decode_image`.
 
     Raises:
         UserError: the file does not decode, has another number of channels, or holds NaN or infinite numbers.
     """
-    pixels = _decode_array(content, name) if _is_array(name) else _decode_image(content, name, in_channels)
+    pixels = _decode_array(content, name) if _is_array(name) else _decode_image(content, name, in_channels, bits)
     if pixels.shape[2] != in_channels:
         raise UserError(
             f"{name}: has {pixels.shape[2]} channels, not {in_channels}; use --in-channels {pixels.shape[2]}"
@@ -60,10 +61,10 @@ def _is_array(name: str) -> bool:
     return name.lower().endswith(ARRAY_SUFFIX)
 
 
-def _decode_image(content: bytes, name: str, in_channels: int) -> np.ndarray:
+def _decode_image(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.ndarray:
     if in_channels not in (1, 3):
         raise UserError(f"{name}: an image gives 1 or 3 channels, not {in_channels}; store bands as .npy arrays")
-    image = decode_image(content, grey=in_channels == 1)
+    image = decode_image(content, grey=in_channels == 1, bits=bits, name=name)
     if image is None:
         raise UserError(f"{name}: does not decode: cut short, damaged or no image; replace or remove it")
     return image.reshape(*image.shape[:2], in_channels)

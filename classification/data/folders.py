@@ -41,6 +41,7 @@ class ClassFolder(Dataset):
         classes: the classes by whose names the folders get their labels; some may have no folder. None for the folders
             themselves, all of which must hold images.
         owner: what `classes` belong to, for messages.
+        bits: bits that the values of 16-bit images use.
 
     Attributes:
         classes: names by label.
@@ -56,13 +57,14 @@ class ClassFolder(Dataset):
         in_channels: int,
         classes: ClassNames | None = None,
         owner: str = "",
+        bits: int = 16,
     ) -> None:
         if classes is None:
             require_filled(listing)
         self.root, self.transform, self.in_channels, self.files = listing.root, transform, in_channels, listing.files
         self.classes = listing.names if classes is None else classes.names
         self.labels = listing.numbers if classes is None else labels_by_name(listing, classes, owner=owner)
-        self.indices = np.arange(len(self.files))
+        self.indices, self.bits = np.arange(len(self.files)), bits
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -76,7 +78,7 @@ class ClassFolder(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
         path = self.path(row)
-        image: np.ndarray | list[np.ndarray] = decode(read_file(path), str(path), self.in_channels)
+        image: np.ndarray | list[np.ndarray] = decode(read_file(path), str(path), self.in_channels, self.bits)
         if self.transform is not None:
             assert isinstance(image, np.ndarray)
             image = self.transform(image, epoch=epoch, index=row)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from backbones.common.images import WHOLE_BITS, require_bits
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
@@ -117,6 +118,7 @@ class FolderSource:
         choose: selects the training images; all by default.
         splits: splits to open.
         guard: what happens to images that cannot be read; by default they are errors.
+        bits: bits that the values of 16-bit images use; None if the user named none.
         classes: the classes without training, such as those of a weights file; by default those of the folders.
 
     Raises:
@@ -134,6 +136,7 @@ class FolderSource:
         guard: BadImagePolicy | None = None,
         folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
         classes: ClassNames | None = None,
+        bits: int | None = None,
     ) -> None:
         self._guard = guard
         listings = {split: list_classes(split_folder(root, folder_names[split])) for split in splits}
@@ -142,9 +145,13 @@ class FolderSource:
             classes, owner = ClassNames.of(listings["train"].names), str(listings["train"].root)
             require_filled(listings["train"])
         self._folders = {
-            split: ClassFolder(listing, None, in_channels=in_channels or 3, classes=classes, owner=owner)
+            split: ClassFolder(
+                listing, None, in_channels=in_channels or 3, classes=classes, owner=owner, bits=bits or WHOLE_BITS
+            )
             for split, listing in listings.items()
         }
+        for folder in self._folders.values():
+            require_bits([folder.path(index) for index in range(len(folder))], bits)
         self.where: Mapping[Split, str] = {split: str(listing.root) for split, listing in listings.items()}
         self._indices = {split: spread(len(folder), sample) for split, folder in self._folders.items()}
         if choose and "train" in splits:
@@ -300,6 +307,7 @@ def open_source(
     guard: BadImagePolicy | None = None,
     folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
     classes: ClassNames | None = None,
+    bits: int | None = None,
 ) -> FolderSource | ShardSource:
     """Open the data set at a folder, or at a folder or address of tar shards; arguments as in the two classes.
 
@@ -315,6 +323,8 @@ def open_source(
             raise UserError("--fraction: not for tar shards; use class folders")
         if folder_names != SPLIT_FOLDERS:
             raise UserError("--train-split, --val-split: not for tar shards, whose splits are train and val")
+        if bits not in (None, WHOLE_BITS):
+            raise UserError(f"--bits {bits}: not for tar shards; convert the images to 8 bits")
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
     if not Path(address).is_dir():
         raise UserError(f"--data {address}: no such folder; check the path")
@@ -327,6 +337,7 @@ def open_source(
         guard=guard,
         folder_names=folder_names,
         classes=classes,
+        bits=bits,
     )
 
 

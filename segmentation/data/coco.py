@@ -38,16 +38,23 @@ class CocoLabels:
         folder: folder of the images.
         chosen: "all" categories, or "voc" for those of Pascal VOC: 21 classes in VOC's order, others are background.
         allow_outside: accept file names that lead out of `folder` (absolute ones, and those with `..`).
+        bits: bits that the values of 16-bit images use.
 
     Raises:
         UserError: a record is malformed, or a category of VOC is missing; the message names the file and the record.
     """
 
     def __init__(
-        self, path: Path, folder: Path, *, chosen: Literal["all", "voc"] = "all", allow_outside: bool = False
+        self,
+        path: Path,
+        folder: Path,
+        *,
+        chosen: Literal["all", "voc"] = "all",
+        allow_outside: bool = False,
+        bits: int = 16,
     ) -> None:
         data = read_instances(path, allow_outside=allow_outside)
-        self.where, self.folder = str(path), folder
+        self.where, self.folder, self.bits = str(path), folder, bits
         self.classes, numbers = _classes(data["categories"], chosen, path)
         # Pack everything into arrays: reading Python objects would copy their memory into each worker.
         images = sorted(data["images"], key=lambda image: image["id"])
@@ -70,7 +77,7 @@ class CocoLabels:
         return len(self._names)
 
     def image(self, row: int) -> np.ndarray:
-        return read_image(self.file(row), apply_exif=False, size=self.size(row))
+        return read_image(self.file(row), apply_exif=False, size=self.size(row), bits=self.bits)
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         crowds, claimed = np.zeros(size, np.uint8), np.zeros(size, np.uint8)

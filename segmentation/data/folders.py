@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from backbones.common.datasets import find_split
-from backbones.common.images import read_image
+from backbones.common.images import WHOLE_BITS, read_image, require_bits
 from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
@@ -28,10 +28,11 @@ class LabelFolder:
         code: meaning of the pixels of the label maps. If the colours of its classes are our own and the data set has
             palette images, the colours of their palette replace them.
         where: name of the data for messages.
+        bits: bits that the values of 16-bit images use.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], code: LabelCode, *, where: str) -> None:
-        self.where, self.code = where, code
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], code: LabelCode, *, where: str, bits: int = 16) -> None:
+        self.where, self.code, self.bits = where, code, bits
         # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
         self._images, self._labels = (np.array([os.fsencode(p) for p in column]) for column in zip(*pairs, strict=True))
         classes, own = code.classes, code.palette[: len(code.classes)]
@@ -41,7 +42,7 @@ class LabelFolder:
         return len(self._images)
 
     def image(self, row: int) -> np.ndarray:
-        return read_fitting(self.file(row), self.size(row))
+        return read_fitting(self.file(row), self.size(row), bits=self.bits)
 
     def size(self, row: int) -> tuple[int, int]:
         # The label map has the image's size; reading the labels checks this.
@@ -57,7 +58,7 @@ class LabelFolder:
         return Path(os.fsdecode(column[row]))
 
 
-def read_fitting(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_fitting(path: Path, size: tuple[int, int], *, bits: int = 16) -> np.ndarray:
     """Decode an image `[H, W, 3]` as it is stored, or turned as its EXIF orientation says where only that has a size.
 
     Args:
@@ -66,10 +67,10 @@ def read_fitting(path: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         UserError: the file is missing or does not decode.
     """
-    stored = read_image(path, apply_exif=False)
+    stored = read_image(path, apply_exif=False, bits=bits)
     if stored.shape[:2] == size:
         return stored
-    turned = read_image(path)
+    turned = read_image(path, bits=bits)
     return turned if turned.shape[:2] == size else stored
 
 
@@ -90,23 +91,31 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
             raise UserError(
                 f"--classes {options.classes}: is for COCO's categories, but {root} has its own classes; leave it out"
             )
-        return open_folder(root, name, ignore_index=options.ignore_index)
+        return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits)
     if root.is_dir() and not (root / "annotations").is_dir():
         raise UserError(
             f"--data {root}: its layout is unknown; it holds {what_lies_in(root)}; expected images/SPLIT, labels/SPLIT "
             "or masks/SPLIT, and classes.txt; or Pascal VOC's ImageSets/Segmentation; or COCO's "
             "annotations/instances_SPLIT*.json"
         )
-    return CocoLabels(*find_split(root, name), chosen=options.classes, allow_outside=options.allow_outside)
+    found = CocoLabels(
+        *find_split(root, name),
+        chosen=options.classes,
+        allow_outside=options.allow_outside,
+        bits=options.bits or WHOLE_BITS,
+    )
+    require_bits([found.file(row) for row in range(len(found))], options.bits)
+    return found
 
 
-def open_folder(root: Path, split: str, *, ignore_index: int) -> LabelFolder:
+def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None = None) -> LabelFolder:
     """Open a split of label maps as files; see `LabelLayout`.
 
     Args:
         root: folder of the data set.
         split: name of the split.
         ignore_index: number in the label maps that marks pixels to ignore.
+        bits: bits that the values of 16-bit images use; None if the user named none.
 
     Raises:
         UserError: a folder, a list, the classes or a label map is missing.
@@ -121,4 +130,5 @@ def open_folder(root: Path, split: str, *, ignore_index: int) -> LabelFolder:
         )
     code = LabelCode.of(layout.all_label_maps(), classes, ignore_index=ignore_index)
     pairs = [(image, labels) for image, labels in found if labels is not None]
-    return LabelFolder(pairs, code, where=f"{root} ({layout.split})")
+    require_bits([image for image, _ in pairs], bits)
+    return LabelFolder(pairs, code, where=f"{root} ({layout.split})", bits=bits or WHOLE_BITS)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from backbones.common.images import pixels_of, require_bits
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from classification.data.decoding import decode
@@ -67,6 +68,27 @@ def test_pictures_of_other_depths():
     assert decode(cv2.imencode(".png", deep)[1].tobytes(), "a.png", 3).tolist() == [[[128] * 3] * 2] * 2
     see_through = np.dstack([RED[..., ::-1], np.full((4, 6), 7, np.uint8)])
     assert np.array_equal(decode(cv2.imencode(".png", see_through)[1].tobytes(), "a.png", 3), RED)
+
+
+def test_deep_pictures_are_scaled_by_the_bits_of_the_data_set(tmp_path: Path):
+    values = np.array([[0, 16, 2048, 4095]], np.uint16)
+    content = cv2.imencode(".png", values)[1].tobytes()
+    assert decode(content, "a.png", 1, 12)[0, :, 0].tolist() == [0, 1, 128, 255]  # the values divided by 16
+    assert decode(content, "a.png", 3, 12)[0, :, 2].tolist() == [0, 1, 128, 255]
+    assert decode(content, "a.png", 1)[0, :, 0].tolist() == [0, 0, 8, 15]  # by 256
+    with pytest.raises(UserError, match=r"a\.png: holds the 16-bit value 4095, which needs more than --bits 11"):
+        decode(content, "a.png", 3, 11)
+    assert np.array_equal(decode(encoded(".png", RED), "b.png", 3, 12), RED)  # images of 8 bits stay as they are
+    pixels = pixels_of(Image.fromarray(values), Path.read_bytes, in_channels=1, apply_exif=True, bits=12)
+    assert pixels.flatten().tolist() == [0, 1, 128, 255]
+    paths = [tmp_path / f"{index}.png" for index in range(40)]
+    for path in paths:
+        path.write_bytes(content)
+    require_bits(paths, 12)
+    with pytest.raises(UserError, match=r"no value of the 16 that were read is above 4095; name .* --bits 12, or"):
+        require_bits(paths, None)
+    cv2.imwrite(str(paths[5]), values * 16)
+    require_bits(paths, None)  # 5 = 2 * 40 // 16 is among those that are read
 
 
 def test_pictures_are_turned_as_exif_says():

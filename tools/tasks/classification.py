@@ -38,7 +38,7 @@ from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import crops
-from tools.tasks.data import classes_trained_on, require_trained_on
+from tools.tasks.data import bits_row, classes_trained_on, recorded_bits, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
 
 MEASURED_FOR_MEAN = 2000  # training images from which --normalise data computes mean and std
@@ -66,6 +66,7 @@ class ClassificationTask:
             splits=splits,
             folder_names={"train": data.train_split, "val": data.val_split},
             classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
+            bits=_recorded_bits(options).get("bits"),
         )
         if "train" in splits and len(source.classes) < 2:
             raise UserError(
@@ -97,6 +98,7 @@ class ClassificationTask:
             "classes": list(data.classes),
             "input": {
                 "in_channels": backbone.in_channels,
+                **_recorded_bits(options),
                 "crop_size": crop,
                 "resize_size": resize,
                 "interpolation": interpolation,
@@ -131,7 +133,7 @@ class ClassificationTask:
             train=None if options.run.eval_only else train + _told(data, "train"),
             val=val + _told(data, "val"),
             load_note=_other_classes(options, data, model),
-            of_data={"data": asked.data or "built-in shapes"},
+            of_data={"data": asked.data or "built-in shapes", **bits_row(meta)},
         )
 
     def train_loader(
@@ -227,6 +229,11 @@ def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[
     images = np.arange(len(labels))
     fraction, seed = options.train.fraction, options.run.seed
     return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
+
+
+def _recorded_bits(options: TrainClassifierOptions) -> dict[str, int]:
+    """Return the entry on 16-bit images in the `input` of the meta."""
+    return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
 
 
 def _told(data: ImageSource, split: Split) -> str:

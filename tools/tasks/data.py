@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
@@ -43,6 +43,23 @@ class Splits(Generic[SplitType]):
         """Return a hash of each split, so that `--resume` can refuse other images."""
         splits = {"train": self.train, "val": self.val}
         return {name: split.fingerprint() for name, split in splits.items() if split is not None}
+
+
+def recorded_bits(bits: int | None, weights: str, *, eval_only: bool) -> dict[str, int]:
+    """Return `bits`, the bits that the values of 16-bit images use, for the `input` of a run's meta.
+
+    They are those that the user named, or with `eval_only` those that the weights record. Empty if neither says so:
+    then all 16 bits count, and images of small values are refused.
+    """
+    if bits is None and eval_only and weights != "none":
+        bits = read_meta(resolve(weights)).get("input", {}).get("bits")
+    return {} if bits is None else {"bits": bits}
+
+
+def bits_row(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of the plan that says how 16-bit images are read; none if the user did not say it."""
+    bits = meta["input"].get("bits")
+    return {} if bits is None else {"16-bit images": f"values of {bits} bits: 0 to {2**bits - 1} become 0 to 255"}
 
 
 def classes_trained_on(weights: str) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -34,7 +34,7 @@ from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
-from tools.tasks.data import Splits, require_trained_on
+from tools.tasks.data import Splits, bits_row, recorded_bits, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
 
 SAMPLES = 6  # rows of samples.png
@@ -73,6 +73,7 @@ class SegmentationTask:
             "colours": [list(colour) for colour in classes.colours],
             "input": {
                 "in_channels": backbone.in_channels,
+                **_recorded_bits(options),
                 "min_size": options.data.min_size,
                 "mean": list(backbone.mean),
                 "std": list(backbone.std),
@@ -95,7 +96,7 @@ class SegmentationTask:
             classes=len(val.source.classes),
             train=f"{len(train)} images ({train.source.where}); {changes}" if train else None,
             val=f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
-            of_data=labels,
+            of_data={**labels, **bits_row(meta)},
             of_training={"loss": f"{chosen.loss}, class weights {chosen.class_weights}"},
         )
 
@@ -190,7 +191,7 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
     """
     data = options.data
     root = distributed.on_main(shapes.prepare) if data.data is None else Path(data.data)
-    source = open_source(root, split, data)
+    source = open_source(root, split, replace(data, bits=_recorded_bits(options).get("bits")))
     indices = np.arange(len(source))[: data.limit]
     if split == "val":
         return Segmentation(source, Augment("eval"), indices=indices)
@@ -198,6 +199,11 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
         indices = _fraction(Segmentation(source, Augment("eval"), indices=indices), options)
     augment = Augment(data.augment, data.crop_size, data.scales, seed=options.run.seed)
     return Segmentation(source, augment, indices=indices)
+
+
+def _recorded_bits(options: TrainSegmenterOptions) -> dict[str, int]:
+    """Return the entry on 16-bit images in the `input` of the meta."""
+    return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
 
 
 def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:
