@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from backbones.common import plugins
+from backbones.common import machine, plugins
 from tools.benchmarks.machine import set_up
 from tools.benchmarks.rounds import Implementation
 
@@ -101,5 +99,4 @@ def peak() -> int:
     """Return the most memory in bytes that this process has held since the last `restart_peak()`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return machine.peak_memory() or 0

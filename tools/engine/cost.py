@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +12,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.common.machine import cores
+from backbones.common.machine import cores, peak_memory
 from tools.processes import distributed
 
 
@@ -67,12 +66,9 @@ def costs(
 
     Returns:
         `parameters`, `macs` of one image, `peak_memory` in bytes and `environment`. The memory is that of the GPU;
-        without a GPU it is that of this process, its libraries included.
+        without a GPU it is that of this process, its libraries included, or None if the system does not tell it.
     """
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
     counted = {}
     if example_shape is not None:
         channels, height, width = example_shape

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import errno
-import fcntl
 import json
 import os
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 from backbones.common.files import write_json
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
+from tools.processes.locks import lock_for_life
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 MODEL = "model.safetensors"
@@ -23,8 +22,6 @@ LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
 # Files of a start that was killed before its first checkpoint, besides temporary files.
 WRITTEN_AT_START = ("config.yaml", LOCK, LAUNCHERS, "tensorboard/events.out.tfevents.*")
-
-_locks: list[int] = []  # open lock files; the system releases their locks when this process ends
 
 
 def choose_folder(
@@ -73,16 +70,8 @@ def lock(folder: Path) -> None:
     Raises:
         UserError: another process trains in the folder.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    _locks.append(descriptor)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Any other error means a file system without locks: train without one.
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(
-                f"--output {folder}: another process trains there; wait until it ends, or name a new folder"
-            ) from None
+    if not lock_for_life(folder / LOCK):
+        raise UserError(f"--output {folder}: another process trains there; wait until it ends, or name a new folder")
 
 
 def leftover_files(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -21,7 +20,8 @@ from backbones.errors import UserError
 from tools.experiments.cell_runs import START, last_error
 from tools.experiments.cells import Cell
 from tools.experiments.state import CellState, clear_leftovers
-from tools.processes.stopping import as_keyboard_interrupt
+from tools.processes.locks import lock_with_children
+from tools.processes.stopping import as_keyboard_interrupt, existing
 
 TOOLS = Path(__file__).resolve().parents[1]
 POLL = 0.2  # seconds between two looks at the processes
@@ -159,24 +159,30 @@ def _lock(log: BinaryIO, run: Path) -> None:
     Raises:
         UserError: a training of the cell is alive, for example after its comparison was killed.
     """
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{run}: is being trained by another process; wait until it ends, or stop it") from None
+    if not lock_with_children(log, Path(log.name)):
+        raise UserError(f"{run}: is being trained by another process; wait until it ends, or stop it")
 
 
 def _stop(running: Sequence[Job]) -> None:
     """Interrupt trainings as Ctrl-C does; after `GRACE` seconds kill those still alive, with their workers."""
     for job in running:
         with suppress(ProcessLookupError):
-            job.process.send_signal(signal.SIGINT)
+            job.process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
     deadline = time.monotonic() + GRACE
     for job in running:
         with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C ends the wait
             job.process.wait(max(0.0, deadline - time.monotonic()))
         with suppress(ProcessLookupError):
-            os.killpg(job.process.pid, signal.SIGKILL)
+            _kill(job.process)
         job.process.wait()
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Kill a training with its workers; on Windows the workers end when they find it gone."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _ending_signals() -> list[signal.Signals]:
@@ -184,4 +190,4 @@ def _ending_signals() -> list[signal.Signals]:
 
     A signal that is ignored, as SIGHUP under nohup, stays ignored.
     """
-    return [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    return [each for each in existing("SIGTERM", "SIGHUP") if signal.getsignal(each) is not signal.SIG_IGN]

@@ -16,7 +16,13 @@ from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Protocol, runtime_checkable
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+def existing(*names: str) -> tuple[signal.Signals, ...]:
+    """Return the signals of these names that the system has. Windows has SIGTERM and SIGINT only."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+SIGNALS = existing("SIGTERM", "SIGUSR1")
 STATUS = 143  # 128 + SIGTERM, as shells report it; means: stopped, saved, ready for --resume
 # A scheduler signals every process of a job, and torchrun forwards the signal it gets. A second signal within this time
 # is therefore the same request.
@@ -99,7 +105,8 @@ def kill_workers() -> None:
     At its exit Python sends SIGTERM to child processes and waits for them, but protected workers ignore SIGTERM. They
     also miss their loader's own request to end if an error interrupts the loader.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report the killed workers as an error
+    for number in existing("SIGCHLD"):
+        signal.signal(number, signal.SIG_DFL)  # torch's handler would report the killed workers as an error
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
