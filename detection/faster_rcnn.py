@@ -26,6 +26,7 @@ from detection.roi_align import PyramidRoIAlign
 from detection.roi_heads import RoIHeads
 from detection.rpn import RPN
 from detection.settings import DetectorSettings, takes
+from detection.targets import check_targets
 from detection.weights import load_detector, read_detector
 
 
@@ -50,6 +51,23 @@ class FasterRCNN(GeneralizedRCNN):
         super().__init__(neck, rpn, roi_heads, transform)
         self.load_report: LoadReport | None = None
 
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return the losses in training mode, else the detections.
+
+        Raises:
+            UserError: in training mode, a target is malformed; the message names image and box.
+        """
+        if self.training and targets is not None:
+            check_targets(targets, self.num_classes)
+        return super().forward(images, targets)
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes without the background."""
+        return self.roi_heads.box_predictor.cls_score.out_features - 1
+
     def predict_with_losses(
         self, images: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
@@ -57,6 +75,7 @@ class FasterRCNN(GeneralizedRCNN):
 
         The losses sample the proposals of evaluation, of which there are half as many as in training.
         """
+        check_targets(targets, self.num_classes)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         batch, scaled = self.transform(images, targets)
         features = self.backbone(batch.tensors)

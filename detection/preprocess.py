@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+LEAST_SIDE = 1e-2  # pixels of a box's side after resizing
+
 
 class InputDescription(TypedDict):
     """Description of a model's input, for users of its weights; stored in the header of a weights file.
@@ -45,14 +47,26 @@ class Preprocessor(GeneralizedRCNNTransform):
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Return an image `[C, H, W]` resized, and its target with the boxes and ignored regions resized alike."""
-        if target is None or "short_side" not in target:
+        chosen = None if target is None else target.get("short_side")
+        if chosen is None and not self._is_thin(image):
             resized, target = super().resize(image, target)
         else:
-            resized = self._resize_to(image, int(target["short_side"]))
-            target["boxes"] = resize_boxes(target["boxes"], image.shape[-2:], resized.shape[-2:])
+            resized = self._resize_to(image, self.min_size[-1] if chosen is None else int(chosen))
+            if target is not None:
+                target["boxes"] = resize_boxes(target["boxes"], image.shape[-2:], resized.shape[-2:])
+        if target is not None:
+            # Rounding can make the sides of a tiny box equal; the logarithm of its size must be finite.
+            corner, end = target["boxes"].split(2, dim=1)
+            target["boxes"] = torch.cat([corner, torch.maximum(end, corner + LEAST_SIDE)], dim=1)
         if target is not None and "ignore" in target:
             target["ignore"] = resize_boxes(target["ignore"], image.shape[-2:], resized.shape[-2:])
         return resized, target
+
+    def _is_thin(self, image: Tensor) -> bool:
+        """Return whether an image is so thin that its short side would be resized to less than a pixel."""
+        if torch.jit.is_tracing():
+            return False  # an exported model has no such branch
+        return min(image.shape[-2:]) * self.max_size < max(image.shape[-2:])
 
     def _resize_to(self, image: Tensor, short_side: int) -> Tensor:
         """Return an image `[C, H, W]` with a short side of so many pixels, unless its long side would be too long."""
@@ -60,6 +74,9 @@ class Preprocessor(GeneralizedRCNNTransform):
         scale = min(short_side / min(sides), self.max_size / max(sides))
         if scale == 1:
             return image
+        if scale * min(sides) < 1:
+            size = [max(1, int(scale * side)) for side in sides]
+            return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         return F.interpolate(
             image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True, align_corners=False
         )[0]

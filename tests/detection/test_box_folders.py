@@ -195,7 +195,7 @@ def test_voc_faults_of_whole_lists_and_folders_are_refused(voc: VocFolder, fault
 def test_good_folders_have_no_problem_and_an_image_in_two_splits_is_found(voc: VocFolder):
     assert [p[0] for p in problems("--data", voc.write(), *SPLITS)] == ["no objects"]  # a remark on the test split
     kinds = {p[0] for p in problems("--data", voc.root, "--train-split", "all", "--val-split", "test")}
-    assert kinds == {"image in both splits"}
+    assert kinds == {"image in both splits", "no objects"}
 
 
 def test_voc_with_label_maps_can_be_checked_for_both(voc: VocFolder):

@@ -20,7 +20,9 @@ from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
 from detection.data.dataset import CocoDetection
 from detection.matching import ignore_negatives, largest_fraction_inside
+from detection.preprocess import Preprocessor
 from detection.settings import DetectorSettings
+from detection.targets import check_targets
 from detection.transforms import Augment
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
@@ -180,6 +182,52 @@ def test_negatives_alone_train(coco):
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(p.grad is not None for p in model.parameters())
+
+
+def a_target(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    boxes = torch.tensor([[4.0, 6, 40, 50], [1.0, 1, 9, 9]])
+    return {"boxes": boxes, "labels": torch.tensor([1, 2]), "image_id": torch.tensor(77)} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"labels": torch.tensor([1, 0])}, "targets[1] (image 77): box 1: its label is 0; expected 1 to 2"),
+        ({"labels": torch.tensor([3, 1])}, "targets[1] (image 77): box 0: its label is 3; expected 1 to 2"),
+        ({"labels": torch.tensor([1, -1])}, "targets[1] (image 77): box 1: its label is -1"),
+        ({"labels": torch.tensor([1])}, "targets[1] (image 77): has 2 boxes, but 1 labels"),
+        ({"labels": torch.tensor([1.0, 2.0])}, "targets[1] (image 77): `labels` is a tensor [2] of float32"),
+        ({"boxes": torch.tensor([[4.0, 6, 40, 50], [1, 1, float("nan"), 9]])}, "box 1: is [1.0, 1.0, nan, 9.0]"),
+        ({"boxes": torch.tensor([[4.0, 6, 4, 50], [1, 1, 2, 9]])}, "box 0: is [4.0, 6.0, 4.0, 50.0]"),
+        ({"boxes": torch.zeros(2, 5)}, "targets[1] (image 77): `boxes` is a tensor [2, 5] of float32"),
+    ],
+)
+def test_targets_that_cannot_be_learned_from_are_refused(changes: dict[str, torch.Tensor], text: str):
+    with pytest.raises(UserError) as error:
+        check_targets([a_target(), a_target(**changes)], 2)
+    assert text in str(error.value)
+    check_targets([a_target(), a_target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))], 2)
+
+
+def test_the_model_checks_its_targets():
+    model = detection.build("resnet18", 2, **SMALL).train()
+    assert model.num_classes == 2
+    for call in (model, model.predict_with_losses):
+        with pytest.raises(UserError, match="its label is 3"):
+            call(images_of((64, 64)), [a_target(labels=torch.tensor([1, 3]))])
+
+
+@pytest.mark.parametrize("short_side", [None, 64])
+def test_a_thin_image_keeps_a_pixel(short_side: int | None):
+    """20 x 3000 pixels at most 96 wide: the height would be 0.64 pixels. The box keeps a width too."""
+    preprocessor = Preprocessor([0.5] * 3, [0.5] * 3, min_size=64, max_size=96).train()
+    target = {"boxes": torch.tensor([[3.0, 0, 3.1, 20]])}
+    if short_side is not None:
+        target["short_side"] = torch.tensor(short_side)
+    image, target = preprocessor.resize(torch.rand(3, 20, 3000), target)
+    assert image.shape == (3, 1, 96) and torch.isfinite(image).all()
+    # x = 3 * 96 / 3000 = 0.096; the width of 0.0032 pixels becomes 0.01; y from 0 to 20 / 20
+    torch.testing.assert_close(target["boxes"], torch.tensor([[0.096, 0, 0.106, 1]]))
 
 
 def test_everything_follows_from_declared_features():

@@ -11,6 +11,7 @@ from the precision and recall arrays of either engine, so the metrics are equal 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -114,10 +115,11 @@ class CocoEvaluator:
             targets: per image `image_id`, an integer or a 0-d tensor.
 
         Raises:
-            UserError: if an image is not in the ground truth, a value is not finite, or a label has no category.
+            UserError: if an image is not in the ground truth, an id is no integer, a value is not finite, or a label
+                has no category.
         """
         for prediction, target in zip(predictions, targets, strict=True):
-            image = int(_array(target["image_id"]).item())
+            image = _image_id(target["image_id"])
             self._refuse_unknown([image], "update")
             self._pieces.append(self._rows(prediction, image))
             self._seen.append(image)
@@ -275,7 +277,10 @@ class CocoEvaluator:
     def _rows(self, prediction: Mapping[str, Values], image: int) -> np.ndarray:
         """Convert the detections of one image to an array [N, 7]: image id, x, y, width, height, score, category id."""
         boxes = _array(prediction["boxes"]).reshape(-1, 4)
-        scores, labels = _array(prediction["scores"]), _array(prediction["labels"]).astype(np.int64)
+        scores, labels = _array(prediction["scores"]), _array(prediction["labels"])
+        if not (labels == np.round(labels)).all():
+            raise UserError(f"image {image}: a predicted label is no integer; give labels from 1, or category ids")
+        labels = labels.astype(np.int64)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise UserError(
                 f"image {image}: a predicted box or score is NaN or infinite; check whether the training diverged"
@@ -318,6 +323,14 @@ class CocoEvaluator:
         if self._native:
             return self._engine.native_count(self._native[1], self.image_ids)
         return len(self._on_scored_images(self._ordered_rows()))
+
+
+def _image_id(value: Values) -> int:
+    """Return an image id, which must be a whole number."""
+    values = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if values.size != 1 or values.dtype.kind not in "iuf" or not float(values.item()).is_integer():
+        raise UserError(f"update: `image_id` is {reprlib.repr(value)}, not an integer; give the id of the ground truth")
+    return int(values.item())
 
 
 def _array(value: Values) -> np.ndarray:

@@ -489,3 +489,15 @@ def test_the_summary_of_classes_shows_the_most_frequent_and_the_worst() -> None:
     assert (lines[1], lines[7], lines[13]) == ("most frequent:", "worst:", "results.json has all 21 classes")
     few = class_summary([*entries[:10], absent]).splitlines()
     assert [line.split()[0] for line in few[1:]] == [f"c{k:02}" for k in range(10)]
+
+
+@pytest.mark.parametrize("image_id", [5.5, float("nan"), "5", [5, 6]])
+def test_image_ids_that_are_no_integers_are_refused(image_id: Any) -> None:
+    with pytest.raises(UserError, match=r"`image_id` is .*, not an integer"):
+        CocoEvaluator(truth(BOX)).update([prediction([], [], [])], [{"image_id": image_id}])
+
+
+def test_labels_that_are_no_integers_are_refused() -> None:
+    found = {"boxes": [[1, 1, 5, 5]], "scores": [0.5], "labels": [3.5]}
+    with pytest.raises(UserError, match="image 5: a predicted label is no integer"):
+        CocoEvaluator(truth(BOX)).update([found], [{"image_id": 5}])

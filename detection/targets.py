@@ -1,0 +1,73 @@
+"""Checks the targets of a batch, which a data set or a user's own code made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backbones.errors import UserError
+
+Target = dict[str, Tensor]
+
+
+def check_targets(targets: Sequence[Target], num_classes: int) -> None:
+    """Refuse targets that a detector cannot learn from: they would give wrong losses, or NaN, without an error.
+
+    The values of all images are checked together, so that a GPU is waited for once.
+
+    Args:
+        targets: `boxes` `[N, 4]` xyxy and `labels` `[N]` of each image.
+        num_classes: labels are 1 to this number.
+
+    Raises:
+        UserError: naming image and box of the first wrong value.
+    """
+    for index, target in enumerate(targets):
+        _check_shapes(target, index)
+    boxes, labels = (torch.cat([target[name].detach() for target in targets]) for name in ("boxes", "labels"))
+    good = (labels >= 1) & (labels <= num_classes) & torch.isfinite(boxes).all(dim=1)
+    good &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    if not bool(good.all()):
+        _refuse_first(targets, good.cpu(), num_classes)
+
+
+def _check_shapes(target: Target, index: int) -> None:
+    """Refuse a target whose tensors have wrong shapes or types. Reads no values of a good target."""
+    boxes, labels = target.get("boxes"), target.get("labels")
+    problem = None
+    if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        problem = f"`boxes` is {_described(boxes)}; expected a float tensor [N, 4] of x1, y1, x2, y2"
+    elif not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
+        problem = f"`labels` is {_described(labels)}; expected an int64 tensor [N]"
+    elif len(boxes) != len(labels):
+        problem = f"has {len(boxes)} boxes, but {len(labels)} labels; give each box one label"
+    if problem:
+        raise UserError(f"{_name(target, index)}: {problem}")
+
+
+def _refuse_first(targets: Sequence[Target], good: Tensor, num_classes: int) -> None:
+    start = 0
+    for index, target in enumerate(targets):
+        part = good[start : start + len(target["labels"])]
+        start += len(part)
+        if part.all():
+            continue
+        at = int((~part).nonzero()[0])
+        label, box = int(target["labels"][at]), [round(value, 3) for value in target["boxes"][at].tolist()]
+        name = f"{_name(target, index)}: box {at}"
+        if not 1 <= label <= num_classes:
+            raise UserError(f"{name}: its label is {label}; expected 1 to {num_classes}, because 0 is the background")
+        raise UserError(f"{name}: is {box}; expected finite x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+
+
+def _name(target: Target, index: int) -> str:
+    """Return a name of a target for messages: its position in the batch, and its image id if there is one."""
+    return f"targets[{index}]" + (f" (image {int(target['image_id'])})" if "image_id" in target else "")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return "missing" if value is None else f"a {type(value).__name__}"
