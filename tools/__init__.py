@@ -1,1 +1,1 @@
-"""Task-blind machinery for training and measuring, and the scripts over it."""
+"""The commands, and the code that the three tasks share: training, measuring, comparing and exporting models."""

@@ -1,4 +1,4 @@
-"""Measure the responses and gradients of the layers of classification models: figure 7 of the ResNet paper.
+"""Measure responses and gradients in the layers of classification models, as in figure 7 of the ResNet paper.
 
     python tools/analyse_responses.py --backbones plain20,plain56,resnet20,resnet56 --data cifar10 --output DIR
     python tools/analyse_responses.py --runs runs/degradation/*-seed0 --data cifar10 --output DIR
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def create_folder(folder: Path) -> Path:
-    """Create the output folder.
+    """Create the output folder. A folder that already holds an analysis is refused.
 
     Raises:
         UserError: if it holds an analysis already, or cannot be created.

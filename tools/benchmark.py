@@ -1,13 +1,13 @@
-"""Measure the speed and memory of this project beside other libraries.
+"""Measure the speed and memory of this project, compared with other libraries.
 
     python tools/benchmark.py classify --output runs/bench               # speed and memory of classification models
     python tools/benchmark.py classify --nets "resnet*" --batch 8 --precision both --output runs/bench-resnets
-    python tools/benchmark.py detect --output runs/bench-detect          # detectors beside torchvision's
-    python tools/benchmark.py segment --output runs/bench-segment        # segmentation models beside torchvision's
-    python tools/benchmark.py load --data coco --output runs/bench-load  # training pipelines beside torchvision's
-    python tools/benchmark.py evaluate --output runs/bench-evaluate      # COCO's metrics beside pycocotools
+    python tools/benchmark.py detect --output runs/bench-detect          # detectors, compared with torchvision's
+    python tools/benchmark.py segment --output runs/bench-segment        # compared with torchvision's models
+    python tools/benchmark.py load --data coco --output runs/bench-load  # training pipelines of both libraries
+    python tools/benchmark.py evaluate --output runs/bench-evaluate      # COCO's metrics with several libraries
     python tools/benchmark.py memory --output runs/bench-memory          # memory of training steps and loader workers
-    python tools/benchmark.py scale --output runs/bench-scale            # growth of costs
+    python tools/benchmark.py scale --output runs/bench-scale            # how time grows with size
     python tools/benchmark.py processes --output runs/bench-processes    # bytes that processes send
     python tools/benchmark.py classify --help                            # the options of one benchmark
 
@@ -35,7 +35,7 @@ from tools.cli.parsing import parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Choose the benchmark, measure, and write its results after each part of the work."""
+    """Choose the benchmark, measure, and write its results after each measured part."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("-h", "--help"):
         print(__doc__)

@@ -1,1 +1,1 @@
-"""Analysis of classification models: responses and gradients, layer by layer."""
+"""Analyses of classification models: responses and gradients of their layers, and lists of backbones."""

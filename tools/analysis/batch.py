@@ -1,4 +1,4 @@
-"""A labelled batch of training images for an analysis: from a folder of classes, or the built-in shapes."""
+"""Reads a batch of labelled training images for an analysis, from class folders or from the built-in shapes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
 
 
 def _read_images(data: Path, count: int, in_channels: int) -> tuple[list[LabelledPixels], int]:
-    """Read images at even distances in the order of the classes; also return the number of classes."""
+    """Read `count` images, spread evenly over the classes. Also return the number of classes."""
     files = ClassFolder(list_classes(split_folder(data, "train")), None, in_channels=in_channels)
     images = []
     for row in spread(len(files), count):

@@ -19,13 +19,13 @@ IMAGENET, CIFAR = (1000, 224), (10, 32)  # classes, and side of the images in pi
 
 @dataclass
 class BackboneEntry:
-    """Description of one backbone: size, cost, features and weights. Values that are unknown or not requested are None.
+    """Description of one backbone: size, cost, features and weights. Unknown and unrequested values are None.
 
     Attributes:
         name: registered name.
         parameters: number of parameters of the classification model.
-        gflops: thousand millions of multiply-adds of the classification model for one image.
-        image_size: side of that image in pixels.
+        gflops: multiply-adds of the classification model for one image, in 1e9.
+        image_size: side in pixels of the image for which `gflops` was counted.
         features: feature levels; None also for a backbone without a pyramid.
         weights: published weights, the default ones first.
     """
@@ -68,7 +68,7 @@ def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str
 
 
 def _cost(name: str, classes: int, sizes: Sequence[int]) -> tuple[int | None, float | None, int | None]:
-    """Return number of parameters, GFLOPs, and the first of `sizes` that the model accepts; None if unknown."""
+    """Return parameters, GFLOPs, and the first image size of `sizes` that the model accepts. Unknown values are None."""
     # A library's model may need values of tensors that are on the meta device, and fails with any kind of exception.
     try:
         with without_numbers():

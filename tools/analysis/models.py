@@ -1,4 +1,4 @@
-"""The models of an analysis: registered backbones with random weights, and trained runs."""
+"""The models to analyse: registered backbones with random weights, and models of finished runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHAPE_OPTIONS = ("norm", "shortcut")  # options of a run that shape its model
 
 @dataclass(frozen=True)
 class AnalysedModel:
-    """A classification model to measure.
+    """A classification model, described so that it can be built and measured.
 
     Attributes:
         name: its name in legends and tables.
@@ -42,12 +42,12 @@ class AnalysedModel:
 
 
 def random_model(backbone: str) -> AnalysedModel:
-    """Return the classifier of a registered backbone with random weights, to be built for the classes of the data."""
+    """Describe a classifier with a registered backbone and random weights. The data set its number of classes."""
     return AnalysedModel(backbone, ClassifierOptions(backbone, weights="none"), None, None, {})
 
 
 def trained_model(folder: Path) -> AnalysedModel:
-    """Return the classifier of a finished run, as the header of its model.safetensors describes it.
+    """Describe the classifier of a finished run, from the header of its model.safetensors.
 
     Raises:
         UserError: for a folder without weights, or with the weights of another task.
@@ -77,7 +77,7 @@ def measure_model(
         seed: seed of the random weights.
 
     Raises:
-        UserError: if the model was trained on another number of classes than the data has.
+        UserError: if the number of classes of the data differs from that of a trained model.
     """
     backbone = build(model, model.classes or 1, seed=seed).backbone
     size = size or model.trained_input.get("crop_size")
@@ -96,7 +96,7 @@ def measure_model(
 
 
 def build(model: AnalysedModel, classes: int, *, seed: int) -> Classifier:
-    """Build a model with random weights, which are the same for the same seed."""
+    """Build a classification model. Its random weights are determined by `seed`."""
     torch.manual_seed(seed)
     in_channels = model.trained_input.get("in_channels") or 3
     net = build_from_options(model.options, None, num_classes=classes, in_channels=in_channels)

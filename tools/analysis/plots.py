@@ -1,4 +1,4 @@
-"""Figure 7 of the ResNet paper, and the same for gradients, for any number of models."""
+"""Draws figure 7 of the ResNet paper, and a similar chart of gradients, for any number of models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MeasuredModel:
 
 
 def write_csv(path: Path, models: Sequence[MeasuredModel]) -> None:
-    """Write a table with one row per convolution, in the order of computation.
+    """Write a table with one row for each convolution of each model, in the order of computation.
 
     Raises:
         UserError: if it cannot be written.
@@ -52,7 +52,7 @@ def write_csv(path: Path, models: Sequence[MeasuredModel]) -> None:
 
 
 def draw_responses(path: Path, models: Sequence[MeasuredModel]) -> None:
-    """Draw the standard deviations of the 3x3 layers, in order (above) and from large to small (below).
+    """Draw the responses' std in each model's 3x3 layers: in the order of the layers (above) and sorted (below).
 
     Models with random weights are drawn only if no model is trained: batch norm makes each of their responses 1.
 

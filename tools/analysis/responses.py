@@ -1,4 +1,4 @@
-"""Responses of the convolutions of a model to a batch, and their gradients, layer by layer.
+"""Measures the responses of a model's convolutions to a batch of images, and the gradients of their weights.
 
 A response is the output of a convolution after its batch norm, before the nonlinearity or the addition (section 4.2 and
 figure 7 of the ResNet paper).
@@ -35,7 +35,7 @@ class Response:
 
 
 def measure(model: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
-    """Measure responses and gradients of a classification model in one training step; `model` does not change.
+    """Run one training step of a classification model, and return its responses and gradients. `model` is unchanged.
 
     Batch norm uses the statistics of the batch, because running statistics mean nothing before training.
 
@@ -74,8 +74,8 @@ def kernel3x3(responses: Sequence[Response]) -> list[Response]:
 class _ResponseHooks(ExitStack):
     """Context manager that records the response of each convolution of a model.
 
-    The norm of a convolution is the norm layer whose input is the very tensor that the convolution returned. So this
-    works for any model, whatever the names of its layers.
+    A convolution's norm is the norm layer whose input is the tensor that the convolution returned. Layers are matched
+    this way because their names differ between models.
     """
 
     def __init__(self, model: nn.Module) -> None:

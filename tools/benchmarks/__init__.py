@@ -1,1 +1,1 @@
-"""Benchmarks of the project's code beside other libraries: speed, memory, growth of costs, and traffic of processes."""
+"""Benchmarks: speed, memory, scaling and network traffic of this project, compared with other libraries."""

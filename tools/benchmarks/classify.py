@@ -1,4 +1,4 @@
-"""Speed and memory of classification models, ours beside torchvision's and timm's."""
+"""Benchmark of classification models: speed and memory of our models, torchvision's and timm's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OTHER_LAYOUT = "\\* Our layout of the weights differs from the other library's, 
 
 @dataclass(frozen=True)
 class MeasuredClassifier(BenchmarkModel):
-    """A classification model of 1000 classes to measure.
+    """A classification model with 1000 classes, to be measured in our library and in others.
 
     Attributes:
         name: a name of `backbones.names`; a library's own model has that library's prefix.
@@ -61,7 +61,7 @@ class MeasuredClassifier(BenchmarkModel):
 
     @classmethod
     def measured(cls, name: str, *, batch: int, size: int | None) -> MeasuredClassifier:
-        """Return a model with its image size and its cost, counted on the meta device, where nothing is computed.
+        """Describe a model by its image size and its cost. The cost is counted on the meta device, without computing.
 
         Args:
             size: side of the images in pixels; None: the size that the model was made for.
@@ -85,7 +85,7 @@ class MeasuredClassifier(BenchmarkModel):
 
     @property
     def peers(self) -> list[str]:
-        """Names of the other libraries that can build the model: for "timm/..." timm alone, as its prefix says."""
+        """Return the names of the other libraries that can build the model: for a name "timm/..." only timm."""
         if "/" in self.name:
             return [self.name.split("/", 1)[0]]
         known = {
@@ -95,7 +95,7 @@ class MeasuredClassifier(BenchmarkModel):
         return [library for library, has in known.items() if has]
 
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build this model with one library; a weights file must have the entries of torchvision's model.
+        """Build this model with one library. A weights file must name its entries as torchvision does.
 
         Raises:
             UserError: the model is unknown, or the file does not fit all of it.
@@ -146,7 +146,7 @@ class MeasuredClassifier(BenchmarkModel):
 
 
 class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
-    """Benchmark of classification models: speed, and peak memory if wanted.
+    """Benchmark of classification models: speed, and on request peak memory.
 
     Raises:
         UserError: a model is unknown, or cannot process the size or batch.
@@ -161,7 +161,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
         super().__init__(specs, options, timing, memory=timing.memory)
 
     def operations(self, spec: MeasuredClassifier, mode: Mode, job: ModelJob) -> float:
-        """Return the operations for one image, two per multiply-add; training counts the backward pass."""
+        """Return the operations for one image. A multiply-add counts as two; training includes the backward pass."""
         return 2 * spec.macs * PASSES[mode]
 
     def report(self, rows: Sequence[SpeedRow[MeasuredClassifier]]) -> BenchmarkReport:
@@ -206,7 +206,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
 
 
 def expand(patterns: str) -> list[str]:
-    """Return the model names that a list of names and wildcards matches, each once, in the order of the list.
+    """Return the model names that match a list of names and wildcards, without duplicates, in the order of the list.
 
     Raises:
         UserError: a wildcard matches no name. Plain names are checked when the model is built.
@@ -221,7 +221,7 @@ def expand(patterns: str) -> list[str]:
 
 
 def has_other_layout(row: SpeedRow[MeasuredClassifier]) -> bool:
-    """Return whether other libraries have the model, but none of them can load our weights."""
+    """Return whether other libraries have the model, but cannot load our weights because their entries differ."""
     return bool(row.spec.peers) and row.difference is None
 
 

@@ -1,4 +1,4 @@
-"""Speed of detectors in training and inference, ours beside torchvision's.
+"""Benchmark of detectors: speed of ours and of torchvision's in training and inference.
 
 ResNet-50-FPN is torchvision's own `fasterrcnn_resnet50_fpn`; the other detectors are assembled from torchvision's parts
 as its documentation shows. Batch norm is frozen in all of them, and so are the stem and the first stage.
@@ -48,7 +48,7 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 class Sizes(TypedDict):
-    """Limits of a resized image in pixels: `min_size` of its short side, `max_size` of its long side."""
+    """Limits of the size of a resized image: its short side gets `min_size` pixels, its long side at most `max_size`."""
 
     min_size: int
     max_size: int
@@ -56,7 +56,7 @@ class Sizes(TypedDict):
 
 @dataclass(frozen=True)
 class MeasuredDetector(BenchmarkModel):
-    """A detector to measure.
+    """A detector to be measured in our library and in torchvision.
 
     Attributes:
         neck: a neck of `detection.build`.
@@ -98,12 +98,17 @@ class MeasuredDetector(BenchmarkModel):
 
     @property
     def peers(self) -> list[str]:
-        """Names of the other libraries that can build the same detector; torchvision's basic blocks cannot dilate."""
+        """Return the names of the other libraries that can build the same detector: ["torchvision"] or [].
+
+        torchvision cannot dilate a ResNet's basic blocks, so it cannot build a detector that needs this.
+        """
         can_build = self.backbone in (BOTTLENECKS if self.neck == "dc5" else RESNETS)
         return [TORCHVISION] if can_build and not self.alone else []
 
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build this detector with one library, with the weights of a file, or with random weights and live batch norm.
+        """Build this detector with one library.
+
+        Without a weights file the weights are random, and batch norm is not frozen.
 
         Raises:
             UserError: the model is unknown, or the file does not have all its weights.
@@ -135,11 +140,11 @@ class MeasuredDetector(BenchmarkModel):
         )
 
     def share_weights(self, path: Path) -> float | None:
-        """Save random weights with matching batch statistics, and compare the losses of both libraries in fp32.
+        """Save random weights with matching batch-norm statistics, and compare both libraries' losses in fp32.
 
         Returns:
-            The largest difference between a loss of ours and of torchvision, as a fraction of the largest loss; None
-            if torchvision is not compared.
+            The largest difference between our value of a loss term and torchvision's, as a fraction of the largest
+            term; None if torchvision is not compared.
         """
         torch.manual_seed(0)
         one = replace(self, batch=1)
@@ -194,9 +199,9 @@ def images_and_targets(library: str, spec: MeasuredDetector) -> Batch:
 
 
 def _losses(spec: MeasuredDetector, weights: Path) -> list[dict[str, float]]:
-    """Return torchvision's losses and ours, computed from the same proposals.
+    """Return the loss terms of torchvision and of our detector, computed from the same proposals.
 
-    Rounding may swap proposals of almost equal scores, so ours uses torchvision's.
+    Rounding may swap proposals of almost equal scores, so our detector gets torchvision's proposals.
     """
     first: list[object] = []
 
@@ -216,7 +221,7 @@ def _losses(spec: MeasuredDetector, weights: Path) -> list[dict[str, float]]:
 
 
 def _assemble(spec: MeasuredDetector, sizes: Sizes) -> nn.Module:
-    """Assemble a detector from torchvision's parts."""
+    """Assemble a detector from torchvision's parts, as torchvision's documentation shows."""
     name, classes = spec.backbone, spec.classes + 1
     if spec.neck == "fpn" and name == "resnet50":
         return fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
@@ -245,7 +250,7 @@ def _assemble(spec: MeasuredDetector, sizes: Sizes) -> nn.Module:
 
 
 class _Trunk(nn.Module):
-    """A ResNet up to one layer, under the names that weights files of detectors have."""
+    """A ResNet cut off after a given layer. Its parameters are named as in detectors' weights files."""
 
     def __init__(self, resnet: nn.Module, last: str) -> None:
         super().__init__()
@@ -257,7 +262,7 @@ class _Trunk(nn.Module):
 
 
 class _LastStage(nn.Module):
-    """Box head of the C4 detector: the last stage over RoI features, averaged."""
+    """Box head of the C4 detector: applies the ResNet's last stage to RoI features and averages over positions."""
 
     def __init__(self, stage: nn.Module) -> None:
         super().__init__()

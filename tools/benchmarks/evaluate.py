@@ -1,4 +1,4 @@
-"""Time and memory of COCO's box metrics, ours beside pycocotools and faster-coco-eval."""
+"""Benchmark of COCO's box metrics: time and memory of our code, pycocotools and faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MODULES = {OURS: "hotcoco", PYCOCOTOOLS: "pycocotools", FASTER: "faster_coco_eva
 
 
 class Scoring(TypedDict):
-    """Result of scoring once: seconds, peak memory beyond what the process held before, and COCO's twelve metrics."""
+    """Measurements of one computation of COCO's metrics: seconds, peak memory added by it, and the twelve metrics."""
 
     seconds: float
     peak_bytes: int
@@ -60,7 +60,7 @@ class LibraryRow(TypedDict):
 
 
 class EvaluateBenchmark:
-    """Benchmark of libraries that compute COCO's metrics of the same synthetic detections.
+    """Benchmark of libraries that compute COCO's metrics, all on the same synthetic detections.
 
     Raises:
         UserError: a library is unknown or not installed.
@@ -79,7 +79,7 @@ class EvaluateBenchmark:
                 raise UserError(f"--libraries {library}: not installed; pip install {library}, or leave it out")
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Let each library score the detections once a round; yield a report of all rounds so far after each round."""
+        """In each round, let each library compute the metrics once; then yield a report of all rounds so far."""
         runs: dict[str, list[Scoring]] = {library: [] for library in self.libraries}
         with tempfile.TemporaryDirectory() as folder:
             truth, detections = write_synthetic(Path(folder), self.options.images, self.options.detections, seed=0)
@@ -92,7 +92,7 @@ class EvaluateBenchmark:
 
 
 def score_alone(library: str, truth: Path, detections: Path) -> Scoring:
-    """Score the detections once with a library, in a fresh process.
+    """Compute the metrics once with a library, in a new process, and measure time and memory.
 
     Raises:
         UserError: the process was killed.
@@ -107,7 +107,10 @@ def score_alone(library: str, truth: Path, detections: Path) -> Scoring:
 
 
 def score(library: str, truth: Path, detections: Path) -> Scoring:
-    """Score the detections once with a library, after scoring a few images so that the library's code is loaded."""
+    """Compute the metrics once with a library, in this process, and measure time and memory.
+
+    The library first scores a few images, so that the time to load its code does not count.
+    """
     work = SCORERS[library]
     with tempfile.TemporaryDirectory() as folder:
         work(*write_synthetic(Path(folder), 2, 20, seed=0))
@@ -119,7 +122,7 @@ def score(library: str, truth: Path, detections: Path) -> Scoring:
 
 
 def score_ours(truth: Path, detections: Path) -> list[float]:
-    """Compute the twelve metrics with `CocoEvaluator`; -1 stands for a metric without objects."""
+    """Compute COCO's twelve metrics with `CocoEvaluator`. A metric is -1 if there are no objects for it."""
     evaluator = CocoEvaluator(truth)
     evaluator.load(detections)
     figures = evaluator.compute()
@@ -127,7 +130,7 @@ def score_ours(truth: Path, detections: Path) -> list[float]:
 
 
 def score_pycocotools(truth: Path, detections: Path) -> list[float]:
-    """Compute the twelve metrics as pycocotools' documentation shows."""
+    """Compute COCO's twelve metrics with pycocotools, as its documentation shows."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -135,7 +138,7 @@ def score_pycocotools(truth: Path, detections: Path) -> list[float]:
 
 
 def score_faster(truth: Path, detections: Path) -> list[float]:
-    """Compute the twelve metrics as faster-coco-eval's documentation shows."""
+    """Compute COCO's twelve metrics with faster-coco-eval, as its documentation shows."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     return _score_by_classes(COCO, COCOeval_faster, truth, detections)
@@ -144,7 +147,7 @@ def score_faster(truth: Path, detections: Path) -> list[float]:
 def _score_by_classes(
     coco: Callable[[str], Any], evaluation: Callable[..., Any], truth: Path, detections: Path
 ) -> list[float]:
-    """Compute the twelve metrics with a library's two classes, `COCO` and `COCOeval`, which print their progress."""
+    """Compute COCO's twelve metrics with the classes `COCO` and `COCOeval` of a library, without their printed output."""
     with contextlib.redirect_stdout(io.StringIO()):
         true = coco(str(truth))
         found = evaluation(true, true.loadRes(str(detections)), iouType="bbox")
@@ -162,12 +165,12 @@ SCORERS: dict[str, Callable[[Path, Path], list[float]]] = {
 
 
 def summary(library: str, runs: Mapping[str, Sequence[Scoring]], *, size: int, gbytes: float) -> LibraryRow:
-    """Compute time, memory and metrics of one library, also relative to ours.
+    """Summarise the rounds of one library: time, memory and metrics, and each of them relative to ours.
 
     Args:
-        runs: scorings of every library so far, one a round.
+        runs: measurements of every library so far, one per round.
         size: bytes of the two files.
-        gbytes: bytes in 1e9 that the machine copies in a second.
+        gbytes: speed at which the machine copies memory, in 1e9 bytes per second.
     """
     mine, ours = runs[library], runs[OURS]
     seconds, peak_bytes = [run["seconds"] for run in mine], median(run["peak_bytes"] for run in mine)

@@ -1,4 +1,4 @@
-"""Speed of the training pipelines on one core, ours beside torchvision's reference presets."""
+"""Benchmark of training pipelines on one CPU core: ours and torchvision's reference presets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PipelineRow(TypedDict):
 
 
 class LoadBenchmark:
-    """Benchmark of training pipelines: from JPEG files to the tensors of an item, on one core.
+    """Benchmark of training pipelines, which turn JPEG files into tensors, on one CPU core.
 
     Raises:
         UserError: the data has no training images that our code can read.
@@ -67,12 +67,12 @@ class LoadBenchmark:
 
 
 def summary(task: str, seconds: Mapping[str, Sequence[float]], *, images: int, copied: float) -> PipelineRow:
-    """Compute images per second of each pipeline of a task, and the speed of ours relative to torchvision's.
+    """Compute images per second of each pipeline of a task, and the ratio of our speed to torchvision's.
 
     Args:
-        seconds: seconds of a pass over the images, by implementation and round.
-        images: images of a pass.
-        copied: images a second whose decoded pixels the machine can copy.
+        seconds: seconds per pass over the images, for each implementation one value per round.
+        images: number of images in a pass.
+        copied: number of decoded images that the machine can copy in memory per second, as an upper limit.
     """
     speeds = {name: rate(times, images) for name, times in seconds.items()}
     return {
@@ -97,7 +97,7 @@ def report(rows: Sequence[PipelineRow]) -> BenchmarkReport:
 
 
 def columns() -> Columns[PipelineRow]:
-    """Return the columns of the table: title to a function that formats the cell of a row."""
+    """Return the columns of the table, as a dict from title to a function that formats a row's cell."""
 
     def speed_of(name: str) -> Callable[[PipelineRow], str]:
         return lambda row: f"{row['images_per_second'][name]:.0f}"

@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: its hardware, its versions, and its rates of multiplying and copying."""
+"""The machine that runs a benchmark: hardware, versions, and measured speed of matrix products and memory copies."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ SEARCH_SECONDS = 1.5  # how long to repeat a step; other programs may slow down 
 
 
 class Machine(TypedDict):
-    """Hardware, versions and measured rates of the machine, as JSON values.
+    """Hardware, versions and measured speed of the machine, as JSON values.
 
-    `matmul_gflops` has the operations a second of matrix products in 1e9 for each precision; a multiply-add counts as
-    two operations. `copy_gbytes` has the bytes read plus written a second in 1e9.
+    `matmul_gflops` is, for each precision, the speed of matrix products in 1e9 operations per second; a multiply-add
+    counts as two operations. `copy_gbytes` is the speed of copying in 1e9 bytes per second, bytes read plus bytes
+    written.
     """
 
     date: str
@@ -40,7 +41,7 @@ class Machine(TypedDict):
 
 
 def set_up(threads: int) -> None:
-    """Set threads and torch's global flags as the training commands do; they hold for the code of all libraries."""
+    """Set the number of threads and torch's global flags as the training commands do, for all libraries alike."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True
@@ -73,7 +74,7 @@ def describe(*, threads: int, precisions: Sequence[str]) -> Machine:
 
 
 def matmul_rate(dtype: torch.dtype, side: int | None = None) -> float:
-    """Return the operations per second of multiplying two square matrices, in the fastest of several repetitions.
+    """Return the operations per second of a product of two square matrices, from the fastest repetition.
 
     A multiply-add counts as two operations.
 
@@ -86,14 +87,14 @@ def matmul_rate(dtype: torch.dtype, side: int | None = None) -> float:
 
 
 def copy_rate(size: int = 1 << 28) -> float:
-    """Return the bytes read and written per second while copying `size` bytes, in the fastest repetition."""
+    """Return the bytes read plus written per second while copying `size` bytes, from the fastest repetition."""
     source = torch.ones(size // 4, device=device())
     target = torch.empty_like(source)
     return 2 * size / _fastest(lambda: target.copy_(source))
 
 
 def _fastest(step: Step) -> float:
-    """Return the seconds of the fastest of several runs of a step. Slow steps (emulated bf16) run only twice."""
+    """Run a step several times and return the seconds of the fastest. Slow steps (emulated bf16) run only twice."""
     start, found = time.perf_counter(), [time_steps(step, 1)]
     while len(found) < 2 or time.perf_counter() - start < SEARCH_SECONDS:
         found.append(time_steps(step, 1))

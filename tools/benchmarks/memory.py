@@ -1,4 +1,4 @@
-"""Memory of training steps and of loader workers, ours beside torchvision's."""
+"""Benchmark of memory: training steps and data-loading workers, ours and torchvision's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTES = (
 
 
 class PeakRow(TypedDict):
-    """Peak memory of one model's training step, in bytes by setting and library, as an entry of results.json."""
+    """Peak memory of a training step of one model in bytes, by setting and library, as an entry of results.json."""
 
     net: str
     batch: int
@@ -42,7 +42,7 @@ class PeakRow(TypedDict):
 
 
 class WorkerRow(TypedDict):
-    """Memory and time of a loader worker with one library's data set: medians over the rounds, for results.json."""
+    """Memory and time of a data-loading worker with one library's data set, as medians over rounds, for results.json."""
 
     library: str
     file_bytes: int
@@ -56,7 +56,7 @@ class WorkerRow(TypedDict):
 
 
 class MemoryBenchmark:
-    """Benchmark of memory: peaks of training steps of several models, then growth of loader workers.
+    """Benchmark of memory: first the peaks of models' training steps, then the growth of data-loading workers.
 
     Raises:
         UserError: a model is unknown.
@@ -75,7 +75,7 @@ class MemoryBenchmark:
         ]
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Measure the models, then the loader workers; yield a report of everything so far after each of them."""
+        """Measure the models, then the data-loading workers; yield a report of everything so far after each."""
         rows: list[PeakRow] = []
         for detector in self.detectors:
             with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ class MemoryBenchmark:
         return {"net": name, "batch": spec.batch, "peak_bytes": found}
 
     def _workers(self) -> list[WorkerRow]:
-        """Measure a loader worker on the data set of each library, once per round, each time in a fresh process."""
+        """Measure a data-loading worker with each library's data set: once per round, each time in a new process."""
         with tempfile.TemporaryDirectory() as folder:
             truth, _ = write_synthetic(Path(folder), self.images, 1, seed=0)
             runs = {name: partial(measure_data_set, name, truth) for name in DATA_SETS}
@@ -113,10 +113,10 @@ class MemoryBenchmark:
 
 
 def summary(name: str, runs: Sequence[WorkerMemory | None], *, size: int) -> WorkerRow:
-    """Compute the medians over the rounds of the measurements of one library's data set.
+    """Compute the medians, over the rounds, of the measurements with one library's data set.
 
     Args:
-        runs: one measurement a round; None: its process was killed.
+        runs: one measurement per round; None if its process was killed.
         size: bytes of the annotation file.
 
     Raises:
@@ -174,7 +174,7 @@ def columns(setting: Setting) -> Columns[PeakRow]:
 
 
 def worker_table(rows: Sequence[WorkerRow]) -> ResultTable:
-    """Return the table that compares the libraries' data sets: reading time, memory held, growth of a loader worker."""
+    """Return the table that compares the libraries' data sets: time to read, memory, growth of a data-loading worker."""
     size = f"{int(rows[0]['images']):,} images ({rows[0]['file_bytes'] / 1e6:.0f} MB of JSON)"
     found: Columns[WorkerRow] = {
         "library": lambda row: row["library"],

@@ -1,4 +1,4 @@
-"""Models that the benchmarks measure: each library builds them with the same weights and runs the same step."""
+"""Base class of the models that the benchmarks measure. All libraries build a model with the same weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tools.engine.state import Precision
 
 
 class Calls(NamedTuple):
-    """Calls of one model on its fixed input: a prediction, and the training loss.
+    """Functions that run one model on a fixed input: a prediction, and the training loss.
 
     Attributes:
         predict: makes one prediction.
@@ -37,7 +37,7 @@ class Calls(NamedTuple):
 
 
 class BenchmarkModel(ABC):
-    """Base class of a model to measure, which our code and other libraries can build; `str(model)` is its name.
+    """Base class of a model to be measured in our library and in others; `str(model)` is its name.
 
     Attributes:
         size: size of the images in pixels.
@@ -54,11 +54,11 @@ class BenchmarkModel(ABC):
     @property
     @abstractmethod
     def peers(self) -> list[str]:
-        """Names of the other libraries that can build the same model, such as ["torchvision", "timm"]."""
+        """Return the names of the other libraries that can build the same model, such as ["torchvision", "timm"]."""
 
     @abstractmethod
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build this model with one library, such as "timm", with the weights of a file or with random weights.
+        """Build this model with one library, such as "timm". Without a weights file the weights are random.
 
         Raises:
             UserError: the model is unknown, or the file does not have all its weights.
@@ -70,7 +70,7 @@ class BenchmarkModel(ABC):
 
     @abstractmethod
     def share_weights(self, path: Path) -> float | None:
-        """Save random weights that all libraries can load; load them in each library and compare the outputs in fp32.
+        """Save random weights that all libraries can load, and compare the libraries' outputs in fp32.
 
         Returns:
             The largest difference between our values and another library's, as a fraction of the largest value; None
@@ -89,7 +89,7 @@ class BenchmarkModel(ABC):
 
 @dataclass(frozen=True)
 class ModelJob:
-    """A model to measure in one library, precision and mode (training or inference). A job can be pickled.
+    """A model to measure in one library, one precision and one mode (training or inference). It can be pickled.
 
     Attributes:
         weights: file that all libraries can load; None: random weights.
@@ -112,7 +112,7 @@ class ModelJob:
         return Implementation(f"{self.library}: {self.way}", self.prepare)
 
     def prepare(self) -> Step:
-        """Build model, input and optimizer; return a function that makes one training step or one prediction."""
+        """Build model, input and optimizer; return a function that runs one training step or one prediction."""
         torch.manual_seed(0)
         model = self.spec.build(self.library, self.weights)
         model = model.to(device()).to(memory_format=self.memory_format).train(self.mode == "train")
@@ -120,7 +120,7 @@ class ModelJob:
         return self._training(model, calls.loss) if self.mode == "train" else self._prediction(calls.predict)
 
     def _training(self, model: nn.Module, loss: Callable[[], Tensor]) -> Step:
-        """Return a function that makes one training step: forward, loss, backward, and a fused SGD step.
+        """Return a function that runs one training step: forward, loss, backward and a fused SGD step.
 
         The SGD step is that of the training commands for our model, and torch's own for the others.
         """
@@ -138,7 +138,7 @@ class ModelJob:
         return step
 
     def _prediction(self, predict: Callable[[], object]) -> Step:
-        """Return a function that makes one prediction in inference mode, as the evaluation loop does."""
+        """Return a function that runs one prediction in inference mode, as the evaluation loop does."""
         precision, folds = Precision(device(), DTYPES[self.way.precision]), Folds()
 
         def step() -> None:

@@ -1,4 +1,4 @@
-"""Options of every benchmark. Importing this module is quick; the benchmarks' own modules import torch."""
+"""Options of all benchmarks. This module does not import torch, so that `--help` is quick."""
 
 from __future__ import annotations
 

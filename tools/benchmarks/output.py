@@ -1,4 +1,4 @@
-"""Results of a benchmark: tables and charts, written as `results.json`, `table.md` and `chart.png`."""
+"""Writes the results of a benchmark: tables and charts, as `results.json`, `table.md` and `chart.png`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Columns = Mapping[str, Callable[[Row], str | None]]
 
 @dataclass
 class ResultTable:
-    """A titled table of text cells. A cell that is None was not measured."""
+    """A titled table of text cells. None stands for a value that was not measured."""
 
     title: str
     columns: Sequence[str]
@@ -28,10 +28,10 @@ class ResultTable:
 
     @classmethod
     def of(cls, title: str, rows: Sequence[Row], columns: Columns[Row]) -> ResultTable:
-        """Make a table with one line per row of measurements.
+        """Make a table with one line for each entry of `rows`.
 
         Args:
-            columns: for each heading the function from a row to the text of its cell.
+            columns: maps each heading to a function that returns the text of a row's cell.
         """
         return cls(title, list(columns), [[cell(row) for cell in columns.values()] for row in rows])
 
@@ -46,7 +46,7 @@ class ResultTable:
 
 @dataclass
 class BarChart:
-    """Bar chart of ratios: one group of bars for each name, with one bar for each label. None leaves a gap."""
+    """Bar chart of ratios: one group of bars for each name, and in it one bar for each label. None leaves a gap."""
 
     title: str
     names: Sequence[str]
@@ -56,7 +56,7 @@ class BarChart:
 
 @dataclass
 class BenchmarkReport:
-    """Everything that a benchmark has measured so far, ready to be written.
+    """Everything that a benchmark has measured so far, as data for the files and the printed tables.
 
     Attributes:
         results: JSON values for `results.json`, raw times included.
@@ -71,10 +71,10 @@ class BenchmarkReport:
 
 
 class Benchmark(Protocol):
-    """One sub-command of `tools/benchmark.py`; its constructor checks the options.
+    """Interface of a benchmark, a sub-command of `tools/benchmark.py`. Its constructor checks the options.
 
     Attributes:
-        precisions: precisions in which to rate the machine.
+        precisions: precisions in which the machine's matrix products are timed.
     """
 
     precisions: Sequence[str]
@@ -84,12 +84,12 @@ class Benchmark(Protocol):
 
 
 def cell(value: float | None, form: str, unit: float = 1) -> str | None:
-    """Return `value / unit` as text in a format such as "{:.1f}", or None if the value is None."""
+    """Return `value / unit` formatted by `form`, such as "{:.1f}", or None if `value` is None."""
     return None if value is None else form.format(value / unit)
 
 
 def write(folder: Path, command: str, machine: Machine, report: BenchmarkReport, *, complete: bool) -> str:
-    """Write `results.json` and `table.md`, and `chart.png` if the report is complete.
+    """Write `results.json` and `table.md`; also `chart.png` if the report is complete.
 
     Each file is written under a temporary name and renamed.
 
@@ -140,7 +140,7 @@ def _draw(panel: Axes, chart: BarChart) -> None:
 
 
 def _label_bar(panel: Axes, center: float, text: str) -> None:
-    """Write a value at the foot of its bar, where the line at 1.0 does not cross it."""
+    """Write a value at the foot of its bar, so that the line at 1.0 does not cross the text."""
     panel.annotate(
         text,
         (center, 0),
@@ -155,7 +155,7 @@ def _label_bar(panel: Axes, center: float, text: str) -> None:
 
 
 def _facts(command: str, machine: Machine) -> str:
-    """Return a Markdown list of the command and the machine: hardware, versions and rates."""
+    """Return a Markdown list: the command, and the machine's hardware, versions and measured speed."""
     name = f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['flags'])})"
     rates = ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in machine["matmul_gflops"].items())
     lines = {

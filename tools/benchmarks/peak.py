@@ -1,4 +1,4 @@
-"""Peak memory of an implementation, measured in a fresh process that has allocated nothing else."""
+"""Measures the peak memory of an implementation, in a new process that has allocated nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 def peak_memory(implementation: Implementation, *, threads: int) -> int | None:
-    """Return the peak bytes of building an implementation and making two steps, beyond those of an idle process.
+    """Return the peak bytes of building an implementation and running two steps, less those of an idle process.
 
     The memory is the GPU's if there is a GPU, else main memory. On systems that cannot reset the peak counter (macOS)
     the peak includes memory that only building needed.
@@ -69,7 +69,7 @@ def _answer(connection: Connection, work: Callable[[], object], plugin_names: Se
 
 
 def _probe(implementation: Implementation, threads: int) -> int:
-    """Build an implementation, make two steps, and return the peak memory in bytes."""
+    """Build an implementation, run two steps, and return the peak memory in bytes."""
     set_up(threads)
     _load_kernels()
     before = restart_peak()
@@ -81,13 +81,13 @@ def _probe(implementation: Implementation, threads: int) -> int:
 
 
 def _load_kernels() -> None:
-    """Make torch start its threads and load its code, so that their memory does not count as the implementation's."""
+    """Make torch start its threads and load its code, so that their memory is not charged to the implementation."""
     conv = torch.nn.Conv2d(4, 4, 3)
     conv(torch.zeros(1, 4, 8, 8)).sum().backward()
 
 
 def restart_peak() -> int:
-    """Reset the recorded peak to the memory that the process holds now; return this memory in bytes."""
+    """Reset the process's recorded peak memory to its present memory; return the present memory in bytes."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # the file exists on Linux only
@@ -96,7 +96,7 @@ def restart_peak() -> int:
 
 
 def peak() -> int:
-    """Return the most memory in bytes that this process has held since the last `restart_peak()`."""
+    """Return the peak memory of this process in bytes since the last `restart_peak()`."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return machine.peak_memory() or 0

@@ -1,4 +1,4 @@
-"""Training pipelines from a JPEG file to the tensors of an item: ours, and torchvision's reference presets.
+"""Training pipelines, which turn JPEG files into tensors: ours, and those of torchvision's reference presets.
 
 The presets are those of `references/{classification,detection,segmentation}/presets.py` with their default backend.
 """
@@ -55,7 +55,7 @@ class Images:
 
     @classmethod
     def read(cls, root: Path, *, limit: int | None) -> Images:
-        """Read a folder in COCO's layout; the images are in the order of their ids.
+        """Read a data set in COCO's layout; its images are ordered by id.
 
         Args:
             limit: read only the first images; None: all.
@@ -80,7 +80,7 @@ class Images:
 
 
 def implementations(task: str, images: Images) -> list[Implementation]:
-    """Return three pipelines: ours, ours with float images, and torchvision's. A step is a pass over the images."""
+    """Return three pipelines: ours, ours with float images, torchvision's. One step reads all images once."""
     ours, finish, theirs = OURS[task](images), FINISH[task], THEIRS[task](images)
     fetches: dict[str, Fetch] = {
         PLAIN: ours,
@@ -91,7 +91,7 @@ def implementations(task: str, images: Images) -> list[Implementation]:
 
 
 def passing(fetch: Fetch, images: int) -> Step:
-    """Return a function that fetches every image once with `fetch`; each call is the next epoch."""
+    """Return a function that calls `fetch` once for every image; each call of the function is the next epoch."""
     epochs = count()
 
     def step() -> None:
@@ -106,7 +106,7 @@ def passing(fetch: Fetch, images: int) -> Step:
 
 
 def our_classifier(images: Images) -> OurFetch:
-    """Return a function that makes our training items for classification: random resized crop and flip."""
+    """Return a function that reads an image as our classification training does: random resized crop and flip."""
     augment = ClassAugment("standard", CROP["classify"], Normalise(IMAGENET_MEAN, IMAGENET_STD))
 
     def fetch(epoch: int, index: int) -> tuple[Any, object]:
@@ -118,13 +118,13 @@ def our_classifier(images: Images) -> OurFetch:
 
 
 def our_detector(images: Images) -> OurFetch:
-    """Return a function that makes our training items for detection: image and boxes, randomly flipped."""
+    """Return a function that reads an image and its boxes as our detection training does: randomly flipped."""
     data = CocoDetection(images.boxes, BoxAugment("light"))
     return lambda epoch, index: data[epoch, index]
 
 
 def our_segmenter(images: Images) -> OurFetch:
-    """Return a function that makes our training items for segmentation: random size, flip, crop and colour jitter."""
+    """Return a function that reads an image as our segmentation training does: random size, flip, crop and colours."""
     data = Segmentation(images.labels, PixelAugment("train", crop=CROP["segment"]))
     return lambda epoch, index: data[epoch, index]
 
@@ -143,7 +143,7 @@ def normalised(image: Tensor) -> Tensor:
 
 
 def their_classifier(images: Images) -> Fetch:
-    """Return a function that makes torchvision's training items for classification, with its reference preset."""
+    """Return a function that reads an image as torchvision's reference script for classification does."""
     preset = v2.Compose(
         [
             v2.RandomResizedCrop(CROP["classify"], antialias=True),
@@ -158,7 +158,7 @@ def their_classifier(images: Images) -> Fetch:
 
 
 def their_detector(images: Images) -> Fetch:
-    """Return a function that makes torchvision's training items for detection, with its reference preset "hflip"."""
+    """Return a function that reads an image as torchvision's reference script for detection does, preset "hflip"."""
     preset = v2.Compose(
         [
             v2.RandomHorizontalFlip(0.5),
@@ -181,7 +181,7 @@ def their_detector(images: Images) -> Fetch:
 
 
 def their_segmenter(images: Images) -> Fetch:
-    """Return a function that makes torchvision's training items for segmentation, with its reference preset."""
+    """Return a function that reads an image as torchvision's reference script for segmentation does."""
     preset = v2.Compose(
         [
             v2.RandomResize(min_size=BASE // 2, max_size=2 * BASE),

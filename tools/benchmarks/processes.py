@@ -1,4 +1,4 @@
-"""Traffic and gradients of groups of gloo processes on this machine, compared with one process."""
+"""Benchmark of training in several processes on this machine: bytes sent, and the gradient compared with one process."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NOTES = (
 
 
 class ProcessResult(TypedDict):
-    """Measurements of one process of a group.
+    """Measurements in one process of a group that trains together.
 
     Attributes:
         sent: bytes that the process sent in one training step.
         gradient: bytes of the gradient.
-        difference: relative difference between the group's gradient and that of one process on all images.
+        difference: relative difference between the group's gradient and the gradient of one process on all images.
         shard: indices of the images that this process evaluates.
     """
 
@@ -50,7 +50,7 @@ class ProcessResult(TypedDict):
 
 
 class TrafficRow(TypedDict):
-    """Traffic and gradient of one group of processes, as an entry of results.json."""
+    """Bytes sent and gradient of one group of processes, as an entry of results.json."""
 
     processes: int
     gradient_bytes: int
@@ -62,7 +62,7 @@ class TrafficRow(TypedDict):
 
 
 class ProcessBenchmark:
-    """Benchmark of groups of processes: bytes sent in a training step, and equality of gradients."""
+    """Benchmark of groups of processes: bytes sent in a training step, and whether the gradient equals one process's."""
 
     precisions = ("fp32",)
 
@@ -70,7 +70,7 @@ class ProcessBenchmark:
         self.values = [int(word) for word in split_list(options.values)]
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
-        """Run the groups one after another; yield a report of all groups so far after each."""
+        """Run one group of processes after another; yield a report of all groups so far after each."""
         rows: list[TrafficRow] = []
         for count in self.values:
             rows.append(summary(run_group(count)))
@@ -79,7 +79,7 @@ class ProcessBenchmark:
 
 
 def run_group(count: int) -> list[ProcessResult]:
-    """Run a group of `count` processes that train together; return the result of each, by rank.
+    """Start `count` processes that train together; return the measurements of each, in order of rank.
 
     Raises:
         UserError: a process ended early.
@@ -148,7 +148,7 @@ def _model() -> nn.Module:
 
 
 def _gradient(model: nn.Module, part: slice) -> Tensor:
-    """Return the gradient for a part of the images, as one vector over all parameters."""
+    """Return the gradient on a part of the images, as one vector over all parameters."""
     images = torch.rand(PROCESS_BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     model.zero_grad()
     sum(model(images[part], {"label": torch.arange(PROCESS_BATCH)[part] % 10}).values()).backward()
@@ -156,7 +156,7 @@ def _gradient(model: nn.Module, part: slice) -> Tensor:
 
 
 def sent_bytes() -> int:
-    """Return the number of bytes that this process sent over its open TCP connections and that arrived (Linux only)."""
+    """Return the bytes that this process has sent over open TCP connections and the receivers confirmed (Linux only)."""
     total = 0
     for number in os.listdir("/proc/self/fd"):
         path = Path("/proc/self/fd", number)
@@ -170,7 +170,7 @@ def sent_bytes() -> int:
 
 
 def summary(found: Sequence[ProcessResult]) -> TrafficRow:
-    """Compute the row of a group of processes from the results of its processes."""
+    """Summarise the measurements of a group's processes as one row of the table."""
     count, gradient = len(found), found[0]["gradient"]
     dealt = [index for process in found for index in process["shard"]]
     return {

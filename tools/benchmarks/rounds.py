@@ -1,7 +1,7 @@
-"""Timing of several implementations in turns, so that whatever slows the machine down slows all of them alike.
+"""Times several implementations in turns, so that anything that slows the machine affects all of them alike.
 
-Times of one implementation that are minutes apart say little on a shared machine. In each round every implementation
-makes a few steps. Ratios are taken within each round; the median over the rounds is reported.
+On a shared machine, times that are measured minutes apart cannot be compared. In each round every implementation runs a
+few steps. Ratios are computed within each round; the median over the rounds is reported.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Implementation:
 def measure(
     implementations: Sequence[Implementation], *, rounds: int, turn: float, title: str = ""
 ) -> dict[str, list[float]]:
-    """Return the seconds per step of each implementation, one value a round.
+    """Time the implementations in turns; return the seconds per step of each, one value per round.
 
     Args:
-        rounds: turns of each implementation, besides one turn to warm up, which is not counted.
+        rounds: number of measured turns of each implementation. One more turn, to warm up, is not measured.
         turn: seconds of one turn; a step that takes longer is a turn by itself.
         title: text beside the progress bar.
     """
@@ -62,7 +62,7 @@ def measure(
 
 
 def warm_up(step: Step, turn: float) -> int:
-    """Run a step for about `turn` seconds, at least once, and return the number of steps that fill a turn."""
+    """Run a step for about `turn` seconds, at least once; return the number of steps that fill a turn."""
     start = time.perf_counter()
     # The first step chooses kernels and allocates memory, so its time says nothing about later ones.
     time_steps(step, 1)
@@ -73,7 +73,7 @@ def warm_up(step: Step, turn: float) -> int:
 
 
 def time_steps(step: Step, count: int) -> float:
-    """Return the mean seconds of `count` steps in a row."""
+    """Run `count` steps in a row and return the mean seconds per step."""
     synchronize()
     start = time.perf_counter()
     for _ in range(count):
@@ -89,16 +89,16 @@ def synchronize() -> None:
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
-    """Return the names in the order of round `number`: every round begins with the next name."""
+    """Return the names in the order of round `number`: the name that comes first rotates from round to round."""
     start = number % len(names)
     return [*names[start:], *names[:start]]
 
 
 def rate(seconds: Iterable[float], items: int) -> float:
-    """Return items per second: `items` of one step divided by the median over the rounds of the seconds per step."""
+    """Return items per second: `items` per step, divided by the median step time in seconds over all rounds."""
     return items / median(seconds)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median over the rounds of their time divided by our time; above 1, ours is faster."""
+    """Return their time divided by our time, as the median over the rounds. Above 1, ours is faster."""
     return median(their / our for our, their in zip(ours, theirs, strict=True))

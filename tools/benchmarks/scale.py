@@ -1,4 +1,4 @@
-"""Growth of costs with images, objects, classes, pixels and processes, ours beside other libraries'."""
+"""Benchmark of scaling: how time grows with images, objects, classes, pixels and processes."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ NOTES = (
 
 
 class TimedRow(TypedDict):
-    """Seconds per step of every implementation at one value of an axis, such as 1000 images."""
+    """Seconds per step of every implementation at one value of an axis, such as 1000 on the axis "images"."""
 
     value: int
     seconds: dict[str, list[float]]
 
 
 class ScaleRow(TimedRow):
-    """Costs at one value of an axis, for results.json; `ratio` is the other library's time divided by ours."""
+    """Times at one value of an axis, for results.json. `ratio` is the other library's time divided by ours."""
 
     peak_bytes: dict[str, int | None]
     ratio: dict[str, float]
@@ -77,7 +77,7 @@ class GroupRow(TimedRow):
 
 
 class ScaleBenchmark:
-    """Benchmark of how costs grow along several axes: images, objects, classes, pixels, processes."""
+    """Benchmark of how time grows along several axes: images, objects, classes, pixels, processes."""
 
     def __init__(self, options: ScaleOptions, timing: TimingAndMemory) -> None:
         self.axes = {axis: AXES[axis][: options.values] for axis in split_list(options.axes)}
@@ -104,7 +104,7 @@ class ScaleBenchmark:
             yield BenchmarkReport(results={"axes": found}, notes=NOTES, tables=tables, charts=charts)
 
     def _measure(self, axis: str, value: int) -> ScaleRow:
-        """Measure our code and the other library's at one value of an axis, such as 1000 images."""
+        """Time our code and the other library's at one value of an axis, such as 1000 on the axis "images"."""
         timing, threads = self.timing, self.timing.threads or 1
         with tempfile.TemporaryDirectory() as folder:
             compared = IMPLEMENTATIONS[axis](value, self.way, Path(folder))
@@ -122,7 +122,7 @@ def growth_chart(title: str, rows: Sequence[ScaleRow]) -> BarChart:
 
 
 def growth_table(title: str, axis: str, rows: Sequence[ScaleRow]) -> ResultTable:
-    """Return a table with a row for each value of an axis, and a last row with the exponents of growth."""
+    """Return a table with one row for each value of an axis; the last row has the exponents of growth."""
 
     def seconds_of(name: str) -> Callable[[ScaleRow], str]:
         return lambda row: f"{median(row['seconds'][name]):.4f}"
@@ -147,7 +147,7 @@ def growth_table(title: str, axis: str, rows: Sequence[ScaleRow]) -> ResultTable
 
 
 def growth(rows: Sequence[TimedRow], name: str) -> float | None:
-    """Return the exponent of growth of an implementation's time from the first to the last value (1: proportional)."""
+    """Return the exponent with which an implementation's time grows from the first to the last row; 1: proportionally."""
     first, last = rows[0], rows[-1]
     if first["value"] == last["value"]:
         return None
@@ -166,7 +166,7 @@ GROUP_COLUMNS: Columns[GroupRow] = {
 
 
 def scorers(images: int, way: Way, folder: Path) -> list[Implementation]:
-    """Return implementations that compute COCO metrics of synthetic results, which are written to `folder`."""
+    """Return implementations of COCO's metrics, ours and pycocotools'. Synthetic results are written to `folder`."""
     files = write_synthetic(folder, images, images * DETECTIONS_PER_IMAGE, seed=0)
     return [Implementation(name, partial(_scoring, name, *files)) for name in (OURS, PYCOCOTOOLS)]
 
@@ -176,7 +176,7 @@ def _scoring(library: str, truth: Path, detections: Path) -> Step:
 
 
 def matchers(objects: int, way: Way, folder: Path) -> list[Implementation]:
-    """Return implementations that match the anchors of one image with true boxes."""
+    """Return implementations that match one image's anchors with `objects` true boxes: ours and torchvision's."""
     return [Implementation(name, partial(_matching, name, objects)) for name in (OURS, TORCHVISION)]
 
 
@@ -197,7 +197,7 @@ def _anchors() -> Tensor:
 
 
 def detectors(spec: MeasuredDetector, way: Way, folder: Path) -> list[Implementation]:
-    """Return implementations of a detector's training step; their common weights are written to `folder`."""
+    """Return implementations of a detector's training step. Their common weights are written to `folder`."""
     weights = folder / "weights.pth"
     spec.share_weights(weights)
     jobs = [ModelJob(library, spec, way, "train", weights) for library in (OURS, TORCHVISION)]
@@ -216,7 +216,7 @@ IMPLEMENTATIONS: dict[str, Callable[[int, Way, Path], list[Implementation]]] = {
 
 
 def measure_groups(values: Sequence[int], *, rounds: int, cores: int) -> list[GroupRow]:
-    """Measure training by each number of processes, the smallest number first."""
+    """Time training by groups of processes. `values` are the numbers of processes, measured in rising order."""
     rows: list[GroupRow] = []
     for count in values:
         seconds = train_together(count, rounds=rounds)
@@ -229,7 +229,7 @@ def measure_groups(values: Sequence[int], *, rounds: int, cores: int) -> list[Gr
 
 
 def train_together(processes: int, *, rounds: int) -> list[float]:
-    """Let several processes train together, and return the seconds per training step, one value per round."""
+    """Start `processes` processes that train together; return the seconds per step, one value per round."""
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Speed of segmentation models in training and inference, ours beside torchvision's."""
+"""Benchmark of segmentation models: speed of ours and of torchvision's in training and inference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class MeasuredSegmenter(BenchmarkModel):
-    """A segmentation model of 21 classes to measure, with an auxiliary head for training.
+    """A segmentation model with 21 classes and an auxiliary head, to be measured in our library and in torchvision.
 
     Attributes:
         head: a head of `segmentation.build`.
@@ -64,11 +64,11 @@ class MeasuredSegmenter(BenchmarkModel):
 
     @property
     def peers(self) -> list[str]:
-        """Names of the other libraries that can build the same model: ["torchvision"], or none."""
+        """Return the names of the other libraries that can build the same model: ["torchvision"] or []."""
         return [TORCHVISION] if self.head == "dilated" and self.backbone in THEIR_BACKBONES else []
 
     def build(self, library: str, weights: Path | None = None) -> nn.Module:
-        """Build this model with one library, with the weights of a file or with random weights.
+        """Build this model with one library. Without a weights file the weights are random.
 
         Raises:
             UserError: the model is unknown, or the file does not have all its weights.
@@ -83,7 +83,7 @@ class MeasuredSegmenter(BenchmarkModel):
         return model
 
     def calls(self, model: nn.Module, job: ModelJob) -> Calls:
-        """Make random images and label maps; return functions that run the model on them, with a class per pixel."""
+        """Make random images and label maps; return functions that run the model on them. Predictions are label maps."""
         images, mask = images_and_masks(self.batch, self.size)
         images = images.to(memory_format=job.memory_format)
         return Calls(lambda: model(images)["out"].argmax(dim=1), lambda: loss(job.library, model, images, mask))
@@ -134,7 +134,7 @@ def images_and_masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def loss(library: str, model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
-    """Return the cross-entropy of both heads: our own, or that of torchvision's reference script."""
+    """Return the loss, cross-entropy of main and auxiliary head: our model's, or as in torchvision's reference script."""
     if library == OURS:
         return torch.stack(list(model(images, {"mask": mask}).values())).sum()
     losses = {name: F.cross_entropy(scores, mask, ignore_index=IGNORE) for name, scores in model(images).items()}

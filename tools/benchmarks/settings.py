@@ -1,4 +1,4 @@
-"""Settings of a comparison: the precision and memory format in which each library computes."""
+"""Settings of a benchmark: precision and memory format in which each library computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OURS, TORCHVISION, TIMM = "ours", "torchvision", "timm"
 
 @dataclass(frozen=True)
 class Way:
-    """Precision ("fp32", or "bf16" by autocast) and memory format in which a model computes."""
+    """How a model computes: precision ("fp32", or "bf16" by autocast) and memory format."""
 
     precision: str
     channels_last: bool
@@ -24,7 +24,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Setting:
-    """One comparison: precision and memory format of our model, and those of the other libraries' models."""
+    """Precision and memory format of our model and of the other libraries' models, which are then compared."""
 
     name: str
     ours: Way
@@ -42,7 +42,7 @@ class Setting:
 
 
 def settings(precision: str) -> list[Setting]:
-    """Return the comparisons for a value of `--precision`: with equal settings, and with each library's defaults."""
+    """Return the settings to compare for a value of `--precision`: equal ones, and each library's defaults."""
     auto = "bf16" if precision_dtype("auto", device()).itemsize == 2 else "fp32"
     equal = ["bf16", "fp32"] if precision == "both" else [auto if precision == "auto" else precision]
     found = [Setting(f"equal {name}", Way(name, True), Way(name, True)) for name in equal]
@@ -50,5 +50,5 @@ def settings(precision: str) -> list[Setting]:
 
 
 def precisions(compared: Sequence[Setting]) -> list[str]:
-    """Return the precisions of all comparisons; the machine's rate is measured in each of them."""
+    """Return the precisions that occur in the settings; the machine's speed is measured in each."""
     return sorted({way.precision for setting in compared for way in (setting.ours, setting.peers)})

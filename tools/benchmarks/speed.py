@@ -1,4 +1,4 @@
-"""Speed of models in training and inference, ours beside other libraries', at every setting."""
+"""Base class of the speed benchmarks: our models and other libraries', in training and inference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Jobs = Mapping[tuple[str, Way], ModelJob]
 
 
 class SettingFigures(TypedDict):
-    """Speed and memory of one model at one setting; `ratio` is our speed divided by each other library's."""
+    """Speed and memory of one model at one setting. `ratio` is our speed divided by each other library's."""
 
     images_per_second: float
     floor_share: float
@@ -40,7 +40,7 @@ class SettingFigures(TypedDict):
 
 
 class ModeFigures(TypedDict):
-    """Measurements of one model in training or in inference: by implementation, and compared at each setting."""
+    """Measurements of one model in training or in inference: times of each implementation, and ratios at each setting."""
 
     seconds: dict[str, list[float]]
     peak_bytes: dict[str, int | None]
@@ -67,7 +67,7 @@ class SpeedRow(Generic[Spec]):
     modes: dict[Mode, ModeFigures] = field(default_factory=dict)
 
     def at(self, mode: Mode, setting: Setting) -> SettingFigures:
-        """Return the speed and memory in a mode (training or inference) at a setting (precision and memory format)."""
+        """Return speed and memory in a mode (training or inference) at a setting (precision and memory format)."""
         return self.modes[mode]["settings"][setting.name]
 
 
@@ -76,7 +76,7 @@ class SpeedBenchmark(Generic[Spec]):
 
     Attributes:
         notes: sentences above the tables.
-        libraries: libraries that the tables compare with.
+        libraries: the other libraries in the tables.
 
     Raises:
         UserError: a model is unknown.
@@ -126,7 +126,7 @@ class SpeedBenchmark(Generic[Spec]):
         }
 
     def operations(self, spec: Spec, mode: Mode, job: ModelJob) -> float:
-        """Return the operations for one image, in training with the backward pass; `job` runs our own model."""
+        """Return the operations for one image, in training with the backward pass. `job` runs our model."""
         return operations(job.prepare()) / spec.batch
 
     def report(self, rows: Sequence[SpeedRow[Spec]]) -> BenchmarkReport:
@@ -179,14 +179,14 @@ def compare(
     work: float,
     rates: Mapping[str, float],
 ) -> SettingFigures:
-    """Compute speed and memory of a model at one setting from the times and peaks of the implementations.
+    """Compute speed and memory of a model at one setting, from measured times and memory peaks.
 
     Args:
-        jobs: all jobs of the model in this mode, by library and way.
-        seconds: seconds per step of each job's implementation, one value a round.
-        peaks: peak bytes of each job's implementation; None: not measured.
+        jobs: all jobs of the model in this mode, by library, precision and memory format.
+        seconds: seconds per step of each job, one value per round.
+        peaks: peak memory of each job in bytes; None if it was not measured.
         work: operations of one image.
-        rates: operations a second in 1e9 of the machine's matrix products, by precision.
+        rates: speed of the machine's matrix products in 1e9 operations per second, by precision.
     """
     compared = {library: job for (library, way), job in jobs.items() if way == setting.way(library)}
     times = {library: seconds[job.implementation.name] for library, job in compared.items()}
@@ -206,7 +206,7 @@ def compare(
 def chart(
     rows: Sequence[SpeedRow[Spec]], compared: Sequence[Setting], libraries: Sequence[str], mode: Mode
 ) -> BarChart | None:
-    """Return a bar chart of our speed relative to other libraries', or None if no other library has the models."""
+    """Return a bar chart of our speed relative to other libraries'; None if no other library has the models."""
     shown = [row for row in rows if row.at(mode, compared[0])["ratio"]]
     bars = {
         f"{library}, {setting.name}": [row.at(mode, setting)["ratio"].get(library) for row in shown]

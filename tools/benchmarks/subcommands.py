@@ -1,4 +1,4 @@
-"""The sub-commands of `tools/benchmark.py`. Importing this module is quick; the benchmarks themselves import torch."""
+"""The sub-commands of `tools/benchmark.py`. This module does not import torch; the benchmarks do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tools.cli.plugins import PluginOptions
 
 
 class SubCommand(NamedTuple):
-    """A sub-command of benchmark.py: its class as "module:name", its description, and its option groups."""
+    """A sub-command of benchmark.py. Its class is given as "module:name", so that it is imported only when used."""
 
     benchmark: str
     description: str

@@ -1,4 +1,4 @@
-"""Memory of a COCO data set and of a loader worker that reads it, ours and torchvision's."""
+"""Measures the memory of a COCO data set and of a data-loading worker that reads it: ours and torchvision's."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Truth = Callable[[int], object]  # returns the boxes and labels of the image wit
 
 
 class WorkerMemory(TypedDict):
-    """Measurements of one library's data set in one round.
+    """Measurements with one library's data set in one round.
 
-    `read_seconds` and `read_peak_bytes` are those of reading the file, `held_bytes` is the memory of the data set that
-    was read, `growth_bytes` the memory that a worker no longer shares, `seconds_an_image` the time of its passes.
+    `read_seconds` and `read_peak_bytes`: time and peak memory of reading the file. `held_bytes`: memory of the data set
+    after reading. `growth_bytes`: memory that a worker process no longer shares with its parent. `seconds_an_image`:
+    time in which the worker reads the boxes of one image.
     """
 
     images: int
@@ -42,13 +43,13 @@ class WorkerMemory(TypedDict):
 
 
 def our_data_set(path: Path) -> tuple[int, Truth]:
-    """Read a COCO file with our code; return the number of images, and a function from index to boxes and labels."""
+    """Read a COCO file with our code. Return the number of images, and a function that returns an image's boxes."""
     data = CocoAnnotations.read(path, path.parent, absent_images="keep")
     return len(data), data.of_image
 
 
 def their_data_set(path: Path) -> tuple[int, Truth]:
-    """Read a COCO file with torchvision; return the number of images, and a function from index to boxes and labels."""
+    """Read a COCO file with torchvision. Return the number of images, and a function that returns an image's boxes."""
     with contextlib.redirect_stdout(io.StringIO()):
         data = torchvision.datasets.CocoDetection(str(path.parent), str(path))
 
@@ -64,7 +65,7 @@ DATA_SETS = {OURS: our_data_set, TORCHVISION: their_data_set}
 
 
 def measure_data_set(library: str, path: Path) -> WorkerMemory:
-    """Measure time and memory of reading a COCO file, and of a forked process that reads the boxes of all images."""
+    """Measure reading a COCO file, and then a forked process that reads the boxes of all images."""
     read = DATA_SETS[library]
     # Read a tiny file first, so that the code is loaded.
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +90,7 @@ def measure_data_set(library: str, path: Path) -> WorkerMemory:
 
 
 def _measure_worker(images: int, truth: Truth) -> tuple[int, float]:
-    """Read the boxes of all images in a forked process; return its memory growth in bytes and seconds per image."""
+    """Read the boxes of all images in a forked process; return the process's memory growth and seconds per image."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_read_all, args=(sender, images, truth))
@@ -113,6 +114,6 @@ def _read_all(connection: Connection, images: int, truth: Truth) -> None:
 
 
 def _private() -> int:
-    """Return the number of bytes of memory that this process shares with no other process."""
+    """Return the bytes of memory that only this process holds, shared with no other process."""
     lines = Path(f"/proc/{os.getpid()}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
