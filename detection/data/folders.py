@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import find_split, instances_files, read_coco
+from backbones.common.datasets import existing_split, find_split, instances_files, read_coco
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.layouts import registered_layout
@@ -45,6 +45,13 @@ def known_layout(root: Path) -> str:
     return layout
 
 
+def has_split(root: Path, name: str) -> bool:
+    """Return whether a data set in the layout of Pascal VOC, YOLO or COCO has a split of a name."""
+    folders = (root / "images" / name, root / name / "images")
+    listed = (root / "ImageSets" / "Main" / f"{name}.txt").is_file()
+    return listed or any(folder.is_dir() for folder in folders) or bool(instances_files(root, name))
+
+
 def open_split(
     root: Path,
     split: str,
@@ -69,6 +76,7 @@ def open_split(
     layout = known_layout(root)
     if registered := registered_layout(root):
         return registered.open(root, split)
+    split = existing_split(split, lambda name: has_split(root, name))
     if layout == "voc":
         return read_voc(root, split, absent_images=absent_images, on_problem=on_problem)
     if layout == "yolo":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +55,7 @@ class CocoLabels:
     ) -> None:
         data = read_instances(path, allow_outside=allow_outside)
         self.where, self.folder, self.bits = str(path), folder, bits
+        self.passed_over: Mapping[str, int] = {}  # the file names its images
         self.classes, numbers = _classes(data["categories"], chosen, path)
         # Pack everything into arrays: reading Python objects would copy their memory into each worker.
         images = sorted(data["images"], key=lambda image: image["id"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypedDict
 
@@ -37,10 +37,12 @@ class LabelSource(Protocol):
     Attributes:
         classes: names and colours by class number.
         where: name of the data for messages.
+        passed_over: number of the files by suffix in the folders of images and label maps that are not read.
     """
 
     classes: Classes
     where: str
+    passed_over: Mapping[str, int]
 
     def __len__(self) -> int: ...
 

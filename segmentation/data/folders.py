@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,10 +29,19 @@ class LabelFolder:
             palette images, the colours of their palette replace them.
         where: name of the data for messages.
         bits: bits that the values of 16-bit images use.
+        passed_over: number of the files by suffix that are not read.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], code: LabelCode, *, where: str, bits: int = 16) -> None:
-        self.where, self.code, self.bits = where, code, bits
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        code: LabelCode,
+        *,
+        where: str,
+        bits: int = 16,
+        passed_over: Mapping[str, int] | None = None,
+    ) -> None:
+        self.where, self.code, self.bits, self.passed_over = where, code, bits, passed_over or {}
         # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
         self._images, self._labels = (np.array([os.fsencode(p) for p in column]) for column in zip(*pairs, strict=True))
         classes, own = code.classes, code.palette[: len(code.classes)]
@@ -131,4 +140,5 @@ def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None =
     code = LabelCode.of(layout.all_label_maps(), classes, ignore_index=ignore_index)
     pairs = [(image, labels) for image, labels in found if labels is not None]
     require_bits([image for image, _ in pairs], bits)
-    return LabelFolder(pairs, code, where=f"{root} ({layout.split})", bits=bits or WHOLE_BITS)
+    where, others = f"{root} ({layout.split})", layout.passed_over()
+    return LabelFolder(pairs, code, where=where, bits=bits or WHOLE_BITS, passed_over=others)

@@ -77,6 +77,11 @@ class LabelLayout:
             )
         return found
 
+    def passed_over(self) -> Mapping[str, int]:
+        """Return the number of files by suffix in the split's folders that are not read."""
+        labels = list_files(self.labels, LABEL_SUFFIXES).passed_over
+        return Counter(list_files(self.images, IMAGE_SUFFIXES).passed_over) + Counter(labels)
+
     def pairs(self) -> list[tuple[Path, Path | None]]:
         """Return the image files of the split, each with its label map; None if it has none.
 

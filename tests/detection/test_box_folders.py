@@ -255,6 +255,19 @@ def test_roboflows_folders_polygons_and_subfolders_are_read(yolo: Path):
     assert data.file_names.tolist() == ["far/c.JPG"] and data.boxes.tolist() == [[15, 10, 45, 30]]
 
 
+def test_other_names_of_the_validation_split_are_found_and_test_is_not(yolo: Path, voc: VocFolder):
+    for kind in ("images", "labels"):
+        (yolo / kind / "val").rename(yolo / kind / "valid")
+    assert read(yolo, "val").file_names.tolist() == ["c.jpg"]
+    for kind in ("images", "labels"):
+        (yolo / kind / "valid").rename(yolo / kind / "test")
+    with pytest.raises(UserError):
+        read(yolo, "val")
+    root = voc.write()
+    (root / "ImageSets" / "Main" / "dev.txt").write_text("b\n")
+    assert read(root, "val").file_names.tolist() == ["b.jpg"]
+
+
 def test_sizes_are_those_after_exif_rotation(yolo: Path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -146,7 +146,9 @@ def test_label_maps_are_matched_by_their_name(tmp_path: Path, name: str):
     for hidden in (tmp_path / "images" / "train" / ".cache" / "b.jpg", tmp_path / "images" / "train" / "._a.jpg"):
         hidden.parent.mkdir(exist_ok=True)
         hidden.touch()
+    (tmp_path / "images" / "train" / "c.svg").touch()
     assert read(tmp_path) == [[0, 1, IGNORE]]
+    assert open_folder(tmp_path, "train", ignore_index=255).passed_over == {".svg": 1}
 
 
 def test_what_was_found_is_said(tmp_path: Path):

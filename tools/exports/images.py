@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.listing import list_files
 from backbones.errors import UserError
 from backbones.trained import find
 from tools.exports.options import LEAST_CHECKED, ExportOptions
 from tools.synthetic import crops, shapes
+
+LABEL_FOLDERS = {"labels", "masks"}
 
 
 def image_folder(options: ExportOptions) -> Path:
@@ -41,8 +44,7 @@ def image_files(folder: Path, count: int) -> list[Path]:
     Raises:
         UserError: there are fewer than five images.
     """
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in PIXEL_SUFFIXES and "labels" not in path.parts]
-    found.sort()
+    found = [path for path in list_files(folder, PIXEL_SUFFIXES).files if not LABEL_FOLDERS & set(path.parts)]
     held_out = [path for path in found if any(part.startswith(("val", "test")) for part in path.parts)]
     found = held_out or found
     if len(found) < LEAST_CHECKED:

@@ -46,6 +46,7 @@ from tools.tasks.options import TrainDetectorOptions
 
 # Model options that change how boxes are computed, and that a weights file does not check.
 UNCHECKED = ("min_size", "max_size", "anchor_scale", "roi_samples")
+SHOWN = 5  # names of classes without a box in the plan
 SAMPLES = 8  # rows of samples.png
 EVAL_BATCH = 8  # largest number of images in one forward pass
 
@@ -104,8 +105,8 @@ class DetectionTask:
         return TaskPlan(
             model=f"Faster R-CNN, {chosen.backbone}, {chosen.neck}, weights {chosen.weights}",
             classes=len(data.val.annotations.categories),
-            train=_describe(data.train) if data.train else None,
-            val=_describe(data.val) + _crowded_note(data.val, chosen.max_detections),
+            train=describe_split(data.train) if data.train else None,
+            val=describe_split(data.val) + _crowded_note(data.val, chosen.max_detections),
             load_note=_other_settings(chosen),
         )
 
@@ -223,7 +224,7 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
     """Open the training split of a detection run.
 
     Raises:
-        UserError: its categories are not those of the validation split, or no image is left.
+        UserError: its categories are not those of the validation split, no image is left, or no image has a box.
     """
     data = options.data
     train = _annotations(options, "train")
@@ -233,6 +234,11 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
         raise UserError(f"{train.path}: no image is left to train on, because all are without objects")
     # Keep --fraction of the images, of each class alike.
     images, classes = train.objects(indices)
+    if not len(images):
+        raise UserError(
+            f"{train.path}: no image of the training split has a box, so that there is nothing to learn; check the "
+            "labels and the names of their files"
+        )
     kept = nested_subset(
         images,
         classes,
@@ -261,7 +267,7 @@ def _other_settings(options: DetectorOptions) -> str:
     return f"; WARNING: trained with {', '.join(odd)}" if odd else ""
 
 
-def _describe(data: CocoDetection) -> str:
+def describe_split(data: CocoDetection) -> str:
     """Count images and boxes of a split."""
     truth, rows = data.annotations, data.indices
     text = f"{len(data)} images, {int((truth.offsets[rows + 1] - truth.offsets[rows]).sum())} boxes"
@@ -269,7 +275,12 @@ def _describe(data: CocoDetection) -> str:
     if truth.clipped or truth.dropped:
         text += f"; {truth.clipped} boxes clipped to their image, {truth.dropped} boxes without area dropped"
     text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
-    text += "" if len(truth.objects(rows)[0]) else "; WARNING: no object, so there is nothing to learn or to measure"
+    present = set(truth.objects(rows)[1].tolist())
+    absent = [name for label, name in enumerate(truth.categories.names) if label not in present]
+    if absent and present:
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        text += f"; no box of {', '.join(absent[:SHOWN])}{more}"
+    text += "" if present else "; WARNING: no object, so there is nothing to learn or to measure"
     return f"{text} ({truth.path})"
 
 

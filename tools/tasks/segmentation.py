@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
@@ -94,8 +95,8 @@ class SegmentationTask:
         return TaskPlan(
             model=f"{chosen.head}, {chosen.backbone} ({strides}), weights {chosen.weights}",
             classes=len(val.source.classes),
-            train=f"{len(train)} images ({train.source.where}); {changes}" if train else None,
-            val=f"{len(val)} images ({val.source.where}), at their own size; {POLICY}",
+            train=f"{_described(train)}; {changes}" if train else None,
+            val=f"{_described(val)}, at their own size; {POLICY}",
             of_data={**labels, **bits_row(meta)},
             of_training={"loss": f"{chosen.loss}, class weights {chosen.class_weights}"},
         )
@@ -204,6 +205,11 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
 def _recorded_bits(options: TrainSegmenterOptions) -> dict[str, int]:
     """Return the entry on 16-bit images in the `input` of the meta."""
     return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
+
+
+def _described(data: Segmentation) -> str:
+    others = describe_passed_over(data.source.passed_over)
+    return f"{len(data)} images ({data.source.where}{f'; files passed over: {others}' if others else ''})"
 
 
 def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from tools.cli.parsing import parse
-from tools.tasks.detection import open_val
+from tools.tasks.detection import describe_split, open_train, open_val
 from tools.tasks.options import TrainDetectorOptions
 
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
@@ -173,6 +173,19 @@ def test_file_names_outside_the_folder_are_taken_where_allowed(coco):
         open_val(parse(TrainDetectorOptions, description="", argv=words))
     data = open_val(parse(TrainDetectorOptions, description="", argv=[*words, "--allow-outside", "true"]))
     assert data[0][0].shape == (3, 40, 60)
+
+
+def test_a_training_split_without_a_box_is_refused_and_classes_without_boxes_are_named(coco):
+    coco.write()
+    options = parse(TrainDetectorOptions, description="", argv=["--data", str(coco.root), "--negatives", "keep"])
+    kept = [annotation for annotation in coco.data["annotations"] if annotation["category_id"] == 18]
+    coco.annotations().write_text(json.dumps({**coco.data, "annotations": kept}))
+    val = open_val(options)
+    assert "; no box of car, brush" in describe_split(open_train(options, val))
+    assert "no box" not in describe_split(val)
+    coco.annotations().write_text(json.dumps({**coco.data, "annotations": []}))
+    with pytest.raises(UserError, match="no image of the training split has a box, so that there is nothing to learn"):
+        open_train(options, val)
 
 
 def break_json(**change: Any):
