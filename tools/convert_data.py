@@ -57,7 +57,7 @@ class ConvertGroups:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert the data set and print what each split has."""
+    """Convert the data set and print the number of images and boxes of each split."""
     groups = parse(ConvertGroups, description=__doc__.splitlines()[0], argv=argv)
     options = groups.convert
 

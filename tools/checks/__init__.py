@@ -1,1 +1,1 @@
-"""Checks of data sets: all problems of annotations, image files, class folders and label maps in one pass."""
+"""Checks of data sets, which find all problems of annotations, image files, class folders and label maps at once."""

@@ -1,4 +1,4 @@
-"""Checks of boxes, in COCO's instances file or in one file per image. All records are checked, column by column."""
+"""Checks of boxes in COCO's annotation file, or in VOC's or YOLO's files. Each field is checked in all records at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEYOND = 1.0  # pixels by which a box may extend beyond its image without a prob
 def check_coco(
     path: Path, folder: Path, split: str, report: CheckReport, *, allow_outside: bool = False
 ) -> SplitImages:
-    """Check the annotations of a split.
+    """Check the COCO annotations of a split and report their problems.
 
     Args:
         path: COCO instances file.
@@ -50,7 +50,7 @@ def check_coco(
 
 
 def check_folder(root: Path, split: str, report: CheckReport) -> SplitImages:
-    """Check a split of a folder in Pascal VOC's or YOLO's layout; see `check_coco`.
+    """Check the annotations of a split in Pascal VOC's or YOLO's layout and report their problems.
 
     Raises:
         UserError: if the folder does not have this split, or has no classes.
@@ -99,7 +99,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
 
 
 def _classes(categories: RecordList, ids: np.ndarray) -> dict[int, str]:
-    """Return the names of the categories by id; {} if an id or a name is malformed or a duplicate."""
+    """Return the names of the categories by id; {} if an id or a name is malformed or occurs twice."""
     names = [record.get("name") for record in categories.records]
     keys = ids.tolist()
     if None in names or -1 in keys or len(set(keys)) < len(keys) or len(set(map(str, names))) < len(names):
@@ -108,7 +108,7 @@ def _classes(categories: RecordList, ids: np.ndarray) -> dict[int, str]:
 
 
 def report_other_categories(train: SplitImages, val: SplitImages, report: CheckReport) -> None:
-    """Report category ids whose names differ between the splits; training refuses such splits."""
+    """Report category ids whose names differ between the splits. Training refuses such data."""
     if not train.classes or not val.classes:
         return  # their own problems are reported
     for key in sorted(train.classes.keys() | val.classes.keys()):
@@ -119,7 +119,7 @@ def report_other_categories(train: SplitImages, val: SplitImages, report: CheckR
 
 
 def _check_category_names(categories: RecordList) -> None:
-    """Report categories of equal names, and those whose names differ in case or spaces only."""
+    """Report categories that have the same name, or names that differ only in case or spaces."""
     seen: set[object] = set()
     similar: dict[str, object] = {}
     for index, name in enumerate(categories.column("name")):
@@ -137,7 +137,7 @@ def _check_category_names(categories: RecordList) -> None:
 
 
 def _check_duplicate_boxes(annotations: RecordList, rows: np.ndarray, boxes: np.ndarray) -> None:
-    """Report boxes that have image, category and all four sides in common with an earlier one."""
+    """Report boxes that repeat an earlier box: same image, same category and same four sides."""
     categories = np.array([_as_number(record.get("category_id")) for record in annotations.records])
     keys = np.column_stack([rows, categories, boxes]).astype(np.float64).reshape(-1, 6)
     known = np.flatnonzero((rows >= 0) & np.isfinite(keys).all(axis=1))
@@ -194,7 +194,7 @@ def _size_text(limits: np.ndarray) -> str:
 def _image_files(
     images: RecordList, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
 ) -> SplitImages:
-    """Return the image files, each once. Names that lead out of the folder are left out unless `allow_outside`."""
+    """Return the image files without duplicates. Names that lead out of the folder are omitted unless `allow_outside`."""
     chosen: dict[str, int] = {}
     for index, name in enumerate(names):
         if name is None:
@@ -221,7 +221,7 @@ def _inspect(content: np.ndarray, size: tuple[int, int]) -> Findings:
     """Decode an image file as training does, and return its problems.
 
     Args:
-        size: height and width that the annotations say, 0 if unknown.
+        size: height and width according to the annotations, 0 if unknown.
     """
     image = decode_image(content)
     if image is None:

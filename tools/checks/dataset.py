@@ -1,4 +1,4 @@
-"""Checks of a whole data set in any of the layouts that the training commands read."""
+"""Checks a whole data set, in any layout that the training commands read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_dataset(
     decode: bool = True,
     workers: int | None = None,
 ) -> CheckReport:
-    """Check annotations, label maps, folders and image files; return all problems.
+    """Check annotations, label maps, folders and image files of a data set; return all problems.
 
     Args:
         root: folder of the data set; None to check only `coco_files`.
@@ -65,7 +65,7 @@ def check_dataset(
 def _check_folders(
     root: Path, splits: Sequence[str], truth: str, ignore_index: int, report: CheckReport
 ) -> dict[str, SplitImages]:
-    """Check annotations or label maps of a data set that is not in COCO's layout; return its image files by split."""
+    """Check annotations or label maps of a data set in another layout than COCO's; return its image files by split."""
     if truth != "labels" and layout_of(root) not in (None, "coco"):
         return {split: check_folder(root, split, report) for split in splits}
     if is_label_folder(root):
@@ -86,10 +86,10 @@ def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, dec
 def _coco_splits(
     root: Path | None, named: Mapping[str, CocoFiles], names: Sequence[str], report: CheckReport
 ) -> dict[str, CocoFiles]:
-    """Return the files of each COCO split, in `named` or else in `root`; empty if there are no COCO files.
+    """Return the COCO files of each split: those in `named`, or else those found in `root`; {} if there are none.
 
     Args:
-        names: names in `root` of the splits that are called train and val in `named`.
+        names: the names that the splits "train" and "val" of `named` have in `root`.
     """
     found: dict[str, CocoFiles] = {}
     for role, name in zip(COCO_SPLITS, names, strict=True):
@@ -107,7 +107,7 @@ def _coco_splits(
 
 
 def _class_splits(root: Path, splits: Sequence[str]) -> dict[str, Path]:
-    """Return the folders of the splits of class folders that exist, by their names."""
+    """Return the folders of the splits by name, for a data set of class folders. Absent splits are omitted."""
     if holds_shards(str(root)):
         raise UserError(f"--data {root}: tar shards are not checked; check the class folders from which they were made")
     if not root.is_dir():

@@ -1,4 +1,4 @@
-"""The problems of a data set: collected, printed as a table, written as JSON."""
+"""Collects the problems of a data set; prints them as a table and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Problem:
     """One problem found in one record or file of a data set.
 
     Attributes:
-        kind: a few words, the same for all problems of this kind.
+        kind: short name of the kind of problem, such as "missing file".
         split: name of the split, such as "train".
         record: record of an annotation file, such as "annotation 12"; empty if the problem has no record.
-        file: the file that has the problem, or to which the record belongs.
+        file: the file with the problem, or the file to which the record belongs.
         text: what is wrong in this case.
     """
 
@@ -59,11 +59,11 @@ class ReportJson(TypedDict):
 
 @dataclass
 class CheckReport:
-    """Report of a check: collects the problems of a data set, and prints them as a table or returns them as JSON.
+    """Report of a check: collects the problems of a data set, and returns them as a table or as JSON.
 
     Attributes:
         problems: all problems in the order of the checks.
-        checked: numbers of the checked records and files, by split and name.
+        checked: numbers of checked records and files, by split and then by what was counted.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -79,7 +79,7 @@ class CheckReport:
         return sum(problem.kind not in REMARKS for problem in self.problems)
 
     def table(self) -> str:
-        """Return the report as text: kind, count and first examples of the problems, and how much was checked.
+        """Return the report as text: count and first examples of each kind of problem, and what was checked.
 
         The most frequent kinds come first. Remarks come last.
         """

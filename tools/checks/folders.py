@@ -1,4 +1,4 @@
-"""Checks of class folders."""
+"""Checks the class folders of a classification data set."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tools.checks.label_maps import without_name
 
 
 def check_classes(folders: Mapping[str, Path], report: CheckReport) -> dict[str, SplitImages]:
-    """Check the class folders of each split, `SPLIT/CLASS/*`.
+    """Check the class folders of each split, `SPLIT/CLASS/*`, and report their problems.
 
     Args:
-        folders: folder of each split, that for training first.
+        folders: folder of each split; the training split comes first.
 
     Returns:
         The image files of each split, which are not checked yet.
@@ -43,7 +43,7 @@ def check_classes(folders: Mapping[str, Path], report: CheckReport) -> dict[str,
 
 
 def _report_classes(listing: ClassListing, train: ClassListing | None, split: str, report: CheckReport) -> None:
-    """Report classes without images and folders that are no classes.
+    """Report classes that lack images in one of the splits, and class folders that hold only folders.
 
     Args:
         train: the training split; None if `listing` is that split.
@@ -76,7 +76,7 @@ def _class_images(listing: ClassListing, split: str) -> SplitImages:
 
 @cache
 def _channels(path: Path) -> int:
-    """Return the number of channels that all images must have: that of this image, or 3 if it cannot be decoded."""
+    """Return the number of channels of an image, 3 if it cannot be decoded. All images must have as many channels."""
     try:
         return channels_of(path)
     except UserError:

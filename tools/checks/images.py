@@ -1,4 +1,4 @@
-"""Checks of the image files of a data set. Each file is read once."""
+"""Checks the image files of a data set. Each file is read once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DAMAGED = "the file is incomplete, damaged or not an image"
 
 @dataclass
 class SplitImages:
-    """The image files of a split.
+    """The image files of a split, and functions that check their content.
 
     Attributes:
         split: name of the split.
         folder: folder of the files.
-        names: paths below `folder` `[N]`.
-        records: name of each image in the report `[N]`; empty to name only the file.
-        inspect: returns the problems of file i with given content (bytes `[B]` uint8).
+        names: paths `[N]` of the images, relative to `folder`.
+        records: names `[N]` of the images' records for the report; "" if only the file is to be named.
+        inspect: maps the index of a file and its content (bytes `[B]` uint8) to the file's problems.
         conclude: returns the problems of the split as a whole, after all files were inspected.
         classes: names of the categories by id; empty for data without boxes.
         digests: hashes of the contents of the files that were read, by name.
@@ -47,7 +47,7 @@ class SplitImages:
     digests: dict[str, bytes] = field(default_factory=dict)
 
     def examine(self, report: CheckReport, *, workers: int | None) -> None:
-        """Read, hash and inspect every file in `workers` threads. Decoding releases Python's global lock."""
+        """Read, hash and check every file, in `workers` threads. Decoding releases Python's global lock."""
         cv2.setNumThreads(0)  # the threads use the cores
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(self._examine, range(len(self.names)))
@@ -66,12 +66,12 @@ class SplitImages:
                 report.add(MISSING, self.split, record=record, file=name, text=f"not in {self.folder}")
 
     def sizes(self) -> dict[str, int]:
-        """Return the sizes in bytes of the files that exist, by name."""
+        """Return the size in bytes of each file that exists, by name."""
         paths = {name: self.folder / name for name in self.names}
         return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
 
     def digest(self, name: str) -> bytes | None:
-        """Return the hash of a file's content, after reading the file if necessary; None if it cannot be read."""
+        """Return the hash of a file's content; None if the file cannot be read. A file is read only once."""
         if name not in self.digests:
             self._content(name)
         return self.digests.get(name)
@@ -95,7 +95,7 @@ class SplitImages:
 
 
 def report_shared(train: SplitImages, val: SplitImages, report: CheckReport) -> None:
-    """Report images of `val` whose content is in `train` as well.
+    """Report images of the validation split whose content also occurs in the training split.
 
     If the files were not hashed before, only files of equal size are compared.
     """

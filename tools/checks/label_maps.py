@@ -1,4 +1,4 @@
-"""Checks of images with label maps."""
+"""Checks the images and label maps of a segmentation data set."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 def check_labels(
     root: Path, splits: Sequence[str], report: CheckReport, *, ignore_index: int
 ) -> dict[str, SplitImages]:
-    """Check the class list, and that each image has a label map and each label map an image.
+    """Check the class list, and that every image has a label map and every label map an image.
 
     Args:
-        splits: names of the splits, that for training first.
+        splits: names of the splits; the training split comes first.
         ignore_index: number in label maps of pixels that do not count.
 
     Returns:
@@ -49,7 +49,7 @@ def check_labels(
 
 
 class LabelCheck:
-    """The check of one split.
+    """Check of the images and label maps of one split.
 
     Args:
         code: meaning of the pixels; without classes only files and sizes are checked.
@@ -63,7 +63,7 @@ class LabelCheck:
         self.lock = threading.Lock()
 
     def images(self) -> SplitImages:
-        """Report files without a partner, and return the images of the split."""
+        """Report images without a label map and label maps without an image; return the images of the split."""
         names = [str(image.relative_to(self.layout.images)) for image, _ in self.pairs]
         self._report_files(names)
         return SplitImages(
@@ -96,10 +96,10 @@ class LabelCheck:
         return findings if path is None else findings + self._inspect_labels(path, sizes)
 
     def _inspect_labels(self, path: Path, sizes: set[tuple[int, ...]]) -> Findings:
-        """Return the problems of a label map. A wrong size and wrong values are separate problems.
+        """Return the problems of one label map; a wrong size and wrong values are separate problems.
 
         Args:
-            sizes: size of the image as it is stored, and turned as its EXIF orientation says.
+            sizes: sizes that the label map may have: the image as stored, and rotated by its EXIF orientation.
         """
         try:
             pixels = read_label_pixels(path, self.code)
@@ -124,7 +124,7 @@ class LabelCheck:
             self.read += 1
 
     def _conclude(self) -> Findings:
-        """Return the problems of the pixels of all label maps together."""
+        """Return the problems that only all label maps together show, such as a class that has no pixel in any."""
         names = self.code.classes.names
         found = LabelStatistics(
             names, self.counts[: len(names)], int(self.counts[IGNORE]), self.read, maps=len(self.pairs)
@@ -141,7 +141,7 @@ class LabelCheck:
 
 
 def report_passed_over(folder: Path, suffixes: Sequence[str], split: str, report: CheckReport) -> None:
-    """Report the files of a folder that are not of `suffixes`, counted by suffix."""
+    """Report how many files of a folder training does not read, because their suffix is not in `suffixes`."""
     others = describe_passed_over(list_files(folder, suffixes).passed_over)
     if others:
         report.add("passed over", split, file=str(folder), text=f"files that are not read: {others}")

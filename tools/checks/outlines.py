@@ -1,4 +1,4 @@
-"""Checks of the outlines of instances, and of their boxes and areas against them."""
+"""Checks the outlines of COCO instances, and compares them with the instances' boxes and areas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Add = Callable[[int, str, str], None]  # index of the annotation, kind and text 
 
 
 class Outlines:
-    """Outlines (`segmentation`) of all annotations of a COCO file, checked together.
+    """Outlines (field `segmentation`) of all annotations of a COCO file, which are checked together.
 
     Args:
         annotations: the records `[N]`.
@@ -40,7 +40,7 @@ class Outlines:
         self.frames = np.tile([np.inf, np.inf, -np.inf, -np.inf], (len(annotations), 1))  # xyxy around the polygons
 
     def check(self, add: Add) -> None:
-        """Report malformed outlines, and areas and boxes that differ much from the outlines."""
+        """Report malformed outlines, and boxes and areas that differ much from the outlines."""
         self._measure_runs(add)
         self._measure_polygons(add)
         self._check_presence(add)
@@ -76,7 +76,7 @@ class Outlines:
         np.maximum.at(self.frames[:, 2:], owners, np.maximum.reduceat(points, first))
 
     def _polygons(self, add: Add) -> tuple[np.ndarray, list[list[float]]]:
-        """Return the index of the annotation of each well-formed polygon, and the polygons; report the others."""
+        """Return the well-formed polygons, with the index of each polygon's annotation; report the malformed ones."""
         owners, polygons = [], []
         for index, outline in enumerate(self.given):
             if not isinstance(outline, list):
@@ -104,7 +104,7 @@ class Outlines:
         add(index, kind, text)
 
     def _check_presence(self, add: Add) -> None:
-        """Add a remark for annotations without an outline if others have one: label maps need an outline."""
+        """Report annotations without an outline, if other annotations have one, as label maps need an outline."""
         for index, outline in enumerate(self.given):
             if not isinstance(outline, (list, dict, NoneType)):
                 add(index, "malformed field", "`segmentation` is neither a list of polygons nor run lengths")
@@ -128,7 +128,10 @@ class Outlines:
             add(int(index), "wrong area", f"`area` is {stated[index]:.0f}, but the {what} has {size:.0f} pixels")
 
     def _check_frames(self, add: Add) -> None:
-        """Report boxes that do not surround their polygons, for example corners given as width and height."""
+        """Report boxes that differ much from the bounding box of their polygons.
+
+        A common cause: the last two numbers of a box are a corner where width and height are needed.
+        """
         low, high = (np.stack([self.boxes, self.frames]).reshape(2, -1, 2, 2)[:, :, side] for side in (0, 1))
         shared = (high.min(axis=0) - low.max(axis=0) + SLACK).clip(0).prod(axis=1)
         whole = (high.max(axis=0) - low.min(axis=0)).prod(axis=1)
@@ -140,7 +143,7 @@ class Outlines:
 
 
 def _polygon_error(polygon: object) -> tuple[str, str] | None:
-    """Return kind and text of the problem of a polygon; None if it is well-formed."""
+    """Return the problem of a polygon, as its kind and a text; None if the polygon is well-formed."""
     try:
         checked_polygon(polygon)
     except ValueError as error:
@@ -150,7 +153,7 @@ def _polygon_error(polygon: object) -> tuple[str, str] | None:
 
 
 def _is_plain(polygon: object) -> bool:
-    """Return whether a polygon passes a quick check; only other polygons need the slower full check."""
+    """Return whether a polygon passes a quick check. Polygons that fail it get a slower, complete check."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         return False
     return set(map(type, polygon)) <= {int, float} and all(-FAR < value < FAR for value in polygon)

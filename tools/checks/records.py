@@ -1,4 +1,4 @@
-"""Reads the records of one list of a COCO file field by field, and reports malformed fields."""
+"""Reads the fields of the records in a COCO file and reports malformed values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ KINDS = {"images": "image", "categories": "category", "annotations": "annotation
 
 
 class RecordList:
-    """Records of one list (`images`, `annotations` or `categories`) of a COCO file.
+    """All records of one list (`images`, `annotations` or `categories`) of a COCO file.
 
     Attributes:
-        records: the records; an empty record replaces an entry that is not an object.
-        files: the file to which each record belongs `[N]`, for the report.
-        names: name of each record in the report `[N]`; None to name the records by their ids.
+        records: the records; an entry of the list that is not a JSON object is replaced by an empty record.
+        files: file of each record `[N]`, for the report.
+        names: name of each record `[N]`, for the report; None if records are named by their ids.
     """
 
     def __init__(self, content: object, name: str, path: Path, split: str, report: CheckReport) -> None:
@@ -40,7 +40,7 @@ class RecordList:
                 self.add(index, MALFORMED, f"is {reprlib.repr(entry)}, not an object")
 
     def name_of(self, index: int) -> str:
-        """Return the record's name, or else its id, or else its index in the list."""
+        """Return a record's name for the report: its entry in `names`, else its id, else its index in the list."""
         if self.names is not None:
             return self.names[index]
         identifier = self.records[index].get("id")
@@ -53,10 +53,10 @@ class RecordList:
         self.report.add(kind, self.split, record=self.name_of(index), file=self.files[index], text=text)
 
     def column(self, name: str, *, absent: tuple[str, str] | None = None) -> list[object]:
-        """Return one field of all records. A malformed value is reported and replaced by None.
+        """Return the values of one field in all records. Malformed values are reported and returned as None.
 
         Args:
-            absent: kind and text to report for a missing field, if that is no malformed value.
+            absent: kind and text of the problem to report for a missing field; by default it counts as malformed.
         """
         rule = COCO_FIELDS[KINDS[self.name]][name]
         values = [record.get(name) for record in self.records]
@@ -71,11 +71,11 @@ class RecordList:
         return values
 
     def texts(self, name: str) -> list[str | None]:
-        """Return one text field of all records; like `column`, with None for malformed values."""
+        """Return the values of a text field in all records. Malformed values are reported and returned as None."""
         return [value if isinstance(value, str) else None for value in self.column(name)]
 
     def ids(self, name: str) -> np.ndarray:
-        """Return one id field of all records as an array `[N]`, with -1 for malformed values."""
+        """Return the values of an id field as an array `[N]`. Malformed values are reported and returned as -1."""
         return np.array([value if isinstance(value, int) else -1 for value in self.column(name)], np.int64)
 
     def report_duplicates(self, ids: np.ndarray) -> None:
@@ -87,7 +87,7 @@ class RecordList:
             self.add(int(index), DUPLICATE, f"an earlier record has the same id {ids[index]}")
 
     def rows_of(self, name: str, known: np.ndarray, *, kind: str, target: str) -> np.ndarray:
-        """Return the index in `known` `[K]` of the id in field `name` of each record `[N]`; -1 if it is not there.
+        """Look up the ids in field `name` of all records; return their indices `[N]` in `known` `[K]`, -1 if absent.
 
         Args:
             kind: kind of the problem that is reported for an unknown id.

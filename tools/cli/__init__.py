@@ -1,1 +1,1 @@
-"""The command line of every command: options as dataclasses, positional arguments, errors in one line."""
+"""What all commands share: options from dataclasses, positional arguments, plugins, and errors in one line."""

@@ -19,9 +19,9 @@ WITHOUT_VALUE = (*HELP, "--print_config")  # besides switches, which `normalise_
 
 
 def normalise_options(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
-    """Rewrite `--batch-size 8` as `--batch_size 8`, and a bare switch `--resume` as `--resume=true`.
+    """Rewrite `--batch-size 8` as `--batch_size 8`, and a switch without a value, `--resume`, as `--resume=true`.
 
-    Former names of options become the present ones.
+    Former names of options are replaced by the present names.
     """
     groups = list(groups)
     switches, now = _switches(groups), former_names(groups)
@@ -44,8 +44,8 @@ def normalise_options(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
 def name_positionals(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
     """Rewrite positional arguments as options: `a b --score 0.3` becomes `--runs=["a", "b"] --score 0.3`.
 
-    Each `POSITIONAL` field of one value gets one argument, in the order of the fields; a list field gets the rest.
-    The list's own option takes several arguments too: `--runs a b`.
+    Fields marked `POSITIONAL` take the positional arguments in order: a field with a single value takes one, a list
+    takes all that remain. The option of a list also takes several arguments: `--runs a b`.
 
     Args:
         argv: arguments as `normalise_options` returns them.
@@ -66,10 +66,10 @@ def name_positionals(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
 
 
 def join_repeated(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
-    """Rewrite the uses of each `REPEATABLE` option as one list: `--plugin=["a.py", "b.py"]`.
+    """Join the values of each `REPEATABLE` option into one list: `--plugin=["a.py", "b.py"]`.
 
     Args:
-        argv: arguments as `normalise_options` returns them. A value in brackets is a list itself.
+        argv: arguments as `normalise_options` returns them. A value in brackets is already a list.
     """
     repeatable = {field.name for group in groups for field in fields(group) if field.metadata.get("repeatable")}
     values: dict[str, list[str]] = {}
@@ -89,7 +89,7 @@ def join_repeated(argv: Sequence[str], groups: Iterable[type]) -> list[str]:
 
 
 def positional_names(groups: Iterable[type]) -> tuple[list[str], str | None]:
-    """Return the names of the positional fields of one value, and of the positional list field if there is one."""
+    """Return the names of the positional fields with a single value, and the name of the positional list, or None."""
     single: list[str] = []
     several = None
     for group in groups:
@@ -103,7 +103,7 @@ def positional_names(groups: Iterable[type]) -> tuple[list[str], str | None]:
 
 
 def split_at_dashes(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Return the arguments before a bare `--`, and the arguments after it, which belong to another command.
+    """Split arguments at the first bare `--`; what follows it belongs to another command.
 
     Args:
         argv: the arguments; absent: those of this process.
@@ -114,7 +114,7 @@ def split_at_dashes(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 
 def config_first(argv: Sequence[str]) -> list[str]:
-    """Move `--config FILE` to the front: for the parser later arguments win, and options must win over the file."""
+    """Move `--config FILE` to the front. The parser lets later arguments win, and options must win over the file."""
     files: list[str] = []
     others: list[str] = []
     remaining = list(argv)
@@ -128,7 +128,7 @@ def config_first(argv: Sequence[str]) -> list[str]:
 
 
 def last_value(argv: Sequence[str], name: str) -> str | None:
-    """Return the last value that the command line gives to an option, or None if the option is absent."""
+    """Return the last value that an option has on the command line, or None if the option is absent."""
     value = None
     for position, argument in enumerate(argv):
         if argument == f"--{name}" and position + 1 < len(argv):
@@ -139,7 +139,7 @@ def last_value(argv: Sequence[str], name: str) -> str | None:
 
 
 def change_values(argv: Sequence[str], name: str, change: Callable[[str], str]) -> list[str]:
-    """Return the arguments with every value of an option changed, as `--name=value`."""
+    """Return the arguments with `change` applied to every value of the option `name`, written as `--name=value`."""
     changed: list[str] = []
     remaining = list(argv)
     while remaining:
@@ -153,7 +153,7 @@ def change_values(argv: Sequence[str], name: str, change: Callable[[str], str]) 
 
 
 def _split(argv: Sequence[str], *, list_option: str) -> tuple[list[str], list[str]]:
-    """Return options with their values, and positional arguments, which a bare `--` may precede."""
+    """Split arguments into options with their values, and positional arguments, which may follow a bare `--`."""
     options: list[str] = []
     positionals: list[str] = []
     remaining = list(argv)
@@ -174,7 +174,7 @@ def _split(argv: Sequence[str], *, list_option: str) -> tuple[list[str], list[st
 
 
 def _listed(value: str) -> list[str]:
-    """Return the values of a JSON list, or the value itself as a list of one."""
+    """Return the values of a JSON list; a value that is not a list is returned as a list of one."""
     try:
         listed = json.loads(value) if value.startswith("[") else [value]
     except ValueError:
@@ -183,5 +183,5 @@ def _listed(value: str) -> list[str]:
 
 
 def _switches(groups: Iterable[type]) -> set[str]:
-    """Return the names of the options that are true or false."""
+    """Return the names of the options whose values are true or false."""
     return {field.name for group in groups for field in fields(group) if get_type_hints(group)[field.name] is bool}

@@ -1,4 +1,4 @@
-"""Ending of a command: prints user errors as one line and sets the exit status."""
+"""Runs a command: prints user errors as one line and sets the exit status."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def run(main: Callable[[], object]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return an error's message in one line, without the traceback that a data-loading worker's error contains."""
+    """Return an error's message as one line, without the traceback that an error of a data-loading worker includes."""
     return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())

@@ -115,7 +115,9 @@ def _values(arguments: Sequence[str], groups: Iterable[type], *, description: st
 
 
 def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], copies: ExitStack) -> str:
-    """Return a YAML file of options without former names: the file, or a copy that lives until `copies` is closed.
+    """Return a YAML file in which options have their present names: `file`, or a temporary copy.
+
+    The copy is deleted when `copies` is closed.
 
     Raises:
         UserError: the file cannot be read, or holds a text that the parser would read as null, such as "---".
@@ -134,7 +136,7 @@ def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], 
 
 
 def _is_null(text: str) -> bool:
-    """Return whether YAML reads a text as null."""
+    """Return whether YAML reads a text, such as "~", as null."""
     try:
         return yaml.safe_load(text) is None
     except Exception:  # PyYAML raises errors of many kinds
@@ -142,7 +144,7 @@ def _is_null(text: str) -> bool:
 
 
 def peek_option(argv: Sequence[str], name: str) -> Any:
-    """Return the value of one option before the real parsing, for choosing a recipe.
+    """Return an option's value before the command line is parsed, because the choice of a recipe depends on it.
 
     The value comes from the command line (as text) or else from the `--config` file; it is None if neither has it.
     """
@@ -152,7 +154,7 @@ def peek_option(argv: Sequence[str], name: str) -> Any:
 
 
 def to_dict(options: DataclassInstance) -> dict[str, Any]:
-    """Return the options of all groups as one flat dictionary, ready for a YAML file that `--config` reads back."""
+    """Return the options of all groups as one flat dictionary. As YAML, `--config` can read it again."""
     return {
         field.name: getattr(group, field.name)
         for group in (getattr(options, entry.name) for entry in fields(options))
@@ -166,14 +168,14 @@ def groups_of(options: DataclassInstance) -> list[type]:
 
 
 def _positional_help(groups: Iterable[type]) -> str:
-    """Return a sentence for the help text that names the positional arguments; empty if there are none."""
+    """Return a sentence for the help text that names the positional arguments; "" if there are none."""
     single, several = positional_names(groups)
     names = [name.upper() for name in single] + ([f"{several.upper()}..."] if several else [])
     return f" Positional arguments: {' '.join(names)}" if names else ""
 
 
 def _plain_text(error: BaseException) -> str:
-    """Return the parser's message as one line, without the internals of a union of types."""
+    """Return the parser's error message as one line, without its details on union types."""
     text = " ".join(str(error).split())
     union = re.search(r'Parser key "(\w+)": .*Subtypes: \[(.*?)\] Errors.* Given value: (.*)', text)
     single = re.search(r'Parser key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
@@ -187,7 +189,7 @@ def _plain_text(error: BaseException) -> str:
 
 
 def _instance(group: type, values: Namespace) -> object:
-    """Return one option group built from the parsed values; its `__post_init__` checks them."""
+    """Build one option group from the parsed values; the group's `__post_init__` checks them."""
     for name, kind in get_type_hints(group).items():
         if values[name] is None and type(None) not in get_args(kind):  # the parser accepts null for any option
             raise UserError(f"--{name.replace('_', '-')} null: expected a value; leave the option out for its default")

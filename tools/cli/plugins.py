@@ -20,7 +20,7 @@ class PluginOptions:
     plugin: list[str] = field(default_factory=list, metadata={**REPEATABLE, "resume": "free"})
 
     def load(self) -> None:
-        """Import the plugins. Call it before a registered name, such as that of a backbone, is resolved.
+        """Import the plugins. This must happen before a registered name, such as a backbone's, is looked up.
 
         Raises:
             UserError: for a plugin that does not exist or raises an error.

@@ -1,1 +1,1 @@
-"""Training runs: the run sequence, the loop, checkpoints, resume, optimizers, the plan."""
+"""Training runs: their sequence of steps, the training loop, checkpoints, resuming, optimizers, and the printed plan."""

@@ -1,4 +1,4 @@
-"""Images that are missing or do not decode: replaced in training, counted as misses in evaluation, always reported."""
+"""Bad images (missing or undecodable files): replaced in training, counted as wrong in evaluation, always reported."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ Key = tuple[int, int]  # epoch and index of an image
 
 
 class ImageDataset(Protocol[Item_co]):
-    """Dataset of image files."""
+    """Dataset of image files that can also tell which file is unreadable."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: Key, /) -> Item_co:
-        """Return an item, or raise a UserError that says why it cannot be read."""
+        """Return an item; raise a UserError with the reason if its image cannot be read."""
 
     def unreadable(self, index: int, /) -> Path | None:
-        """Return the file of an image that is missing or does not decode, or None if the image is whole."""
+        """Return the file of an image if it is missing or undecodable, or None if the image can be read."""
 
 
 class SizedDataset(Dataset[Item_co]):
-    """Dataset of known length."""
+    """Dataset whose length is known."""
 
     def __len__(self) -> int:
         raise NotImplementedError
 
 
 class BadImages:
-    """Record of the images of a run that cannot be read, and the rule for what happens instead.
+    """Records the bad images of a run, and makes datasets and loaders that go on without them.
 
-    The data-loading workers of all processes write to one file in the run folder. So each image causes one warning,
-    and a resumed run knows the images that were found before.
+    The data-loading workers of all processes write to one file in the run folder. So each image causes one warning, and
+    a resumed run knows the images that were found before.
 
     Args:
-        folder: the run folder; as long as it does not exist nothing is recorded.
-        skip: go on without bad images; otherwise they are errors, as they are without this class.
-        seed: of the run.
+        folder: the run folder; nothing is recorded before it exists.
+        skip: go on without bad images; otherwise a bad image is an error.
+        seed: seed of the run.
     """
 
     def __init__(self, folder: Path, *, skip: bool, seed: int) -> None:
         self.record, self.skip, self.seed = folder / RECORD, skip, seed
 
     def replacing(self, data: ImageDataset[Item]) -> SizedDataset[Item]:
-        """Return a dataset with another image in place of each bad one, a pure function of (seed, epoch, index)."""
+        """Return a dataset that replaces each bad image by another one, which depends only on seed, epoch and index."""
         return _Replacing(data, self) if self.skip else cast("SizedDataset[Item]", data)
 
     def omitting(self, data: ImageDataset[Item]) -> SizedDataset[Item | None]:
-        """Return a dataset with None in place of each bad image."""
+        """Return a dataset that has None instead of each bad image."""
         return _Omitting(data, self) if self.skip else cast("SizedDataset[Item | None]", data)
 
     def evaluation_loader(
@@ -74,7 +74,7 @@ class BadImages:
         collate: Callable[[list[Item]], Batch],
         batch_sampler: Sequence[list[int]],
     ) -> DataLoader[Batch] | NonEmptyBatches[Batch]:
-        """Return a data loader for evaluation, without the bad images; arguments as for `loading.loader`."""
+        """Return a data loader for evaluation that omits bad images. The arguments are those of `loading.loader`."""
         images = self.omitting(data)
         if not self.skip:
             return loader(images, workers=workers, collate=collate, batch_sampler=batch_sampler)
@@ -82,7 +82,7 @@ class BadImages:
         return NonEmptyBatches(loader(images, workers=workers, collate=present, batch_sampler=batch_sampler))
 
     def add(self, path: Path, reason: str) -> None:
-        """Record an image and print a warning, unless some process has done so before."""
+        """Record a bad image and print a warning, unless a process has already recorded it."""
         if not self.record.parent.is_dir():
             return
         with FileLock(self.record.with_name(f".{RECORD}.lock")):
@@ -95,23 +95,23 @@ class BadImages:
         print(f"warning: {path}: is missing or does not decode; skipped", file=sys.stderr, flush=True)
 
     def files(self) -> list[str]:
-        """Return the sorted paths of the bad images found so far."""
+        """Return the paths of the bad images found so far, sorted."""
         if not self.record.is_file():
             return []
         lines = self.record.read_text(encoding="utf-8", errors="replace").splitlines()
         return sorted({file for line in lines if (file := _file_of(line)) is not None})
 
     def counted(self) -> dict[str, int]:
-        """Return `bad_images`, the number found so far, for the log; nothing if bad images are errors."""
+        """Return {"bad_images": number found so far} for the log; {} if a bad image is an error."""
         return {"bad_images": len(self.files())} if self.skip else {}
 
     def listed(self) -> dict[str, int | list[str]]:
-        """Return `bad_images` and their paths, `bad_image_files`, for the results; nothing if bad images are errors."""
+        """Return `bad_images` (their number) and `bad_image_files` (their paths); {} if a bad image is an error."""
         return {**self.counted(), "bad_image_files": self.files()} if self.skip else {}
 
 
 def _file_of(line: str) -> str | None:
-    """Return the file that a line of the record names, or None for a line that a kill cut short."""
+    """Return the file that a line of the record names, or None if the line is incomplete because a process was killed."""
     try:
         return json.loads(line)["file"]
     except (ValueError, TypeError, KeyError):
@@ -119,7 +119,7 @@ def _file_of(line: str) -> str | None:
 
 
 class _Recording(Generic[Item]):
-    """Base of datasets that record bad images and go on; other errors are raised."""
+    """Base class of datasets that record bad images and go on. Other errors are raised."""
 
     def __init__(self, data: ImageDataset[Item], bad: BadImages) -> None:
         self.data, self.bad = data, bad
@@ -128,7 +128,7 @@ class _Recording(Generic[Item]):
         return len(self.data)
 
     def read(self, epoch: int, index: int) -> Item | None:
-        """Return an item, or None for a bad image, which is recorded."""
+        """Return an item; for a bad image record it and return None."""
         try:
             return self.data[(epoch, index)]
         except UserError as error:
@@ -140,14 +140,14 @@ class _Recording(Generic[Item]):
 
 
 class _Omitting(_Recording[Item], SizedDataset["Item | None"]):
-    """Dataset with None in place of each bad image."""
+    """Dataset that has None instead of each bad image."""
 
     def __getitem__(self, key: int | Key) -> Item | None:
         return self.read(*_epoch_and_index(key))
 
 
 class _Replacing(_Recording[Item], SizedDataset[Item]):
-    """Dataset with another image in place of each bad one."""
+    """Dataset that replaces each bad image by another one."""
 
     def __getitem__(self, key: int | Key) -> Item:
         epoch, index = _epoch_and_index(key)
@@ -162,7 +162,7 @@ class _Replacing(_Recording[Item], SizedDataset[Item]):
         )
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """Yield the image itself, then images at random, the same ones for the same seed, epoch and index."""
+        """Yield the given index, then random ones, which depend only on seed, epoch and index."""
         yield index
         # The last number separates these draws from those of the augmentation.
         random = np.random.default_rng((self.bad.seed, epoch, index, 1))
@@ -174,7 +174,7 @@ def _epoch_and_index(key: int | Key) -> Key:
 
 
 class _CollatePresent(Generic[Item, Batch]):
-    """Collate function for items of which some are None; gives None if all are. A class, so that it can be pickled."""
+    """Collate function that drops items that are None, and returns None if all are. As a class it can be pickled."""
 
     def __init__(self, collate: Callable[[list[Item]], Batch]) -> None:
         self.collate = collate
@@ -185,7 +185,7 @@ class _CollatePresent(Generic[Item, Batch]):
 
 
 class NonEmptyBatches(Generic[Batch]):
-    """Batches of a loader, without those that are None."""
+    """Iterates over the batches of a loader and skips batches that are None."""
 
     def __init__(self, loader: DataLoader[Batch | None]) -> None:
         self.loader = loader
@@ -198,7 +198,7 @@ class NonEmptyBatches(Generic[Batch]):
 
     @property
     def worker_init_fn(self) -> Callable[[int], None] | None:
-        """Function that each worker of the loader calls first."""
+        """Function that each worker process of the loader calls first."""
         return self.loader.worker_init_fn
 
     @worker_init_fn.setter

@@ -1,4 +1,4 @@
-"""Types of training batches, and the protocol of their order."""
+"""Types of training batches, and the interface of a batch order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 class Batches(Protocol):
-    """Order of the training images: iterating yields the keys of the images of each batch.
+    """Order of the training images. Iterating yields, for each batch, the keys of its images.
 
     Attributes:
         batch_size: images of one optimizer step, over all processes.
@@ -34,7 +34,7 @@ class Batches(Protocol):
         """Return the number of optimizer steps per epoch."""
 
     def seek(self, epoch: int, step: int = 0) -> None:
-        """Start the next iteration at an optimizer step of an epoch."""
+        """Let the next iteration start at the given step of the given epoch."""
 
 
 def to_device(value: Value, device: torch.device) -> Value:
@@ -53,7 +53,7 @@ def _moved(value: object, device: torch.device) -> object:
 
 
 def image_ids(targets: Targets) -> list[int]:
-    """Return the image ids of a batch, from detection's dict per image or from the other tasks' dict of tensors."""
+    """Return the image ids of a batch. Detection has a dict per image, the other tasks have one dict of tensors."""
     if isinstance(targets, dict):
         return targets["index"].tolist()
     return [int(target["image_id"]) for target in targets if isinstance(target, dict)]

@@ -1,4 +1,4 @@
-"""Checkpoints: one file each, written atomically, verified when read, and without pickle.
+"""Writes and reads checkpoints. A file is written atomically, verified when it is read, and holds no pickle.
 
 A file holds tensors as safetensors. Everything else is JSON in its header, with a SHA-256 of both. `save` writes under
 a temporary name, waits until the data are on the disk, and renames the file. After a kill or a power cut at any moment
@@ -28,10 +28,10 @@ FORMAT = "resnet-transfer checkpoint 2"
 
 
 def save(path: Path, state: object, *, keep: int = 0) -> None:
-    """Write a tree of dicts, lists, tuples, tensors and JSON values, replacing `path` atomically.
+    """Write a tree of dicts, lists, tuples, tensors and JSON values. An existing file is replaced atomically.
 
     Args:
-        keep: checkpoints of this name to keep: `path` and `keep - 1` older ones; 0 ignores older ones.
+        keep: number of checkpoints to keep: `path` and `keep - 1` older ones; 0: leave older ones alone.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the previous file is unchanged.
@@ -44,10 +44,10 @@ def save(path: Path, state: object, *, keep: int = 0) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read a tree that `save` wrote; tensors are on the CPU.
+    """Read a tree that `save` wrote. Its tensors are on the CPU.
 
     Raises:
-        UserError: the file is missing, cut short, damaged, or no checkpoint.
+        UserError: the file is missing, cut short, damaged, or not a checkpoint.
     """
     header, tensors = read_safetensors(path)
     if header.get("format") != FORMAT:
@@ -64,7 +64,7 @@ def load(path: Path) -> Any:
 
 
 def generations(path: Path) -> list[Path]:
-    """Return the existing checkpoints of `path`, from the newest to the oldest."""
+    """Return the checkpoint at `path` and its older versions that exist, newest first."""
     older = [file for file in path.parent.glob(f"{path.stem}-*{path.suffix}") if _age(file).isdecimal()]
     return [file for file in (path, *sorted(older, key=lambda file: int(_age(file)))) if file.is_file()]
 
@@ -73,8 +73,8 @@ class Whole(NamedTuple):
     """The checkpoint to continue from.
 
     Attributes:
-        path: its file.
-        after_nonfinite: whether a newer checkpoint was passed over because its values are not finite.
+        path: file of the checkpoint.
+        after_nonfinite: whether a newer checkpoint exists but is not used, because its values are not finite.
     """
 
     path: Path
@@ -82,7 +82,7 @@ class Whole(NamedTuple):
 
 
 def newest_whole(path: Path) -> Whole:
-    """Return the newest checkpoint of `generations(path)` that is undamaged and finite; warn on stderr of the others.
+    """Return the newest checkpoint at `path` that is undamaged and finite. Warn on stderr of newer ones.
 
     Raises:
         UserError: there is none.
@@ -106,11 +106,11 @@ def newest_whole(path: Path) -> Whole:
 
 
 def first_not_finite(tree: object, name: str = "") -> str | None:
-    """Return the name of the first tensor in a tree that holds a NaN or an infinity, or None if there is none.
+    """Return the name of the first tensor of a tree that holds a NaN or an infinity; None if all are finite.
 
     Args:
-        tree: dicts, lists, tuples, tensors and other values, which count as finite.
-        name: of the tree, to which the names of its entries are appended.
+        tree: nested dicts, lists and tuples of tensors and other values. The others count as finite.
+        name: name of the tree, which begins the returned name.
     """
     if isinstance(tree, torch.Tensor):
         return None if not tree.is_floating_point() or tree.isfinite().all() else name
@@ -140,7 +140,7 @@ def require_like(value: object, like: object, where: str) -> None:
 
 
 def _fits(value: object, like: object) -> bool:
-    """Return whether a value matches the example, apart from the entries of containers."""
+    """Return whether a value has the type and shape of `like`. Entries of dicts, lists and tuples are not compared."""
     if isinstance(like, (type, UnionType)):
         return isinstance(value, like)
     if isinstance(like, dict):
@@ -156,10 +156,10 @@ def _fits(value: object, like: object) -> bool:
 def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str], *, keep: int = 0
 ) -> None:
-    """Write tensors and a text header, replacing `path` atomically.
+    """Write tensors and a text header. An existing file is replaced atomically.
 
     Args:
-        keep: as for `save`.
+        keep: number of checkpoints to keep, as in `save`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the previous file is unchanged.
@@ -202,7 +202,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's data, or a folder's names, are on the disk and survive a power cut."""
+    """Wait until a file's data, or a folder's entries, are on the disk, so that they survive a power cut."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -215,7 +215,7 @@ def flush(path: Path) -> None:
 def _rename_older(path: Path) -> None:
     """Rename `path` to `-1`, the old `-1` to `-2`, and so on, the oldest first.
 
-    A kill in between leaves a gap in the numbers, which the next call closes; no file is lost.
+    If the process is killed in between, the numbers have a gap, which the next call closes; no file is lost.
     """
     for age, file in reversed(list(enumerate(generations(path), start=1))):
         os.replace(file, path.with_name(f"{path.stem}-{age}{path.suffix}"))
@@ -231,14 +231,14 @@ def _reason(error: BaseException) -> str:
 
 
 def _umask() -> int:
-    """Return the process's umask: the permissions that new files do not get. Reading it requires setting it."""
+    """Return the process's umask (permissions that new files do not get). It can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
 def _pack(value: object, tensors: dict[str, torch.Tensor]) -> object:
-    """Return a tree as JSON values and move its tensors to `tensors`.
+    """Return a tree as JSON values; add its tensors to `tensors`.
 
     Dicts become lists of pairs, because JSON turns all keys into text.
     """
@@ -258,7 +258,7 @@ def _pack(value: object, tensors: dict[str, torch.Tensor]) -> object:
 
 
 def _unpack(value: object, tensors: dict[str, torch.Tensor]) -> object:
-    """Return the tree that `_pack` made JSON values of; raise ValueError for other values."""
+    """Return the tree that `_pack` converted to JSON values. Malformed values raise ValueError."""
     if isinstance(value, list):
         return [_unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -276,7 +276,7 @@ def _unpack(value: object, tensors: dict[str, torch.Tensor]) -> object:
 
 
 def _digest(tree: str, tensors: dict[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of the JSON text and of the tensors' bytes."""
+    """Return the SHA-256 of a tree's JSON text and its tensors' bytes."""
     digest = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)

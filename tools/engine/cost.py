@@ -1,4 +1,4 @@
-"""Cost of a model and a run: parameters, multiply-adds and peak memory; also versions and hardware."""
+"""Costs of a model and a run (parameters, multiply-adds, peak memory), with the versions and hardware of the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parameters(module: nn.Module) -> int:
 def macs(module: nn.Module, size: int | tuple[int, int], in_channels: int = 3) -> int:
     """Count the multiply-adds of convolutions and matrix products for one image.
 
-    They are counted on a copy on the meta device: nothing is computed and the module does not change.
+    The count is made on a copy on the meta device, so nothing is computed and the module does not change.
 
     Args:
         size: height and width of the image in pixels, or one number for both.
@@ -38,9 +38,10 @@ def macs(module: nn.Module, size: int | tuple[int, int], in_channels: int = 3) -
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Context manager in which the parameters of new models are on the meta device: they take no time and no memory.
+    """Context manager that puts the parameters of new models on the meta device, which costs no time and memory.
 
-    Under `torch.device("meta")` all tensors would be. Here other tensors that a model computes have their values.
+    Only parameters are on the meta device. Other tensors that a model computes have their values, which they would not
+    have under `torch.device("meta")`.
     """
 
     def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -61,7 +62,7 @@ def costs(
     """Return parameters, multiply-adds and peak memory of a run, as entries of results.json.
 
     Args:
-        dtype: of the computations.
+        dtype: data type of the computations.
         example_shape: (C, H, W) of an image; None leaves out the multiply-adds.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The model that a run delivers in model.safetensors, results, predictions and pictures: the best one or the last."""
+"""The model that a run delivers, the best one or the last: in model.safetensors, results, predictions and pictures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Which: TypeAlias = Literal["best", "last"]
 
 @dataclass(frozen=True)
 class Delivery:
-    """The model that a run delivers.
+    """The model that a run delivers: the best one or the last.
 
     Attributes:
-        model: the best one or the last.
-        replaced: whether other weights than those of the last step are delivered.
-        step: finished steps of that model; None if an earlier version did not record them.
+        model: "best" or "last".
+        replaced: whether the delivered weights are not those of the last step.
+        step: number of steps after which the delivered model was saved; None if an earlier version did not record it.
     """
 
     model: Which
@@ -31,11 +31,11 @@ class Delivery:
     step: int | None
 
     def facts(self, training: Training) -> dict[str, object]:
-        """Return `delivered`: model, step and epoch, for results.json."""
+        """Return the entry `delivered` of results.json: model ("best" or "last"), step and epoch."""
         return {"delivered": {"model": self.model, "step": self.step, "epoch": _epoch(self.step, training)}}
 
     def describe(self, training: Training, folder: Path, metric: str) -> str:
-        """Return the last lines of a run: best score, epoch and file."""
+        """Return the last lines that a run prints: best score, epoch and file."""
         if training.best is None:
             return f"no evaluation gave a {metric}; the last model is {folder / MODEL}"
         best_file, when = (MODEL if self.model == "best" else BEST), _when(training.best_step, training)
@@ -46,9 +46,10 @@ class Delivery:
 
 
 def deliver(training: Training, folder: Path, *, wanted: Which) -> Delivery:
-    """Load the best weights into `training.evaluated` if they are wanted. All processes must call this after training.
+    """Load the best weights into `training.evaluated` if `wanted` is "best". All processes must call this.
 
-    If checkpoint/best.safetensors is not the model of the best score, the main process warns and the last is delivered.
+    If checkpoint/best.safetensors does not belong to the best score, the main process warns and the last model is
+    delivered.
     """
     last = Delivery("last", False, training.step)
     if wanted == "last" or training.best is None:
@@ -62,7 +63,7 @@ def deliver(training: Training, folder: Path, *, wanted: Which) -> Delivery:
 
 
 def _load_best(training: Training, path: Path) -> bool:
-    """Load the best weights on this process; return False, with a warning, if the file does not hold them."""
+    """Load the best weights on this process. If the file does not hold them, warn and return False."""
     try:
         header, tensors = checkpoint.read_safetensors(path)
     except UserError as error:

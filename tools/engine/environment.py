@@ -1,4 +1,4 @@
-"""How the processes of a run compute: threads, deterministic operations, and options that they cannot fulfil."""
+"""How the processes of a run compute: CPU threads, deterministic operations, and checks that options are possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.processes import distributed
 
 
 def default_threads() -> int:
-    """Return the CPU threads of this process: $OMP_NUM_THREADS if the user set it, else an equal part of the cores."""
+    """Return the number of CPU threads of this process: $OMP_NUM_THREADS if set, else an equal part of the cores."""
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     # torchrun sets the variable to 1 by itself, which leaves most cores of a machine without GPUs idle.
     if chosen.isdigit() and int(chosen) and "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -24,7 +24,7 @@ def default_threads() -> int:
 
 
 def user_error_of(error: Exception) -> UserError | None:
-    """Return the user error behind an exception, such as an operation that is not deterministic, or None."""
+    """Return the user error that explains an exception, such as a non-deterministic operation; None if there is none."""
     if isinstance(error, OSError):
         return _limit_of_system(error)
     text = str(error).split("\n")[0].split(". ")[0]
@@ -39,7 +39,7 @@ def user_error_of(error: Exception) -> UserError | None:
 
 
 def _limit_of_system(error: OSError) -> UserError | None:
-    """Return the user error behind an error of the system that starts data-loading workers, or None."""
+    """Return the user error for an OSError that prevents data-loading workers from starting; None for other errors."""
     if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         return None
     return UserError(
@@ -49,7 +49,7 @@ def _limit_of_system(error: OSError) -> UserError | None:
 
 
 def require_possible(train: TrainOptions, config: Mapping[str, object], device: torch.device) -> None:
-    """Refuse option values that are not possible with this number of processes and this device.
+    """Refuse options that this number of processes or this device cannot fulfil.
 
     Raises:
         UserError: the batch cannot be divided among the processes, or a norm layer needs a GPU.
@@ -65,7 +65,7 @@ def require_possible(train: TrainOptions, config: Mapping[str, object], device: 
 
 
 def be_deterministic() -> None:
-    """Make torch compute the same bits in every run; it raises a RuntimeError where it cannot."""
+    """Make torch compute the same bits in every run. An operation that cannot do so raises a RuntimeError."""
     # cuBLAS reads the variable at its first use. Without it the order of additions in matrix products varies.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

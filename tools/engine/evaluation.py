@@ -1,4 +1,4 @@
-"""Evaluation of a model on this process's part of a data set, with metrics over all processes."""
+"""Evaluates a model: each process predicts its part of the data, and the metrics cover all processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Evaluator(Protocol[Predictions, Targets, State]):
         """Add the predictions of a batch."""
 
     def state(self) -> State:
-        """Return the state of this process (all predictions added so far) as picklable values."""
+        """Return the predictions that this process has added so far, as picklable values."""
 
     def merge(self, states: Sequence[State]) -> None:
         """Replace this evaluator's state by the states of all processes, given in order of rank."""
@@ -51,7 +51,7 @@ def evaluate(
     precision: Precision,
     losses: bool = False,
 ) -> Results:
-    """Predict every image of this process's part and compute the metrics over the images of all processes.
+    """Predict the images of this process, and return metrics over the images of all processes.
 
     The weights, the main process's buffers and the random state do not change.
 
@@ -115,7 +115,7 @@ class MeanLosses:
 
     @staticmethod
     def figures(parts: Iterable[MeanLosses]) -> dict[str, float | None]:
-        """Return `val_<term>` for each loss term and their sum `val_loss`; None if not finite. Empty without losses."""
+        """Return each loss term's mean as `val_<term>` and their sum `val_loss`; None if not finite; {} without losses."""
         parts = list(parts)
         images = sum(part.images for part in parts)
         names = dict.fromkeys(name for part in parts for name in part.sums)
@@ -127,7 +127,7 @@ class MeanLosses:
 
 @contextmanager
 def without_benchmark() -> Iterator[None]:
-    """Context manager in which cuDNN does not measure its algorithms: images to evaluate differ in size."""
+    """Context manager that turns off cuDNN's choice of algorithms by timing: evaluated images differ in size."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:
@@ -138,7 +138,7 @@ def without_benchmark() -> Iterator[None]:
 
 @contextmanager
 def same_draws(device: torch.device) -> Iterator[None]:
-    """Context manager that seeds the random generators with a constant and restores their state at the end."""
+    """Context manager that seeds the random generators with a constant and restores their previous state at the end."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
         yield

@@ -45,10 +45,10 @@ class Experiment:
         train: options of optimizer and schedule.
         run: options of the run; `resume` says whether the run continues from a checkpoint.
         config: all options by name, as config.yaml holds them.
-        meta: what users of the weights must know (classes, input sizes), as JSON values.
-        groups: option groups of the command, whose fields say which options may change when the run is resumed.
-        changed: options that changed after a stop at values that are not finite.
-        first_step: optimizer steps of the checkpoint that the run continues from.
+        meta: description of the model for users of its weights (classes, input sizes), as JSON values.
+        groups: option groups of the command. Their fields say which options a resumed run may change.
+        changed: options that were changed on resuming after a stop at values that are not finite.
+        first_step: number of finished optimizer steps in the checkpoint that the run continues from.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class Experiment:
 
     @classmethod
     def start(cls, options: TaskOptions, *, prefix: str, fixed_size: bool) -> Experiment:
-        """Join the other processes, set seeds and threads, choose the run folder, import plugins.
+        """Join the other processes, set seeds and threads, choose the run folder, and import plugins.
 
         Args:
             prefix: first part of the name of a new run folder.
@@ -119,7 +119,7 @@ class Experiment:
         return self.train.batch_size // (distributed.world_size() * self.train.accumulate)
 
     def precision(self) -> Precision:
-        """Return the device and data type of the run's computations."""
+        """Return the device and data type with which the run computes."""
         return Precision(self.device, precision_dtype(self.train.precision, self.device))
 
     def training(self, model: nn.Module, *, steps_per_epoch: int) -> Training:
@@ -170,7 +170,7 @@ class Experiment:
         evaluate: Callable[[nn.Module], Results],
         metric: str,
     ) -> Results:
-        """Train to the end with log and checkpoints in the run folder.
+        """Train to the end; write log and checkpoints into the run folder.
 
         Args:
             evaluate: measures a model.
@@ -244,7 +244,7 @@ class Experiment:
         distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=self.run.keep_checkpoints))
 
     def deliver(self, training: Training) -> Delivery:
-        """Make the best model, or the last as `--deliver` says, `training.evaluated`; write it to model.safetensors.
+        """Load the model that `--deliver` names, best or last, into `training.evaluated`; write model.safetensors.
 
         With `--eval-only` nothing is written.
         """
@@ -254,12 +254,12 @@ class Experiment:
         return delivery
 
     def _keep_evidence(self, error: NonFiniteError) -> None:
-        """Write the batch of a loss or gradient that is not finite, and raise the error that names the file."""
+        """Write the batch whose loss or gradient is not finite to a file; raise the error, which names this file."""
         if error.reports:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
     def _write_model(self, path: Path, model: nn.Module, *, step: int | None) -> None:
-        """Write weights, with `meta`, `config` and the number of finished steps as JSON in the header."""
+        """Write a model's weights; the header holds `meta`, `config` and the number of finished steps as JSON."""
         require_finite_weights(model.state_dict(), step=step or 0)
         header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config), "step": json.dumps(step)}
         distributed.on_main(lambda: checkpoint.write_safetensors(path, model.state_dict(), header))

@@ -1,4 +1,4 @@
-"""The history of a run: stops at values that are not finite, and options that a resumed run changed.
+"""The history of a run: stops at values that are not finite, and options that were changed on resuming.
 
 Each event is one line of JSON in history.jsonl of the run folder.
 """
@@ -17,10 +17,10 @@ NOT_FINITE, CHANGED = "not finite", "options changed"  # values of "event"
 
 
 def note(folder: Path, event: str, *, step: int, **facts: object) -> None:
-    """Add an event to the history.
+    """Append an event to the history of a run.
 
     Args:
-        step: the optimizer step of the event.
+        step: optimizer step at which the event happened.
         facts: further JSON values.
 
     Raises:
@@ -39,7 +39,7 @@ def stops_at_nonfinite(folder: Path) -> list[int]:
 
 
 def changed_options(folder: Path) -> Mapping[str, object]:
-    """Return `options_changed`, the changes in order, for results.json; nothing if there are none."""
+    """Return {"options_changed": the changes in order} for results.json; {} if no option was changed."""
     changes = [event for event in _events(folder) if event["event"] == CHANGED]
     return (
         {"options_changed": [{"step": each["step"], "options": each["options"]} for each in changes]} if changes else {}
@@ -47,7 +47,7 @@ def changed_options(folder: Path) -> Mapping[str, object]:
 
 
 def _events(folder: Path) -> list[JsonObject]:
-    """Return the events; a line cut short by a kill is left out."""
+    """Return the events of the history. A last line that is incomplete is left out."""
     path = folder / HISTORY
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""The training loop, for every task.
+"""The training loop of all tasks.
 
 A task provides a model that returns a dict of scalar losses from `model(images, targets)` in training mode, a loader of
 `(images, targets)` batches, and a function that evaluates the model.
@@ -45,7 +45,7 @@ def fit(
     checkpoint_every: int = 500,
     clip_norm: float = 0.0,
 ) -> Results:
-    """Train to the end of the last epoch; evaluate, log and save on the way.
+    """Train to the end of the last epoch, with evaluations, log and checkpoints on the way.
 
     The state that `save` writes says which step and which evaluation is next. A run that continues from it computes
     the same bits as one that was never stopped.
@@ -53,7 +53,7 @@ def fit(
     Args:
         loader: yields this process's batches of an epoch, starting at the step that `batches.seek` was given.
         batches: the order of the images, `processes.batches.TrainBatches` or `classification.data.shards.ShardBatches`.
-        evaluate: measures `training.evaluated`.
+        evaluate: returns the metrics of `training.evaluated`.
         save: writes a checkpoint. It is called with "last", and with "best" after a new best value of `metric`.
         metric: key in the results of `evaluate`; larger is better.
         eval_every: epochs between evaluations. The last epoch always ends with one.
@@ -122,7 +122,7 @@ def fit(
 def train_epoch(
     training: Training, loader: Iterable[Batch], *, accumulate: int = 1, clip_norm: float = 0.0
 ) -> Iterator[Losses]:
-    """Train on the batches of an epoch; yield the losses after each optimizer step, as means over its batches.
+    """Train on the batches of an epoch. After each optimizer step, yield the mean losses of its batches.
 
     Args:
         accumulate: batches per optimizer step.
@@ -181,7 +181,7 @@ def update_weights(training: Training, *, clip_norm: float) -> None:
 
 
 def _is_due(training: Training, steps: int, *, epochs: int, eval_every: int, eval_steps: int) -> bool:
-    """Return whether the model should be evaluated at the current step and was not yet."""
+    """Return whether the model must be evaluated at the current step and has not been evaluated at this step."""
     if training.epoch_step == steps:
         epoch = training.epoch + 1
         due = epoch % eval_every == 0 or epoch == epochs
@@ -201,7 +201,7 @@ def _note_score(training: Training, score: float | None) -> bool:
 
 
 def _together(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches; a user error of one process, such as an unreadable image, is raised on all."""
+    """Yield the batches of a loader. If a user error, such as an unreadable image, occurs on one process, all raise it."""
     batches = iter(loader)
     while (batch := distributed.on_all(lambda: next(batches, None))) is not None:
         yield batch
@@ -212,10 +212,10 @@ def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]
 
 
 def _not_finite(total: Tensor, training: Training) -> nonfinite.Kind | None:
-    """Return what is not finite on any process: the "loss", the "gradient" or None. The same on every process.
+    """Return what is not finite on any process: "loss", "gradient" or None. All processes return the same.
 
-    The same exchange tells every process whether one of them received a signal to stop, so that all stop after the
-    same step.
+    The same exchange tells every process whether one of them received a signal to stop, so that all stop after the same
+    step.
     """
     norm = gradient_norm(training.model).to(total.device)
     asked = total.new_tensor(stopping.is_requested(), dtype=torch.float32)
@@ -229,7 +229,7 @@ def _not_finite(total: Tensor, training: Training) -> nonfinite.Kind | None:
 
 
 def _may_overflow(scaler: torch.amp.GradScaler) -> bool:
-    """Return whether a gradient that is not finite is normal: in fp16, while the scaler still finds its scale.
+    """Return whether a gradient may be infinite without fault: in fp16, while the scaler searches its scale.
 
     The scaler halves the scale at each such step and leaves the step out. Below 1 the true gradient is not finite.
     """
@@ -237,7 +237,7 @@ def _may_overflow(scaler: torch.amp.GradScaler) -> bool:
 
 
 def _progress(steps: int, done: int, batch_size: int) -> tqdm:
-    """Return a progress bar that counts images, so that it shows images/s and the time left."""
+    """Return a progress bar that counts images and shows images per second and the remaining time."""
     return tqdm(
         total=steps * batch_size,
         initial=done * batch_size,
@@ -249,7 +249,7 @@ def _progress(steps: int, done: int, batch_size: int) -> tqdm:
 
 
 def _report(training: Training, losses: Losses, log: RunLog, progress: tqdm, batches: Batches, epochs: int) -> None:
-    """Advance the progress bar; every `LOG_EVERY` steps also show and log the losses."""
+    """Advance the progress bar. Every `LOG_EVERY` steps, show and log the losses."""
     progress.update(batches.batch_size)
     # Reading the losses waits for the device, so do it rarely.
     if training.step % LOG_EVERY and training.step < epochs * batches.steps:

@@ -1,4 +1,4 @@
-"""Evaluation of a run on its validation split: what all tasks do alike."""
+"""Base class of the tasks' evaluations of a run on its validation split."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Measure(ABC, Generic[EvaluatorType]):
     def evaluate(
         self, model: nn.Module, loader: Iterable[Batch], evaluator: Evaluator, *, losses: bool = False
     ) -> Results:
-        """Return the metrics of a model on the batches of a loader; `losses` adds the mean training losses."""
+        """Return the metrics of a model on the batches of a loader; with `losses` also the mean training losses."""
         precision = self.experiment.precision()
         return evaluate(self.predictor(model), loader, evaluator, precision=precision, losses=losses)
 
@@ -70,11 +70,11 @@ class Measure(ABC, Generic[EvaluatorType]):
 
     @abstractmethod
     def predictor(self, model: nn.Module) -> nn.Module:
-        """Wrap a model so that it predicts as the evaluation options say, such as on flipped images as well."""
+        """Wrap a model so that it predicts as the evaluation options demand, for example also on flipped images."""
 
     @abstractmethod
     def write_predictions(self, folder: Path, evaluator: EvaluatorType) -> None:
-        """Write the predictions of the last evaluation into the run folder."""
+        """Write the predictions of the last evaluation into a run folder."""
 
     @abstractmethod
     def table(self, results: Results) -> str:
@@ -82,12 +82,12 @@ class Measure(ABC, Generic[EvaluatorType]):
 
     @abstractmethod
     def write_samples(self, model: nn.Module, folder: Path) -> str:
-        """Draw sample predictions, if the task has any, and return the line that says where the results are."""
+        """Draw sample predictions if the task has any; return a line that names the files with the results."""
 
     def further_results(self, model: nn.Module) -> Results:
-        """Return metrics of images outside the validation split, such as training images. By default there are none."""
+        """Return metrics on other images than the validation split, such as training images. By default {}."""
         return {}
 
     def kept_results(self) -> Results:
-        """Return entries of an earlier results.json to keep in the new one. By default there are none."""
+        """Return entries of an earlier results.json that the new file keeps. By default {}."""
         return {}

@@ -1,4 +1,4 @@
-"""Values that are not finite in a training: the error message, and the file that `tools/replay.py` reads."""
+"""Handles values that are not finite in a training: the error message, and the file that `tools/replay.py` reads."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class NonFiniteError(UserError):
 
     Attributes:
         step: the optimizer step, from 1.
-        evidence: batch and weights of this process; None if nothing is wrong with its batch.
-        reports: whether this process reports the error.
+        evidence: batch and weights of this process; None if its batch is not a cause of the error.
+        reports: whether this process prints the error.
     """
 
     def __init__(self, text: str, *, step: int, evidence: Evidence | None, reports: bool) -> None:
@@ -57,12 +57,12 @@ def error_of(
     losses: Losses,
     random: Mapping[str, Tensor],
 ) -> NonFiniteError:
-    """Return the error of a step whose loss or gradient is not finite. All processes must call this.
+    """Return the error for a step whose loss or gradient is not finite. All processes must call this.
 
     The error names the batches that caused it; each of their processes keeps its batch.
 
     Args:
-        losses: of this process's batch.
+        losses: losses of this process's batch.
         random: state of the random generators before the pass.
     """
     rank, lr, step = distributed.rank(), training.optimizer.param_groups[0]["lr"], training.step + 1
@@ -79,10 +79,10 @@ def error_of(
 
 
 def require_finite_weights(state: Mapping[str, object], *, step: int) -> None:
-    """Refuse to save weights or optimizer state that are not finite. All processes must call this.
+    """Refuse weights or optimizer state that are not finite, before they are saved. All processes must call this.
 
     Args:
-        state: what is to be saved. The main process's is checked.
+        state: the values to be saved. Only those of the main process are checked.
         step: number of finished steps.
 
     Raises:
@@ -109,7 +109,7 @@ def evidence(
     random: Mapping[str, Tensor],
     **facts: object,
 ) -> Evidence:
-    """Return the inputs of the forward pass: images, targets, weights, random state.
+    """Return the inputs of a forward pass: images, targets, weights and random state.
 
     Args:
         model: the bare model, with the weights that gave the loss. They are newer than the last checkpoint.
@@ -136,10 +136,10 @@ def _is_cause(
     losses: Losses,
     random: Mapping[str, Tensor],
 ) -> bool:
-    """Return whether this process's batch gives the loss or gradient that is not finite.
+    """Return whether this process's batch causes the loss or gradient that is not finite.
 
-    The exchange of gradients has spread it to all processes, so each repeats its own batch without the exchange. The
-    main process answers for all if none finds it again.
+    The exchange of gradients spreads such values to all processes. So each process repeats its own batch without the
+    exchange. If none of the batches causes it again, the main process returns True.
     """
     if kind == "loss":
         return not all(loss.isfinite() for loss in losses.values())
@@ -148,7 +148,7 @@ def _is_cause(
 
 
 def _breaks_gradient(training: Training, images: Images, targets: Targets, *, random: Mapping[str, Tensor]) -> bool:
-    """Repeat a pass without the other processes; return whether its gradient is not finite."""
+    """Repeat a training pass without the other processes; return whether its gradient is not finite."""
     model, precision = distributed.unwrap(training.model), training.precision
     training.optimizer.zero_grad(set_to_none=True)
     set_random_state(dict(random), precision.device)
@@ -159,7 +159,7 @@ def _breaks_gradient(training: Training, images: Images, targets: Targets, *, ra
 
 
 def _boxes(targets: Targets) -> str:
-    """Describe the boxes of a detection batch; return an empty text for other tasks."""
+    """Describe the boxes of a detection batch as text; return "" for other tasks."""
     boxes = [target["boxes"] for target in targets if isinstance(target, dict) and "boxes" in target]
     if not boxes:
         return ""

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule, built from the options of a training."""
+"""Builds the optimizer and the learning-rate schedule from the options of a training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # orders of dimensio
 
 
 class Warmup(TypedDict):
-    """Keyword arguments for the warmup of timm's schedules."""
+    """Keyword arguments of timm's schedules for the warmup."""
 
     warmup_t: int
     warmup_lr_init: float
@@ -35,7 +35,7 @@ class Warmup(TypedDict):
 
 
 def learning_rate(options: TrainOptions) -> tuple[float, str]:
-    """Return the learning rate, and a description of the rule that gave it.
+    """Return the learning rate, and a description of the rule that determined it.
 
     The rule is linear in the batch size for SGD (Goyal et al. 2017), and uses its square root for adaptive optimizers
     (Malladi et al. 2022).
@@ -50,7 +50,7 @@ def learning_rate(options: TrainOptions) -> tuple[float, str]:
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """Build timm's optimizer of the given name over the trainable parameters.
+    """Build the optimizer that has the given name in timm, for the trainable parameters of a model.
 
     Biases and norm layers have no weight decay. The first parameter group has the heads' learning rate. With
     `layer_decay` or `thaw`, each stage has groups of its own.
@@ -91,7 +91,7 @@ def _groups_by_stage(options: TrainOptions, model: nn.Module) -> list[ParameterG
 
 
 def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
-    """Return rows of the plan: the learning rate, and how the stages train unless all train alike."""
+    """Return rows of the plan: the learning rate, and how each stage trains unless all stages train alike."""
     lr, rule = learning_rate(options)
     rows = {"lr": f"{lr:.4g} ({rule}), {options.optimizer}, {options.schedule}"}
     stages = describe_stages(model, lr=lr, layer_decay=options.layer_decay, thaw=options.thaw or ())
@@ -99,13 +99,13 @@ def rate_rows(model: nn.Module, options: TrainOptions) -> dict[str, str]:
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """Return the norm of the gradient of all parameters (a scalar); it is not finite if any gradient is not."""
+    """Return the norm (a scalar) of the gradients of all parameters. It is not finite if any gradient is not."""
     return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 @contextmanager
 def memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Context manager in which a fused CPU optimizer sees channels_last weights as contiguous ones, which is faster.
+    """Context manager in which a fused CPU optimizer gets channels_last weights as contiguous tensors, which is faster.
 
     torch's fused kernels copy tensors that are not contiguous (weight, gradient and moments) before and after each
     step, which takes as long as the step itself. The dimensions are permuted to the order in memory, without a copy,
@@ -121,7 +121,7 @@ def memory_order(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def _permute(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, order: tuple[int, ...]) -> None:
-    """Permute the dimensions of weights, gradients and moments."""
+    """Permute the dimensions of weights, their gradients and their moments to `order`."""
     for parameter in parameters:
         gradient, state = parameter.grad, optimizer.state.get(parameter, {})
         parameter.data = parameter.data.permute(order)
@@ -130,7 +130,7 @@ def _permute(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimize
 
 
 def _is_channels_last(parameter: nn.Parameter) -> bool:
-    """Return whether weight and gradient are on the CPU, and channels_last in memory."""
+    """Return whether a parameter and its gradient are on the CPU and channels_last in memory."""
     both = (parameter, parameter.grad)
     return parameter.device.type == "cpu" and all(
         t is not None and t.ndim == 4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
@@ -139,7 +139,7 @@ def _is_channels_last(parameter: nn.Parameter) -> bool:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> Scheduler:
-    """Build a learning-rate schedule over `steps` optimizer steps.
+    """Build a learning-rate schedule for `steps` optimizer steps.
 
     Call `schedule.step_update(step)` after each step with the number of steps done.
     """

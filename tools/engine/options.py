@@ -1,6 +1,6 @@
-"""Option groups that all training commands share. A task adds its own groups for data and model.
+"""Option groups that all training commands share. Each task adds groups of its own for data and model.
 
-Each group checks its values, so that a wrong one is refused before anything is built.
+Each group checks its values when it is made, so that wrong ones are refused before anything is built.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from tools.cli.plugins import PluginOptions
 
 
 class WithWeights(Protocol):
-    """Option group with the weights of a model."""
+    """Option group with the option `weights`: the weights of a model."""
 
     @property
     def weights(self) -> str: ...
 
 
 class TaskOptions(Protocol):
-    """Dataclass with the option groups of a training command. A task adds its own groups for data and model."""
+    """The option groups of a training command. Each task adds groups of its own for data and model."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -166,7 +166,7 @@ class RunOptions:
 
 
 def require_frozen(train: TrainOptions, stages: int) -> None:
-    """Refuse to thaw more stages than are frozen.
+    """Refuse a `--thaw` that names more stages than are frozen.
 
     Args:
         stages: number of frozen stages.

@@ -1,4 +1,4 @@
-"""The plan that a run prints before it trains: one fact per line."""
+"""The plan that a run prints before it trains: one line per fact."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps
 
 
 def norm_row(model: nn.Module, process_batch: int) -> str:
-    """Count the norm layers by state, and warn if live ones compute their statistics from few images.
+    """Describe the norm layers, counted by state; warn if unfrozen ones compute their statistics from few images.
 
     Args:
         process_batch: images of one forward pass of one process.

@@ -1,4 +1,4 @@
-"""Defaults of a training command: the options of the run to resume, or a recipe."""
+"""Finds the YAML file with a training command's defaults: config.yaml of the run to resume, or a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dry run of a training: a few timed steps, which show that it runs and how long all steps would take."""
+"""Dry run of a training: times a few steps to show that training works and how long all steps would take."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KEY = "dry_run"  # in the line of JSON
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Duration of a training, measured on a few steps.
+    """Estimated duration of a training, from a few timed steps.
 
     Attributes:
-        steps: optimizer steps of all epochs.
-        seconds: median duration of one step.
+        steps: number of optimizer steps in all epochs.
+        seconds: median duration of one step in seconds.
     """
 
     steps: int
@@ -37,12 +37,12 @@ class Rehearsal:
         return self.steps * self.seconds / 3600
 
     def to_json(self) -> str:
-        """Return one line of JSON, for programs that read the output of a dry run."""
+        """Return the rehearsal as one line of JSON, for programs that read the output of a dry run."""
         return json.dumps({KEY: asdict(self)})
 
     @classmethod
     def from_output(cls, text: str) -> Rehearsal | None:
-        """Return the rehearsal that a training command printed last as a line of JSON, or None if it printed none."""
+        """Read the rehearsal from the last line that a training command printed; None if this is not such a line."""
         lines = [line for line in text.splitlines() if line.startswith(f'{{"{KEY}": ')]
         return cls(**json.loads(lines[-1])[KEY]) if lines else None
 
@@ -53,7 +53,7 @@ class Rehearsal:
 def rehearse(
     training: Training, loader: Iterable[Batch], *, batches: Batches, epochs: int, clip_norm: float
 ) -> Rehearsal:
-    """Train for a few steps and time them.
+    """Train for a few steps and measure their time.
 
     Raises:
         NonFiniteError: loss or gradient is not finite in one of the steps.

@@ -1,4 +1,4 @@
-"""Repetition of a training step whose loss or gradient was not finite, to find where it broke."""
+"""Repeats a training step whose loss or gradient was not finite, to find the operation that caused it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kept: TypeAlias = Mapping[str, Any]  # the entries that `nonfinite.evidence` nam
 
 
 def read(path: Path) -> Kept:
-    """Read the file nonfinite-*.safetensors that a training wrote about a step whose loss was not finite.
+    """Read nonfinite-*.safetensors, which a training wrote at a step whose loss or gradient was not finite.
 
     Raises:
         UserError: the file is missing, damaged, or holds something else.
@@ -38,7 +38,7 @@ def read(path: Path) -> Kept:
 
 
 def restore(model: nn.Module, kept: Kept, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Restore the model's frozen norm layers, buffers and weights of the recorded step; return it in training mode.
+    """Restore a model as it was at the recorded step: frozen norm layers, buffers, weights. It is in training mode.
 
     Args:
         model: built from the kept `meta`, with random weights and live batch norm.
@@ -74,7 +74,7 @@ def last_checkpoint(path: Path) -> Mapping[str, Tensor]:
 
 
 def describe_input(kept: Kept, model: nn.Module, weights: str) -> list[str]:
-    """Describe the recorded step, its losses, and whether its images and weights are finite, one line each.
+    """Describe the recorded step, its losses, and whether images and weights are finite, as lines of text.
 
     Args:
         weights: "failure" or "checkpoint", the source of the model's weights.
@@ -96,10 +96,10 @@ def describe_input(kept: Kept, model: nn.Module, weights: str) -> list[str]:
 
 @dataclass
 class Traced:
-    """Result of repeating a training step once.
+    """Result of repeating a training step once in one precision.
 
     Attributes:
-        losses: values by loss term.
+        losses: value of each loss term.
         module: the first module whose output is not finite, or None.
         gradient: autograd's message on the first gradient that is not finite, or None.
     """
@@ -114,7 +114,7 @@ class Traced:
         return all(math.isfinite(loss) for loss in self.losses.values()) and not self.module and not self.gradient
 
     def lines(self, precision: str) -> list[str]:
-        """Describe this result in lines of text."""
+        """Describe this result as lines of text."""
         lines = [
             f"{precision:<14}{_terms(self.losses)}",
             f"              first output that is not finite: {self.module or 'none'}",
@@ -123,7 +123,7 @@ class Traced:
 
 
 def trace(model: nn.Module, kept: Kept, dtype: torch.dtype) -> Traced:
-    """Repeat forward and backward pass in one precision, starting from the recorded random state."""
+    """Repeat the forward and backward pass of a recorded step in one precision, with the recorded random state."""
     device = next(model.parameters()).device
     set_random_state(kept["random"], device)
     images, targets = to_device((kept["images"], kept["targets"]), device)
@@ -141,7 +141,7 @@ def trace(model: nn.Module, kept: Kept, dtype: torch.dtype) -> Traced:
 
 
 def _watch(name: str, broken: list[str]) -> Callable[[nn.Module, object, object], None]:
-    """Return a forward hook that records the module's name if its output is the first that is not finite."""
+    """Return a forward hook that records a module's name if its output is the first that is not finite."""
 
     def note(module: nn.Module, _: object, output: object) -> None:
         if not broken and not all(torch.isfinite(value).all() for value in _tensors(output)):

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint belongs to the run that resumes from it: same options, classes, images and inputs."""
+"""Checks that a checkpoint fits the run that resumes from it: same options, classes, images and input sizes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class SavedRun(TypedDict):
 
     Attributes:
         training: state of model, optimizer and counters.
-        random: states of the random generators, one per process.
+        random: states of the random generators, one entry per process.
         config: all options.
         meta: classes, fingerprints of the images, and sizes and normalisation of the inputs.
-        versions: of the libraries.
+        versions: versions of the libraries.
     """
 
     training: JsonObject
@@ -46,19 +46,19 @@ def require_same_run(
     nonfinite: Sequence[int] = (),
     after_nonfinite: bool = False,
 ) -> Changes:
-    """Check that a checkpoint belongs to this run; return the options that change what is trained from here on.
+    """Check that a checkpoint fits this run; return the options with which training continues differently.
 
     There are such changes only if the run stopped at values that are not finite, after this checkpoint.
 
     Args:
-        state: the tree that was read from `path`, a `SavedRun`.
+        state: content of the checkpoint, a `SavedRun`.
         config: the options of this run.
         meta: what the data and weights of this run say.
-        measured_only: the run only evaluates the checkpoint, so images and inputs may differ.
-        groups: option groups of the command; their fields say which options may change, see
-            `backbones.common.options.option`.
+        measured_only: whether the run only evaluates the checkpoint; then images and inputs may differ.
+        groups: option groups of the command. Their fields say which options may change
+            (`backbones.common.options.option`).
         nonfinite: steps at which the run stopped because a value was not finite.
-        after_nonfinite: a newer checkpoint was passed over because its values are not finite.
+        after_nonfinite: whether a newer checkpoint exists but is not used, because its values are not finite.
 
     Raises:
         UserError: naming what differs.
@@ -118,7 +118,7 @@ def _require_same_images(before: Mapping[str, str], now: Mapping[str, str], fold
 
 
 def _require_same_input(before: object, now: object, folder: Path) -> None:
-    """Check that image sizes and normalisation, which come from the file of --weights, are those of the run."""
+    """Check that image sizes and normalisation, which the file of --weights determines, equal those of the run."""
     if before != now:
         raise UserError(
             f"--resume: sizes or normalisation of the inputs differ from those of the run in {folder}; restore the "

@@ -1,4 +1,4 @@
-"""The sequence of a training run, the same for all tasks: from the options to the files in the run folder."""
+"""The sequence of a training run, the same for all tasks: from parsed options to the files in the run folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tools.processes import distributed
 
 
 def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
-    """Train and measure a model as the options of a command say.
+    """Train and evaluate a model with the given options of a training command.
 
     Returns:
-        With `--dry-run` the time of a few steps, else None.
+        With `--dry-run` the measured time of a few steps, else None.
 
     Raises:
         UserError: an option, a file or the data are wrong. On several processes all raise it, and one prints it.

@@ -1,4 +1,4 @@
-"""Run folders: name, lock, and files that a training killed early leaves behind; also folders for other results."""
+"""Creates, finds and locks run folders; also creates folders for other results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ WRITTEN_AT_START = ("config.yaml", LOCK, LAUNCHERS, "tensorboard/events.out.tfev
 def choose_folder(
     output: str | None, *, prefix: str, resume: bool, launchers: Collection[str] = ()
 ) -> tuple[Path, bool]:
-    """Return the folder of this run, and whether to resume from a checkpoint in it.
+    """Return the folder of this run, and whether the run resumes from a checkpoint in the folder.
 
     Without `output`, a run gets a new folder `runs/<prefix>-<time>`, and `resume` chooses the newest of these folders.
     Processes that torchrun restarted get the folder that they worked on before. Nothing is written to the folder yet,
     so that an error found later leaves nothing behind.
 
     Args:
-        launchers: names of the launches of these processes; see `environment.launcher`.
+        launchers: names of torchrun's launches that started these processes (`environment.launcher`).
 
     Raises:
         UserError: the folder holds another run, or has no checkpoint to resume from.
@@ -75,18 +75,18 @@ def lock(folder: Path) -> None:
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """Return the files in a run folder that a training writes before its first checkpoint."""
+    """Return the files of a run folder that a training writes before its first checkpoint."""
     patterns = (*WRITTEN_AT_START, *TEMPORARY)
     return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
 
 
 def foreign_files(folder: Path) -> set[Path]:
-    """Return the files of a folder that a training did not write before its first checkpoint."""
+    """Return the files of a folder other than those that a training writes before its first checkpoint."""
     return set(_files(folder)) - set(leftover_files(folder))
 
 
 def newest_run(prefix: str) -> Path:
-    """Return the run `runs/<prefix>-*` whose checkpoint was written last.
+    """Return the folder `runs/<prefix>-*` in which a checkpoint was written last.
 
     Raises:
         UserError: no such run has a checkpoint.
@@ -99,7 +99,7 @@ def newest_run(prefix: str) -> Path:
 
 
 def choose_results(output: str | None, *, prefix: str) -> Path:
-    """Return the folder for results other than a training's, by default a new one under runs/.
+    """Return the folder for results that are not a training's: `output`, or by default a new folder under runs/.
 
     Raises:
         UserError: the folder holds files.
@@ -120,13 +120,13 @@ def create_results(folder: Path) -> None:
 
 
 def _last_used_by(launchers: Collection[str], folders: Iterable[Path]) -> Path | None:
-    """Return the folder that these launches of torchrun trained in last, or None."""
+    """Return the folder in which a training of these torchrun launches ran last, or None."""
     used = [folder for folder in folders if not {*launchers}.isdisjoint(_launchers_of(folder))]
     return max(used, key=lambda folder: (folder / LAUNCHERS).stat().st_mtime, default=None)
 
 
 def _launchers_of(folder: Path) -> list[str]:
-    """Return the names of the torchrun launches that trained in a run folder; empty if their record cannot be read."""
+    """Return the names of the torchrun launches that trained in a run folder; [] if their record cannot be read."""
     try:
         names = json.loads((folder / LAUNCHERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -144,9 +144,9 @@ def _create(folder: Path, innermost: Path) -> None:
 
 
 def _new_folder(prefix: str) -> Path:
-    """Create a folder named after the time, with a number if another process of this second has that name.
+    """Create a folder named after the time. If it already exists, a number is added.
 
-    The folder reserves the name. It is removed when this process ends, if it is still empty.
+    The folder reserves the name. An empty folder is removed when this process ends.
     """
     stem = f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in range(1000):

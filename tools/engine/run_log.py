@@ -1,4 +1,4 @@
-"""The log of a run: one line of JSON per logged step in metrics.jsonl, and TensorBoard events."""
+"""Writes the log of a run: lines of JSON in metrics.jsonl, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        step: optimizer steps done so far; lines of later steps, which a killed run has left, are removed.
+        step: number of optimizer steps done so far. Lines of later steps, left by a run that was killed, are removed.
         measured: step of the last evaluation that the checkpoint includes; absent: `step`. Lines of later evaluations
             are removed.
     """
@@ -36,7 +36,7 @@ class RunLog:
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
-        """Log JSON values at an optimizer step; TensorBoard gets the numbers among them.
+        """Log JSON values at an optimizer step. Numbers are also written to TensorBoard.
 
         Raises:
             UserError: the disk is full.
@@ -69,7 +69,7 @@ class RunLog:
 
 
 def _is_done(line: str, step: int, measured: int) -> bool:
-    """Return whether a logged line belongs to a step before the resumed one; False for a line that is cut short."""
+    """Return whether a logged line is from the resumed checkpoint's steps or earlier; False if the line is incomplete."""
     try:
         values = json.loads(line)
         return values["step"] <= (measured if "epoch" in values else step)

@@ -1,4 +1,4 @@
-"""The stages of a model's backbone: which are frozen and until when, and how their learning rates decay."""
+"""The stages of a model's backbone: when each begins to train, and its learning rate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Thawing:
         self.frozen = self.backbone.frozen_stages if self.backbone else 0
 
     def set_epoch(self, epoch: int) -> bool:
-        """Freeze the stages that are frozen after `epoch` epochs, thaw the others; return whether anything changed."""
+        """Freeze or thaw the stages as they must be after `epoch` epochs; return whether anything changed."""
         count = self._frozen_after(epoch)
         if self.backbone is None or count == self.backbone.frozen_stages:
             return False
@@ -33,7 +33,7 @@ class Thawing:
         return True
 
     def still_frozen(self, epoch: int) -> set[nn.Parameter]:
-        """Return the parameters that are frozen after `epoch` epochs and thaw later."""
+        """Return the parameters that are frozen after `epoch` epochs and will be thawed later."""
         stages = self.backbone.stages() if self.backbone and self.epochs else []
         first = self.frozen - len(self.epochs)  # stages before this one never thaw
         return _parameters([module for stage in stages[first : self._frozen_after(epoch)] for module in stage])
@@ -43,16 +43,16 @@ class Thawing:
 
 
 def stage_depths(model: nn.Module) -> dict[nn.Parameter, int]:
-    """Return how many stages lie between each parameter of the backbone and the heads, its own included.
+    """Return the depth of each backbone parameter's stage, counted from the heads: 1 for the last stage, and so on.
 
-    The last stage has depth 1. Parameters outside the stages, which are those of the heads, are absent.
+    Parameters outside the stages, which are those of the heads, are absent.
     """
     stages = _stages(model)
     return {p: len(stages) - index for index, stage in enumerate(stages) for p in _parameters(stage)}
 
 
 def describe_stages(model: nn.Module, *, lr: float, layer_decay: float, thaw: Sequence[int]) -> str:
-    """Return the learning rates of heads and stages and when each stage trains, or "" if all train alike."""
+    """Describe the learning rates of heads and stages, and when each stage trains; "" if all train alike."""
     backbone = _backbone(model)
     frozen = backbone.frozen_stages if backbone else 0
     if not frozen and layer_decay == 1:

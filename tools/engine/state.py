@@ -1,4 +1,4 @@
-"""State of a training: all that changes while a model is trained, and its form in a checkpoint."""
+"""State of a training: everything that changes while a model is trained, and how a checkpoint stores it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State: TypeAlias = dict[str, Any]  # tensors and JSON values, as a checkpoint ho
 
 @dataclass
 class Precision:
-    """Device and data type of the computations, with the loss scaler that fp16 needs."""
+    """Device and data type of a model's computations, and the loss scaler that fp16 needs."""
 
     device: torch.device
     dtype: torch.dtype
@@ -32,7 +32,7 @@ class Precision:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def autocast(self) -> torch.autocast:
-        """Return the context manager in which a model is called."""
+        """Return the context manager to use around calls of a model."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
@@ -48,10 +48,10 @@ class Training:
         epoch: number of finished epochs.
         epoch_step: number of finished steps of the current epoch. After the last step it keeps its value until the
             evaluation is done, and then becomes 0.
-        step: number of finished steps of all epochs. Learning rate and image order follow from it and the options.
+        step: number of finished steps of all epochs. With the options, it determines learning rate and image order.
         measured: the step of the last evaluation.
         best: the best score so far, None before the first.
-        best_step: the step of that score; None before the first, and in runs of version 0.1.0.
+        best_step: the step at which `best` was reached; None before the first score, and in runs of version 0.1.0.
         waited: number of evaluations since the best score.
         stopping: whether the processes agreed to end after this step.
     """
@@ -86,7 +86,7 @@ class Training:
             self.model = distributed.wrap(self.model, self.precision.device)
 
     def state_dict(self) -> State:
-        """Return the whole state, as tensors and JSON values."""
+        """Return the whole state as tensors and JSON values."""
         return {
             "model": distributed.unwrap(self.model).state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
@@ -117,7 +117,7 @@ class Training:
         self.schedule.step_update(self.step)
 
     def load_model(self, state: State) -> None:
-        """Restore the weights and the best score, but no optimizer, from the output of `state_dict()`.
+        """Restore weights and best score, but not the optimizer, from what `state_dict()` returned.
 
         Raises:
             UserError: the weights belong to another model.
@@ -132,12 +132,12 @@ class Training:
             setattr(self, name, state.get(name, getattr(self, name)))
 
     def _resting(self, state: State) -> set[nn.Parameter]:
-        """Return the parameters that were still frozen when the state was saved and are thawed later."""
+        """Return the parameters that were frozen at the last step of a saved state and will be thawed later."""
         last = state["epoch"] - (state["epoch_step"] == 0)  # epoch of the last step, counted from 0
         return self.thawing.still_frozen(last) if self.thawing else set()
 
     def _require_possible_counts(self, state: State) -> None:
-        """Refuse counters that contradict each other or the number of steps per epoch."""
+        """Refuse a saved state whose counters contradict each other or this run's number of steps per epoch."""
         now, before = self.steps_per_epoch, state["steps_per_epoch"]
         if now != before:
             raise UserError(
@@ -160,7 +160,7 @@ SHOWN = ("steps_per_epoch", "step", "best", "best_step")  # counters that an eva
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return this process's state of the random generators: of the CPU, and of the GPU if one is used."""
+    """Return this process's state of the random generators: the CPU's, and the GPU's if a GPU is used."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -184,10 +184,11 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 
 def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
-    """Check an optimizer's state from a checkpoint; return it with the settings (learning rate, decay) of the options.
+    """Check an optimizer's saved state; return it with the settings (learning rate, decay) of the present options.
 
-    Fused kernels do not check the shapes of moments, so they must equal those that a step creates. Every parameter gets
-    a gradient, so all have moments except the `resting` ones; before the first step none has.
+    Fused kernels do not check the shapes of moments, so the shapes must equal those that an optimizer step creates.
+    Every parameter has moments, except the `resting` parameters, which had no gradient. Before the first step no
+    parameter has.
     """
     own, made = optimizer.state_dict(), _after_a_step(optimizer, resting)
     if state.get("state") == {}:
@@ -206,7 +207,7 @@ def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Par
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
-    """Return the state of an optimizer after a step without the `resting` parameters. The step is made by a copy."""
+    """Return the state that an optimizer has after one step without the `resting` parameters. A copy makes the step."""
     twin = copy.deepcopy(optimizer)
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
         for weight, other in zip(group["params"], copied["params"], strict=True):
@@ -216,7 +217,7 @@ def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) 
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Load an optimizer's state. Its tensors get the strides of their weights (channels_last) and keep their types.
+    """Load an optimizer's state. The tensors get their weights' strides (channels_last) and keep their types.
 
     Fused optimizers read weights and moments as raw memory, so both need the same strides. torch's own loading would
     convert moments that are kept in 16 bits to the type of the weights.

@@ -1,4 +1,4 @@
-"""A fraction of the training images, for experiments on how much data a model needs."""
+"""Selects a fraction of the training images, to find out how much data a model needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SALT = 0x5EED  # makes the draws differ from those of the order of images, which
 def nested_subset(
     images: np.ndarray, classes: np.ndarray, *, size: int, fraction: float, seed: int, names: Sequence[str]
 ) -> np.ndarray:
-    """Return the sorted indices `[n]` of a fraction of `size` images.
+    """Select a fraction of `size` images; return their sorted indices `[n]`.
 
     Each image belongs to one group: its rarest class, or the images without objects. The same fraction of each group is
     drawn, rounded up, so that rare classes and empty images remain. With the same seed a smaller fraction is a subset
@@ -24,8 +24,8 @@ def nested_subset(
         images: index of the image of each object `[M]`.
         classes: class 0..K-1 of each object `[M]`.
         size: number of all images.
-        fraction: above 0, at most 1.
-        seed: another seed draws other images.
+        fraction: fraction of the images to select, above 0 and at most 1.
+        seed: seed of the selection; another seed selects other images.
         names: the K class names.
 
     Raises:
@@ -48,7 +48,7 @@ def nested_subset(
 
 
 def _rarest_classes(images: np.ndarray, classes: np.ndarray, *, size: int, count: int) -> np.ndarray:
-    """Return the class of each image `[size]` that the fewest images show; `count` for an image without objects."""
+    """Return for each image `[size]` the rarest of its classes, by number of images; `count` if it has no objects."""
     # Count the images that show each class, each image once.
     pairs = np.unique(np.stack([images, classes], 1), axis=0)
     shown = np.bincount(pairs[:, 1], minlength=count)

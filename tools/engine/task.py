@@ -1,4 +1,4 @@
-"""Interface between a run and a task: what a task must provide to be trained and measured.
+"""Interface between a run and a task: what a task must provide so that it can be trained and evaluated.
 
 `tools.engine.run.run` calls the methods of a `Task` in the order in which they are declared here. A new task needs a
 package (such as `detection/`), a file in `tools/tasks/` with its `Task` and its `Measure`, an entry in
@@ -24,18 +24,18 @@ Meta: TypeAlias = JsonObject  # saved in the header of weights files
 
 
 class TaskData(Protocol):
-    """Training split (absent with `--eval-only`) and validation split of a task."""
+    """The data of a run: training split (absent with `--eval-only`) and validation split."""
 
     def fingerprints(self) -> dict[str, str]:
         """Return a hash of the images of each split, so that `--resume` can refuse other images."""
 
 
 class TrainedModule(Protocol):
-    """Attributes that a trained model must have besides those of `nn.Module`."""
+    """Attributes that a trained model must have in addition to those of `nn.Module`."""
 
     @property
     def load_report(self) -> object | None:
-        """Return which weights were loaded, or None for random weights."""
+        """Report on the loaded weights, or None for random weights."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Task(Protocol[Options, Data, Model]):
-    """A task as a run sees it.
+    """Interface of a task, such as detection, for `tools.engine.run`.
 
     Attributes:
         prefix: first part of the names of run folders, such as "det".
@@ -97,13 +97,13 @@ class Task(Protocol[Options, Data, Model]):
         """
 
     def meta(self, options: Options, data: Data, model: Model) -> Meta:
-        """Return what users of the weights must know: task, classes, input sizes, model options."""
+        """Describe the model for users of its weights: task, classes, input sizes, model options."""
 
     def batches(self, options: Options, data: Data) -> Batches:
         """Return the order of the training images. With `--eval-only` only its number of steps is used."""
 
     def plan(self, options: Options, data: Data, model: Model, meta: Meta) -> TaskPlan:
-        """Return the task's rows of the printed plan. Called once the optimizer exists or was restored."""
+        """Return the task's rows of the printed plan. Called after the optimizer is built or restored."""
 
     def train_loader(
         self, experiment: Experiment, options: Options, data: Data, batches: Batches, bad: BadImages
@@ -111,7 +111,7 @@ class Task(Protocol[Options, Data, Model]):
         """Return the loader of training batches, in the order of `batches`. Not called with `--eval-only`."""
 
     def measure(self, experiment: Experiment, options: Options, data: Data, bad: BadImages) -> Measure:
-        """Return the evaluation of the validation split. Not called with `--dry-run`."""
+        """Return the object that evaluates models on the validation split. Not called with `--dry-run`."""
 
     def example_shape(self, options: Options, meta: Meta) -> Sequence[int] | None:
-        """Return the shape (C, H, W) of an image for counting multiply-adds, or None if they depend on the image."""
+        """Return the shape (C, H, W) of an image for counting multiply-adds; None if their number varies by image."""
