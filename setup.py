@@ -45,6 +45,7 @@ setup(
     extras_require={
         "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
         "export": EXPORT,
+        "heif": ["pillow-heif>=0.16"],  # photos of telephones (.heic)
         "test": [*TEST, *EXPORT],
         "dev": [*TEST, *EXPORT, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49"],
     },

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias, Union
 
@@ -100,12 +102,38 @@ def decode_image(
         image = cv2.imdecode(encoded, flags) if len(encoded) else None
     except cv2.error:
         return None
+    if image is None and _is_heif(encoded):
+        return _decode_heif(encoded, grey=grey)
     if image is None or image.dtype == np.uint8:
         return image
     if image.dtype == np.uint16:
         return upper_bits(image, bits, name=name)
     # OpenCV converts images of floats and of 32 bits to bytes itself.
     return decode_image(content, grey=grey, apply_exif=apply_exif)
+
+
+def _is_heif(encoded: np.ndarray) -> bool:
+    """Return whether the bytes of a file begin like those of a HEIC photo."""
+    head = encoded[4:12].tobytes()
+    return head[:4] == b"ftyp" and head[4:] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+
+def _register_heif() -> None:
+    """Let PIL read HEIC photos, if `pillow-heif` is installed."""
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _decode_heif(encoded: np.ndarray, *, grey: bool) -> np.ndarray | None:
+    """Decode a HEIC photo with `pillow-heif`, if it is installed, turned as the file says."""
+    try:
+        _register_heif()
+        with PIL.Image.open(io.BytesIO(encoded.tobytes())) as photo:
+            return np.array(photo.convert("L" if grey else "RGB"))
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def upper_bits(image: np.ndarray, bits: int, *, name: str) -> np.ndarray:
@@ -160,6 +188,8 @@ def open_image(path: Path) -> PIL.Image.Image:
     """
     # PIL warns above its limit and raises an error above twice the limit.
     PIL.Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+    if path.suffix.lower() in (".heic", ".heif"):
+        _register_heif()
     try:
         return PIL.Image.open(path)
     except PIL.Image.DecompressionBombError:

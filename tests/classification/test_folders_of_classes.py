@@ -70,6 +70,18 @@ def test_pictures_of_other_depths():
     assert np.array_equal(decode(cv2.imencode(".png", see_through)[1].tobytes(), "a.png", 3), RED)
 
 
+def test_heic_photos_are_read_where_pillow_heif_is_installed():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(RED, (8, 8, 1))).save(stream, "HEIF", quality=100)
+    pixels = decode(stream.getvalue(), "a.heic", 3)
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels.astype(int) - (250, 10, 20)).max() <= 8  # chroma is rounded
+    with pytest.raises(UserError, match="does not decode"):
+        decode(stream.getvalue()[:200], "a.heic", 3)
+
+
 def test_deep_pictures_are_scaled_by_the_bits_of_the_data_set(tmp_path: Path):
     values = np.array([[0, 16, 2048, 4095]], np.uint16)
     content = cv2.imencode(".png", values)[1].tobytes()
