@@ -131,8 +131,27 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
             f"{name}: timm cannot build it with {_describe(options)}; use other options or another model"
         ) from error
     info = net.feature_info
+    _drop_after(net, info.module_name()[-1])
     declared = [FeatureInfo(f, c, s) for f, c, s in zip(features, info.channels(), info.reduction(), strict=True)]
     return TimmBackbone(net=net, feature_info=declared, name=name, in_channels=in_channels)
+
+
+def _drop_after(net: nn.Module, last: str) -> None:
+    """Replace the modules that follow the last feature in a sequence by identities.
+
+    timm's EfficientNets and MobileNets keep the stage after it. Its parameters would get no gradient, which neither
+    DistributedDataParallel nor a resumed optimizer accepts.
+
+    Args:
+        last: name of the module that gives the last feature, such as blocks.1.
+    """
+    parts = last.split(".")
+    for depth in range(len(parts) - 1):
+        name = ".".join(parts[: depth + 1])
+        sequence = dict(net.named_modules()).get(name)
+        if isinstance(sequence, nn.Sequential) and parts[depth + 1].isdecimal():
+            for index in range(int(parts[depth + 1]) + 1, len(sequence)):
+                sequence[index] = nn.Identity()
 
 
 def _check_tag(name: str) -> None:

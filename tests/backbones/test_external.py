@@ -97,6 +97,15 @@ def test_freezing_and_dropped_stages(name: str) -> None:
     assert frozen and all((p.grad is None) is (id(p) in frozen) for p in net.parameters())
 
 
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("features", [("c2",), ("c2", "c3")])
+def test_every_parameter_of_a_shortened_net_gets_a_gradient(name: str, features: tuple[str, ...]) -> None:
+    """A parameter without one has no moments in a checkpoint, so that the run could not be resumed."""
+    net = backbones.build(name, weights=None, features=features)
+    sum(v.square().sum() for v in net(torch.randn(2, 3, 64, 64)).values()).backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+
+
 def test_models_with_windows_pad_incomplete_patches_with_zeros():
     net = backbones.build("timm/swin_tiny_patch4_window7_224", weights=None, features=("c2", "c3")).eval()
     image = torch.rand(1, 3, 33, 62)
