@@ -83,7 +83,7 @@ def fit(
             save("last")
             raise
         done = training.epoch + training.epoch_step / batches.steps
-        log.write(training.step, {"epoch": done, **results})
+        log.write(training.step, {"epoch": done, **results}, split="val")
         _announce(progress, done, metric, results)
         if _note_score(training, results[metric]):
             save("best")
@@ -258,7 +258,7 @@ def _report(training: Training, losses: Losses, log: RunLog, progress: tqdm, bat
     means = distributed.mean(torch.stack([losses[name].float() for name in names])).tolist()
     values = dict(zip(names, means, strict=True))
     lr = training.optimizer.param_groups[0]["lr"]
-    log.write(training.step, {"loss": sum(values.values()), **values, "lr": lr})
+    log.write(training.step, {"loss": sum(values.values()), **values, "lr": lr}, split="train")
     progress.set_description(f"epoch {training.epoch + 1}/{epochs}", refresh=False)
     shown = {name.removeprefix("loss_"): f"{value:.3f}" for name, value in values.items()}
     progress.set_postfix(loss=f"{sum(values.values()):.3f}", **shown, lr=f"{lr:.2g}", refresh=False)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from backbones.common.files import write_text
 from backbones.errors import UserError
@@ -14,6 +14,8 @@ from tools.processes.distributed import is_main, on_main
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+Split: TypeAlias = Literal["train", "val"]  # of the images that the values of a line were computed on
 
 
 class RunLog:
@@ -35,21 +37,21 @@ class RunLog:
 
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, values: Mapping[str, object]) -> None:
+    def write(self, step: int, values: Mapping[str, object], *, split: Split) -> None:
         """Log JSON values at an optimizer step. Numbers are also written to TensorBoard.
 
         Raises:
             UserError: the disk is full.
         """
-        on_main(lambda: self._write(step, values))
+        on_main(lambda: self._write(step, values, split))
 
     def close(self) -> None:
         """Flush the TensorBoard events."""
         if self._events is not None:
             self._events.close()
 
-    def _write(self, step: int, values: Mapping[str, object]) -> None:
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+    def _write(self, step: int, values: Mapping[str, object], split: Split) -> None:
+        line = json.dumps({"step": step, "time": round(time.time(), 3), "split": split, **values})
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -60,12 +62,17 @@ class RunLog:
             ) from None
         for name, value in values.items():
             if isinstance(value, (int, float)) and self._events is not None:
-                self._events.add_scalar(name, value, step)
+                self._events.add_scalar(_tag(name, split), value, step)
 
     def _cut_after(self, step: int, measured: int) -> None:
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
             write_text(self.path, "".join(f"{line}\n" for line in lines if _is_done(line, step, measured)))
+
+
+def _tag(name: str, split: Split) -> str:
+    """Return TensorBoard's tag of a value: lr, or its name in the group of its split, such as val/loss."""
+    return name if name == "lr" else f"{split}/{name.removeprefix(f'{split}_')}"
 
 
 def _is_done(line: str, step: int, measured: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -120,7 +121,10 @@ def test_fit_learns_logs_and_saves(tmp_path: Path):
     assert saved.count("best") == 1  # a metric that never grows is best once
     assert saved.count("last") == 20 + 3  # each epoch, and steps 7, 21, 35; 14 and 28 end an epoch
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == [20, 40]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [20, 40]
+    assert all(("epoch" in line) is (line["split"] == "val") for line in lines)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/square", "lr", "val/epoch", "val/error", "val/count"}
     assert [line["epoch"] for line in lines if "epoch" in line] == list(range(1, 21))
 
 
@@ -285,7 +289,7 @@ def test_a_full_disk_ends_the_log_in_one_line(tmp_path: Path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = RunLog(tmp_path)
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No space left on device\)"):
-        log.write(1, {"loss": 1.0})
+        log.write(1, {"loss": 1.0}, split="train")
     log.close()
 
 
