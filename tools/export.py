@@ -1,4 +1,4 @@
-"""Write a trained model as a file that other programs run: ONNX, torch.export, or torchvision's layout.
+"""Export a trained model as a file for other programs: ONNX, torch.export, or torchvision's or timm's state dict.
 
     python tools/export.py --run runs/cls-20260101-120000
     python tools/export.py --run runs/seg-20260101-120000 --format torch-export --output model.pt2

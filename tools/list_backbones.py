@@ -81,7 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(entries: Sequence[BackboneEntry]) -> str:
-    """Return a line per backbone and a line per published weights; * marks the weights that "imagenet" means."""
+    """Return a text table: a line for each backbone, and a line for each of its published weights.
+
+    An asterisk marks the weights that the name "imagenet" means.
+    """
     width = max(len(entry.name) for entry in entries)
     lines = [f"{'name':<{width}}  {'params':>8}  {'GFLOPs':>7}  {'size':>4}  features (channels/stride)"]
     for entry in entries:

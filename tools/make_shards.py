@@ -53,7 +53,7 @@ class ShardGroups:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the shards and print their numbers."""
+    """Write the shards; print the number of shards and images of each split."""
     options = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv).shards
 
     from backbones.common.listing import describe_passed_over  # imports OpenCV

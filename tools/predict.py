@@ -93,7 +93,7 @@ def report(summary: PredictionSummary, folder: Path) -> None:
 
     Raises:
         KeyboardInterrupt: if the prediction was interrupted.
-        UserError: if inputs failed.
+        UserError: if an input could not be predicted.
     """
     done, failed = summary.images, len(summary.problems)
     print(f"{done} images in {summary.seconds:.1f} s: {summary.images_per_second:.1f} images/s; {failed} inputs failed")

@@ -140,7 +140,7 @@ def require_like(value: object, like: object, where: str) -> None:
 
 
 def _fits(value: object, like: object) -> bool:
-    """Return whether a value has the type and shape of `like`. Entries of dicts, lists and tuples are not compared."""
+    """Return whether a value has the type of `like`, and its shape, length or keys. Entries are not compared."""
     if isinstance(like, (type, UnionType)):
         return isinstance(value, like)
     if isinstance(like, dict):

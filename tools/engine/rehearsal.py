@@ -42,7 +42,7 @@ class Rehearsal:
 
     @classmethod
     def from_output(cls, text: str) -> Rehearsal | None:
-        """Read the rehearsal from the last line that a training command printed; None if this is not such a line."""
+        """Read the last rehearsal that a training command printed as a line of JSON; None if it printed none."""
         lines = [line for line in text.splitlines() if line.startswith(f'{{"{KEY}": ')]
         return cls(**json.loads(lines[-1])[KEY]) if lines else None
 

@@ -38,7 +38,7 @@ def image_sizes(truth: InstancesFile) -> dict[int, tuple[float, float]]:
 
 
 def undefined_reasons(figures: Mapping[str, float | None], truth: np.ndarray) -> dict[str, str]:
-    """Return for each undefined metric what the ground truth lacks, such as "no small objects"."""
+    """Return for each undefined metric what the ground truth lacks for it, such as "no small objects"."""
     return {name: _lacking(truth, area_of(name)) for name, value in figures.items() if value is None}
 
 
@@ -50,7 +50,7 @@ def zero_reason(
     *,
     is_zero: bool,
 ) -> str | None:
-    """Return why AP is zero or close to zero; None if no cause is found.
+    """Return why AP is zero or close to zero, as text; None if no cause is found.
 
     Args:
         sizes: width and height by image id.
@@ -70,14 +70,14 @@ def zero_reason(
 
 
 def score_warning(scores: np.ndarray) -> str | None:
-    """Return a warning if several detections all have the same score."""
+    """Return a warning if there are several detections and all have the same score; else None."""
     if len(scores) > 1 and (scores == scores[0]).all():
         return f"all {len(scores)} scores are {scores[0]:g}: AP needs a ranking and uses the file's order"
     return None
 
 
 def unknown_categories(rows: np.ndarray, known: Sequence[int]) -> str | None:
-    """Return a warning if detections have categories that the ground truth does not have. Such detections are ignored.
+    """Return a warning if detections have categories that the ground truth lacks, which are ignored; else None.
 
     Args:
         rows: detections `[N, 7]` on the scored images.
@@ -92,10 +92,10 @@ def unknown_categories(rows: np.ndarray, known: Sequence[int]) -> str | None:
 
 
 def crowded_warning(crowded: Mapping[tuple[int, int], int], categories: Mapping[int, str], most: int) -> str | None:
-    """Return a warning if there are images with more objects of a class than the `most` detections that count.
+    """Return a warning if images have more objects of a class than the `most` detections that count; else None.
 
     Args:
-        crowded: numbers of objects by image and category, of such images and categories only.
+        crowded: number of objects by image id and category id, where it exceeds `most`.
         categories: names by id.
     """
     if not crowded:
@@ -137,7 +137,7 @@ def _normalised(truth: np.ndarray, detections: np.ndarray) -> str | None:
 
 
 def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -> str | None:
-    """Return a hint if boxes seem to be corners x1, y1, x2, y2: read as x, y, w, h they leave the image."""
+    """Return a hint if boxes seem to be corners x1, y1, x2, y2, because as x, y, w, h they leave the image; else None."""
     size = np.array([sizes.get(int(image), (0, 0)) for image in detections[:, IMAGE]])
     known = (size > 0).all(axis=1)
     if not known.any():
@@ -154,7 +154,7 @@ def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -
 
 
 def _poor_overlap(truth: np.ndarray, detections: np.ndarray) -> str:
-    """Report the best overlap of a detection and an object of the same image and category."""
+    """Return a text with the best IoU of a detection and an object of the same image and category."""
     best = 0.0
     for here, there in pairs(detections, truth[truth[:, CROWD] == 0], [IMAGE, CATEGORY]):
         best = max(best, float(iou(here[:, X : H + 1], there[:, X : H + 1]).max()))

@@ -1,4 +1,4 @@
-"""Two libraries that match boxes, behind one interface: hotcoco (compiled, fast) and pycocotools (the reference)."""
+"""Two libraries that match detections with objects, behind one interface: hotcoco (fast) and pycocotools (reference)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Arrays(TypedDict):
-    """The result of matching, over IoU thresholds T, recalls R, classes K, areas A, limits M; -1 is undefined."""
+    """Result of matching. Axes: IoU thresholds T, recalls R, classes K, size ranges A, limits M. -1 means undefined."""
 
     precision: np.ndarray  # [T, R, K, A, M]
     recall: np.ndarray  # [T, K, A, M]
@@ -45,22 +45,22 @@ class Engine(Protocol):
     categories: dict[int, str]
 
     def complete(self) -> InstancesFile:
-        """Return the ground truth with all fields that box evaluation needs, as `read_truth` does."""
+        """Return the ground truth with all fields that the evaluation of boxes needs, as `read_truth` does."""
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
-        """Return for each category id the number of `images` that show it, and its number of objects without crowds."""
+        """Return for each category id how many of `images` show it, and its number of objects without crowds."""
 
     def read(self, path: Path) -> COCO | None:
-        """Parse a results file with the library's fast reader; return None if it needs the strict Python reader."""
+        """Parse a results file with the library's fast reader; None if the file must be checked record by record."""
 
     def native_count(self, native: COCO, images: list[int]) -> int:
-        """Count the detections on `images` in a natively parsed file."""
+        """Count the detections on `images` in a results file that `read` parsed."""
 
     def knows_categories(self, native: COCO) -> bool:
-        """Return whether the ground truth has the categories of all detections of a natively parsed file."""
+        """Return whether the ground truth has all categories of a results file that `read` parsed."""
 
     def crowded(self, images: list[int], most: int) -> dict[tuple[int, int], int]:
-        """Return the numbers of objects by image and category, for those of `images` with more than `most` objects."""
+        """Return the number of objects by image id and category id, where it exceeds `most`, for the given images."""
 
     def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
         """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`.
@@ -71,7 +71,7 @@ class Engine(Protocol):
 
 
 class HotcocoEngine:
-    """Engine of hotcoco, a compiled library. Files with all fields are parsed by hotcoco itself, which is fast."""
+    """Engine that uses hotcoco, a compiled library. hotcoco itself parses files that have all fields, which is fast."""
 
     def __init__(self, source: TruthSource) -> None:
         self._source = source
@@ -121,7 +121,7 @@ class HotcocoEngine:
         return _arrays(self.matching(detections, images, most).eval)
 
     def matching(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> COCOeval:
-        """Return hotcoco's `COCOeval` after matching detections (as for `match`) on at least one image."""
+        """Match the detections and return hotcoco's `COCOeval`. There must be at least one image."""
         from hotcoco import COCOeval
 
         if isinstance(detections, np.ndarray):
@@ -150,7 +150,7 @@ class HotcocoEngine:
 
 
 class PycocotoolsEngine:
-    """Engine of pycocotools, COCO's reference code; its printed output is suppressed."""
+    """Engine that uses pycocotools, COCO's reference code, without its printed output."""
 
     def __init__(self, source: TruthSource) -> None:
         self._truth = read_truth(source)
@@ -219,7 +219,7 @@ def records(rows: np.ndarray) -> list[ResultRecord]:
 
 
 def undefined(categories: int, most: int = LIMIT) -> Arrays:
-    """Return the result of matching without images or categories: all values are -1 (undefined)."""
+    """Return the result of matching if there are no images or no categories: all values are -1 (undefined)."""
     shape = (10, 101, categories, 4, len(limits_of(most)))
     return {
         "precision": -np.ones(shape),
@@ -234,7 +234,7 @@ def _arrays(evaluation: Any) -> Arrays:
 
 
 def _reference(data: Mapping[str, object]) -> pycocotools.coco.COCO:
-    """Return pycocotools' COCO object for ground truth that is in memory."""
+    """Return a pycocotools COCO object made from ground truth in memory."""
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""COCO box metrics: each process collects predictions, the states are merged, the metrics are computed.
+"""COCO's metrics of boxes: processes collect detections, merge them, and compute the metrics.
 
     evaluator = CocoEvaluator("annotations/instances_val.json", category_ids=ids)
     evaluator.update(predictions, targets)
@@ -62,7 +62,7 @@ class CocoState(TypedDict):
 
 
 class Explanations(TypedDict):
-    """Explanations of results: `reasons` of metrics that are undefined or low, by metric, and `warnings`."""
+    """Texts about metrics: `reasons`, by name of a metric that is undefined or low, and `warnings`."""
 
     reasons: dict[str, str]
     warnings: list[str]
@@ -155,7 +155,7 @@ class CocoEvaluator:
         return {"images": np.array(seen, dtype=np.int64), "rows": rows}
 
     def merge(self, states: Sequence[CocoState]) -> None:
-        """Replace the detections by the union of the states of all processes, in any order.
+        """Replace the detections by those of all processes, given as their states in any order.
 
         Raises:
             UserError: if two processes scored the same image.
@@ -172,7 +172,7 @@ class CocoEvaluator:
         return records(self._ordered_rows())
 
     def compute(self) -> dict[str, Any]:
-        """Compute the metrics: numbers from 0 to 1, or None with an entry in `reasons`.
+        """Compute the metrics. A metric is a number from 0 to 1, or None with an explanation in `reasons`.
 
         Returns:
             The twelve COCO metrics (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl), and the recall
@@ -203,7 +203,7 @@ class CocoEvaluator:
         }
 
     def _further_figures(self, classes: list[ClassMetrics]) -> dict[str, float | None]:
-        """Compute the further metrics of protocol "voc" or "lvis"; VOC's metrics of a class go to its entry."""
+        """Compute the further metrics of protocol "voc" or "lvis". VOC's metrics by class are added to `classes`."""
         if self._protocol == "coco":
             return {}
         rows = self._scored(self._ordered_rows())
@@ -216,7 +216,7 @@ class CocoEvaluator:
         return {"VOC07": found["VOC07"], "VOC12": found["VOC12"]}
 
     def _explanations(self, figures: Mapping[str, float | None], arrays: Arrays) -> Explanations:
-        """Return the reasons of undefined or low metrics, and warnings. Detections are parsed only if needed."""
+        """Return reasons for undefined or low metrics, and warnings. The detections are parsed only if needed."""
         reasons: dict[str, str] = {}
         ap = figures["AP"]
         undefined = any(value is None for value in figures.values())
@@ -236,13 +236,13 @@ class CocoEvaluator:
         return [*self._notes, *self._crowded(), *self._unknown_categories(), *self._equal_scores(scores), *lvis]
 
     def _crowded(self) -> list[str]:
-        """Warn of images that have more objects of a class than detections that count."""
+        """Return a warning if images have more objects of a class than detections that count."""
         crowded = self._engine.crowded(self.image_ids, self.max_detections)
         warning = crowded_warning(crowded, self._engine.categories, self.max_detections)
         return [warning] if warning else []
 
     def _unknown_categories(self) -> list[str]:
-        """Warn of detections of categories that the ground truth does not have."""
+        """Return a warning if detections have categories that the ground truth lacks."""
         known = list(self._engine.categories)
         if self._native and self._engine.knows_categories(self._native[1]):
             return []
@@ -250,7 +250,7 @@ class CocoEvaluator:
         return [warning] if warning else []
 
     def _equal_scores(self, scores: np.ndarray) -> list[str]:
-        """Return a warning if all scores are equal. Scores of matched boxes are checked first, which is faster."""
+        """Return a warning if all scores are equal. The scores of matched boxes are compared first, which is faster."""
         matched = scores[scores > 0]
         if matched.size and matched.min() != matched.max():
             return []
@@ -305,7 +305,7 @@ class CocoEvaluator:
         return self.category_ids[labels - 1]
 
     def _ordered_rows(self) -> np.ndarray:
-        """Return all detections [N, 7] ordered by image id; those of an image keep their order, which breaks ties."""
+        """Return all detections [N, 7] ordered by image id. Within an image the order is kept, as it decides ties."""
         pieces = [read_results(self._native[0])] if self._native else self._pieces
         rows = np.concatenate(pieces) if pieces else np.empty((0, 7))
         return rows[np.argsort(rows[:, IMAGE], kind="stable")]
@@ -314,7 +314,7 @@ class CocoEvaluator:
         return rows[np.isin(rows[:, IMAGE], self.image_ids)]
 
     def _scored(self, rows: np.ndarray) -> np.ndarray:
-        """Return the detections on scored images whose category is in the ground truth."""
+        """Return the rows whose image is scored and whose category is in the ground truth."""
         rows = self._on_scored_images(rows)
         return rows[np.isin(rows[:, CATEGORY], list(self._engine.categories))]
 

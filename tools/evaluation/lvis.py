@@ -1,4 +1,4 @@
-"""LVIS's metrics. On each image only the categories count that the annotators searched for.
+"""LVIS's metrics. On an image only those categories count that its annotators searched for.
 
 Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, section 2. hotcoco computes
 them; the values equal those of the reference, lvis-api 0.5.3, in all digits.

@@ -1,4 +1,4 @@
-"""Matches results with ground truth by names, where a file beside the results lists the names of their ids.
+"""Matches detections with ground truth by the names of images and categories, if their ids differ.
 
 `tools/predict.py` numbers its images 1..N and writes their names to `images.json`. Ground truth has other ids.
 """
@@ -20,20 +20,20 @@ UNKNOWN = -1  # id of a category that the ground truth does not have
 
 @dataclass(frozen=True)
 class IdNames:
-    """File names of images, and names of categories, by id."""
+    """File names of images by image id, and names of categories by category id."""
 
     images: Mapping[int, str]
     categories: Mapping[int, str]
 
     @classmethod
     def of(cls, data: object) -> IdNames:
-        """Return the names in the content of a COCO file. Records without an id or a name are left out."""
+        """Return the names in the content of a COCO file. Records without an id or a name are ignored."""
         lists = data if isinstance(data, dict) else {}
         return cls(_names(lists.get("images"), "file_name"), _names(lists.get("categories"), "name"))
 
     @classmethod
     def read(cls, path: Path) -> IdNames:
-        """Return the names in a JSON file; no names if the file is not JSON.
+        """Return the names in a JSON file; empty if the content is not JSON.
 
         Raises:
             UserError: the file is missing or unreadable.
@@ -45,7 +45,7 @@ class IdNames:
 
 
 def renumber(rows: np.ndarray, given: IdNames, truth: IdNames, path: Path) -> tuple[np.ndarray, list[str]]:
-    """Replace the ids of detections by those of the ground truth that have the same names.
+    """Give detections the image and category ids that the ground truth uses for the same names.
 
     Args:
         rows: detections `[N, 7]`.
@@ -54,10 +54,10 @@ def renumber(rows: np.ndarray, given: IdNames, truth: IdNames, path: Path) -> tu
         path: file of `given`, for messages.
 
     Returns:
-        The rows on images whose names the ground truth has, and what was changed or left out.
+        The rows on images that the ground truth has by name, and notes on what was changed or left out.
 
     Raises:
-        UserError: no image, or not every image of `rows`, can be matched in a clear way.
+        UserError: no image can be matched, `given` lacks an image of `rows`, or two images match the same name.
     """
     notes: list[str] = []
     if given.images and truth.images:
@@ -93,7 +93,7 @@ def _renumber_images(
 def _renumber_categories(
     rows: np.ndarray, given: Mapping[int, str], truth: Mapping[int, str], path: Path, notes: list[str]
 ) -> np.ndarray:
-    """Give categories the ids of their names in the ground truth; those of other names become `UNKNOWN`."""
+    """Give detections the category ids that the ground truth uses for the same names; `UNKNOWN` for other names."""
     ids = {name: key for key, name in truth.items()}
     if len(ids) < len(truth) or all(truth.get(key) == name for key, name in given.items()):
         return rows
@@ -105,10 +105,10 @@ def _renumber_categories(
 
 
 def match_names(given: Mapping[int, str], truth: Mapping[int, str]) -> dict[int, int]:
-    """Return the id in `truth` of each id in `given` whose file name fits.
+    """Return a dict from ids in `given` to ids in `truth` whose file names match.
 
-    The longest common end of two paths decides: `/data/val/a/1.jpg` fits `a/1.jpg`, and `1.jpg` if that is the only
-    file of this name.
+    Names match by the longest common end of their paths: `/data/val/a/1.jpg` matches `a/1.jpg`. It also matches `1.jpg`
+    if that is the only file of this name.
     """
     exact = {_path(name): key for key, name in truth.items()}
     alone = _unique((path.name, key) for path, key in exact.items())
@@ -127,7 +127,7 @@ def _path(name: str) -> PurePosixPath:
 
 
 def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Return the pairs whose first value occurs once."""
+    """Return as a dict the pairs whose first value occurs only once."""
     found: dict[str, list[int]] = {}
     for name, key in pairs:
         found.setdefault(name, []).append(key)
@@ -146,7 +146,7 @@ def _refuse_shared(matched: Mapping[int, int], given: Mapping[int, str], path: P
 
 
 def _replaced(rows: np.ndarray, column: int, ids: Mapping[int, int]) -> np.ndarray:
-    """Return a copy of rows with the ids of one column replaced by a mapping; ids not in it become `UNKNOWN`."""
+    """Return a copy of `rows` whose ids in `column` are replaced as `ids` says; `UNKNOWN` for ids that `ids` lacks."""
     rows = rows.copy()
     rows[:, column] = [ids.get(int(key), UNKNOWN) for key in rows[:, column]]
     return rows

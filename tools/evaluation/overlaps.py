@@ -1,4 +1,8 @@
-"""Overlaps of detections with ground truth, as rows `[N, 7]` (see `tools.evaluation.reading`)."""
+"""Overlaps of detections with ground truth.
+
+Detections are rows `[N, 7]`: image id, x, y, width, height, score, category id. Objects have the flag `iscrowd` in
+place of the score.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 
 
 def pairs(detections: np.ndarray, truth: np.ndarray, columns: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the detections and the objects that have equal values in `columns`, such as image and category."""
+    """Yield groups of detections and objects that have equal values in `columns`, such as image and category."""
     _, keys = np.unique(np.vstack([detections[:, columns], truth[:, columns]]), axis=0, return_inverse=True)
     keys = keys.reshape(-1)  # some NumPy versions add a second axis
     groups = []

@@ -1,4 +1,4 @@
-"""Readers of COCO ground truth and results. Large well-formed files take a fast path; others are checked by record."""
+"""Reads COCO ground truth and results. Well-formed files are parsed fast; in other files each record is checked."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_truth(source: TruthSource) -> InstancesFile:
-    """Return the ground truth with the fields that box evaluation needs; `area` and `iscrowd` are filled in.
+    """Return the ground truth with the fields that the evaluation of boxes needs. `area` and `iscrowd` are filled in.
 
     Annotations get the ids 1..N, because pycocotools treats a match with annotation 0 as no match.
 
@@ -84,10 +84,10 @@ def read_truth(source: TruthSource) -> InstancesFile:
 
 
 def truth_is_plain(path: Path, gt: COCO) -> bool:
-    """Return whether `gt`, a file as hotcoco parsed it, has all fields, so that `read_truth` is not needed.
+    """Return whether the file that hotcoco parsed as `gt` has all fields, so that `read_truth` is not needed.
 
-    Counting field names in the raw text takes milliseconds; parsing takes seconds. A file with any doubt is read by
-    `read_truth`, whose errors name the faulty record.
+    The test counts field names in the raw text, which takes milliseconds; parsing takes seconds. If a file might lack a
+    field, `read_truth` reads it; the errors of `read_truth` name the faulty record.
     """
     raw = read_bytes(path)
     ids = gt.get_ann_ids()
@@ -108,7 +108,7 @@ def truth_is_plain(path: Path, gt: COCO) -> bool:
 
 
 def load_plain_results(path: Path, gt: COCO) -> COCO | None:
-    """Parse a results file with hotcoco; return None if it must be checked record by record."""
+    """Parse a results file with hotcoco; return None if the file must be checked record by record."""
     raw = read_bytes(path)
     count = _count(raw, "score")
     doubtful = (
@@ -149,7 +149,7 @@ def read_results(source: Path | Sequence[Record]) -> np.ndarray:
 
 @contextmanager
 def native_stderr_silenced() -> Iterator[None]:
-    """Discard what compiled code writes to file descriptor 2. Exceptions are raised as usual."""
+    """Context manager that discards what compiled code writes to file descriptor 2. Exceptions are raised as usual."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -166,14 +166,17 @@ def _count(raw: bytes, name: str) -> int:
 
 
 def _all_within(gt: COCO, ids: list[int], images: list[int], categories: list[int]) -> bool:
-    """Return whether each annotation has a known image and category. hotcoco reads an empty list as "no filter"."""
+    """Return whether each of the annotations `ids` has one of `images` and one of `categories`.
+
+    Empty lists are handled first, because hotcoco reads an empty list as "no filter".
+    """
     if not images or not categories:
         return not ids
     return len(gt.get_ann_ids(img_ids=images, cat_ids=categories)) == len(ids)
 
 
 def _list(data: Record, key: str, where: str) -> list[Record]:
-    """Return a list of the ground truth, such as `images`, without checking its records."""
+    """Return one of the ground truth's lists, such as `images`, without checking its records."""
     records = data.get(key)
     if not isinstance(records, list):
         raise UserError(
@@ -183,7 +186,7 @@ def _list(data: Record, key: str, where: str) -> list[Record]:
 
 
 def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
-    """Return width and height by image id; (0, 0) if the file does not state them."""
+    """Return width and height of the images, by image id; (0, 0) if the file does not state them."""
     sizes: dict[int, tuple[float, float]] = {}
     for number, record in enumerate(images):
         key = _integer(record, "id", f"{where}: images[{number}]")
@@ -195,7 +198,7 @@ def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
 
 
 def _image(record: Record, sizes: Mapping[int, tuple[float, float]]) -> ImageRecord:
-    """Return id, size and, if there is one, file name of a checked record."""
+    """Return a checked image record: id, size and, if the record has one, file name."""
     key = int(record["id"])  # type: ignore[call-overload]
     width, height = sizes[key]
     image: ImageRecord = {"id": key, "width": width, "height": height}
@@ -265,7 +268,7 @@ def _mask_area(segmentation: object, size: tuple[float, float], box: list[float]
 
 
 def _near(polygon: object, width: float, height: float) -> list[float]:
-    """Clip a polygon to one image size around the image. Farther points cost memory and cover no pixel."""
+    """Clip a polygon to the image and a margin of the image's size. Points farther away only cost memory."""
     points = np.array(polygon, np.float64).reshape(-1, 2)
     if len(points) < 3 or not np.isfinite(points).all():
         raise ValueError("not a polygon")

@@ -1,4 +1,4 @@
-"""Finds by how much the ids of detections are shifted against those of the ground truth."""
+"""Finds a constant by which the ids of detections differ from those of the ground truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEWEST = 3  # detections at the place of an object, and ids, from which a shift 
 
 
 def fitting_shift(given: Collection[int], known: Collection[int]) -> int | None:
-    """Return the smallest number that turns all `given` ids into `known` ids when it is added; None without one."""
+    """Return the smallest number that, added to each id in `given`, gives an id in `known`; None if none is plausible."""
     known = set(known)
     first = min(given)
     fits = [key - first for key in known if all(other + key - first in known for other in given)]
@@ -25,15 +25,15 @@ def fitting_shift(given: Collection[int], known: Collection[int]) -> int | None:
 
 
 def category_hint(truth: np.ndarray, detections: np.ndarray, categories: Sequence[int]) -> str | None:
-    """Return which change of the detections' category ids fits the objects that they overlap.
+    """Return a hint on how to change the detections' category ids so that they match the objects they overlap.
 
     Args:
         categories: ids of the ground truth's categories, ascending.
-        truth: rows `[G, 7]`, with 1 for crowds in the column of scores.
-        detections: rows `[N, 7]`.
+        truth: rows `[G, 7]` of image id, x, y, width, height, iscrowd, category id.
+        detections: rows `[N, 7]` of image id, x, y, width, height, score, category id.
 
     Returns:
-        A text, or None if the ids fit as they are or no change fits.
+        The hint, or None if the ids match already or no change makes them match.
     """
     given, there = _categories_by_place(truth[truth[:, SCORE] == 0], detections)
     if len(given) < FEWEST or (given == there).mean() > MOST:
@@ -54,7 +54,7 @@ def category_hint(truth: np.ndarray, detections: np.ndarray, categories: Sequenc
 
 
 def unknown_hint(given: Collection[int], known: Collection[int]) -> str:
-    """Return which shift would turn ids that the ground truth does not have into those that it has; "" without one."""
+    """Return a hint with the number to add to each id so that the ground truth has it; "" if there is no such number."""
     shift = fitting_shift(given, known)
     return f"; {_addition(shift)} each id would fit" if shift else ""
 
@@ -64,13 +64,13 @@ def _addition(shift: int) -> str:
 
 
 def some(ids: Iterable[float] | np.ndarray) -> str:
-    """Return the first ids as a text."""
+    """Return the first few distinct ids as text, such as "3, 7, 12, ..."."""
     distinct = np.unique(np.asarray(list(ids))).astype(np.int64)
     return ", ".join(str(key) for key in distinct[:3]) + (", ..." if len(distinct) > 3 else "") or "none"
 
 
 def _categories_by_place(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the categories of detections that overlap an object of any category, and of the objects."""
+    """Pair detections with the objects of any category that they overlap; return the category ids of both."""
     given, there = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for found, objects in pairs(detections, truth, [IMAGE]):
         overlaps = iou(found[:, X : H + 1], objects[:, X : H + 1])

@@ -1,4 +1,4 @@
-"""COCO's twelve metrics from precision and recall arrays, and the printed table."""
+"""Computes COCO's twelve metrics from arrays of precision and recall, and formats them as tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METRICS = (*AP_METRICS, *AR_METRICS)
 
 
 class ClassMetrics(TypedDict, total=False):
-    """The metrics of one class, None if it has no objects. VOC's metrics are present with protocol "voc" only."""
+    """The metrics of one class; None if the class has no objects. VOC's metrics need protocol "voc"."""
 
     id: int
     name: str
@@ -46,12 +46,12 @@ class ClassMetrics(TypedDict, total=False):
 
 
 def area_of(metric: str) -> str:
-    """Return the size range that a metric is about, a key of AREAS: "small" for APs."""
+    """Return the object sizes that a metric covers, as a key of AREAS: "small" for APs, "all" for AP."""
     return (AP_METRICS | AR_METRICS)[metric][1] if metric in METRICS else "all"
 
 
 def limits_of(most: int) -> list[int]:
-    """Return the numbers of detections per image and class at which recall is measured: COCO's up to `most`, `most`."""
+    """Return the numbers of detections per image and class for which recall is measured: `most`, and COCO's below it."""
     return sorted({min(limit, most) for limit in LIMITS} | {most})
 
 
@@ -61,12 +61,12 @@ def metric_names(most: int) -> tuple[str, ...]:
 
 
 def summarize(precision: np.ndarray, recall: np.ndarray, most: int = LIMIT) -> dict[str, float | None]:
-    """Compute the metrics by `metric_names`. A metric without ground truth is None.
+    """Compute all metrics that `metric_names` lists. A metric without ground truth is None.
 
     Args:
         precision: [T, R, K, A, M] over IoU thresholds, recall points, classes, areas, limits; -1: undefined.
         recall: [T, K, A, M].
-        most: detections per image and class that count in AP; M are those of `limits_of(most)`.
+        most: detections per image and class that count in AP. The axis M has the values of `limits_of(most)`.
     """
     figures: dict[str, float | None] = {}
     limits = limits_of(most)
@@ -122,7 +122,7 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
 
 
 def class_summary(classes: Sequence[ClassMetrics]) -> str:
-    """Format the metrics of the most frequent and of the worst classes as a text table; of all classes if they are few.
+    """Format the metrics of the most frequent and of the worst classes as a text table; of all if there are few.
 
     Classes without ground truth are left out.
     """
@@ -137,7 +137,7 @@ def class_summary(classes: Sequence[ClassMetrics]) -> str:
 
 
 def _reason_lines(reasons: Mapping[str, str]) -> list[str]:
-    """Return each reason once, after the metrics that it explains."""
+    """Return a line of text for each distinct reason, beginning with the metrics that the reason explains."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)

@@ -110,7 +110,10 @@ def _best_objects(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the IoU `[P]` of boxes in rows `[P, 7]`, pair by pair. Widths count pixels: x from 10 to 11 is 2 wide."""
+    """Return the IoU `[P]` of each pair of boxes, given as two arrays of rows `[P, 7]`.
+
+    Widths count pixels, as in VOC: a box from x = 10 to x = 11 is 2 wide.
+    """
     corner = np.maximum(one[:, [X, Y]], other[:, [X, Y]])
     end = np.minimum(one[:, [X, Y]] + one[:, [W, H]], other[:, [X, Y]] + other[:, [W, H]])
     shared = (end - corner).clip(min=0).prod(axis=1)

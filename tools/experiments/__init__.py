@@ -1,1 +1,1 @@
-"""Experiments: matrices of training runs, trained one by one and compared in tables, charts and statements."""
+"""Experiments: many training runs with different options, compared in tables, charts and sentences."""

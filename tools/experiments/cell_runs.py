@@ -1,4 +1,4 @@
-"""Run of a cell: the content of its folder so far, finished or not."""
+"""Reads the run folder of a cell (one training run of an experiment), finished or not."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ START = "== begins at "  # precedes the output of each start in a cell's log
 
 @dataclass(frozen=True)
 class CellRun:
-    """The contents of a cell's run folder.
+    """A cell (one training run of an experiment) with the content of its run folder.
 
     Attributes:
         cell: the cell.
-        folder: its run folder.
+        folder: run folder of the cell.
         results: content of results.json, or None as long as the run is not finished.
         lines: lines of metrics.jsonl, in order of steps.
-        error: error message of the last start, in one line, or None.
+        error: error message of the last attempt to train the cell, in one line, or None.
     """
 
     cell: Cell
@@ -54,7 +54,7 @@ class CellRun:
         return cls(cell, folder, results, read_lines(folder / "metrics.jsonl"), error)
 
     def result(self, key: str) -> float | None:
-        """Return a number of the results, or None if the run is not finished or lacks it."""
+        """Return the number `key` of results.json, or None if the run is unfinished or has no such result."""
         value = (self.results or {}).get(key)
         return value if isinstance(value, (int, float)) else None
 
@@ -73,7 +73,10 @@ class CellRun:
 
 
 def last_error(log: Path) -> str | None:
-    """Return the error line of a cell's last start, else the last line of its traceback, else None."""
+    """Return the error message of a cell's last training attempt: its line "error: ...", or the end of its traceback.
+
+    Return None if the attempt had no error.
+    """
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     lines = text.rpartition(START)[2].replace("\r", "\n").splitlines()
     error = next((line for line in reversed(lines) if line.startswith("error: ")), None)

@@ -1,4 +1,4 @@
-"""The cells of an experiment: its runs, with their folder names and options."""
+"""The cells of an experiment: each cell is one training run with a folder name and options."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment.
+    """A cell: one training run of an experiment.
 
     Attributes:
-        name: of its folder.
+        name: name of the cell and of its folder.
         script: name of the training command.
-        arguments: of the training command, without --output.
+        arguments: arguments of the training command, without --output.
         config: all options, as JSON values, with defaults and recipe resolved.
         labels: names of the values of the options that vary.
     """
@@ -37,12 +37,12 @@ class Cell:
     labels: dict[str, str]
 
     def label(self, axis: str) -> str:
-        """Return the name of the cell's value of an option, which another part of the matrix may vary."""
+        """Return the name of this cell's value of the option `axis`, even if only other cells vary the option."""
         return self.labels[axis] if axis in self.labels else value_name(self.config.get(axis))
 
 
 def make_cells(plan: Plan) -> list[Cell]:
-    """Return all cells of a plan, in the order of its matrix.
+    """Return the cells (training runs) of a plan, in the order of its matrix.
 
     A run that two parts of the matrix contain is one cell, with the name from the first part. Otherwise it would count
     as two seeds that agree.
@@ -65,7 +65,7 @@ def make_cells(plan: Plan) -> list[Cell]:
 
 
 def folder_part(option: str, value: str) -> str:
-    """Return how a value appears in a folder name: resnet20, seed0, weights_imagenet.
+    """Return how an option's value appears in folder names, such as resnet20, seed0 or weights_imagenet.
 
     A weights file appears as the name of its run.
     """
@@ -99,7 +99,7 @@ def resolve_options(script: str, arguments: Sequence[str], *, cell: str) -> Json
 
 
 def _cell(plan: Plan, name: str, labels: dict[str, str], values: Values) -> Cell:
-    """Return one cell, with `{option}` placeholders replaced and the number of epochs adjusted."""
+    """Make one cell (training run): replace `{option}` placeholders and adjust the number of epochs."""
     # A placeholder may name any option of the command, so resolve the options before filling it.
     has_placeholder = any("{" in str(value) for value in values.values())
     config = resolve_options(plan.script, plan.arguments, cell=name) if has_placeholder else {}

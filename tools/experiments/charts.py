@@ -1,4 +1,4 @@
-"""The charts of an experiment: learning curves over the fraction of data, differences with intervals, and costs."""
+"""Charts of an experiment: the metric by fraction of the data, differences with intervals, and the metric by cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BETTER, WORSE, UNCERTAIN = COLOURS[1], COLOURS[0], COLOURS[7]
 
 
 def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
-    """Draw the metric over the fraction of the data: lines of means, bars of standard deviations, dots of runs.
+    """Draw the metric over the fraction of the data: means as lines, standard deviations as bars, runs as dots.
 
     Returns:
         Whether a task has several fractions; otherwise nothing is drawn.
@@ -41,7 +41,7 @@ def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
 
 
 def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
-    """Draw a forest plot: each difference with its interval, and thicker the interval over the images only.
+    """Draw each difference with its interval (a forest plot); the interval over images alone is thicker.
 
     Returns:
         Whether there are differences; otherwise nothing is drawn.
@@ -63,7 +63,7 @@ def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
 
 
 def draw_costs(path: Path, tasks: Sequence[TaskComparison]) -> bool:
-    """Draw the metric over parameters, multiply-adds and minutes, one dot per group, for the costs that differ.
+    """Draw the metric over each cost (parameters, multiply-adds, minutes) that differs, with one dot per group of runs.
 
     Returns:
         Whether any cost differs; otherwise nothing is drawn.
@@ -152,7 +152,7 @@ def _draw_costs(panel: Axes, task: TaskComparison, title: str) -> None:
 
 
 def _draw_shared_legend(panels: Sequence[Axes]) -> None:
-    """Draw one legend, that of the first panel with a legend, to the right of the last panel."""
+    """Draw one legend to the right of the last panel, with the entries of the first panel that has any."""
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         if handles:
@@ -161,7 +161,7 @@ def _draw_shared_legend(panels: Sequence[Axes]) -> None:
 
 
 def _varying_costs(task: TaskComparison) -> list[str]:
-    """Return the titles of the costs (parameters, multiply-adds, minutes) that differ between groups."""
+    """Return the titles of the costs (parameters, multiply-adds, minutes) that are not the same for all groups."""
     varying = []
     for title in COST_AXES:
         known = {round(cost, 6) for group in task.groups if (cost := _cost(title)(group)) is not None}
@@ -178,5 +178,5 @@ def _fraction(group: Group) -> float:
 
 
 def _fractions(task: TaskComparison) -> list[float]:
-    """Return the fractions of the data that have finished runs, in rising order."""
+    """Return the fractions of the data for which runs are finished, in rising order."""
     return sorted({_fraction(group) for group in task.groups if group.finished})

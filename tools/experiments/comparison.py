@@ -1,4 +1,4 @@
-"""A comparison: an experiment in its folder, planned, trained, and summarised in tables and charts."""
+"""Carries out an experiment: plans and trains its cells (training runs), and writes tables and charts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHARTS = {"learning.png": draw_learning, "differences.png": draw_differences, "c
 
 
 class Comparison:
-    """An experiment in its folder.
+    """An experiment and its folder: plans and trains the cells (training runs), and writes tables and charts.
 
     Raises:
         UserError: a cell has invalid options, or two cells have the same folder name.
@@ -44,7 +44,7 @@ class Comparison:
             raise UserError(f"two cells of different tasks would share the folder {duplicate}; rename one of the tasks")
 
     def show_plan(self) -> list[tuple[Cell, CellState]]:
-        """Print all cells of the experiment with their states: finished, to be resumed, or to be started.
+        """Print all cells (training runs) with their states: finished, to be resumed, or to be started.
 
         Returns:
             The cells that are not finished.
@@ -63,7 +63,7 @@ class Comparison:
         return [(cell, state) for cell, state in states if state != "done"]
 
     def show_hours(self, todo: Sequence[tuple[Cell, CellState]]) -> None:
-        """Rehearse the cells that are not finished, and print how long their training takes.
+        """Make dry runs of the unfinished cells, and print how long their training takes.
 
         Raises:
             UserError: a cell cannot run. Nothing has been trained yet.
@@ -79,10 +79,10 @@ class Comparison:
         print(f"in total about {hours:.2g} hours{at_a_time}; cells that resume take less\n", flush=True)
 
     def train(self, todo: Sequence[tuple[Cell, CellState]]) -> dict[str, str]:
-        """Train cells. Print a line for each start and end, and update tables and charts after each cell.
+        """Train cells (runs). Print a line at each start and end; update tables and charts after each cell.
 
         Returns:
-            The error messages of the cells that failed, by name.
+            The error messages of the cells that failed, by the name of the cell.
         """
         self._create_folder()
         failed: dict[str, str] = {}
@@ -103,7 +103,7 @@ class Comparison:
         return failed
 
     def report(self, *, with_differences: bool = False) -> str:
-        """Write tables and charts; return a text with the table and the names of the written files.
+        """Write tables and charts; return the table and the names of the written files as text.
 
         Args:
             with_differences: also compute differences and their intervals, from the predictions of all runs.
@@ -125,7 +125,7 @@ class Comparison:
         return tasks
 
     def _draw_curves(self, task: TaskComparison) -> str | None:
-        """Draw the learning curves of a task; return the name of the file, or None if nothing was logged."""
+        """Draw the learning curves of a task; return the name of the file, or None if no metrics were logged."""
         name = f"curves-{task.name}.png" if task.name else "curves.png"
         return name if draw_curves(self.folder / name, task.groups, task.metrics, x=self.options.x) else None
 
@@ -133,7 +133,7 @@ class Comparison:
         return CellRun.read(self.folder / cell.name, cell)
 
     def _outcome(self, cell: Cell) -> str:
-        """Return a line with the metrics of a finished cell and the minutes that it took."""
+        """Return a line of text about a finished cell: its metrics, and the minutes that its training took."""
         run = self._run(cell)
         shown = [(metric.title, metric.percent(run.results or {})) for metric in _metrics(cell.script).table]
         minutes = run.minutes()
@@ -154,7 +154,7 @@ def _metrics(script: str) -> TaskMetrics:
 
 
 def _differences(groups: Sequence[Group], metrics: TaskMetrics) -> list[Difference]:
-    """Return the differences between groups; none if fewer than two groups have a finished run."""
+    """Return the differences between groups of runs; [] if fewer than two groups have a finished run."""
     if sum(bool(group.finished) for group in groups) < 2:
         return []
     return find_differences(groups, metrics.primary)

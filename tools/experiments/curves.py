@@ -1,4 +1,4 @@
-"""The curves of an experiment over training, drawn as in figures 1, 4 and 6 of the ResNet paper."""
+"""Draws learning curves of an experiment, as in figures 1, 4 and 6 of the ResNet paper."""
 
 from __future__ import annotations
 
@@ -51,23 +51,24 @@ def draw_curves(path: Path, groups: Sequence[Group], metrics: TaskMetrics, *, x:
 
 
 def curve(run: CellRun, metric: Metric, x: XAxis) -> Curve:
-    """Return the curve of a metric of a run: one point for each evaluation that measured it."""
+    """Return a run's curve of a metric: one point for each evaluation that measured the metric."""
     key = "epoch" if x == "epochs" else "step"
     points = ((line[key], metric.percent(line)) for line in evaluations(run.lines))
     return [(at, value) for at, value in points if value is not None]
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Return the mean of several curves at the epochs or iterations that all non-empty ones have."""
+    """Return the mean of several curves at the epochs or iterations that all of them have. Empty curves are ignored."""
     values = [dict(points) for points in curves if points]
     common = sorted(set.intersection(*(set(points) for points in values))) if values else []
     return [(at, float(np.mean([points[at] for points in values]))) for at in common]
 
 
 def _panels(shown: Sequence[Group]) -> dict[str, list[Group]]:
-    """Return the groups by panel title: one panel per family of backbones, or one panel for all.
+    """Distribute the groups of runs over panels, by title: one panel per family of backbones, or one panel for all.
 
-    A family is a name without its depth. Families get panels if there are two or three with several groups each.
+    A family is a backbone's name without its depth. Families get panels if there are two or three, each with several
+    groups.
     """
     families: dict[str, list[Group]] = {}
     for group in shown:
@@ -95,10 +96,10 @@ def _draw_panel(
 def _draw_group(
     panel: Axes, group: Group, metric: Metric, *, x: XAxis, colour: str, style: object, name: str | None
 ) -> None:
-    """Draw one curve for each seed of a group, and their mean.
+    """Draw a curve for each run of a group (runs that differ only in the seed), and their mean.
 
     Args:
-        name: in the legend; without a name the line is thinner.
+        name: name in the legend; without a name the line is thinner.
     """
     curves = [points for run in group.runs if (points := curve(run, metric, x))]
     if len(curves) > 1:

@@ -1,4 +1,4 @@
-"""Differences between the groups of an experiment, with intervals that say whether they could be chance."""
+"""Differences between groups of runs, with confidence intervals that show whether they could be chance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Interval: TypeAlias = tuple[float, float]  # lower and upper bound, in points
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference in a metric between two values of one option (axis), with the same values of all other options.
+    """Difference of a metric between two values of one option (the axis), all other options being equal.
 
     Attributes:
         axis: the option that differs.
@@ -37,10 +37,10 @@ class Difference:
         other: name of its other value.
         rest: names of the values on the other axes.
         metric: key of the compared metric; larger is better.
-        scores: metric of the runs with the first value, and with the other, in percent.
+        scores: metric in percent of each run with the first value, and of each run with the other value.
         images: interval over resamples of the validation images, with the trained models fixed.
         both: interval over images and seeds; None with a single seed.
-        lacking: why `images` is None; otherwise empty.
+        lacking: reason why `images` is None; otherwise "".
     """
 
     axis: str
@@ -55,21 +55,21 @@ class Difference:
 
     @property
     def change(self) -> float:
-        """Mean metric over the seeds with `other` minus that with `first`, in points; above 0 if `other` is better."""
+        """Mean metric with the value `other` minus that with `first`, in points; above 0 if `other` is better."""
         return mean(self.scores[1]) - mean(self.scores[0])
 
     @property
     def bounds(self) -> Interval | None:
-        """Confidence interval of the difference: over images and seeds if known, else over images only."""
+        """Confidence interval of the difference: over images and seeds if available, else over images only."""
         return self.both or self.images
 
     @property
     def sure(self) -> bool:
-        """Whether the confidence interval excludes zero, so that the difference is hardly chance."""
+        """Whether the confidence interval excludes zero, so that chance hardly explains the difference."""
         return self.bounds is not None and (self.bounds[0] > 0 or self.bounds[1] < 0)
 
     def statement(self) -> str:
-        """Return the difference as a sentence, with interval and number of seeds."""
+        """Return the difference as a sentence, with its interval and the number of seeds."""
         where = f" ({', '.join(f'{axis} {value}' for axis, value in self.rest.items())})" if self.rest else ""
         counts = [len(scores) for scores in self.scores]
         seeds = " and ".join(map(str, dict.fromkeys(counts))) + f" seed{'s' * (max(counts) > 1)}"
@@ -91,7 +91,7 @@ class Difference:
 
 
 def find_differences(groups: Sequence[Group], metric: Metric, *, resamples: int = RESAMPLES) -> list[Difference]:
-    """Compare every value of each axis with the first value, for all combinations of the other axes.
+    """Compare each value of each option with the option's first value, for all combinations of the other options.
 
     Args:
         groups: groups of one task, all with the same axes.
@@ -117,7 +117,7 @@ class _ResampledScore:
     """Scores of one run on resamples of its validation images.
 
     Attributes:
-        digest: equal for runs that were evaluated on the same images; see `ImageScore`.
+        digest: value that is equal for runs that were evaluated on the same images.
         scores: fractions `[resamples]`.
     """
 
@@ -126,14 +126,14 @@ class _ResampledScore:
 
 
 class _ResampledScores:
-    """Cache of the runs' scores on resampled images; runs on the same images get the same resamples."""
+    """Cache of the runs' scores on resampled images. Runs on the same images get the same resamples."""
 
     def __init__(self, resamples: int) -> None:
         self.resamples = resamples
         self._known: dict[str, _ResampledScore | str] = {}
 
     def of(self, run: CellRun) -> _ResampledScore | str:
-        """Return the scores of a run on resampled images, or an error message if they cannot be computed."""
+        """Return a run's scores on resampled images, or an error message if they cannot be computed."""
         if run.cell.name not in self._known:
             try:
                 score = read_score(RunFolder.read(run.folder))
@@ -145,7 +145,7 @@ class _ResampledScores:
 
 
 def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _ResampledScores) -> Difference | None:
-    """Return the difference of two groups, or None if either has no finished run with the metric."""
+    """Compare two groups of runs; None if either has no finished run with the metric."""
     a, b = (_known_percents(metric.fraction(run.results or {}) for run in group.finished) for group in (first, other))
     if not a or not b:
         return None
@@ -160,7 +160,7 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
 
 
 def _shifts(first: list[_ResampledScore | str], other: list[_ResampledScore | str]) -> tuple[np.ndarray | None, str]:
-    """Return the difference of the mean scores on each resample `[resamples]` in points, or None and the reason."""
+    """Return the difference of the groups' mean scores on each resample, `[resamples]` in points; or None and a reason."""
     known = [each for each in (*first, *other) if not isinstance(each, str)]
     if len(known) < len(first) + len(other):
         return None, next(each for each in (*first, *other) if isinstance(each, str))
@@ -202,7 +202,7 @@ def _welch_interval(a: Sequence[float], b: Sequence[float], shifts: np.ndarray |
 
 
 def _without_constants(differences: list[Difference]) -> list[Difference]:
-    """Remove from `rest` the axes that never vary, which makes the sentences shorter."""
+    """Remove from each difference's `rest` the options that never vary, which makes the sentences shorter."""
     names = {name for each in differences for name in each.rest}
     constant = {name for name in names if len({each.rest.get(name) for each in differences}) == 1}
     constant -= {each.axis for each in differences}  # an axis that is compared somewhere does vary

@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in the seed; tables and charts show each group as one row or line."""
+"""Groups of runs that differ only in the seed. Tables and charts show each group as one row or line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tools.runs.metrics import Metric
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in the seed.
+    """A group: all runs of an experiment that differ only in the seed.
 
     Attributes:
         values: names of the values on the other axes, by option.
-        runs: of all seeds, including unfinished ones.
+        runs: the runs of all seeds, including unfinished ones.
     """
 
     values: dict[str, str]
@@ -26,11 +26,11 @@ class Group:
 
     @property
     def finished(self) -> list[CellRun]:
-        """The runs of the group that are finished, and so have results."""
+        """The runs of the group that are finished and so have results."""
         return [run for run in self.runs if run.results is not None]
 
     def name(self, axes: Sequence[str]) -> str:
-        """Return a name for legends: the group's values of the given options, such as "resnet20, imagenet"."""
+        """Return a name for legends: the group's values of the options `axes`, such as "resnet20, imagenet"."""
         shown = [self.values[axis] for axis in axes] or list(self.values.values())
         return ", ".join(shown) or "all"
 
@@ -48,7 +48,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
-    """Group runs by their values of all varied options (axes) except the seed, in order of appearance."""
+    """Group the runs whose values are equal for all options in `axes` except the seed, in order of appearance."""
     found: dict[str, Group] = {}
     for run in runs:
         values = {axis: run.cell.label(axis) for axis in axes if axis != SEED}

@@ -1,4 +1,4 @@
-"""Trains the cells of an experiment, each in a process of its own, several at the same time."""
+"""Trains the cells (runs) of an experiment in separate processes, several at a time."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ GRACE = 20.0  # seconds that an interrupted training has to end by itself
 
 @dataclass
 class Job:
-    """A running process that trains one cell.
+    """A process that is training one cell (run) of an experiment.
 
     Attributes:
         slot: number of the job among those that run at the same time, from 0.
-        process: of the training command.
-        log: file of its output.
+        process: process of the training command.
+        log: file that receives the output of the process.
     """
 
     cell: Cell
@@ -46,7 +46,7 @@ class Job:
     def error(self) -> str | None:
         """Return the error message of a training that has ended, or None on success.
 
-        If the training ended without an error message, write one to the log, where later tables find it.
+        If the training ended without an error message, write one to the log, from which later tables read it.
         """
         status = self.process.returncode
         if status and last_error(self.log) is None:
@@ -65,13 +65,13 @@ def train(
     ended: Callable[[Cell, str | None], None],
     dry_run: bool = False,
 ) -> None:
-    """Train cells, `jobs` at a time.
+    """Train the cells (runs) of an experiment, `jobs` at a time.
 
     An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends the trainings; their checkpoints remain.
 
     Args:
         todo: the cells, and whether each begins or resumes.
-        folder: of the experiment.
+        folder: folder of the experiment.
         started: called when a cell starts.
         ended: called when a cell has ended, with its error message, or None on success.
         dry_run: run only a few steps of each cell.
@@ -102,7 +102,7 @@ def train(
 
 
 def _start(cell: Cell, state: CellState, *, folder: Path, slot: int, jobs: int, dry_run: bool) -> Job:
-    """Start the training command of a cell, with its output in the cell's log.
+    """Start the training command of a cell (run). Its output goes to the cell's log.
 
     Raises:
         UserError: another process trains the cell.
@@ -133,9 +133,9 @@ def _start(cell: Cell, state: CellState, *, folder: Path, slot: int, jobs: int, 
 
 
 def threads(cell: Cell, jobs: int) -> int | None:
-    """Return the CPU threads of a job: those that the experiment sets, else an equal part of the cores.
+    """Return the number of CPU threads of a job: the experiment's option, else an equal part of the cores.
 
-    A single job without this option gets None, which leaves the choice to the training command.
+    If there is only one job and no such option, return None; the training command then chooses.
     """
     if jobs == 1 or cell.config.get("threads"):
         return cell.config.get("threads")
@@ -154,7 +154,7 @@ def environment(slot: int, jobs: int, threads: int | None) -> dict[str, str]:
 
 
 def _lock(log: BinaryIO, run: Path) -> None:
-    """Lock a cell through its log file. The training inherits the lock with its output and keeps it while it lives.
+    """Lock a cell (run) through its log file. The training process inherits the lock and keeps it until it ends.
 
     Raises:
         UserError: a training of the cell is alive, for example after its comparison was killed.
@@ -164,7 +164,7 @@ def _lock(log: BinaryIO, run: Path) -> None:
 
 
 def _stop(running: Sequence[Job]) -> None:
-    """Interrupt trainings as Ctrl-C does; after `GRACE` seconds kill those still alive, with their workers."""
+    """Interrupt the trainings as Ctrl-C does. After `GRACE` seconds kill those that still run, with their workers."""
     for job in running:
         with suppress(ProcessLookupError):
             job.process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
@@ -186,7 +186,7 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def _ending_signals() -> list[signal.Signals]:
-    """Return the signals that must stop the trainings too, as Ctrl-C does: they run in sessions of their own.
+    """Return the signals on which the trainings must be stopped explicitly, as they run in sessions of their own.
 
     A signal that is ignored, as SIGHUP under nohup, stays ignored.
     """

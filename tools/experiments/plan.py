@@ -1,4 +1,4 @@
-"""Plan of an experiment, for one task or several: the options that vary, and their values."""
+"""Plan of an experiment: for each task the options, those that vary, and their values."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Plan:
 
     Attributes:
         script: name of the training command, such as "train_cls".
-        arguments: command-line arguments of all its runs.
-        matrices: the cells of the task are the combinations of each matrix.
+        arguments: command-line arguments that all runs of the task share.
+        matrices: maps from options to values; each combination of values is a cell (run) of the task.
         task: name of the task in the experiment; empty if the experiment has only one task.
         equal_steps: with a fraction of the data, train more epochs, so that the number of steps is the same.
     """
@@ -45,12 +45,12 @@ class Plan:
     equal_steps: bool = False
 
     def axes(self) -> list[str]:
-        """Return the options that vary, the seed last."""
+        """Return the names of the options that vary, the seed last."""
         names = dict.fromkeys(name for matrix in self.matrices for name in matrix)
         return [name for name in names if name != SEED] + [SEED] * (SEED in names)
 
     def combinations(self) -> Iterator[tuple[dict[str, str], Values]]:
-        """Yield for each cell the names of its values and the values themselves, both by option."""
+        """Yield for each cell (run) the names of its values, and the values themselves; both are dicts by option."""
         for matrix in self.matrices:
             for names in product(*matrix.values()):
                 chosen = dict(zip(matrix, names, strict=True))
@@ -58,11 +58,11 @@ class Plan:
 
 
 def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Sequence[str] = ()) -> list[Plan]:
-    """Return the plans of the experiment file, or of the command line.
+    """Return the plans of the tasks, from the experiment file or from the command line.
 
     Args:
-        arguments: arguments for the training command, from the command line.
-        plugins: values of --plugin, for all cells.
+        arguments: arguments of the command line that are for the training command.
+        plugins: values of --plugin, for all cells (runs).
 
     Raises:
         UserError: the file is not a valid experiment, or a list of the command line is empty.
@@ -87,7 +87,7 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
 
 
 def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
-    """Read an experiment file with `script`, `options`, `matrix` and `runs`, or with several of these under `tasks`.
+    """Read an experiment file: one entry with `script`, `options`, `matrix` and `runs`, or several of them in `tasks`.
 
     Args:
         scripts: names of the training commands.
@@ -116,12 +116,12 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
 
 
 def value_name(value: object) -> str:
-    """Return the name for a value to which the experiment file gives no name."""
+    """Return the name of a value that has no name in the experiment file."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def matrix_of(value: object, where: str) -> Matrix:
-    """Return a matrix from a mapping of options to a list of values, a mapping of names to values, or one value.
+    """Read a matrix. It maps each option to a list of values, to a mapping of names to values, or to one value.
 
     Raises:
         UserError: there is no option, an option has no value, or two values of an option have the same name.
@@ -143,12 +143,12 @@ def matrix_of(value: object, where: str) -> Matrix:
 
 
 def to_arguments(values: Mapping[str, object]) -> tuple[str, ...]:
-    """Return options as command-line arguments."""
+    """Convert options and their values to command-line arguments."""
     return tuple(f"--{name}={value_name(value)}" for name, value in values.items())
 
 
 def fill_placeholders(values: Mapping[str, object], *, where: str) -> Values:
-    """Replace `{option}` in each value by the value of that option, as in runs/{backbone}/model.safetensors.
+    """Replace `{option}` in each value by the value of this option, as in runs/{backbone}/model.safetensors.
 
     Raises:
         UserError: a placeholder names no option.
@@ -168,7 +168,7 @@ def known_options(script: str) -> list[str]:
 
 
 def _with_common(common: Mapping[str, object], own: object, where: str) -> Values:
-    """Return a task's entry of the file with the common options and matrix added; the task's own values win."""
+    """Return a task's entry of the file, completed by the common options and matrix. The task's own values win."""
     entry = _mapping(own, where)
     _refuse(set(entry) - set(TASK_KEYS), f"{where}: unknown key", f"a task has {', '.join(TASK_KEYS)}")
     if "runs" in common:
@@ -183,7 +183,7 @@ def _with_common(common: Mapping[str, object], own: object, where: str) -> Value
 def _plan(
     values: Mapping[str, object], where: str, scripts: Sequence[str], *, task: str = "", equal_steps: bool
 ) -> Plan:
-    """Return the plan of one task after checking all its keys and options."""
+    """Check the keys and options of one task; return its plan."""
     script = str(values.get("script"))
     if script not in scripts:
         raise UserError(f"{where}: `script` is {script}; use {' or '.join(scripts)}")
@@ -201,7 +201,7 @@ def _plan(
 
 
 def _matrix_entries(values: Mapping[str, object], where: str) -> Values:
-    """Return the entries of the file that describe a matrix: `matrix`, and each entry of `runs`."""
+    """Return the parts of the file that describe a matrix: `matrix`, and each entry of `runs`."""
     runs = values.get("runs", [])
     if not isinstance(runs, list):
         raise UserError(f"{where}: `runs` is not a list; write one entry `- option: [values]` per part of the matrix")

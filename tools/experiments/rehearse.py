@@ -1,4 +1,4 @@
-"""Dry runs of an experiment's cells, which show before any training that all cells run and how long they take."""
+"""Makes dry runs of an experiment's cells (runs), to show before any training that all work and how long they take."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tools.experiments.state import CellState
 
 
 def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
-    """Make a dry run of every cell, `jobs` at a time as in training; of cells that differ only in the seed, one.
+    """Make dry runs of the cells (runs), `jobs` at a time as in training. Cells that differ only in the seed share one.
 
     With a fraction of the data, cells of different seeds have different images, so each of them has a dry run.
 
     Returns:
-        A rehearsal for each cell's name.
+        The rehearsal of each cell, by the name of the cell.
 
     Raises:
-        UserError: cells cannot run; the text is the error of the first one, and the number of such cells.
+        UserError: some cells cannot run; the text has the error of the first one, and the number of such cells.
     """
     alike: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -39,13 +39,13 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
 
 
 def _key(cell: Cell) -> str:
-    """Return a key of the cell's options; cells with equal keys differ only in the seed and need equal times."""
+    """Return a text that is equal for cells (runs) that can share a dry run, because they differ only in the seed."""
     ignored = () if cell.config["fraction"] < 1 else ("seed",)
     return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in ignored}])
 
 
 def _dry_runs(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal | str]:
-    """Make a dry run of each cell; return by cell name its rehearsal, or the error message if it failed."""
+    """Make a dry run of each cell; return by the cell's name its rehearsal, or an error message if it failed."""
     outcomes: dict[str, Rehearsal | str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""State of a cell, read from its run folder: finished, to be resumed, or to be started."""
+"""State of a cell (one run of an experiment), read from its folder: finished, to be resumed, or to be started."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CellState: TypeAlias = Literal["done", "resume", "begin"]
 
 
 def read_state(cell: Cell, folder: Path) -> CellState:
-    """Return whether a cell is finished, must be resumed from its checkpoint, or must be started.
+    """Return whether a cell (run) is finished, must be resumed from its checkpoint, or must be started.
 
     Raises:
-        UserError: the folder holds a run with other options, or files that no training writes.
+        UserError: the folder holds a run with other options, or files that are not a training's.
     """
     if (folder / "config.yaml").is_file():
         _require_same_options(cell, folder)
@@ -38,7 +38,7 @@ def read_state(cell: Cell, folder: Path) -> CellState:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the files of a start that was killed early, so that the training command accepts the folder."""
+    """Remove files of a training that was killed early, so that the training command accepts the folder."""
     for path in leftover_files(folder):
         path.unlink()
 

@@ -1,4 +1,4 @@
-"""The tables of an experiment, as Markdown, CSV and JSON: one row per group of runs that differ only in the seed."""
+"""Tables of an experiment in Markdown, CSV and JSON, with one row for each group of runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHOD = (
 
 @dataclass(frozen=True)
 class CostColumn:
-    """Column of costs in a table: the mean, or the largest value, over the finished seeds of a group.
+    """Column of a table for a cost: the mean, or the largest value, over the finished runs of a group.
 
     Attributes:
         read: returns the value of a run, or None if it is not known.
@@ -42,7 +42,7 @@ class CostColumn:
     largest: bool = False
 
     def of(self, group: Group) -> float | None:
-        """Return the cost of a group for this column, or None if no run has recorded it."""
+        """Return a group's value in this column, or None if the cost is not known for any run."""
         values = [value for run in group.finished if (value := self.read(run)) is not None]
         return (max(values) if self.largest else mean(values)) if values else None
 
@@ -81,7 +81,7 @@ def write_tables(folder: Path, tasks: Sequence[TaskComparison]) -> str:
 
 
 def markdown(tasks: Sequence[TaskComparison]) -> str:
-    """Return the tables in Markdown, with failed cells and differences as sentences below each table."""
+    """Return the tables in Markdown. Below each table, sentences name failed cells (runs) and differences."""
     parts = []
     for task in tasks:
         heading = [f"## {task.name}"] if task.name else []
@@ -151,7 +151,7 @@ def _cost_cells(group: Group) -> list[str]:
 
 
 def _csv_row(group: Group, metrics: TaskMetrics) -> dict[str, object]:
-    """Return a group as one row of a CSV file; an unknown value is None, which stays empty."""
+    """Return a group as a row of the CSV file. Unknown values are None, which CSV shows as empty."""
     spreads = {
         f"{metric.title} {part}": value
         for metric in metrics.table

@@ -1,4 +1,4 @@
-"""Groups, failed cells and differences of one task of an experiment, for tables and charts."""
+"""What tables and charts show of one task of an experiment: groups of runs, failed cells and differences."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tools.runs.metrics import TaskMetrics
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Groups, failed cells and differences of one task of an experiment; some cells may not be finished.
+    """What tables and charts show of one task of an experiment. Some runs may not be finished.
 
     Attributes:
-        name: of the task; empty if the experiment has only one.
-        metrics: of the task.
-        groups: runs that differ only in the seed.
-        differences: between groups; empty until all cells are trained.
+        name: name of the task; "" if the experiment has only one.
+        metrics: metrics of the task.
+        groups: groups of runs that differ only in the seed.
+        differences: differences between groups; empty until all runs are finished.
     """
 
     name: str
@@ -28,5 +28,5 @@ class TaskComparison:
 
     @property
     def runs(self) -> list[CellRun]:
-        """The runs of all cells."""
+        """The runs of all groups."""
         return [run for group in self.groups for run in group.runs]

@@ -1,1 +1,1 @@
-"""Trained models outside this project: files for other programs, 8-bit files, the Hugging Face hub."""
+"""Exports of trained models: files for other programs, 8-bit files, and repositories of the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""Detectors for export: one image of a fixed size, and no branch of Python in the graph.
+"""Prepares detectors for export: one image of a fixed size, and no Python branches in the graph.
 
 The exported file holds backbone, proposals, RoI heads, clipping, score threshold and suppression. Resizing,
 normalising, padding, scaling boxes back to the original image, and category ids are left to the program that runs it.
@@ -25,7 +25,7 @@ LEAST_PROPOSAL, LEAST_DETECTION = 1e-3, 1e-2
 
 
 class FixedDetector(nn.Module):
-    """Faster R-CNN for one image `[1, 3, H, W]` of a fixed size.
+    """Faster R-CNN that takes one image `[1, 3, H, W]` of a fixed size.
 
     It computes what `detection.FasterRCNN` computes in evaluation mode, with three changes that keep branches out of
     the graph: anchors are constants; RoI features are pooled from all levels, and each box keeps those of its own
@@ -87,7 +87,7 @@ class FixedDetector(nn.Module):
         return boxes[_suppress(boxes, scores, levels, self.rpn.nms_thresh)[: self.rpn.post_nms_top_n()]]
 
     def _pooled(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
-        """Return features `[R, C, size, size]` of boxes `[R, 4]`, each from the level that fits its size."""
+        """Return the RoI features `[R, C, size, size]` of boxes `[R, 4]`. A box's size determines its feature level."""
         pool = self.heads.box_roi_pool
         rois = F.pad(boxes, (1, 0))  # the first column is the index of the image
         found = [
@@ -102,7 +102,7 @@ class FixedDetector(nn.Module):
     def _detections(
         self, logits: Tensor, deltas: Tensor, proposals: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes, scores and labels from class logits `[R, K + 1]` and deltas `[R, 4 * (K + 1)]`."""
+        """Return the final boxes, scores and labels, from class logits `[R, K + 1]` and deltas `[R, 4 * (K + 1)]`."""
         classes = logits.shape[-1]
         boxes = _clip(self.heads.box_coder.decode_single(deltas, proposals).reshape(-1, 4), size)
         scores = logits.softmax(-1).flatten()
@@ -116,7 +116,7 @@ class FixedDetector(nn.Module):
 
 
 def exportable_detector(trained: TrainedFile, side: int | None) -> Exportable:
-    """Load a detector: an image `[1, 3, side, side]` and its size to boxes, scores and labels.
+    """Load a detector for export: from an image `[1, 3, side, side]` and its size to boxes, scores and labels.
 
     Args:
         side: side of the square input in pixels; None: the longest side of the detector's images, rounded up to a
@@ -181,7 +181,7 @@ def _shorter_sides(boxes: Tensor) -> Tensor:
 
 
 def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Return the indices that non-maximum suppression within groups keeps, the highest scores first.
+    """Apply non-maximum suppression within each group; return the indices of the boxes kept, highest scores first.
 
     The boxes of each group are shifted so far that boxes of different groups do not overlap.
     """

@@ -1,4 +1,4 @@
-"""A trained model ready for export: tensors in, tensors out, and the metadata that its users need.
+"""A trained model ready for export: a module from tensors to tensors, and metadata for its users.
 
 An exported file holds the layers of the model and nothing else. The program that runs the file does the rest:
 
@@ -34,7 +34,7 @@ class Exportable:
     """A model in evaluation mode and fp32 on the CPU, with example inputs and metadata for its export.
 
     Attributes:
-        model: takes the tensors of `inputs`, and returns one tensor or a tuple, those of `outputs`.
+        model: takes the tensors named in `inputs`; returns the tensors named in `outputs`, several as a tuple.
         inputs: names of the input tensors.
         outputs: names of the output tensors.
         metadata: JSON values that are written into the file.
@@ -42,9 +42,9 @@ class Exportable:
         multiple: number of pixels of which the images' sides must be multiples; 1: any side; 0: only the size of the
             example.
         batches: whether the first input may hold any number of images.
-        read: returns the input tensors of one image file.
+        read: reads an image file and returns the input tensors.
         classes: names of a classifier's classes, by number.
-        reference: computes the outputs that the file must reproduce, if `model` is a rewritten form; None: `model`.
+        reference: if `model` was rewritten for export, the original; the file must reproduce its outputs. Else None.
     """
 
     model: nn.Module
@@ -59,23 +59,23 @@ class Exportable:
     reference: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
 
     def label(self, path: Path) -> int | None:
-        """Return the class number of an image file, from the name of its folder; None if that is no class."""
+        """Return the class number of an image file, given by its folder's name; None if that name is not a class."""
         return self.classes.index(path.parent.name) if path.parent.name in self.classes else None
 
     def expected(self, inputs: Inputs) -> list[Tensor]:
-        """Compute the outputs with PyTorch, which the file must reproduce."""
+        """Compute with PyTorch the outputs that the exported file must reproduce."""
         with torch.inference_mode():
             outputs = (self.reference or self.model)(*inputs)
         return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
 def prepare(model: Module) -> Module:
-    """Put a model into the state for export: evaluation mode, no gradients, contiguous weights."""
+    """Prepare a model for export: evaluation mode, no gradients, contiguous weights."""
     return model.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
 
 
 def common_metadata(trained: TrainedFile) -> dict[str, object]:
-    """Return the metadata that exported models of all tasks have: task, classes, input size, mean, std, ..."""
+    """Return the metadata that exported models of all tasks have, such as task, classes, input size, mean and std."""
     return {
         "task": trained.task,
         "input": trained.meta["input"],
@@ -85,7 +85,7 @@ def common_metadata(trained: TrainedFile) -> dict[str, object]:
 
 
 def batches(items: Sequence[Inputs], size: int) -> Iterator[Inputs]:
-    """Yield batches: up to `size` consecutive inputs of the same shapes, stacked."""
+    """Yield batches of up to `size` inputs, stacked from consecutive items whose shapes are equal."""
     start = 0
     while start < len(items):
         stop = start + 1

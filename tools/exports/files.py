@@ -1,4 +1,4 @@
-"""Files of ONNX and of torch.export: writing them, running them, and comparing them with the model."""
+"""Writes and runs ONNX and torch.export files, and compares their outputs with the model's."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ class TracedModel(NamedTuple):
 
 
 class Freedom(NamedTuple):
-    """Image sizes that a graph may accept: sides from `least` pixels that are multiples of `multiple`; 0: one size."""
+    """Image sizes that a graph may accept: sides of at least `least` pixels that are multiples of `multiple`.
+
+    If `multiple` is 0, only one size is accepted.
+    """
 
     least: int
     multiple: int
 
 
 def trace(exportable: Exportable, example: Inputs) -> TracedModel:
-    """Trace a model's graph, for any number of images and any image size if the model allows that.
+    """Trace a model's graph, if possible for any number of images and any image size.
 
     Args:
         example: inputs of one image.
@@ -73,7 +76,7 @@ def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
 
 
 def _free_axes(exportable: Exportable, freedom: Freedom) -> dict[int, Dim] | None:
-    """Return the axes of the image tensor whose size may vary (batch, height, width), or None if none may."""
+    """Return the axes of the image tensor whose size may vary (batch, height, width); None if no axis may vary."""
     if not exportable.batches:
         return None
     names = {2: "height", 3: "width"} if freedom.multiple else {}
@@ -86,14 +89,14 @@ def _side(name: str, freedom: Freedom) -> Any:  # a product of a number and a Di
 
 
 def _sizes(freedom: Freedom, height: int, width: int) -> str:
-    """Describe the accepted image sizes in words."""
+    """Describe in words the image sizes that a graph accepts."""
     if not freedom.multiple:
         return f"{height}x{width} only"
     return f"from {freedom.least} pixels" + (f", multiples of {freedom.multiple}" if freedom.multiple > 1 else "")
 
 
 def write_program(path: Path, traced: TracedModel, exportable: Exportable) -> None:
-    """Write a file of torch.export, with the metadata as `metadata.json` inside.
+    """Write a torch.export file that also holds the metadata, as `metadata.json`.
 
     `torch.export.load(path, extra_files={"metadata.json": ""})` returns the program and fills in the metadata.
     """
@@ -103,7 +106,7 @@ def write_program(path: Path, traced: TracedModel, exportable: Exportable) -> No
 
 
 def write_onnx(path: Path, traced: TracedModel, exportable: Exportable) -> None:
-    """Write an ONNX file with its weights inside, and each value of the metadata as JSON in `metadata_props`.
+    """Write an ONNX file that holds the weights; each value of the metadata is JSON in `metadata_props`.
 
     Raises:
         UserError: ONNX lacks an operator of the model.
@@ -129,7 +132,7 @@ def write_onnx(path: Path, traced: TracedModel, exportable: Exportable) -> None:
 
 
 def run_program(path: Path) -> Runner:
-    """Load a file of torch.export, and return the function that runs it."""
+    """Load a torch.export file; return a function that runs the program."""
     with _silence():
         module = torch.export.load(path).module()
 
@@ -142,7 +145,7 @@ def run_program(path: Path) -> Runner:
 
 
 def run_onnx(path: Path, threads: int | None = None) -> Runner:
-    """Load an ONNX file, and return the function that runs it on the CPU with onnxruntime."""
+    """Load an ONNX file; return a function that runs the model on the CPU with onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -159,7 +162,7 @@ def run_onnx(path: Path, threads: int | None = None) -> Runner:
 
 
 def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, where: str) -> float:
-    """Compare a file's outputs with PyTorch's, for each image alone and in batches of four.
+    """Compare a file's outputs with those of PyTorch, for each image alone and for batches of four.
 
     Args:
         items: inputs of one image each.
@@ -180,7 +183,7 @@ def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, whe
 
 
 def _difference(expected: Tensor, found: Tensor, where: str) -> float:
-    """Return the largest difference of one output from PyTorch's, relative to its largest value; see `compare`."""
+    """Return the largest difference between two outputs, relative to the largest value; refuse more than rounding."""
     fix = "no file was kept; export another format or model"
     if expected.shape != found.shape:
         raise UserError(
@@ -195,7 +198,7 @@ def _difference(expected: Tensor, found: Tensor, where: str) -> float:
 
 
 def latencies(runs: Sequence[Runner], inputs: Inputs, *, repeats: int = 50) -> list[float]:
-    """Return the latency of each function: the milliseconds of its fastest call.
+    """Return the latency of each function in milliseconds: the time of its fastest call.
 
     The functions take turns, so that other programs slow all of them down alike.
     """

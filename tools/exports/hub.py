@@ -1,4 +1,4 @@
-"""Weights and model cards of runs in repositories of the Hugging Face hub: pushing and pulling them."""
+"""Pushes weights and model cards of runs to repositories of the Hugging Face hub, and pulls them from there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pull(*, repository: str, output: str, overwrite: bool) -> Path:
         The folder.
 
     Raises:
-        UserError: the files are not available, are no model of this project, or would replace other files.
+        UserError: the files are not available, are not a model of this project, or would replace other files.
     """
     folder = Path(output)
     existing = next((folder / name for name in (hub.FILE, hub.CARD) if (folder / name).exists()), None)
@@ -85,7 +85,7 @@ def pull(*, repository: str, output: str, overwrite: bool) -> Path:
 
 
 def _results(weights: Path) -> dict[str, object]:
-    """Return the results.json of the run that weights belong to; empty if there is none."""
+    """Return the results.json of the run to which a weights file belongs; {} if there is none."""
     folder = weights.parent.parent if weights.parent.name == "checkpoint" else weights.parent
     try:
         found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def _results(weights: Path) -> dict[str, object]:
 
 
 def _push_error(error: Exception, repository: str) -> Exception:
-    """Return the error to raise for a push that failed: one line without a token for the user, or the error itself."""
+    """Return the error to raise after a failed push: a user error in one line without the token, or the error itself."""
     where = f"--repo {repository}"
     if isinstance(error, LocalTokenNotFoundError):
         return UserError(f"{where}: no token; log in with `hf auth login`, or set HF_TOKEN")

@@ -1,4 +1,4 @@
-"""Selection of real images, on which an exported file is compared with PyTorch: a user's folder or the run's data."""
+"""Selects the real images on which an exported file is compared with PyTorch: a user's folder or the run's data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABEL_FOLDERS = {"labels", "masks"}
 
 
 def image_folder(options: ExportOptions) -> Path:
-    """Return the folder of real images: `--images`, or the run's data, built-in shapes included.
+    """Return the folder of real images: `--images`, or else the data of the run, which may be the built-in shapes.
 
     Raises:
         UserError: the folder does not exist.
@@ -37,7 +37,7 @@ def image_folder(options: ExportOptions) -> Path:
 
 
 def image_files(folder: Path, count: int) -> list[Path]:
-    """Return up to `count` images below a folder, spread over its sub-folders.
+    """Return up to `count` images, spread evenly over all images in a folder and its sub-folders.
 
     If the folder has a validation or test split, only that split is used.
 

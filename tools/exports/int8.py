@@ -1,4 +1,4 @@
-"""8-bit ONNX files: quantising an fp32 file with onnxruntime, and measuring both."""
+"""8-bit ONNX files: makes them from fp32 files with onnxruntime, and measures both."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refus
 
 @dataclass(frozen=True)
 class Int8Report:
-    """An fp32 and an 8-bit file side by side; pairs have the fp32 file's value first.
+    """Comparison of an fp32 file with its 8-bit file. In pairs of values, the first is that of the fp32 file.
 
     Attributes:
         images: number of images.
         sizes: bytes of the files.
-        ms: milliseconds for one image on the CPU, the fastest of many calls.
+        ms: milliseconds of the fastest of many calls, for one image on the CPU.
         agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels, or boxes with
             a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5.
         top1: top-1 accuracies, in 0..1; None if the classes of the images are not known.
@@ -40,7 +40,7 @@ class Int8Report:
     top1: tuple[float, float] | None
 
     def lines(self) -> dict[str, str]:
-        """Return the report as lines of text, title to value: sizes, latencies, agreement."""
+        """Return the report as lines of text by title: sizes, latencies, agreement."""
         found = {
             "MB": " -> ".join(f"{size / 1e6:.1f}" for size in self.sizes),
             "ms an image": " -> ".join(f"{ms:.2f}" for ms in self.ms),
@@ -50,7 +50,7 @@ class Int8Report:
 
 
 class _Calibration:
-    """Feeds images to onnxruntime, which records the ranges of all activations."""
+    """Gives images to onnxruntime, which records the range of each activation."""
 
     def __init__(self, names: Sequence[str], items: Sequence[Inputs]) -> None:
         self._names, self._items = names, items
@@ -67,11 +67,11 @@ class _Calibration:
 def quantise(
     source: Path, target: Path, exportable: Exportable, items: Sequence[Inputs], kind: Literal["static", "dynamic"]
 ) -> None:
-    """Write the 8-bit file of an fp32 file.
+    """Write an 8-bit version of an fp32 ONNX file.
 
     Args:
         source: the fp32 file.
-        target: the 8-bit file.
+        target: the 8-bit file to write.
         items: inputs of images that give the ranges of the activations ("static" only).
         kind: "static" puts pairs of quantise and dequantise operators around convolutions and matrix products;
             "dynamic" finds the ranges at every run.
@@ -105,13 +105,13 @@ def quantise(
 def measure(
     exportable: Exportable, plain: Path, small: Path, items: Sequence[Inputs], labels: Sequence[int | None]
 ) -> Int8Report:
-    """Measure size, latency and predictions of an 8-bit file beside those of the fp32 file, on the CPU.
+    """Measure size, latency and predictions of an 8-bit file and of its fp32 file, on the CPU.
 
     Args:
         plain: the fp32 file.
         small: the 8-bit file.
         items: inputs of one image each.
-        labels: class numbers of the images; None: not known.
+        labels: class number of each image, None if it is not known.
 
     Raises:
         UserError: too many answers differ.
@@ -141,7 +141,7 @@ def measure(
 
 
 def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
-    """Return the agreement of two files' predictions for an image, in 0..1; empty if the fp32 file predicts nothing."""
+    """Return the fraction of the fp32 file's answers on an image with which the 8-bit file agrees; [] without answers."""
     if task != "detection":
         return [float((plain[0].argmax(1) == small[0].argmax(1)).float().mean())]
     sure = plain[1] > 0.5

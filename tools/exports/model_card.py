@@ -1,4 +1,4 @@
-"""The model card of a run, and a copy of its weights without paths of this machine."""
+"""Writes the model card of a run, and a copy of its weights without the paths of this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN_CLASSES = 20
 
 
 def model_card(trained: TrainedFile, *, repository: str, licence: str, results: Mapping[str, object]) -> str:
-    """Return the README.md of a repository: data, recipe, metrics, licence, and loading code.
+    """Return a model card, the README.md of a repository: data, recipe, metrics, licence, and loading code.
 
     Args:
         repository: "owner/name".
@@ -47,7 +47,7 @@ def model_card(trained: TrainedFile, *, repository: str, licence: str, results: 
 
 
 def _front_matter(task: str, licence: str) -> str:
-    """Return the YAML that the hub reads; JSON values are valid YAML."""
+    """Return the YAML header that the hub reads. Its values are written as JSON, which is valid YAML."""
     values = {
         "license": licence,
         "library_name": "resnet-transfer",
@@ -80,13 +80,13 @@ def _metrics(task: str, results: Mapping[str, object]) -> str:
 
 
 def _table(rows: Mapping[str, object]) -> str:
-    """Return a Markdown table of names and values; values that are None are left out."""
+    """Return a Markdown table of names and values, without the values that are None."""
     lines = [f"| {name} | {round(v, 4) if isinstance(v, float) else v} |" for name, v in rows.items() if v is not None]
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def public(value: object) -> object:
-    """Return JSON values with each path reduced to its file name: folders of this machine mean nothing elsewhere."""
+    """Return JSON values in which each path is shortened to its file name, because others do not have our folders."""
     if isinstance(value, dict):
         return {name: public(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -98,6 +98,6 @@ def public(value: object) -> object:
 
 
 def write_public(trained: TrainedFile, path: Path) -> None:
-    """Write a copy of the weights whose header has no folder of this machine."""
+    """Write a copy of the weights whose header names no folder of this machine."""
     header = {"meta": json.dumps(public(trained.meta)), "config": json.dumps(public(trained.config))}
     write_safetensors(path, load_file(trained.path), header)

@@ -1,4 +1,4 @@
-"""Trained classifiers, segmentation models and detectors, ready for export."""
+"""Loads trained models of all tasks for export."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from tools.exports.exportable import Exportable, Inputs, common_metadata, prepar
 
 
 def load_exportable(run: str, *, size: int | None = None) -> Exportable:
-    """Load the model of a run folder, or of a weights file of this project, for export.
+    """Load a model for export, from a run folder or from a weights file of this project.
 
     Args:
-        size: side of a detector's square input in pixels; None: its longest side, rounded up to a multiple of 32.
+        size: side of a detector's square input in pixels; None: the longest side of the images that the detector was
+            made for, rounded up to a multiple of 32.
 
     Raises:
-        UserError: there is no trained model of this project, or it is no detector and `size` is given.
+        UserError: there is no trained model of this project, or `size` is given for a model that is not a detector.
     """
     trained = find(run)
     if size is not None and trained.task != "detection":
@@ -37,7 +38,7 @@ def load_exportable(run: str, *, size: int | None = None) -> Exportable:
 
 
 def exportable_classifier(trained: TrainedFile) -> Exportable:
-    """Load a classifier: images `[N, C, H, W]` of any size to logits `[N, classes]`."""
+    """Load a classifier for export: from images `[N, C, H, W]` of any size to logits `[N, classes]`."""
     loaded = classification.load(trained.path, device="cpu", precision="fp32")
     model = prepare(loaded.model)
 
@@ -64,7 +65,7 @@ def exportable_classifier(trained: TrainedFile) -> Exportable:
 
 
 def exportable_segmenter(trained: TrainedFile) -> Exportable:
-    """Load a segmentation model: images `[N, C, H, W]` to scores `[N, classes, H, W]`."""
+    """Load a segmentation model for export: from images `[N, C, H, W]` to scores `[N, classes, H, W]`."""
     loaded = segmentation.load(trained.path, device="cpu", precision="fp32")
     model = prepare(loaded.model)
     stride = max(32, *(info.stride for info in model.backbone.feature_info))
@@ -96,7 +97,7 @@ def exportable_segmenter(trained: TrainedFile) -> Exportable:
 
 
 class _Scores(nn.Module):
-    """A segmentation model that returns the scores `[N, classes, H, W]` alone."""
+    """Wraps a segmentation model so that it returns only the scores `[N, classes, H, W]`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

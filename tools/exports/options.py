@@ -1,4 +1,4 @@
-"""Options of the commands that export. Importing this module is quick."""
+"""Options of export.py. This module imports nothing heavy, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ExportOptions:
 
     @property
     def images_needed(self) -> int:
-        """Number of images to read: those for checking, for calibration and for measuring together."""
+        """Number of images to read: for checking, for calibration and for measuring."""
         calibration = self.calibration if self.int8 == "static" else 0
         return max(self.checked, self.measured + calibration if self.int8 != "no" else 0)
 

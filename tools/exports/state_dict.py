@@ -1,4 +1,4 @@
-"""Classifiers as state dicts of the library's own model, torchvision's or timm's."""
+"""Exports classifiers as state dicts that torchvision or timm loads into its own model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_state_dict(path: Path, exportable: Exportable) -> None:
     """Write a file that the library's own model loads with `load_state_dict(torch.load(path), strict=True)`.
 
     Raises:
-        UserError: the model is no classifier, or no library has it.
+        UserError: the model is not a classifier, or no library has this model.
     """
     model = exportable.model
     if not isinstance(model, Classifier):
@@ -29,7 +29,7 @@ def write_state_dict(path: Path, exportable: Exportable) -> None:
 
 
 def run_library_model(path: Path, exportable: Exportable) -> Runner:
-    """Load a state dict into the library's own model, and return a function that runs this model on inputs."""
+    """Load a state dict into the library's own model; return a function that runs this model."""
     assert isinstance(exportable.model, Classifier)
     backbone = exportable.model.backbone
     assert backbone.source is not None  # `write_state_dict` refuses a model that no library has

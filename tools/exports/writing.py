@@ -1,4 +1,4 @@
-"""Export of a run: write the file under a temporary name, compare it with the model, and rename it."""
+"""Exports a run: writes the file under a temporary name, compares it with the model, and renames it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def export(options: ExportOptions, target: Path) -> dict[str, str]:
     """Export a run's model to `target`. If anything fails, no file is written and an existing file is kept.
 
     Returns:
-        What was found, by name: accepted sizes, number of images checked, difference, and the 8-bit report.
+        Results by name: accepted sizes, number of checked images, largest difference, and the 8-bit report.
 
     Raises:
         UserError: the model cannot be exported, the file differs from the model, or it cannot be written.
@@ -36,7 +36,7 @@ def export(options: ExportOptions, target: Path) -> dict[str, str]:
 
 
 def _write(path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]) -> dict[str, str]:
-    """Write the file and compare it with the model; results and errors as in `export`."""
+    """Write the exported file and compare it with the model. Results and errors are those of `export`."""
     items = [exportable.read(image) for image in images]
     found: dict[str, str] = {}
     if options.format == "torchvision":
@@ -68,7 +68,7 @@ def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> f
 def _quantise(
     path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path], items: Sequence[Inputs]
 ) -> int8.Int8Report:
-    """Write the 8-bit file, and measure it on images that were not used for calibration."""
+    """Write the 8-bit file, and measure it on images other than those that calibrated it."""
     assert options.int8 != "no"
     # Spread the calibration images over the folders of the classes.
     count = min(options.calibration, len(items) // 2) if options.int8 == "static" else 0
@@ -81,5 +81,5 @@ def _quantise(
 
 
 def _fp32(path: Path) -> Path:
-    """Return the path of the temporary fp32 file from which an 8-bit file is made."""
+    """Return the path of the temporary fp32 file from which the 8-bit file is made."""
     return path.with_name(f"{path.name}.fp32")

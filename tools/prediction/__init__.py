@@ -1,1 +1,1 @@
-"""Prediction on images, folders and videos: inputs, results of each task, drawn pictures."""
+"""Prediction on images, folders and videos: reading inputs, results of each task, drawn images."""

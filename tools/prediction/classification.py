@@ -1,4 +1,4 @@
-"""Prediction with a classifier: a ranking of the classes for each image, written as CSV and drawn."""
+"""Prediction with a classifier: ranks the classes for each image, writes the rankings as CSV and draws them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ViewsAndPicture: TypeAlias = tuple[Views, np.ndarray | None]  # the picture [H, 
 
 
 class ClassificationPrediction:
-    """Collects the rankings of all images; see `PredictionTask`."""
+    """Predicts with a classifier and collects the class rankings of all images. Implements `PredictionTask`."""
 
     def __init__(self, model: TrainedClassifier, settings: PredictionSettings) -> None:
         if settings.tile:
@@ -44,7 +44,7 @@ class ClassificationPrediction:
         return sum(view[0].numel() for view in content[0])
 
     def group(self, content: ViewsAndPicture) -> Hashable:
-        """Group images by the sizes of their views, because a batch needs views of equal size."""
+        """Return the sizes of an image's views. Only images with equal sizes may share a batch."""
         return tuple((tuple(view.shape), view.dtype) for view in content[0])
 
     def predict(self, contents: Sequence[ViewsAndPicture]) -> list[Ranking]:
@@ -72,7 +72,7 @@ class ClassificationPrediction:
 
 
 def _read_views(read: Read[Views], in_channels: int, draw: bool, image: Path | np.ndarray) -> ViewsAndPicture:
-    """Read an image's views for a classifier and, if `draw`, the image to draw on; .npy arrays are not drawn."""
+    """Read an image's views for a classifier and, if `draw`, the image to draw on. Arrays (.npy) are not drawn."""
     if not draw:
         return read(image), None
     pixels = image if isinstance(image, np.ndarray) else read_pixels(image, in_channels=in_channels)

@@ -1,4 +1,4 @@
-"""Prediction with a detector: COCO results, a list of image ids and categories, and images with drawn boxes."""
+"""Prediction with a detector: writes COCO results and a list of image ids and categories, and draws the boxes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OVERLAP = 0.25  # of tiles without --overlap
 
 
 class DetectionPrediction:
-    """Collects the detections of all images; see `PredictionTask`."""
+    """Predicts with a detector and collects the detections of all images. Implements `PredictionTask`."""
 
     def __init__(self, model: TrainedDetector, settings: PredictionSettings) -> None:
         self.model, self.batch_size = model, settings.batch_size
@@ -44,7 +44,7 @@ class DetectionPrediction:
         return content[0].numel()
 
     def group(self, content: Tensor) -> Hashable:
-        """Group images by orientation, which saves padding; an image that is cut into tiles is predicted alone."""
+        """Return whether an image is wide or tall, as like shapes need less padding; None if it is cut into tiles."""
         if self.tiles and self.tiles.needed(content):
             return None
         return content.shape[1] > content.shape[2]
@@ -83,7 +83,7 @@ class DetectionPrediction:
 
 
 def _coco_rows(found: Detections, number: int) -> list[JsonObject]:
-    """Return detections as COCO results, with boxes as x, y, width and height."""
+    """Convert the detections of an image to COCO results, with boxes as x, y, width and height."""
     rows = []
     for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
         left, top, right, bottom = box

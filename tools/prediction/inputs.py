@@ -1,4 +1,4 @@
-"""The images and video frames that a command line names, as one stream in order.
+"""Reads the images and videos that the command line names, as one stream of images in order.
 
 OpenCV decodes videos. It is installed anyway and brings its own FFmpeg (H.264, HEVC, VP9, MPEG-4, ...); another decoder
 would install FFmpeg a second time.
@@ -39,10 +39,10 @@ Read: TypeAlias = Callable[["Path | np.ndarray"], Content]
 
 @dataclass(frozen=True)
 class InputFile:
-    """An image or video file to predict on.
+    """An image file or a video file to predict on.
 
     Attributes:
-        name: path of its results: its path below the folder that was named, or else its file name.
+        name: path of the file relative to the folder named on the command line, or its file name. Names its results.
     """
 
     path: Path
@@ -56,14 +56,14 @@ class InputFile:
 
 @dataclass
 class LoadedImage(Generic[Content]):
-    """An image, or a frame of a video.
+    """An image, or a frame of a video, that was read or could not be read.
 
     Attributes:
-        source: the file that it comes from.
+        source: file of the image or video.
         index: index of the file among all inputs.
         frame: index of the frame in the video; None for an image.
-        content: what the reader made of it; None if it cannot be read.
-        problem: why it cannot be read; empty if it can.
+        content: result of the reader; None if the image cannot be read.
+        problem: reason why the image cannot be read, else "".
     """
 
     source: InputFile
@@ -75,7 +75,7 @@ class LoadedImage(Generic[Content]):
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """Frames per second and number of frames, as the header of a video has them."""
+    """Frames per second and number of frames of a video, according to its header."""
 
     fps: float
     frames: int
@@ -83,12 +83,12 @@ class VideoHeader:
 
 @dataclass(frozen=True)
 class FoundInputs:
-    """The files that a command line names.
+    """The files that the command line names.
 
     Attributes:
         files: images and videos; a file that is named several times is found once.
-        problems: descriptions of the names without files.
-        passed_over: number of the other files by suffix in the folders and globs.
+        problems: messages about names for which no file was found.
+        passed_over: number of files, by suffix, that folders and globs contain but that are not images or videos.
     """
 
     files: list[InputFile]
@@ -97,10 +97,10 @@ class FoundInputs:
 
 
 def find_inputs(names: Iterable[str]) -> FoundInputs:
-    """Find the files that command-line names mean.
+    """Find the image and video files that command-line arguments name.
 
     Args:
-        names: images, videos, folders and globs.
+        names: the arguments: images, videos, folders and globs.
     """
     inputs: dict[str, InputFile] = {}
     problems: list[str] = []
@@ -115,7 +115,7 @@ def find_inputs(names: Iterable[str]) -> FoundInputs:
 
 
 def stream(inputs: Sequence[InputFile], read: Read[Content], *, workers: int) -> Iterator[LoadedImage[Content]]:
-    """Yield all images and frames in the order of the inputs; an input that cannot be read has a `problem`.
+    """Yield all images and frames in the order of the inputs. If one cannot be read, its `problem` says why.
 
     Args:
         read: turns a path or an array `[H, W, 3]` into the content, or raises a UserError.
@@ -148,7 +148,7 @@ def read_header(path: Path) -> VideoHeader:
 
 
 def count_images(inputs: Iterable[InputFile]) -> int:
-    """Return the number of images and frames, as the headers of the videos have them."""
+    """Return the number of images and video frames. The number of frames comes from the videos' headers."""
     total = 0
     for each in inputs:
         try:
@@ -159,13 +159,13 @@ def count_images(inputs: Iterable[InputFile]) -> int:
 
 
 def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
-    """Return the image and video files that one command-line name (file, folder or glob) means.
+    """Find the image and video files that one command-line argument (file, folder or glob) names.
 
     Args:
-        passed_over: counts of files by suffix, to which the others of a folder or glob are added.
+        passed_over: counts by suffix, to which the other files of a folder or glob are added.
 
     Raises:
-        UserError: if there are none.
+        UserError: if no image or video is found.
     """
     path = Path(name)
     if path.is_dir():
@@ -198,7 +198,7 @@ def _has_known_suffix(path: Path) -> bool:
 
 
 class _ImageFiles(Dataset, Generic[Content]):
-    """Images that a data loader reads; `start` is the index of the first one among all inputs."""
+    """Dataset of images for a data loader. `start` is the index of the first image among all inputs."""
 
     def __init__(self, inputs: Sequence[InputFile], start: int, read: Read[Content]) -> None:
         self.inputs, self.start, self.read = inputs, start, read
@@ -228,7 +228,7 @@ def _read_images(
 
 
 def _unchanged(image: LoadedImage[Content]) -> LoadedImage[Content]:
-    """Return the image unchanged, as a collate function: the default one would convert its arrays to tensors."""
+    """Return the image unchanged. This collate function avoids that arrays are converted to tensors."""
     return image
 
 
@@ -274,12 +274,12 @@ def _open_video(path: Path) -> cv2.VideoCapture:
 
 
 def _next_frame(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """Return the next frame `[H, W, 3]` RGB uint8, rotated as the header says; None at the end."""
+    """Return the next frame `[H, W, 3]` RGB uint8, rotated as the header says; None after the last frame."""
     has_frame, frame = capture.read()
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if has_frame else None
 
 
 def _silence_decoder() -> None:
-    """Keep messages of FFmpeg and OpenCV off the terminal: ours name the file and the problem."""
+    """Suppress the messages of FFmpeg and OpenCV on the terminal; ours name the file and the problem."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -1,4 +1,4 @@
-"""Numbers and output names for the images of a prediction."""
+"""Assigns an id and an output file name to each predicted image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tools.prediction.inputs import Content, InputFile, LoadedImage
 
 @dataclass
 class NumberedImage(Generic[Content]):
-    """An image that was read, with its number and name.
+    """An image that was read, with its id and the name of its results.
 
     Attributes:
         number: id of the image in the results.
-        name: path of its results below the output folder, without suffix.
-        content: what the reader made of the image.
+        name: path of the image's results, relative to the output folder and without suffix.
+        content: result of the reader.
         frame: index of the frame in the video; None for an image.
     """
 
@@ -32,10 +32,10 @@ class NumberedImage(Generic[Content]):
 def number_images(
     images: Iterable[LoadedImage[Content]], inputs: Sequence[InputFile], *, on_problem: Callable[[str], None]
 ) -> Iterator[NumberedImage[Content]]:
-    """Yield the images that could be read, with numbers and names.
+    """Yield the images that could be read, with an id and a name each.
 
-    An image's number is the number in its file name if all file names are different numbers, as in COCO
-    (000000000139.jpg). Otherwise the numbers count from 1, and images that could not be read count as well.
+    An image's id is the number in its file name if all file names are different numbers, as in COCO (000000000139.jpg).
+    Otherwise the ids count from 1, and images that could not be read count as well.
 
     Args:
         inputs: all inputs.
@@ -54,7 +54,7 @@ def number_images(
 
 
 def unique_names(inputs: Sequence[InputFile]) -> list[str]:
-    """Return a name for the results of each input: its path without suffix, with a number if another input has it.
+    """Return for each input a unique name for its results: its path without suffix, with a number if needed.
 
     The name of a video is also the folder of its frames' results, so the results of other inputs must not be in it.
     """

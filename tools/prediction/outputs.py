@@ -1,4 +1,4 @@
-"""Drawn results: a JPEG for each image and a video for each video, drawn in threads while the model computes."""
+"""Writes drawn results, a JPEG for each image and a video for each video, in threads beside the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_PENDING = 16  # pictures that wait to be drawn or written
 
 @dataclass(frozen=True)
 class _PendingPicture:
-    """A drawn image that a thread is still making."""
+    """A drawn image on which a thread still works."""
 
     path: Path
     source: InputFile
@@ -32,7 +32,7 @@ class _PendingPicture:
 
 
 class PictureWriter:
-    """Writer of drawn images into a folder, used as a context manager; at the end it waits until all are written.
+    """Draws images and writes them into a folder. As a context manager, it waits at the end until all are written.
 
     Args:
         enabled: whether to draw at all.
@@ -58,7 +58,7 @@ class PictureWriter:
                 video.release()
 
     def add(self, name: str, source: InputFile, draw: Callable[[], np.ndarray], *, is_frame: bool) -> None:
-        """Draw an image and write it, in a thread. Frames of a video must be added in order.
+        """Draw an image and write it, in a thread. The frames of a video must be added in order.
 
         Args:
             name: path below the folder, without suffix.
@@ -91,7 +91,7 @@ class PictureWriter:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, and create its folder.
+    """Write a file; create its folder if necessary.
 
     Raises:
         UserError: if it cannot be written.

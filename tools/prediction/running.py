@@ -1,4 +1,4 @@
-"""Running a prediction: open the model, read, batch, predict and write, until the end or an interrupt."""
+"""Runs a prediction: opens the model, reads, batches and predicts images, and writes the results."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class PredictionSummary:
         images: number of images and frames that were predicted.
         problems: messages about inputs that failed.
         interrupted: whether an interrupt ended the prediction early.
-        files: names and descriptions of the files of results.
-        passed_over: number of files by suffix in the named folders that are neither image nor video.
+        files: a line of text for each written file: its name and its content.
+        passed_over: number of files in the named folders that are neither image nor video, by suffix.
     """
 
     images: int = 0
@@ -56,7 +56,7 @@ class PredictionSummary:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second, including the time of reading and drawing."""
+        """Images per second; the time includes reading and drawing."""
         return self.images / self.seconds
 
 
@@ -85,7 +85,7 @@ def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
 
 
 def set_up_cpu(settings: PredictionSettings) -> None:
-    """Set the number of CPU threads, and flush denormal numbers as training does."""
+    """Set the number of CPU threads, and treat denormal numbers as zero, as training does."""
     torch.set_num_threads(settings.threads or cores())
     torch.set_flush_denormal(True)
 
@@ -141,7 +141,10 @@ def predict_all(
 def batches(
     images: Iterable[NumberedImage[Content]], task: PredictionTask[Content, object], size: int
 ) -> Iterator[list[NumberedImage[Content]]]:
-    """Yield batches of images of one group, with `size` images or fewer, and keep few pixels waiting."""
+    """Yield batches of at most `size` images of the same group (`task.group`).
+
+    Limit the pixels held in memory for incomplete batches: beyond `MOST_PIXELS`, yield the largest incomplete batch.
+    """
     waiting: dict[Hashable, list[NumberedImage[Content]]] = {}
     for image in images:
         group = task.group(image.content)
@@ -169,12 +172,12 @@ def write_summary(path: Path, summary: PredictionSummary, task: AnyTask) -> None
 
 
 def print_problem(problem: str) -> None:
-    """Print a problem of an input to stderr, above the progress bar."""
+    """Print a message about an input to stderr, above the progress bar."""
     tqdm.write(f"error: {problem}", file=sys.stderr)
 
 
 def _segmentation_tiles(run: str, settings: PredictionSettings) -> dict[str, Any]:
-    """Return the tile arguments for `segmentation.load`; empty to use those of the run."""
+    """Return the tile arguments for `segmentation.load`; {} to use the tile settings of the run."""
     side = find(run).config.get("crop_size", TRAINED_CROP) if settings.tile == "auto" else settings.tile
     tiles = {} if side is None else {"tile": side}
     return tiles if settings.overlap is None else {**tiles, "overlap": settings.overlap}

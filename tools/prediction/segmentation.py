@@ -1,4 +1,4 @@
-"""Prediction with a segmentation model: label maps as PNGs of class numbers, and drawn label maps."""
+"""Prediction with a segmentation model: writes label maps as PNGs of class numbers, and draws them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.prediction.tasks import choose_classes, read_image_file, to_array
 
 
 class SegmentationPrediction:
-    """Writes the label map of each image; see `PredictionTask`."""
+    """Predicts with a segmentation model and writes the label map of each image. Implements `PredictionTask`."""
 
     def __init__(self, model: TrainedSegmenter, settings: PredictionSettings, folder: Path) -> None:
         self.model, self.folder = model, folder
@@ -34,7 +34,7 @@ class SegmentationPrediction:
         return content[0].numel()
 
     def group(self, content: Tensor) -> Hashable:
-        """Group images by size, so that a batch needs no padding."""
+        """Return the size of an image. Images of equal size need no padding in a batch."""
         return tuple(content.shape)
 
     def predict(self, contents: Sequence[Tensor]) -> list[LabelMap]:
@@ -62,7 +62,7 @@ class SegmentationPrediction:
 
 
 def palette_png(labels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> bytes:
-    """Return a label map `[H, W]` uint8 as a PNG of class numbers, which viewers show in the colours of the classes."""
+    """Encode a label map `[H, W]` uint8 as a PNG of class numbers. Viewers show it in the colours of the classes."""
     picture, content = Image.fromarray(labels), io.BytesIO()
     picture.putpalette([value for colour in colours for value in colour])
     picture.save(content, "PNG", compress_level=1)

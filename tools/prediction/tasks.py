@@ -1,4 +1,4 @@
-"""Parts of a prediction that differ between tasks: batches, results, drawn images and files."""
+"""Interface of the tasks' predictions, and functions that they share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PredictionTask(Protocol[Content, Result]):
     """Interface of a task's prediction: how to batch images, run the model, draw and write results.
 
     Attributes:
-        read: turns a path or an array into the content of an image; runs in data workers.
+        read: converts a path or an array to the content of an image; called in data-loading workers.
     """
 
     read: Read[Content]
@@ -34,23 +34,23 @@ class PredictionTask(Protocol[Content, Result]):
         """The trained model that predicts."""
 
     def pixels(self, content: Content) -> int:
-        """Return the number of pixels that a loaded image keeps in memory."""
+        """Return the number of pixels of a loaded image, as a measure of its memory."""
 
     def group(self, content: Content) -> Hashable:
-        """Return a key for batching: images with equal keys may share a batch; None for an image predicted alone."""
+        """Return a key: images with equal keys may share a batch. None means that the image is predicted alone."""
 
     def predict(self, contents: Sequence[Content]) -> list[Result]:
         """Return the results of a batch of images with equal group keys."""
 
     def add(self, image: NumberedImage[Content], result: Result, pictures: PictureWriter) -> None:
-        """Store the result of an image for `finish`, and draw it if wanted."""
+        """Store the result of an image until `finish` writes it; draw it if pictures are enabled."""
 
     def finish(self, folder: Path) -> list[str]:
-        """Write the stored results to files; return a line with name and description of each file."""
+        """Write the stored results to files; return a line of text for each file: its name and its content."""
 
 
 def choose_classes(chosen: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Return the indices of the classes that are chosen by name; all indices if none is chosen.
+    """Return the indices of the classes that `chosen` names; all indices if `chosen` is empty.
 
     Raises:
         UserError: for a name that the model does not have, with similar names.
@@ -63,7 +63,7 @@ def choose_classes(chosen: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def read_image_file(read: Read[Tensor], image: Path | np.ndarray) -> Tensor:
-    """Read an image with the reader of a detector or a segmentation model, which read no .npy arrays.
+    """Read an image with the reader of a detector or a segmentation model. These cannot read .npy arrays.
 
     Raises:
         UserError: for an array file, or an image that cannot be read.
