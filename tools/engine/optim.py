@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias, TypedDict
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
 from tools.engine.options import TrainOptions
 from tools.engine.stages import describe_stages, stage_depths
 
-# Adaptive optimizers divide each weight's step by its own gradient history. Their learning rate grows with the square
-# root of the batch size.
-ADAPTIVE = ("adam", "lamb", "lion", "rmsprop", "adan", "nadam", "radam")
+# Families of timm's optimizers by their classes. The learning rate of plain ones is linear in the batch size. That of
+# adaptive ones, which normalise each step by the gradients' history, sign or spectrum, grows with its square root.
+PLAIN = {"SGD", "SGDW", "SGDP", "Lars", "SGD8bit", "FusedSGD"}
+ADAPTIVE = {
+    *("Adam", "AdamW", "AdamWLegacy", "AdamP", "Adamax", "NAdam", "NAdamLegacy", "NAdamW", "RAdam", "RAdamLegacy"),
+    *("Adam8bit", "AdamW8bit", "AdEMAMix", "AdEMAMix8bit", "FusedAdam", "AdaBelief", "Adan", "Adopt", "LaProp"),
+    *("Adadelta", "Adagrad", "RMSprop", "RMSpropTF", "Adafactor", "AdafactorBigVision", "MADGRAD", "Mars"),
+    *("Lamb", "FusedLAMB", "NvNovoGrad", "FusedNovoGrad", "Lion", "Lion8bit", "Muon", "Kron", "Adahessian"),
+}
 FUSED = {"adam", "adamw", "sgd", "momentum"}  # torch's own: one pass over the weights, on CPUs as well
 ParameterGroup: TypeAlias = dict[str, Any]  # torch's: a list `params`, and options such as timm's `lr_scale`
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # orders of dimensions, each the inverse of the other
@@ -43,10 +49,28 @@ def learning_rate(options: TrainOptions) -> tuple[float, str]:
     if options.lr is not None:
         return options.lr, "as given"
     ratio = options.batch_size / options.base_batch_size
-    if options.optimizer.startswith(ADAPTIVE):
+    if is_adaptive(options.optimizer):
         rule = f"{options.base_lr} x sqrt({options.batch_size} / {options.base_batch_size})"
         return options.base_lr * ratio**0.5, rule
     return options.base_lr * ratio, f"{options.base_lr} x {options.batch_size} / {options.base_batch_size}"
+
+
+def is_adaptive(optimizer: str) -> bool:
+    """Return whether an optimizer is adaptive: see `ADAPTIVE`.
+
+    Raises:
+        UserError: timm has no optimizer of that name, or its family is not known here.
+    """
+    if optimizer not in list_optimizers():
+        raise UserError(f"--optimizer {optimizer}: unknown; use momentum, sgd, adamw, lamb, lion, ...")
+    kind = get_optimizer_info(optimizer).opt_class
+    family = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+    if family not in PLAIN | ADAPTIVE:
+        raise UserError(
+            f"--optimizer {optimizer}: how its learning rate follows the batch size is not known; use another, such as "
+            "adamw"
+        )
+    return family in ADAPTIVE
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -56,21 +80,35 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
     `layer_decay` or `thaw`, each stage has groups of its own.
 
     Raises:
-        UserError: timm has no optimizer of that name.
+        UserError: timm has no optimizer of that name, or it cannot be used here.
     """
-    if options.optimizer not in list_optimizers():
-        raise UserError(f"--optimizer {options.optimizer}: unknown; use momentum, sgd, adamw, lamb, lion, ...")
-    extra: dict[str, Any] = {} if options.optimizer.startswith(ADAPTIVE) else {"momentum": options.momentum}
+    extra: dict[str, Any] = {} if is_adaptive(options.optimizer) else {"momentum": options.momentum}
+    if "momentum" in extra and not options.momentum and "nesterov" in _defaults(options.optimizer):
+        extra["nesterov"] = False  # torch refuses Nesterov's form of no momentum, which is the same as none
     if options.optimizer in FUSED:
         extra["fused"] = True
-    return create_optimizer_v2(
-        model,
-        opt=options.optimizer,
-        lr=learning_rate(options)[0],
-        weight_decay=options.weight_decay,
-        param_group_fn=partial(_groups_by_stage, options) if options.layer_decay < 1 or options.thaw else None,
-        **extra,
-    )
+    if get_optimizer_info(options.optimizer).second_order:
+        raise _unusable(options, "it needs second derivatives, which are not computed")
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=options.optimizer,
+            lr=learning_rate(options)[0],
+            weight_decay=options.weight_decay,
+            param_group_fn=partial(_groups_by_stage, options) if options.layer_decay < 1 or options.thaw else None,
+            **extra,
+        )
+    except (AssertionError, ImportError, ValueError) as error:  # timm's errors for absent libraries, GPUs and values
+        raise _unusable(options, first_line(error)) from error
+
+
+def _defaults(optimizer: str) -> Mapping[str, Any]:
+    """Return the keywords that timm adds for a name."""
+    return get_optimizer_info(optimizer).defaults or {}
+
+
+def _unusable(options: TrainOptions, why: str) -> UserError:
+    return UserError(f"--optimizer {options.optimizer}: cannot be used here ({why}); use another, such as adamw")
 
 
 def _groups_by_stage(options: TrainOptions, model: nn.Module) -> list[ParameterGroup]:
@@ -149,8 +187,9 @@ def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, step
         "t_in_epochs": False,
         "warmup_prefix": False,  # the warm-up is part of the run: milestones count from the start of the run
     }
-    if options.schedule == "cosine":
-        return CosineLRScheduler(optimizer, t_initial=max(steps, 1), **warmup)
+    # A cosine over one step changes nothing, and timm warns of it. An evaluation has no steps.
+    if options.schedule == "cosine" and steps > 1:
+        return CosineLRScheduler(optimizer, t_initial=steps, **warmup)
     # timm decays when t + 1 reaches a milestone; ours count the steps done.
     milestones = [round(steps * at) + 1 for at in options.milestones] if options.schedule == "step" else []
     return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, **warmup)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import re
 from contextlib import nullcontext
 
 import pytest
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from tools.engine.optim import build_optimizer, memory_order
+from backbones.errors import UserError
+from tools.engine import optim
+from tools.engine.optim import build_optimizer, is_adaptive, learning_rate, memory_order
 from tools.engine.options import TrainOptions
 
 
@@ -18,6 +21,27 @@ def net() -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Conv2d(5, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(4 * 36, 2)
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_every_optimizer_of_timm_has_a_family_and_takes_no_momentum(name: str) -> None:
+    """It is built, or refused in one line, for example because it needs a GPU or another library."""
+    options = TrainOptions(optimizer=name, momentum=0.0, batch_size=64, base_batch_size=16, base_lr=0.01)
+    # SGD and its layer-wise forms are the only ones that do not normalise by the gradients' history.
+    plain = "sgd" in name or name in ("momentum", "nesterov", "nesterovw", "lars", "larc", "nlars", "nlarc")
+    assert is_adaptive(name) is not plain
+    assert learning_rate(options)[0] == pytest.approx(0.04 if plain else 0.02)  # 64 / 16 = 4, and its root is 2
+    try:
+        build_optimizer(net(), options)
+    except UserError as error:
+        assert re.match(rf"--optimizer {name}: cannot be used here \([^\n]+\); use another", str(error))
+        assert name.startswith(("bnb", "fused")) or name == "adahessian"
+
+
+def test_an_optimizer_of_an_unknown_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "ADAPTIVE", optim.ADAPTIVE - {"Lion"})
+    with pytest.raises(UserError, match="--optimizer clion: how its learning rate follows"):
+        learning_rate(TrainOptions(optimizer="clion"))
 
 
 @pytest.mark.parametrize("name", ["momentum", "sgd", "adamw", "adam"])
