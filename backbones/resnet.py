@@ -24,7 +24,7 @@ from backbones.registry import register
 from backbones.weights.report import LoadReport
 
 # Projections of option B. torchvision calls them "downsample", the community's CIFAR files "shortcut".
-_PROJECTION = re.compile(r"(?:^|\.)(layer\d)\.\d+\.(?:downsample|shortcut)\.0\.weight$")
+_PROJECTION = re.compile(r"(layer\d)\.\d+\.(?:downsample|shortcut)\.0\.weight$")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ResNet(Backbone):
         return out
 
     def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
-        differing = [f"{key} is only in the file" for key in report.unexpected if self._is_projection(key)]
+        differing = [f"{key} is only in the file" for key in report.beside if self._is_projection(key)]
         differing += [f"{key} is only in the model" for key in report.missing if self._is_projection(key)]
         if differing:
             # These entries are too few to make the file incomplete, but they change all feature maps after them.
@@ -150,7 +150,7 @@ class ResNet(Backbone):
 
     def _refuse_other_network(self, report: LoadReport) -> None:
         """Refuse a file with additional entries, such as gates, in stages that this network has too."""
-        matches = [(key, re.search(r"(?:^|\.)(layer\d)\.\d+\.", key)) for key in report.unexpected]
+        matches = [(key, re.match(r"(layer\d)\.\d+\.", key)) for key in report.beside]
         others = [key for key, match in matches if match and match.group(1) in self._modules]
         if others:
             self.load_report = None
@@ -161,7 +161,7 @@ class ResNet(Backbone):
 
     def _is_projection(self, key: str) -> bool:
         """Return whether an entry is the convolution of a projection, in a stage of this network."""
-        found = _PROJECTION.search(key)
+        found = _PROJECTION.match(key)
         return found is not None and found.group(1) in self._modules
 
     def _stem(self, in_channels: int, architecture: Architecture) -> None:

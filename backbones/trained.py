@@ -22,10 +22,9 @@ from backbones.common.precision import precision_dtype
 from backbones.errors import UserError, first_line
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
+from backbones.weights.files import run_weights
 from backbones.weights.hub import resolve
 
-# Weights files of a run folder, in order of preference.
-FILES = ("model.safetensors", "checkpoint/best.safetensors")
 TASKS = ("classification", "detection", "segmentation")
 
 
@@ -90,7 +89,9 @@ def find(
         UserError: there is no trained model, its file is damaged or not of this project, or it has another task.
     """
     load_plugins(plugins)
-    path = _file(Path(resolve(run)))
+    path = Path(resolve(run))
+    if not path.is_file():
+        path = run_weights(path)
     header = _header(path)
     meta, config = (_object(header, name, path) for name in ("meta", "config"))
     if header.get("format", "").startswith("resnet-transfer checkpoint"):
@@ -112,19 +113,6 @@ def options_of(kind: type[Options], meta: Mapping[str, Any]) -> Options:
     """Return the options, a dataclass, that a run's meta records under `model`. Unknown entries are left out."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     return kind(**{name: value for name, value in meta["model"].items() if name in known})
-
-
-def _file(run: Path) -> Path:
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder or weights file; check the path")
-    for name in FILES:
-        if (run / name).is_file():
-            return run / name
-    if (run / "config.yaml").is_file():
-        raise UserError(f"{run}: has no {' or '.join(FILES)} yet; continue its training with --resume --output {run}")
-    raise UserError(f"{run}: is no run folder (no {' or '.join(FILES)}); name the folder of a finished training run")
 
 
 def _header(path: Path) -> dict[str, str]:

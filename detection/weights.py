@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from backbones import Backbone
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from backbones.weights.files import read_meta, read_state
+from backbones.weights.names import without_prefix
 from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
 from detection.data.annotations import CategoryMap
@@ -22,6 +24,7 @@ COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258
 COCO_FILE = COCO_URL.rsplit("/", 1)[1]
 # The 80 category ids of COCO lie in 1..90; row k of a 91-way predictor is category id k.
 COCO_ROWS = 91
+ROI_HEADS = re.compile(r"(?:.*\.)?roi_heads\.")  # entries of a detector, which may have a prefix
 PREDICTOR = "roi_heads.box_predictor."
 # Files of torchvision before 0.14, the published COCO one among them, number each convolution once less.
 OLD_CONVOLUTION = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+|rpn\.head\.conv(?P<rpn>))\.(weight|bias)$")
@@ -37,7 +40,7 @@ def read_detector(
     """
     if weights != "coco":
         state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
-        return state if any(name.startswith("roi_heads.") for name in state) else None
+        return state if any(ROI_HEADS.match(name) for name in state) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if (name, neck) != ("resnet50", "fpn"):
         raise UserError(
@@ -53,7 +56,8 @@ def load_detector(
     """Load a state dict into a detector.
 
     The predictor is loaded row by row if the file's categories are known: our files name them, and a predictor of 91
-    rows is COCO's. Rows of other categories stay random and are reported as missing. All other entries must fit.
+    rows is COCO's. Categories match by name, or by id and name if a name is not unique. Rows of other categories stay
+    random and are reported as missing. All other entries must fit.
 
     Args:
         source: "coco", or the file of the state dict.
@@ -65,8 +69,9 @@ def load_detector(
     """
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     meta = read_meta(source)
-    state = {_modern(name): value for name, value in state.items()}
-    state, random = _mapped_predictor(state, own, _known_categories(state, meta), categories)
+    state = without_prefix(own, state, _modern)
+    known = _known_categories(state, meta)
+    state, random = _mapped_predictor(state, own, known, categories)
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     unexpected = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
@@ -83,8 +88,14 @@ def load_detector(
     eps = 0.0 if source == "coco" or Path(source).name == COCO_FILE else meta.get("norm_eps")
     if eps is not None:
         set_norm_eps(model, eps)
-    left = tuple(unexpected)
-    return LoadReport(source=source, matched=tuple(own), missing=tuple(random), unexpected=left, reshaped=())
+    return LoadReport(
+        source=source,
+        matched=tuple(own),
+        missing=tuple(random),
+        unexpected=tuple(unexpected),
+        reshaped=(),
+        moved=_moved(known, categories),
+    )
 
 
 def norm_eps(model: nn.Module) -> float | None:
@@ -108,7 +119,7 @@ def _known_categories(state: dict[str, Tensor], meta: JsonObject) -> CategoryMap
     """Return the categories of the rows of a file's predictor, without the background, or None if unknown."""
     if "category_ids" in meta and "category_names" in meta:
         return CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
-    if len(state[f"{PREDICTOR}cls_score.bias"]) != COCO_ROWS:
+    if len(state.get(f"{PREDICTOR}cls_score.bias", ())) != COCO_ROWS:
         return None
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return CategoryMap(tuple(range(1, COCO_ROWS)), tuple(names[1:]))
@@ -124,22 +135,42 @@ def _mapped_predictor(
         known: categories of the file, if known.
         wanted: categories of the model's labels. None loads the predictor as it is.
     """
+    if any(name not in state for name in own if name.startswith(PREDICTOR)):
+        return state, []  # the caller refuses the file
     fits = state[f"{PREDICTOR}cls_score.bias"].shape == own[f"{PREDICTOR}cls_score.bias"].shape
     if wanted is None or (known is None and fits):
         return state, []
-    rows = dict(zip(zip(known.ids, known.names, strict=True), range(1, len(known) + 1), strict=True)) if known else {}
-    pairs = list(zip(wanted.ids, wanted.names, strict=True))
-    found = [label for label, pair in enumerate(pairs, start=1) if pair in rows]
+    rows = _rows(known, wanted) if known else [None] * len(wanted)
+    found = {label: row for label, row in enumerate(rows, start=1) if row is not None}
     # If no category is shared, keep the background row random as well.
-    to = [0, *found] if found else []
-    rows_from = [0, *(rows[pairs[label - 1]] for label in found)] if found else []
+    both = {0: 0, **found} if found else {}
     mapped = {}
     for part, each in (("cls_score", 1), ("bbox_pred", 4)):  # a class has one row of scores, four of box deltas
         for kind in ("weight", "bias"):
             name = f"{PREDICTOR}{part}.{kind}"
-            mapped[name] = _picked(own[name], state[name], to, rows_from, each)
-    random = [f"{PREDICTOR}row of {name}" for identifier, name in pairs if (identifier, name) not in rows]
+            mapped[name] = _picked(own[name], state[name], list(both), list(both.values()), each)
+    random = [f"{PREDICTOR}row of {name}" for name, row in zip(wanted.names, rows, strict=True) if row is None]
     return {**state, **mapped}, random
+
+
+def _rows(known: CategoryMap, wanted: CategoryMap) -> list[int | None]:
+    """Return the row of a file's predictor for each category of a model, or None where the file has none.
+
+    A category has its name in all layouts of a data set, but not its id. Names that are not unique need their id too.
+    """
+    exact = {pair: row for row, pair in enumerate(zip(known.ids, known.names, strict=True), start=1)}
+    here, there = Counter(wanted.names), Counter(known.names)
+    by_name = {name: row for row, name in enumerate(known.names, start=1) if there[name] == here[name] == 1}
+    return [exact.get(pair, by_name.get(pair[1])) for pair in zip(wanted.ids, wanted.names, strict=True)]
+
+
+def _moved(known: CategoryMap | None, wanted: CategoryMap | None) -> tuple[str, ...]:
+    """Return the categories that have another id in the file than in the model's data."""
+    if known is None or wanted is None:
+        return ()
+    pairs = zip(wanted.ids, wanted.names, _rows(known, wanted), strict=True)
+    found = ((now, name, known.ids[row - 1]) for now, name, row in pairs if row is not None)
+    return tuple(f"{name}: id {before} -> {now}" for now, name, before in found if before != now)
 
 
 def _picked(own: Tensor, given: Tensor, to: Sequence[int], rows: Sequence[int], each: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from torch import Size, Tensor, nn
@@ -10,11 +11,13 @@ from torch import Size, Tensor, nn
 from backbones import Backbone
 from backbones.errors import UserError
 from backbones.weights.files import read_state
+from backbones.weights.names import without_prefix
 from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
 
 BASE = "https://download.pytorch.org/models/"
 COCO_FILES = {"resnet50": "fcn_resnet50_coco-1167a1af.pth", "resnet101": "fcn_resnet101_coco-7ecb50ca.pth"}
+CLASSIFIER = re.compile(r"((?:.*?\.)??)classifier\.")  # of a whole model, which may have a prefix
 HEAD = ("classifier.", "fusion.", "aux_classifier.")
 
 
@@ -26,14 +29,19 @@ def read_segmenter(weights: str | os.PathLike[str] | None, backbone: str | Backb
     """
     if weights != "coco":
         state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
-        parts = {name.split(".")[0] for name in state}
-        return state if {"backbone", "classifier"} <= parts else None
+        return state if _is_segmenter(state) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if name not in COCO_FILES:
         raise UserError(
             f"weights 'coco': are published for {' and '.join(COCO_FILES)}, not for {name}; name a weights file instead"
         )
     return read_state(fetch(BASE + COCO_FILES[name], what=f"fcn_{name}"))
+
+
+def _is_segmenter(state: dict[str, Tensor]) -> bool:
+    """Return whether entries are those of a backbone and a convolutional head beside it, under any prefix."""
+    heads = {match[1] for name, value in state.items() if value.ndim == 4 and (match := CLASSIFIER.match(name))}
+    return any(name.startswith(f"{prefix}backbone.") for prefix in heads for name in state)
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source: str) -> LoadReport:
@@ -50,6 +58,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
         UserError: if any other entry is missing or has another shape.
     """
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = without_prefix(own, state)
     absent = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     random = [name for name in reshaped if _per_class(name, own[name].shape, state[name].shape, num_classes)]

@@ -1,26 +1,30 @@
-"""Reading weights files: safetensors, and pickles through torch's restricted reader, which runs no code."""
+"""Reading weights files: safetensors, and the state dicts in checkpoints of any training program."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.common.files import JsonObject
 from backbones.errors import UserError, first_line
+from backbones.weights.pickles import StandIn, read_pickle, unreadable
 
+# Weights files of a run folder, in order of preference.
+RUN_FILES = ("model.safetensors", "checkpoint/best.safetensors")
 # Keys under which training programs keep the state dict. Averaged weights come first: those programs evaluate them.
-_WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model")
-# Prefixes that DistributedDataParallel, torch.compile and other programs add to every key.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+_WRAPPERS = (
+    *("model_ema", "state_dict_ema", "ema_state_dict", "params_ema", "teacher"),
+    *("state_dict", "model_state_dict", "model", "net", "weights", "params"),
+)
+_MOST_WRAPPERS = 4  # around each other; a mapping in a pickle may contain itself
+_OPTIMIZER = re.compile("optim", re.IGNORECASE)  # beginning of the key of an optimizer's state
 # torch.optim.swa_utils.AveragedModel stores its number of updates beside the weights.
 _COUNTERS = ("n_averaged",)
 
@@ -28,26 +32,48 @@ _COUNTERS = ("n_averaged",)
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the entries of a .safetensors file or of a pickle (.pth, .pt, .bin) to the CPU.
 
-    The state dict may lie under "model_ema", "state_dict_ema", "state_dict" or "model"; the first of these is used. A
-    prefix that all entries have in common, such as "module.", is removed.
+    The state dict may be the whole content or lie under a key, such as "state_dict". If there are several, averaged
+    weights ("model_ema", ...) come first, then the usual names. No code of the file is run.
 
     Raises:
-        UserError: the file does not exist, is no weights file, or is a pickle that would run code.
+        UserError: the file does not exist, is no weights file, has several state dicts of unusual names, or is a pickle
+            that would run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or None")
-    content: object = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+        raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or weights=None")
+    content: object = _load_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     # Unwrap a checkpoint until the state dict itself is left.
-    while isinstance(content, Mapping) and (wrapper := _wrapper(content)):
-        content = content[wrapper]
+    for _ in range(_MOST_WRAPPERS):
+        if isinstance(content, Mapping) and (wrapper := _wrapper(content, path)):
+            content = content[wrapper]
     entries = content.items() if isinstance(content, Mapping) else ()
     state = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor) and k not in _COUNTERS}
     if not state:
-        raise UserError(
-            f"{path}: holds no state dict; give a file with a state dict, bare or under the key 'state_dict' or 'model'"
-        )
-    return _without_shared_prefix(state)
+        raise _nothing(path, content)
+    return state
+
+
+def run_weights(run: Path) -> Path:
+    """Return the weights file of a run folder: the model after the last step, or else the best model so far.
+
+    Raises:
+        UserError: there is no such folder, or it has no weights file.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder or weights file; check the path")
+    for name in RUN_FILES:
+        if (run / name).is_file():
+            return run / name
+    files = " or ".join(RUN_FILES)
+    if is_run(run):
+        raise UserError(f"{run}: has no {files} yet; continue its training with --resume --output {run}")
+    raise UserError(f"{run}: is no run folder (no {files}); name the folder of a finished training run")
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a training run."""
+    return any((folder / name).is_file() for name in (*RUN_FILES, "config.yaml"))
 
 
 def read_meta(path: str | os.PathLike[str]) -> JsonObject:
@@ -70,40 +96,37 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, first_line(error)) from error
+        raise unreadable(path, first_line(error)) from error
 
 
-def _wrapper(content: Mapping[str, object]) -> str | None:
-    """Return the key under which a checkpoint keeps its state dict, or None if `content` is no such checkpoint."""
-    return next((w for w in _WRAPPERS if isinstance(content.get(w), Mapping) and content[w]), None)
+def _wrapper(content: Mapping[str, object], path: Path) -> str | None:
+    """Return the key under which a checkpoint keeps its state dict, or None if `content` is the state dict itself.
+
+    Raises:
+        UserError: the file has several state dicts, and none of them has a usual name.
+    """
+    sizes = {key: _count(value) for key, value in content.items() if isinstance(value, Mapping)}
+    if known := next((word for word in _WRAPPERS if sizes.get(word)), None):
+        return known
+    bare = sum(isinstance(value, Tensor) for value in content.values())
+    found = [key for key, size in sizes.items() if size > bare and isinstance(key, str) and not _OPTIMIZER.match(key)]
+    if len(found) > 1:
+        raise UserError(f"{path}: holds several state dicts ({', '.join(found)}); save the one to load in its own file")
+    return found[0] if found else None
 
 
-def _without_shared_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Remove a prefix only if all entries have it: a detector's "backbone." must stay beside its "rpn.".
-    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), None):
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
+def _count(content: Mapping[object, object], depth: int = _MOST_WRAPPERS) -> int:
+    """Return the number of tensors by name in a mapping and in the mappings inside it."""
+    named = [value for key, value in content.items() if isinstance(key, str)]
+    inside = sum(_count(value, depth - 1) for value in named if isinstance(value, Mapping)) if depth else 0
+    return inside + sum(isinstance(value, Tensor) for value in named)
 
 
-def _load_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if refused := _refused_name(str(error)):
-            raise UserError(
-                f"{path}: refused, because reading this pickle would run code ({refused}); save only the state dict, "
-                "preferably as safetensors"
-            ) from error
-        raise _unreadable(path, "not a pickle of weights") from error
-    except Exception as error:  # torch's reader raises many kinds of exceptions on a damaged file
-        raise _unreadable(path, first_line(error)) from error
-
-
-def _refused_name(text: str) -> str | None:
-    """Return the class or function that torch refused to load, found in its long message."""
-    match = re.search(r"(?:GLOBAL|[Cc]lass|function)\s+`?([A-Za-z_][\w.]*\.\w+)", text)
-    return match.group(1) if match else None
-
-
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: not a readable weights file ({why}); download or save it again")
+def _nothing(path: Path, content: object) -> UserError:
+    """Return the error for a file without weights by name."""
+    inside = content.values() if isinstance(content, Mapping) else [content]
+    if any(isinstance(value, StandIn) for value in inside):
+        return UserError(
+            f"{path}: holds a pickled model or other objects but no state dict; save `model.state_dict()` instead"
+        )
+    return UserError(f"{path}: holds no state dict; give a file with a state dict, bare or under the key 'state_dict' or 'model'")

@@ -1,4 +1,4 @@
-"""Our weights in repositories of the Hugging Face hub: "hf:owner/name" or "hf:owner/name@revision"."""
+"""Our weights by name: "hf:owner/name" or "hf:owner/name@revision" of the Hugging Face hub, or a run folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 from huggingface_hub import constants
 
 from backbones.errors import UserError, first_line
+from backbones.weights.files import is_run, run_weights
 from backbones.weights.network import check_reachable, is_network_error
 
 PREFIX = "hf:"
@@ -20,16 +21,22 @@ Weights = TypeVar("Weights")
 
 
 def resolve(weights: Weights) -> Weights | str:
-    """Download "hf:owner/name" and return the path of the file. Return any other value as it is.
+    """Return the path of the file that "hf:owner/name" or a run folder means. Return any other value as it is.
 
-    Functions that read weights files know no "hf:" names: call this once, where the user's value arrives.
+    The file of a repository is downloaded. Functions that read weights files know neither repositories nor run folders:
+    call this once, where the user's value arrives.
 
     Raises:
-        UserError: the file is not available.
+        UserError: the file is not available, or a folder given by its path holds no trained model.
     """
-    if not (isinstance(weights, str) and weights.startswith(PREFIX)):
+    if isinstance(weights, str) and weights.startswith(PREFIX):
+        return str(fetch(weights.removeprefix(PREFIX), FILE))
+    if not isinstance(weights, (str, os.PathLike)):
         return weights
-    return str(fetch(weights.removeprefix(PREFIX), FILE))
+    folder = Path(weights)
+    # A word, such as "imagenet", may be the name of a folder of images as well.
+    is_path = not isinstance(weights, str) or os.sep in weights
+    return str(run_weights(folder)) if folder.is_dir() and (is_path or is_run(folder)) else weights
 
 
 def fetch(repository: str, file: str) -> Path:

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.weights.files import read_state
+from backbones.weights.names import COUNTER, best_prefix, find_linear, name_children
 from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
 
 # Beginnings of classifier entries. A backbone has no classifier.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-# Names of attributes that training programs keep a model in. torchvision's detectors keep theirs in backbone.body.
-_WRAPPED = re.compile(r"(?:module|_orig_mod|model|backbone|body|net|encoder)\.")
-_COUNTER = "num_batches_tracked"
 
 
 def load(
@@ -49,7 +47,27 @@ def load(
         state, found_at = dict(weights), "weights"
     else:
         state, found_at = state_for(module, weights)
-    return _fill(module, state, source or found_at, tuple(ignore), adapt_input, minimum)
+    return _fill(module, _named(module, state), source or found_at, tuple(ignore), adapt_input, minimum)
+
+
+def load_linear(
+    layer: nn.Linear, weights: Mapping[str, Tensor], report: LoadReport, *, backbone: nn.Module
+) -> LoadReport:
+    """Load the linear layer that follows a backbone in a file, if it has one of this shape.
+
+    Args:
+        weights: entries of the file.
+        report: of the backbone that was loaded from the same entries.
+
+    Returns:
+        The report of backbone and layer, which is `fc`.
+    """
+    state = _named(backbone, weights)
+    names = find_linear(state, report.prefix, layer.weight.shape)
+    # Load all rows or none: rows of another data set belong to other classes.
+    if names is not None:
+        layer.load_state_dict({"weight": state[names[0]], "bias": state[names[1]]})
+    return report.with_head(names)
 
 
 def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
@@ -61,12 +79,20 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
         return read_state(word), word
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
-        raise UserError(
-            f"{_name(module)}: no published weights {word!r} exist for it; use weights=None (--weights none) or a file"
-        )
+        raise UserError(f"{_name(module)}: no published weights {word!r} exist for it; use weights=None or a file")
     library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)
     return state, f"{library} {arch} {word}"
+
+
+def _named(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a file's entries with names in place of the numbers of `nn.Sequential`, if most others do not match."""
+    own = module.state_dict()
+    found, _, _ = _paired(own, state)
+    if 2 * len(found) >= len(own):
+        return dict(state)
+    bare = [key.removeprefix("net.").removeprefix("model.") for key in own]
+    return name_children(bare, state) or dict(state)
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
@@ -120,6 +146,7 @@ def _fill(
         unexpected=_without_counters(k for k in rest if k not in ignored),
         reshaped=tuple(reshaped),
         ignored=_without_counters(ignored),
+        prefix=prefix,
     )
     _check_complete(module, report, minimum)
     # 4. Load. `strict` is off because step 3 has checked and reported the missing entries.
@@ -137,10 +164,7 @@ def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> No
 
 
 def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], str]:
-    """Match the entries of a model to the keys of a file.
-
-    The keys of a file may have a prefix, such as "model.backbone.". Of all prefixes that consist of wrappers' names,
-    the one with the most matches is used; the shortest of several equal ones.
+    """Match the entries of a model to the keys of a file, which may have a prefix, such as "model.backbone.".
 
     Returns:
         Entry of the model -> key of the file; the other keys of the file; the prefix.
@@ -148,28 +172,14 @@ def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dic
     # Index every name that an entry of the model may have in a file. The entry's own name has precedence.
     index = {alias: key for key in reversed(list(own)) for alias in _aliases(key)}
     index.update((key, key) for key in own)
-    best: tuple[dict[str, str], str] = ({}, "")
-    for prefix in sorted(_prefixes(state), key=len):
-        found: dict[str, str] = {}
-        for file_key in state:
-            key = index.get(_modern(file_key[len(prefix) :])) if file_key.startswith(prefix) else None
-            if key is not None:
-                found.setdefault(key, file_key)
-        if len(found) > len(best[0]):
-            best = found, prefix
-    used = set(best[0].values())
-    return best[0], [k for k in state if k not in used], best[1]
-
-
-def _prefixes(state: Mapping[str, Tensor]) -> set[str]:
-    """Return all beginnings of keys that consist of wrappers' names: "", "model.", "model.backbone.", ..."""
-    prefixes = {""}
-    for key in state:
-        end = 0
-        while match := _WRAPPED.match(key, end):
-            end = match.end()
-            prefixes.add(key[:end])
-    return prefixes
+    prefix = best_prefix(index, state, _modern)
+    found: dict[str, str] = {}
+    for file_key in state:
+        key = index.get(_modern(file_key[len(prefix) :])) if file_key.startswith(prefix) else None
+        if key is not None:
+            found.setdefault(key, file_key)
+    used = set(found.values())
+    return found, [k for k in state if k not in used], prefix
 
 
 def _aliases(key: str) -> Iterator[str]:
@@ -199,7 +209,7 @@ def _is_input(module: nn.Module, key: str, own: Tensor, value: Tensor, adapt_inp
 
 
 def _without_counters(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(k for k in keys if not k.endswith(_COUNTER))
+    return tuple(k for k in keys if not k.endswith(COUNTER))
 
 
 def _name(module: nn.Module) -> str:

@@ -17,6 +17,8 @@ class LoadReport:
         unexpected: entries of the file that the model does not have, such as those of stages that were left out.
         reshaped: entries of `matched` that were adapted to another number of input channels.
         ignored: entries of the file's classifier, if the model has no classifier or one of another size.
+        prefix: what precedes the names of the model's entries in the file, such as "model.backbone.".
+        moved: categories that were matched by name and have another id in the file.
     """
 
     source: str
@@ -25,28 +27,36 @@ class LoadReport:
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    prefix: str = ""
+    moved: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"matched {len(self.matched)} of {len(self.matched) + len(self.missing)} entries"]
         for kind in ("missing", "unexpected", "reshaped", "ignored"):
             parts += [_count(kind, getattr(self, kind))]
+        parts += [_count("matched by name under another id", self.moved)] if self.moved else []
         return f"{self.source}: {', '.join(parts)}"
 
-    def with_head(self, loaded: bool) -> LoadReport:
+    def with_head(self, names: Sequence[str] | None) -> LoadReport:
         """Return the report of a classifier on this backbone.
 
         Args:
-            loaded: whether fc.weight and fc.bias were loaded from the same file.
+            names: entries of the file that were loaded into fc.weight and fc.bias; None if they were not loaded.
         """
         fc = ("fc.bias", "fc.weight")
-        if not loaded:
+        if names is None:
             return replace(self, missing=self.missing + fc)
         return replace(
             self,
             matched=self.matched + fc,
-            unexpected=tuple(k for k in self.unexpected if k not in fc),
-            ignored=tuple(k for k in self.ignored if not k.endswith((*fc, "linear.bias", "linear.weight"))),
+            unexpected=tuple(key for key in self.unexpected if key not in names),
+            ignored=tuple(key for key in self.ignored if key not in names),
         )
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Return the unexpected entries that are under the model's own prefix, without the prefix."""
+        return tuple(key[len(self.prefix) :] for key in self.unexpected if key.startswith(self.prefix))
 
 
 def _count(kind: str, names: Sequence[str]) -> str:

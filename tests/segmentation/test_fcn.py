@@ -112,6 +112,16 @@ def test_other_classes_keep_all_but_the_last_layers(published) -> None:
         segmentation.build(name, 21, head="fcn8s", weights=path)
 
 
+def test_a_whole_model_is_found_under_a_prefix(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = segmentation.build("resnet18", 3, head="fcn32s")
+    state = {f"net.{name}": value for name, value in trained.state_dict().items()}
+    torch.save({"net": {**state, "criterion.weight": torch.ones(3)}}, tmp_path / "net.pth")
+    model = segmentation.build("resnet18", 3, head="fcn32s", weights=tmp_path / "net.pth")
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
+    assert model.load_report.missing == () and model.load_report.unexpected == ("criterion.weight",)
+
+
 @pytest.mark.parametrize(
     ("made", "given"),
     [(("resnet18", "fcn32s"), ("plain18", "fcn32s")), (("resnet18", "fcn8s"), ("resnet18", "fcn32s"))],

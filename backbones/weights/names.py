@@ -1,0 +1,127 @@
+"""Names of entries: finds the part of a weights file that holds a model, under whatever prefix, and its linear head."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+COUNTER = "num_batches_tracked"
+# Usual names of a classifier's last layer, the most usual first.
+_HEADS = ("fc", "linear", "classifier", "head", "last_linear")
+
+
+def best_prefix(own: Container[str], keys: Iterable[str], present: Callable[[str], str] = str) -> str:
+    """Return the dotted prefix of a file's keys under which most entries of a model are found.
+
+    Of prefixes with equally many entries the shortest is used, and of equally long ones the first in the file: MoCo's
+    "encoder_q." comes before "encoder_k.".
+
+    Args:
+        own: names of the model's entries.
+        keys: names of the file's entries.
+        present: maps an old name of an entry to its present one.
+    """
+    found: Counter[str] = Counter()
+    for key in keys:
+        for start in (0, *(match.end() for match in re.finditer(r"\.", key))):
+            if present(key[start:]) in own:
+                found[key[:start]] += 1
+    return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+
+
+def without_prefix(
+    own: Container[str], state: Mapping[str, Tensor], present: Callable[[str], str] = str
+) -> dict[str, Tensor]:
+    """Return a file's entries with the prefix removed under which most entries of a model are found.
+
+    Entries outside the prefix keep their names, unless they collide with an entry of the model.
+
+    Args:
+        own: names of the model's entries.
+        present: maps an old name of an entry to its present one, which the result has.
+    """
+    prefix = best_prefix(own, state, present)
+    bare = {present(key[len(prefix) :]): value for key, value in state.items() if key.startswith(prefix)}
+    return {**{key: value for key, value in state.items() if not key.startswith(prefix)}, **bare}
+
+
+def find_linear(state: Mapping[str, Tensor], prefix: str, shape: Sequence[int]) -> tuple[str, str] | None:
+    """Return the names of weight and bias of the linear layer that follows a backbone in a file, or None.
+
+    It is the only layer of a child of the backbone's wrapper, such as "fc", "head.1" or "3", at the nearest level that
+    has one. If several children fit and none has a usual name, the result is None.
+
+    Args:
+        prefix: of the backbone's entries.
+        shape: of the layer's weight, `[outputs, inputs]`.
+    """
+    for level in _wrappers(prefix):
+        children: dict[str, list[str]] = {}
+        for key in state:
+            if key.startswith(level) and (level == prefix or not key.startswith(prefix)):
+                children.setdefault(key[len(level) :].split(".")[0], []).append(key)
+        fitting = {name: pair for name, keys in children.items() if (pair := _linear(state, keys, shape))}
+        if chosen := next((name for name in _HEADS if name in fitting), None):
+            return fitting[chosen]
+        if fitting:
+            return next(iter(fitting.values())) if len(fitting) == 1 else None
+    return None
+
+
+def name_children(own: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return a file's entries with the names of a model in place of the numbers that `nn.Sequential` gave its children.
+
+    "0.4.0.conv1.weight" of fastai becomes "0.layer1.0.conv1.weight". Children match in order, and only if each has
+    entries of the same names.
+
+    Args:
+        own: names of the model's entries, in order.
+
+    Returns:
+        None if the file has no such children.
+    """
+    children = _children(own)
+    for prefix in dict.fromkeys(match[1] for key in state if (match := re.match(r"((?:\d+\.)*)\d+\.", key))):
+        numbered = _children(key[len(prefix) :] for key in state if key.startswith(prefix))
+        order = sorted((name for name in numbered if name.isdigit()), key=int)
+        pairs = dict(zip(order, children, strict=False))
+        if len(pairs) == len(children) and all(numbered[number] == children[name] for number, name in pairs.items()):
+            return {_renamed(key, prefix, pairs): value for key, value in state.items()}
+    return None
+
+
+def _wrappers(prefix: str) -> Iterator[str]:
+    """Yield a prefix and the prefixes around it: "net.encoder.", "net." and ""."""
+    while prefix:
+        yield prefix
+        prefix = prefix[: prefix[:-1].rfind(".") + 1]
+    yield ""
+
+
+def _linear(state: Mapping[str, Tensor], keys: Sequence[str], shape: Sequence[int]) -> tuple[str, str] | None:
+    """Return weight and bias if the keys are those of one linear layer of this shape."""
+    if len(keys) != 2:
+        return None
+    bias, weight = sorted(keys)
+    outputs = list(shape[:1])
+    same_layer = weight.removesuffix("weight") == bias.removesuffix("bias") and weight.endswith(".weight")
+    fits = list(state[weight].shape) == list(shape) and list(state[bias].shape) == outputs
+    return (weight, bias) if same_layer and fits else None
+
+
+def _children(keys: Iterable[str]) -> dict[str, set[str]]:
+    """Return child -> names of its entries below it, without counters."""
+    children: dict[str, set[str]] = {}
+    for key in keys:
+        child, _, rest = key.partition(".")
+        if not key.endswith(COUNTER):
+            children.setdefault(child, set()).add(rest)
+    return children
+
+
+def _renamed(key: str, prefix: str, names: Mapping[str, str]) -> str:
+    number, dot, rest = key.removeprefix(prefix).partition(".")
+    return f"{prefix}{names[number]}{dot}{rest}" if key.startswith(prefix) and number in names else key
