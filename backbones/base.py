@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -107,16 +109,24 @@ class Backbone(nn.Module):
         low = images.new_tensor(self.mean)[:, None, None] * 255
         return (images - low) / (images.new_tensor(self.std)[:, None, None] * 255)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return the model that torch.jit.script compiles in place of this one: the graph of `forward`."""
+        graph = torch.fx.Tracer().trace(self)
+        # The annotations are texts here, which the compiler cannot read. Without them it infers the types.
+        for node in graph.nodes:
+            node.type = None
+        return torch.fx.GraphModule(self, graph)
+
     def accept(self, report: LoadReport, weights: str | os.PathLike[str]) -> None:
         """Store the load report, and set the input normalisation to that with which the loaded weights were trained.
 
         Raises:
             UserError: weights of batch norm were loaded into group norm, which computes something else with them.
         """
-        if norm_table(self).get("group") and any(k.endswith("running_mean") for k in report.unexpected):
+        if norm_table(self).get("group") and any(k.endswith("running_mean") for k in report.beside):
             raise UserError(
                 f"{self.name}: {report.source} was trained with batch norm, whose weights do not fit norm='group'; "
-                "use norm='batch' or 'frozen', or weights=None"
+                "use norm='batch' or norm='frozen', or weights=None"
             )
         self.load_report = report
         self.adopt_normalisation(weights)
@@ -194,7 +204,7 @@ class Backbone(nn.Module):
         """
         # A backbone without `stages` can still freeze nothing.
         stages = self.stages() if n or self._stopped else []
-        if not isinstance(n, int) or not 0 <= n <= len(stages):
+        if not isinstance(n, SupportsIndex) or not 0 <= operator.index(n) <= len(stages):
             raise UserError(f"{self.name}: cannot freeze {n!r} stages; expected 0..{len(stages)} (1 is the stem)")
         # Replace the batch norm of these stages.
         freeze_batch_norm(self, within=[m for stage in stages[:n] for m in stage])

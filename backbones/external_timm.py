@@ -62,6 +62,9 @@ class TimmBackbone(Backbone):
         """Return whether the feature maps have their channels last, as those of Swin do."""
         return str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return ScriptableMaps(self.net, [f.name for f in self.feature_info], self.patch, self._channels_last())
+
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
         super().adopt_normalisation(weights)
         config = timm_config(self.source[1], str(weights))
@@ -93,6 +96,30 @@ class TimmBackbone(Backbone):
         trunk.net.return_layers = {k: v for k, v in self.net.return_layers.items() if k != ends[-1]}
         trunk.feature_info = self.feature_info[:-1]
         return trunk, LastStage([m for _, m in children[cut:]], last)
+
+
+class ScriptableMaps(nn.Module):
+    """What torch.jit.script compiles in place of a `TimmBackbone`.
+
+    Args:
+        net: timm's model, which returns a list of feature maps.
+        names: of the feature maps.
+        patch: height and width that the sides of images are padded to a multiple of.
+        channels_last: whether the maps have their channels last.
+    """
+
+    def __init__(self, net: nn.Module, names: list[str], patch: tuple[int, int], channels_last: bool) -> None:
+        super().__init__()
+        self.net, self.names, self.patch, self.channels_last = net, names, patch, channels_last
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the feature maps as `TimmBackbone` does."""
+        bottom, right = -x.shape[2] % self.patch[0], -x.shape[3] % self.patch[1]
+        maps = self.net(F.pad(x, [0, right, 0, bottom]))
+        found: dict[str, Tensor] = {}
+        for i, name in enumerate(self.names):
+            found[name] = maps[i].permute(0, 3, 1, 2).contiguous() if self.channels_last else maps[i]
+        return found
 
 
 def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:

@@ -42,6 +42,9 @@ class Folds:
         self.cache: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, Folded]] = WeakKeyDictionary()
         self._tokens: list[Token[Folds | None]] = []
 
+    def __reduce__(self) -> tuple[type[Folds], tuple[()]]:
+        return Folds, ()  # a copy begins with an empty cache, because it holds copies of the layers
+
     def __enter__(self) -> Folds:
         self._tokens.append(_active.set(_active.get() or self))
         return self

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, cast
 
+from backbones.common.keywords import known_keywords
+from backbones.common.numeric import whole_number
 from backbones.common.registry import Registry, unknown_name
 from backbones.errors import UserError
 
@@ -24,7 +26,7 @@ _Registered = TypeVar("_Registered", bound=BackboneBuilder)
 BACKBONES: Registry[BackboneBuilder] = Registry("backbone")
 # Importing this module registers our own backbones. It happens on first use because it imports torch.
 _OURS = "backbones.resnet"
-_LIBRARIES = {"timm": "backbones.external_timm", "torchvision": "backbones.external_torchvision"}
+_LIBRARIES = {"torchvision": "backbones.external_torchvision", "timm": "backbones.external_timm"}
 
 # What a builder may have in its signature. An option with a default may be missing there: see `register`.
 _ALWAYS = ("name", "features", "in_channels")
@@ -89,6 +91,7 @@ def names(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_known(prefix), pattern), key=_natural)
 
 
+@known_keywords("backbones.build")
 def build(
     name: str,
     *,
@@ -127,7 +130,7 @@ def build(
         "stride_style": stride_style,
         "shortcut": shortcut,
     }
-    _check_in_channels(in_channels)
+    in_channels = whole_number("in_channels", in_channels)
     _check_choices(given)
     _check_features(features)
     if norm == "frozen" and weights is None:
@@ -256,18 +259,20 @@ def _builder(name: str) -> BackboneBuilder:
     # A timm name may end in a tag after a dot. timm's list has the names without tags.
     if (name.split(".", 1)[0] if prefix == "timm" else name) not in known:
         hint = "backbones.names() lists our own, backbones.names('timm/*') those of timm"
+        if not prefix and (elsewhere := [f"{library}/{name}" for library in _LIBRARIES if _has(library, name)]):
+            raise UserError(f"unknown backbone {name!r}: did you mean {' or '.join(elsewhere)}?")
         raise unknown_name("backbone", name, known, otherwise=hint)
     return _library(prefix).build if prefix in _LIBRARIES else BACKBONES[name]
+
+
+def _has(library: str, name: str) -> bool:
+    """Return whether a library has a model of this name, which may end in a tag of timm."""
+    return f"{library}/{name.split('.', 1)[0]}" in _known(library)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Return a sort key that compares numbers by value."""
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
-
-
-def _check_in_channels(in_channels: object) -> None:
-    if not isinstance(in_channels, int) or isinstance(in_channels, bool) or in_channels < 1:
-        raise UserError(f"in_channels={in_channels!r}: expected a whole number of at least 1")
 
 
 def _check_choices(options: Mapping[str, object]) -> None:

@@ -12,6 +12,7 @@ from torchvision.models import get_model
 
 import backbones
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
+from backbones.common.numeric import whole_number
 from backbones.errors import UserError, first_line
 from backbones.external_torchvision import replace_first_conv
 from backbones.norm import counted_batches
@@ -49,6 +50,9 @@ class LibraryModel(Backbone):
             return {"logits": self.net(x)}
         except AssertionError as error:  # both libraries refuse a size with an assertion
             raise UserError(f"{self.name}: {first_line(error)}; use images of the size that the model needs") from None
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return ScriptableLogits(self.net)
 
     def load(self, weights: str | os.PathLike[str]) -> LoadReport:
         """Load weights. The last layer is loaded only for the same number of classes, else reported as missing.
@@ -103,6 +107,18 @@ class LibraryModel(Backbone):
         return tuple(f"net.{k}" for k, v in self.net.state_dict().items() if v.shape != other[k].shape)
 
 
+class ScriptableLogits(nn.Module):
+    """What torch.jit.script compiles in place of a `LibraryModel`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return {"logits": `[N, num_classes]`}."""
+        return {"logits": self.net(x)}
+
+
 def build_library_model(
     name: str, num_classes: int, *, in_channels: int = 3, norm: str = "batch", **options: object
 ) -> LibraryModel:
@@ -125,8 +141,7 @@ def build_library_model(
         raise UserError(f"{name}: {key}={value!r} is for backbones, not for a library's whole model; leave it out")
     if norm not in ("batch", "sync", "frozen"):
         raise UserError(f"{name}: norm={norm!r}: expected 'batch', 'sync' or 'frozen'")
-    if not isinstance(in_channels, int) or in_channels < 1:
-        raise UserError(f"in_channels={in_channels!r}: expected a whole number of at least 1")
+    in_channels = whole_number("in_channels", in_channels)
     # A timm name may end in a tag after a dot. The list of names has no tags.
     if not backbones.names(name.split(".")[0] if name.startswith("timm/") else name):
         backbones.build(name, weights=None)  # raises the error that suggests similar names

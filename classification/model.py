@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.base import Backbone
+from backbones.common.keywords import known_keywords
+from backbones.common.numeric import whole_number
 from backbones.errors import UserError
 from backbones.weights.files import read_state
 from backbones.weights.hub import resolve
-from backbones.weights.loading import load, state_for
+from backbones.weights.loading import load, load_linear, state_for
 from backbones.weights.report import LoadReport
 from classification.library_models import LibraryModel, build_library_model
 
@@ -59,6 +61,9 @@ class Classifier(nn.Module):
         logits = self.logits(self.backbone.normalise(images))
         return logits if targets is None else self.losses(logits, targets)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return ScriptableClassifier(self)
+
     def losses(self, logits: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the training loss of logits `[N, num_classes]` by its name; targets as in `forward`."""
         return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
@@ -87,6 +92,25 @@ class WholeClassifier(Classifier):
 
     def logits(self, x: Tensor) -> Tensor:
         return self.backbone(x)["logits"]
+
+
+class ScriptableClassifier(nn.Module):
+    """What torch.jit.script compiles in place of a classifier: normalised images `[N, C, H, W]` to logits.
+
+    Bytes must be normalised before, and there are no losses.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.name, self.head = "logits", nn.Sequential()
+        if isinstance(model, PooledClassifier):
+            self.name = model.backbone.feature_info[-1].name
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), model.fc)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `[N, num_classes]`."""
+        return self.head(self.backbone(images)[self.name])
 
 
 class ViewAverage(nn.Module):
@@ -118,6 +142,7 @@ def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack([each.float().softmax(1) for each in logits]).mean(0)
 
 
+@known_keywords("classification.build", of=backbones.build)
 def build(
     backbone: str | Backbone,
     num_classes: int,
@@ -143,8 +168,7 @@ def build(
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise UserError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
+    num_classes = whole_number("num_classes", num_classes)
     weights = resolve(weights)
     if isinstance(backbone, str) and "/" in backbone:
         model: Classifier = WholeClassifier(
@@ -206,15 +230,4 @@ def _load(model: PooledClassifier, weights: str | os.PathLike[str]) -> LoadRepor
     state, source = state_for(model.backbone, weights)
     report = load(model.backbone, state, source=source)
     model.backbone.accept(report, weights)
-    return report.with_head(_load_fc(model.fc, state))
-
-
-def _load_fc(fc: nn.Linear, state: dict[str, Tensor]) -> bool:
-    """Load the linear layer if the file has one of this shape; return whether it was loaded."""
-    # The community's CIFAR files call the layer "linear".
-    weight, bias = (state.get(f"fc.{part}", state.get(f"linear.{part}")) for part in ("weight", "bias"))
-    # Load all rows or none: rows of another data set belong to other classes.
-    if weight is None or bias is None or weight.shape != fc.weight.shape:
-        return False
-    fc.load_state_dict({"weight": weight, "bias": bias})
-    return True
+    return load_linear(model.fc, state, report, backbone=model.backbone)

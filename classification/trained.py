@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
+from backbones.common.keywords import known_keywords
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of
 from classification.data.decoding import decode
@@ -87,6 +88,7 @@ class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
         return [Ranking(tuple(self.classes[i] for i in labels.tolist()), values, labels) for values, labels in rows]
 
 
+@known_keywords("classification.load")
 def load(
     run: str | os.PathLike[str],
     *,

@@ -15,6 +15,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 import backbones
 from backbones import Backbone
+from backbones.common.keywords import known_keywords
+from backbones.common.numeric import whole_number
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 from backbones.weights.hub import resolve
@@ -115,13 +117,11 @@ class DetectorSpec(DetectorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes < 1:
-            raise UserError(
-                f"num_classes={self.num_classes}: a detector needs at least one class; give the number of classes "
-                "without the background"
-            )
+        # A frozen dataclass sets its fields in this way.
+        object.__setattr__(self, "num_classes", whole_number("num_classes", self.num_classes))
 
 
+@known_keywords("detection.build")
 @takes(DetectorSpec)
 def build(spec: DetectorSpec) -> FasterRCNN:
     """Build a detector.
@@ -155,7 +155,9 @@ def _refuse_misfit(spec: DetectorSpec, *, has_weights: bool, has_detector: bool)
     """
     is_name = isinstance(spec.backbone, str)
     if spec.norm == "frozen" and is_name and not has_weights:
-        raise UserError("norm 'frozen': random weights need a live norm; give weights, or use norm='batch' or 'group'")
+        raise UserError(
+            "norm 'frozen': random weights need a live norm; give weights, or use norm='batch' or norm='group'"
+        )
     if not is_name and has_weights and not has_detector:
         raise UserError(
             f"weights {spec.weights}: a backbone that is built already has its own weights; give the weights file of "

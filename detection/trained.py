@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.images import Image, pixels_of, read_image
+from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of
@@ -86,6 +87,7 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         return Detections(boxes.float(), scores.float(), ids, names)
 
 
+@known_keywords("detection.load")
 def load(
     run: str | os.PathLike[str],
     *,

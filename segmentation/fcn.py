@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import backbones
 from backbones import Backbone
 from backbones.base import PYRAMID
+from backbones.common.keywords import known_keywords
+from backbones.common.numeric import whole_number
 from backbones.errors import UserError
 from backbones.weights.hub import resolve
 from segmentation.heads import HEADS, Head
@@ -81,6 +83,7 @@ class FCN(nn.Module):
         self.backbone.freeze_stages(stages)
 
 
+@known_keywords("segmentation.build", of=backbones.build)
 def build(
     backbone: str | Backbone,
     num_classes: int,
@@ -111,8 +114,7 @@ def build(
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
-    if not isinstance(num_classes, int) or not 1 < num_classes <= 255:
-        raise UserError(f"num_classes={num_classes!r}: expected a whole number from 2 to 255")
+    num_classes = whole_number("num_classes", num_classes, least=2, most=255)
     count = max(HEADS[head].features, 1 + aux)
     weights = resolve(weights)
     state = read_segmenter(weights, backbone)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.images import Image, pixels_of, read_image, require_resizable
+from backbones.common.keywords import known_keywords
 from backbones.common.options import renamed
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of
@@ -71,6 +72,7 @@ class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
         return (image - mean) / std
 
 
+@known_keywords("segmentation.load")
 def load(
     run: str | os.PathLike[str],
     *,

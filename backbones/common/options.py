@@ -1,4 +1,4 @@
-"""Metadata of a command-line option, declared beside its default: when it may change, and its former name."""
+"""Metadata of a command-line option: when it may change, its former name, and whether weights files record it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ Resume = Literal["free", "evaluation", "nonfinite"]
 Value = TypeVar("Value")
 
 
-def option(default: Value, *, resume: Resume | None = None, formerly: str | None = None) -> Value:
+def option(
+    default: Value, *, resume: Resume | None = None, formerly: str | None = None, recorded: bool = False
+) -> Value:
     """Declare a field of an option group, as `dataclasses.field` does.
 
         workers: int | None = option(None, resume="free")
@@ -21,8 +23,10 @@ def option(default: Value, *, resume: Resume | None = None, formerly: str | None
             "evaluation" if it may change only with `--eval-only --resume`; "nonfinite" if it may change also when the
             run stopped at values that are not finite; None if it may not change.
         formerly: an earlier name of the option. Command lines, config files and checkpoints may still use it.
+        recorded: whether the weights of a run only fit with the run's value. A command that is given these weights uses
+            the value in their header unless the user gives another one.
     """
-    return field(default=default, metadata={"resume": resume, "formerly": formerly})
+    return field(default=default, metadata={"resume": resume, "formerly": formerly, "recorded": recorded})
 
 
 def resumable(groups: Iterable[type], *, evaluation: bool = False, nonfinite: bool = False) -> set[str]:
@@ -35,6 +39,11 @@ def resumable(groups: Iterable[type], *, evaluation: bool = False, nonfinite: bo
     """
     kinds = {"free"} | ({"evaluation"} if evaluation else set()) | ({"nonfinite"} if nonfinite else set())
     return {each.name for group in groups for each in fields(group) if each.metadata.get("resume") in kinds}
+
+
+def recorded(group: type) -> set[str]:
+    """Return the names of a model's options whose values a weights file records."""
+    return {each.name for each in fields(group) if each.metadata.get("recorded")}
 
 
 def former_names(groups: Iterable[type]) -> dict[str, str]:

@@ -96,6 +96,31 @@ def test_coco_predictor_is_mapped_to_the_datas_categories(twins):
     assert torch.equal(rows.bbox_pred.bias[4:8], theirs.roi_heads.box_predictor.bbox_pred.bias[12:16])
 
 
+def test_categories_are_found_by_name_under_other_ids(twins):
+    theirs, _, path = twins
+    ours = detection.build("resnet50", 2, weights=path, categories=CategoryMap((0, 1), ("dog", "car")))
+    weight = theirs.roi_heads.box_predictor.cls_score.weight
+    assert torch.equal(ours.roi_heads.box_predictor.cls_score.weight, weight[[0, 18, 3]])  # background, dog, car
+    assert ours.load_report.missing == ()
+    assert ours.load_report.moved == ("dog: id 18 -> 0", "car: id 3 -> 1")
+    assert "2 matched by name under another id (dog: id 18 -> 0, car: id 3 -> 1)" in str(ours.load_report)
+    # "N/A" names several rows of COCO's file, so it needs its id.
+    ours = detection.build("resnet50", 2, weights=path, categories=CategoryMap((12, 13), ("N/A", "stop sign")))
+    assert ours.load_report.missing == ()
+    ours = detection.build("resnet50", 2, weights=path, categories=CategoryMap((0, 13), ("N/A", "stop sign")))
+    assert ours.load_report.missing == ("roi_heads.box_predictor.row of N/A",)
+
+
+def test_a_detector_is_found_under_a_prefix(twins, tmp_path: Path):
+    theirs, ours, _ = twins
+    state = {f"model.detector.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(2)}}, tmp_path / "last.ckpt")
+    wrapped = detection.build("resnet50", 90, weights=tmp_path / "last.ckpt")
+    assert wrapped.load_report.unexpected == ("criterion.weight",)
+    given = ours.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in wrapped.state_dict().items())
+
+
 def test_equal_ids_with_other_names_get_no_rows_of_coco(twins):
     """Category 1 of COCO is a person, so a circle with id 1 or a background with id 0 gets no row of it."""
     theirs, _, path = twins
@@ -267,7 +292,7 @@ def test_frozen_norm_needs_weights():
         detection.build("resnet18", 2, norm="frozen")
 
 
-WRONG = {"neck": ("fpm", "unknown neck 'fpm': did you mean fpn"), "num_classes": (0, "at least one class")}
+WRONG = {"neck": ("fpm", "unknown neck 'fpm': did you mean fpn"), "num_classes": (0, "whole number of at least 1")}
 WRONG |= {"proposals": (0, "must be above 0"), "max_size": (5, "must not be below")}
 
 
@@ -284,7 +309,7 @@ def test_build_takes_the_fields_of_its_settings_and_no_others():
     for field in fields(DetectorSettings):
         assert taken[field.name].default == field.default
         assert f"{field.name}: " in str(detection.build.__doc__)
-    with pytest.raises(TypeError, match="min_sze"):
+    with pytest.raises(UserError, match="min_sze"):
         detection.build("resnet18", 2, min_sze=64)
 
 

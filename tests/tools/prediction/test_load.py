@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,18 @@ def test_bad_images_are_refused(tiny_runs, name: str):
     image, text = BAD_IMAGES[name]
     with pytest.raises(UserError, match=text):
         detection.load(tiny_runs["det"])(image)
+
+
+@pytest.mark.parametrize("task", ["det", "seg", "cls"])
+def test_a_loaded_model_can_be_copied_and_pickled(task: str):
+    run = Path(__file__).resolve().parents[2] / "data" / "earlier_runs" / task
+    loaded = {"det": detection, "seg": segmentation, "cls": classification}[task].load(run)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    expected = loaded(image)  # fills the cache of folded weights, which a copy must not share
+    for twin in (copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
+        for name, value in vars(twin(image)).items():
+            same = torch.equal(value, vars(expected)[name]) if torch.is_tensor(value) else value == vars(expected)[name]
+            assert same
 
 
 def test_bad_runs_are_refused(tiny_runs, tmp_path: Path):
