@@ -27,7 +27,7 @@ def use_fitting_files(truth: Truth, images: list[Record], *, allow_outside: bool
     owners: dict[str, Record] = {}
     for image in images:
         name = image.get("file_name")
-        if isinstance(name, str) and (name in present or _is_file(truth.folder, name)) and not leads_out(name):
+        if isinstance(name, str) and (name in present or is_file_in(truth.folder, name)) and not leads_out(name):
             owners[name] = image
     for image in images:
         if owners.get(str(image.get("file_name"))) is not None:
@@ -40,7 +40,7 @@ def fitting_file(folder: Path, name: str) -> str | None:
     path = PurePosixPath(_local(name).replace("\\", "/"))
     parts = [part for part in path.parts if part not in ("/", os.pardir) and not part.endswith(":")]
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((end for end in ends if _is_file(folder, end)), None)
+    return next((end for end in ends if is_file_in(folder, end)), None)
 
 
 def is_foreign(name: str) -> bool:
@@ -72,7 +72,7 @@ def _local(name: str) -> str:
     return unquote(name.removeprefix(LABEL_STUDIO)) if name.startswith(LABEL_STUDIO) else name
 
 
-def _is_file(folder: Path, name: str) -> bool:
+def is_file_in(folder: Path, name: str) -> bool:
     """Return whether a name is that of a file. Names that no file can have are none."""
     try:
         return os.path.isfile(folder / name)

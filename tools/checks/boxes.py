@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import leads_out, read_coco
+from backbones.common.datasets import LARGEST_NUMBER, leads_out, read_coco
 from backbones.common.images import decode_image
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
-from detection.data.file_names import fitting_file, is_foreign
+from detection.data.file_names import fitting_file, is_file_in, is_foreign
 from detection.data.folders import open_split
 from detection.data.truth import Truth
 from tools.checks.findings import CheckReport
@@ -147,7 +147,7 @@ def _check_duplicate_boxes(annotations: RecordList, rows: np.ndarray, boxes: np.
 
 
 def _as_number(value: object) -> float:
-    return float(value) if isinstance(value, int) else np.nan
+    return float(value) if isinstance(value, int) and abs(value) < LARGEST_NUMBER else np.nan
 
 
 def _sizes(images: RecordList) -> np.ndarray:
@@ -199,7 +199,7 @@ def _image_files(
     for index, name in enumerate(names):
         if name is None:
             continue
-        fitting = None if (folder / name).is_file() else fitting_file(folder, name)
+        fitting = None if is_file_in(folder, name) else fitting_file(folder, name)
         if fitting is not None and is_foreign(name):
             images.add(index, "foreign file name", f"is read as {fitting}, which is in the folder")
             name = fitting
