@@ -1,4 +1,4 @@
-"""Run an experiment: a matrix of training runs that differ in some options. Report which differences could be chance.
+"""Run an experiment: train models with all combinations of some options, and report which differences could be chance.
 
     python tools/compare.py classification/experiments/degradation.yaml --output DIR
     python tools/compare.py --script train_cls --backbones plain20,resnet20 --seeds 0,1 --output DIR -- --data cifar10
@@ -52,7 +52,7 @@ class CompareCommandOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Plan the cells, train those that are not finished, and report."""
+    """Plan the cells (training runs), train the unfinished ones, and write the report."""
     own, for_training = split_at_dashes(argv)
     groups = parse(CompareCommandOptions, description=__doc__.splitlines()[0], argv=own)
     options = groups.compare

@@ -1,4 +1,4 @@
-"""Find where a loss or gradient that was not finite broke: repeat its step, in fp32 and in the precision of the run.
+"""Find where a loss or gradient became not finite: repeat the training step in fp32 and in the run's precision.
 
     python tools/replay.py RUN/nonfinite-step-120-rank-0.safetensors
     python tools/replay.py RUN/nonfinite-step-120-rank-0.safetensors --weights checkpoint  # the last saved weights

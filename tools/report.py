@@ -1,4 +1,4 @@
-"""Write one page of HTML about a finished run, or about several runs on the same images.
+"""Write an HTML page about one finished run, or about several runs that were evaluated on the same images.
 
     python tools/report.py runs/det-20260101-120000
     python tools/report.py runs/a runs/b --output compare.html

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
-    """Parse the command line and run the training; return the time of a few steps with `--dry-run`."""
+    """Parse the command line and run the training. With `--dry-run` return the time of a few steps."""
     options = parse(TrainDetectorOptions, description=__doc__.splitlines()[0], argv=argv, recipe=detector_recipe)
 
     # torch and other large libraries are imported only after parsing, so that --help is quick.

@@ -1,1 +1,1 @@
-"""The processes of one training: their environment, collectives, signals, and how they end."""
+"""The processes of one training: environment variables, collectives, signals, system limits, and how processes end."""

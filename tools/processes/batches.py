@@ -1,4 +1,4 @@
-"""The order of the training images: which process sees which images at which step."""
+"""The order of the training images: which process loads which images at which step."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from tools.processes.environment import rank, world_size
 
 
 class TrainBatches:
-    """Batch sampler that gives `(epoch, index)` keys to a data loader; a pure function of seed and epoch.
+    """Batch sampler that gives `(epoch, index)` keys to a data loader. Seed and epoch alone determine the order.
 
     An optimizer step uses the same `batch_size` images for any number of processes and accumulated batches; each
-    process loads its slices of them. Images of one group (of similar shape, for example) come together where possible.
-    The last step of an epoch is filled up with images from the beginning of the epoch, so that no image is dropped.
+    process loads its slices of these images. Images of the same group, such as images of similar shape, share a step if
+    possible. The last step of an epoch is filled up with images from the beginning of the epoch, so that no image is
+    dropped.
 
     Args:
         groups: group number of each image `[N]`.
         batch_size: images per optimizer step, over all processes and accumulated batches; a multiple of
             `world_size * accumulate`.
-        seed: of the order; another seed gives another order.
+        seed: seed of the order; another seed gives another order.
         accumulate: batches per optimizer step and process.
-        repeats: average number of times that each image `[N]` comes in an epoch, 1 or more; absent: once. An image with
-            2.3 comes twice in each epoch, and a third time in three of ten epochs. All epochs have the same length.
+        repeats: average number of times `[N]` that each image is used in an epoch, 1 or more; absent: once. An image
+            with 2.3 is used twice in each epoch, and a third time in three of ten epochs. All epochs have equal length.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class TrainBatches:
         return -(-self.length // self.batch_size)
 
     def seek(self, epoch: int, step: int = 0) -> None:
-        """Make the next iteration begin at a step of an epoch; images of earlier steps are not loaded."""
+        """Let the next iteration start at a step of an epoch. Images of earlier steps are not loaded."""
         self.epoch, self.first_step = epoch, step
 
     def __len__(self) -> int:
@@ -61,7 +62,7 @@ class TrainBatches:
                 yield [(self.epoch, int(index)) for index in step[begin : begin + size]]
 
     def _steps_of_epoch(self) -> np.ndarray:
-        """Return the image indices of all steps `[steps, batch_size]`; a step's images are of one group if possible."""
+        """Return the image indices of all steps `[steps, batch_size]`. A step has images of one group if possible."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(self._drawn(random))
         # Cut each group into whole steps, and collect what remains.
@@ -79,9 +80,9 @@ class TrainBatches:
         return random.permutation(np.concatenate([*whole, leftover]))
 
     def _drawn(self, random: np.random.Generator) -> np.ndarray:
-        """Return the image indices of an epoch, not shuffled; an image occurs as often as its repeat factor says.
+        """Return the image indices of an epoch, unshuffled. An image occurs as often as its entry in `repeats` says.
 
-        The repeats of all images are laid end to end on a line. Marks at equal distances, from a random start, choose
+        The repeats of all images are laid end to end on a line. Marks at equal distances, from a random start, select
         the images (systematic sampling).
         """
         if self.repeats is None:

@@ -1,4 +1,4 @@
-"""Collectives over the processes of a training, which do nothing if there is only one process."""
+"""Collective operations of the processes of a training. With only one process they do nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 
 
 def start(timeout: float = 30) -> torch.device:
-    """Join the process group, if there are several processes, and choose the device of this process.
+    """Join the process group if there are several processes, and choose this process's device.
 
     Args:
         timeout: minutes that processes wait for one another before they fail.
@@ -56,12 +56,12 @@ def stop() -> None:
 
 
 def launchers() -> set[str]:
-    """Return the names of torchrun's launches on all machines; see `environment.launcher`."""
+    """Return the names of torchrun's launches on all machines; `environment.launcher` describes these names."""
     return {name for name in all_gather(launcher()) if name}
 
 
 def all_gather(value: Value) -> list[Value]:
-    """Return every process's `value` (any picklable object), in order of rank, on every process."""
+    """Return the `value` (any picklable object) of every process, in order of rank, on every process."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -70,7 +70,7 @@ def all_gather(value: Value) -> list[Value]:
 
 
 def broadcast(value: Value) -> Value:
-    """Return the main process's `value` (any picklable object) on every process."""
+    """Return the `value` (any picklable object) of the main process, on every process."""
     if not dist.is_initialized():
         return value
     values = [value]
@@ -79,9 +79,9 @@ def broadcast(value: Value) -> Value:
 
 
 def on_all(work: Callable[[], Value]) -> Value:
-    """Do `work` on every process; if it raises a UserError on one, raise that error on all.
+    """Call `work` on every process. If it raises a UserError on one process, raise this error on all processes.
 
-    The other processes would otherwise wait for the failed one at the next collective. Calls may be nested. Any other
+    Otherwise the other processes would wait for the failed one at the next collective. Calls may be nested. Any other
     collective inside `work` must come after everything that can fail.
     """
     try:
@@ -96,12 +96,12 @@ def on_all(work: Callable[[], Value]) -> Value:
 
 
 def on_main(work: Callable[[], Value]) -> Value:
-    """Do `work` on the main process only; return its result, or raise its UserError, on every process."""
+    """Call `work` on the main process only. Every process returns its result or raises its UserError."""
     return cast(Value, broadcast(on_all(lambda: work() if is_main() else None)))
 
 
 def _share_error(error: UserError | None) -> None:
-    """Raise the error of the first failed process on all processes; return if none failed."""
+    """Raise the error of the first failed process on all processes; return if no process failed."""
     # The mean of one number is much cheaper than gathering texts, and is nearly always 0.
     failed = torch.tensor(float(error is not None))
     if not dist.is_initialized() or mean(failed) == 0:
@@ -112,20 +112,20 @@ def _share_error(error: UserError | None) -> None:
 
 
 def _process_name() -> str:
-    """Return rank and host name in parentheses if there are several machines, whose files may differ; else ""."""
+    """Return rank and host name in parentheses if there are several machines, because their files may differ; else ""."""
     one_machine = processes_on_this_machine() == world_size()
     return "" if one_machine else f" (process {rank()}, on {socket.gethostname()})"
 
 
 def broadcast_buffers(model: torch.nn.Module) -> None:
-    """Give every process the main process's buffers, such as the running statistics of batch norm."""
+    """Copy the main process's buffers, such as running statistics of batch norm, to every process."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def broadcast_weights(model: torch.nn.Module) -> None:
-    """Give every process the main process's weights and buffers."""
+    """Copy the main process's weights and buffers to every process."""
     if dist.is_initialized():
         for tensor in model.state_dict().values():
             sent = tensor.contiguous()  # channels_last weights are sent as a copy
@@ -146,5 +146,5 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def shard(length: int, batch_size: int) -> list[list[int]]:
-    """Return this process's batches of the indices 0..length-1 for evaluation; see `processes.shard_batches`."""
+    """Return the batches of this process for evaluation: a part of the indices 0..length-1."""
     return shard_batches(length, batch_size, rank=rank(), world_size=world_size())

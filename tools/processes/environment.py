@@ -30,17 +30,17 @@ def processes_on_this_machine() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this is the main process, which writes files and prints."""
+    """Return whether this is the main process. Only the main process writes files and prints."""
     return rank() == 0
 
 
 def is_main_of_machine() -> bool:
-    """Return whether this is the first process of its machine; all processes of a machine see the same files."""
+    """Return whether this is the first process of its machine. All processes of a machine see the same files."""
     return local_rank() == 0
 
 
 def launcher() -> str | None:
-    """Return a name for the launch of torchrun that started this process, or None without torchrun.
+    """Return a name for the launch of torchrun that started this process; None without torchrun.
 
     The name differs between launches and stays the same when torchrun restarts its processes. It is the name of
     torchrun's log folder: the run id and a random part. The run id alone (`--rdzv_id`) may be reused by another launch.

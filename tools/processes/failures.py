@@ -1,4 +1,4 @@
-"""Ending of a process when several processes train: one prints the message, and none waits for another.
+"""Ends a process when several processes train: one process prints the message, and none waits for another.
 
 torchrun checks its processes ten times a second. Once one has failed, it terminates the others and reports which one
 failed first.
@@ -21,10 +21,10 @@ LOST_CONNECTION = ("gloo/transport", "DistNetworkError", "DistBackendError", "Di
 
 
 class SharedError(UserError):
-    """User error that several processes raise together.
+    """User error that several processes raise at the same time, and only one of them prints.
 
     Attributes:
-        is_reporter: whether this process is the one that prints the error.
+        is_reporter: whether this process prints the error.
     """
 
     def __init__(self, text: str, *, is_reporter: bool) -> None:
@@ -33,11 +33,11 @@ class SharedError(UserError):
 
 
 def end(message: str, status: int, *, is_reporter: bool = True) -> NoReturn:
-    """End this process with an exit status.
+    """Print a message on stderr, and end this process with an exit status.
 
     Args:
-        message: printed on stderr if `is_reporter`.
-        is_reporter: False if another process prints the same message.
+        message: text to print if `is_reporter`.
+        is_reporter: whether this process prints; False if another process prints the same message.
     """
     ignore_sigterm()
     if is_reporter:
@@ -47,19 +47,18 @@ def end(message: str, status: int, *, is_reporter: bool = True) -> NoReturn:
 
 
 def ignore_sigterm() -> None:
-    """Ignore SIGTERM from now on.
+    """Ignore SIGTERM from now on, so that this process can print its message and exit with its own status.
 
-    A faster process may end first, for the same reason. torchrun then sends SIGTERM to this one, which must still print
-    its message and exit with its own status.
+    A faster process may end first, for the same reason. torchrun then sends SIGTERM to this process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def report_to_torchrun(error: BaseException) -> None:
-    """Report an unexpected error through torchrun, whose report names the process. Return if torchrun is not used.
+    """Report an unexpected error through torchrun, which names the failed process. Without torchrun, do nothing.
 
     Without torchrun, and before a restart by torchrun, the caller's own traceback is the better report. An error about
-    a broken connection only follows from the death of another process. This process then waits, so that torchrun
+    a broken connection is only a consequence of the death of another process. This process then waits, so that torchrun
     reports that death instead.
     """
     stopping.kill_workers()
@@ -77,7 +76,7 @@ def report_to_torchrun(error: BaseException) -> None:
 
 
 def _wait_for_torchrun() -> None:
-    """Wait until torchrun terminates this process, as it does once it has noticed that another process died."""
+    """Wait until torchrun terminates this process, because torchrun has noticed that another process died."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if stopping.is_requested():  # the SIGTERM has come already
         signal.raise_signal(signal.SIGTERM)

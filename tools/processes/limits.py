@@ -1,4 +1,4 @@
-"""Limits of the system on open files and processes, which data-loading workers need."""
+"""The system's limit on open files, which data-loading workers need."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def raise_open_files() -> None:
 
 
 def require_open_files(workers: int) -> None:
-    """Refuse more data-loading workers than the limit on open files allows.
+    """Refuse a number of data-loading workers that needs more open files than the limit allows.
 
     Raises:
-        UserError: naming limit and need.
+        UserError: the workers need more open files; the text names both numbers.
     """
     if resource is None or not workers:
         return

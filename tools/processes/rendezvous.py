@@ -1,4 +1,4 @@
-"""Meeting of the processes of one launch: they agree on a store that no earlier launch has written to.
+"""Lets the processes of one launch meet: all agree on a store to which no earlier launch has written.
 
 torchrun keeps its store when it restarts the processes. The new processes would then read the addresses of dead ones
 and fail to connect (https://github.com/pytorch/pytorch/issues/135712). torchrun's restart count does not identify the
@@ -26,7 +26,7 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
         A store that only this attempt uses, the rank of this process, and the number of processes.
 
     Raises:
-        UserError: the main process did not answer within `timeout`.
+        UserError: the processes did not meet within `timeout`.
     """
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
     attempt = _announce_attempt(store, world_size) if rank == 0 else _find_attempt(store, rank, timeout)
@@ -34,7 +34,7 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
 
 def _announce_attempt(store: dist.Store, world_size: int) -> str:
-    """Publish a random name for this launch in the store, and confirm it to every other process."""
+    """Write a random name of this launch to the store, and confirm it to every other process."""
     attempt = secrets.token_hex(8)
     store.set("attempt", attempt)
     for rank in range(1, world_size):
@@ -44,7 +44,7 @@ def _announce_attempt(store: dist.Store, world_size: int) -> str:
 
 
 def _find_attempt(store: dist.Store, rank: int, timeout: timedelta) -> str:
-    """Return the name of the launch whose main process confirms it; names of earlier launches are not confirmed."""
+    """Return the launch name that the main process confirms. Names of earlier launches are not confirmed."""
     question = secrets.token_hex(8)
     deadline = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Stopping a training by SIGTERM or SIGUSR1: it finishes its step, saves a checkpoint and exits with status 143.
+"""Stops a training on SIGTERM or SIGUSR1: it finishes its step, saves a checkpoint and exits with status 143.
 
 Schedulers, torchrun and service managers end a process with SIGTERM. SLURM sends SIGUSR1 as an early warning
 (`sbatch --signal=USR1@120`).
@@ -32,7 +32,7 @@ _requested_at: float | None = None
 
 
 class Stopped(Exception):  # noqa: N818 - as KeyboardInterrupt, no error
-    """Exception for a training that stopped on request after saving a checkpoint; its message names the folder."""
+    """Raised by a training that stopped on request, after saving a checkpoint. The message names the run folder."""
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class WorkerLoader(Protocol):
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Context manager that records the first stop signal, so that training stops after its step; a later one kills."""
+    """Context manager that records the first stop signal, so that training stops after its step. A later one kills."""
     global _requested_at
     _requested_at = None
     before = {number: signal.signal(number, _record) for number in SIGNALS}
@@ -76,7 +76,7 @@ def is_requested() -> bool:
 
 
 def protect_workers(loader: object) -> None:
-    """Make the workers of a data loader, if it has any, ignore stop signals. Call it before the workers start.
+    """Make a loader's worker processes ignore stop signals. This must be called before the workers start.
 
     SLURM and systemd signal all processes of a job, but the training needs its workers to finish the step. The workers
     end with this process.
@@ -88,7 +88,7 @@ def protect_workers(loader: object) -> None:
 
 @dataclass
 class _IgnoreSignals:
-    """Function that a worker process calls first, which ignores stop signals. A class, so that it can be pickled."""
+    """Function that each worker process calls first, to ignore stop signals. As a class it can be pickled."""
 
     then: Callable[[int], None] | None
 
@@ -100,10 +100,10 @@ class _IgnoreSignals:
 
 
 def kill_workers() -> None:
-    """Kill the data-loading worker processes.
+    """Kill the data-loading worker processes of this process.
 
-    At its exit Python sends SIGTERM to child processes and waits for them, but protected workers ignore SIGTERM. They
-    also miss their loader's own request to end if an error interrupts the loader.
+    When Python exits, it sends SIGTERM to child processes and waits for them, but protected workers ignore SIGTERM.
+    They also miss their loader's own request to end if an error interrupts the loader.
     """
     for number in existing("SIGCHLD"):
         signal.signal(number, signal.SIG_DFL)  # torch's handler would report the killed workers as an error

@@ -1,1 +1,1 @@
-"""The HTML report of finished runs: chapters of each task as plain data, charts, and the page."""
+"""The HTML report on finished runs: chapters of each task as plain data, charts, and the page."""

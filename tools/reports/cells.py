@@ -1,4 +1,4 @@
-"""Helpers for tables of a report: cells, columns, and blocks for each run."""
+"""Makes cells and columns for the tables of a report, and arranges blocks by run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def fraction_cell(value: float | None) -> TableCell:
-    """Return a table cell that shows a fraction 0..1 in percent, over a bar of that length."""
+    """Return a table cell that shows a fraction 0..1 in percent, with a bar whose length is the fraction."""
     return TableCell(percent(value), key=value, bar=value)
 
 
@@ -24,7 +24,7 @@ def count_cell(value: int | None) -> TableCell:
 
 
 def text_cell(text: str) -> TableCell:
-    """Return a table cell with text, which sorts without regard to upper and lower case."""
+    """Return a table cell with text. Sorting ignores upper and lower case."""
     return TableCell(text, key=text.casefold())
 
 
@@ -34,17 +34,17 @@ def text_column(title: str) -> TableColumn:
 
 
 def run_columns(runs: Sequence[RunFolder], single: str, prefix: str = "") -> list[TableColumn]:
-    """Return a table column of numbers for each run, titled by the run's name.
+    """Return a table column of numbers for each run. The title of a column is the run's name.
 
     Args:
-        single: title if there is one run only, whose name is the page's title.
-        prefix: text before the name of each run if there are several.
+        single: title of the column if there is only one run, whose name is already the page's title.
+        prefix: text before each run's name if there are several runs.
     """
     return [TableColumn(single)] if len(runs) == 1 else [TableColumn(prefix + run.name) for run in runs]
 
 
 def blocks_by_run(parts: Sequence[tuple[str, Sequence[Block]]]) -> list[Block]:
-    """Return the blocks of a single run unchanged; with several runs, fold the blocks of each under its name."""
+    """Return the blocks of all runs. With several runs, those of each run are folded under its name."""
     if len(parts) == 1:
         return list(parts[0][1])
     return [FoldedBlocks(name, blocks) for name, blocks in parts]

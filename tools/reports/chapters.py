@@ -1,4 +1,4 @@
-"""Assembly of a report: the chapters of the runs' task, then the chapters on training and setup."""
+"""Assembles a report: the chapters of the runs' task, then those on training and setup."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build_page(runs: Sequence[RunFolder], settings: ReportSettings) -> ReportPag
 
 
 def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
-    """Return the names and values at the top of the page: the headline metrics of one run, or the first of each run."""
+    """Return names and values for the top of the page: all headline metrics of a single run, or the first of each run."""
     names = [metric.key for metric in TASK_METRICS[runs[0].task].summary]
     if len(runs) > 1:
         return [(f"{names[0]} {run.name}", f"{percent(run.results.get(names[0]))} %") for run in runs]
@@ -53,18 +53,18 @@ def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
 
 
 def subject(runs: Sequence[RunFolder]) -> str:
-    """Return a text that identifies a report's runs: "one run" for a single run, else the paths of all run folders."""
+    """Return a text that identifies the runs of a report: "one run", or with several runs the paths of their folders."""
     return "one run" if len(runs) == 1 else "\n".join(sorted(str(run.folder.resolve()) for run in runs))
 
 
 def report_path(runs: Sequence[RunFolder], output: str | None, *, overwrite: bool) -> Path:
-    """Return the path of the report: `output`, or else report.html in the run folder or the runs' common folder.
+    """Return the path of the report: `output`, or else report.html in the run folder or in the runs' common folder.
 
     Args:
         overwrite: whether to replace any file; otherwise only an earlier report of the same runs is replaced.
 
     Raises:
-        UserError: if another file is in the way, or the folder does not exist.
+        UserError: if the path holds another file, or its folder does not exist.
     """
     path = Path(output) if output else common_folder(runs) / "report.html"
     if not path.absolute().parent.is_dir():

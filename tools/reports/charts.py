@@ -1,4 +1,4 @@
-"""Charts as SVG in the colours of the page, so that one chart serves light and dark screens.
+"""Draws charts as SVG in the colours of the page, so that a chart suits light and dark screens.
 
 matplotlib draws them. It is already a dependency, a chart takes about 10 KB and no script, and its text stays text.
 plotly would add 3 to 4 MB of script to each report.
@@ -72,7 +72,7 @@ def line_chart(
     bottom: float | None = None,
     top: float | None = None,
 ) -> SvgChart:
-    """Draw curves over common axes, with the legend below the chart, where it hides nothing.
+    """Draw curves over common axes. The legend is below the chart, where it does not cover curves.
 
     Args:
         log: use a logarithmic vertical axis.
@@ -101,7 +101,7 @@ def line_chart(
 
 
 def thinned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a curve, with neighbouring points averaged if there are more than `MOST_POINTS`."""
+    """Return the points of a curve. If there are more than `MOST_POINTS`, neighbouring points are averaged."""
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(xs) <= MOST_POINTS:
         return xs, ys
@@ -110,7 +110,7 @@ def thinned(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
 
 
 def heat_map(title: str, fractions: np.ndarray, *, x: str, y: str, note: str = "") -> SvgChart:
-    """Draw a matrix `[rows, columns]` of values 0..1 as shades of one colour; for matrices too large for a table."""
+    """Draw a matrix `[rows, columns]` of values 0..1 as shades of one colour, for matrices too large for a table."""
 
     def draw(axes: Axes) -> None:
         pixels = np.zeros((*fractions.shape, 4))

@@ -1,4 +1,4 @@
-"""The chapters of a classification report: metrics, classes, confusion matrix, calibration and images."""
+"""The chapters of a report on classification: metrics, classes, confusion matrix, calibration and images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DEFINITIONS = {
 
 
 class ClassificationReport(TaskReport[ClassPredictions]):
-    """Report on classification runs."""
+    """Makes the chapters of a report on classification runs."""
 
     def read(self, run: RunFolder) -> ClassPredictions:
         return ClassPredictions.read(run)
@@ -90,7 +90,7 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def classes_section(found: Sequence[ClassPredictions]) -> Section:
-    """Return the chapter with the recall and precision of each class and its number of images."""
+    """Return the chapter with recall, precision and number of images of each class."""
     several = len(found) > 1
     columns = [text_column("class"), TableColumn("images")]
     for each in found:
@@ -156,7 +156,7 @@ def images_section(found: Sequence[ClassPredictions], *, data: str | None, numbe
 
     Args:
         data: folder of the data set; None for that of each run.
-        number: half the number of images in a gallery: these images are small.
+        number: half the number of images in a gallery, because these images are small.
     """
     parts = []
     for each in found:
@@ -166,7 +166,7 @@ def images_section(found: Sequence[ClassPredictions], *, data: str | None, numbe
 
 
 def changed_section(found: Sequence[ClassPredictions], *, data: str | None, number: int) -> Section:
-    """Return the chapter with images that one run classifies correctly and the other does not; see `images_section`."""
+    """Return the chapter with the images that one run classifies correctly and another run does not."""
     first, parts = found[0], []
     root = image_root(first.run, data)
     for other in found[1:]:
@@ -188,7 +188,7 @@ def changed_section(found: Sequence[ClassPredictions], *, data: str | None, numb
 
 
 def image_root(run: RunFolder, data: str | None) -> Path | None:
-    """Return the folder that the image names of predictions.csv are relative to; None if it does not exist."""
+    """Return the folder to which the image names in predictions.csv are relative; None if it does not exist."""
     root = run.data_root(data)
     if root is None:
         root = crops.prepare()
@@ -209,7 +209,7 @@ def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *,
 
 
 def _ranked(predictions: ClassPredictions) -> list[tuple[str, np.ndarray]]:
-    """Return titles of galleries with the indices of their images: most confident errors, and correct predictions."""
+    """Return three gallery titles, each with the indices of its images: errors, and correct predictions, by confidence."""
     indices = np.arange(len(predictions.names))
     confidence = predictions.confidence
     wrong, correct = indices[~predictions.correct & predictions.readable], indices[predictions.correct]

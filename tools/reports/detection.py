@@ -1,4 +1,4 @@
-"""The chapters of a detection report: COCO's metrics, classes, curves, error types, calibration and sizes."""
+"""The chapters of a report on detection: COCO's metrics, classes, curves, error types, calibration and sizes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ Test: TypeAlias = Callable[[ImageOutcome, ObjectOutcome], bool]
 
 
 class DetectionReport(TaskReport[BoxPredictions]):
-    """Report on detection runs."""
+    """Makes the chapters of a report on detection runs."""
 
     def read(self, run: RunFolder) -> BoxPredictions:
         return BoxPredictions.read(run, data=self.settings.data, score=self.settings.score)
@@ -109,7 +109,7 @@ class DetectionReport(TaskReport[BoxPredictions]):
 
 
 def _limit(run: RunFolder) -> int:
-    """Return how many detections of an image and class count; runs of earlier versions do not say it."""
+    """Return how many detections per image and class count. Runs of earlier versions do not record it: 100."""
     return int(run.results.get("max_detections") or LIMIT)
 
 
@@ -134,7 +134,7 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def classes_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter with the AP of each class and its numbers of images and objects."""
+    """Return the chapter with AP, number of images and number of objects of each class."""
     several = len(runs) > 1
     columns = [text_column("class"), TableColumn("images"), TableColumn("objects")]
     for run in runs:
@@ -149,7 +149,7 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def precision_section(found: Sequence[BoxPredictions]) -> Section:
-    """Return the chapter with the curves of precision over recall, as means over the classes and by class."""
+    """Return the chapter with curves of precision over recall: means over the classes, and one curve per class."""
     recall = np.linspace(0, 1, 101)
     if len(found) == 1:
         means = [(name, _mean_precision(found[0], index)) for name, index in THRESHOLDS.items()]
@@ -219,7 +219,7 @@ def confusion_section(found: Sequence[BoxPredictions], *, score: float) -> Secti
 
 
 def calibration_section(found: Sequence[BoxPredictions]) -> Section:
-    """Return the chapter that compares the scores of detections with the fraction that is correct."""
+    """Return the chapter that compares the scores of detections with the fraction of correct detections."""
     calibrations = [each.evaluation.calibration(n_bins=10, iou_threshold=IOU) for each in found]
     series = []
     for colour, (each, calibration) in enumerate(zip(found, calibrations, strict=True)):
@@ -242,7 +242,7 @@ def calibration_section(found: Sequence[BoxPredictions]) -> Section:
 
 
 def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
-    """Return the chapter on recall, split by an object's size, its shape and the number of objects in its image.
+    """Return the chapter on recall by an object's size, its shape, and the number of objects in its image.
 
     Args:
         score: least score of the detections.
@@ -260,11 +260,11 @@ def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
 def _recall_table(
     found: Sequence[BoxPredictions], title: str, what: str, groups: Sequence[tuple[str, Test]]
 ) -> SortableTable:
-    """Return a table with the fraction of objects found, one row per group of objects (such as small ones).
+    """Return a table with the fraction of objects found, one row for each group of objects, such as small ones.
 
     Args:
-        what: title of the column of groups.
-        groups: names, and tests whether an object of an image belongs to the group.
+        what: title of the column that names the groups.
+        groups: name of each group, and a function that tells whether an object of an image belongs to it.
     """
     columns = [text_column(what), TableColumn("objects"), *run_columns([each.run for each in found], "found", "found ")]
     rows = []
@@ -310,7 +310,7 @@ NUMBERS = [
 
 
 def _mean_precision(predictions: BoxPredictions, threshold: int) -> np.ndarray | None:
-    """Return the precision `[101]` by recall as the mean over the classes with objects; None if no class has any.
+    """Return the mean precision at each recall `[101]` over all classes with objects; None if no class has objects.
 
     Args:
         threshold: index of the IoU threshold.
@@ -321,7 +321,7 @@ def _mean_precision(predictions: BoxPredictions, threshold: int) -> np.ndarray |
 
 
 def _class_series(predictions: BoxPredictions, recall: np.ndarray) -> list[ChartSeries]:
-    """Return a curve of precision over recall at IoU 0.50 for each class; of many classes only the best and worst."""
+    """Return a curve of precision over recall at IoU 0.50 for each class, or for the best and worst of many classes."""
     values = predictions.precision[0]
     names = list(predictions.categories.values())
     known = [label for label in range(len(names)) if (values[:, label] > -1).all()]

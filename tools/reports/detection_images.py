@@ -1,4 +1,4 @@
-"""Images in a detection report: best and worst images, missed objects, false positives, differences between runs."""
+"""Images in a report on detection: best and worst images, missed objects, false positives, changes between runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLES: dict[str, MarkStyle] = {
 
 
 def image_blocks(predictions: BoxPredictions, *, number: int, name: str = "") -> list[Block]:
-    """Return galleries of the worst and the best images, with objects and detections drawn.
+    """Return a gallery of the worst and one of the best images, with objects and detections drawn.
 
     Args:
         number: number of images in a gallery.
@@ -45,10 +45,10 @@ def image_blocks(predictions: BoxPredictions, *, number: int, name: str = "") ->
 
 
 def error_blocks(predictions: BoxPredictions, *, number: int, name: str = "") -> list[Block]:
-    """Return galleries of missed objects, the largest first, and of false positives, the most confident first.
+    """Return a gallery of missed objects, largest first, and one of false positives, most confident first.
 
     Args:
-        number: half the number of images in a gallery: these images are small.
+        number: half the number of images in a gallery, because these images are small.
         name: name of the run, if the report has several.
     """
     images, of_run = predictions.images, f" of {name}" if name else ""
@@ -89,7 +89,7 @@ def changed_section(found: Sequence[BoxPredictions], *, number: int) -> Section:
 
 
 def _item(image: ImageOutcome, runs: Sequence[tuple[str, ImageOutcome]]) -> GalleryItem:
-    """Return a gallery entry that shows an image once for each run, with the objects and the run's detections."""
+    """Return a gallery entry: the image once for each run, with the objects and the detections of the run."""
     pixels = _read_pixels(image)
     images = [] if pixels is None else [_marked(pixels, name, outcome) for name, outcome in runs]
     if len(runs) > 1:
@@ -111,7 +111,7 @@ def _counts(image: ImageOutcome) -> str:
 
 
 def _read_pixels(image: ImageOutcome) -> np.ndarray | None:
-    """Read an image as training does, rotated so that the boxes fit; None if it cannot be read."""
+    """Read an image as training does, rotated by its EXIF orientation so that boxes fit; None if it cannot be read."""
     try:
         return read_image(image.path, size=image.size)
     except UserError:
@@ -139,7 +139,7 @@ def _crop_item(
 
 
 def _marks(image: ImageOutcome) -> list[BoxMark]:
-    """Return the boxes to draw; in crowded images they have no labels."""
+    """Return the boxes to draw on an image. If there are many, they have no labels."""
     is_crowded = len(image.objects) + len(image.detections) > MOST_LABELLED
     marks = []
     for each in image.objects:

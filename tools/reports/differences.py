@@ -1,4 +1,4 @@
-"""Differences between runs on the same images, with bootstrap intervals over the images."""
+"""Differences in metrics between runs on the same images, with confidence intervals by bootstrap over the images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class MetricDifference:
     """Values of one metric in two runs, with the confidence interval of their difference.
 
     Attributes:
-        first: value of the first run; None if it has none.
-        other: value of the other run; None if it has none.
+        first: value of the metric in the first run; None if unknown.
+        other: value of the metric in the other run; None if unknown.
         low: lower bound of other - first; None without a bootstrap.
         high: upper bound of other - first; None without a bootstrap.
         smaller_is_better: whether a negative difference is an improvement.
@@ -41,7 +41,7 @@ class MetricDifference:
 
 
 def detection_differences(first: BoxPredictions, other: BoxPredictions, *, resamples: int) -> list[MetricDifference]:
-    """Return the differences of two runs in COCO's metrics, with intervals of hotcoco's bootstrap over the images."""
+    """Return the differences between two runs in COCO's metrics, with intervals by hotcoco's bootstrap."""
     from hotcoco import compare
 
     found = compare(first.evaluation, other.evaluation, n_bootstrap=resamples, seed=SEED, confidence=CONFIDENCE)
@@ -58,7 +58,7 @@ def detection_differences(first: BoxPredictions, other: BoxPredictions, *, resam
 def classification_differences(
     first: ClassPredictions, other: ClassPredictions, *, resamples: int
 ) -> list[MetricDifference]:
-    """Return the differences in top-1 accuracy and, if both runs saved ranks and losses, top-5 accuracy and loss."""
+    """Return the differences in top-1 accuracy; also in top-5 accuracy and loss, if both runs recorded them."""
     rows = [_mean_difference("top1", first.correct.astype(float), other.correct.astype(float), resamples=resamples)]
     if first.rank is not None and other.rank is not None and len(first.classes) > 5:
         top5 = [(rank < 5).astype(float) for rank in (first.rank, other.rank)]
@@ -73,7 +73,7 @@ def classification_differences(
 def segmentation_differences(
     first: MaskPredictions, other: MaskPredictions, *, resamples: int
 ) -> list[MetricDifference]:
-    """Return the differences of two runs in mIoU, in pixel accuracy, and in the IoU of each class."""
+    """Return the differences between two runs in mIoU, in pixel accuracy, and in the IoU of each class."""
 
     def metrics(predictions: MaskPredictions, weights: np.ndarray) -> np.ndarray:
         ious = predictions.class_ious(weights)
@@ -93,11 +93,11 @@ def segmentation_differences(
 def differences_section(
     names: Sequence[str], tables: Sequence[Sequence[MetricDifference]], *, images: int, resamples: int
 ) -> Section:
-    """Return the chapter with a table for each run after the first.
+    """Return the chapter that compares each run after the first with the first, one table per run.
 
     Args:
         names: names of the runs.
-        tables: differences of each run after the first from the first.
+        tables: for each run after the first, its differences from the first run.
         images: number of images.
         resamples: number of bootstrap resamples; 0 for no intervals.
     """
@@ -115,14 +115,14 @@ def differences_section(
 
 
 def signed(value: float, digits: int) -> str:
-    """Return a number with its sign, using a minus as wide as the plus."""
+    """Return a number with its sign. The minus sign is as wide as the plus sign."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _mean_difference(
     name: str, first: np.ndarray, other: np.ndarray, *, resamples: int, is_loss: bool = False
 ) -> MetricDifference:
-    """Return the difference in the mean of a value per image, of the first run `[N]` and of the other `[N]`."""
+    """Compare the mean of a value per image between two runs, given the values `[N]` of both."""
     change = other - first
     low, high = interval(lambda weights: weights @ change / len(change), size=len(change), count=resamples)
     return MetricDifference(
@@ -157,7 +157,7 @@ def _row(row: MetricDifference) -> list[TableCell]:
 
 
 def _tone(row: MetricDifference) -> Literal["", "good", "bad"]:
-    """Return "good" if the interval shows an improvement, "bad" if it shows a deterioration, else ""."""
+    """Return "good" if the interval shows an improvement, "bad" if it shows a deterioration, "" otherwise."""
     if row.low is None or row.high is None or row.low <= 0 <= row.high:
         return ""
     return "good" if (row.low > 0) != row.smaller_is_better else "bad"

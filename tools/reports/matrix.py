@@ -1,4 +1,4 @@
-"""Confusion matrices in a report: a table for few classes, a heat map for many, and the most frequent confusions."""
+"""Shows confusion matrices in a report (as tables, or large ones as heat maps) and their most frequent confusions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def confusion_blocks(
     Args:
         matrices: titles and matrices `[K, K]` of counts; rows are true classes, columns are predicted classes.
         names: names of the K rows and columns.
-        unit: what is counted, in the plural.
+        unit: what is counted, in the plural, such as "images".
         in_percent: whether cells show percent of their row instead of counts.
         background: whether the last row and column are the background, not a class.
     """
@@ -43,7 +43,7 @@ def confusion_blocks(
 
 
 def most_frequent(matrix: np.ndarray, names: Sequence[str], classes: int, *, title: str, unit: str) -> SortableTable:
-    """Return a table of the most frequent confusions among the first `classes` rows and columns."""
+    """Return a table of the most frequent confusions among the first `classes` classes."""
     wrong = matrix[:classes, :classes].copy()
     np.fill_diagonal(wrong, 0)
     fractions = _row_fractions(matrix)
@@ -60,7 +60,7 @@ def most_frequent(matrix: np.ndarray, names: Sequence[str], classes: int, *, tit
 
 
 def _by_class(matrix: np.ndarray, names: Sequence[str], *, title: str) -> SortableTable:
-    """Return a table with, for each class, how many objects were found, confused or missed; background comes last."""
+    """Return a table that says for each class how many objects were found, confused or missed; the background is last."""
     titles = ("objects", "found", "other class", "missed", "false positives")
     rows = []
     for index, name in enumerate(names[:-1]):
@@ -88,5 +88,5 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], title: str, in_percent: bo
 
 
 def _row_fractions(matrix: np.ndarray) -> np.ndarray:
-    """Divide each row of a matrix by its sum, which gives fractions 0..1."""
+    """Divide each row of a matrix by its sum; return the fractions 0..1."""
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

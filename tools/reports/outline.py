@@ -1,4 +1,4 @@
-"""Outline of a report, shared by all tasks: the chapters and their order."""
+"""Outline of a report: the chapters and their order, which all tasks share."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class TaskReport(ABC, Generic[Predictions]):
 
     @abstractmethod
     def differences(self, first: Predictions, other: Predictions) -> list[MetricDifference]:
-        """Return the differences of two runs in each metric, with bootstrap intervals."""
+        """Return the differences between two runs in each metric, with bootstrap intervals."""
 
     def sections_from_results(self, runs: Sequence[RunFolder]) -> list[Section]:
-        """Return the chapters, after the first, that are made from results.json alone."""
+        """Return the chapters after the first that need only results.json."""
         return []
 
     def sections_from_predictions(self, found: Sequence[Predictions]) -> list[Section]:
-        """Return the chapters that are made from predictions and show no images."""
+        """Return the chapters that need the predictions, except those that show images."""
         return []
 
     @abstractmethod
@@ -64,14 +64,14 @@ class TaskReport(ABC, Generic[Predictions]):
 
     @abstractmethod
     def image_sections(self, found: Sequence[Predictions]) -> list[Section]:
-        """Return the last chapters of the results, which show images."""
+        """Return the chapters that show images, which are the last ones about the results."""
 
     def difference_notes(self, found: Sequence[Predictions]) -> list[Paragraph]:
         """Return paragraphs to show below the tables of differences. By default there are none."""
         return []
 
     def results_digest(self, run: RunFolder) -> object:
-        """Return a value that is equal for runs whose results.json has the same number of images and same classes."""
+        """Return a value that is equal for runs with the same number of images and the same classes in results.json."""
         classes = run.results.get("per_class") or {}
         names = (
             tuple((c["id"], c["name"], c["boxes"]) for c in classes) if isinstance(classes, list) else tuple(classes)
@@ -100,7 +100,7 @@ class TaskReport(ABC, Generic[Predictions]):
         ]
 
     def _read_all(self, runs: Sequence[RunFolder]) -> tuple[list[Predictions], list[str]]:
-        """Read the predictions of all runs; return those that can be read, and error messages for the others."""
+        """Read the predictions of all runs. Return those that could be read, and error messages for the others."""
         found, missing = [], []
         for run in runs:
             try:
@@ -118,7 +118,7 @@ class TaskReport(ABC, Generic[Predictions]):
 
 
 def require_same_images(runs: Sequence[RunFolder], digests: Sequence[object]) -> None:
-    """Refuse runs whose digests differ: they were evaluated on other images."""
+    """Refuse runs that were evaluated on different images, which their digests show."""
     other = next((run for run, digest in zip(runs, digests, strict=True) if digest != digests[0]), None)
     if other is not None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The parts of a report page as plain data; `tools.reports.rendering` makes HTML of them."""
+"""The parts of a report page as plain data, from which `tools.reports.rendering` makes HTML."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TableCell:
     """A cell of a table in a report.
 
     Attributes:
-        key: the value that its column is sorted by; None sorts last.
+        key: value by which the column is sorted; None sorts last.
         bar: a fraction 0..1 that is drawn as a bar behind the text.
         tone: colour of a difference whose interval excludes zero.
         code: whether the text is code, such as the value of an option.
@@ -40,7 +40,7 @@ class TableColumn:
     """Title and kind of a column of a table in a report.
 
     Attributes:
-        number: whether the cells are numbers, which are aligned right and sorted from the largest.
+        number: whether the cells are numbers. Numbers are aligned right, and sorting begins with the largest.
         help: tooltip of the title.
     """
 
@@ -65,7 +65,7 @@ class LegendEntry:
     """An entry of a chart's legend: name, colour and line style.
 
     Attributes:
-        colour: index of its colour in the palette of the page.
+        colour: index of the entry's colour in the palette of the page.
     """
 
     name: str
@@ -93,7 +93,7 @@ class MatrixCell:
     """A cell of a confusion matrix.
 
     Attributes:
-        fraction: fraction of its row, 0..1, shown as the strength of its colour.
+        fraction: the cell's part of the sum of its row, 0..1, shown as strength of colour.
         correct: whether true class and predicted class are the same.
     """
 
@@ -114,7 +114,7 @@ class ConfusionTable:
 
 @dataclass(frozen=True)
 class BoxMark:
-    """A box drawn over an image, such as an object or a detection.
+    """A box to draw over an image, such as an object or a detection.
 
     Attributes:
         box: x, y, width and height in pixels of the image.
@@ -131,7 +131,7 @@ class BoxMark:
 
 @dataclass(frozen=True)
 class PageImage:
-    """An image as a data URI, with boxes over it.
+    """An image as a data URI, with boxes to draw over it.
 
     Attributes:
         width: width of the coordinates of the boxes, in pixels.
@@ -149,7 +149,7 @@ class PageImage:
 
     @property
     def label_size(self) -> float:
-        """The font size of the labels in pixels of the image; it looks the same on images of all sizes."""
+        """Font size of the labels in pixels of the image, chosen so that labels look the same on images of all sizes."""
         return max(self.width, self.height * 1.2) / 26
 
 
@@ -189,7 +189,7 @@ class ColourLegend:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text in a report. If `warning`, tools/report.py also prints it."""
+    """A paragraph of text in a report. If `warning` is true, tools/report.py also prints it."""
 
     kind: ClassVar = "paragraph"
     text: str
@@ -201,7 +201,7 @@ class SideBySide:
     """Blocks that are shown side by side if the screen is wide enough.
 
     Attributes:
-        tables: whether the blocks are tables, which get the width that they need; other blocks get equal widths.
+        tables: whether the blocks are tables. Tables get the width that they need, other blocks get equal widths.
     """
 
     kind: ClassVar = "side"
@@ -239,14 +239,14 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportPage:
-    """Content of a report: title, top values, chapters and footer.
+    """Content of a report page: title, facts at the top, chapters and footer.
 
     Attributes:
         lead: sentence below the title.
         facts: names and values at the top, such as the headline metrics.
-        subject: text that identifies the runs, so that a report of other runs is not overwritten.
+        subject: text that identifies the runs. A page on another subject is not overwritten.
         footer: sentence at the end.
-        runs: legend of the runs, for several runs.
+        runs: legend with the name and colour of each run, if there are several.
     """
 
     title: str
@@ -258,6 +258,6 @@ class ReportPage:
     runs: Sequence[LegendEntry] = ()
 
     def warnings(self) -> list[str]:
-        """Return the texts of all warning paragraphs that stand directly in a chapter."""
+        """Return the texts of all warnings that stand directly in a chapter."""
         blocks = [block for section in self.sections for block in section.blocks]
         return [block.text for block in blocks if isinstance(block, Paragraph) and block.warning]

@@ -1,4 +1,4 @@
-"""Images inside a report: small JPEGs as data URIs, with boxes over them."""
+"""Embeds images in a report: small JPEGs as data URIs, with boxes to draw over them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CROP = 200  # longer side of a crop, in pixels
 
 
 def read_rgb(path: Path) -> np.ndarray | None:
-    """Read an image `[H, W, 3]` RGB uint8, or the first bands of a .npy array; None if it is missing or broken."""
+    """Read an image `[H, W, 3]` RGB uint8, or the first bands of a .npy array; None if the file cannot be read."""
     if path.suffix.lower() == ".npy":
         return _read_array(path)
     try:
@@ -34,12 +34,12 @@ def read_rgb(path: Path) -> np.ndarray | None:
 def embed(
     image: np.ndarray, marks: Sequence[BoxMark] = (), *, name: str = "", alt: str = "", side: int = SIDE
 ) -> PageImage:
-    """Shrink an image `[H, W, 3]` RGB uint8 and make it a data URI.
+    """Shrink an image `[H, W, 3]` RGB uint8 and convert it to a data URI.
 
     Args:
-        marks: boxes in pixels of the image as given.
+        marks: boxes in pixels of the given image, before it is shrunk.
         name: caption above the image.
-        side: largest longer side of the embedded image, in pixels.
+        side: upper limit of the embedded image's longer side, in pixels.
     """
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
@@ -49,7 +49,7 @@ def embed(
 
 
 def embed_crop(image: np.ndarray, box: Sequence[float], marks: Sequence[BoxMark], *, alt: str = "") -> PageImage:
-    """Cut out a box (x, y, width, height in pixels) with a margin, and make it a data URI with the boxes inside it."""
+    """Cut a box (x, y, width, height in pixels) with a margin out of an image; return the crop with the boxes in it."""
     x, y, w, h = box
     margin = max(MARGIN * max(w, h), LEAST_MARGIN)
     left, top = max(0, int(x - margin)), max(0, int(y - margin))
@@ -78,7 +78,7 @@ def _overlaps(mark: BoxMark, left: int, top: int, right: int, bottom: int) -> bo
 
 
 def _moved(mark: BoxMark, left: int, top: int, scale: int) -> BoxMark:
-    """Convert a box from pixels of an image to pixels of a crop that begins at (left, top) and is scaled by `scale`."""
+    """Convert a box to pixels of a crop that begins at (left, top) of the image and is enlarged by `scale`."""
     x, y, w, h = mark.box
     return replace(mark, box=((x - left) * scale, (y - top) * scale, w * scale, h * scale))
 

@@ -1,4 +1,4 @@
-"""Rendering of a report as one HTML file that needs no network."""
+"""Renders a report as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GENERATOR = "resnet-transfer report"
 
 
 def render(page: ReportPage) -> str:
-    """Return a report as HTML. All texts are escaped; only our SVG charts, styles and script are not."""
+    """Return a report as HTML. All texts are escaped, except our own SVG charts, styles and script."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -40,5 +40,5 @@ def render(page: ReportPage) -> str:
 
 
 def generator(subject: str) -> str:
-    """Return the HTML tag that marks a page as our report on `subject`, so that other pages are not overwritten."""
+    """Return the HTML tag that marks a page as our report on `subject`. Pages without it are not overwritten."""
     return f"{GENERATOR} {hashlib.sha256(subject.encode('utf-8', 'replace')).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""The chapters of a segmentation report: metrics, classes, confusion matrix and images."""
+"""The chapters of a report on segmentation: metrics, classes, confusion matrix and images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RANKING = "Ranked by the mean IoU over the classes in the truth of an image."
 
 
 class SegmentationReport(TaskReport[MaskPredictions]):
-    """Report on segmentation runs."""
+    """Makes the chapters of a report on segmentation runs."""
 
     def read(self, run: RunFolder) -> MaskPredictions:
         return MaskPredictions.read(run, data=self.settings.data)
@@ -78,7 +78,7 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def classes_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter with the IoU, recall and precision of each class and its fraction of the pixels."""
+    """Return the chapter with IoU, recall, precision and fraction of the pixels of each class."""
     several = len(runs) > 1
     columns = [text_column("class"), TableColumn("% of pixels")]
     for run in runs:
@@ -100,7 +100,7 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def confusion_section(runs: Sequence[RunFolder]) -> Section:
-    """Return the chapter with the confusion matrix of each run, in percent of the true class."""
+    """Return the chapter with the confusion matrix of each run, in percent of the pixels of the true class."""
     title = "Pixels by class, percent of the true class"
     matrices = [(run.name if len(runs) > 1 else title, confusion_matrix_of(run)) for run in runs]
     blocks = confusion_blocks(matrices, list(runs[0].results["per_class"]), unit="pixels", in_percent=True)
@@ -109,7 +109,7 @@ def confusion_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def confusion_matrix_of(run: RunFolder) -> np.ndarray:
-    """Return the confusion matrix in results.json: pixel counts `[K, K]` by true class (row) and predicted class.
+    """Return a run's confusion matrix from results.json: pixels `[K, K]` by true class (row) and predicted class.
 
     Raises:
         UserError: if results.json has no matrix of the run's classes.
@@ -127,7 +127,7 @@ def confusion_matrix_of(run: RunFolder) -> np.ndarray:
 
 
 def images_section(found: Sequence[MaskPredictions], *, number: int) -> Section:
-    """Return the chapter with the worst and the best images: photograph, truth and prediction.
+    """Return the chapter with the worst and the best images. Each is shown with its true and predicted label map.
 
     Args:
         number: number of images in a gallery.

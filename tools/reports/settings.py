@@ -1,4 +1,4 @@
-"""Settings of a report: the data, the detections and the number of images that it shows."""
+"""Options of report.py on what a report shows: data folder, score threshold, numbers of images and resamples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Style of all charts, and their writing as PNG files."""
+"""The style of all charts, and a function that writes them as PNG files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def new_figure(
     sharey: bool = False,
     height_ratios: list[int] | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """Return an empty figure in our style, which needs no display, and its axes as an array `[rows, columns]`.
+    """Return an empty figure in our style and its axes as an array `[rows, columns]`. It needs no display.
 
     Args:
-        width: in inches.
-        height: in inches.
+        width: width of the figure in inches.
+        height: height of the figure in inches.
         sharey: whether all axes have the same vertical limits.
         height_ratios: relative heights of the rows; equal by default.
     """

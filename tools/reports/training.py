@@ -1,4 +1,4 @@
-"""Last chapters of every report: learning curves, options and cost of training."""
+"""The last chapters of every report: learning curves, options and cost of training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def setup_section(runs: Sequence[RunFolder]) -> Section:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in seconds, minutes or hours."""
+    """Return a time as text in seconds, minutes or hours."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -114,7 +114,7 @@ def _loss_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
 
 
 def _loss_terms_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
-    """Draw the terms of the loss of a single run, if there are several."""
+    """Draw the loss terms of a single run; None if there are several runs or only one term."""
     if len(runs) > 1:
         return None
     lines = runs[0].lines
@@ -130,7 +130,7 @@ def _loss_terms_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
 
 
 def _metrics_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
-    """Draw the metrics of a single run, or the first metric of several runs, over the epochs."""
+    """Draw the metrics of a single run over the epochs, or the first metric of several runs."""
     names = [metric.key for metric in TASK_METRICS[runs[0].task].curves]
     single = len(runs) == 1
     series = []
@@ -156,13 +156,13 @@ def _learning_rate_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
 
 
 def _points(lines: Sequence[JsonObject], name: str, key: str = "step") -> tuple[list[float], list[float]] | None:
-    """Return x and y from the log lines that have numbers for both `name` and `key`; None if no line has."""
+    """Return the values of `key` (x) and `name` (y) from all log lines that have both as numbers; None if no line has."""
     found = [(line[key], line[name]) for line in lines if _is_number(line.get(name)) and _is_number(line.get(key))]
     return ([x for x, _ in found], [y for _, y in found]) if found else None
 
 
 def _is_steep(series: Sequence[ChartSeries]) -> bool:
-    """Return whether the curves span such a wide range that they need a logarithmic axis."""
+    """Return whether curves span so wide a range that they need a logarithmic axis."""
     values = [value for each in series for value in each.y]
     return min(values) > 0 and max(values) / min(values) > STEEP
 

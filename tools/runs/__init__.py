@@ -1,1 +1,1 @@
-"""Reading finished runs: folder, log, headline metrics, predictions, and bootstrap over images."""
+"""Reads finished runs: folder, log, headline metrics and predictions; computes bootstrap intervals over images."""

@@ -12,7 +12,7 @@ SEED = 0
 
 
 def resamples(size: int, count: int) -> Iterator[np.ndarray]:
-    """Yield `count` resamples of `size` images as weights `[size]`: how often each image is drawn (with replacement).
+    """Yield `count` random resamples of `size` images, as weights `[size]`: how often each image is drawn.
 
     Every call yields the same draws, so that metrics and runs on the same images are compared on the same resamples.
     """
@@ -31,9 +31,9 @@ def resampled(statistic: Callable[[np.ndarray], float | np.ndarray], *, size: in
 
 
 def bounds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and upper bounds `[...]` between which lie 95 % (`CONFIDENCE`) of the values `[count, ...]`.
+    """Return the bounds `[...]` of the central 95 % (`CONFIDENCE`) of the values `[count, ...]`.
 
-    NaN is left out; a bound is NaN where all its values are.
+    NaN values are ignored; a bound is NaN if all of its values are NaN.
     """
     tail = 100 * (1 - CONFIDENCE) / 2
     with warnings.catch_warnings():
@@ -45,5 +45,8 @@ def bounds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def interval(
     statistic: Callable[[np.ndarray], float | np.ndarray], *, size: int, count: int
 ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """Return the confidence interval of a statistic over `count` resamples of `size` images; Nones if either is 0."""
+    """Return the confidence interval of a statistic over `count` resamples of `size` images.
+
+    Return (None, None) if `count` or `size` is 0.
+    """
     return bounds(resampled(statistic, size=size, count=count)) if size and count else (None, None)

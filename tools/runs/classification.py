@@ -1,4 +1,4 @@
-"""The predictions of a classification run: predictions.csv as arrays."""
+"""Reads the predictions of a classification run: predictions.csv as arrays."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ClassPredictions:
         classes: names of the classes by label.
         truth: true labels `[N]`.
         predicted: labels `[N]` of the most probable class; -1 for an image that could not be read.
-        confidence: its probability `[N]`.
-        rank: position `[N]` of the true class among all by probability, from 0; None if an older run did not write it.
-        loss: negative log-likelihood `[N]` of the true class; None if an older run did not write it.
+        confidence: probability `[N]` of the predicted class.
+        rank: rank `[N]` of the true class by probability, from 0; None if an older run did not record it.
+        loss: negative log-likelihood `[N]` of the true class; None if an older run did not record it.
     """
 
     run: RunFolder
@@ -37,17 +37,17 @@ class ClassPredictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each image's predicted class is the true class, `[N]` bool."""
+        """Whether the predicted class of each image is the true class, `[N]` bool."""
         return self.truth == self.predicted
 
     @property
     def readable(self) -> np.ndarray:
-        """Whether each image could be read, `[N]` bool; unreadable images count as errors."""
+        """Whether each image could be read, `[N]` bool. Unreadable images count as errors."""
         return self.predicted >= 0
 
     @property
     def digest(self) -> object:
-        """Value that is equal for two runs exactly if they were evaluated on the same images and classes."""
+        """Value that is equal for two runs if and only if they were evaluated on the same images and classes."""
         return self.classes, self.names, self.truth.tobytes()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The detections of a run, matched again with the annotations that the run was evaluated on."""
+"""Reads the detections of a run and matches them again with the annotations on which the run was evaluated."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ ROUNDING = 1e-6  # other versions of the libraries may sum in another order
 
 @dataclass(frozen=True)
 class EvaluatedDetections:
-    """The detections of a run and their evaluation against the annotations.
+    """The detections of a run, and their match with the annotations.
 
     Attributes:
         annotations: annotations of the split.
         indices: indices of the evaluated images among the annotations' images.
-        rows: detections `[N, 7]` as hotcoco has them.
+        rows: detections `[N, 7]`: image id, x, y, width, height, score, category id.
         evaluation: hotcoco's evaluation of all detections.
-        most: number of detections of an image and class that count.
+        most: number of detections per image and class that count.
     """
 
     run: RunFolder
@@ -74,7 +74,7 @@ class EvaluatedDetections:
 
     @cached_property
     def images(self) -> list[int]:
-        """Ids of the images that the run was evaluated on."""
+        """Ids of the images on which the run was evaluated."""
         return self.annotations.image_ids[self.indices].tolist()
 
     @cached_property
@@ -84,20 +84,20 @@ class EvaluatedDetections:
 
     @cached_property
     def digest(self) -> object:
-        """Value that is equal for two runs exactly if they were evaluated on the same images and annotations."""
+        """Value that is equal for two runs if and only if they were evaluated on the same images and annotations."""
         boxes = sorted((a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd"))) for a in self.objects)
         names = tuple(self.annotations.file_names[self.indices].tolist())
         return tuple(sorted(self.engine.categories.items())), names, tuple(boxes)
 
 
 def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
-    """Read the annotations that a run was evaluated on.
+    """Read the annotations on which a run was evaluated.
 
     Args:
         data: folder of the data set; None for the run's own.
 
     Raises:
-        UserError: if there are no annotations at that place.
+        UserError: if the annotations do not exist.
     """
     names = ("val_split", "val_annotations", "val_images")
     options: dict[str, Any] = {name: run.config[name] for name in names if name in run.config}
@@ -113,7 +113,7 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
 
 
 def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int], annotations: Path) -> np.ndarray:
-    """Read the detections `[N, 7]` of a run, without those of categories that the annotations do not have."""
+    """Read the detections `[N, 7]` of a run, except those of categories that the annotations lack."""
     path = run.file("detections.json")
     if path is None:
         raise UserError(f"{run.folder}: has no detections.json; evaluate again with --eval-only --resume")
@@ -129,7 +129,7 @@ def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int],
 
 
 def _require_same_ap(run: RunFolder, evaluation: COCOeval, annotations: Path, most: int) -> None:
-    """Refuse detections or annotations that changed after the run: their AP differs from that in results.json."""
+    """Refuse detections or annotations that changed after the run, so that their AP differs from that in results.json."""
     arrays = evaluation.eval or {}
     ap, written = summarize(arrays["precision"], arrays["recall"], most)["AP"], run.results.get("AP")
     if ap != written and (ap is None or written is None or abs(ap - written) > ROUNDING):

@@ -1,4 +1,4 @@
-"""Finished run folders: their content, and the folders of their data sets."""
+"""Reads finished run folders, and finds the data sets of the runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK_OPTIONS = {"neck": "detection", "head": "segmentation", "test_crops": "clas
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A finished run.
+    """A finished run with the content of its folder.
 
     Attributes:
         name: short name, unique among the runs that were read together.
@@ -66,15 +66,15 @@ class RunFolder:
         return cls(folder, name or folder.resolve().name, task, config, results, read_lines(folder / "metrics.jsonl"))
 
     def file(self, name: str) -> Path | None:
-        """Return the path of a file in the folder; None if there is no such file."""
+        """Return the path of a file in the run folder; None if it does not exist."""
         path = self.folder / name
         return path if path.is_file() else None
 
     def locate(self, given: str) -> Path:
-        """Return the present location of a path in the run's config.yaml.
+        """Return where a path that the run's config.yaml names is now.
 
-        A relative path counts from the current folder. If nothing is there, it counts from the folder where the run was
-        started, which is known if the run folder still ends with the option `output`.
+        A relative path is looked up in the current folder. If it is not there, it is looked up in the folder where the
+        run was started. That folder is known if the path of the run folder still ends with the option `output`.
         """
         path = Path(given)
         if path.is_absolute() or path.exists():
@@ -89,17 +89,17 @@ class RunFolder:
 
     @property
     def data_name(self) -> str:
-        """Name of the run's data set: the folder or annotation file in its options, or "the built-in shapes"."""
+        """Name of the run's data set: folder or annotation file from its options, or "the built-in shapes"."""
         return str(self.config.get("data") or self.config.get("val_annotations") or "the built-in shapes")
 
     def data_root(self, given: str | None) -> Path | None:
-        """Return the folder of the data set: `given`, or else the run's own; None for the built-in shapes."""
+        """Return the folder of the data set: `given`, or else that of the run's options; None for the built-in shapes."""
         named = given or self.config.get("data")
         return None if named is None else self.locate(str(named))
 
 
 def read_runs(folders: Sequence[str]) -> list[RunFolder]:
-    """Read runs of one task and give each a short unique name.
+    """Read runs of the same task, and give each a short unique name.
 
     Raises:
         UserError: for no folder, a duplicate folder, a folder without a finished run, or runs of different tasks.
@@ -122,14 +122,14 @@ def read_runs(folders: Sequence[str]) -> list[RunFolder]:
 
 
 def common_folder(runs: Sequence[RunFolder]) -> Path:
-    """Return the folder of a single run; for several runs the nearest folder that contains all of them."""
+    """Return the folder of a single run, or the nearest folder that contains all of several runs."""
     if len(runs) == 1:
         return runs[0].folder
     return Path(os.path.commonpath([run.folder.resolve().parent for run in runs]))
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Return short names for absolute paths: the parts at the end in which they differ."""
+    """Return short unique names for absolute paths: their last parts, without a beginning and end that all share."""
     # Use as many parts of the paths as make the names unique.
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
@@ -145,7 +145,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _common_start(names: Sequence[str]) -> int:
-    """Count the letters that all names begin with, up to a separator, so that no word is cut."""
+    """Return how many letters at the start all names share, up to a separator, so that no word is cut."""
     columns = zip(*names, strict=False)
     common = "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, columns))
     return max(common.rfind(separator) for separator in "-_/") + 1

@@ -1,4 +1,4 @@
-"""Log of a run, metrics.jsonl: its lines, and times of training and evaluation without interruptions."""
+"""Reads the log of a run, metrics.jsonl: its lines, and the time of training and evaluation without interruptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAUSE = 10.0  # an interval this many times longer than usual was an interruptio
 
 
 def read_lines(path: Path) -> list[JsonObject]:
-    """Read the lines of a metrics.jsonl; leave out a line that a kill cut short. A missing file has no lines."""
+    """Read the lines of a metrics.jsonl. An incomplete last line is left out; a missing file has no lines."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -28,12 +28,12 @@ def read_lines(path: Path) -> list[JsonObject]:
 
 
 def evaluations(lines: Sequence[JsonObject]) -> list[JsonObject]:
-    """Return the lines of the log that hold the metrics of an evaluation."""
+    """Return the lines of a log that hold the metrics of an evaluation."""
     return [line for line in lines if "epoch" in line]
 
 
 def seconds_per_step(lines: Sequence[JsonObject]) -> float | None:
-    """Return the median time of an optimizer step between two lines; None if too little was logged.
+    """Return the median time of an optimizer step, from the times of neighbouring log lines; None if too few.
 
     The median ignores interruptions. Intervals that end with an evaluation line are left out: an evaluation took part
     of their time.
@@ -43,7 +43,7 @@ def seconds_per_step(lines: Sequence[JsonObject]) -> float | None:
 
 
 def seconds_trained(lines: Sequence[JsonObject], step: float) -> float:
-    """Return the time of training between the first and the last line, without interruptions.
+    """Return the time of training between the first and the last line of the log, without interruptions.
 
     Args:
         step: seconds per step; an interrupted interval counts as its steps at this rate.
@@ -53,7 +53,7 @@ def seconds_trained(lines: Sequence[JsonObject], step: float) -> float:
 
 
 def seconds_evaluated(lines: Sequence[JsonObject]) -> float:
-    """Return the time of all evaluations; an interrupted one counts as their median."""
+    """Return the time of all evaluations. An evaluation that was interrupted counts as their median time."""
     times = [each.seconds for each in _intervals(lines) if each.has_evaluation]
     usual = median(times) if times else 0.0
     return sum(seconds if seconds <= PAUSE * usual else usual for seconds in times)
@@ -61,10 +61,10 @@ def seconds_evaluated(lines: Sequence[JsonObject]) -> float:
 
 @dataclass(frozen=True)
 class _Interval:
-    """Interval between two neighbouring lines of the log.
+    """Interval between two neighbouring lines of a log.
 
     Attributes:
-        has_evaluation: whether the line at its end is an evaluation's.
+        has_evaluation: whether the second line holds the metrics of an evaluation.
     """
 
     steps: int

@@ -1,4 +1,4 @@
-"""Headline metrics of each task: their keys in results.json, and the tables and charts that show them."""
+"""Headline metrics of each task: their keys in results.json, and where tables and charts show them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Metric:
     """A metric that results.json and metrics.jsonl store as a fraction in 0..1.
 
     Attributes:
-        key: its name in both files.
-        title: its column title in the tables of experiments.
+        key: name of the metric in both files.
+        title: title of the metric's column in the tables of experiments.
         as_error: whether tables and charts of experiments show 100 % minus the metric.
     """
 
@@ -21,14 +21,14 @@ class Metric:
     as_error: bool = False
 
     def fraction(self, values: Mapping[str, object]) -> float | None:
-        """Return the metric's fraction 0..1 in a results.json or log line, or None if it is absent or null."""
+        """Return this metric from results.json or a log line as a fraction 0..1; None if it is absent or null."""
         value = values.get(self.key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         return value
 
     def percent(self, values: Mapping[str, object]) -> float | None:
-        """Return the metric in percent (100 minus it if `as_error`), or None if it is absent or null."""
+        """Return this metric in percent (100 minus it if `as_error`); None if it is absent or null."""
         value = self.fraction(values)
         if value is None:
             return None
@@ -42,9 +42,9 @@ class TaskMetrics:
     Attributes:
         validation: metrics on validation images, shown everywhere, model cards included; `primary` is the first one.
         axis: label of the axis of charts that show `primary`.
-        training: the primary metric on training images; None where the task does not measure it.
-        further_curves: metrics that a report shows in addition, over the epochs and in its summary.
-        further_summary: metrics that a report shows in addition in its summary alone.
+        training: the primary metric on training images; None if the task does not measure it.
+        further_curves: further metrics that a report shows as curves over the epochs, and in its summary.
+        further_summary: further metrics that a report shows only in its summary.
     """
 
     validation: tuple[Metric, ...]
@@ -60,17 +60,17 @@ class TaskMetrics:
 
     @property
     def table(self) -> tuple[Metric, ...]:
-        """Metrics of the task that are columns of an experiment's table."""
+        """Metrics of the task that have a column in an experiment's table."""
         return (*self.validation, self.training) if self.training else self.validation
 
     @property
     def curves(self) -> tuple[Metric, ...]:
-        """Metrics of the task that a report draws as curves over the epochs."""
+        """Metrics of the task that a report draws over the epochs."""
         return (*self.table, *self.further_curves)
 
     @property
     def summary(self) -> tuple[Metric, ...]:
-        """Metrics of the task at the top of a report."""
+        """Metrics of the task that a report shows at the top."""
         return (*self.curves, *self.further_summary)
 
 

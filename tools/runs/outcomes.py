@@ -1,4 +1,4 @@
-"""Outcomes of a detector's run on each image: objects found or missed, and detections correct or false."""
+"""Outcomes of a detection run on each image: objects found or missed, and detections correct or false."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Box: TypeAlias = tuple[float, float, float, float]  # x, y, width, height in pix
 
 @dataclass(frozen=True)
 class ObjectOutcome:
-    """An annotated object, and whether the run found it.
+    """An annotated object, and whether a detection matched it.
 
     Attributes:
-        area: in square pixels, as the annotations have it.
-        status: ignored for crowds, which do not count.
+        area: area in square pixels, from the annotations.
+        status: "ignored" for a crowd, which does not count.
     """
 
     box: Box
@@ -44,8 +44,8 @@ class DetectionOutcome:
     """A detection with a score above the report's threshold, and whether it is correct.
 
     Attributes:
-        status: ignored for a detection on a crowd, which does not count.
-        cause: of a false positive: background, wrong class, poor localization or duplicate.
+        status: "ignored" for a detection on a crowd, which does not count.
+        cause: cause of a false positive: background, wrong class, poor localization or duplicate.
     """
 
     box: Box
@@ -57,7 +57,7 @@ class DetectionOutcome:
 
 @dataclass
 class ImageOutcome:
-    """An image with its objects and detections and their outcomes; detections are sorted by score, best first.
+    """An image with the outcomes of its objects and detections. Detections are sorted by score, best first.
 
     Attributes:
         size: height and width according to the annotations.
@@ -71,7 +71,7 @@ class ImageOutcome:
 
     @property
     def counted_objects(self) -> list[ObjectOutcome]:
-        """The objects that count: all without crowds."""
+        """The objects that count, which are all except crowds."""
         return [each for each in self.objects if each.status != "ignored"]
 
     @property
@@ -91,21 +91,21 @@ class ImageOutcome:
 
     @property
     def f1(self) -> float:
-        """F1 score of the image: 2 * found / (objects + detections); 1 without objects and detections."""
+        """F1 score of the image: 2 * found / (objects + detections); 1 if there are neither objects nor detections."""
         total = 2 * self.found + self.missed + self.false_positives
         return 2 * self.found / total if total else 1.0
 
 
 @dataclass(frozen=True)
 class BoxPredictions:
-    """Detections of a run, each with its outcome: correct, false positive or ignored.
+    """The detections of a run and their outcomes: correct, false positive or ignored.
 
     Attributes:
         evaluation: hotcoco's evaluation of all detections.
-        confident: hotcoco's evaluation of the detections with at least the score of the report, without those on
-            crowds.
+        confident: hotcoco's evaluation of the detections with at least the score of the report, except detections
+            on crowds.
         categories: names of the categories by id.
-        digest: equal for runs that were evaluated on the same images and annotations.
+        digest: value that is equal for runs that were evaluated on the same images and annotations.
     """
 
     run: RunFolder
@@ -122,14 +122,14 @@ class BoxPredictions:
 
     @classmethod
     def read(cls, run: RunFolder, *, data: str | None, score: float) -> BoxPredictions:
-        """Match the detections of a run with the annotations, and find the outcome of each.
+        """Match the detections of a run with the annotations, and determine the outcome of each.
 
         Args:
             data: folder of the data set; None for the run's own.
             score: least score of the detections that get an outcome.
 
         Raises:
-            UserError: see `EvaluatedDetections.read`.
+            UserError: if a file is missing or malformed, or if the AP is not that of results.json.
         """
         evaluated = EvaluatedDetections.read(run, data=data)
         engine, images = evaluated.engine, evaluated.images

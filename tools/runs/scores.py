@@ -1,4 +1,4 @@
-"""Primary metric of a run as a function of image weights, for the bootstrap over images."""
+"""Computes the primary metric of a run for given image weights, which the bootstrap over images needs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Score: TypeAlias = Callable[[np.ndarray], float]  # image weights [N], whole num
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Primary metric of a run as a function of image weights: how often each image counts.
+    """Primary metric of a run as a function of image weights (how often each image counts).
 
     Attributes:
-        digest: equal for runs that were evaluated on the same images.
+        digest: value that is equal for runs that were evaluated on the same images.
         size: number of images N.
         score: maps image weights `[N]` to a fraction 0..1; NaN if the weighted images have nothing to measure.
     """
@@ -71,7 +71,7 @@ def _detection(run: RunFolder) -> ImageScore:
 
 
 def average_precision(evaluation: COCOeval, images: Sequence[int]) -> Score:
-    """Return COCO's AP as a function of image weights `[N]`; with weights of 1 it is the AP of `summarize`.
+    """Return a function from image weights `[N]` to COCO's AP. Weights of 1 give the AP of `summarize`.
 
     Args:
         evaluation: an evaluation by hotcoco, after `evaluate`.
@@ -95,13 +95,13 @@ def average_precision(evaluation: COCOeval, images: Sequence[int]) -> Score:
 
 @dataclass(frozen=True)
 class _ClassMatches:
-    """Matches of the D detections of one class, highest score first, at T IoU thresholds.
+    """Matches of the D detections of one class, highest score first, at each of T IoU thresholds.
 
     Attributes:
         image: index of the image of each detection `[D]`.
         correct: whether a detection matches an object `[T, D]`.
-        wrong: whether a detection matches nothing `[T, D]`; a detection on a crowd is neither correct nor wrong.
-        objects: number of objects in each image, without crowds `[N]`.
+        wrong: whether a detection matches neither object nor crowd `[T, D]`.
+        objects: number `[N]` of objects in each image, without crowds.
     """
 
     image: np.ndarray
@@ -111,7 +111,7 @@ class _ClassMatches:
 
     @classmethod
     def from_entries(cls, entries: Sequence[JsonObject], indices: Mapping[int, int]) -> _ClassMatches:
-        """Join the matches of one class that hotcoco computed image by image.
+        """Join the matches of one class, which hotcoco computed for each image separately.
 
         Args:
             indices: index of each image by its id.

@@ -1,4 +1,4 @@
-"""The predictions of a segmentation run: label maps, counted image by image against the truth."""
+"""Reads the label maps that a segmentation run predicted, and counts pixels by true and predicted class."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class MaskPredictions:
     """Label maps that a segmentation run predicted for N images, with pixel counts for K classes.
 
     Attributes:
-        rows: indices of the images in their split.
+        rows: index of each image in its split.
         names: names of the image files without suffix.
-        intersections: pixels `[N, K]` whose predicted and true class is the class.
-        true_pixels: pixels `[N, K]` whose true class is the class.
-        predicted_pixels: pixels `[N, K]` whose predicted class is the class.
+        intersections: number of pixels `[N, K]` that have the class as predicted and as true class.
+        true_pixels: number of pixels `[N, K]` that have the class as true class.
+        predicted_pixels: number of pixels `[N, K]` that have the class as predicted class.
         maps: predicted label maps `[H, W]` by row.
         source: the images and their true label maps.
     """
@@ -44,23 +44,23 @@ class MaskPredictions:
 
     @property
     def digest(self) -> object:
-        """Value that is equal for two runs exactly if they were evaluated on the same images and label maps."""
+        """Value that is equal for two runs if and only if they were evaluated on the same images and label maps."""
         return self.rows, self.names, self.true_pixels.tobytes()
 
     @property
     def unions(self) -> np.ndarray:
-        """Number of pixels `[N, K]` of each image that have the class as predicted or true class, or as both."""
+        """Number of pixels `[N, K]` of each image that have the class as predicted class, as true class, or as both."""
         return self.true_pixels + self.predicted_pixels - self.intersections
 
     @property
     def image_ious(self) -> np.ndarray:
-        """Mean IoU `[N]` of each image over the classes in its truth; NaN if its truth has no class."""
+        """Mean IoU `[N]` of each image over the classes in its true label map; NaN if that has no class."""
         present = self.true_pixels > 0
         sums = np.where(present, self.intersections / np.maximum(self.unions, 1), 0).sum(axis=1)
         return np.where(present.any(axis=1), sums / np.maximum(present.sum(axis=1), 1), np.nan)
 
     def class_ious(self, weights: np.ndarray) -> np.ndarray:
-        """Return the IoU `[K]` of each class over all pixels; NaN for a class that no image has.
+        """Return the IoU `[K]` of each class over the pixels of all images; NaN for a class that no image has.
 
         Args:
             weights: how often each image counts `[N]`.
@@ -70,7 +70,7 @@ class MaskPredictions:
 
     @classmethod
     def read(cls, run: RunFolder, *, data: str | None) -> MaskPredictions:
-        """Read the label maps of a run and count them against the truth.
+        """Read the label maps that a run predicted, and compare their pixels with the true label maps.
 
         Args:
             data: folder of the data set; None for the run's own.
@@ -104,14 +104,14 @@ class MaskPredictions:
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count the pixels by true class (row) and predicted class (column): `[classes, classes]`."""
+    """Count pixels by true class (row) and predicted class (column); return `[classes, classes]`."""
     from hotcoco.metrics import pixel_confusion
 
     return np.asarray(pixel_confusion(truth, predicted, classes, ignore_index=IGNORE)).astype(np.int64)
 
 
 def _require_image(path: Path, source: LabelSource, row: int, name: str, labels: np.ndarray) -> None:
-    """Refuse the predicted label map of an image that is not at the same position in the data."""
+    """Refuse a predicted label map if the data have another image at its position."""
     if row >= len(source) or source.file(row).stem != name or labels.shape != tuple(source.size(row)):
         raise UserError(
             f"{path}: holds a label map of {name}, which {source.where} does not have at row {row}; "
@@ -120,7 +120,7 @@ def _require_image(path: Path, source: LabelSource, row: int, name: str, labels:
 
 
 def _open_source(run: RunFolder, data: str | None) -> LabelSource:
-    """Open the images and true label maps of the split that a run was evaluated on."""
+    """Open the images and true label maps of the split on which a run was evaluated."""
     known = {field.name for field in fields(SegmentationDataOptions)}
     options = {name: value for name, value in run.config.items() if name in known}
     if isinstance(options.get("scales"), list):

@@ -18,7 +18,7 @@ NOISE = 1.5  # std of the noise
 
 
 def generate(folder: Path, *, train: int, val: int, seed: int) -> Path:
-    """Write `{train,val}/CLASS/*.npy`, float32 [64, 64], decibels.
+    """Generate the sounds as `{train,val}/CLASS/*.npy`: spectrograms, float32 [64, 64], in decibels.
 
     Args:
         folder: folder to create.
@@ -46,7 +46,7 @@ def generate(folder: Path, *, train: int, val: int, seed: int) -> Path:
 
 
 def signal(kind: str, random: np.random.Generator) -> np.ndarray:
-    """Return one second of a sound of class `kind` with noise, `[8000]`."""
+    """Return one second of a sound of class `kind` with noise, as samples `[8000]`."""
     time = np.arange(RATE) / RATE
     low, high = random.uniform(300, 1200), random.uniform(1800, 3400)
     pitch = {
@@ -67,7 +67,7 @@ def signal(kind: str, random: np.random.Generator) -> np.ndarray:
 
 
 def spectrogram(sound: np.ndarray) -> np.ndarray:
-    """Return the loudness in decibels, `[frequency, time]` = [64, 64] float32; the last row is the lowest frequency."""
+    """Return a sound's loudness in decibels, `[frequency, time]` = [64, 64] float32; the last row is the lowest pitch."""
     starts = np.linspace(0, len(sound) - WINDOW, SIZE).astype(int)
     pieces = sound[starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW)
     # Drop the constant component, and average pairs of the remaining 128 frequencies.

@@ -16,7 +16,7 @@ CROWD_FRACTION = 0.01  # of the true boxes are crowd regions
 
 
 def synthetic_results(images: int, detections: int, seed: int) -> tuple[InstancesFile, list[ResultRecord]]:
-    """Return ground truth and results in COCO's formats, a pure function of the arguments.
+    """Generate ground truth and results in COCO's formats, which the arguments determine completely.
 
     Jittered copies of true boxes have higher scores on average, so the metrics are far from both 0 and 1.
     """
@@ -36,7 +36,7 @@ def synthetic_results(images: int, detections: int, seed: int) -> tuple[Instance
 
 
 def write_synthetic(folder: Path, images: int, detections: int, seed: int) -> tuple[Path, Path]:
-    """Write `truth.json` and `detections.json` into a folder; return both paths."""
+    """Generate ground truth and results; write them as `truth.json` and `detections.json`, and return both paths."""
     paths = folder / "truth.json", folder / "detections.json"
     for path, content in zip(paths, synthetic_results(images, detections, seed), strict=True):
         path.write_text(json.dumps(content), encoding="utf-8")
@@ -44,7 +44,7 @@ def write_synthetic(folder: Path, images: int, detections: int, seed: int) -> tu
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return random boxes x, y, w, h `[count, 4]` inside the image, of all three COCO size ranges."""
+    """Return random boxes x, y, w, h `[count, 4]` inside the image, in all three of COCO's size ranges."""
     size = np.exp(rng.uniform(np.log(8), np.log(300), (count, 2)))
     corner = rng.random((count, 2)) * (np.array([WIDTH, HEIGHT]) - size)
     return np.hstack([corner, size]).round(2)

@@ -1,4 +1,4 @@
-"""The built-in shapes as a classification set: each object cut out of its image, in folders by class."""
+"""The built-in shapes for classification: each object is cut out of its image, in a folder for its class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESCRIPTION_FILE = "crops.json"
 
 
 def prepare(root: Path | None = None, **options: int) -> Path:
-    """Return the folder of crops below `root`, after generating it if it does not exist.
+    """Return the folder of crops below `root`. It is generated if it does not exist.
 
     It holds `train/CLASS/*.png` and `val/CLASS/*.png`.
 
@@ -36,7 +36,7 @@ def prepare(root: Path | None = None, **options: int) -> Path:
 
 
 def generate(folder: Path, source: Path) -> Path:
-    """Return `folder`, after writing the crops of the objects of the shapes in `source` there.
+    """Write crops of all objects of the shapes data set `source` into `folder`; return `folder`.
 
     A folder that already holds crops is left as it is.
 
@@ -54,7 +54,7 @@ def generate(folder: Path, source: Path) -> Path:
 
 
 def crop(image: np.ndarray, box: list[float]) -> np.ndarray:
-    """Return the square around a box, resized to `[SIZE, SIZE, 3]`. Beyond the image its edge is repeated.
+    """Return the square around a box, resized to `[SIZE, SIZE, 3]`. The image's edge is repeated outside the image.
 
     Args:
         image: `[H, W, 3]` uint8.
@@ -76,7 +76,7 @@ def _write(folder: Path, source: Path) -> None:
 
 
 def _write_split(folder: Path, source: Path, split: str) -> int:
-    """Write the crops of a split; return their number."""
+    """Write the crops of a split; return the number of crops."""
     import cv2
 
     truth: InstancesFile = json.loads((source / "annotations" / f"instances_{split}.json").read_text())

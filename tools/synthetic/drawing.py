@@ -31,7 +31,7 @@ SUBCELL_BITS = 4  # fillPoly takes fixed-point coordinates
 
 @dataclass
 class SceneObject:
-    """One annotated object, or one crowd.
+    """One annotated object, or one crowd, in a scene.
 
     Attributes:
         kind: index into the order of `OUTLINES`.
@@ -48,7 +48,7 @@ class SceneObject:
 
 @dataclass
 class Scene:
-    """An image, RGB uint8 [size, size, 3], and its objects from back to front."""
+    """A drawn image, RGB uint8 [size, size, 3], and its objects from back to front."""
 
     image: NDArray[np.uint8]
     objects: list[SceneObject]
@@ -120,7 +120,7 @@ _MAKERS = tuple(OUTLINES.values())
 
 
 def _add_object(rng: np.random.Generator, canvas: Array, objects: list[SceneObject]) -> Array:
-    """Draw one object on top of the scene; draw nothing if each tried position hides too much of another object."""
+    """Draw one object on top of the scene. If every tried position hides too much of another object, draw nothing."""
     size = len(canvas)
     kind = int(rng.integers(len(_MAKERS)))
     apart = rng.random() < APART_FRACTION
@@ -135,7 +135,7 @@ def _add_object(rng: np.random.Generator, canvas: Array, objects: list[SceneObje
 
 
 def _add_crowd(rng: np.random.Generator, canvas: Array, objects: list[SceneObject]) -> Array:
-    """Scatter many tiny shapes of one kind, which are one annotation together."""
+    """Scatter many tiny shapes of one kind, which together are one annotation."""
     size = len(canvas)
     kind = int(rng.integers(len(_MAKERS)))
     centre, spread = rng.uniform(0.25, 0.75, 2) * size, rng.uniform(0.08, 0.12) * size
@@ -152,7 +152,7 @@ def _add_crowd(rng: np.random.Generator, canvas: Array, objects: list[SceneObjec
 def _stamp(
     rng: np.random.Generator, kind: int, size: int, centre: NDArray[np.float64], diameter: float
 ) -> tuple[Mask, float]:
-    """Return the mask of one rotated shape, and its number of cells including cells beyond the image."""
+    """Return the mask of one rotated shape, and the number of its cells, which includes cells outside the image."""
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     contours = [(outline @ rotation * diameter / 2 + centre) * FINE for outline in _MAKERS[kind](rng)]
@@ -181,7 +181,7 @@ def _cover(objects: Sequence[SceneObject], mask: Mask) -> None:
 
 
 def _paint(rng: np.random.Generator, canvas: Array, mask: Mask) -> Array:
-    """Blend a texture into the canvas where the mask is set, in a colour that contrasts with the covered pixels."""
+    """Blend a texture into the canvas where the mask is set. Its colour contrasts with the pixels that it covers."""
     size = len(canvas)
     alpha = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_AREA)[..., None] / np.float32(255)
     below = (canvas * alpha).sum((0, 1)) / max(float(alpha.sum()), 1.0)
@@ -191,7 +191,7 @@ def _paint(rng: np.random.Generator, canvas: Array, mask: Mask) -> Array:
 
 
 def _colour_unlike(rng: np.random.Generator, colour: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return a random RGB colour at a distance of at least `CONTRAST` from `colour`."""
+    """Return a random RGB colour whose distance from `colour` is at least `CONTRAST`."""
     # At least half of the colour cube is that far away, so the loop ends quickly.
     while True:
         candidate = rng.uniform(0, 255, 3)
@@ -215,13 +215,13 @@ def _texture(
     other: NDArray[np.float64],
     patterns: Sequence[Callable[[np.random.Generator, int], Array]],
 ) -> Array:
-    """Return a texture that mixes two colours by a random pattern, float32 RGB [size, size, 3]."""
+    """Return a texture, float32 RGB [size, size, 3], in which a random pattern mixes two colours."""
     mix = patterns[int(rng.integers(len(patterns)))](rng, size)[..., None]
     return colour.astype(np.float32) + mix * (other - colour).astype(np.float32)
 
 
 def _ramp(rng: np.random.Generator, size: int) -> Array:
-    """Return a linear ramp along a random direction, with values of about -0.7..0.7 [size, size]."""
+    """Return values [size, size] that rise linearly in a random direction, from about -0.7 to 0.7."""
     turn = rng.uniform(0, 2 * np.pi)
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     return (np.float32(np.cos(turn)) * steps[None, :] + np.float32(np.sin(turn)) * steps[:, None]).astype(np.float32)
@@ -241,7 +241,7 @@ def _stripes(rng: np.random.Generator, size: int) -> Array:
 
 
 def _clouds(rng: np.random.Generator, size: int) -> Array:
-    """Return smooth noise [size, size]: a coarse grid of random values, enlarged."""
+    """Return smooth noise [size, size], made by enlarging a coarse grid of random values."""
     cells = int(rng.integers(4, 17))
     grid = rng.random((cells, cells), np.float32)
     return np.clip(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
@@ -252,7 +252,7 @@ def _speckle(rng: np.random.Generator, size: int) -> Array:
 
 
 def _blobs(rng: np.random.Generator, size: int) -> Array:
-    """Return a texture of soft-edged ellipses in similar colours; they resemble objects but are background."""
+    """Return a texture of soft-edged ellipses in similar colours. They resemble objects but belong to the background."""
     field = np.full((size, size), 0.5, np.float32)
     for _ in range(rng.integers(6, 16)):
         centre, axes = rng.integers(0, size, 2), (rng.uniform(0.03, 0.14, 2) * size).astype(int) + 1

@@ -1,4 +1,4 @@
-"""Converts an object's fine mask to COCO's fields: polygons or run lengths, box and area, in pixels of the image."""
+"""Converts fine masks of objects to COCO's fields (polygons or run lengths, box, area), in pixels of the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANCE = 0.75  # cells by which a polygon may leave the mask's edge
 
 
 def object_fields(mask: Mask, fine: int) -> MaskFields:
-    """Return the fields of an object's visible part, with polygons as `segmentation`.
+    """Return COCO's fields of an object's visible part. `segmentation` has polygons.
 
     Args:
         mask: 0/1, [fine * height, fine * width].
@@ -34,7 +34,7 @@ def object_fields(mask: Mask, fine: int) -> MaskFields:
 
 
 def crowd_fields(mask: Mask, fine: int) -> MaskFields:
-    """Return the fields of a crowd, with a run-length code over whole pixels as `segmentation`; see `object_fields`."""
+    """Return COCO's fields of a crowd. `segmentation` is a run-length code over whole pixels."""
     height, width = mask.shape[0] // fine, mask.shape[1] // fine
     covered = mask.reshape(height, fine, width, fine).mean((1, 3))  # fraction of each pixel
     pixels = covered >= 0.5
@@ -49,7 +49,7 @@ def crowd_fields(mask: Mask, fine: int) -> MaskFields:
 
 
 def _run_lengths(pixels: NDArray[np.bool_]) -> list[int]:
-    """Return the lengths of alternating runs of 0 and 1, column by column; the first run counts zeros, maybe none."""
+    """Return the lengths of alternating runs of 0 and 1, column by column. The first run counts zeros; it may be 0."""
     flat = pixels.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
@@ -57,10 +57,11 @@ def _run_lengths(pixels: NDArray[np.bool_]) -> list[int]:
 
 
 def _contours(mask: Mask, fine: int) -> tuple[list[Contour], list[int]]:
-    """Return contours [n, 2] along the edges of cells, and the index of the island of each hole (-1 for islands).
+    """Return contours [n, 2] along the edges of cells, and for each contour its parent.
 
-    OpenCV traces the centres of cells, which shrinks a shape by half a cell on each side. So this function traces
-    the set of the cells' corners, which has one more row and column and follows the true edges.
+    A hole's parent is the index of the island around it; an island's parent is -1. OpenCV traces the centres of cells,
+    which shrinks a shape by half a cell on each side. So this function traces the corners of the cells, which have one
+    more row and column and follow the true edges.
     """
     corners = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
     for down in (0, 1):
@@ -78,7 +79,7 @@ def _contours(mask: Mask, fine: int) -> tuple[list[Contour], list[int]]:
 
 
 def _polygons(contours: list[Contour], parents: list[int], fine: int) -> list[list[float]]:
-    """Return one polygon per island. COCO's polygons have no holes, so a double line joins a hole to its island."""
+    """Return one polygon per island. A double line joins each hole to its island, as COCO's polygons have no holes."""
     simple = [_simplified(contour) for contour in contours]
     polygons = []
     for island, parent in enumerate(parents):
@@ -95,7 +96,7 @@ def _simplified(contour: Contour) -> Contour:
 
 
 def _joined(outline: Contour, hole: Contour) -> Contour:
-    """Join a hole to an outline at the closest pair of corners: outline, hole, and the rest of the outline.
+    """Join a hole to an outline at their closest corners. The result runs along the outline to the hole and back.
 
     OpenCV traces holes in the opposite direction to islands, so both filling rules subtract the area of the hole.
     """

@@ -22,7 +22,7 @@ MOST_WORKERS = 16
 
 
 def draw_images(images: Sequence[ImageJob], *, size: int, seed: int) -> Iterator[list[DrawnObject]]:
-    """Draw and write all images, in several processes if there are many images; yield their objects in order.
+    """Draw and write all images; yield the objects of each image in order. Many images are divided among processes.
 
     Raises:
         OSError: if an image cannot be written.
@@ -39,13 +39,13 @@ def draw_images(images: Sequence[ImageJob], *, size: int, seed: int) -> Iterator
 
 
 def collect(jobs: Sequence[DrawingJob], count: int) -> Iterator[list[DrawnObject]]:
-    """Start one process per job and yield the objects of the `count` images in order.
+    """Start a process for each job; yield the objects of each of the `count` images in order.
 
     Worker i % n draws image i, so reading one line from each worker in turn keeps the order. A worker that is ahead
     waits because its pipe is full.
 
     Raises:
-        OSError: with the last line of its error output, if a worker ends early.
+        OSError: if a worker ends early; the text is the last line of the worker's error output.
     """
     with ExitStack() as stack:
         workers = [stack.enter_context(start_worker(job)) for job in jobs]
@@ -62,7 +62,7 @@ def collect(jobs: Sequence[DrawingJob], count: int) -> Iterator[list[DrawnObject
 
 
 def start_worker(job: DrawingJob) -> subprocess.Popen[str]:
-    """Start `worker.py` and send it a job; the process answers with one line of JSON per image."""
+    """Start `worker.py` and send it a job. The process prints one line of JSON per image."""
     script = Path(__file__).with_name("worker.py")
     pipe = subprocess.PIPE
     worker = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, stderr=pipe, text=True)

@@ -1,4 +1,4 @@
-"""Types of the jobs that draw the shapes data set, and of their results."""
+"""Types of the jobs of the processes that draw the shapes data set, and of their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ImageJob = tuple[int, int, str]  # index of the split, index of the image in its
 
 
 class DrawingJob(TypedDict):
-    """Job of one drawing process: which images of the shapes data set to draw, and how."""
+    """Job of one drawing process: the images of the shapes data set that it must draw, and how."""
 
     images: Sequence[ImageJob]
     size: int  # width and height of an image in pixels
@@ -19,7 +19,7 @@ class DrawingJob(TypedDict):
 
 
 class MaskFields(TypedDict):
-    """Fields of an annotation that are computed from its mask."""
+    """Fields of an annotation that follow from the object's mask."""
 
     segmentation: list[list[float]] | RunLengths
     bbox: list[float]  # x, y, width, height in pixels

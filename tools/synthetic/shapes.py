@@ -34,7 +34,7 @@ DESCRIPTION_FILE = "shapes.json"
 
 
 class Recipe(TypedDict):
-    """Options that determine the shapes data set completely; the content of `shapes.json`."""
+    """Options that determine the shapes data set completely. They are the content of `shapes.json`."""
 
     version: int
     train: int
@@ -44,7 +44,7 @@ class Recipe(TypedDict):
 
 
 def cache_root() -> Path:
-    """Return $RESNET_TRANSFER_CACHE, else $XDG_CACHE_HOME/resnet-transfer, else ~/.cache/resnet-transfer."""
+    """Return the cache folder: $RESNET_TRANSFER_CACHE, $XDG_CACHE_HOME/resnet-transfer or ~/.cache/resnet-transfer."""
     own, common = os.environ.get("RESNET_TRANSFER_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own).expanduser()
@@ -52,7 +52,7 @@ def cache_root() -> Path:
 
 
 def prepare(root: Path | None = None, *, train: int = 3000, val: int = 200, size: int = 128, seed: int = 0) -> Path:
-    """Return the folder of the shapes below `root`, after generating it if it does not exist.
+    """Return the folder of the shapes below `root`. It is generated if it does not exist.
 
     Several processes may call this at once: one generates the data set, the others wait for it. If the process is
     killed, a later call does not mistake its incomplete files for the data set.
@@ -73,7 +73,7 @@ def prepare(root: Path | None = None, *, train: int = 3000, val: int = 200, size
 
 
 def generate(folder: Path, *, train: int, val: int, size: int, seed: int) -> Path:
-    """Return `folder` as an absolute path, after generating the shapes there; see `prepare`."""
+    """Generate the shapes in `folder` unless they exist there; return the folder's absolute path."""
     recipe: Recipe = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     _check(train=train, val=val, size=size, seed=seed)
     folder = folder.absolute()
@@ -101,7 +101,7 @@ def _check(*, train: int, val: int, size: int, seed: int) -> None:
 
 
 def _is_complete(folder: Path, recipe: Recipe) -> bool:
-    """Return whether the folder holds the data set of `recipe`; False if it does not exist or is empty.
+    """Return whether the folder holds the data set of `recipe`; False if the folder does not exist or is empty.
 
     Raises:
         UserError: if the folder holds anything else, because files of the user are never overwritten.
@@ -133,7 +133,7 @@ def _refusal(folder: Path, fault: str) -> UserError:
 
 
 def _write(folder: Path, recipe: Recipe) -> None:
-    """Write images, annotations and the description into a new folder."""
+    """Write images, annotations and the file `shapes.json` into a new folder."""
     for name in (*SPLITS, "annotations"):
         (folder / name).mkdir(parents=True)
     counts = _counts(recipe)
@@ -161,7 +161,7 @@ def _file_name(split: str, index: int) -> str:
 
 
 def _truth(split: str, recipe: Recipe, drawn: Sequence[Sequence[DrawnObject]]) -> ShapesFile:
-    """Return the content of a split's COCO instances file."""
+    """Return the content of a split's annotation file, in COCO's format."""
     size, first = recipe["size"], FIRST_IMAGE_ID[split]
     images: list[ImageRecord] = []
     annotations: list[AnnotationRecord] = []

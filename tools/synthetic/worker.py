@@ -24,7 +24,7 @@ QUALITY = 92  # of the JPEGs
 
 
 def write_images(job: DrawingJob) -> Iterator[list[DrawnObject]]:
-    """Draw and write the images of a job in turn; yield the objects of each image.
+    """Draw and write the images of a job, one after another; yield the objects of each image.
 
     Raises:
         OSError: if an image cannot be written.
@@ -44,7 +44,7 @@ def _drawn(scene_object: SceneObject) -> DrawnObject:
 
 
 def main() -> None:
-    """Read a job from stdin; print one line of JSON per image."""
+    """Read a job from stdin, draw its images, and print one line of JSON per image."""
     for objects in write_images(json.load(sys.stdin)):
         print(json.dumps(objects), flush=True)
 

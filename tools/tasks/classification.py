@@ -46,7 +46,7 @@ EVAL_BATCH = 128  # largest number of images in one forward pass
 
 
 class ClassificationTask:
-    """Trains classifiers on class folders or tar shards. `tools.engine.task.Task` says when each method is called."""
+    """Classification as a training task. `tools.engine.task.Task` says when each method is called."""
 
     prefix: ClassVar[str] = "cls"
     metric: ClassVar[str] = "top1"
@@ -163,7 +163,7 @@ class ClassificationTask:
 
 
 class ClassificationMeasure(Measure[TopK]):
-    """Evaluates classifiers by their accuracy on validation images, and on `--train-eval` training images."""
+    """Evaluates classifiers by accuracy on the validation images, and with `--train-eval` on training images."""
 
     def __init__(
         self, experiment: Experiment, options: TrainClassifierOptions, data: ImageSource, bad: BadImages
@@ -183,7 +183,7 @@ class ClassificationMeasure(Measure[TopK]):
         return ViewAverage(model)
 
     def further_results(self, model: nn.Module) -> Results:
-        """Return the accuracy on training images; the names of these metrics begin with `train_`."""
+        """Return the accuracy on training images. The names of these metrics begin with `train_`."""
         if self.train_loader is None:
             return {}
         expected = self.data.expected("train", self.train_images)
@@ -202,7 +202,10 @@ class ClassificationMeasure(Measure[TopK]):
         return f"results and predictions are in {folder}"
 
     def kept_results(self) -> Results:
-        """Return the results of the run that is measured again: `--eval-only` has no accuracy on training images."""
+        """Return the entries of the run's earlier results.json.
+
+        With `--eval-only` they are kept, because accuracy on training images is not measured again.
+        """
         path = self.experiment.folder / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -225,7 +228,7 @@ class ClassificationMeasure(Measure[TopK]):
 
 
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Return the indices of the training images that `--fraction` selects, given the labels `[N]` of all."""
+    """Return the indices of the training images that `--fraction` selects. `labels` `[N]` are those of all images."""
     images = np.arange(len(labels))
     fraction, seed = options.train.fraction, options.run.seed
     return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
@@ -237,7 +240,7 @@ def _recorded_bits(options: TrainClassifierOptions) -> dict[str, int]:
 
 
 def _told(data: ImageSource, split: Split) -> str:
-    """Return the folder of a split and remarks on it, for the plan."""
+    """Describe a split for the plan: its folder, and remarks on it."""
     return f" ({data.where[split]})" + (f"; {data.remarks[split]}" if data.remarks[split] else "")
 
 
@@ -246,9 +249,9 @@ def _hint(data: ImageSource) -> str:
 
 
 def _evaluated_classes(options: TrainClassifierOptions, bad: BadImages) -> ClassNames | None:
-    """Return the classes of the model that `--eval-only` measures; None for those of the validation folders.
+    """Return the classes of the model that `--eval-only` evaluates; None for the classes of the validation folders.
 
-    Published weights, and files that do not record their classes but have a thousand, have those of ImageNet.
+    ImageNet's classes are returned for published weights, and for files that record no classes but have a thousand.
     """
     weights = options.model.weights
     if options.run.resume:
@@ -264,7 +267,7 @@ def _evaluated_classes(options: TrainClassifierOptions, bad: BadImages) -> Class
 
 
 def _check_classes(options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> None:
-    """Refuse `--eval-only` with weights whose last layer is not for these classes, in this order."""
+    """Refuse `--eval-only` with weights whose last layer is not made for the data's classes in the same order."""
     # A checkpoint to resume is read later, and is compared with the classes then.
     if not options.run.eval_only or options.run.resume:
         return
@@ -282,7 +285,7 @@ def _check_classes(options: TrainClassifierOptions, data: ImageSource, model: Cl
 
 
 def _other_classes(options: TrainClassifierOptions, data: ImageSource, model: Classifier) -> str:
-    """Return a warning if the last layer was loaded from a file of other classes."""
+    """Return a warning if the last layer comes from a file that was trained on other classes; else ""."""
     trained_on = classes_trained_on(options.model.weights)
     loaded = model.load_report is not None and not any("fc." in name for name in model.load_report.missing)
     if trained_on in (None, data.classes) or not loaded:

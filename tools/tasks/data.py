@@ -1,4 +1,4 @@
-"""Data of a run: its training and validation splits, and a check that weights were trained on the same classes."""
+"""The training and validation splits of a run, and a check that weights were trained on the same classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Return a hash of the images and their truth."""
+        """Return a hash of the images and their annotations."""
 
 
 SplitType = TypeVar("SplitType", bound=Split)
@@ -63,16 +63,16 @@ def bits_row(meta: Mapping[str, Any]) -> dict[str, str]:
 
 
 def classes_trained_on(weights: str) -> tuple[str, ...] | None:
-    """Return the class names that the header of a weights file records, or None if it records none."""
+    """Return the class names that the header of a weights file records; None if it records none."""
     names = read_meta(resolve(weights)).get("classes")
     return None if names is None else tuple(names)
 
 
 def require_trained_on(weights: str, classes: Sequence[str]) -> None:
-    """Refuse weights of as many, but other classes.
+    """Refuse weights that were trained on other classes. The number of classes must be equal already.
 
     Raises:
-        UserError: naming the first class that differs.
+        UserError: the classes differ; the text names the first one that does.
     """
     trained_on = classes_trained_on(weights)
     if trained_on is not None and trained_on != tuple(classes):

@@ -52,7 +52,7 @@ EVAL_BATCH = 8  # largest number of images in one forward pass
 
 
 class DetectionTask:
-    """Trains Faster R-CNN on boxes. `tools.engine.task.Task` says when each method is called."""
+    """Detection with Faster R-CNN as a training task. `tools.engine.task.Task` says when each method is called."""
 
     prefix: ClassVar[str] = "det"
     metric: ClassVar[str] = "AP"
@@ -131,14 +131,14 @@ class DetectionTask:
         return DetectionMeasure(experiment, options, data.val, bad)
 
     def example_shape(self, options: TrainDetectorOptions, meta: Meta) -> None:
-        """Return None: the multiply-adds of a detector depend on how many objects it finds."""
+        """Return None, because a detector's multiply-adds depend on how many objects it finds."""
 
 
 class DetectionMeasure(Measure[CocoEvaluator]):
     """Evaluates detectors by COCO metrics.
 
     Raises:
-        UserError: a file of `--ensemble` holds no detector, or one of other categories.
+        UserError: a file of `--ensemble` does not hold a detector, or holds a detector of other categories.
     """
 
     def __init__(
@@ -188,13 +188,13 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         return f"results, detections and pictures are in {folder}; truth and detections side by side: {path}"
 
     def _ensemble(self) -> list[FasterRCNN]:
-        """Load the further detectors of `--ensemble` onto the device of the run."""
+        """Load the other detectors that `--ensemble` names onto the device of the run."""
         categories, files = self.data.annotations.categories, self.options.evaluation.ensemble or ()
         models = distributed.on_all(lambda: [from_file(path, categories) for path in files])
         return [model.to(self.experiment.device).to(memory_format=torch.channels_last) for model in models]
 
     def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw predictions for the first validation images; images with objects come before those without."""
+        """Draw predictions on the first validation images. Images with objects come before images without."""
         empty = self.data.annotations.empty()[self.data.indices]
         data = self.bad.omitting(self.data)
         items = (data[int(index)] for index in [*np.flatnonzero(~empty), *np.flatnonzero(empty)])
@@ -252,7 +252,7 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
 
 
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:
-    """Read the annotations of a split, by default of the built-in shapes."""
+    """Read the annotations of a split, from the built-in shapes if no data is given."""
     data: DetectionDataOptions = options.data
     if data.data is None and getattr(data, f"{split}_annotations") is None:
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))
@@ -261,7 +261,7 @@ def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) 
 
 
 def _other_settings(options: DetectorOptions) -> str:
-    """Return a warning if the weights file was trained with other values of `UNCHECKED` options."""
+    """Return a warning if the weights file was trained with other values of `UNCHECKED` options; else ""."""
     before, now = read_meta(resolve(options.weights)).get("model", {}), asdict(options)
     odd = [f"{name} {before[name]}, now {now[name]}" for name in UNCHECKED if before.get(name, now[name]) != now[name]]
     return f"; WARNING: trained with {', '.join(odd)}" if odd else ""
@@ -285,7 +285,7 @@ def describe_split(data: CocoDetection) -> str:
 
 
 def _crowded_note(data: CocoDetection, most: int) -> str:
-    """Return a warning if images have more objects than a detector finds."""
+    """Return a warning if images have more objects than the `most` that a detector finds; else ""."""
     truth = data.annotations
     objects = np.bincount(truth.objects(data.indices)[0], minlength=1)
     images = int((objects > most).sum())

@@ -1,4 +1,4 @@
-"""Models of finished runs, of any task."""
+"""Builds models of finished runs of any task."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ REBUILD: dict[str, Callable[[JsonObject, str | os.PathLike[str] | None], nn.Modu
 
 
 def rebuild(meta: JsonObject, weights: str | os.PathLike[str] | None) -> nn.Module:
-    """Build the model that a run's `meta` describes; see the `rebuild` of its task."""
+    """Build the model that a run's `meta` describes, with the weights of a file or with random weights."""
     return REBUILD[meta["task"]](meta, weights)

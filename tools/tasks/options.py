@@ -76,12 +76,15 @@ class TrainSegmenterOptions:
 
 
 def classifier_recipe(argv: Sequence[str]) -> Path | None:
-    """Return the YAML file of defaults: the run to resume, or the `--recipe` of classification."""
+    """Return the YAML file that supplies the defaults: the config of the run to resume, or the `--recipe`."""
     return resumed_config(argv, prefix="cls") or named_recipe(argv, ROOT / "classification" / "recipes")
 
 
 def detector_recipe(argv: Sequence[str]) -> Path | None:
-    """Return the YAML file of defaults: the run to resume, COCO's recipe for named data, or that of the shapes."""
+    """Return the YAML file that supplies the defaults: the config of the run to resume, or a recipe.
+
+    The recipe is COCO's if data is given, otherwise that of the built-in shapes.
+    """
     if config := resumed_config(argv, prefix="det"):
         return config
     name = "coco.yaml" if peek_option(argv, "data") or peek_option(argv, "val_annotations") else "shapes.yaml"
@@ -89,7 +92,7 @@ def detector_recipe(argv: Sequence[str]) -> Path | None:
 
 
 def segmenter_recipe(argv: Sequence[str]) -> Path | None:
-    """Return the YAML file of defaults: the run to resume, or the `--recipe` of segmentation."""
+    """Return the YAML file that supplies the defaults: the config of the run to resume, or the `--recipe`."""
     return resumed_config(argv, prefix="seg") or named_recipe(argv, ROOT / "segmentation" / "recipes")
 
 
@@ -98,12 +101,12 @@ TrainingOptions = TrainClassifierOptions | TrainDetectorOptions | TrainSegmenter
 
 @dataclass(frozen=True)
 class TrainingCommand:
-    """Command-line interface of a training command.
+    """Describes the command line of a training command.
 
     Attributes:
         task: detection, segmentation or classification.
         options: dataclass of option groups, for `tools.cli.parsing.parse`.
-        recipe: maps the command line to the YAML file of defaults.
+        recipe: function from the command line to the YAML file that supplies the defaults.
     """
 
     task: str

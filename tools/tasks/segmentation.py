@@ -43,7 +43,7 @@ EVAL_BATCH = 8  # largest number of images in one forward pass
 
 
 class SegmentationTask:
-    """Trains FCNs on label maps. `tools.engine.task.Task` says when each method is called."""
+    """Segmentation with FCNs as a training task. `tools.engine.task.Task` says when each method is called."""
 
     prefix: ClassVar[str] = "seg"
     metric: ClassVar[str] = "mIoU"
@@ -165,7 +165,7 @@ class SegmentationMeasure(Measure[LabelMetrics]):
         return f"results and pictures are in {folder}; image, truth and prediction side by side: {path}"
 
     def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw predictions for images spread evenly over the validation split."""
+        """Draw predictions on images that are spread evenly over the validation split."""
         count = min(SAMPLES, len(self.data))
         data = self.bad.omitting(self.data)
         indices = np.arange(count) * len(data) // count
@@ -185,7 +185,7 @@ class SegmentationMeasure(Measure[LabelMetrics]):
 
 
 def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -> Segmentation:
-    """Open a split: augmented for training, unchanged for validation.
+    """Open a split. Training images are augmented; validation images are not.
 
     Raises:
         UserError: files are missing or malformed, or the folder's layout is unknown.
@@ -220,7 +220,7 @@ def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:
 
 
 def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
-    """Return the indices of the images that `--fraction` selects, given the classes in each image."""
+    """Return the indices of the training images that `--fraction` selects by the classes in each image."""
     images, classes = np.nonzero(_pixel_counts(data))
     kept = nested_subset(
         images,
@@ -234,12 +234,12 @@ def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
 
 
 def _statistics(data: Segmentation) -> LabelStatistics:
-    """Count the pixels of each class in a sample of the label maps, on the main process."""
+    """Count the pixels of each class in a sample of the label maps. The main process counts for all."""
     return distributed.on_main(lambda: measure_labels(data.source, data.indices))
 
 
 def _pixel_counts(data: Segmentation) -> np.ndarray:
-    """Count the pixels of each class in each image `[N, K]`. Every process reads a part of the label maps."""
+    """Count the pixels of each class in each image, `[N, K]`. Every process reads a part of the label maps."""
     mine = range(distributed.rank(), len(data), distributed.world_size())
     parts = distributed.all_gather(distributed.on_all(lambda: data.pixel_counts(mine)))
     counts = np.empty((len(data), len(data.source.classes)), np.int64)
@@ -249,7 +249,7 @@ def _pixel_counts(data: Segmentation) -> np.ndarray:
 
 
 def _require_same_classes(train: LabelSource, val: LabelSource) -> None:
-    """Refuse splits whose classes differ: the same number would mean different classes."""
+    """Refuse splits with different classes, because a class number would mean different classes in each."""
     ours, theirs = train.classes.names, val.classes.names
     if ours != theirs:
         odd = sorted(set(ours) ^ set(theirs)) or [
@@ -259,7 +259,7 @@ def _require_same_classes(train: LabelSource, val: LabelSource) -> None:
 
 
 def _check_classes(options: TrainSegmenterOptions, source: LabelSource, model: FCN) -> None:
-    """Refuse `--eval-only` with weights that are not a whole model's for these classes."""
+    """Refuse `--eval-only` with weights that do not hold a whole model for the data's classes."""
     # A checkpoint to resume is read later, and is compared with the classes then.
     if not options.run.eval_only or options.run.resume:
         return
