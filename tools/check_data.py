@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check(options: CheckOptions) -> CheckReport:
-    """Return all problems of the data set; see `check_dataset` for the errors."""
+    """Return all problems of the data set. The errors are those of `check_dataset`."""
     from tools.checks.dataset import check_dataset  # imports torch
 
     return check_dataset(

@@ -58,7 +58,7 @@ def describe(name: str, *, costs: bool = True) -> BackboneEntry:
 
 
 def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str] | None, bool]:
-    """Return a backbone's feature levels, the library model whose weights fit it, and whether it is made for CIFAR."""
+    """Return a backbone's feature levels, the library model whose weights it can load, and whether it is for CIFAR."""
     try:
         with without_numbers(), redirect_stderr(io.StringIO()):  # torch.fx prints code if it cannot split a model
             backbone = backbones.build(name, weights=None)
@@ -68,7 +68,7 @@ def _features(name: str) -> tuple[tuple[FeatureInfo, ...] | None, tuple[str, str
 
 
 def _cost(name: str, classes: int, sizes: Sequence[int]) -> tuple[int | None, float | None, int | None]:
-    """Return parameters, GFLOPs, and the first image size of `sizes` that the model accepts. Unknown values are None."""
+    """Return parameters, GFLOPs, and the first image size of `sizes` that the model accepts. Unknown values: None."""
     # A library's model may need values of tensors that are on the meta device, and fails with any kind of exception.
     try:
         with without_numbers():

@@ -84,7 +84,7 @@ def _draw(
     *,
     log: bool = False,
 ) -> None:
-    """Draw panels one below the other, each with the title of its x axis and one curve per model."""
+    """Draw panels one below the other. Each has the title of its x axis and one curve per model."""
     height = 3.0 * len(panels) + (1.4 if len(panels) == 1 else 0)
     figure, axes = new_figure(len(panels), 1, width=8.4, height=height)
     for panel, (x, curves) in zip(axes[:, 0], panels, strict=True):

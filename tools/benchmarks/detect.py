@@ -48,7 +48,7 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 class Sizes(TypedDict):
-    """Limits of the size of a resized image: its short side gets `min_size` pixels, its long side at most `max_size`."""
+    """Limits of a resized image's size: its short side gets `min_size` pixels, its long side at most `max_size`."""
 
     min_size: int
     max_size: int

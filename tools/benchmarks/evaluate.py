@@ -147,7 +147,7 @@ def score_faster(truth: Path, detections: Path) -> list[float]:
 def _score_by_classes(
     coco: Callable[[str], Any], evaluation: Callable[..., Any], truth: Path, detections: Path
 ) -> list[float]:
-    """Compute COCO's twelve metrics with the classes `COCO` and `COCOeval` of a library, without their printed output."""
+    """Compute COCO's twelve metrics with a library's classes `COCO` and `COCOeval`, without their printed output."""
     with contextlib.redirect_stdout(io.StringIO()):
         true = coco(str(truth))
         found = evaluation(true, true.loadRes(str(detections)), iouType="bbox")

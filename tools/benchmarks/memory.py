@@ -42,7 +42,7 @@ class PeakRow(TypedDict):
 
 
 class WorkerRow(TypedDict):
-    """Memory and time of a data-loading worker with one library's data set, as medians over rounds, for results.json."""
+    """Memory and time of a data-loading worker with one library's data set: medians over rounds, for results.json."""
 
     library: str
     file_bytes: int
@@ -174,7 +174,7 @@ def columns(setting: Setting) -> Columns[PeakRow]:
 
 
 def worker_table(rows: Sequence[WorkerRow]) -> ResultTable:
-    """Return the table that compares the libraries' data sets: time to read, memory, growth of a data-loading worker."""
+    """Return the table that compares the libraries' data sets: time to read, memory, growth of a loader's worker."""
     size = f"{int(rows[0]['images']):,} images ({rows[0]['file_bytes'] / 1e6:.0f} MB of JSON)"
     found: Columns[WorkerRow] = {
         "library": lambda row: row["library"],

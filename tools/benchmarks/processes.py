@@ -1,4 +1,4 @@
-"""Benchmark of training in several processes on this machine: bytes sent, and the gradient compared with one process."""
+"""Benchmark of training in several processes on this machine: bytes sent, and equality of the gradient."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TrafficRow(TypedDict):
 
 
 class ProcessBenchmark:
-    """Benchmark of groups of processes: bytes sent in a training step, and whether the gradient equals one process's."""
+    """Benchmark of groups of processes: bytes sent per training step; is the gradient equal to one process's?"""
 
     precisions = ("fp32",)
 
@@ -156,7 +156,7 @@ def _gradient(model: nn.Module, part: slice) -> Tensor:
 
 
 def sent_bytes() -> int:
-    """Return the bytes that this process has sent over open TCP connections and the receivers confirmed (Linux only)."""
+    """Return the bytes that this process sent over open TCP connections and that were received (Linux only)."""
     total = 0
     for number in os.listdir("/proc/self/fd"):
         path = Path("/proc/self/fd", number)

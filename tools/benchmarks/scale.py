@@ -147,7 +147,7 @@ def growth_table(title: str, axis: str, rows: Sequence[ScaleRow]) -> ResultTable
 
 
 def growth(rows: Sequence[TimedRow], name: str) -> float | None:
-    """Return the exponent with which an implementation's time grows from the first to the last row; 1: proportionally."""
+    """Return the exponent with which an implementation's time grows from the first to the last row; 1: linearly."""
     first, last = rows[0], rows[-1]
     if first["value"] == last["value"]:
         return None

@@ -83,7 +83,7 @@ class MeasuredSegmenter(BenchmarkModel):
         return model
 
     def calls(self, model: nn.Module, job: ModelJob) -> Calls:
-        """Make random images and label maps; return functions that run the model on them. Predictions are label maps."""
+        """Make random images and label maps; return functions that run the model on them. It predicts label maps."""
         images, mask = images_and_masks(self.batch, self.size)
         images = images.to(memory_format=job.memory_format)
         return Calls(lambda: model(images)["out"].argmax(dim=1), lambda: loss(job.library, model, images, mask))
@@ -134,7 +134,7 @@ def images_and_masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def loss(library: str, model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
-    """Return the loss, cross-entropy of main and auxiliary head: our model's, or as in torchvision's reference script."""
+    """Return the cross-entropy of main and auxiliary head: our model's loss, or that of torchvision's script."""
     if library == OURS:
         return torch.stack(list(model(images, {"mask": mask}).values())).sum()
     losses = {name: F.cross_entropy(scores, mask, ignore_index=IGNORE) for name, scores in model(images).items()}

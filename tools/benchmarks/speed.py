@@ -40,7 +40,7 @@ class SettingFigures(TypedDict):
 
 
 class ModeFigures(TypedDict):
-    """Measurements of one model in training or in inference: times of each implementation, and ratios at each setting."""
+    """Measurements of one model in training or in inference: times per implementation, and ratios per setting."""
 
     seconds: dict[str, list[float]]
     peak_bytes: dict[str, int | None]

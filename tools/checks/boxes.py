@@ -1,4 +1,4 @@
-"""Checks of boxes in COCO's annotation file, or in VOC's or YOLO's files. Each field is checked in all records at once."""
+"""Checks of boxes in COCO's annotation file, or in VOC's or YOLO's files. A field is checked in all records at once."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _size_text(limits: np.ndarray) -> str:
 def _image_files(
     images: RecordList, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
 ) -> SplitImages:
-    """Return the image files without duplicates. Names that lead out of the folder are omitted unless `allow_outside`."""
+    """Return the image files without duplicates. Names that lead out of the folder need `allow_outside`."""
     chosen: dict[str, int] = {}
     for index, name in enumerate(names):
         if name is None:

@@ -75,7 +75,7 @@ class CheckReport:
 
     @property
     def wrong(self) -> int:
-        """Number of problems that make the data set faulty; remarks do not count."""
+        """Number of problems that make the data set faulty. Remarks, such as files that are not read, do not count."""
         return sum(problem.kind not in REMARKS for problem in self.problems)
 
     def table(self) -> str:

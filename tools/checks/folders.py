@@ -76,7 +76,7 @@ def _class_images(listing: ClassListing, split: str) -> SplitImages:
 
 @cache
 def _channels(path: Path) -> int:
-    """Return the number of channels of an image, 3 if it cannot be decoded. All images must have as many channels."""
+    """Return the number of channels of an image, 3 if it cannot be decoded. All other images must have as many."""
     try:
         return channels_of(path)
     except UserError:

@@ -95,7 +95,7 @@ def _parse(
 
 
 def _values(arguments: Sequence[str], groups: Iterable[type], *, description: str, defaults: str | None) -> Namespace:
-    """Return the values of all options, from the arguments and from the YAML file of defaults."""
+    """Return the values of all options, from the command line and from the YAML file of defaults."""
     from jsonargparse import ArgumentError, ArgumentParser  # slow to import
 
     parser = ArgumentParser(

@@ -1,1 +1,1 @@
-"""Training runs: their sequence of steps, the training loop, checkpoints, resuming, optimizers, and the printed plan."""
+"""Training runs: sequence of steps, training loop, checkpoints, resuming, optimizers, and the printed plan."""

@@ -111,7 +111,7 @@ class BadImages:
 
 
 def _file_of(line: str) -> str | None:
-    """Return the file that a line of the record names, or None if the line is incomplete because a process was killed."""
+    """Return the file that a line of the record names; None if the line is incomplete because of a killed process."""
     try:
         return json.loads(line)["file"]
     except (ValueError, TypeError, KeyError):

@@ -24,7 +24,7 @@ def default_threads() -> int:
 
 
 def user_error_of(error: Exception) -> UserError | None:
-    """Return the user error that explains an exception, such as a non-deterministic operation; None if there is none."""
+    """Return the user error that explains an exception, such as a non-deterministic operation; None without one."""
     if isinstance(error, OSError):
         return _limit_of_system(error)
     text = str(error).split("\n")[0].split(". ")[0]

@@ -115,7 +115,10 @@ class MeanLosses:
 
     @staticmethod
     def figures(parts: Iterable[MeanLosses]) -> dict[str, float | None]:
-        """Return each loss term's mean as `val_<term>` and their sum `val_loss`; None if not finite; {} without losses."""
+        """Return the mean of each loss term as `val_<term>`, and their sum `val_loss`. A value not finite is None.
+
+        Without losses, return {}.
+        """
         parts = list(parts)
         images = sum(part.images for part in parts)
         names = dict.fromkeys(name for part in parts for name in part.sums)

@@ -201,7 +201,7 @@ def _note_score(training: Training, score: float | None) -> bool:
 
 
 def _together(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches of a loader. If a user error, such as an unreadable image, occurs on one process, all raise it."""
+    """Yield the batches of a loader. If one process has a user error, such as an unreadable image, all raise it."""
     batches = iter(loader)
     while (batch := distributed.on_all(lambda: next(batches, None))) is not None:
         yield batch

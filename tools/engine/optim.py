@@ -56,7 +56,7 @@ def learning_rate(options: TrainOptions) -> tuple[float, str]:
 
 
 def is_adaptive(optimizer: str) -> bool:
-    """Return whether an optimizer is adaptive: see `ADAPTIVE`.
+    """Return whether an optimizer is one of the adaptive ones in `ADAPTIVE`.
 
     Raises:
         UserError: timm has no optimizer of that name, or its family is not known here.
@@ -103,7 +103,7 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
 
 
 def _defaults(optimizer: str) -> Mapping[str, Any]:
-    """Return the keywords that timm adds for a name."""
+    """Return the keyword arguments that timm adds for an optimizer's name."""
     return get_optimizer_info(optimizer).defaults or {}
 
 

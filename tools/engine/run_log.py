@@ -71,12 +71,12 @@ class RunLog:
 
 
 def _tag(name: str, split: Split) -> str:
-    """Return TensorBoard's tag of a value: lr, or its name in the group of its split, such as val/loss."""
+    """Return the name of a value in TensorBoard: "lr", or a name in the group of its split, such as val/loss."""
     return name if name == "lr" else f"{split}/{name.removeprefix(f'{split}_')}"
 
 
 def _is_done(line: str, step: int, measured: int) -> bool:
-    """Return whether a logged line is from the resumed checkpoint's steps or earlier; False if the line is incomplete."""
+    """Return whether a logged line is from the resumed checkpoint's steps or earlier; False if it is incomplete."""
     try:
         values = json.loads(line)
         return values["step"] <= (measured if "epoch" in values else step)

@@ -137,7 +137,7 @@ def _normalised(truth: np.ndarray, detections: np.ndarray) -> str | None:
 
 
 def _corners(detections: np.ndarray, sizes: Mapping[int, tuple[float, float]]) -> str | None:
-    """Return a hint if boxes seem to be corners x1, y1, x2, y2, because as x, y, w, h they leave the image; else None."""
+    """Return a hint if boxes seem to be corners x1, y1, x2, y2, because as x, y, w, h they leave the image."""
     size = np.array([sizes.get(int(image), (0, 0)) for image in detections[:, IMAGE]])
     known = (size > 0).all(axis=1)
     if not known.any():

@@ -1,4 +1,4 @@
-"""Two libraries that match detections with objects, behind one interface: hotcoco (fast) and pycocotools (reference)."""
+"""Two libraries that match detections with objects, with one interface: hotcoco (fast), pycocotools (reference)."""
 
 from __future__ import annotations
 

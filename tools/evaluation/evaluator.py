@@ -326,7 +326,7 @@ class CocoEvaluator:
 
 
 def _image_id(value: Values) -> int:
-    """Return an image id, which must be a whole number."""
+    """Return an image id as an integer; refuse other values."""
     values = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     if values.size != 1 or values.dtype.kind not in "iuf" or not float(values.item()).is_integer():
         raise UserError(f"update: `image_id` is {reprlib.repr(value)}, not an integer; give the id of the ground truth")

@@ -15,7 +15,7 @@ FEWEST = 3  # detections at the place of an object, and ids, from which a shift 
 
 
 def fitting_shift(given: Collection[int], known: Collection[int]) -> int | None:
-    """Return the smallest number that, added to each id in `given`, gives an id in `known`; None if none is plausible."""
+    """Return the smallest number that, added to each id in `given`, gives an id in `known`; None if implausible."""
     known = set(known)
     first = min(given)
     fits = [key - first for key in known if all(other + key - first in known for other in given)]
@@ -54,7 +54,7 @@ def category_hint(truth: np.ndarray, detections: np.ndarray, categories: Sequenc
 
 
 def unknown_hint(given: Collection[int], known: Collection[int]) -> str:
-    """Return a hint with the number to add to each id so that the ground truth has it; "" if there is no such number."""
+    """Return a hint with the number to add to each id so that the ground truth has it; "" if there is none."""
     shift = fitting_shift(given, known)
     return f"; {_addition(shift)} each id would fit" if shift else ""
 

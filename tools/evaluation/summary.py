@@ -51,12 +51,12 @@ def area_of(metric: str) -> str:
 
 
 def limits_of(most: int) -> list[int]:
-    """Return the numbers of detections per image and class for which recall is measured: `most`, and COCO's below it."""
+    """Return the numbers of detections per image and class at which recall is measured: `most`, and COCO's below."""
     return sorted({min(limit, most) for limit in LIMITS} | {most})
 
 
 def metric_names(most: int) -> tuple[str, ...]:
-    """Return the names of the metrics: COCO's twelve, and the recall at `most` detections if COCO does not have it."""
+    """Return the names of the metrics: COCO's twelve, and the recall at `most` detections if it is not among them."""
     return METRICS if most in LIMITS else (*METRICS, f"AR{most}")
 
 

@@ -89,7 +89,7 @@ def _hits(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
 
 
 def _best_objects(truth: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each detection the index `[D]` and IoU `[D]` of the object with the largest IoU; -1, 0 if none."""
+    """Return for each detection index `[D]` and IoU `[D]` of its object with the largest IoU; -1 and 0 without one."""
     order = np.argsort(truth[:, IMAGE], kind="stable")
     images = truth[order, IMAGE]
     starts, ends = (np.searchsorted(images, detections[:, IMAGE], side=side) for side in ("left", "right"))

@@ -34,7 +34,7 @@ class CellRun:
 
     @property
     def config(self) -> JsonObject:
-        """All options with which the cell is trained."""
+        """All options with which the cell (training run) is trained."""
         return self.cell.config
 
     @classmethod

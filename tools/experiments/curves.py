@@ -113,7 +113,7 @@ def _draw_group(
 
 
 def _limit_height(panel: Axes, shown: Sequence[Group], metrics: TaskMetrics) -> None:
-    """Limit the y axis to the errors after the first part of training; the first errors are much higher."""
+    """Limit the y axis to the errors after the first part of training, because the first errors are much higher."""
     errors = [metric for metric in (metrics.primary, metrics.training) if metric and metric.as_error]
     curves = [points for group in shown for run in group.runs for m in errors if (points := curve(run, m, "epochs"))]
     late = [value for points in curves for at, value in points if at >= BEGINNING * points[-1][0]]

@@ -160,7 +160,7 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
 
 
 def _shifts(first: list[_ResampledScore | str], other: list[_ResampledScore | str]) -> tuple[np.ndarray | None, str]:
-    """Return the difference of the groups' mean scores on each resample, `[resamples]` in points; or None and a reason."""
+    """Return the difference of the groups' mean scores on each resample, `[resamples]` in points; or None and why."""
     known = [each for each in (*first, *other) if not isinstance(each, str)]
     if len(known) < len(first) + len(other):
         return None, next(each for each in (*first, *other) if isinstance(each, str))

@@ -57,6 +57,6 @@ def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
 
 
 def varying_axes(groups: Sequence[Group]) -> list[str]:
-    """Return the options whose values differ between the groups."""
+    """Return the options that do not have the same value in all groups."""
     names = list(groups[0].values) if groups else []
     return [name for name in names if len({group.values[name] for group in groups}) > 1]

@@ -178,7 +178,7 @@ def _stop(running: Sequence[Job]) -> None:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """Kill a training with its workers; on Windows the workers end when they find it gone."""
+    """Kill a training process and its workers. On Windows the workers end when they notice that it is gone."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)
     else:

@@ -116,7 +116,7 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
 
 
 def value_name(value: object) -> str:
-    """Return the name of a value that has no name in the experiment file."""
+    """Return a name for a value that the experiment file does not name, made from the value itself."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""Tables of an experiment in Markdown, CSV and JSON, with one row for each group of runs that differ only in the seed."""
+"""Tables of an experiment in Markdown, CSV and JSON. Each row is a group of runs that differ only in the seed."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _results(weights: Path) -> dict[str, object]:
 
 
 def _push_error(error: Exception, repository: str) -> Exception:
-    """Return the error to raise after a failed push: a user error in one line without the token, or the error itself."""
+    """Return the error to raise after a failed push: a one-line user error without the token, or the error itself."""
     where = f"--repo {repository}"
     if isinstance(error, LocalTokenNotFoundError):
         return UserError(f"{where}: no token; log in with `hf auth login`, or set HF_TOKEN")

@@ -141,7 +141,7 @@ def measure(
 
 
 def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
-    """Return the fraction of the fp32 file's answers on an image with which the 8-bit file agrees; [] without answers."""
+    """Return the fraction of the fp32 file's answers on an image that the 8-bit file shares; [] without answers."""
     if task != "detection":
         return [float((plain[0].argmax(1) == small[0].argmax(1)).float().mean())]
     sure = plain[1] > 0.5

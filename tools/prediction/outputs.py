@@ -1,4 +1,4 @@
-"""Writes drawn results, a JPEG for each image and a video for each video, in threads beside the model."""
+"""Writes drawn results, a JPEG for each image and a video for each video, in threads while the model predicts."""
 
 from __future__ import annotations
 

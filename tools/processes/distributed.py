@@ -96,7 +96,7 @@ def on_all(work: Callable[[], Value]) -> Value:
 
 
 def on_main(work: Callable[[], Value]) -> Value:
-    """Call `work` on the main process only. Every process returns its result or raises its UserError."""
+    """Call `work` on the main process only. Every process returns the result of `work` or raises its UserError."""
     return cast(Value, broadcast(on_all(lambda: work() if is_main() else None)))
 
 
@@ -112,7 +112,7 @@ def _share_error(error: UserError | None) -> None:
 
 
 def _process_name() -> str:
-    """Return rank and host name in parentheses if there are several machines, because their files may differ; else ""."""
+    """Return rank and host name in parentheses if there are several machines, as their files may differ; else ""."""
     one_machine = processes_on_this_machine() == world_size()
     return "" if one_machine else f" (process {rank()}, on {socket.gethostname()})"
 

@@ -25,7 +25,7 @@ def world_size() -> int:
 
 
 def processes_on_this_machine() -> int:
-    """Return the number of processes on this machine, which divide its cores among them."""
+    """Return the number of processes on this machine. They divide the CPU cores among them."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 

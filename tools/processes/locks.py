@@ -20,7 +20,7 @@ _held: list[int | FileLock] = []  # the system releases these locks when this pr
 
 
 def lock_for_life(path: Path) -> bool:
-    """Lock a file until this process ends; return False if another process holds the lock.
+    """Lock a file until this process ends; return False if another process already holds the lock.
 
     Forked processes, such as data-loading workers, do not hold the lock: they may outlive this process for some
     seconds. filelock's locks are inherited on POSIX systems, so it serves on Windows only. On a file system without
@@ -38,13 +38,13 @@ def lock_for_life(path: Path) -> bool:
 
 
 def lock_with_children(file: BinaryIO, path: Path) -> bool:
-    """Lock an open file; return False if another process holds the lock.
+    """Lock an open file for this process and its children; return False if another process already holds the lock.
 
     Processes that inherit the file hold the lock as well, until the last of them ends. On Windows this process alone
     holds it.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
     if fcntl is None:
         return _lock_by_filelock(path.with_name(f".{path.name}.lock"))

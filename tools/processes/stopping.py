@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 
 def existing(*names: str) -> tuple[signal.Signals, ...]:
-    """Return the signals of these names that the system has. Windows has SIGTERM and SIGINT only."""
+    """Return the named signals that this system has. Windows has only SIGTERM and SIGINT."""
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 

@@ -42,7 +42,7 @@ def build_page(runs: Sequence[RunFolder], settings: ReportSettings) -> ReportPag
 
 
 def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
-    """Return names and values for the top of the page: all headline metrics of a single run, or the first of each run."""
+    """Return names and values for the top of the page: headline metrics of a single run, or one metric of each run."""
     names = [metric.key for metric in TASK_METRICS[runs[0].task].summary]
     if len(runs) > 1:
         return [(f"{names[0]} {run.name}", f"{percent(run.results.get(names[0]))} %") for run in runs]
@@ -53,7 +53,7 @@ def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
 
 
 def subject(runs: Sequence[RunFolder]) -> str:
-    """Return a text that identifies the runs of a report: "one run", or with several runs the paths of their folders."""
+    """Return a text that identifies the runs of a report: "one run", or the paths of the folders of several runs."""
     return "one run" if len(runs) == 1 else "\n".join(sorted(str(run.folder.resolve()) for run in runs))
 
 

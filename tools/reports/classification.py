@@ -209,7 +209,7 @@ def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *,
 
 
 def _ranked(predictions: ClassPredictions) -> list[tuple[str, np.ndarray]]:
-    """Return three gallery titles, each with the indices of its images: errors, and correct predictions, by confidence."""
+    """Return three gallery titles, each with indices of images: errors, and correct predictions, by confidence."""
     indices = np.arange(len(predictions.names))
     confidence = predictions.confidence
     wrong, correct = indices[~predictions.correct & predictions.readable], indices[predictions.correct]

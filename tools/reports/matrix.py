@@ -60,7 +60,7 @@ def most_frequent(matrix: np.ndarray, names: Sequence[str], classes: int, *, tit
 
 
 def _by_class(matrix: np.ndarray, names: Sequence[str], *, title: str) -> SortableTable:
-    """Return a table that says for each class how many objects were found, confused or missed; the background is last."""
+    """Return a table of how many objects of each class were found, confused or missed; the background is last."""
     titles = ("objects", "found", "other class", "missed", "false positives")
     rows = []
     for index, name in enumerate(names[:-1]):

@@ -149,7 +149,7 @@ class PageImage:
 
     @property
     def label_size(self) -> float:
-        """Font size of the labels in pixels of the image, chosen so that labels look the same on images of all sizes."""
+        """Font size of the labels in pixels of the image, so that labels look the same on images of all sizes."""
         return max(self.width, self.height * 1.2) / 26
 
 

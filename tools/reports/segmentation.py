@@ -166,7 +166,7 @@ def changed_section(found: Sequence[MaskPredictions], *, number: int) -> Section
 
 
 def _item(found: Sequence[MaskPredictions], index: int) -> GalleryItem:
-    """Return a gallery entry that shows an image beside its true label map and the prediction of each run."""
+    """Return a gallery entry: an image, its true label map, and the label map that each run predicted."""
     first, row = found[0], found[0].rows[index]
     name, source = first.names[index], first.source
     text = "mean IoU " + " → ".join(f"{100 * each.image_ious[index]:.0f}" for each in found)

@@ -156,7 +156,7 @@ def _learning_rate_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
 
 
 def _points(lines: Sequence[JsonObject], name: str, key: str = "step") -> tuple[list[float], list[float]] | None:
-    """Return the values of `key` (x) and `name` (y) from all log lines that have both as numbers; None if no line has."""
+    """Return the values of `key` (x) and `name` (y) from all log lines that have both as numbers; None without any."""
     found = [(line[key], line[name]) for line in lines if _is_number(line.get(name)) and _is_number(line.get(key))]
     return ([x for x, _ in found], [y for _, y in found]) if found else None
 

@@ -129,7 +129,7 @@ def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int],
 
 
 def _require_same_ap(run: RunFolder, evaluation: COCOeval, annotations: Path, most: int) -> None:
-    """Refuse detections or annotations that changed after the run, so that their AP differs from that in results.json."""
+    """Refuse detections or annotations that changed after the run: their AP differs from that in results.json."""
     arrays = evaluation.eval or {}
     ap, written = summarize(arrays["precision"], arrays["recall"], most)["AP"], run.results.get("AP")
     if ap != written and (ap is None or written is None or abs(ap - written) > ROUNDING):

@@ -93,7 +93,7 @@ class RunFolder:
         return str(self.config.get("data") or self.config.get("val_annotations") or "the built-in shapes")
 
     def data_root(self, given: str | None) -> Path | None:
-        """Return the folder of the data set: `given`, or else that of the run's options; None for the built-in shapes."""
+        """Return the folder of the data set: `given`, or the one in the run's options; None for the built-in shapes."""
         named = given or self.config.get("data")
         return None if named is None else self.locate(str(named))
 

@@ -252,7 +252,7 @@ def _speckle(rng: np.random.Generator, size: int) -> Array:
 
 
 def _blobs(rng: np.random.Generator, size: int) -> Array:
-    """Return a texture of soft-edged ellipses in similar colours. They resemble objects but belong to the background."""
+    """Return a texture of soft-edged ellipses in similar colours. They resemble objects but are background."""
     field = np.full((size, size), 0.5, np.float32)
     for _ in range(rng.integers(6, 16)):
         centre, axes = rng.integers(0, size, 2), (rng.uniform(0.03, 0.14, 2) * size).astype(int) + 1

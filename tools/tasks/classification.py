@@ -202,9 +202,9 @@ class ClassificationMeasure(Measure[TopK]):
         return f"results and predictions are in {folder}"
 
     def kept_results(self) -> Results:
-        """Return the entries of the run's earlier results.json.
+        """Return the entries of the run's earlier results.json; the new file keeps those that are not measured again.
 
-        With `--eval-only` they are kept, because accuracy on training images is not measured again.
+        `--eval-only` does not measure the accuracy on training images, so the earlier value is kept.
         """
         path = self.experiment.folder / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -235,7 +235,7 @@ def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[
 
 
 def _recorded_bits(options: TrainClassifierOptions) -> dict[str, int]:
-    """Return the entry on 16-bit images in the `input` of the meta."""
+    """Return the entry `bits` of `meta["input"]`, which says how 16-bit images are read; {} if it is not known."""
     return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
 
 

@@ -46,10 +46,10 @@ class Splits(Generic[SplitType]):
 
 
 def recorded_bits(bits: int | None, weights: str, *, eval_only: bool) -> dict[str, int]:
-    """Return `bits`, the bits that the values of 16-bit images use, for the `input` of a run's meta.
+    """Return the entry `bits` of `meta["input"]`: how many bits of 16-bit images hold values; {} if not known.
 
-    They are those that the user named, or with `eval_only` those that the weights record. Empty if neither says so:
-    then all 16 bits count, and images of small values are refused.
+    The user names the number, or with `eval_only` the weights record it. If neither does, all 16 bits count, and images
+    of small values are refused.
     """
     if bits is None and eval_only and weights != "none":
         bits = read_meta(resolve(weights)).get("input", {}).get("bits")
@@ -57,7 +57,7 @@ def recorded_bits(bits: int | None, weights: str, *, eval_only: bool) -> dict[st
 
 
 def bits_row(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Return the row of the plan that says how 16-bit images are read; none if the user did not say it."""
+    """Return the row of the plan that says how 16-bit images are read; {} if the number of bits is not known."""
     bits = meta["input"].get("bits")
     return {} if bits is None else {"16-bit images": f"values of {bits} bits: 0 to {2**bits - 1} become 0 to 255"}
 

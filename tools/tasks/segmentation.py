@@ -203,7 +203,7 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
 
 
 def _recorded_bits(options: TrainSegmenterOptions) -> dict[str, int]:
-    """Return the entry on 16-bit images in the `input` of the meta."""
+    """Return the entry `bits` of `meta["input"]`, which says how 16-bit images are read; {} if it is not known."""
     return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
 
 
