@@ -141,7 +141,7 @@ class LabelCheck:
 
 
 def report_passed_over(folder: Path, suffixes: Sequence[str], split: str, report: CheckReport) -> None:
-    """Report how many files of a folder training does not read, because their suffix is not in `suffixes`."""
+    """Report the number of files in a folder that are not read, because their suffix is not in `suffixes`."""
     others = describe_passed_over(list_files(folder, suffixes).passed_over)
     if others:
         report.add("passed over", split, file=str(folder), text=f"files that are not read: {others}")

@@ -71,7 +71,7 @@ class RunLog:
 
 
 def _tag(name: str, split: Split) -> str:
-    """Return the name of a value in TensorBoard: "lr", or a name in the group of its split, such as val/loss."""
+    """Return the name under which TensorBoard shows a value: "lr", or the split and the name, such as val/loss."""
     return name if name == "lr" else f"{split}/{name.removeprefix(f'{split}_')}"
 
 

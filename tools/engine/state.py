@@ -207,7 +207,7 @@ def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Par
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
-    """Return the state that an optimizer has after one step without the `resting` parameters. A copy makes the step."""
+    """Return the state of an optimizer after a step in which `resting` parameters have no gradient. A copy is used."""
     twin = copy.deepcopy(optimizer)
     for group, copied in zip(optimizer.param_groups, twin.param_groups, strict=True):
         for weight, other in zip(group["params"], copied["params"], strict=True):

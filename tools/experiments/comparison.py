@@ -63,7 +63,7 @@ class Comparison:
         return [(cell, state) for cell, state in states if state != "done"]
 
     def show_hours(self, todo: Sequence[tuple[Cell, CellState]]) -> None:
-        """Make dry runs of the unfinished cells, and print how long their training takes.
+        """Make dry runs of the unfinished cells (runs), and print how long their training takes.
 
         Raises:
             UserError: a cell cannot run. Nothing has been trained yet.

@@ -228,7 +228,7 @@ def _read_images(
 
 
 def _unchanged(image: LoadedImage[Content]) -> LoadedImage[Content]:
-    """Return the image unchanged. This collate function avoids that arrays are converted to tensors."""
+    """Return the image unchanged. A data loader's default collate function would convert its arrays to tensors."""
     return image
 
 

@@ -67,7 +67,7 @@ def signal(kind: str, random: np.random.Generator) -> np.ndarray:
 
 
 def spectrogram(sound: np.ndarray) -> np.ndarray:
-    """Return a sound's loudness in decibels, `[frequency, time]` = [64, 64] float32. The last row is the lowest."""
+    """Return a sound's loudness in decibels, float32 [64, 64]: frequency (from high to low) by time."""
     starts = np.linspace(0, len(sound) - WINDOW, SIZE).astype(int)
     pieces = sound[starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW)
     # Drop the constant component, and average pairs of the remaining 128 frequencies.
