@@ -152,8 +152,8 @@ class Backbone(nn.Module):
             UserError: no library has this model, or parts of the model are left out here.
         """
         raise UserError(
-            f"{self.name}: no library has a model with exactly these layers, so its weights cannot be saved for one; "
-            "use a model of classification.build"
+            f"{self.name}: neither torchvision nor timm has a model with exactly these layers, so the "
+            "weights cannot be saved for either; use a model made by classification.build"
         )
 
     def stages(self) -> list[list[nn.Module]]:
@@ -163,8 +163,8 @@ class Backbone(nn.Module):
             UserError: the subclass does not define its stages.
         """
         raise UserError(
-            f"{self.name}: its class {type(self).__name__} does not define `stages`, so no stage can be frozen or "
-            "trained apart; define it, or use --freeze 0"
+            f"{self.name}: its class {type(self).__name__} does not define `stages`, so its stages can "
+            "neither be frozen nor get their own learning rates; define `stages`, or use --freeze 0"
         )
 
     def recompute_activations(self) -> None:
@@ -175,7 +175,10 @@ class Backbone(nn.Module):
         Raises:
             UserError: the subclass cannot do this.
         """
-        raise UserError(f"{self.name}: cannot recompute its activations; use another backbone, such as resnet50")
+        raise UserError(
+            f"{self.name}: its activations cannot be recomputed in the backward pass; leave --recompute out, "
+            "or use another backbone, such as resnet50"
+        )
 
     def split_last_stage(self) -> tuple[Backbone, LastStage]:
         """Split off the last stage, for C4 detectors, whose RoI head is conv5.
@@ -265,5 +268,5 @@ def choose_features(name: str, features: Sequence[str] | str, available: Sequenc
         return tuple(f for f in available if f in PYRAMID) if available[-1] > "c2" else tuple(available)
     absent = [f for f in features if f not in available]
     if absent:
-        raise UserError(f"{name}: has no feature {', '.join(absent)}; choose among {', '.join(available)}")
+        raise UserError(f"{name}: has no feature {', '.join(absent)}; choose from {', '.join(available)}")
     return tuple(features)

@@ -155,7 +155,7 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
         )
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"{name}: timm cannot build it with {_describe(options)}; use other options or another model"
+            f"{name}: timm cannot build this model with {_describe(options)}; use other options or another model"
         ) from error
     info = net.feature_info
     _drop_after(net, info.module_name()[-1])
@@ -186,7 +186,7 @@ def _check_tag(name: str) -> None:
     arch, _, tag = name.split("/", 1)[1].partition(".")
     if tag and timm_config(arch, tag) is None:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*"))
-        raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; choose among {tags or 'none'}")
+        raise UserError(f"{name}: timm/{arch} has no weights {tag!r}; the available tags are: {tags or 'none'}")
 
 
 def _describe(options: dict[str, Any]) -> str:
@@ -203,11 +203,12 @@ def _timm_levels(name: str) -> dict[str, int]:
         reductions = [entry["reduction"] for entry in net.feature_info.info]
     except Exception as error:  # each family raises other kinds of exceptions
         raise UserError(
-            f"{name} gives no feature pyramid; use a model with stages, such as timm/convnext_tiny"
+            f"{name} does not return feature maps of several strides; use a model with stages, such as "
+            "timm/convnext_tiny"
         ) from error
     levels = {f"c{int(math.log2(r))}": i for i, r in enumerate(reductions) if r > 1 and math.log2(r).is_integer()}
     if len(levels) < 2:
         raise UserError(
-            f"{name} gives no feature pyramid (only one stride); use a model with stages, such as timm/convnext_tiny"
+            f"{name} returns feature maps of one stride only; use a model with stages, such as timm/convnext_tiny"
         )
     return levels

@@ -93,7 +93,10 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
     whole = _whole(name, in_channels)
     ends = find_levels(whole, name, in_channels)
     if len(ends) < 2:
-        raise UserError(f"{name} gives no feature pyramid; use a model with stages, such as torchvision/vgg16")
+        raise UserError(
+            f"{name} does not return feature maps of several strides; use a model with stages, such as "
+            "torchvision/vgg16"
+        )
     features = choose_features(name, features, tuple(ends))
     # Keep the ends of the levels up to the last chosen one, because freezing needs them.
     ends = {k: v for k, v in ends.items() if k <= features[-1]}
@@ -160,7 +163,9 @@ def find_levels(whole: nn.Module, name: str, in_channels: int) -> dict[str, Leve
     try:
         graph, maps = _probe(whole, in_channels)
     except Exception as error:  # each model fails in its own way
-        raise UserError(f"{name} gives no feature pyramid: torch.fx cannot cut it; use another model") from error
+        raise UserError(
+            f"{name} does not return feature maps, because torch.fx cannot trace the model; use another model"
+        ) from error
     # Order the nodes as the graph runs them.
     order = {node: i for i, node in enumerate(graph.nodes)}
     output = next(n for n in graph.nodes if n.op == "output").args[0]

@@ -118,4 +118,6 @@ def _empty_frozen(norm: Any) -> nn.Module:
         frozen: Any = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(device)
         frozen.act, frozen.drop = norm.act, norm.drop
         return frozen
-    raise UserError(f"{type(norm).__name__} has no frozen form; use norm='batch' and freeze no stage that contains it")
+    raise UserError(
+        f"{type(norm).__name__} layers cannot be frozen; use norm='batch', or freeze only stages without such layers"
+    )

@@ -211,23 +211,27 @@ def _check_built(
     from backbones.base import Backbone
 
     if not isinstance(backbone, Backbone):
-        raise UserError(f"{name}: its builder returned {type(backbone).__name__}; return a backbones.Backbone")
+        raise UserError(
+            f"{name}: its builder returned an object of type {type(backbone).__name__}; return a backbones.Backbone"
+        )
     returned = tuple(info.name for info in backbone.feature_info)
     if (features == "last" and len(returned) != 1) or (isinstance(features, tuple) and returned != features):
         raise UserError(
-            f"{name}: features={features!r} were chosen, but the backbone returns {', '.join(returned) or 'none'}; "
-            "choose these, or let its builder follow `features`"
+            f"{name}: features={features!r} were chosen, but the backbone returns "
+            f"{', '.join(returned) or 'none'}; choose the returned features, or make the builder return "
+            "those that `features` names"
         )
     if backbone.in_channels != in_channels:
         raise UserError(
-            f"{name}: in_channels={in_channels} was chosen, but the backbone has {backbone.in_channels}; choose this "
-            "number, or let its builder follow `in_channels`"
+            f"{name}: in_channels={in_channels} was chosen, but the backbone has {backbone.in_channels} "
+            f"input channels; choose in_channels={backbone.in_channels}, or make the builder use its "
+            "argument `in_channels`"
         )
     largest = max((info.stride for info in backbone.feature_info), default=1)
     if output_stride != _DEFAULTS["output_stride"] and largest > output_stride:
         raise UserError(
-            f"{name}: output_stride={output_stride} was chosen, but the backbone has stride {largest}; leave "
-            "output_stride out or use another backbone"
+            f"{name}: output_stride={output_stride} was chosen, but the backbone's output has stride "
+            f"{largest}; leave output_stride out or use another backbone"
         )
 
 
@@ -252,7 +256,8 @@ def _known(prefix: str) -> list[str]:
 def _builder(name: str) -> BackboneBuilder:
     if not isinstance(name, str):
         raise UserError(
-            f"backbone {name!r}: expected a name as a string, got {type(name).__name__}; see backbones.names()"
+            f"backbone {name!r}: expected a name as a string, got {type(name).__name__}; "
+            "backbones.names() lists the names"
         )
     prefix = name.split("/", 1)[0] if "/" in name else ""
     known = _known(prefix)

@@ -155,8 +155,9 @@ class ResNet(Backbone):
         if others:
             self.load_report = None
             raise UserError(
-                f"{self.name}: {report.source} is for another network, which also has {others[0]} "
-                f"({len(others)} such entries); use that network"
+                f"{self.name}: {report.source} belongs to another network, because it has {len(others)} "
+                f"entries that this one lacks, such as {others[0]}; use the network that the file was "
+                "trained with"
             )
 
     def _is_projection(self, key: str) -> bool:

@@ -69,7 +69,8 @@ class TrainedFile:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             why = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{self.path}: its header describes no model of this version ({why}); train or export it again"
+                f"{self.path}: its header does not describe a model that this version can build ({why}); "
+                "train or export the model again"
             ) from None
 
 
@@ -95,11 +96,14 @@ def find(
     header = _header(path)
     meta, config = (_object(header, name, path) for name in ("meta", "config"))
     if header.get("format", "").startswith("resnet-transfer checkpoint"):
-        raise UserError(f"{path}: is a checkpoint to resume from; name its run folder, or checkpoint/best.safetensors")
+        raise UserError(
+            f"{path}: is a checkpoint for resuming a run, not a finished model; name the run folder or its "
+            "checkpoint/best.safetensors"
+        )
     if meta.get("task") not in TASKS:
         raise UserError(
-            f"{path}: has no header that describes its model, as model.safetensors of a run folder has; "
-            "give such a file, or build the model with `build(..., weights=FILE)`"
+            f"{path}: has no header that describes its model; give the model.safetensors of a run folder, "
+            "or build the model with `build(..., weights=FILE)`"
         )
     if task not in (None, meta["task"]):
         raise UserError(f"{path}: is a model for {meta['task']}; load it with {meta['task']}.load")
@@ -118,15 +122,16 @@ def options_of(kind: type[Options], meta: Mapping[str, Any]) -> Options:
 def _header(path: Path) -> dict[str, str]:
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: is no .safetensors file, so it has no header that describes its model; name a run folder or its "
-            "model.safetensors, or build the model with `build(..., weights=FILE)`"
+            f"{path}: is not a .safetensors file, so it has no header that describes its model; name a "
+            "run folder or its model.safetensors, or build the model with `build(..., weights=FILE)`"
         )
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: is not a complete safetensors file ({' '.join(str(error).split())}); copy or export it again"
+            f"{path}: is not a complete safetensors file ({' '.join(str(error).split())}); copy or export "
+            "the file again"
         ) from None
 
 
@@ -136,7 +141,7 @@ def _object(header: dict[str, str], name: str, path: Path) -> JsonObject:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: its header's `{name}` cannot be read; train or export it again")
+        raise UserError(f"{path}: the entry `{name}` in its header cannot be read; train or export the model again")
     return value
 
 

@@ -58,7 +58,10 @@ def choose_sizes(
     size = crop or (known.crop if known else 224)
     side = resize or (known.resize if known and known.crop == size else round(size * 8 / 7))
     if side < size:
-        raise UserError(f"--resize-size {side}: must not be below the crop of {size}; set --crop-size as well")
+        raise UserError(
+            f"--resize-size {side}: must not be smaller than the crop size {size}; raise --resize-size or "
+            "lower --crop-size"
+        )
     bicubic = known is not None and known.interpolation == "bicubic"
     return EvaluationSizes(size, side, interpolation or ("bicubic" if bicubic else "bilinear"))
 

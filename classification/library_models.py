@@ -67,7 +67,9 @@ class LibraryModel(Backbone):
         report = load(self, state, source=source, ignore=(*head, *AUXILIARY), minimum=minimum)
         body = [key for key in report.missing if key not in head]
         if body:
-            raise UserError(f"{self.name}: {source} has no {body[0]}; give a file of the whole model, or weights=None")
+            raise UserError(
+                f"{self.name}: {source} lacks the entry {body[0]}; give a file of the whole model, or weights=None"
+            )
         self.accept(report, weights)
         return report
 

@@ -49,11 +49,11 @@ class Mixing:
 
     def _check(self, images: Sequence[Tensor]) -> None:
         if images[0].dtype != torch.uint8:
-            raise UserError("--mixup/--cutmix: mix images of bytes only, not floating arrays; use 0 for both")
+            raise UserError("--mixup/--cutmix: work only on uint8 images, not on floating-point arrays; set both to 0")
         if len(images) % 2:
             raise UserError(
-                f"--batch-size: mixing needs an even number of images in each process, got {len(images)}; change "
-                "--batch-size"
+                "--batch-size: mixup and CutMix need an even number of images in each process, not "
+                f"{len(images)}; change --batch-size"
             )
 
     def _draw(self, image: Tensor, index: int) -> int:

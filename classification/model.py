@@ -218,7 +218,10 @@ def _trunk(backbone: str | Backbone, weights: str | os.PathLike[str] | None, opt
     """Return the backbone; weights load later, so that the file is read once for it and the last layer."""
     if isinstance(backbone, Backbone):
         if options:
-            raise UserError(f"{', '.join(options)}: the backbone is built already; pass these to backbones.build")
+            raise UserError(
+                f"{', '.join(options)}: cannot be chosen here, because the backbone is built already; pass "
+                "these options to backbones.build"
+            )
         return backbone
     options = {"features": "last", **options}
     if options.get("norm") == "frozen" and weights is not None:

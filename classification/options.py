@@ -81,7 +81,9 @@ def require_mixable(data: ClassificationDataOptions, *, floating: bool) -> None:
     """
     for name in ("mixup", "cutmix"):
         value = getattr(data, name)
-        require(not (floating and value), name, value, "the images are floating arrays, which do not mix; use 0")
+        require(
+            not (floating and value), name, value, "works only on uint8 images, not on floating-point arrays; use 0"
+        )
 
 
 @dataclass
@@ -112,5 +114,5 @@ class ClassifierOptions:
 
     def __post_init__(self) -> None:
         trainable = self.weights != "none" or not self.freeze
-        require(trainable, "freeze", self.freeze, "random weights must train; use 0, or name --weights")
+        require(trainable, "freeze", self.freeze, "random weights must not be frozen; use 0, or name --weights")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be 0 or above, below 1")

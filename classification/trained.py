@@ -173,7 +173,7 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
     model = build_from_options(options, weights, num_classes=len(meta["classes"]), in_channels=seen["in_channels"])
     if weights is not None and (model.load_report is None or model.load_report.missing):
         raise UserError(
-            f"{weights}: some of the model's weights are missing ({model.load_report}); train or export it again"
+            f"{weights}: some of the model's weights are missing ({model.load_report}); train or export the model again"
         )
     model.backbone.set_normalisation(seen["mean"], seen["std"])
     return model

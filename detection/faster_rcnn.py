@@ -156,7 +156,7 @@ def _refuse_misfit(spec: DetectorSpec, *, has_weights: bool, has_detector: bool)
     is_name = isinstance(spec.backbone, str)
     if spec.norm == "frozen" and is_name and not has_weights:
         raise UserError(
-            "norm 'frozen': random weights need a live norm; give weights, or use norm='batch' or norm='group'"
+            "norm 'frozen': cannot be combined with random weights; give weights, or use norm='batch' or norm='group'"
         )
     if not is_name and has_weights and not has_detector:
         raise UserError(

@@ -61,7 +61,7 @@ class DetectionDataOptions:
         for split in ("train", "val"):
             file, folder = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
             both = (file is None) == (folder is None)
-            require(both, f"{split}_annotations", file, f"needs --{split}-images, and the reverse; name both")
+            require(both, f"{split}_annotations", file, f"must be given together with --{split}-images")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class DetectorOptions(DetectorSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         fits = self.weights != "none" or not self.freeze
-        require(fits, "freeze", self.freeze, "random weights must train; name --weights or leave --freeze out")
+        require(fits, "freeze", self.freeze, "random weights must not be frozen; name --weights or leave --freeze out")
 
     @property
     def frozen_stages(self) -> int:
@@ -110,6 +110,6 @@ class DetectionEvaluationOptions:
 
     def __post_init__(self) -> None:
         sizes = self.test_sizes is None or (self.test_sizes and min(self.test_sizes) > 0)
-        require(sizes, "test_sizes", self.test_sizes, "must be pixels above 0, such as [640, 800, 960]")
+        require(sizes, "test_sizes", self.test_sizes, "must be sizes in pixels above 0, such as [640, 800, 960]")
         overlap = self.test_nms is None or 0 < self.test_nms <= 1
         require(overlap, "test_nms", self.test_nms, "must be above 0 and at most 1")

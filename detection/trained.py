@@ -144,7 +144,10 @@ def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
     height, width = found.shape[-2:]
     if min(min_size / min(height, width), max_size / max(height, width)) * min(height, width) < 1:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"
-        raise UserError(f"{name}: is {width}x{height} pixels; its short side would be resized to nothing; crop it")
+        raise UserError(
+            f"{name}: is {width}x{height} pixels, so thin that its short side would be resized to less than a "
+            "pixel; crop the image"
+        )
     return found
 
 

@@ -79,9 +79,10 @@ def load_detector(
     foreign = [name for name in unexpected if name.startswith("backbone.")]
     if missing or reshaped or foreign:
         raise UserError(
-            f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of another shape, "
-            f"{len(foreign)} of another backbone, such as {(missing + reshaped + foreign)[0]}); use the backbone, "
-            "neck, widths and --context that it was trained with"
+            f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of "
+            f"another shape, {len(foreign)} of another backbone, such as "
+            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, widths and --context that the "
+            "file was trained with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
     # The published COCO file was trained with frozen batch norm of epsilon 0. Fine-tuned models keep that.

@@ -166,7 +166,10 @@ def _refuse(**given: object) -> None:
     """Refuse the options of a backbone that is built already."""
     names = [name for name, value in given.items() if value]
     if names:
-        raise UserError(f"{', '.join(names)}: the backbone is built already; pass these to backbones.build")
+        raise UserError(
+            f"{', '.join(names)}: cannot be chosen here, because the backbone is built already; pass these "
+            "options to backbones.build"
+        )
 
 
 def _levels(name: str, count: int, max_stride: int | None) -> tuple[str, ...]:
@@ -179,7 +182,7 @@ def _levels(name: str, count: int, max_stride: int | None) -> tuple[str, ...]:
     kept = [level for level in levels if max_stride is None or 2 ** int(level[1:]) <= max_stride]
     if len(kept) < count:
         raise UserError(
-            f"max_stride={max_stride}: leaves {name} fewer than the {count} features that the head needs; raise "
-            "max_stride"
+            f"max_stride={max_stride}: leaves {name} with fewer features than the {count} that the head "
+            "needs; raise max_stride"
         )
     return tuple(kept[-count:])

@@ -65,10 +65,10 @@ class SegmentationDataOptions:
         for name in ("min_size", "tile"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         alone = not (self.tile and self.min_size)
-        require(alone, "tile", self.tile, "tiles are cut from images at their own size; use --min-size 0 with it")
+        require(alone, "tile", self.tile, "needs --min-size 0, because tiles are cut from images that are not resized")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0 and below 1")
         unused = not self.tile and self.overlap != SegmentationDataOptions.overlap
-        require(not unused, "overlap", self.overlap, "is the overlap of tiles; name --tile as well")
+        require(not unused, "overlap", self.overlap, "has no effect without tiles; give --tile as well")
         rising = LEAST_SCALE <= self.scales[0] <= self.scales[1]
         require(rising, "scales", self.scales, f"must be two rising factors from {LEAST_SCALE}, such as [0.5, 2.0]")
         usable = self.test_scales is None or (self.test_scales and min(self.test_scales) >= LEAST_SCALE)
@@ -110,4 +110,4 @@ class SegmenterOptions:
 
     def __post_init__(self) -> None:
         trainable = self.weights != "none" or not self.freeze
-        require(trainable, "freeze", self.freeze, "random weights must train; use 0, or name --weights")
+        require(trainable, "freeze", self.freeze, "random weights must not be frozen; use 0, or name --weights")

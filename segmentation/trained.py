@@ -155,7 +155,9 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
     missing = model.load_report.missing if model.load_report else ("the head",)
     lacking = [name for name in missing if not name.startswith("aux_classifier.")]
     if weights is not None and lacking:
-        raise UserError(f"{weights}: weights of the model are missing, such as {lacking[0]}; train or export it again")
+        raise UserError(
+            f"{weights}: weights of the model are missing, such as {lacking[0]}; train or export the model again"
+        )
     model.backbone.set_normalisation(seen["mean"], seen["std"])
     return model
 

@@ -69,8 +69,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
     wrong += [name for name in unexpected if name.startswith(("backbone.", "fusion."))]
     if wrong:
         raise UserError(
-            f"{source}: does not fit this model ({len(wrong)} entries missing, left over or of another shape, such as "
-            f"{wrong[0]}); use the backbone and head that the file was made with"
+            f"{source}: does not fit this model ({len(wrong)} entries missing, left over or of another "
+            f"shape, such as {wrong[0]}); use the backbone and head that the file was trained with"
         )
     fitting = {name: value for name, value in state.items() if name in model.state_dict() and name not in random}
     model.load_state_dict(fitting, strict=False)

@@ -65,7 +65,7 @@ def read_image(
     content = read_file(path, fix=fix)
     image = decode_image(content, apply_exif=apply_exif, bits=bits, name=str(path))
     if image is None:
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; {fix}")
+        raise UserError(f"{path}: does not decode: truncated, damaged or not an image; {fix}")
     if size is None or image.shape[:2] == size:
         return image
     stored = decode_image(content, apply_exif=False, bits=bits, name=str(path)) if apply_exif else None
@@ -317,7 +317,10 @@ def require_resizable(image: Image, pixels: Tensor, *, short_side: int) -> None:
     height, width = pixels.shape[-2:]
     if height * width * (short_side / min(height, width)) ** 2 > MOST_RESIZED:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"
-        raise UserError(f"{name}: is {width}x{height} pixels, too thin for a short side of {short_side}; crop it")
+        raise UserError(
+            f"{name}: is {width}x{height} pixels, too thin to be resized to a short side of {short_side} "
+            "pixels; crop the image"
+        )
 
 
 # Tiles of large images

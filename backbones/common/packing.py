@@ -72,8 +72,9 @@ class PackedBatch:
             self.buffer.share_memory_()
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"--workers: a batch of {size / 1e6:.0f} MB cannot be sent to the training ({first_line(error)}); "
-                "lower --workers or --batch-size, or raise the limit of open files (ulimit -n)"
+                f"--workers: a batch of {size / 1e6:.0f} MB cannot be sent from a worker to the "
+                f"training process ({first_line(error)}); lower --workers or --batch-size, or raise the "
+                "limit of open files (ulimit -n)"
             ) from None
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, Tensor]]:
@@ -126,6 +127,7 @@ def _require_room(size: int) -> None:
     free = found.f_bavail * found.f_frsize
     if size > free:
         raise UserError(
-            f"--workers: a batch takes {size / 1e6:.0f} MB of shared memory, but {SHARED_MEMORY} has "
-            f"{free / 1e6:.0f} MB left; lower --workers or --batch-size, or enlarge it (docker run --shm-size 8g)"
+            f"--workers: a batch takes {size / 1e6:.0f} MB of shared memory, but {SHARED_MEMORY} "
+            f"has {free / 1e6:.0f} MB left; lower --workers or --batch-size, or enlarge "
+            f"{SHARED_MEMORY} (docker run --shm-size 8g)"
         )

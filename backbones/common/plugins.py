@@ -106,7 +106,8 @@ def _load(name: str) -> Plugin:
         before = _loaded[key] = Plugin(name, module)
     elif not _is_same(before, name):
         raise UserError(
-            f"plugin {name}: another plugin of this name is loaded, {before.module.__file__}; rename one of them"
+            f"plugin {name}: another plugin of this name is already loaded from {before.module.__file__}; "
+            "rename one of the two files"
         )
     return before
 

@@ -129,4 +129,7 @@ def _nothing(path: Path, content: object) -> UserError:
         return UserError(
             f"{path}: holds a pickled model or other objects but no state dict; save `model.state_dict()` instead"
         )
-    return UserError(f"{path}: holds no state dict; give a file with a state dict, bare or under the key 'state_dict' or 'model'")
+    return UserError(
+        f"{path}: does not contain a state dict; give a file that contains one, either directly or under the "
+        "key 'state_dict' or 'model'"
+    )

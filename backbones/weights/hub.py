@@ -75,7 +75,7 @@ def fetch(repository: str, file: str) -> Path:
     except Exception:
         raise UserError(
             f"{PREFIX}{repository}: cannot download {file} ({why}), and it is not in the cache "
-            f"{constants.HF_HUB_CACHE}; download it on another machine and give its path"
+            f"{constants.HF_HUB_CACHE}; download the file on another machine and give its path"
         ) from None
 
 
@@ -110,7 +110,14 @@ def refusal(error: Exception, where: str) -> UserError | None:
             f"{where}: there is no such repository, or your token gives no access to it; check the name, and set "
             "HF_TOKEN or log in with `hf auth login`"
         )
-    return None if status is None or status >= 500 else UserError(f"{where}: the hub refuses it (status {status})")
+    return (
+        None
+        if status is None or status >= 500
+        else UserError(
+            f"{where}: the hub refused the request (HTTP status {status}); try again later, or download the file "
+            "in another way and give its path"
+        )
+    )
 
 
 def said(error: BaseException) -> str:

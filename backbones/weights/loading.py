@@ -79,7 +79,9 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
         return read_state(word), word
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
-        raise UserError(f"{_name(module)}: no published weights {word!r} exist for it; use weights=None or a file")
+        raise UserError(
+            f"{_name(module)}: there are no published weights {word!r} for this model; use weights=None or a file"
+        )
     library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)
     return state, f"{library} {arch} {word}"
@@ -136,7 +138,7 @@ def _fill(
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"{source}: not the weights of {_name(module)}: {'; '.join(wrong[:3])}{more}; give a file of this model"
+            f"{source}: does not fit {_name(module)}: {', '.join(wrong[:3])}{more}; give a file of this model"
         )
     # 3. Report, and refuse a file that fills too little.
     report = LoadReport(
@@ -158,8 +160,8 @@ def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> No
     total = len(report.matched) + len(report.missing)
     if len(report.matched) < minimum * total:
         raise UserError(
-            f"{_name(module)}: {report}; at least {minimum:.0%} of the entries must match: "
-            "give a file of this model, or weights=None"
+            f"{_name(module)}: at least {minimum:.0%} of the model's entries must be in the weights, but "
+            f"the load report is: {report}; give a file of this model, or weights=None"
         )
 
 

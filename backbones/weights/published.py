@@ -73,8 +73,8 @@ def fetch(url: str, *, what: str) -> Path:
     match = re.search(r"-([a-f0-9]{8,64})\.", path.name)
     if match is None:
         raise UserError(
-            f"{what}: the name {path.name} contains no hash to verify the file; download it yourself and use "
-            "weights=FILE"
+            f"{what}: the file name {path.name} contains no hash by which a download could be verified; "
+            "download the file yourself and use weights=FILE"
         )
     if not path.exists():
         try:
@@ -83,8 +83,8 @@ def fetch(url: str, *, what: str) -> Path:
             raise _no_network(what, path.name, path.parent, first_line(error)) from error
         except RuntimeError as error:  # torch.hub's error for a wrong hash; it keeps nothing of the file
             raise UserError(
-                f"{what}: the download of {path.name} is damaged or not the published file ({first_line(error)}); "
-                f"try again, or {_ALTERNATIVES}"
+                f"{what}: the download of {path.name} is damaged, or is not the published file "
+                f"({first_line(error)}); try again, or {_ALTERNATIVES}"
             ) from error
     _verify(path, match.group(1))
     return path
@@ -228,8 +228,8 @@ def _verify(path: Path, digest: str) -> None:
         raise UserError(f"{path}: cannot read the cached weights ({first_line(error)}); remove the file") from error
     if not found.hexdigest().startswith(digest):
         raise UserError(
-            f"{path}: its SHA-256 begins with {found.hexdigest()[: len(digest)]}, not with {digest}: "
-            "damaged, or not the published file; move it away and run again"
+            f"{path}: its SHA-256 begins with {found.hexdigest()[: len(digest)]}, not with {digest}, so "
+            "the file is damaged or not the published one; move the file away and run again"
         )
 
 

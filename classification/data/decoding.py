@@ -39,7 +39,7 @@ def decode(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.nd
     scale = 65535 if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 else 1
     values = (pixels / scale).astype(np.float32)
     if not np.isfinite(values).all():
-        raise UserError(f"{name}: holds NaN or numbers beyond 32-bit floats; fix or remove it")
+        raise UserError(f"{name}: contains NaN, or numbers too large for 32-bit floats; fix or remove the file")
     return values
 
 
@@ -63,10 +63,13 @@ def _is_array(name: str) -> bool:
 
 def _decode_image(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.ndarray:
     if in_channels not in (1, 3):
-        raise UserError(f"{name}: an image gives 1 or 3 channels, not {in_channels}; store bands as .npy arrays")
+        raise UserError(
+            f"{name}: the model needs {in_channels} channels, but an image file has 1 or 3; store the "
+            "channels as a .npy array"
+        )
     image = decode_image(content, grey=in_channels == 1, bits=bits, name=name)
     if image is None:
-        raise UserError(f"{name}: does not decode: cut short, damaged or no image; replace or remove it")
+        raise UserError(f"{name}: does not decode: truncated, damaged or not an image; replace or remove the file")
     return image.reshape(*image.shape[:2], in_channels)
 
 
@@ -75,9 +78,11 @@ def _decode_array(content: bytes, name: str) -> np.ndarray:
         # Do not use `np.load`: it also reads archives and pickles.
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError, tokenize.TokenError):  # damaged headers raise the last two
-        raise UserError(f"{name}: does not decode: cut short, damaged or no array; replace or remove it") from None
+        raise UserError(
+            f"{name}: does not decode: truncated, damaged or not an array; replace or remove the file"
+        ) from None
     if array.ndim not in (2, 3) or array.dtype.kind not in "uif":
-        raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; fix or remove it")
+        raise UserError(f"{name}: expected an array [H, W] or [H, W, bands] of numbers; fix or remove the file")
     if not array.size:
-        raise UserError(f"{name}: is an empty array, {list(array.shape)}; replace or remove it")
+        raise UserError(f"{name}: is an empty array of shape {list(array.shape)}; replace or remove the file")
     return array.reshape(*array.shape[:2], -1)

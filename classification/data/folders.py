@@ -137,8 +137,9 @@ def split_folder(root: Path, split: str) -> Path:
     if not folder.is_dir():
         others = sorted(f"{entry.name}/" for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
         raise UserError(
-            f"--data {root}: has no folder {split}/, but {', '.join(others[:5]) or 'no folder'}; expected "
-            "SPLIT/CLASS/*; name other folders with --train-split and --val-split"
+            f"--data {root}: has no folder {split}/ (existing folders: "
+            f"{', '.join(others[:5]) or 'none'}); arrange the images as SPLIT/CLASS/*, or name other "
+            "splits with --train-split and --val-split"
         )
     return folder
 
@@ -154,8 +155,8 @@ def list_classes(root: Path) -> ClassListing:
         raise UserError(f"{root}: has no class folders; expected {root.name}/CLASS/*.jpg")
     if "images" in folders and set(folders) <= OTHER_LAYOUTS and len(folders) > 1:
         raise UserError(
-            f"{root}: holds {', '.join(folders)}, which are no classes but the folders of boxes or label maps; "
-            f"expected {root.name}/CLASS/*.jpg"
+            f"{root}: holds {', '.join(folders)}, which look like the folders of a data set of boxes or "
+            f"label maps and not like classes; expected {root.name}/CLASS/*.jpg"
         )
     beside = (entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith("."))
     passed_over = Counter(entry.suffix.lower() for entry in beside)
@@ -189,9 +190,9 @@ def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) ->
     strange = [name for name in listing.names if name not in classes.labels]
     if strange:
         raise UserError(
-            f"{listing.root / strange[0]}: is none of the {len(classes.names)} classes of {owner} "
-            f"({', '.join(classes.names[:3])}, ...; {len(strange)} of {len(listing.names)} folders are none); "
-            "rename or remove the folder"
+            f"{listing.root / strange[0]}: is not one of the {len(classes.names)} classes of {owner} "
+            f"({', '.join(classes.names[:3])}, ...); {len(strange)} of {len(listing.names)} folders match "
+            "no class: rename or remove them"
         )
     labels = np.array([classes.labels[name] for name in listing.names], np.int64)
     owners: dict[int, str] = {}
@@ -211,6 +212,6 @@ def require_filled(listing: ClassListing) -> None:
     if listing.empty:
         found = describe_passed_over(list_files(listing.root / listing.empty[0], PIXEL_SUFFIXES).passed_over)
         raise UserError(
-            f"{listing.root / listing.empty[0]}: a class without images ({', '.join(PIXEL_SUFFIXES)}), but with "
-            f"{found or 'no files'}; fill or remove the folder"
+            f"{listing.root / listing.empty[0]}: this class folder contains {found or 'no files'}, but no "
+            f"images ({', '.join(PIXEL_SUFFIXES)}); add images or remove the folder"
         )

@@ -46,7 +46,7 @@ def collate(items: Iterable[Item]) -> ItemBatch:
     images, targets = zip(*items, strict=True)
     if len({(image[0] if isinstance(image, list) else image).dtype for image in images}) > 1:
         raise UserError(
-            "--data: a batch holds both uint8 images and floating-point arrays; store all images in one type"
+            "--data: a batch contains both uint8 images and floating-point arrays; store all images in one type"
         )
     batch = {key: torch.tensor([target[key] for target in targets]) for key in targets[0]}
     if isinstance(images[0], list):

@@ -84,7 +84,10 @@ def read_index(address: str) -> ShardIndex:
     index = _from_json(content, address, root=root)
     for shard in () if remote else (*index.train, *index.val):
         if not Path(shard.address).is_file():
-            raise UserError(f"{root}/{INDEX}: lists {shard.address}, which is not there; copy it or remove the entry")
+            raise UserError(
+                f"{root}/{INDEX}: lists {shard.address}, but there is no such file; copy the file there or "
+                "remove the entry"
+            )
     return index
 
 
@@ -94,7 +97,7 @@ def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
     try:
         value: object = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); write it again with tools/make_shards.py") from None
+        raise UserError(f"{where}: is not JSON ({error}); write the file again with tools/make_shards.py") from None
     if not isinstance(value, dict):
         raise UserError(f'{where}: expected an object {{"classes": [...], "train": {{...}}, "val": {{...}}}}')
     classes = value.get("classes")
@@ -119,11 +122,13 @@ def _counts(value: object, split: Split, where: str) -> dict[str, int]:
     for name, count in value.items():
         if not PLAIN.fullmatch(name):
             raise UserError(
-                f"{where}: `{split}` names {name!r}; a shard is named by a plain path below the folder that ends with "
-                ".tar (letters, digits and . _ + = - only)"
+                f"{where}: `{split}` lists {name!r}, which is not a valid shard path; use a relative path "
+                "inside the folder that ends in .tar and contains only letters, digits and . _ + = - /"
             )
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UserError(f"{where}: `{split}` gives {name} {count!r} samples; a count is a whole number above 0")
+            raise UserError(
+                f"{where}: `{split}` gives {count!r} as the number of samples in {name}; write a whole number above 0"
+            )
     return value
 
 
@@ -159,7 +164,9 @@ def _class_names(folder: Path, labels: set[int]) -> tuple[str, ...]:
         lines = stream.read().decode("utf-8", "replace").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if not names or len(set(names)) < len(names):
-        raise UserError(f"{path}: must hold the classes' different names, one a line in the order of their numbers")
+        raise UserError(
+            f"{path}: must list one class name per line, in the order of the class numbers and without duplicates"
+        )
     return names
 
 
@@ -177,11 +184,13 @@ def _count_samples(path: Path, labels: set[int]) -> int:
                     labels.add(_label(tar, member, path))
             _require_end(tar, path)
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); copy or write it again") from None
+        raise UserError(f"{path}: is damaged or truncated ({error}); copy or write the shard again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not images or not labels:
-        raise UserError(f"{path}: holds no image with its class; a sample is KEY.jpg (or .png, ...) and KEY.cls")
+        raise UserError(
+            f"{path}: contains no samples; for each sample add an image KEY.jpg (or .png, ...) and its class KEY.cls"
+        )
     return images
 
 
@@ -194,7 +203,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     stream = tar.extractfile(member)
     text = stream.read().decode("ascii", "replace").strip() if stream else ""
     if not text.isascii() or not text.isdigit():
-        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is no number from 0; fix the file")
+        raise UserError(f"{path}: {member.name}: class {text[:20]!r} is not a whole number of at least 0; fix the file")
     return int(text)
 
 

@@ -85,8 +85,8 @@ def read_shard(shard: Shard, classes: int) -> Iterator[Sample]:
         for number, fields in enumerate(group_by_keys(files, suffixes={*IMAGES, CLASS})):
             if number == shard.count:
                 raise UserError(
-                    f"{shard.address}: holds more than its {shard.count} samples; shards.json counts the samples of "
-                    "other shards: write it again"
+                    f"{shard.address}: contains more than the {shard.count} samples that shards.json "
+                    "lists; write shards.json again"
                 )
             yield _sample(fields, shard, shard.first + number, classes)
             seen = number + 1
@@ -126,8 +126,10 @@ def _open(address: str) -> Any:
         return gopen(address)
     except FileNotFoundError as error:
         if "://" in address:
-            raise UserError(f"{address}: needs the program {error.filename} to be read; install it") from None
-        raise UserError(f"{address}: no such file; copy it there, or write the list of shards again") from None
+            raise UserError(
+                f"{address}: can only be read with the program {error.filename}; install that program"
+            ) from None
+        raise UserError(f"{address}: no such file; copy the shard there, or write the list of shards again") from None
     except OSError as error:
         raise UserError(f"{address}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
@@ -183,9 +185,12 @@ def _sample(fields: Mapping[str, Any], shard: Shard, index: int, classes: int) -
             f"{where}: has {found}; give each sample exactly one image (.{', .'.join(IMAGES)}) and a key without dots"
         )
     if CLASS not in fields:
-        raise UserError(f"{where}: has no class (.cls) beside its image, or the shard is cut short; write it again")
+        raise UserError(f"{where}: has an image but no class (.cls), or the shard is truncated; write the shard again")
     label = fields[CLASS].decode("ascii", "replace").strip()
     if not label.isascii() or not label.isdigit() or int(label) >= classes:
-        raise UserError(f"{where}: class {label[:20]!r} is no number from 0 to {classes - 1}; fix it or the class list")
+        raise UserError(
+            f"{where}: class {label[:20]!r} is not a number from 0 to {classes - 1}; fix the class or the "
+            "list of classes"
+        )
     name = f"{shard.address}: {fields['__key__']}.{suffixes[0]}"
     return Sample(index, int(label), name, fields[suffixes[0]])

@@ -82,7 +82,8 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
         )
     except OSError as error:
         raise UserError(
-            f"{error.filename or output}: {error.strerror}; the shards were not made; fix this and run again"
+            f"{error.filename or output}: cannot be read or written ({error.strerror}), so no shards were "
+            "made; correct the cause and run again"
         ) from None
     finally:
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)
@@ -104,10 +105,12 @@ def _require_empty(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         found = next(output.iterdir(), None)
     except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror}; name a folder that can be written") from None
+        raise UserError(
+            f"--output {output}: cannot be created ({error.strerror}); name a folder that can be written"
+        ) from None
     if found:
         raise UserError(
-            f"--output {output}: is not empty (it holds {found.name}); name another folder or empty this one"
+            f"--output {output}: is not empty (it holds {found.name}); name another folder or empty this folder"
         )
 
 

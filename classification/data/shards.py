@@ -236,7 +236,7 @@ def _item(sample: Sample, decode: Decode, transform: Transform, *, in_channels: 
 def _shards_of(index: ShardIndex, split: Literal["train", "val"]) -> tuple[Shard, ...]:
     shards = index.shards(split)
     if not shards:
-        raise UserError(f"{index.address}: has no shards for {split}; add them")
+        raise UserError(f"{index.address}: has no shards for the split {split}; add some")
     return shards
 
 

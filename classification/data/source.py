@@ -220,7 +220,7 @@ class FolderSource:
         for index in range(len(folder)):
             if self._guard is None or folder.unreadable(index) is None:
                 return channels_of(folder.path(index))
-        raise UserError(f"{folder.root}: none of its {len(folder)} images decodes; replace them")
+        raise UserError(f"{folder.root}: none of its {len(folder)} images can be decoded; replace the images")
 
     def _readable(self, split: Split, transform: Transform | None, indices: np.ndarray) -> Dataset[Item]:
         """Return a dataset with another image in place of each bad one, or the plain dataset if those are errors."""
@@ -246,7 +246,7 @@ class ShardSource:
 
     def __init__(self, address: str, *, in_channels: int | None, sample: int = 0, buffer: int) -> None:
         if sample:
-            raise UserError("--sample: not for tar shards; make smaller shards with tools/make_shards.py")
+            raise UserError("--sample: does not work with tar shards; make smaller shards with tools/make_shards.py")
         self._index, self._buffer = read_index(address), buffer
         self.classes, self.in_channels = self._index.classes, in_channels or 3
         self.train_size, self.val_size = self._index.count("train"), self._index.count("val")
@@ -266,7 +266,8 @@ class ShardSource:
     ) -> DataLoader:
         if split != "val":
             raise UserError(
-                "--train-eval: not for tar shards, whose training images come in random order; leave --train-eval out"
+                "--train-eval: does not work with tar shards, whose training images come in random "
+                "order; leave --train-eval out"
             )
         part = EvalShards(
             self._index,
@@ -293,7 +294,7 @@ class ShardSource:
         return {split: hashlib.sha256(repr(found).encode()).hexdigest() for split, found in shards.items()}
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        raise UserError("--normalise data: not for tar shards; use --normalise backbone")
+        raise UserError("--normalise data: does not work with tar shards; use --normalise backbone")
 
 
 def open_source(
@@ -318,11 +319,14 @@ def open_source(
     """
     if holds_shards(address):
         if guard is not None:
-            raise UserError("--on-bad-image skip: not for tar shards; make new shards of images that decode")
+            raise UserError("--on-bad-image skip: does not work with tar shards; make new shards of images that decode")
         if choose is not None:
-            raise UserError("--fraction: not for tar shards; use class folders")
+            raise UserError("--fraction: does not work with tar shards; use class folders")
         if folder_names != SPLIT_FOLDERS:
-            raise UserError("--train-split, --val-split: not for tar shards, whose splits are train and val")
+            raise UserError(
+                "--train-split, --val-split: do not work with tar shards, whose splits are always train and "
+                "val; leave both options out"
+            )
         if bits not in (None, WHOLE_BITS):
             raise UserError(f"--bits {bits}: not for tar shards; convert the images to 8 bits")
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)

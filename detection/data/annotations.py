@@ -78,7 +78,7 @@ class CategoryMap:
         odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
         shown = ", ".join(f"{key}: {mine.get(key, 'absent')} / {theirs.get(key, 'absent')}" for key in odd[:5])
         raise UserError(
-            f"categories of {here} and {there} differ in {len(odd)} ids ({shown}); use files of one data set"
+            f"categories of {here} and {there} differ in {len(odd)} ids ({shown}); use files of the same data set"
         )
 
 
@@ -222,7 +222,9 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
     image_ids = np.array([image["id"] for image in images], dtype=np.int64)
     refuse_duplicates(image_ids.tolist(), "image id", path)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of images for {path}; fix the option that names it")
+        raise UserError(
+            f"{folder}: no such folder, but {path} needs it as its image folder; fix the option that names the folder"
+        )
     use_fitting_files(truth, images, allow_outside=allow_outside)
     names = np.array([image["file_name"] for image in images])
     if absent_images == "error":

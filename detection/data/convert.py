@@ -61,7 +61,7 @@ def convert(
 def _read(source: Path, split: str, to: WritableLayout, bad_boxes: Literal["error", "drop"]) -> Truth:
     """Read a split and check it as training does, except that boxes without area are allowed."""
     if known_layout(source) == to:
-        raise UserError(f"--to {to}: {source} is in that layout already; name another layout")
+        raise UserError(f"--to {to}: {source} already has this layout; name another layout")
     truth = open_split(source, split, bad_boxes=bad_boxes)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
@@ -75,8 +75,9 @@ def _refuse_shared_images(truths: Mapping[str, Truth]) -> None:
             file = image["file_name"]
             if file in owners:
                 raise UserError(
-                    f"{truth.path}: {file} is in {owners[file]} as well as in {name}, and VOC has one folder for the "
-                    "images of all splits; name other splits, or rename it"
+                    f"{truth.path}: {file} occurs in both {owners[file]} and {name}, but VOC keeps the "
+                    "images of all splits in one folder; choose different splits, or rename one of the "
+                    "image files"
                 )
             owners[file] = name
 

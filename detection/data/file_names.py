@@ -60,8 +60,9 @@ def _use_fitting_file(truth: Truth, image: Record, owners: dict[str, Record], *,
         return
     if fitting in owners:
         raise UserError(
-            f"{truth.path}: images {reprlib.repr(owners[fitting].get('id'))} and {reprlib.repr(image.get('id'))} both "
-            f"fit the file {fitting} ({reprlib.repr(name)}); correct `file_name`"
+            f"{truth.path}: images {reprlib.repr(owners[fitting].get('id'))} and "
+            f"{reprlib.repr(image.get('id'))} both lead to the file {fitting} ({reprlib.repr(name)}); "
+            "correct one `file_name`"
         )
     owners[fitting] = {**image}
     image["file_name"] = fitting

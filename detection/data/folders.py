@@ -123,7 +123,7 @@ def read_annotations(
     elif data.data is not None:
         truth = open_split(Path(data.data), name, absent_images=absent_images, bad_boxes=data.bad_boxes)
     else:
-        raise UserError(f"--data: no data set is named; name a folder, or a file by --{split}-annotations")
+        raise UserError(f"--data: is missing; name a folder, or an annotation file with --{split}-annotations")
     return CocoAnnotations.of(
         truth, bad_boxes=data.bad_boxes, absent_images=absent_images, allow_outside=data.allow_outside
     )

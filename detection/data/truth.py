@@ -111,10 +111,10 @@ def checked_names(path: Path, names: list[str]) -> list[str]:
         UserError: there is no name, or there is a duplicate.
     """
     if not names:
-        raise UserError(f"{path}: names no class; add at least one class name")
+        raise UserError(f"{path}: contains no class names; add at least one")
     duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if duplicate is not None:
-        raise UserError(f"{path}: class {duplicate} is a duplicate; fix the list")
+        raise UserError(f"{path}: class {duplicate} is listed more than once; keep one of the entries")
     return names
 
 

@@ -97,7 +97,8 @@ def parse_xml(content: bytes, path: Path) -> Element:
         depth += 1
         if depth > DEEPEST:
             raise UserError(
-                f"{path}: line {parser.CurrentLineNumber}: elements nest deeper than {DEEPEST}; fix the file"
+                f"{path}: line {parser.CurrentLineNumber}: elements are nested more than {DEEPEST} levels "
+                "deep; fix the file"
             )
         builder.start(tag, attributes)
 
@@ -108,7 +109,7 @@ def parse_xml(content: bytes, path: Path) -> Element:
 
     def doctype(*_: object) -> None:
         raise UserError(
-            f"{path}: declares a document type, which is not safe to read and which VOC's files never do; remove it"
+            f"{path}: declares a document type (<!DOCTYPE>), which is not safe to read; remove the declaration"
         )
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
@@ -125,7 +126,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"{path}: no such list of images; name one of {there}")
+        raise UserError(f"{path}: no such list of images; name one of the existing lists ({there})")
     lines = [line.strip() for line in read_text(path).splitlines()]
     if not any(lines):
         raise UserError(f"{path}: lists no image; name another list")
@@ -143,7 +144,9 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
             if name in names:
                 raise UserError(f"{path}: line {number}: {name} is a duplicate; fix the list")
             if not (root / "Annotations" / f"{name}.xml").is_file():
-                raise UserError(f"{path}: line {number}: there is no Annotations/{name}.xml; add it or fix the list")
+                raise UserError(
+                    f"{path}: line {number}: there is no Annotations/{name}.xml; add that file or fix the list"
+                )
         except UserError as error:
             on_problem("malformed list", str(path), error)
             continue
@@ -216,7 +219,9 @@ def _image_record(
     """
     file = _image_of(tree, name, path, images, absent, truth)
     if file in owners:
-        raise UserError(f"{path}: names the image {file}, as {owners[file]}.xml does; fix the <filename> of one")
+        raise UserError(
+            f"{path}: names the same image {file} as {owners[file]}.xml; fix <filename> in one of the two files"
+        )
     height, width = _size(tree, path, truth.folder / file, absent)
     return {"file_name": file, "width": width, "height": height}
 
@@ -233,13 +238,18 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
     stem = named.rpartition(".")[0] or named
     there = named in images.get(stem, [])
     if there and own and named not in own:
-        raise UserError(f"{path}: <filename> is {named}, but JPEGImages/{own[0]} exists as well; fix <filename>")
+        raise UserError(
+            f"{path}: <filename> is {named}, but JPEGImages/{own[0]}, which has the name of this annotation "
+            "file, exists as well; fix <filename>"
+        )
     if there:
         return named
     if len(own) > 1:
-        raise UserError(f"{path}: both {own[0]} and {own[1]} exist; name one of them in <filename>")
+        raise UserError(f"{path}: the images {own[0]} and {own[1]} both have its name; name one of them in <filename>")
     if not own and absent == "error":
-        raise UserError(f"{path}: there is no JPEGImages/{named or name + '.jpg'}; add it, or pass --on-bad-image skip")
+        raise UserError(
+            f"{path}: there is no JPEGImages/{named or name + '.jpg'}; add the image, or pass --on-bad-image skip"
+        )
     return own[0] if own else named or f"{name}.jpg"
 
 

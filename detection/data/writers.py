@@ -157,7 +157,8 @@ def _stems(truth: Truth) -> dict[int, str]:
             )
         if stem in owners:
             raise UserError(
-                f"{truth.path}: images {owners[stem]} and {name} would have the same annotation file; rename one"
+                f"{truth.path}: images {owners[stem]} and {name} would have the same annotation file; "
+                "rename one of them"
             )
         owners[stem] = name
         stems[image["id"]] = stem
@@ -174,7 +175,7 @@ def _link_image(truth: Truth, image: Record, folder: Path) -> None:
     source, target = (truth.folder / image["file_name"]).resolve(), folder / image["file_name"]
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        raise UserError(f"{truth.path}: two images have the name {image['file_name']}; rename one")
+        raise UserError(f"{truth.path}: two images have the name {image['file_name']}; rename one of them")
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without links

@@ -95,9 +95,11 @@ def read_classes(root: Path) -> list[str]:
     found = [_names_of_yaml(listed)] if listed.is_file() else []
     found += [read_names(text)] if text.is_file() else []
     if not found:
-        raise UserError(f"{root}: has neither data.yaml nor classes.txt, which name the classes; add one")
+        raise UserError(
+            f"{root}: has neither data.yaml nor classes.txt; add one of them, with the names of the classes"
+        )
     if found[0] != found[-1]:
-        raise UserError(f"{text}: names other classes than {listed}; fix one of the files or remove it")
+        raise UserError(f"{text}: lists other classes than {listed}; fix or remove one of the two files")
     return found[0]
 
 
@@ -114,7 +116,9 @@ def read_keypoints(root: Path) -> int:
     if shape is None:
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
-        raise UserError(f"{path}: `kpt_shape` is {str(shape)[:40]}, not [points, values of a point]; fix it")
+        raise UserError(
+            f"{path}: `kpt_shape` is {str(shape)[:40]}; write [number of points, values per point], such as [17, 3]"
+        )
     return int(shape[0] * shape[1])
 
 
@@ -149,7 +153,9 @@ def _names_of_yaml(path: Path) -> list[str]:
         raise UserError(f"{path}: `names` is neither a list of class names nor a mapping from 0, 1, ...; fix it")
     count = data.get("nc", len(names))
     if count != len(names):
-        raise UserError(f"{path}: `nc` is {str(count)[:40]}, but there are {len(names)} `names`; fix it")
+        raise UserError(
+            f"{path}: `nc` is {str(count)[:40]}, but `names` lists {len(names)} classes; fix one of the two entries"
+        )
     return checked_names(path, [str(name) for name in names])
 
 
@@ -165,10 +171,13 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
     if not found:
         parent = root / "images" if (root / "images").is_dir() else root
         there = ", ".join(sorted(p.name for p in parent.iterdir() if p.is_dir())) or "none"
-        raise UserError(f"{choices[0][0]}: no such folder of images; existing folders in {parent}: {there}")
+        raise UserError(f"{choices[0][0]}: no such folder of images; name one of the folders in {parent} ({there})")
     images, labels = found[0]
     if not labels.is_dir():
-        raise UserError(f"{labels}: no such folder of labels for the images in {images}")
+        raise UserError(
+            f"{labels}: no such folder, but the images in {images} need it for their labels; create it, or "
+            "name another split"
+        )
     return images, labels
 
 
@@ -271,14 +280,17 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
         UserError: the line does not have a class and a box or polygon.
     """
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        raise UserError(f"{where}: has {len(words)} values, not class, centre x, centre y, width and height; fix it")
+        raise UserError(
+            f"{where}: has {len(words)} values; write five, namely class, centre x, centre y, width and height"
+        )
     try:
         label, *values = (float(word) for word in words)
     except ValueError:
         raise UserError(f"{where}: {' '.join(words)[:60]!r} is not a list of numbers; fix it") from None
     if label not in range(len(names)):
         raise UserError(
-            f"{where}: class {words[0][:40]} is not one of the {len(names)} (0 to {len(names) - 1}); fix it"
+            f"{where}: class {words[0][:40]} is not one of the {len(names)} class numbers 0 to "
+            f"{len(names) - 1}; fix the number"
         )
     given = " ".join(words[1:])[:60]
     if not all(map(math.isfinite, values)):

@@ -69,22 +69,29 @@ class Classes:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); write one class name a line, class 0 first") from None
+            raise UserError(f"{path}: cannot be read ({error}); write one class name per line, class 0 first") from None
         rows = [_parse_class(line, f"{path}: line {number}") for number, line in listed_lines(text)]
         void = next((colour for name, colour in rows if name.lower() == "void"), None)
         rows = [row for row in rows if row[0].lower() != "void" or void is None]
         names = [name for name, _ in rows]
         if not 1 < len(names) < IGNORE:
-            raise UserError(f"{path}: names {len(names)} classes; expected 2 to {IGNORE - 1}, one a line")
+            raise UserError(f"{path}: lists {len(names)} classes; expected 2 to {IGNORE - 1}, one per line")
         duplicate = next((name for name in names if names.count(name) > 1), None)
         if duplicate:
-            raise UserError(f"{path}: {duplicate} is a duplicate; give each class a name of its own")
+            raise UserError(
+                f"{path}: the class name {duplicate} occurs more than once; give each class a different name"
+            )
         colours = [colour for _, colour in rows if colour is not None]
         shared = next((colour for colour in colours if [*colours, void].count(colour) > 1), None)
         if shared:
-            raise UserError(f"{path}: two lines have the colour {' '.join(map(str, shared))}; each needs its own")
+            raise UserError(
+                f"{path}: two lines have the colour {' '.join(map(str, shared))}; give each class a different colour"
+            )
         if colours and len(colours) < len(names):
-            raise UserError(f"{path}: only {len(colours)} of {len(names)} classes have colours; give all or none")
+            raise UserError(
+                f"{path}: only {len(colours)} of {len(names)} classes have a colour; give a colour to every "
+                "class or to none"
+            )
         return cls(tuple(names), tuple(colours), given=True, void=void) if colours else cls.named(names)
 
     def __len__(self) -> int:
@@ -105,7 +112,7 @@ def _parse_class(line: str, where: str) -> tuple[str, Colour | None]:
             values = [int(part, 16 if form is HEX_LINE else 10) for part in parts]
             if max(values) > 255:
                 raise UserError(
-                    f"{where}: colour {' '.join(map(str, values))} goes beyond 255; use values from 0 to 255"
+                    f"{where}: colour {' '.join(map(str, values))} has a value above 255; use values from 0 to 255"
                 )
             red, green, blue = values
             return " ".join(name.split()), (red, green, blue)

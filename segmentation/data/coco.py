@@ -146,7 +146,7 @@ def _packed(annotation: Record, path: Path) -> bytes:
         return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
     except RecursionError:
         raise UserError(
-            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deep; fix the file"
+            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deeply; fix the file"
         ) from None
 
 
@@ -156,15 +156,15 @@ def _classes(categories: Sequence[Record], chosen: Literal["all", "voc"], path: 
     if chosen == "all":
         if not 0 < len(ordered) < IGNORE:
             raise UserError(
-                f"{path}: has {len(ordered)} categories; label maps of bytes hold 1 to {IGNORE - 1}; use --classes "
-                "voc, or change the file"
+                f"{path}: has {len(ordered)} categories, but label maps can hold only 1 to {IGNORE - 1}; "
+                "use --classes voc, or change the file"
             )
         names = ["background", *(str(category["name"]) for category in ordered)]
         return Classes.named(names), {category["id"]: number for number, category in enumerate(ordered, start=1)}
     ids = {category["name"]: category["id"] for category in ordered}
     absent = [name for name in VOC_IN_COCO if name not in ids]
     if absent:
-        raise UserError(f"{path}: has no category {absent[0]}; --classes voc needs COCO's own categories")
+        raise UserError(f"{path}: has no category {absent[0]}, which --classes voc needs; use --classes all")
     return Classes.named(VOC_CLASSES), {ids[name]: number for number, name in enumerate(VOC_IN_COCO, start=1)}
 
 
@@ -175,7 +175,8 @@ def _check_references(data: dict[str, list[Record]], path: Path) -> None:
         for name, known in (("image_id", images), ("category_id", categories)):
             if annotation[name] not in known:
                 raise UserError(
-                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the file; fix it"
+                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the "
+                    "file; fix the annotation"
                 )
 
 

@@ -98,14 +98,15 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
     if is_label_folder(root):
         if options.classes != "all":
             raise UserError(
-                f"--classes {options.classes}: is for COCO's categories, but {root} has its own classes; leave it out"
+                f"--classes {options.classes}: works only for data in COCO's layout, but {root} has its "
+                "own list of classes; leave --classes out"
             )
         return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits)
     if root.is_dir() and not (root / "annotations").is_dir():
         raise UserError(
-            f"--data {root}: its layout is unknown; it holds {what_lies_in(root)}; expected images/SPLIT, labels/SPLIT "
-            "or masks/SPLIT, and classes.txt; or Pascal VOC's ImageSets/Segmentation; or COCO's "
-            "annotations/instances_SPLIT*.json"
+            f"--data {root}: unknown layout (the folder holds {what_lies_in(root)}); use the layout of "
+            "label maps (images/SPLIT, labels/SPLIT or masks/SPLIT, and classes.txt), of Pascal VOC "
+            "(ImageSets/Segmentation) or of COCO (annotations/instances_SPLIT*.json)"
         )
     found = CocoLabels(
         *find_split(root, name),
@@ -134,8 +135,9 @@ def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None =
     absent = [image for image, labels in found if labels is None]
     if absent:
         raise UserError(
-            f"{absent[0]}: has no label map ({len(absent)} of {len(found)} images of {layout.split} have none); "
-            f"{layout.labels} holds {what_lies_in(layout.labels)}; add it, or remove the image"
+            f"{absent[0]}: has no label map ({len(absent)} of {len(found)} images of {layout.split} have "
+            f"none, and {layout.labels} holds {what_lies_in(layout.labels)}); add the label map, or "
+            "remove the image"
         )
     code = LabelCode.of(layout.all_label_maps(), classes, ignore_index=ignore_index)
     pairs = [(image, labels) for image, labels in found if labels is not None]

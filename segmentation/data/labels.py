@@ -155,13 +155,13 @@ def _decode(path: Path) -> tuple[np.ndarray, tuple[Colour, ...]]:
     except UserError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError):
-        raise UserError(f"{path}: does not decode: cut short, damaged or no image; replace it") from None
+        raise UserError(f"{path}: does not decode: truncated, damaged or not an image; replace the file") from None
 
 
 def _array(path: Path) -> np.ndarray:
     array = np.load(path, allow_pickle=False)
     if array.ndim != 2 or array.dtype.kind not in "buif" or (array != array.astype(np.int32)).any():
-        raise UserError(f"{path}: expected an array [H, W] of class numbers; fix it")
+        raise UserError(f"{path}: expected an array [H, W] of class numbers; fix the file")
     return array.astype(np.int32)
 
 
@@ -183,8 +183,9 @@ def _by_palette(pixels: np.ndarray, palette: tuple[Colour, ...], path: Path, cod
         ours, theirs = (colours[number : number + 1] for colours in (palette, code.palette))
         if ours and theirs and ours != theirs and number != code.ignore_index:
             raise UserError(
-                f"{path}: number {number} is the colour {_shown(ours[0])} in its palette, but {_shown(theirs[0])} in "
-                f"that of {code.palette_file}; give each class's colour in classes.txt (name red green blue)"
+                f"{path}: class number {number} has colour {_shown(ours[0])} in this file's palette but "
+                f"{_shown(theirs[0])} in {code.palette_file}; list the class colours in classes.txt, one "
+                "line per class: NAME RED GREEN BLUE"
             )
     return pixels
 
@@ -206,8 +207,9 @@ def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
     """Convert RGB `[H, W, 3]` to class numbers `[H, W]` uint8; colour -1 -1 -1 stands for pixels to ignore."""
     if not classes.given:
         raise UserError(
-            f"{path}: is an RGB image, and its colours name no class; store class numbers as a grey or palette PNG, "
-            "or give each class's colour in classes.txt (name red green blue)"
+            f"{path}: is an RGB image, but the data set does not say which colour each class has; store "
+            "class numbers as a grey or palette PNG, or list the class colours in classes.txt, one line "
+            "per class: NAME RED GREEN BLUE"
         )
     colours = [*classes.colours, (-1, -1, -1), *([classes.void] if classes.void else [])]
     numbers = np.array([*range(len(classes)), IGNORE, *([IGNORE] if classes.void else [])])
@@ -219,8 +221,8 @@ def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
     wrong = known[index] != codes
     if wrong.any():
         raise UserError(
-            f"{path}: holds the colour {_shown(pixels[wrong][0])}, which no line of classes.txt has; add a class of "
-            "this colour, or a line named void"
+            f"{path}: contains the colour {_shown(pixels[wrong][0])}, which is not in classes.txt; add a "
+            "class with this colour, or a line with this colour and the name void"
         )
     return numbers[index].astype(np.uint8)
 

@@ -59,8 +59,8 @@ class LabelLayout:
         for folder in (root / "images" / name, labels / name):
             if not folder.is_dir():
                 raise UserError(
-                    f"{folder}: no such folder; a data set has images/SPLIT and labels/SPLIT; {folder.parent} holds "
-                    f"{what_lies_in(folder.parent)}"
+                    f"{folder}: no such folder ({folder.parent} holds {what_lies_in(folder.parent)}); a "
+                    "data set needs images/SPLIT and labels/SPLIT"
                 )
         return cls(root, name, root / "images" / name, labels / name)
 
@@ -73,7 +73,8 @@ class LabelLayout:
         found = list_files(self.images, IMAGE_SUFFIXES)
         if not found.files:
             raise UserError(
-                f"{self.images}: holds no images ({', '.join(IMAGE_SUFFIXES)}), but {what_lies_in(self.images)}"
+                f"{self.images}: contains {what_lies_in(self.images)}, but no images "
+                f"({', '.join(IMAGE_SUFFIXES)}); add images"
             )
         return found
 
@@ -175,7 +176,9 @@ def _listed(path: Path, split: str) -> tuple[str, ...]:
     try:
         names = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); it must list the images of {split}") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}); write the names of the images of {split} into it, one per line"
+        ) from None
     if not names:
         raise UserError(f"{path}: lists no images; add their names")
     outside = next((name for name in names if leads_out(name)), None)
@@ -189,7 +192,7 @@ def _named(images: tuple[Path, ...], names: tuple[str, ...], layout: LabelLayout
     by_name = {image.relative_to(layout.images).with_suffix("").as_posix(): image for image in images}
     if not any(name in by_name for name in names):
         raise UserError(
-            f"{layout.images}: has none of the {len(names)} images of {layout.split}.txt, such as {names[0]}, but "
-            f"{what_lies_in(layout.images)}"
+            f"{layout.images}: contains none of the {len(names)} images that {layout.split}.txt lists, "
+            f"such as {names[0]} (the folder holds {what_lies_in(layout.images)}); add the images"
         )
     return tuple(by_name.get(name, layout.images / f"{name}.jpg") for name in names)

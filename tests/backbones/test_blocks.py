@@ -224,5 +224,7 @@ def test_statistics_come_back_after_an_error() -> None:
 
 def test_models_of_libraries_refuse_to_recompute() -> None:
     net = backbones.build("torchvision/resnet18", weights=None)
-    with pytest.raises(backbones.UserError, match="resnet18: cannot recompute its activations; use another"):
+    with pytest.raises(
+        backbones.UserError, match="resnet18: its activations cannot be recomputed in the backward pass"
+    ):
         net.recompute_activations()

@@ -123,7 +123,9 @@ def test_a_module_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: py
 def test_two_plugins_of_one_name_are_refused(tmp_path: Path) -> None:
     first, second = (write(tmp_path / folder / "mine.py", "") for folder in ("a", "b"))
     plugins.load([first])
-    with pytest.raises(UserError, match=f"plugin {second}: another plugin of this name is loaded, {first}; rename"):
+    with pytest.raises(
+        UserError, match=f"plugin {second}: another plugin of this name is already loaded from {first}; rename"
+    ):
         plugins.load([second])
 
 

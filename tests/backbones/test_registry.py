@@ -107,7 +107,9 @@ def test_builder_that_ignores_the_stride_is_refused() -> None:
     def _strided(*, output_stride: int) -> backbones.Backbone:
         return registry.BACKBONES["resnet18"](name="resnet18")
 
-    with pytest.raises(UserError, match="strided: output_stride=16 was chosen, but the backbone has stride 32; "):
+    with pytest.raises(
+        UserError, match="strided: output_stride=16 was chosen, but the backbone's output has stride 32;  "
+    ):
         backbones.build("strided", weights=None, output_stride=16)
 
 

@@ -297,7 +297,7 @@ def test_absent_and_empty_files(tmp_path):
     with pytest.raises(UserError, match="no such weights file"):
         files.read_state(tmp_path / "absent.pth")
     torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(UserError, match="does not contain a state dict"):
         files.read_state(tmp_path / "none.pth")
 
 

@@ -67,7 +67,9 @@ def test_takes_a_backbone_and_trains_all_of_it() -> None:
     assert logits.shape == (2, 3)
     logits.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
-    with pytest.raises(UserError, match="features: the backbone is built already; pass these to"):
+    with pytest.raises(
+        UserError, match="features: cannot be chosen here, because the backbone is built already; pass these options to"
+    ):
         classification.build(net.backbone, 3, features=("c5",))
 
 

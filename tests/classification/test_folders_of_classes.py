@@ -161,7 +161,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "no bands": ("a.npy", npy(np.zeros((4, 5, 0))), "is an empty array"),
     "bands": ("a.npy", npy(np.zeros((4, 5, 4))), "has 4 channels, not 3; use --in-channels 4"),
     "nan": ("a.npy", npy(np.full((2, 2, 3), np.nan)), "holds NaN"),
-    "inf": ("a.npy", npy(np.full((2, 2, 3), np.inf, np.float32)), "holds NaN or numbers beyond"),
+    "inf": ("a.npy", npy(np.full((2, 2, 3), np.inf, np.float32)), "contains NaN, or numbers too large"),
 }
 
 
@@ -173,7 +173,10 @@ def test_broken_files_are_named(name: str):
 
 
 def test_pictures_have_one_or_three_channels():
-    with pytest.raises(UserError, match=r"a\.png: an image gives 1 or 3 channels, not 5; store bands as \.npy"):
+    with pytest.raises(
+        UserError,
+        match=r"a\.png: the model needs 5 channels, but an image file has 1 or 3; store the channels as a \.npy",
+    ):
         decode(encoded(".png", RED), "a.png", 5)
 
 
@@ -242,14 +245,18 @@ def test_listing_refuses_what_is_no_split(root: Path, tmp_path: Path):
     (root / "train" / "cat").mkdir()
     for name in (".DS_Store.png", "a.svg"):
         (root / "train" / "cat" / name).touch()
-    with pytest.raises(UserError, match=r"train/cat: a class without images \(.*\), but with 1 \.svg; fill"):
+    with pytest.raises(
+        UserError, match=r"train/cat: this class folder contains 1 \.svg, but no images \(.*\); add images"
+    ):
         require_filled(list_classes(root / "train"))
     (root / "empty").mkdir()
     with pytest.raises(UserError, match="data/empty: has no class folders; expected empty/CLASS"):
         list_classes(root / "empty")
     for name in ("images", "labels"):
         (root / "empty" / name).mkdir()
-    with pytest.raises(UserError, match="empty: holds images, labels, which are no classes but the folders of boxes"):
+    with pytest.raises(
+        UserError, match="empty: holds images, labels, which look like the folders of a data set of boxes"
+    ):
         list_classes(root / "empty")
 
 
@@ -263,7 +270,9 @@ def test_validation_may_lack_classes_and_labels_go_by_name(root: Path):
     ((_, targets),) = source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0)
     assert targets["label"].tolist() == [1]
     (root / "val" / "bee ü").rename(root / "val" / "cow")
-    with pytest.raises(UserError, match=r"val/cow: is none of the 2 classes of .*train \(ant, bee ü, \.\.\.; 1 of 1"):
+    with pytest.raises(
+        UserError, match=r"val/cow: is not one of the 2 classes of .*train \(ant, bee ü, \.\.\.\); 1 of 1"
+    ):
         FolderSource(root, in_channels=None, splits=("train", "val"))
 
 
@@ -338,7 +347,7 @@ def test_bytes_and_floats_do_not_meet_in_a_batch(root: Path):
     np.save(root / "val" / "ant" / "1.npy", np.zeros((4, 6, 3), np.uint16))
     source = FolderSource(root, in_channels=None, splits=("train", "val"))
     views = Views("center", 4, 4, PLAIN)
-    with pytest.raises(UserError, match="a batch holds both uint8 images and floating-point arrays; store all"):
+    with pytest.raises(UserError, match="a batch contains both uint8 images and floating-point arrays; store all"):
         list(source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0))
 
 
@@ -401,9 +410,9 @@ def test_shards_speak_the_same_language(root: Path, tmp_path: Path):
     ((ours, _),), ((theirs, _),) = (source.eval_loader("val", views, **options) for source in (folder, shards))
     assert torch.equal(ours[0], theirs[0])
     assert shards.names("val", np.array([1])) == ["val sample 1"]
-    with pytest.raises(UserError, match="--train-eval: not for tar shards"):
+    with pytest.raises(UserError, match="--train-eval: does not work with tar shards"):
         shards.eval_loader("train", views, **options)
-    with pytest.raises(UserError, match="--normalise data: not for tar shards"):
+    with pytest.raises(UserError, match="--normalise data: does not work with tar shards"):
         shards.statistics(3)
-    with pytest.raises(UserError, match="--sample: not for tar shards"):
+    with pytest.raises(UserError, match="--sample: does not work with tar shards"):
         open_source(str(tmp_path / "shards"), in_channels=None, sample=3, splits=("val",))

@@ -218,7 +218,7 @@ def test_images_of_a_size_that_the_net_refuses_are_one_line() -> None:
             net = classification.build(name, 4)
         with pytest.raises(UserError, match=f"{name}: .*use images of the size that the model needs"):
             net(torch.zeros(1, 3, 64, 64, device="meta"))
-    with pytest.raises(UserError, match="cannot recompute"):
+    with pytest.raises(UserError, match="cannot be recomputed"):
         net.backbone.recompute_activations()
 
 

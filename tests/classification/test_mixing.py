@@ -66,9 +66,11 @@ def test_the_global_generator_is_left_alone():
 
 def test_what_cannot_be_mixed_is_refused():
     mixing = Mixing(mixup=0.8, cutmix=0.0, num_classes=4, seed=0)
-    with pytest.raises(UserError, match=r"--batch-size: mixing needs an even number of images in each process, got 3"):
+    with pytest.raises(
+        UserError, match=r"--batch-size: mixup and CutMix need an even number of images in each process, not 3"
+    ):
         mixing(batch(size=3))
     with pytest.raises(
-        UserError, match=r"--mixup/--cutmix: mix images of bytes only, not floating arrays; use 0 for both"
+        UserError, match=r"--mixup/--cutmix: work only on uint8 images, not on floating-point arrays; set both to 0"
     ):
         mixing([(image.float(), target) for image, target in batch()])

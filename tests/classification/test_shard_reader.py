@@ -137,7 +137,7 @@ def test_a_program_that_fails(program):
 
 def test_a_program_that_is_not_installed(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"gs://bucket/a.tar: needs the program gsutil"):
+    with pytest.raises(UserError, match=r"gs://bucket/a.tar: can only be read with the program gsutil"):
         samples("gs://bucket/a.tar")
 
 

@@ -129,7 +129,7 @@ def test_a_file_that_fits_two_images_is_refused(coco):
     coco.write()
     coco.data["images"][1]["file_name"] = "other/005.jpg"
     coco.annotations().write_text(json.dumps(coco.data))
-    with pytest.raises(UserError, match=r"images 5 and 7 both fit the file 005\.jpg"):
+    with pytest.raises(UserError, match=r"images 5 and 7 both lead to the file 005\.jpg"):
         CocoAnnotations.read(coco.annotations(), coco.images())
 
 

@@ -124,7 +124,7 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "other root": (lambda voc: voc.xml("b").write_text("<html/>"), "b.xml", "begins with <html>"),
     "bomb": (lambda voc: voc.xml("b").write_text(BOMB + "<annotation>&l9;</annotation>"), "b.xml", "document type"),
     "entity": (lambda voc: voc.xml("b").write_text(OUTSIDE + "<annotation>&x;</annotation>"), "b.xml", "document type"),
-    "nested": (swap("<object>", "<a>" * 99 + "</a>" * 99 + "<object>"), "b.xml", "nest deeper than 20"),
+    "nested": (swap("<object>", "<a>" * 99 + "</a>" * 99 + "<object>"), "b.xml", "nested more than 20 levels deep"),
     "encoding": (
         lambda voc: voc.xml("b").write_bytes(b"<?xml version='1.0' encoding='no'?><a/>"),
         "b.xml",
@@ -139,7 +139,7 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "size": (swap("<width>60", "<width>-60"), "b.xml", "<size> holds '-60'"),
     "leads out": (led_out, "b.xml", "<filename> '../b.jpg' leads out of JPEGImages"),
     "another's": (swap("b.jpg", "a.jpg"), "b.xml", "<filename> is a.jpg, but JPEGImages/b.jpg exists as well"),
-    "taken": (taken, "d.xml", "names the image b.jpg, as b.xml does"),
+    "taken": (taken, "d.xml", "names the same image b.jpg as b.xml"),
     "absent image": (lambda voc: (voc.root / "JPEGImages/b.jpg").unlink(), "b.xml", "there is no JPEGImages/b.jpg"),
     "absent annotation": (lambda voc: voc.xml("b").unlink(), "test.txt", "line 1: there is no Annotations/b.xml"),
     "listed twice": (of_list("b\nb\n"), "test.txt", "line 2: b is a duplicate"),
@@ -178,7 +178,7 @@ def test_voc_faults_are_refused_by_training_and_found_by_the_check(voc: VocFolde
         ),
         (of_list("\n"), "lists no image"),
         (lambda voc: (voc.root / "ImageSets/Main/test.txt").write_bytes(b"\xff"), "is not UTF-8 text"),
-        (lambda voc: (voc.root / "classes.txt").write_text("\n"), "names no class"),
+        (lambda voc: (voc.root / "classes.txt").write_text("\n"), "contains no class names"),
         (lambda voc: (voc.root / "classes.txt").write_text("cat\ncat\n"), "class cat is a duplicate"),
         (lambda voc: (voc.root / "JPEGImages").rename(voc.root / "Images"), "JPEGImages: no such folder"),
     ],
@@ -377,11 +377,11 @@ def test_yolo_faults_are_refused_by_training_and_found_by_the_check(yolo: Path, 
         ("names: [cat", "is not valid YAML"),
         ("nc: 2", "`names` is neither a list of class names"),
         ("names: {0: cat, 2: dog}", "`names` is neither a list of class names"),
-        ("nc: 3\nnames: [cat, dog]", "`nc` is 3, but there are 2"),
+        ("nc: 3\nnames: [cat, dog]", "`nc` is 3, but `names` lists 2 classes"),
         ("names: [cat, cat]", "class cat is a duplicate"),
-        ("names: []", "names no class"),
+        ("names: []", "contains no class names"),
         ("names: !!python/object/apply:os.getcwd []", "is not valid YAML"),
-        ("names: [dog, cat]", "names other classes than"),
+        ("names: [dog, cat]", "lists other classes than"),
     ],
 )
 def test_malformed_class_lists_are_refused(yolo: Path, content: str, words: str):
@@ -400,11 +400,13 @@ def test_layouts_are_recognised(yolo: Path, voc: VocFolder, tmp_path: Path):
     assert layout_of(maps) is None
     with pytest.raises(UserError, match="unknown layout; expected COCO's"):
         open_split(maps, "train")
-    with pytest.raises(UserError, match=r"images/valid: no such folder of images; existing folders in .*: train, val"):
+    with pytest.raises(
+        UserError, match=r"images/valid: no such folder of images; name one of the folders in .* \\(train, val\\)"
+    ):
         read(yolo, "valid")
     (yolo / "labels/val/c.txt").unlink()
     (yolo / "labels/val").rmdir()
-    with pytest.raises(UserError, match="labels/val: no such folder of labels"):
+    with pytest.raises(UserError, match="labels/val: no such folder, but the images in"):
         read(yolo, "val")
 
 

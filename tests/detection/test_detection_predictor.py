@@ -221,7 +221,7 @@ def test_wrong_arguments(model, wrong):
         (["--ensemble", "[a.safetensors]"], "needs --eval-only"),
         (["--val-loss", "--refine"], "leave out --refine"),
         (["--test-nms", "0"], "must be above 0"),
-        (["--test-sizes", "[]"], "must be pixels above 0"),
+        (["--test-sizes", "[]"], "must be sizes in pixels above 0"),
     ],
 )
 def test_impossible_options_are_refused(words, text):

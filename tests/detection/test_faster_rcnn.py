@@ -288,7 +288,7 @@ def test_norm_and_stages_can_be_frozen(tmp_path: Path):
 
 
 def test_frozen_norm_needs_weights():
-    with pytest.raises(UserError, match="random weights need a live norm"):
+    with pytest.raises(UserError, match="norm 'frozen': cannot be combined with random weights"):
         detection.build("resnet18", 2, norm="frozen")
 
 

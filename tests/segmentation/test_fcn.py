@@ -153,7 +153,10 @@ def test_a_backbone_without_enough_features_is_refused() -> None:
     with pytest.raises(UserError, match="head 'fcn8s' needs 3 features, but the backbone returns c4, c5"):
         segmentation.build(trunk, 3, head="fcn8s")
     for options in ({"norm": "frozen"}, {"output_stride": 8}, {"in_channels": 7}, {"shortcut": "A"}):
-        with pytest.raises(UserError, match=f"{next(iter(options))}: the backbone is built already; pass these to"):
+        with pytest.raises(
+            UserError,
+            match=f"{next(iter(options))}: cannot be chosen here, because the backbone is built already; pass these",
+        ):
             segmentation.build(trunk, 3, head="fcn16s", **options)
     with pytest.raises(UserError, match="the backbone is built already and has its own"):
         segmentation.build(trunk, 3, weights="imagenet")
@@ -224,7 +227,10 @@ def test_a_largest_stride_ends_the_trunk_early_and_scores_finer_maps():
     assert [info.stride for info in net.backbone.feature_info] == [4, 8, 16]
     assert not [name for name in net.state_dict() if name.startswith("backbone.layer4.")]
     assert net(torch.rand(1, 3, 70, 50))["out"].shape == (1, 5, 70, 50)
-    with pytest.raises(UserError, match="max_stride: the backbone is built already; pass these to"):
+    with pytest.raises(
+        UserError,
+        match="max_stride: cannot be chosen here, because the backbone is built already; pass these options to",
+    ):
         segmentation.build(net.backbone, 5, head="fcn8s", aux=False, max_stride=8)
     with pytest.raises(UserError, match="max_stride=8: leaves resnet18 fewer than the 3 features"):
         segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, max_stride=8)

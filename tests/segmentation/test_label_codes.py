@@ -99,7 +99,7 @@ def test_palettes_that_differ_are_read_by_colour_or_refused(tmp_path: Path):
     with_palette(labels / "a.png", row(0, 1, 2), RED, GREEN, BLUE)
     with_palette(labels / "b.png", row(0, 1, 1), RED, BLUE)  # number 1 means another class than in a.png
     with_palette(labels / "c.png", row(0, 0, 0), RED, BLUE)  # its only number means the same
-    with pytest.raises(UserError, match=r"b\.png: number 1 is the colour 0 0 255 .* 0 255 0 in that of .*a\.png; give"):
+    with pytest.raises(UserError, match=r"b\.png: class number 1 has colour 0 0 255 .* 0 255 0 in .*a\.png; list"):
         read(tmp_path)
     (tmp_path / "classes.txt").write_text("red 255 0 0\ngreen 0 255 0\nblue 0 0 255\n")
     assert read(tmp_path) == [[0, 1, 2], [0, 2, 2], [0, 0, 0]]
@@ -107,7 +107,7 @@ def test_palettes_that_differ_are_read_by_colour_or_refused(tmp_path: Path):
     (tmp_path / "classes.txt").write_text("red\ngreen\nblue\n")
     write(tmp_path, {"d": row(0, 1, 1)}, "red\ngreen\nblue\n", split="val")
     with_palette(tmp_path / "labels" / "val" / "d.png", row(0, 1, 1), RED, BLUE)
-    with pytest.raises(UserError, match=r"d\.png: number 1 is the colour"):
+    with pytest.raises(UserError, match=r"d\.png: class number 1 has colour"):
         read(tmp_path, "val")
 
 
@@ -168,7 +168,7 @@ def test_what_was_found_is_said(tmp_path: Path):
         path.unlink()
     (labels / "a.txt").touch()
     assert not is_label_folder(tmp_path)
-    with pytest.raises(UserError, match=r"its layout is unknown; it holds images/, labels/, 1 \.txt; expected"):
+    with pytest.raises(UserError, match=r"unknown layout \(the folder holds images/, labels/, 1 \.txt\); use"):
         open_source(tmp_path, "train", SegmentationDataOptions())
 
 
@@ -180,7 +180,10 @@ def test_voc_images_may_be_png(tmp_path: Path):
     Image.fromarray(np.array([[0, 15]], np.uint8)).save(tmp_path / "SegmentationClass/x.png")
     assert read(tmp_path) == [[0, 15]]
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("y\nz\n")
-    with pytest.raises(UserError, match=r"JPEGImages: has none of the 2 images of train\.txt, such as y, but 1 \.png"):
+    with pytest.raises(
+        UserError,
+        match=r"JPEGImages: contains none of the 2 images that train\.txt lists, such as y \(the folder holds 1 \.png",
+    ):
         read(tmp_path)
 
 

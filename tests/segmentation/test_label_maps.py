@@ -149,8 +149,8 @@ MISTAKES = {
     break_size: r"a\.png: is 11x8 pixels, but its image is 12x8",
     break_value: r"a\.png: holds the value 3, which is neither a class \(0 to 2\) nor --ignore-index 9",
     break_mask: r"a\.jpg: has no label map \(1 of 2 images of train have none\); .*labels/train holds 1 \.png",
-    break_rgb: r"a\.png: is an RGB image, and its colours name no class",
-    break_colour: r"a\.png: holds the colour 7 7 7, which no line of classes\.txt has",
+    break_rgb: r"a\.png: is an RGB image, but the data set does not say which colour each class has",
+    break_colour: r"a\.png: contains the colour 7 7 7, which is not in classes\.txt",
     break_file: r"a\.png: does not decode",
     break_image: r"a\.jpg: does not decode",
     break_split: r"train: holds no images",
@@ -331,7 +331,7 @@ def test_file_names_that_lead_out_of_the_folder_are_refused_unless_allowed(write
 
 def test_more_categories_than_a_byte_has_numbers_are_refused(write_coco) -> None:
     path = write_coco(names=[f"class {number}" for number in range(255)])
-    with pytest.raises(UserError, match="has 255 categories; label maps of bytes hold 1 to 254"):
+    with pytest.raises(UserError, match="has 255 categories, but label maps can hold only 1 to 254"):
         CocoLabels(path, path.parent)
 
 
@@ -413,7 +413,7 @@ def test_class_lists(tmp_path: Path) -> None:
     for text, words in {
         "sky\n": "names 1 classes",
         "sky 1 2 3\nroad\n": "only 1 of 2 classes have colours",
-        "sky 1 2 300\nroad 1 2 3\n": "line 1: colour 1 2 300 goes beyond 255",
+        "sky 1 2 300\nroad 1 2 3\n": "line 1: colour 1 2 300 has a value above 255",
         "sky 1 2 3\nroad 1 2 3\n": "two lines have the colour 1 2 3",
         "sky 1 2 3\nroad 1 2 4\nvoid 1 2 3\n": "two lines have the colour 1 2 3",
     }.items():

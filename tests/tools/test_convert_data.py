@@ -179,7 +179,7 @@ def turned(coco: CocoFolder) -> None:
 @pytest.mark.parametrize(
     ("spoil", "to", "words"),
     [
-        (shared_name, "voc", "005.jpg is in train as well as in val"),
+        (shared_name, "voc", "005.jpg occurs in both train and val"),
         (spaced_class, "yolo", r"class ' dog' has spaces around it"),
         (class_twice, "yolo", "class car is a duplicate"),
         (one_stem, "yolo", "images 005.jpg and 005.png would have the same annotation file"),
@@ -215,8 +215,8 @@ def test_user_errors(voc: VocFolder, tmp_path: Path, capsys):
     error = capsys.readouterr().err
     assert ended.value.code == 2 and "new: exists already" in error and error.count("\n") == 1
     for words, text in (
-        ({"to": "voc"}, "is in that layout already"),
-        ({"to": "coco", "splits": {"train": "trainval", "val": "all"}}, "a.jpg is in train as well as in val"),
+        ({"to": "voc"}, "already has this layout"),
+        ({"to": "coco", "splits": {"train": "trainval", "val": "all"}}, "a.jpg occurs in both train and val"),
         (
             {"to": "coco", "splits": {"train": "gone"}},
             "gone.txt: no such list of images; name one of all, test, trainval",

@@ -69,7 +69,7 @@ def test_nothing_is_overwritten(script, data: Path, tmp_path: Path):
     done = script("make_shards.py", "--data", data, "--output", output, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        f"error: --output {output}: is not empty (it holds mine.txt); name another folder or empty this one"
+        f"error: --output {output}: is not empty (it holds mine.txt); name another folder or empty this folder"
     )
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
@@ -95,10 +95,13 @@ def break_link(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (add_class, "val/cat: is none of the 2 classes of"),
+        (add_class, "val/cat: is not one of the 2 classes of"),
         (remove_val, "has no folder val/, but test/, train/"),
         (empty_val, "val: has no images in its class folders"),
-        (break_link, "train/ant/gone.jpg: No such file or directory; the shards were not made"),
+        (
+            break_link,
+            "train/ant/gone.jpg: cannot be read or written (No such file or directory), so no shards were made",
+        ),
     ],
 )
 def test_folders_that_are_not_a_data_set_are_refused(data: Path, tmp_path: Path, spoil, message: str):

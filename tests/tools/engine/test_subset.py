@@ -92,5 +92,5 @@ def test_a_classifier_trains_on_a_share(tmp_path: Path):
     source = ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))
     assert (source.train_size, source.val_size) == (4, 8)
     options.data.data = "https://server/shards"
-    with pytest.raises(UserError, match="--fraction: not for tar shards; use class folders"):
+    with pytest.raises(UserError, match="--fraction: does not work with tar shards; use class folders"):
         ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))

@@ -190,15 +190,15 @@ def test_bad_runs_are_refused(tiny_runs, tmp_path: Path):
     (tmp_path / "torn.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:5000])
     for path, text in {
         tmp_path / "gone": "no such run folder",
-        tmp_path: "is no run folder",
+        tmp_path: "is not a run folder",
         tmp_path / "started": "continue its training with --resume",
-        tmp_path / "bare.pth": "is no .safetensors file",
+        tmp_path / "bare.pth": "is not a .safetensors file",
         tmp_path / "other.safetensors": "has no header that describes its model",
         tmp_path / "torn.safetensors": "is not a complete safetensors file",
         tmp_path / "half.safetensors": "half.safetensors: ",
         tmp_path / "net.safetensors": "resnet51",
-        tmp_path / "list.safetensors": "describes no model of this version",
-        run / "checkpoint/last.safetensors": "is a checkpoint to resume from",
+        tmp_path / "list.safetensors": "does not describe a model that this version can build",
+        run / "checkpoint/last.safetensors": "is a checkpoint for resuming a run",
         tiny_runs["seg"]: "is a model for segmentation; load it with segmentation.load",
     }.items():
         with pytest.raises(UserError) as caught:

@@ -206,7 +206,7 @@ def test_bad_inputs_are_named_and_the_others_predicted(tiny_runs, script: Call, 
         "pipe.jpg: is a pipe or a device",
         "torn.jpg: does not decode",
         "none.mp4: cannot be decoded as a video",
-        "thin.png: is 4000x1 pixels; its short side",
+        "thin.png: is 4000x1 pixels, so thin that its short side",
         "notes.txt: is not an image or video by its suffix",
         "empty: holds no images or videos",
         "gone.jpg: no such file or folder",
@@ -253,7 +253,7 @@ def test_mistakes(tiny_runs, tmp_path: Path, monkeypatch, name: str):
 def test_mistakes_in_what_predicts(tiny_runs, tmp_path: Path):
     image = write(tmp_path / "a.jpg")
     for folder, words, text in (
-        (tmp_path, (), "is no run folder"),
+        (tmp_path, (), "is not a run folder"),
         (tmp_path / "gone", (), "no such run folder or weights file"),
         (tiny_runs["cls"], ("--tile", 64), "classifiers process an image as a whole"),
         (tiny_runs["seg"], ("--score", 0.5), "is for detectors, but"),

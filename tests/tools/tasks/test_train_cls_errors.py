@@ -93,12 +93,12 @@ def missing_shard(data: Path) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] = {
     "empty class": (empty_class, (), "train/bee: a class without images"),
-    "other classes": (another_class, (), "val/cow: is none of the 2 classes of"),
+    "other classes": (another_class, (), "val/cow: is not one of the 2 classes of"),
     "one class": (one_class, (), "train: has only one class, ant, so that there is nothing to learn"),
     "no validation": (no_val, (), "has no folder val/, but train/"),
     "missing data": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
     "first image cut": (lambda data: cut(data / "train/ant/0.jpg"), (), "train/ant/0.jpg: does not decode"),
-    "bands of pictures": (None, ("--in-channels", 2), "an image gives 1 or 3 channels, not 2"),
+    "bands of pictures": (None, ("--in-channels", 2), "the model needs 2 channels, but an image file has 1 or 3"),
     "bands of arrays": (two_bands, ("--in-channels", 3), "has 2 channels, not 3; use --in-channels 2"),
     "mixup of floats": (two_bands, ("--mixup", 0.3), "--mixup 0.3: the images are floating arrays"),
     "cutmix of floats": (two_bands, ("--cutmix", 1), "--cutmix 1.0: the images are floating arrays"),
@@ -117,9 +117,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "no crop": (None, ("--crop-size", 0), "must be above 0"),
     "negative mixup": (None, ("--mixup", -1), "--mixup -1.0: must be 0 or above"),
     "smoothing": (None, ("--label-smoothing", 1), "must be 0 or above, below 1"),
-    "frozen random stages": (None, ("--freeze", 1), "random weights must train"),
-    "limit of shards": (shards, ("--limit", 4), "--sample: not for tar shards"),
-    "statistics of shards": (shards, ("--normalise", "data"), "--normalise data: not for tar shards"),
+    "frozen random stages": (None, ("--freeze", 1), "random weights must not be frozen"),
+    "limit of shards": (shards, ("--limit", 4), "--sample: does not work with tar shards"),
+    "statistics of shards": (shards, ("--normalise", "data"), "--normalise data: does not work with tar shards"),
     "shard cut": (cut_shard, (), "train-000001.tar: damaged or cut short"),
     "shard gone": (missing_shard, (), "lists"),
     "batch": (None, ("--batch-size", 5, "--accumulate", 2), "--batch-size 5: does not divide"),
@@ -152,7 +152,7 @@ def test_mistakes_found_before_training_leave_no_folder(capsys, monkeypatch, dat
 def test_weights_of_other_classes_measure_nothing(capsys, data: Path, weights: Path, tmp_path: Path):
     words = (*QUICK, "--data", data, "--workers", 0, "--eval-only", "--weights", weights, "--output", tmp_path / "run")
     line = refused(capsys, *words)
-    assert "val/bee: is none of the 2 classes of the weights (ant, cow, ...; 1 of 2 folders are none)" in line
+    assert "val/bee: is not one of the 2 classes of the weights (ant, cow, ...); 1 of 2 folders match no class" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -187,7 +187,7 @@ def test_damage_met_on_the_way_is_named_and_mended(capsys, script, data: Path, t
     done = script("train_cls.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line == f"error: {paths[0]}: does not decode: cut short, damaged or no image; replace or remove it"
+    assert line == f"error: {paths[0]}: does not decode: truncated, damaged or not an image; replace or remove the file"
     assert "Traceback" not in done.stderr
     paths[0].write_bytes(whole[0])
     resume = ("--resume", "--output", tmp_path / "run")

@@ -228,7 +228,7 @@ MISTAKES = {
     "negative lr": (None, ("--lr", "-0.1"), "--lr -0.1: must be above 0"),
     "missing folder": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
     "no weights": (None, ("--weights", "gone.pth"), "gone.pth"),
-    "frozen": (None, ("--norm", "frozen"), "random weights need a live norm"),
+    "frozen": (None, ("--norm", "frozen"), "norm 'frozen': cannot be combined with random weights"),
     "batch": (None, ("--batch-size", "5", "--accumulate", "2"), "--batch-size 5"),
     "output": (None, ("--output", "/proc/run"), "--output /proc/run"),
     "resume": (None, ("--resume", "--output", "fresh"), "to resume"),

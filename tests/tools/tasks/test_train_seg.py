@@ -152,16 +152,16 @@ def test_coco_runs_through_with_all_classes_and_with_those_of_voc(coco_mini: Pat
 
 MISTAKES = {
     "no such folder": (("--data", "absent"), "--data absent: no such folder"),
-    "no layout": (("--data", "."), "--data .: its layout is unknown; it holds nothing; expected"),
-    "window": (("--window", 64, "--min-size", 64), "--tile 64: tiles are cut from images at their own size"),
+    "no layout": (("--data", "."), "--data .: unknown layout (the folder holds nothing); use"),
+    "window": (("--window", 64, "--min-size", 64), "--tile 64: needs --min-size 0, because tiles are cut"),
     "no such split": (("--val-split", "extra"), "images/extra: no such folder"),
     "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),
     "eval of nothing": (("--eval-only",), "--eval-only: a model with random weights is not worth evaluating"),
     "wrong scales": (("--scales", "[2, 1]"), "must be two rising factors"),
     "wrong head": (("--head", "fcn4s"), "unknown segmentation head 'fcn4s': did you mean fcn8s"),
-    "frozen random": (("--freeze", 2), "random weights must train"),
-    "overlap of nothing": (("--overlap", 0.5), "--overlap 0.5: is the overlap of tiles; name --tile as well"),
-    "COCO's choice": (("--classes", "voc"), "--classes voc: is for COCO's categories"),
+    "frozen random": (("--freeze", 2), "random weights must not be frozen"),
+    "overlap of nothing": (("--overlap", 0.5), "--overlap 0.5: has no effect without tiles; give --tile as well"),
+    "COCO's choice": (("--classes", "voc"), "--classes voc: works only for data in COCO's layout"),
     "one value a channel": (
         ("--backbone", "resnet18", "--max-stride", 32, "--crop-size", 32, "--batch-size", 1),
         "--batch-size: batch norm has one value per channel, which gives no statistics; raise --batch-size",
