@@ -71,10 +71,15 @@ class CheckOptions:
 
     def __post_init__(self) -> None:
         if not (self.data or self.train_annotations or self.val_annotations):
-            raise UserError("--data: name a data set, or its --train-annotations and --train-images")
+            raise UserError("--data: is missing; name a data set, or give --train-annotations and --train-images")
         for split in ("train", "val"):
             file, folder = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
-            require((file is None) == (folder is None), f"{split}_annotations", file, f"goes with --{split}-images")
+            require(
+                (file is None) == (folder is None),
+                f"{split}_annotations",
+                file,
+                f"must be given together with --{split}-images",
+            )
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
         require(self.workers is None or self.workers > 0, "workers", self.workers, "must be above 0")
         if self.json and Path(self.json).exists() and not self.overwrite:

@@ -68,7 +68,7 @@ def run_weights(run: Path) -> Path:
     files = " or ".join(RUN_FILES)
     if is_run(run):
         raise UserError(f"{run}: has no {files} yet; continue its training with --resume --output {run}")
-    raise UserError(f"{run}: is no run folder (no {files}); name the folder of a finished training run")
+    raise UserError(f"{run}: is not a run folder (it has no {files}); name the folder of a finished training run")
 
 
 def is_run(folder: Path) -> bool:

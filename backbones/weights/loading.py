@@ -80,7 +80,7 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
         raise UserError(
-            f"{_name(module)}: there are no published weights {word!r} for this model; use weights=None or a file"
+            f"{_name(module)}: no published weights {word!r} exist for this model; use weights=None or a file"
         )
     library, arch = published
     state = timm_state(arch, word) if library == "timm" else torchvision_state(arch, word)

@@ -157,11 +157,11 @@ def test_output_stride_where_timm_has_it() -> None:
         ("timm/vit_tiny_patch16_224", {}, "feature maps"),
         ("timm/test_resnet", {"norm": "group"}, "norm='group' is not available"),
         ("timm/test_resnet", {"stride_style": "v1"}, "stride_style='v1' is not available"),
-        ("timm/test_resnet", {"features": ("c5", "c6")}, "has no feature c6; choose among"),
-        ("timm/resnet50.nonsense", {}, "timm/resnet50 has no weights 'nonsense'; choose among"),
+        ("timm/test_resnet", {"features": ("c5", "c6")}, "has no feature c6; choose from"),
+        ("timm/resnet50.nonsense", {}, "timm/resnet50 has no weights 'nonsense'; the available tags are"),
         ("timm/pvt_v2_b0", {"output_stride": 16}, "output_stride=16"),
         ("torchvision/resnet18", {"output_stride": 16}, "output_stride=16"),
-        ("timm/coatnet_0_rw_224", {}, "cannot build it with inputs of any size"),
+        ("timm/coatnet_0_rw_224", {}, "cannot build this model with inputs of any size"),
     ],
 )
 def test_refusals_are_one_line(name: str, options: dict, said: str) -> None:

@@ -98,7 +98,7 @@ def test_result_of_a_builder_without_options_is_checked() -> None:
         backbones.build("tiny", weights=None, features=("c3",))
     with pytest.raises(UserError, match=r"tiny: features='last' were chosen, but the backbone returns c2, c3; "):
         backbones.build("tiny", weights=None, features="last")
-    with pytest.raises(UserError, match="tiny: in_channels=1 was chosen, but the backbone has 3; "):
+    with pytest.raises(UserError, match="tiny: in_channels=1 was chosen, but the backbone has 3 input channels; "):
         backbones.build("tiny", weights=None, in_channels=1)
 
 
@@ -108,7 +108,7 @@ def test_builder_that_ignores_the_stride_is_refused() -> None:
         return registry.BACKBONES["resnet18"](name="resnet18")
 
     with pytest.raises(
-        UserError, match="strided: output_stride=16 was chosen, but the backbone's output has stride 32;  "
+        UserError, match="strided: output_stride=16 was chosen, but the backbone's output has stride 32; "
     ):
         backbones.build("strided", weights=None, output_stride=16)
 
@@ -155,7 +155,7 @@ def test_unknown_name_gets_suggestions() -> None:
         ({"features": "c5"}, "features='c5'"),
         ({"features": ()}, "features="),
         ({"features": ("c5", "c2")}, "different names in ascending order"),
-        ({"features": ("c5", "c6")}, "resnet18: has no feature c6; choose among c2, c3, c4, c5"),
+        ({"features": ("c5", "c6")}, "resnet18: has no feature c6; choose from c2, c3, c4, c5"),
         ({"norm": "frozen"}, "random statistics"),
     ],
 )

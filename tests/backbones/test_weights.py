@@ -124,7 +124,7 @@ def test_a_cached_file_with_a_wrong_hash_is_named_and_left(hub):
     cached.write_bytes(b"damaged")
     with pytest.raises(UserError) as error:
         downloads.fetch("http://127.0.0.1:9/resnet18-00000000.pth", what="resnet18")
-    assert str(cached) in one_line(error) and "move it away" in one_line(error)
+    assert str(cached) in one_line(error) and "move the file away" in one_line(error)
     assert cached.read_bytes() == b"damaged"
 
 

@@ -160,7 +160,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "no pixels": ("a.npy", npy(np.zeros((0, 5, 3), np.uint8)), "is an empty array, [0, 5, 3]"),
     "no bands": ("a.npy", npy(np.zeros((4, 5, 0))), "is an empty array"),
     "bands": ("a.npy", npy(np.zeros((4, 5, 4))), "has 4 channels, not 3; use --in-channels 4"),
-    "nan": ("a.npy", npy(np.full((2, 2, 3), np.nan)), "holds NaN"),
+    "nan": ("a.npy", npy(np.full((2, 2, 3), np.nan)), "contains NaN"),
     "inf": ("a.npy", npy(np.full((2, 2, 3), np.inf, np.float32)), "contains NaN, or numbers too large"),
 }
 
@@ -240,7 +240,10 @@ def test_names_that_are_no_text_are_read_and_shown(root: Path):
 
 
 def test_listing_refuses_what_is_no_split(root: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"--data .*data: has no folder test/, but train/, val/; expected SPLIT/CLASS"):
+    with pytest.raises(
+        UserError,
+        match=r"--data .*data: has no folder test/ \\(existing folders: train/, val/\\); arrange the images as SPLIT/CLASS",
+    ):
         split_folder(root, "test")
     (root / "train" / "cat").mkdir()
     for name in (".DS_Store.png", "a.svg"):

@@ -208,7 +208,9 @@ def test_a_file_of_another_net_and_a_bare_trunk_are_refused(tmp_path: Path) -> N
         classification.build("torchvision/squeezenet1_1", 4, weights=other)
     state = theirs("torchvision/mobilenet_v3_small").state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("classifier")}, tmp_path / "trunk.pth")
-    with pytest.raises(UserError, match=r"trunk.pth has no net.classifier.0.weight; give a file of the whole model"):
+    with pytest.raises(
+        UserError, match=r"trunk.pth lacks the entry net.classifier.0.weight; give a file of the whole model"
+    ):
         classification.build("torchvision/mobilenet_v3_small", 4, weights=tmp_path / "trunk.pth")
 
 

@@ -142,8 +142,8 @@ def test_only_plain_names_are_opened(tmp_path: Path, monkeypatch, name: str):
         ('{"classes": [], "train": {"a.tar": 1}}', "`classes` must be a list of different names"),
         ('{"classes": ["a", "a"], "train": {"a.tar": 1}}', "`classes` must be a list of different names"),
         ('{"classes": ["a"], "train": ["a.tar"]}', "`train` must be an object of counts"),
-        ('{"classes": ["a"], "val": {"a.tar": 0}}', "`val` gives a.tar 0 samples"),
-        ('{"classes": ["a"], "val": {"a.tar": true}}', "`val` gives a.tar True samples"),
+        ('{"classes": ["a"], "val": {"a.tar": 0}}', "`val` gives 0 as the number of samples in a.tar"),
+        ('{"classes": ["a"], "val": {"a.tar": true}}', "`val` gives True as the number of samples in a.tar"),
         ('{"classes": ["a"]}', "lists no shards"),
         ('{"classes": ["a"], "train": {"a.tar": 1}}', "a.tar, but there is no such file"),
     ],
@@ -255,11 +255,11 @@ def cut(path: Path, where: str) -> None:
 @pytest.mark.parametrize("where", ["file", "header", "boundary"])
 def test_a_shard_cut_short_is_no_shorter_data_set(root: Path, where: str):
     cut(root / "train-0.tar", where)
-    with pytest.raises(UserError, match=r"train-0.tar: damaged or cut short") as error:
+    with pytest.raises(UserError, match=r"train-0.tar: is damaged or truncated") as error:
         indices(training(root, ShardBatches(12, 4, seed=0)))
     assert "\n" not in str(error.value)
     (root / "shards.json").unlink()
-    with pytest.raises(UserError, match=r"train-0.tar: damaged or cut short"):
+    with pytest.raises(UserError, match=r"train-0.tar: is damaged or truncated"):
         read_index(str(root))
 
 
@@ -267,10 +267,10 @@ def test_a_shard_cut_short_is_no_shorter_data_set(root: Path, where: str):
     ("files", "message"),
     [
         ({"a.png": b"x", "a.cls": b"0"}, r"train-0.tar: a.png: does not decode"),
-        ({"a.png": png(1)}, r"train-0.tar: sample a: has no class"),
+        ({"a.png": png(1)}, r"train-0.tar: sample a: has an image but no class"),
         ({"a.txt": b"hi", "a.cls": b"0"}, r"train-0.tar: sample a: has no image"),
         ({"a.png": png(1), "a.jpg": png(1), "a.cls": b"0"}, r"sample a: has .jpg and .png"),
-        ({"a.png": png(1), "b.cls": b"0", "a.cls": b"0"}, r"sample a: has no class"),
+        ({"a.png": png(1), "b.cls": b"0", "a.cls": b"0"}, r"sample a: has an image but no class"),
         ({"a.png": png(1), "a.cls": b"3"}, r"sample a: class '3' is not a number from 0 to 2"),
         ({"a.png": png(1), "a.cls": b"-1"}, r"sample a: class '-1' is not a number"),
         ({"a.png": png(1), "a.cls": b"dog"}, r"sample a: class 'dog' is not a number"),
@@ -291,7 +291,7 @@ def test_an_error_of_a_worker_is_one_line(root: Path, capsys):
     with pytest.raises(SystemExit, match="2"):
         ending.run(lambda: indices(training(root, ShardBatches(12, 4, seed=0), workers=2)))
     shard = root / "train-0.tar"
-    expected = f"error: {shard}: damaged or cut short (2 of 5 samples); copy or write it again\n"
+    expected = f"error: {shard}: is damaged or truncated (2 of 5 samples); copy or write the shard again\n"
     assert capsys.readouterr().err.endswith(expected)
 
 

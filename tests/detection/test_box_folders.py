@@ -174,12 +174,12 @@ def test_voc_faults_are_refused_by_training_and_found_by_the_check(voc: VocFolde
     [
         (
             lambda voc: (voc.root / "ImageSets/Main/test.txt").unlink(),
-            "test.txt: no such list of images; name one of all, tr",
+            "test.txt: no such list of images; name one of the existing lists \(all, tr",
         ),
         (of_list("\n"), "lists no image"),
         (lambda voc: (voc.root / "ImageSets/Main/test.txt").write_bytes(b"\xff"), "is not UTF-8 text"),
         (lambda voc: (voc.root / "classes.txt").write_text("\n"), "contains no class names"),
-        (lambda voc: (voc.root / "classes.txt").write_text("cat\ncat\n"), "class cat is a duplicate"),
+        (lambda voc: (voc.root / "classes.txt").write_text("cat\ncat\n"), "class cat is listed more than once"),
         (lambda voc: (voc.root / "JPEGImages").rename(voc.root / "Images"), "JPEGImages: no such folder"),
     ],
 )
@@ -378,7 +378,7 @@ def test_yolo_faults_are_refused_by_training_and_found_by_the_check(yolo: Path, 
         ("nc: 2", "`names` is neither a list of class names"),
         ("names: {0: cat, 2: dog}", "`names` is neither a list of class names"),
         ("nc: 3\nnames: [cat, dog]", "`nc` is 3, but `names` lists 2 classes"),
-        ("names: [cat, cat]", "class cat is a duplicate"),
+        ("names: [cat, cat]", "class cat is listed more than once"),
         ("names: []", "contains no class names"),
         ("names: !!python/object/apply:os.getcwd []", "is not valid YAML"),
         ("names: [dog, cat]", "lists other classes than"),

@@ -88,7 +88,7 @@ def test_the_coco_file_is_taken_from_the_cache(published, tmp_path: Path, monkey
     cache.mkdir(parents=True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     shutil.copy(path, cache / COCO_FILES[name])
-    with pytest.raises(UserError, match="not the published file"):  # its name says another digest
+    with pytest.raises(UserError, match="not the published one"):  # its name says another digest
         segmentation.build(name, 21, weights="coco")
     file = f"fcn_resnet50_coco-{sha256(path.read_bytes()).hexdigest()[:8]}.pth"
     shutil.copy(path, cache / file)

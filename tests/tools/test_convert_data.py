@@ -181,7 +181,7 @@ def turned(coco: CocoFolder) -> None:
     [
         (shared_name, "voc", "005.jpg occurs in both train and val"),
         (spaced_class, "yolo", r"class ' dog' has spaces around it"),
-        (class_twice, "yolo", "class car is a duplicate"),
+        (class_twice, "yolo", "class car is listed more than once"),
         (one_stem, "yolo", "images 005.jpg and 005.png would have the same annotation file"),
         (far_box, "yolo", r"annotation 4 of image 9: its box \[80, 10, 20, 20\] has no area inside"),
         (no_box, "voc", r"annotation 1: `bbox` is \[1, 2\]"),

@@ -56,8 +56,8 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
         loss = F.cross_entropy(model(images).float(), labels)
     if not hooks.found:
         raise UserError(
-            "no responses were recorded, because a model with frozen batch norm folds it into the convolutions; "
-            "choose a model with live batch norm"
+            "no responses were recorded, because the frozen batch norm of this model is folded into its "
+            "convolutions; choose a model with live batch norm"
         )
     loss.backward()
     for conv, response in hooks.found.items():

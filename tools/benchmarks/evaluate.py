@@ -76,7 +76,10 @@ class EvaluateBenchmark:
                 others = ", ".join(name for name in MODULES if name != OURS)
                 raise UserError(f"--libraries {library}: unknown; choose from {others}")
             if find_spec(MODULES[library]) is None:
-                raise UserError(f"--libraries {library}: not installed; pip install {library}, or leave it out")
+                raise UserError(
+                    f"--libraries {library}: is not installed; install it with `pip install {library}`, or "
+                    f"leave {library} out"
+                )
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
         """In each round, let each library compute the metrics once; then yield a report of all rounds so far."""

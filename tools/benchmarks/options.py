@@ -161,7 +161,12 @@ class LoadOptions:
     def __post_init__(self) -> None:
         named = split_list(self.tasks)
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
-        require(named and set(named) <= set(PIPELINES), "tasks", self.tasks, f"must be of {', '.join(PIPELINES)}")
+        require(
+            named and set(named) <= set(PIPELINES),
+            "tasks",
+            self.tasks,
+            f"must be one or more of {', '.join(PIPELINES)}",
+        )
 
 
 @dataclass
@@ -208,7 +213,10 @@ class MemoryOptions:
         require(self.images_per_step > 0, "images_per_step", self.images_per_step, "must be above 0")
         require(self.images >= 0, "images", self.images, "must be 0 or above")
         if not (split_list(self.detectors) or split_list(self.classifiers) or self.images):
-            raise UserError("--detectors, --classifiers and --images: nothing to measure; set at least one")
+            raise UserError(
+                "--detectors, --classifiers and --images: are all empty, so there is nothing to measure; set "
+                "at least one"
+            )
 
 
 @dataclass
@@ -225,7 +233,7 @@ class ScaleOptions:
 
     def __post_init__(self) -> None:
         named = split_list(self.axes)
-        require(named and set(named) <= set(AXES), "axes", self.axes, f"must be of {', '.join(AXES)}")
+        require(named and set(named) <= set(AXES), "axes", self.axes, f"must be one or more of {', '.join(AXES)}")
         require(self.values > 0, "values", self.values, "must be above 0")
 
 

@@ -102,7 +102,7 @@ def _coco_splits(
                 report.add("no such split", name, file=str(root), text=f"has no annotations/instances_{name}*.json")
     for _, folder in found.values():
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of images")
+            raise UserError(f"{folder}: no such folder of images; check the path")
     return found
 
 
@@ -119,7 +119,8 @@ def _class_splits(root: Path, splits: Sequence[str]) -> dict[str, Path]:
             found[name] = root / name
     if not found:
         raise UserError(
-            f"--data {root}: unknown layout; expected {LAYOUTS}; train/CLASS/* and val/CLASS/*; or "
-            "images/SPLIT, labels/SPLIT of label maps and classes.txt"
+            f"--data {root}: unknown layout; for detection expected {LAYOUTS}; for classification "
+            "train/CLASS/* and val/CLASS/*; for segmentation images/SPLIT, labels/SPLIT with label maps, "
+            "and classes.txt"
         )
     return found

@@ -126,7 +126,8 @@ def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], 
     for name, value in values.items():
         if isinstance(value, str) and value.strip() and _is_null(value):
             raise UserError(
-                f"{option}{file}: {name} is the text {value!r}, which YAML reads as null; write null without quotes"
+                f"{option}{file}: {name} is the quoted text {value!r}, which would be read as null; write "
+                "null without quotes"
             )
     if not values.keys() & former_names(groups).keys():
         return file
@@ -199,5 +200,7 @@ def _instance(group: type, values: Namespace) -> object:
 def _read_config(path: Path, option: str = "--config ") -> dict[str, Any]:
     values = read_yaml(path, name=f"{option}{path}")
     if not isinstance(values, dict):
-        raise UserError(f"{option}{path}: holds a {type(values).__name__}, not `option: value` lines")
+        raise UserError(
+            f"{option}{path}: holds a {type(values).__name__}; write one line `option: value` for each option"
+        )
     return values

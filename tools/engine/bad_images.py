@@ -157,8 +157,8 @@ class _Replacing(_Recording[Item], SizedDataset[Item]):
                 return item
         path = self.data.unreadable(index)
         raise UserError(
-            f"{path}: does not decode, and neither do {TRIES} images tried in its place; replace the bad images of "
-            "the data set"
+            f"{path}: does not decode, and neither do the {TRIES} images that were tried instead; replace "
+            "the bad images of the data set"
         )
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:

@@ -51,15 +51,15 @@ def load(path: Path) -> Any:
     """
     header, tensors = read_safetensors(path)
     if header.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this version; name a run folder's checkpoint/*.safetensors")
+        raise UserError(f"{path}: is not a checkpoint of this version; name a run folder's checkpoint/*.safetensors")
     tree = header.get("tree", "")
     if header.get("sha256") != _digest(tree, tensors):
-        raise UserError(f"{path}: damaged (its contents do not match its checksum); resume from another checkpoint")
+        raise UserError(f"{path}: is damaged (its contents do not match its checksum); resume from another checkpoint")
     try:
         return _unpack(json.loads(tree), tensors)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(
-            f"{path}: not a checkpoint of this version (its header cannot be read); resume from another checkpoint"
+            f"{path}: is not a checkpoint of this version (its header cannot be read); resume from another checkpoint"
         ) from None
 
 
@@ -197,7 +197,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
         raise UserError(f"{path}: no such file; check the path") from None
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path}: is not a complete safetensors file ({_reason(error)}); copy or write it again"
+            f"{path}: is not a complete safetensors file ({_reason(error)}); copy or write the file again"
         ) from None
 
 

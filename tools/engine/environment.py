@@ -32,8 +32,8 @@ def user_error_of(error: Exception) -> UserError | None:
         return UserError(f"--deterministic: {text}; use another model, or leave the option out")
     if text.startswith("Expected more than 1 value per channel when training"):
         return UserError(
-            "--batch-size: batch norm has one value per channel, which gives no statistics; raise --batch-size or the "
-            "size of the inputs, or use --norm frozen or group"
+            "--batch-size: batch norm gets only one value per channel, so it cannot compute statistics; "
+            "raise --batch-size or the size of the inputs, or use --norm frozen or group"
         )
     return None
 

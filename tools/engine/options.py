@@ -157,7 +157,9 @@ class RunOptions:
         for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         trains_anew = not (self.eval_only or self.resume)
-        require(trains_anew or not self.dry_run, "dry_run", self.dry_run, "does not go with --eval-only or --resume")
+        require(
+            trains_anew or not self.dry_run, "dry_run", self.dry_run, "cannot be combined with --eval-only or --resume"
+        )
         for name in ("eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")

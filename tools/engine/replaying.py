@@ -32,7 +32,8 @@ def read(path: Path) -> Kept:
     kept = checkpoint.load(path)
     if not isinstance(kept, dict) or not kept.keys() >= {"images", "targets", "random", "parameters", "meta"}:
         raise UserError(
-            f"{path}: is no file that a training wrote about a loss that was not finite; name a nonfinite-*.safetensors"
+            f"{path}: is not a record of a non-finite loss; name a nonfinite-*.safetensors file that a "
+            "training run wrote"
         )
     return kept
 
@@ -62,8 +63,8 @@ def restore(model: nn.Module, kept: Kept, state: Mapping[str, Tensor] | None = N
         model.load_state_dict(state if state is not None else {**model.state_dict(), **kept["parameters"]})
     except RuntimeError:
         raise UserError(
-            "the recorded weights do not fit the model, which another version of the project built; use the version "
-            "that trained it"
+            "the recorded weights do not fit the model, probably because another version of the project "
+            "wrote the file; use the version that wrote the file"
         ) from None
     return model.train()
 

@@ -72,13 +72,17 @@ def _renumber_images(
 ) -> np.ndarray:
     unlisted = set(np.unique(rows[:, IMAGE]).astype(np.int64).tolist()) - given.keys()
     if unlisted:
-        raise UserError(f"{path}: does not list image {min(unlisted)} of the detections; remove it to match by ids")
+        raise UserError(
+            f"{path}: does not list image {min(unlisted)}, which the detections contain; add the image to "
+            "this file, or delete the file so that images are matched by id"
+        )
     matched = match_names(given, truth)
     if not matched and len(rows):
         one, other = next(iter(given.values())), next(iter(truth.values()))
         raise UserError(
-            f"{path}: no image has a file name of the ground truth ({one}; the ground truth has {other}); name the "
-            "annotations of these images, or remove the file to match by ids"
+            f"{path}: no file name in it occurs in the ground truth (for example {one} here, {other} "
+            "there); name the annotations of these images, or delete this file so that images are "
+            "matched by id"
         )
     _refuse_shared(matched, given, path)
     known = np.isin(rows[:, IMAGE], list(matched))

@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({error}); write it again") from None
+        raise UserError(f"{path}: is not a JSON file ({error}); write the file again") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -71,7 +71,7 @@ def read_truth(source: TruthSource) -> InstancesFile:
     data = source if isinstance(source, dict) else read_json(source)
     if not isinstance(data, dict):
         raise UserError(
-            f"{where}: COCO ground truth must be a JSON object, not {_kind(data)}; is it swapped with the other file?"
+            f"{where}: COCO ground truth must be a JSON object, not {_kind(data)}; check whether the two files are swapped"
         )
     images, given, categories = (_list(data, key, where) for key in ("images", "annotations", "categories"))
     sizes, names = _sizes(images, where), _names(categories, where)
@@ -141,7 +141,7 @@ def read_results(source: Path | Sequence[Record]) -> np.ndarray:
     records = read_json(source) if isinstance(source, Path) else source
     if isinstance(records, (str, dict)) or not isinstance(records, Sequence):
         raise UserError(
-            f"{where}: COCO results must be a JSON list, not {_kind(records)}; is it swapped with the other file?"
+            f"{where}: COCO results must be a JSON list, not {_kind(records)}; check whether the two files are swapped"
         )
     rows = [_result(record, number, where) for number, record in enumerate(records)]
     return np.array(rows, dtype=np.float64).reshape(-1, 7)

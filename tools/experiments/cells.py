@@ -124,6 +124,7 @@ def _require_equal(one: Cell, other: Cell) -> None:
     if different:
         option = different[0]
         raise UserError(
-            f"two cells would share the folder {one.name}: --{option} {one.config.get(option)} and "
-            f"{other.config[option]}; rename one value, for example the file that it names"
+            f"two cells would use the same folder {one.name}, because --{option} {one.config.get(option)} "
+            f"and {other.config[option]} shorten to the same name; change one of the values, for example "
+            "by renaming its file"
         )

@@ -41,7 +41,9 @@ class Comparison:
         names = Counter(cell.name for cell in self.cells)
         duplicate = next((name for name, count in names.items() if count > 1), None)
         if duplicate is not None:
-            raise UserError(f"two cells of different tasks would share the folder {duplicate}; rename one of the tasks")
+            raise UserError(
+                f"two cells of different tasks would use the same folder {duplicate}; rename one of the tasks"
+            )
 
     def show_plan(self) -> list[tuple[Cell, CellState]]:
         """Print all cells (training runs) with their states: finished, to be resumed, or to be started.

@@ -160,7 +160,7 @@ def _lock(log: BinaryIO, run: Path) -> None:
         UserError: a training of the cell is alive, for example after its comparison was killed.
     """
     if not lock_with_children(log, Path(log.name)):
-        raise UserError(f"{run}: is being trained by another process; wait until it ends, or stop it")
+        raise UserError(f"{run}: is being trained by another process; wait until that process ends, or stop it")
 
 
 def _stop(running: Sequence[Job]) -> None:

@@ -42,8 +42,8 @@ class CompareOptions:
             not (self.experiment and named),
             "experiment",
             self.experiment,
-            f"a file holds the whole experiment; leave --{' --'.join(named)} out",
+            f"this file already describes the whole experiment; leave --{' --'.join(named)} out",
         )
         require(
-            self.experiment or self.script, "script", self.script, "name a training command, or an experiment's file"
+            self.experiment or self.script, "script", self.script, "name a training command, or give an experiment file"
         )

@@ -71,8 +71,8 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
     if options.experiment:
         if arguments:
             raise UserError(
-                f"-- {arguments[0]}: with an experiment file no further options are allowed; write this one into "
-                f"{options.experiment}"
+                f"-- {arguments[0]}: with an experiment file no further options are allowed; write this "
+                f"option into {options.experiment}"
             )
         plans = read_plans(Path(options.experiment), list(COMMANDS))
         return [replace(plan, arguments=(*plan.arguments, *for_plugins)) for plan in plans]
@@ -82,7 +82,9 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
             values = [value.strip() for value in str(text).split(",") if value.strip()]
             require(values, f"{axis}s", text, "name at least one; separate several with commas")
             matrix |= matrix_of({axis: values}, f"--{axis}s")
-    require(matrix, "backbones", options.backbones, "name what to compare, separated by commas; or give --seeds")
+    require(
+        matrix, "backbones", options.backbones, "name the backbones to compare, separated by commas, or give --seeds"
+    )
     return [Plan(str(options.script), (*arguments, *for_plugins), (matrix,))]
 
 
@@ -97,7 +99,7 @@ def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:
     """
     values = _mapping(read_yaml(path, fix="name the YAML file of an experiment"), str(path))
     unknown = set(values) - {*TASK_KEYS, *COMMON_KEYS}
-    _refuse(unknown, f"{path}: unknown key", f"an experiment has {', '.join(TASK_KEYS + COMMON_KEYS)}")
+    _refuse(unknown, f"{path}: unknown key", f"the keys of an experiment are {', '.join(TASK_KEYS + COMMON_KEYS)}")
     equal_steps = values.get("equal_steps", False)
     if not isinstance(equal_steps, bool):
         raise UserError(f"{path}: `equal_steps` is {equal_steps!r}; write true or false")
@@ -135,10 +137,11 @@ def matrix_of(value: object, where: str) -> Matrix:
         matrix[option] = {value_name(name): each for name, each in named.items()}
         if len(matrix[option]) < len(named):  # such as 1 and "1"
             raise UserError(
-                f"{where}: {option} has two values of one name among {', '.join(map(repr, named))}; rename one"
+                f"{where}: {option}: two of the values {', '.join(map(repr, named))} have the same name; "
+                "rename one of them"
             )
     if not matrix:
-        raise UserError(f"{where}: names no option to vary; write `{{backbone: [resnet20, plain20]}}`")
+        raise UserError(f"{where}: lists no option to vary; write `{{backbone: [resnet20, plain20]}}`")
     return matrix
 
 
@@ -156,7 +159,7 @@ def fill_placeholders(values: Mapping[str, object], *, where: str) -> Values:
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise UserError(f"{where}: {match[0]} names no option of the cell; its options are {', '.join(values)}")
+            raise UserError(f"{where}: {match[0]} is not an option of the cell; use one of {', '.join(values)}")
         return value_name(values[match[1]])
 
     return {name: re.sub(r"\{(\w+)\}", fill, v) if isinstance(v, str) else v for name, v in values.items()}
@@ -170,9 +173,9 @@ def known_options(script: str) -> list[str]:
 def _with_common(common: Mapping[str, object], own: object, where: str) -> Values:
     """Return a task's entry of the file, completed by the common options and matrix. The task's own values win."""
     entry = _mapping(own, where)
-    _refuse(set(entry) - set(TASK_KEYS), f"{where}: unknown key", f"a task has {', '.join(TASK_KEYS)}")
+    _refuse(set(entry) - set(TASK_KEYS), f"{where}: unknown key", f"the keys of a task are {', '.join(TASK_KEYS)}")
     if "runs" in common:
-        raise UserError(f"{where}: `runs` stands beside `tasks`; move it into the entries of `tasks`")
+        raise UserError(f"{where}: `runs` and `tasks` cannot be combined; move `runs` into the entries of `tasks`")
     joined = {**common, **entry}
     for key in ("options", "matrix"):
         if key in common and key in entry:
@@ -194,8 +197,16 @@ def _plan(
     known = known_options(script)
     named: list[tuple[str, Collection[str]]] = [("options", options), *zip(entries, matrices, strict=True)]
     for key, names in named:
-        _refuse({*names} & {*OWN_OPTIONS}, f"{where}: option", "the comparison sets it for each cell")
-        _refuse({*names} & {"plugin"}, f"{where}: option", "a file cannot import code; give --plugin to compare.py")
+        _refuse(
+            {*names} & {*OWN_OPTIONS},
+            f"{where}: option",
+            "leave this option out, because the comparison sets it for each cell",
+        )
+        _refuse(
+            {*names} & {"plugin"},
+            f"{where}: option",
+            "an experiment file cannot import code, so give --plugin to compare.py",
+        )
         _require_known(names, known, f"{where}: {key}", script)
     return Plan(script, to_arguments(options), matrices, task, equal_steps)
 
@@ -222,7 +233,7 @@ def _require_known(names: Collection[str], known: Sequence[str], where: str, scr
 
 def _mapping(value: object, where: str) -> Values:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{where}: holds no `name: value` lines; see --help for an example")
+        raise UserError(f"{where}: contains no `name: value` lines; see --help for an example")
     return value
 
 

@@ -31,8 +31,8 @@ def read_state(cell: Cell, folder: Path) -> CellState:
     foreign = foreign_files(folder)
     if foreign:
         raise UserError(
-            f"{folder}: holds {min(foreign).relative_to(folder)} but no run to continue; "
-            "move the folder away or name another --output"
+            f"{folder}: holds {min(foreign).relative_to(folder)} but no run that can be continued; move "
+            "the folder away or name another --output"
         )
     return "begin"
 
@@ -58,5 +58,5 @@ def _require_same_options(cell: Cell, folder: Path) -> None:
 def _read_config(path: Path) -> JsonObject:
     values = read_yaml(path, fix="move the run folder away")
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no options; move the run folder away")
+        raise UserError(f"{path}: does not contain the options of a run; move the run folder away")
     return values

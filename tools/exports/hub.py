@@ -98,7 +98,7 @@ def _push_error(error: Exception, repository: str) -> Exception:
     """Return the error to raise after a failed push: a one-line user error without the token, or the error itself."""
     where = f"--repo {repository}"
     if isinstance(error, LocalTokenNotFoundError):
-        return UserError(f"{where}: no token; log in with `hf auth login`, or set HF_TOKEN")
+        return UserError(f"{where}: no access token was found; log in with `hf auth login`, or set HF_TOKEN")
     if not is_network_error(error):
         return error
     return hub.refusal(error, where) or UserError(

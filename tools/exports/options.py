@@ -45,7 +45,7 @@ class ExportOptions:
         require(self.checked >= LEAST_CHECKED, "checked", self.checked, f"must be {LEAST_CHECKED} or more")
         require(self.calibration > 0, "calibration", self.calibration, "must be above 0")
         require(self.measured >= LEAST_CHECKED, "measured", self.measured, f"must be {LEAST_CHECKED} or more")
-        require(self.int8 == "no" or self.format == "onnx", "int8", self.int8, "is for --format onnx")
+        require(self.int8 == "no" or self.format == "onnx", "int8", self.int8, "needs --format onnx")
         require(self.size is None or self.size % 32 == 0 < self.size, "size", self.size, "must be a multiple of 32")
 
     @property

@@ -55,5 +55,5 @@ def _find_attempt(store: dist.Store, rank: int, timeout: timedelta) -> str:
             return attempt
         time.sleep(POLL_SECONDS)
     raise UserError(
-        f"process {rank} did not meet process 0 within {timeout}; check that process 0 runs, or raise --timeout"
+        f"process {rank} could not connect to process 0 within {timeout}; check that process 0 runs, or raise --timeout"
     )

@@ -134,6 +134,6 @@ def _require_same_ap(run: RunFolder, evaluation: COCOeval, annotations: Path, mo
     ap, written = summarize(arrays["precision"], arrays["recall"], most)["AP"], run.results.get("AP")
     if ap != written and (ap is None or written is None or abs(ap - written) > ROUNDING):
         raise UserError(
-            f"{annotations}: gives an AP of {ap} with the detections of {run.folder}, results.json says {written}, so "
-            "one of the files has changed; evaluate again with --eval-only --resume"
+            f"{annotations}: gives an AP of {ap} with the detections of {run.folder}, but results.json "
+            f"says {written}, so one of the files has changed; evaluate again with --eval-only --resume"
         )

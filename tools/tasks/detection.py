@@ -70,8 +70,9 @@ class DetectionTask:
         absent = [name for name in getattr(detector.load_report, "missing", ()) if name.startswith("roi_heads.")]
         if options.run.eval_only and absent:
             raise UserError(
-                f"--weights {weights}: was not trained on {len(absent)} of the data's categories ({absent[0]}, ...); "
-                "leave out --eval-only to train them, or use data of the same categories"
+                f"--weights {weights}: was not trained on {len(absent)} of the data's categories "
+                f"({absent[0]}, ...); leave out --eval-only to train the missing categories, or use data "
+                "of the same categories"
             )
         if not options.run.eval_only:
             detector.freeze_stages(model.frozen_stages)
@@ -231,7 +232,10 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
     train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
     indices = select(train, limit=data.limit, negatives=data.negatives)
     if not len(indices):
-        raise UserError(f"{train.path}: no image is left to train on, because all are without objects")
+        raise UserError(
+            f"{train.path}: no image is left to train on, because none of the chosen images has an "
+            "object; add annotations, or choose other images"
+        )
     # Keep --fraction of the images, of each class alike.
     images, classes = train.objects(indices)
     if not len(images):

@@ -52,7 +52,12 @@ class TrainDetectorOptions:
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.frozen_stages)
         files = self.evaluation.ensemble
-        require(self.run.eval_only or not files, "ensemble", files, "needs --eval-only; train each detector by itself")
+        require(
+            self.run.eval_only or not files,
+            "ensemble",
+            files,
+            "needs --eval-only, because each detector is trained alone; add --eval-only or leave --ensemble out",
+        )
         plain = self.evaluation == DetectionEvaluationOptions()
         rule = "needs one pass over each image; leave out --refine, --test-* and --ensemble"
         require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)

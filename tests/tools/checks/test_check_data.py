@@ -411,7 +411,7 @@ def test_a_clean_set_has_status_0(clean: CocoFolder, capsys: pytest.CaptureFixtu
         (("--data", "nowhere"), "--data nowhere: no such folder"),
         (("--data", "."), "unknown layout"),
         (("--data", "shards"), "tar shards are not checked"),
-        (("--train-annotations", "a.json"), "goes with --train-images"),
+        (("--train-annotations", "a.json"), "must be given together with --train-images"),
         (("--train-annotations", "a.json", "--train-images", "."), "a.json: no such file"),
         (("--train-annotations", "a.json", "--train-images", "nowhere"), "nowhere: no such folder"),
         (("--data", ".", "--workers", "0"), "--workers 0: must be above 0"),

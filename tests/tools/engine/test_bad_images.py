@@ -126,7 +126,7 @@ def test_a_set_without_a_readable_image_is_an_error(classes: Path, tmp_path: Pat
     data = whole(classes, tmp_path / "run")
     for path in (classes / "train").rglob("*.png"):
         path.write_bytes(b"none")
-    with pytest.raises(UserError, match=r"does not decode, and neither do 100 images tried in its place"):
+    with pytest.raises(UserError, match=r"does not decode, and neither do the 100 images that were tried instead"):
         data[(0, 0)]
 
 

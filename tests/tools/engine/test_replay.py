@@ -129,7 +129,7 @@ def test_the_first_broken_module_and_gradient_are_named():
 def test_other_files_are_refused(tmp_path: Path, capsys):
     checkpoint.save(tmp_path / "c.safetensors", {"training": {}})
     assert status(replay.main, tmp_path / "c.safetensors") == 2
-    assert "is no file that a training wrote about a loss that was not finite" in capsys.readouterr().err
+    assert "is not a record of a non-finite loss" in capsys.readouterr().err
     assert status(replay.main) == 2
     assert "file" in capsys.readouterr().err
     assert status(replay.main, tmp_path / "absent") == 2

@@ -113,7 +113,7 @@ def test_equal_ids_and_names_need_no_remark(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({1: "/x/9.jpg", 2: "/x/8.jpg"}, "no image has a file name of the ground truth"),
+        ({1: "/x/9.jpg", 2: "/x/8.jpg"}, "no file name in it occurs in the ground truth"),
         ({1: "/x/a/1.jpg", 2: "/y/a/1.jpg"}, "both fit image 7"),
     ],
 )

@@ -122,7 +122,7 @@ def test_files_of_somebody_else_are_kept(cell_and_folder):
     cell, folder = cell_and_folder
     (folder / "config.yaml").write_text(yaml.safe_dump(cell.config))
     touch(folder, "thesis.tex")
-    with pytest.raises(UserError, match=r"holds thesis\.tex but no run to continue; move the folder away"):
+    with pytest.raises(UserError, match=r"holds thesis\.tex but no run that can be continued; move the folder away"):
         read_state(cell, folder)
     assert (folder / "thesis.tex").exists()
 

@@ -111,7 +111,7 @@ MISTAKES = {
     ),
     "placeholder": (
         {"script": "train_det", "matrix": {"weights": ["runs/{bakbone}/x.pth"]}},
-        "{bakbone} names no option of the cell",
+        "{bakbone} is not an option of the cell",
     ),
     "tasks": ({"tasks": {"a": {"script": "train_det", "data": "x"}}, "matrix": MATRIX}, "tasks: a: unknown key data"),
     "no task": ({"tasks": {}, "matrix": MATRIX}, "`tasks` is empty"),
@@ -123,7 +123,7 @@ MISTAKES = {
                 "a-epochs3": {"script": "train_det", "matrix": {"seed": [0]}},
             }
         },
-        "two cells of different tasks would share the folder a-epochs3-seed0",
+        "two cells of different tasks would use the same folder a-epochs3-seed0",
     ),
     "task's name": (
         {"tasks": {"a/b": {"script": "train_det"}}, "matrix": MATRIX},
@@ -137,7 +137,7 @@ MISTAKES = {
     "runs": ({"script": "train_det", "runs": MATRIX}, "`runs` is not a list"),
     "same folder": (
         {"script": "train_det", "matrix": {"weights": ["a/x.pth", "b/x.pth"]}},
-        "two cells would share the folder weights_x: --weights a/x.pth and b/x.pth",
+        "two cells would use the same folder weights_x, because --weights a/x.pth and b/x.pth shorten",
     ),
 }
 
@@ -154,15 +154,15 @@ def test_mistakes_are_found_before_anything_starts(name: str, tmp_path: Path):
 
 
 WORDS = {
-    "nothing": ([], "name a training command, or an experiment's file"),
+    "nothing": ([], "name a training command, or give an experiment file"),
     "no file": (["gone.yaml"], "gone.yaml: cannot be read"),
     "both": (
         ["e.yaml", "--backbones", "resnet18"],
-        "a file holds the whole experiment; leave --backbones out",
+        "this file already describes the whole experiment; leave --backbones out",
     ),
     "jobs": (["--script", "train_det", "--seeds", "0", "--jobs", "0"], "--jobs 0: must be above 0"),
     "no names": (["--script", "train_det", "--backbones", ","], "name at least one"),
-    "no axis": (["--script", "train_det"], "name what to compare"),
+    "no axis": (["--script", "train_det"], "name the backbones to compare"),
     "table": (
         ["--script", "train_det", "--seeds", "0", "--table-only"],
         "no such folder, so --table-only has no runs to read",
@@ -180,5 +180,5 @@ def test_mistakes_of_the_command_line(name: str, tmp_path: Path):
 
 def test_options_of_a_file_are_written_into_it(tmp_path: Path):
     file = write(tmp_path / "e.yaml", script="train_det", matrix=MATRIX)
-    with pytest.raises(UserError, match="write this one into"):
+    with pytest.raises(UserError, match="write this option into"):
         compare.main([str(file), "--output", str(tmp_path / "out"), "--", "--epochs", "2"])

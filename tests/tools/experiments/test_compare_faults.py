@@ -25,12 +25,12 @@ def plan(*matrices: dict) -> Plan:
 
 
 def test_a_matrix_without_options_is_refused():
-    with pytest.raises(UserError, match="matrix: names no option to vary"):  # its run would fill the output folder
+    with pytest.raises(UserError, match="matrix: lists no option to vary"):  # its run would fill the output folder
         plan({})
 
 
 def test_values_of_one_name_are_refused():
-    with pytest.raises(UserError, match="weights has two values of one name among 1, '1'"):
+    with pytest.raises(UserError, match="two of the values 1, '1' have the same name"):
         plan({"weights": {1: "a.pth", "1": "b.pth"}})
 
 

@@ -142,7 +142,7 @@ def test_nan_differs_too(cls: Path) -> None:
     "words, said",
     [
         (["--images", "nowhere"], "no such folder"),
-        (["--int8", "static", "--format", "torch-export"], "is for --format onnx"),
+        (["--int8", "static", "--format", "torch-export"], "needs --format onnx"),
         (["--checked", "3"], "must be 5 or more"),
         (["--size", "64"], "is for detectors"),
         (["--format", "coreml"], "format"),

@@ -92,7 +92,7 @@ def missing_shard(data: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] = {
-    "empty class": (empty_class, (), "train/bee: a class without images"),
+    "empty class": (empty_class, (), "train/bee: this class folder contains"),
     "other classes": (another_class, (), "val/cow: is not one of the 2 classes of"),
     "one class": (one_class, (), "train: has only one class, ant, so that there is nothing to learn"),
     "no validation": (no_val, (), "has no folder val/, but train/"),
@@ -100,8 +100,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "first image cut": (lambda data: cut(data / "train/ant/0.jpg"), (), "train/ant/0.jpg: does not decode"),
     "bands of pictures": (None, ("--in-channels", 2), "the model needs 2 channels, but an image file has 1 or 3"),
     "bands of arrays": (two_bands, ("--in-channels", 3), "has 2 channels, not 3; use --in-channels 2"),
-    "mixup of floats": (two_bands, ("--mixup", 0.3), "--mixup 0.3: the images are floating arrays"),
-    "cutmix of floats": (two_bands, ("--cutmix", 1), "--cutmix 1.0: the images are floating arrays"),
+    "mixup of floats": (two_bands, ("--mixup", 0.3), "--mixup 0.3: works only on uint8 images"),
+    "cutmix of floats": (two_bands, ("--cutmix", 1), "--cutmix 1.0: works only on uint8 images"),
     "odd batch of mixup": (None, ("--mixup", 0.2, "--batch-size", 3), "use an even number"),
     "odd batch of cutmix": (None, ("--cutmix", 1, "--batch-size", 6, "--accumulate", 2), "use an even number"),
     "nothing to measure": (
@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "frozen random stages": (None, ("--freeze", 1), "random weights must not be frozen"),
     "limit of shards": (shards, ("--limit", 4), "--sample: does not work with tar shards"),
     "statistics of shards": (shards, ("--normalise", "data"), "--normalise data: does not work with tar shards"),
-    "shard cut": (cut_shard, (), "train-000001.tar: damaged or cut short"),
+    "shard cut": (cut_shard, (), "train-000001.tar: is damaged or truncated"),
     "shard gone": (missing_shard, (), "lists"),
     "batch": (None, ("--batch-size", 5, "--accumulate", 2), "--batch-size 5: does not divide"),
     "resume": (None, ("--resume",), "to resume"),

@@ -164,7 +164,7 @@ MISTAKES = {
     "COCO's choice": (("--classes", "voc"), "--classes voc: works only for data in COCO's layout"),
     "one value a channel": (
         ("--backbone", "resnet18", "--max-stride", 32, "--crop-size", 32, "--batch-size", 1),
-        "--batch-size: batch norm has one value per channel, which gives no statistics; raise --batch-size",
+        "--batch-size: batch norm gets only one value per channel, so it cannot compute statistics; raise --batch-size",
     ),
 }  # fmt: skip
 
