@@ -103,10 +103,10 @@ class ClassifierOptions:
             less memory, more time; only for our own models.
     """
 
-    backbone: str = "resnet50"
+    backbone: str = option("resnet50", recorded=True)
     weights: str = "imagenet"
-    shortcut: Literal["A", "B", "C"] | None = None
-    stride_style: Literal["v1.5", "v1"] | None = None
+    shortcut: Literal["A", "B", "C"] | None = option(None, recorded=True)
+    stride_style: Literal["v1.5", "v1"] | None = option(None, recorded=True)
     norm: Literal["batch", "sync", "frozen", "group"] = "batch"
     freeze: int = 0
     label_smoothing: float = 0.0

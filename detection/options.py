@@ -75,7 +75,7 @@ class DetectorOptions(DetectorSettings):
             pretrained weights and 0 without.
     """
 
-    backbone: str = "resnet50"
+    backbone: str = option("resnet50", recorded=True)
     weights: str = "imagenet"
     freeze: int | None = None
 

@@ -42,19 +42,19 @@ class DetectorSettings:
         context: append the pooled feature of the whole image to the feature of each RoI (ResNet paper, appendix B).
     """
 
-    neck: str = "fpn"
+    neck: str = option("fpn", recorded=True)
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
-    min_size: int = option(800, resume="evaluation")
-    max_size: int = 1333
-    fpn_channels: int = 256
-    fpn_norm: Literal["none", "batch", "group"] = "none"
-    head_channels: int = 1024
-    anchor_scale: float = 8.0
+    min_size: int = option(800, resume="evaluation", recorded=True)
+    max_size: int = option(1333, recorded=True)
+    fpn_channels: int = option(256, recorded=True)
+    fpn_norm: Literal["none", "batch", "group"] = option("none", recorded=True)
+    head_channels: int = option(1024, recorded=True)
+    anchor_scale: float = option(8.0, recorded=True)
     rois_per_image: int = 512
-    roi_samples: int = 2
+    roi_samples: int = option(2, recorded=True)
     proposals: int = 1000
     max_detections: int = option(100, resume="evaluation")
-    context: bool = False
+    context: bool = option(False, recorded=True)
 
     def __post_init__(self) -> None:
         for field in fields(DetectorSettings):

@@ -97,11 +97,11 @@ class SegmenterOptions:
         class_weights: median weights each class by the inverse of its frequency, relative to the median.
     """
 
-    backbone: str = "resnet50"
-    head: str = "dilated"
-    output_stride: Literal[8, 16, 32] | None = None
-    max_stride: Literal[4, 8, 16, 32] | None = None
-    aux: bool = True
+    backbone: str = option("resnet50", recorded=True)
+    head: str = option("dilated", recorded=True)
+    output_stride: Literal[8, 16, 32] | None = option(None, recorded=True)
+    max_stride: Literal[4, 8, 16, 32] | None = option(None, recorded=True)
+    aux: bool = option(True, recorded=True)
     weights: str = "imagenet"
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
     freeze: int = 0

@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 
 from tools.cli import ending
 from tools.cli.parsing import parse
-from tools.tasks.options import TrainClassifierOptions, classifier_recipe
+from tools.tasks.options import COMMANDS, TrainClassifierOptions
 
 if TYPE_CHECKING:
     from tools.engine.rehearsal import Rehearsal
@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
     """Parse the command line and run the training. With `--dry-run` return the time of a few steps."""
-    options = parse(TrainClassifierOptions, description=__doc__.splitlines()[0], argv=argv, recipe=classifier_recipe)
+    command = COMMANDS["train_cls"]
+    options = parse(
+        TrainClassifierOptions,
+        description=__doc__.splitlines()[0],
+        argv=argv,
+        recipe=command.recipe,
+        further=command.of_weights,
+    )
 
     # torch and other large libraries are imported only after parsing, so that --help is quick.
     from tools.engine.run import run

@@ -6,7 +6,7 @@ import glob
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 OptionGroups = TypeVar("OptionGroups")
 Recipe = Callable[[Sequence[str]], Path | None]
+Further = Callable[[Sequence[str]], Mapping[str, object]]
 
 
 def parse(
@@ -45,12 +46,13 @@ def parse(
     description: str,
     argv: Sequence[str] | None = None,
     recipe: Recipe | None = None,
+    further: Further | None = None,
 ) -> OptionGroups:
     """Parse the command line into a dataclass of option groups.
 
     Each field of `options` is itself a dataclass and becomes a group of flat options (`--lr`, not `--optim.lr`),
     whose help comes from its docstring. A value may come from several sources. In rising priority they are the
-    defaults of the groups, the recipe, `--config FILE`, and the command line.
+    defaults of the groups, the recipe, the further values, `--config FILE`, and the command line.
 
     A field with the metadata `arguments.POSITIONAL` also takes its value from arguments without an option name. A list
     with the metadata `arguments.REPEATABLE` has an option that may be given several times.
@@ -60,19 +62,25 @@ def parse(
         description: first line of the help text.
         argv: the arguments; absent: those of this process.
         recipe: returns the YAML file of defaults for a command line, or None for no file.
+        further: returns values for a command line that take precedence over the recipe.
 
     Raises:
         UserError: for an unknown option, a value of the wrong type or range, or a `--config` file that cannot be read.
             Every process of a machine raises it, and one of them prints it.
     """
     try:
-        return _parse(options, description=description, argv=argv, recipe=recipe)
+        return _parse(options, description=description, argv=argv, recipe=recipe, further=further)
     except UserError as error:
         raise SharedError(str(error), is_reporter=environment.is_main_of_machine()) from None
 
 
 def _parse(
-    options: type[OptionGroups], *, description: str, argv: Sequence[str] | None, recipe: Recipe | None
+    options: type[OptionGroups],
+    *,
+    description: str,
+    argv: Sequence[str] | None,
+    recipe: Recipe | None,
+    further: Further | None,
 ) -> OptionGroups:
     groups = get_type_hints(options)
     # Bring the arguments into the form `--name=value`, with the values of `--config` first.
@@ -85,8 +93,10 @@ def _parse(
         # Read the files here as well, for error messages that name the file, and for former names of options.
         present = partial(_with_present_names, groups=list(groups.values()), copies=copies)
         arguments = change_values(arguments, "config", lambda file: present(file, "--config "))
-        file = present(str(defaults)) if defaults else None
-        values = _values(arguments, groups.values(), description=description, defaults=file)
+        files = [present(str(defaults))] if defaults else []
+        if further and (more := further(arguments)):
+            files.append(_written(more, copies))
+        values = _values(arguments, groups.values(), description=description, defaults=files)
     # No file may import code: its plugins must have been imported already, or be named on the command line.
     if values.get("plugin") and last_value(arguments, "plugin") is None:
         plugins.require(values["plugin"], where=config or str(defaults))
@@ -94,14 +104,16 @@ def _parse(
     return options(**{name: _instance(group, values) for name, group in groups.items()})
 
 
-def _values(arguments: Sequence[str], groups: Iterable[type], *, description: str, defaults: str | None) -> Namespace:
-    """Return the values of all options, from the command line and from the YAML file of defaults."""
+def _values(
+    arguments: Sequence[str], groups: Iterable[type], *, description: str, defaults: Sequence[str]
+) -> Namespace:
+    """Return the values of all options, from the arguments and the files of defaults, of which later ones win."""
     from jsonargparse import ArgumentError, ArgumentParser  # slow to import
 
     parser = ArgumentParser(
         description=description + _positional_help(groups),
         exit_on_error=False,
-        default_config_files=[glob.escape(defaults)] if defaults else None,
+        default_config_files=[glob.escape(file) for file in defaults],
     )
     parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
     for group in groups:
@@ -131,8 +143,13 @@ def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], 
             )
     if not values.keys() & former_names(groups).keys():
         return file
+    return _written(renamed(values, groups), copies)
+
+
+def _written(values: Mapping[str, object], copies: ExitStack) -> str:
+    """Return a YAML file of options that lives until `copies` is closed."""
     copy = Path(copies.enter_context(tempfile.TemporaryDirectory()), "options.yaml")
-    copy.write_text(yaml.safe_dump(renamed(values, groups), sort_keys=False), encoding="utf-8")
+    copy.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
     return str(copy)
 
 

@@ -1,10 +1,13 @@
-"""Finds the YAML file with a training command's defaults: config.yaml of the run to resume, or a recipe."""
+"""Defaults of a training command: the options of the run to resume, or a recipe and those of its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from backbones.common.files import JsonObject
+from backbones.common.options import recorded, renamed
 from tools.cli.parsing import peek_option
 
 
@@ -36,3 +39,32 @@ def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
         name = "standard" if peek_option(argv, "data") else "shapes"
     path = folder / f"{name}.yaml"
     return path if path.is_file() else None
+
+
+def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> JsonObject:
+    """Return the options of a model that the header of `--weights` records; empty for weights without such a header.
+
+    The weights of a run of another task record the backbone only.
+
+    Args:
+        task: of the command.
+        model: option group of the model.
+
+    Raises:
+        UserError: the weights are a folder without a trained model, or a repository that is not available.
+    """
+    weights = peek_option(argv, "weights")
+    if not weights or str(peek_option(argv, "resume")).lower() == "true":
+        return {}
+    from backbones.weights.files import read_meta  # imports torch
+    from backbones.weights.hub import resolve
+
+    meta = read_meta(resolve(str(weights)))
+    values, names = meta.get("model"), recorded(model)
+    if not isinstance(values, dict) or "task" not in meta:
+        return {}
+    if meta["task"] != task:
+        names &= {"backbone"}
+    if "norm" in {field.name for field in fields(model)} and values.get("norm") == "group":
+        names = names | {"norm"}  # its weights are not those of batch norm
+    return {name: value for name, value in renamed(values, [model]).items() if name in names}

@@ -92,7 +92,9 @@ def resolve_options(script: str, arguments: Sequence[str], *, cell: str) -> Json
     """
     command = COMMANDS[script]
     try:
-        options = parse(command.options, description=script, argv=arguments, recipe=command.recipe)
+        options = parse(
+            command.options, description=script, argv=arguments, recipe=command.recipe, further=command.of_weights
+        )
     except UserError as error:
         raise UserError(f"cell {cell}: {error}") from None
     return json.loads(json.dumps(to_dict(options)))

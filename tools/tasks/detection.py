@@ -259,9 +259,20 @@ def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) 
     """Read the annotations of a split, from the built-in shapes if no data is given."""
     data: DetectionDataOptions = options.data
     if data.data is None and getattr(data, f"{split}_annotations") is None:
+        _refuse_shapes(data, split)
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))
     absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
     return read_annotations(data, split, absent_images=absent)
+
+
+def _refuse_shapes(data: DetectionDataOptions, split: str) -> None:
+    """Refuse to take one split from a file of the user and the other one from the built-in shapes."""
+    other = "val" if split == "train" else "train"
+    if getattr(data, f"{other}_annotations") is not None:
+        raise UserError(
+            f"--{other}-annotations: the {split} split is not named; name --{split}-annotations and --{split}-images"
+            + (", or use --eval-only" if split == "train" else "")
+        )
 
 
 def _other_settings(options: DetectorOptions) -> str:

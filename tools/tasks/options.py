@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+from backbones.common.files import JsonObject
 from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
@@ -14,7 +15,7 @@ from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.cli.parsing import peek_option
 from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
-from tools.engine.recipes import named_recipe, resumed_config
+from tools.engine.recipes import named_recipe, options_of_weights, resumed_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -122,6 +123,10 @@ class TrainingCommand:
     def groups(self) -> list[type]:
         """Return the option groups."""
         return list(get_type_hints(self.options).values())
+
+    def of_weights(self, argv: Sequence[str]) -> JsonObject:
+        """Return the options of the model that the header of `--weights` records."""
+        return options_of_weights(argv, task=self.task, model=get_type_hints(self.options)["model"])
 
 
 # By the name of the command in tools/, without .py.
