@@ -161,7 +161,7 @@ def _split(argv: Sequence[str], *, list_option: str) -> tuple[list[str], list[st
         argument = remaining.pop(0)
         if argument == "--":
             return options, positionals + remaining
-        if not argument.startswith("-"):
+        if argument == "-" or not argument.startswith("-"):
             positionals.append(argument)
         elif argument == list_option and remaining and not remaining[0].startswith(("[", "-")):
             continue  # its values follow as positional arguments; a value in brackets is the whole list

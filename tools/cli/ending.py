@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,10 @@ from tools.processes.failures import SharedError
 from tools.processes.stopping import STATUS, Stopped
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+# Keywords of the library that are options of the commands, as its messages name them.
+_KEYWORD = re.compile(
+    r"(?<![^\s(])(weights|norm|shortcut|stride_style|in_channels|output_stride|max_stride)=('[^']*'|[\w.]*\w)"
+)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the user's quota is full, or the file too large
 
 
@@ -42,5 +47,20 @@ def run(main: Callable[[], object]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return an error's message as one line, without the traceback that an error of a data-loading worker includes."""
-    return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())
+    """Return an error's message in one line, without the traceback that a data-loading worker's error contains."""
+    return as_options(" ".join(str(error).rsplit("UserError: ", 1)[-1].split()))
+
+
+def as_options(text: str) -> str:
+    """Return a message of the library in the words of a command line: `--weights none` for `weights=None`.
+
+    Code in backticks stays as it is.
+    """
+    parts = text.split("`")
+    parts[::2] = [_KEYWORD.sub(_as_option, part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _as_option(keyword: re.Match[str]) -> str:
+    name, value = keyword[1].replace("_", "-"), keyword[2].strip("'")
+    return f"--{name} {'none' if value == 'None' and name == 'weights' else value}"

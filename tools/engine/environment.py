@@ -55,7 +55,8 @@ def require_possible(train: TrainOptions, config: Mapping[str, object], device: 
         UserError: the batch cannot be divided among the processes, or a norm layer needs a GPU.
     """
     parts = distributed.world_size() * train.accumulate
-    if train.batch_size % parts:
+    # An evaluation divides the images themselves among the processes.
+    if train.batch_size % parts and not config.get("eval_only"):
         raise UserError(
             f"--batch-size {train.batch_size}: does not divide into {distributed.world_size()} processes x "
             f"{train.accumulate} accumulated batches; use a multiple of {parts}"

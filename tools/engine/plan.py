@@ -23,7 +23,7 @@ def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps
         "run folder": experiment.folder,
         "model": task.model,
         "loaded": f"{getattr(model, 'load_report', None) or 'nothing: random weights'}{task.load_note}",
-        "norm layers": norm_row(model, experiment.process_batch),
+        "norm layers": norm_row(model, None if experiment.run.eval_only else experiment.process_batch),
         "classes": task.classes,
         "train": task.train or "none: evaluation only",
         "val": task.val,
@@ -41,14 +41,16 @@ def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps
     }
 
 
-def norm_row(model: nn.Module, process_batch: int) -> str:
-    """Describe the norm layers, counted by state; warn if unfrozen ones compute their statistics from few images.
+def norm_row(model: nn.Module, process_batch: int | None) -> str:
+    """Count the norm layers by state, and warn if live ones compute their statistics from few images.
 
     Args:
-        process_batch: images of one forward pass of one process.
+        process_batch: images of one training forward pass of one process; None without training.
     """
     table = norm_table(model)
     text = ", ".join(f"{count} {state}" for state, count in table.items()) or "none"
+    if process_batch is None:
+        return text
     # Synchronised batch norm computes its statistics over the images of all processes.
     images = process_batch * (1 if "live" in table else distributed.world_size())
     if images >= LIVE_NORM_IMAGES or not any(state.startswith("live") for state in table):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,7 +191,20 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
         return known
     if path.exists():
         raise UserError(f"{name}: is a pipe or a device, which cannot be read twice; save its content as a file")
+    if why := _unsupported(name):
+        raise UserError(f"{name}: {why}")
     raise UserError(f"{name}: no such file or folder; check the path")
+
+
+def _unsupported(name: str) -> str | None:
+    """Return what to do instead about an input that is no file, or None for the name of a file."""
+    if name == "-":
+        return "images from standard input are not supported; save them as files and name the files"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        return "addresses are not supported; download the file, or record the stream as a video, and name the file"
+    if name.isdigit():
+        return "cameras are not supported; record a video, for example with FFmpeg, and name the file"
+    return None
 
 
 def _has_known_suffix(path: Path) -> bool:

@@ -12,7 +12,7 @@ import yaml
 from backbones.common.options import option
 from backbones.errors import UserError
 from tools.cli.arguments import POSITIONAL, split_at_dashes
-from tools.cli.ending import run
+from tools.cli.ending import as_options, run
 from tools.cli.parsing import parse, peek_option, to_dict
 from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, TrainOptions
@@ -196,6 +196,20 @@ def test_a_users_mistake_ends_with_status_2_and_one_line(capsys):
         run(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: a.jpg: cut short\n"
+
+
+@pytest.mark.parametrize(
+    ("library", "command"),
+    [
+        ("use weights=None, or weights=FILE with a file", "use --weights none, or --weights FILE with a file"),
+        ("net: norm='frozen' with weights=None would", "net: --norm frozen with --weights none would"),
+        ("in_channels=0: expected", "--in-channels 0: expected"),
+        ("build it with `build(..., weights=FILE)`", "build it with `build(..., weights=FILE)`"),
+        ("runs/norm=group/model.pth: damaged", "runs/norm=group/model.pth: damaged"),
+    ],
+)
+def test_messages_of_the_library_name_options_on_the_command_line(library: str, command: str):
+    assert as_options(library) == command
 
 
 def test_a_bug_keeps_its_traceback():
