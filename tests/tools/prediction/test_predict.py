@@ -356,5 +356,6 @@ def test_arrays_are_for_classifiers(task: str, tiny_runs: dict[str, Path], tmp_p
     [("-", "standard input"), ("https://a.b/c.jpg", "addresses"), ("rtsp://a/b", "addresses"), ("0", "cameras")],
 )
 def test_inputs_that_are_no_files_are_named_with_a_way_out(name: str, words: str):
-    found, (problem,) = find_inputs([name])
-    assert not found and problem.startswith(f"{name}: ") and f"{words} " in problem and "not supported" in problem
+    found = find_inputs([name])
+    (problem,) = found.problems
+    assert problem.startswith(f"{name}: ") and f"{words} " in problem and "not supported" in problem
