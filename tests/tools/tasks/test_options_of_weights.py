@@ -58,5 +58,5 @@ def test_other_weights_change_nothing_and_a_folder_without_a_model_is_refused(tm
     monkeypatch.chdir(tmp_path)
     Path("imagenet").mkdir()  # of images
     assert model_of("train_cls", "--data", "imagenet", "--weights", "imagenet").backbone == "resnet50"
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         model_of("train_cls", "--data", "d", "--weights", tmp_path / "imagenet")
