@@ -1,6 +1,7 @@
-"""Backbones: networks that are built by name and return named feature maps, with published or own weights.
+"""Backbones: networks that are built by name and return named feature maps, with published weights or your own.
 
-``backbones.build("resnet50")`` returns a `Backbone`. Names are imported on first use: `import backbones` costs nothing.
+``backbones.build("resnet50")`` returns a `Backbone`. Its modules are imported on first use, so that `import backbones`
+is quick.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Base class of all backbones: images in, named feature maps out, with declared channels and strides."""
+"""Defines the base class of all backbones, which map images to named feature maps of declared channels and strides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FeatureInfo:
 
 
 class LastStage(nn.Sequential):
-    """Last stage of a backbone as a module of its own: computes the last feature map from the one before.
+    """The last stage of a backbone as a separate module. It computes the last feature map from the one before.
 
     Attributes:
         feature_info: description of the stage's output.
@@ -52,8 +52,8 @@ class LastStage(nn.Sequential):
 class Backbone(nn.Module):
     """Base class of all backbones.
 
-    A subclass defines `forward`. It also defines `stages` if its stages can be frozen or get learning rates of their
-    own, `split_last_stage` for C4 detectors, and `recompute_activations` to save memory.
+    A subclass defines `forward`. It also defines `stages` if its stages can be frozen or have their own learning rates,
+    `split_last_stage` for C4 detectors, and `recompute_activations` to save memory.
 
     Attributes:
         name: name as given to `backbones.build`.
@@ -61,8 +61,9 @@ class Backbone(nn.Module):
         in_channels: number of channels of the input.
         mean, std: normalisation for inputs in 0..1, one value per input channel.
         load_report: report of the loaded weights; None with random weights.
-        source: library ("torchvision" or "timm") and model whose published weights fit, or None.
-        frozen_stages: number of frozen stages, counted from the stem; see `freeze_stages`.
+        source: library ("torchvision" or "timm") and name of the model whose published weights fit this backbone, or
+            None.
+        frozen_stages: number of frozen stages, counted from the stem, as in `freeze_stages`.
     """
 
     source: tuple[str, str] | None = None
@@ -94,7 +95,8 @@ class Backbone(nn.Module):
             x: normalised images `[N, in_channels, H, W]`.
 
         Returns:
-            Name of each level -> `[N, channels, h, w]`, where h and w are about H / stride and W / stride.
+            A dict from level names to feature maps `[N, channels, h, w]`, where h and w are about H / stride and W /
+            stride.
         """
         raise NotImplementedError
 
@@ -121,7 +123,7 @@ class Backbone(nn.Module):
         """Store the load report, and set the input normalisation to that with which the loaded weights were trained.
 
         Raises:
-            UserError: weights of batch norm were loaded into group norm, which computes something else with them.
+            UserError: weights of batch norm were loaded into group norm, for which they are meaningless.
         """
         if norm_table(self).get("group") and any(k.endswith("running_mean") for k in report.beside):
             raise UserError(
@@ -134,7 +136,8 @@ class Backbone(nn.Module):
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
         """Set `mean` and `std` to the values with which the given weights were trained.
 
-        Our own files record them. Other weights leave them unchanged, unless a subclass knows better.
+        Our own weights files record these values. With other weights they stay unchanged, unless a subclass knows the
+        values.
         """
         given = read_meta(weights).get("input", {})
         mean, std = given.get("mean", ()), given.get("std", ())
@@ -142,11 +145,11 @@ class Backbone(nn.Module):
             self.set_normalisation(mean, std)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Normalise with this mean and std, one value per input channel, for inputs in 0..1."""
+        """Set the mean and std with which `normalise` works: one value per input channel, for inputs in 0..1."""
         self.mean, self.std = tuple(mean), tuple(std)
 
     def library_state(self) -> dict[str, Tensor]:
-        """Return the weights under the names that the library's own model (`source`) has, without its classifier.
+        """Return the weights with the parameter names of the library's model `source`, without a classifier.
 
         Raises:
             UserError: no library has this model, or parts of the model are left out here.
@@ -168,7 +171,7 @@ class Backbone(nn.Module):
         )
 
     def recompute_activations(self) -> None:
-        """Keep only the inputs of the blocks for the backward pass, and compute the rest again: less memory, more time.
+        """Save memory in training: store only the inputs of the blocks, and recompute the rest in the backward pass.
 
         Outputs, gradients and running statistics stay the same to the last bit.
 
@@ -181,11 +184,11 @@ class Backbone(nn.Module):
         )
 
     def split_last_stage(self) -> tuple[Backbone, LastStage]:
-        """Split off the last stage, for C4 detectors, whose RoI head is conv5.
+        """Split off the last stage. C4 detectors use it as the RoI head.
 
         Returns:
-            The backbone without its last feature, and the module that computes it from the feature before. Both share
-            their modules with this backbone.
+            The backbone without its last feature, and the module that computes this feature from the one before. Both
+            share their modules with this backbone.
 
         Raises:
             UserError: the stage cannot be split off.
@@ -237,14 +240,15 @@ class Backbone(nn.Module):
 
 
 def level(info: FeatureInfo) -> int:
-    """Return the number of a feature's level: 4 for "c4"."""
+    """Return the level of a feature as a number, such as 4 for "c4"."""
     return int(info.name[1:])
 
 
 def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
-    """Return RGB values for any number of channels, in the order in which the first convolution is adapted.
+    """Convert values for R, G and B to values for `in_channels` channels, one per channel.
 
-    One channel gets the mean of the three values. More channels get R, G, B in turn.
+    One channel gets the mean of the three values. More channels get R, G, B in turn, as in the adapted first
+    convolution.
     """
     if in_channels == 1:
         return (sum(values) / len(values),)

@@ -1,4 +1,4 @@
-"""Blocks of residual and plain networks (He et al. 2015, https://arxiv.org/abs/1512.03385): a branch and a shortcut."""
+"""Blocks of residual and plain networks (He et al. 2015, https://arxiv.org/abs/1512.03385)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Norm: TypeAlias = Callable[[int], nn.Module]
 
 
 class Padding(nn.Module):
-    """Shortcut of option A (section 3.3): the identity at every stride-th pixel, with zeros for the new channels.
+    """Shortcut of option A (section 3.3): takes every `stride`-th pixel and fills additional channels with zeros.
 
-    Half of the zero channels come before the others and half after them, as in the CIFAR models of the community.
+    Half of the zero channels come before the input's channels and half after them, as in widely used CIFAR models.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -42,7 +42,7 @@ class Projection(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Residual block, relu(branch(x) + shortcut(x)) (equation 1), or block of a plain network, relu(branch(x)).
+    """A residual block computes relu(branch(x) + shortcut(x)) (equation 1); a plain block computes relu(branch(x)).
 
     A subclass defines the branch.
 
@@ -57,7 +57,7 @@ class Block(nn.Module):
     residual: bool
 
     def branch(self, x: Tensor) -> Tensor:
-        """Compute the branch: `[N, inputs, H, W]` to `[N, width * expansion, h, w]`."""
+        """Compute the branch. It maps `[N, inputs, H, W]` to `[N, width * expansion, h, w]`."""
         raise NotImplementedError
 
     def shortcut(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """Block of 1x1, 3x3 and 1x1 convolutions (figure 5, right). The last one has 4 times the width.
+    """Block of 1x1, 3x3 and 1x1 convolutions (figure 5, right). The last convolution has 4 * `width` channels.
 
     Args:
         inputs: input channels.
@@ -145,7 +145,7 @@ BlockType: TypeAlias = type[BasicBlock] | type[Bottleneck]
 
 
 def make_shortcut(option: str, inputs: int, outputs: int, *, stride: int, norm: Norm) -> Padding | Projection | None:
-    """Return a block's shortcut of option "A", "B" or "C" of section 3.3; None is the identity."""
+    """Return the shortcut of a block for option "A", "B" or "C" of section 3.3, or None for the identity."""
     if option != "C" and stride == 1 and inputs == outputs:
         return None
     return Padding(inputs, outputs, stride) if option == "A" else Projection(inputs, outputs, stride, norm)
@@ -162,7 +162,7 @@ def conv1x1(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
 
 
 def recomputed(block: Block, x: Tensor) -> Tensor:
-    """Return block(x). Its inner feature maps are not stored but computed again in the backward pass."""
+    """Return block(x) without storing the block's inner feature maps; the backward pass computes them again."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _keep_statistics(block)
@@ -172,9 +172,10 @@ def recomputed(block: Block, x: Tensor) -> Tensor:
 
 @contextmanager
 def _keep_statistics(block: Block) -> Iterator[None]:
-    """Context manager in which batch norm updates copies of its running statistics, so that a batch counts once.
+    """Context manager that keeps batch norm's running statistics unchanged during a second forward pass.
 
-    The layers must still track statistics: otherwise they would save other tensors than in the first computation.
+    Batch norm updates copies instead. If it did not track statistics at all, it would save other tensors than in the
+    first\n pass.
     """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]

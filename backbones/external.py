@@ -8,7 +8,7 @@ from torch import nn
 
 
 def staged(net: nn.Module, leaves: Sequence[str], cuts: Sequence[int]) -> list[list[nn.Module]]:
-    """Group the modules of a network into stages, given the position at which each stage ends.
+    """Group the modules of a network into stages. `cuts` says where each stage ends.
 
     Args:
         leaves: names of the modules without children, in the order of their use.

@@ -1,4 +1,4 @@
-"""timm's models as backbones. Levels, channels and strides are those that timm declares.
+"""timm's models as backbones. timm declares their levels, channels and strides.
 
 A level's name is `c{log2(stride)}` of the undilated network. Some families (hrnet, dla) need sides divisible by 32.
 """
@@ -37,7 +37,7 @@ def names() -> list[str]:
 
 
 class TimmBackbone(Backbone):
-    """A timm model in its features_only form, in the attribute `net`."""
+    """A backbone around a timm model. The attribute `net` is the model, built with timm's `features_only=True`."""
 
     net: Any  # timm's three wrappers for features have the same interface but no common base class
 
@@ -123,7 +123,8 @@ class ScriptableMaps(nn.Module):
 
 
 def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
-    """Return the index of the first module under each prefix of `ends`, and the index after the last one.
+    """Return for each prefix in `ends` the indices of the modules with this prefix: the first index, and one past the
+    last.
 
     timm's wrappers rename stages.0 to stages_0 or model.stages.0.
     """
@@ -190,13 +191,13 @@ def _check_tag(name: str) -> None:
 
 
 def _describe(options: dict[str, Any]) -> str:
-    """Return the options of a timm model in words."""
+    """Describe the options of a timm model in words."""
     words = {"strict_img_size": "inputs of any size"}
     return ", ".join(words.get(k, f"{k}={v}") for k, v in options.items()) or "these options"
 
 
 def _timm_levels(name: str) -> dict[str, int]:
-    """Return level -> index in timm's feature list: the last entry at each stride of the undilated model."""
+    """Return the index of each level in timm's feature list: the last entry at each stride of the undilated model."""
     try:
         with torch.device("meta"):
             net: Any = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)

@@ -1,4 +1,4 @@
-"""torchvision's models as backbones. Levels, channels and strides are found by running the model on the meta device.
+"""torchvision's models as backbones. A run on the meta device determines their levels, channels and strides.
 
 A level's name is `c{log2(stride)}` of the model. The side of a feature map is side / stride, rounded up or down. Only
 inception_v3 and alexnet have up to four pixels less, because their first convolutions are not padded. Heads must
@@ -48,7 +48,7 @@ class Level(NamedTuple):
 
 
 class TorchvisionBackbone(Backbone):
-    """A torchvision model that returns feature maps, cut by torch.fx, in the attribute `net`.
+    """A backbone around a torchvision model, which torch.fx has cut so that it returns feature maps (attribute `net`).
 
     Args:
         net: the cut model.
@@ -114,7 +114,7 @@ def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_
 
 
 def _whole(name: str, in_channels: int) -> nn.Module:
-    """Build a complete torchvision model, with a first convolution for `in_channels` channels."""
+    """Build a whole torchvision model whose first convolution takes `in_channels` channels."""
     arch = name.split("/", 1)[1]
     options = {
         "googlenet": {"aux_logits": False, "init_weights": True},
@@ -126,7 +126,10 @@ def _whole(name: str, in_channels: int) -> nn.Module:
 
 
 def replace_first_conv(net: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution of a model for three channels by one for `in_channels`, in place."""
+    """Replace a model's first convolution, which takes three channels, by one that takes `in_channels`.
+
+    Works in place.
+    """
     if in_channels == 3:
         return
     path, conv = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
@@ -155,7 +158,7 @@ def find_levels(whole: nn.Module, name: str, in_channels: int) -> dict[str, Leve
     through it. Wider maps inside a block are not features.
 
     Returns:
-        Name of each level -> its end.
+        A dict from level names to the ends of the levels.
 
     Raises:
         UserError: torch.fx cannot cut the model.
@@ -186,7 +189,7 @@ def find_levels(whole: nn.Module, name: str, in_channels: int) -> dict[str, Leve
 
 
 def _probe(whole: nn.Module, in_channels: int) -> tuple[torch.fx.Graph, list[dict[str, Any]]]:
-    """Return a model's graph without its classifier, and the output of every node for images of the two sizes."""
+    """Return a model's graph without its classifier, and all nodes' outputs for two image sizes."""
     twin = copy.deepcopy(whole).to("meta")
     train, evaluation = get_graph_node_names(twin, suppress_diff_warning=True)
     chosen = [n for n in evaluation if n in set(train) and re.split(r"[._]", n)[0] not in _CLASSIFIERS]

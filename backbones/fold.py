@@ -1,4 +1,4 @@
-"""Folding of batch norm into the convolution before it, so that one layer computes what two layers did.
+"""Folds batch norm into the convolution before it, so that one layer computes the result of both.
 
 With frozen statistics, batch norm is an affine map of each channel c:
 
@@ -31,8 +31,9 @@ class Folds:
         with torch.inference_mode(), folds:
             model(images)
 
-    Inside it, live batch norm in evaluation mode is folded as well, but only if autocast computes in 16 bits: their
-    rounding is coarser than the difference. In fp32 the outputs stay those of the two layers to the last bit.
+    Inside it, live batch norm in evaluation mode is folded as well, but only if autocast computes in 16 bits, whose
+    rounding error is larger than the difference that folding makes. In fp32 the outputs stay those of the two layers to
+    the last bit.
 
     The same object may be entered several times and keeps its cache. Use a new object after the weights have changed.
     Inside the context of another object it has no effect.
@@ -54,7 +55,8 @@ class Folds:
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-    """Return norm(conv(x)), with frozen batch norm folded into the convolution; see `Folds` for live batch norm.
+    """Return norm(conv(x)). Frozen batch norm is folded into the convolution; inside `Folds`, so is some live batch
+    norm.
 
     Scaling the weight costs less than a pass over the feature map. The gradient still reaches conv.weight, and the
     keys of the state dict stay.
@@ -80,7 +82,7 @@ def fold(conv: nn.Conv2d, norm: Norm) -> Folded:
 
 
 def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
-    """Return whether both layers can be folded: layers of torch itself without hooks, which may change weights."""
+    """Return whether a convolution and a norm can be folded: both must be torch's own layers, without hooks."""
     return (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
@@ -90,7 +92,7 @@ def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def _is_fixed(x: Tensor, norm: nn.Module, folds: Folds | None) -> bool:
-    """Return whether a norm computes with fixed numbers, and folding it does not reduce the precision."""
+    """Return whether a norm's statistics are fixed and folding the norm does not reduce the precision."""
     if isinstance(norm, FrozenBatchNorm2d):
         return True
     if not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
@@ -100,7 +102,7 @@ def _is_fixed(x: Tensor, norm: nn.Module, folds: Folds | None) -> bool:
 
 
 def _cached(folds: Folds, x: Tensor, conv: nn.Conv2d, norm: Norm) -> Folded:
-    """Return the folded weights in the type that autocast would convert them to. The first use computes them."""
+    """Return the folded weights in autocast's dtype. They are computed on first use and then cached."""
     dtype = _autocast_dtype(x)
     cache = folds.cache.setdefault(conv, {})
     if dtype not in cache:
@@ -110,7 +112,7 @@ def _cached(folds: Folds, x: Tensor, conv: nn.Conv2d, norm: Norm) -> Folded:
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Return the type that autocast computes a convolution of `x` in; None if it is off or unknown to the device."""
+    """Return the dtype in which autocast computes a convolution of `x`, or None if autocast is off or not supported."""
     kind = x.device.type
     available = torch.amp.is_autocast_available(kind)
     return torch.get_autocast_dtype(kind) if available and torch.is_autocast_enabled(kind) else None

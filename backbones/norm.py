@@ -1,4 +1,4 @@
-"""Normalisation layers of a model: creating them by name, freezing, synchronising and counting them."""
+"""Creates a model's normalisation layers by name, and freezes, synchronises or counts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 
 
 def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None = None) -> nn.Module:
-    """Replace batch norm by frozen batch norm with the same numbers, in place, in any model.
+    """Replace the batch norm layers of any model by frozen ones with the same weights and statistics. Works in place.
 
     Args:
         within: replace only layers inside these parts of `module`. By default all are replaced.
@@ -47,10 +47,10 @@ def freeze_batch_norm(module: nn.Module, *, within: Iterable[nn.Module] | None =
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace batch norm by batch norm with statistics over all processes, in any model.
+    """Replace the batch norm layers of any model by layers that compute statistics over all processes.
 
-    Numbers and state-dict keys stay. In one process, and in evaluation, it computes the same as batch norm. Between
-    processes, torch synchronises it on GPUs only.
+    Weights and state-dict keys stay the same. In one process, and in evaluation, the new layers compute the same as
+    the\n old ones. torch synchronises statistics between processes only on GPUs.
 
     Returns:
         `module`, changed in place, or its replacement if it is a batch norm itself.
@@ -64,7 +64,7 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
 def counted_batches(module: nn.Module) -> dict[str, Tensor]:
     """Return a model's state dict with `num_batches_tracked` for every batch norm.
 
-    Frozen batch norm has no such entry; it gets 0, as files of live batch norm need one.
+    Frozen batch norm has no such entry and gets 0, because weights files of live batch norm have the entry.
     """
     state = dict(module.state_dict())
     for name, part in module.named_modules():
@@ -74,7 +74,7 @@ def counted_batches(module: nn.Module) -> dict[str, Tensor]:
 
 
 def norm_table(module: nn.Module) -> dict[str, int]:
-    """Return the number of normalisation layers in each state; states without layers are left out.
+    """Count a model's normalisation layers by state. States without layers are left out.
 
     The states are "live", "live, synchronised", "frozen", "group", "layer" and "instance".
     """
@@ -96,7 +96,7 @@ def _state(module: nn.Module) -> str | None:
 
 
 def _frozen(norm: nn.Module) -> nn.Module:
-    """Return frozen batch norm with the weights and statistics of a live one, on the same device."""
+    """Return a frozen batch norm layer with the weights, statistics and device of a live one."""
     if norm.running_mean is None or norm.running_var is None:
         raise UserError(f"{norm} keeps no running statistics, so it cannot be frozen; use norm='batch'")
     frozen = _empty_frozen(norm)

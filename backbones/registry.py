@@ -1,4 +1,7 @@
-"""Backbones by name: bare names are our own and those of plugins, `timm/...` and `torchvision/...` the libraries'."""
+"""Builds backbones by name.
+
+`timm/...` and `torchvision/...` are models of libraries; other names are ours or a plugin's.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
 
 
 class _Library(Protocol):
-    """A module that builds the backbones of another library, such as timm."""
+    """Interface of a module that builds the backbones of another library, such as timm."""
 
     build: BackboneBuilder
 
@@ -48,7 +51,7 @@ class _Library(Protocol):
 
 
 def register(name: str) -> Callable[[_Registered], _Registered]:
-    """Register a function that builds the backbone `name`, as a decorator.
+    """Return a decorator that registers a function as the builder of the backbone `name`.
 
         @backbones.register("my_net")
         def my_net(*, features, in_channels):
@@ -111,7 +114,7 @@ def build(
             random weights.
         features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"). Stages after the last one are left out.
             "all" is c2 to c5 (c0 to c2 for the CIFAR networks); "last" is the deepest of them.
-        in_channels: channels of the input. Any other number than 3 adapts the first convolution of the weights.
+        in_channels: channels of the input. If it is not 3, the weights of the first convolution are adapted.
         output_stride: 32, or 16 or 8 with dilated last stages.
         norm: "batch"; "sync" (statistics over all processes); "frozen" (fixed statistics and affine parameters; needs
             weights); "group" (32 groups; not for models of other libraries).
@@ -236,7 +239,7 @@ def _check_built(
 
 
 def _register_ours() -> None:
-    """Register our own backbones, so that a plugin cannot use their names."""
+    """Register the project's own backbones before any plugin can use their names."""
     if _OURS not in sys.modules:
         import_module(_OURS)
 
@@ -246,7 +249,7 @@ def _library(prefix: str) -> _Library:
 
 
 def _known(prefix: str) -> list[str]:
-    """Return all names with one prefix: "" for bare names, or "timm" or "torchvision"."""
+    """Return all backbone names with a prefix: "timm", "torchvision", or "" for names without a prefix."""
     if prefix in _LIBRARIES:
         return _library(prefix).names()
     _register_ours()
@@ -276,7 +279,7 @@ def _has(library: str, name: str) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that compares numbers by value."""
+    """Return a sort key that compares the numbers in a name by value."""
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
 
 

@@ -1,4 +1,4 @@
-"""Residual and plain networks (He et al. 2015, https://arxiv.org/abs/1512.03385). They differ only in their shortcuts.
+"""Residual networks, and plain networks without shortcuts (He et al. 2015, https://arxiv.org/abs/1512.03385).
 
 State-dict keys and arithmetic of resnet18..152 are torchvision's: its files load unchanged, and outputs are equal to
 the last bit. The CIFAR networks have the keys of the community's files (conv1, bn1, layer1.0.conv1, ...).
@@ -47,22 +47,22 @@ class Architecture:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """Names of the outputs of the stages."""
+        """Names of the feature levels that the stages return."""
         return tuple(f"c{self.first + i}" for i in range(len(self.depths)))
 
 
 class ResNet(Backbone):
-    """Stem and stages `layer1`, `layer2`, ... Stages after the last chosen feature are left out.
+    """Residual or plain network: a stem and the stages `layer1`, `layer2`, ..., up to the last chosen feature.
 
     Args:
         name: registered name.
         architecture: shape of the network.
-        features: levels to return, or "all" or "last".
+        features: names of the levels to return, or "all" or "last".
         in_channels: channels of the input.
-        output_stride: stride of the last stages at most; they are dilated instead.
+        output_stride: largest stride; stages that would exceed it are dilated instead.
         norm: "batch" or "group".
         stride_style: "v1.5" or "v1", see `Bottleneck`.
-        shortcut: option in place of the architecture's own, or None.
+        shortcut: shortcut option "A", "B" or "C"; None uses the architecture's own option.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ResNet(Backbone):
         return trunk, LastStage(list(layer.children() if layer else ()), last)
 
     def _refuse_other_network(self, report: LoadReport) -> None:
-        """Refuse a file with additional entries, such as gates, in stages that this network has too."""
+        """Refuse weights that have additional entries, such as those of gates, within the stages of this network."""
         matches = [(key, re.match(r"(layer\d)\.\d+\.", key)) for key in report.beside]
         others = [key for key, match in matches if match and match.group(1) in self._modules]
         if others:
@@ -161,7 +161,7 @@ class ResNet(Backbone):
             )
 
     def _is_projection(self, key: str) -> bool:
-        """Return whether an entry is the convolution of a projection, in a stage of this network."""
+        """Return whether a file's entry is the convolution of a projection shortcut in a stage of this network."""
         found = _PROJECTION.match(key)
         return found is not None and found.group(1) in self._modules
 
@@ -175,7 +175,7 @@ class ResNet(Backbone):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
 
     def _layers(self) -> dict[str, nn.Module]:
-        """Return the stages by the level of their output."""
+        """Return a dict from level names to the stages that compute them."""
         return {name: m for i, name in enumerate(self._levels, 1) if (m := self._modules.get(f"layer{i}"))}
 
     def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -186,7 +186,10 @@ class ResNet(Backbone):
         return x
 
     def _stage(self, block: BlockType, width: int, depth: int, *, stride: int, dilate: bool) -> nn.Sequential:
-        """Create one stage. A dilated stage has stride 1, and its 3x3 convolutions look as far as before."""
+        """Create one stage.
+
+        With `dilate`, the stage has stride 1, and its 3x3 convolutions keep their receptive field.
+        """
         before = self._dilation
         if dilate:
             self._dilation, stride = self._dilation * stride, 1
@@ -206,7 +209,7 @@ class ResNet(Backbone):
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialise a convolution by fan-out (https://arxiv.org/abs/1502.01852). Norms start as the identity anyway."""
+    """Initialise a convolution by its fan-out (https://arxiv.org/abs/1502.01852). Other modules are left unchanged."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

@@ -1,4 +1,4 @@
-"""Trained models of finished runs: the weights file with its header, and the base class of what `load` returns."""
+"""Finds trained models and reads their headers; defines the base class of the objects that `load` returns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainedFile:
         path: the file.
         meta: description of the model: `task`, categories or classes, `input` (sizes, mean, std), `model` (the options
             that it was built with), `plugins` (the names of the run's plugins, if it used any).
-        config: all options of the run by name, with those of the evaluation; empty if not recorded.
+        config: all options of the run by name, including those of the evaluation; empty if not recorded.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class TrainedFile:
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Context manager that turns errors of building the model into a user error about the file's header.
+        """Context manager that converts errors in building the model to a UserError about the file's header.
 
         Raises:
             UserError: naming the file: the run's plugins are not loaded, or the header lacks something or is wrong.
@@ -77,14 +77,14 @@ class TrainedFile:
 def find(
     run: str | os.PathLike[str], *, task: str | None = None, plugins: Sequence[str | os.PathLike[str]] = ()
 ) -> TrainedFile:
-    """Find the trained model of a run folder or of one of our weights files, and read the header of its file.
+    """Find the trained model in a run folder, or take one of our weights files; read its header.
 
-    In a run folder it is model.safetensors, the model that the run delivers. Before that file exists, it is the best
-    model so far.
+    In a run folder, the model is model.safetensors, which the run delivers at its end. Before that file exists, the
+    model\n is the best checkpoint so far.
 
     Args:
         task: the task that the model must have; None allows any.
-        plugins: plugins to import, see `backbones.common.plugins.load`.
+        plugins: plugins to import, as for `backbones.common.plugins.load`.
 
     Raises:
         UserError: there is no trained model, its file is damaged or not of this project, or it has another task.
@@ -114,7 +114,7 @@ Options = TypeVar("Options")
 
 
 def options_of(kind: type[Options], meta: Mapping[str, Any]) -> Options:
-    """Return the options, a dataclass, that a run's meta records under `model`. Unknown entries are left out."""
+    """Return, as a dataclass, the options that a run's metadata stores under `model`. Unknown entries are ignored."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     return kind(**{name: value for name, value in meta["model"].items() if name in known})
 
@@ -150,13 +150,13 @@ Result = TypeVar("Result")
 
 
 class TrainedModel(Generic[Input, Result]):
-    """Base class of the objects that the tasks' `load` returns: images in, results out. A subclass defines `_predict`.
+    """Base class of the objects that the tasks' `load` functions return. They map images to results.
 
     Attributes:
         trained: the weights file and its header.
         model: the model, in evaluation mode.
         device: where it computes.
-        dtype: type of autocast; float32 means none.
+        dtype: dtype of autocast; float32 means that autocast is off.
         read: converts an image to the input of `predict`, or raises a UserError if the image cannot be used. It does
             not refer to the model, so data workers can use it.
 
@@ -206,7 +206,7 @@ class TrainedModel(Generic[Input, Result]):
         return results
 
     def predict(self, images: Sequence[Input]) -> list[Result]:
-        """Return the results of a batch of inputs from `read`."""
+        """Return the results for a batch of inputs, which `read` has prepared."""
         kind = self.device.type
         autocast = torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode(), autocast, self._folds:
@@ -233,9 +233,9 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _freeze_as_trained(model: nn.Module, trained: TrainedFile) -> None:
-    """Freeze the batch norm that was frozen in training: it computes in another order than live batch norm.
+    """Freeze those batch norm layers that were frozen in training, so that rounding is the same as in training.
 
-    The file shows which it was: frozen batch norm has no `num_batches_tracked`.
+    In the file, frozen batch norm has no entry `num_batches_tracked`.
     """
     names = trained.entries()
     frozen = [

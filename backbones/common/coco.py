@@ -1,4 +1,4 @@
-"""Types of the records of COCO's JSON files, after they were checked."""
+"""Types of the records in COCO's JSON files, after the records were checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class RunLengths(TypedDict):
-    """An uncompressed run-length code of a mask, column by column; the first run counts zeros."""
+    """An uncompressed run-length code of a mask, column by column. The first run counts background pixels."""
 
     counts: list[int]
     size: list[int]  # height, width
@@ -42,7 +42,7 @@ class AnnotationRecord(TypedDict, total=False):
 
 
 class InstancesFile(TypedDict):
-    """The content of an instances file, as far as the project reads it."""
+    """The part of an instances file that the project reads."""
 
     images: list[ImageRecord]
     annotations: list[AnnotationRecord]

@@ -1,4 +1,4 @@
-"""Data sets of all tasks: suffixes of image files, names that become paths, COCO's folders and records."""
+"""Helpers for the data sets of all tasks: suffixes of image files, checks of file names, COCO's folders and records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def is_file_name(value: object) -> bool:
 
 
 def is_text(value: object) -> bool:
-    """Return whether a value is a text that UTF-8 can encode. JSON can also contain half of a surrogate pair."""
+    """Return whether a value is a string that UTF-8 can encode.
+
+    JSON strings may contain single surrogates, which it cannot.
+    """
     return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
@@ -59,7 +62,7 @@ def leads_out(name: str) -> bool:
 
 
 def listed_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield number (from 1) and content of the lines of a list, without blank lines and comments.
+    """Yield the line number (from 1) and the content of each line of a text, without blank lines and comments.
 
     A comment begins with `#` at the start of a line, or with a `#` between spaces.
     """
@@ -91,7 +94,7 @@ def existing_split(name: str, exists: Callable[[str], bool]) -> str:
 
 
 def instances_files(root: Path, split: str = "") -> list[Path]:
-    """Return the instances files of a split in COCO's layout; those of all splits by default."""
+    """Return the instances files of a split in COCO's layout, or by default of all splits."""
     return sorted((root / "annotations").glob(f"instances_{split}*.json"))
 
 
@@ -219,7 +222,7 @@ def read_coco(path: Path) -> Record:
 
 
 def _make_ids_whole(data: Record) -> None:
-    """Replace ids such as 3.0, which some tools write, by integers."""
+    """Convert ids such as 3.0, which some tools write, to integers."""
     for name in _LISTS:
         records = data.get(name)
         for record in records if isinstance(records, list) else ():
@@ -257,7 +260,7 @@ def field(record: Record, kind: str, name: str, path: Path) -> Any:
 
 
 def field_problem(record: Mapping[str, object], name: str, expected: str) -> str:
-    """Describe a value that its rule does not allow."""
+    """Return the text of an error about a field whose value is not allowed."""
     found = f"is {reprlib.repr(record[name])}" if name in record else "is missing"
     return f"`{name}` {found}; expected {expected}"
 

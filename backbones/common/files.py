@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, also if a process is killed while it writes."""
+"""Writes files and folders so that they are either complete or absent, even if a process is killed while it writes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_yaml(path: Path, *, name: str = "", fix: str = "") -> Any:
 
 
 def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
-    """Create a folder under a temporary name and rename it, so that it is complete from its first moment.
+    """Create a folder under a temporary name and rename it, so that other processes never see it incomplete.
 
     If several processes call this at once, one of them writes and the others wait.
 

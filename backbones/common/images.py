@@ -1,4 +1,4 @@
-"""Images of all tasks: decode files, convert what a user passes to tensors, read sizes, divide large images."""
+"""Functions on images for all tasks: decode files, convert a user's images to tensors, read sizes, place tiles."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def read_image(
     """Decode an image file to `[H, W, 3]` RGB uint8.
 
     Args:
-        apply_exif: whether to turn the image as its EXIF orientation says. Boxes are drawn on turned images, label maps
-            on the pixels as they are stored.
-        size: height and width according to the annotations. If only the stored pixels have this size, the annotations
-            were made on them, and the image is not turned.
+        apply_exif: whether to rotate the image by its EXIF orientation. Boxes refer to rotated images, label maps to
+            the pixels as they are stored.
+        size: height and width according to the annotations. If only the unrotated image has this size, the annotations
+            refer to it, and the image is not rotated.
         fix: what the error tells the user to do about a file that cannot be decoded.
         bits: see `decode_image`.
 
@@ -181,7 +181,7 @@ def _highest(path: Path) -> int:
 
 
 def open_image(path: Path) -> PIL.Image.Image:
-    """Open an image with PIL, which reads its header and leaves the pixels undecoded.
+    """Open an image with PIL. Only the header is read; the pixels are not decoded yet.
 
     Raises:
         UserError: the image has more than `MOST_PIXELS` pixels. PIL's own errors also occur.
@@ -200,7 +200,7 @@ def image_size(path: Path, *, apply_exif: bool) -> tuple[int, int]:
     """Return height and width according to a file's header.
 
     Args:
-        apply_exif: whether to return the size of the image turned as its EXIF orientation says.
+        apply_exif: whether to return the size after rotation by the EXIF orientation.
 
     Raises:
         UserError: the file is missing, no image, or too large.
@@ -239,7 +239,7 @@ def pixels_of(
             tensors are uint8 0..255 or floats 0..1.
         read: decodes a file to `[H, W, C]`.
         in_channels: number of channels of the model's input.
-        apply_exif: whether to turn PIL images as their EXIF orientation says, as `read` does with files.
+        apply_exif: whether to rotate PIL images by their EXIF orientation, as `read` does with files.
         bits: bits that the values of 16-bit PIL images use.
         any_floats: accept floats outside 0..1 and return them unchanged, for a model that was trained on such arrays.
 
@@ -327,7 +327,7 @@ def require_resizable(image: Image, pixels: Tensor, *, short_side: int) -> None:
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Return the positions along one side at which tiles begin.
+    """Return the positions along one side of an image at which tiles begin.
 
     The tiles are evenly spread, and the last one ends with the side. A side that is not longer than the tile has
     one tile.

@@ -1,4 +1,4 @@
-"""Lazy exports of a package: `import package` imports none of its modules until a public name is used."""
+"""Lazy exports of a package: its modules are imported only when one of its public names is used."""
 
 from __future__ import annotations
 

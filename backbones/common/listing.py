@@ -1,4 +1,4 @@
-"""Lists the files of a data set's folder, and counts the files that are passed over."""
+"""Lists the files of a data set's folder, and counts the files of other types, which are not read."""
 
 from __future__ import annotations
 
@@ -42,18 +42,24 @@ def list_files(folder: Path, suffixes: Collection[str]) -> Listing:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder as `list_files` finds them, of any suffix and in no order."""
+    """Yield all files below a folder, of any suffix and in no order.
+
+    Links and hidden files are handled as in `list_files`.
+    """
     yield from _walk(folder, ())
 
 
 def describe_passed_over(counts: Mapping[str, int]) -> str:
-    """Return the numbers of files that were passed over, such as "3 .txt, 1 without suffix"; empty for none."""
+    """Return the numbers of files that are not read as text, such as "3 .txt, 1 without suffix"; empty for none."""
     parts = sorted(((count, suffix) for suffix, count in counts.items() if count), key=lambda part: (-part[0], part[1]))
     return ", ".join(f"{count} {suffix or 'without suffix'}" for count, suffix in parts)
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Yield the files of a folder; `above` holds device and inode of all folders above it, to stop at link cycles."""
+    """Yield the files below a folder.
+
+    `above` holds device and inode of the folders above, so that cycles of links end.
+    """
     state = folder.stat()
     here = (*above, (state.st_dev, state.st_ino))
     if here[-1] in above:

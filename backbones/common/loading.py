@@ -1,4 +1,4 @@
-"""Data loaders of all tasks."""
+"""Creates the data loaders of all tasks."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def loader(
 
 
 def one_thread(worker: int) -> None:
-    """Limit a loader worker to one thread: the workers are the parallelism."""
+    """Limit a loader worker to one thread, because the workers already run in parallel."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The machine that a process runs on. It imports no heavy library."""
+"""Describes the machine that a process runs on. This module imports no heavy library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metadata of a command-line option: when it may change, its former name, and whether weights files record it."""
+"""Metadata of a command-line option: its changes on resume, its former name, and whether weights files record it."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def recorded(group: type) -> set[str]:
 
 
 def former_names(groups: Iterable[type]) -> dict[str, str]:
-    """Return the present names of renamed options by their former names."""
+    """Return a dict from the former names of renamed options to their present names."""
     every = [each for group in groups for each in fields(group)]
     return {each.metadata["formerly"]: each.name for each in every if each.metadata.get("formerly")}
 
 
 def renamed(values: Mapping[str, Value], groups: Iterable[type]) -> dict[str, Value]:
-    """Return options by name with former names replaced. If both names are present, the value of the new one stays."""
+    """Replace former option names by present ones. If both names occur, the value under the present name is kept."""
     now = former_names(groups)
     return {now.get(name, name): value for name, value in values.items() if now.get(name) not in values}

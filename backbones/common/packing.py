@@ -1,7 +1,7 @@
-"""Batches on their way from a loader's worker process: all their tensors in one shared buffer.
+"""Sends each batch from a loader's worker process in one shared buffer that holds all tensors of the batch.
 
-torch sends each tensor through a file descriptor of its own. A detection batch has about eight tensors an image, so
-that some hundred images exhaust the usual limit of 1,024 open files.
+torch sends each tensor through a file descriptor of its own. A detection batch has about eight tensors per image, so
+that about a hundred images exhaust the usual limit of 1,024\nopen files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class _Place:
-    """Place of a tensor in the buffer; `start` counts bytes."""
+    """Place of a tensor in the buffer. `start` is in bytes."""
 
     start: int
     size: int
@@ -37,7 +37,7 @@ class _Place:
 
 
 class Packing(Generic[Batch]):
-    """Collate function that sends the batches of another one from workers in one buffer each.
+    """Wraps a collate function. Loader workers send each of its batches in one buffer.
 
     The receiving process gets the batch itself: same structure, values, types and strides. Without workers nothing is
     packed.
@@ -82,7 +82,7 @@ class PackedBatch:
 
 
 def unpacked(tree: object, buffer: Tensor) -> object:
-    """Return the batch of a tree with places in a buffer `[bytes]`. Large tensors are views of the buffer."""
+    """Replace the places in a tree by tensors from a buffer `[bytes]`. Large tensors are views of the buffer."""
     if isinstance(tree, _Place):
         view = _view(buffer, tree)
         return view.clone() if tree.size < SMALL else view
@@ -94,7 +94,7 @@ def unpacked(tree: object, buffer: Tensor) -> object:
 
 
 def _placed(value: object, tensors: list[tuple[Tensor, _Place]]) -> object:
-    """Return a tree with places instead of tensors; append each tensor with its place to `tensors`."""
+    """Replace the tensors in a nested value by places, and append each tensor with its place to `tensors`."""
     if type(value) is Tensor and value.layout == torch.strided and value.device.type == "cpu":
         place = _next_place(value, tensors)
         tensors.append((value, place))
@@ -107,7 +107,10 @@ def _placed(value: object, tensors: list[tuple[Tensor, _Place]]) -> object:
 
 
 def _next_place(tensor: Tensor, tensors: list[tuple[Tensor, _Place]]) -> _Place:
-    """Return the place after those of `tensors`. Dense tensors keep their strides, as in channels_last."""
+    """Return the place of a tensor after the last of `tensors`.
+
+    Dense tensors keep their strides, such as channels_last.
+    """
     end = tensors[-1][1].start + tensors[-1][1].size if tensors else 0
     strides = torch.empty_like(tensor, device="meta").stride()
     size = tensor.numel() * tensor.element_size()
@@ -120,7 +123,10 @@ def _view(buffer: Tensor, place: _Place) -> Tensor:
 
 
 def _require_room(size: int) -> None:
-    """Refuse a batch that is larger than the free shared memory: writing it would kill the process (SIGBUS)."""
+    """Refuse a batch that is larger than the free shared memory.
+
+    Writing such a batch would kill the process (SIGBUS).
+    """
     if not SHARED_MEMORY.is_dir() or not hasattr(os, "statvfs"):
         return
     found = os.statvfs(SHARED_MEMORY)

@@ -1,4 +1,4 @@
-"""Plugins: Python files or modules of the user that register backbones, necks, heads, layouts or augmentations.
+"""Loads plugins: a user's Python files or modules that register backbones, necks, heads, data layouts or augmentations.
 
 A plugin is imported only because the user named it, by `--plugin NAME` or `plugins=[NAME]`. A trained run records the
 names of its plugins but never imports them: a run that somebody downloaded must not execute code.
@@ -25,7 +25,7 @@ _PREFIX = "resnet_transfer_plugin_"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that was loaded.
+    """A loaded plugin.
 
     Attributes:
         name: the path of a file or the dotted name of a module, as the user gave it.
@@ -41,7 +41,7 @@ _loaded: dict[str, Plugin] = {}
 
 
 def load(names: Sequence[str | os.PathLike[str]] | None) -> list[Plugin]:
-    """Import plugins in order, each one once per process. Call it before a name of a registry is resolved.
+    """Import plugins in order, each of them once per process. Call this function before looking up registered names.
 
     Args:
         names: paths that end in ".py", or dotted names of modules. Modules are also searched in the current folder, and
@@ -59,7 +59,7 @@ def load(names: Sequence[str | os.PathLike[str]] | None) -> list[Plugin]:
 
 
 def loaded_names() -> list[str]:
-    """Return the names of all loaded plugins as the user gave them, to be recorded in the meta of a run."""
+    """Return the names of all loaded plugins as the user gave them. A run's metadata records these names."""
     return [plugin.name for plugin in _loaded.values()]
 
 
@@ -70,7 +70,7 @@ def require(recorded: object, *, where: str | os.PathLike[str]) -> None:
     a run can be used on another machine. A module that the user's own program imported counts too.
 
     Args:
-        recorded: the list of names in the meta of the run, or None if the run used no plugin.
+        recorded: the list of names in the run's metadata, or None if the run used no plugin.
         where: the run's path, for the message.
 
     Raises:
@@ -89,7 +89,7 @@ def require(recorded: object, *, where: str | os.PathLike[str]) -> None:
 
 
 def _key(name: str) -> str:
-    """Return the last part of a name: "nets" for /home/me/nets.py and for mine.nets."""
+    """Return the last part of a plugin's name, such as "nets" for /home/me/nets.py and for mine.nets."""
     return Path(name).stem if name.endswith(".py") else name.rpartition(".")[2]
 
 
@@ -98,7 +98,7 @@ def _is_loaded(name: str) -> bool:
 
 
 def _load(name: str) -> Plugin:
-    """Import one plugin unless it is loaded already."""
+    """Return one plugin. Import it unless it is already loaded."""
     key = _key(name)
     before = _loaded.get(key)
     if before is None:
@@ -176,7 +176,7 @@ def _broken(name: str, error: BaseException) -> UserError:
 
 
 def _place(name: str, error: BaseException) -> str:
-    """Return "FILE, line N" of an error: the innermost frame in the folder of the plugin."""
+    """Return "FILE, line N" for an error: the innermost frame of its traceback inside the plugin's folder."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = [

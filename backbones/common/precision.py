@@ -1,4 +1,4 @@
-"""Precision of a model's arithmetic: fp32, or 16 bits if the hardware multiplies them natively."""
+"""Chooses the precision of a model's arithmetic: fp32, or 16 bits if the hardware supports them natively."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backbones.errors import UserError
 
 
 def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type that autocast computes in. torch.float32 means no autocast.
+    """Return the dtype for autocast. torch.float32 means that autocast is off.
 
     Args:
         precision: auto (bf16 if the hardware has it, else fp32), fp32, bf16 or fp16.

@@ -1,6 +1,7 @@
-"""Means over all processes of a training, and the batches of each. The processes are torch.distributed's default group.
+"""Means over all processes of a training run, and the batches of each process.
 
-Without a process group every function treats this process as the only one.
+The processes are torch.distributed's default group. Without a group, every function treats this process as the
+only\none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def mean(values: Tensor) -> Tensor:
-    """Return the element-wise mean over the processes, on each of them."""
+    """Return the element-wise mean of a tensor over all processes. Every process gets the result."""
     if not dist.is_initialized():
         return values
     total = values.clone()
@@ -29,7 +30,7 @@ def relative_count(count: Tensor) -> Tensor:
 
 
 def shard_batches(length: int, batch_size: int, *, rank: int, world_size: int) -> list[list[int]]:
-    """Return a process's batches of `length` items for evaluation, as lists of indices.
+    """Divide `length` items into batches for evaluation; return the batches of one process as lists of indices.
 
     Every item is in exactly one batch of one process, and no batch is padded. The batches are the same for every number
     of processes, so that results are equal to the last bit.

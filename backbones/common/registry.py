@@ -1,4 +1,7 @@
-"""Registry: names to builders, filled by a decorator. It imports neither torch nor any other library."""
+"""A registry maps names to builders and is filled by a decorator.
+
+This module imports neither torch nor other libraries.
+"""
 
 from __future__ import annotations
 

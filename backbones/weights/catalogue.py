@@ -1,4 +1,4 @@
-"""Catalogue of published weights: tag, licence, recipe and accuracy of each. It reads no file and uses no network."""
+"""Lists published weights with tag, licence, recipe and accuracy, without reading files or using the network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Published:
 
 
 def published(source: tuple[str, str] | None) -> list[Published]:
-    """Return all weights that are published for a model, the default ones first.
+    """Return all published weights of a model. The default weights come first.
 
     Args:
         source: library and model, as `Backbone.source`. None is a model without published weights.

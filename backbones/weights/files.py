@@ -1,4 +1,4 @@
-"""Reading weights files: safetensors, and the state dicts in checkpoints of any training program."""
+"""Reads weights files: safetensors, and the state dicts in checkpoints of any training program."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def run_weights(run: Path) -> Path:
-    """Return the weights file of a run folder: the model after the last step, or else the best model so far.
+    """Return the weights file of a run folder: the delivered model, or else the best model so far.
 
     Raises:
         UserError: there is no such folder, or it has no weights file.
@@ -79,7 +79,7 @@ def is_run(folder: Path) -> bool:
 def read_meta(path: str | os.PathLike[str]) -> JsonObject:
     """Read the header of one of our own weights files: task, classes, input and options of its model.
 
-    The result is empty for any other file, and for words such as "imagenet".
+    For any other file, and for words such as "imagenet", the result is empty.
     """
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():

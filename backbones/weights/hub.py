@@ -21,7 +21,7 @@ Weights = TypeVar("Weights")
 
 
 def resolve(weights: Weights) -> Weights | str:
-    """Return the path of the file that "hf:owner/name" or a run folder means. Return any other value as it is.
+    """Return the weights file that "hf:owner/name" or a run folder refers to. Return any other value unchanged.
 
     The file of a repository is downloaded. Functions that read weights files know neither repositories nor run folders:
     call this once, where the user's value arrives.
@@ -80,7 +80,7 @@ def fetch(repository: str, file: str) -> Path:
 
 
 def split(repository: str) -> tuple[str, str | None]:
-    """Return name and revision of "owner/name@revision".
+    """Split "owner/name@revision" into repository name and revision, which may be None.
 
     Raises:
         UserError: the text is no such name.
@@ -99,7 +99,7 @@ def endpoint() -> str:
 
 
 def refusal(error: Exception, where: str) -> UserError | None:
-    """Return the user's error for a request that the hub refused, or None if the hub did not answer."""
+    """Return the UserError for a request that the hub refused, or None if the hub did not answer."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)

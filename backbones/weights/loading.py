@@ -1,4 +1,4 @@
-"""Loading weights into a model: find the entries, match their names, adapt input channels, report the result."""
+"""Loads weights into a model: finds the entries, matches their names, adapts input channels and reports the result."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def load_linear(
 
 
 def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
-    """Return the weights that "imagenet", a tag or a file name for a backbone, and a description of their source."""
+    """Return a backbone's weights, given as "imagenet", a tag or a file, and a description of their source."""
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)
@@ -98,7 +98,7 @@ def _named(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """Adapt a first convolution's weight `[O, C, k, k]` to `[O, in_channels, k, k]`, as timm does.
+    """Convert the weight of a first convolution from `[O, C, k, k]` to `[O, in_channels, k, k]`, as timm does.
 
     For one channel the C channels are added up. For more channels they are repeated in turn and scaled by
     C / in_channels, so that the response keeps its magnitude.
@@ -166,7 +166,7 @@ def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> No
 
 
 def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], str]:
-    """Match the entries of a model to the keys of a file, which may have a prefix, such as "model.backbone.".
+    """Find for each entry of a model the key of a file. Keys may have a prefix, such as "model.backbone.".
 
     Returns:
         Entry of the model -> key of the file; the other keys of the file; the prefix.
@@ -195,12 +195,12 @@ def _aliases(key: str) -> Iterator[str]:
 
 
 def _modern(key: str) -> str:
-    """Return the present name of a key: old torchvision files of DenseNet have "norm.1" for "norm1"."""
+    """Return today's name of a key. Old torchvision files of DenseNet write "norm.1" instead of "norm1"."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
 
 
 def _is_input(module: nn.Module, key: str, own: Tensor, value: Tensor, adapt_input: str | None) -> bool:
-    """Return whether an entry is the weight of a convolution on the input that differs only in its input channels."""
+    """Return whether an entry is a convolution on the input whose shape differs only in the input channels."""
     if own.ndim != 4 or value.ndim != 4 or own.shape[0] != value.shape[0] or own.shape[2:] != value.shape[2:]:
         return False
     if adapt_input is not None:

@@ -1,4 +1,4 @@
-"""Network access with short timeouts: libraries that download weights would otherwise retry for minutes."""
+"""Gives network access short timeouts, because libraries that download weights would otherwise retry for minutes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_reachable(url: str) -> None:
 
 @contextmanager
 def socket_timeout() -> Iterator[None]:
-    """Set `TIMEOUT` for all sockets inside the context, such as those of torch.hub, which takes no timeout."""
+    """Context manager that sets the timeout of all sockets to `TIMEOUT`, because torch.hub has no parameter for it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -52,5 +52,5 @@ def socket_timeout() -> Iterator[None]:
 
 
 def is_network_error(error: Exception) -> bool:
-    """Return whether an error comes from the connection or from the client of the Hugging Face hub."""
+    """Return whether an error was raised by the network connection or by the client of the Hugging Face hub."""
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _HTTP_LIBRARIES

@@ -1,4 +1,4 @@
-"""Published weights of torchvision and timm: downloaded once per machine, verified, cached where those libraries do."""
+"""Downloads and verifies published weights of torchvision and timm, and stores them in the libraries' caches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
 
 
 def torchvision_tag(name: str, tag: str) -> str:
-    """Return torchvision's tag for `tag`, which may also be "imagenet".
+    """Return the tag of torchvision's weights. `tag` is such a tag or "imagenet".
 
     Raises:
         UserError: torchvision has no such weights.
@@ -57,7 +57,7 @@ def torchvision_tag(name: str, tag: str) -> str:
 
 
 def fetch(url: str, *, what: str) -> Path:
-    """Return the file of an address, from torch.hub's cache or from the network.
+    """Return the path of a file, downloaded from an address unless it is in torch.hub's cache.
 
     The file's name contains the start of its SHA-256 ("resnet18-f37072fd.pth"). A file with another hash is never
     returned. If several processes need a file at once, one downloads it and the others wait.
@@ -91,7 +91,7 @@ def fetch(url: str, *, what: str) -> Path:
 
 
 def timm_pretrained(create: Callable[[], nn.Module], *, name: str) -> nn.Module:
-    """Run `create`, which calls timm.create_model(..., pretrained=True), without a long wait for an absent network.
+    """Run `create`, which calls timm.create_model(..., pretrained=True), without a long wait if there is no network.
 
     The first attempt uses timm's cache and no network, so that a cached model builds at once. The second asks the hub,
     if it is reachable. `create` may therefore run twice.
@@ -137,7 +137,7 @@ def _from_hub(create: Callable[[], nn.Module]) -> nn.Module:
 
 
 def timm_state(name: str, tag: str) -> dict[str, Tensor]:
-    """Return published weights of a timm model under the names of their file.
+    """Return published weights of a timm model, with the parameter names of the published file.
 
     Args:
         name: a timm model, without "timm/".
@@ -160,7 +160,7 @@ def timm_state(name: str, tag: str) -> dict[str, Tensor]:
 
 
 def timm_config(arch: str, tag: str) -> PretrainedCfg | None:
-    """Return timm's description of the weights `tag` of a model ("imagenet" is its default), or None if unknown."""
+    """Return timm's description of a model's weights, or None if the tag is unknown. "imagenet" is the default tag."""
     import timm
 
     try:
@@ -183,7 +183,10 @@ def _hub_state(name: str, repository: str, filename: str | None) -> dict[str, Te
 
 
 def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
-    """Return the path of the first of `files` that is cached, or else of the first that the hub has."""
+    """Return the path of the first cached file among `files`.
+
+    If none is cached, download the first that the hub has.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -199,7 +202,7 @@ def _hub_file(repo: str, files: list[str], revision: str | None) -> str:
 
 
 def _timm_address(name: str) -> str:
-    """Return the hub repository or file name of a timm model's weights, for error messages."""
+    """Return, for error messages, the hub repository or the file name of a timm model's weights."""
     import timm
 
     config = None

@@ -1,4 +1,4 @@
-"""Report of which entries of a weights file were loaded into a model."""
+"""Reports which entries of a weights file were loaded into a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of the entries that were loaded into a model, and of the rest. `num_batches_tracked` is left out.
+    """Lists the entries that were loaded into a model and those that were not. `num_batches_tracked` is left out.
 
     Attributes:
         source: a description of the weights, such as a path or "torchvision resnet50 imagenet".
@@ -38,7 +38,7 @@ class LoadReport:
         return f"{self.source}: {', '.join(parts)}"
 
     def with_head(self, names: Sequence[str] | None) -> LoadReport:
-        """Return the report of a classifier on this backbone.
+        """Return this report of a backbone, extended by the linear layer of a classifier.
 
         Args:
             names: entries of the file that were loaded into fc.weight and fc.bias; None if they were not loaded.
@@ -60,6 +60,6 @@ class LoadReport:
 
 
 def _count(kind: str, names: Sequence[str]) -> str:
-    """Return the number of entries and the first three names."""
+    """Describe entries in words: their number and the first three names."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {kind}" + (f" ({shown})" if names else "")

@@ -71,7 +71,8 @@ def read_truth(source: TruthSource) -> InstancesFile:
     data = source if isinstance(source, dict) else read_json(source)
     if not isinstance(data, dict):
         raise UserError(
-            f"{where}: COCO ground truth must be a JSON object, not {_kind(data)}; check whether the two files are swapped"
+            f"{where}: COCO ground truth must be a JSON object, not {_kind(data)}; "
+            "check whether the two files are swapped"
         )
     images, given, categories = (_list(data, key, where) for key in ("images", "annotations", "categories"))
     sizes, names = _sizes(images, where), _names(categories, where)
