@@ -123,8 +123,7 @@ class ScriptableMaps(nn.Module):
 
 
 def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
-    """Return for each prefix in `ends` the indices of the modules with this prefix: the first index, and one past the
-    last.
+    """Return for each prefix in `ends` the range of the modules with this prefix: first index, and last index + 1.
 
     timm's wrappers rename stages.0 to stages_0 or model.stages.0.
     """

@@ -55,8 +55,7 @@ class Folds:
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-    """Return norm(conv(x)). Frozen batch norm is folded into the convolution; inside `Folds`, so is some live batch
-    norm.
+    """Return norm(conv(x)). If the norm is frozen, or inside `Folds`, it is folded into the convolution.
 
     Scaling the weight costs less than a pass over the feature map. The gradient still reaches conv.weight, and the
     keys of the state dict stay.

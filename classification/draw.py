@@ -1,4 +1,4 @@
-"""Drawing of an image beside bars of its most likely classes."""
+"""Draws an image and, next to it, the probabilities of its most likely classes as bars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAR, FIRST = "#9db7d5", "#2f6db3"
 
 
 def draw_ranking(image: np.ndarray, names: Sequence[str], probabilities: Sequence[float]) -> np.ndarray:
-    """Draw an image beside bars of class probabilities.
+    """Draw an image and, next to it, class probabilities as bars.
 
     Args:
         image: `[H, W, C]` uint8, grey or RGB.

@@ -1,4 +1,4 @@
-"""Evaluation sizes: the crop, size and resampling with which published weights were measured."""
+"""Sizes of images in evaluation. By default they are those with which the published accuracy was measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EvaluationSizes(NamedTuple):
 
 
 def published_sizes(name: str, weights: str) -> EvaluationSizes | None:
-    """Return the sizes with which weights were measured, or None if they are not known.
+    """Return the image sizes with which the accuracy of published weights was measured, or None if they are not known.
 
     Args:
         name: the backbone's name, as for `backbones.build`.
@@ -44,7 +44,7 @@ def published_sizes(name: str, weights: str) -> EvaluationSizes | None:
 def choose_sizes(
     name: str, weights: str, crop: int | None, resize: int | None, interpolation: str | None
 ) -> EvaluationSizes:
-    """Return the evaluation sizes: those given, else those of the weights, else a crop of 224 after resizing to 256.
+    """Return the evaluation sizes: the given ones, or those of the weights, or a crop of 224 after resizing to 256.
 
     Args:
         name: the backbone's name, as for `backbones.build`.

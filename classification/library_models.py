@@ -28,7 +28,7 @@ INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class LibraryModel(Backbone):
-    """A library's whole model as `net`. Its only output is "logits", from the library's own head.
+    """A backbone around a library's whole model, `net`. Its only output is "logits", from the library's own head.
 
     It declares no features. Normalisation, weights and freezing work as in any other backbone.
     """
@@ -55,7 +55,7 @@ class LibraryModel(Backbone):
         return ScriptableLogits(self.net)
 
     def load(self, weights: str | os.PathLike[str]) -> LoadReport:
-        """Load weights. The last layer is loaded only for the same number of classes, else reported as missing.
+        """Load weights. If the number of classes differs, the last layer is not loaded but reported as missing.
 
         Raises:
             UserError: the weights are not available, or anything but the last layer does not fit.
@@ -84,7 +84,7 @@ class LibraryModel(Backbone):
         return {name.removeprefix("net."): value for name, value in counted_batches(self).items()}
 
     def stages(self) -> list[list[nn.Module]]:
-        """Return the modules of each stage, found by the names that they have in the library's feature extractor."""
+        """Return the modules of each stage. Their names in the library's feature extractor tell the stages."""
         with torch.device("meta"):
             trunk = backbones.build(self.name, weights=None, features="last", in_channels=self.in_channels)
         names = {module: name.removeprefix("net.") for name, module in trunk.named_modules()}
@@ -103,7 +103,7 @@ class LibraryModel(Backbone):
         return net.state_dict(), f"timm {arch} {weights}"
 
     def _head(self) -> tuple[str, ...]:
-        """Return the names of the weights whose shape depends on the number of classes: those of the last layer."""
+        """Return the names of the last layer's weights, whose shapes depend on the number of classes."""
         with torch.device("meta"):
             other = _create(self.name, num_classes=self.num_classes + 1, in_channels=self.in_channels).state_dict()
         return tuple(f"net.{k}" for k, v in self.net.state_dict().items() if v.shape != other[k].shape)
@@ -181,6 +181,6 @@ def _normalisation(library: str, arch: str, net: Any) -> tuple[tuple[float, ...]
 
 
 def _whole_name(name: str, own: dict[str, nn.Module]) -> str:
-    """Return a module's name in the whole model: timm's extractors call stages.0 stages_0 or model.stages.0."""
+    """Return a module's name in the whole model; timm's extractors rename stages.0 to stages_0 or model.stages.0."""
     bare = name.removeprefix("model.")
     return bare if bare in own else re.sub(r"^(\w+?)_(\d+)(?=\.|$)", r"\1.\2", bare)

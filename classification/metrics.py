@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy, exact over any number of processes."""
+"""Computes top-1 and top-5 accuracy, with the same result for any number of processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Rows: TypeAlias = dict[str, np.ndarray]
 
 
 class TopK:
-    """Accumulates one row per image and computes metrics at the end, so that sums do not depend on the processes.
+    """Accumulates one row per image and computes metrics at the end. So the results do not depend on the processes.
 
     Args:
         classes: names by label.
         prefix: text before the names of the metrics, such as "train_".
         expected: indices `[N]` and labels `[N]` of all images to evaluate; images without a prediction, because they
             cannot be read, count as wrong. None evaluates the images that are added.
-        present: labels `[P]` of the classes that have images, if some have none: adds the accuracy among these classes
-            alone. None for all.
+        present: labels `[P]` of the classes that have images, if some classes have none; the accuracy among these
+            classes is added. None if all classes have images.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TopK:
         self._parts: list[Rows] = []
 
     def update(self, probabilities: Tensor, targets: Mapping[str, Tensor]) -> None:
-        """Add a batch: probabilities `[N, classes]`; targets `label` `[N]` and `index` `[N]`."""
+        """Add a batch of probabilities `[N, classes]` with targets `label` `[N]` and `index` `[N]`."""
         scores = probabilities.float().cpu()
         labels = targets["label"].cpu()
         own = scores.gather(1, labels[:, None])
@@ -63,11 +63,11 @@ class TopK:
         self._parts.append({name: value.numpy() for name, value in part.items()})
 
     def state(self) -> list[Rows]:
-        """Return the rows of this process, for `merge`; the state can be pickled."""
+        """Return the rows of this process, which can be pickled and passed to `merge`."""
         return self._parts
 
     def merge(self, states: Iterable[list[Rows]]) -> None:
-        """Replace this state by the rows of all processes."""
+        """Replace the rows by those of all processes."""
         self._parts = [part for state in states for part in state]
 
     def rows(self) -> Rows:
@@ -107,7 +107,10 @@ class TopK:
         return {self.prefix + name: value for name, value in metrics.items()}
 
     def _unread(self, index: np.ndarray, label: np.ndarray) -> Rows:
-        """Return rows for images that could not be read: the true class ranks behind all other classes."""
+        """Return rows for images that could not be read.
+
+        In these rows, the true class ranks after all other classes.
+        """
         seen = np.concatenate([np.zeros(0, np.int64), *(part["index"] for part in self._parts)])
         absent = ~np.isin(index, seen)
         count = int(absent.sum())
@@ -157,7 +160,7 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def _rank(scores: Tensor, own: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of classes before the true one `[N]`; among equal scores the first class wins, as in argmax.
+    """Return for each row the number of classes ranked before the true one `[N]`. Equal scores rank by class number.
 
     Scores in bf16 are often equal, and counting all equal ones as errors would cost tenths of a percent. Rows with NaN
     rank the true class last.

@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch, with timm."""
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of batches, with timm's implementation."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class Mixing:
             )
 
     def _draw(self, image: Tensor, index: int) -> int:
-        """Return a seed for mixing a batch, computed from its pixels, so that it differs between epochs."""
+        """Return a seed for mixing a batch. It depends on the pixels, so that it differs between epochs."""
         return int(np.random.SeedSequence((self.seed, index, int(image.sum()))).generate_state(1)[0])

@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         label_smoothing: label smoothing of the training loss, 0..1 (Szegedy et al. 2016).
 
     Attributes:
-        load_report: which entries of the weights were loaded, linear layer included; None with random weights.
+        load_report: which entries of the weights were loaded, including the linear layer; None with random weights.
     """
 
     def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def library_state(self) -> dict[str, Tensor]:
-        """Return the state dict under the names that the library's own model of this name has.
+        """Return the state dict with the parameter names of the library's model of the same name.
 
         Raises:
             UserError: if no library has this model.
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         return self.backbone.library_state()
 
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
-        """Return logits `[N, num_classes]`, or with targets the training losses by name.
+        """Return logits `[N, num_classes]`, or, if targets are given, a dict of training losses.
 
         Args:
             images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
@@ -65,12 +65,12 @@ class Classifier(nn.Module):
         return ScriptableClassifier(self)
 
     def losses(self, logits: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the training loss of logits `[N, num_classes]` by its name; targets as in `forward`."""
+        """Return a dict with the training loss of logits `[N, num_classes]`. The targets are as in `forward`."""
         return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
 
 
 class PooledClassifier(Classifier):
-    """A backbone's last feature, averaged over all pixels, and a linear layer (section 3.3 of the ResNet paper)."""
+    """Classifier of a backbone, a global average pool and a linear layer (section 3.3 of the ResNet paper)."""
 
     def __init__(self, backbone: Backbone, num_classes: int, *, label_smoothing: float = 0.0) -> None:
         super().__init__(backbone, label_smoothing=label_smoothing)
@@ -86,7 +86,7 @@ class PooledClassifier(Classifier):
 
 
 class WholeClassifier(Classifier):
-    """A whole model of torchvision or timm with its own head."""
+    """Classifier that is a whole model of torchvision or timm with the library's own head."""
 
     backbone: LibraryModel
 
@@ -131,7 +131,7 @@ class ViewAverage(nn.Module):
     def predict_with_losses(
         self, views: Sequence[Tensor], targets: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the probabilities of `forward`, and the training loss averaged over the views."""
+        """Return the probabilities as `forward` does, and the training loss averaged over the views."""
         logits = [self.model(view) for view in views]
         losses = [self.model.losses(each, targets)["loss_cls"] for each in logits]
         return _mean_probabilities(logits), {"loss_cls": torch.stack(losses).mean()}
@@ -215,7 +215,7 @@ def _whole(
 
 
 def _trunk(backbone: str | Backbone, weights: str | os.PathLike[str] | None, options: dict[str, Any]) -> Backbone:
-    """Return the backbone; weights load later, so that the file is read once for it and the last layer."""
+    """Return the backbone without weights. They are loaded later, together with those of the last layer."""
     if isinstance(backbone, Backbone):
         if options:
             raise UserError(

@@ -11,7 +11,7 @@ from backbones.errors import require
 
 @dataclass
 class ClassificationDataOptions:
-    """Data set of a classification run, and the preparation of its images.
+    """Options of a classification run's data set and of the preparation of its images.
 
     Args:
         data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.
@@ -71,7 +71,7 @@ class ClassificationDataOptions:
 
 
 def require_mixable(data: ClassificationDataOptions, *, floating: bool) -> None:
-    """Refuse mixup and CutMix for images that are floating arrays: both work on bytes only.
+    """Refuse mixup and CutMix for floating-point images, because both work only on uint8 images.
 
     Args:
         floating: whether the images are floating arrays.
@@ -88,7 +88,7 @@ def require_mixable(data: ClassificationDataOptions, *, floating: bool) -> None:
 
 @dataclass
 class ClassifierOptions:
-    """The classification model and its loss.
+    """Options of the classification model and its loss.
 
     Args:
         backbone: a registered name; see `backbones.names()`.

@@ -1,4 +1,4 @@
-"""Trained classifiers, ready to predict: `load(run)(images)`."""
+"""Loads trained classifiers for prediction: `load(run)(images)`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from classification.transforms import Normalise, Views
 
 @dataclass(frozen=True)
 class Ranking:
-    """The most likely classes of an image, the best first; on the CPU.
+    """The most likely classes of an image, the most likely one first. Tensors are on the CPU.
 
     Attributes:
         names: class names.
@@ -40,7 +40,7 @@ class Ranking:
 
 
 class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
-    """A trained classifier with its classes.
+    """A trained classifier: maps images to rankings of its classes.
 
     Args:
         classes: names by class number.
@@ -68,7 +68,7 @@ class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
         self.among: Sequence[int] = ()
 
     def probabilities(self, images: Sequence[list[Tensor]]) -> Tensor:
-        """Return probabilities `[N, classes]`, averaged over the views of each image; on the model's device.
+        """Return probabilities `[N, classes]`, averaged over the views of each image, on the model's device.
 
         Consecutive images whose views have the same sizes form a batch.
 
@@ -123,7 +123,7 @@ def load(
 
 
 def read_views(image: Image, *, in_channels: int, views: Views, bits: int = 16) -> list[Tensor]:
-    """Return an image's views `[C, h, w]` for evaluation: uint8, or normalised float32. EXIF orientation is applied.
+    """Return an image's views for evaluation, each `[C, h, w]` uint8 or normalised float32. Apply the EXIF orientation.
 
     Raises:
         UserError: the image cannot be used, or is so thin that it would fill the memory when resized.
@@ -136,7 +136,7 @@ def read_views(image: Image, *, in_channels: int, views: Views, bits: int = 16) 
 
 
 def read_pixels(path: Path, *, in_channels: int, bits: int = 16) -> np.ndarray:
-    """Decode a file to pixels `[H, W, C]`: uint8, or float32 for an array of other numbers.
+    """Decode a file to pixels `[H, W, C]`: uint8, or float32 if the file is an array that is not uint8.
 
     Raises:
         UserError: the file cannot be used.
@@ -157,7 +157,7 @@ def _views(trained: TrainedFile) -> Views:
 
 
 def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> Classifier:
-    """Build the classifier that a run's meta describes.
+    """Build the classifier that a run's metadata describes.
 
     Args:
         meta: `classes`, `input` and `model`, as training writes them into the header of its weights.
@@ -182,7 +182,7 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
 def build_from_options(
     options: ClassifierOptions, weights: str | os.PathLike[str] | None, *, num_classes: int, in_channels: int
 ) -> Classifier:
-    """Build the model that a run's options describe; the caller handles `options.weights` and `options.freeze`.
+    """Build the model that a run's options describe, but leave `options.weights` and `options.freeze` to the caller.
 
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.

@@ -1,4 +1,4 @@
-"""Preparation of images for a classifier: augmentation in training, crops and flips (views) in evaluation.
+"""Prepares images for a classifier: augmentation in training, crops and flips (views) in evaluation.
 
 Augmentation is a pure function of (seed, epoch, index). Evaluation resizes as torchvision does (bilinear, antialiased),
 so that published weights give their published predictions.
@@ -33,7 +33,7 @@ JITTER = (256 / 224, 480 / 224)  # shorter side over crop: 256 to 480 for crops 
 
 
 class Augmentation(Protocol):
-    """A user's augmentation."""
+    """Interface of a user's augmentation."""
 
     def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Augment an image `[H, W, C]`, uint8 or float32, to an image of any size and the same type.
@@ -66,7 +66,7 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Augment:
-    """A training preset with its seed.
+    """Augments images by a preset; all randomness is a function of seed, epoch and index.
 
     Args:
         preset: "standard" is the random resized crop of Szegedy et al. 2015 with flips; "paper" varies the scale,
@@ -118,7 +118,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Views:
-    """Views of an image in evaluation; the model's probabilities are averaged over them.
+    """Makes the views of an image for evaluation. The model's probabilities are averaged over the views.
 
     Args:
         crops: "center"; "ten" are the corners and the centre, and their mirror images (Krizhevsky et al. 2012);
@@ -137,7 +137,7 @@ class Views:
 
     @property
     def largest(self) -> int:
-        """Return the largest length of the shorter side, in pixels."""
+        """Return the length of the shorter side in pixels, the largest if views have several sizes."""
         return round(SCALES[-1] * self.size / SCALES[0]) if self.crops == "multiscale" else self.resize
 
     def __call__(self, image: np.ndarray, *, epoch: int = 0, index: int = 0) -> list[np.ndarray]:
@@ -157,7 +157,7 @@ class Views:
 
 
 def describe_views(crops: Crops, size: int, resize: int) -> str:
-    """Describe the views of evaluation in words; size and resize as in `Views`."""
+    """Describe the views of evaluation in words. The arguments are those of `Views`."""
     if crops == "multiscale":
         sides = ", ".join(str(round(scale * size / SCALES[0])) for scale in SCALES)
         return f"whole images with shorter sides of {sides}, and mirrored"
@@ -178,13 +178,13 @@ def resized(image: np.ndarray, side: int, interpolation: Interpolation = "biline
 
 
 def center(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the crop `[size, size, C]` at the centre."""
+    """Return the crop `[size, size, C]` at the centre of an image."""
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return image[top : top + size, left : left + size]
 
 
 def corners(image: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return the four crops `[size, size, C]` at the corners."""
+    """Return the four crops `[size, size, C]` at the corners of an image."""
     return [image[:size, :size], image[:size, -size:], image[-size:, :size], image[-size:, -size:]]
 
 
@@ -195,7 +195,7 @@ def mirrored(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 @cache
 def _pipeline(preset: str, size: int) -> Compose:
-    """Return the albumentations pipeline of a preset. The import takes seconds, so it happens at the first image."""
+    """Return the albumentations pipeline of a preset. The import is slow, so it happens at the first image."""
     import albumentations as A
     import cv2
 
@@ -213,7 +213,7 @@ def _pipeline(preset: str, size: int) -> Compose:
 
 
 def _padded(image: np.ndarray, by: int, mean: Sequence[float]) -> np.ndarray:
-    """Add a border of the mean colour, which normalisation turns into the zeros of the paper."""
+    """Add a border of the mean colour, which becomes zero after normalisation, as in the paper."""
     height, width, channels = image.shape
     scale = 255 if image.dtype == np.uint8 else 1
     out = np.empty((height + 2 * by, width + 2 * by, channels), image.dtype)

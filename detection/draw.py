@@ -1,4 +1,4 @@
-"""Drawings of boxes: truth beside detections, and detections in their image."""
+"""Draws boxes: true boxes and detections side by side, or detections on their image."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def draw_samples(
     *,
     min_score: float = 0.5,
 ) -> Image.Image:
-    """Return a sheet with one row per image: truth on the left, detections on the right.
+    """Draw a sheet with one row per image: true boxes on the left, detections on the right.
 
     Args:
         images: `[H, W, 3]` RGB uint8.
         truths: `boxes` `[N, 4]` xyxy in pixels, `labels` `[N]` from 1, `ignore` `[K, 4]` (drawn grey).
         detections: `boxes`, `labels`, `scores`.
-        names: of the labels, from label 1.
+        names: names of the classes, from label 1.
         min_score: detections with a lower score are left out.
     """
     rows = [
@@ -54,7 +54,7 @@ def draw_samples(
 def draw_detections(
     image: np.ndarray, boxes: np.ndarray, labels: Sequence[int], names: Sequence[str], scores: Sequence[float]
 ) -> np.ndarray:
-    """Return an image `[H, W, 3]` RGB uint8 with its detections, enlarged if it is small.
+    """Draw detections on an image `[H, W, 3]` RGB uint8. A small image is enlarged first.
 
     Args:
         boxes: `[N, 4]` xyxy in pixels of the image.
@@ -85,7 +85,7 @@ Mark = tuple[Sequence[float], str, str]  # box xyxy, colour and text
 
 
 def _truth_marks(truth: dict[str, np.ndarray], names: Sequence[str]) -> list[Mark]:
-    """Return the marks of an image's true boxes, crowds first."""
+    """Return the marks (boxes with captions) for an image's true boxes. Crowds come first."""
     crowds = [(box, "#808080", "crowd") for box in truth.get("ignore", ())]
     return crowds + [
         (box, _colour(label), names[label - 1]) for box, label in zip(truth["boxes"], truth["labels"], strict=True)
@@ -93,14 +93,14 @@ def _truth_marks(truth: dict[str, np.ndarray], names: Sequence[str]) -> list[Mar
 
 
 def _detection_marks(found: dict[str, np.ndarray], names: Sequence[str], min_score: float) -> list[Mark]:
-    """Return the marks of an image's detections, which are sorted by score. The best is drawn last, on top."""
+    """Return the marks (boxes with captions) for detections sorted by score. The best one is drawn last, on top."""
     rows = zip(found["boxes"], found["labels"], found["scores"], strict=True)
     shown = [(box, label, score) for box, label, score in rows if score >= min_score]
     return [(box, _colour(label), f"{names[label - 1]} {score:.2f}") for box, label, score in reversed(shown)]
 
 
 def _panel(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
-    """Return an image with its marks, resized to a long side of `PANEL` pixels."""
+    """Draw marks (boxes with captions) on an image that is resized to a long side of `PANEL` pixels."""
     height, width = image.shape[:2]
     scale = PANEL / max(height, width)
     panel = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
@@ -129,6 +129,6 @@ def _label(
 
 
 def _colour(label: int) -> str:
-    """Return the colour of a label. Hues that are a golden ratio apart differ well for any number of classes."""
+    """Return the colour of a label. Hues a golden ratio apart are easy to tell apart for any number of classes."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.61803399 % 1, 0.85, 0.75)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

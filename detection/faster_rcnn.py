@@ -33,7 +33,7 @@ from detection.weights import load_detector, read_detector
 
 
 class FasterRCNN(GeneralizedRCNN):
-    """Faster R-CNN detector: maps images to detections, or in training mode to losses.
+    """Faster R-CNN detector. It maps images to detections, or in training mode to losses.
 
     In training mode `model(images, targets)` returns `{loss name: scalar}`. In evaluation mode `model(images)` returns
     one dict per image: `boxes` `[N, 4]` xyxy in pixels of the image as given, `scores` `[N]` in 0..1 and `labels` `[N]`
@@ -73,9 +73,9 @@ class FasterRCNN(GeneralizedRCNN):
     def predict_with_losses(
         self, images: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return the detections of evaluation mode, and the training losses of the same features.
+        """Return detections as in evaluation mode, and the training losses computed from the same features.
 
-        The losses sample the proposals of evaluation, of which there are half as many as in training.
+        The losses use samples of the proposals of evaluation mode, which has half as many proposals as training.
         """
         check_targets(targets, self.num_classes)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -86,7 +86,7 @@ class FasterRCNN(GeneralizedRCNN):
         return self.transform.postprocess(detections, batch.image_sizes, sizes), {**more, **losses}
 
     def freeze_stages(self, stages: int) -> None:
-        """Freeze the first stages of the backbone (1: stem, 2: stem and c2, ...)."""
+        """Freeze the first `stages` stages of the backbone (1: stem, 2: stem and c2, ...)."""
         self.backbone.body.freeze_stages(stages)
 
 
@@ -100,9 +100,10 @@ class DetectorSpec(DetectorSettings):
         weights: None for random weights; "coco" or a detector's file for the whole detector; anything else
             ("imagenet", a tag, the file of a backbone or classifier) for the backbone.
         in_channels: number of channels of the images.
-        mean, std: of inputs in 0..1, one value per channel. By default those of the backbone.
+        mean, std: normalisation of inputs in 0..1, one value per channel. By default those of the backbone.
         score_threshold: detections with a lower score are left out.
-        categories: ids and names of the classes. With them, the rows of a file's predictor go to the same categories.
+        categories: ids and names of the classes. With them, each row of the predictor is loaded from the file's row of
+            the same category.
     """
 
     backbone: str | Backbone
@@ -148,10 +149,11 @@ def build(spec: DetectorSpec) -> FasterRCNN:
 
 
 def _refuse_misfit(spec: DetectorSpec, *, has_weights: bool, has_detector: bool) -> None:
-    """Refuse weights that cannot be used with a spec's norm or backbone.
+    """Refuse weights that cannot be used with the norm or the backbone of a spec.
 
     Raises:
-        UserError: the norm is frozen without weights, or a built backbone is given weights of a backbone.
+        UserError: the norm is frozen without weights, or weights of a backbone are given for a backbone that is built
+            already.
     """
     is_name = isinstance(spec.backbone, str)
     if spec.norm == "frozen" and is_name and not has_weights:
@@ -166,7 +168,7 @@ def _refuse_misfit(spec: DetectorSpec, *, has_weights: bool, has_detector: bool)
 
 
 def _backbone_builder(spec: DetectorSpec, weights: str | os.PathLike[str] | None) -> BackboneBuilder:
-    """Return the function with which a neck builds its backbone."""
+    """Return the function that a neck calls to build its backbone."""
     backbone = spec.backbone
     if not isinstance(backbone, str):
         return lambda *, features, output_stride=32: backbone
@@ -175,7 +177,7 @@ def _backbone_builder(spec: DetectorSpec, weights: str | os.PathLike[str] | None
 
 
 def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> FasterRCNN:
-    """Return a detector of a neck and a box head, with random heads."""
+    """Assemble a detector from a neck and a box head. The heads' weights are random."""
     rpn = RPN(neck.feature_info, anchor_scale=spec.anchor_scale, proposals=spec.proposals)
     roi_heads = RoIHeads(
         PyramidRoIAlign(neck.roi_features, neck.roi_size, spec.roi_samples),
@@ -191,5 +193,5 @@ def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> Faste
 
 
 def _has_live_norm(state: dict[str, Tensor] | None) -> bool:
-    """Return whether a detector was trained with live batch norm. Frozen batch norm does not count its batches."""
+    """Return whether a state dict is from live batch norm, which counts its batches, unlike frozen batch norm."""
     return any(name.endswith("num_batches_tracked") for name in state or ())

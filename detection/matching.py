@@ -1,4 +1,4 @@
-"""Assignment of boxes to true boxes, and ignored regions: torchvision's results, in blocks of bounded memory.
+"""Matches boxes with true boxes and ignored regions. Results equal torchvision's, but need only bounded memory.
 
 A crowd or ignore region is neither object nor background. An anchor or proposal that would be a negative, but lies
 mostly inside such a region, takes no loss.
@@ -19,7 +19,7 @@ IGNORE = -1  # label that torchvision's samplers leave out
 
 
 def match_boxes(truth: Tensor, boxes: Tensor, matcher: Matcher) -> Tensor:
-    """Return exactly what `matcher(box_iou(truth, boxes))` returns, without holding all IoUs at once.
+    """Return exactly what `matcher(box_iou(truth, boxes))` returns, without storing all IoUs at once.
 
     Args:
         truth: `[M, 4]` xyxy, at least one.
@@ -54,7 +54,7 @@ def match_boxes(truth: Tensor, boxes: Tensor, matcher: Matcher) -> Tensor:
 
 
 def _blocks(truth: Tensor, boxes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield blocks of B boxes, the indices `[K]` of the true boxes that may overlap them, and their IoUs `[K, B]`."""
+    """Yield blocks of B boxes: their slice, indices `[K]` of true boxes that may overlap, and IoUs `[K, B]`."""
     step = max(1, PAIRS // len(truth))
     everything = torch.arange(len(truth), device=truth.device)
     for begin in range(0, len(boxes), step):
@@ -79,8 +79,8 @@ def ignore_negatives(labels: list[Tensor], boxes: list[Tensor], targets: list[di
     If that would leave nothing to sample in the whole batch, return the labels unchanged: a mean over nothing is NaN.
 
     Args:
-        labels: of the boxes of each image `[B]`.
-        boxes: of each image `[B, 4]` xyxy.
+        labels: for each image, the labels of its boxes `[B]`.
+        boxes: for each image, its boxes `[B, 4]` xyxy.
         targets: may hold `ignore` `[K, 4]` xyxy.
     """
     changed = [_ignore_negatives(*image) for image in zip(labels, boxes, targets, strict=True)]
@@ -88,7 +88,7 @@ def ignore_negatives(labels: list[Tensor], boxes: list[Tensor], targets: list[di
 
 
 def _ignore_negatives(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Return the labels `[B]` of one image with `IGNORE` for negatives inside its ignored regions."""
+    """Return the labels `[B]` of one image, with `IGNORE` for negatives that lie mostly inside its ignored regions."""
     regions = target.get("ignore")
     if regions is None or not len(regions):
         return labels
@@ -97,7 +97,7 @@ def _ignore_negatives(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) 
 
 
 def largest_fraction_inside(boxes: Tensor, regions: Tensor) -> Tensor:
-    """Return for each box `[N, 4]` the largest fraction of its area that lies inside one region of `[K, 4]`: `[N]`."""
+    """Return for each of N boxes the largest fraction of its area that lies inside one of K regions: `[N]`."""
     fractions = torch.zeros(len(boxes), device=boxes.device)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
     for region in regions:  # an image has few regions, and a loop keeps the memory at one value per box

@@ -1,6 +1,6 @@
-"""Necks: the layers between a backbone and the detection heads. FPN, C4 and DC5 are registered here.
+"""Necks are the layers between a backbone and the detection heads. FPN, C4 and DC5 are registered here.
 
-A neck is a function, or a class, that is registered under a name:
+To add a neck, register a function or class that returns its parts:
 
     @detection.register_neck("last")
     def last_feature(backbone, settings):
@@ -37,7 +37,7 @@ FPN_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
 
 
 class BackboneBuilder(Protocol):
-    """Builds the backbone of a neck with the user's weights and norm.
+    """Function that builds a neck's backbone with the user's weights and norm.
 
     If the user gave a built backbone in place of a name, that backbone is returned and the arguments are ignored.
     """
@@ -58,7 +58,7 @@ class Neck(nn.Module):
         body: the backbone. Its state-dict keys start with `backbone.body.`, as in torchvision's detectors.
         feature_info: name, channels and stride of each feature map that `forward` returns and the RPN reads, finest
             first, all with the same number of channels. By default those of the backbone.
-        roi_features: the ones of `feature_info` that RoIs are read from. By default all.
+        roi_features: the entries of `feature_info` whose maps RoIs are read from. By default all.
         roi_size: number of cells along a side of the RoI features.
     """
 
@@ -86,7 +86,7 @@ class NeckParts(NamedTuple):
 
     Attributes:
         neck: the module with the backbone in it.
-        box_head: None is a two-layer head of width `settings.head_channels`.
+        box_head: maps RoI features to vectors. None uses a two-layer head of width `settings.head_channels`.
     """
 
     neck: Neck
@@ -94,11 +94,11 @@ class NeckParts(NamedTuple):
 
 
 class NeckBuilder(Protocol):
-    """The contract of a registered neck.
+    """Interface of a registered neck: a function that returns the neck's parts.
 
     Args:
         backbone: builds the backbone, with the features that the neck needs.
-        settings: of the detector. A neck may ignore any of them.
+        settings: the detector's settings. A neck may ignore any of them.
     """
 
     def __call__(self, backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts: ...
@@ -115,13 +115,13 @@ def require_neck(name: str) -> None:
 
 @register_neck("fpn")
 def fpn(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
-    """Return an FPN over c2..c5 of a named backbone, or over all features of a built one."""
+    """Return the neck FPN over c2..c5, or over all features of a backbone that is built already."""
     return NeckParts(FPN(backbone(features=PYRAMID), settings.fpn_channels, settings.fpn_norm))
 
 
 @register_neck("c4")
 def c4(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
-    """Return RoI features from conv4, with conv5 as the box head (He et al. 2016, appendix A).
+    """Return the neck C4: RoI features come from conv4, and conv5 is the box head (He et al. 2016, appendix A).
 
     The last two features of a built backbone must be c4 and c5.
     """
@@ -131,14 +131,14 @@ def c4(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
 
 @register_neck("dc5")
 def dc5(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
-    """Return the neck DC5: conv5 dilated to stride 16, which must be the only feature of a backbone built already."""
+    """Return the neck DC5: one feature, conv5 dilated to stride 16. A backbone built already must return just that."""
     return NeckParts(Neck(backbone(features=("c5",), output_stride=16)))
 
 
 class FPN(Neck):
-    """Feature pyramid network (Lin et al. 2017): all levels have one width.
+    """Feature pyramid network (Lin et al. 2017). All levels have the same number of channels.
 
-    A further level, subsampled from the last, carries the largest anchors. RoIs are not read from it (section 4.1).
+    An additional level, subsampled from the last one, has the largest anchors. RoIs are not read from it (section 4.1).
     """
 
     def __init__(self, body: Backbone, channels: int, norm: str = "none") -> None:
@@ -150,13 +150,13 @@ class FPN(Neck):
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return `{"p2": ..., "p6": ...}`; see `Neck.forward`."""
+        """Return the pyramid's feature maps, `{"p2": ..., "p6": ...}`."""
         maps = self.fpn(OrderedDict(self.body(images)))
         return OrderedDict(zip((info.name for info in self.feature_info), maps.values(), strict=True))
 
 
 class TwoLayerHead(TwoMLPHead, BoxHead):
-    """Two fully connected layers of one width over the RoI features of a neck."""
+    """Box head of two fully connected layers with the same width."""
 
     def __init__(self, neck: Neck, width: int) -> None:
         super().__init__(neck.roi_features[0].channels * neck.roi_size**2, width)
@@ -164,7 +164,10 @@ class TwoLayerHead(TwoMLPHead, BoxHead):
 
 
 class StageHead(BoxHead):
-    """The last stage of a backbone over RoI features, averaged over the cells: `[R, C4, 14, 14]` to `[R, C5]`."""
+    """Box head that applies a backbone's last stage to RoI features `[R, C4, 14, 14]` and averages over positions:
+
+    `[R, C5]`.
+    """
 
     def __init__(self, stage: LastStage) -> None:
         super().__init__()

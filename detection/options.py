@@ -1,4 +1,7 @@
-"""Options of a detection run: data, model and evaluation. Imports no torch, so that `--help` is quick."""
+"""Options of a detection run: data, model and evaluation.
+
+This module does not import torch, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from detection.settings import DetectorSettings
 
 @dataclass
 class DetectionDataOptions:
-    """Data set of a detection run: images, annotations and augmentation.
+    """Options of a detection run's data set: images, annotations and augmentation.
 
     Args:
         data: folder of the data set, in the layout of COCO (annotations/instances_train*.json, train*/, the same for
@@ -66,7 +69,7 @@ class DetectionDataOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions(DetectorSettings):
-    """Detector to train: its backbone, neck, weights and settings.
+    """Options of the detector: its backbone, neck, weights and settings.
 
     Args:
         backbone: a registered name; see backbones.names() or tools/list_backbones.py.
@@ -86,13 +89,13 @@ class DetectorOptions(DetectorSettings):
 
     @property
     def frozen_stages(self) -> int:
-        """Return the number of frozen stages that `freeze` stands for."""
+        """Return the number of frozen stages: `freeze`, or its default."""
         return self.freeze if self.freeze is not None else 2 if self.weights != "none" else 0
 
 
 @dataclass
 class DetectionEvaluationOptions:
-    """Options of evaluation that improve detections at the cost of time; see detection/predict.py.
+    """Options of evaluation that improve detections but take more time.
 
     Args:
         refine: score the boxes found once more, unite both passes, and let overlapping boxes vote.

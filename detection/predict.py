@@ -1,4 +1,4 @@
-"""Slower but better detection (He et al. 2016, appendix B): refined boxes, several views, several models.
+"""Detects more accurately but more slowly: refined boxes, several views and models (He et al. 2016, appendix B).
 
 A view is one model at one image size, optionally flipped. Views are combined as the paper combines the models of its
 ensemble: the proposals of all views are united, each view scores all of them, and the answers are averaged.
@@ -31,17 +31,17 @@ SMALLEST_SIDE = 1e-2  # pixels, as in torchvision
 
 
 class Predictor(nn.Module):
-    """Detections by one or several models, in the form of `FasterRCNN`. By default exactly those of the model.
+    """Detects with one or several models. With the default options, the detections are exactly those of `FasterRCNN`.
 
     Args:
-        models: with the same labels. Thresholds are those of the first one.
-        sizes: short sides in pixels to view an image at. Empty is each model's own size. The limit of the long side is
-            scaled by the same factor.
+        models: detectors with the same labels. The thresholds are those of the first detector.
+        sizes: short sides in pixels to view an image at. If empty, each model uses its own size. The limit of the long
+            side is scaled by the same factor.
         flip: also view the images flipped left to right.
         refine: score the boxes found as new proposals, unite the boxes of both passes, and move each kept box to the
             weighted mean of the boxes that overlap it.
-        nms: IoU above which the weaker of two boxes of a class is removed. None is the first model's (0.5), or 0.3
-            with `refine`.
+        nms: IoU above which the weaker of two boxes of a class is removed. None means the first model's value (0.5), or
+            0.3 with `refine`.
 
     Raises:
         UserError: there is no model, or a size or IoU is out of range.
@@ -102,7 +102,7 @@ class Predictor(nn.Module):
     def predict_with_losses(
         self, images: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return detections and losses of the only model.
+        """Return detections and training losses. There must be only one model and one view.
 
         Raises:
             UserError: there is more than one view, or boxes are refined.
@@ -132,7 +132,7 @@ class Predictor(nn.Module):
         return scores, means
 
     def _select(self, scores: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        """Return the detections among an image's scored boxes."""
+        """Select an image's detections among its scored boxes."""
         labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)[:, 1:].flatten()
         scores, boxes = scores[:, 1:].flatten(), boxes[:, 1:].flatten(0, 1)
         # Remove boxes below the score threshold, and boxes of no size.
@@ -151,13 +151,13 @@ class Predictor(nn.Module):
 
 @dataclass
 class View:
-    """The features of a batch of images in one view.
+    """A batch of images in one view, with its features and proposals.
 
     Attributes:
         flipped: whether the model sees the images flipped left to right.
         sizes: (height, width) of each image as given.
         resized: (height, width) of each image as the model sees it.
-        proposals: `[P, 4]` of each image, in pixels of the image as given.
+        proposals: for each image its proposals `[P, 4]`, in pixels of the image as given.
     """
 
     model: FasterRCNN
@@ -205,17 +205,17 @@ class View:
 
 
 def flip_boxes(boxes: Tensor, width: int) -> Tensor:
-    """Return boxes `[N, 4]` xyxy of an image of that width after flipping it left to right."""
+    """Flip boxes `[N, 4]` xyxy left to right in an image of the given width."""
     left, top, right, bottom = boxes.unbind(1)
     return torch.stack([width - right, top, width - left, bottom], dim=1)
 
 
 def unite(proposals: Sequence[Tensor]) -> Tensor:
-    """Return the proposals `[P, 4]` of an image from several views, without those that nearly repeat a better one.
+    """Unite the proposals of an image from several views. A proposal that nearly equals a better one is left out.
 
     Args:
-        proposals: of each view, the best first. Proposals of different views are compared by rank, since scores of
-            different models are not comparable.
+        proposals: for each view its proposals, the best first. Proposals of different views are compared by rank, since
+            scores of different models are not comparable.
     """
     if len(proposals) == 1:
         return proposals[0]
@@ -228,7 +228,7 @@ def vote(kept: Tensor, boxes: Tensor, votes: Tensor) -> Tensor:
     """Return each kept box `[K, 4]` moved to the weighted mean of the boxes `[M, 4]` that overlap it by `VOTE_IOU`.
 
     Args:
-        votes: weight of each box for each kept one `[K, M]`.
+        votes: weight of each of M boxes for each of K kept boxes, `[K, M]`.
     """
     votes = votes * (box_iou(kept, boxes) >= VOTE_IOU)
     # Not a matrix product, which autocast would compute in 16 bits.
@@ -236,7 +236,7 @@ def vote(kept: Tensor, boxes: Tensor, votes: Tensor) -> Tensor:
 
 
 def _likeliest(scores: Tensor, boxes: Tensor) -> Tensor:
-    """Return the box `[B, 4]` of the likeliest object class of each RoI."""
+    """Return for each RoI the box of its most likely object class, `[B, 4]`."""
     return boxes[torch.arange(len(boxes), device=boxes.device), scores[:, 1:].argmax(1) + 1]
 
 

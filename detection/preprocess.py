@@ -1,4 +1,4 @@
-"""Normalisation and resizing of images: a part of the model, saved with it."""
+"""Normalises and resizes images inside the model; sizes, mean and std are saved with the model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LEAST_SIDE = 1e-2  # pixels of a box's side after resizing
 
 
 class InputDescription(TypedDict):
-    """Description of a model's input, for users of its weights; stored in the header of a weights file.
+    """Description of a model's input, stored in the header of a weights file for its users.
 
     Attributes:
-        min_size: pixels of the short side after resizing.
-        max_size: most pixels of the long side after resizing.
+        min_size: short side in pixels after resizing.
+        max_size: largest long side in pixels after resizing.
         mean, std: of inputs in 0..1, one value per channel.
     """
 
@@ -42,11 +42,11 @@ class Preprocessor(GeneralizedRCNNTransform):
         super().__init__(min_size, max_size, list(mean), list(std))
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Return an image in 0..1 or 0..255 (uint8) with zero mean and unit std."""
+        """Normalise an image in 0..1, or uint8 in 0..255, with the model's mean and std."""
         return super().normalize(image / 255 if image.dtype == torch.uint8 else image)
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Return an image `[C, H, W]` resized, and its target with the boxes and ignored regions resized alike."""
+        """Resize an image `[C, H, W]`, and the boxes and ignored regions of its target in the same way."""
         chosen = None if target is None else target.get("short_side")
         if chosen is None and not self._is_thin(image):
             resized, target = super().resize(image, target)
@@ -69,7 +69,7 @@ class Preprocessor(GeneralizedRCNNTransform):
         return min(image.shape[-2:]) * self.max_size < max(image.shape[-2:])
 
     def _resize_to(self, image: Tensor, short_side: int) -> Tensor:
-        """Return an image `[C, H, W]` with a short side of so many pixels, unless its long side would be too long."""
+        """Resize an image `[C, H, W]` to a short side of `short_side` pixels, or less where `max_size` limits it."""
         sides = image.shape[-2:]
         scale = min(short_side / min(sides), self.max_size / max(sides))
         if scale == 1:

@@ -1,11 +1,11 @@
-"""RoIAlign over a pyramid (He et al. 2017, Mask R-CNN, section 3): torchvision's operator, or sums of weighted rows.
+"""RoIAlign over a pyramid (He et al. 2017, section 3): torchvision's operator, or sums of weighted vectors.
 
 On a CPU, torchvision's operator uses one thread and needs fp32 and contiguous maps. Its forward and backward pass took
 a third of a training step. But each cell of a RoI is a weighted sum of feature vectors, and torch's embedding bags
 compute such sums on all cores, in any type and in channels_last memory, 10 to 20 times as fast.
 
-On a GPU, the gradient of the operator is summed in no fixed order. If deterministic algorithms are requested, the rows
-replace it there too.
+On a GPU, the operator sums its gradient in no fixed order. If deterministic algorithms are requested, the sums
+of\nfeature vectors are used there too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CANONICAL_SIDE = 224  # pixels: a box of this side is read from level 4, stride 
 
 
 class PyramidRoIAlign(MultiScaleRoIAlign):
-    """Features of boxes, each read from the level that fits its size (Lin et al. 2017, equation 1).
+    """RoIAlign that reads each box from the pyramid level that fits the box's size (Lin et al. 2017, equation 1).
 
     Args:
         features: the levels, finest first.
@@ -49,7 +49,7 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         return align_by_rows(maps, self.scales, boxes, self.map_levels(boxes), size=size, samples=samples)
 
     def _by_rows(self, features: Tensor) -> bool:
-        """Return whether to use sums of rows instead of the operator.
+        """Return whether to compute sums of weighted feature vectors (rows) instead of calling torchvision's operator.
 
         Predictions in fp32 use the operator, so that they equal torchvision's exactly. Exported programs use it too.
         """
@@ -65,8 +65,8 @@ def align_by_rows(
 
     Args:
         maps: feature maps `[N, C, H, W]`, one for each level.
-        scales: cells of each map per pixel.
-        boxes: of each image `[B, 4]` xyxy in pixels; R is their number over all images.
+        scales: for each map, its number of cells per pixel of the image.
+        boxes: for each image its boxes `[B, 4]` xyxy in pixels. R is the number of boxes in all images.
         levels: index of the map that each box is read from `[R]`.
         size: number of cells along a side of the result.
         samples: number of sampling points along each side of a cell.
@@ -92,7 +92,7 @@ def align_by_rows(
 
 
 def _taps(low: Tensor, high: Tensor, cells: Tensor, size: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Return the cells that each bin reads along one axis, and their weights.
+    """Return which cells of the feature map each bin of a box reads along one axis, and the weights of these cells.
 
     Args:
         low, high: ends of the boxes along the axis `[R]`, in cells.
@@ -121,7 +121,7 @@ def _taps(low: Tensor, high: Tensor, cells: Tensor, size: int, samples: int) -> 
 
 
 class _WeightedRows(torch.autograd.Function):
-    """Sums of weighted rows of a table `[M, C]`: indices and weights `[K, T]` give `[K, C]`."""
+    """Differentiable sums of weighted rows of a table `[M, C]`. Indices and weights `[K, T]` give `[K, C]`."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
@@ -132,9 +132,10 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """Return the gradient of the table: each row sums the weighted gradients of the bins that read it.
+        """Return the gradient of the table. A row's gradient is the weighted sum over the bins that read the row.
 
-        These are embedding bags again, on all cores. The backward pass of torch's own embedding bag is serial.
+        It is computed by embedding bags too, on all cores, because the backward pass of torch's embedding bag is
+        serial.
         """
         indices, weights = ctx.saved_tensors
         # Sort the readings by row. A stable sort fixes the order of the sums on GPUs as well.

@@ -1,4 +1,4 @@
-"""RoI heads of a detector: torchvision's with ignored regions, losses over all processes, and global context.
+"""RoI heads of a detector. They extend torchvision's by ignored regions, losses over all processes and global context.
 
 torchvision's losses are means over the sampled boxes of one process. Here, the processes that train together weight
 their losses by the number of their samples. The result is the mean over the samples of all processes.
@@ -18,17 +18,17 @@ from detection.necks import BoxHead
 
 
 class RoIHeads(TorchvisionRoIHeads):
-    """RoI features, box head and predictor. Targets may hold `ignore`, boxes `[K, 4]` xyxy.
+    """RoI pooling, box head and predictor. Targets may contain `ignore`: regions `[K, 4]` xyxy.
 
     Args:
-        pool: from features, boxes and image sizes to RoI features `[R, C, size, size]`.
-        box_head: from RoI features to vectors `[R, box_head.out_channels]`.
+        pool: maps features, boxes and image sizes to RoI features `[R, C, size, size]`.
+        box_head: maps RoI features to vectors `[R, box_head.out_channels]`.
         num_classes: number of object classes, not counting the background.
         context: append the feature of the whole image to the feature of each box. It is pooled and passed through the
             same layers (He et al. 2016, appendix B), and the predictor is twice as wide.
         rois_per_image: number of RoIs per image that the box loss samples.
         score_threshold: detections with a lower score are left out.
-        max_detections: number of detections per image.
+        max_detections: largest number of detections per image.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return the detections of evaluation mode together with the losses of a sample of the same proposals."""
+        """Return detections as in evaluation mode, and the training losses on a sample of the same proposals."""
         detections, _ = self(features, proposals, image_shapes)
         return detections, self._losses(features, proposals, image_shapes, targets)
 
@@ -90,8 +90,8 @@ class RoIHeads(TorchvisionRoIHeads):
         """Return class logits `[R, K + 1]`, background first, and box deltas `[R, 4 * (K + 1)]`.
 
         Args:
-            features: by level, `[N, C, H, W]`.
-            boxes: of each image `[B, 4]` xyxy; R is their number over all images.
+            features: feature maps `[N, C, H, W]` by level name.
+            boxes: for each image its boxes `[B, 4]` xyxy. R is the number of boxes in all images.
             image_shapes: height and width of each resized image.
         """
         if not self.context:
@@ -111,7 +111,7 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Return the two terms of equation 1 of Fast R-CNN, both averaged over the sampled RoIs."""
+        """Return the classification and box losses of Fast R-CNN (equation 1), both averaged over the sampled RoIs."""
         # Sample RoIs, with the class and the true box deltas of each.
         sampled, _, labels, deltas = self.select_training_samples(proposals, targets)
         # Compute logits and deltas of the sampled RoIs.
@@ -127,10 +127,11 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Return the sampled RoIs of each image.
 
-        torchvision's method with one more step: negatives inside ignored regions are left out.
+        This extends torchvision's method: negatives inside ignored regions are not sampled.
 
         Returns:
-            For each image boxes `[S, 4]`, index of the true box `[S]`, label `[S]` and true deltas `[S, 4]`.
+            Four lists with an entry for each image: boxes `[S, 4]`, indices of true boxes `[S]`, labels `[S]`, true
+                deltas `[S, 4]`.
         """
         self.check_targets(targets)
         assert targets is not None  # which torchvision has checked
@@ -154,13 +155,13 @@ class RoIHeads(TorchvisionRoIHeads):
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return for each image the index of the true box and the label of each proposal, both `[P]`."""
+        """Return, for each image, the indices of the proposals' true boxes and the proposals' labels, both `[P]`."""
         found = [self._assign(*image) for image in zip(proposals, gt_boxes, gt_labels, strict=True)]
         matches, labels = map(list, zip(*found, strict=True))
         return matches, labels
 
     def _assign(self, proposals: Tensor, truth: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the index of the true box and the label of each proposal of one image, both `[P]`."""
+        """Return, for one image, the indices of the proposals' true boxes and the proposals' labels, both `[P]`."""
         if not len(truth):
             nothing = torch.zeros(len(proposals), dtype=torch.int64, device=proposals.device)
             return nothing, nothing.clone()
@@ -176,7 +177,7 @@ class RoIHeads(TorchvisionRoIHeads):
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return boxes, scores and labels of each image, computed in float32.
+        """Return the boxes, scores and labels of each image's detections, computed in float32.
 
         bf16 would round coordinates above 256 to even numbers.
         """

@@ -1,7 +1,8 @@
-"""Region proposal network (Faster R-CNN, section 3.1): torchvision's, with a loss that computes only sampled anchors.
+"""Region proposal network (Faster R-CNN, section 3.1) whose loss is computed at sampled anchors only.
 
-Proposals are read from the maps of the head without a gradient. For the loss, the head is computed again at the sampled
-anchors, a few hundred cells per image. So its maps need not be kept, and no gradient runs over whole images.
+Proposals come from the head's output maps, which are computed without a gradient. For the loss, the head is
+computed\nagain at the sampled anchors, a few hundred positions per image. So the maps need not be stored, and the
+gradient is not\ncomputed over whole images.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ BETA = 1 / 9  # the smooth L1 loss is quadratic below; torchvision's value
 
 
 class Anchors(AnchorGenerator):
-    """Anchor boxes, in float32 for features of any type. bf16 would round coordinates above 256 to even numbers.
+    """Generates anchor boxes in float32, because bf16 would round coordinates above 256 to even numbers.
 
-    With several levels (FPN), a level has one size, `scale` times its stride (Lin et al. 2017, section 4.1). A single
-    level has five sizes.
+    With several levels (FPN), the anchors of a level have one size, `scale` times its stride (Lin et al. 2017, section
+    4.1).\n With a single level, they have five sizes.
     """
 
     @classmethod
     def for_features(cls, features: Sequence[FeatureInfo], scale: float) -> Anchors:
-        """Return the anchors of some features.
+        """Return the anchor generator for features of given strides.
 
         Args:
             scale: side of an anchor divided by the stride of its level.
@@ -52,13 +53,13 @@ class Anchors(AnchorGenerator):
 
 
 class SparseRPNHead(RPNHead):
-    """torchvision's RPN head of one 3x3 convolution, which can also be computed at single cells."""
+    """torchvision's RPN head, with one 3x3 convolution, which can also be computed at single positions of the maps."""
 
     def at(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores `[K, A]` and box deltas `[K, A, 4]` of the anchors of K cells.
+        """Return scores `[K, A]` and box deltas `[K, A, 4]` of the A anchors at each of K positions.
 
         Args:
-            neighbours: features of the 3x3 neighbourhood of each cell `[K, 9 * C]`, row by row.
+            neighbours: features in the 3x3 neighbourhood of each position, `[K, 9 * C]`, row by row.
         """
         conv = self.conv[0][0]
         # Reshape the weights and add the biases separately. Autocast caches its 16-bit copy of a parameter, and that
@@ -70,12 +71,12 @@ class SparseRPNHead(RPNHead):
 
 
 class RPN(RegionProposalNetwork):
-    """Region proposal network. Targets may hold `ignore`, boxes `[K, 4]` xyxy of regions without negative loss.
+    """Region proposal network. Targets may contain `ignore`: regions `[K, 4]` xyxy without negative loss.
 
     Args:
         features: the levels that proposals are read from, finest first, all with the same number of channels.
         anchor_scale: side of an anchor divided by the stride of its level.
-        proposals: number of proposals per image after NMS in evaluation, and twice as many in training.
+        proposals: number of proposals per image after NMS in evaluation; training uses twice as many.
     """
 
     head: SparseRPNHead
@@ -107,7 +108,7 @@ class RPN(RegionProposalNetwork):
     def predict_with_losses(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return the proposals of evaluation mode together with the losses."""
+        """Return proposals as in evaluation mode, and the training losses."""
         maps = list(features.values())
         anchors = self.anchor_generator(images, maps)
         return self._propose(maps, anchors[0], images.image_sizes), self._losses(maps, anchors, targets)
@@ -132,7 +133,7 @@ class RPN(RegionProposalNetwork):
         return self.filter_proposals(decoded.view(*top.shape, 4), found, image_sizes, kept)[0]
 
     def _losses(self, maps: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the two terms of equation 1 of Faster R-CNN, both averaged over the sampled anchors."""
+        """Return the objectness and box losses of Faster R-CNN (equation 1), both averaged over the sampled anchors."""
         # Label all anchors, then sample positives and negatives. Indices count the anchors of all images.
         labels, truth = self.assign_targets_to_anchors(anchors, targets)
         positive, negative = (torch.where(torch.cat(part))[0] for part in self.fg_bg_sampler(labels))
@@ -149,7 +150,7 @@ class RPN(RegionProposalNetwork):
         return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
 
     def _predict(self, maps: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores `[S]` and deltas `[S, 4]` of the anchors with indices `[S]` in all images."""
+        """Return scores `[S]` and box deltas `[S, 4]` of S anchors, given by their indices over all images."""
         # Find the cells of the anchors; a cell is computed once, however many of its anchors are sampled.
         count = self.anchor_generator.num_anchors_per_location()[0]  # the same on every level, as the head is
         cells, which = torch.unique(sampled // count, return_inverse=True)
@@ -184,7 +185,7 @@ class RPN(RegionProposalNetwork):
 
 
 def _neighbours(features: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-    """Return the 3x3 neighbourhoods `[S, 9 * C]` of S cells, row by row. Cells outside the map are 0.
+    """Return the features in the 3x3 neighbourhoods of S positions, `[S, 9 * C]`. Values outside the map are 0.
 
     Args:
         features: `[N, C, H, W]`.

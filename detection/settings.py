@@ -1,4 +1,4 @@
-"""The settings of a detector: the one place that names, documents and checks them. Imports no torch.
+"""Defines, documents and checks the settings of a detector. This module does not import torch.
 
 The command line (`detection.options.DetectorOptions`) and `detection.build` both inherit them.
 """
@@ -28,8 +28,8 @@ class DetectorSettings:
             conv5), or the name of your own (see detection.register_neck).
         norm: batch norm of the backbone. auto is frozen with pretrained weights and live without them; a detector's
             file keeps its own. sync is live and computes its statistics over the images of all processes, on GPUs.
-        min_size: pixels of an image's short side after resizing.
-        max_size: most pixels of its long side after resizing. In long images, this makes the short side smaller.
+        min_size: short side of an image in pixels after resizing.
+        max_size: largest long side in pixels after resizing. In long images, this makes the short side smaller.
         fpn_channels: number of channels of the FPN's levels.
         fpn_norm: norm layers of the FPN. Training from scratch converges faster with them.
         head_channels: width of the two-layer box head, which necks fpn and dc5 use.
@@ -37,8 +37,8 @@ class DetectorSettings:
         rois_per_image: number of RoIs per image that the box loss samples.
         roi_samples: number of points that RoIAlign samples along each side of a cell.
         proposals: number of proposals per image after NMS in evaluation. Training uses twice as many.
-        max_detections: number of detections per image. In evaluation as many count per image and class; COCO's number
-            is 100.
+        max_detections: largest number of detections per image. Evaluation counts up to this number per image and class;
+            in\n COCO's own evaluation it is 100.
         context: append the pooled feature of the whole image to the feature of each RoI (ResNet paper, appendix B).
     """
 
@@ -65,14 +65,14 @@ class DetectorSettings:
         require(high >= low, "max_size", high, f"must not be below --min-size {low}")
 
     def keywords(self) -> dict[str, Any]:
-        """Return these settings, without the fields of subclasses, as keywords of `detection.build`."""
+        """Return these settings as keyword arguments of `detection.build`, without the fields of subclasses."""
         return {field.name: getattr(self, field.name) for field in fields(DetectorSettings)}
 
 
 def takes(spec: Callable[P, Spec]) -> Callable[[Callable[[Spec], Result]], Callable[P, Result]]:
-    """Return a decorator that lets a function of one `spec` object be called with the spec's own arguments.
+    """Return a decorator for functions of one `spec` object. Callers then pass the fields of `spec` as arguments.
 
-    Editors, type checkers and `help()` show the arguments of the dataclass `spec` as those of the function.
+    Editors, type checkers and `help()` then show the fields of the dataclass `spec` as the function's arguments.
 
         @takes(DetectorSpec)
         def build(spec: DetectorSpec) -> FasterRCNN: ...

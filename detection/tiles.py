@@ -1,4 +1,4 @@
-"""Detection in images that are far larger than the model's input: overlapping tiles, whose detections are merged.
+"""Detects objects in very large images: cuts an image into overlapping tiles and merges the tiles' detections.
 
 An object no larger than the overlap lies completely in some tile. Larger objects are searched for in the whole image,
 resized as the model always resizes.
@@ -23,7 +23,7 @@ EDGE = 0.01  # fraction of a tile's side: a box that ends so near to an inner ed
 
 @dataclass(frozen=True)
 class Tiles:
-    """How an image is cut into tiles.
+    """Size and overlap of the tiles into which an image is cut.
 
     Args:
         side: side of the square tiles in pixels of the image. An image that is no larger is not cut.
@@ -48,13 +48,13 @@ class Tiles:
         return max(image.shape[-2:]) > self.side
 
     def corners(self, image: Tensor) -> list[tuple[int, int]]:
-        """Return left and top of each tile of an image `[C, H, W]`."""
+        """Return the top left corner (left, top) of each tile of an image `[C, H, W]`."""
         tops, lefts = (tile_starts(length, self.side, self.overlap) for length in image.shape[-2:])
         return [(left, top) for top in tops for left in lefts]
 
 
 def detect_in_tiles(detector: TrainedDetector, image: Tensor, tiles: Tiles, *, batch_size: int = 8) -> Detections:
-    """Return the detections in an image `[3, H, W]`, as `detector.read` returns it.
+    """Detect objects in an image `[3, H, W]` that `detector.read` has returned.
 
     Memory is bounded by the image and one batch of tiles.
     """
@@ -78,10 +78,9 @@ def detect_in_tiles(detector: TrainedDetector, image: Tensor, tiles: Tiles, *, b
 def merge(found: Detections, cut: Tensor) -> Detections:
     """Merge the detections of overlapping tiles, so that each object occurs once.
 
-    Among the boxes of a class, best first:
-    - a box that overlaps a better one by `SAME_IOU` is removed;
-    - a cut box is removed if the fraction `PART` of it lies in a better box that is not cut;
-    - cut boxes that lie in each other by `PART` are replaced by the box around them.
+    The boxes of each class are processed in order of their scores, the best first: - a box that overlaps a better one
+    by `SAME_IOU` is removed; - a cut box is removed if the fraction `PART` of it lies in a better box that is not cut;
+    - two cut boxes are replaced by the box around both if the fraction `PART` of one lies in the other.
 
     Args:
         cut: whether each box ends at an inner edge of its tile `[N]`.
@@ -102,7 +101,7 @@ def merge(found: Detections, cut: Tensor) -> Detections:
 
 
 def _absorb(boxes: Tensor, best: int, rest: Tensor, cut: Tensor) -> Tensor:
-    """Return which of the boxes at indices `rest` `[M]` belong to the object of box `best`.
+    """Return which of the boxes at indices `rest` show the same object as the box at index `best`: `[M]`.
 
     If that box is cut, it grows in place around the cut boxes that belong to it.
     """
@@ -129,7 +128,7 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def _is_cut(boxes: Tensor, left: int, top: int, side: int, image: Tensor) -> Tensor:
-    """Return whether each box `[N, 4]` ends at an edge of its tile that is not an edge of the image."""
+    """Return for each of N boxes whether it ends at an edge of its tile that is not an edge of the image: `[N]`."""
     height, width = image.shape[-2:]
     margin = max(2.0, EDGE * side)
     # Coordinates of the boxes, position of the edge, whether it is inside the image, and the direction inwards.

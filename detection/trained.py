@@ -1,4 +1,4 @@
-"""A trained detector, ready to predict: `load(run)(images)`."""
+"""Loads trained detectors for prediction: `load(run)(images)`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from detection.weights import set_norm_eps
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections in one image, best first, on the CPU.
+    """The detections in one image, sorted by score, the best first. Tensors are on the CPU.
 
     Attributes:
         boxes: `[N, 4]` xyxy in pixels of the image as given (of a file: after its EXIF orientation).
         scores: `[N]` in 0..1.
         labels: `[N]` category ids as in the data set's file.
-        names: of the categories, one per box.
+        names: category names, one per box.
     """
 
     boxes: Tensor
@@ -52,11 +52,11 @@ class Detections:
 
 
 class TrainedDetector(TrainedModel[Tensor, Detections]):
-    """A detector with its categories.
+    """A trained detector: maps images to detections with category ids and names.
 
     Attributes:
         categories: ids and names by label, from label 1.
-        predictor: computes detections in the views that were chosen.
+        predictor: computes detections in the chosen views.
     """
 
     model: FasterRCNN
@@ -80,7 +80,7 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         return [self._named(each) for each in found]
 
     def _named(self, found: dict[str, Tensor]) -> Detections:
-        """Return the detections of one image with category ids and names in place of labels."""
+        """Convert the model's output for one image to detections with category ids and names."""
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
         ids = torch.tensor([0, *self.categories.ids])[labels]
         names = tuple(self.categories.names[label - 1] for label in labels.tolist())
@@ -173,14 +173,14 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
 
 
 def categories_of(meta: Mapping[str, Any]) -> CategoryMap:
-    """Return the categories in the meta of a run."""
+    """Return the categories that a run's metadata records."""
     return CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
 
 
 def rebuild(
     meta: Mapping[str, Any], weights: str | os.PathLike[str] | None, *, categories: CategoryMap | None = None
 ) -> FasterRCNN:
-    """Build the detector that the meta of a run describes.
+    """Build the detector that a run's metadata describes.
 
     Args:
         meta: from a weights file's header or a checkpoint.
@@ -210,11 +210,11 @@ def build_from_options(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> FasterRCNN:
-    """Build the detector that a run's options describe. The caller handles `options.weights` and `options.freeze`.
+    """Build the detector that a run's options describe, but leave `options.weights` and `options.freeze` to the caller.
 
     Args:
         categories: of the detector's labels.
-        mean, std: of inputs in 0..1, one value per channel. By default those of the backbone.
+        mean, std: normalisation of inputs in 0..1, one value per channel. By default those of the backbone.
 
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.

@@ -1,4 +1,4 @@
-"""Augmentation of image and boxes together: a pure function of (seed, epoch, index).
+"""Augments an image together with its boxes. The result is a pure function of (seed, epoch, index).
 
 Images are not resized here. A preset only chooses the short side that the model resizes to (`detection.preprocess`).
 """
@@ -22,7 +22,7 @@ PRESETS = ("train", "light", "eval")
 
 
 class Augmentation(Protocol):
-    """A user's augmentation."""
+    """Interface of a user's augmentation."""
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, random: np.random.Generator
@@ -40,7 +40,7 @@ register_augmentation = AUGMENTATIONS.register  # @detection.register_augmentati
 
 @dataclass(frozen=True)
 class Augment:
-    """A preset with its seed.
+    """Augments images and boxes by a preset; all randomness is a function of seed, epoch and index.
 
     Args:
         preset: "train" flips, jitters colours and chooses a short side; "light" only flips; "eval" changes nothing; or
@@ -99,9 +99,9 @@ def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
 
 
 def sanitise(boxes: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes `[N, 4]` xyxy to an image of (height, width); return those with an area, and their indices.
+    """Clip boxes `[N, 4]` xyxy to an image of size (height, width). Return those with an area, and their indices.
 
-    A box has an area by the same rule as in a file (`SMALLEST_SIDE`): a box of one pixel is kept.
+    The rule for an area (`SMALLEST_SIDE`) is the same as for annotation files; a box of one pixel is kept.
     """
     height, width = size
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
@@ -111,7 +111,7 @@ def sanitise(boxes: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.nda
 
 @cache
 def _pipeline(preset: str) -> Any:
-    """Return albumentations' pipeline of a preset. Its import takes seconds, so it happens at the first image."""
+    """Return the albumentations pipeline of a preset. The import is slow, so it happens at the first image."""
     import albumentations as A
     import cv2
 

@@ -1,4 +1,4 @@
-"""Weights of whole detectors: torchvision's COCO file, files of its layout, and our own."""
+"""Loads weights of whole detectors: torchvision's COCO file, files with the same entries, and our own files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OLD_CONVOLUTION = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+|rpn\
 def read_detector(
     weights: str | os.PathLike[str] | None, backbone: str | Backbone, neck: str
 ) -> dict[str, Tensor] | None:
-    """Read the state dict of a whole detector. Return None if `weights` is None or names weights of a backbone.
+    """Read the state dict of a whole detector, or return None if `weights` is None or names weights of a backbone.
 
     Raises:
         UserError: weights are "coco" but not published for this model, or the file cannot be read.
@@ -112,12 +112,12 @@ def set_norm_eps(model: nn.Module, eps: float) -> None:
 
 
 def _modern(name: str) -> str:
-    """Return today's name of an entry: fpn.inner_blocks.0.0.weight for fpn.inner_blocks.0.weight."""
+    """Return today's name of an entry, such as fpn.inner_blocks.0.0.weight for fpn.inner_blocks.0.weight."""
     return OLD_CONVOLUTION.sub(lambda old: f"{old[1]}{'.0' if old['rpn'] is None else '.0.0'}.{old[3]}", name)
 
 
 def _known_categories(state: dict[str, Tensor], meta: JsonObject) -> CategoryMap | None:
-    """Return the categories of the rows of a file's predictor, without the background, or None if unknown."""
+    """Return the categories to which the rows of a file's predictor belong, or None if they are unknown."""
     if "category_ids" in meta and "category_names" in meta:
         return CategoryMap(tuple(meta["category_ids"]), tuple(meta["category_names"]))
     if len(state.get(f"{PREDICTOR}cls_score.bias", ())) != COCO_ROWS:
@@ -129,11 +129,11 @@ def _known_categories(state: dict[str, Tensor], meta: JsonObject) -> CategoryMap
 def _mapped_predictor(
     state: dict[str, Tensor], own: dict[str, Tensor], known: CategoryMap | None, wanted: CategoryMap | None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the state with a predictor of the model's own shape, and the names of its rows that stay random.
+    """Return the state with a predictor in the model's shape, and the names of the rows that stay random.
 
     Args:
-        own: the model's own entries.
-        known: categories of the file, if known.
+        own: the model's entries before loading.
+        known: categories of the file, or None if unknown.
         wanted: categories of the model's labels. None loads the predictor as it is.
     """
     if any(name not in state for name in own if name.startswith(PREDICTOR)):
@@ -175,7 +175,10 @@ def _moved(known: CategoryMap | None, wanted: CategoryMap | None) -> tuple[str, 
 
 
 def _picked(own: Tensor, given: Tensor, to: Sequence[int], rows: Sequence[int], each: int) -> Tensor:
-    """Return `own` with classes `to` replaced by classes `rows` of `given`. A class has `each` consecutive entries."""
+    """Return a copy of `own` in which classes `to` come from classes `rows` of `given`.
+
+    A class has `each` consecutive rows.
+    """
     if own.shape[1:] != given.shape[1:]:  # another width, which the caller refuses
         return given
     result = own.detach().clone().unflatten(0, (-1, each))

@@ -1,4 +1,4 @@
-"""Fully convolutional networks on any backbone of the registry, and label maps for them."""
+"""Semantic segmentation: fully convolutional networks on any backbone of the registry, and their data sets."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Draws label maps: image, truth and prediction side by side, or one image under its labels, with a legend."""
+"""Draws label maps with a legend: image, truth and prediction side by side, or labels over one image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALLEST, LARGEST = 512, 4096
 def draw_samples(
     images: Sequence[np.ndarray], truths: Sequence[np.ndarray], found: Sequence[np.ndarray], classes: Classes
 ) -> Image.Image:
-    """Draw a sheet with one row per image: the image, its truth and the prediction, in the classes' colours.
+    """Draw a sheet with one row per image: the image, its true label map and the predicted label map.
 
     Args:
         images: `[H, W, 3]` RGB uint8.
@@ -52,7 +52,7 @@ def draw_samples(
 def draw_labels(
     image: np.ndarray, labels: np.ndarray, classes: Classes, *, chosen: Sequence[int], legend: Sequence[int]
 ) -> np.ndarray:
-    """Draw an image under the colours of its label map, enlarged if it is small, with a legend below.
+    """Draw a label map over its image, with a legend below. A small image is enlarged.
 
     Args:
         image: `[H, W, 3]` RGB uint8.
@@ -84,7 +84,7 @@ def paint_labels(
     """Blend the colours of a label map `[H, W]` over its image `[H, W, 3]`.
 
     Args:
-        opacity: of the colours, 0..1.
+        opacity: opacity of the colours, 0..1.
         chosen: numbers of the classes to colour. By default all classes and the pixels to ignore, but not the
             background, whose colour would hide the image.
     """
@@ -111,7 +111,7 @@ def _legend(classes: Classes, maps: Sequence[np.ndarray], width: int) -> Image.I
 
 
 def _entries(entries: Sequence[tuple[Colour, str]], width: int, times: int = 1) -> Image.Image:
-    """Draw the entries of a legend in columns: a colour and a class name each, enlarged `times` times."""
+    """Draw the entries of a legend, colours with class names, in columns and enlarged `times` times."""
     columns = max(1, (width - MARGIN) // (ENTRY * times))
     legend = Image.new("RGB", (width, -(-len(entries) // columns) * CAPTION * times + MARGIN), "white")
     pen, font = ImageDraw.Draw(legend), ImageFont.load_default(size=10 * times)

@@ -1,4 +1,4 @@
-"""Fully convolutional networks (Long, Shelhamer, Darrell 2015): any backbone of the registry with any registered head.
+"""Fully convolutional networks (Long, Shelhamer, Darrell 2015) of any backbone and any registered head.
 
 Widths and strides follow from the backbone's `feature_info` alone.
 """
@@ -27,12 +27,12 @@ AUX_WEIGHT = 0.4  # weight of the second loss (Zhao et al. 2017), as torchvision
 
 
 class FCN(nn.Module):
-    """Maps images to scores per class and pixel.
+    """Fully convolutional network: maps images to scores per class and pixel.
 
-    State-dict keys are those of torchvision's segmentation models; `fusion` is our own.
+    State-dict keys are those of torchvision's segmentation models, except for `fusion`, which those models do not have.
 
     Attributes:
-        backbone: the model that normalisation and freezing belong to.
+        backbone: the backbone, which normalises images and can be frozen.
         classifier, fusion, aux_classifier: the modules of the head; see `Head`.
         loss: maps scores and label maps to a scalar.
         load_report: which entries of the weights were loaded; None with random weights.
@@ -46,7 +46,7 @@ class FCN(nn.Module):
         self.load_report = backbone.load_report
 
     def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return scores, or with targets the training losses.
+        """Return scores, or, if targets are given, the training losses.
 
         Args:
             images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
@@ -59,7 +59,7 @@ class FCN(nn.Module):
         return scores if targets is None else self.losses(scores, targets["mask"])
 
     def losses(self, scores: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """Return the training losses of scores as `scores` returns them; without `aux` there is no auxiliary loss."""
+        """Return the training losses for the result of `scores`. Without `aux` there is no auxiliary loss."""
         losses = {"loss_seg": self.loss(scores["out"], mask)}
         if "aux" in scores:
             losses["loss_aux"] = AUX_WEIGHT * self.loss(scores["aux"], mask)
@@ -79,7 +79,7 @@ class FCN(nn.Module):
         return {name: F.interpolate(x, size=size, mode="bilinear", align_corners=False) for name, x in found.items()}
 
     def freeze_stages(self, stages: int) -> None:
-        """Freeze the backbone's first stages (1: stem; 2: stem and c2; ...)."""
+        """Freeze the first `stages` stages of the backbone (1: stem; 2: stem and c2; ...)."""
         self.backbone.freeze_stages(stages)
 
 
@@ -163,7 +163,7 @@ def _build_head(trunk: Backbone, name: str, num_classes: int, *, aux: bool) -> H
 
 
 def _refuse(**given: object) -> None:
-    """Refuse the options of a backbone that is built already."""
+    """Refuse options of a backbone if the backbone is built already."""
     names = [name for name, value in given.items() if value]
     if names:
         raise UserError(
@@ -173,7 +173,7 @@ def _refuse(**given: object) -> None:
 
 
 def _levels(name: str, count: int, max_stride: int | None) -> tuple[str, ...]:
-    """Return the names of a backbone's last `count` features of at most `max_stride`; a name is log2 of the stride."""
+    """Return the names of the last `count` features whose stride is at most `max_stride`."""
     levels: tuple[str, ...] = PYRAMID
     if "/" not in name:
         # Our own backbones may have other features, as the CIFAR ones do.

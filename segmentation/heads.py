@@ -1,6 +1,6 @@
-"""Segmentation heads by name: the registry and its contract, and the heads of the FCN paper.
+"""Registry of segmentation heads, the interface of a head, and the heads of the FCN paper.
 
-A head is a function that a plugin may add:
+A plugin adds a head by registering a function:
 
     @segmentation.register_head("linear", features=1, output_stride=16)
     def build_linear(feature_info, num_classes, *, aux):
@@ -41,16 +41,16 @@ class Head(NamedTuple):
 
 
 class HeadBuilder(Protocol):
-    """Builds a head with random weights."""
+    """Interface of a function that builds a head with random weights."""
 
     def __call__(self, feature_info: tuple[FeatureInfo, ...], num_classes: int, *, aux: bool) -> Head:
-        """Build a head.
+        """Build a head with random weights.
 
         Args:
             feature_info: name, channels and stride of the backbone's features from fine to coarse: as many as the head
                 was registered with, or two if `aux` asks for more.
             num_classes: number of scores per pixel.
-            aux: whether a second loss on the feature before the last is wanted; a head without one ignores it.
+            aux: whether to add a second loss on the feature before the last; a head without a second loss ignores this.
         """
 
 
@@ -154,14 +154,14 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def _fitted(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Crop maps to (height, width), or repeat their last column and row: some models round sizes up, others down."""
+    """Crop maps to size (height, width), or extend them by repeating the last row and column."""
     height, width = size
     more = (0, max(0, width - x.shape[-1]), 0, max(0, height - x.shape[-2]))
     return (F.pad(x, more, mode="replicate") if any(more) else x)[..., :height, :width]
 
 
 def _bilinear(channels: int, factor: int) -> nn.Module:
-    """Return a learnt upsampling that starts as bilinear interpolation of each class by itself."""
+    """Return a learnable upsampling layer that starts as bilinear interpolation of each class separately."""
     if factor == 1:
         return nn.Identity()
     side = 2 * factor

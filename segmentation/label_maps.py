@@ -1,4 +1,4 @@
-"""Reads and writes the predicted label maps of a split as one file: a zip of PNGs, named by image index and name."""
+"""Reads and writes the predicted label maps of a split as a zip of PNGs, named by image index and image name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NAME = "predictions.zip"
 
 
 def write_maps(folder: Path, maps: Mapping[int, bytes], file_of: Callable[[int], Path]) -> None:
-    """Write label maps into a run folder, first under a temporary name. Equal maps give an equal file.
+    """Write label maps to a file in a run folder. Equal maps give an equal file.
 
     Args:
-        maps: PNGs by the image's index in the split.
-        file_of: returns an image's file for its index.
+        maps: dict from an image's index in the split to the PNG of its label map.
+        file_of: returns the file of the image with a given index.
     """
     # The archive is not compressed, because PNGs are.
     with atomic_file(folder / NAME) as temporary, zipfile.ZipFile(temporary, "w") as file:
@@ -31,7 +31,7 @@ def write_maps(folder: Path, maps: Mapping[int, bytes], file_of: Callable[[int],
 
 
 def read_maps(path: Path) -> dict[tuple[int, str], np.ndarray]:
-    """Return label maps `[H, W]` uint8 by the image's index and name.
+    """Read label maps `[H, W]` uint8; the keys of the dict are index and name of each image.
 
     Raises:
         UserError: the file was not written by `write_maps`, or is damaged.

@@ -1,4 +1,4 @@
-"""Segmentation losses: cross-entropy of all pixels or of the hardest ones, and cross-entropy with Dice."""
+"""Segmentation losses: cross-entropy over all pixels or over the hardest ones, and cross-entropy plus Dice loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HARDEST = 0.25  # fraction of the labelled pixels that "ohem" learns from
 
 
 class PixelLoss(nn.Module):
-    """Mean cross-entropy of the labelled pixels.
+    """Training loss: mean cross-entropy of the labelled pixels, or a variant of it.
 
     Processes that train together divide by the mean of their pixel counts: averaging their gradients then gives the
     mean over the pixels of all processes. "ohem" and the Dice loss work on each process's own pixels.
@@ -70,7 +70,7 @@ class PixelLoss(nn.Module):
 
 
 def median_frequency_weights(counts: np.ndarray) -> np.ndarray:
-    """Return class weights `[K]` float32: the median of the classes' frequencies over each class's own.
+    """Return class weights `[K]` float32: the median of all classes' frequencies divided by each class's frequency.
 
     The frequency of a class is its number of pixels over all labelled pixels of the images that show it (Eigen and
     Fergus 2015). A class that no image shows gets the weight 1.

@@ -1,4 +1,4 @@
-"""mIoU and related metrics, from one confusion matrix of whole numbers over all images and processes."""
+"""Computes mIoU and related metrics from one confusion matrix of integers over all images and processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LabelMetrics:
 
     Args:
         classes: names by class number.
-        ignore_index: number of the pixels to ignore in the truth.
+        ignore_index: class number that marks pixels to ignore in the truth.
         keep: also keep the predicted label maps, compressed.
 
     Attributes:
@@ -51,11 +51,11 @@ class LabelMetrics:
             self._counts.update(truth.cpu().numpy(), predicted.cpu().numpy())
 
     def state(self) -> LabelMetricsState:
-        """Return the counts and maps of this process, for `merge`; the state can be pickled."""
+        """Return the counts and maps of this process, which can be pickled and passed to `merge`."""
         return self._counts, self.maps
 
     def merge(self, states: Iterable[LabelMetricsState]) -> None:
-        """Replace this state by the sum of all processes' states."""
+        """Replace the counts and maps by those of all processes together."""
         merged = self._new_counts()
         maps: dict[int, bytes] = {}
         # Counts are whole numbers, so that the sum does not depend on the order of the processes.
@@ -65,11 +65,11 @@ class LabelMetrics:
         self._counts, self.maps = merged, maps
 
     def confusion(self) -> np.ndarray:
-        """Return pixels `[K, K]` int64 by true class (row) and predicted class (column)."""
+        """Return the confusion matrix `[K, K]` int64: pixels by true class (row) and predicted class (column)."""
         return self._counts.confusion().astype(np.int64)
 
     def compute(self) -> dict[str, object]:
-        """Compute the metrics of all batches so far. Fractions are 0..1, or None if there is nothing to measure.
+        """Compute the metrics over all batches so far. Values are 0..1, or None if they cannot be computed.
 
         Returns:
             `mIoU`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_IoU`, `per_class` (IoU by class name),
@@ -95,7 +95,7 @@ class LabelMetrics:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """Format metrics as text: the means, then each class."""
+    """Format metrics as text: the means, then the IoU of each class."""
     lines = [f"{results['images']} images"]
     for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"):
         lines.append(f"{name:<24}{_percent(results[name])}")
@@ -106,7 +106,7 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def _png(labels: np.ndarray) -> bytes:
-    """Encode class numbers `[H, W]` 0..255 as PNG, with fast compression: label maps are smooth."""
+    """Encode class numbers `[H, W]` 0..255 as PNG with fast compression, which suffices for label maps."""
     done, content = cv2.imencode(".png", labels.astype(np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise RuntimeError("OpenCV wrote no PNG")
@@ -114,7 +114,7 @@ def _png(labels: np.ndarray) -> bytes:
 
 
 def _known(value: float) -> float | None:
-    """Return a metric, or None for hotcoco's -1, which means that there is nothing to measure."""
+    """Return a metric, or None if it is hotcoco's -1, which means that it cannot be computed."""
     return None if value < 0 else value
 
 

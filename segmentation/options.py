@@ -1,4 +1,4 @@
-"""Options of a segmentation run: its images and label maps, and its model."""
+"""Options of a segmentation run: its data set and its model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_SCALE = 0.1
 
 @dataclass
 class SegmentationDataOptions:
-    """Data set of a segmentation run, and the preparation of its images and label maps.
+    """Options of a segmentation run's data set and of the preparation of its images and label maps.
 
     Args:
         data: folder of images/SPLIT and labels/SPLIT with classes.txt, or in the layout of Pascal VOC or COCO; absent:
@@ -78,7 +78,7 @@ class SegmentationDataOptions:
 
 @dataclass
 class SegmenterOptions:
-    """The segmentation model and its loss.
+    """Options of the segmentation model and its loss.
 
     Args:
         backbone: a registered name; see `backbones.names()`.

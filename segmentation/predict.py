@@ -1,4 +1,4 @@
-"""Prediction of label maps for images of any size: whole or in tiles, at several scales, with mirror images."""
+"""Predicts label maps for images of any size: whole or in tiles, at several scales, with mirror images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Predictor(nn.Module):
 
     Args:
         model: `model(images)` returns `out` `[N, K, H, W]` at the images' size.
-        min_size: pixels of the shorter side to which images are resized for the model; 0 leaves images as they are,
-            which tiles need.
-        tile: side in pixels of the square tiles into which larger images are cut; 0 keeps every image whole. Memory is
-            then bounded by a tile and one row of tiles, not by the image.
+        min_size: shorter side in pixels to which images are resized for the model; 0 does not resize images and is
+            required for tiles.
+        tile: side in pixels of the square tiles into which larger images are cut; 0 keeps every image whole. With
+            tiles, memory is bounded by a tile and one row of tiles, not by the image.
         overlap: fraction of a tile that its neighbour repeats, 0..1; scores are added up there.
         scales: factors by which an image, or each tile of it, is resized; probabilities are averaged.
         flip: average over mirror images as well.
@@ -60,7 +60,7 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor] | Tensor) -> list[Tensor]:
-        """Predict a label map `[H, W]` uint8 for each image `[C, H, W]`; consecutive images of one size form a batch.
+        """Predict a label map `[H, W]` uint8 for each image `[C, H, W]`. Consecutive images of equal size form a batch.
 
         Args:
             images: uint8, or floating and normalised with the backbone's mean and std; of any sizes.
@@ -111,7 +111,7 @@ class Predictor(nn.Module):
         return self._scores(images.flip(-1), scale).float().softmax(1).flip(-1)
 
     def _scores(self, images: Tensor, scale: float) -> Tensor:
-        """Return the scores at the images' own size of a model that gets them resized."""
+        """Resize images by `scale`, compute scores with the model, and resize the scores to the images' own size."""
         height, width = images.shape[-2:]
         factor = scale * (self.min_size / min(height, width) if self.min_size else 1)
         size = max(1, round(height * factor)), max(1, round(width * factor))
@@ -127,7 +127,7 @@ class Predictor(nn.Module):
         return [torch.cat(list(self._bands(image[None]))) for image in images]
 
     def _bands(self, image: Tensor) -> Iterator[Tensor]:
-        """Yield the label map of an image `[1, C, H, W]` in horizontal bands `[h, W]`, computed from tiles.
+        """Predict an image `[1, C, H, W]` tile by tile and yield its label map in horizontal bands `[h, W]`.
 
         Only the scores of one row of tiles are in memory. Overlapping tiles add up their scores; dividing the sums by
         the number of tiles would not change the largest class.
@@ -145,7 +145,7 @@ class Predictor(nn.Module):
             held = scores[:, done:]
 
     def _row(self, image: Tensor, lefts: Sequence[int]) -> Tensor:
-        """Return the summed scores `[K, h, W]` of the tiles that lie side by side in an image `[1, C, h, W]`."""
+        """Return the sum of the scores `[K, h, W]` over the tiles of one row, an image `[1, C, h, W]`."""
         total: Tensor | None = None
         for left in lefts:
             part = self.probabilities(image[..., left : left + self.tile])[0].float()
@@ -157,7 +157,7 @@ class Predictor(nn.Module):
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images `[N, C, H, W]` to (height, width), antialiased; uint8 stays uint8."""
+    """Resize images `[N, C, H, W]` to size (height, width) with antialiasing. uint8 images stay uint8."""
     from torchvision.transforms.v2 import functional as V  # slow to import, and not needed at the images' own size
 
     return V.resize(images, list(size), antialias=True)

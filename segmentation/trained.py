@@ -1,4 +1,4 @@
-"""Trained segmentation models, ready to predict: `load(run)(images)`."""
+"""Loads trained segmentation models for prediction: `load(run)(images)`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segmentation.predict import Predictor
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The predicted class of each pixel of an image; on the CPU.
+    """The predicted class of each pixel of an image. The tensor is on the CPU.
 
     Attributes:
         labels: class numbers `[H, W]` uint8, at the size of the given image. A file's EXIF orientation is ignored,
@@ -38,11 +38,11 @@ class LabelMap:
 
 
 class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
-    """A trained segmentation model with its classes.
+    """A trained segmentation model: maps images to label maps with class names.
 
     Args:
         classes: names and colours by class number.
-        predictor: predicts label maps with the model, resized, in tiles or mirrored.
+        predictor: predicts label maps with the model, with the chosen sizes, tiles and mirror images.
     """
 
     model: FCN
@@ -65,7 +65,7 @@ class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
         return [LabelMap(labels.cpu(), self.classes.names) for labels in found]
 
     def _normalised(self, image: Tensor) -> Tensor:
-        """Normalise floats of 0..1. The model normalises bytes itself."""
+        """Normalise a float image in 0..1. The model itself normalises uint8 images."""
         if image.dtype == torch.uint8:
             return image
         mean, std = (image.new_tensor(v)[:, None, None] for v in (self.model.backbone.mean, self.model.backbone.std))
@@ -121,7 +121,7 @@ def load(
 
 
 def read_pixels(image: Image, *, in_channels: int, min_size: int, bits: int = 16) -> Tensor:
-    """Return an image's pixels `[C, H, W]`, uint8 or float 0..1; the EXIF orientation is ignored.
+    """Return an image's pixels `[C, H, W]`, uint8 or float in 0..1. Ignore the EXIF orientation.
 
     Raises:
         UserError: the image cannot be used, or is so thin that it would fill the memory at `min_size`.
@@ -134,7 +134,7 @@ def read_pixels(image: Image, *, in_channels: int, min_size: int, bits: int = 16
 
 
 def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> FCN:
-    """Build the segmentation model that a run's meta describes.
+    """Build the segmentation model that a run's metadata describes.
 
     Args:
         meta: `classes`, `input` and `model`, as training writes them into the header of its weights.

@@ -1,4 +1,4 @@
-"""Augmentation of image and label map together: a pure function of (seed, epoch, index)."""
+"""Augments an image together with its label map. The result is a pure function of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRESETS = ("train", "light", "eval")
 
 
 class Augmentation(Protocol):
-    """A user's augmentation."""
+    """Interface of a user's augmentation."""
 
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, random: np.random.Generator
@@ -39,7 +39,7 @@ register_augmentation = AUGMENTATIONS.register  # @segmentation.register_augment
 
 @dataclass(frozen=True)
 class Augment:
-    """An augmentation preset with its seed.
+    """Augments images and label maps by a preset; all randomness is a function of seed, epoch and index.
 
     Args:
         preset: "train" varies the size, crops, flips and jitters colours; "light" crops and flips; "eval" changes
@@ -80,7 +80,7 @@ class Augment:
 
 @cache
 def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...]) -> Compose:
-    """Return the albumentations pipeline of a preset. The import takes seconds, so it happens at the first image."""
+    """Return the albumentations pipeline of a preset. The import is slow, so it happens at the first image."""
     import albumentations as A
     import cv2
 

@@ -1,4 +1,4 @@
-"""Weights of whole segmentation models: torchvision's COCO files, files of their layout, and our own."""
+"""Loads weights of whole segmentation models: torchvision's COCO files, files with the same entries, and ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = ("classifier.", "fusion.", "aux_classifier.")
 
 
 def read_segmenter(weights: str | os.PathLike[str] | None, backbone: str | Backbone) -> dict[str, Tensor] | None:
-    """Return the state dict of a whole segmentation model, or None if `weights` names none or a backbone's.
+    """Read the state dict of a whole segmentation model, or return None if `weights` is for a backbone or None.
 
     Raises:
         UserError: "coco" with a backbone for which no weights are published, or a file that cannot be read.
@@ -45,7 +45,7 @@ def _is_segmenter(state: dict[str, Tensor]) -> bool:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source: str) -> LoadReport:
-    """Load a whole model's state dict.
+    """Load the state dict of a whole segmentation model.
 
     The head's weights for another number of classes stay random, and so does an auxiliary head that the file lacks; the
     report lists both as missing. All other entries must fit.
@@ -84,6 +84,6 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
 
 
 def _per_class(name: str, own: Size, given: Size, num_classes: int) -> bool:
-    """Return whether two shapes of a head's entry differ only in dimensions that are the number of classes."""
+    """Return whether two shapes of a head's entry differ only in the number of classes."""
     same_rank = name.startswith(HEAD) and len(own) == len(given)
     return same_rank and all(a in (b, num_classes) for a, b in zip(own, given, strict=True))

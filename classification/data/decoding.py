@@ -1,4 +1,4 @@
-"""Decoding of the files that classifiers read: images, and `.npy` arrays of any number of bands."""
+"""Decodes the files that classifiers read: images, and `.npy` arrays with any number of channels (bands)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backbones.errors import UserError
 
 
 def decode(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.ndarray:
-    """Decode a file's bytes to pixels `[H, W, in_channels]`: uint8, or float32 for arrays of other numbers.
+    """Decode a file's bytes to pixels `[H, W, in_channels]`: uint8, or float32 for arrays that are not uint8.
 
     Images become grey for one channel and RGB for three, and are turned as their EXIF orientation says. Arrays of 16
     bits are scaled to 0..1; floating arrays keep their values.
@@ -53,7 +53,7 @@ def decode_raw(content: bytes, name: str) -> np.ndarray:
 
 
 def channels_of(path: Path) -> int:
-    """Return the number of channels with which a file is read by default: an array's bands, or three for an image."""
+    """Return the number of channels that a file is read with by default: an array's own, or three for an image."""
     return _decode_array(read_file(path), str(path)).shape[2] if _is_array(path.name) else 3
 
 

@@ -1,6 +1,6 @@
-"""Folders of classes as a dataset of (image, target) pairs.
+"""Reads class folders as a dataset of (image, target) pairs.
 
-ImageNet's layout: `train/CLASS/*.jpg` and `val/CLASS/*.jpg`; the classes are the folders' names in sorted order.
+The layout is that of ImageNet, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`. The classes are the sorted folder names.
 Files are images, or `.npy` arrays `[H, W]` or `[H, W, bands]` of any number of bands.
 """
 
@@ -29,18 +29,18 @@ OTHER_LAYOUTS = {"images", "labels", "masks", "annotations"}
 
 
 class ClassFolder(Dataset):
-    """The images of one split, `root/CLASS/*`.
+    """Dataset of the images of one split, `root/CLASS/*`.
 
-    An item is an image `[C, h, w]`, uint8 or normalised float32 (an array of other numbers than bytes), or a list of
-    such views in evaluation; and a target: `label` from 0, and `index`, the image's index in the split.
+    An item is an image `[C, h, w]`, uint8, or normalised float32 for arrays that are not uint8, or a list of such views
+    in evaluation; and a target: `label` from 0, and `index`, the image's index in the split.
 
     Args:
         listing: the files.
         transform: `Augment` or `Views`; None for pixels as they are decoded.
         in_channels: number of channels that every image must have.
-        classes: the classes by whose names the folders get their labels; some may have no folder. None for the folders
-            themselves, all of which must hold images.
-        owner: what `classes` belong to, for messages.
+        classes: the classes that the folder names are matched with; some may have no folder. With None, the folders
+            themselves are the classes, and every folder must contain images.
+        owner: what the classes belong to, such as a weights file; for messages.
         bits: bits that the values of 16-bit images use.
 
     Attributes:
@@ -85,13 +85,13 @@ class ClassFolder(Dataset):
         return make_item(image, label=int(self.labels[row]), index=row)
 
     def with_transform(self, transform: Transform | None, *, in_channels: int, indices: np.ndarray) -> ClassFolder:
-        """Return a dataset of the same files with other options, without listing the folder again."""
+        """Return a dataset of the same files with another transform, number of channels and choice of images."""
         other = copy.copy(self)
         other.transform, other.in_channels, other.indices = transform, in_channels, indices
         return other
 
     def unreadable(self, index: int) -> Path | None:
-        """Return an image's file if it is missing or does not decode, else None."""
+        """Return the file of an image if it is missing or does not decode, or None if the image can be read."""
         path = self.path(int(self.indices[index]))
         try:
             decode_raw(read_file(path), str(path))
@@ -100,7 +100,7 @@ class ClassFolder(Dataset):
         return None
 
     def path(self, row: int) -> Path:
-        """Return an image's file by its index in the split."""
+        """Return the file of an image. `row` is the image's index in the split."""
         return self.root / os.fsdecode(self.files[row])
 
 
@@ -128,7 +128,7 @@ class ClassListing:
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """Return the folder of a split; other usual names of the validation split stand in for val.
+    """Return the folder of a split. For "val", the folders valid, validation and dev are accepted as well.
 
     Raises:
         UserError: there is no such folder.
@@ -145,7 +145,7 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def list_classes(root: Path) -> ClassListing:
-    """List the class folders of a split, `root/CLASS/*`, with the images at any depth of each.
+    """List the class folders of a split, `root/CLASS/*`, and the images at any depth below each of them.
 
     Raises:
         UserError: there are no class folders, or they are those of a data set of boxes or label maps.
@@ -179,13 +179,13 @@ def list_classes(root: Path) -> ClassListing:
 
 
 def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) -> np.ndarray:
-    """Return the labels `[N]` of a listing's images by the names of their folders.
+    """Return the labels `[N]` of a listing's images. The folder name of an image determines its label.
 
     Args:
         owner: what the classes belong to, for the message.
 
     Raises:
-        UserError: a folder with images is named like no class, or two folders like the same class.
+        UserError: a folder's name matches no class, or the names of two folders match the same class.
     """
     strange = [name for name in listing.names if name not in classes.labels]
     if strange:

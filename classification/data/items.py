@@ -1,4 +1,4 @@
-"""Items and batches of classification: an image or its views, with the label."""
+"""Items and batches of classification data. An item is an image, or a list of its views, with the label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Transform(Protocol):
 
 
 class Collate(Protocol):
-    """Makes a batch from items."""
+    """Function that makes a batch from items."""
 
     def __call__(self, items: list[Item], /) -> ItemBatch: ...
 
@@ -38,7 +38,7 @@ def make_item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -
 
 
 def collate(items: Iterable[Item]) -> ItemBatch:
-    """Stack items to images `[N, C, h, w]`, or to a list of them for each view, and targets `[N]`.
+    """Stack items to images `[N, C, h, w]`, or to one such tensor for each view, and to targets `[N]`.
 
     Raises:
         UserError: the batch mixes bytes and floats. Stacking would turn bytes into floats that are not normalised.

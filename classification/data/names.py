@@ -1,4 +1,4 @@
-"""Names of classes, by which class folders find their labels: those of a weights file, or of ImageNet."""
+"""Names of classes, of a weights file or of ImageNet, which are matched with the names of class folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ClassNames:
 
     Attributes:
         names: names by label.
-        labels: label of each name that a class folder may have; a class of ImageNet has several.
+        labels: label by name of a class folder; a class of ImageNet has several possible names.
     """
 
     names: tuple[str, ...]
@@ -24,7 +24,10 @@ class ClassNames:
 
     @classmethod
     def of(cls, names: Sequence[str]) -> ClassNames:
-        """Return classes with these names. If all of them are ImageNet's, its synsets and words are names as well."""
+        """Return classes with these names.
+
+        If all are ImageNet's, folders may also be named by synset or by a single word.
+        """
         known = _imagenet_labels()
         own = {name: label for label, name in enumerate(names)}
         if not all(name in known for name in names):
@@ -35,7 +38,7 @@ class ClassNames:
 
     @classmethod
     def imagenet(cls) -> ClassNames:
-        """Return the 1,000 classes of ImageNet (ILSVRC 2012) by the names of their synsets; numbers are names too."""
+        """Return the 1,000 classes of ImageNet (ILSVRC 2012). Folders may be named by synset, word or class number."""
         from timm.data import ImageNetInfo
 
         found = cls.of(ImageNetInfo().label_names())
@@ -45,7 +48,7 @@ class ClassNames:
 
 @cache
 def _imagenet_labels() -> Mapping[str, int]:
-    """Return the labels of ImageNet's classes by synset, description and word; words of two classes are left out."""
+    """Return ImageNet's labels by synset, description and word. Words that belong to several classes are left out."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()

@@ -1,10 +1,10 @@
-"""Index of tar shards: the shards of each split, the number of samples in each, and the class names.
+"""Index of tar shards: class names, the shards of each split, and the number of samples in each shard.
 
 A folder or address of shards holds `shards.json`:
 
     {"classes": ["cat", "dog"], "train": {"train-000000.tar": 1000}, "val": {"val-000000.tar": 500}}
 
-A local folder of `train-*.tar` and `val-*.tar` without it is read once from end to end instead.
+In a local folder without this file, all shards `train-*.tar` and `val-*.tar` are read once from end to end instead.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
 
 
 def _counts(value: object, split: Split, where: str) -> dict[str, int]:
-    """Check a split's entry of `shards.json` and return the number of samples by file name."""
+    """Check a split's entry in `shards.json`; return a dict from shard paths to numbers of samples."""
     if not isinstance(value, dict):
         raise UserError(f'{where}: `{split}` must be an object of counts, such as {{"{split}-000000.tar": 1000}}')
     for name, count in value.items():
@@ -156,7 +156,7 @@ def _scan(folder: Path, address: str) -> ShardIndex:
 
 
 def _class_names(folder: Path, labels: set[int]) -> tuple[str, ...]:
-    """Return the names of classes.txt, or without it the numbers up to the largest label."""
+    """Return the class names in classes.txt. Without this file, return the numbers up to the largest label as names."""
     path = folder / CLASSES
     if not path.is_file():
         return tuple(str(number) for number in range(max(labels) + 1))
@@ -195,7 +195,7 @@ def _count_samples(path: Path, labels: set[int]) -> int:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the files in a shard that webdataset would read: no folders and no hidden files."""
+    """Yield the members of a shard that webdataset would read: all except folders and hidden files."""
     return (member for member in tar if member.isreg() and not META.match(member.name))
 
 
@@ -208,7 +208,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
 
 
 def _require_end(tar: tarfile.TarFile, path: Path) -> None:
-    """Refuse an archive without the blocks of zeros at its end: it was cut between two files or within a header."""
+    """Refuse a truncated archive: blocks of zeros must mark its end."""
     with path.open("rb") as file:
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -70,7 +70,7 @@ def read_shard(shard: Shard, classes: int) -> Iterator[Sample]:
 
     Args:
         shard: the shard.
-        classes: number of classes; labels are below it.
+        classes: number of classes; every label must be smaller.
 
     Raises:
         UserError: the shard is missing, unreachable, damaged, cut short or longer than `count`, or a sample has no
@@ -118,7 +118,7 @@ def opened(address: str) -> Iterator[IO[bytes]]:
 
 
 def _open(address: str) -> Any:
-    """Return webdataset's stream: a file, or a `Pipe` that reads from a download program."""
+    """Open an address with webdataset. The stream is a file, or a `Pipe` that reads from a download program."""
     from webdataset.gopen import gopen, gopen_schemes
 
     gopen_schemes.setdefault("s3", _open_s3)
@@ -141,7 +141,7 @@ def _open_s3(address: str, mode: str = "rb", bufsize: int = 8192) -> Any:
 
 
 def _reason(stream: Any, error: Exception) -> str:
-    """Describe the cause of an error while reading: the download program, the file system or the content."""
+    """Describe why reading failed: because of the download program, the file system or the content."""
     process = getattr(stream, "proc", None)
     if process is not None:
         stream.stream.close()
@@ -156,7 +156,7 @@ def _reason(stream: Any, error: Exception) -> str:
 
 
 def _end(process: subprocess.Popen) -> int:
-    """Wait for a program's end and return its exit status; kill the program after `PATIENCE` seconds."""
+    """Wait until a program ends, kill it after `PATIENCE` seconds, and return its exit status."""
     try:
         return process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
@@ -165,7 +165,7 @@ def _end(process: subprocess.Popen) -> int:
 
 
 def _close(stream: Any) -> None:
-    """Close a stream that may not have been read to its end; stop its download program, if any."""
+    """Close a stream, even if it was not read to its end, and stop its download program, if it has one."""
     process = getattr(stream, "proc", None)
     if process is None:
         stream.close()
@@ -176,7 +176,7 @@ def _close(stream: Any) -> None:
 
 
 def _sample(fields: Mapping[str, Any], shard: Shard, index: int, classes: int) -> Sample:
-    """Check the files of one key and return the sample."""
+    """Check the files of one sample, which have the same key, and return the sample."""
     where = f"{shard.address}: sample {fields['__key__']}"
     suffixes = [suffix for suffix in IMAGES if suffix in fields]
     if len(suffixes) != 1:

@@ -1,4 +1,4 @@
-"""Writing of class folders as tar shards with an index."""
+"""Writes the images of class folders to tar shards with an index."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class MadeShards:
-    """What was written.
+    """Numbers of the samples that were written and of the files that were not.
 
     Attributes:
         counts: number of samples by shard name, for each split.
@@ -50,7 +50,7 @@ class MadeShards:
 
 
 def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int = 0) -> MadeShards:
-    """Write the shards of the splits `train` and `val`, then their index.
+    """Write tar shards from the class folders of the splits `train` and `val`, then their index.
 
     Args:
         data: folder with train/CLASS/* and val/CLASS/*.
@@ -100,7 +100,7 @@ def _sources(listing: ClassListing, labels: np.ndarray) -> list[SourceFile]:
 
 
 def _require_empty(output: Path) -> None:
-    """Create the output folder, and refuse it if it holds anything."""
+    """Create the output folder. Refuse a folder that is not empty."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         found = next(output.iterdir(), None)

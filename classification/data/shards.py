@@ -1,9 +1,9 @@
 """Tar shards as streams of (image, target) pairs, for training and for validation.
 
-The order is a function of the seed, the epoch, and the numbers of processes and workers. In each epoch the shards are
-permuted and dealt to the processes, then to the loader workers of each process. If there are fewer shards than workers
-of all processes, every worker reads all shards and keeps its part of the samples. Samples are shuffled before they are
-decoded, as bytes.
+The order of the images is a function of the seed, the epoch, and the numbers of processes and workers. In each epoch
+the shards are permuted and dealt to the processes, then to the loader workers of each process. If there are fewer
+shards than workers of all processes, every worker reads all shards and keeps its part of the samples. Samples are
+shuffled before they are decoded, as bytes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ BUFFER = 4096  # images that one process, with all its workers, holds in memory 
 
 
 class Decode(Protocol):
-    """Decodes a file's bytes to pixels `[H, W, in_channels]`. Raises a UserError that contains `name`."""
+    """Function that decodes a file's bytes to pixels `[H, W, in_channels]`. Its UserError contains `name`."""
 
     def __call__(self, content: bytes, name: str, in_channels: int) -> np.ndarray: ...
 
 
 class ShardBatches:
-    """The position of training in its stream of batches, and their number. For folders this is a batch sampler.
+    """Number of batches per epoch and current position of a `ShardStream`. It takes the place of a batch sampler.
 
     Every process has exactly `steps * accumulate` batches per epoch, whatever the sizes of the shards.
 
@@ -71,11 +71,11 @@ class ShardBatches:
 
     @property
     def first_batch(self) -> int:
-        """Return the number, within the epoch, of this process's first batch in the next iteration."""
+        """Return the index within the epoch of the batch with which this process starts its next iteration."""
         return int(self._position[1]) * self.accumulate
 
     def seek(self, epoch: int, step: int = 0) -> None:
-        """Start the next iteration at a step of an epoch; images before it are read but not decoded."""
+        """Start the next iteration at a step of an epoch. Earlier images of the epoch are read but not decoded."""
         self._position[0], self._position[1] = epoch, step
 
     def __len__(self) -> int:
@@ -83,15 +83,15 @@ class ShardBatches:
 
 
 class ShardStream(IterableDataset):
-    """Training images of one process. The stream starts over when its shards end, until its batches are full.
+    """Dataset that streams the training images of one process, over and over until its batches are full.
 
     Items are those of `ClassFolder`: an image `[C, h, w]`, and `label` and `index`; `index` counts the samples of all
     shards in the order of the index.
 
     With one process and at most one worker, an epoch contains each image at least once, and no image a third time
-    before all came twice. With more workers, each has an equal number of batches but not of images. A worker with more
-    images than that leaves some out (other ones in each epoch, since shards are dealt anew), and a worker with fewer
-    repeats some.
+    before all came twice. With more workers, all workers deliver equal numbers of batches, but their shards may differ
+    in the number of images. A\n worker with more images leaves some out (different ones in each epoch, since shards are
+    dealt anew), and a worker with\n fewer images repeats some.
 
     The loader takes batches from its workers in turn: worker i of W delivers the batches i, i + W, ... A resumed epoch
     starts at batch f, and its worker i continues the stream of worker (f + i) mod W. Resuming is exact with the same
@@ -124,7 +124,7 @@ class ShardStream(IterableDataset):
 
     @property
     def batch_size(self) -> int:
-        """Return the number of images in one batch of this process."""
+        """Return the number of images in a batch of this process."""
         return self.batches.process_batch
 
     def __iter__(self) -> Iterator[Item]:
@@ -143,7 +143,7 @@ class ShardStream(IterableDataset):
             yield _item(sample, self.decode, self.transform, in_channels=self.in_channels, epoch=epoch)
 
     def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[Sample]:
-        """Yield the shuffled samples of one of this process's workers in an epoch, without end."""
+        """Yield endlessly the shuffled samples that one of this process's workers gets in an epoch."""
         import webdataset
 
         batches = self.batches
@@ -160,7 +160,7 @@ class ShardStream(IterableDataset):
 
 
 class EvalShards(IterableDataset):
-    """Validation images of one process: each image comes exactly once over all processes and workers.
+    """Dataset that streams one process's validation images. Each image goes to exactly one worker of one process.
 
     Items are those of `ShardStream`. Their order depends on the number of workers.
 
@@ -199,7 +199,7 @@ class EvalShards(IterableDataset):
 
 
 class _Part:
-    """The samples that reader `number` of `readers` gets. The parts of all readers are disjoint and complete."""
+    """Selects the samples for reader `number` out of `readers`, so that each sample goes to exactly one reader."""
 
     def __init__(self, number: int, readers: int) -> None:
         self.number, self.readers = number, readers
@@ -220,7 +220,7 @@ class _Part:
 def shard_loader(
     data: ShardStream | EvalShards, *, workers: int, collate: Callable[..., object]
 ) -> DataLoader[tuple[Any, Any]]:
-    """Return a data loader over a stream; `loader.dataset.batches.seek` sets the position in a training stream.
+    """Return a data loader for a stream. `loader.dataset.batches.seek` sets the position in a training stream.
 
     Args:
         collate: makes a batch from a list of items.
@@ -241,6 +241,6 @@ def _shards_of(index: ShardIndex, split: Literal["train", "val"]) -> tuple[Shard
 
 
 def _worker() -> tuple[int, int]:
-    """Return the number of this loader worker and the number of workers; 0 and 1 without workers."""
+    """Return the index of this loader worker and the number of workers, or 0 and 1 outside a worker."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)

@@ -1,4 +1,4 @@
-"""Images of a classification data set behind one interface, from class folders or tar shards."""
+"""Opens classification data, in class folders or tar shards, behind one interface."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImageSource(Protocol):
         train_size, val_size: number of images that are used of each split.
         measurable: splits that `eval_loader` accepts.
         where: folder or address of each split, for the plan.
-        remarks: what the plan says about each split besides: files that are passed over, classes without images.
+        remarks: remarks about each split for the plan: files that are not read, classes without images.
         floating: whether the images are floating arrays, according to the first image of each split.
     """
 
@@ -69,29 +69,29 @@ class ImageSource(Protocol):
         """
 
     def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return indices `[N]` and labels `[N]` of the images of `eval_loader` on all processes together.
+        """Return indices `[N]` and labels `[N]` of all images that `eval_loader` should yield, over all processes.
 
-        Return None if no image can be missing.
+        Return None if images cannot be missing from it.
         """
 
     def present(self, split: Split) -> np.ndarray | None:
-        """Return the labels `[P]` of the classes with an image in a split; None if this is not known."""
+        """Return the labels `[P]` of the classes that have images in a split, or None if this is not known."""
 
     def names(self, split: Split, indices: np.ndarray) -> list[str]:
-        """Return names of images for tables, by their indices in the split."""
+        """Return the names of images for tables. `indices` are their indices in the split."""
 
     def fingerprints(self) -> dict[str, str]:
-        """Return a hash of the names of each split's images, in order: equal hashes mean the same data."""
+        """Return for each split a hash of its image names in order. Equal hashes mean the same data."""
 
     def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the mean and std per channel of `count` training images, evenly spread. Bytes count as 0..1."""
+        """Return mean and std per channel over `count` evenly spread training images. Bytes are scaled to 0..1."""
 
 
 class BadImagePolicy(Protocol):
-    """Decides what happens to images that cannot be read; `tools.engine.bad_images.BadImages` is one."""
+    """Interface of a policy for images that cannot be read, such as `tools.engine.bad_images.BadImages`."""
 
     def replacing(self, data: ClassFolder) -> Dataset[Item]:
-        """Return a dataset with another image in place of each bad one."""
+        """Return a dataset that replaces each bad image by another image."""
 
     def evaluation_loader(
         self,
@@ -105,10 +105,10 @@ class BadImagePolicy(Protocol):
 
 
 class FolderSource:
-    """Class folders `train/CLASS/*` and `val/CLASS/*`; see `ImageSource`.
+    """Class folders `train/CLASS/*` and `val/CLASS/*` as an `ImageSource`.
 
-    The classes are the folders of the training split, or `classes`. Labels go by the names of the folders; validation
-    may lack classes.
+    The classes are the folders of the training split, or `classes`. The name of a folder determines its label. The\n
+    validation split may lack classes.
 
     Args:
         root: folder of the splits.
@@ -119,7 +119,8 @@ class FolderSource:
         splits: splits to open.
         guard: what happens to images that cannot be read; by default they are errors.
         bits: bits that the values of 16-bit images use; None if the user named none.
-        classes: the classes without training, such as those of a weights file; by default those of the folders.
+        classes: the classes in an evaluation without training, such as those of a weights file; by default those of the
+            folders.
 
     Raises:
         UserError: a training class is empty, a validation folder is no class, or files have other numbers of channels.
@@ -223,7 +224,7 @@ class FolderSource:
         raise UserError(f"{folder.root}: none of its {len(folder)} images can be decoded; replace the images")
 
     def _readable(self, split: Split, transform: Transform | None, indices: np.ndarray) -> Dataset[Item]:
-        """Return a dataset with another image in place of each bad one, or the plain dataset if those are errors."""
+        """Return a split's dataset. Bad images are replaced by others, or are errors if there is no `guard`."""
         data = self._dataset(split, transform, indices)
         return self._guard.replacing(data) if self._guard else data
 
@@ -232,7 +233,7 @@ class FolderSource:
 
 
 class ShardSource:
-    """Tar shards, local or on a server; see `ImageSource` and `classification.data.shards`.
+    """Tar shards, local or on a server, as an `ImageSource`.
 
     Args:
         address: folder or URL.
@@ -310,7 +311,7 @@ def open_source(
     classes: ClassNames | None = None,
     bits: int | None = None,
 ) -> FolderSource | ShardSource:
-    """Open the data set at a folder, or at a folder or address of tar shards; arguments as in the two classes.
+    """Open class folders or tar shards. The arguments are those of `FolderSource` and `ShardSource`.
 
     Raises:
         UserError: there is no data set, or it is broken. Shards do not support `sample`, `choose` (the images are not
@@ -346,7 +347,7 @@ def open_source(
 
 
 def remark(listing: ClassListing, absent: Sequence[str]) -> str:
-    """Return what a plan says about a split besides its number of images; empty if there is nothing to say.
+    """Return a remark for the plan on files that are not read and classes without images; empty if there are none.
 
     Args:
         absent: names of the classes without images.
@@ -364,16 +365,16 @@ def remark(listing: ClassListing, absent: Sequence[str]) -> str:
 
 
 def spread(size: int, sample: int) -> np.ndarray:
-    """Return the indices of at most `sample` (0: all) of `size` images at even distances.
+    """Return the indices of at most `sample` of `size` images, evenly spread; 0 means all images.
 
-    The images of a folder are sorted by class, so that each class gets its fraction.
+    The images of a folder are sorted by class, so that all classes are sampled in proportion.
     """
     count = min(size, sample or size)
     return np.arange(count) * size // max(count, 1)
 
 
 def _moments(image: Tensor | list[Tensor]) -> tuple[list[float], list[float]]:
-    """Return the mean and the mean square of each channel of an image `[C, H, W]`."""
+    """Return mean and mean square of each channel of an image `[C, H, W]`."""
     assert isinstance(image, Tensor)  # there are no views without a transform
     values = image.double() / (255 if image.dtype == torch.uint8 else 1)
     return values.mean((1, 2)).tolist(), values.square().mean((1, 2)).tolist()

@@ -1,1 +1,1 @@
-"""Detection data sets: readers of each layout, checked annotations, writers."""
+"""Detection data sets: readers and writers of their layouts, and checked annotations."""

@@ -1,4 +1,4 @@
-"""COCO annotations, checked and packed into arrays that data workers share, instead of millions of Python objects."""
+"""Checks COCO annotations and packs them into arrays, which data workers can share, unlike Python objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CategoryMap:
 
     Attributes:
         ids: category ids as in the file, ascending, gaps allowed.
-        names: of the categories.
+        names: names of the categories.
     """
 
     ids: tuple[int, ...]
@@ -88,9 +88,9 @@ class CocoAnnotations:
 
     Attributes:
         path: file or folder to name in messages.
-        folder: of the images.
+        folder: folder of the images.
         source: what an evaluator reads: a JSON file, or the content of one.
-        protocol: whose metrics to compute beside COCO's.
+        protocol: benchmark whose metrics to compute in addition to COCO's.
         image_ids: `[I]`, ascending.
         file_names: `[I]`, relative to `folder`.
         sizes: `[I, 2]` height and width as in the file.
@@ -99,7 +99,7 @@ class CocoAnnotations:
         labels: `[B]` from 1.
         crowd: `[B]`, whether a box is a crowd.
         clipped: number of boxes that reached out of their image.
-        notes: what was read in another way than it is written, or left out, with its number.
+        notes: descriptions of what was corrected or left out in reading, with the number of cases.
         dropped: number of boxes without area that were left out. Metrics of `source` count them, as COCO's do.
     """
 
@@ -204,7 +204,7 @@ class CocoAnnotations:
         return images[kept], self.labels[kept].astype(np.int64) - 1
 
     def empty(self) -> np.ndarray:
-        """Return whether each image has no object `[I]`. A crowd is not an object."""
+        """Return for each image whether it has no objects `[I]`. Crowds are not objects."""
         objects = np.concatenate([[0], np.cumsum(~self.crowd)])
         return objects[self.offsets[1:]] == objects[self.offsets[:-1]]
 
@@ -236,7 +236,7 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
 
 
 def _complete_size(truth: Truth, image: Record, absent_images: str) -> None:
-    """Read the size of an image whose record has no width or no height from its file, and count it."""
+    """If an image's record has no width or no height, read the image's size from its file, and count the case."""
     if image.get("width") is not None and image.get("height") is not None:
         return
     try:
@@ -286,7 +286,7 @@ def _rows(annotations: list[Record], image_ids: np.ndarray, categories: Category
 def _checked_boxes(
     truth: Truth, rows: np.ndarray, sizes: np.ndarray, bad_boxes: str
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Return boxes xyxy `[B, 4]` clipped to their images, the number clipped, and whether each has area `[B]`."""
+    """Return boxes xyxy `[B, 4]` clipped to their images, how many were clipped, and which have an area `[B]`."""
     annotations = truth.data["annotations"]
     boxes = np.array(
         [require_field(a, "annotation", "bbox", truth.path) for a in annotations], dtype=np.float64

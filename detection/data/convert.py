@@ -34,7 +34,7 @@ def convert(
         bad_boxes: whether boxes that the new layout cannot represent are errors or are left out.
 
     Returns:
-        A line per split with its numbers of images and boxes, and what the new layout cannot represent.
+        For each split a line with the numbers of images and boxes, and of what the new layout cannot represent.
 
     Raises:
         UserError: if the source is malformed or incomplete, the new layout cannot represent it, or `output` exists.
@@ -68,7 +68,7 @@ def _read(source: Path, split: str, to: WritableLayout, bad_boxes: Literal["erro
 
 
 def _refuse_shared_images(truths: Mapping[str, Truth]) -> None:
-    """Refuse splits that share an image name: VOC has one folder for the images of all splits."""
+    """Refuse splits with the same image name, because VOC keeps the images of all splits in one folder."""
     owners: dict[str, str] = {}
     for name, truth in truths.items():
         for image in truth.data["images"]:
@@ -83,7 +83,7 @@ def _refuse_shared_images(truths: Mapping[str, Truth]) -> None:
 
 
 def _refuse_different_classes(truths: Mapping[str, Truth]) -> None:
-    """Refuse splits with different categories: the new layout has one list for all splits."""
+    """Refuse splits with different categories, because the new layout has one list of classes for all splits."""
     (here, first), *others = ((t.path, CategoryMap.from_json(t.data["categories"], t.path)) for t in truths.values())
     for there, other in others:
         first.require_same(other, here=str(here), there=str(there))

@@ -1,4 +1,4 @@
-"""A split as a dataset of (image, target) pairs."""
+"""Provides a split as a dataset of (image, target) pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detection.transforms import Augment
 
 
 class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Images with their boxes.
+    """Dataset of images with their boxes.
 
     An item is a uint8 image `[3, H, W]` of its original size and a target: `boxes` `[N, 4]` xyxy in pixels of that
     image, `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in multi-scale training
@@ -70,7 +70,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return self.annotations.folder / str(self.annotations.file_names[self.indices[index]])
 
     def unreadable(self, index: int) -> Path | None:
-        """Return the file of an image if it is missing or cannot be decoded, else None."""
+        """Return the file of an image if it is missing or cannot be decoded, or None if the image can be read."""
         try:
             read_image(self.path(index))
         except UserError:
@@ -86,12 +86,15 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return digest.hexdigest()
 
     def aspect_groups(self) -> np.ndarray:
-        """Return for each image `[N]` 1 if it is wider than high, else 0. Batches of one group need less padding."""
+        """Return a group for each image `[N]`: 1 if it is wider than high, else 0.
+
+        Batches from one group need less padding.
+        """
         sizes = self.annotations.sizes[self.indices]
         return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
     def repeat_factors(self, threshold: float) -> np.ndarray:
-        """Return how often each image `[N]` occurs in an epoch, so that rare classes do (Gupta et al. 2019, LVIS).
+        """Return how often each image `[N]` occurs in an epoch if rare classes are repeated (Gupta et al. 2019, LVIS).
 
         A class in a fraction f of the images has the factor max(1, sqrt(threshold / f)). An image has the largest
         factor of its classes.
@@ -114,7 +117,10 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
 
 def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives: str = "keep") -> np.ndarray:
-    """Return the indices of the images to use: at most the first `limit`, without empty ones if negatives is "drop"."""
+    """Return the indices of the images to use: at most the first `limit`.
+
+    With "drop", images without objects are left out.
+    """
     indices = np.arange(len(annotations))
     if negatives == "drop":
         indices = indices[~annotations.empty()]

@@ -1,4 +1,4 @@
-"""File names that tools write in another form than paths below the image folder.
+"""Finds image files whose `file_name` is not a path below the image folder.
 
 Windows writes backslashes; Roboflow and others repeat the image folder in the path; Label Studio writes an address.
 """
@@ -18,7 +18,7 @@ LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file
 
 
 def use_fitting_files(truth: Truth, images: list[Record], *, allow_outside: bool) -> None:
-    """Replace `file_name` of images that are not in the folder where exactly one file there fits, and count them.
+    """If an image's file is missing but one file in the folder fits its name, replace `file_name`, and count the case.
 
     Raises:
         UserError: a name is malformed or leads out of the folder, or a file fits several images.
@@ -36,7 +36,7 @@ def use_fitting_files(truth: Truth, images: list[Record], *, allow_outside: bool
 
 
 def fitting_file(folder: Path, name: str) -> str | None:
-    """Return the file in a folder that a name means: the longest end of its path that is a file there; None without."""
+    """Return the longest end of a path that is the name of a file in a folder, or None if there is none."""
     path = PurePosixPath(_local(name).replace("\\", "/"))
     parts = [part for part in path.parts if part not in ("/", os.pardir) and not part.endswith(":")]
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
@@ -44,7 +44,10 @@ def fitting_file(folder: Path, name: str) -> str | None:
 
 
 def is_foreign(name: str) -> bool:
-    """Return whether a name may be replaced by a fitting file. Names that lead out of the folder may not."""
+    """Return whether a file name may be replaced by that of a fitting file.
+
+    Names that lead out of the folder may not.
+    """
     return name.startswith(LABEL_STUDIO) or not leads_out(name.replace("\\", "/"))
 
 
@@ -74,7 +77,7 @@ def _local(name: str) -> str:
 
 
 def is_file_in(folder: Path, name: str) -> bool:
-    """Return whether a name is that of a file. Names that no file can have are none."""
+    """Return whether a folder has a file with a name. The result is False for invalid names."""
     try:
         return os.path.isfile(folder / name)
     except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Opens a split of a data set in any known layout: a plugin's, COCO's, Pascal VOC's or YOLO's."""
+"""Opens splits of data sets in any known layout: COCO, Pascal VOC, YOLO or a plugin's layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYOUTS = (
 
 
 def layout_of(root: Path) -> str | None:
-    """Return the layout of a folder, or None if it is not one of the known layouts."""
+    """Return the name of a folder's layout, or None if the layout is unknown."""
     if registered := registered_layout(root):
         return registered.name
     if instances_files(root):
@@ -32,7 +32,7 @@ def layout_of(root: Path) -> str | None:
 
 
 def known_layout(root: Path) -> str:
-    """Return the layout of a folder.
+    """Return the name of a folder's layout.
 
     Raises:
         UserError: the folder does not exist, or its layout is unknown.
@@ -60,7 +60,7 @@ def open_split(
     bad_boxes: Literal["error", "drop"] = "error",
     on_problem: ProblemHandler = raise_problem,
 ) -> Truth:
-    """Read the records of a split. Those of COCO's file are not checked yet: see `CocoAnnotations.of`.
+    """Read the records of a split. Records of a COCO file are not checked yet; `CocoAnnotations.of` checks them.
 
     Args:
         root: folder of the data set.
@@ -109,7 +109,7 @@ def _read_yolo(
 def read_annotations(
     data: DetectionDataOptions, split: Literal["train", "val"], *, absent_images: Literal["keep", "error"] = "error"
 ) -> CocoAnnotations:
-    """Read and check the annotations of a split of the data that the options name.
+    """Read and check the annotations of one split. The options name the data set.
 
     Args:
         data: names files, or a folder. The caller replaces a missing folder by that of the built-in shapes.

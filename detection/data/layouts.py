@@ -1,10 +1,10 @@
-"""Layouts of data sets that a plugin adds to COCO's, Pascal VOC's and YOLO's.
+"""Registry of data layouts that plugins add to those of COCO, Pascal VOC and YOLO.
 
     @detection.register_layout("csv", matches=lambda root: (root / "boxes.csv").is_file())
     def read_csv(root, split):
         return root / "images", {"images": [...], "annotations": [...], "categories": [...]}
 
-A folder that `matches` accepts is then read by every command that opens detection data.
+Every command that opens detection data then reads the folders that `matches` accepts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from detection.data.truth import Record, Truth
 
 
 class LayoutReader(Protocol):
-    """Reads a split of a data set."""
+    """Interface of a function that reads a split of a data set."""
 
     def __call__(self, root: Path, split: str) -> tuple[Path, Record]:
-        """Return the folder of the images, and `images`, `annotations` and `categories` as in COCO's instances file.
+        """Return the image folder, and `images`, `annotations` and `categories` as in COCO's instances files.
 
         The records are checked afterwards as those of COCO's files are.
 

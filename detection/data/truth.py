@@ -1,4 +1,4 @@
-"""The records of a split in COCO's terms, whatever files they were read from."""
+"""Records of a split in the form of COCO's instances files, for data in any layout."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Truth:
     Attributes:
         layout: coco, voc, yolo or the name of a registered layout.
         path: file or folder to name in messages.
-        folder: of the images.
+        folder: folder of the images.
         data: `images`, `annotations` and `categories` as in COCO's instances file.
-        files: of VOC and YOLO, the annotation file of each image; image ids are then 1, 2, ...
-        ordinals: of VOC and YOLO, the position of each annotation in its file, from 1.
-        notes: number of things that were read in another way than they are written, or left out, by description.
+        files: for VOC and YOLO, the annotation file of each image; image ids are then 1, 2, ...
+        ordinals: for VOC and YOLO, the position of each annotation in its file, from 1.
+        notes: number of cases in which something was corrected or left out in reading, by description.
     """
 
     layout: str
@@ -40,7 +40,7 @@ class Truth:
     notes: Counter[str] = field(default_factory=Counter)
 
     def locate(self, index: int) -> tuple[str, str]:
-        """Return the file of annotation `index`, and a name for the annotation in that file."""
+        """Return the file that contains annotation `index`, and a description of the annotation within the file."""
         record = self.data["annotations"][index]
         if not self.ordinals:
             name = f"annotation {record['id']}" if "id" in record else f"annotations[{index}]"
@@ -49,34 +49,37 @@ class Truth:
         return self.files[record["image_id"] - 1], f"{word} {self.ordinals[index]}"
 
     def evaluator_source(self) -> Path | bytes:
-        """Return what an evaluator reads: COCO's own file, or the records as JSON.
+        """Return the ground truth for an evaluator: the path of a COCO file, or the records as JSON.
 
-        JSON is one object, which any number of data workers share without copying it.
+        The JSON is a single object, which data workers share without copying.
         """
         return self.path if self.layout == "coco" else json.dumps(self.data).encode()
 
     def protocol(self) -> Protocol:
-        """Return whose metrics to compute beside COCO's. LVIS is known by the images' lists of absent categories."""
+        """Return the benchmark whose metrics to compute in addition to COCO's.
+
+        LVIS's images list their absent categories.
+        """
         if self.layout == "coco":
             return "lvis" if all("neg_category_ids" in image for image in self.data["images"]) else "coco"
         return "voc" if self.layout == "voc" else "coco"
 
 
 def unknown_size() -> tuple[int, int]:
-    """Return a size for an image that cannot be read and has no size in its annotations.
+    """Return a placeholder size for an image that cannot be read and has no size in its annotations.
 
-    Any size will do, because such an image gets no detections to compare.
+    The value does not matter, because such an image gets no detections.
     """
     return 640, 640
 
 
 def raise_problem(kind: str, file: str, error: UserError) -> None:
-    """Raise the error of a problem. Readers do this by default; tools/check_data.py collects all problems instead."""
+    """Raise the error of a problem. Readers call this by default; tools/check_data.py collects the problems instead."""
     raise error
 
 
 def images_below(folder: Path) -> dict[str, list[str]]:
-    """Return the names of the image files in a folder and its subfolders, by name without suffix.
+    """Return the image files in a folder and its subfolders, as a dict from names without suffix to names.
 
     Raises:
         UserError: the folder does not exist.
@@ -105,7 +108,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def checked_names(path: Path, names: list[str]) -> list[str]:
-    """Return class names unchanged.
+    """Return class names unchanged after checking them.
 
     Raises:
         UserError: there is no name, or there is a duplicate.

@@ -1,6 +1,6 @@
-"""Pascal VOC's layout: `ImageSets/Main/SPLIT.txt` lists image names, `Annotations/NAME.xml` has their boxes.
+"""Reads Pascal VOC's layout: `ImageSets/Main/SPLIT.txt` lists image names, and `Annotations/NAME.xml` contains boxes.
 
-hotcoco reads and writes this layout too, but loses data. It keeps only the end of a name with `&amp;`, rounds to whole
+hotcoco reads and writes this layout too, but loses data. It truncates names that contain `&amp;`, rounds to whole
 pixels when it writes, accepts NaN and absent sizes, and ignores the lists.
 """
 
@@ -45,7 +45,7 @@ def read_voc(
     absent_images: Literal["error", "keep"] = "error",
     on_problem: ProblemHandler = raise_problem,
 ) -> Truth:
-    """Read the images of a list with their objects. A `difficult` object gets `iscrowd` 1.
+    """Read the images that a split lists, with their objects. A `difficult` object gets `iscrowd` 1.
 
     VOC counts pixels from 1 and includes the last one: columns 11 to 30 begin at 10 and are 20 wide. The classes are
     those of `classes.txt` if that file exists, else all names in `Annotations`, sorted.
@@ -122,7 +122,7 @@ def parse_xml(content: bytes, path: Path) -> Element:
 
 
 def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
-    """Return the image names of a list, in order."""
+    """Return the image names that a split's list contains, in order."""
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
@@ -205,7 +205,7 @@ def _image_record(
     owners: dict[str, str],
     absent: str,
 ) -> Record:
-    """Return file name, width and height of an annotation's image.
+    """Return the COCO record of the image to which an annotation file belongs: file name, width and height.
 
     Args:
         tree, name, path: root element, name without suffix and path of the annotation.
@@ -227,7 +227,7 @@ def _image_record(
 
 
 def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]], absent: str, truth: Truth) -> str:
-    """Return the image file of an annotation: the one with its name, or else the one that <filename> names."""
+    """Return the image file that belongs to an annotation file, by its name or by its <filename>."""
     named = (tree.findtext("filename") or "").strip()
     own = images.get(name, [])
     if leads_out(named) or "\0" in named:
@@ -254,7 +254,7 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
 
 
 def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int]:
-    """Return height and width from <size>, or else from the image file."""
+    """Return an image's height and width according to <size>, or else to the image file."""
     texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("height", "width")]
     sides = [number(text) for text in texts]
     for text, side in zip(texts, sides, strict=True):
@@ -272,7 +272,7 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
 
 
 def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on_problem: ProblemHandler) -> None:
-    """Append the objects of a file to the annotations, for the image that was added last."""
+    """Append the objects of an annotation file to the annotations of the last added image."""
     for ordinal, thing in enumerate(tree.iterfind("object"), 1):
         try:
             record = _object(thing, f"{path}: object {ordinal}", classes)
@@ -308,7 +308,7 @@ def _object(thing: Element, where: str, classes: list[str]) -> Record:
 
 
 def _coordinate(thing: Element, corner: str, where: str) -> Decimal:
-    """Return a coordinate of an <object>'s box. With decimals, 0.1 + 1 - 1 is exactly 0.1."""
+    """Return a coordinate of an <object>'s box as a decimal, because 0.1 + 1 - 1 must be exactly 0.1."""
     text = (thing.findtext(f"bndbox/{corner}") or "").strip()
     value = number(text)
     if value is None:
@@ -317,7 +317,7 @@ def _coordinate(thing: Element, corner: str, where: str) -> Decimal:
 
 
 def number(text: str) -> Decimal | None:
-    """Return a finite number of pixels that an image can have, or None if the text is something else."""
+    """Convert a text to a number of pixels, or return None if an image cannot have this number."""
     try:
         value = Decimal(text)
     except InvalidOperation:

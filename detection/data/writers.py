@@ -1,4 +1,4 @@
-"""Writers of detection data sets in the layouts of COCO, Pascal VOC and YOLO.
+"""Writes detection data sets in the layouts of COCO, Pascal VOC and YOLO.
 
 hotcoco has writers too, but they lose data that the layouts can hold; see `detection/data/voc.py` and `yolo.py`.
 """
@@ -28,7 +28,7 @@ Lost = Counter[str]  # number of things that the new layout cannot hold, by thei
 
 
 class Writer(Protocol):
-    """Writes a split into the folder of a new data set.
+    """Interface of a function that writes a split into the folder of a new data set.
 
     Args:
         split: name of the split.
@@ -43,7 +43,7 @@ class Writer(Protocol):
 
 
 def describe(split: str, truth: Truth, lost: Lost) -> str:
-    """Return a line about the contents of a split and what was left out."""
+    """Return a line about a split that was written: its contents and what was left out."""
     text = f"{split}: {len(truth.data['images'])} images, {len(truth.data['annotations'])} boxes"
     text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
     missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))
@@ -51,7 +51,7 @@ def describe(split: str, truth: Truth, lost: Lost) -> str:
 
 
 def write_coco(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-    """Write `annotations/instances_SPLIT.json` and `SPLIT/`. See `Writer`."""
+    """Write a split in COCO's layout: `annotations/instances_SPLIT.json` and the folder `SPLIT/`."""
     for image in truth.data["images"]:
         _link_image(truth, image, folder / split)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write_coco(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 
 
 def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-    """Write `Annotations/NAME.xml`, `JPEGImages/`, `ImageSets/Main/SPLIT.txt` and `classes.txt`. See `Writer`.
+    """Write a split in VOC's layout: `Annotations/`, `JPEGImages/`, `ImageSets/Main/SPLIT.txt` and `classes.txt`.
 
     A crowd becomes a difficult object.
     """
@@ -87,7 +87,7 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 
 
 def write_yolo(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
-    """Write `images/SPLIT/`, `labels/SPLIT/NAME.txt` and `data.yaml`. See `Writer`.
+    """Write a split in YOLO's layout: `images/SPLIT/`, `labels/SPLIT/NAME.txt` and `data.yaml`.
 
     Crowds are left out, because the layout cannot mark them.
     """
@@ -223,7 +223,7 @@ def _object(record: Record, name: str) -> ElementTree.Element:
 
 
 def _yolo_box(truth: Truth, index: int, image: Record, lost: Lost, drop: bool) -> tuple[float, ...] | None:
-    """Return centre and size of an annotation's box as fractions of the image's sides, or None if it is left out."""
+    """Return an annotation's box, centre and size, as fractions of the image's sides, or None to leave it out."""
     record = truth.data["annotations"][index]
     if record.get("iscrowd"):
         lost["crowds or difficult objects"] += 1
@@ -240,7 +240,7 @@ def _yolo_box(truth: Truth, index: int, image: Record, lost: Lost, drop: bool) -
 
 
 def _fractions(box: list[float], image: Record) -> tuple[float, ...]:
-    """Return centre and size of a box as fractions of the image's sides."""
+    """Convert a box `[x, y, width, height]` in pixels to centre and size as fractions of the image's sides."""
     x, y, w, h = box
     width, height = image["width"], image["height"]
     return (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
@@ -272,7 +272,7 @@ def _digits(value: Decimal) -> str:
 
 
 def _refuse_other_size(truth: Truth, image: Record) -> None:
-    """Raise a UserError if an image file has another size than the annotations.
+    """Raise a UserError if an image file has another size than the annotations say.
 
     YOLO's layout stores no sizes. Its readers use the size of the image file after EXIF rotation.
     """

@@ -1,4 +1,4 @@
-"""YOLO's layout: `images/SPLIT/NAME.jpg` and `labels/SPLIT/NAME.txt` with one box per line: class, centre and size.
+"""Reads YOLO's layout: `images/SPLIT/NAME.jpg`, and `labels/SPLIT/NAME.txt` with one box per line.
 
 hotcoco reads and writes single folders of labels too, but drops the suffixes of image files and rounds to six digits.
 """
@@ -35,11 +35,11 @@ DECIMALS = 9  # of a pixel: a whole number of pixels stays whole after division 
 
 
 class UnusableBoxError(UserError):
-    """A line whose box cannot be learned from. `--bad-boxes drop` leaves it out."""
+    """Error about a line whose box cannot be used in training. `--bad-boxes drop` leaves the box out."""
 
 
 def is_yolo_folder(root: Path) -> bool:
-    """Return whether a folder has YOLO's layout. The layout of label maps is similar, but its labels are images."""
+    """Return whether a folder has YOLO's layout. In the similar layout of segmentation data, the labels are images."""
     if not (root / "data.yaml").is_file() and not (root / "classes.txt").is_file():
         return False
     folders = [root / "labels", *root.glob("*/labels")]
@@ -104,9 +104,9 @@ def read_classes(root: Path) -> list[str]:
 
 
 def read_keypoints(root: Path) -> int:
-    """Return how many values follow the box on a line of a data set of poses; 0 for other data sets.
+    """Return how many keypoint values follow the box on each line of a pose data set; 0 for other data sets.
 
-    `kpt_shape` of `data.yaml` says it: [17, 3] are 17 points with x, y and visibility.
+    The number follows from `kpt_shape` in `data.yaml`: [17, 3] means 17 points with x, y and visibility.
 
     Raises:
         UserError: `kpt_shape` is malformed.
@@ -123,7 +123,7 @@ def read_keypoints(root: Path) -> int:
 
 
 def _without_keypoints(words: list[str], keypoints: int, truth: Truth) -> list[str]:
-    """Return the class and the box of a line of a pose, and count it; return other lines unchanged."""
+    """Remove the keypoints from a line of a pose data set, and count the line; return other lines unchanged."""
     if not keypoints or len(words) != 5 + keypoints:
         return words
     truth.notes["poses read as boxes, without their points"] += 1
@@ -131,7 +131,7 @@ def _without_keypoints(words: list[str], keypoints: int, truth: Truth) -> list[s
 
 
 def _yaml(path: Path) -> Record:
-    """Return the content of a data.yaml; {} if it is not a mapping."""
+    """Return the content of a data.yaml, or {} if the content is not a mapping."""
     try:
         data = yaml.safe_load(read_text(path))
     except UserError:
@@ -144,7 +144,7 @@ def _yaml(path: Path) -> Record:
 
 
 def _names_of_yaml(path: Path) -> list[str]:
-    """Return the class names of a `data.yaml`, which is a list or a mapping from the numbers 0, 1, ..."""
+    """Return the class names in a `data.yaml`. They are a list, or a mapping from the numbers 0, 1, ... to names."""
     data = _yaml(path)
     names = data.get("names")
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
@@ -184,12 +184,12 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
 def _pairs(
     by_stem: dict[str, list[str]], images: Path, labels: Path, absent: str, on_problem: ProblemHandler
 ) -> dict[str, Path]:
-    """Return the path of the label file, which may not exist, by name of the image file.
+    """Return a dict from image names to paths of label files. A label file need not exist.
 
     Args:
         by_stem: names of image files by name without suffix.
         images, labels: the folders.
-        absent: "error" or "keep" for a label file without an image.
+        absent: whether a label file without an image is an error ("error") or not ("keep").
     """
     there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in _visible(labels)}
     there.pop("classes", None)  # labelImg writes its classes.txt among the labels
@@ -232,7 +232,7 @@ def _add_boxes(
     truth: Truth,
     on_problem: ProblemHandler,
 ) -> None:
-    """Append the boxes of a label file to the annotations, for the image that was added last.
+    """Append the boxes of a label file to the annotations of the last added image.
 
     Args:
         size: width and height of the image.
@@ -301,7 +301,7 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
 
 
 def _corner_and_size(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of a box (centre and size), or of the box around a polygon's points."""
+    """Return left, top, width and height of a box given by centre and size, or of the box around a polygon's points."""
     if len(values) > 4:
         xs, ys = values[0::2], values[1::2]
         return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)

@@ -1,1 +1,1 @@
-"""Images and label maps of a segmentation data set: folders of label maps, or COCO's objects as label maps."""
+"""Segmentation data sets: images with label maps from folders, or with label maps painted from COCO's objects."""

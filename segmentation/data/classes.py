@@ -1,4 +1,4 @@
-"""Classes of label maps: their names and colours, and the files that list them."""
+"""Names and colours of the classes in label maps, and the files that list them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Classes:
 
     @property
     def coloured(self) -> list[int]:
-        """Return the numbers of the classes to colour in drawings: all but a background, which would hide the image."""
+        """Return the class numbers to colour in drawings: all except a background class, which would hide the image."""
         bare = self.names[0].strip("_").lower() == "background"
         return list(range(int(bare), len(self.names)))
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Return classes with colours of our own."""
+        """Return classes with these names and automatically chosen colours."""
         return cls(tuple(names), tuple(colour_of(number) for number in range(len(names))))
 
     @classmethod
@@ -99,13 +99,13 @@ class Classes:
 
 
 def colour_of(number: int) -> Colour:
-    """Return a colour for a class: hues differ by the golden ratio, and the brightness alternates."""
+    """Choose a colour for a class number. Hues differ by the golden ratio, and the brightness alternates."""
     red, green, blue = colorsys.hsv_to_rgb(number * 0.61803399 % 1, 0.8, (0.9, 0.6)[number % 2])
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _parse_class(line: str, where: str) -> tuple[str, Colour | None]:
-    """Return the name and the colour, if any, of a line."""
+    """Parse a line of `classes.txt`: the class name and, if present, its colour."""
     for form in (CVAT_LINE, HEX_LINE, RGB_LINE):
         if match := form.fullmatch(line):
             name, *parts = match.groups()

@@ -1,4 +1,4 @@
-"""Label maps painted from the objects of a COCO file when they are read."""
+"""Paints label maps from the objects of a COCO file while they are read."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ NEEDED = {
 
 
 class CocoLabels:
-    """Label maps of a COCO file: the background is class 0, then come the categories in the order of their ids.
+    """Label maps of a COCO file. The background is class 0; the categories follow in the order of their ids.
 
-    Crowds are ignored, and so are pixels that objects of different classes share.
+    Pixels of crowds are ignored, and so are pixels that belong to objects of different classes.
 
     Args:
         path: instances JSON file.
@@ -111,7 +111,7 @@ class CocoLabels:
 
 
 def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list[Record]]:
-    """Return the lists `images`, `categories` and `annotations` of a file, with all fields that label maps need.
+    """Read the lists `images`, `categories` and `annotations` of a COCO file and check the fields for label maps.
 
     Args:
         path: instances JSON file.
@@ -141,7 +141,7 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
 
 
 def _packed(annotation: Record, path: Path) -> bytes:
-    """Return an outline as JSON without spaces."""
+    """Return an annotation's outline as JSON without spaces."""
     try:
         return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
     except RecursionError:
@@ -151,7 +151,7 @@ def _packed(annotation: Record, path: Path) -> bytes:
 
 
 def _classes(categories: Sequence[Record], chosen: Literal["all", "voc"], path: Path) -> tuple[Classes, dict[int, int]]:
-    """Return the classes, and the class number of each category id."""
+    """Return the classes of the label maps, and a dict from category ids to class numbers."""
     ordered = sorted(categories, key=lambda category: category["id"])
     if chosen == "all":
         if not 0 < len(ordered) < IGNORE:

@@ -1,4 +1,4 @@
-"""Images with label maps as a dataset of (image, target) pairs."""
+"""Provides images with label maps as a dataset of (image, target) pairs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segmentation.transforms import Augment
 
 
 class Target(TypedDict):
-    """Label map of one image: `mask`, class numbers `[h, w]` uint8, and `index`, the image's index in the split."""
+    """Target of one image: its label map `mask` `[h, w]` uint8, and its `index` in the split."""
 
     mask: Tensor
     index: int
@@ -47,20 +47,20 @@ class LabelSource(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, row: int) -> np.ndarray:
-        """Return an image's pixels `[H, W, 3]` RGB uint8."""
+        """Return the pixels of an image, `[H, W, 3]` RGB uint8."""
 
     def size(self, row: int) -> tuple[int, int]:
-        """Return an image's height and width without decoding it."""
+        """Return the height and width of an image without decoding its pixels."""
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        """Return the label map `[H, W]` uint8 of an image of (height, width); `IGNORE` marks pixels to ignore."""
+        """Return the label map `[H, W]` uint8 of an image of size (height, width). `IGNORE` marks pixels to ignore."""
 
     def file(self, row: int) -> Path:
-        """Return an image's file."""
+        """Return the path of an image's file."""
 
 
 class Segmentation(Dataset):
-    """Images of a split with their label maps.
+    """Dataset of the images of a split with their label maps.
 
     An item is an image `[3, h, w]` uint8 and its `Target`.
 
@@ -94,7 +94,7 @@ class Segmentation(Dataset):
         return pixels, {"mask": torch.from_numpy(np.ascontiguousarray(labels)), "index": row}
 
     def unreadable(self, index: int) -> Path | None:
-        """Return an image's file if it is missing or does not decode, else None."""
+        """Return the file of an image if it is missing or does not decode, or None if the image can be read."""
         path = self.source.file(int(self.indices[index]))
         try:
             read_image(path, apply_exif=False)
@@ -103,12 +103,12 @@ class Segmentation(Dataset):
         return None
 
     def fingerprint(self) -> str:
-        """Return a hash of the names of images and classes, in order: equal hashes mean the same data."""
+        """Return a hash of the names of all images and classes, in order. Equal hashes mean the same data."""
         names = [self.source.file(int(row)).name for row in self.indices]
         return hashlib.sha256("\0".join([*self.source.classes.names, *names]).encode(errors="replace")).hexdigest()
 
     def pixel_counts(self, indices: Sequence[int]) -> np.ndarray:
-        """Count the pixels of each class in each of these images `[len(indices), K]`, before augmentation."""
+        """Count the pixels of each class in the images at `indices`, before augmentation: `[len(indices), K]`."""
         counts = np.zeros((len(indices), len(self.source.classes)), np.int64)
         for place, row in enumerate(self.indices[list(indices)]):
             labels = self.source.labels(int(row), self.source.size(int(row)))
@@ -117,7 +117,7 @@ class Segmentation(Dataset):
 
 
 def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Stack training crops to images `[N, 3, h, w]`, and targets to `mask` `[N, h, w]` uint8 and `index` `[N]`.
+    """Stack training crops to images `[N, 3, h, w]`, and their targets to `mask` `[N, h, w]` and `index` `[N]`.
 
     Smaller crops get a border whose pixels are ignored.
     """
@@ -130,7 +130,7 @@ def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], WholeTargets]:
-    """Collect whole images `[3, h, w]` and their label maps in lists; their sizes may differ."""
+    """Collect whole images `[3, h, w]` and their label maps in lists, because their sizes may differ."""
     images, targets = zip(*items, strict=True)
     indices = torch.tensor([target["index"] for target in targets])
     return list(images), {"mask": [target["mask"] for target in targets], "index": indices}

@@ -1,4 +1,4 @@
-"""Opens images with label maps in any layout: folders of files, Pascal VOC's folders, or COCO's objects."""
+"""Opens segmentation data in any layout: folders of label maps, Pascal VOC's folders, or COCO's objects."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from segmentation.options import SegmentationDataOptions
 
 
 class LabelFolder:
-    """Image files with their label maps.
+    """Images and label maps of a split that are stored as files.
 
     Args:
         pairs: image file and label file of each image.
-        code: meaning of the pixels of the label maps. If the colours of its classes are our own and the data set has
-            palette images, the colours of their palette replace them.
+        code: meaning of the pixels of the label maps. If the data set does not define colours but has palette images,
+            the classes get the colours of the palette.
         where: name of the data for messages.
         bits: bits that the values of 16-bit images use.
         passed_over: number of the files by suffix that are not read.
@@ -68,7 +68,7 @@ class LabelFolder:
 
 
 def read_fitting(path: Path, size: tuple[int, int], *, bits: int = 16) -> np.ndarray:
-    """Decode an image `[H, W, 3]` as it is stored, or turned as its EXIF orientation says where only that has a size.
+    """Decode an image `[H, W, 3]`. Rotate it by its EXIF orientation only if it otherwise does not have the given size.
 
     Args:
         size: height and width of the label map.
@@ -84,7 +84,7 @@ def read_fitting(path: Path, size: tuple[int, int], *, bits: int = 16) -> np.nda
 
 
 def open_source(root: Path, split: Literal["train", "val"], options: SegmentationDataOptions) -> LabelSource:
-    """Open a split of a data set of any layout.
+    """Open a split of a segmentation data set in any layout.
 
     Args:
         root: folder of the data set, such as `options.data`.
@@ -119,7 +119,7 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
 
 
 def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None = None) -> LabelFolder:
-    """Open a split of label maps as files; see `LabelLayout`.
+    """Open a split whose label maps are stored as files.
 
     Args:
         root: folder of the data set.

@@ -1,4 +1,4 @@
-"""Label maps as files: what their pixels mean, and the reading of their files as class numbers."""
+"""Reads label map files as class numbers, and finds out what the pixels of the files mean."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelCode:
     Attributes:
         classes: the classes of the data set.
         ignore_index: number in the files that marks pixels to ignore.
-        greys: meaning of the values of grey images.
+        greys: what the values of grey images mean.
         palette: colours of the first palette image, by number; other palette images must have the same.
         palette_file: the first palette image.
     """
@@ -40,11 +40,11 @@ class LabelCode:
 
     @classmethod
     def of(cls, files: Sequence[Path], classes: Classes, *, ignore_index: int) -> LabelCode:
-        """Find out what the pixels of a data set's label maps mean.
+        """Find out from a data set's label maps what their pixels mean.
 
         Args:
-            files: all label maps of the data set. A few that are evenly spread are read, and more only if these do not
-                tell; files that do not decode are passed over.
+            files: all label maps of the data set. A few evenly spread ones are read, and more only if these leave the
+                meaning open. Files that do not decode are skipped.
         """
         coloured = ((palette, file) for file in _spread(files) if (palette := read_palette(file)))
         return cls(classes, ignore_index, _meaning_of_greys(files, classes, ignore_index), *next(coloured, ()))
@@ -63,10 +63,10 @@ def label_size(path: Path) -> tuple[int, int]:
 
 
 def read_labels(path: Path, code: LabelCode, *, size: tuple[int, int]) -> np.ndarray:
-    """Read a label map's file as class numbers `[H, W]` uint8; `IGNORE` marks pixels to ignore.
+    """Read a label map file as class numbers `[H, W]` uint8. `IGNORE` marks pixels to ignore.
 
-    Palette images hold class numbers, and grey images what `code.greys` says. RGB images are read by the colours of the
-    classes, if those are given.
+    Palette images contain class numbers. `code.greys` says what the values of grey images mean. RGB images are read by
+    the colours of the classes, if those are given.
 
     Args:
         path: the file.
@@ -87,10 +87,11 @@ def read_labels(path: Path, code: LabelCode, *, size: tuple[int, int]) -> np.nda
 
 
 def read_label_pixels(path: Path, code: LabelCode) -> np.ndarray:
-    """Decode a label map's file: to class numbers `[H, W]` or to RGB `[H, W, 3]`; int32.
+    """Decode a label map file to class numbers `[H, W]` or to RGB colours `[H, W, 3]`, both int32.
 
     Grey images become RGB if they hold the colours of the classes. Palette images become RGB if the classes have
-    colours and the palette is not these colours in their order: its numbers do not mean the classes then.
+    colours and the palette does not list these colours in the same order,\n because its numbers are not the class
+    numbers then.
 
     Raises:
         UserError: the file is missing, does not decode, or has another palette than other files of the data set.
@@ -107,7 +108,7 @@ def read_label_pixels(path: Path, code: LabelCode) -> np.ndarray:
 
 
 def to_class_numbers(pixels: np.ndarray, path: Path, code: LabelCode) -> np.ndarray:
-    """Convert the result of `read_label_pixels` to class numbers `[H, W]` uint8; `IGNORE` marks pixels to ignore.
+    """Convert pixels from `read_label_pixels` to class numbers `[H, W]` uint8. `IGNORE` marks pixels to ignore.
 
     Raises:
         UserError: the pixels are RGB while classes have no colours, or hold a value or colour that is no class.
@@ -126,9 +127,9 @@ def to_class_numbers(pixels: np.ndarray, path: Path, code: LabelCode) -> np.ndar
 
 
 def read_palette(path: Path) -> tuple[Colour, ...]:
-    """Return the colours of a palette image by number; none if the file is another image or does not decode.
+    """Return the palette's colours of a palette image, or nothing if the file is another image or does not decode.
 
-    Reading the label map later raises the error.
+    If it does not decode, reading the label map later raises the error.
     """
     try:
         with open_image(path) as image:
@@ -139,7 +140,8 @@ def read_palette(path: Path) -> tuple[Colour, ...]:
 
 
 def _decode(path: Path) -> tuple[np.ndarray, tuple[Colour, ...]]:
-    """Decode a file to grey values or palette numbers `[H, W]` or RGB `[H, W, 3]`, int32, and its palette."""
+    """Decode a file to grey values or palette indices `[H, W]` or to RGB `[H, W, 3]`, int32; return also the
+    palette."""
     try:
         if path.suffix.lower() == ARRAY_SUFFIX:
             return _array(path), ()
@@ -170,7 +172,7 @@ def _colours(values: Sequence[int] | None) -> tuple[Colour, ...]:
 
 
 def _by_palette(pixels: np.ndarray, palette: tuple[Colour, ...], path: Path, code: LabelCode) -> np.ndarray:
-    """Return the numbers `[H, W]` of a palette image if they are class numbers, else its colours `[H, W, 3]`."""
+    """Return a palette image's indices `[H, W]` if they are class numbers, else its colours `[H, W, 3]`."""
     if not code.classes.given and palette == code.palette:
         return pixels
     used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
@@ -191,7 +193,7 @@ def _by_palette(pixels: np.ndarray, palette: tuple[Colour, ...], path: Path, cod
 
 
 def _by_black_and_white(pixels: np.ndarray, path: Path, code: LabelCode) -> np.ndarray:
-    """Convert values of 0 and 255 to class numbers; the data set's `ignore_index` becomes `IGNORE`."""
+    """Convert grey values 0 and 255 to class numbers 0 and 1. The data set's `ignore_index` becomes `IGNORE`."""
     white = pixels == WHITE
     ignored = (pixels == code.ignore_index) & ~white
     wrong = (pixels != 0) & ~white & ~ignored
@@ -204,7 +206,7 @@ def _by_black_and_white(pixels: np.ndarray, path: Path, code: LabelCode) -> np.n
 
 
 def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
-    """Convert RGB `[H, W, 3]` to class numbers `[H, W]` uint8; colour -1 -1 -1 stands for pixels to ignore."""
+    """Convert RGB colours `[H, W, 3]` to class numbers `[H, W]` uint8. The colour (-1, -1, -1) marks ignored pixels."""
     if not classes.given:
         raise UserError(
             f"{path}: is an RGB image, but the data set does not say which colour each class has; store "
@@ -232,13 +234,13 @@ def _shown(colour: Sequence[int] | np.ndarray) -> str:
 
 
 def _grey_values(classes: Classes) -> list[int]:
-    """Return the values of the colours of the classes, and of void, that are grey."""
+    """Return the grey values among the colours of the classes and of void."""
     colours = [*classes.colours, *([classes.void] if classes.void else [])] if classes.given else []
     return [red for red, green, blue in colours if red == green == blue]
 
 
 def _meaning_of_greys(files: Sequence[Path], classes: Classes, ignore_index: int) -> Greys:
-    """Decide by the values of grey label maps what they mean."""
+    """Decide from the values that occur in grey label maps what these values mean."""
     greys = set(_grey_values(classes))
     if len(classes) > 2 and not greys:
         return "numbers"
@@ -254,7 +256,7 @@ def _meaning_of_greys(files: Sequence[Path], classes: Classes, ignore_index: int
 
 
 def _values_of(files: Sequence[Path], *, enough: Callable[[set[int]], bool]) -> set[int]:
-    """Return the values of `LOOKED_AT` grey images that are evenly spread, and of further ones until `enough`."""
+    """Return the values in `LOOKED_AT` evenly spread grey images, and in further images until `enough` is true."""
     found = set().union(*map(_grey_values_in, _spread(files)))
     for file in files:
         if enough(found):
@@ -264,13 +266,13 @@ def _values_of(files: Sequence[Path], *, enough: Callable[[set[int]], bool]) -> 
 
 
 def _spread(files: Sequence[Path]) -> list[Path]:
-    """Return `LOOKED_AT` files at even distances."""
+    """Return `LOOKED_AT` evenly spread files."""
     count = min(LOOKED_AT, len(files))
     return [files[index * len(files) // count] for index in range(count)]
 
 
 def _grey_values_in(path: Path) -> set[int]:
-    """Return the values of a grey image; none if the file is another image or does not decode."""
+    """Return the values in a grey image, or nothing if the file is another image or does not decode."""
     try:
         pixels, palette = _decode(path)
     except UserError:

@@ -1,4 +1,4 @@
-"""Folder layouts of data sets with label maps: images/SPLIT beside labels/SPLIT, or Pascal VOC's folders."""
+"""Finds the files of data sets with label maps: images/SPLIT and labels/SPLIT, or Pascal VOC's folders."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ENDING = re.compile(r"[_.-](masks?|labels?|seg|segmentation|gt|L)$")
 
 @dataclass(frozen=True)
 class LabelLayout:
-    """The files of one split.
+    """Folders and image names of one split of a data set with label maps.
 
     Attributes:
         root: folder of the data set.
-        split: name of the split that exists.
+        split: name of the split in the data set.
         images: folder of the split's images; VOC has one for all splits.
         labels: folder of the split's label maps; VOC has one for all splits.
         names: names of the images of the split; None for all in `images`.
@@ -42,10 +42,10 @@ class LabelLayout:
 
     @classmethod
     def of(cls, root: Path, split: str) -> LabelLayout:
-        """Find a split of `root`, which is a data set of label maps; see `is_label_folder`.
+        """Find a split in a data set of label maps.
 
         Args:
-            split: name of the split; other usual names of the validation split stand in for val.
+            split: name of the split; for "val", other usual names of the validation split are accepted too.
 
         Raises:
             UserError: a folder or the list of the split does not exist.
@@ -84,7 +84,7 @@ class LabelLayout:
         return Counter(list_files(self.images, IMAGE_SUFFIXES).passed_over) + Counter(labels)
 
     def pairs(self) -> list[tuple[Path, Path | None]]:
-        """Return the image files of the split, each with its label map; None if it has none.
+        """Return the image files of the split, each with its label map, or with None if it has no label map.
 
         Raises:
             UserError: there are no images, a listed one is missing, or several label maps have the name of an image.
@@ -100,7 +100,7 @@ class LabelLayout:
         return list(list_files(folder, LABEL_SUFFIXES).files)
 
     def classes(self) -> Classes:
-        """Return the classes of `classes.txt` or `labelmap.txt`, or Pascal VOC's own if its layout has no such file.
+        """Return the classes in `classes.txt` or `labelmap.txt`. In VOC's layout without these files, they are VOC's.
 
         Raises:
             UserError: the file is missing or malformed.
@@ -112,7 +112,7 @@ class LabelLayout:
 
 
 def is_label_folder(root: Path) -> bool:
-    """Return whether a data set has label maps as files: images/SPLIT beside labels/SPLIT, or Pascal VOC's layout."""
+    """Return whether a folder has label maps as files: images/SPLIT with labels/SPLIT, or Pascal VOC's layout."""
     return _label_root(root) is not None or (root / VOC_LISTS).is_dir()
 
 
@@ -133,12 +133,12 @@ def what_lies_in(folder: Path) -> str:
 
 
 def label_key(path: Path) -> Path:
-    """Return the path of a label map without suffix and without an ending such as `_mask`."""
+    """Return the path of a label map without its file suffix and without an ending such as `_mask`."""
     return path.with_name(ENDING.sub("", path.stem))
 
 
 def _label_root(root: Path) -> Path | None:
-    """Return the folder of the label maps beside `images`, or None. Boxes as text lie in a folder `labels` as well."""
+    """Return the folder of label maps next to `images`, or None. In YOLO's layout, `labels` contains text files."""
     if not (root / "images").is_dir():
         return None
     for folder in (root / name for name in LABEL_FOLDERS):
@@ -151,7 +151,7 @@ def _label_root(root: Path) -> Path | None:
 
 
 def _by_name(folder: Path) -> Mapping[Path, list[Path]]:
-    """Return the label maps of a folder by their relative paths without suffix, and by these without endings."""
+    """Return a folder's label maps by relative path without suffix, with and without an ending such as `_mask`."""
     found: dict[Path, list[Path]] = {}
     for file in list_files(folder, LABEL_SUFFIXES).files:
         below = file.relative_to(folder)
@@ -161,7 +161,7 @@ def _by_name(folder: Path) -> Mapping[Path, list[Path]]:
 
 
 def _label_of(image: Path, labels: Mapping[Path, list[Path]]) -> Path | None:
-    """Return the label map of an image: the file of its name, or else the only one of its name with an ending."""
+    """Return an image's label map: the file of the same name, or the only one with an ending such as `_mask`."""
     name = image.with_suffix("")
     found = labels.get(name, [])
     same = [file for file in found if file.stem == name.name]
@@ -172,7 +172,7 @@ def _label_of(image: Path, labels: Mapping[Path, list[Path]]) -> Path | None:
 
 
 def _listed(path: Path, split: str) -> tuple[str, ...]:
-    """Return the names that Pascal VOC's list of a split holds."""
+    """Read the image names of a split from Pascal VOC's list."""
     try:
         names = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -188,7 +188,7 @@ def _listed(path: Path, split: str) -> tuple[str, ...]:
 
 
 def _named(images: tuple[Path, ...], names: tuple[str, ...], layout: LabelLayout) -> tuple[Path, ...]:
-    """Return the images that a list names, in its order. A missing image is reported when it is read."""
+    """Return the image files that a list names, in the list's order. A missing image is reported when it is read."""
     by_name = {image.relative_to(layout.images).with_suffix("").as_posix(): image for image in images}
     if not any(name in by_name for name in names):
         raise UserError(

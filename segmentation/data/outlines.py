@@ -1,4 +1,4 @@
-"""Outlines of objects in COCO's format: checks and paints polygons and run lengths."""
+"""Checks and paints outlines of objects in COCO's format: polygons and run lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_DIGITS = 6
 
 
 def paint(outline: Outline, size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels of an outline as a mask `[H, W]` bool for an image of (height, width).
+    """Paint an outline as a mask `[H, W]` bool for an image of size (height, width).
 
     Raises:
         ValueError: the outline is malformed, or made for an image of another size.
@@ -34,7 +34,7 @@ def paint(outline: Outline, size: tuple[int, int]) -> np.ndarray:
 
 
 def checked_runs(outline: Mapping[str, object], size: tuple[int, int]) -> np.ndarray:
-    """Return run lengths `[R]` int64, background first, that fill an image of (height, width) column by column.
+    """Check run lengths, which must fill an image of size (height, width), and return them as `[R]` int64.
 
     Raises:
         ValueError: they are malformed or do not fill the image.
@@ -53,7 +53,7 @@ def checked_runs(outline: Mapping[str, object], size: tuple[int, int]) -> np.nda
 
 
 def checked_polygon(polygon: object) -> np.ndarray:
-    """Return a polygon's points `[N, 2]` float64, x and y in pixels.
+    """Check a polygon and return its points `[N, 2]` float64, x and y in pixels.
 
     Raises:
         ValueError: the value is not a list of at least three points.
@@ -66,7 +66,7 @@ def checked_polygon(polygon: object) -> np.ndarray:
 
 
 def _array(values: object) -> np.ndarray:
-    """Convert a JSON value to an array; one without dimensions if its lists differ in length or depth."""
+    """Convert a JSON value to an array. If its lists differ in length or depth, the array has no dimensions."""
     try:
         return np.array(values)
     except ValueError:
@@ -74,13 +74,13 @@ def _array(values: object) -> np.ndarray:
 
 
 def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and largest x and y to keep: one image size beyond the image on each side."""
+    """Return the smallest and largest x and y that points may have: one image size outside the image on each side."""
     limit = np.array(size[::-1], np.float64)
     return -limit, 2 * limit
 
 
 def _decompressed(text: str) -> np.ndarray:
-    """Decode COCO's compressed run lengths (`rleFrString` in its API).
+    """Decode COCO's compressed run lengths, as `rleFrString` in COCO's API does.
 
     Each character is a digit of five bits and a continuation bit, the lowest digit first; the highest digit has a sign
     bit. From the fourth run on, a value is the difference to the run before the last one.

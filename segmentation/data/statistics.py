@@ -1,4 +1,4 @@
-"""Counts the pixels of each class in label maps, to find data on which no model can be trained or measured."""
+"""Counts the pixels of each class in label maps, to detect data that no model can be trained or evaluated on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 5  # names of classes in a message
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Pixels of the classes in the label maps that were read.
+    """Numbers of pixels of each class in the label maps that were read.
 
     Attributes:
         names: class names.
@@ -55,7 +55,7 @@ class LabelStatistics:
 
     @property
     def useless(self) -> str:
-        """Why nothing can be learned from or measured on these pixels; empty if it can."""
+        """Reason why no model can be trained or evaluated on these pixels; empty if there is none."""
         present = [name for name, count in zip(self.names, self.pixels, strict=True) if count]
         if not present:
             return "all pixels of the label maps are ignored"
@@ -72,7 +72,7 @@ class LabelStatistics:
 
 
 def measure_labels(source: LabelSource, rows: Sequence[int] | np.ndarray) -> LabelStatistics:
-    """Count the pixels of at most `SAMPLE` label maps, evenly spread, or of all before they are called useless.
+    """Count the pixels of each class in at most `SAMPLE` label maps, or in all if no class can be learned from these.
 
     Args:
         source: label maps.
