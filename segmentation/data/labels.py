@@ -140,8 +140,7 @@ def read_palette(path: Path) -> tuple[Colour, ...]:
 
 
 def _decode(path: Path) -> tuple[np.ndarray, tuple[Colour, ...]]:
-    """Decode a file to grey values or palette indices `[H, W]` or to RGB `[H, W, 3]`, int32; return also the
-    palette."""
+    """Decode a file to grey values or palette indices `[H, W]`, or to RGB `[H, W, 3]`; return also the palette."""
     try:
         if path.suffix.lower() == ARRAY_SUFFIX:
             return _array(path), ()
