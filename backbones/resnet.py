@@ -128,9 +128,9 @@ class ResNet(Backbone):
         same = (self.source, self._style, self.in_channels, list(self._layers()), eps)
         if same != (("torchvision", self.name), "v1.5", 3, list(PYRAMID), {1e-5}):
             raise UserError(
-                f"{self.name}: torchvision's model of this name has shortcuts of option B, stride style v1.5, batch "
-                "norm with epsilon 1e-5, three input channels and four stages; this one differs, so its weights cannot "
-                "be saved for torchvision"
+                f"{self.name}: its weights cannot be saved for torchvision, because torchvision's model "
+                "of this name has other layers; build the backbone with shortcut B, stride style v1.5, "
+                "batch norm with epsilon 1e-5, three input channels and all four stages"
             )
         return counted_batches(self)
 

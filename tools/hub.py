@@ -27,7 +27,7 @@ from tools.cli.parsing import parse
 
 @dataclass
 class HubOptions:
-    """Run and repository to push or pull.
+    """Options of hub.py: the run or the output folder, and the repository on the hub.
 
     Args:
         command: push or pull.

@@ -47,7 +47,7 @@ class ShardOptions:
 
 @dataclass
 class ShardGroups:
-    """The option groups of the command."""
+    """The option groups of make_shards.py."""
 
     shards: ShardOptions
 

@@ -82,7 +82,10 @@ class PackedBatch:
 
 
 def unpacked(tree: object, buffer: Tensor) -> object:
-    """Replace the places in a tree by tensors from a buffer `[bytes]`. Large tensors are views of the buffer."""
+    """Rebuild a batch whose tensors were replaced by places in a buffer `[bytes]`.
+
+    Large tensors are views of the buffer.
+    """
     if isinstance(tree, _Place):
         view = _view(buffer, tree)
         return view.clone() if tree.size < SMALL else view

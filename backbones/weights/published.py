@@ -40,7 +40,7 @@ def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
 
 
 def torchvision_tag(name: str, tag: str) -> str:
-    """Return the tag of torchvision's weights. `tag` is such a tag or "imagenet".
+    """Return the tag in torchvision of the weights that `tag` names; "imagenet" names the default weights.
 
     Raises:
         UserError: torchvision has no such weights.

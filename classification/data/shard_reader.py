@@ -152,7 +152,7 @@ def _reason(stream: Any, error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.strerror:
         return f"cannot be read ({error.strerror}); check the disk and the file's permissions"
     text = str(error.args[0] if error.args else error).split(" @ ")[0]
-    return f"damaged or cut short ({text}); copy or write it again"
+    return f"is damaged or truncated ({text}); copy or write the shard again"
 
 
 def _end(process: subprocess.Popen) -> int:

@@ -388,7 +388,7 @@ def test_the_first_image_of_each_split_is_looked_at(root: Path):
 
 def test_a_test_folder_never_serves_for_validation_unless_it_is_named(root: Path):
     (root / "val").rename(root / "test")
-    with pytest.raises(UserError, match="has no folder val/, but test/, train/; expected SPLIT/CLASS"):
+    with pytest.raises(UserError, match=r"has no folder val/ \(existing folders: test/, train/\); arrange"):
         open_source(str(root), in_channels=None, splits=("train", "val"))
     names = {"train": "train", "val": "test"}
     source = open_source(str(root), in_channels=None, splits=("train", "val"), folder_names=names)

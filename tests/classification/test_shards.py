@@ -276,7 +276,7 @@ def test_a_shard_cut_short_is_no_shorter_data_set(root: Path, where: str):
         ({"a.png": png(1), "a.cls": b"dog"}, r"sample a: class 'dog' is not a number"),
         ({"a.png": png(1), "a.PNG": png(1), "a.cls": b"0"}, r"train-0.tar: damaged .*duplicate file name"),
         ({"a.png": png(1), "a.cls": b"0", "b.png": png(1), "b.cls": b"0"}, r"contains more than the 1 samples"),
-        ({}, r"damaged or cut short \(0 of 1 samples\)"),
+        ({}, r"damaged or truncated \(0 of 1 samples\)"),
     ],
 )
 def test_a_bad_sample_is_named(tmp_path: Path, files: dict[str, bytes], message: str):

@@ -401,7 +401,7 @@ def test_layouts_are_recognised(yolo: Path, voc: VocFolder, tmp_path: Path):
     with pytest.raises(UserError, match="unknown layout; expected COCO's"):
         open_split(maps, "train")
     with pytest.raises(
-        UserError, match=r"images/valid: no such folder of images; name one of the folders in .* \\(train, val\\)"
+        UserError, match=r"images/valid: no such folder of images; name one of the folders in .* \(train, val\)"
     ):
         read(yolo, "valid")
     (yolo / "labels/val/c.txt").unlink()

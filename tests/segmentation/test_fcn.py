@@ -232,7 +232,7 @@ def test_a_largest_stride_ends_the_trunk_early_and_scores_finer_maps():
         match="max_stride: cannot be chosen here, because the backbone is built already; pass these options to",
     ):
         segmentation.build(net.backbone, 5, head="fcn8s", aux=False, max_stride=8)
-    with pytest.raises(UserError, match="max_stride=8: leaves resnet18 fewer than the 3 features"):
+    with pytest.raises(UserError, match="max_stride=8: leaves resnet18 with fewer features than the 3"):
         segmentation.build("resnet18", 5, head="fcn8s", aux=False, weights=None, max_stride=8)
 
 

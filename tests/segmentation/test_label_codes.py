@@ -155,7 +155,9 @@ def test_what_was_found_is_said(tmp_path: Path):
     write(tmp_path, {"a": row(0, 1)}, "sky\nroad\n")
     labels = tmp_path / "labels" / "train"
     (labels / "a.png").rename(labels / "b.png")
-    with pytest.raises(UserError, match=r"a\.jpg: has no label map \(1 of 1 .*labels/train holds 1 \.png; add it"):
+    with pytest.raises(
+        UserError, match=r"a\.jpg: has no label map \(1 of 1 .*labels/train holds 1 \.png\); add the label map"
+    ):
         read(tmp_path)
     for name in ("a_mask.png", "a_label.png"):
         (labels / name).touch()

@@ -219,7 +219,7 @@ def test_user_errors(voc: VocFolder, tmp_path: Path, capsys):
         ({"to": "coco", "splits": {"train": "trainval", "val": "all"}}, "a.jpg occurs in both train and val"),
         (
             {"to": "coco", "splits": {"train": "gone"}},
-            "gone.txt: no such list of images; name one of all, test, trainval",
+            r"gone.txt: no such list of images; name one of the existing lists \(all, test, trainval\)",
         ),
         ({"to": "coco", "splits": {}}, "name at least one split"),
     ):

@@ -96,11 +96,11 @@ def break_link(data: Path) -> None:
     ("spoil", "message"),
     [
         (add_class, "val/cat: is not one of the 2 classes of"),
-        (remove_val, "has no folder val/, but test/, train/"),
+        (remove_val, r"has no folder val/ \(existing folders: test/, train/\)"),
         (empty_val, "val: has no images in its class folders"),
         (
             break_link,
-            "train/ant/gone.jpg: cannot be read or written (No such file or directory), so no shards were made",
+            r"train/ant/gone.jpg: cannot be read or written \(No such file or directory\), so no shards were made",
         ),
     ],
 )

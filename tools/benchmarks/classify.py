@@ -104,7 +104,7 @@ class MeasuredClassifier(BenchmarkModel):
             classifier = classification.build(self.name, CLASSES, weights=weights)
             missing = classifier.load_report.missing if classifier.load_report else ()
             if missing:
-                raise UserError(f"{self.name}: {weights} has no {missing[0]}; use weights of the same model")
+                raise UserError(f"{self.name}: {weights} lacks the entry {missing[0]}; use weights of the same model")
             return classifier
         model = _build_peer(library, self.name.rpartition("/")[2])
         if weights:

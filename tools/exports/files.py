@@ -184,7 +184,7 @@ def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, whe
 
 def _difference(expected: Tensor, found: Tensor, where: str) -> float:
     """Return the largest difference between two outputs, relative to the largest value; refuse more than rounding."""
-    fix = "no file was kept; export another format or model"
+    fix = "export another format or model, because no file was kept"
     if expected.shape != found.shape:
         raise UserError(
             f"{where}: returns shape {list(found.shape)} where PyTorch returns {list(expected.shape)}; {fix}"

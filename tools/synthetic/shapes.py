@@ -97,7 +97,7 @@ def _check(*, train: int, val: int, size: int, seed: int) -> None:
         ("seed", seed, 0, 2**63),
     ):
         if not least <= value <= most:
-            raise UserError(f"shapes: {name} is {value}; choose {least} to {most}")
+            raise UserError(f"shapes: {name} is {value}; use a value from {least} to {most}")
 
 
 def _is_complete(folder: Path, recipe: Recipe) -> bool:
