@@ -42,7 +42,8 @@ class Projection(nn.Sequential):
 
 
 class Block(nn.Module):
-    """A residual block computes relu(branch(x) + shortcut(x)) (equation 1); a plain block computes relu(branch(x)).
+    """Base class of blocks. A residual block is relu(branch(x) + shortcut(x)) (equation 1), a plain one
+    relu(branch(x)).
 
     A subclass defines the branch.
 

@@ -141,7 +141,7 @@ def test_options(capsys, gone_off: Path, data: Path, tmp_path: Path, monkeypatch
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(yaml_bomb(gone_off))
     for script in (train_cls, train_det, train_seg):
-        assert f"--config {bomb}: not YAML" in refused(capsys, gone_off, script.main, "--config", bomb)
+        assert f"--config {bomb}: is not YAML" in refused(capsys, gone_off, script.main, "--config", bomb)
     word = yaml_bomb(gone_off).removeprefix("epochs: ").strip()
     refused(capsys, gone_off, train_cls.main, "--data", data, "--epochs", word)
     refused(capsys, gone_off, train_cls.main, "--data", data, f"--milestones={word}")
@@ -164,7 +164,7 @@ def test_an_experiments_finished_cell(capsys, gone_off: Path, data: Path, tmp_pa
     (cell / "config.yaml").write_text(yaml_bomb(gone_off))
     words = ("--script", "train_cls", "--backbones", "resnet20", "--seeds", 0, "--output", tmp_path / "out", "--")
     line = refused(capsys, gone_off, compare.main, *words, *map(str, QUICK), "--data", data)
-    assert "config.yaml: not YAML" in line
+    assert "config.yaml: is not YAML" in line
 
 
 def test_an_array_among_the_images(capsys, gone_off: Path, data: Path):

@@ -30,7 +30,7 @@ OUTPUTS = ("responses.csv", "responses.png", "gradients.png")
 
 @dataclass
 class ResponseOptions:
-    """Models, images and output of the analysis.
+    """Options of analyse_responses.py: models, images and output.
 
     Args:
         output: folder for the table and the charts.

@@ -85,7 +85,7 @@ class CheckOptions:
         if self.json and Path(self.json).exists() and not self.overwrite:
             raise UserError(f"--json {self.json}: exists already; name another file or pass --overwrite")
         if self.json and not Path(self.json).absolute().parent.is_dir():
-            raise UserError(f"--json {self.json}: its folder does not exist; create it first")
+            raise UserError(f"--json {self.json}: its folder does not exist; create the folder first")
 
     def coco_files(self) -> dict[str, tuple[Path, Path]]:
         """Return the annotation file and image folder of each split that --train-... or --val-... options name."""

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.output and Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output {options.output}: the file exists; name another file or add --overwrite")
     if options.output and not Path(options.output).absolute().parent.is_dir():
-        raise UserError(f"--output {options.output}: its folder does not exist; create it first")
+        raise UserError(f"--output {options.output}: its folder does not exist; create the folder first")
     evaluator = CocoEvaluator(
         options.annotations,
         engine=options.evaluator,

@@ -70,9 +70,7 @@ def _write_crops(options: ShapesOptions) -> Path:
     if options.output is None:
         return crops.prepare(train=options.train, val=options.val, size=options.size, seed=options.seed)
     if options.output.exists() and not (options.output.is_dir() and not any(options.output.iterdir())):
-        raise UserError(
-            f"--output {options.output}: exists already; name a new folder, to which the crops can be written"
-        )
+        raise UserError(f"--output {options.output}: exists already; name a new folder for the crops")
     source = shapes.prepare(train=options.train, val=options.val, size=options.size, seed=options.seed)
     return crops.generate(options.output.absolute(), source)
 

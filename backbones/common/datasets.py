@@ -210,7 +210,7 @@ def read_coco(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a COCO instances file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); name a COCO instances file") from None
+        raise UserError(f"{path}: is not JSON ({error}); name a COCO instances file") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}; expected an object with `images` and `annotations`")
     _make_ids_whole(data)

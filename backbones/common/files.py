@@ -78,7 +78,7 @@ def read_yaml(path: Path, *, name: str = "", fix: str = "") -> Any:
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror}){end}") from None
     except Exception as error:  # PyYAML raises many kinds of exceptions, such as an IndexError for `!!int`
-        raise UserError(f"{name}: not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
+        raise UserError(f"{name}: is not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
 
 
 def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:

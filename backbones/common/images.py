@@ -193,7 +193,7 @@ def open_image(path: Path) -> PIL.Image.Image:
     try:
         return PIL.Image.open(path)
     except PIL.Image.DecompressionBombError:
-        raise UserError(f"{path}: has more than {MOST_PIXELS} pixels; cut it into smaller images") from None
+        raise UserError(f"{path}: has more than {MOST_PIXELS} pixels; cut the image into smaller ones") from None
 
 
 def image_size(path: Path, *, apply_exif: bool) -> tuple[int, int]:

@@ -111,7 +111,9 @@ def _wrapper(content: Mapping[str, object], path: Path) -> str | None:
     bare = sum(isinstance(value, Tensor) for value in content.values())
     found = [key for key, size in sizes.items() if size > bare and isinstance(key, str) and not _OPTIMIZER.match(key)]
     if len(found) > 1:
-        raise UserError(f"{path}: holds several state dicts ({', '.join(found)}); save the one to load in its own file")
+        raise UserError(
+            f"{path}: holds several state dicts ({', '.join(found)}); save the state dict to load in a file of its own"
+        )
     return found[0] if found else None
 
 

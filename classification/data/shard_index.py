@@ -104,8 +104,8 @@ def _from_json(content: bytes, address: str, *, root: str) -> ShardIndex:
     named = isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
     if not isinstance(classes, list) or not named or len(set(classes)) < len(classes):
         raise UserError(
-            f"{where}: `classes` must be a list of different names, one for each class number; fix it, or write the "
-            "file again with tools/make_shards.py"
+            f"{where}: `classes` must be a list of different names, one for each class number; fix the "
+            "list, or write the file again with tools/make_shards.py"
         )
     train, val = (_shards(_counts(value.get(split, {}), split, where), root) for split in SPLITS)
     if not train and not val:

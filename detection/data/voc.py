@@ -142,7 +142,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
             if leads_out(name) or "\0" in name:
                 raise UserError(f"{path}: line {number}: {name!r} leads out of Annotations; fix the list")
             if name in names:
-                raise UserError(f"{path}: line {number}: {name} is a duplicate; fix the list")
+                raise UserError(f"{path}: line {number}: {name} is a duplicate; remove the line")
             if not (root / "Annotations" / f"{name}.xml").is_file():
                 raise UserError(
                     f"{path}: line {number}: there is no Annotations/{name}.xml; add that file or fix the list"
@@ -232,7 +232,7 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
     own = images.get(name, [])
     if leads_out(named) or "\0" in named:
         if len(own) != 1:
-            raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix it")
+            raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix <filename>")
         truth.notes["paths in <filename> replaced by the image of the same name as the XML file"] += 1
         return own[0]
     stem = named.rpartition(".")[0] or named
@@ -259,7 +259,7 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
     sides = [number(text) for text in texts]
     for text, side in zip(texts, sides, strict=True):
         if side is None or side < 0 or side != int(side):
-            raise UserError(f"{path}: <size> holds {text[:40]!r}, not a whole number of pixels; fix it")
+            raise UserError(f"{path}: <size> holds {text[:40]!r}, not a whole number of pixels; fix <size>")
     height, width = (int(side or 0) for side in sides)
     if height and width:
         return height, width
@@ -295,7 +295,7 @@ def _object(thing: Element, where: str, classes: list[str]) -> Record:
         )
     difficult = (thing.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
-        raise UserError(f"{where}: <difficult> is {difficult[:40]!r}, not 0 or 1; fix it")
+        raise UserError(f"{where}: <difficult> is {difficult[:40]!r}, not 0 or 1; fix <difficult>")
     left, top, right, bottom = (_coordinate(thing, corner, where) for corner in CORNERS)
     box = [float(left - 1), float(top - 1), float(right - left + 1), float(bottom - top + 1)]
     return {
@@ -312,7 +312,7 @@ def _coordinate(thing: Element, corner: str, where: str) -> Decimal:
     text = (thing.findtext(f"bndbox/{corner}") or "").strip()
     value = number(text)
     if value is None:
-        raise UserError(f"{where}: its <{corner}> is {text[:40]!r}, not a number of pixels; fix it")
+        raise UserError(f"{where}: its <{corner}> is {text[:40]!r}, not a number of pixels; fix this value")
     return value
 
 

@@ -187,8 +187,8 @@ def _refuse_box(truth: Truth, index: int, what: str, lost: Lost, drop: bool) -> 
     if not drop:
         box = truth.data["annotations"][index]["bbox"]
         raise UserError(
-            f"{': '.join(truth.locate(index))}: its box {box} {what}, which the new layout cannot hold; fix it or pass "
-            "--bad-boxes drop"
+            f"{': '.join(truth.locate(index))}: its box {box} {what}, which the new layout cannot hold; "
+            "fix the box or pass --bad-boxes drop"
         )
     lost["bad boxes"] += 1
 

@@ -150,7 +150,7 @@ def _names_of_yaml(path: Path) -> list[str]:
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(_is_title(name) for name in names):
-        raise UserError(f"{path}: `names` is neither a list of class names nor a mapping from 0, 1, ...; fix it")
+        raise UserError(f"{path}: `names` is neither a list of class names nor a mapping from 0, 1, ...; fix `names`")
     count = data.get("nc", len(names))
     if count != len(names):
         raise UserError(
@@ -266,7 +266,7 @@ def _record(words: list[str], where: str, size: tuple[int, int], names: list[str
     label, values = _numbers(words, where, names)
     left, top, width, height = _corner_and_size(values)
     if min(width, height) < 0:
-        raise UnusableBoxError(f"{where}: has a negative width or height; fix it")
+        raise UnusableBoxError(f"{where}: has a negative width or height; fix the box")
     fractions = zip((left, top, width, height), size * 2, strict=True)
     box = [round(fraction * side, DECIMALS) + 0.0 for fraction, side in fractions]
     assert all(map(math.isfinite, box))
@@ -286,7 +286,7 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
     try:
         label, *values = (float(word) for word in words)
     except ValueError:
-        raise UserError(f"{where}: {' '.join(words)[:60]!r} is not a list of numbers; fix it") from None
+        raise UserError(f"{where}: {' '.join(words)[:60]!r} is not a list of numbers; fix the line") from None
     if label not in range(len(names)):
         raise UserError(
             f"{where}: class {words[0][:40]} is not one of the {len(names)} class numbers 0 to "
@@ -294,7 +294,7 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
         )
     given = " ".join(words[1:])[:60]
     if not all(map(math.isfinite, values)):
-        raise UserError(f"{where}: {given} has values outside 0..1; fix it")
+        raise UserError(f"{where}: {given} has values outside 0..1; fix the values")
     if not all(-FAR <= value <= 1 + FAR for value in values):
         raise UnusableBoxError(f"{where}: {given} has values outside 0..1; divide pixels by the sides of the image")
     return int(label), values

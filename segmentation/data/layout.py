@@ -180,7 +180,7 @@ def _listed(path: Path, split: str) -> tuple[str, ...]:
             f"{path}: cannot be read ({error}); write the names of the images of {split} into it, one per line"
         ) from None
     if not names:
-        raise UserError(f"{path}: lists no images; add their names")
+        raise UserError(f"{path}: lists no images; write one image name per line")
     outside = next((name for name in names if leads_out(name)), None)
     if outside:
         raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; fix the list")

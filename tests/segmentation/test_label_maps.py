@@ -154,7 +154,7 @@ MISTAKES = {
     break_file: r"a\.png: does not decode",
     break_image: r"a\.jpg: does not decode",
     break_split: r"train: contains .*but no images",
-    break_names: r"classes\.txt: sky is a duplicate",
+    break_names: r"classes\.txt: the class name sky occurs more than once",
     break_list: r"classes\.txt: cannot be read",
 }
 

@@ -67,8 +67,8 @@ def is_adaptive(optimizer: str) -> bool:
     family = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
     if family not in PLAIN | ADAPTIVE:
         raise UserError(
-            f"--optimizer {optimizer}: how its learning rate follows the batch size is not known; use another, such as "
-            "adamw"
+            f"--optimizer {optimizer}: there is no rule by which its learning rate follows the batch "
+            "size; use another optimizer, such as adamw"
         )
     return family in ADAPTIVE
 

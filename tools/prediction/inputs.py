@@ -283,7 +283,7 @@ def _open_video(path: Path) -> cv2.VideoCapture:
     _silence_decoder()
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise UserError(f"{path}: cannot be decoded as a video; convert it, for example to H.264 in .mp4")
+        raise UserError(f"{path}: cannot be decoded as a video; convert the video, for example to H.264 in .mp4")
     return capture
 
 

@@ -68,7 +68,7 @@ def report_path(runs: Sequence[RunFolder], output: str | None, *, overwrite: boo
     """
     path = Path(output) if output else common_folder(runs) / "report.html"
     if not path.absolute().parent.is_dir():
-        raise UserError(f"--output {path}: its folder does not exist; create it first")
+        raise UserError(f"--output {path}: its folder does not exist; create the folder first")
     if path.is_dir():
         raise UserError(f"--output {path}: is a folder; name a file")
     if path.exists() and not overwrite:

@@ -40,7 +40,7 @@ def test_every_optimizer_of_timm_has_a_family_and_takes_no_momentum(name: str) -
 
 def test_an_optimizer_of_an_unknown_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optim, "ADAPTIVE", optim.ADAPTIVE - {"Lion"})
-    with pytest.raises(UserError, match="--optimizer clion: how its learning rate follows"):
+    with pytest.raises(UserError, match="--optimizer clion: there is no rule by which its learning rate follows"):
         learning_rate(TrainOptions(optimizer="clion"))
 
 
