@@ -202,6 +202,6 @@ def test_a_list_of_shards_that_names_a_command(capsys, gone_off: Path, data: Pat
     """webdataset runs an address `pipe:COMMAND` in a shell."""
     listed = {"classes": ["a", "b"], "train": {f"pipe:touch '{gone_off}'": 4}, "val": {"val-0.tar": 4}}
     (data / "shards.json").write_text(json.dumps(listed))
-    assert "shards.json: `train` names" in refused(capsys, gone_off, train_cls.main, *QUICK, "--data", data)
+    assert "shards.json: `train` lists" in refused(capsys, gone_off, train_cls.main, *QUICK, "--data", data)
     address = f"pipe:touch '{gone_off}'"
     assert "no such folder" in refused(capsys, gone_off, train_cls.main, *QUICK, "--data", address)

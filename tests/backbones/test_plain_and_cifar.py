@@ -204,9 +204,9 @@ REFUSED = {
     "pyramid of a CIFAR net": (
         "resnet20",
         {"features": ("c2", "c5")},
-        "resnet20: has no feature c5; choose among c0, c1, c2",
+        "resnet20: has no feature c5; choose from c0, c1, c2",
     ),
-    "c0 of a large net": ("plain34", {"features": ("c0",)}, "plain34: has no feature c0; choose among c2, c3, c4, c5"),
+    "c0 of a large net": ("plain34", {"features": ("c0",)}, "plain34: has no feature c0; choose from c2, c3, c4, c5"),
     "frozen random norm": ("resnet20", {"norm": "frozen"}, "resnet20: norm='frozen' with weights=None"),
     "weights of a plain net": ("plain34", {"weights": "IMAGENET1K_V1"}, "plain34: no published weights 'IMAGENET1"),
     "weights of a CIFAR net": ("resnet20", {"weights": "imagenet"}, "resnet20: no published weights 'imagenet'"),
@@ -279,7 +279,7 @@ def test_frozen_norm_with_a_file_gives_the_same_maps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("neck", ["fpn", "c4", "dc5"])
 def test_detector_on_the_name_of_a_cifar_network_is_refused(neck: str) -> None:
-    with pytest.raises(UserError, match=r"^resnet20: has no feature c.*; choose among c0, c1, c2$"):
+    with pytest.raises(UserError, match=r"^resnet20: has no feature c.*; choose from c0, c1, c2$"):
         detection.build("resnet20", 2, neck=neck)
 
 

@@ -115,7 +115,9 @@ def test_builder_that_ignores_the_stride_is_refused() -> None:
 
 def test_builder_of_something_else_is_refused() -> None:
     backbones.register("conv")(lambda: nn.Conv2d(3, 8, 1))
-    with pytest.raises(UserError, match=r"conv: its builder returned Conv2d; return a backbones\.Backbone"):
+    with pytest.raises(
+        UserError, match=r"conv: its builder returned an object of type Conv2d; return a backbones\.Backbone"
+    ):
         backbones.build("conv", weights=None)
 
 

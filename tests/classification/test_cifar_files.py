@@ -88,7 +88,7 @@ def test_community_file_for_other_classes_leaves_the_linear_layer(tmp_path: Path
     ours = classification.build("resnet20", 6, weights=tmp_path / "net.th")
     assert torch.equal(ours.backbone.conv1.weight, theirs.conv1.weight)
     assert ours.load_report.missing == ("fc.bias", "fc.weight")
-    assert set(ours.load_report.ignored) == {"linear.weight", "linear.bias"}
+    assert set(ours.load_report.ignored) == {"module.linear.weight", "module.linear.bias"}
 
 
 def test_community_file_gives_a_backbone_its_first_stages(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ OTHERS = {
         ("resnet18", "B"),
         ("plain18", None),
         "plain18 with no shortcuts: {} was trained with other shortcuts "
-        "(backbone.layer2.0.downsample.0.weight is only in the file)",
+        "(layer2.0.downsample.0.weight is only in the file)",
     ),
     "projections for option A": (("resnet20", "B"), ("resnet20", "A"), "layer2.0.downsample.0.weight is only in the f"),
     "projections everywhere for option B": (("resnet18", "C"), ("resnet18", "B"), "layer1.0.downsample.0.weight is o"),

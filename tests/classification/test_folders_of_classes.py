@@ -157,7 +157,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "archive": ("a.npy", archive(), "does not decode"),
     "text": ("a.npy", npy(np.array([["x"]])), "expected an array"),
     "a row": ("a.npy", npy(np.zeros(3)), "expected an array"),
-    "no pixels": ("a.npy", npy(np.zeros((0, 5, 3), np.uint8)), "is an empty array, [0, 5, 3]"),
+    "no pixels": ("a.npy", npy(np.zeros((0, 5, 3), np.uint8)), "is an empty array of shape [0, 5, 3]"),
     "no bands": ("a.npy", npy(np.zeros((4, 5, 0))), "is an empty array"),
     "bands": ("a.npy", npy(np.zeros((4, 5, 4))), "has 4 channels, not 3; use --in-channels 4"),
     "nan": ("a.npy", npy(np.full((2, 2, 3), np.nan)), "contains NaN"),

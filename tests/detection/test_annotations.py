@@ -185,7 +185,7 @@ def test_a_missing_file_and_a_missing_folder(coco, tmp_path: Path):
     coco.write()
     with pytest.raises(UserError, match="cannot be read"):
         CocoAnnotations.read(tmp_path / "no.json", tmp_path)
-    with pytest.raises(UserError, match="no such folder of images"):
+    with pytest.raises(UserError, match="no such folder, but"):
         CocoAnnotations.read(coco.annotations(), tmp_path / "no")
 
 

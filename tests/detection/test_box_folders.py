@@ -138,7 +138,11 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "without area": (swap("<xmax>9", "<xmax>4"), "b.xml", "object 1"),
     "size": (swap("<width>60", "<width>-60"), "b.xml", "<size> holds '-60'"),
     "leads out": (led_out, "b.xml", "<filename> '../b.jpg' leads out of JPEGImages"),
-    "another's": (swap("b.jpg", "a.jpg"), "b.xml", "<filename> is a.jpg, but JPEGImages/b.jpg exists as well"),
+    "another's": (
+        swap("b.jpg", "a.jpg"),
+        "b.xml",
+        "<filename> is a.jpg, but JPEGImages/b.jpg, which has the name of this annotation file, exists as well",
+    ),
     "taken": (taken, "d.xml", "names the same image b.jpg as b.xml"),
     "absent image": (lambda voc: (voc.root / "JPEGImages/b.jpg").unlink(), "b.xml", "there is no JPEGImages/b.jpg"),
     "absent annotation": (lambda voc: voc.xml("b").unlink(), "test.txt", "line 1: there is no Annotations/b.xml"),
@@ -285,7 +289,7 @@ YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "four": (label("0 0.5 0.5 1\n"), "c.txt", "line 1: has 4 values"),
     "six": (label("0 0.5 0.5 1 1 0.9\n"), "c.txt", "line 1: has 6 values"),
     "text": (label("0 0.5 0.5 1 1\ncat 0.5 0.5 1 1\n"), "c.txt", "line 2: 'cat 0.5 0.5 1 1' is not"),
-    "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is not one of the 2 \(0 to 1\)"),
+    "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is not one of the 2 class numbers 0 to 1"),
     "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is not one of"),
     "pixels": (label("0 30 20 10 10\n"), "c.txt", "line 1: 30 20 10 10 has values outside 0..1"),
     "NaN": (label("0 nan 0.5 1 1\n"), "c.txt", "line 1: nan 0.5 1 1 has values outside 0..1"),
@@ -343,7 +347,7 @@ def test_poses_are_read_as_their_boxes_and_counted(yolo: Path):
         (p[0], p[3]) for p in problems("--data", yolo)
     ]
     (yolo / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: 17\n")
-    with pytest.raises(UserError, match="`kpt_shape` is 17, not"):
+    with pytest.raises(UserError, match="`kpt_shape` is 17; write"):
         read(yolo, "val")
 
 

@@ -148,7 +148,7 @@ def break_list(labels: LabelSet) -> None:
 MISTAKES = {
     break_size: r"a\.png: is 11x8 pixels, but its image is 12x8",
     break_value: r"a\.png: holds the value 3, which is neither a class \(0 to 2\) nor --ignore-index 9",
-    break_mask: r"a\.jpg: has no label map \(1 of 2 images of train have none\); .*labels/train holds 1 \.png",
+    break_mask: r"a\.jpg: has no label map \(1 of 2 images of train have none, and .*labels/train holds 1 \.png\)",
     break_rgb: r"a\.png: is an RGB image, but the data set does not say which colour each class has",
     break_colour: r"a\.png: contains the colour 7 7 7, which is not in classes\.txt",
     break_file: r"a\.png: does not decode",
@@ -412,7 +412,7 @@ def test_class_lists(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     for text, words in {
         "sky\n": "lists 1 classes",
-        "sky 1 2 3\nroad\n": "only 1 of 2 classes have colours",
+        "sky 1 2 3\nroad\n": "only 1 of 2 classes have a colour",
         "sky 1 2 300\nroad 1 2 3\n": "line 1: colour 1 2 300 has a value above 255",
         "sky 1 2 3\nroad 1 2 3\n": "two lines have the colour 1 2 3",
         "sky 1 2 3\nroad 1 2 4\nvoid 1 2 3\n": "two lines have the colour 1 2 3",

@@ -173,8 +173,8 @@ def test_processes_train_together():
         (("segment", "--nets", "resnet50-dilated"), "expected BACKBONE-HEAD:PIXELS"),
         (("evaluate", "--libraries", "cocoapi"), "--libraries cocoapi: unknown; choose from pycocotools"),
         (("load", "--data", "nowhere"), "--data nowhere: no such folder"),
-        (("load", "--data", "x", "--tasks", "track"), "--tasks track: must be of classify"),
-        (("scale", "--axes", "time"), "--axes time: must be of images"),
+        (("load", "--data", "x", "--tasks", "track"), "--tasks track: must be one or more of classify"),
+        (("scale", "--axes", "time"), "--axes time: must be one or more of images"),
         (("memory", "--detectors", "", "--classifiers", "", "--images", "0"), "nothing to measure"),
     ),
 )

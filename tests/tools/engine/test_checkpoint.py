@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
     path.write_bytes(path.read_bytes()[:-1])
     assert checkpoint.newest_whole(path).path.name == "last-1.safetensors"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {path}: not a whole") and line.endswith(
+    assert line.startswith(f"warning: {path}: is not a complete safetensors file") and line.endswith(
         "continuing from last-1.safetensors, which is older"
     )
     for file in checkpoint.generations(path):

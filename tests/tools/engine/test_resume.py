@@ -322,7 +322,7 @@ def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(launch, pict
     (tmp_path / "run" / "checkpoint" / ".last.safetensors.tmp").write_bytes(b"left by a kill")
     status, _, errors = launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path).end()
     assert status == 0, errors
-    assert "warning: run/checkpoint/last.safetensors: not a whole" in errors
+    assert "warning: run/checkpoint/last.safetensors: is not a complete safetensors file" in errors
     assert "continuing from last-1.safetensors, which is older" in errors
     again = json.loads((tmp_path / "run" / "results.json").read_bytes())
     assert {**again, "peak_memory": 0} == {**json.loads(figures), "peak_memory": 0}

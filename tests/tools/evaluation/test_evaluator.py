@@ -212,7 +212,7 @@ def test_written_detections_score_the_same() -> None:
 def test_labels_outside_the_map() -> None:
     evaluator = CocoEvaluator(truth(BOX), category_ids=[3, 7])
     for label in (0, 3):
-        with pytest.raises(UserError, match=f"image 5: labels are in {label}"):
+        with pytest.raises(UserError, match=f"image 5: predicted labels are in {label}"):
             evaluator.update([prediction([BOX], [0.5], [label])], [{"image_id": 5}])
 
 

@@ -268,7 +268,7 @@ def test_data_that_one_machine_lacks_end_all_with_one_line(group: Group, tmp_pat
     ended = group("train_cls.py", "--data", "data", *QUICK, "--workers", 0, cwds=[tmp_path, other])
     assert [status for status, _, _ in ended] == [2, 2]
     (line,) = "".join(errors for _, _, errors in ended).splitlines()
-    assert line.startswith("error: --data data: no such folder (process 1, on ")
+    assert line.startswith("error: --data data: no such folder; check the path (process 1, on ")
 
 
 WRONG = {

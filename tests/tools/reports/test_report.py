@@ -181,7 +181,7 @@ def test_only_its_own_page_is_replaced(known_run: Path, tmp_path: Path):
         (["torn"], "not a JSON file"),
         (["odd"], "does not hold the results of a run"),
         (["known", "known/"], "is named twice"),
-        (["known", "cls"], "is a classification run, known a detection run"),
+        (["known", "cls"], "is a classification run, but known is a detection run"),
         (["known", "elsewhere"], "was evaluated on other images or classes"),
         (["known", "--output", "gone/x.html"], "its folder does not exist"),
         (["known", "--output", "empty"], "is a folder"),

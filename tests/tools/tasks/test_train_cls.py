@@ -47,9 +47,9 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """The figures of a run, but for what differs from process to process."""
+    """The figures of a run, but for what differs from process to process, and which model was delivered."""
     found = json.loads((folder / "results.json").read_text())
-    return {name: value for name, value in found.items() if name not in ("peak_memory", "environment")}
+    return {name: value for name, value in found.items() if name not in ("peak_memory", "environment", "delivered")}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -110,11 +110,14 @@ def test_the_written_figures_agree_with_one_another(trained):
     figures, logged, rows = results(folder), lines(folder), predictions(folder)
     evaluations = [line for line in logged if "epoch" in line]
     assert [(line["step"], line["epoch"]) for line in evaluations] == [(6, 1), (12, 2)]
-    assert {name: figures[name] for name in evaluations[-1] if name in figures} == {
-        name: value for name, value in evaluations[-1].items() if name not in ("step", "epoch")
+    step = json.loads((folder / "results.json").read_text())["delivered"]["step"]
+    (delivered,) = [line for line in evaluations if line["step"] == step]
+    assert delivered["top1"] == max(line["top1"] for line in evaluations)
+    assert {name: figures[name] for name in delivered if name in figures} == {
+        name: value for name, value in delivered.items() if name not in ("step", "epoch", "split")
     }
     (losses,) = [line for line in logged if "loss" in line]  # at the end; else each 20 steps
-    assert losses.keys() == {"step", "loss", "loss_cls", "lr"}
+    assert losses.keys() == {"split", "step", "loss", "loss_cls", "lr"}
     assert (losses["step"], losses["loss"]) == (12, losses["loss_cls"])
     assert (figures["images"], figures["train_images"]) == (13, 6)
     assert figures["top1"] == sum(row["class"] == row["predicted"] for row in rows) / 13

@@ -77,6 +77,7 @@ def test_eval_only_with_the_models_file(trained, script, small_shapes: Path, tmp
     done = script("train_det.py", *words, "--output", tmp_path / "b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((run / "results.json").read_text()) for run in (folder, tmp_path / "b"))
+    assert before.pop("delivered")["model"] == "best" and "delivered" not in after
     assert before.pop("peak_memory") > 0 and after.pop("peak_memory") > 0
     assert before == after
     assert before["parameters"] > 1e7
