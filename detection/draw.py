@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from backbones.common.colours import colour_of
 
 PANEL = 320  # pixels of the long side of an image in a sheet
 MARGIN, CAPTION = 8, 14  # pixels
@@ -129,6 +130,5 @@ def _label(
 
 
 def _colour(label: int) -> str:
-    """Return the colour of a label. Hues a golden ratio apart are easy to tell apart for any number of classes."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.61803399 % 1, 0.85, 0.75)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+    """Return the colour of a label, which counts from 1, as `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*colour_of(label - 1))

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segmentation.data.classes import IGNORE, Classes, Colour
+from backbones.common.colours import Colour
+from segmentation.data.classes import IGNORE, Classes
 
 CELL, MARGIN, CAPTION = 260, 8, 16  # pixels
 IGNORED = (0, 0, 0)  # colour of pixels without a class

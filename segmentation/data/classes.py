@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
+from backbones.common.colours import Colour, colour_of
 from backbones.common.datasets import listed_lines
 from backbones.errors import UserError
 
 IGNORE = 255  # label of pixels that count in no loss and no metric
-
-Colour: TypeAlias = tuple[int, int, int]  # red, green, blue of 0..255
-
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -96,12 +92,6 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def colour_of(number: int) -> Colour:
-    """Choose a colour for a class number. Hues differ by the golden ratio, and the brightness alternates."""
-    red, green, blue = colorsys.hsv_to_rgb(number * 0.61803399 % 1, 0.8, (0.9, 0.6)[number % 2])
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _parse_class(line: str, where: str) -> tuple[str, Colour | None]:
