@@ -16,7 +16,7 @@ import numpy as np
 from backbones.errors import UserError
 from tools.prediction.inputs import InputFile, read_header
 
-CODEC = "mp4v"  # MPEG-4, which every build of OpenCV can write
+CODEC = "vp09"  # VP9, which every browser plays and OpenCV writes; browsers refuse MPEG-4 part 2 ("mp4v")
 QUALITY = 92  # of JPEGs
 MOST_PENDING = 16  # pictures that wait to be drawn or written
 

@@ -110,6 +110,7 @@ def test_a_video_and_images_of_one_name(tiny_runs, tmp_path: Path):
     drawn = cv2.VideoCapture(str(out / "pictures/clip.mp4"))
     assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (6, 10)
     assert drawn.read()[1].shape[:2] == (384, 512)
+    assert int(drawn.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little") == b"VP90"  # browsers refuse MPEG-4 part 2
 
 
 def test_label_maps(tiny_runs, tmp_path: Path):
