@@ -49,8 +49,8 @@ def image_files(folder: Path, count: int) -> list[Path]:
     found = held_out or found
     if len(found) < LEAST_CHECKED:
         raise UserError(
-            f"--images {folder}: holds {len(found)} images; at least {LEAST_CHECKED} real images check a file, so "
-            "name another folder with --images"
+            f"--images {folder}: holds {len(found)} images, but the check of an exported file needs at "
+            f"least {LEAST_CHECKED} real images; name another folder with --images"
         )
     step = max(1, len(found) // count)
     return found[::step][:count]
