@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from backbones.common.bits import WHOLE_BITS
 from backbones.common.files import JsonObject
 from backbones.common.images import Image
 from backbones.common.plugins import load as load_plugins
@@ -48,6 +49,11 @@ class TrainedFile:
         """Task of the model: "classification", "detection" or "segmentation"."""
         return self.meta["task"]
 
+    @property
+    def bits(self) -> int:
+        """Bits that the values of 16-bit images use, as in training."""
+        return int(self.meta["input"].get("bits", WHOLE_BITS))
+
     def entries(self) -> set[str]:
         """Return the names of all entries (tensors) in the weights file."""
         with safe_open(self.path, framework="pt") as file:
@@ -80,7 +86,7 @@ def find(
     """Find the trained model in a run folder, or take one of our weights files; read its header.
 
     In a run folder, the model is model.safetensors, which the run delivers at its end. Before that file exists, the
-    model\n is the best checkpoint so far.
+    model is the best checkpoint so far.
 
     Args:
         task: the task that the model must have; None allows any.

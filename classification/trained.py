@@ -116,8 +116,7 @@ def load(
     trained = find(run, task="classification", plugins=plugins)
     with trained.building():
         model = rebuild(trained.meta, trained.path)
-        bits = trained.meta["input"].get("bits", 16)
-        read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained), bits=bits)
+        read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained), bits=trained.bits)
         classes = tuple(trained.meta["classes"])
         return TrainedClassifier(trained, model, read, classes=classes, top=top, device=device, precision=precision)
 

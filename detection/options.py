@@ -28,6 +28,8 @@ class DetectionDataOptions:
         val_annotations: JSON file of the validation split, in place of the one in `data`.
         val_images: folder of the images of val_annotations.
         limit: use at most the first n images of each split.
+        bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
+            small values are refused. Predictions use it as well.
         negatives: keep trains on images without objects too; drop leaves them out.
         bad_boxes: whether a box without area inside its image is an error, or left out.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
@@ -48,6 +50,7 @@ class DetectionDataOptions:
     val_annotations: str | None = None
     val_images: str | None = None
     limit: int | None = None
+    bits: int | None = None
     negatives: Literal["keep", "drop"] = "keep"
     bad_boxes: Literal["error", "drop"] = "error"
     allow_outside: bool = option(False, resume="free")
@@ -58,6 +61,7 @@ class DetectionDataOptions:
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
+        require(self.bits is None or 8 <= self.bits <= 16, "bits", self.bits, "must be 8 to 16")
         rare = 0 <= self.repeat_threshold <= 1
         require(rare, "repeat_threshold", self.repeat_threshold, "must be a fraction of the images, from 0 to 1")
         require(all(side > 0 for side in self.short_sides or ()), "short_sides", self.short_sides, "must be above 0")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.common.bits import WHOLE_BITS
 from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
@@ -71,7 +72,8 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         device: str | torch.device | None = None,
         precision: str | None = None,
     ) -> None:
-        read = partial(pixels, min_size=model.transform.min_size[-1], max_size=model.transform.max_size)
+        transform, bits = model.transform, trained.bits
+        read = partial(pixels, min_size=transform.min_size[-1], max_size=transform.max_size, bits=bits)
         super().__init__(trained, model, read, device=device, precision=precision)
         self.categories, self.predictor = categories, predictor.eval()
 
@@ -134,13 +136,18 @@ def load(
         return TrainedDetector(trained, predictor, model, categories, device=device, precision=precision)
 
 
-def pixels(image: Image, *, min_size: int, max_size: int) -> Tensor:
+def pixels(image: Image, *, min_size: int, max_size: int, bits: int = WHOLE_BITS) -> Tensor:
     """Return the pixels `[3, H, W]` of an image, rotated as its EXIF orientation says.
+
+    Args:
+        image: a file, a PIL image, an array or a tensor.
+        min_size, max_size: sides in pixels to which the detector resizes.
+        bits: bits that the values of 16-bit images use.
 
     Raises:
         UserError: the image cannot be used, or is so long that its short side would be resized to less than a pixel.
     """
-    found = pixels_of(image, partial(read_image, fix="replace it"), apply_exif=True)
+    found = pixels_of(image, partial(read_image, fix="replace it", bits=bits), apply_exif=True, bits=bits)
     height, width = found.shape[-2:]
     if min(min_size / min(height, width), max_size / max(height, width)) * min(height, width) < 1:
         name = image if isinstance(image, (str, os.PathLike)) else "an image"

@@ -115,8 +115,9 @@ def load(
         classes = Classes(
             tuple(trained.meta["classes"]), tuple((red, green, blue) for red, green, blue in trained.meta["colours"])
         )
-        bits = trained.meta["input"].get("bits", 16)
-        read = partial(read_pixels, in_channels=model.backbone.in_channels, min_size=predictor.min_size, bits=bits)
+        read = partial(
+            read_pixels, in_channels=model.backbone.in_channels, min_size=predictor.min_size, bits=trained.bits
+        )
         return TrainedSegmenter(trained, read, classes=classes, predictor=predictor, device=device, precision=precision)
 
 

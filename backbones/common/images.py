@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias, Union
@@ -17,6 +17,7 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
+from backbones.common.bits import WHOLE_BITS, upper_bits
 from backbones.errors import UserError
 
 # A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
@@ -24,10 +25,6 @@ Image: TypeAlias = Union[str, "os.PathLike[str]", PIL.Image.Image, np.ndarray, T
 ORIENTATION = 0x0112  # EXIF tag
 MOST_PIXELS = 2**30  # OpenCV decodes no larger images
 MOST_RESIZED = 2**27  # pixels of an image that a model gets
-WHOLE_BITS = 16
-MOST_SMALL_BITS = 12  # of cameras; 16-bit images that use no more would be nearly black
-DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".jp2", ".pgm", ".ppm", ".pnm")  # formats of 16-bit images
-LOOKED_AT = 16  # images that are read to find the range of their values
 FIX = "replace or remove it, or pass --on-bad-image skip"
 
 
@@ -134,50 +131,6 @@ def _decode_heif(encoded: np.ndarray, *, grey: bool) -> np.ndarray | None:
             return np.array(photo.convert("L" if grey else "RGB"))
     except (OSError, ValueError, SyntaxError):
         return None
-
-
-def upper_bits(image: np.ndarray, bits: int, *, name: str) -> np.ndarray:
-    """Return the upper eight of the `bits` bits that the values of a 16-bit image use, as uint8.
-
-    Raises:
-        UserError: a value needs more bits.
-    """
-    highest = int(image.max())
-    if highest >> bits:
-        raise UserError(f"{name}: holds the 16-bit value {highest}, which needs more than --bits {bits}; raise --bits")
-    return (image >> (bits - 8)).astype(np.uint8)
-
-
-def require_bits(paths: Sequence[Path], bits: int | None) -> None:
-    """Refuse 16-bit images of small values without a range: they would become nearly black.
-
-    Args:
-        paths: all images; `LOOKED_AT` that are evenly spread are read.
-        bits: the range that the user named; None for none.
-
-    Raises:
-        UserError: no range is named, and no value of the 16-bit images that were read reaches 4096.
-    """
-    if bits is not None:
-        return
-    deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES]
-    count = min(LOOKED_AT, len(deep))
-    highest = [_highest(deep[index * len(deep) // count]) for index in range(count)]
-    used = max(highest, default=0).bit_length()
-    if 0 < used <= MOST_SMALL_BITS:
-        raise UserError(
-            f"{deep[0].parent}: holds 16-bit images, and no value of the {count} that were read is above "
-            f"{max(highest)}; name the bits that the values use, such as --bits {max(8, used)}, or --bits 16 for all"
-        )
-
-
-def _highest(path: Path) -> int:
-    """Return the highest value of a 16-bit image; 0 for other images and files that do not decode."""
-    try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_ANYDEPTH)
-    except (OSError, cv2.error):
-        return 0
-    return int(image.max()) if image is not None and image.dtype == np.uint16 else 0
 
 
 def open_image(path: Path) -> PIL.Image.Image:

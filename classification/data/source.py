@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from backbones.common.images import WHOLE_BITS, require_bits
+from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches

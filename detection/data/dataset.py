@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.images import read_image
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
@@ -28,13 +29,24 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     Args:
         augment: augmentation of an image, a function of (seed, epoch, index).
         indices: indices of the images to use, in order. By default all.
+        bits: bits that the values of 16-bit images use, 8 to 16. By default all 16, and a data set of small 16-bit
+            values is refused.
+
+    Raises:
+        UserError: `bits` is None, and the values of 16-bit images all fit 12 bits.
     """
 
     def __init__(
-        self, annotations: CocoAnnotations, augment: Augment, *, indices: Sequence[int] | np.ndarray | None = None
+        self,
+        annotations: CocoAnnotations,
+        augment: Augment,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        bits: int | None = None,
     ) -> None:
-        self.annotations, self.augment = annotations, augment
+        self.annotations, self.augment, self.bits = annotations, augment, bits or WHOLE_BITS
         self.indices = np.arange(len(annotations)) if indices is None else np.asarray(indices, dtype=np.int64)
+        require_bits([self.path(index) for index in range(len(self))], bits)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -46,12 +58,13 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             key: `(epoch, index)`; the epoch chooses the augmentation. A plain index means epoch 0.
 
         Raises:
-            UserError: the file cannot be decoded, or its size is not the one in the annotations.
+            UserError: the file cannot be decoded, its size is not the one in the annotations, or a 16-bit
+                value needs more than `bits`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
         data = self.annotations
-        image = read_image(self.path(index), size=tuple(data.sizes[row].tolist()))
+        image = read_image(self.path(index), size=tuple(data.sizes[row].tolist()), bits=self.bits)
         boxes, labels, crowd = data.of_image(row)
         image, boxes, kept, short_side = self.augment(image, boxes, epoch=epoch, index=row)
         labels, crowd = labels[kept], crowd[kept]

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import find_split
-from backbones.common.images import WHOLE_BITS, read_image, require_bits
+from backbones.common.images import read_image
 from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels

@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones.common.images import pixels_of, require_bits
+from backbones.common.bits import require_bits
+from backbones.common.images import pixels_of
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from classification.data.decoding import decode

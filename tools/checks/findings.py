@@ -21,6 +21,7 @@ REMARKS = (
     "foreign file name",
     "no such split",
     "other notation",
+    "small 16-bit values",
 )
 
 

@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from backbones.common.bits import small_values
 from tools.checks.findings import CheckReport
 
 Findings = list[tuple[str, str]]  # kind and text of each problem of a file
 Inspect = Callable[[int, np.ndarray], Findings]
 MISSING = "missing file"
 UNDECODABLE = "undecodable file"
+SMALL_VALUES = "small 16-bit values"
 DAMAGED = "the file is incomplete, damaged or not an image"
 
 
@@ -57,6 +59,8 @@ class SplitImages:
                     report.add(kind, self.split, record=self.records[index], file=self.names[index], text=text)
         for kind, text in self.conclude():
             report.add(kind, self.split, file=str(self.folder), text=text)
+        if small := small_values([self.folder / name for name in self.names]):
+            report.add(SMALL_VALUES, self.split, file=str(small[0]), text=small[1])
 
     def list_missing(self, report: CheckReport) -> None:
         """Report files that do not exist, without reading any file."""

@@ -44,7 +44,8 @@ def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
 def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> JsonObject:
     """Return the options of a model that the header of `--weights` records; empty for weights without such a header.
 
-    The weights of a run of another task record the backbone only.
+    The weights of a run of another task record the backbone only. With `--eval-only`, `--bits` is recorded as well: an
+    evaluation reads 16-bit images as the training did.
 
     Args:
         task: of the command.
@@ -67,4 +68,7 @@ def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> JsonOb
         names &= {"backbone"}
     if "norm" in {field.name for field in fields(model)} and values.get("norm") == "group":
         names = names | {"norm"}  # its weights are not those of batch norm
-    return {name: value for name, value in renamed(values, [model]).items() if name in names}
+    found = {name: value for name, value in renamed(values, [model]).items() if name in names}
+    bits = meta.get("input", {}).get("bits")
+    evaluates = meta["task"] == task and str(peek_option(argv, "eval_only")).lower() == "true"
+    return {**found, "bits": bits} if bits is not None and evaluates else found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -36,8 +36,8 @@ class ClassificationPrediction:
         self.model = model
         chosen = choose_classes(settings.class_names, model.classes)
         model.among, model.top = chosen, min(settings.top, len(chosen))
-        channels = model.model.backbone.in_channels
-        self.read: Read[ViewsAndPicture] = partial(_read_views, model.read, channels, settings.draw)
+        read = partial(read_pixels, in_channels=model.model.backbone.in_channels, bits=model.trained.bits)
+        self.read: Read[ViewsAndPicture] = partial(_read_views, model.read, read, settings.draw)
         self.rows: list[tuple[int, str, Ranking]] = []
 
     def pixels(self, content: ViewsAndPicture) -> int:
@@ -71,11 +71,13 @@ class ClassificationPrediction:
         return ["predictions.csv"]
 
 
-def _read_views(read: Read[Views], in_channels: int, draw: bool, image: Path | np.ndarray) -> ViewsAndPicture:
+def _read_views(
+    read: Read[Views], decode: Callable[[Path], np.ndarray], draw: bool, image: Path | np.ndarray
+) -> ViewsAndPicture:
     """Read an image's views for a classifier and, if `draw`, the image to draw on. Arrays (.npy) are not drawn."""
     if not draw:
         return read(image), None
-    pixels = image if isinstance(image, np.ndarray) else read_pixels(image, in_channels=in_channels)
+    pixels = image if isinstance(image, np.ndarray) else decode(image)
     views = read(pixels)
     if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         return views, None

@@ -224,7 +224,7 @@ def _item(root: Path, predictions: ClassPredictions, index: int) -> GalleryItem:
     true, predicted = (predictions.classes[labels[index]] for labels in (predictions.truth, predictions.predicted))
     confidence = f"{100 * predictions.confidence[index]:.0f} %"
     title = f"{true} {confidence}" if true == predicted else f"{true}, predicted {predicted} {confidence}"
-    return _image_item(root, predictions.names[index], title, Path(predictions.names[index]).name)
+    return _image_item(root, predictions, index, title, Path(predictions.names[index]).name)
 
 
 def _changed_item(root: Path | None, first: ClassPredictions, other: ClassPredictions, index: int) -> GalleryItem:
@@ -233,13 +233,14 @@ def _changed_item(root: Path | None, first: ClassPredictions, other: ClassPredic
         return f"{name} {100 * run.confidence[index]:.0f} %"
 
     text = f"{prediction(first)} → {prediction(other)}; {Path(first.names[index]).name}"
-    return _image_item(root, first.names[index], first.classes[first.truth[index]], text)
+    return _image_item(root, first, index, first.classes[first.truth[index]], text)
 
 
-def _image_item(root: Path | None, name: str, title: str, text: str) -> GalleryItem:
+def _image_item(root: Path | None, predictions: ClassPredictions, index: int, title: str, text: str) -> GalleryItem:
+    name = predictions.names[index]
     # The name comes from a file that others may have written: it must not lead out of the folder.
     is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    pixels = read_rgb(root / name) if root is not None and is_inside else None
+    pixels = read_rgb(root / name, bits=predictions.run.bits) if root is not None and is_inside else None
     if pixels is None:
         return GalleryItem([], title, f"{text}; no image")
     return GalleryItem([embed(pixels, alt=title, side=SMALL_SIDE)], title, text)

@@ -113,7 +113,7 @@ def _counts(image: ImageOutcome) -> str:
 def _read_pixels(image: ImageOutcome) -> np.ndarray | None:
     """Read an image as training does, rotated by its EXIF orientation so that boxes fit; None if it cannot be read."""
     try:
-        return read_image(image.path, size=image.size)
+        return read_image(image.path, size=image.size, bits=image.bits)
     except UserError:
         return None
 

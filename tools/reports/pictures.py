@@ -21,12 +21,16 @@ LEAST_MARGIN = 12.0  # pixels
 CROP = 200  # longer side of a crop, in pixels
 
 
-def read_rgb(path: Path) -> np.ndarray | None:
-    """Read an image `[H, W, 3]` RGB uint8, or the first bands of a .npy array; None if the file cannot be read."""
+def read_rgb(path: Path, *, bits: int) -> np.ndarray | None:
+    """Read an image `[H, W, 3]` RGB uint8, or the first bands of a .npy array; None if the file cannot be read.
+
+    Args:
+        bits: bits that the values of 16-bit images use.
+    """
     if path.suffix.lower() == ".npy":
         return _read_array(path)
     try:
-        return read_image(path)
+        return read_image(path, bits=bits)
     except UserError:
         return None
 

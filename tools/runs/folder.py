@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from backbones.common.bits import WHOLE_BITS
 from backbones.common.files import JsonObject, read_yaml
 from backbones.errors import UserError
 from tools.evaluation.reading import read_json
@@ -86,6 +87,11 @@ class RunFolder:
             if from_start.exists():
                 return from_start
         return path
+
+    @property
+    def bits(self) -> int:
+        """Bits that the values of the run's 16-bit images use."""
+        return int(self.config.get("bits") or WHOLE_BITS)
 
     @property
     def data_name(self) -> str:

@@ -61,11 +61,13 @@ class ImageOutcome:
 
     Attributes:
         size: height and width according to the annotations.
+        bits: bits that the values of 16-bit images use.
     """
 
     id: int
     path: Path
     size: tuple[int, int]
+    bits: int
     objects: list[ObjectOutcome] = field(default_factory=list)
     detections: list[DetectionOutcome] = field(default_factory=list)
 
@@ -175,7 +177,7 @@ def _empty_images(evaluated: EvaluatedDetections) -> list[ImageOutcome]:
     names = annotations.file_names[indices].tolist()
     sizes = [(int(height), int(width)) for height, width in annotations.sizes[indices]]
     return [
-        ImageOutcome(key, annotations.folder / name, size)
+        ImageOutcome(key, annotations.folder / name, size, evaluated.run.bits)
         for key, name, size in zip(evaluated.images, names, sizes, strict=True)
     ]
 

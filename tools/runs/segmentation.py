@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.images import WHOLE_BITS
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
@@ -125,6 +124,6 @@ def _open_source(run: RunFolder, data: str | None) -> LabelSource:
     options = {name: value for name, value in run.config.items() if name in known}
     if isinstance(options.get("scales"), list):
         options["scales"] = tuple(options["scales"])
-    options["bits"] = options.get("bits") or WHOLE_BITS  # the run was allowed to read these images
+    options["bits"] = run.bits
     root = run.data_root(data) or shapes.prepare()
     return open_source(root, "val", SegmentationDataOptions(**options))

@@ -38,7 +38,7 @@ from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import crops
-from tools.tasks.data import bits_row, classes_trained_on, recorded_bits, require_trained_on
+from tools.tasks.data import bits_entry, bits_row, classes_trained_on, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
 
 MEASURED_FOR_MEAN = 2000  # training images from which --normalise data computes mean and std
@@ -66,7 +66,7 @@ class ClassificationTask:
             splits=splits,
             folder_names={"train": data.train_split, "val": data.val_split},
             classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
-            bits=_recorded_bits(options).get("bits"),
+            bits=data.bits,
         )
         if "train" in splits and len(source.classes) < 2:
             raise UserError(
@@ -98,7 +98,7 @@ class ClassificationTask:
             "classes": list(data.classes),
             "input": {
                 "in_channels": backbone.in_channels,
-                **_recorded_bits(options),
+                **bits_entry(options.data.bits),
                 "crop_size": crop,
                 "resize_size": resize,
                 "interpolation": interpolation,
@@ -232,11 +232,6 @@ def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[
     images = np.arange(len(labels))
     fraction, seed = options.train.fraction, options.run.seed
     return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
-
-
-def _recorded_bits(options: TrainClassifierOptions) -> dict[str, int]:
-    """Return the entry `bits` of `meta["input"]`, which says how 16-bit images are read; {} if it is not known."""
-    return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
 
 
 def _told(data: ImageSource, split: Split) -> str:

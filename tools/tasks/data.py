@@ -45,14 +45,11 @@ class Splits(Generic[SplitType]):
         return {name: split.fingerprint() for name, split in splits.items() if split is not None}
 
 
-def recorded_bits(bits: int | None, weights: str, *, eval_only: bool) -> dict[str, int]:
+def bits_entry(bits: int | None) -> dict[str, int]:
     """Return the entry `bits` of `meta["input"]`: how many bits of 16-bit images hold values; {} if not known.
 
-    The user names the number, or with `eval_only` the weights record it. If neither does, all 16 bits count, and images
-    of small values are refused.
+    If it is not known, all 16 bits count, and images of small values are refused.
     """
-    if bits is None and eval_only and weights != "none":
-        bits = read_meta(resolve(weights)).get("input", {}).get("bits")
     return {} if bits is None else {"bits": bits}
 
 

@@ -41,7 +41,7 @@ from tools.evaluation.summary import class_summary, format_table
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
-from tools.tasks.data import Splits
+from tools.tasks.data import Splits, bits_entry, bits_row
 from tools.tasks.options import TrainDetectorOptions
 
 # Model options that change how boxes are computed, and that a weights file does not check.
@@ -84,7 +84,7 @@ class DetectionTask:
             "task": "detection",
             "category_ids": list(categories.ids),
             "category_names": list(categories.names),
-            "input": model.transform.describe(),
+            "input": {**model.transform.describe(), **bits_entry(options.data.bits)},
             "norm_eps": norm_eps(model),
             "model": asdict(options.model),
         }
@@ -109,6 +109,7 @@ class DetectionTask:
             train=describe_split(data.train) if data.train else None,
             val=describe_split(data.val) + _crowded_note(data.val, chosen.max_detections),
             load_note=_other_settings(chosen),
+            of_data=bits_row(meta),
         )
 
     def train_loader(
@@ -218,7 +219,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
 def open_val(options: TrainDetectorOptions) -> CocoDetection:
     """Open the validation split of a detection run."""
     val = _annotations(options, "val")
-    return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit))
+    return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit), bits=options.data.bits)
 
 
 def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetection:
@@ -252,7 +253,7 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
         names=train.categories.names,
     )
     augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
-    return CocoDetection(train, augment, indices=indices[kept])
+    return CocoDetection(train, augment, indices=indices[kept], bits=data.bits)
 
 
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -35,7 +35,7 @@ from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
-from tools.tasks.data import Splits, bits_row, recorded_bits, require_trained_on
+from tools.tasks.data import Splits, bits_entry, bits_row, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
 
 SAMPLES = 6  # rows of samples.png
@@ -74,7 +74,7 @@ class SegmentationTask:
             "colours": [list(colour) for colour in classes.colours],
             "input": {
                 "in_channels": backbone.in_channels,
-                **_recorded_bits(options),
+                **bits_entry(options.data.bits),
                 "min_size": options.data.min_size,
                 "mean": list(backbone.mean),
                 "std": list(backbone.std),
@@ -192,7 +192,7 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
     """
     data = options.data
     root = distributed.on_main(shapes.prepare) if data.data is None else Path(data.data)
-    source = open_source(root, split, replace(data, bits=_recorded_bits(options).get("bits")))
+    source = open_source(root, split, data)
     indices = np.arange(len(source))[: data.limit]
     if split == "val":
         return Segmentation(source, Augment("eval"), indices=indices)
@@ -200,11 +200,6 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
         indices = _fraction(Segmentation(source, Augment("eval"), indices=indices), options)
     augment = Augment(data.augment, data.crop_size, data.scales, seed=options.run.seed)
     return Segmentation(source, augment, indices=indices)
-
-
-def _recorded_bits(options: TrainSegmenterOptions) -> dict[str, int]:
-    """Return the entry `bits` of `meta["input"]`, which says how 16-bit images are read; {} if it is not known."""
-    return recorded_bits(options.data.bits, options.model.weights, eval_only=options.run.eval_only)
 
 
 def _described(data: Segmentation) -> str:
