@@ -18,6 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from backbones.common.datasets import listed_lines
 from backbones.errors import UserError
 from classification.data.shard_reader import CLASS, IMAGES, Shard, opened
 
@@ -161,8 +162,8 @@ def _class_names(folder: Path, labels: set[int]) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(str(number) for number in range(max(labels) + 1))
     with opened(str(path)) as stream:
-        lines = stream.read().decode("utf-8", "replace").splitlines()
-    names = tuple(line.strip() for line in lines if line.strip())
+        text = stream.read().decode("utf-8-sig", "replace")
+    names = tuple(name for _, name in listed_lines(text))
     if not names or len(set(names)) < len(names):
         raise UserError(
             f"{path}: must list one class name per line, in the order of the class numbers and without duplicates"

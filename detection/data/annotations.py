@@ -100,6 +100,7 @@ class CocoAnnotations:
         crowd: `[B]`, whether a box is a crowd.
         clipped: number of boxes that reached out of their image.
         notes: descriptions of what was corrected or left out in reading, with the number of cases.
+        passed_over: number of files in the image folder by suffix that are not images.
         dropped: number of boxes without area that were left out. Metrics of `source` count them, as COCO's do.
     """
 
@@ -118,6 +119,7 @@ class CocoAnnotations:
     clipped: int = 0
     dropped: int = 0
     notes: Mapping[str, int] = field(default_factory=dict)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -181,6 +183,7 @@ class CocoAnnotations:
             clipped=clipped,
             dropped=int((~keep).sum()),
             notes=dict(truth.notes),
+            passed_over=truth.passed_over,
         )
 
     def __len__(self) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import IMAGE_SUFFIXES, Record
+from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines
+from backbones.common.listing import list_files
 from backbones.errors import UserError
 
 Protocol = Literal["coco", "voc", "lvis"]
@@ -29,6 +30,7 @@ class Truth:
         files: for VOC and YOLO, the annotation file of each image; image ids are then 1, 2, ...
         ordinals: for VOC and YOLO, the position of each annotation in its file, from 1.
         notes: number of cases in which something was corrected or left out in reading, by description.
+        passed_over: for VOC and YOLO, the number of files in the image folder by suffix that are not images.
     """
 
     layout: str
@@ -38,6 +40,7 @@ class Truth:
     files: list[str] = field(default_factory=list)
     ordinals: list[int] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def locate(self, index: int) -> tuple[str, str]:
         """Return the file that contains annotation `index`, and a description of the annotation within the file."""
@@ -78,33 +81,41 @@ def raise_problem(kind: str, file: str, error: UserError) -> None:
     raise error
 
 
-def images_below(folder: Path) -> dict[str, list[str]]:
-    """Return the image files in a folder and its subfolders, as a dict from names without suffix to names.
+@dataclass(frozen=True)
+class FolderImages:
+    """The image files in a folder and its subfolders.
 
-    Raises:
-        UserError: the folder does not exist.
+    Attributes:
+        by_stem: names of the files by name without suffix; several may differ in the suffix only.
+        passed_over: number of the other files by suffix.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of images; check the path")
-    found: dict[str, list[str]] = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = os.path.relpath(parent, folder)
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                inner = [] if below == os.curdir else below.split(os.sep)
-                found.setdefault("/".join([*inner, stem]), []).append("/".join([*inner, name]))
-    return found
+
+    by_stem: dict[str, list[str]]
+    passed_over: Mapping[str, int]
+
+    @classmethod
+    def of(cls, folder: Path) -> FolderImages:
+        """List a folder. Links and hidden files are handled as in `list_files`.
+
+        Raises:
+            UserError: the folder does not exist.
+        """
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of images; check the path")
+        listing, by_stem = list_files(folder, IMAGE_SUFFIXES), dict[str, list[str]]()
+        for file in listing.files:
+            name = file.relative_to(folder).as_posix()
+            by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+        return cls(by_stem, listing.passed_over)
 
 
 def read_names(path: Path) -> list[str]:
-    """Read the class names of a text file, one per line.
+    """Read the class names of a text file, one per line. Blank lines and comments are skipped; see `listed_lines`.
 
     Raises:
         UserError: the file cannot be read, has no name, or has a duplicate.
     """
-    return checked_names(path, [line.strip() for line in read_text(path).splitlines() if line.strip()])
+    return checked_names(path, [name for _, name in listed_lines(read_text(path))])
 
 
 def checked_names(path: Path, names: list[str]) -> list[str]:

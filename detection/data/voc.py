@@ -16,9 +16,9 @@ from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.truth import (
+    FolderImages,
     ProblemHandler,
     Truth,
-    images_below,
     raise_problem,
     read_names,
     read_text,
@@ -57,7 +57,7 @@ def read_voc(
     Raises:
         UserError: the list cannot be read, or `on_problem` raises the error of a record.
     """
-    images, names = images_below(root / "JPEGImages"), _listed(root, split, on_problem)
+    found, names = FolderImages.of(root / "JPEGImages"), _listed(root, split, on_problem)
     trees, classes = _parse(root, set(names), on_problem)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     truth = Truth(
@@ -65,12 +65,13 @@ def read_voc(
         root / LISTS / f"{split}.txt",
         root / "JPEGImages",
         {"images": [], "annotations": [], "categories": categories},
+        passed_over=found.passed_over,
     )
     owners: dict[str, str] = {}
     for name in (name for name in names if name in trees):
         path = root / "Annotations" / f"{name}.xml"
         try:
-            image = _image_record(trees[name], name, path, truth, images, owners, absent_images)
+            image = _image_record(trees[name], name, path, truth, found.by_stem, owners, absent_images)
         except UserError as error:
             on_problem("malformed annotation", str(path), error)
             continue

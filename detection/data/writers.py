@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +16,10 @@ from xml.etree import ElementTree
 
 import yaml
 
-from backbones.common.datasets import IMAGE_SUFFIXES, Record
+from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines
 from backbones.common.files import write_json
 from backbones.common.images import image_size
+from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError
 from detection.data.truth import Truth, checked_names
 from detection.data.voc import CORNERS, FURTHEST, KEPT, LISTS
@@ -46,6 +48,8 @@ def describe(split: str, truth: Truth, lost: Lost) -> str:
     """Return a line about a split that was written: its contents and what was left out."""
     text = f"{split}: {len(truth.data['images'])} images, {len(truth.data['annotations'])} boxes"
     text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
+    others = describe_passed_over(truth.passed_over)
+    text += f"; files passed over: {others}" if others else ""
     missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))
     return f"{text}; left out: {missing}" if missing else text
 
@@ -65,6 +69,7 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
     A crowd becomes a difficult object.
     """
     names, lost = _class_names(truth), Lost()
+    _refuse_comments(truth, names.values())
     stems = _stems(truth)
     for image, indices in _by_image(truth):
         path = folder / "Annotations" / f"{stems[image['id']]}.xml"
@@ -136,6 +141,15 @@ def _class_names(truth: Truth) -> dict[int, str]:
             )
     checked_names(truth.path, list(names.values()))
     return names
+
+
+def _refuse_comments(truth: Truth, names: Iterable[str]) -> None:
+    """Refuse class names that contain what begins a comment in `classes.txt`."""
+    for name in names:
+        if [content for _, content in listed_lines(name)] != [name]:
+            raise UserError(
+                f"{truth.path}: class {name!r} contains a #, which begins a comment in classes.txt; rename it"
+            )
 
 
 def _stems(truth: Truth) -> dict[int, str]:

@@ -18,10 +18,10 @@ from backbones.common.datasets import Record, is_text
 from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.truth import (
+    FolderImages,
     ProblemHandler,
     Truth,
     checked_names,
-    images_below,
     raise_problem,
     read_names,
     read_text,
@@ -67,9 +67,11 @@ def read_yolo(
     """
     names, keypoints = read_classes(root), read_keypoints(root)
     images, labels = _folders(root, split)
-    files = _pairs(images_below(images), images, labels, absent_images, on_problem)
+    found = FolderImages.of(images)
+    files = _pairs(found.by_stem, images, labels, absent_images, on_problem)
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
-    truth = Truth("yolo", labels, images, {"images": [], "annotations": [], "categories": categories})
+    data: Record = {"images": [], "annotations": [], "categories": categories}
+    truth = Truth("yolo", labels, images, data, passed_over=found.passed_over)
     # Read the headers of the image files in parallel.
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(lambda name: _size(images / name, absent_images), files))

@@ -105,7 +105,7 @@ def test_a_folder_without_index_is_scanned(root: Path):
     scanned = read_index(str(root))
     assert (scanned.train, scanned.val) == (listed.train, listed.val)
     assert scanned.classes == ("0", "1", "2")
-    (root / "classes.txt").write_text("ant\nbee\ncat\n")
+    (root / "classes.txt").write_text("# insects and others\nant\nbee\n\ncat\n")
     assert read_index(str(root)).classes == listed.classes
 
 

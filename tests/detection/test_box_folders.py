@@ -26,7 +26,7 @@ from tools import check_data, eval_coco
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
-from tools.tasks.detection import open_val
+from tools.tasks.detection import describe_split, open_val
 from tools.tasks.options import TrainDetectorOptions
 
 SPLITS = ("--train-split", "trainval", "--val-split", "test")
@@ -245,7 +245,7 @@ def test_boxes_are_fractions_of_the_images_sides(yolo: Path):
 def test_classes_come_from_either_file(yolo: Path, names: str):
     (yolo / "data.yaml").write_text(f"names: {names}\n")
     assert read(yolo, "val").categories.names == ("cat", "dog")
-    (yolo / "classes.txt").write_text("cat\ndog\n")
+    (yolo / "classes.txt").write_text("\ufeff# animals\ncat\n\ndog # tame\n")
     (yolo / "data.yaml").unlink()
     assert read(yolo, "val").categories.names == ("cat", "dog")
 
@@ -412,6 +412,20 @@ def test_layouts_are_recognised(yolo: Path, voc: VocFolder, tmp_path: Path):
     (yolo / "labels/val").rmdir()
     with pytest.raises(UserError, match="labels/val: no such folder, but the images in"):
         read(yolo, "val")
+
+
+def test_files_that_are_not_images_are_counted(yolo: Path, voc: VocFolder):
+    voc.write()
+    for folder in (yolo / "images/train", voc.root / "JPEGImages"):
+        for name in ("a.xyz", "b.xyz", "none", ".hidden"):
+            (folder / name).touch()
+    for root, split in ((yolo, "train"), (voc.root, "trainval")):
+        data = CocoDetection(read(root, split), Augment("eval"))
+        assert "; files passed over: 2 .xyz, 1 without suffix" in describe_split(data)
+        found = problems("--data", root, "--train-split", split, "--val-split", split, "--images", "false")
+        assert [text for kind, _, _, text in found if kind == "passed over"] == [
+            "files that are not read: 2 .xyz, 1 without suffix"
+        ]
 
 
 # --- training ---

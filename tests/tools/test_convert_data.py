@@ -147,6 +147,10 @@ def spaced_class(coco: CocoFolder) -> None:
     coco.data["categories"][0]["name"] = " dog"
 
 
+def hashed_class(coco: CocoFolder) -> None:
+    coco.data["categories"][0]["name"] = "#dog"
+
+
 def class_twice(coco: CocoFolder) -> None:
     coco.data["categories"][0]["name"] = "car"
 
@@ -181,6 +185,7 @@ def turned(coco: CocoFolder) -> None:
     [
         (shared_name, "voc", "005.jpg occurs in both train and val"),
         (spaced_class, "yolo", r"class ' dog' has spaces around it"),
+        (hashed_class, "voc", r"class '#dog' contains a #, which begins a comment in classes.txt"),
         (class_twice, "yolo", "class car is listed more than once"),
         (one_stem, "yolo", "images 005.jpg and 005.png would have the same annotation file"),
         (far_box, "yolo", r"annotation 4 of image 9: its box \[80, 10, 20, 20\] has no area inside"),

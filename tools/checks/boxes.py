@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import LARGEST_NUMBER, leads_out, read_coco
+from backbones.common.datasets import IMAGE_SUFFIXES, LARGEST_NUMBER, leads_out, read_coco
 from backbones.common.images import decode_image
+from backbones.common.listing import describe_passed_over, list_files
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
 from detection.data.file_names import fitting_file, is_file_in, is_foreign
@@ -93,6 +96,8 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
         Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
     for what, count in truth.notes.items():
         report.add("other notation", split, file=str(path), text=f"{count} {what}")
+    if others := describe_passed_over(truth.passed_over):
+        report.add("passed over", split, file=str(truth.folder), text=f"files that are not read: {others}")
     found = _image_files(images, names, sizes, truth.folder, allow_outside)
     found.classes = _classes(categories, category_ids)
     return found
@@ -116,6 +121,18 @@ def report_other_categories(train: SplitImages, val: SplitImages, report: CheckR
         if here != there:
             text = f"is {here} in {train.split}, {there} in {val.split}"
             report.add("other category", val.split, record=f"category {key}", text=text)
+
+
+def report_unnamed(splits: Iterable[SplitImages], report: CheckReport) -> None:
+    """Report how many images in the folders of COCO splits are named by no record of any of the splits."""
+    found = [split for split in splits if split.names]
+    named = {os.path.realpath(split.folder / name) for split in found for name in split.names}
+    for folder in dict.fromkeys(split.folder for split in found):
+        split = next(each.split for each in found if each.folder == folder)
+        others = [file for file in list_files(folder, IMAGE_SUFFIXES).files if os.path.realpath(file) not in named]
+        if others:
+            text = f"{len(others)} images that no record names, such as {others[0].relative_to(folder)}"
+            report.add("unnamed image", split, file=str(folder), text=text)
 
 
 def _check_category_names(categories: RecordList) -> None:

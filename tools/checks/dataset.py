@@ -12,7 +12,7 @@ from backbones.errors import UserError
 from classification.data.shard_index import holds_shards
 from detection.data.folders import LAYOUTS, layout_of
 from segmentation.data.layout import is_label_folder
-from tools.checks.boxes import check_coco, check_folder, report_other_categories
+from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
 from tools.checks.findings import CheckReport
 from tools.checks.folders import check_classes
 from tools.checks.images import SplitImages, report_shared
@@ -54,6 +54,7 @@ def check_dataset(
             split: check_coco(path, folder, split, report, allow_outside=allow_outside)
             for split, (path, folder) in coco.items()
         }
+        report_unnamed(images.values(), report)
     else:
         images = _check_folders(root or Path(), list(dict.fromkeys(splits)), truth, ignore_index, report)
     for train, val in pairwise(images.values()):

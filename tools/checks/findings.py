@@ -14,6 +14,7 @@ REMARKS = (
     "class without images",
     "class without pixels",
     "passed over",
+    "unnamed image",
     "duplicate box",
     "similar class names",
     "no objects",

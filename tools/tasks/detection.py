@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.common.files import write_json
+from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
@@ -291,6 +292,8 @@ def describe_split(data: CocoDetection) -> str:
     if truth.clipped or truth.dropped:
         text += f"; {truth.clipped} boxes clipped to their image, {truth.dropped} boxes without area dropped"
     text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
+    others = describe_passed_over(truth.passed_over)
+    text += f"; files passed over: {others}" if others else ""
     present = set(truth.objects(rows)[1].tolist())
     absent = [name for label, name in enumerate(truth.categories.names) if label not in present]
     if absent and present:

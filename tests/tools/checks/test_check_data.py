@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,9 @@ FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
 }  # fmt: skip
 
 
+INCIDENTAL = ("no outline", "unnamed image")  # remarks that some faults cause
+
+
 def test_a_clean_set_is_clean(clean: CocoFolder):
     result = found("--data", clean.root)
     assert result["clean"]
@@ -172,7 +176,7 @@ def test_each_fault_is_found_alone(clean: CocoFolder, fault: str):
     plant(clean)
     save(clean)
     result = found("--data", clean.root)
-    problems = {kind: where for kind, where in of_kind(result).items() if kind != "no outline"}
+    problems = {kind: where for kind, where in of_kind(result).items() if kind not in INCIDENTAL}
     assert not result["clean"]
     assert problems == {kind: [(record, file or str(clean.annotations()))]}
 
@@ -273,6 +277,25 @@ def test_files_outside_the_folder_can_be_allowed(clean: CocoFolder):
 def test_more_threads_find_the_same(clean: CocoFolder):
     truncated(clean)
     assert found("--data", clean.root, "--workers", 1) == found("--data", clean.root, "--workers", 4)
+
+
+def test_images_that_no_record_of_either_split_names_are_counted(clean: CocoFolder):
+    shutil.copy(clean.images() / "007.jpg", clean.images() / "other.JPG")
+    (clean.images() / ".hidden.jpg").touch()
+    result = found("--data", clean.root)
+    assert result["clean"]
+    assert [problem["text"] for problem in result["problems"] if problem["kind"] == "unnamed image"] == [
+        "1 images that no record names, such as other.JPG"
+    ]
+    # Two splits may share their folder.
+    val = json.loads(clean.annotations("val").read_text())
+    val["images"] = [{**each, "file_name": "other.JPG"} for each in val["images"][:1]]
+    val["annotations"] = [each for each in val["annotations"] if each["image_id"] == val["images"][0]["id"]]
+    clean.annotations("val").write_text(json.dumps(val))
+    words = [f"--{split}-{what}" for split in ("train", "val") for what in ("annotations", "images")]
+    values = (clean.annotations(), clean.images(), clean.annotations("val"), clean.images())
+    pairs = [word for pair in zip(words, values, strict=True) for word in pair]
+    assert "unnamed image" not in found(*pairs, "--images", "false")["counts"]
 
 
 def test_the_coco_sample_is_clean(coco_mini: Path):
