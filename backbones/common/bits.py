@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -39,28 +40,37 @@ def require_bits(paths: Sequence[Path], bits: int | None) -> None:
         UserError: no range is named, and no value of the 16-bit images that were read reaches 4096.
     """
     if bits is None and (found := small_values(paths)):
-        raise UserError(f"{found[0]}: {found[1]}")
+        raise UserError(
+            f"{found.folder}: holds 16-bit images, and no value of the {found.count} that were read is above "
+            f"{found.highest}; name the bits that the values use, such as --bits {found.bits}, or --bits 16 for all"
+        )
 
 
-def small_values(paths: Sequence[Path]) -> tuple[Path, str] | None:
-    """Return a folder of 16-bit images whose values fit `MOST_SMALL_BITS` bits, and a text that says so.
+class SmallValues(NamedTuple):
+    """16-bit images whose values fit `MOST_SMALL_BITS` bits: folder, number of images that were read, highest value."""
+
+    folder: Path
+    count: int
+    highest: int
+
+    @property
+    def bits(self) -> int:
+        """Number of bits, from 8, that the highest value needs."""
+        return max(8, self.highest.bit_length())
+
+
+def small_values(paths: Sequence[Path]) -> SmallValues | None:
+    """Return what is known of 16-bit images if their values are small; None for other images.
 
     Args:
         paths: all images; `LOOKED_AT` that are evenly spread are read.
-
-    Returns:
-        The folder and the text, which names the option to give; None if there are no such images.
     """
     deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES]
     count = min(LOOKED_AT, len(deep))
-    highest = [_highest(deep[index * len(deep) // count]) for index in range(count)]
-    used = max(highest, default=0).bit_length()
-    if not 0 < used <= MOST_SMALL_BITS:
+    highest = max((_highest(deep[index * len(deep) // count]) for index in range(count)), default=0)
+    if not 0 < highest.bit_length() <= MOST_SMALL_BITS:
         return None
-    return deep[0].parent, (
-        f"holds 16-bit images, and no value of the {count} that were read is above {max(highest)}; name the bits that "
-        f"the values use, such as --bits {max(8, used)}, or --bits 16 for all"
-    )
+    return SmallValues(deep[0].parent, count, highest)
 
 
 def _highest(path: Path) -> int:

@@ -60,7 +60,8 @@ class SplitImages:
         for kind, text in self.conclude():
             report.add(kind, self.split, file=str(self.folder), text=text)
         if small := small_values([self.folder / name for name in self.names]):
-            report.add(SMALL_VALUES, self.split, file=str(small[0]), text=small[1])
+            text = f"16-bit values up to {small.highest}; give the training commands --bits {small.bits}"
+            report.add(SMALL_VALUES, self.split, file=str(small.folder), text=text)
 
     def list_missing(self, report: CheckReport) -> None:
         """Report files that do not exist, without reading any file."""
