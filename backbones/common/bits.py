@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -46,7 +46,8 @@ def require_bits(paths: Sequence[Path], bits: int | None) -> None:
         )
 
 
-class SmallValues(NamedTuple):
+@dataclass(frozen=True)
+class SmallValues:
     """16-bit images whose values fit `MOST_SMALL_BITS` bits: folder, number of images that were read, highest value."""
 
     folder: Path
