@@ -149,33 +149,37 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
     a, b = (_known_percents(metric.fraction(run.results or {}) for run in group.finished) for group in (first, other))
     if not a or not b:
         return None
-    shifts, lacking = _shifts(*([scores.of(run) for run in group.finished] for group in (first, other)))
+    resampled, lacking = _on_same_images(*([scores.of(run) for run in group.finished] for group in (first, other)))
     rest = {name: value for name, value in other.values.items() if name != axis}
     images = None
-    if shifts is not None:
-        low, high = bootstrap.bounds(shifts)
+    if resampled is not None:
+        low, high = bootstrap.bounds(100 * (resampled[1].mean(0) - resampled[0].mean(0)))
         images = (float(low), float(high))  # JSON refuses numpy's numbers
-    both = None if lacking == DIFFERENT_IMAGES else _welch_interval(a, b, shifts)
+    both = None if lacking == DIFFERENT_IMAGES else seeds_and_images_interval(a, b, resampled)
     return Difference(axis, first.values[axis], other.values[axis], rest, metric.key, (a, b), images, both, lacking)
 
 
-def _shifts(first: list[_ResampledScore | str], other: list[_ResampledScore | str]) -> tuple[np.ndarray | None, str]:
-    """Return the difference of the groups' mean scores on each resample, `[resamples]` in points; or None and why."""
+def _on_same_images(
+    first: list[_ResampledScore | str], other: list[_ResampledScore | str]
+) -> tuple[tuple[np.ndarray, np.ndarray] | None, str]:
+    """Return the scores `[runs, resamples]` of both groups on the same resamples, or None and the reason."""
     known = [each for each in (*first, *other) if not isinstance(each, str)]
     if len(known) < len(first) + len(other):
         return None, next(each for each in (*first, *other) if isinstance(each, str))
     if any(each.digest != known[0].digest for each in known):
         return None, DIFFERENT_IMAGES
-    a, b = (np.mean([each.scores for each in part], axis=0) for part in (known[: len(first)], known[len(first) :]))
-    return 100 * (b - a), ""
+    scores = np.array([each.scores for each in known])
+    return (scores[: len(first)], scores[len(first) :]), ""
 
 
 def _known_percents(fractions: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(100 * fraction for fraction in fractions if fraction is not None)
 
 
-def _welch_interval(a: Sequence[float], b: Sequence[float], shifts: np.ndarray | None) -> Interval | None:
-    """Return Welch's interval of the difference of two means, with the variance over the images added.
+def seeds_and_images_interval(
+    a: Sequence[float], b: Sequence[float], resampled: tuple[np.ndarray, np.ndarray] | None
+) -> Interval | None:
+    """Return Welch's interval of the difference of two means, with the variance of the images that all seeds share.
 
     A few seeds estimate their own variance badly, and Welch's interval accounts for this by being wide; a bootstrap
     over the seeds would be too narrow. Runs of the same seed have nothing in common except the order of their images,
@@ -184,7 +188,7 @@ def _welch_interval(a: Sequence[float], b: Sequence[float], shifts: np.ndarray |
     Args:
         a: scores of the first group in percent, one per seed; at least 2, otherwise the interval is None.
         b: scores of the other group.
-        shifts: differences on resampled images, in points `[resamples]`.
+        resampled: scores of both groups on resamples of the images, as fractions `[seeds, resamples]`; None: unknown.
     """
     if min(len(a), len(b)) < 2:
         return None
@@ -192,13 +196,27 @@ def _welch_interval(a: Sequence[float], b: Sequence[float], shifts: np.ndarray |
 
     # Variances of the two means over the seeds, and of their difference over the images.
     parts = [variance(scores) / len(scores) for scores in (a, b)]
-    of_images = 0.0 if shifts is None else float(np.nanvar(shifts))
-    total, change = sum(parts) + of_images, mean(b) - mean(a)
+    shared = 0.0 if resampled is None else 100**2 * shared_image_variance(*resampled)
+    total, change = sum(parts) + shared, mean(b) - mean(a)
     # Degrees of freedom by Welch and Satterthwaite; the variance over the images counts as known exactly.
     uncertainty = sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, (a, b), strict=True))
     freedom = total**2 / uncertainty if uncertainty else np.inf
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * sqrt(total)
     return change - reach, change + reach
+
+
+def shared_image_variance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the variance over the images of the difference of two groups' means, as far as all seeds share it.
+
+    Images move the score of each seed by an amount that is its own, too. The variance between the seeds contains that
+    amount already, so it is subtracted here.
+
+    Args:
+        a, b: scores on the same resamples of the images `[seeds, resamples]`, at least two seeds each.
+    """
+    total = np.nanvar(b.mean(0) - a.mean(0))
+    own = [np.nanvar(each - each.mean(0), axis=1).sum() / (len(each) - 1) / len(each) for each in (a, b)]
+    return max(0.0, float(total - sum(own)))
 
 
 def _without_constants(differences: list[Difference]) -> list[Difference]:

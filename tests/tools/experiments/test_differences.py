@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from scipy.stats import ttest_ind
 
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell
-from tools.experiments.differences import find_differences
+from tools.experiments.differences import find_differences, seeds_and_images_interval
 from tools.experiments.groups import group_runs
+from tools.runs.bootstrap import resamples
 from tools.runs.metrics import TASK_METRICS
 
 TOP1 = TASK_METRICS["classification"].primary
@@ -113,3 +115,24 @@ def test_other_images_have_no_interval_and_spoil_no_other(tmp_path: Path):
     assert "no interval: the runs were evaluated on different images or classes" in other.statement()
     assert not other.sure
     assert same.images is not None
+
+
+@pytest.mark.parametrize("of_seeds", [0.02, 0.3])
+@pytest.mark.parametrize("of_images", [0.1, 1.0])
+def test_the_interval_covers_the_true_difference_as_often_as_it_says(of_seeds: float, of_images: float):
+    """Two equal methods; images differ in difficulty, and in which method they suit.
+
+    More repetitions: `COVERAGE_REPEATS=20000 python -m pytest tests/tools/experiments/test_differences.py -k covers`.
+    """
+    repeats, images, seeds = int(os.environ.get("COVERAGE_REPEATS", "600")), 150, 3
+    random = np.random.default_rng(0)
+    weights = np.array(list(resamples(images, 150))).T / images
+    covered = 0
+    for _ in range(repeats):
+        suits = random.normal(0, of_images, (2, 1, images)) + random.normal(0, 1, images)
+        right = random.normal(0, of_seeds, (2, seeds, 1)) + suits + random.normal(0, 1, (2, seeds, images)) > 0
+        low, high = seeds_and_images_interval(*(100 * right.mean(2)).tolist(), tuple(right @ weights))
+        covered += low <= 0 <= high
+    # The interval covers 94 to 97 % in the long run; 4 standard errors of a fraction of 0.95 are allowed on top.
+    slack = 4 * (0.95 * 0.05 / repeats) ** 0.5
+    assert 0.94 - slack < covered / repeats < 0.97 + slack
