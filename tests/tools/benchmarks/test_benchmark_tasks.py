@@ -23,6 +23,9 @@ from tools.benchmarks.workers import measure_data_set
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 RATES = {"matmul_gflops": {"fp32": 50.0, "bf16": 50.0}, "copy_gbytes": 10.0, "cores": 1}
+# Rounding of fp32, relative: 60 layers, and sums of up to 512 x 3 x 3 terms, whose error grows as their square root. A
+# wrong layer differs by more than a hundredth.
+ROUNDING = 60 * (512 * 9) ** 0.5 * float(np.finfo(np.float32).eps)  # 5e-4
 FAST = ("--rounds", "1", "--turn", "0", "--threads", "1")
 
 
@@ -64,7 +67,7 @@ def coco(tmp_path: Path) -> Path:
 def test_the_losses_of_both_libraries_agree(tmp_path: Path):
     """The check that every run of `detect` makes, on a net that its defaults measure alone."""
     difference = MeasuredDetector("resnet18", "c4", 32, 1, classes=3).share_weights(tmp_path / "weights.pth")
-    assert difference is not None and difference < 1e-5
+    assert difference is not None and difference < ROUNDING
 
 
 def test_names_of_detectors():
@@ -81,7 +84,7 @@ def test_names_of_detectors():
 def test_a_run_of_detectors(tmp_path: Path):
     words = ("--nets", "resnet18-fpn:32x1", "--precision", "fp32", "--compared", "resnet18*", "--mode", "infer")
     (row,) = run(tmp_path, "detect", *words)["nets"]
-    assert row["loss_difference"] < 1e-5
+    assert row["loss_difference"] < ROUNDING
     equal = row["infer"]["settings"]["equal fp32"]
     assert set(equal["ratio"]) == set(equal["peer_floor_share"]) == {"torchvision"} and equal["floor_share"] > 0
     assert row["infer"]["operations"] > 0
@@ -89,7 +92,7 @@ def test_a_run_of_detectors(tmp_path: Path):
 
 def test_a_run_of_segmentation_models(tmp_path: Path):
     (row,) = run(tmp_path, "segment", "--nets", "resnet50-dilated:32", "--mode", "infer", "--batch", "1")["nets"]
-    assert row["score_difference"] < 1e-5
+    assert row["score_difference"] < ROUNDING
     assert set(row["infer"]["settings"]["stock"]["ratio"]) == {"torchvision"}
 
 
