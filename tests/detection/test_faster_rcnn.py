@@ -328,6 +328,18 @@ def test_negatives_inside_ignored_regions_are_ignored():
     assert passed[1].tolist() == [0]
 
 
+def test_negatives_are_ignored_from_half_of_their_area_inside_a_region():
+    """Boxes 20 wide with 9, 10, 11 and 17 columns inside the region: 0.45, 0.5, 0.55 and 0.85 of their area."""
+    model = detection.build("resnet18", 2, **SMALL).train()
+    lefts = torch.tensor([49.0, 50, 51, 57])  # the region begins at x = 60
+    boxes = torch.stack([lefts, torch.zeros(4), lefts + 20, torch.full((4,), 20.0)], dim=1)
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    target = {**empty, "ignore": torch.tensor([[60.0, -5, 200, 25]])}
+    labels, _ = model.rpn.assign_targets_to_anchors([boxes], [target])
+    assert labels[0].tolist() == [0, -1, -1, -1]
+    assert model.roi_heads.select_training_samples([boxes], [target])[0][0].tolist() == [[49, 0, 69, 20]]
+
+
 def test_negatives_inside_a_crowd_are_not_sampled():
     """The left half of an image is a crowd, so no negative is sampled there."""
     model = detection.build("resnet18", 2, **SMALL).train()

@@ -17,7 +17,7 @@ from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
 from tools.engine import checkpoint, optim
 from tools.engine.evaluation import evaluate, to_device
-from tools.engine.loop import _note_score, fit, train_epoch
+from tools.engine.loop import _may_overflow, _note_score, fit, train_epoch
 from tools.engine.options import TrainOptions
 from tools.engine.run_folder import choose_folder, create_folder
 from tools.engine.run_log import RunLog
@@ -104,12 +104,58 @@ def test_one_step_is_the_gradient_by_hand(tmp_path: Path):
     assert training.model.w.item() == pytest.approx(0.01 * 102)
 
 
+def test_a_large_gradient_is_clipped(tmp_path: Path):
+    training, loader, _ = setup(batch_size=8, weight_decay=0)
+    run_epochs(training, loader, tmp_path, 1, clip_norm=10.0)  # instead of 102
+    assert training.model.w.item() == pytest.approx(0.01 * 10, rel=1e-5)
+
+
+class Scaler:
+    """A scaler of fp16 gradients with a given scale."""
+
+    def __init__(self, scale: float, enabled: bool = True) -> None:
+        self.get_scale, self.is_enabled = lambda: scale, lambda: enabled
+
+
+def test_gradients_may_overflow_in_fp16_until_the_scale_is_below_one():
+    scalers = [Scaler(65536), Scaler(1), Scaler(0.5), Scaler(65536, enabled=False)]
+    assert [_may_overflow(scaler) for scaler in scalers] == [True, True, False, False]
+
+
 def test_accumulated_batches_make_the_same_step(tmp_path: Path):
     whole, parts = setup(batch_size=8), setup(batch_size=8, accumulate=4)
     run_epochs(*whole[:2], tmp_path / "a", 3)
     run_epochs(*parts[:2], tmp_path / "b", 3)
     assert parts[0].step == whole[0].step == 3
     assert parts[0].model.w.item() == pytest.approx(whole[0].model.w.item(), rel=1e-5)
+
+
+class Given(nn.Module):
+    """The losses are the mean of the images and twice that mean; the weight stays at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, y=None):
+        if not self.training:
+            return self.w * x
+        return {"loss_once": x.mean() + 0 * self.w.sum(), "loss_twice": 2 * x.mean() + 0 * self.w.sum()}
+
+
+def test_losses_of_accumulated_batches_are_logged_as_their_mean(tmp_path: Path):
+    """x = 1..8 in one step of four batches: 36 / 8 = 4.5, and 9, in whatever order the images come."""
+    training, loader, _ = setup(batch_size=8, accumulate=4)
+    training.model = Given()
+    steps = list(train_epoch(training, loader, accumulate=4))
+    assert [{name: loss.item() for name, loss in step.items()} for step in steps] == [
+        {"loss_once": 4.5, "loss_twice": 9.0}
+    ]
+    training.step = training.epoch_step = 0
+    run_epochs(training, loader, tmp_path, 2)  # the last step of a run is always logged
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (line,) = [line for line in lines if line["split"] == "train"]
+    assert (line["step"], line["loss"], line["loss_once"], line["loss_twice"]) == (2, 13.5, 4.5, 9.0)
 
 
 def test_fit_learns_logs_and_saves(tmp_path: Path):
@@ -215,11 +261,32 @@ def test_cosine_schedule_ends_near_zero():
     assert values[-1] < 1e-3
 
 
+def test_warmup_is_rounded_and_ends_before_the_last_step():
+    """15 percent of 10 steps are 2: 0.001, then halfway, then the full rate. Four steps warm up for three at most."""
+    assert lrs(TrainOptions(lr=1.0, warmup=0.15, schedule="constant"), 10)[:3] == pytest.approx([0.001, 0.5005, 1])
+    rising = [0.001, 0.334, 0.667, 1]
+    assert lrs(TrainOptions(lr=1.0, warmup=0.99, schedule="constant"), 4) == pytest.approx(rising)
+    for schedule in ("constant", "cosine"):
+        assert lrs(TrainOptions(lr=1.0, warmup=0.9, schedule=schedule), 1) == [1.0]
+
+
+def test_norm_of_all_gradients():
+    model = nn.Linear(1, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[3.0]]), torch.tensor([4.0])
+    assert optim.gradient_norm(model).item() == 5
+
+
 def test_batch_size_rules():
     sgd, rule = optim.learning_rate(TrainOptions(optimizer="sgd", batch_size=32, base_lr=0.02, base_batch_size=16))
     assert (sgd, rule) == (0.04, "0.02 x 32 / 16")
-    adam, _ = optim.learning_rate(TrainOptions(optimizer="adamw", batch_size=32, base_lr=0.001, base_batch_size=8))
-    assert adam == pytest.approx(0.002)
+    # Adaptive optimizers: 128 / 8 = 16 times the images, sqrt(16) = 4 times the rate; and 2 / 8: half of it.
+    for name in ("adamw", "lamb", "lion"):
+        given = {"optimizer": name, "base_lr": 0.001, "base_batch_size": 8}
+        rate, rule = optim.learning_rate(TrainOptions(batch_size=128, **given))
+        assert (rate, rule) == (pytest.approx(0.004), "0.001 x sqrt(128 / 8)")
+        assert optim.learning_rate(TrainOptions(batch_size=2, **given))[0] == pytest.approx(0.0005)
+        optimizer = optim.build_optimizer(Line(), TrainOptions(batch_size=128, **given))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.004)
     assert optim.learning_rate(TrainOptions(lr=0.3)) == (0.3, "as given")
 
 
