@@ -140,7 +140,9 @@ def build_library_model(
     refuse_options(name, {"norm": norm if norm == "group" else "batch", **ours})
     if options:
         key, value = next(iter(options.items()))
-        raise UserError(f"{name}: {key}={value!r} is for backbones, not for a library's whole model; leave it out")
+        raise UserError(
+            f"{name}: {key}={value!r} applies to backbones, not to a library's complete classifier; leave {key} out"
+        )
     if norm not in ("batch", "sync", "frozen"):
         raise UserError(f"{name}: norm={norm!r}: expected 'batch', 'sync' or 'frozen'")
     in_channels = whole_number("in_channels", in_channels)

@@ -58,11 +58,12 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         models = [models] if isinstance(models, FasterRCNN) else models
-        if not models or min(sizes, default=1) < 1 or not 0 < (nms or 0.5) <= 1:
-            raise UserError(
-                f"{len(models)} models, sizes {list(sizes)}, nms {nms}: give at least one model, sizes in pixels above "
-                "0, and nms above 0 and at most 1"
-            )
+        if not models:
+            raise UserError("models: the list is empty; give at least one model")
+        if min(sizes, default=1) < 1:
+            raise UserError(f"sizes={list(sizes)}: must be above 0 pixels")
+        if nms is not None and not 0 < nms <= 1:
+            raise UserError(f"nms={nms}: must be above 0 and at most 1")
         self.models = nn.ModuleList(models)
         self.views = [
             (model, _at(model.transform, size), flipped)

@@ -80,7 +80,7 @@ def load_detector(
     if missing or reshaped or foreign:
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of "
-            f"another shape, {len(foreign)} of another backbone, such as "
+            f"another shape, {len(foreign)} of another backbone; the first is "
             f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, widths and --context that the "
             "file was trained with"
         )

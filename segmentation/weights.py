@@ -84,6 +84,6 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
 
 
 def _per_class(name: str, own: Size, given: Size, num_classes: int) -> bool:
-    """Return whether two shapes of a head's entry differ only in the number of classes."""
+    """Return whether two shapes, of a head's tensor in file and model, differ only in the number of classes."""
     same_rank = name.startswith(HEAD) and len(own) == len(given)
     return same_rank and all(a in (b, num_classes) for a, b in zip(own, given, strict=True))

@@ -56,7 +56,7 @@ class SmallValues:
 
     @property
     def bits(self) -> int:
-        """Number of bits, from 8, that the highest value needs."""
+        """Number of bits that the highest value needs, but at least 8."""
         return max(8, self.highest.bit_length())
 
 

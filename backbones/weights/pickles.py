@@ -39,7 +39,7 @@ _UNKNOWN = re.compile(r"GLOBAL\s+`?([A-Za-z_][\w.]*) was not an allowed global")
 
 
 class WouldRunCodeError(Exception):
-    """A pickle calls a class or function that is not known to be harmless. The text is its name."""
+    """A pickle calls a class or function that is not known to be harmless. The message is that name."""
 
 
 class _Uncallable(type):

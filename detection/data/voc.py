@@ -141,7 +141,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
             continue
         try:
             if leads_out(name) or "\0" in name:
-                raise UserError(f"{path}: line {number}: {name!r} leads out of Annotations; fix the list")
+                raise UserError(f"{path}: line {number}: {name!r} points outside the folder Annotations; fix the line")
             if name in names:
                 raise UserError(f"{path}: line {number}: {name} is a duplicate; remove the line")
             if not (root / "Annotations" / f"{name}.xml").is_file():
@@ -240,8 +240,8 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
     there = named in images.get(stem, [])
     if there and own and named not in own:
         raise UserError(
-            f"{path}: <filename> is {named}, but JPEGImages/{own[0]}, which has the name of this annotation "
-            "file, exists as well; fix <filename>"
+            f"{path}: <filename> is {named}, but JPEGImages/{own[0]} has the name of this annotation file; "
+            "name the right image in <filename>"
         )
     if there:
         return named

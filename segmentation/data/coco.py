@@ -170,13 +170,14 @@ def _classes(categories: Sequence[Record], chosen: Literal["all", "voc"], path: 
 
 def _check_references(data: dict[str, list[Record]], path: Path) -> None:
     """Refuse annotations whose image or category is not in the file."""
-    images, categories = ({record["id"] for record in data[kind]} for kind in ("images", "categories"))
+    fields = {"image_id": "images", "category_id": "categories"}
+    known = {kind: {record["id"] for record in data[kind]} for kind in fields.values()}
     for annotation in data["annotations"]:
-        for name, known in (("image_id", images), ("category_id", categories)):
-            if annotation[name] not in known:
+        for name, kind in fields.items():
+            if annotation[name] not in known[kind]:
                 raise UserError(
-                    f"{path}: annotation {annotation['id']}: `{name}` {annotation[name]} is not in the "
-                    "file; fix the annotation"
+                    f"{path}: annotation {annotation['id']}: `{name}` is {annotation[name]}, but the file "
+                    f"has no record of this id in `{kind}`; fix the annotation"
                 )
 
 

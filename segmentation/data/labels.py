@@ -205,7 +205,7 @@ def _by_black_and_white(pixels: np.ndarray, path: Path, code: LabelCode) -> np.n
 
 
 def _by_colour(pixels: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
-    """Convert RGB colours `[H, W, 3]` to class numbers `[H, W]` uint8. The colour (-1, -1, -1) marks ignored pixels."""
+    """Convert RGB colours `[H, W, 3]` to class numbers `[H, W]` uint8. Ignored pixels are (-1, -1, -1)."""
     if not classes.given:
         raise UserError(
             f"{path}: is an RGB image, but the data set does not say which colour each class has; store "

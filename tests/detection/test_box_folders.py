@@ -141,13 +141,13 @@ VOC_FAULTS: dict[str, tuple[Callable[[VocFolder], Any], str, str]] = {
     "another's": (
         swap("b.jpg", "a.jpg"),
         "b.xml",
-        "<filename> is a.jpg, but JPEGImages/b.jpg, which has the name of this annotation file, exists as well",
+        "<filename> is a.jpg, but JPEGImages/b.jpg has the name of this annotation file",
     ),
     "taken": (taken, "d.xml", "names the same image b.jpg as b.xml"),
     "absent image": (lambda voc: (voc.root / "JPEGImages/b.jpg").unlink(), "b.xml", "there is no JPEGImages/b.jpg"),
     "absent annotation": (lambda voc: voc.xml("b").unlink(), "test.txt", "line 1: there is no Annotations/b.xml"),
     "listed twice": (of_list("b\nb\n"), "test.txt", "line 2: b is a duplicate"),
-    "list leads out": (of_list("b\n../b\n"), "test.txt", r"line 2: '\.\./b' leads out"),
+    "list leads out": (of_list("b\n../b\n"), "test.txt", r"line 2: '\.\./b' points outside"),
     "unknown class": (lambda voc: (voc.root / "classes.txt").write_text("dog\n"), "b.xml", "its class cat is not in"),
 }
 

@@ -168,7 +168,7 @@ def test_coco_weights_exist_for_one_model_only():
 def test_the_file_of_a_residual_network_does_not_fit_a_plain_one(tmp_path: Path):
     small = {"fpn_channels": 8, "head_channels": 8}
     torch.save(detection.build("resnet18", 3, **small).state_dict(), tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"of another backbone, such as backbone\.body\.layer2\.0\.downsample"):
+    with pytest.raises(UserError, match=r"of another backbone; the first is backbone\.body\.layer2\.0\.downsample"):
         detection.build("plain18", 3, weights=tmp_path / "model.pth", **small)
 
 

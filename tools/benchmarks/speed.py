@@ -126,7 +126,7 @@ class SpeedBenchmark(Generic[Spec]):
         }
 
     def operations(self, spec: Spec, mode: Mode, job: ModelJob) -> float:
-        """Return the operations for one image, in training with the backward pass. `job` runs our model."""
+        """Return the multiply-adds per image, with the backward pass when training. `job` runs our model."""
         return operations(job.prepare()) / spec.batch
 
     def report(self, rows: Sequence[SpeedRow[Spec]]) -> BenchmarkReport:

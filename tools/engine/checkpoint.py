@@ -82,7 +82,7 @@ class Whole(NamedTuple):
 
 
 def newest_whole(path: Path) -> Whole:
-    """Return the newest checkpoint at `path` that is undamaged and finite. Warn on stderr of newer ones.
+    """Return the newest checkpoint at `path` that is undamaged and finite. Warn about skipped checkpoints.
 
     Raises:
         UserError: there is none.

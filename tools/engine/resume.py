@@ -46,7 +46,7 @@ def require_same_run(
     nonfinite: Sequence[int] = (),
     after_nonfinite: bool = False,
 ) -> Changes:
-    """Check that a checkpoint fits this run; return the options with which training continues differently.
+    """Check that a checkpoint fits this run; return the options that differ from the checkpoint's and may differ.
 
     There are such changes only if the run stopped at values that are not finite, after this checkpoint.
 

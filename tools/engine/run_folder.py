@@ -99,7 +99,7 @@ def newest_run(prefix: str) -> Path:
 
 
 def choose_results(output: str | None, *, prefix: str) -> Path:
-    """Return the folder for results that are not a training's: `output`, or by default a new folder under runs/.
+    """Return the folder for results of a command that does not train: `output`, or by default a new folder under runs/.
 
     Raises:
         UserError: the folder holds files.

@@ -65,7 +65,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def _panels(shown: Sequence[Group]) -> dict[str, list[Group]]:
-    """Distribute the groups of runs over panels, by title: one panel per family of backbones, or one panel for all.
+    """Return the panels by title, with the groups of runs in each: one panel per family of backbones, or one for all.
 
     A family is a backbone's name without its depth. Families get panels if there are two or three, each with several
     groups.

@@ -1,4 +1,4 @@
-"""Ends a process when several processes train: one process prints the message, and none waits for another.
+"""Ends training by several processes after an error: one process prints the message, and none waits for another.
 
 torchrun checks its processes ten times a second. Once one has failed, it terminates the others and reports which one
 failed first.

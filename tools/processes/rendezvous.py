@@ -34,7 +34,7 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
 
 def _announce_attempt(store: dist.Store, world_size: int) -> str:
-    """Write a random name of this launch to the store, and confirm it to every other process."""
+    """Write a random name for this launch to the store, and confirm to the other processes that it is current."""
     attempt = secrets.token_hex(8)
     store.set("attempt", attempt)
     for rank in range(1, world_size):

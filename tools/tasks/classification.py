@@ -183,7 +183,7 @@ class ClassificationMeasure(Measure[TopK]):
         return ViewAverage(model)
 
     def further_results(self, model: nn.Module) -> Results:
-        """Return the accuracy on training images. The names of these metrics begin with `train_`."""
+        """Return the accuracy metrics on training images, with names that begin with `train_`."""
         if self.train_loader is None:
             return {}
         expected = self.data.expected("train", self.train_images)

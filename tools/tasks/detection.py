@@ -272,7 +272,7 @@ def _refuse_shapes(data: DetectionDataOptions, split: str) -> None:
     other = "val" if split == "train" else "train"
     if getattr(data, f"{other}_annotations") is not None:
         raise UserError(
-            f"--{other}-annotations: the {split} split is not named; name --{split}-annotations and --{split}-images"
+            f"--{other}-annotations: needs the {split} split as well; pass --{split}-annotations and --{split}-images"
             + (", or use --eval-only" if split == "train" else "")
         )
 
