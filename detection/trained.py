@@ -79,10 +79,10 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
 
     def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
         found = self.predictor([image.to(self.device) for image in images])
-        return [self._named(each) for each in found]
+        return [self.named(each) for each in found]
 
-    def _named(self, found: dict[str, Tensor]) -> Detections:
-        """Convert the model's output for one image to detections with category ids and names."""
+    def named(self, found: dict[str, Tensor]) -> Detections:
+        """Return the detections of one image with category ids and names in place of labels."""
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
         ids = torch.tensor([0, *self.categories.ids])[labels]
         names = tuple(self.categories.names[label - 1] for label in labels.tolist())

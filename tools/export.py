@@ -8,7 +8,7 @@
 The file is compared with the PyTorch model on real images (`--images`, by default the run's validation images), one by
 one and in batches. A file that differs is removed. The file holds sizes, mean, std and classes: as JSON in ONNX's
 `metadata_props`, as `metadata.json` in torch.export's files. Classifiers and segmentation models accept any number of
-images of many sizes; a detector accepts one image of one size.
+images of many sizes; a detector accepts one image of many sizes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prepares detectors for export: one image of a fixed size, and no Python branches in the graph.
+"""Detectors for export: one image of any size, and no branch of Python in the graph.
 
 The exported file holds backbone, proposals, RoI heads, clipping, score threshold and suppression. Resizing,
 normalising, padding, scaling boxes back to the original image, and category ids are left to the program that runs it.
@@ -6,53 +6,41 @@ normalising, padding, scaling boxes back to the original image, and category ids
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms, roi_align
 
 import detection
-from backbones.errors import UserError
 from backbones.trained import TrainedFile
-from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
+from detection.trained import Detections, TrainedDetector
+from tools.exports.detections import compare_detections
+from tools.exports.exportable import Exportable, FileCheck, Inputs, Runner, common_metadata, prepare
 
 # Shortest sides of proposals and of detections in pixels, as in torchvision.
 LEAST_PROPOSAL, LEAST_DETECTION = 1e-3, 1e-2
 
 
-class FixedDetector(nn.Module):
-    """Faster R-CNN that takes one image `[1, 3, H, W]` of a fixed size.
+class OneImageDetector(nn.Module):
+    """Faster R-CNN for one image `[1, 3, H, W]` of any size.
 
-    It computes what `detection.FasterRCNN` computes in evaluation mode, with three changes that keep branches out of
-    the graph: anchors are constants; RoI features are pooled from all levels, and each box keeps those of its own
-    level; suppression by class shifts the boxes of each class far apart.
+    It computes what `detection.FasterRCNN` computes in evaluation mode, with two changes that keep branches out of the
+    graph: RoI features are pooled from all levels, and each box keeps those of its own level; suppression by class
+    shifts the boxes of each class far apart.
 
     Args:
         model: the detector, in evaluation mode.
-        height: height of the padded images in pixels.
-        width: width of the padded images in pixels.
+        nms_threshold: IoU above which the weaker of two detections of a class is removed.
     """
 
-    anchors: Tensor
-    levels: Tensor
-
-    def __init__(self, model: detection.FasterRCNN, height: int, width: int) -> None:
+    def __init__(self, model: detection.FasterRCNN, nms_threshold: float) -> None:
         super().__init__()
         self.backbone, self.rpn, self.heads = model.backbone, model.rpn, model.roi_heads
-        # Compute the anchors of all levels once, and the number of boxes that each level may propose.
-        images = torch.zeros(1, 3, height, width)
-        with torch.no_grad():
-            maps = list(self.backbone(images).values())
-            (anchors,) = self.rpn.anchor_generator(ImageList(images, [(height, width)]), maps)
-        each = self.rpn.anchor_generator.num_anchors_per_location()
-        self.counts = [n * m.shape[-2] * m.shape[-1] for n, m in zip(each, maps, strict=True)]
-        self.best = [min(self.rpn.pre_nms_top_n(), count) for count in self.counts]
-        self.register_buffer("anchors", anchors)
-        self.register_buffer("levels", torch.cat([torch.full((n,), float(i)) for i, n in enumerate(self.best)]))
+        self.nms_threshold = nms_threshold
 
     def forward(self, images: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the detections of an image, the highest scores first.
@@ -65,26 +53,46 @@ class FixedDetector(nn.Module):
             Boxes `[N, 4]` xyxy in pixels of the content, scores `[N]` in 0..1, labels `[N]` from 1.
         """
         features = self.backbone(images)
-        proposals = self._proposals(list(features.values()), size)
-        pooled = self._pooled(features, proposals)
-        logits, deltas = self.heads.box_predictor(self.heads.box_head(pooled))
+        anchors = self._anchors(list(features.values()), images.shape[-2], images.shape[-1])
+        proposals = self._proposals(list(features.values()), anchors, size)
+        logits, deltas = self.heads.box_predictor(self._vectors(features, proposals, size))
         return self._detections(logits, deltas, proposals, size)
 
-    def _proposals(self, maps: list[Tensor], size: Tensor) -> Tensor:
-        """Return the proposals `[R, 4]` from the feature maps."""
-        objectness, deltas = concat_box_prediction_layers(*self.rpn.head(maps))
-        boxes = self.rpn.box_coder.decode_single(deltas, self.anchors).reshape(-1, 4)
-        # Keep the best anchors of each level.
-        chosen, start = [], 0
-        for scores, best in zip(objectness.flatten().split(self.counts), self.best, strict=True):
-            chosen.append(scores.topk(best).indices + start)
-            start += len(scores)
-        indices = torch.cat(chosen)
-        boxes, scores = _clip(boxes[indices], size), objectness.flatten()[indices].sigmoid()
+    def _anchors(self, maps: list[Tensor], height: int, width: int) -> list[Tensor]:
+        """Return the anchors `[A, 4]` of each level, in the order of its cells, for padded images of this size."""
+        found = []
+        for features, cell in zip(maps, self.rpn.anchor_generator.cell_anchors, strict=True):
+            rows, columns = features.shape[-2:]
+            tops, lefts = torch.arange(rows) * (height // rows), torch.arange(columns) * (width // columns)
+            y, x = torch.meshgrid(tops, lefts, indexing="ij")
+            found.append((torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) + cell).reshape(-1, 4))
+        return found
+
+    def _proposals(self, maps: list[Tensor], anchors: list[Tensor], size: Tensor) -> Tensor:
+        """Return the proposals `[R, 4]` from the feature maps and the anchors of all levels."""
+        boxes, scores, levels = [], [], []
+        for level, (logits, deltas, own) in enumerate(zip(*self.rpn.head(maps), anchors, strict=True)):
+            # Decode the best anchors of the level.
+            flat = logits.permute(0, 2, 3, 1).flatten()
+            best, indices = flat.topk(torch.sym_min(self.rpn.pre_nms_top_n(), flat.shape[0]))
+            moves = deltas.permute(0, 2, 3, 1).reshape(-1, 4)[indices]
+            boxes.append(self.rpn.box_coder.decode_single(moves, own[indices]).reshape(-1, 4))
+            scores.append(best.sigmoid())
+            levels.append(torch.full_like(best, level))
         # Drop empty boxes, then suppress overlapping boxes within each level.
-        kept = torch.where(_shorter_sides(boxes) >= LEAST_PROPOSAL)[0]
-        boxes, scores, levels = boxes[kept], scores[kept], self.levels[kept]
-        return boxes[_suppress(boxes, scores, levels, self.rpn.nms_thresh)[: self.rpn.post_nms_top_n()]]
+        joined = _clip(torch.cat(boxes), size)
+        kept = torch.where(_shorter_sides(joined) >= LEAST_PROPOSAL)[0]
+        joined, group = joined[kept], torch.cat(levels)[kept]
+        chosen = _suppress(joined, torch.cat(scores)[kept], group, len(maps), self.rpn.nms_thresh)
+        return joined[chosen[: self.rpn.post_nms_top_n()]]
+
+    def _vectors(self, features: dict[str, Tensor], boxes: Tensor, size: Tensor) -> Tensor:
+        """Return the vectors `[R, D]` of boxes `[R, 4]`, with the image's own vector appended if the heads want it."""
+        if not self.heads.context:
+            return self.heads.box_head(self._pooled(features, boxes))
+        whole = F.pad(size.flip(0), (2, 0))[None]
+        found = self.heads.box_head(self._pooled(features, torch.cat([whole, boxes])))
+        return torch.cat([found[1:], found[:1].expand_as(found[1:])], dim=1)
 
     def _pooled(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
         """Return the RoI features `[R, C, size, size]` of boxes `[R, 4]`. A box's size determines its feature level."""
@@ -111,62 +119,79 @@ class FixedDetector(nn.Module):
         good = (labels > 0) & (scores > self.heads.score_thresh) & (_shorter_sides(boxes) >= LEAST_DETECTION)
         kept = torch.where(good)[0]
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-        best = _suppress(boxes, scores, labels.float(), self.heads.nms_thresh)[: self.heads.detections_per_img]
+        best = _suppress(boxes, scores, labels.float(), classes, self.nms_threshold)[: self.heads.detections_per_img]
         return boxes[best], scores[best], labels[best]
 
 
-def exportable_detector(trained: TrainedFile, side: int | None) -> Exportable:
-    """Load a detector for export: from an image `[1, 3, side, side]` and its size to boxes, scores and labels.
+class DetectorFile:
+    """The steps around an exported detector: what a program does before it runs the file, and after.
 
     Args:
-        side: side of the square input in pixels; None: the longest side of the detector's images, rounded up to a
-            multiple of 32.
-
-    Raises:
-        UserError: the detector's images are larger than `side`.
+        loaded: the detector, with one view of each image.
     """
-    loaded = detection.load(trained.path, device="cpu", precision="fp32")
+
+    def __init__(self, loaded: TrainedDetector) -> None:
+        self.loaded, self.transform = loaded, loaded.model.transform
+
+    def read(self, path: Path) -> Inputs:
+        """Return the inputs of an image file."""
+        return self.inputs(self.loaded.read(path))
+
+    def inputs(self, image: Tensor) -> Inputs:
+        """Resize, normalise and pad an image `[3, H, W]`; return it and the size of its content."""
+        batch, _ = self.transform([image])
+        return batch.tensors.contiguous(), torch.tensor(batch.image_sizes[0], dtype=torch.float32)
+
+    def detect(self, run: Runner, image: Tensor) -> Detections:
+        """Run the file on an image `[3, H, W]`; return the detections in its own pixels, with category ids."""
+        inputs = self.inputs(image)
+        boxes, scores, labels = run(inputs)
+        resized = (int(inputs[1][0]), int(inputs[1][1]))
+        boxes = resize_boxes(boxes, resized, (image.shape[-2], image.shape[-1]))
+        return self.loaded.named({"boxes": boxes, "scores": scores, "labels": labels})
+
+    def check(self, run: Runner, paths: list[Path], where: str) -> FileCheck:
+        """Compare the file with `detection.load(run)(image)` on image files; see `compare_detections`."""
+        images = [self.loaded.read(path) for path in paths]
+        return compare_detections(self.loaded, lambda image: self.detect(run, image), images, where=where)
+
+    def blanks(self) -> tuple[Inputs, ...]:
+        """Return inputs without objects: a grey image, and one without content, in which nothing can be proposed."""
+        grey = torch.zeros(1, 3, 2 * self.transform.size_divisible, 3 * self.transform.size_divisible)
+        return (grey, torch.tensor(grey.shape[-2:], dtype=torch.float32)), (grey, torch.zeros(2))
+
+
+def exportable_detector(trained: TrainedFile) -> Exportable:
+    """Load a detector: an image `[1, 3, H, W]` and the size of its content to boxes, scores and labels.
+
+    The file views each image once, as `detection.load(run, sizes=(), flip=False, refine=False)` does.
+    """
+    loaded = detection.load(trained.path, device="cpu", precision="fp32", sizes=(), flip=False, refine=False)
     model = prepare(loaded.model)
-    longest = model.transform.max_size
-    side = side or -(-longest // 32) * 32
-    if side < longest:
-        raise UserError(f"--size {side}: this detector's images are up to {longest} pixels long; use a larger size")
-
-    def read(path: Path) -> Inputs:
-        batch, _ = model.transform([loaded.read(path)])
-        height, width = batch.image_sizes[0]
-        image = batch.tensors[..., :height, :width]
-        return (
-            F.pad(image, (0, side - width, 0, side - height)).contiguous(),
-            torch.tensor([height, width], dtype=torch.float32),
-        )
-
-    def reference(images: Tensor, size: Tensor) -> tuple[Tensor, ...]:
-        listed = ImageList(images, [(int(size[0]), int(size[1]))])
-        features = model.backbone(images)
-        proposals, _ = model.rpn(listed, features)
-        (found,), _ = model.roi_heads(features, proposals, listed.image_sizes)
-        return found["boxes"], found["scores"], found["labels"]
-
+    file, multiple = DetectorFile(loaded), model.transform.size_divisible
     metadata = common_metadata(trained) | {
         "category_ids": list(loaded.categories.ids),
         "category_names": list(loaded.categories.names),
-        "images": f"float32 [1, 3, {side}, {side}]: one image resized by `input.min_size` and `input.max_size`, minus "
-        "`input.mean`, over `input.std`, zeros right of it and below",
+        "images": "float32 [1, 3, H, W]: one image resized by `input.min_size` and `input.max_size`, minus "
+        f"`input.mean`, over `input.std`, zeros right of it and below up to the next multiple of {multiple}",
         "size": "float32 [2]: its height and width in pixels, before the zeros",
         "boxes": "float32 [N, 4], xyxy in pixels of the resized image",
         "labels": "int64 [N], from 1: positions in `category_ids`",
     }
+    views = [name for name in ("test_sizes", "test_flip", "refine") if trained.config.get(name)]
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
     return Exportable(
-        FixedDetector(model, side, side).eval(),
+        OneImageDetector(model, loaded.predictor.nms).eval(),
         ("images", "size"),
         ("boxes", "scores", "labels"),
         metadata,
-        stride=32,
-        multiple=0,
+        stride=multiple,
+        multiple=multiple,
         batches=False,
-        read=read,
-        reference=reference,
+        read=file.read,
+        check=file.check,
+        blanks=file.blanks(),
+        notes={"left out": f"{options} of the run: the file views each image once"} if views else {},
     )
 
 
@@ -180,10 +205,14 @@ def _shorter_sides(boxes: Tensor) -> Tensor:
     return torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 
-def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Apply non-maximum suppression within each group; return the indices of the boxes kept, highest scores first.
+def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, count: int, threshold: float) -> Tensor:
+    """Return the indices that non-maximum suppression within groups keeps, the highest scores first.
 
-    The boxes of each group are shifted so far that boxes of different groups do not overlap.
+    The boxes of each group are shifted so far that boxes of different groups do not overlap. The groups, numbered from
+    0 to `count` - 1, are laid out as a square, because a long row would have coordinates that round coarsely.
     """
+    side = math.isqrt(count) + 1
     far = F.pad(boxes.flatten(), (0, 1)).max() + 1
-    return nms(boxes + (groups * far)[:, None], scores, threshold)
+    rows = (groups / side).floor()
+    columns = groups - rows * side
+    return nms(boxes + far * torch.stack([columns, rows, columns, rows], dim=1), scores, threshold)

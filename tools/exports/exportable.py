@@ -6,7 +6,7 @@ An exported file holds the layers of the model and nothing else. The program tha
   `[N, C, H, W]` to logits `[N, classes]`. After the file: softmax, and the mean over several views if wanted.
 - Segmentation. Before the file: decode and normalise the image, and resize it to sides that the file accepts. In the
   file: all layers, from images to scores `[N, classes, H, W]`. After the file: argmax, resizing to the image's size.
-- Detection. Before the file: decode, resize and normalise the image, and pad it with zeros to a fixed square. In the
+- Detection. Before the file: decode, resize and normalise the image, and pad it with zeros to multiples of 32. In the
   file: backbone, proposals, RoI heads, clipping, score threshold and suppression, from one image and its size to boxes,
   scores and labels. After the file: scale the boxes to the original image, and map labels to category ids.
 
@@ -16,17 +16,38 @@ The metadata in the file has the sizes, mean, std, classes or category ids, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from backbones.trained import TrainedFile
 
+# Largest difference from PyTorch, as a fraction of the largest output. Engines add in other orders and fold batch norm:
+# 100 layers x sqrt(5,000) terms of a sum x 1.2e-7 (fp32) are 8e-4.
+TOLERANCE = 1e-3
 Inputs = tuple[Tensor, ...]  # the tensors that a model takes, in order
+Runner = Callable[[Inputs], list[Tensor]]  # runs a file: input tensors to output tensors
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class FileCheck(NamedTuple):
+    """Result of comparing a file with PyTorch: the largest difference, and what else was found, by name."""
+
+    difference: float
+    found: dict[str, str]
+
+
+class Check(Protocol):
+    """Compares a file, which `run` runs, with PyTorch on image files; `where` names the file in error messages.
+
+    Raises:
+        UserError: the file differs by more than rounding.
+    """
+
+    def __call__(self, run: Runner, paths: list[Path], where: str) -> FileCheck: ...
 
 
 @dataclass(frozen=True)
@@ -39,12 +60,13 @@ class Exportable:
         outputs: names of the output tensors.
         metadata: JSON values that are written into the file.
         stride: pixels of the input per pixel of the last feature map; images must be larger.
-        multiple: number of pixels of which the images' sides must be multiples; 1: any side; 0: only the size of the
-            example.
+        multiple: number of pixels of which the images' sides must be multiples; 1: any side.
         batches: whether the first input may hold any number of images.
         read: reads an image file and returns the input tensors.
         classes: names of a classifier's classes, by number.
-        reference: if `model` was rewritten for export, the original; the file must reproduce its outputs. Else None.
+        check: compares the file with the loaded model, if that does more than `model`; None: outputs are compared.
+        blanks: inputs without anything to find, on which the file must run.
+        notes: what the file leaves out, by name, for the user.
     """
 
     model: nn.Module
@@ -56,7 +78,9 @@ class Exportable:
     batches: bool
     read: Callable[[Path], Inputs]
     classes: tuple[str, ...] = ()
-    reference: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
+    check: Check | None = None
+    blanks: tuple[Inputs, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
     def label(self, path: Path) -> int | None:
         """Return the class number of an image file, given by its folder's name; None if that name is not a class."""
@@ -65,7 +89,7 @@ class Exportable:
     def expected(self, inputs: Inputs) -> list[Tensor]:
         """Compute with PyTorch the outputs that the exported file must reproduce."""
         with torch.inference_mode():
-            outputs = (self.reference or self.model)(*inputs)
+            outputs = self.model(*inputs)
         return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from backbones.errors import UserError, first_line
-from tools.exports.exportable import Exportable, Inputs, batches
-
-Runner = Callable[[Inputs], list[Tensor]]  # runs a file: input tensors to output tensors
-# Largest difference, as a fraction of the largest output. Engines add in other orders and fold batch norm.
-TOLERANCE = 1e-3
+from tools.exports.exportable import TOLERANCE, Exportable, FileCheck, Inputs, Runner, batches
 
 
 class TracedModel(NamedTuple):
@@ -72,15 +68,14 @@ def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
     stride, multiple = exportable.stride, exportable.multiple
     if multiple == 1:
         return [Freedom(2 * stride if side >= 2 * stride else stride + 1, 1), Freedom(2 * stride, stride)]
-    return [Freedom(2 * multiple, multiple)] if multiple else []
+    return [Freedom(2 * multiple, multiple)]
 
 
 def _free_axes(exportable: Exportable, freedom: Freedom) -> dict[int, Dim] | None:
-    """Return the axes of the image tensor whose size may vary (batch, height, width); None if no axis may vary."""
-    if not exportable.batches:
-        return None
+    """Return the axes of the image tensor whose size may vary (batch, height, width), or None if none may."""
     names = {2: "height", 3: "width"} if freedom.multiple else {}
-    return {0: Dim("batch"), **{axis: _side(name, freedom) for axis, name in names.items()}}
+    free = {0: Dim("batch")} if exportable.batches else {}
+    return free | {axis: _side(name, freedom) for axis, name in names.items()} or None
 
 
 def _side(name: str, freedom: Freedom) -> Any:  # a product of a number and a Dim has a private type
@@ -161,8 +156,8 @@ def run_onnx(path: Path, threads: int | None = None) -> Runner:
     return call
 
 
-def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, where: str) -> float:
-    """Compare a file's outputs with those of PyTorch, for each image alone and for batches of four.
+def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, where: str) -> FileCheck:
+    """Compare a file's outputs with PyTorch's, for each image alone and in batches of four.
 
     Args:
         items: inputs of one image each.
@@ -179,7 +174,7 @@ def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, whe
     for inputs in [*items, *together]:
         for expected, found in zip(exportable.expected(inputs), run(inputs), strict=True):
             largest = max(largest, _difference(expected, found, where))
-    return largest
+    return FileCheck(largest, {})
 
 
 def _difference(expected: Tensor, found: Tensor, where: str) -> float:

@@ -17,6 +17,10 @@ from backbones.errors import UserError, first_line
 from tools.exports.exportable import Exportable, Inputs
 from tools.exports.files import latencies, run_onnx
 
+LAYERS = ("Conv", "Gemm", "MatMul")
+# Also computed in 8 bits where all that follows are layers. A detector adds and multiplies coordinates of boxes too,
+# which 8 bits would ruin, and of which an image without detections has none.
+BETWEEN_LAYERS = ("Add", "MaxPool", "GlobalAveragePool", "ReduceMean")
 LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused
 
 
@@ -29,14 +33,15 @@ class Int8Report:
         sizes: bytes of the files.
         ms: milliseconds of the fastest of many calls, for one image on the CPU.
         agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels, or boxes with
-            a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5.
+            a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5;
+            None if there are no answers.
         top1: top-1 accuracies, in 0..1; None if the classes of the images are not known.
     """
 
     images: int
     sizes: tuple[int, int]
     ms: tuple[float, float]
-    agreement: float
+    agreement: float | None
     top1: tuple[float, float] | None
 
     def lines(self) -> dict[str, str]:
@@ -44,7 +49,9 @@ class Int8Report:
         found = {
             "MB": " -> ".join(f"{size / 1e6:.1f}" for size in self.sizes),
             "ms an image": " -> ".join(f"{ms:.2f}" for ms in self.ms),
-            "agreement": f"{self.agreement:.2%} of {self.images} images",
+            "agreement": "unknown: no image has an answer to compare"
+            if self.agreement is None
+            else f"{self.agreement:.2%} of {self.images} images",
         }
         return found if self.top1 is None else found | {"top-1": " -> ".join(f"{each:.2%}" for each in self.top1)}
 
@@ -94,7 +101,7 @@ def quantise(
             per_channel=True,
             activation_type=q.QuantType.QUInt8,
             weight_type=q.QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "ReduceMean"],
+            op_types_to_quantize=[*LAYERS, *(() if exportable.metadata["task"] == "detection" else BETWEEN_LAYERS)],
         )
     except Exception as error:  # onnxruntime raises many kinds of errors
         raise UserError(f"onnxruntime cannot quantise this model ({first_line(error)}); leave --int8 out") from None
@@ -124,9 +131,9 @@ def measure(
         agreed += _agreement(str(exportable.metadata["task"]), first, second)
         if label is not None:
             right.append((int(first[0].argmax() == label), int(second[0].argmax() == label)))
-    agreement = sum(agreed) / max(1, len(agreed))
+    agreement = sum(agreed) / len(agreed) if agreed else None
     fast_plain, fast_small = (round(ms, 3) for ms in latencies(runs, items[0]))
-    if agreed and agreement < LEAST_AGREEMENT:
+    if agreement is not None and agreement < LEAST_AGREEMENT:
         raise UserError(
             f"--int8: {agreement:.0%} of the 8-bit predictions equal those of fp32, fewer than the required "
             f"{LEAST_AGREEMENT:.0%}, so no file was kept; pass more --calibration images, or leave --int8 out"

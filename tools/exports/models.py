@@ -9,32 +9,23 @@ from torch import Tensor, nn
 
 import classification
 import segmentation
-from backbones.errors import UserError
 from backbones.trained import TrainedFile, find
 from tools.exports.detector import exportable_detector
 from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
 
 
-def load_exportable(run: str, *, size: int | None = None) -> Exportable:
-    """Load a model for export, from a run folder or from a weights file of this project.
-
-    Args:
-        size: side of a detector's square input in pixels; None: the longest side of the images that the detector was
-            made for, rounded up to a multiple of 32.
+def load_exportable(run: str) -> Exportable:
+    """Load the model of a run folder, or of a weights file of this project, for export.
 
     Raises:
-        UserError: there is no trained model of this project, or `size` is given for a model that is not a detector.
+        UserError: there is no trained model of this project.
     """
     trained = find(run)
-    if size is not None and trained.task != "detection":
-        raise UserError(
-            f"--size {size}: is for detectors; {trained.task} models take images of many sizes, so leave it out"
-        )
     if trained.task == "classification":
         return exportable_classifier(trained)
     if trained.task == "segmentation":
         return exportable_segmenter(trained)
-    return exportable_detector(trained, size)
+    return exportable_detector(trained)
 
 
 def exportable_classifier(trained: TrainedFile) -> Exportable:

@@ -24,7 +24,6 @@ class ExportOptions:
         overwrite: replace the output file if it exists.
         images: folder of real images that check the file and calibrate 8 bits; default: the run's own data.
         checked: number of images that check the file.
-        size: side of a detector's input in pixels; default: its longest side.
         int8: quantise the ONNX file to 8 bits, static (calibrated) or dynamic; prints size, latency and agreement.
         calibration: images for calibration, at most half of the images found.
         measured: further images that measure the 8-bit file.
@@ -36,7 +35,6 @@ class ExportOptions:
     overwrite: bool = False
     images: str | None = None
     checked: int = LEAST_CHECKED
-    size: int | None = None
     int8: Literal["no", "static", "dynamic"] = "no"
     calibration: int = 64
     measured: int = 200
@@ -46,7 +44,6 @@ class ExportOptions:
         require(self.calibration > 0, "calibration", self.calibration, "must be above 0")
         require(self.measured >= LEAST_CHECKED, "measured", self.measured, f"must be {LEAST_CHECKED} or more")
         require(self.int8 == "no" or self.format == "onnx", "int8", self.int8, "needs --format onnx")
-        require(self.size is None or self.size % 32 == 0 < self.size, "size", self.size, "must be a multiple of 32")
 
     @property
     def images_needed(self) -> int:

@@ -1,9 +1,10 @@
-"""Exports a run: writes the file under a temporary name, compares it with the model, and renames it."""
+"""Export of a run: write the file under a temporary name, try it, compare it with the model, and rename it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from backbones.common.files import atomic_file
 from backbones.errors import UserError
@@ -13,6 +14,7 @@ from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
 from tools.exports.options import ExportOptions
 from tools.exports.state_dict import run_library_model, write_state_dict
+from tools.exports.trial import try_file
 
 
 def export(options: ExportOptions, target: Path) -> dict[str, str]:
@@ -26,36 +28,42 @@ def export(options: ExportOptions, target: Path) -> dict[str, str]:
     """
     if options.format == "onnx":
         files.require_onnx()
-    exportable = load_exportable(options.run, size=options.size)
+    exportable = load_exportable(options.run)
     paths = image_files(image_folder(options), options.images_needed)
-    with atomic_file(target) as temporary:
-        try:
-            return _write(temporary, exportable, options, paths)
-        finally:
-            _fp32(temporary).unlink(missing_ok=True)
+    with atomic_file(target) as temporary, TemporaryDirectory() as folder:
+        # The fp32 file from which an 8-bit file is made.
+        plain = temporary if options.int8 == "no" else Path(folder) / "fp32.onnx"
+        return _write(temporary, plain, exportable, options, paths)
 
 
-def _write(path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]) -> dict[str, str]:
-    """Write the exported file and compare it with the model. Results and errors are those of `export`."""
+def _write(
+    path: Path, plain: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]
+) -> dict[str, str]:
+    """Write the file and compare it with the model; results and errors as in `export`."""
     items = [exportable.read(image) for image in images]
-    found: dict[str, str] = {}
+    found = dict(exportable.notes)
     if options.format == "torchvision":
         write_state_dict(path, exportable)
         run = run_library_model(path, exportable)
     else:
-        traced = _trace(exportable, items[0], options)
+        # Trace a large image: a side of a single cell would be taken for a constant.
+        traced = _trace(exportable, max(items, key=lambda item: min(item[0].shape[-2:])), options)
         found["sizes"] = traced.sizes
         if options.format == "torch-export":
             files.write_program(path, traced, exportable)
             run = files.run_program(path)
         else:
-            plain = path if options.int8 == "no" else _fp32(path)
             files.write_onnx(plain, traced, exportable)
+            try_file(plain, exportable)
             run = files.run_onnx(plain)
-    checked = items[: options.checked]
-    difference = files.compare(exportable, run, checked, where=f"the {options.format} file")
-    found |= {"checked on": f"{len(checked)} images", "difference": f"{difference:.1e}"}
-    return found if options.int8 == "no" else found | _quantise(path, exportable, options, images, items).lines()
+    where = f"the {options.format} file"
+    if exportable.check is None:
+        checked = files.compare(exportable, run, items[: options.checked], where=where)
+    else:
+        checked = exportable.check(run, list(images[: options.checked]), where)
+    found |= {"checked on": f"{min(options.checked, len(items))} images", **checked.found}
+    found |= {"difference": f"{checked.difference:.1e}"}
+    return found if options.int8 == "no" else found | _quantise(path, plain, exportable, options, images, items).lines()
 
 
 def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> files.TracedModel:
@@ -66,7 +74,12 @@ def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> f
 
 
 def _quantise(
-    path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path], items: Sequence[Inputs]
+    path: Path,
+    plain: Path,
+    exportable: Exportable,
+    options: ExportOptions,
+    images: Sequence[Path],
+    items: Sequence[Inputs],
 ) -> int8.Int8Report:
     """Write the 8-bit file, and measure it on images other than those that calibrated it."""
     assert options.int8 != "no"
@@ -75,11 +88,7 @@ def _quantise(
     calibrating = {number * len(items) // count for number in range(count)}
     measured = [number for number in range(len(items)) if number not in calibrating]
     calibration = [items[number] for number in sorted(calibrating)]
-    int8.quantise(_fp32(path), path, exportable, calibration, options.int8)
+    int8.quantise(plain, path, exportable, calibration, options.int8)
+    try_file(path, exportable)
     labels = [exportable.label(images[number]) for number in measured]
-    return int8.measure(exportable, _fp32(path), path, [items[number] for number in measured], labels)
-
-
-def _fp32(path: Path) -> Path:
-    """Return the path of the temporary fp32 file from which the 8-bit file is made."""
-    return path.with_name(f"{path.name}.fp32")
+    return int8.measure(exportable, plain, path, [items[number] for number in measured], labels)

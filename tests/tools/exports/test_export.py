@@ -64,20 +64,6 @@ def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_pa
             torch.testing.assert_close(module(images), net.expected((images,))[0], atol=1e-4, rtol=1e-4)
 
 
-def test_detector_for_one_image_of_one_size(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
-    """The metadata has the category ids of the run; the file accepts one image of one size."""
-    path = exported(tiny_runs["det"], tmp_path / "net.onnx")
-    said = onnx.load(path).metadata_props
-    assert json.loads(next(p.value for p in said if p.key == "category_ids")) == [1, 3, 4, 7, 9, 12]
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert session.get_inputs()[0].shape == [1, 3, 96, 96]  # 80 pixels, rounded up to a multiple of 32
-    with pytest.raises(UserError, match="changing numbers of boxes"):
-        exported(tiny_runs["det"], tmp_path / "net.pt2", "--format", "torch-export")
-    with pytest.raises(UserError, match="up to 80 pixels"):
-        exported(tiny_runs["det"], tmp_path / "net.onnx", "--size", 64, "--overwrite")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx"]
-
-
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 0.0)  # a model of one epoch has no sure answers
     path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6)
@@ -144,7 +130,6 @@ def test_nan_differs_too(cls: Path) -> None:
         (["--images", "nowhere"], "no such folder"),
         (["--int8", "static", "--format", "torch-export"], "needs --format onnx"),
         (["--checked", "3"], "must be 5 or more"),
-        (["--size", "64"], "is for detectors"),
         (["--format", "coreml"], "format"),
     ],
 )
