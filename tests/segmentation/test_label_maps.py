@@ -276,7 +276,10 @@ def test_instances_are_where_pycocotools_has_them(coco_mini: Path) -> None:
         ("image id 1 is a duplicate", {"images": [IMAGE, IMAGE]}),
         ("category id 10 is a duplicate", {"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}),
         ("category name 'cat' is a duplicate", {"categories": [{"id": 10, "name": "cat"}, {"id": 20, "name": "cat"}]}),
-        ("annotation 1: `category_id` is 10, but the file has no record of", {"categories": [{"id": 20, "name": "dog"}]}),
+        (
+            "annotation 1: `category_id` is 10, but the file has no record of",
+            {"categories": [{"id": 20, "name": "dog"}]},
+        ),
         ("annotation 1: `image_id` is 1, but the file has no record of", {"images": [{**IMAGE, "id": 2}]}),
     ],
 )  # fmt: skip
