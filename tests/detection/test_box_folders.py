@@ -178,7 +178,7 @@ def test_voc_faults_are_refused_by_training_and_found_by_the_check(voc: VocFolde
     [
         (
             lambda voc: (voc.root / "ImageSets/Main/test.txt").unlink(),
-            "test.txt: no such list of images; name one of the existing lists \(all, tr",
+            r"test.txt: no such list of images; name one of the existing lists \(all, tr",
         ),
         (of_list("\n"), "lists no image"),
         (lambda voc: (voc.root / "ImageSets/Main/test.txt").write_bytes(b"\xff"), "is not UTF-8 text"),
