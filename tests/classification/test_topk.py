@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from classification.metrics import TopK, format_table
+from classification.metrics import TopK, format_table, predictions_csv
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 
@@ -115,3 +116,37 @@ def test_top1_is_what_argmax_says_of_scores_with_few_bits():
     rows = evaluator.rows()
     right = float((rows["predicted"] == rows["label"]).mean())
     assert evaluator.compute()["top1"] == right == 0.5
+
+
+def test_images_without_a_prediction_count_as_wrong():
+    metric = TopK(CLASSES, expected=(np.array([0, 1, 2]), np.array([1, 0, 2])))
+    metric.update(torch.tensor([[0.25, 0.75, 0, 0, 0, 0, 0]]), targets([1]))
+    results = metric.compute()
+    assert (results["top1"], results["top5"], results["images"]) == (1 / 3, 1 / 3, 3)
+    assert results["nll"] == pytest.approx(-math.log(0.75))  # of the image that was read
+    assert [results["per_class"][name] for name in ("ant", "bee", "cat", "dog")] == [0, 1, 0, None]
+    # -log(0.75) = 0.2877
+    assert predictions_csv(metric.rows(), ["x", "y", "z"], CLASSES).splitlines() == [
+        "image,class,predicted,confidence,rank,loss",
+        "x,bee,bee,0.7500,0,0.2877",
+        "y,ant,,0.0000,7,",
+        "z,cat,,0.0000,7,",
+    ]
+
+
+def test_accuracy_among_the_classes_with_images():
+    """Among a and c, the first two answers are right and the third is wrong; an image that was not read is wrong."""
+    metric = TopK(("a", "b", "c"), present=np.array([0, 2]), expected=(np.arange(4), np.array([2, 0, 0, 2])))
+    assert metric.rows()["rank_present"].tolist() == [3] * 4
+    metric.update(torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.5, 0.1], [0.1, 0.2, 0.7]]), targets([2, 0, 0]))
+    results = metric.compute()
+    assert (results["top1"], results["top1_present"], results["classes_present"]) == (0, 0.5, 2)
+    assert format_table(results).splitlines()[2] == "top1   50.00%   among the 2 classes with images"
+    assert "top1_present" not in TopK(("a", "b"), present=np.array([0, 1])).compute()
+    assert TopK(("a", "b"), present=np.array([1])).compute()["top1_present"] is None
+
+
+def test_five_hardest_classes_are_shown():
+    results = measured(torch.eye(7)[[0, 1, 2, 3, 4, 5, 0]].tolist(), list(range(7))).compute()
+    expected = "hardest classes: gnu 0.0%, ant 100.0%, bee 100.0%, cat 100.0%, dog 100.0%"
+    assert format_table(results).splitlines()[-1] == expected

@@ -72,3 +72,11 @@ def test_exported_models_keep_torchvisions_operator():
 
     example = torch.randn(1, 4, 16, 16), torch.tensor([[0.0, 0, 30, 30]])
     assert "torchvision.roi_align" in str(torch.export.export(Reader(), example).graph)
+
+
+def test_a_box_is_read_from_the_level_of_its_size():
+    """Level 4, the third, is for sides of 224 to 447 pixels; each level below it for half of that."""
+    pool = PyramidRoIAlign([FeatureInfo(f"p{level}", 4, 2**level) for level in (2, 3, 4, 5)], 7, 2)
+    sides = torch.tensor([20.0, 111, 112, 223, 224, 447, 448, 2000])
+    boxes = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
+    assert pool.map_levels([boxes]).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -81,3 +81,15 @@ def test_coordinates_stay_exact_in_16_bits():
         boxes, _ = ours().eval()(IMAGES, {name: m.bfloat16() for name, m in features().items()})
     assert boxes[0].dtype == torch.float32
     assert not torch.equal(boxes[0], boxes[0].bfloat16().float())
+
+
+def test_proposals_and_losses_in_one_call_are_those_of_both_modes():
+    net, maps = ours(), features()
+    torch.manual_seed(2)
+    boxes, expected = net.train()(IMAGES, maps, TARGETS)
+    assert [len(each) for each in boxes] == [50, 50]
+    boxes, losses = net.eval()(IMAGES, maps, TARGETS)
+    assert losses == {} and [len(each) for each in boxes] == [25, 25]
+    torch.testing.assert_close(boxes, torchvisions().eval()(IMAGES, maps)[0])
+    torch.manual_seed(2)
+    torch.testing.assert_close(net.predict_with_losses(IMAGES, maps, TARGETS), (boxes, expected))

@@ -11,7 +11,7 @@ import torch
 from backbones.common.images import tile_starts
 from backbones.errors import UserError
 from detection import Detections
-from detection.tiles import Tiles, detect_in_tiles, merge
+from detection.tiles import Tiles, _is_cut, detect_in_tiles, merge
 
 
 def found(*rows: tuple[list[float], float, int]) -> Detections:
@@ -100,3 +100,44 @@ def test_objects_larger_than_a_tile_are_found_in_the_whole_image():
 def test_impossible_tiles_are_refused(side: int, overlap: float):
     with pytest.raises(UserError, match="tiles of"):
         Tiles(side, overlap)
+
+
+def test_tiles_of_an_image():
+    image = torch.zeros(3, 100, 160)
+    assert Tiles(100, 0.25).corners(image) == [(0, 0), (60, 0)]
+    assert Tiles(100, 0.25).corners(image.mT) == [(0, 0), (0, 60)]
+    assert not Tiles(160).needed(image) and Tiles(159).needed(image) and Tiles(159).needed(image.mT)
+    assert Tiles(16, 0.0).side == 16  # the smallest one
+    with pytest.raises(UserError, match="tiles of 15 pixels"):
+        Tiles(15)
+
+
+@pytest.mark.parametrize(("height", "count"), [(50, 2), (52, 1)])
+def test_whole_boxes_are_one_object_beyond_half_an_overlap(height: int, count: int):
+    """The second box lies in the first one of 100 x 100 pixels: its height in percent is the IoU."""
+    merged = merge(found(([0, 0, 100, 100], 0.9, 1), ([0, 0, 100, height], 0.8, 1)), torch.tensor([False, False]))
+    assert len(merged) == count
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize(("left", "count"), [(95, 2), (94, 1)])
+def test_a_cut_box_is_a_part_beyond_half_of_its_area(left: int, count: int, is_cut: bool):
+    """10 x 10 pixels, of which 5 or 6 columns lie in the better box. If that is cut too, it grows around the part."""
+    parts = found(([0, 0, 100, 100], 0.9, 1), ([left, 0, left + 10, 10], 0.8, 1))
+    merged = merge(parts, torch.tensor([is_cut, True]))
+    assert len(merged) == count
+    assert merged.boxes[0].tolist() == [0, 0, left + 10 if is_cut and count == 1 else 100, 100]
+
+
+@pytest.mark.parametrize(("side", "margin"), [(100, 2.0), (1000, 10.0)])
+def test_boxes_near_an_inner_edge_of_their_tile_are_cut(side: int, margin: float):
+    """A hundredth of the side is near, and at least 2 pixels. The second image ends where the tile ends."""
+    low, high, middle = 200.0, 200.0 + side, 200.0 + side / 2
+    near = [[low + d, middle, middle, middle] for d in (margin - 0.5, margin)]
+    near += [[middle, low + d, middle, middle] for d in (margin - 0.5, margin)]
+    near += [[middle, middle, high - d, middle] for d in (margin - 0.5, margin)]
+    near += [[middle, middle, middle, high - d] for d in (margin - 0.5, margin)]
+    boxes, large = torch.tensor(near), torch.zeros(1, 201 + side, 201 + side)
+    assert _is_cut(boxes, 200, 200, side, large).tolist() == [True, False] * 4
+    assert _is_cut(boxes, 200, 200, side, large[:, 1:, 1:]).tolist() == [True, False] * 2 + [False] * 4
+    assert _is_cut(boxes - 200, 0, 0, side, large).tolist() == [False] * 4 + [True, False] * 2

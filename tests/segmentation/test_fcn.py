@@ -215,7 +215,32 @@ def test_ohem_takes_the_hardest_quarter() -> None:
     assert PixelLoss("ohem")(scores, torch.zeros(1, 1, 4)).item() == pytest.approx(3.048587, abs=1e-5)
 
 
+def test_ohem_counts_labelled_pixels_alone() -> None:
+    """Of nine pixels with scores -4 to 4, the hardest two: log(1 + e^4) = 4.018150 and log(1 + e^3) = 3.048587.
+
+    Three pixels make no whole quarter, so the hardest one counts: log(1 + e) = 1.313262.
+    """
+    for values, expected in ((range(-4, 5), (4.018150 + 3.048587) / 2), ((-1, 0, 1), 1.313262)):
+        other = torch.tensor([[[*values, 9.0, 9.0, 9.0]]])  # the last three pixels are not labelled
+        labels = torch.zeros(1, *other.shape[1:], dtype=torch.long)
+        labels[..., -3:] = IGNORE
+        scores = torch.stack([torch.zeros_like(other), other], dim=1)
+        assert PixelLoss("ohem")(scores, labels).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_deterministic_losses_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, labels = torch.randn(2, 4, 6, 5), torch.randint(0, 4, (2, 6, 5))
+    labels[0, :3] = IGNORE
+    losses = [PixelLoss(kind, weights) for kind in ("ce", "ohem") for weights in (None, torch.tensor([1.0, 2, 3, 4]))]
+    plain = [loss(scores, labels) for loss in losses]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    torch.testing.assert_close([loss(scores, labels) for loss in losses], plain)
+
+
 def test_dice_adds_its_share() -> None:
+    # Equal scores of two classes with four pixels each: log 2, and 1 - 2 * (4 / 2) / (8 / 2 + 4) = 1 / 2 of both.
+    halves = torch.tensor([[[0, 0, 0, 0], [1, 1, 1, 1], [IGNORE] * 4]])
+    assert PixelLoss("dice")(torch.zeros(1, 2, 3, 4), halves).item() == pytest.approx(0.693147 + 0.5, abs=1e-5)
     scores, labels = torch.randn(2, 3, 5, 5), torch.randint(0, 3, (2, 5, 5))
     assert PixelLoss("dice")(scores, labels) > PixelLoss()(scores, labels)
     certain = F.one_hot(labels, 3).permute(0, 3, 1, 2) * 50.0

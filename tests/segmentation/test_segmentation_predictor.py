@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -166,3 +167,24 @@ def test_nothing_to_measure_gives_no_figures() -> None:
     results = LabelMetrics(["a", "b"]).compute()
     assert results["mIoU"] is None and results["absent"] == ["a", "b"]
     assert "n/a" in format_table(results)
+
+
+def test_predicted_maps_are_kept_on_request() -> None:
+    maps = [torch.tensor([[0, 1], [2, 200]], dtype=torch.uint8), torch.tensor([[1, 1]], dtype=torch.uint8)]
+    targets = {"mask": [torch.zeros(2, 2, dtype=torch.uint8), torch.ones(1, 2, dtype=torch.uint8)]}
+    parts = [LabelMetrics([str(k) for k in range(201)], keep=True) for _ in range(2)]
+    for number, part in enumerate(parts):
+        mask = [targets["mask"][number]]
+        part.update([maps[number]], {"mask": mask, "index": torch.tensor([7 + number])})
+    parts[0].merge([part.state() for part in parts])
+    decoded = {index: cv2.imdecode(np.frombuffer(png, np.uint8), -1) for index, png in parts[0].maps.items()}
+    assert {index: each.tolist() for index, each in decoded.items()} == {7: maps[0].tolist(), 8: maps[1].tolist()}
+
+
+def test_the_table_of_metrics() -> None:
+    metrics = LabelMetrics(["a", "b"])
+    metrics.update([torch.tensor([[0, 1, 1, 1]])], {"mask": [torch.tensor([[0, 0, 1, 255]])]})
+    # a: 1 of 2 pixels; b: 1 of 2. Two of three labelled pixels are right; recalls are 1 / 2 and 1.
+    lines = ["1 images", "mIoU  50.00%", "pixel_accuracy  66.67%", "mean_accuracy  75.00%"]
+    lines += ["frequency_weighted_IoU  50.00%", "a  50.00%", "b  50.00%"]
+    assert [line.split() for line in format_table(metrics.compute()).splitlines()] == [line.split() for line in lines]

@@ -14,7 +14,9 @@ from conftest import ROOT
 
 from backbones.errors import UserError
 from tools.evaluation import CocoEvaluator, format_table
-from tools.evaluation.summary import METRICS, class_summary
+from tools.evaluation.overlaps import iou, pairs
+from tools.evaluation.shifts import fitting_shift, some, unknown_hint
+from tools.evaluation.summary import METRICS, area_of, class_summary, limits_of, metric_names, summarize
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 BOX = [10.0, 10.0, 40.0, 40.0]  # 1,600 square pixels: medium
@@ -501,3 +503,51 @@ def test_labels_that_are_no_integers_are_refused() -> None:
     found = {"boxes": [[1, 1, 5, 5]], "scores": [0.5], "labels": [3.5]}
     with pytest.raises(UserError, match="image 5: a predicted label is no integer"):
         CocoEvaluator(truth(BOX)).update([found], [{"image_id": 5}])
+
+
+def test_limits_and_names_of_metrics() -> None:
+    assert [limits_of(most) for most in (1, 5, 100, 300)] == [[1], [1, 5], [1, 10, 100], [1, 10, 100, 300]]
+    assert metric_names(10) == METRICS and metric_names(300) == (*METRICS, "AR300")
+    assert [area_of(name) for name in ("AP", "AP75", "APs", "ARm", "ARl", "VOC07")] == [
+        *("all", "all", "small", "medium", "large", "all")
+    ]
+
+
+def test_summary_by_hand() -> None:
+    """Precision is the index of the threshold over 10, plus 0.01 for each area; one of two classes is undefined."""
+    areas = 0.01 * np.arange(4)
+    precision, recall = np.full((10, 101, 2, 4, 4), -1.0), np.full((10, 2, 4, 4), -1.0)
+    precision[:, :, 0] = (np.arange(10)[:, None] / 10 + areas)[:, None, :, None]
+    recall[:, 0] = (areas[:, None] + 0.1 * np.arange(4))[None]  # limits 1, 10, 100, 300
+    figures = summarize(precision, recall, 300)
+    expected = {"AP": 0.45, "AP50": 0.0, "AP75": 0.5, "APs": 0.46, "APm": 0.47, "APl": 0.48}
+    expected |= {"AR1": 0.0, "AR10": 0.1, "AR100": 0.2, "ARs": 0.31, "ARm": 0.32, "ARl": 0.33, "AR300": 0.3}
+    assert figures == pytest.approx(expected)
+    precision[:] = -1
+    assert summarize(precision, recall, 300)["AP"] is None
+
+
+def test_the_shift_that_makes_ids_known() -> None:
+    assert fitting_shift([0, 1, 2], {1, 2, 3}) == 1
+    assert fitting_shift([10, 11, 12], {1, 2, 3}) == -9
+    assert fitting_shift([1, 2], {2, 3}) == 1
+    assert fitting_shift([9, 10], {1, 2}) is None  # two ids fit another shift than by one too easily
+    assert fitting_shift([1, 2, 3], {*range(5, 20), -1, 0}) == 4
+    assert fitting_shift([1, 2, 4], {1, 2, 3}) is None
+    assert unknown_hint([10, 11, 12], {1, 2, 3}) == "; subtracting 9 from each id would fit"
+    assert unknown_hint([1, 9], {1, 2, 3}) == ""
+    assert [some(ids) for ids in ([7, 3, 3], [1, 2, 3], [4, 1, 2, 3], [])] == [
+        *("3, 7", "1, 2, 3", "1, 2, 3, ...", "none")
+    ]
+
+
+def test_overlaps_by_hand() -> None:
+    """10 x 10 boxes: moved by 5 in x and y they share 25 of 175; touching, empty and distant ones share nothing."""
+    box = np.array([[0.0, 0, 10, 10]])
+    others = np.array([[5.0, 5, 10, 10], [10, 0, 10, 10], [0, 0, 10, 10], [3, 3, 0, 0], [40, -40, 1, 1], [0, 0, 10, 5]])
+    assert iou(box, others).tolist() == [pytest.approx([25 / 175, 0, 1, 0, 0, 0.5])]
+    assert iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [[0]]
+    detections = np.array([[1.0, 8], [2, 8], [1, 9], [1, 8]])
+    objects = np.array([[1.0, 8], [3, 8], [1, 9], [1, 9]])
+    found = [(left.tolist(), right.tolist()) for left, right in pairs(detections, objects, [0, 1])]
+    assert found == [([[1, 8], [1, 8]], [[1, 8]]), ([[1, 9]], [[1, 9], [1, 9]])]

@@ -10,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell
-from tools.experiments.differences import find_differences, seeds_and_images_interval
+from tools.experiments.differences import (
+    Difference,
+    find_differences,
+    seeds_and_images_interval,
+    shared_image_variance,
+)
 from tools.experiments.groups import group_runs
 from tools.runs.bootstrap import resamples
 from tools.runs.metrics import TASK_METRICS
@@ -136,3 +141,69 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says(of_seeds: f
     # The interval covers 94 to 97 % in the long run; 4 standard errors of a fraction of 0.95 are allowed on top.
     slack = 4 * (0.95 * 0.05 / repeats) ** 0.5
     assert 0.94 - slack < covered / repeats < 0.97 + slack
+
+
+def test_the_interval_over_seeds_and_images_by_hand():
+    """Variances of the means: 1 / 3 and 13 / 3 / 3 over the seeds, and 1 over the images: 25 / 9 in all.
+
+    Degrees of freedom: (25 / 9)^2 / ((1 / 3)^2 / 2 + (13 / 9)^2 / 2) = 625 / 89.
+    """
+    a, b = (60.0, 62.0, 61.0), (70.0, 69.0, 73.0)
+    low, high = seeds_and_images_interval(a, b, (np.full((3, 3), 0.5), np.array([[0.59, 0.61, np.nan]] * 3)))
+    reach = t.ppf(0.975, 625 / 89) * 5 / 3
+    assert (low, high) == (pytest.approx(29 / 3 - reach), pytest.approx(29 / 3 + reach))
+    welch = ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+    assert seeds_and_images_interval(a, b, None) == (pytest.approx(welch.low), pytest.approx(welch.high))
+    assert seeds_and_images_interval((1.0, 1.0), (3.0, 3.0), None) == (2, 2)
+    assert seeds_and_images_interval((1.0,), b, None) is seeds_and_images_interval(a, (1.0,), None) is None
+
+
+@pytest.mark.parametrize(
+    ("b", "expected"),
+    [
+        ([[0, 3], [0, 1]], 0.75),  # means 0 and 2: variance 1; deviations of 0 and 1: 2 * 0.25 / 1 / 2 of it
+        ([[0, 4], [0, 1], [0, 1]], 0.75),  # the same means; deviations 2, -1, -1: (1 + 0.25 + 0.25) / 2 / 3
+        ([[2, 0], [0, 2]], 0.0),  # equal means, so nothing is shared
+    ],
+)
+def test_variance_that_all_seeds_share_by_hand(b: list[list[float]], expected: float):
+    nothing = np.zeros((2, 2))
+    assert shared_image_variance(nothing, np.array(b, float)) == pytest.approx(expected)
+    assert shared_image_variance(np.array(b, float), nothing) == pytest.approx(expected)
+
+
+def difference(low: float, high: float, *, seeds: tuple[int, int] = (1, 1), **changes: object) -> Difference:
+    scores = tuple((60.0 + 10 * number,) * count for number, count in enumerate(seeds))
+    given = {"rest": {}, "images": (low, high), "both": None, **changes}
+    return Difference("backbone", "a", "b", given.pop("rest"), "top1", scores, **given)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sure"), [((1, 2), True), ((-2, -1), True), ((-1, 1), False), ((0, 2), False), ((-2, 0), False)]
+)
+def test_a_difference_is_sure_if_its_interval_excludes_zero(bounds: tuple[float, float], sure: bool):
+    assert difference(*bounds).sure is sure
+    assert difference(-5, 5, both=bounds).sure is sure  # the interval over seeds and images decides
+
+
+def test_statements_in_full():
+    alone = "over images only, because one seed does not show how much seeds vary"
+    assert difference(8, 12).statement() == f"backbone b over a: +10.0 top1, 95% interval +8.0 to +12.0 {alone}, 1 seed"
+    several = difference(8, 12, seeds=(2, 3), rest={"lr": "low", "head": "c4"}, both=(-1.0, 21.0))
+    assert several.statement() == (
+        "backbone b over a (lr low, head c4): +10.0 top1, 95% interval -1.0 to +21.0, 2 and 3 seeds; "
+        "not distinguishable"
+    )
+    assert several.as_json() == {
+        "axis": "backbone",
+        "first": "a",
+        "other": "b",
+        "rest": {"lr": "low", "head": "c4"},
+        "metric": "top1",
+        "scores": ((60.0, 60.0), (70.0, 70.0, 70.0)),
+        "change": 10.0,
+        "images": (8, 12),
+        "images_and_seeds": (-1.0, 21.0),
+        "distinguishable": False,
+        "statement": several.statement(),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.runs.bootstrap import interval, resamples
+from tools.runs.bootstrap import bounds, interval, resampled, resamples
 
 
 def test_interval_of_a_mean():
@@ -21,3 +21,21 @@ def test_every_call_draws_the_same_resamples():
     assert (first == again).all()
     assert (first.sum(axis=1) == 5).all()
     assert len({tuple(weights) for weights in first}) > 10
+
+
+def test_bounds_of_known_values():
+    """Of the numbers 0 to 200, 2.5 percent lie below 5 and above 195. NaN values do not count."""
+    numbers = np.arange(201.0)
+    assert bounds(numbers) == (pytest.approx(5), pytest.approx(195))
+    longer = np.concatenate([np.full(100, np.nan), numbers])
+    low, high = bounds(np.stack([longer, np.full(301, np.nan), longer / 10], axis=1))
+    assert low == pytest.approx([5, np.nan, 0.5], nan_ok=True)
+    assert high == pytest.approx([195, np.nan, 19.5], nan_ok=True)
+
+
+def test_a_resample_has_a_weight_for_each_image():
+    weights = np.array(list(resamples(5, 20)))
+    assert weights.shape == (20, 5)
+    assert (weights.sum(axis=0) > 0).all()  # each image is drawn
+    assert resampled(lambda each: each[:2], size=5, count=20).tolist() == weights[:, :2].tolist()
+    assert interval(lambda each: 0.0, size=0, count=9) == (None, None)
