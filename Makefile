@@ -6,13 +6,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check mutants clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   train ResNet-18 + FPN on the built-in shapes, evaluate, draw samples"
 	@echo "make test   run the test suite"
 	@echo "make check  lint, types and tests"
+	@echo "make mutants  change the core in many small ways; name the changes that no test notices (about an hour)"
 	@echo "make clean  remove the environment in $(VENV)"
 
 demo: $(STAMP)
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutation/run.py
 
 $(STAMP): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
