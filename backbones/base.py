@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, norm_table
 from backbones.weights.files import read_meta
+from backbones.weights.names import foreign_entries
 from backbones.weights.report import LoadReport
 
 PYRAMID = ("c2", "c3", "c4", "c5")  # the levels that detectors and segmentation models use
@@ -123,12 +124,20 @@ class Backbone(nn.Module):
         """Store the load report, and set the input normalisation to that with which the loaded weights were trained.
 
         Raises:
-            UserError: weights of batch norm were loaded into group norm, for which they are meaningless.
+            UserError: weights of batch norm were loaded into group norm, for which they are meaningless, or a file has
+                weights within parts of this network that this network lacks.
         """
         if norm_table(self).get("group") and any(k.endswith("running_mean") for k in report.beside):
             raise UserError(
                 f"{self.name}: {report.source} was trained with batch norm, whose weights do not fit norm='group'; "
                 "use norm='batch' or norm='frozen', or weights=None"
+            )
+        # Published weights are known to fit; libraries drop entries of some of their files.
+        others = foreign_entries(self.state_dict(), report.beside) if os.path.isfile(weights) else []
+        if others:
+            raise UserError(
+                f"{self.name}: {report.source} belongs to another network, because it has {len(others)} entries that "
+                f"this one lacks, such as {others[0]}; use the network that the file was trained with"
             )
         self.load_report = report
         self.adopt_normalisation(weights)

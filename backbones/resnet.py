@@ -121,7 +121,6 @@ class ResNet(Backbone):
                 "use the backbone and the shortcut option that the file was trained with"
             )
         super().accept(report, weights)
-        self._refuse_other_network(report)
 
     def library_state(self) -> dict[str, Tensor]:
         eps = {vars(part)["eps"] for part in self.modules() if hasattr(part, "running_var")}
@@ -147,18 +146,6 @@ class ResNet(Backbone):
         layer = trunk._modules.pop(f"layer{self._levels.index(last.name) + 1}")
         trunk.feature_info = self.feature_info[:-1]
         return trunk, LastStage(list(layer.children() if layer else ()), last)
-
-    def _refuse_other_network(self, report: LoadReport) -> None:
-        """Refuse weights that have additional entries, such as those of gates, within the stages of this network."""
-        matches = [(key, re.match(r"(layer\d)\.\d+\.", key)) for key in report.beside]
-        others = [key for key, match in matches if match and match.group(1) in self._modules]
-        if others:
-            self.load_report = None
-            raise UserError(
-                f"{self.name}: {report.source} belongs to another network, because it has {len(others)} "
-                f"entries that this one lacks, such as {others[0]}; use the network that the file was "
-                "trained with"
-            )
 
     def _is_projection(self, key: str) -> bool:
         """Return whether a file's entry is the convolution of a projection shortcut in a stage of this network."""

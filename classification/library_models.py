@@ -61,7 +61,7 @@ class LibraryModel(Backbone):
             UserError: the weights are not available, or anything but the last layer does not fit.
         """
         state, source = self._entries(weights)
-        head = self._head()
+        head = tuple(self.head_entries()[0])
         # `load` accepts a tenth of the entries as missing. A small model's head may be more, so leave it out.
         minimum = 0.9 * (1 - len(head) / len(self.state_dict()))
         report = load(self, state, source=source, ignore=(*head, *AUXILIARY), minimum=minimum)
@@ -102,11 +102,16 @@ class LibraryModel(Backbone):
         net = timm_pretrained(lambda: _create_timm(tagged, pretrained=True), name=f"timm/{tagged}")
         return net.state_dict(), f"timm {arch} {weights}"
 
-    def _head(self) -> tuple[str, ...]:
-        """Return the names of the last layer's weights, whose shapes depend on the number of classes."""
+    def head_entries(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the entries of the last layer, whose shapes depend on the number of classes.
+
+        Returns:
+            The entries, and those of a model with one more class on the meta device.
+        """
         with torch.device("meta"):
             other = _create(self.name, num_classes=self.num_classes + 1, in_channels=self.in_channels).state_dict()
-        return tuple(f"net.{k}" for k, v in self.net.state_dict().items() if v.shape != other[k].shape)
+        own = {f"net.{k}": v for k, v in self.net.state_dict().items() if v.shape != other[k].shape}
+        return own, {name: other[name.removeprefix("net.")] for name in own}
 
 
 class ScriptableLogits(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from backbones.base import Backbone
 from backbones.common.keywords import known_keywords
 from backbones.common.numeric import whole_number
 from backbones.errors import UserError
-from backbones.weights.files import read_state
+from backbones.weights.classes import describe_moved, reorder_classes, rows_by_name
+from backbones.weights.files import read_meta, read_state
 from backbones.weights.hub import resolve
 from backbones.weights.loading import load, load_linear, state_for
 from backbones.weights.report import LoadReport
@@ -41,6 +43,10 @@ class Classifier(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map images `[N, C, H, W]`, normalised with the backbone's mean and std, to logits `[N, num_classes]`."""
+        raise NotImplementedError
+
+    def head_entries(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the entries of the last layer, and those of a last layer with one more class on the meta device."""
         raise NotImplementedError
 
     def library_state(self) -> dict[str, Tensor]:
@@ -77,6 +83,10 @@ class PooledClassifier(Classifier):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(backbone.feature_info[-1].channels, num_classes)
 
+    def head_entries(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        larger = nn.Linear(self.fc.in_features, self.fc.out_features + 1, device="meta")
+        return self.fc.state_dict(prefix="fc."), larger.state_dict(prefix="fc.")
+
     def library_state(self) -> dict[str, Tensor]:
         return {**self.backbone.library_state(), "fc.weight": self.fc.weight.data, "fc.bias": self.fc.bias.data}
 
@@ -89,6 +99,9 @@ class WholeClassifier(Classifier):
     """Classifier that is a whole model of torchvision or timm with the library's own head."""
 
     backbone: LibraryModel
+
+    def head_entries(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self.backbone.head_entries()
 
     def logits(self, x: Tensor) -> Tensor:
         return self.backbone(x)["logits"]
@@ -148,6 +161,7 @@ def build(
     num_classes: int,
     *,
     weights: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] | None = None,
     label_smoothing: float = 0.0,
     recompute: bool = False,
     **options: Any,
@@ -161,6 +175,8 @@ def build(
         num_classes: number of logits.
         weights: as for `backbones.build`; None for random weights. The last layer is loaded from the same file if its
             number of classes is `num_classes`; otherwise it stays random and the report lists it as missing.
+        classes: names of the classes by label. If our weights file has the same names in another order, the rows of its
+            last layer are put into this order, and the report lists the classes that moved.
         label_smoothing, recompute: see `ClassifierOptions` in classification/options.py.
         options: further keywords of `backbones.build`, if `backbone` is a name; a library's whole model takes
             in_channels and norm only.
@@ -179,6 +195,8 @@ def build(
         model = PooledClassifier(trunk, num_classes, label_smoothing=label_smoothing)
         if weights is not None:
             model.load_report = _load(model, weights)
+    if weights is not None and classes is not None:
+        _match_classes(model, classes, weights)
     # Convert norm layers last, so that weights load into plain batch norm.
     if options.get("norm") == "frozen":
         backbones.freeze_batch_norm(model)
@@ -227,6 +245,16 @@ def _trunk(backbone: str | Backbone, weights: str | os.PathLike[str] | None, opt
     if options.get("norm") == "frozen" and weights is not None:
         options["norm"] = "batch"  # `build` freezes it once the weights are loaded
     return backbones.build(backbone, weights=None, **options)
+
+
+def _match_classes(model: Classifier, classes: Sequence[str], weights: str | os.PathLike[str]) -> None:
+    """Put the classes of a last layer that was loaded from a file into the order of `classes`."""
+    rows, report = rows_by_name(read_meta(weights).get("classes"), classes), model.load_report
+    head, larger = model.head_entries()
+    if rows is None or report is None or not set(head) <= set(report.matched):
+        return
+    if reorder_classes(head, larger, rows):
+        model.load_report = replace(report, moved=describe_moved(classes, rows))
 
 
 def _load(model: PooledClassifier, weights: str | os.PathLike[str]) -> LoadReport:

@@ -179,7 +179,12 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
 
 
 def build_from_options(
-    options: ClassifierOptions, weights: str | os.PathLike[str] | None, *, num_classes: int, in_channels: int
+    options: ClassifierOptions,
+    weights: str | os.PathLike[str] | None,
+    *,
+    num_classes: int,
+    in_channels: int,
+    classes: Sequence[str] | None = None,
 ) -> Classifier:
     """Build the model that a run's options describe, but leave `options.weights` and `options.freeze` to the caller.
 
@@ -190,6 +195,7 @@ def build_from_options(
         options.backbone,
         num_classes,
         weights=weights,
+        classes=classes,
         in_channels=in_channels,
         norm=options.norm,
         shortcut=options.shortcut,

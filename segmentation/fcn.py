@@ -6,6 +6,7 @@ Widths and strides follow from the backbone's `feature_info` alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from backbones.errors import UserError
 from backbones.weights.hub import resolve
 from segmentation.heads import HEADS, Head
 from segmentation.losses import PixelLoss
-from segmentation.weights import fill, read_segmenter
+from segmentation.weights import fill, match_classes, read_segmenter
 
 AUX_WEIGHT = 0.4  # weight of the second loss (Zhao et al. 2017), as torchvision trains its models
 
@@ -96,6 +97,7 @@ def build(
     max_stride: int | None = None,
     in_channels: int = 3,
     loss: PixelLoss | None = None,
+    classes: Sequence[str] | None = None,
     **options: Any,
 ) -> FCN:
     """Build a segmentation model.
@@ -108,6 +110,8 @@ def build(
             segmentation model's file for the whole model; None for random weights.
         norm, output_stride, max_stride: see `SegmenterOptions`; only with a name.
         in_channels: channels of the images; only with a name.
+        classes: names of the classes by number. If our weights file of a whole model has the same names in another
+            order, the classes of its head are put into this order, and the report lists the classes that moved.
         loss: the training loss; None for the mean cross-entropy.
         options: further keywords of `backbones.build`; only with a name.
 
@@ -142,6 +146,10 @@ def build(
     model = FCN(trunk, _build_head(trunk, head, num_classes, aux=aux), loss=loss)
     if state is not None:
         model.load_report = fill(model, state, num_classes=num_classes, source=str(weights))
+        if classes is not None:
+            match_classes(
+                model, classes, lambda: FCN(trunk, _build_head(trunk, head, num_classes + 1, aux=aux)), str(weights)
+            )
         trunk.adopt_normalisation(str(weights))
         if norm == "frozen":
             backbones.freeze_batch_norm(trunk)

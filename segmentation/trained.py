@@ -170,6 +170,7 @@ def build_from_options(
     num_classes: int,
     in_channels: int = 3,
     loss: PixelLoss | None = None,
+    classes: Sequence[str] | None = None,
 ) -> FCN:
     """Build the model that a run's options describe.
 
@@ -189,4 +190,5 @@ def build_from_options(
         output_stride=options.output_stride,
         max_stride=options.max_stride,
         loss=loss,
+        classes=classes,
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Size, Tensor, nn
 
 from backbones import Backbone
 from backbones.errors import UserError
-from backbones.weights.files import read_state
+from backbones.weights.classes import describe_moved, reorder_classes, rows_by_name
+from backbones.weights.files import read_meta, read_state
 from backbones.weights.names import without_prefix
 from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
@@ -81,6 +85,27 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
         unexpected=tuple(unexpected),
         reshaped=(),
     )
+
+
+def match_classes(model: nn.Module, classes: Sequence[str], larger: Callable[[], nn.Module], source: str) -> None:
+    """Put the classes of a head that was loaded from a file into the order of `classes`.
+
+    Args:
+        model: the model with its `load_report`.
+        classes: names of the model's classes by number.
+        larger: builds the same model with one more class.
+        source: the weights file.
+    """
+    rows, report = rows_by_name(read_meta(source).get("classes"), classes), vars(model)["load_report"]
+    if rows is None:
+        return
+    head = {name: value for name, value in model.state_dict().items() if name.startswith(HEAD)}
+    # Entries that are not in the file stay random, whatever their order.
+    head = {name: value for name, value in head.items() if name in report.matched}
+    with torch.random.fork_rng(devices=[]):
+        shapes = larger().state_dict()
+    if reorder_classes(head, shapes, rows):
+        vars(model)["load_report"] = replace(report, moved=describe_moved(classes, rows))
 
 
 def _per_class(name: str, own: Size, given: Size, num_classes: int) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.weights.files import read_state
-from backbones.weights.names import COUNTER, best_prefix, find_linear, name_children
+from backbones.weights.names import COUNTER, aliases, best_prefix, find_linear, name_children
 from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
 
@@ -172,7 +172,7 @@ def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dic
         Entry of the model -> key of the file; the other keys of the file; the prefix.
     """
     # Index every name that an entry of the model may have in a file. The entry's own name has precedence.
-    index = {alias: key for key in reversed(list(own)) for alias in _aliases(key)}
+    index = {alias: key for key in reversed(list(own)) for alias in aliases(key)}
     index.update((key, key) for key in own)
     prefix = best_prefix(index, state, _modern)
     found: dict[str, str] = {}
@@ -182,16 +182,6 @@ def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dic
             found.setdefault(key, file_key)
     used = set(found.values())
     return found, [k for k in state if k not in used], prefix
-
-
-def _aliases(key: str) -> Iterator[str]:
-    """Yield the names that an entry of a wrapped model ("net.layer1...") may have in a file ("layer1...")."""
-    for prefix in ("net.model.", "net."):
-        if key.startswith(prefix):
-            bare = key.removeprefix(prefix)
-            yield bare
-            # timm's feature extractors flatten sequences: stages.0 becomes stages_0.
-            yield re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)
 
 
 def _modern(key: str) -> str:

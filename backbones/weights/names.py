@@ -13,6 +13,41 @@ COUNTER = "num_batches_tracked"
 _HEADS = ("fc", "linear", "classifier", "head", "last_linear")
 
 
+def aliases(key: str) -> Iterator[str]:
+    """Yield the names that an entry of a wrapped model ("net.layer1...") may have in a file ("layer1...")."""
+    for prefix in ("net.model.", "net."):
+        if key.startswith(prefix):
+            bare = key.removeprefix(prefix)
+            yield bare
+            # timm's feature extractors flatten sequences: stages.0 becomes stages_0.
+            yield re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)
+
+
+def foreign_entries(own: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the weights of a file that lie within a part of a model that the model has, but are not in the model.
+
+    They show that the file belongs to another network, such as one with gates or with more blocks. Parts that the model
+    leaves out, such as its last stages, are whole in the file.
+
+    Args:
+        own: names of the model's entries.
+        others: names of the entries that only the file has, without the file's prefix.
+    """
+    parts = {_part(alias) for key in own for alias in (key, *aliases(key))}
+    return [key for key in others if key.endswith((".weight", ".bias")) and _part(key) in parts]
+
+
+def _part(key: str) -> str:
+    """Return the part of a model that an entry belongs to: "layer2" of layer2.0.conv1.weight, "features.2" of others.
+
+    A layer at the top, such as conv1.weight, is a part of its own.
+    """
+    names = key.split(".")
+    if re.fullmatch(r"layer\d+", names[0]):
+        return names[0]
+    return ".".join(names[:2]) if len(names) > 2 else key
+
+
 def best_prefix(own: Container[str], keys: Iterable[str], present: Callable[[str], str] = str) -> str:
     """Return the dotted prefix of a file's keys under which most entries of a model are found.
 

@@ -18,7 +18,7 @@ class LoadReport:
         reshaped: entries of `matched` that were adapted to another number of input channels.
         ignored: entries of the file's classifier, if the model has no classifier or one of another size.
         prefix: what precedes the names of the model's entries in the file, such as "model.backbone.".
-        moved: categories that were matched by name and have another id in the file.
+        moved: classes that were matched by name and have another number or id in the file.
     """
 
     source: str
@@ -34,7 +34,7 @@ class LoadReport:
         parts = [f"matched {len(self.matched)} of {len(self.matched) + len(self.missing)} entries"]
         for kind in ("missing", "unexpected", "reshaped", "ignored"):
             parts += [_count(kind, getattr(self, kind))]
-        parts += [_count("matched by name under another id", self.moved)] if self.moved else []
+        parts += [_count("matched by name under another number", self.moved)] if self.moved else []
         return f"{self.source}: {', '.join(parts)}"
 
     def with_head(self, names: Sequence[str] | None) -> LoadReport:

@@ -1,10 +1,12 @@
 """The classification model: torchvision's logits bit for bit, and loading of its weights."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 import backbones
 import classification
@@ -93,3 +95,18 @@ def test_a_backbone_of_a_plugin_trains_all_of_it(tiny_backbone: str) -> None:
     assert [info.name for info in net.backbone.feature_info] == ["c4"]
     net(torch.randn(2, 2, 40, 56), {"label": torch.tensor([0, 2])})["loss_cls"].backward()
     assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["resnet20", "torchvision/squeezenet1_1"])
+def test_each_class_keeps_its_logit_in_another_order(tmp_path: Path, name: str):
+    before, path = classification.build(name, 3).eval(), tmp_path / "model.safetensors"
+    save_file(before.state_dict(), path, {"meta": json.dumps({"classes": ["ant", "bee", "cow"]})})
+    images = torch.randn(2, 3, 64, 64)
+    after = classification.build(name, 3, weights=path, classes=("cow", "ant", "bee")).eval()
+    other = classification.build(name, 3, weights=path, classes=("cow", "ant", "dog")).eval()
+    with torch.inference_mode():
+        expected = before(images)
+        assert torch.equal(other(images), expected)
+        assert torch.allclose(after(images), expected[:, [2, 0, 1]], rtol=1e-5, atol=1e-6)
+    assert after.load_report is not None
+    assert after.load_report.moved == ("cow: 2 -> 0", "ant: 0 -> 1", "bee: 1 -> 2")

@@ -103,7 +103,7 @@ def test_categories_are_found_by_name_under_other_ids(twins):
     assert torch.equal(ours.roi_heads.box_predictor.cls_score.weight, weight[[0, 18, 3]])  # background, dog, car
     assert ours.load_report.missing == ()
     assert ours.load_report.moved == ("dog: id 18 -> 0", "car: id 3 -> 1")
-    assert "2 matched by name under another id (dog: id 18 -> 0, car: id 3 -> 1)" in str(ours.load_report)
+    assert "2 matched by name under another number (dog: id 18 -> 0, car: id 3 -> 1)" in str(ours.load_report)
     # "N/A" names several rows of COCO's file, so it needs its id.
     ours = detection.build("resnet50", 2, weights=path, categories=CategoryMap((12, 13), ("N/A", "stop sign")))
     assert ours.load_report.missing == ()

@@ -79,7 +79,8 @@ class ClassificationTask:
     def build_model(self, options: TrainClassifierOptions, data: ImageSource) -> Classifier:
         chosen = options.model
         weights = None if chosen.weights == "none" else chosen.weights
-        model = build_from_options(chosen, weights, num_classes=len(data.classes), in_channels=data.in_channels)
+        count, channels = len(data.classes), data.in_channels
+        model = build_from_options(chosen, weights, num_classes=count, in_channels=channels, classes=data.classes)
         _check_classes(options, data, model)
         if chosen.freeze:
             model.backbone.freeze_stages(chosen.freeze)
@@ -283,6 +284,6 @@ def _other_classes(options: TrainClassifierOptions, data: ImageSource, model: Cl
     """Return a warning if the last layer comes from a file that was trained on other classes; else ""."""
     trained_on = classes_trained_on(options.model.weights)
     loaded = model.load_report is not None and not any("fc." in name for name in model.load_report.missing)
-    if trained_on in (None, data.classes) or not loaded:
+    if trained_on is None or sorted(trained_on) == sorted(data.classes) or not loaded:
         return ""
     return "; WARNING: the last layer was trained on other classes, and training starts from it"

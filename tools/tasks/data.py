@@ -66,14 +66,14 @@ def classes_trained_on(weights: str) -> tuple[str, ...] | None:
 
 
 def require_trained_on(weights: str, classes: Sequence[str]) -> None:
-    """Refuse weights that were trained on other classes. The number of classes must be equal already.
+    """Refuse weights that were trained on other classes. The order does not matter: loading matches names.
 
     Raises:
         UserError: the classes differ; the text names the first one that does.
     """
     trained_on = classes_trained_on(weights)
-    if trained_on is not None and trained_on != tuple(classes):
-        before, now = next((a, b) for a, b in zip(trained_on, classes, strict=True) if a != b)
+    if trained_on is not None and sorted(trained_on) != sorted(classes):
+        before, now = next((a, b) for a, b in zip(sorted(trained_on), sorted(classes), strict=True) if a != b)
         raise UserError(
             f"--weights {weights}: was trained on other classes than the data's ({before}, not {now}); use the data "
             "that it was trained on"

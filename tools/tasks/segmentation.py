@@ -60,7 +60,8 @@ class SegmentationTask:
         if data.train is not None:
             _require_same_classes(data.train.source, source)
             loss = _loss(options, data.train)
-        model = build_from_options(chosen, weights, num_classes=len(source.classes), loss=loss)
+        names = source.classes.names
+        model = build_from_options(chosen, weights, num_classes=len(names), loss=loss, classes=names)
         _check_classes(options, source, model)
         if data.train is not None:
             model.freeze_stages(chosen.freeze)
