@@ -1,6 +1,7 @@
 """Tests of timm's and torchvision's models as backbones."""
 
 import math
+from pathlib import Path
 
 import pytest
 import timm
@@ -190,3 +191,24 @@ def test_other_channels(name: str, channels: int) -> None:
     net = backbones.build(name, weights=None, in_channels=channels)
     assert len(net.mean) == len(net.std) == channels
     assert net(torch.randn(2, channels, 64, 64))["c5"].shape[0] == 2
+
+
+GATES = {
+    "torchvision/resnet18": "layer1.0.se.fc1.weight",
+    "timm/resnet18": "layer1.0.se.fc1.weight",
+    "timm/test_convnext": "stages.0.blocks.0.gate.weight",
+    "torchvision/squeezenet1_1": "features.3.gate.weight",
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_file_with_gates_is_of_another_network_and_a_file_with_more_stages_is_not(name: str, tmp_path: Path):
+    library, arch = name.split("/")
+    whole = timm.create_model(arch) if library == "timm" else torchvision.models.get_model(arch)
+    state = whole.state_dict()
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save({**state, GATES[name]: torch.ones(4, 4)}, tmp_path / "gated.pth")
+    few = backbones.build(name, weights=tmp_path / "plain.pth", features=("c2", "c3"))
+    assert few.load_report is not None and few.load_report.unexpected  # of the stages that are left out
+    with pytest.raises(UserError, match=f"belongs to another network, .* such as {GATES[name]}; use"):
+        backbones.build(name, weights=tmp_path / "gated.pth", features=("c2", "c3"))

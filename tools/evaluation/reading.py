@@ -39,8 +39,9 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: if the file is missing, unreadable or not JSON.
     """
+    content = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not a JSON file ({error}); write the file again") from None
 

@@ -276,6 +276,14 @@ def test_norm_of_all_gradients():
     assert optim.gradient_norm(model).item() == 5
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_cosine_without_steps_prints_nothing(caplog: pytest.LogCaptureFixture, steps: int):
+    """timm says "Cosine annealing scheduler will have no effect", which would precede the plan of --eval-only."""
+    values = lrs(TrainOptions(lr=1.0, warmup=0, schedule="cosine"), steps)
+    assert values == [1.0] * steps
+    assert caplog.text == ""
+
+
 def test_batch_size_rules():
     sgd, rule = optim.learning_rate(TrainOptions(optimizer="sgd", batch_size=32, base_lr=0.02, base_batch_size=16))
     assert (sgd, rule) == (0.04, "0.02 x 32 / 16")

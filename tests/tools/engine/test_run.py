@@ -17,7 +17,9 @@ from backbones.errors import UserError
 from detection.roi_align import PyramidRoIAlign
 from segmentation.data.classes import IGNORE
 from segmentation.losses import PixelLoss
-from tools.engine.environment import user_error_of
+from tools.engine.environment import require_possible, user_error_of
+from tools.engine.options import TrainOptions
+from tools.processes import distributed
 
 
 @pytest.fixture
@@ -92,3 +94,11 @@ def test_the_loss_over_pixels_is_the_same_by_rows(kind, weights):
         assert loss(scores, labels).item() == pytest.approx(plain.item(), rel=1e-6)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_only_a_training_needs_a_batch_that_divides_among_the_processes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    options, device = TrainOptions(batch_size=16), torch.device("cpu")
+    require_possible(options, {"eval_only": True}, device)
+    with pytest.raises(UserError, match=r"--batch-size 16: does not divide into 3 processes .* a multiple of 3"):
+        require_possible(options, {"eval_only": False}, device)

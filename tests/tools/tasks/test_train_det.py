@@ -165,6 +165,16 @@ def test_evaluation_alone_needs_no_training_split_and_takes_negatives_alone(trai
     assert "WARNING: trained with anchor_scale 3.0, now 8.0" in other.stdout
 
 
+@pytest.mark.parametrize(("given", "absent"), [("train", "val"), ("val", "train")])
+def test_files_of_one_split_need_those_of_the_other(coco, given: str, absent: str):
+    coco.write()
+    files = [f"--{given}-annotations", str(coco.annotations(given)), f"--{given}-images", str(coco.images(given))]
+    options = parse(TrainDetectorOptions, description="", argv=files)
+    message = f"--{given}-annotations: the {absent} split is not named; name --{absent}-annotations and --{absent}-im"
+    with pytest.raises(UserError, match=message):
+        open_train(options, open_val(options))
+
+
 def test_file_names_outside_the_folder_are_taken_where_allowed(coco):
     coco.write()
     coco.data["images"][0]["file_name"] = "../train2017/005.jpg"
