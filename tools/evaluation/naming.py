@@ -38,8 +38,9 @@ class IdNames:
         Raises:
             UserError: the file is missing or unreadable.
         """
+        content = read_bytes(path)
         try:
-            return cls.of(json.loads(read_bytes(path)))
+            return cls.of(json.loads(content))
         except (ValueError, RecursionError):
             return cls({}, {})
 

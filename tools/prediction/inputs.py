@@ -172,10 +172,9 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
     if path.is_dir():
         listing = list_files(path, SUFFIXES)
         if not listing.files:
-            found = describe_passed_over(listing.passed_over) or "no files"
-            raise UserError(
-                f"{name}: holds no images or videos ({', '.join(SUFFIXES)}), but {found}; name another folder"
-            )
+            others = describe_passed_over(listing.passed_over)
+            found = f" ({', '.join(SUFFIXES)}), but {others}" if others else ", because it is empty"
+            raise UserError(f"{name}: holds no images or videos{found}; name another folder")
         passed_over.update(listing.passed_over)
         return [InputFile(file, str(file.relative_to(path))) for file in listing.files]
     if path.is_file():

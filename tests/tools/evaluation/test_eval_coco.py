@@ -12,6 +12,8 @@ from conftest import ROOT
 
 from backbones.errors import UserError
 from tools.eval_coco import main
+from tools.evaluation.naming import IdNames
+from tools.evaluation.reading import read_json
 from tools.synthetic.coco_results import write_synthetic
 
 SCRIPT = ROOT / "tools" / "eval_coco.py"
@@ -60,6 +62,12 @@ def test_user_errors_are_one_line(tmp_path: Path, files: list[str], words: list[
     done = run(tmp_path, *words)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_unreadable_file_is_named_once(tmp_path: Path) -> None:
+    for read in (read_json, IdNames.read):
+        with pytest.raises(UserError, match=r"^\S+: cannot be read \(Is a directory\); check"):
+            read(tmp_path)
 
 
 def write_predicted(folder: Path, names: dict[int, str], categories: dict[int, str]) -> list[str]:
