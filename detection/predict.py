@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
+from backbones.common.precision import at_least_fp32
 from backbones.errors import UserError
 from backbones.fold import Folds
 from detection.faster_rcnn import FasterRCNN
@@ -184,10 +185,11 @@ class View:
         inside = self._inside(boxes)
         logits, deltas = heads.score(self.features, inside, self.resized)
         counts = [len(each) for each in boxes]
-        found = heads.box_coder.decode_single(deltas.float(), torch.cat(inside)).unflatten(1, (-1, 4)).split(counts)
+        found = heads.box_coder.decode_single(at_least_fp32(deltas), torch.cat(inside))
+        found = found.unflatten(1, (-1, 4)).split(counts)
         clipped = [clip_boxes_to_image(each, size) for each, size in zip(found, self.resized, strict=True)]
         moved = self._outside([each.flatten(0, 1) for each in clipped])
-        probabilities = logits.float().softmax(-1).split(counts)
+        probabilities = at_least_fp32(logits).softmax(-1).split(counts)
         return list(probabilities), [each.unflatten(0, (-1, logits.shape[1])) for each in moved]
 
     def _inside(self, boxes: list[Tensor]) -> list[Tensor]:
@@ -222,7 +224,7 @@ def unite(proposals: Sequence[Tensor]) -> Tensor:
         return proposals[0]
     ranks = torch.cat([-torch.arange(len(each), device=each.device) for each in proposals])
     boxes = torch.cat(list(proposals))
-    return boxes[nms(boxes, ranks.float(), PROPOSAL_NMS)]
+    return boxes[nms(boxes, ranks.to(boxes.dtype), PROPOSAL_NMS)]
 
 
 def vote(kept: Tensor, boxes: Tensor, votes: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.necks import BoxHead
@@ -177,8 +178,9 @@ class RoIHeads(TorchvisionRoIHeads):
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return the boxes, scores and labels of each image's detections, computed in float32.
+        """Return the boxes, scores and labels of each image's detections, computed in float32 or more.
 
         bf16 would round coordinates above 256 to even numbers.
         """
-        return super().postprocess_detections(class_logits.float(), box_regression.float(), proposals, image_shapes)
+        logits, regression = at_least_fp32(class_logits), at_least_fp32(box_regression)
+        return super().postprocess_detections(logits, regression, proposals, image_shapes)

@@ -17,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
 from backbones import FeatureInfo
+from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 
@@ -27,7 +28,7 @@ BETA = 1 / 9  # the smooth L1 loss is quadratic below; torchvision's value
 
 
 class Anchors(AnchorGenerator):
-    """Generates anchor boxes in float32, because bf16 would round coordinates above 256 to even numbers.
+    """Generates anchor boxes, in float32 for features of 16 bits, because bf16 would round coordinates above 256 to even numbers.
 
     With several levels (FPN), the anchors of a level have one size, `scale` times its stride (Lin et al. 2017, section
     4.1).\n With a single level, they have five sizes.
@@ -49,7 +50,7 @@ class Anchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Return the anchors `[A, 4]` xyxy of each image."""
-        return super().forward(image_list, [features[:1, :1].float() for features in feature_maps])
+        return super().forward(image_list, [at_least_fp32(features[:1, :1]) for features in feature_maps])
 
 
 class SparseRPNHead(RPNHead):
@@ -124,12 +125,12 @@ class RPN(RegionProposalNetwork):
         objectness = torch.cat(scores, dim=1)
         # Choose the best anchors of each level.
         top = self._get_top_n_idx(objectness, counts)
-        # Decode their boxes in float32.
+        # Decode their boxes, in float32 or more.
         chosen = torch.cat(deltas, dim=1).unflatten(1, (-1, 4)).gather(1, top[..., None].expand(-1, -1, 4))
-        decoded = self.box_coder.decode_single(chosen.float().flatten(0, 1), anchors[top].flatten(0, 1))
+        decoded = self.box_coder.decode_single(at_least_fp32(chosen).flatten(0, 1), anchors[top].flatten(0, 1))
         # Clip to the image, remove tiny boxes, apply NMS on each level, and keep the best of all levels.
         kept = [min(self.pre_nms_top_n(), count) for count in counts]
-        found = objectness.gather(1, top).float()
+        found = at_least_fp32(objectness.gather(1, top))
         return self.filter_proposals(decoded.view(*top.shape, 4), found, image_sizes, kept)[0]
 
     def _losses(self, maps: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:

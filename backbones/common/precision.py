@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from backbones.errors import UserError
 
@@ -28,6 +29,11 @@ def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in known:
         raise UserError(f"--precision {precision}: expected auto, {', '.join(known)}")
     return known[precision]
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return a tensor of 16 bits in float32, and others as they are, so that a model in double precision stays so."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @cache

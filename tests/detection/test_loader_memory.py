@@ -23,7 +23,7 @@ from detection.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.synthetic.coco_results import BOXES_PER_IMAGE, synthetic_results
 
-ANNOTATIONS = 500_000
+ANNOTATIONS = 200_000
 BOUND = 8 * 2**20  # limit of the growth of a worker's own memory since its fork, in bytes
 ROLLUP = Path("/proc/self/smaps_rollup")
 

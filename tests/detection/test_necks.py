@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tolerances import assert_same_detections, rounding
 from torch import Tensor, nn
 
 import detection
@@ -69,7 +70,11 @@ def test_a_users_neck_passes_through_a_file(registered: None, tmp_path: Path):
     with torch.inference_mode():
         (expected,) = model([image])
     assert len(expected["boxes"]) > 0
-    torch.testing.assert_close(loaded(image).boxes, expected["boxes"], rtol=1e-4, atol=1e-2)  # folded batch norm rounds
+    found, near = loaded(image), rounding(512 * 9, layers=25)
+    same = {"labels": torch.zeros(len(found))}  # the file names categories, the model numbers them
+    assert_same_detections(
+        {"boxes": found.boxes, "scores": found.scores, **same}, {**expected, **same}, boxes=80 * near, scores=near
+    )
 
 
 def test_rebuilding_without_weights_keeps_everything_else(registered: None):
