@@ -66,7 +66,7 @@ def refused(capsys: pytest.CaptureFixture[str], gone_off: Path, main: Callable[.
 def pickles(gone_off: Path, folder: Path) -> dict[str, Path]:
     """The bomb as a bare pickle, as what torch writes, and with weights beside it."""
     bare, zipped, hidden = (folder / name for name in ("bare.pth", "zipped.pth", "hidden.pth"))
-    bare.write_bytes(pickle.dumps(Bomb(gone_off)))
+    bare.write_bytes(pickle.dumps(Bomb(gone_off), protocol=2))  # that of torch
     torch.save(Bomb(gone_off), zipped)
     torch.save({"state_dict": {"fc.weight": torch.zeros(2, 2)}, "optimizer": Bomb(gone_off)}, hidden)
     return {path.stem: path for path in (bare, zipped, hidden)}

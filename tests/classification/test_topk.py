@@ -47,7 +47,7 @@ def test_of_equals_the_first_counts_and_nan_against_the_net():
 
 
 def test_a_certain_mistake_costs_no_infinity():
-    assert measured([[1.0, 0.0]], [1], ("a", "b")).compute()["nll"] == pytest.approx(-math.log(1e-12), rel=1e-6)
+    assert measured([[1.0, 0.0]], [1], ("a", "b")).compute()["nll"] == pytest.approx(-math.log(1e-12))
 
 
 @pytest.mark.parametrize(("count", "top5"), [(2, None), (5, None), (6, 1.0)])
@@ -91,7 +91,7 @@ def test_prefix_names_the_figures_of_training_images():
     assert metric.compute() == {
         "train_top1": 1.0,
         "train_top5": 1.0,
-        "train_nll": pytest.approx(0, abs=1e-6),
+        "train_nll": 0,
         "train_images": 7,
     }
 

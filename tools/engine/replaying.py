@@ -131,7 +131,7 @@ def trace(model: nn.Module, kept: Kept, dtype: torch.dtype) -> Traced:
     # Watch the output of every module.
     broken: list[str] = []
     handles = [module.register_forward_hook(_watch(name, broken)) for name, module in model.named_modules()]
-    with warnings.catch_warnings(), torch.autograd.detect_anomaly(check_nan=True):
+    with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True):
         warnings.simplefilter("ignore")  # the error of the backward pass says enough
         with Precision(device, dtype).autocast():
             losses: dict[str, Tensor] = model(images, targets)

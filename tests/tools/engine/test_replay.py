@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tolerances import rounding
 from torch import nn
 
 import backbones
@@ -94,7 +95,8 @@ def test_the_replayed_loss_is_the_runs_own(small_shapes: Path, tmp_path: Path, m
     assert ("frozen" in norm_table(net)) == (norm == "frozen")
     found = replaying.trace(net, kept, getattr(torch, kept["precision"]))
     # A watched convolution is not folded with its frozen norm, and rounds otherwise.
-    expected = {name: pytest.approx(loss, rel=1e-4) for name, loss in kept["losses"].items() if name != "loss_spoilt"}
+    near = rounding(96 * 9, layers=20)
+    expected = {name: pytest.approx(loss, rel=near) for name, loss in kept["losses"].items() if name != "loss_spoilt"}
     assert found.losses == (
         expected if norm == "frozen" else {k: v for k, v in kept["losses"].items() if k in expected}
     )

@@ -176,11 +176,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def words(pictures: Path, small_shapes: Path, weights: Path) -> Any:
     def of(task: str) -> tuple[Any, ...]:
         data = pictures if task == "cls" else small_shapes
         return "--data", data, "--backbone", "resnet18", "--weights", weights, *TASKS[task][1], *COMMON
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def straight(words: Any, launch: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The finished run of a task that nothing disturbed; each is trained once."""
+    folder = tmp_path_factory.mktemp("straight")
+
+    def of(task: str) -> Path:
+        if not (folder / task).exists():
+            given = (*words(task), "--deterministic", "--output", task)
+            ended(launch(f"train_{task}.py", *given, cwd=folder, first=log_all))
+        return folder / task
 
     return of
 
@@ -192,11 +206,10 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], prefi
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_frozen_stages_do_not_move_until_their_epoch_and_move_after_it(task: str, words: Any, tmp_path: Path) -> None:
+def test_frozen_stages_do_not_move_until_their_epoch_and_move_after_it(task: str, straight: Any) -> None:
     """Three steps an epoch; each step's checkpoint is looked at, weights and moving average."""
-    main, _, prefix = TASKS[task]
-    main([*map(str, (*words(task), "--output", tmp_path / "run"))])
-    folder = (tmp_path / "run" / LAST).parent
+    prefix = TASKS[task][2]
+    folder = (straight(task) / LAST).parent
     states = {(s := checkpoint.load(file)["training"])["step"]: s for file in folder.glob("last*.safetensors")}
     assert sorted(states) == list(range(10))
     for step, later in itertools.pairwise(range(10)):
@@ -208,15 +221,14 @@ def test_frozen_stages_do_not_move_until_their_epoch_and_move_after_it(task: str
 
 @pytest.mark.parametrize(("task", "steps"), [("cls", (2, 4)), ("det", (3, 5)), ("seg", (4, 8))])
 def test_a_run_killed_around_a_thaw_and_resumed_ends_with_the_bits_of_the_straight_one(
-    launch: Any, words: Any, tmp_path: Path, task: str, steps: tuple[int, int]
+    launch: Any, words: Any, straight: Any, tmp_path: Path, task: str, steps: tuple[int, int]
 ) -> None:
     """Before a thaw, at its epoch's end, just behind it and later: three steps an epoch, each with a checkpoint."""
     script = f"train_{task}.py"
-    straight = launch(script, *words(task), "--deterministic", "--output", "straight", cwd=tmp_path, first=log_all)
-    first = words(task), "--deterministic", "--output", "killed"
+    first = *words(task), "--deterministic", "--output", "killed"
     done = 0
     for step in steps:
-        given = (*first[0], *first[1:]) if done == 0 else ("--resume", "--output", "killed")
+        given = first if done == 0 else ("--resume", "--output", "killed")
         status, _, errors = launch(
             script, *given, cwd=tmp_path, first=partial(signal_at, step - done, signal.SIGKILL)
         ).end()
@@ -224,8 +236,7 @@ def test_a_run_killed_around_a_thaw_and_resumed_ends_with_the_bits_of_the_straig
         done = step - 1
         assert checkpoint.load(tmp_path / "killed" / LAST)["training"]["step"] == done
     ended(launch(script, "--resume", "--output", "killed", cwd=tmp_path, first=log_all))
-    ended(straight)
-    require_equal(tmp_path / "straight", tmp_path / "killed")
+    require_equal(straight(task), tmp_path / "killed")
 
 
 def test_two_processes_thaw_as_one_does(group: Group, words: Any, weights: Path, tmp_path: Path) -> None:

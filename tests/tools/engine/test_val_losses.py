@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import rounding
 from torch.utils.data import DataLoader
 
 import classification
@@ -109,7 +110,7 @@ def test_a_classifiers_loss_by_hand():
         losses = [F.cross_entropy(net(view), targets["label"], label_smoothing=0.1).item() for view in views]
         total += len(targets["label"]) * sum(losses) / 2
     found = measured(predictor, batches, losses=True)
-    assert found["val_loss"] == found["val_loss_cls"] == pytest.approx(total / 6, rel=1e-5)
+    assert found["val_loss"] == found["val_loss_cls"] == pytest.approx(total / 6, rel=rounding(6))
 
 
 def test_a_segmenters_loss_by_hand():
@@ -120,7 +121,9 @@ def test_a_segmenters_loss_by_hand():
     together = F.cross_entropy(net(torch.stack(images[:2]))["out"], torch.stack(masks[:2]), ignore_index=IGNORE)
     alone = F.cross_entropy(net(images[2][None])["out"], masks[2][None], ignore_index=IGNORE)
     found = measured(predictor, [(images, targets)], losses=True)
-    assert found["val_loss"] == pytest.approx((2 * together.item() + alone.item()) / 3, rel=1e-5)
+    assert found["val_loss"] == pytest.approx(
+        (2 * together.item() + alone.item()) / 3, rel=rounding(masks[0].numel() * 3)
+    )
 
 
 def test_a_detectors_losses_are_those_of_training_where_norm_rests():
@@ -134,7 +137,7 @@ def test_a_detectors_losses_are_those_of_training_where_norm_rests():
         losses = net(images, targets)
     found = measured(net, [(images, targets)], losses=True)
     assert {name: found[f"val_{name}"] for name in losses} == {
-        name: pytest.approx(loss.item(), rel=1e-4) for name, loss in losses.items()
+        name: pytest.approx(loss.item(), rel=rounding(512 * 9, layers=25)) for name, loss in losses.items()
     }
 
 

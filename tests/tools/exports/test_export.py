@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
+from tolerances import assert_rounded
 
 import classification
 from backbones.errors import UserError
@@ -47,7 +47,7 @@ def test_onnx_classifier_for_any_number_and_size(cls: Path, tmp_path: Path, caps
         with torch.no_grad():
             wanted = loaded.model(images)
         found = session.run(None, {"images": images.numpy()})[0]
-        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+        assert_rounded(torch.from_numpy(found), wanted, terms=64 * 9, layers=20)
 
 
 def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_pa
     for shape in ((1, 3, 64, 96), (2, 3, 96, 64)):
         images = torch.randn(shape)
         with torch.no_grad():
-            torch.testing.assert_close(module(images), net.expected((images,))[0], atol=1e-4, rtol=1e-4)
+            assert_rounded(module(images), net.expected((images,))[0], terms=64 * 9, layers=22)
 
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import Group
 from PIL import Image
 
 from backbones.errors import UserError
+from tools import train_seg
+from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.segmentation import open_split
@@ -98,30 +98,13 @@ def test_eval_only_measures_another_split_with_the_models_file(trained, script, 
     assert json.loads((tmp_path / "t" / "results.json").read_text())["images"] == 3
 
 
-def test_two_processes_measure_what_one_does(trained, label_set: Path, tmp_path: Path):
+def test_two_processes_measure_what_one_does(trained, label_set: Path, group: Group, tmp_path: Path):
     folder, _ = trained
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "tools" / "train_seg.py"), "--data", str(label_set), *map(str, QUICK), "--ignore-index", "7"]
-    command += [
-        "--eval-only",
-        "--weights",
-        str(folder / "model.safetensors"),
-        "--batch-size",
-        "2",
-        "--precision",
-        "fp32",
-    ]
-    done = subprocess.run(
-        [*command, "--val-split", "test", "--output", str(tmp_path / "two")],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run folder") == 1
+    words = ("--data", label_set, *QUICK, "--ignore-index", 7, "--eval-only", "--weights", folder / "model.safetensors")
+    more = ("--batch-size", 2, "--precision", "fp32", "--val-split", "test", "--output", tmp_path / "two")
+    ended = group("train_seg.py", *words, *more, cwds=[tmp_path] * 2)
+    assert [status for status, _, _ in ended] == [0, 0], "\n".join(errors for _, _, errors in ended)
+    assert "".join(out for _, out, _ in ended).count("run folder") == 1
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["images"] == 3 and results["pixels"] == 3 * 64 * 79
 
@@ -170,14 +153,15 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_get_one_line(mistake: str, script, label_set: Path, tmp_path: Path):
+def test_mistakes_get_one_line(mistake: str, label_set: Path, tmp_path: Path, monkeypatch, capsys):
     words, said = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
     given = ("--data", label_set, "--ignore-index", 7, *QUICK, *words, "--output", tmp_path / "x")
-    done = script("train_seg.py", *given, cwd=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    with pytest.raises(SystemExit) as end:
+        ending.run(lambda: train_seg.main([*map(str, given)]))
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in errors
+    assert [said in line for line in errors.splitlines() if line.startswith("error: ")] == [True]
 
 
 def test_file_names_outside_the_folder_are_taken_where_allowed(coco) -> None:
