@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,11 +20,13 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -38,7 +41,14 @@ LIBRARIES = [
     *("albumentations", "cv2", "hotcoco", "jsonargparse", "matplotlib.pyplot", "webdataset"),
     "segmentation_models_pytorch",
 ]
+# Where scripts keep their bytecode, also where PYTHONDONTWRITEBYTECODE is set: each would compile 200 files anew.
+BYTECODE = ROOT / ".pytest_cache" / "bytecode"
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the commands, whose files take minutes: one that came last would leave a worker idle."""
+    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "tests" / "tools"))
 
 
 @pytest.fixture
@@ -226,23 +236,64 @@ def launch() -> Callable[..., Launched]:
     """Starts a script of tools/ as a user would, from another folder, in a process of its own.
 
     The process is forked from one that has imported the libraries already, which saves seconds a call. `first` is
-    what it calls before the script, a function of a module.
+    what it calls before the script, a function of a module. `log` takes both streams.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(LIBRARIES)
 
     def start(
-        name: str, *words: Any, cwd: Path, first: Callable[[], Any] | None = None, **environment: str
+        name: str,
+        *words: Any,
+        cwd: Path,
+        first: Callable[[], Any] | None = None,
+        log: IO[Any] | None = None,
+        **environment: str,
     ) -> Launched:
         argv = [str(ROOT / "tools" / name), *map(str, words)]
         env = {"OMP_NUM_THREADS": THREADS, **environment}
         streams = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - read at the end
-        files = [DupFd(stream.fileno()) for stream in streams]
+        files = [DupFd((log or stream).fileno()) for stream in streams]
         process = processes.Process(name=" ".join(argv), target=_as_script, args=(argv, str(cwd), env, first, *files))
         process.start()
         return Launched(process, streams)
 
     return start
+
+
+class Forked:
+    """A launched script with the part of `subprocess.Popen` that experiments use."""
+
+    def __init__(self, launched: Launched) -> None:
+        self._process = launched.process
+        self.pid = launched.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid or 0, number)
+
+
+@pytest.fixture
+def forked_jobs(launch: Callable[..., Launched], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Experiments fork their trainings from a process that has imported the libraries, which saves seconds each."""
+
+    def popen(command: list[str], *, stdout: IO[bytes], env: dict[str, str], **_: Any) -> Forked:
+        _, path, *words = command
+        return Forked(launch(Path(path).name, *words, cwd=tmp_path, first=os.setsid, log=stdout, **env))
+
+    names = {"Popen": popen, "TimeoutExpired": subprocess.TimeoutExpired, "DEVNULL": None, "STDOUT": None}
+    monkeypatch.setattr("tools.experiments.jobs.subprocess", SimpleNamespace(**names))
 
 
 @pytest.fixture(scope="session")
@@ -265,6 +316,7 @@ def _as_script(
     os.chdir(cwd)
     multiprocessing.set_start_method("fork", force=True)  # as in a script, whose data workers are forked
     sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
     if first is not None:
         first()
     runpy.run_path(argv[0], run_name="__main__")
@@ -317,12 +369,28 @@ def write_classes(root: Path, *, count: int) -> None:
                 cv2.imwrite(str(root / split / name / f"{number}.png"), random.integers(0, 255, (32, 32, 3), np.uint8))
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills; workers of pytest-xdist share it, so tests only read it."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small edition of the built-in shapes, in COCO's layout."""
     from tools.synthetic import shapes
 
-    return shapes.prepare(tmp_path_factory.mktemp("shapes"), train=24, val=6, size=64)
+    options = {"train": 24, "val": 6, "size": 64}
+    root = made_once(tmp_path_factory, "shapes", lambda folder: shapes.prepare(folder, **options) and None)
+    return shapes.prepare(root, **options)
 
 
 @pytest.fixture(scope="session")
@@ -331,9 +399,14 @@ def tiny_runs(small_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
     Those of "cls" are in the folder's `../pictures`, the others' the shapes.
     """
+    folder = made_once(tmp_path_factory, "tiny-runs", lambda folder: train_tiny_runs(folder, small_shapes))
+    return {task: folder / task for task in ("det", "seg", "cls")}
+
+
+def train_tiny_runs(folder: Path, small_shapes: Path) -> None:
+    """Train a run of each task for one epoch."""
     from tools import train_cls, train_det, train_seg
 
-    folder = tmp_path_factory.mktemp("runs")
     pictures, random = folder / "pictures", np.random.default_rng(0)
     for split, name, count in (("train", "apple", 4), ("train", "pear", 4), ("val", "apple", 3), ("val", "pear", 3)):
         (pictures / split / name).mkdir(parents=True)
@@ -351,4 +424,3 @@ def tiny_runs(small_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     own["cls"] += ("--batch-size", 4)
     for task, main in (("det", train_det.main), ("seg", train_seg.main), ("cls", train_cls.main)):
         main([*map(str, (*own[task], "--epochs", 1, "--workers", 0, "--output", folder / task))])
-    return {task: folder / task for task in own}

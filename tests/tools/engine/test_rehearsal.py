@@ -75,7 +75,7 @@ def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Pat
     assert len(asked) == 3 + 1
 
 
-def test_what_cannot_run_is_refused_before_anything_does(small_shapes: Path, tmp_path: Path, capsys):
+def test_what_cannot_run_is_refused_before_anything_does(small_shapes: Path, forked_jobs: None, tmp_path: Path, capsys):
     options = {"data": str(small_shapes), **SMALL, **DET}
     matrix = {"backbone": ["resnet18"], "accumulate": [1, 3]}
     file = tmp_path / "e.yaml"
