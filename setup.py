@@ -25,7 +25,7 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "timm>=1.0.15",
-        "numpy>=1.26",
+        "numpy>=2.0",  # which OpenCV 5 needs
         "pycocotools>=2.0.8",
         "hotcoco>=1.3",
         "albumentations>=2.0.8,<3",  # the successor of this line is AGPL
@@ -36,7 +36,7 @@ setup(
         "jsonargparse[signatures]>=4.40",
         "PyYAML>=6.0",
         "tqdm>=4.66",
-        "matplotlib>=3.8",
+        "matplotlib>=3.8.4",  # the first for NumPy 2
         "jinja2>=3.1",  # torch's as well
         "tensorboard>=2.16",
         "segmentation-models-pytorch>=0.5",  # the Dice loss
