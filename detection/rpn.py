@@ -28,10 +28,12 @@ BETA = 1 / 9  # the smooth L1 loss is quadratic below; torchvision's value
 
 
 class Anchors(AnchorGenerator):
-    """Generates anchor boxes, in float32 for features of 16 bits, because bf16 would round coordinates above 256 to even numbers.
+    """Generates anchor boxes, in float32 for features of 16 bits.
+
+    bf16 would round coordinates above 256 to even numbers.
 
     With several levels (FPN), the anchors of a level have one size, `scale` times its stride (Lin et al. 2017, section
-    4.1).\n With a single level, they have five sizes.
+    4.1). With a single level, they have five sizes.
     """
 
     @classmethod
