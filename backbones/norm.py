@@ -108,14 +108,14 @@ def _frozen(norm: nn.Module) -> nn.Module:
 
 
 def _empty_frozen(norm: Any) -> nn.Module:
-    device = norm.running_mean.device
+    like = norm.running_mean  # device and dtype: a model in double precision stays so
     if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm):
-        return FrozenBatchNorm2d(norm.num_features, eps=norm.eps).to(device)
+        return FrozenBatchNorm2d(norm.num_features, eps=norm.eps).to(like)
     if hasattr(norm, "act") and hasattr(norm, "drop"):
         # timm's batch norm also applies the activation, which the frozen layer must keep.
         from timm.layers.norm_act import FrozenBatchNormAct2d
 
-        frozen: Any = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(device)
+        frozen: Any = FrozenBatchNormAct2d(norm.num_features, eps=norm.eps).to(like)
         frozen.act, frozen.drop = norm.act, norm.drop
         return frozen
     raise UserError(

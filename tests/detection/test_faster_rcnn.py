@@ -69,7 +69,7 @@ def assert_equal_to_torchvision(theirs, ours, images, targets) -> None:
         assert len(one["boxes"]) > 10
         for name in ("boxes", "scores", "labels"):
             torch.testing.assert_close(other[name], one[name], check_dtype=False)
-    plain = [{name: target[name] for name in ("boxes", "labels")} for target in targets]
+    plain = [{"boxes": target["boxes"].double(), "labels": target["labels"]} for target in targets]
     losses = []
     for model in (theirs, ours):
         torch.manual_seed(1)  # both sample anchors and proposals
