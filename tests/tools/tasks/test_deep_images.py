@@ -23,8 +23,9 @@ from tools.reports import detection_images
 from tools.runs.folder import RunFolder
 from tools.runs.outcomes import BoxPredictions
 
-WORDS = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", 40, "--max-size", 60, "--workers", 0)
-TINY = ("--fpn-channels", 16, "--head-channels", 16, "--proposals", 20, "--batch-size", 4, "--epochs", 1)
+WORDS = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", 40, "--max-size", 60)
+EVALUATION = ("--proposals", 20, "--batch-size", 4, "--workers", 0)
+TINY = (*EVALUATION, "--fpn-channels", 16, "--head-channels", 16, "--epochs", 1)
 
 
 def train(*words: object) -> None:
@@ -59,7 +60,8 @@ def test_a_detector_reads_12_bits_in_training_evaluation_report_and_prediction(
     train("--data", root, *TINY, "--bits", 12, "--output", run)
     assert "values of 12 bits: 0 to 4095 become 0 to 255" in capsys.readouterr().out
     # An evaluation takes the bits from the weights. Its folder records them for the report.
-    train("--data", root, "--eval-only", "--weights", run, "--output", again)
+    words = ("--data", root, "--eval-only", "--weights", run, *EVALUATION, "--output", again)
+    train_det.main([*map(str, words)])
     before, after = (json.loads((folder / "results.json").read_text()) for folder in (run, again))
     assert before["AP"] == after["AP"]
     assert yaml.safe_load((again / "config.yaml").read_text())["bits"] == 12
