@@ -21,11 +21,14 @@ from backbones.common.images import pixels_of
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from classification.data.decoding import decode
+from classification.data.folder_source import FolderSource
 from classification.data.folders import ClassFolder, list_classes, require_filled, split_folder
 from classification.data.items import collate
 from classification.data.names import ClassNames
+from classification.data.opening import open_source
+from classification.data.shard_source import ShardSource
 from classification.data.shard_writer import make_shards
-from classification.data.source import FolderSource, ShardSource, open_source, spread
+from classification.data.source import spread
 from classification.transforms import Augment, Normalise, Views
 
 RED = np.full((4, 6, 3), (250, 10, 20), np.uint8)  # RGB

@@ -18,8 +18,10 @@ from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from classification.data.items import Collate, collate
 from classification.data.names import IMAGENET_CLASSES, ClassNames
+from classification.data.opening import open_source
+from classification.data.shard_source import ShardSource
 from classification.data.shards import ShardBatches
-from classification.data.source import ImageSource, ShardSource, Split, open_source
+from classification.data.source import ImageSource, Split
 from classification.evaluation_sizes import choose_sizes
 from classification.metrics import TopK, format_table, predictions_csv
 from classification.mixing import Mixing

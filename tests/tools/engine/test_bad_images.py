@@ -17,7 +17,7 @@ from backbones.common.loading import loader
 from backbones.errors import UserError
 from classification.data.folders import ClassFolder, list_classes
 from classification.data.items import collate
-from classification.data.source import open_source
+from classification.data.opening import open_source
 from classification.metrics import TopK, predictions_csv
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from backbones.errors import UserError
-from classification.data.source import open_source
+from classification.data.opening import open_source
 from tools.synthetic import shapes
 from tools.synthetic.crops import crop, prepare
 

@@ -1,0 +1,179 @@
+"""Classification data in class folders, as an `ImageSource`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from backbones.common.bits import WHOLE_BITS, require_bits
+from backbones.common.listing import describe_passed_over
+from backbones.common.loading import loader
+from backbones.common.processes import shard_batches
+from backbones.errors import UserError
+from classification.data.decoding import channels_of
+from classification.data.folders import ClassFolder, ClassListing, list_classes, require_filled, split_folder
+from classification.data.items import Collate, Item, ItemBatch, Transform, collate
+from classification.data.names import ClassNames
+from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split, spread
+from classification.transforms import Augment, Views
+
+SHOWN = 5  # names of classes in a remark
+
+
+class FolderSource:
+    """Class folders `train/CLASS/*` and `val/CLASS/*` as an `ImageSource`.
+
+    The classes are the folders of the training split, or `classes`. The name of a folder determines its label. The\n
+    validation split may lack classes.
+
+    Args:
+        root: folder of the splits.
+        folder_names: name of the folder of each split.
+        in_channels: number of channels that every image must have; None for that of the first file.
+        sample: use only n images of each split, evenly spread over its classes; 0 for all.
+        choose: selects the training images; all by default.
+        splits: splits to open.
+        guard: what happens to images that cannot be read; by default they are errors.
+        bits: bits that the values of 16-bit images use; None if the user named none.
+        classes: the classes in an evaluation without training, such as those of a weights file; by default those of the
+            folders.
+
+    Raises:
+        UserError: a training class is empty, a validation folder is no class, or files have other numbers of channels.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        in_channels: int | None,
+        sample: int = 0,
+        choose: Choice | None = None,
+        splits: tuple[Split, ...],
+        guard: BadImagePolicy | None = None,
+        folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
+        classes: ClassNames | None = None,
+        bits: int | None = None,
+    ) -> None:
+        self._guard = guard
+        listings = {split: list_classes(split_folder(root, folder_names[split])) for split in splits}
+        owner = "the weights"
+        if "train" in splits:
+            classes, owner = ClassNames.of(listings["train"].names), str(listings["train"].root)
+            require_filled(listings["train"])
+        self._folders = {
+            split: ClassFolder(
+                listing, None, in_channels=in_channels or 3, classes=classes, owner=owner, bits=bits or WHOLE_BITS
+            )
+            for split, listing in listings.items()
+        }
+        for folder in self._folders.values():
+            require_bits([folder.path(index) for index in range(len(folder))], bits)
+        self.where: Mapping[Split, str] = {split: str(listing.root) for split, listing in listings.items()}
+        self._indices = {split: spread(len(folder), sample) for split, folder in self._folders.items()}
+        if choose and "train" in splits:
+            train, indices = self._folders["train"], self._indices["train"]
+            self._indices["train"] = indices[choose(train.labels[indices], train.classes)]
+        last = self._folders[splits[-1]]
+        self.classes = last.classes
+        self.remarks: Mapping[Split, str] = {split: self._remark(split, each) for split, each in listings.items()}
+        self.in_channels = in_channels or self._channels(last)
+        self.train_size = len(self._indices.get("train", ()))
+        self.val_size = len(self._indices["val"])
+        self.measurable = splits
+        # Read one image of each split: images of other channels are then refused before anything is built.
+        first = [self._readable(split, None, indices)[0][0] for split, indices in self._indices.items()]
+        self.floating = any(isinstance(image, Tensor) and image.is_floating_point() for image in first)
+
+    def train_loader(self, batches: Iterable[list], augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
+        data = self._readable("train", augment, self._indices["train"])
+        return loader(data, workers=workers, batch_sampler=batches, collate=collate)
+
+    def eval_loader(
+        self, split: Split, views: Views, *, rank: int, world_size: int, batch_size: int, workers: int, sample: int = 0
+    ) -> Iterable[ItemBatch]:
+        chosen = self._sampled(split, sample)
+        batches = shard_batches(len(chosen), batch_size, rank=rank, world_size=world_size)
+        data = self._dataset(split, views, chosen)
+        if self._guard is None:
+            return loader(data, workers=workers, collate=collate, batch_sampler=batches)
+        return self._guard.evaluation_loader(data, collate=collate, workers=workers, batch_sampler=batches)
+
+    def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+        if self._guard is None:
+            return None
+        indices = self._sampled(split, sample)
+        return indices, self._folders[split].labels[indices]
+
+    def present(self, split: Split) -> np.ndarray | None:
+        return np.unique(self._folders[split].labels[self._indices[split]])
+
+    def names(self, split: Split, indices: np.ndarray) -> list[str]:
+        return [self._folders[split].files[index].decode(errors="replace") for index in indices]
+
+    def fingerprints(self) -> dict[str, str]:
+        files = {split: self._folders[split].files[indices] for split, indices in self._indices.items()}
+        return {split: hashlib.sha256(b"\0".join(names.tolist())).hexdigest() for split, names in files.items()}
+
+    def statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        indices = self._indices["train"]
+        raw = self._readable("train", None, indices)
+        # All images count alike, whatever their size: average the moments of the images.
+        moments = np.array([_moments(raw[int(index)][0]) for index in spread(len(indices), count)])
+        mean, square = moments.mean(axis=0)
+        return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())
+
+    def _remark(self, split: Split, listing: ClassListing) -> str:
+        present = self.present(split)
+        absent = [name for label, name in enumerate(self.classes) if present is not None and label not in present]
+        return remark(listing, absent)
+
+    def _sampled(self, split: Split, sample: int) -> np.ndarray:
+        indices = self._indices[split]
+        return indices[spread(len(indices), sample)]
+
+    def _channels(self, folder: ClassFolder) -> int:
+        """Return the number of channels of the first image in the folder that can be read."""
+        for index in range(len(folder)):
+            if self._guard is None or folder.unreadable(index) is None:
+                return channels_of(folder.path(index))
+        raise UserError(f"{folder.root}: none of its {len(folder)} images can be decoded; replace the images")
+
+    def _readable(self, split: Split, transform: Transform | None, indices: np.ndarray) -> Dataset[Item]:
+        """Return a split's dataset. Bad images are replaced by others, or are errors if there is no `guard`."""
+        data = self._dataset(split, transform, indices)
+        return self._guard.replacing(data) if self._guard else data
+
+    def _dataset(self, split: Split, transform: Transform | None, indices: np.ndarray) -> ClassFolder:
+        return self._folders[split].with_transform(transform, in_channels=self.in_channels, indices=indices)
+
+
+def remark(listing: ClassListing, absent: Sequence[str]) -> str:
+    """Return a remark for the plan on files that are not read and classes without images; empty if there are none.
+
+    Args:
+        absent: names of the classes without images.
+    """
+    parts = []
+    if absent:
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        parts.append(f"no image of {', '.join(absent[:SHOWN])}{more}")
+    if listing.nested:
+        names = ", ".join(listing.nested[:SHOWN])
+        parts.append(f"WARNING: all images of {names} lie in folders below, which may be the classes")
+    if others := describe_passed_over(listing.passed_over):
+        parts.append(f"files passed over: {others}")
+    return "; ".join(parts)
+
+
+def _moments(image: Tensor | list[Tensor]) -> tuple[list[float], list[float]]:
+    """Return mean and mean square of each channel of an image `[C, H, W]`."""
+    assert isinstance(image, Tensor)  # there are no views without a transform
+    values = image.double() / (255 if image.dtype == torch.uint8 else 1)
+    return values.mean((1, 2)).tolist(), values.square().mean((1, 2)).tolist()

@@ -1,0 +1,62 @@
+"""Opens classification data, in class folders or tar shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from backbones.common.bits import WHOLE_BITS
+from backbones.errors import UserError
+from classification.data.folder_source import FolderSource
+from classification.data.names import ClassNames
+from classification.data.shard_index import holds_shards
+from classification.data.shard_source import ShardSource
+from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split
+
+
+def open_source(
+    address: str,
+    *,
+    in_channels: int | None,
+    sample: int = 0,
+    choose: Choice | None = None,
+    buffer: int = 4096,
+    splits: tuple[Split, ...],
+    guard: BadImagePolicy | None = None,
+    folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
+    classes: ClassNames | None = None,
+    bits: int | None = None,
+) -> FolderSource | ShardSource:
+    """Open class folders or tar shards. The arguments are those of `FolderSource` and `ShardSource`.
+
+    Raises:
+        UserError: there is no data set, or it is broken. Shards do not support `sample`, `choose` (the images are not
+            known before they come) and `guard` (the image drawn for a bad one would depend on the number of
+            processes).
+    """
+    if holds_shards(address):
+        if guard is not None:
+            raise UserError("--on-bad-image skip: does not work with tar shards; make new shards of images that decode")
+        if choose is not None:
+            raise UserError("--fraction: does not work with tar shards; use class folders")
+        if folder_names != SPLIT_FOLDERS:
+            raise UserError(
+                "--train-split, --val-split: do not work with tar shards, whose splits are always train and "
+                "val; leave both options out"
+            )
+        if bits not in (None, WHOLE_BITS):
+            raise UserError(f"--bits {bits}: not for tar shards; convert the images to 8 bits")
+        return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
+    if not Path(address).is_dir():
+        raise UserError(f"--data {address}: no such folder; check the path")
+    return FolderSource(
+        Path(address),
+        in_channels=in_channels,
+        sample=sample,
+        choose=choose,
+        splits=splits,
+        guard=guard,
+        folder_names=folder_names,
+        classes=classes,
+        bits=bits,
+    )
