@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -44,6 +43,7 @@ from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
 from tools.tasks.data import Splits, bits_entry, bits_row
 from tools.tasks.options import TrainDetectorOptions
+from tools.tasks.samples import read_samples
 
 # Model options that change how boxes are computed, and that a weights file does not check.
 UNCHECKED = ("min_size", "max_size", "anchor_scale", "roi_samples")
@@ -197,12 +197,10 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         return [model.to(self.experiment.device).to(memory_format=torch.channels_last) for model in models]
 
     def _draw(self, model: nn.Module, path: Path) -> None:
-        """Draw predictions on the first validation images. Images with objects come before images without."""
-        empty = self.data.annotations.empty()[self.data.indices]
-        data = self.bad.omitting(self.data)
-        items = (data[int(index)] for index in [*np.flatnonzero(~empty), *np.flatnonzero(empty)])
-        # Images that cannot be read are None here.
-        shown = list(islice((item for item in items if item), SAMPLES))
+        """Draw predictions on images that are spread evenly over the validation split and have many objects."""
+        owners, _ = self.data.annotations.objects(self.data.indices)
+        objects = np.bincount(owners, minlength=len(self.data))
+        shown = read_samples(self.bad.omitting(self.data), objects, SAMPLES)
         if not shown:
             return
         images, truths = zip(*shown, strict=True)

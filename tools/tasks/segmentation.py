@@ -37,6 +37,7 @@ from tools.processes.batches import TrainBatches
 from tools.synthetic import shapes
 from tools.tasks.data import Splits, bits_entry, bits_row, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
+from tools.tasks.samples import read_samples
 
 SAMPLES = 6  # rows of samples.png
 EVAL_BATCH = 8  # largest number of images in one forward pass
@@ -167,11 +168,7 @@ class SegmentationMeasure(Measure[LabelMetrics]):
 
     def _draw(self, model: nn.Module, path: Path) -> None:
         """Draw predictions on images that are spread evenly over the validation split."""
-        count = min(SAMPLES, len(self.data))
-        data = self.bad.omitting(self.data)
-        indices = np.arange(count) * len(data) // count
-        # Images that cannot be read are None here.
-        items = [item for index in indices if (item := data[int(index)])]
+        items = read_samples(self.bad.omitting(self.data), np.zeros(len(self.data), np.int64), SAMPLES)
         if not items:
             return
         model.eval()
