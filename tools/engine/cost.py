@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.common.machine import cores, peak_memory
+from backbones.common.version import toolkit_version
 from tools.processes import distributed
 
 
@@ -78,9 +79,10 @@ def costs(
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """Return library versions, device, number of processes and data type of a run, as entries of results.json."""
+    """Return the versions of toolkit and libraries, device, number of processes and data type of a run, as entries of results.json."""
     gpu = device.type == "cuda"
     return {
+        "toolkit": toolkit_version(),
         **versions(),
         "device": torch.cuda.get_device_name(device) if gpu else f"{cores()} cores of {platform.machine()}",
         "processes": distributed.world_size(),

@@ -17,6 +17,7 @@ from torch import nn
 from backbones.common.files import JsonObject, read_yaml, write_text
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
+from backbones.common.version import toolkit_version
 from backbones.errors import UserError
 from tools.cli.parsing import groups_of, to_dict
 from tools.engine import checkpoint, history, optim
@@ -259,9 +260,10 @@ class Experiment:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
     def _write_model(self, path: Path, model: nn.Module, *, step: int | None) -> None:
-        """Write a model's weights; the header holds `meta`, `config` and the number of finished steps as JSON."""
+        """Write a model's weights; the header holds `meta`, `config`, the finished steps and the toolkit's version."""
         require_finite_weights(model.state_dict(), step=step or 0)
         header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config), "step": json.dumps(step)}
+        header["toolkit"] = toolkit_version()
         distributed.on_main(lambda: checkpoint.write_safetensors(path, model.state_dict(), header))
 
     def _write_config(self, launchers: set[str]) -> None:

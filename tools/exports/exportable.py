@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from backbones.common.version import toolkit_version
 from backbones.trained import TrainedFile
 
 # Largest difference from PyTorch, as a fraction of the largest output. Engines add in other orders and fold batch norm:
@@ -105,6 +106,7 @@ def common_metadata(trained: TrainedFile) -> dict[str, object]:
         "input": trained.meta["input"],
         "model": trained.meta["model"],
         "producer": "resnet-transfer",
+        "producer_version": toolkit_version(),
     }
 
 
