@@ -79,7 +79,7 @@ def costs(
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """Return the versions of toolkit and libraries, device, number of processes and data type of a run, as entries of results.json."""
+    """Return the versions of toolkit and libraries, device, processes and data type, as entries of results.json."""
     gpu = device.type == "cuda"
     return {
         "toolkit": toolkit_version(),
