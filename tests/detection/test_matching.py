@@ -56,6 +56,24 @@ def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.Monkey
     assert torch.equal(match_boxes(none, boxes, matcher), matcher(box_iou(none, boxes)))
 
 
+def test_thresholds_belong_to_the_upper_side():
+    """Boxes of 8, 4, 2 and 1 rows in a true box of 8: IoUs of 1, 1/2, 1/4 and 1/8 against thresholds 1/4 and 1/2."""
+    boxes = torch.tensor([[0.0, 0, 8, rows] for rows in (8, 4, 2, 1)])
+    assert match_boxes(boxes[:1], boxes, Matcher(0.5, 0.25)).tolist() == [0, 0, -2, -1]
+
+
+def test_a_box_that_overlaps_nothing_is_nearest_to_the_first_true_box(monkeypatch: pytest.MonkeyPatch):
+    """Nothing overlaps the last true box, so each box is matched. The second one has IoU 0 with all: the first counts.
+
+    Two boxes make a block, and the first true box is not near the first block.
+    """
+    monkeypatch.setattr(matching, "PAIRS", 6)
+    truth = torch.tensor([[500.0, 500, 510, 510], [0, 0, 10, 10], [900, 900, 910, 910]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 20, 10, 30], [500, 500, 510, 510]])
+    matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+    assert match_boxes(truth, boxes, matcher).tolist() == matcher(box_iou(truth, boxes)).tolist() == [1, 0, 0]
+
+
 def crowded_step(count: int) -> Any:
     """Run a training step with so many true boxes in one image."""
     torch.manual_seed(0)

@@ -98,3 +98,12 @@ def test_proposals_and_losses_in_one_call_are_those_of_both_modes():
     torch.testing.assert_close(boxes, torchvisions().eval()(IMAGES, maps)[0])
     torch.manual_seed(2)
     torch.testing.assert_close(net.predict_with_losses(IMAGES, maps, TARGETS), (boxes, expected))
+
+
+def test_sizes_of_anchors():
+    """Eight strides a side: one size per level, or five sizes on a single level."""
+    levels = [FeatureInfo("p2", 8, 4), FeatureInfo("p3", 8, 8)]
+    assert Anchors.for_features(levels, 8).sizes == ((32,), (64,))
+    single = Anchors.for_features([FeatureInfo("c4", 8, 16)], 8)
+    assert single.sizes == ((32, 64, 128, 256, 512),) and single.aspect_ratios == ((0.5, 1.0, 2.0),)
+    assert RPN(levels[:1], anchor_scale=4, proposals=25).head.cls_logits.out_channels == 15

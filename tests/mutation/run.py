@@ -5,7 +5,7 @@
     python tests/mutation/run.py --survivors                           # those that survived, once more
 
 The libraries and the tests of a module are imported once. Each mutant runs in a forked process, with the tests that
-reach its line, until the first one fails. A mutant that needs ten times the processor time of the tests is killed too.
+reach its line, until the first one fails. A mutant that needs four times the processor time of the tests is killed too.
 Results are appended to build/mutants.jsonl, one line per mutant.
 """
 
@@ -46,8 +46,8 @@ from transplant import transplant  # noqa: E402
 RESULTS = ROOT / "build" / "mutants.jsonl"
 TARGETS = Path(__file__).with_name("targets.yaml")  # module -> tests
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")  # mutants that change no result, with the reason
-PATIENCE = 10  # times the processor time of all tests of the module, and at least
-LEAST = 20  # seconds; then a mutant counts as endless
+PATIENCE = 4  # times the processor time of all tests of the module, and at least
+LEAST = 5  # seconds; then a mutant counts as endless
 WALL = 900  # seconds that a mutant may wait for something that never comes
 SLOW = 3.0  # seconds of processor time; a test that needs more is left out
 
@@ -178,18 +178,9 @@ def collected(arguments: list[str], then: Callable[[Session], None]) -> None:
                 os._exit(1)
             return True
 
-    options = [
-        "-q",
-        "-p",
-        "no:xdist",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:faulthandler",
-        "--no-header",
-        "--basetemp",
-        f"{tempfile.gettempdir()}/mutants-{os.getpid()}",
-    ]
+    folder = f"{tempfile.gettempdir()}/mutants-{os.getpid()}"
+    absent = [f"-pno:{name}" for name in ("xdist", "cacheprovider", "faulthandler", "terminal")]
+    options = [*absent, "-o", "addopts=", "--basetemp", folder]
     if code := pytest.main([*options, *arguments], plugins=[Plugin()]):
         sys.exit(f"pytest could not collect {' '.join(arguments)}: status {int(code)}")
 
@@ -283,6 +274,8 @@ def main() -> None:
         chosen = {name: [m for m in available[name] if (name, m.number, m.after) in alive] for name in names}
     else:
         chosen = sampled(available, options.mutants, options.seed)
+    for name in chosen:
+        importlib.import_module(name)  # here, so that the processes below need not import the libraries
     for name, picked in chosen.items():
         # Each module has a process of its own, because pytest cannot collect twice in one.
         if picked and in_child_aloud(partial(run_module, name, picked, targets[name], options.results)):
