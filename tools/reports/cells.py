@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tools.reports.page import Block, FoldedBlocks, TableCell, TableColumn
+from tools.reports.page import Block, FoldedBlocks, SortableTable, TableCell, TableColumn
 from tools.runs.folder import RunFolder
 
 
@@ -48,3 +49,18 @@ def blocks_by_run(parts: Sequence[tuple[str, Sequence[Block]]]) -> list[Block]:
     if len(parts) == 1:
         return list(parts[0][1])
     return [FoldedBlocks(name, blocks) for name, blocks in parts]
+
+
+def tables_by_presence(table: SortableTable, is_present: Sequence[bool], what: str) -> list[Block]:
+    """Return a table of classes without the classes that do not occur, and a folded table of those classes.
+
+    Args:
+        is_present: whether the class of each row occurs.
+        what: what the absent classes lack, such as "objects".
+    """
+    rows = list(zip(table.rows, is_present, strict=True))
+    present, absent = ([row for row, known in rows if known is kept] for kept in (True, False))
+    if not present or not absent:
+        return [table]
+    title = f"{len(absent):,} class{'es' * (len(absent) > 1)} without {what}"
+    return [replace(table, rows=present), FoldedBlocks(title, [replace(table, caption=title, rows=absent, note="")])]

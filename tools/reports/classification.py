@@ -13,6 +13,7 @@ from tools.reports.cells import (
     count_cell,
     fraction_cell,
     run_columns,
+    tables_by_presence,
     text_cell,
     text_column,
 )
@@ -107,7 +108,11 @@ def classes_section(found: Sequence[ClassPredictions]) -> Section:
         "Recall: the fraction of the images of a class that are predicted as the class. Precision: the fraction of the "
         "images predicted as a class that belong to it."
     )
-    return Section("Classes", [SortableTable("Classes in percent", columns, rows, note)])
+    # A class that is only predicted wrongly stays in the table.
+    labels = np.concatenate([part for each in found for part in (each.truth, each.predicted)])
+    is_present = np.isin(np.arange(len(rows)), labels).tolist()
+    table = SortableTable("Classes in percent", columns, rows, note)
+    return Section("Classes", tables_by_presence(table, is_present, "images"))
 
 
 def confusion_section(found: Sequence[ClassPredictions]) -> Section:

@@ -16,6 +16,7 @@ from tools.reports.cells import (
     fraction_cell,
     percent,
     run_columns,
+    tables_by_presence,
     text_cell,
     text_column,
 )
@@ -145,7 +146,9 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
         values = [fraction_cell(classes.get(key, {}).get(name)) for classes in by_run for name in ("AP", "AP50")]
         rows.append([text_cell(str(entry["name"])), count_cell(entry["images"]), count_cell(entry["boxes"]), *values])
     note = "The AP of a class with few objects is uncertain."
-    return Section("Classes", [SortableTable("AP by class in percent", columns, rows, note)])
+    table = SortableTable("AP by class in percent", columns, rows, note)
+    is_present = [any(bool(classes.get(key, {}).get("boxes")) for classes in by_run) for key in by_run[0]]
+    return Section("Classes", tables_by_presence(table, is_present, "objects"))
 
 
 def precision_section(found: Sequence[BoxPredictions]) -> Section:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.reports.cells import count_cell, fraction_cell, percent, text_cell, text_column
+from tools.reports.cells import count_cell, fraction_cell, percent, tables_by_presence, text_cell, text_column
 from tools.reports.charts import heat_map
 from tools.reports.page import Block, ConfusionTable, MatrixCell, SideBySide, SortableTable, SvgChart, TableColumn
 
@@ -33,12 +33,15 @@ def confusion_blocks(
     """
     classes = len(names) - background
     whole = [_matrix(matrix, names, title, in_percent) for title, matrix in matrices]
-    lists = [
+    lists: list[Block] = [
         most_frequent(matrix, names, classes, title=f"{title}: most frequent confusions", unit=unit)
         for title, matrix in matrices
     ]
     if background:
-        lists += [_by_class(matrix, names, title=f"{title}: outcomes") for title, matrix in matrices]
+        for title, matrix in matrices:
+            is_present = (matrix.any(axis=0) | matrix.any(axis=1))[:classes].tolist()
+            table = _by_class(matrix, names, title=f"{title}: outcomes")
+            lists += tables_by_presence(table, is_present, "objects or detections")
     return [SideBySide(whole, tables=len(names) <= MOST_CLASSES), SideBySide(lists, tables=True)]
 
 

@@ -8,7 +8,15 @@ import numpy as np
 
 from backbones.errors import UserError
 from segmentation.draw import paint_labels
-from tools.reports.cells import blocks_by_run, fraction_cell, percent, run_columns, text_cell, text_column
+from tools.reports.cells import (
+    blocks_by_run,
+    fraction_cell,
+    percent,
+    run_columns,
+    tables_by_presence,
+    text_cell,
+    text_column,
+)
 from tools.reports.differences import MetricDifference, segmentation_differences
 from tools.reports.matrix import confusion_blocks
 from tools.reports.outline import TaskReport
@@ -96,7 +104,10 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
                 correct, true, predicted = matrix[label, label], matrix[label].sum(), matrix[:, label].sum()
                 cells += [fraction_cell(correct / total if total else None) for total in (true, predicted)]
         rows.append(cells)
-    return Section("Classes", [SortableTable("Classes in percent", columns, rows)])
+    # A class that is only predicted wrongly stays in the table.
+    is_present = [any(m[label].any() or m[:, label].any() for m in matrices) for label in range(len(rows))]
+    table = SortableTable("Classes in percent", columns, rows)
+    return Section("Classes", tables_by_presence(table, is_present, "pixels"))
 
 
 def confusion_section(runs: Sequence[RunFolder]) -> Section:

@@ -19,7 +19,9 @@ from tolerances import written
 from backbones.errors import UserError
 from segmentation.label_maps import read_maps
 from tools import report
+from tools.reports.cells import tables_by_presence, text_cell, text_column
 from tools.reports.differences import classification_differences, segmentation_differences
+from tools.reports.page import FoldedBlocks, SortableTable
 from tools.runs.classification import ClassPredictions
 from tools.runs.folder import RunFolder
 from tools.runs.segmentation import MaskPredictions
@@ -240,3 +242,17 @@ def test_the_shapes_are_found_without_a_name(segmented: Path, tmp_path: Path, mo
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "data": None}))
     run(folder)
     assert asked and "absent: no such folder" in Page(folder / "report.html").text
+
+
+def test_classes_without_objects_are_folded_away():
+    rows = [[text_cell(name)] for name in ("cat", "dog", "bus")]
+    table = SortableTable("Classes", [text_column("class")], rows, "note")
+    shown, folded = tables_by_presence(table, [False, True, False], "objects")
+    assert isinstance(shown, SortableTable) and isinstance(folded, FoldedBlocks)
+    assert (shown.rows, shown.note) == ([rows[1]], "note")
+    assert folded.title == "2 classes without objects"
+    assert [block.rows for block in folded.blocks] == [[rows[0], rows[2]]]
+    # Nothing is folded if all classes occur, or if none does.
+    assert (
+        tables_by_presence(table, [True] * 3, "objects") == tables_by_presence(table, [False] * 3, "objects") == [table]
+    )
