@@ -39,7 +39,7 @@ def confusion_blocks(
     ]
     if background:
         for title, matrix in matrices:
-            is_present = (matrix.any(axis=0) | matrix.any(axis=1))[:classes].tolist()
+            is_present = [bool(matrix[k].any() or matrix[:, k].any()) for k in range(classes)]
             table = _by_class(matrix, names, title=f"{title}: outcomes")
             lists += tables_by_presence(table, is_present, "objects or detections")
     return [SideBySide(whole, tables=len(names) <= MOST_CLASSES), SideBySide(lists, tables=True)]
