@@ -176,7 +176,7 @@ def _keep_statistics(block: Block) -> Iterator[None]:
     """Context manager that keeps batch norm's running statistics unchanged during a second forward pass.
 
     Batch norm updates copies instead. If it did not track statistics at all, it would save other tensors than in the
-    first\n pass.
+    first pass.
     """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]

@@ -50,7 +50,7 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     """Replace the batch norm layers of any model by layers that compute statistics over all processes.
 
     Weights and state-dict keys stay the same. In one process, and in evaluation, the new layers compute the same as
-    the\n old ones. torch synchronises statistics between processes only on GPUs.
+    the old ones. torch synchronises statistics between processes only on GPUs.
 
     Returns:
         `module`, changed in place, or its replacement if it is a batch norm itself.

@@ -38,7 +38,7 @@ class DetectorSettings:
         roi_samples: number of points that RoIAlign samples along each side of a cell.
         proposals: number of proposals per image after NMS in evaluation. Training uses twice as many.
         max_detections: largest number of detections per image. Evaluation counts up to this number per image and class;
-            in\n COCO's own evaluation it is 100.
+            in COCO's own evaluation it is 100.
         context: append the pooled feature of the whole image to the feature of each RoI (ResNet paper, appendix B).
     """
 

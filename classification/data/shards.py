@@ -90,8 +90,8 @@ class ShardStream(IterableDataset):
 
     With one process and at most one worker, an epoch contains each image at least once, and no image a third time
     before all came twice. With more workers, all workers deliver equal numbers of batches, but their shards may differ
-    in the number of images. A\n worker with more images leaves some out (different ones in each epoch, since shards are
-    dealt anew), and a worker with\n fewer images repeats some.
+    in the number of images. A worker with more images leaves some out (different ones in each epoch, since shards are
+    dealt anew), and a worker with fewer images repeats some.
 
     The loader takes batches from its workers in turn: worker i of W delivers the batches i, i + W, ... A resumed epoch
     starts at batch f, and its worker i continues the stream of worker (f + i) mod W. Resuming is exact with the same

@@ -90,7 +90,7 @@ def read_label_pixels(path: Path, code: LabelCode) -> np.ndarray:
     """Decode a label map file to class numbers `[H, W]` or to RGB colours `[H, W, 3]`, both int32.
 
     Grey images become RGB if they hold the colours of the classes. Palette images become RGB if the classes have
-    colours and the palette does not list these colours in the same order,\n because its numbers are not the class
+    colours and the palette does not list these colours in the same order, because its numbers are not the class
     numbers then.
 
     Raises:

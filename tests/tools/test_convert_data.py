@@ -149,6 +149,11 @@ def spaced_class(coco: CocoFolder) -> None:
 
 def hashed_class(coco: CocoFolder) -> None:
     coco.data["categories"][0]["name"] = "#dog"
+    coco.write()
+    for path in coco.images("val").iterdir():  # VOC needs other names in each split
+        path.rename(path.with_name(f"v{path.name}"))
+    truth = coco.annotations("val")
+    truth.write_text(truth.read_text().replace('"file_name": "', '"file_name": "v'))
 
 
 def class_twice(coco: CocoFolder) -> None:

@@ -183,7 +183,7 @@ def test_files_of_one_split_need_those_of_the_other(coco, given: str, absent: st
     coco.write()
     files = [f"--{given}-annotations", str(coco.annotations(given)), f"--{given}-images", str(coco.images(given))]
     options = parse(TrainDetectorOptions, description="", argv=files)
-    message = f"--{given}-annotations: the {absent} split is not named; name --{absent}-annotations and --{absent}-im"
+    message = f"--{given}-annotations: needs the {absent} split as well; pass --{absent}-annotations and --{absent}-im"
     with pytest.raises(UserError, match=message):
         open_train(options, open_val(options))
 
