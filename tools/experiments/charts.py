@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from tools.experiments.differences import Difference
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRACTION = "fraction"
+LABEL = 34  # characters of a line of a difference's label; 9 inches hold three such lines side by side
 # Title of a cost column -> label of its axis.
 COST_AXES = {"parameters (M)": "parameters (M)", "GFLOPs": "GFLOPs", "minutes": "minutes of training"}
 BETTER, WORSE, UNCERTAIN = COLOURS[1], COLOURS[0], COLOURS[7]
@@ -54,7 +56,8 @@ def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
     if not shown:
         return False
     rows = [len(differences) for _, differences in shown]
-    height = 0.34 * sum(rows) + 0.95 * len(rows)
+    lines = max(_label(each).count("\n") + 1 for _, differences in shown for each in differences)
+    height = (0.17 + 0.17 * lines) * sum(rows) + 0.95 * len(rows)
     figure, axes = new_figure(len(shown), 1, width=9.0, height=height, height_ratios=rows)
     for (panel,), (task, differences) in zip(axes, shown, strict=True):
         _draw_forest(panel, task, differences)
@@ -126,11 +129,15 @@ def _draw_forest(panel: Axes, task: TaskComparison, differences: Sequence[Differ
             panel.plot(each.images, [row, row], color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
         panel.plot(each.change, row, "o", color=colour)
     panel.axvline(0, color="#555555", linewidth=1)
-    names = [f"{each.axis}: {each.other} over {each.first}{_rest(each)}" for each in differences]
-    panel.set_yticks(range(len(differences)), names)
+    panel.set_yticks(range(len(differences)), [_label(each) for each in differences])
     panel.set_ylim(len(differences) - 0.4, -0.6)
     panel.set(xlabel=f"difference in {differences[0].metric}, points", title=task.name)
     panel.grid(axis="y", visible=False)
+
+
+def _label(each: Difference) -> str:
+    """Return the label of a difference, broken into lines of at most `LABEL` characters."""
+    return fill(f"{each.axis}: {each.other} over {each.first}{_rest(each)}", LABEL)
 
 
 def _rest(each: Difference) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -163,6 +164,20 @@ def test_failed_cells_and_differences_stand_in_all_tables(tmp_path: Path):
     assert [each["error"] for each in first["groups"][0]["runs"]] == [None, "error: --data x: no such folder"]
     assert first["groups"][0]["metrics"]["top-1 error %"] == {"mean": pytest.approx(10), "std": None}
     assert first["differences"][0]["distinguishable"] is False
+
+
+def test_long_labels_of_differences_leave_two_thirds_of_the_chart(tmp_path: Path):
+    def left_edge(axis: str) -> float:
+        """Draw one difference; return the column of the vertical axis, as a fraction of the width."""
+        whole = TaskComparison(
+            "", TASK, group_runs([run("a", 0, {"top1": 0.9})], ["backbone"]), [difference(axis=axis)]
+        )
+        assert draw_differences(tmp_path / "d.png", [whole])
+        grey = np.asarray(Image.open(tmp_path / "d.png").convert("L"))
+        # The axis is the first column that is dark over half the height; #888888 is 136.
+        return int(np.flatnonzero((grey < 180).mean(0) > 0.3)[0]) / grey.shape[1]
+
+    assert left_edge("backbone") < left_edge("backbone and weights " * 8) <= 1 / 3
 
 
 def test_pictures_of_shares_differences_and_costs(tmp_path: Path):
