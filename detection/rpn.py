@@ -182,7 +182,7 @@ class RPN(RegionProposalNetwork):
         if not len(target["boxes"]):
             return anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
         matches = match_boxes(target["boxes"], anchors, self.proposal_matcher)
-        labels = (matches >= 0).float()
+        labels = (matches >= 0).to(anchors.dtype)
         labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = IGNORE
         return labels, target["boxes"][matches.clamp(min=0)]
 

@@ -334,7 +334,7 @@ def test_an_empty_folder_is_filled(tmp_path):
     ("name", "value"), [("train", 0), ("val", -1), ("size", 8), ("size", 5000), ("seed", -3), ("train", 10**7)]
 )
 def test_impossible_options_are_refused(tmp_path, name, value):
-    with pytest.raises(UserError, match=rf"shapes: {name} is {value}; choose \d+ to \d+"):
+    with pytest.raises(UserError, match=rf"shapes: {name} is {value}; use a value from \d+ to \d+"):
         shapes.prepare(tmp_path, **{**SMALL, name: value})
     assert not os.listdir(tmp_path)
 
