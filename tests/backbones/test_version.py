@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from backbones.common import version
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A git checkout of one file, which stands for that of the toolkit."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
     who = ("-c", "user.name=a", "-c", "user.email=a@b")
     (tmp_path / "file").write_text("1")
     for words in (("init", "-q"), ("add", "file"), (*who, "commit", "-qm", "First")):
