@@ -214,10 +214,21 @@ def test_a_file_without_context_does_not_fit_a_model_with_context(model, tmp_pat
         detection.build("resnet18", 3, weights=path, categories=THREE, context=True, **SMALL)
 
 
-@pytest.mark.parametrize("wrong", [{"sizes": [0]}, {"nms": 1.5}])
-def test_wrong_arguments(model, wrong):
-    with pytest.raises(UserError, match="give at least one model"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sizes": [0]}, r"sizes=\[0\]: must be above 0 pixels"),
+        ({"nms": 1.5}, "nms=1.5: must be above 0 and at most 1"),
+    ],
+)
+def test_wrong_arguments(model, wrong, message: str):
+    with pytest.raises(UserError, match=message):
         Predictor(model, **wrong)
+
+
+def test_a_predictor_needs_a_model():
+    with pytest.raises(UserError, match="models: the list is empty; give at least one model"):
+        Predictor([])
 
 
 @pytest.mark.parametrize(
