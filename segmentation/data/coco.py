@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from backbones.common.datasets import Record, field, file_of_image, read_coco, records_of, refuse_duplicates
-from backbones.common.images import MOST_PIXELS, read_image
+from backbones.common.images import MOST_PIXELS, image_size, read_image
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
 from segmentation.data.outlines import paint
@@ -53,7 +53,7 @@ class CocoLabels:
         allow_outside: bool = False,
         bits: int = 16,
     ) -> None:
-        data = read_instances(path, allow_outside=allow_outside)
+        data = read_instances(path, folder, allow_outside=allow_outside)
         self.where, self.folder, self.bits = str(path), folder, bits
         self.passed_over: Mapping[str, int] = {}  # the file names its images
         self.classes, numbers = _classes(data["categories"], chosen, path)
@@ -110,11 +110,12 @@ class CocoLabels:
             ) from None
 
 
-def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list[Record]]:
+def read_instances(path: Path, folder: Path, *, allow_outside: bool = False) -> dict[str, list[Record]]:
     """Read the lists `images`, `categories` and `annotations` of a COCO file and check the fields for label maps.
 
     Args:
         path: instances JSON file.
+        folder: of the images. If a record has no width or no height, the size is read from the image file.
         allow_outside: accept file names that lead out of the image folder (absolute ones, and those with `..`).
 
     Raises:
@@ -124,6 +125,8 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
     data = read_coco(path)
     lists = {name: records_of(data, name, path) for name in ("images", "categories", "annotations")}
     kinds = dict(zip(NEEDED, lists.values(), strict=True))
+    for image in lists["images"]:
+        _complete_size(image, path, folder, allow_outside=allow_outside)
     for kind, records in kinds.items():
         for record in records:
             for name in NEEDED[kind]:
@@ -138,6 +141,17 @@ def read_instances(path: Path, *, allow_outside: bool = False) -> dict[str, list
         _refuse_large(image, path)
         file_of_image(image, path, allow_outside=allow_outside)
     return lists
+
+
+def _complete_size(image: Record, path: Path, folder: Path, *, allow_outside: bool) -> None:
+    """If an image's record has no width or no height, read the image's size from its file."""
+    if image.get("width") is not None and image.get("height") is not None:
+        return
+    for name in ("id", "file_name"):
+        field(image, "image", name, path)
+    file_of_image(image, path, allow_outside=allow_outside)
+    height, width = image_size(folder / image["file_name"], apply_exif=True)
+    image.update(height=height, width=width)
 
 
 def _packed(annotation: Record, path: Path) -> bytes:

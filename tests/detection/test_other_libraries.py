@@ -97,7 +97,7 @@ def test_a_librarys_own_model_is_exported_to_it(name: str) -> None:
     ],
 )
 def test_models_unknown_to_torchvision_are_refused(name: str, options: dict) -> None:
-    with pytest.raises(UserError, match=f"{name}: torchvision"):
+    with pytest.raises(UserError, match=f"{name}: its weights cannot be saved for torchvision"):
         classification.build(name, 3, **options).library_state()
 
 

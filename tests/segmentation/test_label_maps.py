@@ -270,8 +270,6 @@ def test_instances_are_where_pycocotools_has_them(coco_mini: Path) -> None:
     [
         ("has no list `categories`", {"categories": 3}),
         ("`images` is empty", {"images": []}),
-        ("image 1: `height` is missing", {"images": [{"id": 1, "file_name": "1.jpg", "width": 20}]}),
-        ("image 1: `height` is None; expected a whole number of pixels", {"images": [{**IMAGE, "height": None}]}),
         ("image 'x': `id` is 'x'", {"images": [{**IMAGE, "id": "x"}]}),
         ("image id 1 is a duplicate", {"images": [IMAGE, IMAGE]}),
         ("category id 10 is a duplicate", {"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}),
@@ -287,6 +285,14 @@ def test_malformed_coco_files_are_named(write_coco, words: str, more: dict[str, 
     path = write_coco(square(1, 10, (2, 0, 8, 10)), **more)
     with pytest.raises(UserError, match=words):
         CocoLabels(path, path.parent)
+
+
+@pytest.mark.parametrize("image", [{"id": 1, "file_name": "1.jpg", "width": 20}, {**IMAGE, "height": None}])
+def test_a_size_that_the_record_lacks_is_read_from_the_image(write_coco, image: dict[str, Any]) -> None:
+    path = write_coco(square(1, 10, (2, 0, 8, 10)))
+    expected = CocoLabels(path, path.parent).labels(0, (10, 20))
+    path = write_coco(square(1, 10, (2, 0, 8, 10)), images=[image])
+    assert (CocoLabels(path, path.parent).labels(0, (10, 20)) == expected).all()
 
 
 @pytest.mark.parametrize("field", ["id", "image_id", "category_id", "segmentation"])
