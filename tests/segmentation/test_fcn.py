@@ -57,11 +57,11 @@ def published(tmp_path_factory) -> tuple[str, nn.Module, Path]:
     net = torchvision.models.segmentation.fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True
     )
-    net.double().eval()  # two orders of summation stay within the 1e-7 of `assert_close`
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.normal_(module.running_mean, std=0.1)
+    net.double().eval()  # two orders of summation stay within the 1e-7 of `assert_close`
     path = tmp_path_factory.mktemp("weights") / "fcn.pth"
     torch.save(net.state_dict(), path)
     return "resnet50", net, path
