@@ -23,7 +23,7 @@ from detection.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.synthetic.coco_results import BOXES_PER_IMAGE, synthetic_results
 
-ANNOTATIONS = 200_000
+ANNOTATIONS = 300_000
 BOUND = 8 * 2**20  # limit of the growth of a worker's own memory since its fork, in bytes
 ROLLUP = Path("/proc/self/smaps_rollup")
 
@@ -50,6 +50,7 @@ def growth(work: Callable[[], Any]) -> int:
     gc.freeze()  # garbage collection in the worker would touch, and so copy, all Python objects
     process = context.Process(target=worker)
     process.start()
+    worker_end.close()  # if the worker fails, `recv` then raises instead of waiting
     grown = answer.recv()
     process.join()
     gc.unfreeze()
@@ -66,7 +67,7 @@ def measure(folder: Path) -> None:
     annotations = CocoAnnotations.read(folder / "truth.json", folder)
     assert len(annotations.boxes) >= ANNOTATIONS
     decode = dataset.read_image
-    dataset.read_image = lambda path, size: decode(path)  # the size is that of a real image
+    dataset.read_image = lambda path, size, **options: decode(path, **options)  # the size is that of a real image
     images = BadImages(folder, skip=True, seed=0).replacing(dataset.CocoDetection(annotations, Augment("eval")))
     print(growth(lambda: [images[(0, place)] and None for place in range(len(images))]))
     print(growth(lambda: [record["bbox"] for record in truth["annotations"]]))
