@@ -180,9 +180,9 @@ class RPN(RegionProposalNetwork):
     def _assign(self, anchors: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return labels `[A]` and true boxes `[A, 4]` of one image's anchors."""
         if not len(target["boxes"]):
-            return anchors.new_zeros(len(anchors)), torch.zeros_like(anchors)
+            return anchors.new_zeros(len(anchors), dtype=torch.float32), torch.zeros_like(anchors)
         matches = match_boxes(target["boxes"], anchors, self.proposal_matcher)
-        labels = (matches >= 0).to(anchors.dtype)
+        labels = (matches >= 0).float()
         labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = IGNORE
         return labels, target["boxes"][matches.clamp(min=0)]
 
