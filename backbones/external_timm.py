@@ -99,7 +99,7 @@ class TimmBackbone(Backbone):
 
 
 class ScriptableMaps(nn.Module):
-    """What torch.jit.script compiles in place of a `TimmBackbone`.
+    """Maps of a `TimmBackbone` in a form that torch.jit.script compiles.
 
     Args:
         net: timm's model, which returns a list of feature maps.

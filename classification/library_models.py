@@ -115,7 +115,7 @@ class LibraryModel(Backbone):
 
 
 class ScriptableLogits(nn.Module):
-    """What torch.jit.script compiles in place of a `LibraryModel`."""
+    """Logits of a `LibraryModel` in a form that torch.jit.script compiles."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

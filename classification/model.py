@@ -108,7 +108,7 @@ class WholeClassifier(Classifier):
 
 
 class ScriptableClassifier(nn.Module):
-    """What torch.jit.script compiles in place of a classifier: normalised images `[N, C, H, W]` to logits.
+    """Classifier in a form that torch.jit.script compiles: normalised images `[N, C, H, W]` to logits.
 
     Bytes must be normalised before, and there are no losses.
     """

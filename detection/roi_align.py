@@ -5,7 +5,7 @@ a third of a training step. But each cell of a RoI is a weighted sum of feature 
 compute such sums on all cores, in any type and in channels_last memory, 10 to 20 times as fast.
 
 On a GPU, the operator sums its gradient in no fixed order. If deterministic algorithms are requested, the sums
-of\nfeature vectors are used there too.
+of feature vectors are used there too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Region proposal network (Faster R-CNN, section 3.1) whose loss is computed at sampled anchors only.
 
 Proposals come from the head's output maps, which are computed without a gradient. For the loss, the head is
-computed\nagain at the sampled anchors, a few hundred positions per image. So the maps need not be stored, and the
-gradient is not\ncomputed over whole images.
+computed again at the sampled anchors, a few hundred positions per image. So the maps need not be stored, and the
+gradient is not computed over whole images.
 """
 
 from __future__ import annotations

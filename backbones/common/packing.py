@@ -1,7 +1,7 @@
 """Sends each batch from a loader's worker process in one shared buffer that holds all tensors of the batch.
 
 torch sends each tensor through a file descriptor of its own. A detection batch has about eight tensors per image, so
-that about a hundred images exhaust the usual limit of 1,024\nopen files.
+that about a hundred images exhaust the usual limit of 1,024 open files.
 """
 
 from __future__ import annotations

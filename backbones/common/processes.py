@@ -1,7 +1,7 @@
 """Means over all processes of a training run, and the batches of each process.
 
 The processes are torch.distributed's default group. Without a group, every function treats this process as the
-only\none.
+only one.
 """
 
 from __future__ import annotations

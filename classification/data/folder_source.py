@@ -29,7 +29,7 @@ SHOWN = 5  # names of classes in a remark
 class FolderSource:
     """Class folders `train/CLASS/*` and `val/CLASS/*` as an `ImageSource`.
 
-    The classes are the folders of the training split, or `classes`. The name of a folder determines its label. The\n
+    The classes are the folders of the training split, or `classes`. The name of a folder determines its label. The
     validation split may lack classes.
 
     Args:
