@@ -1,6 +1,8 @@
-"""The exception for user errors, and helpers for its text. This module imports nothing, so any module can use it."""
+"""The exception for user errors, and helpers for its text. This module imports only the standard library."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -16,6 +18,12 @@ def first_line(error: BaseException) -> str:
     reason = getattr(error, "reason", None)  # urllib wraps the error of the socket
     text = str(reason if isinstance(reason, BaseException) else error).strip()
     return text.splitlines()[0].strip() if text else type(error).__name__
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """Return at most `most` names as text, and the number of the others: "ant, bee and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def require(holds: object, name: str, value: object, rule: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from backbones.weights.files import read_state
 from backbones.weights.names import COUNTER, aliases, best_prefix, find_linear, name_children
 from backbones.weights.published import timm_state, torchvision_state
@@ -136,10 +136,7 @@ def _fill(
         else:
             wrong.append(f"{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model")
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"{source}: does not fit {_name(module)}: {', '.join(wrong[:3])}{more}; give a file of this model"
-        )
+        raise UserError(f"{source}: does not fit {_name(module)}: {first_names(wrong, 3)}; give a file of this model")
     # 3. Report, and refuse a file that fills too little.
     report = LoadReport(
         source=source,

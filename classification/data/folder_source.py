@@ -15,7 +15,7 @@ from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from classification.data.decoding import channels_of
 from classification.data.folders import ClassFolder, ClassListing, list_classes, require_filled, split_folder
 from classification.data.items import Collate, Item, ItemBatch, Transform, collate
@@ -23,7 +23,7 @@ from classification.data.names import ClassNames
 from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split, spread
 from classification.transforms import Augment, Views
 
-SHOWN = 5  # names of classes in a remark
+SHOWN = 5  # names of folders in a remark
 
 
 class FolderSource:
@@ -162,8 +162,7 @@ def remark(listing: ClassListing, absent: Sequence[str]) -> str:
     """
     parts = []
     if absent:
-        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
-        parts.append(f"no image of {', '.join(absent[:SHOWN])}{more}")
+        parts.append(f"no image of {first_names(absent)}")
     if listing.nested:
         names = ", ".join(listing.nested[:SHOWN])
         parts.append(f"WARNING: all images of {names} lie in folders below, which may be the classes")

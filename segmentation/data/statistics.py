@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
 
 SAMPLE = 100  # label maps that are read for the plan of a run
 MOSTLY = 0.5  # fraction of ignored pixels above which a warning is due
-SHOWN = 5  # names of classes in a message
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ class LabelStatistics:
         if self.ignored_fraction > MOSTLY:
             parts[-1] += " (WARNING: more than half)"
         if self.absent:
-            more = f" and {len(self.absent) - SHOWN} more" if len(self.absent) > SHOWN else ""
-            parts.append(f"WARNING: no pixel of {', '.join(self.absent[:SHOWN])}{more}")
+            parts.append(f"WARNING: no pixel of {first_names(self.absent)}")
         return "; ".join(parts)
 
 

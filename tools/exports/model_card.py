@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from backbones.errors import first_names
 from backbones.trained import TrainedFile
 from tools.engine.checkpoint import write_safetensors
 from tools.runs.metrics import TASK_METRICS
@@ -59,9 +60,8 @@ def _front_matter(task: str, licence: str) -> str:
 
 def _data(trained: TrainedFile) -> str:
     names = trained.meta.get("classes") or trained.meta.get("category_names") or []
-    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     data = public(trained.config.get("data")) or "built-in shapes"
-    shown = ", ".join(names[:SHOWN_CLASSES]) + more
+    shown = first_names(names, SHOWN_CLASSES)
     return (
         f"Trained on `{data}`, {len(names)} classes: {shown}.\n\nInput: `{json.dumps(public(trained.meta['input']))}`"
     )

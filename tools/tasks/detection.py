@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CocoAnnotations
@@ -47,7 +47,6 @@ from tools.tasks.samples import read_samples
 
 # Model options that change how boxes are computed, and that a weights file does not check.
 UNCHECKED = ("min_size", "max_size", "anchor_scale", "roi_samples")
-SHOWN = 5  # names of classes without a box in the plan
 SAMPLES = 8  # rows of samples.png
 EVAL_BATCH = 8  # largest number of images in one forward pass
 
@@ -295,8 +294,7 @@ def describe_split(data: CocoDetection) -> str:
     present = set(truth.objects(rows)[1].tolist())
     absent = [name for label, name in enumerate(truth.categories.names) if label not in present]
     if absent and present:
-        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
-        text += f"; no box of {', '.join(absent[:SHOWN])}{more}"
+        text += f"; no box of {first_names(absent)}"
     text += "" if present else "; WARNING: no object, so there is nothing to learn or to measure"
     return f"{text} ({truth.path})"
 
