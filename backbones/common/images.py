@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import cv2
 import numpy as np
@@ -171,6 +171,22 @@ def image_size(path: Path, *, apply_exif: bool) -> tuple[int, int]:
     except Exception as error:  # PIL raises many kinds of exceptions, such as SyntaxError and struct.error
         words = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: does not decode ({words}); {FIX}") from None
+
+
+def complete_size(record: dict[str, Any], folder: Path) -> bool:
+    """If an image's record of a COCO file has no width or no height, read both from its file. Return whether it did.
+
+    Args:
+        record: with a valid `file_name`; changed in place.
+        folder: of the image.
+
+    Raises:
+        UserError: the file is missing, no image, or too large.
+    """
+    if record.get("width") is not None and record.get("height") is not None:
+        return False
+    record["height"], record["width"] = image_size(folder / record["file_name"], apply_exif=True)
+    return True
 
 
 # What a user passes to `predict`

@@ -17,7 +17,7 @@ from backbones.common.datasets import (
     refuse_duplicates,
 )
 from backbones.common.datasets import field as require_field
-from backbones.common.images import image_size
+from backbones.common.images import complete_size
 from backbones.errors import UserError
 from detection.data.file_names import use_fitting_files
 from detection.data.truth import Protocol, Truth, unknown_size
@@ -240,16 +240,15 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
 
 def _complete_size(truth: Truth, image: Record, absent_images: str) -> None:
     """If an image's record has no width or no height, read the image's size from its file, and count the case."""
-    if image.get("width") is not None and image.get("height") is not None:
-        return
     try:
-        height, width = image_size(truth.folder / image["file_name"], apply_exif=True)
+        completed = complete_size(image, truth.folder)
     except UserError:
         if absent_images == "error":
             raise
-        height, width = unknown_size()
-    image.update(height=height, width=width)
-    truth.notes["sizes read from the image files"] += 1
+        image["height"], image["width"] = unknown_size()
+        completed = True
+    if completed:
+        truth.notes["sizes read from the image files"] += 1
 
 
 def _count_odd_ids(truth: Truth) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from backbones.common.datasets import Record, field, file_of_image, read_coco, records_of, refuse_duplicates
-from backbones.common.images import MOST_PIXELS, image_size, read_image
+from backbones.common.images import MOST_PIXELS, complete_size, read_image
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
 from segmentation.data.outlines import paint
@@ -150,8 +150,7 @@ def _complete_size(image: Record, path: Path, folder: Path, *, allow_outside: bo
     for name in ("id", "file_name"):
         field(image, "image", name, path)
     file_of_image(image, path, allow_outside=allow_outside)
-    height, width = image_size(folder / image["file_name"], apply_exif=True)
-    image.update(height=height, width=width)
+    complete_size(image, folder)
 
 
 def _packed(annotation: Record, path: Path) -> bytes:
