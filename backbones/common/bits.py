@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backbones.common.datasets import spread
 from backbones.errors import UserError
 
 WHOLE_BITS = 16
@@ -67,11 +68,11 @@ def small_values(paths: Sequence[Path]) -> SmallValues | None:
         paths: all images; `LOOKED_AT` that are evenly spread are read.
     """
     deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES]
-    count = min(LOOKED_AT, len(deep))
-    highest = max((_highest(deep[index * len(deep) // count]) for index in range(count)), default=0)
+    chosen = spread(len(deep), LOOKED_AT)
+    highest = max((_highest(deep[index]) for index in chosen), default=0)
     if not 0 < highest.bit_length() <= MOST_SMALL_BITS:
         return None
-    return SmallValues(deep[0].parent, count, highest)
+    return SmallValues(deep[0].parent, len(chosen), highest)
 
 
 def _highest(path: Path) -> int:

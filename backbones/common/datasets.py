@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
+import numpy as np
 
 from backbones.errors import UserError
 
@@ -294,6 +295,15 @@ def refuse_duplicates(values: Iterable[Hashable], what: str, path: Path) -> None
         if value in seen:
             raise UserError(f"{path}: {what} {reprlib.repr(value)} is a duplicate; fix the file")
         seen.add(value)
+
+
+def spread(size: int, sample: int) -> np.ndarray:
+    """Return the indices of at most `sample` of `size` images, evenly spread; 0 means all images.
+
+    The images of a folder are sorted by class, so that all classes are sampled in proportion.
+    """
+    count = min(size, sample or size)
+    return np.arange(count) * size // max(count, 1)
 
 
 def refuse_absent_files(names: Iterable[str], folder: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.common.bits import WHOLE_BITS, require_bits
+from backbones.common.datasets import spread
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
@@ -20,7 +21,7 @@ from classification.data.decoding import channels_of
 from classification.data.folders import ClassFolder, ClassListing, list_classes, require_filled, split_folder
 from classification.data.items import Collate, Item, ItemBatch, Transform, collate
 from classification.data.names import ClassNames
-from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split, spread
+from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split
 from classification.transforms import Augment, Views
 
 SHOWN = 5  # names of folders in a remark

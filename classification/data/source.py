@@ -88,12 +88,3 @@ class BadImagePolicy(Protocol):
         batch_sampler: list[list[int]],
     ) -> Iterable[ItemBatch]:
         """Return a data loader without bad images."""
-
-
-def spread(size: int, sample: int) -> np.ndarray:
-    """Return the indices of at most `sample` of `size` images, evenly spread; 0 means all images.
-
-    The images of a folder are sorted by class, so that all classes are sampled in proportion.
-    """
-    count = min(size, sample or size)
-    return np.arange(count) * size // max(count, 1)

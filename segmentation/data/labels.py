@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from backbones.common.datasets import ARRAY_SUFFIX
+from backbones.common.datasets import ARRAY_SUFFIX, spread
 from backbones.common.images import image_size, open_image
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, Classes, Colour
@@ -266,8 +266,7 @@ def _values_of(files: Sequence[Path], *, enough: Callable[[set[int]], bool]) -> 
 
 def _spread(files: Sequence[Path]) -> list[Path]:
     """Return `LOOKED_AT` evenly spread files."""
-    count = min(LOOKED_AT, len(files))
-    return [files[index * len(files) // count] for index in range(count)]
+    return [files[index] for index in spread(len(files), LOOKED_AT)]
 
 
 def _grey_values_in(path: Path) -> set[int]:

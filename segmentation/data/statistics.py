@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backbones.common.datasets import spread
 from backbones.errors import UserError, first_names
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
@@ -86,8 +87,7 @@ def measure_labels(source: LabelSource, rows: Sequence[int] | np.ndarray) -> Lab
         return LabelStatistics.of(source.classes.names, label_maps, maps=len(rows))
 
     rows = np.asarray(rows)
-    size = min(SAMPLE, len(rows))
-    found = count(rows[np.arange(size) * len(rows) // max(1, size)])
+    found = count(rows[spread(len(rows), SAMPLE)])
     if found.useless and found.read < found.maps:
         found = count(rows)
     if found.useless:

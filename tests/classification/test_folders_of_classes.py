@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from backbones.common.bits import require_bits
+from backbones.common.datasets import spread
 from backbones.common.images import pixels_of
 from backbones.common.loading import loader
 from backbones.errors import UserError
@@ -28,7 +29,6 @@ from classification.data.names import ClassNames
 from classification.data.opening import open_source
 from classification.data.shard_source import ShardSource
 from classification.data.shard_writer import make_shards
-from classification.data.source import spread
 from classification.transforms import Augment, Normalise, Views
 
 RED = np.full((4, 6, 3), (250, 10, 20), np.uint8)  # RGB

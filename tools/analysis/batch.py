@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from backbones.base import Backbone
+from backbones.common.datasets import spread
 from backbones.errors import UserError
 from classification.data.decoding import decode
 from classification.data.folders import ClassFolder, list_classes, split_folder
 from classification.data.items import collate, make_item
-from classification.data.source import spread
 from classification.transforms import Normalise, Views
 from tools.synthetic import crops
 
