@@ -13,7 +13,7 @@ from backbones.weights.published import timm_config, torchvision_tag
 
 
 class EvaluationSizes(NamedTuple):
-    """How images are resized and cropped in evaluation.
+    """Sizes to which images are resized and cropped in evaluation.
 
     Attributes:
         crop: side of the square crop in pixels.

@@ -1,4 +1,4 @@
-"""What several test files need: a small COCO data set that they may break, and a folder of built-in shapes."""
+"""Fixtures of several test files: a small COCO data set that they may break, and a folder of built-in shapes."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ def script(launch: Callable[..., Launched]) -> Callable[..., subprocess.Complete
 def _as_script(
     argv: list[str], cwd: str, environment: dict[str, str], first: Callable[[], Any] | None, out: Any, err: Any
 ) -> None:
-    """What `python argv` does, with the streams in files."""
+    """Run a script as `python argv` does, with the streams in files."""
     os.dup2(out.detach(), 1)
     os.dup2(err.detach(), 2)
     os.environ.update(environment)

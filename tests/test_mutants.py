@@ -194,7 +194,7 @@ def test_an_edited_header_is_the_good_one_or_refused(folders, data):
 
 
 def paths(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where the values of a tree are, branches included."""
+    """Return the paths to the values of a tree, branches included."""
     if path:
         yield path
     inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
@@ -327,7 +327,7 @@ def _plain(value: Any) -> Any:
 
 
 def _like(taken: Any, said: Any) -> Any:
-    """What a file says, in the type that an option has: 1 for 1.0, "7" for text."""
+    """Return the value of a file in the type that an option has: 1 for 1.0, "7" for text."""
     if isinstance(taken, str) and not isinstance(said, str):
         return taken  # a name that looks like a number is a name
     if isinstance(taken, list):

@@ -65,7 +65,7 @@ def _use_fitting_file(truth: Truth, image: Record, owners: dict[str, Record], *,
         raise UserError(
             f"{truth.path}: images {reprlib.repr(owners[fitting].get('id'))} and "
             f"{reprlib.repr(image.get('id'))} both lead to the file {fitting} ({reprlib.repr(name)}); "
-            "correct one `file_name`"
+            "fix one `file_name`"
         )
     owners[fitting] = {**image}
     image["file_name"] = fitting

@@ -102,7 +102,7 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def words(data: Path, net: Net, folder: Path, *more: Any) -> list[str]:
-    """What the script is told."""
+    """Return the command line of the script."""
     name, _, file = net
     sizes = ("--crop-size", CROP, "--resize-size", RESIZE)
     common = ("--precision", "fp32", "--workers", 0, "--threads", 1, "--output", folder)
@@ -111,7 +111,7 @@ def words(data: Path, net: Net, folder: Path, *more: Any) -> list[str]:
 
 
 def predictions(folder: Path) -> list[dict[str, str]]:
-    """What the script said of the images, in the order of their files."""
+    """Return the predictions of the script, in the order of the image files."""
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -1,4 +1,4 @@
-"""What the pixels of label maps mean: grey values, palettes, class lists; and where the files lie."""
+"""Meaning of the pixels of label maps (grey values, palettes, class lists), and location of the files."""
 
 from __future__ import annotations
 

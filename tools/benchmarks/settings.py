@@ -13,7 +13,7 @@ OURS, TORCHVISION, TIMM = "ours", "torchvision", "timm"
 
 @dataclass(frozen=True)
 class Way:
-    """How a model computes: precision ("fp32", or "bf16" by autocast) and memory format."""
+    """Setting in which a model computes: precision ("fp32", or "bf16" by autocast) and memory format."""
 
     precision: str
     channels_last: bool

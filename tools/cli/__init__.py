@@ -1,1 +1,1 @@
-"""What all commands share: options from dataclasses, positional arguments, plugins, and errors in one line."""
+"""Shared parts of all commands: options from dataclasses, positional arguments, plugins, and errors in one line."""

@@ -1,4 +1,4 @@
-"""How the processes of a run compute: CPU threads, deterministic operations, and checks that options are possible."""
+"""Settings of a run's processes: CPU threads, deterministic operations, and checks that options are possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tables and charts show of one task of an experiment: groups of runs, failed cells and differences."""
+"""Content of tables and charts for one task of an experiment: groups of runs, failed cells and differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.runs.metrics import TaskMetrics
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """What tables and charts show of one task of an experiment. Some runs may not be finished.
+    """Content of tables and charts for one task of an experiment. Some runs may not be finished.
 
     Attributes:
         name: name of the task; "" if the experiment has only one.

@@ -39,7 +39,7 @@ def test_options_are_flat_and_dashes_do():
 
 @dataclass
 class CopyOptions:
-    """What to copy.
+    """Options of a copy.
 
     Args:
         source: a file.

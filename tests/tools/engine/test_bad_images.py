@@ -200,7 +200,7 @@ def results(run: Path) -> dict[str, Any]:
 
 
 def logged(run: Path) -> list[int]:
-    """What the log counts at each evaluation."""
+    """Return the counts of the log at each evaluation."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line["bad_images"] for line in lines if "epoch" in line]
 

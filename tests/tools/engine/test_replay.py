@@ -39,7 +39,7 @@ TASKS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def status(main: Any, *words: Any) -> int | str | None:
-    """How a script ends."""
+    """Run a command; return its exit status."""
     try:
         ending.run(lambda: main([*map(str, words)]))
     except SystemExit as ended:

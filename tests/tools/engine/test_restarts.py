@@ -24,7 +24,7 @@ DIES = 3  # the step at which process 1 kills itself, once
 
 
 def train(*words: str) -> None:
-    """What tools/train_cls.py does; process 1 is killed at a step, where nobody was yet."""
+    """Run tools/train_cls.py; process 1 is killed at a step that no process has reached before."""
     from tools import train_cls
     from tools.cli import ending
     from tools.engine import loop

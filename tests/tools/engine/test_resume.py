@@ -90,7 +90,7 @@ def signal_in_evaluation(number: int) -> None:
 
 
 def ended(run: Launched) -> str:
-    """What a run printed, once it has ended well."""
+    """Wait until a run ends without an error; return its output."""
     status, printed, errors = run.end()
     assert status == 0, errors
     return printed

@@ -1,4 +1,4 @@
-"""What every run begins with: bits that are the same each time, on demand."""
+"""Start of a run: on request, each run has the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What once went wrong in experiments: odd matrices, lost reasons, interrupts that were not obeyed."""
+"""Former faults of experiments: odd matrices, lost reasons, interrupts that were ignored."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tools.processes import stopping
 
 
 def sent(*numbers: int, apart: float) -> int:
-    """How a process ends that notes signals and gets these: with 7 where it notes them, 8 where there are none."""
+    """Return the exit status of a process that notes signals: 7 if it noted one of these, 8 if there were none."""
     (ready, begun), (wait, over) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:

@@ -41,7 +41,7 @@ def start(*words: Any) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """What a process printed, once it has ended well."""
+    """Wait until a process ends without an error; return its output."""
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return printed

@@ -1,4 +1,4 @@
-"""What the classification script says of its users' mistakes: one line, status 2, and no run folder."""
+"""User errors of the classification script: one line, status 2, and no run folder."""
 
 from __future__ import annotations
 
