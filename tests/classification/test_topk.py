@@ -125,6 +125,7 @@ def test_images_without_a_prediction_count_as_wrong():
     assert (results["top1"], results["top5"], results["images"]) == (1 / 3, 1 / 3, 3)
     assert results["nll"] == pytest.approx(-math.log(0.75))  # of the image that was read
     assert [results["per_class"][name] for name in ("ant", "bee", "cat", "dog")] == [0, 1, 0, None]
+    assert metric.rows()["predicted"].tolist() == [1, -1, -1]
     # -log(0.75) = 0.2877
     assert predictions_csv(metric.rows(), ["x", "y", "z"], CLASSES).splitlines() == [
         "image,class,predicted,confidence,rank,loss",
@@ -132,6 +133,12 @@ def test_images_without_a_prediction_count_as_wrong():
         "y,ant,,0.0000,7,",
         "z,cat,,0.0000,7,",
     ]
+
+
+def test_the_first_class_has_a_name_among_the_predictions():
+    # -log(0.75) = 0.2877
+    text = predictions_csv(measured([[0.75, 0.25, 0, 0, 0, 0, 0]], [0]).rows(), ["x"], CLASSES)
+    assert text.splitlines()[1] == "x,ant,ant,0.7500,0,0.2877"
 
 
 def test_accuracy_among_the_classes_with_images():

@@ -63,6 +63,30 @@ def test_16_bit_features_lose_no_more_than_their_rounding():
     assert (found - exact).abs().max() < 0.02  # 2^-8 of a value, its weights and the sum
 
 
+@pytest.mark.parametrize(
+    ("training", "dtype", "by_rows"),
+    [
+        (True, torch.float32, True),
+        (True, torch.bfloat16, True),
+        (False, torch.bfloat16, True),
+        (False, torch.float32, False),  # predictions in fp32 equal torchvision's exactly
+    ],
+)
+def test_weighted_rows_replace_the_operator_on_a_cpu_except_for_fp32_predictions(
+    monkeypatch: pytest.MonkeyPatch, training: bool, dtype: torch.dtype, by_rows: bool
+):
+    calls = []
+
+    def counted(*arguments: object, **options: object) -> torch.Tensor:
+        calls.append(arguments)
+        return align_by_rows(*arguments, **options)
+
+    monkeypatch.setattr("detection.roi_align.align_by_rows", counted)
+    pool = PyramidRoIAlign([FeatureInfo("p2", 4, 4)], 7, 2).train(training)
+    pool({"p2": torch.randn(1, 4, 16, 16).to(dtype)}, [torch.tensor([[0.0, 0, 30, 30]])], [(64, 64)])
+    assert len(calls) == by_rows
+
+
 def test_exported_models_keep_torchvisions_operator():
     class Reader(torch.nn.Module):
         def __init__(self) -> None:

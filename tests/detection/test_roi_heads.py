@@ -80,6 +80,18 @@ def test_losses_equal_torchvisions():
     torch.testing.assert_close(losses[1], losses[0])
 
 
+@pytest.mark.parametrize("kept", [[0], [0, 1]])
+def test_losses_of_one_image_and_of_an_image_without_objects_equal_torchvisions(kept: list[int]):
+    targets = [TARGETS[0], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}]
+    features = {"p2": FEATURES["p2"][kept]}
+    boxes, shapes, targets = ([each[n] for n in kept] for each in (proposals(), SHAPES, targets))
+    losses = []
+    for heads in (torchvisions(), ours()):
+        torch.manual_seed(2)  # both sample RoIs
+        losses.append(heads.train()(features, boxes, shapes, targets)[1])
+    torch.testing.assert_close(losses[1], losses[0])
+
+
 @pytest.mark.parametrize(("threshold", "most"), [(0.05, 10), (0.3, 1000)])
 def test_detections_equal_torchvisions(threshold: float, most: int):
     """The limit of detections cuts in the first case, the threshold in the second."""

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
 from tools.engine import checkpoint, optim
+from tools.engine.batches import image_ids
 from tools.engine.evaluation import evaluate, to_device
 from tools.engine.loop import _may_overflow, _note_score, fit, train_epoch
 from tools.engine.options import TrainOptions
@@ -236,6 +237,11 @@ def test_to_device_keeps_structure():
     moved = to_device(value, torch.device("meta"))
     assert moved["a"][0].device.type == moved["a"][1][0].device.type == "meta"
     assert (moved["a"][1][1], moved["b"]) == ("text", 3)
+
+
+def test_image_ids_of_the_targets_of_each_task():
+    assert image_ids({"index": torch.tensor([3, 5]), "label": torch.tensor([0, 1])}) == [3, 5]
+    assert image_ids([{"image_id": torch.tensor(7)}, {"image_id": torch.tensor(4)}]) == [7, 4]
 
 
 def lrs(options: TrainOptions, steps: int) -> list[float]:

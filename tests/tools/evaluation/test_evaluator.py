@@ -15,7 +15,7 @@ from conftest import ROOT
 from backbones.errors import UserError
 from tools.evaluation import CocoEvaluator, format_table
 from tools.evaluation.overlaps import iou, pairs
-from tools.evaluation.shifts import fitting_shift, some, unknown_hint
+from tools.evaluation.shifts import category_hint, fitting_shift, some, unknown_hint
 from tools.evaluation.summary import METRICS, area_of, class_summary, limits_of, metric_names, summarize
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
@@ -110,6 +110,9 @@ def test_hand_computed(engine: str) -> None:
     assert figures["AP50"] == pytest.approx(51 / 101)
     assert figures["AP"] == pytest.approx(0.7 * 51 / 101)
     assert figures["AR100"] == pytest.approx(0.7 * 0.5)
+    assert "LVIS" not in format_table(figures) and "cat" not in format_table(figures)
+    assert "cat" in format_table(figures, per_class=True)
+    assert format_table({**figures, "LVIS_APr": 0.25}).splitlines()[3] == "LVIS: APr 25.0"
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -322,6 +325,20 @@ def test_positions_in_place_of_category_ids_are_explained(first: int) -> None:
         record["category_id"] = position + first
     reason = score(gt, dt)["reasons"]["AP"]
     assert reason.endswith(f"their ids are positions in the list of categories, counted from {first}; write its ids")
+
+
+def test_category_ids_are_explained_only_if_most_detections_of_several_categories_fit() -> None:
+    def rows(*categories: int, width: float = 10) -> np.ndarray:
+        return np.array([[1, 20 * index, 0, width, 10, 0, category] for index, category in enumerate(categories)])
+
+    known = [5, 6, 7, 8]
+    # IoUs of exactly 0.5 count: boxes of half the width.
+    hint = category_hint(rows(5, 6, 7), rows(4, 5, 6, width=5), known)
+    assert hint is not None and hint.endswith("adding 1 to each of their category ids would fit")
+    # One category for all objects, which is that of the first object, is neither a shift nor a position.
+    assert category_hint(rows(6, 6, 6), rows(1, 1, 1), known) is None
+    # Two of five ids are positions, of two categories: too few.
+    assert category_hint(rows(5, 6, 7, 8, 5), rows(0, 1, 7, 5, 6), known) is None
 
 
 def test_shifted_image_ids_are_explained() -> None:

@@ -42,6 +42,8 @@ def test_an_epoch_can_begin_in_its_middle():
     whole = epoch(batches, 3)
     assert epoch(batches, 3, step=2) == whole[4:]
     assert len(batches) == 2 * (batches.steps - 2)
+    batches.seek(3)  # its beginning
+    assert len(batches) == len(whole)
 
 
 def test_repeated_images_come_as_often_as_they_should_in_epochs_of_one_length():
@@ -54,6 +56,15 @@ def test_repeated_images_come_as_often_as_they_should_in_epochs_of_one_length():
     assert (counts >= np.floor(repeats)).all() and (counts <= np.ceil(repeats)).all()
     assert abs(counts.mean(axis=0) - repeats).max() < 0.1
     assert epoch(batches, 7) == epoch(TrainBatches(np.zeros(4, int), 3, seed=0, repeats=repeats), 7)
+
+
+def test_the_last_image_is_drawn_where_rounding_leads_beyond_the_end(monkeypatch):
+    class Highest(np.random.Generator):
+        def random(self, *_: object, **__: object) -> float:
+            return np.nextafter(1, 0)  # 1 + this is 2, the end of the repeats
+
+    monkeypatch.setattr("numpy.random.default_rng", lambda seed: Highest(np.random.PCG64(seed)))
+    assert sorted(sum(epoch(TrainBatches(np.zeros(2, int), 2, seed=0, repeats=np.ones(2)), 0), [])) == [0, 1]
 
 
 def test_repeats_of_one_leave_no_image_out():
