@@ -7,7 +7,7 @@ from backbones.common.lazy import lazy
 if TYPE_CHECKING:
     from detection.data.annotations import CategoryMap, CocoAnnotations
     from detection.data.dataset import CocoDetection
-    from detection.data.layouts import register_layout
+    from detection.data.layouts.known import register_layout
     from detection.faster_rcnn import FasterRCNN, build
     from detection.necks import Neck, NeckParts, register_neck
     from detection.trained import Detections, TrainedDetector, load, rebuild
@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "data.annotations": ["CategoryMap", "CocoAnnotations"],
         "data.dataset": ["CocoDetection"],
-        "data.layouts": ["register_layout"],
+        "data.layouts.known": ["register_layout"],
         "faster_rcnn": ["FasterRCNN", "build"],
         "necks": ["Neck", "NeckParts", "register_neck"],
         "trained": ["Detections", "TrainedDetector", "load", "rebuild"],

@@ -21,6 +21,7 @@ class DetectionDataOptions:
         data: folder of the data set, in the layout of COCO (annotations/instances_train*.json, train*/, the same for
             val), Pascal VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt) or YOLO (images/train, labels/train
             and data.yaml or classes.txt). Absent is the built-in data set of shapes.
+        layout: name of the layout of `data`; absent: recognised from the files.
         train_split: split of `data` to train on, such as trainval of VOC.
         val_split: split of `data` to evaluate on.
         train_annotations: JSON file of the training split, in place of the one in `data`.
@@ -43,6 +44,7 @@ class DetectionDataOptions:
     """
 
     data: str | None = None
+    layout: str | None = option(None, resume="free")
     train_split: str = "train"
     val_split: str = option("val", resume="evaluation")
     train_annotations: str | None = None

@@ -39,6 +39,7 @@ class CheckOptions:
     Args:
         data: folder in the layout of COCO, Pascal VOC or YOLO, of class folders (train/CLASS/*, val/CLASS/*), or of
             images with label maps, or in a layout that a plugin registers.
+        layout: name of the layout of detection data; absent: recognised from the files.
         truth: what to check if a VOC folder has both boxes and label maps; auto means boxes.
         train_annotations: COCO JSON of the training split, instead of the file in `data`.
         train_images: image folder of `train_annotations`.
@@ -55,6 +56,7 @@ class CheckOptions:
     """
 
     data: str | None = None
+    layout: str | None = None
     truth: Literal["auto", "boxes", "labels"] = "auto"
     train_annotations: str | None = None
     train_images: str | None = None
@@ -125,6 +127,7 @@ def check(options: CheckOptions) -> CheckReport:
         Path(options.data) if options.data else None,
         coco_files=options.coco_files(),
         splits=(options.train_split, options.val_split),
+        layout=options.layout,
         truth=options.truth,
         ignore_index=options.ignore_index,
         allow_outside=options.allow_outside,

@@ -33,6 +33,7 @@ class ConvertOptions:
         data: folder in the layout of COCO, Pascal VOC or YOLO, or in a layout that a plugin registers.
         output: folder to create.
         to: the layout to write.
+        layout: name of the layout of `data`; absent: recognised from the files.
         train_split: split of `data` that becomes train; null for no such split.
         val_split: split of `data` that becomes val; null for no such split.
         test_split: split of `data` that becomes test; absent: no such split.
@@ -42,6 +43,7 @@ class ConvertOptions:
     data: str
     output: str
     to: Literal["coco", "voc", "yolo"]
+    layout: str | None = None
     train_split: str | None = "train"
     val_split: str | None = "val"
     test_split: str | None = None
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Path(options.data),
         Path(options.output),
         to=options.to,
+        layout=options.layout,
         splits={name: split for name, split in splits.items() if split is not None},
         bad_boxes=options.bad_boxes,
     ):

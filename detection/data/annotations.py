@@ -11,7 +11,6 @@ import numpy as np
 
 from backbones.common.datasets import (
     Record,
-    read_coco,
     records_of,
     refuse_absent_files,
     refuse_duplicates,
@@ -132,7 +131,7 @@ class CocoAnnotations:
         allow_outside: bool = False,
     ) -> CocoAnnotations:
         """Read and check a COCO instances file. See `of` for arguments and errors."""
-        truth = Truth("coco", path, folder, read_coco(path))
+        truth = Truth.of_coco(path, folder)
         return cls.of(truth, bad_boxes=bad_boxes, absent_images=absent_images, allow_outside=allow_outside)
 
     @classmethod

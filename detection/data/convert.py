@@ -1,4 +1,4 @@
-"""Converts a detection data set between the layouts of COCO, Pascal VOC and YOLO."""
+"""Converts a detection data set from one layout to another."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def convert(
     *,
     to: WritableLayout,
     splits: Mapping[str, str],
+    layout: str | None = None,
     bad_boxes: Literal["error", "drop"] = "error",
 ) -> list[str]:
     """Write a data set in another layout.
@@ -31,6 +32,7 @@ def convert(
         output: folder to create.
         to: the layout to write.
         splits: name of the split of `source` for each split of `output`.
+        layout: name of the layout of `source`; None to recognise the layout.
         bad_boxes: whether boxes that the new layout cannot represent are errors or are left out.
 
     Returns:
@@ -43,7 +45,7 @@ def convert(
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
         raise UserError("--train-split null: name at least one split")
-    truths = {name: _read(source, split, to, bad_boxes) for name, split in splits.items()}
+    truths = {name: _read(source, split, to, layout, bad_boxes) for name, split in splits.items()}
     if "voc" in (to, *(truth.layout for truth in truths.values())):
         _refuse_shared_images(truths)
     _refuse_different_classes(truths)
@@ -58,11 +60,13 @@ def convert(
     return lines
 
 
-def _read(source: Path, split: str, to: WritableLayout, bad_boxes: Literal["error", "drop"]) -> Truth:
+def _read(
+    source: Path, split: str, to: WritableLayout, layout: str | None, bad_boxes: Literal["error", "drop"]
+) -> Truth:
     """Read a split and check it as training does, except that boxes without area are allowed."""
-    if known_layout(source) == to:
+    if known_layout(source, layout).name == to:
         raise UserError(f"--to {to}: {source} already has this layout; name another layout")
-    truth = open_split(source, split, bad_boxes=bad_boxes)
+    truth = open_split(source, split, layout=layout, bad_boxes=bad_boxes)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
 

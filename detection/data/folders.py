@@ -1,109 +1,98 @@
-"""Opens splits of data sets in any known layout: COCO, Pascal VOC, YOLO or a plugin's layout."""
+"""Opens splits of detection data sets in any known layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import existing_split, find_split, instances_files, read_coco
+from backbones.common.datasets import existing_split
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.layouts import registered_layout
+from detection.data.layouts.base import LAYOUTS, Layout, Reading
+from detection.data.layouts.known import BUILT_IN, layouts
 from detection.data.truth import ProblemHandler, Truth, raise_problem
-from detection.data.voc import is_voc_folder, read_voc
-from detection.data.yolo import BAD_BOX, is_yolo_folder, read_yolo
 from detection.options import DetectionDataOptions
 
-LAYOUTS = (
-    "COCO's annotations/instances_SPLIT*.json; Pascal VOC's Annotations, JPEGImages and ImageSets/Main/SPLIT.txt; or "
-    "YOLO's images/SPLIT, labels/SPLIT and data.yaml or classes.txt"
-)
+NEAREST = 3  # layouts that the error about an unknown layout describes
 
 
-def layout_of(root: Path) -> str | None:
-    """Return the name of a folder's layout, or None if the layout is unknown."""
-    if registered := registered_layout(root):
-        return registered.name
-    if instances_files(root):
-        return "coco"
-    if is_voc_folder(root):
-        return "voc"
-    return "yolo" if is_yolo_folder(root) else None
+def layout_of(root: Path, name: str | None = None) -> Layout | None:
+    """Return the layout of a folder, or None if the layout is unknown.
 
-
-def known_layout(root: Path) -> str:
-    """Return the name of a folder's layout.
+    Args:
+        root: folder of the data set.
+        name: name of the layout, which the folder must have; None to recognise the layout. A plugin's layout takes
+            precedence over the built-in ones.
 
     Raises:
-        UserError: the folder does not exist, or its layout is unknown.
+        UserError: the folder has several layouts, or not the named one, or the named layout does not exist.
     """
-    if not root.is_dir():
+    if name is not None:
+        return _named_layout(root, name)
+    found = [layout for layout in layouts() if layout.matches(root)]
+    if len(found) > 1 and found[0].name in BUILT_IN:
+        names = " and ".join(layout.name for layout in found)
+        raise UserError(f"--data {root}: has the layouts {names}; choose one of them with --layout {found[0].name}")
+    return found[0] if found else None
+
+
+def known_layout(root: Path, name: str | None = None) -> Layout:
+    """Return the layout of a folder. See `layout_of` for the arguments.
+
+    Raises:
+        UserError: the folder does not exist, its layout is unknown, or an error of `layout_of`.
+    """
+    if not root.exists():
         raise UserError(f"--data {root}: no such folder; check the path")
-    layout = layout_of(root)
+    layout = layout_of(root, name)
     if layout is None:
-        raise UserError(f"--data {root}: unknown layout; expected {LAYOUTS}")
+        raise UserError(f"--data {root}: unknown layout; {describe_nearest(root)}")
     return layout
 
 
-def has_split(root: Path, name: str) -> bool:
-    """Return whether a data set in the layout of Pascal VOC, YOLO or COCO has a split of a name."""
-    folders = (root / "images" / name, root / name / "images")
-    listed = (root / "ImageSets" / "Main" / f"{name}.txt").is_file()
-    return listed or any(folder.is_dir() for folder in folders) or bool(instances_files(root, name))
+def describe_nearest(root: Path) -> str:
+    """Return what a folder lacks to have the layouts that are nearest to its own."""
+    signs = {layout: list(layout.signs(root)) for layout in layouts()}
+    order = sorted(signs, key=lambda layout: -sum(found for _, found in signs[layout]) / len(signs[layout]))
+    parts = (
+        f"{layout.form} (lacks {' and '.join(text for text, found in signs[layout] if not found)})"
+        for layout in order[:NEAREST]
+    )
+    return f"expected {'; '.join(parts)}"
+
+
+def splits_of(root: Path, layout: str | None = None) -> list[str]:
+    """Return the names of the splits of a data set; `["train"]` if the data set is not split.
+
+    Raises:
+        UserError: the layout is unknown.
+    """
+    return known_layout(root, layout).splits(root)
 
 
 def open_split(
     root: Path,
     split: str,
     *,
+    layout: str | None = None,
     absent_images: Literal["error", "keep"] = "error",
     bad_boxes: Literal["error", "drop"] = "error",
     on_problem: ProblemHandler = raise_problem,
 ) -> Truth:
-    """Read the records of a split. Records of a COCO file are not checked yet; `CocoAnnotations.of` checks them.
+    """Read the records of a split. `CocoAnnotations.of` checks them afterwards.
 
     Args:
         root: folder of the data set.
         split: name of the split, such as "train".
-        absent_images: whether a missing image file is an error (VOC and YOLO).
-        bad_boxes: whether a box far outside its image is a problem, or left out and counted (YOLO; `CocoAnnotations.of`
-            does it for other layouts).
-        on_problem: what to do about a malformed record (VOC and YOLO).
+        layout: name of the layout; None to recognise the layout.
+        absent_images, bad_boxes, on_problem: see `Reading`.
 
     Raises:
         UserError: the layout is unknown, there is no such split, or, by default, a record is malformed.
     """
-    layout = known_layout(root)
-    if registered := registered_layout(root):
-        return registered.open(root, split)
-    split = existing_split(split, lambda name: has_split(root, name))
-    if layout == "voc":
-        return read_voc(root, split, absent_images=absent_images, on_problem=on_problem)
-    if layout == "yolo":
-        return _read_yolo(root, split, absent_images, bad_boxes, on_problem)
-    path, folder = find_split(root, split)
-    return Truth("coco", path, folder, read_coco(path))
-
-
-def _read_yolo(
-    root: Path,
-    split: str,
-    absent_images: Literal["error", "keep"],
-    bad_boxes: Literal["error", "drop"],
-    on_problem: ProblemHandler,
-) -> Truth:
-    dropped: list[str] = []
-
-    def drop(kind: str, file: str, error: UserError) -> None:
-        if kind == BAD_BOX and bad_boxes == "drop":
-            dropped.append(file)
-        else:
-            on_problem(kind, file, error)
-
-    truth = read_yolo(root, split, absent_images=absent_images, on_problem=drop)
-    if dropped:
-        truth.notes["boxes far outside their image dropped"] += len(dropped)
-    return truth
+    known = known_layout(root, layout)
+    split = existing_split(split, lambda name: known.has_split(root, name))
+    return known.read(root, split, Reading(absent_images, bad_boxes, on_problem))
 
 
 def read_annotations(
@@ -119,11 +108,21 @@ def read_annotations(
     """
     annotations, images, name = (getattr(data, f"{split}_{what}") for what in ("annotations", "images", "split"))
     if annotations is not None:
-        truth = Truth("coco", Path(annotations), Path(images), read_coco(Path(annotations)))
+        truth = Truth.of_coco(Path(annotations), Path(images))
     elif data.data is not None:
-        truth = open_split(Path(data.data), name, absent_images=absent_images, bad_boxes=data.bad_boxes)
+        truth = open_split(
+            Path(data.data), name, layout=data.layout, absent_images=absent_images, bad_boxes=data.bad_boxes
+        )
     else:
         raise UserError(f"--data: is missing; name a folder, or an annotation file with --{split}-annotations")
     return CocoAnnotations.of(
         truth, bad_boxes=data.bad_boxes, absent_images=absent_images, allow_outside=data.allow_outside
     )
+
+
+def _named_layout(root: Path, name: str) -> Layout:
+    layout = LAYOUTS[name]()
+    lacks = [text for text, found in layout.signs(root) if not found]
+    if lacks:
+        raise UserError(f"--layout {name}: {root} lacks {' and '.join(lacks)}; name another layout or folder")
+    return layout

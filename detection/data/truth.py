@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines
+from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines, read_coco
 from backbones.common.listing import list_files
 from backbones.errors import UserError
 
@@ -23,14 +23,16 @@ class Truth:
     """Records of one split (images, annotations, categories) as COCO's instances files have them.
 
     Attributes:
-        layout: coco, voc, yolo or the name of a registered layout.
+        layout: name of the layout.
         path: file or folder to name in messages.
         folder: folder of the images.
         data: `images`, `annotations` and `categories` as in COCO's instances file.
-        files: for VOC and YOLO, the annotation file of each image; image ids are then 1, 2, ...
-        ordinals: for VOC and YOLO, the position of each annotation in its file, from 1.
+        files: annotation file of each image, in layouts other than COCO's; image ids are then 1, 2, ...
+        ordinals: position of each annotation in its file from 1, in layouts other than COCO's.
         notes: number of cases in which something was corrected or left out in reading, by description.
-        passed_over: for VOC and YOLO, the number of files in the image folder by suffix that are not images.
+        passed_over: number of files in the image folder by suffix that are not images, in layouts other than COCO's.
+        word: what an annotation is in its file: "object" or "line".
+        coco_file: COCO file that holds exactly these records; None if there is none.
     """
 
     layout: str
@@ -41,6 +43,17 @@ class Truth:
     ordinals: list[int] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    word: str = "line"
+    coco_file: Path | None = None
+
+    @classmethod
+    def of_coco(cls, path: Path, folder: Path) -> Truth:
+        """Read a COCO instances file, whose records are not checked yet.
+
+        Raises:
+            UserError: the file is missing, not JSON, or not a JSON object.
+        """
+        return cls("coco", path, folder, read_coco(path), coco_file=path)
 
     def locate(self, index: int) -> tuple[str, str]:
         """Return the file that contains annotation `index`, and a description of the annotation within the file."""
@@ -48,22 +61,21 @@ class Truth:
         if not self.ordinals:
             name = f"annotation {record['id']}" if "id" in record else f"annotations[{index}]"
             return str(self.path), f"{name} of image {record['image_id']}"
-        word = "object" if self.layout == "voc" else "line"
-        return self.files[record["image_id"] - 1], f"{word} {self.ordinals[index]}"
+        return self.files[record["image_id"] - 1], f"{self.word} {self.ordinals[index]}"
 
     def evaluator_source(self) -> Path | bytes:
         """Return the ground truth for an evaluator: the path of a COCO file, or the records as JSON.
 
         The JSON is a single object, which data workers share without copying.
         """
-        return self.path if self.layout == "coco" else json.dumps(self.data).encode()
+        return self.coco_file or json.dumps(self.data).encode()
 
     def protocol(self) -> Protocol:
         """Return the benchmark whose metrics to compute in addition to COCO's.
 
         LVIS's images list their absent categories.
         """
-        if self.layout == "coco":
+        if self.coco_file:
             return "lvis" if all("neg_category_ids" in image for image in self.data["images"]) else "coco"
         return "voc" if self.layout == "voc" else "coco"
 

@@ -1,6 +1,7 @@
 """Writes detection data sets in the layouts of COCO, Pascal VOC and YOLO.
 
-hotcoco has writers too, but they lose data that the layouts can hold; see `detection/data/voc.py` and `yolo.py`.
+hotcoco has writers too, but they lose data that the layouts can hold; see `voc.py` and `yolo.py` in
+`detection/data/layouts/`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from backbones.common.files import write_json
 from backbones.common.images import image_size
 from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError
+from detection.data.layouts.voc import CORNERS, FURTHEST, KEPT, LISTS
+from detection.data.layouts.yolo import BEYOND
 from detection.data.truth import Truth, checked_names
-from detection.data.voc import CORNERS, FURTHEST, KEPT, LISTS
-from detection.data.yolo import BEYOND
 
 DIGITS = 15  # after the point in YOLO's files
 Lost = Counter[str]  # number of things that the new layout cannot hold, by their name

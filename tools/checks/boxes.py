@@ -49,11 +49,14 @@ def check_coco(
         report.add("no COCO file", split, file=str(path), text=str(error).removeprefix(f"{path}: "))
         report.checked[split] = {"images": 0, "annotations": 0}
         return SplitImages(split, folder, [], [], lambda index, content: [])
-    return _check(Truth("coco", path, folder, data), split, report, allow_outside)
+    return _check(Truth("coco", path, folder, data, coco_file=path), split, report, allow_outside)
 
 
-def check_folder(root: Path, split: str, report: CheckReport) -> SplitImages:
-    """Check the annotations of a split in Pascal VOC's or YOLO's layout and report their problems.
+def check_folder(root: Path, split: str, report: CheckReport, *, layout: str) -> SplitImages:
+    """Check the annotations of a split in another layout than COCO's and report their problems.
+
+    Args:
+        layout: name of the layout.
 
     Raises:
         UserError: if the folder does not have this split, or has no classes.
@@ -62,7 +65,7 @@ def check_folder(root: Path, split: str, report: CheckReport) -> SplitImages:
     def note(kind: str, file: str, error: UserError) -> None:
         report.add(kind, split, file=file, text=str(error).removeprefix(f"{file}: "))
 
-    truth = open_split(root, split, absent_images="keep", on_problem=note)
+    truth = open_split(root, split, layout=layout, absent_images="keep", on_problem=note)
     return _check(truth, split, report, allow_outside=False)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.errors import UserError
 from classification.data.shard_index import holds_shards
-from detection.data.folders import LAYOUTS, layout_of
+from detection.data.folders import describe_nearest, layout_of
 from segmentation.data.layout import is_label_folder
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
 from tools.checks.findings import CheckReport
@@ -27,6 +27,7 @@ def check_dataset(
     *,
     coco_files: Mapping[str, CocoFiles],
     splits: Sequence[str],
+    layout: str | None = None,
     truth: Literal["auto", "boxes", "labels"] = "auto",
     ignore_index: int = 255,
     allow_outside: bool = False,
@@ -39,6 +40,7 @@ def check_dataset(
         root: folder of the data set; None to check only `coco_files`.
         coco_files: files of COCO splits by name, instead of the files in `root`.
         splits: names of the training and the validation split in `root`.
+        layout: name of the layout of detection data; None to recognise the layout.
         truth: what to check if a VOC folder has both boxes and label maps; "auto" means boxes.
         ignore_index: number in label maps of pixels that do not count.
         allow_outside: allow file names in the JSON that lead out of the image folder.
@@ -49,14 +51,14 @@ def check_dataset(
         UserError: if the layout is unknown, or a split or its files do not exist.
     """
     report = CheckReport()
-    if coco := _coco_splits(root, coco_files, splits, report):
+    if coco := _coco_splits(root, coco_files, splits, layout, report):
         images = {
             split: check_coco(path, folder, split, report, allow_outside=allow_outside)
             for split, (path, folder) in coco.items()
         }
         report_unnamed(images.values(), report)
     else:
-        images = _check_folders(root or Path(), list(dict.fromkeys(splits)), truth, ignore_index, report)
+        images = _check_folders(root or Path(), list(dict.fromkeys(splits)), layout, truth, ignore_index, report)
     for train, val in pairwise(images.values()):
         report_other_categories(train, val, report)
     _check_images(images, report, decode=decode, workers=workers)
@@ -64,11 +66,12 @@ def check_dataset(
 
 
 def _check_folders(
-    root: Path, splits: Sequence[str], truth: str, ignore_index: int, report: CheckReport
+    root: Path, splits: Sequence[str], layout: str | None, truth: str, ignore_index: int, report: CheckReport
 ) -> dict[str, SplitImages]:
     """Check annotations or label maps of a data set in another layout than COCO's; return its image files by split."""
-    if truth != "labels" and layout_of(root) not in (None, "coco"):
-        return {split: check_folder(root, split, report) for split in splits}
+    known = layout_of(root, layout) if truth != "labels" else None
+    if known is not None and known.name != "coco":
+        return {split: check_folder(root, split, report, layout=known.name) for split in splits}
     if is_label_folder(root):
         return check_labels(root, splits, report, ignore_index=ignore_index)
     return check_classes(_class_splits(root, splits), report)
@@ -85,7 +88,11 @@ def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, dec
 
 
 def _coco_splits(
-    root: Path | None, named: Mapping[str, CocoFiles], names: Sequence[str], report: CheckReport
+    root: Path | None,
+    named: Mapping[str, CocoFiles],
+    names: Sequence[str],
+    layout: str | None,
+    report: CheckReport,
 ) -> dict[str, CocoFiles]:
     """Return the COCO files of each split: those in `named`, or else those found in `root`; {} if there are none.
 
@@ -93,10 +100,11 @@ def _coco_splits(
         names: the names that the splits "train" and "val" of `named` have in `root`.
     """
     found: dict[str, CocoFiles] = {}
+    known = layout_of(root, layout) if root is not None and root.is_dir() else None
     for role, name in zip(COCO_SPLITS, names, strict=True):
         if role in named:
             found[role] = named[role]
-        elif root is not None and layout_of(root) == "coco":
+        elif root is not None and known is not None and known.name == "coco":
             if instances_files(root, name) or name not in COCO_SPLITS:
                 found[name] = find_split(root, name)
             else:
@@ -120,7 +128,7 @@ def _class_splits(root: Path, splits: Sequence[str]) -> dict[str, Path]:
             found[name] = root / name
     if not found:
         raise UserError(
-            f"--data {root}: unknown layout; for detection expected {LAYOUTS}; for classification "
+            f"--data {root}: unknown layout; for detection {describe_nearest(root)}; for classification "
             "train/CLASS/* and val/CLASS/*; for segmentation images/SPLIT, labels/SPLIT with label maps, "
             "and classes.txt"
         )

@@ -9,20 +9,20 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
 from backbones.common.datasets import Record, is_text
 from backbones.common.images import image_size
 from backbones.errors import UserError
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.truth import (
     FolderImages,
     ProblemHandler,
     Truth,
     checked_names,
-    raise_problem,
     read_names,
     read_text,
     unknown_size,
@@ -38,33 +38,55 @@ class UnusableBoxError(UserError):
     """Error about a line whose box cannot be used in training. `--bad-boxes drop` leaves the box out."""
 
 
-def is_yolo_folder(root: Path) -> bool:
-    """Return whether a folder has YOLO's layout. In the similar layout of segmentation data, the labels are images."""
-    if not (root / "data.yaml").is_file() and not (root / "classes.txt").is_file():
-        return False
-    folders = [root / "labels", *root.glob("*/labels")]
-    return any(next(folder.rglob("*.txt"), None) for folder in folders if folder.is_dir())
+@LAYOUTS.register("yolo")
+class YoloLayout(Layout):
+    """YOLO's layout. In the similar layout of segmentation data, the labels are images."""
+
+    name = "yolo"
+    form = "YOLO's images/SPLIT, labels/SPLIT and data.yaml or classes.txt"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        yield "data.yaml or classes.txt", (root / "data.yaml").is_file() or (root / "classes.txt").is_file()
+        folders = [folder for folder in (root / "labels", *root.glob("*/labels")) if folder.is_dir()]
+        yield "labels as *.txt in a folder labels", any(next(folder.rglob("*.txt"), None) for folder in folders)
+
+    def splits(self, root: Path) -> list[str]:
+        found = [*(root / "images").glob("*/"), *(folder.parent for folder in root.glob("*/images/"))]
+        return sorted({folder.name for folder in found if folder.is_dir()})
+
+    def has_split(self, root: Path, name: str) -> bool:
+        return any(folder.is_dir() for folder in (root / "images" / name, root / name / "images"))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        return _read_and_drop(root, split, how)
 
 
-def read_yolo(
-    root: Path,
-    split: str,
-    *,
-    absent_images: Literal["error", "keep"] = "error",
-    on_problem: ProblemHandler = raise_problem,
-) -> Truth:
+def _read_and_drop(root: Path, split: str, how: Reading) -> Truth:
+    """Read a split. Boxes far outside their image are left out and counted if `how` says so."""
+    dropped: list[str] = []
+
+    def drop(kind: str, file: str, error: UserError) -> None:
+        if kind == BAD_BOX and how.bad_boxes == "drop":
+            dropped.append(file)
+        else:
+            how.on_problem(kind, file, error)
+
+    truth = read_yolo(root, split, replace(how, on_problem=drop))
+    if dropped:
+        truth.notes["boxes far outside their image dropped"] += len(dropped)
+    return truth
+
+
+def read_yolo(root: Path, split: str, how: Reading) -> Truth:
     """Read the images of a split with their boxes. An image without a label file has no box.
 
     Folders may also be nested as `SPLIT/images` (Roboflow). The classes are those of `data.yaml` or `classes.txt`. A
     polygon is replaced by the box around it. Sizes are those of the image files after EXIF rotation.
 
-    Args:
-        absent_images: whether a missing image file is an error.
-        on_problem: what to do about a malformed record. If it returns, the record is left out.
-
     Raises:
-        UserError: classes or folders cannot be read, or `on_problem` raises the error of a record.
+        UserError: classes or folders cannot be read, or `how.on_problem` raises the error of a record.
     """
+    absent_images, on_problem = how.absent_images, how.on_problem
     names, keypoints = read_classes(root), read_keypoints(root)
     images, labels = _folders(root, split)
     found = FolderImages.of(images)

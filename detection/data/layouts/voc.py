@@ -6,20 +6,20 @@ pixels when it writes, accepts NaN and absent sizes, and ignores the lists.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
 from backbones.errors import UserError
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.truth import (
     FolderImages,
     ProblemHandler,
     Truth,
-    raise_problem,
     read_names,
     read_text,
     unknown_size,
@@ -33,30 +33,39 @@ DEEPEST = 20  # limit of nested XML elements; VOC has five
 KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
 
 
-def is_voc_folder(root: Path) -> bool:
-    """Return whether a folder has the layout of Pascal VOC's detection sets."""
-    return (root / "Annotations").is_dir() and (root / LISTS).is_dir()
+@LAYOUTS.register("voc")
+class VocLayout(Layout):
+    """Pascal VOC's own layout."""
+
+    name = "voc"
+    form = "Pascal VOC's Annotations, JPEGImages and ImageSets/Main/SPLIT.txt"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        yield "a folder Annotations", (root / "Annotations").is_dir()
+        yield "a folder ImageSets/Main", (root / LISTS).is_dir()
+
+    def splits(self, root: Path) -> list[str]:
+        """Return the names of the lists, without the lists of single classes such as `cat_train.txt`."""
+        names = {path.stem for path in (root / LISTS).glob("*.txt")}
+        return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
+
+    def has_split(self, root: Path, name: str) -> bool:
+        return (root / LISTS / f"{name}.txt").is_file()
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        return read_voc(root, split, how)
 
 
-def read_voc(
-    root: Path,
-    split: str,
-    *,
-    absent_images: Literal["error", "keep"] = "error",
-    on_problem: ProblemHandler = raise_problem,
-) -> Truth:
+def read_voc(root: Path, split: str, how: Reading) -> Truth:
     """Read the images that a split lists, with their objects. A `difficult` object gets `iscrowd` 1.
 
     VOC counts pixels from 1 and includes the last one: columns 11 to 30 begin at 10 and are 20 wide. The classes are
     those of `classes.txt` if that file exists, else all names in `Annotations`, sorted.
 
-    Args:
-        absent_images: whether a missing image file is an error.
-        on_problem: what to do about a malformed record. If it returns, the record is left out.
-
     Raises:
-        UserError: the list cannot be read, or `on_problem` raises the error of a record.
+        UserError: the list cannot be read, or `how.on_problem` raises the error of a record.
     """
+    on_problem = how.on_problem
     found, names = FolderImages.of(root / "JPEGImages"), _listed(root, split, on_problem)
     trees, classes = _parse(root, set(names), on_problem)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
@@ -66,12 +75,13 @@ def read_voc(
         root / "JPEGImages",
         {"images": [], "annotations": [], "categories": categories},
         passed_over=found.passed_over,
+        word="object",
     )
     owners: dict[str, str] = {}
     for name in (name for name in names if name in trees):
         path = root / "Annotations" / f"{name}.xml"
         try:
-            image = _image_record(trees[name], name, path, truth, found.by_stem, owners, absent_images)
+            image = _image_record(trees[name], name, path, truth, found.by_stem, owners, how.absent_images)
         except UserError as error:
             on_problem("malformed annotation", str(path), error)
             continue

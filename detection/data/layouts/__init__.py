@@ -1,0 +1,1 @@
+"""Layouts of detection data sets: one file for each, and a registry of all."""
