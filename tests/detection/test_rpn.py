@@ -62,6 +62,31 @@ def test_losses_gradients_and_proposals_equal_torchvisions():
     assert all(gradient.abs().max() > 1e-4 for gradient in found[0][2].values())
 
 
+def test_losses_are_weighted_by_the_samples_of_this_process(monkeypatch):
+    losses = []
+    for weight in (1, 2):
+        monkeypatch.setattr("detection.rpn.relative_count", lambda count, weight=weight: weight)
+        torch.manual_seed(2)
+        losses.append(ours()(IMAGES, features(), TARGETS)[1])
+    torch.testing.assert_close(losses[1], {name: 2 * loss for name, loss in losses[0].items()})
+
+
+def test_three_levels_have_torchvisions_losses():
+    sizes, levels = (*SIZES, (64,)), [FeatureInfo(f"p{n}", 8, 2**n) for n in (2, 3, 4)]
+    random = torch.Generator().manual_seed(3)
+    maps = {info.name: torch.randn(2, 8, 64 // info.stride, 96 // info.stride, generator=random) for info in levels}
+    maps = {name: values.double() for name, values in maps.items()}
+    theirs, own = torchvisions(), RPN(levels, anchor_scale=4, proposals=25)
+    theirs.anchor_generator = AnchorGenerator(sizes, (*RATIOS, RATIOS[0]))
+    spread_weights(own)  # in single precision, as the other's were drawn
+    own.double()
+    losses = []
+    for net in (theirs, own):
+        torch.manual_seed(2)  # both sample anchors
+        losses.append(net(IMAGES, maps, TARGETS)[1])
+    torch.testing.assert_close(losses[1], losses[0])
+
+
 def test_autocast_keeps_every_gradient():
     """Autocast copies each parameter once, and the head is first used without a gradient."""
     gradients = []

@@ -55,6 +55,14 @@ def test_half_an_overlap_is_enough_and_a_second_detection_of_an_object_is_a_miss
     assert voc_figures(spoilt, twice, [1])["VOC12"] == pytest.approx((1 + 2 / 4) / 2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_detections_that_share_nothing_with_an_object_find_none():
+    truth = rows((1, [0, 0, 1, 1], 0), (1, [7, 7, 0, 0], 0))
+    assert voc_figures(truth, rows((1, [20, 20, 1, 1], 0.9)), [1])["VOC12"] == 0  # elsewhere on the image
+    assert voc_figures(truth, rows((2, [0, 0, 1, 1], 0.9)), [1])["VOC12"] == 0  # on another image
+    assert voc_figures(truth, rows((1, [7, 7, 0, 0], 0.9)), [1])["VOC12"] == 0  # boxes without area
+
+
 def test_difficult_objects_are_neither_found_nor_missed():
     truth = rows((1, BOXES[0], 0), (1, BOXES[1], 1))
     found = rows((1, BOXES[1], 0.9), (1, BOXES[1], 0.8), (1, BOXES[0], 0.7))
