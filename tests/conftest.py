@@ -222,13 +222,20 @@ class Launched:
     """A script that runs, with its streams in files."""
 
     process: ForkServerProcess
-    streams: tuple[IO[str], IO[str]]
+    streams: list[IO[str]]  # output and errors, unless both go to a log
 
     def end(self) -> tuple[int, str, str]:
         """Exit status (minus the signal that killed it), output and errors, once it has ended."""
         self.process.join(timeout=300)
         assert self.process.exitcode is not None, f"{self.process.name} hangs"
-        return self.process.exitcode, *((stream.seek(0), stream.read())[1] for stream in self.streams)
+        out, errors = map(_read_and_close, self.streams)
+        return self.process.exitcode, out, errors
+
+
+def _read_and_close(stream: IO[str]) -> str:
+    with stream:
+        stream.seek(0)
+        return stream.read()
 
 
 @pytest.fixture(scope="session")
@@ -251,8 +258,8 @@ def launch() -> Callable[..., Launched]:
     ) -> Launched:
         argv = [str(ROOT / "tools" / name), *map(str, words)]
         env = {"OMP_NUM_THREADS": THREADS, **environment}
-        streams = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115 - read at the end
-        files = [DupFd((log or stream).fileno()) for stream in streams]
+        streams = [] if log else [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - closed at the end
+        files = [DupFd(stream.fileno()) for stream in streams or [log, log]]
         process = processes.Process(name=" ".join(argv), target=_as_script, args=(argv, str(cwd), env, first, *files))
         process.start()
         return Launched(process, streams)

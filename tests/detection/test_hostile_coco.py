@@ -2,7 +2,8 @@
 
 What a reader refuses, the check of data sets finds as well.
 
-`HOSTILE_SCALE=67 python -m pytest tests/test_hostile_coco.py` tries 67 times as many, about 100,000, at random.
+`HOSTILE_SCALE=220 python -m pytest tests/detection/test_hostile_coco.py` tries 220 times as many, about 100,000, at
+random.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def checked(folder: CocoFolder) -> tuple[CheckReport, SplitImages]:
     return report, images
 
 
-@hostile(1000)
+@hostile(300)
 @given(st.data())
 def test_annotations_of_boxes(folder: CocoFolder, data: Any) -> None:
     path = folder.annotations()
@@ -237,7 +238,7 @@ def test_annotations_of_boxes(folder: CocoFolder, data: Any) -> None:
         assert all(len(items[place][1]["boxes"]) <= len(read.boxes) for place in range(len(items)))
 
 
-@hostile(500)
+@hostile(150)
 @given(st.data())
 def test_annotations_of_outlines(folder: CocoFolder, data: Any) -> None:
     path = folder.annotations()

@@ -149,20 +149,22 @@ def test_thawed_weights_are_folded_anew() -> None:
 # Whatever could move a weight that rests: weight decay, momentum, moving averages, accumulated batches.
 COMMON = ("--freeze", 3, "--thaw", "[1, 2]", "--epochs", 3, "--workers", 0, "--checkpoint-every", 1, "--batch-size", 8,
           "--keep-checkpoints", 99, "--ema", 0.5, "--accumulate", 2, "--weight-decay", 0.1, "--threads", 1)  # fmt: skip
+BACKBONE = "timm/test_resnet"  # four stages, half a million weights
 TASKS: dict[str, tuple[Any, tuple[Any, ...], str]] = {
-    "cls": (train_cls.main, ("--recipe", "cifar", "--limit", 24), "backbone."),
+    "cls": (train_cls.main, ("--recipe", "cifar", "--limit", 24), "backbone.net."),
     "det": (train_det.main, ("--min-size", 64, "--max-size", 64, "--fpn-channels", 16, "--head-channels", 16,
-                             "--proposals", 50, "--limit", 24), "backbone.body."),
-    "seg": (train_seg.main, ("--recipe", "shapes", "--crop-size", 48, "--max-stride", 32, "--limit", 24), "backbone."),
+                             "--proposals", 50, "--limit", 24), "backbone.body.net."),
+    "seg": (train_seg.main, ("--recipe", "shapes", "--crop-size", 48, "--max-stride", 32, "--limit", 24),
+            "backbone.net."),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ResNet-18 that counts as pretrained."""
+    """A small ResNet that counts as pretrained."""
     path = tmp_path_factory.mktemp("weights") / "net.pth"
     torch.manual_seed(0)
-    torch.save(backbones.build("resnet18", weights=None).state_dict(), path)
+    torch.save(backbones.build(BACKBONE, weights=None).state_dict(), path)
     return path
 
 
@@ -180,7 +182,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(pictures: Path, small_shapes: Path, weights: Path) -> Any:
     def of(task: str) -> tuple[Any, ...]:
         data = pictures if task == "cls" else small_shapes
-        return "--data", data, "--backbone", "resnet18", "--weights", weights, *TASKS[task][1], *COMMON
+        return "--data", data, "--backbone", BACKBONE, "--weights", weights, *TASKS[task][1], *COMMON
 
     return of
 
@@ -248,7 +250,7 @@ def test_two_processes_thaw_as_one_does(group: Group, words: Any, weights: Path,
     one, two = (checkpoint.load(tmp_path / name / LAST)["training"] for name in ("one", "two"))
     assert one["step"] == two["step"] == 9
     begin = {f"backbone.{name}": value for name, value in torch.load(weights).items()}
-    for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer4.1.conv2"):
+    for name in ("net.conv1.0", "net.layer1.0.conv1", "net.layer2.0.conv1", "net.layer4.0.conv2"):
         before, alone, together = (state[f"backbone.{name}.weight"] for state in (begin, one["model"], two["model"]))
         assert (together - alone).norm() <= 0.01 * (alone - before).norm()  # gradients of half the images: as large
 
