@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,9 @@ import pytest
 from filelock import FileLock
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Keep bytecode, also where the environment says otherwise: each of a hundred processes would compile 200 files anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
@@ -41,8 +45,6 @@ LIBRARIES = [
     *("albumentations", "cv2", "hotcoco", "jsonargparse", "matplotlib.pyplot", "webdataset"),
     "segmentation_models_pytorch",
 ]
-# Where scripts keep their bytecode, also where PYTHONDONTWRITEBYTECODE is set: each would compile 200 files anew.
-BYTECODE = ROOT / ".pytest_cache" / "bytecode"
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
 
 
@@ -268,11 +270,11 @@ def launch() -> Callable[..., Launched]:
 
 
 class Forked:
-    """A launched script with the part of `subprocess.Popen` that experiments use."""
+    """A forked script with the part of `subprocess.Popen` that experiments use."""
 
-    def __init__(self, launched: Launched) -> None:
-        self._process = launched.process
-        self.pid = launched.process.pid
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+        self.pid = process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -297,10 +299,46 @@ def forked_jobs(launch: Callable[..., Launched], monkeypatch: pytest.MonkeyPatch
 
     def popen(command: list[str], *, stdout: IO[bytes], env: dict[str, str], **_: Any) -> Forked:
         _, path, *words = command
-        return Forked(launch(Path(path).name, *words, cwd=tmp_path, first=os.setsid, log=stdout, **env))
+        return Forked(launch(Path(path).name, *words, cwd=tmp_path, first=os.setsid, log=stdout, **env).process)
 
+    monkeypatch.setattr("tools.experiments.jobs.subprocess", forking(popen))
+
+
+def forking(popen: Callable[..., Forked]) -> SimpleNamespace:
+    """Return what stands for the module `subprocess` in experiments."""
     names = {"Popen": popen, "TimeoutExpired": subprocess.TimeoutExpired, "DEVNULL": None, "STDOUT": None}
-    monkeypatch.setattr("tools.experiments.jobs.subprocess", SimpleNamespace(**names))
+    return SimpleNamespace(**names)
+
+
+def fork_trainings() -> None:
+    """Let signals reach this process, a launched experiment, and have it fork its trainings from itself."""
+    from tools.experiments import jobs
+
+    def popen(command: list[str], *, stdout: IO[bytes], env: dict[str, str], **_: Any) -> Forked:
+        stream = _Inherited(stdout.fileno())
+        given = (command[1:], os.getcwd(), env, os.setsid, stream, stream)
+        process = multiprocessing.get_context("fork").Process(target=_as_script, args=given)
+        process.start()
+        return Forked(process)
+
+    let_signals_through()
+    jobs.subprocess = forking(popen)  # type: ignore[attr-defined]
+
+
+def let_signals_through() -> None:
+    """Have Ctrl-C and SIGTERM reach this process, also where the tests themselves ignore them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@dataclass
+class _Inherited:
+    """A file descriptor that a forked process has already."""
+
+    number: int
+
+    def detach(self) -> int:
+        return self.number
 
 
 @pytest.fixture(scope="session")
@@ -323,7 +361,6 @@ def _as_script(
     os.chdir(cwd)
     multiprocessing.set_start_method("fork", force=True)  # as in a script, whose data workers are forked
     sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
-    sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
     if first is not None:
         first()
     runpy.run_path(argv[0], run_name="__main__")

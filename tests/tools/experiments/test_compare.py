@@ -5,20 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, interruptible
+from conftest import ROOT, Launched, fork_trainings
 from PIL import Image
 
 from backbones.errors import UserError
 from tools import compare
-
-COMPARE = [sys.executable, str(ROOT / "tools" / "compare.py")]
 
 
 def write(path: Path, **experiment) -> Path:
@@ -27,7 +24,7 @@ def write(path: Path, **experiment) -> Path:
 
 
 def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_other(
-    small_shapes: Path, capsys, tmp_path: Path
+    small_shapes: Path, launch: Callable[..., Launched], forked_jobs: None, capsys, tmp_path: Path
 ):
     options = yaml.safe_load((ROOT / "detection" / "recipes" / "shapes.yaml").read_text())
     del options["backbone"]
@@ -41,15 +38,15 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
 
     # What a rehearsal would have said before anything is trained is found by the training itself.
     words = [str(file), "--output", str(out), "--rehearse", "false"]
-    process = interruptible([*COMPARE, *words], stdout=subprocess.PIPE, text=True)
+    experiment = launch("compare.py", *words, cwd=tmp_path, first=fork_trainings)
     deadline = time.monotonic() + 120
     while not (out / good / "checkpoint" / "last.safetensors").exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert experiment.process.is_alive()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    told, _ = process.communicate()
-    assert process.returncode == 130
+    os.kill(experiment.process.pid, signal.SIGINT)
+    status, told, _ = experiment.end()
+    assert status == 130
     assert f"[1/2] {bad}: error: --batch-size 8: does not divide" in told  # the others went on
     with open(out / f"{good}.log", "ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its training is gone

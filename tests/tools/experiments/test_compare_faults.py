@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, interruptible
+from conftest import Launched, let_signals_through
 
 from backbones.errors import UserError
 from tools import compare
@@ -56,20 +57,26 @@ def test_a_training_that_ends_without_a_word_has_a_reason_in_later_tables(end: s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_rehearsal_obeys_signals_and_leaves_no_process(number: signal.Signals, small_shapes: Path, tmp_path: Path):
+def test_a_rehearsal_obeys_signals_and_leaves_no_process(
+    number: signal.Signals, small_shapes: Path, launch: Callable[..., Launched], tmp_path: Path
+):
     options = {"data": str(small_shapes), "weights": "none", "freeze": 0, "norm": "batch", "workers": 0}
     matrix = {"backbone": ["resnet18"], "fraction": [0.99], "seed": list(range(40))}
     file = tmp_path / "e.yaml"
     file.write_text(yaml.safe_dump({"script": "train_det", "options": options, "matrix": matrix}))
-    words = [sys.executable, str(ROOT / "tools" / "compare.py"), str(file), "--output", str(tmp_path / "out")]
-    process = interruptible(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    told = next(line for line in process.stdout if line.startswith(("rehearsing", "error")))
-    assert told.startswith("rehearsing")
-    time.sleep(4)  # the rehearsing processes have begun, or are about to
-    process.send_signal(number)
-    rest, _ = process.communicate(timeout=60)  # which waits for all that write there
-    assert process.returncode == 130
+    reading, writing = os.pipe()
+    with open(reading) as told, open(writing, "w") as log:
+        experiment = launch(
+            "compare.py", file, "--output", tmp_path / "out", cwd=tmp_path, first=let_signals_through, log=log
+        )
+        log.close()
+        line = next(line for line in told if line.startswith(("rehearsing", "error")))
+        assert line.startswith("rehearsing")
+        time.sleep(2)  # the rehearsing processes have begun, or are about to
+        os.kill(experiment.process.pid, number)
+        rest = told.read()  # which waits for all that write there
+    experiment.process.join(60)
+    assert experiment.process.exitcode == 130
     assert "Traceback" not in rest
     assert not (tmp_path / "out").exists()
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import Group
 
+from backbones.errors import UserError
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 
@@ -123,51 +121,37 @@ def test_one_process_needs_nothing():
     assert distributed.on_all(lambda: 5) == 5
 
 
-CODE = """
-import torch
-from backbones.errors import UserError
-from tools.processes import distributed
-distributed.start()
-assert distributed.all_gather({"rank": distributed.rank()}) == [{"rank": r} for r in range(distributed.world_size())]
-assert distributed.broadcast(f"from {distributed.rank()}") == "from 0"
-assert distributed.mean(torch.tensor([float(distributed.rank())])).item() == (distributed.world_size() - 1) / 2
-assert distributed.on_main(lambda: distributed.rank()) == 0
-def fail():
-    raise UserError("the disk is full")
-try:
-    distributed.on_main(fail)
-except UserError as error:
-    assert str(error) == "the disk is full"
-    print("refused", distributed.rank(), error.is_reporter)
-try:
-    distributed.on_all(lambda: distributed.on_all(fail) if distributed.rank() == 1 else distributed.on_all(lambda: 1))
-except UserError as error:
-    assert str(error) == "the disk is full"
-distributed.stop()
-"""
+def collectives() -> None:
+    """Use each collective; this file is also the script that each process runs."""
+    distributed.start()
+    rank, world = distributed.rank(), distributed.world_size()
+    assert distributed.all_gather({"rank": rank}) == [{"rank": other} for other in range(world)]
+    assert distributed.broadcast(f"from {rank}") == "from 0"
+    assert distributed.mean(torch.tensor([float(rank)])).item() == (world - 1) / 2
+    assert distributed.on_main(distributed.rank) == 0
+
+    def fail() -> None:
+        raise UserError("the disk is full")
+
+    try:
+        distributed.on_main(fail)
+    except UserError as error:
+        assert str(error) == "the disk is full"
+        print("refused", rank, error.is_reporter)
+    try:
+        distributed.on_all(lambda: distributed.on_all(fail if rank == 1 else lambda: None))
+    except UserError as error:
+        assert str(error) == "the disk is full"
+    distributed.stop()
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_collectives_over_processes(world: int):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CODE],
-            cwd=ROOT,
-            env={**os.environ, **common, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outs = [process.communicate(timeout=120)[0] for process in processes]
-    assert outs == [f"refused {rank} {rank == 0}\n" for rank in range(world)]
+def test_collectives_over_processes(group: Group, tmp_path: Path, world: int):
+    ended = group(__file__, cwds=[tmp_path] * world)
+    assert [(status, out) for status, out, _ in ended] == [
+        (0, f"refused {rank} {rank == 0}\n") for rank in range(world)
+    ], ended
+
+
+if __name__ == "__main__":
+    collectives()
