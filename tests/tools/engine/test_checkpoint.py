@@ -54,6 +54,24 @@ def test_reads_back_what_was_written_with_key_types_tuples_and_dtypes(tmp_path: 
     assert [entry.name for entry in path.parent.iterdir()] == ["last.safetensors"]
 
 
+def test_files_have_the_permissions_that_the_process_gives_new_files(tmp_path: Path):
+    for mask in (0o022, 0o007):
+        before = os.umask(mask)
+        try:
+            checkpoint.save(tmp_path / "c", STATE)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "c").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_first_tensor_that_is_not_finite_is_named():
+    healthy = {"a": [torch.ones(1), {"step": 3}], "b": torch.tensor([1, 2])}
+    assert checkpoint.first_not_finite(healthy) is None
+    broken = {"a": [torch.ones(1), {"w": torch.tensor([0.0, float("nan")])}], "b": torch.tensor(float("inf"))}
+    assert checkpoint.first_not_finite(broken) == "a.1.w"
+    assert checkpoint.first_not_finite(broken["b"], "b") == "b"
+
+
 def test_tensors_that_share_memory_are_written(tmp_path: Path):
     shared = torch.arange(8.0)
     checkpoint.save(tmp_path / "c", {"a": shared, "b": shared[2:4], "c": shared.view(2, 4).T})

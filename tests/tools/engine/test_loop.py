@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tolerances import rounding
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from backbones.common.precision import precision_dtype
 from backbones.errors import UserError
@@ -25,6 +26,7 @@ from tools.engine.run_folder import choose_folder, create_folder
 from tools.engine.run_log import RunLog
 from tools.engine.state import Precision, Training
 from tools.processes.batches import TrainBatches
+from tools.processes.stopping import Stopped
 
 CPU = torch.device("cpu")
 
@@ -80,8 +82,10 @@ def setup(**options) -> tuple[Training, DataLoader, TrainOptions]:
     return training, DataLoader(Pairs(), batch_sampler=batches), given
 
 
-def run_epochs(training, loader, folder: Path, epochs: int, **options) -> tuple[dict, list[str]]:
-    saved: list[str] = []
+def run_epochs(
+    training, loader, folder: Path, epochs: int, *, saved: list[str] | None = None, **options
+) -> tuple[dict, list[str]]:
+    saved = [] if saved is None else saved
     log = RunLog(folder, step=training.step)
     measure = DataLoader(Pairs(), batch_size=3)
     results = fit(
@@ -176,6 +180,29 @@ def test_fit_learns_logs_and_saves(tmp_path: Path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"train/loss", "train/square", "lr", "val/epoch", "val/error", "val/count"}
     assert [line["epoch"] for line in lines if "epoch" in line] == list(range(1, 21))
+
+
+def test_progress_counts_the_images_of_all_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bars: list[tqdm] = []
+
+    def bar(**options) -> tqdm:
+        bars.append(tqdm(**options))
+        return bars[-1]
+
+    monkeypatch.setattr("tools.engine.loop.tqdm", bar)
+    training, loader, _ = setup()
+    run_epochs(training, loader, tmp_path, 3)
+    assert (bars[0].n, bars[0].total) == (24, 24)  # three epochs of eight images
+
+
+def test_a_request_to_stop_ends_the_training_after_a_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    training, loader, _ = setup()
+    saved: list[str] = []
+    asked = iter([False, False, True])  # in the check of the gradient, after the step, and in the next step's check
+    monkeypatch.setattr("tools.engine.loop.stopping.is_requested", lambda: next(asked))
+    with pytest.raises(Stopped, match="after step 2"):
+        run_epochs(training, loader, tmp_path, 3, saved=saved)
+    assert saved[-1] == "last"
 
 
 def test_evaluations_without_a_new_best_end_the_training_and_stay_counted(tmp_path: Path):
