@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from backbones.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from classification.data.layouts import register_layout
     from classification.model import Classifier, build
     from classification.trained import Ranking, TrainedClassifier, load
     from classification.transforms import register_augmentation
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        "data.layouts": ["register_layout"],
         "model": ["Classifier", "build"],
         "trained": ["Ranking", "TrainedClassifier", "load"],
         "transforms": ["register_augmentation"],

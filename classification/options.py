@@ -10,15 +10,41 @@ from backbones.errors import require
 
 
 @dataclass
+class ClassReadingOptions:
+    """Options on the classes of images: from file names, or from the columns of a CSV file.
+
+    Args:
+        label_from: regular expression that is searched in the path of each image; its first group is the class.
+        image_column: name of the column of a CSV file with the paths of the images; absent: image, filename, path or
+            another usual name.
+        label_column: name of the column of a CSV file with the classes; absent: label, class or another usual name.
+        split_column: name of the column of a CSV file with the splits; absent: split, set, subset or partition.
+        label_separator: text between the classes of an image in a CSV file.
+        multi_label: whether an image may have several classes, or none; absent: whether an image of the data has.
+    """
+
+    label_from: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    label_separator: str = ";"
+    multi_label: bool | None = None
+
+    def __post_init__(self) -> None:
+        require(self.label_separator, "label_separator", self.label_separator, "must not be empty")
+
+
+@dataclass
 class ClassificationDataOptions:
     """Options of a classification run's data set and of the preparation of its images.
 
     Args:
-        data: folder with train/CLASS/* and val/CLASS/*, or folder or URL of tar shards; absent: the built-in shapes.
+        data: folder of train/CLASS/* and val/CLASS/*, of CLASS/*, or of images with a CSV file; a CSV file; folder or
+            URL of tar shards; absent: the built-in shapes. docs/DATA.md lists the layouts.
         recipe: file of defaults in classification/recipes; auto is standard with --data and shapes without.
-        train_split: name of the folder with the training images.
-        val_split: name of the folder with the validation images; val stands for valid, validation or dev as well, if
-            there is no val.
+        train_split: name of the training split, such as its folder.
+        val_split: name of the validation split; val stands for valid, validation or dev as well, if there is no val.
+        allow_outside: accept paths in a CSV file that lead out of its folder (absolute ones, and those with ..).
         in_channels: channels of the images; absent: as many as the first file has (three for an image).
         bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
             small values are refused. Predictions use it as well.
@@ -44,6 +70,7 @@ class ClassificationDataOptions:
     recipe: Literal["auto", "shapes", "standard", "paper", "modern", "cifar"] = "auto"
     train_split: str = "train"
     val_split: str = option("val", resume="evaluation")
+    allow_outside: bool = option(False, resume="free")
     in_channels: int | None = None
     bits: int | None = None
     normalise: Literal["backbone", "data"] = "backbone"

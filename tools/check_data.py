@@ -6,9 +6,9 @@
     python tools/check_data.py --data VOC2007 --train-split trainval --val-split test
     python tools/check_data.py --train-annotations A.json --train-images A/ --images false
 
-`--data` has one of the layouts that the training commands read: COCO, Pascal VOC or YOLO with boxes, class folders, or
-images with label maps. The exit status is 0 for a clean data set, 1 for a data set with problems, and 2 if the data set
-cannot be found.
+`--data` has one of the layouts that the training commands read: COCO, Pascal VOC or YOLO with boxes, class folders, CSV
+files of classes, or images with label maps. The exit status is 0 for a clean data set, 1 for a data set with problems,
+and 2 if the data set cannot be found.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if __package__ in (None, ""):
 
 from backbones.common.files import write_json
 from backbones.errors import UserError, require
+from classification.options import ClassReadingOptions
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 from tools.cli.plugins import PluginOptions
@@ -37,8 +38,8 @@ class CheckOptions:
     """Data set to check, and where to write the report.
 
     Args:
-        data: folder in the layout of COCO, Pascal VOC or YOLO, of class folders (train/CLASS/*, val/CLASS/*), or of
-            images with label maps, or in a layout that a plugin registers.
+        data: folder in the layout of COCO, Pascal VOC or YOLO, of class folders (train/CLASS/*, val/CLASS/*), of images
+            with a CSV file of classes, of images with label maps, or in a layout of a plugin; or a CSV file.
         layout: name of the layout of detection data; absent: recognised from the files.
         truth: what to check if a VOC folder has both boxes and label maps; auto means boxes.
         train_annotations: COCO JSON of the training split, instead of the file in `data`.
@@ -48,7 +49,7 @@ class CheckOptions:
         train_split: name of the training split.
         val_split: name of the validation split.
         ignore_index: number in label maps of pixels that do not count.
-        allow_outside: allow file names in the JSON that lead out of the image folder.
+        allow_outside: allow file names in a JSON or CSV file that lead out of the image folder.
         images: read and decode every image; otherwise only check that the files exist.
         workers: threads that read and decode; absent: a few more than CPU cores.
         json: JSON file for all problems.
@@ -103,6 +104,7 @@ class CheckGroups:
     """The option groups of the command."""
 
     check: CheckOptions
+    reading: ClassReadingOptions
     plugins: PluginOptions
 
 
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = parse(CheckGroups, description=__doc__.splitlines()[0], argv=argv)
     options = groups.check
     groups.plugins.load()
-    report = check(options)
+    report = check(options, groups.reading)
     print(report.table())
     if options.json:
         write_json(Path(options.json), report.as_json())
@@ -119,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def check(options: CheckOptions) -> CheckReport:
+def check(options: CheckOptions, reading: ClassReadingOptions | None = None) -> CheckReport:
     """Return all problems of the data set. The errors are those of `check_dataset`."""
     from tools.checks.dataset import check_dataset  # imports torch
 
@@ -130,6 +132,7 @@ def check(options: CheckOptions) -> CheckReport:
         layout=options.layout,
         truth=options.truth,
         ignore_index=options.ignore_index,
+        reading=reading,
         allow_outside=options.allow_outside,
         decode=options.images,
         workers=options.workers,

@@ -1,4 +1,4 @@
-"""Classification data in class folders, as an `ImageSource`."""
+"""Classification data in image files, in any layout, as an `ImageSource`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
 from backbones.errors import UserError, first_names
 from classification.data.decoding import channels_of
-from classification.data.folders import ClassFolder, ClassListing, list_classes, require_filled, split_folder
+from classification.data.folders import ClassFolder, require_filled
 from classification.data.items import Collate, Item, ItemBatch, Transform, collate
+from classification.data.layouts import read_split
+from classification.data.listing import ClassListing
 from classification.data.names import ClassNames
+from classification.data.reading import Reading
 from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split
 from classification.transforms import Augment, Views
 
@@ -28,14 +31,15 @@ SHOWN = 5  # names of folders in a remark
 
 
 class FolderSource:
-    """Class folders `train/CLASS/*` and `val/CLASS/*` as an `ImageSource`.
+    """Image files with their classes as an `ImageSource`.
 
-    The classes are the folders of the training split, or `classes`. The name of a folder determines its label. The
-    validation split may lack classes.
+    The classes are those of the training split, or `classes`. The name of an image's class, such as that of its folder,
+    determines its label. The validation split may lack classes.
 
     Args:
-        root: folder of the splits.
-        folder_names: name of the folder of each split.
+        root: folder of the data set, in any layout of `classification.data.layouts`, or a CSV file.
+        folder_names: name of each split in the data set.
+        reading: how to read the data set; by default as without options.
         in_channels: number of channels that every image must have; None for that of the first file.
         sample: use only n images of each split, evenly spread over its classes; 0 for all.
         choose: selects the training images; all by default.
@@ -61,12 +65,16 @@ class FolderSource:
         folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
         classes: ClassNames | None = None,
         bits: int | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._guard = guard
-        listings = {split: list_classes(split_folder(root, folder_names[split])) for split in splits}
+        listings = {split: read_split(root, folder_names[split], reading) for split in splits}
+        self.multi_label = any(listing.multi_label for listing in listings.values())
+        if self.multi_label:
+            listings = {split: listing.as_multi_label() for split, listing in listings.items()}
         owner = "the weights"
         if "train" in splits:
-            classes, owner = ClassNames.of(listings["train"].names), str(listings["train"].root)
+            classes, owner = ClassNames.of(listings["train"].names), listings["train"].source
             require_filled(listings["train"])
         self._folders = {
             split: ClassFolder(
@@ -76,7 +84,7 @@ class FolderSource:
         }
         for folder in self._folders.values():
             require_bits([folder.path(index) for index in range(len(folder))], bits)
-        self.where: Mapping[Split, str] = {split: str(listing.root) for split, listing in listings.items()}
+        self.where: Mapping[Split, str] = {split: listing.source for split, listing in listings.items()}
         self._indices = {split: spread(len(folder), sample) for split, folder in self._folders.items()}
         if choose and "train" in splits:
             train, indices = self._folders["train"], self._indices["train"]
@@ -113,7 +121,7 @@ class FolderSource:
         return indices, self._folders[split].labels[indices]
 
     def present(self, split: Split) -> np.ndarray | None:
-        return np.unique(self._folders[split].labels[self._indices[split]])
+        return np.unique(classes_of(self._folders[split].labels[self._indices[split]])[1])
 
     def names(self, split: Split, indices: np.ndarray) -> list[str]:
         return [self._folders[split].files[index].decode(errors="replace") for index in indices]
@@ -169,7 +177,19 @@ def remark(listing: ClassListing, absent: Sequence[str]) -> str:
         parts.append(f"WARNING: all images of {names} lie in folders below, which may be the classes")
     if others := describe_passed_over(listing.passed_over):
         parts.append(f"files passed over: {others}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *listing.notes])
+
+
+def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the image and the class of each label.
+
+    Args:
+        labels: labels `[N]`, or `[N, classes]` bool in a multi-label data set.
+    """
+    if labels.ndim == 1:
+        return np.arange(len(labels)), labels
+    images, classes = np.nonzero(labels)
+    return images, classes
 
 
 def _moments(image: Tensor | list[Tensor]) -> tuple[list[float], list[float]]:

@@ -1,6 +1,6 @@
-"""Reads class folders as a dataset of (image, target) pairs.
+"""Lists class folders, and provides the images of any layout as a dataset of (image, target) pairs.
 
-The layout is that of ImageNet, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`. The classes are the sorted folder names.
+Class folders lie as in ImageNet, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`. The classes are the sorted folder names.
 Files are images, or `.npy` arrays `[H, W]` or `[H, W, bands]` of any number of bands.
 """
 
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +16,25 @@ from torch.utils.data import Dataset
 from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
 from backbones.common.images import read_file
 from backbones.common.listing import describe_passed_over, list_files
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from classification.data.decoding import decode, decode_raw
 from classification.data.items import Item, Transform, make_item
+from classification.data.listing import ALL, ClassListing, NoSplitError, count_suffixes, labels_by_name
 from classification.data.names import ClassNames
 
 # Folders of data sets with boxes or label maps, which lie where classes would.
 OTHER_LAYOUTS = {"images", "labels", "masks", "annotations"}
+# Names of folders that are no classes of a data set without splits.
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+NO_CLASSES = {*OTHER_LAYOUTS, *SPLITS, "img", "imgs"}
 
 
 class ClassFolder(Dataset):
-    """Dataset of the images of one split, `root/CLASS/*`.
+    """Dataset of the images of one split.
 
     An item is an image `[C, h, w]`, uint8, or normalised float32 for arrays that are not uint8, or a list of such views
-    in evaluation; and a target: `label` from 0, and `index`, the image's index in the split.
+    in evaluation; and a target: `label` from 0 (in a multi-label data set a bool for each class), and `index`, the
+    image's index in the split.
 
     Args:
         listing: the files.
@@ -46,7 +48,7 @@ class ClassFolder(Dataset):
     Attributes:
         classes: names by label.
         files: paths `[N]` of all images, as bytes, relative to `root`.
-        labels: labels `[N]` of all images.
+        labels: labels `[N]` of all images, or `[N, classes]` bool in a multi-label data set.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class ClassFolder(Dataset):
         if self.transform is not None:
             assert isinstance(image, np.ndarray)
             image = self.transform(image, epoch=epoch, index=row)
-        return make_item(image, label=int(self.labels[row]), index=row)
+        return make_item(image, label=self.labels[row], index=row)
 
     def with_transform(self, transform: Transform | None, *, in_channels: int, indices: np.ndarray) -> ClassFolder:
         """Return a dataset of the same files with another transform, number of channels and choice of images."""
@@ -104,29 +106,6 @@ class ClassFolder(Dataset):
         return self.root / os.fsdecode(self.files[row])
 
 
-@dataclass(frozen=True)
-class ClassListing:
-    """The class folders of a split and their images.
-
-    Attributes:
-        root: folder of the class folders.
-        names: names of the folders with images, sorted.
-        files: paths `[N]` of the images, as bytes, relative to `root`.
-        numbers: index `[N]` in `names` of each image's folder.
-        empty: names of the folders without images.
-        nested: names of the folders whose images all lie in folders below, which may be the classes.
-        passed_over: number of the other files by suffix, and of the images beside the class folders.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    files: np.ndarray
-    numbers: np.ndarray
-    empty: tuple[str, ...]
-    nested: tuple[str, ...]
-    passed_over: Mapping[str, int]
-
-
 def split_folder(root: Path, split: str) -> Path:
     """Return the folder of a split. For "val", the folders valid, validation and dev are accepted as well.
 
@@ -136,12 +115,43 @@ def split_folder(root: Path, split: str) -> Path:
     folder = root / existing_split(split, lambda name: (root / name).is_dir())
     if not folder.is_dir():
         others = sorted(f"{entry.name}/" for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-        raise UserError(
+        raise NoSplitError(
             f"--data {root}: has no folder {split}/ (existing folders: "
             f"{', '.join(others[:5]) or 'none'}); arrange the images as SPLIT/CLASS/*, or name other "
             "splits with --train-split and --val-split"
         )
     return folder
+
+
+def has_class_folders(root: Path, split: str) -> bool:
+    """Return whether a data set holds class folders: `SPLIT/CLASS/*` with images, or `CLASS/*`.
+
+    Folders whose names say that they hold the images of another layout, such as `images`, are no classes.
+    """
+    folder = root / existing_split(split, lambda name: (root / name).is_dir())
+    folder = folder if folder.is_dir() else root
+    return any(_has_images(each) for each in _subfolders(folder) if each.name.lower() not in NO_CLASSES)
+
+
+def is_flat(root: Path) -> bool:
+    """Return whether a folder holds class folders without folders for the splits, `root/CLASS/*`."""
+    folders = _subfolders(root)
+    return not any(each.name.lower() in NO_CLASSES for each in folders) and any(map(_has_images, folders))
+
+
+def list_flat(root: Path, split: str) -> ClassListing:
+    """List class folders without folders for the splits. They are one split, which is called "all" or "train".
+
+    Raises:
+        UserError: another split is wanted.
+    """
+    if split in (ALL, "train"):
+        return list_classes(root)
+    names = first_names([each.name for each in _subfolders(root)], 3)
+    raise NoSplitError(
+        f"--data {root}: has no split {split}, because its folders ({names}) are classes; divide the images with "
+        "--val-fraction, or arrange them as train/CLASS/* and val/CLASS/*"
+    )
 
 
 def list_classes(root: Path) -> ClassListing:
@@ -150,7 +160,7 @@ def list_classes(root: Path) -> ClassListing:
     Raises:
         UserError: there are no class folders, or they are those of a data set of boxes or label maps.
     """
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = [entry.name for entry in _subfolders(root)]
     if not folders:
         raise UserError(f"{root}: has no class folders; expected {root.name}/CLASS/*.jpg")
     if "images" in folders and set(folders) <= OTHER_LAYOUTS and len(folders) > 1:
@@ -159,14 +169,14 @@ def list_classes(root: Path) -> ClassListing:
             f"label maps and not like classes; expected {root.name}/CLASS/*.jpg"
         )
     beside = (entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    passed_over = Counter(entry.suffix.lower() for entry in beside)
+    passed_over = count_suffixes(beside)
     files: dict[str, list[Path]] = {}
     for name in folders:
         found = list_files(root / name, PIXEL_SUFFIXES)
         files[name] = [file.relative_to(root) for file in found.files]
         passed_over.update(found.passed_over)
     names = tuple(name for name in folders if files[name])
-    # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
+    # Pack the names into an array: reading a list of Python objects would copy its memory into each worker.
     return ClassListing(
         root,
         names,
@@ -178,29 +188,13 @@ def list_classes(root: Path) -> ClassListing:
     )
 
 
-def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) -> np.ndarray:
-    """Return the labels `[N]` of a listing's images. The folder name of an image determines its label.
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
-    Args:
-        owner: what the classes belong to, for the message.
 
-    Raises:
-        UserError: a folder's name matches no class, or the names of two folders match the same class.
-    """
-    strange = [name for name in listing.names if name not in classes.labels]
-    if strange:
-        raise UserError(
-            f"{listing.root / strange[0]}: is not one of the {len(classes.names)} classes of {owner} "
-            f"({', '.join(classes.names[:3])}, ...); {len(strange)} of {len(listing.names)} folders match "
-            "no class: rename or remove them"
-        )
-    labels = np.array([classes.labels[name] for name in listing.names], np.int64)
-    owners: dict[int, str] = {}
-    for name, label in zip(listing.names, labels.tolist(), strict=True):
-        if label in owners:
-            raise UserError(f"{listing.root / name}: is the same class as {owners[label]}; merge the two folders")
-        owners[label] = name
-    return labels[listing.numbers]
+def _has_images(folder: Path) -> bool:
+    """Return whether images lie in a folder itself, not below it."""
+    return any(entry.suffix.lower() in PIXEL_SUFFIXES for entry in folder.iterdir())
 
 
 def require_filled(listing: ClassListing) -> None:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from backbones.errors import UserError
 
+# Class number of an image, or a bool for each class `[classes]` in a multi-label data set.
+ItemLabel: TypeAlias = int | np.integer | np.ndarray
 # An image `[C, h, w]` or a list of its views, and its `label` and `index` (in the split).
-Item: TypeAlias = tuple[Tensor | list[Tensor], dict[str, int]]
-# Images `[N, C, h, w]` or a list of them for each view, and `label` `[N]` and `index` `[N]`.
+Item: TypeAlias = tuple[Tensor | list[Tensor], dict[str, ItemLabel]]
+# Images `[N, C, h, w]` or a list of them for each view, and `label` `[N]` or `[N, classes]`, and `index` `[N]`.
 ItemBatch: TypeAlias = tuple[Tensor | list[Tensor], dict[str, Tensor]]
 
 
@@ -29,9 +31,9 @@ class Collate(Protocol):
     def __call__(self, items: list[Item], /) -> ItemBatch: ...
 
 
-def make_item(image: np.ndarray | list[np.ndarray], *, label: int, index: int) -> Item:
+def make_item(image: np.ndarray | list[np.ndarray], *, label: ItemLabel, index: int) -> Item:
     """Make a dataset's item from pixels `[H, W, C]`, or from a list of views `[h, w, C]`."""
-    target = {"label": label, "index": index}
+    target: dict[str, ItemLabel] = {"label": label, "index": index}
     if isinstance(image, list):
         return [_tensor(view) for view in image], target
     return _tensor(image), target
@@ -48,7 +50,7 @@ def collate(items: Iterable[Item]) -> ItemBatch:
         raise UserError(
             "--data: a batch contains both uint8 images and floating-point arrays; store all images in one type"
         )
-    batch = {key: torch.tensor([target[key] for target in targets]) for key in targets[0]}
+    batch = {key: torch.from_numpy(np.array([target[key] for target in targets])) for key in targets[0]}
     if isinstance(images[0], list):
         return [torch.stack(views) for views in zip(*images, strict=True)], batch
     return torch.stack(images), batch

@@ -1,4 +1,4 @@
-"""Opens classification data, in class folders or tar shards."""
+"""Opens classification data, in image files of any layout or in tar shards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from backbones.common.bits import WHOLE_BITS
 from backbones.errors import UserError
 from classification.data.folder_source import FolderSource
 from classification.data.names import ClassNames
+from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
 from classification.data.shard_source import ShardSource
 from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split
@@ -26,8 +27,9 @@ def open_source(
     folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
     classes: ClassNames | None = None,
     bits: int | None = None,
+    reading: Reading | None = None,
 ) -> FolderSource | ShardSource:
-    """Open class folders or tar shards. The arguments are those of `FolderSource` and `ShardSource`.
+    """Open image files or tar shards. The arguments are those of `FolderSource` and `ShardSource`.
 
     Raises:
         UserError: there is no data set, or it is broken. Shards do not support `sample`, `choose` (the images are not
@@ -46,9 +48,12 @@ def open_source(
             )
         if bits not in (None, WHOLE_BITS):
             raise UserError(f"--bits {bits}: not for tar shards; convert the images to 8 bits")
+        if reading not in (None, Reading()):
+            raise UserError(
+                f"--data {address}: holds tar shards, which name the class of each image themselves; leave out the "
+                "options on columns, file names and several classes"
+            )
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
-    if not Path(address).is_dir():
-        raise UserError(f"--data {address}: no such folder; check the path")
     return FolderSource(
         Path(address),
         in_channels=in_channels,
@@ -59,4 +64,5 @@ def open_source(
         folder_names=folder_names,
         classes=classes,
         bits=bits,
+        reading=reading,
     )

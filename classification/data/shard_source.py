@@ -40,6 +40,7 @@ class ShardSource:
         self.where: Mapping[Split, str] = dict.fromkeys(("train", "val"), address)
         self.remarks: Mapping[Split, str] = dict.fromkeys(("train", "val"), "")
         self.floating = False  # unknown here; mixing refuses floating images when they come
+        self.multi_label = False
 
     def train_loader(self, batches: ShardBatches, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         stream = ShardStream(

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from backbones.common.files import write_json
 from backbones.errors import UserError
-from classification.data.folders import ClassListing, labels_by_name, list_classes, require_filled, split_folder
+from classification.data.folders import list_classes, require_filled, split_folder
+from classification.data.listing import ClassListing, labels_by_name
 from classification.data.names import ClassNames
 from classification.data.shard_index import INDEX
 

@@ -1,4 +1,4 @@
-"""Interface of classification data: class folders or tar shards."""
+"""Interface of classification data: image files or tar shards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from classification.transforms import Augment, Views
 
 Split: TypeAlias = Literal["train", "val"]
 SPLIT_FOLDERS: Mapping[Split, str] = {"train": "train", "val": "val"}
-# Selects training images: labels `[N]` and class names -> indices `[M]` of the images to use.
+# Selects training images: labels `[N]` (or `[N, classes]` bool in a multi-label data set) and class names -> indices
+# `[M]` of the images to use.
 Choice: TypeAlias = Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
 
 
 class ImageSource(Protocol):
-    """Interface of the data set of a classification run: class folders or tar shards.
+    """Interface of the data set of a classification run: image files or tar shards.
 
     Attributes:
         classes: names by label.
@@ -29,6 +30,7 @@ class ImageSource(Protocol):
         where: folder or address of each split, for the plan.
         remarks: remarks about each split for the plan: files that are not read, classes without images.
         floating: whether the images are floating arrays, according to the first image of each split.
+        multi_label: whether an image may have several classes, or none.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +41,7 @@ class ImageSource(Protocol):
     where: Mapping[Split, str]
     remarks: Mapping[Split, str]
     floating: bool
+    multi_label: bool
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         """Return a loader of the training batches that `batches` lists."""
@@ -55,7 +58,9 @@ class ImageSource(Protocol):
         """
 
     def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return indices `[N]` and labels `[N]` of all images that `eval_loader` should yield, over all processes.
+        """Return indices `[N]` and labels of all images that `eval_loader` should yield, over all processes.
+
+        The labels are `[N]`, or `[N, classes]` bool in a multi-label data set.
 
         Return None if images cannot be missing from it.
         """

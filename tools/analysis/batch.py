@@ -12,8 +12,9 @@ from backbones.base import Backbone
 from backbones.common.datasets import spread
 from backbones.errors import UserError
 from classification.data.decoding import decode
-from classification.data.folders import ClassFolder, list_classes, split_folder
+from classification.data.folders import ClassFolder
 from classification.data.items import collate, make_item
+from classification.data.layouts import read_split
 from classification.transforms import Normalise, Views
 from tools.synthetic import crops
 
@@ -49,7 +50,7 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
 
 def _read_images(data: Path, count: int, in_channels: int) -> tuple[list[LabelledPixels], int]:
     """Read `count` images, spread evenly over the classes. Also return the number of classes."""
-    files = ClassFolder(list_classes(split_folder(data, "train")), None, in_channels=in_channels)
+    files = ClassFolder(read_split(data, "train"), None, in_channels=in_channels)
     images = []
     for row in spread(len(files), count):
         path = files.path(row)

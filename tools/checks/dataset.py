@@ -7,14 +7,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import existing_split, find_split, instances_files
+from backbones.common.datasets import find_split, instances_files
 from backbones.errors import UserError
+from classification.data.listing import ClassListing, NoSplitError
+from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
+from classification.options import ClassReadingOptions
 from detection.data.folders import describe_nearest, layout_of
 from segmentation.data.layout import is_label_folder
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
 from tools.checks.findings import CheckReport
-from tools.checks.folders import check_classes
+from tools.checks.folders import check_classes, list_splits
 from tools.checks.images import SplitImages, report_shared
 from tools.checks.label_maps import check_labels
 
@@ -30,6 +33,7 @@ def check_dataset(
     layout: str | None = None,
     truth: Literal["auto", "boxes", "labels"] = "auto",
     ignore_index: int = 255,
+    reading: ClassReadingOptions | None = None,
     allow_outside: bool = False,
     decode: bool = True,
     workers: int | None = None,
@@ -43,7 +47,8 @@ def check_dataset(
         layout: name of the layout of detection data; None to recognise the layout.
         truth: what to check if a VOC folder has both boxes and label maps; "auto" means boxes.
         ignore_index: number in label maps of pixels that do not count.
-        allow_outside: allow file names in the JSON that lead out of the image folder.
+        reading: how to read the classes of a classification data set.
+        allow_outside: allow file names in a JSON or CSV file that lead out of the image folder.
         decode: read and decode every image; otherwise only check that the file exists.
         workers: threads that read and decode; None for the default of the thread pool.
 
@@ -58,7 +63,9 @@ def check_dataset(
         }
         report_unnamed(images.values(), report)
     else:
-        images = _check_folders(root or Path(), list(dict.fromkeys(splits)), layout, truth, ignore_index, report)
+        read = Reading.of(reading or ClassReadingOptions(), allow_outside=allow_outside, keep_absent=True)
+        names = list(dict.fromkeys(splits))
+        images = _check_folders(root or Path(), names, layout, truth, ignore_index, read, report)
     for train, val in pairwise(images.values()):
         report_other_categories(train, val, report)
     _check_images(images, report, decode=decode, workers=workers)
@@ -66,15 +73,21 @@ def check_dataset(
 
 
 def _check_folders(
-    root: Path, splits: Sequence[str], layout: str | None, truth: str, ignore_index: int, report: CheckReport
+    root: Path,
+    splits: Sequence[str],
+    layout: str | None,
+    truth: str,
+    ignore_index: int,
+    reading: Reading,
+    report: CheckReport,
 ) -> dict[str, SplitImages]:
     """Check annotations or label maps of a data set in another layout than COCO's; return its image files by split."""
-    known = layout_of(root, layout) if truth != "labels" else None
+    known = layout_of(root, layout) if truth != "labels" and root.is_dir() else None
     if known is not None and known.name != "coco":
         return {split: check_folder(root, split, report, layout=known.name) for split in splits}
     if is_label_folder(root):
         return check_labels(root, splits, report, ignore_index=ignore_index)
-    return check_classes(_class_splits(root, splits), report)
+    return check_classes(_class_splits(root, splits, reading), report)
 
 
 def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, decode: bool, workers: int | None) -> None:
@@ -115,21 +128,17 @@ def _coco_splits(
     return found
 
 
-def _class_splits(root: Path, splits: Sequence[str]) -> dict[str, Path]:
-    """Return the folders of the splits by name, for a data set of class folders. Absent splits are omitted."""
+def _class_splits(root: Path, splits: Sequence[str], reading: Reading) -> dict[str, ClassListing]:
+    """List the images of the splits of a classification data set. Absent splits are omitted."""
     if holds_shards(str(root)):
         raise UserError(f"--data {root}: tar shards are not checked; check the class folders from which they were made")
-    if not root.is_dir():
+    if not root.exists():
         raise UserError(f"--data {root}: no such folder; check the path")
-    found = {}
-    for split in splits:
-        name = existing_split(split, lambda name: (root / name).is_dir())
-        if (root / name).is_dir():
-            found[name] = root / name
-    if not found:
+    try:
+        return list_splits(root, splits, reading)
+    except NoSplitError as error:
         raise UserError(
             f"--data {root}: unknown layout; for detection {describe_nearest(root)}; for classification "
-            "train/CLASS/* and val/CLASS/*; for segmentation images/SPLIT, labels/SPLIT with label maps, "
-            "and classes.txt"
-        )
-    return found
+            "train/CLASS/* and val/CLASS/*, or a CSV file; for segmentation images/SPLIT, labels/SPLIT with label "
+            f"maps, and classes.txt (as classes: {str(error).removeprefix(f'--data {root}: ')})"
+        ) from None

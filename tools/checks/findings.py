@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
+from backbones.errors import first_names
+
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
+CLASSES = 24  # in the table; the JSON file has all
 # Kinds that do not disturb training, but deserve attention.
 REMARKS = (
     "no outline",
@@ -23,6 +27,9 @@ REMARKS = (
     "no such split",
     "other notation",
     "small 16-bit values",
+    "note",
+    "unequal classes",
+    "several classes",
 )
 
 
@@ -55,6 +62,7 @@ class ReportJson(TypedDict):
 
     clean: bool
     checked: dict[str, dict[str, int]]
+    per_class: dict[str, dict[str, float]]
     counts: dict[str, int]
     problems: list[dict[str, str]]
 
@@ -66,10 +74,12 @@ class CheckReport:
     Attributes:
         problems: all problems in the order of the checks.
         checked: numbers of checked records and files, by split and then by what was counted.
+        per_class: number of images of each class, or its fraction 0..1 of the labelled pixels, by split.
     """
 
     problems: list[Problem] = field(default_factory=list)
     checked: dict[str, dict[str, int]] = field(default_factory=dict)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, kind: str, split: str, *, record: str = "", file: str = "", text: str) -> None:
         """Add a problem to the report; the arguments are the fields of `Problem`."""
@@ -92,13 +102,15 @@ class CheckReport:
             examples = [str(problem) for problem in self.problems if problem.kind == kind][:EXAMPLES]
             lines += [f"{kind:<{width}}  {count:>7}  {examples[0]}"]
             lines += [f"{'':<{width}}  {'':>7}  {example}" for example in examples[1:]]
+        lines += [_described(split, values) for split, values in self.per_class.items() if values]
         return "\n".join([*lines, self._summary()])
 
     def as_json(self) -> ReportJson:
-        """Return `clean`, `checked`, `counts` by kind, and all `problems` with the fields of `Problem`."""
+        """Return `clean`, `checked`, `per_class`, `counts` by kind, and all `problems` with the fields of `Problem`."""
         return {
             "clean": not self.wrong,
             "checked": self.checked,
+            "per_class": self.per_class,
             "counts": dict(Counter(problem.kind for problem in self.problems)),
             "problems": [asdict(problem) for problem in self.problems],
         }
@@ -112,6 +124,14 @@ class CheckReport:
         found = [_counted(self.wrong, "problem") if self.wrong else "clean"]
         found += [_counted(remarks, "remark")] if remarks else []
         return f"{', '.join(found)} ({checked})"
+
+
+def _described(split: str, per_class: Mapping[str, float]) -> str:
+    """Return a line with the number of images or the fraction of the pixels of each class, the most frequent first."""
+    fractions = any(isinstance(value, float) for value in per_class.values())
+    order = sorted(per_class, key=lambda name: -per_class[name])
+    parts = [f"{name} {per_class[name]:.2%}" if fractions else f"{name} {per_class[name]}" for name in order]
+    return f"{'pixels' if fractions else 'images'} of {split} by class: {first_names(parts, CLASSES)}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -131,6 +131,9 @@ class LabelCheck:
         )
         if not found.read:
             return []
+        labelled = max(1, int(found.pixels.sum()))
+        fractions = zip(names, found.pixels.tolist(), strict=True)
+        self.report.per_class[self.layout.split] = {name: count / labelled for name, count in fractions}
         if found.useless:
             return [("nothing to learn or measure", found.useless)]
         kind = "class without training pixels" if self.trains else "class without pixels"

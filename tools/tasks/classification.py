@@ -16,9 +16,11 @@ from backbones.common.files import write_text
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
+from classification.data.folder_source import classes_of
 from classification.data.items import Collate, collate
 from classification.data.names import IMAGENET_CLASSES, ClassNames
 from classification.data.opening import open_source
+from classification.data.reading import Reading
 from classification.data.shard_source import ShardSource
 from classification.data.shards import ShardBatches
 from classification.data.source import ImageSource, Split
@@ -69,12 +71,15 @@ class ClassificationTask:
             folder_names={"train": data.train_split, "val": data.val_split},
             classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
             bits=data.bits,
+            reading=_reading(options),
         )
         if "train" in splits and len(source.classes) < 2:
             raise UserError(
                 f"{source.where['train']}: has only one class, {source.classes[0]}, so that there is nothing to learn; "
-                f"expected a folder for each class{_hint(source)}"
+                f"expected two classes or more{_hint(source)}"
             )
+        if source.multi_label:
+            raise UserError(f"{source.where['val']}: images have several classes, which this command cannot learn yet")
         require_mixable(data, floating=source.floating)
         return source
 
@@ -230,11 +235,21 @@ class ClassificationMeasure(Measure[TopK]):
         )
 
 
+def _reading(options: TrainClassifierOptions) -> Reading:
+    """Return how the options say that the data set is to be read."""
+    skips = options.run.on_bad_image == "skip"
+    return Reading.of(options.reading, allow_outside=options.data.allow_outside, keep_absent=skips)
+
+
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Return the indices of the training images that `--fraction` selects. `labels` `[N]` are those of all images."""
-    images = np.arange(len(labels))
+    """Return the indices of the training images that `--fraction` selects.
+
+    Args:
+        labels: labels of all images, `[N]`, or `[N, classes]` bool in a multi-label data set.
+    """
+    images, classes = classes_of(labels)
     fraction, seed = options.train.fraction, options.run.seed
-    return nested_subset(images, labels, size=len(labels), fraction=fraction, seed=seed, names=names)
+    return nested_subset(images, classes, size=len(labels), fraction=fraction, seed=seed, names=names)
 
 
 def _told(data: ImageSource, split: Split) -> str:

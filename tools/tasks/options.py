@@ -9,7 +9,7 @@ from typing import get_type_hints
 
 from backbones.common.files import JsonObject
 from backbones.errors import require
-from classification.options import ClassificationDataOptions, ClassifierOptions
+from classification.options import ClassificationDataOptions, ClassifierOptions, ClassReadingOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.cli.parsing import peek_option
@@ -25,6 +25,7 @@ class TrainClassifierOptions:
     """Options of train_cls.py."""
 
     data: ClassificationDataOptions
+    reading: ClassReadingOptions
     model: ClassifierOptions
     train: TrainOptions
     run: RunOptions

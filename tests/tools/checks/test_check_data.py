@@ -261,7 +261,7 @@ def test_without_decoding_files_must_be_there_and_those_of_equal_size_are_compar
 def test_one_split_by_its_files(clean: CocoFolder):
     words = ("--train-annotations", clean.annotations(), "--train-images", clean.images())
     assert found(*words) == {
-        "clean": True, "checked": {"train": {"images": 4, "annotations": 5}}, "counts": {}, "problems": [],
+        "clean": True, "checked": {"train": {"images": 4, "annotations": 5}}, "per_class": {}, "counts": {}, "problems": [],
     }  # fmt: skip
     clean.annotations().write_text("{")
     assert of_kind(found(*words)) == {"no COCO file": [("", str(clean.annotations()))]}

@@ -1,0 +1,62 @@
+"""Finds the image files of a folder by names as people and tools write them: relative, bare, or without suffix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.listing import list_files
+from backbones.errors import UserError
+
+
+class ImageIndex:
+    """Index of the image files below a folder.
+
+    Args:
+        root: the folder.
+        prefer: names of folders; among several fitting files, one in such a folder is used.
+    """
+
+    def __init__(self, root: Path, *, prefer: Sequence[str] = ()) -> None:
+        self.root, self.prefer = root, frozenset(prefer)
+
+    def find(self, name: str, *, where: str) -> str | None:
+        """Return the path, relative to the folder, of the file that a name means; None if there is none.
+
+        A name is a path below the folder, or the end of one; its suffix may be missing.
+
+        Args:
+            where: what names the file, for the message.
+
+        Raises:
+            UserError: several files fit.
+        """
+        path = PurePosixPath(name)
+        if path.suffix.lower() in PIXEL_SUFFIXES and os.path.isfile(self.root / name):
+            return path.as_posix()
+        found = [file for file in self._by_name.get(path.name, ()) if _ends_with(file, path)]
+        chosen = [file for file in found if self.prefer.intersection(file.parts[:-1])]
+        found = chosen if len(found) > 1 and chosen else found
+        if len(found) > 1:
+            raise UserError(f"{where}: {name} may be {found[0]} or {found[1]}; write the path from {self.root} on")
+        return found[0].as_posix() if found else None
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[PurePosixPath]]:
+        """The files by their names with and without suffix."""
+        names: dict[str, list[PurePosixPath]] = {}
+        for file in list_files(self.root, PIXEL_SUFFIXES).files:
+            path = PurePosixPath(file.relative_to(self.root).as_posix())
+            for name in (path.name, path.stem):
+                names.setdefault(name, []).append(path)
+        return names
+
+
+def _ends_with(file: PurePosixPath, path: PurePosixPath) -> bool:
+    """Return whether a file's path ends with another path, whose suffix may be missing."""
+    count = len(path.parts)
+    ends = (file.parts, file.with_suffix("").parts)
+    return any(end[-count:] == path.parts for end in ends)
