@@ -84,7 +84,9 @@ class TopK:
         return {name: values[order] for name, values in rows.items()}
 
     def compute(self) -> dict[str, object]:
-        """Compute `top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images` and `per_class` (recall).
+        """Compute `top1`, `top5` (0..1), `nll` (mean negative log-likelihood), `images` and `per_class`.
+
+        `per_class` maps the name of each class to its `recall` and its number of `images`.
 
         If some classes have no images, `top1_present` is the accuracy where predictions are limited to the others, and
         `classes_present` their number.
@@ -103,7 +105,11 @@ class TopK:
         if self.present is not None:
             metrics |= {"top1_present": _mean(rows["rank_present"] < 1), "classes_present": len(self.present)}
         if not self.prefix:
-            metrics["per_class"] = {name: _mean(hit[label == i]) for i, name in enumerate(self.classes)}
+            own = [hit[label == i] for i in range(len(self.classes))]
+            metrics["per_class"] = {
+                name: {"recall": _mean(right), "images": len(right)}
+                for name, right in zip(self.classes, own, strict=True)
+            }
         return {self.prefix + name: value for name, value in metrics.items()}
 
     def _unread(self, index: np.ndarray, label: np.ndarray) -> Rows:
@@ -153,7 +159,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         lines.append(
             f"top1  {results['top1_present']:7.2%}   among the {results['classes_present']} classes with images"
         )
-    known = {name: value for name, value in results["per_class"].items() if value is not None}
+    recalls = {name: entry["recall"] for name, entry in results["per_class"].items()}
+    known = {name: value for name, value in recalls.items() if value is not None}
     hardest = sorted(known, key=known.__getitem__)[:5]
     lines.append("hardest classes: " + ", ".join(f"{name} {known[name]:.1%}" for name in hardest))
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from torch import Tensor
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import WholeTargets
 
+CONFUSION = "confusion.json"  # file of the confusion matrix in a run folder
 POLICY = "classes without a pixel in truth and prediction are n/a and left out of the mean"
 
 # The counts of one process, and its predicted maps as PNGs by image index.
@@ -72,22 +73,24 @@ class LabelMetrics:
         """Compute the metrics over all batches so far. Values are 0..1, or None if they cannot be computed.
 
         Returns:
-            `mIoU`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_IoU`, `per_class` (IoU by class name),
-            `absent` (names of classes that occur neither in truth nor in prediction), `images`, `pixels` (labelled
-            ones) and `confusion` (see `confusion()`).
+            `mIoU`, `pixel_accuracy`, `mean_accuracy`, `frequency_weighted_IoU`, `per_class` (`IoU`, `accuracy` and
+            true `pixels` by class name), `absent` (names of classes that occur neither in truth nor in prediction),
+            `images` and `pixels` (labelled ones). The confusion matrix is `confusion()`.
         """
         found = self._counts.results()
-        per_class = {row["name"]: _known(row["IoU"]) for row in found["per_class"]}
+        per_class = {
+            row["name"]: {"IoU": _known(row["IoU"]), "accuracy": _known(row["Acc"]), "pixels": int(row["gt_area"])}
+            for row in found["per_class"]
+        }
         return {
             "mIoU": _known(found["mIoU"]),
             "pixel_accuracy": _known(found["aAcc"]),
             "mean_accuracy": _known(found["mAcc"]),
             "frequency_weighted_IoU": _known(found["fwIoU"]),
             "per_class": per_class,
-            "absent": [name for name, value in per_class.items() if value is None],
+            "absent": [name for name, entry in per_class.items() if entry["IoU"] is None],
             "images": self._counts.n_images,
             "pixels": found["n_pixels"],
-            "confusion": self.confusion().tolist(),
         }
 
     def _new_counts(self) -> SemanticEval:
@@ -99,7 +102,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     lines = [f"{results['images']} images"]
     for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"):
         lines.append(f"{name:<24}{_percent(results[name])}")
-    lines += [f"  {name:<22}{_percent(value)}" for name, value in results["per_class"].items()]
+    lines += [f"  {name:<22}{_percent(entry['IoU'])}" for name, entry in results["per_class"].items()]
     if results["absent"]:
         lines.append(f"{len(results['absent'])} of {len(results['per_class'])} {POLICY}")
     return "\n".join(lines)

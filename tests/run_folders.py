@@ -55,7 +55,9 @@ def class_folders(root: Path, classes: Sequence[str], images: int) -> Path:
 def classification_run(folder: Path, root: Path, rows: Sequence[tuple[str, str, str, float, int, float]]) -> Path:
     """Write a run with these lines of predictions.csv: image, class, predicted, confidence, rank, loss."""
     classes = sorted({row[1] for row in rows})
-    recall = {name: sum(r[1] == r[2] == name for r in rows) / sum(r[1] == name for r in rows) for name in classes}
+    recall = {
+        name: {"recall": sum(r[1] == r[2] == name for r in rows) / sum(r[1] == name for r in rows)} for name in classes
+    }
     right = sum(row[1] == row[2] for row in rows)
     results = {"top1": right / len(rows), "top5": None, "nll": 1.0, "images": len(rows), "per_class": recall}
     write_run(folder, {"data": str(root), "test_crops": "center"}, results)

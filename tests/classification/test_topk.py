@@ -31,7 +31,8 @@ def test_accuracies_by_hand():
     results = metric.compute()
     assert (results["top1"], results["top5"], results["images"]) == (0.25, 0.75, 4)
     assert results["nll"] == pytest.approx(-sum(map(math.log, (0.4, 0.2, 0.08, 0.05))) / 4)
-    assert results["per_class"] == {"ant": 1, "bee": 0, "cat": None, "dog": None, "eel": 0, "fox": 0, "gnu": None}
+    assert results["per_class"]["ant"] == {"recall": 1, "images": 1}
+    assert [entry["recall"] for entry in results["per_class"].values()] == [1, 0, None, None, 0, 0, None]
     rows = metric.rows()
     assert rows["rank"].tolist() == [0, 1, 4, 5]
     assert rows["predicted"].tolist() == [0] * 4
@@ -81,7 +82,7 @@ def test_half_precision_is_taken():
 def test_no_images_give_no_numbers():
     results = TopK(CLASSES).compute()
     assert (results["top1"], results["top5"], results["nll"], results["images"]) == (None, None, None, 0)
-    assert set(results["per_class"].values()) == {None}
+    assert all(entry == {"recall": None, "images": 0} for entry in results["per_class"].values())
     assert format_table(results).startswith("0 images")
 
 
@@ -124,7 +125,7 @@ def test_images_without_a_prediction_count_as_wrong():
     results = metric.compute()
     assert (results["top1"], results["top5"], results["images"]) == (1 / 3, 1 / 3, 3)
     assert results["nll"] == pytest.approx(-math.log(0.75))  # of the image that was read
-    assert [results["per_class"][name] for name in ("ant", "bee", "cat", "dog")] == [0, 1, 0, None]
+    assert [results["per_class"][name]["recall"] for name in ("ant", "bee", "cat", "dog")] == [0, 1, 0, None]
     assert metric.rows()["predicted"].tolist() == [1, -1, -1]
     # -log(0.75) = 0.2877
     assert predictions_csv(metric.rows(), ["x", "y", "z"], CLASSES).splitlines() == [

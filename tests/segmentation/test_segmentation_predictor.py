@@ -143,9 +143,12 @@ def test_figures_equal_a_count_by_hand() -> None:
     assert results["pixel_accuracy"] == pytest.approx(right.sum() / total.sum())
     assert results["mean_accuracy"] == pytest.approx((right[:4] / true[:4]).mean())
     assert results["frequency_weighted_IoU"] == pytest.approx((true[:4] / total.sum() * iou).sum())
-    assert results["per_class"] == {**dict(zip(names, iou.tolist())), "nowhere": None}
+    classes = results["per_class"]
+    assert {name: entry["IoU"] for name, entry in classes.items()} == {**dict(zip(names, iou)), "nowhere": None}
+    assert [entry["pixels"] for entry in classes.values()] == true.tolist()
+    assert [classes[name]["accuracy"] for name in names[:4]] == pytest.approx((right[:4] / true[:4]).tolist())
     assert results["absent"] == ["nowhere"] and results["images"] == 5
-    assert np.array_equal(results["confusion"], total)
+    assert np.array_equal(metrics.confusion(), total) and "confusion" not in results
     assert "1 of 5 classes without a pixel" in format_table(results)
 
 
@@ -153,7 +156,10 @@ def test_a_class_that_is_only_predicted_counts_as_missed() -> None:
     metrics = LabelMetrics(["a", "b"])
     metrics.update([torch.tensor([[0, 1]])], {"mask": [torch.tensor([[0, 0]])]})
     # a: 1 of 2 pixels; b: none of 1.
-    assert metrics.compute()["per_class"] == {"a": 0.5, "b": 0.0}
+    assert metrics.compute()["per_class"] == {
+        "a": {"IoU": 0.5, "accuracy": 0.5, "pixels": 2},
+        "b": {"IoU": 0.0, "accuracy": None, "pixels": 0},
+    }
     assert metrics.compute()["mIoU"] == 0.25
 
 

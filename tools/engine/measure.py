@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import nn
 
@@ -29,10 +29,8 @@ class Measure(ABC, Generic[EvaluatorType]):
     Attributes:
         loader: validation batches of this process.
         evaluator: the evaluator of the last call, with the predictions of all processes.
-        indent: indentation of results.json; None writes one line.
     """
 
-    indent: ClassVar[int | None] = 2
     loader: Iterable[Batch]
     evaluator: EvaluatorType
 
@@ -59,7 +57,7 @@ class Measure(ABC, Generic[EvaluatorType]):
         folder = self.experiment.folder
         everything = {**self.kept_results(), **results, **self.bad.listed(), **costs}
         everything.update(changed_options(folder))
-        write_json(folder / "results.json", everything, indent=self.indent)
+        write_json(folder / "results.json", everything)
         self.write_predictions(folder, self.evaluator)
         print(self.table(results))
         print(self.write_samples(model, folder))

@@ -177,8 +177,9 @@ class CocoEvaluator:
         Returns:
             The twelve COCO metrics (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl), and the recall
             at `max_detections` if that is another number, such as AR300; `max_detections`; `reasons` by metric, also
-            for an AP of 0; `warnings`; `per_class`, a list of `id`, `name`, `AP`, `AP50`, `images` (images with the
-            class) and `boxes` (without crowds); counts of `images`, `boxes`, `detections`.
+            for an AP of 0; `warnings`; `per_class`, which maps the name of each class to its category `id`, `AP`,
+            `AP50`, `images` (images with the class) and `boxes` (without crowds); counts of `images`, `boxes`,
+            `detections`.
             Protocol voc adds VOC07 (11 points) and VOC12 (all points) at IoU 0.5, overall and by class; lvis adds
             LVIS_AP and its parts.
 
@@ -198,11 +199,11 @@ class CocoEvaluator:
             "per_class": classes,
             "max_detections": self.max_detections,
             "images": len(self.image_ids),
-            "boxes": sum(entry["boxes"] for entry in classes),
+            "boxes": sum(entry["boxes"] for entry in classes.values()),
             "detections": self._detection_count(),
         }
 
-    def _further_figures(self, classes: list[ClassMetrics]) -> dict[str, float | None]:
+    def _further_figures(self, classes: Mapping[str, ClassMetrics]) -> dict[str, float | None]:
         """Compute the further metrics of protocol "voc" or "lvis". VOC's metrics by class are added to `classes`."""
         if self._protocol == "coco":
             return {}
@@ -211,7 +212,7 @@ class CocoEvaluator:
             return lvis_figures(self._source, rows, self.image_ids)
         truth = truth_rows(self._engine.complete(), set(self.image_ids))
         found = voc_figures(truth, rows, list(self._engine.categories))
-        for entry, own in zip(classes, found["voc_per_class"], strict=True):
+        for entry, own in zip(classes.values(), found["voc_per_class"], strict=True):
             entry["VOC07"], entry["VOC12"] = own["VOC07"], own["VOC12"]
         return {"VOC07": found["VOC07"], "VOC12": found["VOC12"]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -35,8 +36,7 @@ METRICS = (*AP_METRICS, *AR_METRICS)
 class ClassMetrics(TypedDict, total=False):
     """The metrics of one class; None if the class has no objects. VOC's metrics need protocol "voc"."""
 
-    id: int
-    name: str
+    id: int  # of the category
     AP: float | None
     AP50: float | None
     images: int  # images with the class
@@ -84,19 +84,29 @@ def per_class(
     precision: np.ndarray,
     categories: Mapping[int, str],
     counts: Mapping[int, tuple[int, int]],
-) -> list[ClassMetrics]:
-    """Return AP and AP50 of each class in the order of ids; `counts` has each class's numbers of images and boxes."""
-    return [
-        {
+) -> dict[str, ClassMetrics]:
+    """Return AP and AP50 of each class by its name, in the order of ids.
+
+    Args:
+        categories: names by category id; see `class_keys` for a name that several categories have.
+        counts: numbers of images and boxes of each category.
+    """
+    return {
+        name: {
             "id": category,
-            "name": name,
             "AP": _mean(precision[:, :, index, 0, -1]),
             "AP50": _mean(precision[0, :, index, 0, -1]),
             "images": counts[category][0],
             "boxes": counts[category][1],
         }
-        for index, (category, name) in enumerate(categories.items())
-    ]
+        for index, (category, name) in enumerate(class_keys(categories).items())
+    }
+
+
+def class_keys(categories: Mapping[int, str]) -> dict[int, str]:
+    """Return a unique name of each category by id. If several categories have a name, the id is added to it."""
+    counts = Counter(categories.values())
+    return {key: f"{name} (id {key})" if counts[name] > 1 else name for key, name in categories.items()}
 
 
 def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
@@ -118,20 +128,20 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
         lines.append("LVIS: " + ", ".join(f"{name[5:]} {_percent(results[name])}" for name in lvis))
     lines += _reason_lines(results["reasons"])
     lines += [f"warning: {text}" for text in results["warnings"]]
-    return "\n".join(lines + (_class_lines(results["per_class"]) if per_class else []))
+    return "\n".join(lines + (_class_lines(results["per_class"], list(results["per_class"])) if per_class else []))
 
 
-def class_summary(classes: Sequence[ClassMetrics]) -> str:
+def class_summary(classes: Mapping[str, ClassMetrics]) -> str:
     """Format the metrics of the most frequent and of the worst classes as a text table; of all if there are few.
 
     Classes without ground truth are left out.
     """
-    known = [entry for entry in classes if entry["AP"] is not None]
+    known = {name: entry for name, entry in classes.items() if entry["AP"] is not None}
     if len(known) <= 2 * FEW_CLASSES:
-        return "\n".join(_class_lines(known)[1:])
-    frequent = sorted(known, key=lambda entry: -entry["boxes"])[:FEW_CLASSES]
-    worst = sorted(known, key=lambda entry: entry["AP"] or 0.0)[:FEW_CLASSES]
-    header, *lines = _class_lines([*frequent, *worst])[1:]
+        return "\n".join(_class_lines(known, list(known))[1:])
+    frequent = sorted(known, key=lambda name: -known[name]["boxes"])[:FEW_CLASSES]
+    worst = sorted(known, key=lambda name: known[name]["AP"] or 0.0)[:FEW_CLASSES]
+    header, *lines = _class_lines(known, [*frequent, *worst])[1:]
     shown = ["most frequent:", *lines[:FEW_CLASSES], "worst:", *lines[FEW_CLASSES:]]
     return "\n".join([header, *shown, f"results.json has all {len(classes)} classes"])
 
@@ -144,12 +154,13 @@ def _reason_lines(reasons: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
-def _class_lines(classes: Sequence[ClassMetrics]) -> list[str]:
-    width = max([len(str(entry["name"])) for entry in classes] + [5])
+def _class_lines(classes: Mapping[str, ClassMetrics], names: Sequence[str]) -> list[str]:
+    width = max([len(name) for name in names] + [5])
     lines = ["", f"{'class':<{width}}     AP   AP50  images    boxes"]
-    for entry in classes:
+    for name in names:
+        entry = classes[name]
         figures = f"{_percent(entry['AP']):>5}  {_percent(entry['AP50']):>5}"
-        lines.append(f"{entry['name']:<{width}}  {figures}  {entry['images']:>6}  {entry['boxes']:>7}")
+        lines.append(f"{name:<{width}}  {figures}  {entry['images']:>6}  {entry['boxes']:>7}")
     return lines
 
 

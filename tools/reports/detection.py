@@ -140,11 +140,11 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
     columns = [text_column("class"), TableColumn("images"), TableColumn("objects")]
     for run in runs:
         columns += [TableColumn(f"{name} {run.name}" if several else name) for name in ("AP", "AP50")]
-    by_run = [{entry["id"]: entry for entry in run.results.get("per_class") or ()} for run in runs]
+    by_run = [run.results.get("per_class") or {} for run in runs]
     rows = []
     for key, entry in by_run[0].items():
         values = [fraction_cell(classes.get(key, {}).get(name)) for classes in by_run for name in ("AP", "AP50")]
-        rows.append([text_cell(str(entry["name"])), count_cell(entry["images"]), count_cell(entry["boxes"]), *values])
+        rows.append([text_cell(key), count_cell(entry["images"]), count_cell(entry["boxes"]), *values])
     note = "The AP of a class with few objects is uncertain."
     table = SortableTable("AP by class in percent", columns, rows, note)
     is_present = [any(bool(classes.get(key, {}).get("boxes")) for classes in by_run) for key in by_run[0]]

@@ -83,7 +83,7 @@ def segmentation_differences(
     size = len(first.rows)
     a, b = metrics(first, np.ones(size)), metrics(other, np.ones(size))
     low, high = interval(lambda weights: metrics(other, weights) - metrics(first, weights), size=size, count=resamples)
-    names = ("mIoU", "pixel_accuracy", *(f"IoU of {name}" for name in first.run.results["per_class"]))
+    names = ("mIoU", "pixel_accuracy", *(f"IoU of {name}" for name in first.run.classes))
     return [
         MetricDifference(name, _known(a, index), _known(b, index), _known(low, index), _known(high, index))
         for index, name in enumerate(names)

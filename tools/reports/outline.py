@@ -73,10 +73,7 @@ class TaskReport(ABC, Generic[Predictions]):
     def results_digest(self, run: RunFolder) -> object:
         """Return a value that is equal for runs with the same number of images and the same classes in results.json."""
         classes = run.results.get("per_class") or {}
-        names = (
-            tuple((c["id"], c["name"], c["boxes"]) for c in classes) if isinstance(classes, list) else tuple(classes)
-        )
-        return run.results["images"], names
+        return run.results["images"], [(name, entry.get("id"), entry.get("boxes")) for name, entry in classes.items()]
 
     def sections(self, runs: Sequence[RunFolder]) -> list[Section]:
         """Return all chapters about the results of one run, or the comparison of several runs.

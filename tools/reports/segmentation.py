@@ -33,7 +33,7 @@ from tools.reports.page import (
 )
 from tools.reports.pictures import embed
 from tools.runs.folder import RunFolder
-from tools.runs.segmentation import MaskPredictions
+from tools.runs.segmentation import MaskPredictions, read_confusion
 
 SIDE = 360  # pixels of an image
 DEFINITIONS = {
@@ -52,7 +52,7 @@ class SegmentationReport(TaskReport[MaskPredictions]):
         return MaskPredictions.read(run, data=self.settings.data)
 
     def results_digest(self, run: RunFolder) -> object:
-        return super().results_digest(run), confusion_matrix_of(run).sum(axis=1).tolist()
+        return super().results_digest(run), read_confusion(run).sum(axis=1).tolist()
 
     def metrics_section(self, runs: Sequence[RunFolder]) -> Section:
         return metrics_section(runs)
@@ -92,14 +92,14 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
     for run in runs:
         names = ("IoU",) if several else ("IoU", "recall", "precision")
         columns += [TableColumn(f"{name} {run.name}" if several else name) for name in names]
-    matrices = [confusion_matrix_of(run) for run in runs]
+    matrices = [read_confusion(run) for run in runs]
     first = matrices[0]
     rows = []
-    for label, name in enumerate(runs[0].results["per_class"]):
+    for label, name in enumerate(runs[0].classes):
         fraction = float(first[label].sum() / max(first.sum(), 1))
         cells = [text_cell(name), TableCell(percent(fraction, 2), key=fraction)]
         for run, matrix in zip(runs, matrices, strict=True):
-            cells.append(fraction_cell(run.results["per_class"].get(name)))
+            cells.append(fraction_cell(run.results["per_class"].get(name, {}).get("IoU")))
             if not several:
                 correct, true, predicted = matrix[label, label], matrix[label].sum(), matrix[:, label].sum()
                 cells += [fraction_cell(correct / total if total else None) for total in (true, predicted)]
@@ -113,28 +113,10 @@ def classes_section(runs: Sequence[RunFolder]) -> Section:
 def confusion_section(runs: Sequence[RunFolder]) -> Section:
     """Return the chapter with the confusion matrix of each run, in percent of the pixels of the true class."""
     title = "Pixels by class, percent of the true class"
-    matrices = [(run.name if len(runs) > 1 else title, confusion_matrix_of(run)) for run in runs]
-    blocks = confusion_blocks(matrices, list(runs[0].results["per_class"]), unit="pixels", in_percent=True)
+    matrices = [(run.name if len(runs) > 1 else title, read_confusion(run)) for run in runs]
+    blocks = confusion_blocks(matrices, runs[0].classes, unit="pixels", in_percent=True)
     text = "Rows: true class; columns: predicted class; values: percent of the pixels of the true class."
     return Section("Confusion matrix", blocks, text)
-
-
-def confusion_matrix_of(run: RunFolder) -> np.ndarray:
-    """Return a run's confusion matrix from results.json: pixels `[K, K]` by true class (row) and predicted class.
-
-    Raises:
-        UserError: if results.json has no matrix of the run's classes.
-    """
-    try:
-        matrix, size = np.array(run.results["confusion"], np.int64), len(run.results["per_class"])
-    except (KeyError, ValueError, TypeError):
-        matrix, size = np.zeros(0, np.int64), -1
-    if matrix.shape != (size, size):
-        path = run.folder / "results.json"
-        raise UserError(
-            f"{path}: has no confusion matrix that fits its list of classes; evaluate again with --eval-only --resume"
-        )
-    return matrix
 
 
 def images_section(found: Sequence[MaskPredictions], *, number: int) -> Section:

@@ -58,7 +58,7 @@ class ClassPredictions:
             UserError: if the file is missing or malformed, or does not hold the images of results.json.
         """
         path = run.folder / "predictions.csv"
-        classes = tuple(run.results.get("per_class") or ())
+        classes = run.classes
         labels = {name: label for label, name in enumerate(classes)}
         rows = _read_rows(path)
         try:

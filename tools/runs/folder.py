@@ -13,6 +13,7 @@ from backbones.common.files import JsonObject, read_yaml
 from backbones.errors import UserError
 from tools.evaluation.reading import read_json
 from tools.runs.log import read_lines
+from tools.runs.results import with_present_form
 
 TASK_OPTIONS = {"neck": "detection", "head": "segmentation", "test_crops": "classification"}  # each unique to its task
 
@@ -25,8 +26,8 @@ class RunFolder:
         name: short name, unique among the runs that were read together.
         task: detection, segmentation or classification.
         config: all options of the run.
-        results: content of results.json.
-        lines: lines of metrics.jsonl.
+        results: content of results.json, in its present form.
+        lines: lines of metrics.jsonl, in their present form.
     """
 
     folder: Path
@@ -64,7 +65,13 @@ class RunFolder:
         if not isinstance(results, dict) or not isinstance(results.get("images"), int):
             path = folder / "results.json"
             raise UserError(f"{path}: does not hold the results of a run; evaluate again with --eval-only --resume")
-        return cls(folder, name or folder.resolve().name, task, config, results, read_lines(folder / "metrics.jsonl"))
+        lines = [with_present_form(line, task) for line in read_lines(folder / "metrics.jsonl")]
+        return cls(folder, name or folder.resolve().name, task, config, with_present_form(results, task), lines)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the run was evaluated on, in the order of their numbers."""
+        return tuple(self.results.get("per_class") or ())
 
     def file(self, name: str) -> Path | None:
         """Return the path of a file in the run folder; None if it does not exist."""

@@ -13,7 +13,9 @@ from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import open_source
 from segmentation.label_maps import NAME, read_maps
+from segmentation.metrics import CONFUSION
 from segmentation.options import SegmentationDataOptions
+from tools.evaluation.reading import read_json
 from tools.runs.folder import RunFolder
 from tools.synthetic import shapes
 
@@ -75,7 +77,7 @@ class MaskPredictions:
             data: folder of the data set; None for the run's own.
 
         Raises:
-            UserError: if label maps or data are missing, or do not give the confusion matrix of results.json.
+            UserError: if label maps or data are missing, or do not give the confusion matrix of the run.
         """
         path = run.file(NAME)
         if path is None:
@@ -91,15 +93,36 @@ class MaskPredictions:
             matrix = confusion_matrix(source.labels(row, labels.shape), labels, classes)
             total += matrix
             counts.append((np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)))
-        if total.tolist() != run.results.get("confusion"):
+        if not np.array_equal(total, read_confusion(run)):
             raise UserError(
-                f"{path}: its label maps, compared with {source.where}, do not give the metrics in results.json, so "
+                f"{path}: its label maps, compared with {source.where}, do not give the run's confusion matrix, so "
                 "one of the files has changed; evaluate again with --eval-only --resume"
             )
         intersections, true_pixels, predicted_pixels = (np.array(column) for column in zip(*counts, strict=True))
         rows, names = tuple(row for row, _ in maps), tuple(name for _, name in maps)
         by_row = {row: labels for (row, _), labels in maps.items()}
         return cls(run, rows, names, intersections, true_pixels, predicted_pixels, by_row, source)
+
+
+def read_confusion(run: RunFolder) -> np.ndarray:
+    """Return a run's confusion matrix: pixels `[K, K]` int64 by true class (row) and predicted class (column).
+
+    It is in confusion.json. Earlier versions wrote it into results.json.
+
+    Raises:
+        UserError: there is no matrix of the run's classes.
+    """
+    path, size = run.file(CONFUSION), len(run.classes)
+    try:
+        matrix = np.array(read_json(path)["matrix"] if path else run.results["confusion"], np.int64)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        matrix = np.zeros(0, np.int64)
+    if matrix.shape != (size, size):
+        raise UserError(
+            f"{path or run.folder / CONFUSION}: holds no confusion matrix that fits the run's list of classes; "
+            "evaluate again with --eval-only --resume"
+        )
+    return matrix
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError
@@ -21,7 +22,7 @@ from segmentation.draw import draw_samples
 from segmentation.fcn import FCN
 from segmentation.label_maps import write_maps
 from segmentation.losses import PixelLoss, median_frequency_weights
-from segmentation.metrics import POLICY, LabelMetrics, format_table
+from segmentation.metrics import CONFUSION, POLICY, LabelMetrics, format_table
 from segmentation.predict import Predictor
 from segmentation.trained import build_from_options
 from segmentation.transforms import Augment
@@ -126,8 +127,6 @@ class SegmentationTask:
 class SegmentationMeasure(Measure[LabelMetrics]):
     """Evaluates segmentation models by their mean intersection over union."""
 
-    indent: ClassVar[int | None] = None  # results.json holds a confusion matrix
-
     def __init__(
         self, experiment: Experiment, options: TrainSegmenterOptions, data: Segmentation, bad: BadImages
     ) -> None:
@@ -157,6 +156,8 @@ class SegmentationMeasure(Measure[LabelMetrics]):
 
     def write_predictions(self, folder: Path, evaluator: LabelMetrics) -> None:
         write_maps(folder, evaluator.maps, self.data.source.file)
+        matrix = {"classes": list(evaluator.classes), "matrix": evaluator.confusion().tolist()}
+        write_json(folder / CONFUSION, matrix, indent=None)
 
     def table(self, results: Results) -> str:
         return format_table(results)

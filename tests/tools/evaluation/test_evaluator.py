@@ -94,10 +94,18 @@ def test_perfect_detection(engine: str) -> None:
     assert [figures[name] for name in METRICS] == [ONE, ONE, ONE, None, ONE, None, 1.0, 1.0, 1.0, None, 1.0, None]
     assert figures["images"] == 2 and figures["boxes"] == 1 and figures["detections"] == 1
     assert figures["reasons"]["APs"] == "no ground-truth object has an area below 32^2 px"
-    assert figures["per_class"] == [
-        {"id": 3, "name": "cat", "AP": ONE, "AP50": ONE, "images": 1, "boxes": 1},
-        {"id": 7, "name": "dog", "AP": None, "AP50": None, "images": 0, "boxes": 0},
-    ]
+    assert figures["per_class"] == {
+        "cat": {"id": 3, "AP": ONE, "AP50": ONE, "images": 1, "boxes": 1},
+        "dog": {"id": 7, "AP": None, "AP50": None, "images": 0, "boxes": 0},
+    }
+
+
+def test_classes_of_the_same_name_are_told_apart_by_their_ids() -> None:
+    ground = truth(BOX)
+    for record in ground["categories"]:
+        record["name"] = "cat"
+    classes = score(ground, [result(BOX)])["per_class"]
+    assert {name: entry["boxes"] for name, entry in classes.items()} == {"cat (id 3)": 1, "cat (id 7)": 0}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -497,16 +505,16 @@ def test_a_reason_of_many_metrics_is_printed_once() -> None:
 
 
 def test_the_summary_of_classes_shows_the_most_frequent_and_the_worst() -> None:
-    entries: list[Any] = [
-        {"id": k, "name": f"c{k:02}", "AP": k / 100, "AP50": 0.5, "images": 1, "boxes": (k * 7) % 20} for k in range(20)
-    ]
-    absent: Any = {"id": 20, "name": "absent", "AP": None, "AP50": None, "images": 0, "boxes": 0}
-    lines = class_summary([*entries, absent]).splitlines()
+    entries: dict[str, Any] = {
+        f"c{k:02}": {"id": k, "AP": k / 100, "AP50": 0.5, "images": 1, "boxes": (k * 7) % 20} for k in range(20)
+    }
+    absent: Any = {"absent": {"id": 20, "AP": None, "AP50": None, "images": 0, "boxes": 0}}
+    lines = class_summary(entries | absent).splitlines()
     # 7 k mod 20 = 19, 18, 17, 16, 15 for k = 17, 14, 11, 8, 5
     assert [line.split()[0] for line in lines[2:7]] == ["c17", "c14", "c11", "c08", "c05"]
     assert [line.split()[0] for line in lines[8:13]] == ["c00", "c01", "c02", "c03", "c04"]
     assert (lines[1], lines[7], lines[13]) == ("most frequent:", "worst:", "results.json has all 21 classes")
-    few = class_summary([*entries[:10], absent]).splitlines()
+    few = class_summary(dict(list(entries.items())[:10]) | absent).splitlines()
     assert [line.split()[0] for line in few[1:]] == [f"c{k:02}" for k in range(10)]
 
 

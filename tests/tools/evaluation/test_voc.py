@@ -127,7 +127,7 @@ def test_the_evaluator_equals_the_kit(synthetic):
     ]  # equal scores: by image, then in the given order
     for kind in ("VOC07", "VOC12"):
         by_class = [kit(truth[truth[:, 6] == k], detections[detections[:, 6] == k])[kind] for k in (1, 2, 3)]
-        assert [entry[kind] for entry in results["per_class"]] == [
+        assert [entry[kind] for entry in results["per_class"].values()] == [
             *(pytest.approx(v, abs=1e-9) for v in by_class),
             None,
         ]

@@ -34,7 +34,7 @@ def classifier(folder: Path, name: str, seed: int, right: np.ndarray, names: lis
     path.mkdir()
     config = {"backbone": name, "seed": seed, "test_crops": "center", "batch_size": 8}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    results = {"images": len(right), "top1": float(right.mean()), "per_class": {"x": 1.0, "y": 1.0}}
+    results = {"images": len(right), "top1": float(right.mean()), "per_class": {"x": {}, "y": {}}}
     (path / "results.json").write_text(json.dumps(results))
     with open(path / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)

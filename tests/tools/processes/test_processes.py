@@ -231,13 +231,14 @@ def test_figures_are_the_same_bytes_on_one_process_two_and_three(group: Group, n
     for world in (1, 2, 3):
         require_success(group(__file__, "measure", f"on-{world}", cwds=[nets] * world))
     for world, limit in itertools.product((2, 3), LIMITS):
-        for name in (f"cls-{limit}/predictions.csv", f"det-{limit}/detections.json", f"seg-{limit}/predictions.zip"):
+        for name in (f"cls-{limit}/predictions.csv", f"det-{limit}/detections.json", f"seg-{limit}/predictions.zip",
+                     f"seg-{limit}/confusion.json"):  # fmt: skip
             assert (nets / f"on-{world}" / name).read_bytes() == (nets / "on-1" / name).read_bytes()
         for task in ("cls", "det", "seg"):
             ours, theirs = (results(nets / f"on-{n}/{task}-{limit}") for n in (world, 1))
             assert ours == theirs
     assert len(json.loads((nets / "on-1/det-8/detections.json").read_text())) > 100
-    assert np.count_nonzero(json.loads((nets / "on-1/seg-8/results.json").read_text())["confusion"]) > 7
+    assert np.count_nonzero(json.loads((nets / "on-1/seg-8/confusion.json").read_text())["matrix"]) > 7
 
 
 def results(folder: Path) -> str:

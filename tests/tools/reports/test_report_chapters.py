@@ -74,8 +74,9 @@ def guessing(segmented: Path, folder: Path, cuts: tuple[int, int, int]) -> Path:
                     total[int(column > 20), int(column >= cut)] += 32
     results = json.loads((folder / "results.json").read_text())
     right, union = np.diag(total), total.sum(0) + total.sum(1) - np.diag(total)
-    per_class = dict(zip(("dark", "bright"), (right / union).tolist()))
-    figures = {"mIoU": float((right / union).mean()), "per_class": per_class, "confusion": total.tolist()}
+    per_class = {name: {"IoU": value} for name, value in zip(("dark", "bright"), (right / union).tolist())}
+    figures = {"mIoU": float((right / union).mean()), "per_class": per_class}
+    (folder / "confusion.json").write_text(json.dumps({"classes": ["dark", "bright"], "matrix": total.tolist()}))
     (folder / "results.json").write_text(json.dumps({**results, **figures}))
     return folder
 
@@ -113,7 +114,7 @@ def test_segmentation_scores_and_differences(segmented: Path, halves: Path, tmp_
 
 @pytest.mark.filterwarnings("error")
 def test_a_class_that_occurs_nowhere_has_no_difference(tmp_path: Path):
-    run_folder = RunFolder(tmp_path, "a", "segmentation", {}, {"per_class": {"sky": 1.0, "car": None}}, [])
+    run_folder = RunFolder(tmp_path, "a", "segmentation", {}, {"per_class": {"sky": {}, "car": {}}}, [])
     pixels = np.array([[9, 0], [4, 0]])
     maps = MaskPredictions(run_folder, (0, 1), ("a", "b"), pixels, pixels, pixels, {}, None)
     rows = segmentation_differences(maps, maps, resamples=10)
@@ -140,7 +141,7 @@ def test_label_maps_of_other_data_are_not_shown(segmented: Path, halves: Path, t
     cv2.imwrite(str(moved / "labels" / "val" / "0.png"), labels)
     folder = shutil.copytree(segmented, tmp_path / "run")
     run(folder, "--data", moved)
-    assert "do not give the metrics in results.json" in Page(folder / "report.html").text
+    assert "do not give the run's confusion matrix" in Page(folder / "report.html").text
     for content in (b"", b"PK\x05\x06" + bytes(18)):  # torn, and without an entry
         (folder / "predictions.zip").write_bytes(content)
         run(folder)

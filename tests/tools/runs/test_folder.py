@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
+from backbones.errors import UserError
 from tools.runs.folder import RunFolder, read_runs
 from tools.runs.outcomes import BoxPredictions
+from tools.runs.segmentation import read_confusion
+
+EARLIER = ROOT / "tests" / "data" / "earlier_runs"
 
 
 @pytest.mark.parametrize(
@@ -35,3 +40,36 @@ def test_a_run_finds_its_data_from_another_folder(known_run: Path, coco, monkeyp
     (known_run / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir("/")
     assert len(BoxPredictions.read(RunFolder.read(known_run), data=None, score=0.5).images) == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "entry"),
+    [
+        ("cls", ("apple", "pear", "plum"), ("pear", {"recall": 1.0})),
+        (
+            "det",
+            ("circle", "square", "triangle", "star", "ring", "cross"),
+            ("circle", {"id": 1, "AP": 0.0125, "AP50": 0.03125, "images": 1, "boxes": 1}),
+        ),
+        (
+            "seg",
+            ("background", "circle", "square", "triangle", "star", "ring", "cross"),
+            ("square", {"IoU": 0.07325619295958279}),
+        ),
+    ],
+)
+def test_metrics_by_class_of_an_earlier_version_have_the_present_form(task: str, classes, entry):
+    """Earlier versions wrote a list for detectors, and bare numbers for the other tasks."""
+    run = RunFolder.read(EARLIER / task)
+    name, metrics = entry
+    assert run.classes == classes and run.results["per_class"][name] == metrics
+    assert [tuple(line["per_class"]) for line in run.lines] == [classes] * len(run.lines)
+    assert set(run.lines[-1]["per_class"][name]) == set(metrics)
+
+
+def test_the_confusion_matrix_is_read_from_its_file_or_from_the_results_of_an_earlier_version(tmp_path: Path):
+    run = RunFolder.read(shutil.copytree(EARLIER / "seg", tmp_path / "seg"))
+    assert read_confusion(run).sum() == run.results["pixels"] == 3 * 64 * 64
+    (run.folder / "confusion.json").write_text('{"matrix": [[1, 2], [3, 4]]}')
+    with pytest.raises(UserError, match=r"confusion.json: holds no confusion matrix that fits the run's list"):
+        read_confusion(run)

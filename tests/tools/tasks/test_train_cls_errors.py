@@ -162,7 +162,10 @@ def test_a_part_of_the_classes_can_be_measured(capsys, data: Path, weights: Path
     words = (*QUICK, "--data", data, "--workers", 0, "--eval-only", "--weights", weights, "--output", tmp_path / "run")
     train_cls.main([*map(str, words)])
     found = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert found["per_class"] == {"ant": None, "cow": found["top1"]}
+    assert found["per_class"] == {
+        "ant": {"recall": None, "images": 0},
+        "cow": {"recall": found["top1"], "images": found["images"]},
+    }
     assert (found["top1_present"], found["classes_present"]) == (1, 1)  # cow is the only class that is left
     printed = capsys.readouterr().out
     assert f"({data / 'val'}); no image of ant\n" in printed

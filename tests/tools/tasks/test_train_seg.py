@@ -63,8 +63,8 @@ def trained(script, label_set: Path, tmp_path_factory) -> tuple[Path, subprocess
 def test_a_run_leaves_everything_behind_and_learns(trained):
     folder, done = trained
     assert {entry.name for entry in folder.iterdir()} == {
-        "checkpoint", "config.yaml", "metrics.jsonl", "model.safetensors", "predictions.zip", "results.json",
-        "samples.png", "tensorboard", ".lock",
+        "checkpoint", "config.yaml", "confusion.json", "metrics.jsonl", "model.safetensors", "predictions.zip",
+        "results.json", "samples.png", "tensorboard", ".lock",
     }  # fmt: skip
     assert [epoch for epoch, _ in measured(folder)] == [1, 2, 3, 4, 5, 6]
     for fact in (
@@ -89,8 +89,10 @@ def test_eval_only_measures_another_split_with_the_models_file(trained, script, 
     words = ("--data", label_set, *QUICK, "--ignore-index", 7, *weights)
     same = script("train_seg.py", *words, "--batch-size", 4, "--output", tmp_path / "same", cwd=tmp_path)
     assert same.returncode == 0, same.stderr
-    before, after = (json.loads((f / "results.json").read_text()) for f in (folder, tmp_path / "same"))
-    assert before["confusion"] == after["confusion"]
+    before, after = (json.loads((f / "confusion.json").read_text()) for f in (folder, tmp_path / "same"))
+    assert before == after and before["classes"] == ["dark", "bright"]
+    assert sum(map(sum, before["matrix"])) == 4 * 64 * 79
+    assert not any("confusion" in line for line in (folder / "metrics.jsonl").read_text().splitlines())
     test = script(
         "train_seg.py", *words, "--val-split", "test", "--test-flip", "--output", tmp_path / "t", cwd=tmp_path
     )
