@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from backbones.common.registry import Registry, unknown_name
+from backbones.common.shrinking import shrink_factor
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
@@ -29,6 +30,8 @@ SCALES = (224, 256, 384, 480, 640)  # shorter sides in the test of table 4, for 
 # Standard deviations and directions of the principal components of ImageNet's pixels, as RGB in 0..1.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+AREA = {"standard": 0.08, "modern": 0.08, "light": 0.5}  # smallest fraction of an image that a random crop keeps
+NARROWEST = 3 / 4  # shorter side of a random crop divided by its longer one, albumentations' default
 JITTER = (256 / 224, 480 / 224)  # shorter side over crop: 256 to 480 for crops of 224 (section 3.4)
 
 
@@ -99,6 +102,18 @@ class Augment:
             return self.normalise(center(resized(image, self.size), self.size))
         return self.normalise(self._augmented(image, random))
 
+    def shrink_factor(self, size: tuple[int, int]) -> int:
+        """Return by what an image of size (height, width) may be divided in decoding: a power of two, mostly 1.
+
+        What is cropped from the divided image is still at least as large as the crop of training. An augmentation of
+        the user gets whole images, because it may crop a small part.
+        """
+        if self.preset in AUGMENTATIONS:
+            return 1
+        if self.preset in AREA:
+            return shrink_factor((AREA[self.preset] * NARROWEST * size[0] * size[1]) ** 0.5 / self.size)
+        return shrink_factor(min(size) / (round(self.size * JITTER[1]) if self.preset == "paper" else self.size))
+
     def _augmented(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         if self.preset == "paper":
             # Resize the shorter side to a random length, then shift the colours.
@@ -139,6 +154,10 @@ class Views:
     def largest(self) -> int:
         """Return the length of the shorter side in pixels, the largest if views have several sizes."""
         return round(SCALES[-1] * self.size / SCALES[0]) if self.crops == "multiscale" else self.resize
+
+    def shrink_factor(self, size: tuple[int, int]) -> int:
+        """Return 1: evaluation reads whole images, so that published weights give their published predictions."""
+        return 1
 
     def __call__(self, image: np.ndarray, *, epoch: int = 0, index: int = 0) -> list[np.ndarray]:
         """Return the views `[h, w, C]` of an image `[H, W, C]`, uint8 or float32 (not normalised)."""
@@ -200,16 +219,11 @@ def _pipeline(preset: str, size: int) -> Compose:
     import cv2
 
     cv2.setNumThreads(0)  # the loader's workers are the parallelism
-    flip = A.HorizontalFlip(p=0.5)
-    steps: dict[str, list[BasicTransform]] = {
-        "standard": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
-        "modern": [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), flip],
-        "light": [A.RandomResizedCrop((size, size), scale=(0.5, 1.0)), flip],
-        "cifar": [A.RandomCrop(size, size), flip],
-        "paper": [A.RandomCrop(size, size), flip],
-    }
+    steps: list[BasicTransform] = [
+        A.RandomResizedCrop((size, size), scale=(AREA[preset], 1.0)) if preset in AREA else A.RandomCrop(size, size)
+    ]
     erase = [A.Erasing(p=0.1)] if preset == "modern" else []
-    return A.Compose(steps[preset] + erase)
+    return A.Compose([*steps, A.HorizontalFlip(p=0.5), *erase])
 
 
 def _padded(image: np.ndarray, by: int, mean: Sequence[float]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Augments an image together with its boxes. The result is a pure function of (seed, epoch, index).
 
-Images are not resized here. A preset only chooses the short side that the model resizes to (`detection.preprocess`).
+A preset only chooses the short side that the model resizes to (`detection.preprocess`). Images that are more than twice
+as large as that are divided by a power of two before, because all later steps would process needless pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.common.registry import Registry, unknown_name
+from backbones.common.shrinking import resize_ratio, shrink_factor
 from detection.data.annotations import SMALLEST_SIDE
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for a newer version on the network
@@ -47,6 +49,9 @@ class Augment:
             the name of a registered augmentation.
         short_sides: short sides in pixels that "train" chooses from; empty for the model's own size.
         seed: seed of the run.
+        model_sizes: short side in pixels that the model resizes to by itself, and its largest long side. With both,
+            large images are shrunk for the presets "train" and "light". An augmentation of the user gets whole images,
+            because it may crop a small part.
 
     Raises:
         UserError: if the preset is unknown.
@@ -55,15 +60,30 @@ class Augment:
     preset: str
     short_sides: tuple[int, ...] = ()
     seed: int = 0
+    model_sizes: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
 
+    def shrink_factor(self, size: tuple[int, int]) -> int:
+        """Return by what an image of size (height, width) is divided first: a power of two, 1 for most images.
+
+        The divided image is at least as large as the largest that the model resizes it to.
+        """
+        if self.model_sizes is None or self.preset not in ("train", "light"):
+            return 1
+        short_side, long_side = self.model_sizes
+        short_side = max(self.short_sides) if self.preset == "train" and self.short_sides else short_side
+        return shrink_factor(resize_ratio(size, short_side=short_side, long_side=long_side))
+
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, *, epoch: int, index: int
+        self, image: np.ndarray, boxes: np.ndarray, *, epoch: int, index: int, least_side: float = SMALLEST_SIDE
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
         """Augment an image `[H, W, C]` uint8 and its boxes `[N, 4]` xyxy in pixels.
+
+        Args:
+            least_side: see `sanitise`.
 
         Returns:
             The image, the remaining boxes `[M, 4]`, their indices `[M]` among the given boxes, and the short side to
@@ -76,7 +96,7 @@ class Augment:
             image, boxes = AUGMENTATIONS[self.preset](image, boxes, random)
         else:
             image, boxes = _built_in(self.preset, image, boxes, random)
-        kept, indices = sanitise(boxes.astype(np.float32), image.shape[:2])
+        kept, indices = sanitise(boxes.astype(np.float32), image.shape[:2], least_side)
         short_side = int(random.choice(self.short_sides)) if self.preset == "train" and self.short_sides else None
         return image, kept, indices, short_side
 
@@ -98,14 +118,20 @@ def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
-def sanitise(boxes: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def sanitise(
+    boxes: np.ndarray, size: Sequence[int], least_side: float = SMALLEST_SIDE
+) -> tuple[np.ndarray, np.ndarray]:
     """Clip boxes `[N, 4]` xyxy to an image of size (height, width). Return those with an area, and their indices.
 
-    The rule for an area (`SMALLEST_SIDE`) is the same as for annotation files; a box of one pixel is kept.
+    The rule for an area is the same as for annotation files; a box of one pixel is kept.
+
+    Args:
+        least_side: a box has an area if both sides are longer than this, in pixels. The sides of a shrunk image's boxes
+            are compared with `SMALLEST_SIDE` divided by the same factor.
     """
     height, width = size
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
-    indices = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE)
+    indices = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > least_side)
     return boxes[indices], indices
 
 

@@ -25,6 +25,13 @@ Image: TypeAlias = Union[str, "os.PathLike[str]", PIL.Image.Image, np.ndarray, T
 ORIENTATION = 0x0112  # EXIF tag
 MOST_PIXELS = 2**30  # OpenCV decodes no larger images
 MOST_RESIZED = 2**27  # pixels of an image that a model gets
+# Flags of OpenCV by divisor; their names say grey, but `IMREAD_COLOR_RGB` decides on the colours.
+REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 FIX = "replace or remove it, or pass --on-bad-image skip"
 
 
@@ -74,8 +81,19 @@ def read_image(
     return stored
 
 
+def is_jpeg(content: bytes) -> bool:
+    """Return whether the bytes of a file begin like those of a JPEG image."""
+    return content.startswith(b"\xff\xd8\xff")
+
+
 def decode_image(
-    content: bytes | np.ndarray, *, grey: bool = False, apply_exif: bool = True, bits: int = 16, name: str = "image"
+    content: bytes | np.ndarray,
+    *,
+    grey: bool = False,
+    apply_exif: bool = True,
+    bits: int = 16,
+    reduce: int = 1,
+    name: str = "image",
 ) -> np.ndarray | None:
     """Decode the bytes of an image file to uint8 `[H, W, 3]` RGB, or to `[H, W]` if `grey`.
 
@@ -83,6 +101,7 @@ def decode_image(
         grey: whether to convert to grey.
         apply_exif: whether to turn the image as its EXIF orientation says.
         bits: bits, 8 to 16, that the values of 16-bit images use; the upper eight of them are kept.
+        reduce: 1, 2, 4 or 8, by which both sides of a JPEG image are divided in decoding, rounded up.
         name: the file's name, for messages.
 
     Returns:
@@ -93,6 +112,7 @@ def decode_image(
     """
     flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
     flags |= 0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION
+    flags |= REDUCED[reduce]
     flags |= cv2.IMREAD_ANYDEPTH if bits < WHOLE_BITS else 0  # OpenCV itself keeps the upper 8 of 16 bits
     encoded = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
     try:

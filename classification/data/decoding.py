@@ -10,10 +10,13 @@ import numpy as np
 
 from backbones.common.datasets import ARRAY_SUFFIX
 from backbones.common.images import decode_image, read_file
+from backbones.common.shrinking import ShrinkFactor, reduction
 from backbones.errors import UserError
 
 
-def decode(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.ndarray:
+def decode(
+    content: bytes, name: str, in_channels: int, bits: int = 16, *, shrink: ShrinkFactor | None = None
+) -> np.ndarray:
     """Decode a file's bytes to pixels `[H, W, in_channels]`: uint8, or float32 for arrays that are not uint8.
 
     Images become grey for one channel and RGB for three, and are turned as their EXIF orientation says. Arrays of 16
@@ -24,11 +27,16 @@ def decode(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.nd
         name: the file's name, for its suffix and for messages.
         in_channels: number of channels that the pixels must have.
         bits: bits that the values of 16-bit images use; see `backbones.common.images.decode_image`.
+        shrink: returns for the size (height, width) of a JPEG image by what both sides may be divided: a power of two.
+            The decoder divides by at most 8, which saves most of its time. By default images are decoded whole.
 
     Raises:
         UserError: the file does not decode, has another number of channels, or holds NaN or infinite numbers.
     """
-    pixels = _decode_array(content, name) if _is_array(name) else _decode_image(content, name, in_channels, bits)
+    if _is_array(name):
+        pixels = _decode_array(content, name)
+    else:
+        pixels = _decode_image(content, name, in_channels, bits, reduction(content, shrink) if shrink else 1)
     if pixels.shape[2] != in_channels:
         raise UserError(
             f"{name}: has {pixels.shape[2]} channels, not {in_channels}; use --in-channels {pixels.shape[2]}"
@@ -61,13 +69,13 @@ def _is_array(name: str) -> bool:
     return name.lower().endswith(ARRAY_SUFFIX)
 
 
-def _decode_image(content: bytes, name: str, in_channels: int, bits: int = 16) -> np.ndarray:
+def _decode_image(content: bytes, name: str, in_channels: int, bits: int = 16, reduce: int = 1) -> np.ndarray:
     if in_channels not in (1, 3):
         raise UserError(
             f"{name}: the model needs {in_channels} channels, but an image file has 1 or 3; store the "
             "channels as a .npy array"
         )
-    image = decode_image(content, grey=in_channels == 1, bits=bits, name=name)
+    image = decode_image(content, grey=in_channels == 1, bits=bits, reduce=reduce, name=name)
     if image is None:
         raise UserError(f"{name}: does not decode: truncated, damaged or not an image; replace or remove the file")
     return image.reshape(*image.shape[:2], in_channels)

@@ -80,7 +80,10 @@ class ClassFolder(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
         path = self.path(row)
-        image: np.ndarray | list[np.ndarray] = decode(read_file(path), str(path), self.in_channels, self.bits)
+        shrink = self.transform.shrink_factor if self.transform else None
+        image: np.ndarray | list[np.ndarray] = decode(
+            read_file(path), str(path), self.in_channels, self.bits, shrink=shrink
+        )
         if self.transform is not None:
             assert isinstance(image, np.ndarray)
             image = self.transform(image, epoch=epoch, index=row)

@@ -24,6 +24,9 @@ class Transform(Protocol):
 
     def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray | list[np.ndarray]: ...
 
+    def shrink_factor(self, size: tuple[int, int]) -> int:
+        """Return by what an image of size (height, width) may be divided in decoding; see `decode`."""
+
 
 class Collate(Protocol):
     """Function that makes a batch from items."""

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbones.common.loading import loader
+from backbones.common.shrinking import ShrinkFactor
 from backbones.errors import UserError
 from classification.data.items import Item, Transform, make_item
 from classification.data.shard_index import ShardIndex
@@ -29,7 +30,9 @@ BUFFER = 4096  # images that one process, with all its workers, holds in memory 
 class Decode(Protocol):
     """Function that decodes a file's bytes to pixels `[H, W, in_channels]`. Its UserError contains `name`."""
 
-    def __call__(self, content: bytes, name: str, in_channels: int) -> np.ndarray: ...
+    def __call__(
+        self, content: bytes, name: str, in_channels: int, *, shrink: ShrinkFactor | None = None
+    ) -> np.ndarray: ...
 
 
 class ShardBatches:
@@ -229,8 +232,8 @@ def shard_loader(
 
 
 def _item(sample: Sample, decode: Decode, transform: Transform, *, in_channels: int, epoch: int) -> Item:
-    image = transform(decode(sample.content, sample.name, in_channels), epoch=epoch, index=sample.index)
-    return make_item(image, label=sample.label, index=sample.index)
+    pixels = decode(sample.content, sample.name, in_channels, shrink=transform.shrink_factor)
+    return make_item(transform(pixels, epoch=epoch, index=sample.index), label=sample.label, index=sample.index)
 
 
 def _shards_of(index: ShardIndex, split: Literal["train", "val"]) -> tuple[Shard, ...]:

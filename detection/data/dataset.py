@@ -14,17 +14,18 @@ from torch.utils.data import Dataset
 
 from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.images import read_image
+from backbones.common.shrinking import read_shrunk
 from backbones.errors import UserError
-from detection.data.annotations import CocoAnnotations
+from detection.data.annotations import SMALLEST_SIDE, CocoAnnotations
 from detection.transforms import Augment
 
 
 class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """Dataset of images with their boxes.
 
-    An item is a uint8 image `[3, H, W]` of its original size and a target: `boxes` `[N, 4]` xyxy in pixels of that
-    image, `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in multi-scale training
-    `short_side`. An image without objects has `[0, 4]` boxes and is a negative.
+    An item is a uint8 image `[3, H, W]`, of its original size unless `augment` shrinks it, and a target: `boxes`
+    `[N, 4]` xyxy in pixels of that image, `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in
+    multi-scale training `short_side`. An image without objects has `[0, 4]` boxes and is a negative.
 
     Args:
         augment: augmentation of an image, a function of (seed, epoch, index).
@@ -64,9 +65,14 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
         data = self.annotations
-        image = read_image(self.path(index), size=tuple(data.sizes[row].tolist()), bits=self.bits)
+        size = tuple(data.sizes[row].tolist())
+        # Divide a large image and its boxes by a power of two, which changes no bit of the boxes but the exponent.
+        factor = self.augment.shrink_factor(size)
+        image = read_shrunk(self.path(index), size=size, factor=factor, bits=self.bits)
         boxes, labels, crowd = data.of_image(row)
-        image, boxes, kept, short_side = self.augment(image, boxes, epoch=epoch, index=row)
+        image, boxes, kept, short_side = self.augment(
+            image, boxes / np.float32(factor), epoch=epoch, index=row, least_side=SMALLEST_SIDE / factor
+        )
         labels, crowd = labels[kept], crowd[kept]
         target = {
             "boxes": torch.from_numpy(boxes[~crowd].copy()),

@@ -55,15 +55,21 @@ def root(tmp_path: Path) -> Path:
     return write_shards(tmp_path / "data", train=TRAIN, val=VAL)
 
 
-def decode(content: bytes, name: str, in_channels: int) -> np.ndarray:
+def decode(content: bytes, name: str, in_channels: int, **_: Any) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UserError(f"{name}: does not decode")
     return image[..., :in_channels]
 
 
-def augment(image: np.ndarray, *, epoch: int, index: int) -> np.ndarray:
-    return image + np.uint8(100 * epoch)
+class Brighten:
+    """Adds 100 to all pixels in each epoch; images are decoded whole."""
+
+    def __call__(self, image: np.ndarray, *, epoch: int, index: int) -> np.ndarray:
+        return image + np.uint8(100 * epoch)
+
+    def shrink_factor(self, size: tuple[int, int]) -> int:
+        return 1
 
 
 def collate(items: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -72,12 +78,12 @@ def collate(items: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def training(address: Path | str, batches: ShardBatches, workers: int = 0, **options: Any) -> Any:
-    options = {"decode": decode, "transform": augment, **options}
+    options = {"decode": decode, "transform": Brighten(), **options}
     return shard_loader(ShardStream(read_index(str(address)), batches, **options), workers=workers, collate=collate)
 
 
 def validation(address: Path | str, workers: int = 0, **options: Any) -> Any:
-    data = EvalShards(read_index(str(address)), batch_size=2, decode=decode, transform=augment, **options)
+    data = EvalShards(read_index(str(address)), batch_size=2, decode=decode, transform=Brighten(), **options)
     return shard_loader(data, workers=workers, collate=collate)
 
 
@@ -221,9 +227,9 @@ def test_resuming_goes_on_exactly(root: Path, workers: int):
 def test_skipped_images_are_not_decoded(root: Path):
     names = []
 
-    def noted(content: bytes, name: str, in_channels: int) -> np.ndarray:
+    def noted(content: bytes, name: str, in_channels: int, **options: Any) -> np.ndarray:
         names.append(name)
-        return decode(content, name, in_channels)
+        return decode(content, name, in_channels, **options)
 
     batches = ShardBatches(12, 4, seed=0)
     batches.seek(0, 2)

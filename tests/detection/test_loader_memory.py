@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from backbones.common.images import read_image
 from detection.data import dataset
 from detection.data.annotations import CocoAnnotations
 from detection.transforms import Augment
@@ -57,17 +58,17 @@ def growth(work: Callable[[], Any]) -> int:
     return grown
 
 
-def measure(folder: Path) -> None:
-    """Print by how much a worker grows that reads packed annotations, and one that reads Python objects."""
-    truth, _ = synthetic_results(-(-ANNOTATIONS // BOXES_PER_IMAGE), 0, seed=0)
+def measure(folder: Path, count: int) -> None:
+    """Print by how many bytes a worker grows that reads `count` packed annotations, or as many Python objects."""
+    truth, _ = synthetic_results(-(-count // BOXES_PER_IMAGE), 0, seed=0)
     for image in truth["images"]:
         image["file_name"] = "tiny.png"
     (folder / "truth.json").write_text(json.dumps(truth))
     cv2.imwrite(str(folder / "tiny.png"), np.zeros((2, 2, 3), np.uint8))
     annotations = CocoAnnotations.read(folder / "truth.json", folder)
-    assert len(annotations.boxes) >= ANNOTATIONS
-    decode = dataset.read_image
-    dataset.read_image = lambda path, size, **options: decode(path, **options)  # the size is that of a real image
+    assert len(annotations.boxes) >= count
+    # The annotations say the size of a real image; read the tiny one in its place.
+    dataset.read_shrunk = lambda path, size, factor, bits: read_image(path, bits=bits)
     images = BadImages(folder, skip=True, seed=0).replacing(dataset.CocoDetection(annotations, Augment("eval")))
     print(growth(lambda: [images[(0, place)] and None for place in range(len(images))]))
     print(growth(lambda: [record["bbox"] for record in truth["annotations"]]))
@@ -75,7 +76,7 @@ def measure(folder: Path) -> None:
 
 def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path):
     """Measure in a fresh process, whose memory holds nothing of earlier tests."""
-    command = [sys.executable, __file__, str(tmp_path)]
+    command = [sys.executable, __file__, str(tmp_path), str(ANNOTATIONS)]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, capture_output=True, text=True
     )
@@ -86,4 +87,4 @@ def test_a_worker_that_reads_all_annotations_shares_them(tmp_path: Path):
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]))
+    measure(Path(sys.argv[1]), int(sys.argv[2]))

@@ -250,7 +250,8 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
         seed=options.run.seed,
         names=train.categories.names,
     )
-    augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed)
+    sizes = (options.model.min_size, options.model.max_size)
+    augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed, model_sizes=sizes)
     return CocoDetection(train, augment, indices=indices[kept], bits=data.bits)
 
 
