@@ -8,9 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.common.colours import colour_of
+from detection.label_places import place_labels
 
 PANEL = 320  # pixels of the long side of an image in a sheet
 MARGIN, CAPTION = 8, 14  # pixels
+PADDING = 2  # pixels around the text of a label
 # Pixels of the long side of a drawn image. A smaller image is enlarged by a whole factor to at least the first
 # length, and to at most the second.
 ENLARGED, LARGEST = 512, 4096
@@ -68,21 +70,17 @@ def draw_detections(
     picture = Image.fromarray(image)
     if scale > 1:
         picture = picture.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    pen = ImageDraw.Draw(picture)
     side = max(picture.size)
     # Choose a font that is large enough to read, but does not cover the small objects of a large image.
     usual = float(np.median((boxes[:, 2:] - boxes[:, :2]).min(1))) * scale if len(boxes) else side
     size = max(11, min(side // 60, round(usual / 6)))
-    font, line = ImageFont.load_default(size=size), max(2, size // 7)
-    for index in sorted(range(len(scores)), key=lambda index: scores[index]):
-        left, top, right, bottom = (float(value) * scale for value in boxes[index])
-        colour, text = _colour(labels[index]), f"{names[index]} {scores[index]:.2f}"
-        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-        _label(pen, (left, top), text, colour, picture.size, font)
+    order = sorted(range(len(scores)), key=lambda index: scores[index])
+    marks = [(boxes[index] * scale, _colour(labels[index]), f"{names[index]} {scores[index]:.2f}") for index in order]
+    _draw_marks(picture, marks, ImageFont.load_default(size=size), line=max(2, size // 7))
     return np.asarray(picture)
 
 
-Mark = tuple[Sequence[float], str, str]  # box xyxy, colour and text
+Mark = tuple[Sequence[float] | np.ndarray, str, str]  # box xyxy, colour and text
 
 
 def _truth_marks(truth: dict[str, np.ndarray], names: Sequence[str]) -> list[Mark]:
@@ -105,28 +103,29 @@ def _panel(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
     height, width = image.shape[:2]
     scale = PANEL / max(height, width)
     panel = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
-    pen = ImageDraw.Draw(panel)
-    for box, colour, text in marks:
-        left, top, right, bottom = (float(value) * scale for value in box)
-        pen.rectangle((left, top, right, bottom), outline=colour, width=2)
-        _label(pen, (left, top), text, colour, panel.size)
+    scaled = [(np.asarray(box, np.float64) * scale, colour, text) for box, colour, text in marks]
+    _draw_marks(panel, scaled, ImageFont.load_default(), line=2)
     return panel
 
 
-def _label(
-    pen: ImageDraw.ImageDraw,
-    corner: tuple[float, float],
-    text: str,
-    colour: str,
-    size: tuple[int, int],
-    font: Font | None = None,
-) -> None:
-    """Write a text above a corner of a box, moved so that it lies inside the image."""
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    x = min(max(corner[0], 0), max(size[0] - (right - left) - 4, 0))
-    y = max(corner[1] - (bottom - top) - 5, 0)
-    pen.rectangle((x, y, x + right - left + 4, y + bottom - top + 4), fill=colour)
-    pen.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)
+def _draw_marks(picture: Image.Image, marks: Sequence[Mark], font: Font, *, line: int) -> None:
+    """Draw boxes and then their labels. The last box is on top, and its label gets the best place.
+
+    Args:
+        marks: boxes in pixels of `picture`, colours and texts.
+        line: width of the edges in pixels.
+    """
+    if not marks:
+        return
+    pen = ImageDraw.Draw(picture)
+    for (left, top, right, bottom), colour, _ in marks:
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+    texts = [pen.textbbox((0, 0), text, font=font) for _, _, text in marks]
+    sizes = np.array([(right - left + 2 * PADDING, bottom - top + 2 * PADDING) for left, top, right, bottom in texts])
+    places = place_labels(np.array([box for box, _, _ in marks])[::-1], sizes[::-1], picture.size, line)[::-1]
+    for (_, colour, text), (x, y), (width, height), bounds in zip(marks, places, sizes, texts, strict=True):
+        pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        pen.text((x + PADDING - bounds[0], y + PADDING - bounds[1]), text, fill="white", font=font)
 
 
 def _colour(label: int) -> str:

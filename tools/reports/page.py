@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+import numpy as np
+
+from detection.label_places import place_labels
+
 if TYPE_CHECKING:
     from tools.runs.outcomes import Box
 
+LETTER, LINE, BASELINE = 0.6, 1.2, 0.95  # width of a letter, height and baseline of a line, in font sizes
+EDGES = 130  # longer side of an image divided by the width of a box's edge, on a page of usual width
 MarkStyle: TypeAlias = Literal["correct", "false-positive", "missed", "found", "ignored"]
 
 
@@ -151,6 +157,21 @@ class PageImage:
     def label_size(self) -> float:
         """Font size of the labels in pixels of the image, so that labels look the same on images of all sizes."""
         return max(self.width, self.height * 1.2) / 26
+
+    @property
+    def label_places(self) -> dict[int, tuple[float, float]]:
+        """Return where the label of each mark that has one begins: x and baseline, by the index of the mark.
+
+        The boxes of marks without labels, such as found objects, count as background.
+        """
+        labelled = [index for index, mark in enumerate(self.marks) if mark.label][::-1]  # the last ones are on top
+        boxes = np.array([self.marks[index].box for index in labelled], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        texts = [len(self.marks[index].label) for index in labelled]
+        sizes = [(LETTER * self.label_size * letters, LINE * self.label_size) for letters in texts]
+        line = max(self.width, self.height) / EDGES
+        places = place_labels(boxes, np.array(sizes), (self.width, self.height), line)
+        return {index: (x, y + BASELINE * self.label_size) for index, (x, y) in zip(labelled, places, strict=True)}
 
 
 @dataclass(frozen=True)
