@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (
 ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers read
 PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
 # Other names of the splits that commands use by default, in the order in which they are tried.
-SPLIT_NAMES = {"train": ("training",), "val": ("valid", "validation", "dev")}
+SPLIT_NAMES = {"train": ("training", "default"), "val": ("valid", "validation", "dev")}
 LONGEST_NAME = 4096  # bytes of a path on Linux; an array of names is as wide as its longest name
 LONGEST_SIDE = 2**20  # pixels; OpenCV decodes no longer sides
 LARGEST_NUMBER = 1e300  # of coordinates; the sum of two is finite
@@ -102,7 +102,8 @@ def instances_files(root: Path, split: str = "") -> list[Path]:
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """Return the annotation file and the image folder of a split in COCO's layout.
 
-    They are `annotations/instances_<split>*.json` and a folder `<split>*` or `images/<split>*` with the same ending.
+    They are `annotations/instances_<split>*.json` and a folder `<split>*` or `images/<split>*` with the same ending, or
+    else `images` for all splits.
 
     Raises:
         UserError: the file or folder does not exist, or there are several files.
@@ -123,8 +124,8 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
             "or --val-annotations"
         )
     name = found[0].stem.removeprefix("instances_")
-    for folder in (root / name, root / "images" / name):
-        if folder.is_dir():
+    for folder in (root / name, root / "images" / name, root / "images"):
+        if folder.is_dir() and (folder.name == name or not any(folder.glob("*/"))):
             return found[0], folder
     raise UserError(
         f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}; add it, or name the "

@@ -181,7 +181,7 @@ class CocoAnnotations:
             crowd=crowd[order],
             clipped=clipped,
             dropped=int((~keep).sum()),
-            notes=dict(truth.notes),
+            notes=truth.all_notes(),
             passed_over=truth.passed_over,
         )
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines, read_coco
 from backbones.common.listing import list_files
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 
 Protocol = Literal["coco", "voc", "lvis"]
 ProblemHandler = Callable[[str, str, UserError], None]  # kind of the problem, file, and error text
@@ -33,6 +33,7 @@ class Truth:
         passed_over: number of files in the image folder by suffix that are not images, in layouts other than COCO's.
         word: what an annotation is in its file: "object" or "line".
         coco_file: COCO file that holds exactly these records; None if there is none.
+        renamed: names of images as in the annotation file, by the files that are used for them instead.
     """
 
     layout: str
@@ -45,6 +46,7 @@ class Truth:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     word: str = "line"
     coco_file: Path | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_coco(cls, path: Path, folder: Path) -> Truth:
@@ -62,6 +64,13 @@ class Truth:
             name = f"annotation {record['id']}" if "id" in record else f"annotations[{index}]"
             return str(self.path), f"{name} of image {record['image_id']}"
         return self.files[record["image_id"] - 1], f"{self.word} {self.ordinals[index]}"
+
+    def all_notes(self) -> dict[str, int]:
+        """Return `notes`, and the number of images whose names were replaced, with the first of them."""
+        if not self.renamed:
+            return dict(self.notes)
+        examples = first_names([f"{name[:80]} -> {file}" for file, name in self.renamed.items()])
+        return {**self.notes, f"file names replaced by those of fitting files ({examples})": len(self.renamed)}
 
     def evaluator_source(self) -> Path | bytes:
         """Return the ground truth for an evaluator: the path of a COCO file, or the records as JSON.

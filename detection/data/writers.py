@@ -48,7 +48,7 @@ class Writer(Protocol):
 def describe(split: str, truth: Truth, lost: Lost) -> str:
     """Return a line about a split that was written: its contents and what was left out."""
     text = f"{split}: {len(truth.data['images'])} images, {len(truth.data['annotations'])} boxes"
-    text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
+    text += "".join(f"; {count} {what}" for what, count in truth.all_notes().items())
     others = describe_passed_over(truth.passed_over)
     text += f"; files passed over: {others}" if others else ""
     missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))

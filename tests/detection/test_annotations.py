@@ -122,7 +122,8 @@ def test_other_tools_notations_of_file_names_are_read_and_counted(coco, name: st
     coco.annotations().write_text(json.dumps(coco.data))
     data = CocoAnnotations.read(coco.annotations(), coco.images())
     assert data.file_names.tolist() == ["005.jpg", "007.jpg", "009.jpg", "011.jpg"]
-    assert data.notes == {"file names replaced by those of fitting files": 2}
+    ((what, count),) = data.notes.items()
+    assert what.startswith("file names replaced by those of fitting files (") and count == 2
 
 
 def test_a_file_that_fits_two_images_is_refused(coco):

@@ -14,7 +14,7 @@ from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, list_files
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
-from detection.data.file_names import fitting_file, is_file_in, is_foreign
+from detection.data.file_names import ImageFinder, fitting_file, is_file_in, is_foreign
 from detection.data.folders import open_split
 from detection.data.truth import Truth
 from tools.checks.findings import CheckReport
@@ -101,7 +101,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
         report.add("other notation", split, file=str(path), text=f"{count} {what}")
     if others := describe_passed_over(truth.passed_over):
         report.add("passed over", split, file=str(truth.folder), text=f"files that are not read: {others}")
-    found = _image_files(images, names, sizes, truth.folder, allow_outside)
+    found = _image_files(images, names, sizes, truth, allow_outside)
     found.classes = _classes(categories, category_ids)
     return found
 
@@ -212,17 +212,20 @@ def _size_text(limits: np.ndarray) -> str:
 
 
 def _image_files(
-    images: RecordList, names: list[str | None], sizes: np.ndarray, folder: Path, allow_outside: bool
+    images: RecordList, names: list[str | None], sizes: np.ndarray, truth: Truth, allow_outside: bool
 ) -> SplitImages:
     """Return the image files without duplicates. Names that lead out of the folder need `allow_outside`."""
-    chosen: dict[str, int] = {}
+    folder, chosen = truth.folder, dict[str, int]()
+    finder = ImageFinder(folder)
     for index, name in enumerate(names):
         if name is None:
             continue
-        fitting = None if is_file_in(folder, name) else fitting_file(folder, name)
+        fitting = None if is_file_in(folder, name) else fitting_file(finder, name)
         if fitting is not None and is_foreign(name):
             images.add(index, "foreign file name", f"is read as {fitting}, which is in the folder")
             name = fitting
+        elif name in truth.renamed:
+            images.add(index, "foreign file name", f"is named {reprlib.repr(truth.renamed[name])} in the annotations")
         if leads_out(name) and not allow_outside:
             text = "the path leads out of the image folder, so the file is not checked; --allow-outside true allows it"
             images.add(index, "file outside the folder", text)

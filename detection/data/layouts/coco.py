@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbones.common.datasets import find_split, instances_files
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.images import UNSPLIT
 from detection.data.truth import Truth
 
 
@@ -24,6 +25,8 @@ class CocoLayout(Layout):
     def splits(self, root: Path) -> list[str]:
         """Return the splits. A year after a split's name is left out, unless there are several years."""
         names = [path.stem.removeprefix("instances_") for path in instances_files(root)]
+        if names == ["default"]:  # CVAT's and datumaro's name of data that is not split
+            return [UNSPLIT]
         plain = [re.sub(r"[-_]?(19|20)\d\d$", "", name) or name for name in names]
         return sorted(short if plain.count(short) == 1 else name for short, name in zip(plain, names, strict=True))
 

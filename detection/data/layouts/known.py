@@ -14,11 +14,38 @@ from pathlib import Path
 from typing import Protocol
 
 # The built-in layouts register themselves, before any plugin can.
-from detection.data.layouts import coco, voc, yolo
+from detection.data.layouts import (
+    coco,
+    coco_files,
+    cvat,
+    darknet,
+    label_studio,
+    labelme,
+    open_images,
+    table,
+    via,
+    voc,
+    voc_folders,
+    yolo,
+)
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.truth import Record, Truth
 
-BUILT_IN = (coco.CocoLayout.name, voc.VocLayout.name, yolo.YoloLayout.name)
+BUILT_IN = (
+    coco.CocoLayout.name,
+    voc.VocLayout.name,
+    yolo.YoloLayout.name,
+    coco_files.RoboflowCocoLayout.name,
+    coco_files.CocoJsonLayout.name,
+    voc_folders.VocFoldersLayout.name,
+    darknet.DarknetLayout.name,
+    cvat.CvatLayout.name,
+    labelme.LabelMeLayout.name,
+    label_studio.LabelStudioLayout.name,
+    via.ViaLayout.name,
+    open_images.OpenImagesLayout.name,
+    table.TensorflowCsvLayout.name,
+)
 
 
 class LayoutReader(Protocol):
@@ -85,5 +112,5 @@ class PluginLayout(Layout):
 
 def layouts() -> list[Layout]:
     """Return all layouts in the order in which they are tried: those of plugins come first."""
-    every = [LAYOUTS[name]() for name in LAYOUTS.names()]
-    return sorted(every, key=lambda layout: layout.name in BUILT_IN)
+    plugins = [name for name in LAYOUTS.names() if name not in BUILT_IN]
+    return [LAYOUTS[name]() for name in (*plugins, *BUILT_IN)]

@@ -6,7 +6,9 @@ pixels when it writes, accepts NaN and absent sizes, and ignores the lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -16,6 +18,7 @@ from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.images import UNSPLIT
 from detection.data.truth import (
     FolderImages,
     ProblemHandler,
@@ -33,53 +36,104 @@ DEEPEST = 20  # limit of nested XML elements; VOC has five
 KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
 
 
+@dataclass(frozen=True)
+class VocPlaces:
+    """Where the files of a split lie.
+
+    Attributes:
+        layout: name of the layout.
+        path: list or folder to name in messages.
+        annotations: folder of the XML files.
+        images: folder of the images.
+        classes: file that lists the classes; None for the names of all objects, sorted.
+        others: further XML files whose objects have classes.
+    """
+
+    layout: str
+    path: Path
+    annotations: Path
+    images: Path
+    classes: Path | None
+    others: Collection[Path]
+
+
 @LAYOUTS.register("voc")
 class VocLayout(Layout):
-    """Pascal VOC's own layout."""
+    """Pascal VOC's own layout, or a folder that holds nothing else, such as VOCdevkit."""
 
     name = "voc"
     form = "Pascal VOC's Annotations, JPEGImages and ImageSets/Main/SPLIT.txt"
 
     def signs(self, root: Path) -> Iterator[Sign]:
+        root = _home(root)
         yield "a folder Annotations", (root / "Annotations").is_dir()
-        yield "a folder ImageSets/Main", (root / LISTS).is_dir()
+        yield "a folder ImageSets/Main", any((root / LISTS).glob("*.txt"))
 
     def splits(self, root: Path) -> list[str]:
         """Return the names of the lists, without the lists of single classes such as `cat_train.txt`."""
-        names = {path.stem for path in (root / LISTS).glob("*.txt")}
+        names = {path.stem for path in (_home(root) / LISTS).glob("*.txt")}
+        if names == {"default"}:  # CVAT's name of data that is not split
+            return [UNSPLIT]
         return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
 
     def has_split(self, root: Path, name: str) -> bool:
-        return (root / LISTS / f"{name}.txt").is_file()
+        return (_home(root) / LISTS / f"{name}.txt").is_file()
 
     def read(self, root: Path, split: str, how: Reading) -> Truth:
-        return read_voc(root, split, how)
+        root = _home(root)
+        folder, listed = root / "Annotations", root / "classes.txt"
+        names = _listed(root, split, how.on_problem)
+        others = {path for path in folder.rglob("*.xml") if not path.name.startswith(".")}
+        classes = listed if listed.is_file() else None
+        return read_voc_files(
+            VocPlaces("voc", root / LISTS / f"{split}.txt", folder, root / "JPEGImages", classes, others), names, how
+        )
 
 
-def read_voc(root: Path, split: str, how: Reading) -> Truth:
-    """Read the images that a split lists, with their objects. A `difficult` object gets `iscrowd` 1.
-
-    VOC counts pixels from 1 and includes the last one: columns 11 to 30 begin at 10 and are 20 wide. The classes are
-    those of `classes.txt` if that file exists, else all names in `Annotations`, sorted.
+def _home(root: Path) -> Path:
+    """Return the folder of a data set that is named by itself, by VOCdevkit, or by the parent of VOCdevkit.
 
     Raises:
-        UserError: the list cannot be read, or `how.on_problem` raises the error of a record.
+        UserError: VOCdevkit holds several data sets.
     """
-    on_problem = how.on_problem
-    found, names = FolderImages.of(root / "JPEGImages"), _listed(root, split, on_problem)
-    trees, classes = _parse(root, set(names), on_problem)
+    if (root / "Annotations").is_dir():
+        return root
+    found = [path.parent for pattern in ("*/Annotations/", "VOCdevkit/*/Annotations/") for path in root.glob(pattern)]
+    found = sorted(path for path in found if (path / LISTS).is_dir())
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise UserError(f"--data {root}: holds {len(found)} data sets of VOC; name one of them ({names})")
+    return found[0] if found else root
+
+
+def read_voc_files(places: VocPlaces, names: Sequence[str], how: Reading) -> Truth:
+    """Read XML files with their images. A `difficult` object gets `iscrowd` 1.
+
+    VOC counts pixels from 1 and includes the last one: columns 11 to 30 begin at 10 and are 20 wide.
+
+    Args:
+        names: names of the XML files below `places.annotations`, without suffix.
+
+    Raises:
+        UserError: a folder cannot be read, or `how.on_problem` raises the error of a record.
+    """
+    on_problem, found = how.on_problem, FolderImages.of(places.images)
+    trees, classes = _parse(places, names, on_problem)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    passed_over = Counter(found.passed_over)
+    if places.images == places.annotations:
+        del passed_over[".xml"]
     truth = Truth(
-        "voc",
-        root / LISTS / f"{split}.txt",
-        root / "JPEGImages",
+        places.layout,
+        places.path,
+        places.images,
         {"images": [], "annotations": [], "categories": categories},
-        passed_over=found.passed_over,
+        passed_over=passed_over,
         word="object",
     )
     owners: dict[str, str] = {}
     for name in (name for name in names if name in trees):
-        path = root / "Annotations" / f"{name}.xml"
+        path = places.annotations / f"{name}.xml"
         try:
             image = _image_record(trees[name], name, path, truth, found.by_stem, owners, how.absent_images)
         except UserError as error:
@@ -165,42 +219,40 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
     return list(names)
 
 
-def _parse(root: Path, wanted: set[str], on_problem: ProblemHandler) -> tuple[dict[str, Element], list[str]]:
+def _parse(
+    places: VocPlaces, wanted: Sequence[str], on_problem: ProblemHandler
+) -> tuple[dict[str, Element], list[str]]:
     """Return the root elements of the wanted files by name, and the classes.
 
-    Without `classes.txt`, all files are parsed to find the classes.
+    Without a list of classes, the other files are parsed as well to find the classes.
     """
-    given = read_names(root / "classes.txt") if (root / "classes.txt").is_file() else None
-    folder, trees, seen = root / "Annotations", {}, set()
-    names = (
-        wanted
-        if given
-        else {
-            p.relative_to(folder).with_suffix("").as_posix()
-            for p in folder.rglob("*.xml")
-            if not p.name.startswith(".")
-        }
-    )
-    for name in sorted(names | wanted):
-        path = folder / f"{name}.xml"
+    given = None if places.classes is None else read_names(places.classes)
+    trees: dict[str, Element] = {}
+    seen: set[str] = set()
+    names = {places.annotations / f"{name}.xml": name for name in wanted}
+    for path in sorted(names.keys() if given else {*names, *places.others}):
         try:
-            tree = parse_xml(_bytes(path), path)
+            tree = parse_xml(read_bytes(path), path)
             if tree.tag != "annotation":
                 raise UserError(
                     f"{path}: begins with <{tree.tag}>, not <annotation>; replace it by an annotation file of VOC"
                 )
         except UserError as error:
-            if name in wanted:  # other files are read for their class names only
+            if path in names:  # other files are read for their class names only
                 on_problem("malformed annotation", str(path), error)
             continue
         seen |= {(thing.findtext("name") or "").strip() for thing in tree.iterfind("object")}
-        if name in wanted:
-            trees[name] = tree
+        if path in names:
+            trees[names[path]] = tree
     return trees, given or sorted(seen - {""})
 
 
-def _bytes(path: Path) -> bytes:
-    """Read a file, or raise a UserError."""
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -243,24 +295,27 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
     own = images.get(name, [])
     if leads_out(named) or "\0" in named:
         if len(own) != 1:
-            raise UserError(f"{path}: <filename> {named!r} leads out of JPEGImages; fix <filename>")
+            raise UserError(f"{path}: <filename> {named!r} leads out of {truth.folder.name}; fix <filename>")
         truth.notes["paths in <filename> replaced by the image of the same name as the XML file"] += 1
         return own[0]
     stem = named.rpartition(".")[0] or named
     there = named in images.get(stem, [])
     if there and own and named not in own:
         raise UserError(
-            f"{path}: <filename> is {named}, but JPEGImages/{own[0]} has the name of this annotation file; "
+            f"{path}: <filename> is {named}, but {truth.folder.name}/{own[0]} has the name of this annotation file; "
             "name the right image in <filename>"
         )
     if there:
         return named
     if len(own) > 1:
         raise UserError(f"{path}: the images {own[0]} and {own[1]} both have its name; name one of them in <filename>")
+    ends = images.get(stem.replace("\\", "/").rpartition("/")[2], [])
+    if not own and len(ends) == 1:
+        truth.renamed[ends[0]] = named
+        return ends[0]
     if not own and absent == "error":
-        raise UserError(
-            f"{path}: there is no JPEGImages/{named or name + '.jpg'}; add the image, or pass --on-bad-image skip"
-        )
+        missing = f"{truth.folder.name}/{named or name + '.jpg'}"
+        raise UserError(f"{path}: there is no {missing}; add the image, or pass --on-bad-image skip")
     return own[0] if own else named or f"{name}.jpg"
 
 

@@ -5,24 +5,23 @@ hotcoco reads and writes single folders of labels too, but drops the suffixes of
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
-from backbones.common.datasets import Record, is_text
+from backbones.common.datasets import Record
 from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.images import UNSPLIT
+from detection.data.layouts.yolo_places import LabelledImages, label_folder, pairs_of_folder, pairs_of_list, united
+from detection.data.layouts.yolo_yaml import SPLITS, DataYaml, is_data_yaml
 from detection.data.truth import (
-    FolderImages,
     ProblemHandler,
     Truth,
-    checked_names,
     read_names,
     read_text,
     unknown_size,
@@ -40,110 +39,148 @@ class UnusableBoxError(UserError):
 
 @LAYOUTS.register("yolo")
 class YoloLayout(Layout):
-    """YOLO's layout. In the similar layout of segmentation data, the labels are images."""
+    """YOLO's layout. In the similar layout of segmentation data, the labels are images.
+
+    A split is what the YAML file says, or else a folder `images/SPLIT` or `SPLIT/images`, or else the folder `images`.
+    The data set may also be named by its YAML file.
+    """
 
     name = "yolo"
     form = "YOLO's images/SPLIT, labels/SPLIT and data.yaml or classes.txt"
 
     def signs(self, root: Path) -> Iterator[Sign]:
-        yield "data.yaml or classes.txt", (root / "data.yaml").is_file() or (root / "classes.txt").is_file()
-        folders = [folder for folder in (root / "labels", *root.glob("*/labels")) if folder.is_dir()]
-        yield "labels as *.txt in a folder labels", any(next(folder.rglob("*.txt"), None) for folder in folders)
+        description = DataYaml.of(root)
+        listed = (root / "classes.txt").is_file() or (description is not None and is_data_yaml(description.path))
+        yield "data.yaml or classes.txt", listed
+        yield "labels as *.txt in a folder labels", listed and _has_labels(root, description)
 
     def splits(self, root: Path) -> list[str]:
-        found = [*(root / "images").glob("*/"), *(folder.parent for folder in root.glob("*/images/"))]
-        return sorted({folder.name for folder in found if folder.is_dir()})
+        """Return the splits that the YAML file names, and those that have folders of their own."""
+        description = DataYaml.of(root)
+        named = {} if description is None else {name: description.existing(name) for name in description.splits}
+        taken = {place for places in named.values() for place in places}
+        folders = {name: folder for name, folder in _folders(home_of(root)).items() if folder not in taken}
+        own = {name for name, folder in folders.items() if name not in named}
+        if not named and not own and (home_of(root) / "images").is_dir():
+            return [UNSPLIT]
+        return sorted({*named, *own})
 
     def has_split(self, root: Path, name: str) -> bool:
-        return any(folder.is_dir() for folder in (root / "images" / name, root / name / "images"))
+        return name in self.splits(root) or name in _folders(home_of(root))
 
     def read(self, root: Path, split: str, how: Reading) -> Truth:
-        return _read_and_drop(root, split, how)
+        description, home = DataYaml.of(root), home_of(root)
+        keypoints = description.keypoints() if description is not None else 0
+        return read_yolo("yolo", _places(home, description, split, how), read_classes(root), how, keypoints=keypoints)
 
 
-def _read_and_drop(root: Path, split: str, how: Reading) -> Truth:
-    """Read a split. Boxes far outside their image are left out and counted if `how` says so."""
-    dropped: list[str] = []
-
-    def drop(kind: str, file: str, error: UserError) -> None:
-        if kind == BAD_BOX and how.bad_boxes == "drop":
-            dropped.append(file)
-        else:
-            how.on_problem(kind, file, error)
-
-    truth = read_yolo(root, split, replace(how, on_problem=drop))
-    if dropped:
-        truth.notes["boxes far outside their image dropped"] += len(dropped)
-    return truth
+def home_of(root: Path) -> Path:
+    """Return the folder of a data set that is named by its folder or by its YAML file."""
+    return root if root.is_dir() else root.parent
 
 
-def read_yolo(root: Path, split: str, how: Reading) -> Truth:
-    """Read the images of a split with their boxes. An image without a label file has no box.
+def _has_labels(root: Path, description: DataYaml | None) -> bool:
+    """Return whether a data set has label files as text."""
+    home = home_of(root)
+    folders = [folder for folder in (home / "labels", *home.glob("*/labels")) if folder.is_dir()]
+    if any(next(folder.rglob("*.txt"), None) for folder in folders):
+        return True
+    with contextlib.suppress(UserError):
+        places = [place for name in SPLITS if description is not None for place in description.existing(name)]
+        return any(place.is_file() or next(label_folder(place).rglob("*.txt"), None) for place in places)
+    return root.is_file()  # so that reading names the fault of the YAML file
 
-    Folders may also be nested as `SPLIT/images` (Roboflow). The classes are those of `data.yaml` or `classes.txt`. A
-    polygon is replaced by the box around it. Sizes are those of the image files after EXIF rotation.
+
+def _folders(home: Path) -> dict[str, Path]:
+    """Return the image folders `images/SPLIT` and `SPLIT/images` by split."""
+    found = {folder.parent.name: folder for folder in home.glob("*/images/")}
+    return {**found, **{folder.name: folder for folder in (home / "images").glob("*/")}}
+
+
+def _places(home: Path, description: DataYaml | None, split: str, how: Reading) -> LabelledImages:
+    """Return images and label files of a split.
 
     Raises:
-        UserError: classes or folders cannot be read, or `how.on_problem` raises the error of a record.
+        UserError: there is no such split.
     """
-    absent_images, on_problem = how.absent_images, how.on_problem
-    names, keypoints = read_classes(root), read_keypoints(root)
-    images, labels = _folders(root, split)
-    found = FolderImages.of(images)
-    files = _pairs(found.by_stem, images, labels, absent_images, on_problem)
+    named = description.require(split) if description is not None else []
+    if named:
+        parts = [pairs_of_folder(p, how) if p.is_dir() else pairs_of_list(p, home, how) for p in named]
+        whole = united(parts)
+        whole.notes.update(description.notes.keys() if description is not None else ())
+        return whole
+    folders = _folders(home)
+    if split in folders:
+        return pairs_of_folder(folders[split], how, labels=label_folder(folders[split]))
+    if split == UNSPLIT and not folders and (home / "images").is_dir():
+        return pairs_of_folder(home / "images", how)
+    parent = home / "images" if (home / "images").is_dir() else home
+    there = ", ".join(sorted(folders) or sorted(p.name for p in parent.iterdir() if p.is_dir())) or "none"
+    raise UserError(
+        f"{home / 'images' / split}: no such folder of images; name one of the folders in {parent} ({there})"
+    )
+
+
+def read_yolo(layout: str, places: LabelledImages, names: list[str], how: Reading, *, keypoints: int = 0) -> Truth:
+    """Read the images of a split with their boxes. An image without a label file has no box.
+
+    A polygon is replaced by the box around it. Sizes are those of the image files after EXIF rotation. Boxes far
+    outside their image are left out and counted if `how` says so.
+
+    Args:
+        layout: name of the layout.
+        names: class names.
+        keypoints: number of values after the box on lines of poses.
+
+    Raises:
+        UserError: a file cannot be read, or `how.on_problem` raises the error of a record.
+    """
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     data: Record = {"images": [], "annotations": [], "categories": categories}
-    truth = Truth("yolo", labels, images, data, passed_over=found.passed_over)
+    truth = Truth(layout, places.labels, places.folder, data, passed_over=places.passed_over, notes=places.notes)
     # Read the headers of the image files in parallel.
     with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(lambda name: _size(images / name, absent_images), files))
-    for (name, path), size in zip(files.items(), sizes, strict=True):
+        sizes = list(pool.map(lambda name: _size(places.folder / name, how.absent_images), places.files))
+    for (name, path), size in zip(places.files.items(), sizes, strict=True):
         if isinstance(size, UserError):
-            on_problem("undecodable file", str(images / name), size)
+            how.on_problem("undecodable file", str(places.folder / name), size)
             continue
         height, width = size
         truth.files.append(str(path))
         record = {"id": len(truth.files), "file_name": name, "width": width, "height": height}
         truth.data["images"].append(record)
-        _add_boxes(path, (width, height), names, keypoints, truth, on_problem)
+        _add_boxes(path, (width, height), names, keypoints, truth, _dropping(truth, how))
     return truth
 
 
+def _dropping(truth: Truth, how: Reading) -> ProblemHandler:
+    """Return a handler of problems that counts boxes far outside their image if they are to be left out."""
+
+    def handle(kind: str, file: str, error: UserError) -> None:
+        if kind == BAD_BOX and how.bad_boxes == "drop":
+            truth.notes["boxes far outside their image dropped"] += 1
+        else:
+            how.on_problem(kind, file, error)
+
+    return handle
+
+
 def read_classes(root: Path) -> list[str]:
-    """Read the class names from `data.yaml` or `classes.txt`, in the order of their numbers.
+    """Read the class names from the YAML file or `classes.txt`, in the order of their numbers.
 
     Raises:
         UserError: neither file exists, one is malformed, or they differ.
     """
-    text, listed = root / "classes.txt", root / "data.yaml"
-    found = [_names_of_yaml(listed)] if listed.is_file() else []
+    description, text = DataYaml.of(root), home_of(root) / "classes.txt"
+    found = [description.names()] if description is not None else []
     found += [read_names(text)] if text.is_file() else []
     if not found:
         raise UserError(
             f"{root}: has neither data.yaml nor classes.txt; add one of them, with the names of the classes"
         )
-    if found[0] != found[-1]:
-        raise UserError(f"{text}: lists other classes than {listed}; fix or remove one of the two files")
+    if description is not None and found[0] != found[-1]:
+        raise UserError(f"{text}: lists other classes than {description.path}; fix or remove one of the two files")
     return found[0]
-
-
-def read_keypoints(root: Path) -> int:
-    """Return how many keypoint values follow the box on each line of a pose data set; 0 for other data sets.
-
-    The number follows from `kpt_shape` in `data.yaml`: [17, 3] means 17 points with x, y and visibility.
-
-    Raises:
-        UserError: `kpt_shape` is malformed.
-    """
-    path = root / "data.yaml"
-    shape = _yaml(path).get("kpt_shape") if path.is_file() else None
-    if shape is None:
-        return 0
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
-        raise UserError(
-            f"{path}: `kpt_shape` is {str(shape)[:40]}; write [number of points, values per point], such as [17, 3]"
-        )
-    return int(shape[0] * shape[1])
 
 
 def _without_keypoints(words: list[str], keypoints: int, truth: Truth) -> list[str]:
@@ -152,92 +189,6 @@ def _without_keypoints(words: list[str], keypoints: int, truth: Truth) -> list[s
         return words
     truth.notes["poses read as boxes, without their points"] += 1
     return words[:5]
-
-
-def _yaml(path: Path) -> Record:
-    """Return the content of a data.yaml, or {} if the content is not a mapping."""
-    try:
-        data = yaml.safe_load(read_text(path))
-    except UserError:
-        raise
-    except Exception as error:  # PyYAML raises many types, such as an IndexError for `!!int`
-        raise UserError(
-            f"{path}: is not valid YAML ({' '.join(str(error).split()) or type(error).__name__}); fix the file"
-        ) from None
-    return data if isinstance(data, dict) else {}
-
-
-def _names_of_yaml(path: Path) -> list[str]:
-    """Return the class names in a `data.yaml`. They are a list, or a mapping from the numbers 0, 1, ... to names."""
-    data = _yaml(path)
-    names = data.get("names")
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not all(_is_title(name) for name in names):
-        raise UserError(f"{path}: `names` is neither a list of class names nor a mapping from 0, 1, ...; fix `names`")
-    count = data.get("nc", len(names))
-    if count != len(names):
-        raise UserError(
-            f"{path}: `nc` is {str(count)[:40]}, but `names` lists {len(names)} classes; fix one of the two entries"
-        )
-    return checked_names(path, [str(name) for name in names])
-
-
-def _is_title(value: object) -> bool:
-    """Return whether a value can be a class name."""
-    return (is_text(value) and bool(value)) or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _folders(root: Path, split: str) -> tuple[Path, Path]:
-    """Return the folders of images and labels of a split."""
-    choices = [(root / "images" / split, root / "labels" / split), (root / split / "images", root / split / "labels")]
-    found = [pair for pair in choices if pair[0].is_dir()]
-    if not found:
-        parent = root / "images" if (root / "images").is_dir() else root
-        there = ", ".join(sorted(p.name for p in parent.iterdir() if p.is_dir())) or "none"
-        raise UserError(f"{choices[0][0]}: no such folder of images; name one of the folders in {parent} ({there})")
-    images, labels = found[0]
-    if not labels.is_dir():
-        raise UserError(
-            f"{labels}: no such folder, but the images in {images} need it for their labels; create it, or "
-            "name another split"
-        )
-    return images, labels
-
-
-def _pairs(
-    by_stem: dict[str, list[str]], images: Path, labels: Path, absent: str, on_problem: ProblemHandler
-) -> dict[str, Path]:
-    """Return a dict from image names to paths of label files. A label file need not exist.
-
-    Args:
-        by_stem: names of image files by name without suffix.
-        images, labels: the folders.
-        absent: whether a label file without an image is an error ("error") or not ("keep").
-    """
-    there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in _visible(labels)}
-    there.pop("classes", None)  # labelImg writes its classes.txt among the labels
-    pairs: dict[str, Path] = {}
-    for stem, names in by_stem.items():
-        if len(names) > 1:
-            text = f"{images / names[0]}: {names[1]} has the same name except for the suffix, so that both have the "
-            text += "same label file; rename one"
-            on_problem("duplicate file name", str(images / names[0]), UserError(text))
-        pairs[names[0]] = labels / f"{stem}.txt"
-    for stem in sorted(there.keys() - by_stem.keys()):
-        if absent == "error":
-            text = f"{there[stem]}: there is no image of this name in {images}; add it, or pass --on-bad-image skip"
-            on_problem("missing file", str(there[stem]), UserError(text))
-        else:
-            pairs[f"{stem}.jpg"] = there[stem]
-    if not pairs:
-        raise UserError(f"{images}: holds no images; add some, or name another split")
-    return dict(sorted(pairs.items()))
-
-
-def _visible(labels: Path) -> Iterator[Path]:
-    """Yield the text files in a folder and its subfolders, without hidden ones such as macOS's `._NAME.txt`."""
-    return (path for path in labels.rglob("*.txt") if not path.name.startswith("."))
 
 
 def _size(path: Path, absent: str) -> tuple[int, int] | UserError:

@@ -1,0 +1,50 @@
+"""Reads CSV files with a header, as spreadsheets and annotation tools write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from backbones.errors import UserError
+from detection.data.layouts.sniffing import head_of
+from detection.data.truth import read_text
+
+
+def has_columns(path: Path, names: Iterable[str]) -> bool:
+    """Return whether the header of a CSV file holds all given column names."""
+    lines = head_of(path).lstrip("\ufeff").splitlines()
+    return bool(lines) and set(names) <= set(_cells(lines[0]))
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line number, from 1, and the cells by column name of each row of a CSV file that is not blank.
+
+    Raises:
+        UserError: the file cannot be read, is not a CSV file, or a row has another number of cells than the header.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{path}: line {reader.line_num}: has {len(cells)} cells, but the header has {len(header)}; fix "
+                    "the line"
+                )
+            yield reader.line_num, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: is not CSV ({error}); save the file again") from None
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []

@@ -1,0 +1,104 @@
+"""Darknet's layout and its relatives: images and label files in one folder, and a list of class names.
+
+CVAT's YOLO 1.1 has `obj.data`, `obj.names`, `train.txt` and `obj_train_data/`; labelImg `classes.txt`; Roboflow
+`SPLIT/_darknet.labels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from backbones.errors import UserError
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images
+from detection.data.layouts.yolo import read_yolo
+from detection.data.layouts.yolo_places import LISTS, LabelledImages, pairs_of_folder, pairs_of_list
+from detection.data.truth import Truth, read_names, read_text
+
+CLASS_FILES = ("obj.names", "classes.txt", "_darknet.labels", "predefined_classes.txt", "classes.names")
+SPLITS: tuple[str, ...] = ("train", "valid", "val", "test")
+UNLABELLED = "images without a label file, which are left out"
+
+
+@LAYOUTS.register("darknet")
+class DarknetLayout(Layout):
+    """Images and label files in one folder, in a folder for each split, or in lists."""
+
+    name = "darknet"
+    form = "Darknet's or labelImg's images with *.txt in one folder, and obj.names or classes.txt"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        yield f"{', '.join(CLASS_FILES[:3])} or a file *.data", _class_file(root) is not None
+        yield "images and label files *.txt in one folder", bool(_places(root))
+
+    def splits(self, root: Path) -> list[str]:
+        return sorted(_places(root))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        places, names = _places(root), _class_file(root)
+        if split not in places or names is None:
+            known = ", ".join(sorted(places))
+            raise UserError(f"--data {root}: has no split {split}; name one of its splits ({known})")
+        place = places[split]
+        if place.is_file():
+            return read_yolo("darknet", pairs_of_list(place, root, how), read_names(names), how)
+        return read_yolo("darknet", _labelled(pairs_of_folder(place, how, labels=place)), read_names(names), how)
+
+
+def _labelled(found: LabelledImages) -> LabelledImages:
+    """Leave out and count the images without a label file: a tool that saves on demand did not label them."""
+    files = {name: label for name, label in found.files.items() if label.is_file()}
+    if len(files) < len(found.files):
+        found.notes[UNLABELLED] += len(found.files) - len(files)
+    found.passed_over[".txt"] = 0
+    found.files = files
+    return found
+
+
+def _places(root: Path) -> dict[str, Path]:
+    """Return the list or the folder of images of each split."""
+    data = _data(root)
+    lists = {key: root / Path(data[key].replace("\\", "/")).name for key in SPLITS if key in data}
+    lists = {key: path for key, path in lists.items() if path.is_file()}
+    if not lists and any(root.glob("obj_*_data/")):
+        lists = {name: root / f"{name}.txt" for name in SPLITS if (root / f"{name}.txt").is_file()}
+    if lists:
+        return lists
+    folders = {folder.name: folder for folder in folders_of_splits(root) if _has_pairs(folder)}
+    whole = next((folder for folder in (root / "obj_train_data", root / "data", root) if _has_pairs(folder)), None)
+    return folders or ({} if whole is None else {UNSPLIT: whole})
+
+
+def _has_pairs(folder: Path) -> bool:
+    """Return whether a folder holds images, and label files that are named like images and hold numbers."""
+    if not folder.is_dir() or not has_images(folder):
+        return False
+    labels = [path for path in files_of(folder, ".txt") if path.stem not in LISTS][:50]
+    return any(_is_label(path) for path in labels)
+
+
+def _is_label(path: Path) -> bool:
+    try:
+        words = path.read_text(encoding="utf-8-sig").split()
+        return not words or min(float(word) for word in words[:5]) >= 0
+    except (OSError, ValueError):
+        return False
+
+
+def _class_file(root: Path) -> Path | None:
+    """Return the list of class names."""
+    data = _data(root)
+    named = [root / Path(data["names"].replace("\\", "/")).name] if "names" in data else []
+    folders = [root, *folders_of_splits(root), root / "obj_train_data", root / "data"]
+    places = [*named, *(folder / name for folder in folders for name in CLASS_FILES)]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _data(root: Path) -> dict[str, str]:
+    """Return the entries `key = value` of the file `*.data`; {} if there is none."""
+    path = next(iter(files_of(root, ".data")), None)
+    if path is None:
+        return {}
+    pairs = (line.partition("=") for line in read_text(path).splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if value.strip() and "\0" not in value}

@@ -1,0 +1,110 @@
+"""Base of the layouts that keep all annotations of a split in one file: CVAT, Label Studio, VIA, CSV files, COCO."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from backbones.errors import UserError
+from detection.data.layouts.base import Layout, Reading, Sign
+from detection.data.layouts.images import (
+    SPLIT_WORDS,
+    UNSPLIT,
+    files_of,
+    folders_of_splits,
+    has_images,
+    image_folder,
+    require_split,
+)
+from detection.data.truth import Truth
+
+_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_WORDS)})(?:\d{{4}})?(?:$|[^a-z])")
+
+
+def split_word(path: Path) -> str | None:
+    """Return the word in a file's name that names a split, such as "val"; None if there is no such word."""
+    match = _WORD.search(path.stem.lower())
+    return match[1] if match else None
+
+
+class FileLayout(Layout):
+    """A layout whose splits each have one annotation file.
+
+    The file lies in the folder of the data set, in its subfolder `annotations`, or in the folder of a split. A split
+    has the name of its folder, or the word in the file's name such as `val`. A single file without such a word is
+    `train`.
+
+    Attributes:
+        suffixes: suffixes of the annotation files.
+        file: description of the file, for messages.
+    """
+
+    suffixes: tuple[str, ...]
+    file: str
+
+    @abstractmethod
+    def reads(self, path: Path) -> bool:
+        """Return whether a file has this format, from the beginning of the file."""
+
+    @abstractmethod
+    def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
+        """Read an annotation file.
+
+        Args:
+            path: the file.
+            images: folder of the images.
+            others: annotation files of the other splits, which may name further classes.
+
+        Raises:
+            UserError: the file cannot be read, or `how.on_problem` raises the error of a record.
+        """
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        files = self.files(root)
+        yield self.file, bool(files)
+        yield "images", any(has_images(folder) or any(folder.glob("*/")) for _, folder in files.values())
+
+    def splits(self, root: Path) -> list[str]:
+        return sorted(self.files(root))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        files = self.files(root)
+        require_split(split, sorted(files), root)
+        path, images = files[split]
+        return self.read_file(path, images, how, others=[file for file, _ in files.values() if file != path])
+
+    def files(self, root: Path) -> dict[str, tuple[Path, Path]]:
+        """Return annotation file and image folder of each split.
+
+        Raises:
+            UserError: it is not clear which files belong to which splits.
+        """
+        found = {}
+        for folder in folders_of_splits(root):
+            own = self._readable(folder)
+            if len(own) == 1:
+                found[folder.name] = own[0], image_folder(folder)
+        if found:
+            return found
+        for folder in (root, root / "annotations"):
+            if own := self._readable(folder):
+                return self._by_name(root, own)
+        return {}
+
+    def _readable(self, folder: Path) -> list[Path]:
+        return [path for suffix in self.suffixes for path in files_of(folder, suffix) if self.reads(path)]
+
+    def _by_name(self, root: Path, files: list[Path]) -> dict[str, tuple[Path, Path]]:
+        """Return the files of the splits by the words in the files' names."""
+        words = {path: split_word(path) for path in files}
+        if len(files) == 1 and words[files[0]] is None:
+            return {UNSPLIT: (files[0], image_folder(root))}
+        if None in words.values() or len(set(words.values())) < len(files):
+            names = ", ".join(path.name for path in files[:5])
+            raise UserError(
+                f"--data {root}: has several annotation files ({names}); name one with --annotations and --images, or "
+                "put `train` and `val` into their names"
+            )
+        return {word: (path, image_folder(root, f"images/{word}", word)) for path, word in words.items() if word}

@@ -1,0 +1,57 @@
+"""Finds the image folder of a data set whose annotation file lies beside the images or above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.errors import UserError
+
+FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "Images")
+UNSPLIT = "train"  # the split of a data set that is not split
+SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether a folder directly holds an image file."""
+    return first_of(folder, IMAGE_SUFFIXES) is not None
+
+
+def first_of(folder: Path, suffixes: Iterable[str]) -> Path | None:
+    """Return a file in a folder, without its subfolders, that has one of the suffixes; None if there is none."""
+    wanted = tuple(suffixes)
+    try:
+        with os.scandir(folder) as entries:
+            found = (e.name for e in entries if e.name.lower().endswith(wanted) and not e.name.startswith("."))
+            name = next(found, None)
+    except OSError:
+        return None
+    return None if name is None else folder / name
+
+
+def files_of(folder: Path, suffix: str) -> list[Path]:
+    """Return the visible files in a folder, without its subfolders, that have a suffix, sorted."""
+    return sorted(path for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))
+
+
+def image_folder(root: Path, *names: str) -> Path:
+    """Return the folder of the images: the first of `names` and of the usual names that exists in `root`, or `root`."""
+    return next((root / name for name in (*names, *FOLDERS) if (root / name).is_dir()), root)
+
+
+def folders_of_splits(root: Path) -> list[Path]:
+    """Return the folders in `root` that have the name of a split, sorted."""
+    return sorted(folder for folder in root.glob("*/") if folder.is_dir() and folder.name.lower() in SPLIT_WORDS)
+
+
+def require_split(split: str, splits: Iterable[str], root: Path) -> None:
+    """Check that a data set has a split.
+
+    Raises:
+        UserError: it has not.
+    """
+    known = list(splits)
+    if split not in known:
+        raise UserError(f"--data {root}: has no split {split}; name one of its splits ({', '.join(known) or 'none'})")

@@ -1,0 +1,134 @@
+"""LabelMe: a JSON file for each image, beside the image or in a folder of its own.
+
+Source: https://github.com/wkentaro/labelme
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from backbones.common.datasets import Record
+from backbones.errors import UserError
+from detection.data.file_names import ImageFinder
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
+from detection.data.layouts.images import (
+    UNSPLIT,
+    files_of,
+    first_of,
+    folders_of_splits,
+    has_images,
+    image_folder,
+    require_split,
+)
+from detection.data.layouts.json_files import read_json
+from detection.data.layouts.sniffing import json_kind
+from detection.data.truth import Truth
+
+FOLDERS = ("annotations", "labels", "json", "Annotations")
+UNLABELLED = "images without a JSON file, which are left out"
+
+
+@LAYOUTS.register("labelme")
+class LabelMeLayout(Layout):
+    """LabelMe's files, in one folder or in a folder for each split."""
+
+    name = "labelme"
+    form = "LabelMe's JSON file for each image"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        found = _folders(root)
+        yield "a JSON file of LabelMe for each image", bool(found)
+        yield "images", any(has_images(images) or any(images.glob("*/")) for _, images in found.values())
+
+    def splits(self, root: Path) -> list[str]:
+        return sorted(_folders(root))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        folders = _folders(root)
+        require_split(split, sorted(folders), root)
+        truths = {
+            name: _read(*pair, how if name == split else Reading("keep", on_problem=_ignore))
+            for name, pair in folders.items()
+        }
+        names = {str(shape["label"]).strip() for each in truths.values() for shape in each[1]}
+        return truths[split][0].finish(sorted(names))
+
+
+def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the folders of the JSON files and of the images of each split."""
+    found = {folder.name: pair for folder in folders_of_splits(root) if (pair := _pair(folder))}
+    pair = None if found else _pair(root)
+    return {UNSPLIT: pair} if pair else found
+
+
+def _pair(root: Path) -> tuple[Path, Path] | None:
+    for folder in (root, *(root / name for name in FOLDERS)):
+        first = first_of(folder, [".json"])
+        if first is not None and any(json_kind(path) == "labelme" for path in files_of(folder, ".json")[:3]):
+            return folder, folder if has_images(folder) else image_folder(root)
+    return None
+
+
+def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Record]]:
+    """Read the files of a folder; return the collected records, and the shapes that have a class."""
+    records = Collector("labelme", folder, ImageFinder(images), how, "shape")
+    shapes: list[Record] = []
+    for path in files_of(folder, ".json"):
+        try:
+            data = _content(path)
+        except UserError as error:
+            how.on_problem("malformed annotation", str(path), error)
+            continue
+        name = data.get("imagePath")
+        named = name if isinstance(name, str) and records.images.fitting(name) else path.with_suffix("").name
+        image = records.add_image(named, path, size=_size(data))
+        if image is not None:
+            shapes += _add_shapes(data["shapes"], records)
+    found = {image["file_name"] for image in records.truth.data["images"]}
+    unlabelled = len(records.images.files.keys() - found)
+    if unlabelled:
+        records.truth.notes[UNLABELLED] += unlabelled
+    return records, shapes
+
+
+def _add_shapes(shapes: list[object], records: Collector) -> Iterator[Record]:
+    """Add the shapes of an image; yield those that have a class."""
+    for ordinal, shape in enumerate(shapes, 1):
+        if not isinstance(shape, dict):
+            records.refuse(ordinal, "is not an object; fix the file")
+            continue
+        kind, points = shape.get("shape_type") or "polygon", numbers(shape.get("points"))
+        if kind in ("point", "points", "line", "linestrip"):
+            records.note(NO_AREA)
+            continue
+        if points is None or len(points) % 2 or len(points) < (6 if kind == "polygon" else 4):
+            records.refuse(ordinal, f"its points {str(shape.get('points'))[:60]} are no {kind}; fix the shape")
+            continue
+        box, outline = box_around(points), []
+        if kind == "circle":
+            radius = math.dist(points[:2], points[2:4])
+            box = [points[0] - radius, points[1] - radius, 2 * radius, 2 * radius]
+        elif kind == "polygon":
+            outline = [points]
+        records.add_object(shape.get("label"), box, ordinal, outline=outline)
+        if isinstance(shape.get("label"), str) and shape["label"].strip():
+            yield shape
+
+
+def _content(path: Path) -> Record:
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
+        raise UserError(f"{path}: has no list `shapes`; move files that LabelMe did not write to another folder")
+    return data
+
+
+def _size(data: Record) -> tuple[object, ...]:
+    sides = (data.get("imageWidth"), data.get("imageHeight"))
+    return sides if all(sides) else ()
+
+
+def _ignore(kind: str, file: str, error: UserError) -> None:
+    """Ignore a problem of another split, of which only the class names are read."""

@@ -1,0 +1,102 @@
+"""Open Images: a CSV file of boxes for each split, a CSV file of class names, and the images.
+
+Source: https://storage.googleapis.com/openimages/web/download_v7.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from backbones.errors import UserError
+from detection.data.file_names import ImageFinder
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.collector import Collector, as_number
+from detection.data.layouts.csv_files import has_columns, read_rows
+from detection.data.layouts.files import split_word
+from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, image_folder, require_split
+from detection.data.truth import Truth, read_text
+
+COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
+UNLISTED = "images without a row, which are left out"
+KEPT = {"IsOccluded": "occluded", "IsTruncated": "truncated"}
+
+
+@LAYOUTS.register("open-images")
+class OpenImagesLayout(Layout):
+    """Open Images' own files, or FiftyOne's folders `SPLIT/data`, `SPLIT/labels` and `SPLIT/metadata`."""
+
+    name = "open-images"
+    form = "Open Images' SPLIT-annotations-bbox.csv and images"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        found = _files(root)
+        yield f"a CSV file with the columns {', '.join(COLUMNS)}", bool(found)
+        yield "images", any(has_images(images) for _, images in found.values())
+
+    def splits(self, root: Path) -> list[str]:
+        return sorted(_files(root))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        files = _files(root)
+        require_split(split, sorted(files), root)
+        titles = _titles(root)
+        used = {row["LabelName"] for path, _ in files.values() for _, row in read_rows(path)}
+        known = [title for label, title in titles.items() if label in used]
+        classes = known + sorted(label for label in used - titles.keys() if label.strip())
+        return _read(*files[split], titles, how).finish(list(dict.fromkeys(classes)))
+
+
+def _read(path: Path, images: Path, titles: dict[str, str], how: Reading) -> Collector:
+    records = Collector("open-images", path, ImageFinder(images), how, "line")
+    rows: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    for number, row in read_rows(path):
+        rows.setdefault(row["ImageID"], []).append((number, row))
+    for name, own in rows.items():
+        image = records.add_image(name, path, where=f"line {own[0][0]}")
+        if image is None:
+            continue
+        for number, row in own:
+            sides = [as_number(row[column]) for column in COLUMNS[2:]]
+            if None in sides or not all(-1 <= (side or 0) <= 2 for side in sides):
+                records.refuse(number, "its box is not four fractions of the image's sides; fix the line")
+                continue
+            left, right, top, bottom = (side or 0.0 for side in sides)
+            width, height = image["width"], image["height"]
+            box = [left * width, top * height, (right - left) * width, (bottom - top) * height]
+            kept = {field: "1" for column, field in KEPT.items() if row.get(column) == "1"}
+            title = titles.get(row["LabelName"], row["LabelName"])
+            records.add_object(title, box, number, crowd=row.get("IsGroupOf") == "1", kept=kept)
+    left_out = len(records.images.files) - len(records.truth.files)
+    if left_out > 0:
+        records.truth.notes[UNLISTED] += left_out
+    return records
+
+
+def _files(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Return CSV file and image folder of each split."""
+    found = {}
+    for folder in folders_of_splits(root):
+        path = folder / "labels" / "detections.csv"
+        if has_columns(path, COLUMNS):
+            found[folder.name] = path, folder / "data"
+    for folder in () if found else (root, root / "annotations", root / "csv_folder"):
+        for path in files_of(folder, ".csv"):
+            if has_columns(path, COLUMNS):
+                word = split_word(path) or UNSPLIT
+                if word in found:
+                    raise UserError(
+                        f"--data {root}: {found[word][0].name} and {path.name} both hold the boxes of {word}; keep one"
+                    )
+                found[word] = path, image_folder(root, f"images/{word}", word)
+    return found
+
+
+def _titles(root: Path) -> dict[str, str]:
+    """Return the titles of the labels, such as "/m/01g317", in the order of the file of class names."""
+    places = [*files_of(root, ".csv"), *root.glob("*/class-descriptions*.csv"), *root.glob("*/metadata/classes.csv")]
+    for path in places:
+        if path.name == "classes.csv" or path.name.startswith(("class-descriptions", "oidv7-class-descriptions")):
+            pairs = [line.partition(",")[::2] for line in read_text(path).splitlines() if line.strip()]
+            return {label.strip(): title.strip().strip('"') for label, title in pairs if label.strip() != "LabelName"}
+    return {}

@@ -1,0 +1,86 @@
+"""Pascal VOC's XML files without its lists: Kaggle's, labelImg's and Roboflow's folders.
+
+The XML files lie beside the images, or in a folder such as `annotations` beside the folder of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.images import (
+    UNSPLIT,
+    files_of,
+    folders_of_splits,
+    has_images,
+    image_folder,
+    require_split,
+)
+from detection.data.layouts.sniffing import head_of
+from detection.data.layouts.voc import VocLayout, VocPlaces, read_voc_files
+from detection.data.truth import FolderImages, Truth
+
+FOLDERS = ("annotations", "Annotations", "annots", "labels", "xmls", "xml")
+UNLABELLED = "images without an XML file, which are left out"
+
+
+@LAYOUTS.register("voc-xml")
+class VocFoldersLayout(Layout):
+    """Folders of VOC's XML files without lists."""
+
+    name = "voc-xml"
+    form = "VOC's XML files beside the images or in annotations"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        found = {} if VocLayout().matches(root) else _folders(root)
+        yield "VOC's XML files in annotations or beside the images", bool(found)
+        yield "images", any(has_images(images) or any(images.glob("*/")) for _, images in found.values())
+
+    def splits(self, root: Path) -> list[str]:
+        return sorted(_folders(root))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        folders = _folders(root)
+        require_split(split, sorted(folders), root)
+        annotations, images = folders[split]
+        others = {path for folder, _ in folders.values() for path in _xml(folder)}
+        listed = root / "classes.txt"
+        places = VocPlaces("voc-xml", annotations, annotations, images, listed if listed.is_file() else None, others)
+        names = sorted(path.relative_to(annotations).with_suffix("").as_posix() for path in _xml(annotations))
+        truth = read_voc_files(places, names, how)
+        used = {image["file_name"] for image in truth.data["images"]}
+        unlabelled = sum(name not in used for own in FolderImages.of(images).by_stem.values() for name in own)
+        if unlabelled:
+            truth.notes[UNLABELLED] += unlabelled
+        return truth
+
+
+def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the folders of the XML files and of the images of each split."""
+    found = {folder.name: pair for folder in folders_of_splits(root) if (pair := _pair(folder))}
+    if found:
+        return found
+    for name in FOLDERS:  # annotations/SPLIT and images/SPLIT
+        images = image_folder(root)
+        found = {f.name: (f, images / f.name) for f in folders_of_splits(root / name) if _is_voc(f)}
+        if found and all(folder.is_dir() for _, folder in found.values()):
+            return found
+    pair = _pair(root)
+    return {UNSPLIT: pair} if pair else {}
+
+
+def _pair(root: Path) -> tuple[Path, Path] | None:
+    for folder in (root, *(root / name for name in FOLDERS)):
+        if _is_voc(folder):
+            return folder, folder if has_images(folder) else image_folder(root)
+    return None
+
+
+def _is_voc(folder: Path) -> bool:
+    """Return whether a folder holds XML files of VOC; the first few are tried."""
+    return any("<annotation" in (head := head_of(path)) and "<annotations" not in head for path in _xml(folder)[:3])
+
+
+def _xml(folder: Path) -> list[Path]:
+    return files_of(folder, ".xml")
