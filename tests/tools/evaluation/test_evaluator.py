@@ -352,6 +352,10 @@ def test_category_ids_are_explained_only_if_most_detections_of_several_categorie
 def test_shifted_image_ids_are_explained() -> None:
     with pytest.raises(UserError, match="adding 1 to each id would fit"):
         score(truth(BOX, images=3), [result(BOX, image=image) for image in (4, 5, 6)])
+    with pytest.raises(UserError, match=r"6 of 7 image ids are not in the ground truth: 11, 12, 13, 14, 15, \.\.\."):
+        score(truth(BOX), [result(BOX, image=image) for image in (5, *range(11, 17))])
+    with pytest.raises(UserError, match=r"5 of 6 image ids are not in the ground truth: 11, 12, 13, 14, 15[^,]"):
+        score(truth(BOX), [result(BOX, image=image) for image in (5, *range(11, 16))])
 
 
 def without(record: dict[str, Any], key: str) -> dict[str, Any]:
