@@ -46,7 +46,8 @@ setup(
         "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
         "export": EXPORT,
         "heif": ["pillow-heif>=0.16"],  # photos of telephones (.heic)
+        "video": ["av>=14"],  # the sound of videos that predict.py draws on
         "test": [*TEST, *EXPORT],
-        "dev": [*TEST, *EXPORT, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49"],
+        "dev": [*TEST, *EXPORT, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49", "av>=14"],
     },
 )

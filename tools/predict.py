@@ -101,6 +101,8 @@ def report(summary: PredictionSummary, folder: Path) -> None:
         print(f"files passed over: {others}")
     if summary.files:
         print(f"in {folder}: {', '.join(summary.files)}")
+    for note in summary.notes:
+        print(note)
     if summary.interrupted:
         raise KeyboardInterrupt(f"interrupted: {done} images were predicted, the others were not")
     if failed:

@@ -15,6 +15,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from tools.prediction.inputs import InputFile, read_header
+from tools.prediction.sound import MISSING, add_sound, can_add_sound
 
 CODEC = "vp09"  # VP9, which every browser plays and OpenCV writes; browsers refuse MPEG-4 part 2 ("mp4v")
 QUALITY = 92  # of JPEGs
@@ -37,13 +38,17 @@ class PictureWriter:
     Args:
         enabled: whether to draw at all.
         threads: number of threads that draw.
+
+    Attributes:
+        notes: lines for the user on what was left out, complete at the end.
     """
 
     def __init__(self, folder: Path, *, enabled: bool, threads: int = 2) -> None:
         self.folder, self.enabled = folder, enabled
         self.pool = ThreadPoolExecutor(threads)
         self.pending: deque[_PendingPicture] = deque()
-        self.videos: dict[Path, cv2.VideoWriter] = {}
+        self.videos: dict[Path, tuple[InputFile, cv2.VideoWriter]] = {}
+        self.notes: list[str] = []
 
     def __enter__(self) -> PictureWriter:
         return self
@@ -54,8 +59,10 @@ class PictureWriter:
                 self._finish_first()
         finally:
             self.pool.shutdown(cancel_futures=True)
-            for video in self.videos.values():
-                video.release()
+            for opened in self.videos.values():
+                opened[1].release()
+        if kind is None:
+            self.notes += self._add_sound()
 
     def add(self, name: str, source: InputFile, draw: Callable[[], np.ndarray], *, is_frame: bool) -> None:
         """Draw an image and write it, in a thread. The frames of a video must be added in order.
@@ -73,6 +80,13 @@ class PictureWriter:
         while len(self.pending) > MOST_PENDING:
             self._finish_first()
 
+    def _add_sound(self) -> list[str]:
+        """Add the sound of the sources to the drawn videos; return why videos have none."""
+        if not self.videos or not can_add_sound():
+            return [MISSING] if self.videos else []
+        found = (add_sound(path, source.path) for path, (source, _) in self.videos.items())
+        return [problem for problem in found if problem]
+
     def _finish_first(self) -> None:
         picture = self.pending.popleft()
         image = picture.job.result()
@@ -84,10 +98,11 @@ class PictureWriter:
         if path not in self.videos:
             path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*CODEC)
-            self.videos[path] = cv2.VideoWriter(str(path), codec, read_header(source.path).fps, (width, height))
-            if not self.videos[path].isOpened():
+            video = cv2.VideoWriter(str(path), codec, read_header(source.path).fps, (width, height))
+            self.videos[path] = (source, video)
+            if not video.isOpened():
                 raise UserError(f"{path}: cannot be written as a video of {width}x{height}; pass --draw false")
-        self.videos[path].write(cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2BGR))
+        self.videos[path][1].write(cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2BGR))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

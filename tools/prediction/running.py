@@ -45,6 +45,7 @@ class PredictionSummary:
         interrupted: whether an interrupt ended the prediction early.
         files: a line of text for each written file: its name and its content.
         passed_over: number of files in the named folders that are neither image nor video, by suffix.
+        notes: lines on what was left out of the drawn images and videos.
     """
 
     images: int = 0
@@ -53,6 +54,7 @@ class PredictionSummary:
     seconds: float = 0.0
     files: list[str] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def images_per_second(self) -> float:
@@ -130,7 +132,7 @@ def predict_all(
                     bar.update()
         except KeyboardInterrupt:
             summary.interrupted = True
-    summary.seconds = time.perf_counter() - started
+    summary.seconds, summary.notes = time.perf_counter() - started, pictures.notes
     if summary.images:
         summary.files = task.finish(folder)
         if settings.draw:
