@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.ops import box_iou
 
-from backbones.errors import UserError, first_line
+from backbones.errors import UserError
 from tools.exports.exportable import Exportable, Inputs
 from tools.exports.files import latencies, run_onnx
+from tools.exports.trial import run_alone, save_inputs
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 # Also computed in 8 bits where all that follows are layers. A detector adds and multiplies coordinates of boxes too,
 # which 8 bits would ruin, and of which an image without detections has none.
 BETWEEN_LAYERS = ("Add", "MaxPool", "GlobalAveragePool", "ReduceMean")
 LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused
+# Writes the 8-bit version argv[2] of the file argv[1], of the kind argv[4]: calibrated with the inputs argv[3], with
+# 8-bit operators of the types argv[5:]. A crash of the native library ends this process and not the export.
+PROGRAM = """
+import sys
+import numpy as np
+from onnxruntime import quantization as q
+
+source, target, inputs, kind, *operators = sys.argv[1:]
+if kind == "dynamic":
+    q.quantize_dynamic(source, target, weight_type=q.QuantType.QUInt8)
+    sys.exit()
+arrays = np.load(inputs)
+names = sorted({key.partition(" ")[2] for key in arrays})
+
+
+class Calibration:  # gives the inputs of one image after the other to onnxruntime
+    def __init__(self):
+        self.number = 0
+
+    def get_next(self):
+        if f"{self.number} {names[0]}" not in arrays:
+            return None
+        self.number += 1
+        return {name: arrays[f"{self.number - 1} {name}"] for name in names}
+
+
+q.quantize_static(
+    source,
+    target,
+    Calibration(),
+    quant_format=q.QuantFormat.QDQ,
+    per_channel=True,
+    activation_type=q.QuantType.QUInt8,
+    weight_type=q.QuantType.QInt8,
+    op_types_to_quantize=operators,
+)
+"""
 
 
 @dataclass(frozen=True)
@@ -56,25 +93,10 @@ class Int8Report:
         return found if self.top1 is None else found | {"top-1": " -> ".join(f"{each:.2%}" for each in self.top1)}
 
 
-class _Calibration:
-    """Gives images to onnxruntime, which records the range of each activation."""
-
-    def __init__(self, names: Sequence[str], items: Sequence[Inputs]) -> None:
-        self._names, self._items = names, items
-        self.rewind()
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        inputs = next(self._remaining, None)
-        return None if inputs is None else {k: x.numpy() for k, x in zip(self._names, inputs, strict=True)}
-
-    def rewind(self) -> None:
-        self._remaining: Iterator[Inputs] = iter(self._items)
-
-
 def quantise(
     source: Path, target: Path, exportable: Exportable, items: Sequence[Inputs], kind: Literal["static", "dynamic"]
 ) -> None:
-    """Write an 8-bit version of an fp32 ONNX file.
+    """Write an 8-bit version of an fp32 ONNX file, in a process of its own.
 
     Args:
         source: the fp32 file.
@@ -84,29 +106,15 @@ def quantise(
             "dynamic" finds the ranges at every run.
 
     Raises:
-        UserError: onnxruntime cannot quantise the file.
+        UserError: onnxruntime cannot quantise the file, or its process ends by a signal.
     """
-    from onnxruntime import quantization as q
-
-    logging.disable(logging.WARNING)
-    try:
-        if kind == "dynamic":
-            q.quantize_dynamic(source, target, weight_type=q.QuantType.QUInt8)
-            return
-        q.quantize_static(
-            source,
-            target,
-            _Calibration(exportable.inputs, items),
-            quant_format=q.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=q.QuantType.QUInt8,
-            weight_type=q.QuantType.QInt8,
-            op_types_to_quantize=[*LAYERS, *(() if exportable.metadata["task"] == "detection" else BETWEEN_LAYERS)],
-        )
-    except Exception as error:  # onnxruntime raises many kinds of errors
-        raise UserError(f"onnxruntime cannot quantise this model ({first_line(error)}); leave --int8 out") from None
-    finally:
-        logging.disable(logging.NOTSET)
+    layers = [*LAYERS, *(() if exportable.metadata["task"] == "detection" else BETWEEN_LAYERS)]
+    with TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.npz"
+        save_inputs(inputs, exportable, items)
+        reason = run_alone(PROGRAM, source, target, inputs, kind, *layers, folder=Path(folder))
+    if reason:
+        raise UserError(f"onnxruntime cannot quantise this model ({reason}); leave --int8 out")
 
 
 def measure(

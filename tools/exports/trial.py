@@ -1,17 +1,22 @@
-"""Trial of an ONNX file in a process of its own, because an operator that fails may end its process without a word."""
+"""Trial of an ONNX file in a process of its own, because an operator that fails may end its process without a word.
+
+Quantisation runs in such a process as well.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from backbones.errors import UserError
-from tools.exports.exportable import Exportable
+from tools.exports.exportable import Exportable, Inputs
 
 # Runs the file argv[1] on all inputs argv[2], arrays that are named after the number and the input.
 PROGRAM = """
@@ -37,24 +42,39 @@ def try_file(path: Path, exportable: Exportable) -> None:
         return
     with TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
-        named = [
-            (f"{number} {name}", tensor.numpy())
-            for number, blank in enumerate(exportable.blanks)
-            for name, tensor in zip(exportable.inputs, blank, strict=True)
-        ]
-        np.savez(inputs, allow_pickle=False, **dict(named))
-        command = [sys.executable, "-c", PROGRAM, str(path), str(inputs)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
+        save_inputs(inputs, exportable, exportable.blanks)
+        reason = run_alone(PROGRAM, path, inputs, folder=Path(folder))
+    if reason:
         raise UserError(
-            f"the exported file fails on an image without objects ({_reason(ended)}); no file was kept; leave --int8 "
+            f"the exported file fails on an image without objects ({reason}); no file was kept; leave --int8 "
             "out, or export another model"
         )
 
 
-def _reason(ended: subprocess.CompletedProcess[str]) -> str:
-    """Return why a process failed: its signal, or the last line that it printed."""
+def save_inputs(path: Path, exportable: Exportable, items: Sequence[Inputs]) -> None:
+    """Save inputs of images for another process, as arrays that are named after the number and the input."""
+    named = {
+        f"{number} {name}": tensor.numpy()
+        for number, item in enumerate(items)
+        for name, tensor in zip(exportable.inputs, item, strict=True)
+    }
+    np.savez(path, allow_pickle=False, **named)
+
+
+def run_alone(program: str, *arguments: str | Path, folder: Path) -> str | None:
+    """Run a Python program in a process of its own.
+
+    Args:
+        arguments: its `sys.argv[1:]`.
+        folder: for its temporary files, so that the caller can remove them after a crash.
+
+    Returns:
+        Why the process failed, or None if it ended well: its signal, or the last line that it printed.
+    """
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if ended.returncode < 0:
         return signal.Signals(-ended.returncode).name
     lines = ended.stderr.strip().splitlines()
-    return lines[-1] if lines else f"status {ended.returncode}"
+    return (lines[-1] if lines else f"status {ended.returncode}") if ended.returncode else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from tolerances import assert_rounded
 import classification
 from backbones.errors import UserError
 from tools import export
-from tools.exports import files
+from tools.exports import files, int8
 from tools.exports.files import compare, run_program
 from tools.exports.images import image_files
 from tools.exports.models import load_exportable
@@ -62,6 +64,27 @@ def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_pa
         images = torch.randn(shape)
         with torch.no_grad():
             assert_rounded(module(images), net.expected((images,))[0], terms=64 * 9, layers=22)
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("sys.exit('a fault')", "a fault"),
+        ("os._exit(7)", "status 7"),
+    ],
+)
+def test_a_crash_of_the_quantiser_is_one_line_and_leaves_no_files(tmp_path: Path, monkeypatch, ending, reason) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    start = "import os, signal, sys, tempfile; assert os.path.isfile(sys.argv[3]); tempfile.mkdtemp()"
+    monkeypatch.setattr(int8, "PROGRAM", f"{start}; {ending}")
+    exportable: Any = SimpleNamespace(inputs=("image",), metadata={"task": "classification"})
+    items = [(torch.zeros(1, 3, 8, 8),)] * 2
+    with pytest.raises(UserError, match=rf"cannot quantise this model \({reason}\); leave --int8 out"):
+        int8.quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", exportable, items, "static")
+    assert not list(temporary.iterdir())
 
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
