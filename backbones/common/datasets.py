@@ -195,6 +195,8 @@ COCO_FIELDS: Mapping[str, Mapping[str, Field]] = {
     },
 }
 _ID_FIELDS = ("id", "image_id", "category_id")
+# Descriptions of harmless differences, which all readers of COCO's files count.
+SIZES_READ, ODD_IDS = "sizes read from the image files", "annotations with a missing or repeated id"
 _LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
 
 
@@ -296,6 +298,12 @@ def refuse_duplicates(values: Iterable[Hashable], what: str, path: Path) -> None
         if value in seen:
             raise UserError(f"{path}: {what} {reprlib.repr(value)} is a duplicate; fix the file")
         seen.add(value)
+
+
+def count_odd_ids(annotations: Iterable[Record]) -> int:
+    """Return how many annotations have an id that is missing, malformed or a duplicate. Nothing refers to these ids."""
+    ids = [annotation.get("id") for annotation in annotations]
+    return len(ids) - len({value for value in ids if _is_id(value)})
 
 
 def spread(size: int, sample: int) -> np.ndarray:

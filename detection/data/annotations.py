@@ -10,7 +10,10 @@ from typing import Literal
 import numpy as np
 
 from backbones.common.datasets import (
+    ODD_IDS,
+    SIZES_READ,
     Record,
+    count_odd_ids,
     records_of,
     refuse_absent_files,
     refuse_duplicates,
@@ -160,7 +163,8 @@ class CocoAnnotations:
         image_ids, names, sizes = _checked_images(truth, absent_images, allow_outside)
         categories = CategoryMap.from_json(records_of(truth.data, "categories", path), path)
         annotations = records_of(truth.data, "annotations", path)
-        _count_odd_ids(truth)
+        if odd := count_odd_ids(annotations):
+            truth.notes[ODD_IDS] += odd
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
         crowd = np.array([bool(require_field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
@@ -247,15 +251,7 @@ def _complete_size(truth: Truth, image: Record, absent_images: str) -> None:
         image["height"], image["width"] = unknown_size()
         completed = True
     if completed:
-        truth.notes["sizes read from the image files"] += 1
-
-
-def _count_odd_ids(truth: Truth) -> None:
-    """Count annotations whose id is missing, malformed or a duplicate. Nothing refers to these ids."""
-    ids = [annotation.get("id") for annotation in truth.data["annotations"]]
-    distinct = {value for value in ids if isinstance(value, int)}
-    if len(distinct) < len(ids):
-        truth.notes["annotations with a missing or repeated id"] += len(ids) - len(distinct)
+        truth.notes[SIZES_READ] += 1
 
 
 def _rows(annotations: list[Record], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from backbones.common.datasets import Record, field, file_of_image, read_coco, records_of, refuse_duplicates
+from backbones.common.datasets import (
+    ODD_IDS,
+    SIZES_READ,
+    Record,
+    count_odd_ids,
+    field,
+    file_of_image,
+    read_coco,
+    records_of,
+    refuse_duplicates,
+)
 from backbones.common.images import MOST_PIXELS, complete_size, read_image
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
@@ -24,7 +35,7 @@ VOC_IN_COCO = (
 NEEDED = {
     "image": ("id", "file_name", "height", "width"),
     "category": ("id", "name"),
-    "annotation": ("id", "image_id", "category_id", "segmentation", "iscrowd"),
+    "annotation": ("image_id", "category_id", "segmentation", "iscrowd"),
 }
 
 
@@ -53,8 +64,10 @@ class CocoLabels:
         allow_outside: bool = False,
         bits: int = 16,
     ) -> None:
-        data = read_instances(path, folder, allow_outside=allow_outside)
+        notes = Counter[str]()
+        data = read_instances(path, folder, allow_outside=allow_outside, notes=notes)
         self.where, self.folder, self.bits = str(path), folder, bits
+        self.notes: Mapping[str, int] = notes
         self.passed_over: Mapping[str, int] = {}  # the file names its images
         self.classes, numbers = _classes(data["categories"], chosen, path)
         # Pack everything into arrays: reading Python objects would copy their memory into each worker.
@@ -62,15 +75,18 @@ class CocoLabels:
         self._names = np.array([image["file_name"] for image in images])
         self._sizes = np.array([(image["height"], image["width"]) for image in images], np.int64)
         self.image_ids = np.array([image["id"] for image in images], np.int64)
-        kept = sorted((a for a in data["annotations"] if a["category_id"] in numbers), key=lambda a: a["image_id"])
+        annotations = data["annotations"]
+        order = [place for place, record in enumerate(annotations) if record["category_id"] in numbers]
+        order.sort(key=lambda place: annotations[place]["image_id"])
+        kept = [annotations[place] for place in order]
         rows = np.array([a["image_id"] for a in kept], np.int64)
         # The objects of image i are offsets[i] to offsets[i + 1].
         self._offsets = np.searchsorted(rows, [*self.image_ids, np.iinfo(np.int64).max])
-        self._ids = np.array([a["id"] for a in kept], np.int64)
+        self._places = np.array(order, np.int64)  # in the file's list
         self._numbers = np.array([numbers[a["category_id"]] for a in kept], np.uint8)
         self._crowd = np.array([bool(a.get("iscrowd")) for a in kept], bool)
         # The outline of object i is the JSON text from ends[i] to ends[i + 1].
-        texts = [_packed(annotation, path) for annotation in kept]
+        texts = [_packed(annotation, place, path) for annotation, place in zip(kept, order, strict=True)]
         self._ends = np.cumsum([0, *map(len, texts)])
         self._text = np.frombuffer(b"".join(texts), np.uint8)
 
@@ -106,35 +122,43 @@ class CocoLabels:
             return paint(outline, size)
         except ValueError as error:
             raise UserError(
-                f"{self.where}: annotation {self._ids[index]}: `segmentation` is malformed ({error}); fix the file"
+                f"{self.where}: annotations[{self._places[index]}]: `segmentation` is malformed ({error}); fix the file"
             ) from None
 
 
-def read_instances(path: Path, folder: Path, *, allow_outside: bool = False) -> dict[str, list[Record]]:
+def read_instances(
+    path: Path, folder: Path, *, allow_outside: bool = False, notes: Counter[str]
+) -> dict[str, list[Record]]:
     """Read the lists `images`, `categories` and `annotations` of a COCO file and check the fields for label maps.
 
     Args:
         path: instances JSON file.
         folder: of the images. If a record has no width or no height, the size is read from the image file.
         allow_outside: accept file names that lead out of the image folder (absolute ones, and those with `..`).
+        notes: counts harmless differences by description: missing sizes, and ids of annotations that are missing or
+            repeated, to which nothing refers.
 
     Raises:
         UserError: the file is not JSON, a field is missing or malformed (a file of boxes only has no `segmentation`),
-            an id or class name is a duplicate, or an annotation belongs to no image or category of the file.
+            an id of an image or category or a class name is a duplicate, or an annotation belongs to no image or
+            category of the file.
     """
     data = read_coco(path)
     lists = {name: records_of(data, name, path) for name in ("images", "categories", "annotations")}
     kinds = dict(zip(NEEDED, lists.values(), strict=True))
     for image in lists["images"]:
-        _complete_size(image, path, folder, allow_outside=allow_outside)
+        if _complete_size(image, path, folder, allow_outside=allow_outside):
+            notes[SIZES_READ] += 1
     for kind, records in kinds.items():
         for record in records:
             for name in NEEDED[kind]:
                 field(record, kind, name, path)
     if not lists["images"]:
         raise UserError(f"{path}: `images` is empty; label maps need images")
-    for kind, records in kinds.items():
-        refuse_duplicates((record["id"] for record in records), f"{kind} id", path)
+    for kind in ("image", "category"):
+        refuse_duplicates((record["id"] for record in kinds[kind]), f"{kind} id", path)
+    if odd := count_odd_ids(lists["annotations"]):
+        notes[ODD_IDS] += odd
     refuse_duplicates((str(category["name"]) for category in lists["categories"]), "category name", path)
     _check_references(lists, path)
     for image in lists["images"]:
@@ -143,24 +167,22 @@ def read_instances(path: Path, folder: Path, *, allow_outside: bool = False) -> 
     return lists
 
 
-def _complete_size(image: Record, path: Path, folder: Path, *, allow_outside: bool) -> None:
-    """If an image's record has no width or no height, read the image's size from its file."""
+def _complete_size(image: Record, path: Path, folder: Path, *, allow_outside: bool) -> bool:
+    """If an image's record has no width or no height, read the image's size from its file. Return whether it did."""
     if image.get("width") is not None and image.get("height") is not None:
-        return
+        return False
     for name in ("id", "file_name"):
         field(image, "image", name, path)
     file_of_image(image, path, allow_outside=allow_outside)
-    complete_size(image, folder)
+    return complete_size(image, folder)
 
 
-def _packed(annotation: Record, path: Path) -> bytes:
-    """Return an annotation's outline as JSON without spaces."""
+def _packed(annotation: Record, place: int, path: Path) -> bytes:
+    """Return the outline of the annotation at `place` in the file's list as JSON without spaces."""
     try:
         return json.dumps(annotation["segmentation"], separators=(",", ":")).encode()
     except RecursionError:
-        raise UserError(
-            f"{path}: annotation {annotation['id']}: `segmentation` is nested too deeply; fix the file"
-        ) from None
+        raise UserError(f"{path}: annotations[{place}]: `segmentation` is nested too deeply; fix the file") from None
 
 
 def _classes(categories: Sequence[Record], chosen: Literal["all", "voc"], path: Path) -> tuple[Classes, dict[int, int]]:
@@ -185,11 +207,11 @@ def _check_references(data: dict[str, list[Record]], path: Path) -> None:
     """Refuse annotations whose image or category is not in the file."""
     fields = {"image_id": "images", "category_id": "categories"}
     known = {kind: {record["id"] for record in data[kind]} for kind in fields.values()}
-    for annotation in data["annotations"]:
+    for place, annotation in enumerate(data["annotations"]):
         for name, kind in fields.items():
             if annotation[name] not in known[kind]:
                 raise UserError(
-                    f"{path}: annotation {annotation['id']}: `{name}` is {annotation[name]}, but the file "
+                    f"{path}: annotations[{place}]: `{name}` is {annotation[name]}, but the file "
                     f"has no record of this id in `{kind}`; fix the annotation"
                 )
 

@@ -38,11 +38,13 @@ class LabelSource(Protocol):
         classes: names and colours by class number.
         where: name of the data for messages.
         passed_over: number of the files by suffix in the folders of images and label maps that are not read.
+        notes: number of cases in which something was corrected in reading, by description.
     """
 
     classes: Classes
     where: str
     passed_over: Mapping[str, int]
+    notes: Mapping[str, int]
 
     def __len__(self) -> int: ...
 

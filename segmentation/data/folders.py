@@ -43,6 +43,7 @@ class LabelFolder:
         passed_over: Mapping[str, int] | None = None,
     ) -> None:
         self.where, self.code, self.bits, self.passed_over = where, code, bits, passed_over or {}
+        self.notes: Mapping[str, int] = {}
         # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
         self._images, self._labels = (np.array([os.fsencode(p) for p in column]) for column in zip(*pairs, strict=True))
         classes, own = code.classes, code.palette[: len(code.classes)]

@@ -44,7 +44,7 @@ def checked_runs(outline: Mapping[str, object], size: tuple[int, int]) -> np.nda
     if outline["size"] != list(size):
         raise ValueError(f"a mask of {reprlib.repr(outline['size'])} for an image of {list(size)}")
     given, pixels = outline["counts"], size[0] * size[1]
-    counts = _decompressed(given) if isinstance(given, str) else _array(given)
+    counts = _decompressed(given) if isinstance(given, str) else _whole(_array(given))
     if counts.ndim != 1 or counts.dtype.kind != "i" or ((counts < 0) | (counts > pixels)).any():
         raise ValueError("`counts` is no list of pixel counts")
     if counts.sum() != pixels:
@@ -71,6 +71,13 @@ def _array(values: object) -> np.ndarray:
         return np.array(values)
     except ValueError:
         return np.array(None)
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    """Convert an array of whole numbers such as 3.0, which some tools write, to integers; return others unchanged."""
+    if numbers.dtype.kind == "f" and np.isfinite(numbers).all() and (np.abs(numbers) < 2**53).all():
+        return numbers.astype(np.int64) if (numbers == np.floor(numbers)).all() else numbers
+    return numbers
 
 
 def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -275,10 +275,10 @@ def test_instances_are_where_pycocotools_has_them(coco_mini: Path) -> None:
         ("category id 10 is a duplicate", {"categories": [{"id": 10, "name": "cat"}, {"id": 10, "name": "dog"}]}),
         ("category name 'cat' is a duplicate", {"categories": [{"id": 10, "name": "cat"}, {"id": 20, "name": "cat"}]}),
         (
-            "annotation 1: `category_id` is 10, but the file has no record of",
+            "annotations\\[0\\]: `category_id` is 10, but the file has no record of",
             {"categories": [{"id": 20, "name": "dog"}]},
         ),
-        ("annotation 1: `image_id` is 1, but the file has no record of", {"images": [{**IMAGE, "id": 2}]}),
+        ("annotations\\[0\\]: `image_id` is 1, but the file has no record of", {"images": [{**IMAGE, "id": 2}]}),
     ],
 )  # fmt: skip
 def test_malformed_coco_files_are_named(write_coco, words: str, more: dict[str, Any]) -> None:
@@ -295,7 +295,22 @@ def test_a_size_that_the_record_lacks_is_read_from_the_image(write_coco, image: 
     assert (CocoLabels(path, path.parent).labels(0, (10, 20)) == expected).all()
 
 
-@pytest.mark.parametrize("field", ["id", "image_id", "category_id", "segmentation"])
+def test_harmless_differences_are_read_and_counted(write_coco) -> None:
+    """Ids of annotations that are missing or repeated, whole numbers with a point, and sizes that are missing."""
+    runs = {"counts": [0, 30, 170], "size": [10, 20]}
+    shapes = [square(1, 10, (2, 0, 8, 10)), square(2, 20, (10, 0, 14, 10)), square(3, 20, (15, 0, 16, 10))]
+    plain = CocoLabels(path := write_coco(*shapes, {**shapes[0], "id": 4, "segmentation": runs}), path.parent)
+    shapes[1].update(id=1, category_id=20.0)
+    del shapes[2]["id"]
+    runs = {"counts": [0.0, 30.0, 170.0], "size": [10.0, 20.0]}
+    image = {"id": 1.0, "file_name": "1.jpg", "width": 20.0}
+    path = write_coco(*shapes, {**shapes[0], "id": 4.0, "segmentation": runs}, images=[image])
+    found = CocoLabels(path, path.parent)
+    assert np.array_equal(found.labels(0, (10, 20)), plain.labels(0, (10, 20))) and plain.notes == {}
+    assert found.notes == {"sizes read from the image files": 1, "annotations with a missing or repeated id": 2}
+
+
+@pytest.mark.parametrize("field", ["image_id", "category_id", "segmentation"])
 @pytest.mark.parametrize("value", [None, 1.5, "absent"])
 def test_malformed_annotations_are_named(write_coco, field: str, value: Any) -> None:
     record = square(7, 10, (2, 0, 8, 10), **{field: value})
@@ -326,7 +341,7 @@ def test_malformed_outlines_are_named(write_coco, kind: str) -> None:
     """Some of these end the process in pycocotools."""
     outline, words = OUTLINES[kind]
     path = write_coco(square(7, 10, (2, 0, 8, 10), segmentation=outline))
-    with pytest.raises(UserError, match=rf"annotation 7: `segmentation` is malformed \(.*{words}"):
+    with pytest.raises(UserError, match=rf"annotations\[0\]: `segmentation` is malformed \(.*{words}"):
         CocoLabels(path, path.parent).labels(0, (10, 20))
 
 

@@ -86,8 +86,9 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
         annotations.files, annotations.names = [file for file, _ in places], [name for _, name in places]
         images.names = [""] * len(images.records)
     annotations.rows_of("category_id", category_ids, kind="unknown category", target="categories")
-    for records, ids in ((images, image_ids), (categories, category_ids), (annotations, annotations.ids("id"))):
-        records.report_duplicates(ids)
+    images.report_duplicates(image_ids)
+    categories.report_duplicates(category_ids)
+    annotations.report_odd_ids()
     _check_category_names(categories)
     crowd = annotations.column("iscrowd")
     boxes = _check_boxes(annotations, rows, sizes)

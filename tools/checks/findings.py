@@ -26,6 +26,7 @@ REMARKS = (
     "foreign file name",
     "no such split",
     "other notation",
+    "odd annotation id",
     "small 16-bit values",
     "note",
     "unequal classes",

@@ -11,7 +11,7 @@ import numpy as np
 from backbones.common.datasets import COCO_FIELDS, field_problem
 from tools.checks.findings import CheckReport
 
-MALFORMED, DUPLICATE = "malformed field", "duplicate id"
+MALFORMED, DUPLICATE, ODD_ID = "malformed field", "duplicate id", "odd annotation id"
 KINDS = {"images": "image", "categories": "category", "annotations": "annotation"}  # of the records, by list
 
 
@@ -85,6 +85,20 @@ class RecordList:
         repeated[first] = False
         for index in np.flatnonzero(repeated & (ids >= 0)):
             self.add(int(index), DUPLICATE, f"an earlier record has the same id {ids[index]}")
+
+    def report_odd_ids(self) -> None:
+        """Report ids of annotations that are missing, malformed or repeated. Nothing refers to them: it is a remark."""
+        rule = COCO_FIELDS[KINDS[self.name]]["id"]
+        seen: set[object] = set()
+        for index, record in enumerate(self.records):
+            value = record.get("id")
+            if not rule.is_valid(value):
+                if self._is_object[index]:
+                    self.add(index, ODD_ID, field_problem(record, "id", rule.expected))
+            elif value in seen:
+                self.add(index, ODD_ID, f"an earlier record has the same id {value}")
+            else:
+                seen.add(value)
 
     def rows_of(self, name: str, known: np.ndarray, *, kind: str, target: str) -> np.ndarray:
         """Look up the ids in field `name` of all records; return their indices `[N]` in `known` `[K]`, -1 if absent.

@@ -203,7 +203,8 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
 
 def _described(data: Segmentation) -> str:
     others = describe_passed_over(data.source.passed_over)
-    return f"{len(data)} images ({data.source.where}{f'; files passed over: {others}' if others else ''})"
+    text = f"{len(data)} images" + "".join(f"; {count} {what}" for what, count in data.source.notes.items())
+    return f"{text} ({data.source.where}{f'; files passed over: {others}' if others else ''})"
 
 
 def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:

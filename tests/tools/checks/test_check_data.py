@@ -91,7 +91,6 @@ FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
     "in train and val": (shared, "image in both splits", "image 11", "011.jpg"),
     "image id twice": (image(id=5), "duplicate id", "image 5", "007.jpg"),
     "file name twice": (image(file_name=FIRST), "duplicate file name", "image 7", FIRST),
-    "annotation id twice": (annotation(1, id=1), "duplicate id", "annotation 1", FIRST),
     "category id twice": (
         lambda coco: coco.data["categories"].append({"id": 18, "name": "wolf"}),
         "duplicate id", "category 18", "",
@@ -151,7 +150,6 @@ FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
     "leads out": (image(file_name="../val2017/007.jpg"), "file outside the folder", "image 7", "../val2017/007.jpg"),
     "height of text": (image(height="40"), "malformed field", "image 7", "007.jpg"),
     "no object": (lambda coco: coco.data["annotations"].append(5), "malformed field", "annotations[5]", ""),
-    "no id": (lambda coco: coco.data["annotations"][0].pop("id"), "malformed field", "annotations[0]", FIRST),
     "no category": (
         lambda coco: coco.data.update(categories=[], annotations=[]),
         "empty list", "", "",
@@ -195,6 +193,8 @@ REMARKED: dict[str, tuple[Callable[[CocoFolder], Any], str, str]] = {
         "no objects", "",
     ),
     "no width": (lambda coco: coco.data["images"][1].pop("width"), "no size", "image 7"),
+    "annotation id twice": (annotation(1, id=1), "odd annotation id", "annotation 1"),
+    "no annotation id": (lambda coco: coco.data["annotations"][0].pop("id"), "odd annotation id", "annotations[0]"),
     "backslash": (image(file_name="train\\007.jpg"), "foreign file name", "image 7"),
 }  # fmt: skip
 
