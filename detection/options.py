@@ -18,15 +18,17 @@ class DetectionDataOptions:
     """Options of a detection run's data set: images, annotations and augmentation.
 
     Args:
-        data: folder of the data set, in the layout of COCO (annotations/instances_train*.json, train*/, the same for
-            val), Pascal VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt) or YOLO (images/train, labels/train
-            and data.yaml or classes.txt). Absent is the built-in data set of shapes.
-        layout: name of the layout of `data`; absent: recognised from the files.
+        data: folder of the data set in any of the layouts that `--layout list` prints, such as those of COCO, Pascal
+            VOC, YOLO, Roboflow, CVAT or Label Studio; or YOLO's YAML file. Absent is the built-in data set of shapes.
+        layout: name of the layout of `data`; absent: recognised from the files; list prints all layouts.
+        annotations: annotation file of data that is not split, in place of `data`: a COCO JSON, or a file of CVAT,
+            Label Studio or VIA.
+        images: folder of the images of annotations.
         train_split: split of `data` to train on, such as trainval of VOC.
         val_split: split of `data` to evaluate on.
-        train_annotations: JSON file of the training split, in place of the one in `data`.
+        train_annotations: annotation file of the training split, in place of the one in `data`.
         train_images: folder of the images of train_annotations.
-        val_annotations: JSON file of the validation split, in place of the one in `data`.
+        val_annotations: annotation file of the validation split, in place of the one in `data`.
         val_images: folder of the images of val_annotations.
         limit: use at most the first n images of each split.
         bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
@@ -45,6 +47,8 @@ class DetectionDataOptions:
 
     data: str | None = None
     layout: str | None = option(None, resume="free")
+    annotations: str | None = None
+    images: str | None = None
     train_split: str = "train"
     val_split: str = option("val", resume="evaluation")
     train_annotations: str | None = None
@@ -67,10 +71,14 @@ class DetectionDataOptions:
         rare = 0 <= self.repeat_threshold <= 1
         require(rare, "repeat_threshold", self.repeat_threshold, "must be a fraction of the images, from 0 to 1")
         require(all(side > 0 for side in self.short_sides or ()), "short_sides", self.short_sides, "must be above 0")
-        for split in ("train", "val"):
-            file, folder = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
-            both = (file is None) == (folder is None)
-            require(both, f"{split}_annotations", file, f"must be given together with --{split}-images")
+        for split in ("", "train_", "val_"):
+            file, folder = getattr(self, f"{split}annotations"), getattr(self, f"{split}images")
+            both, option_name = (file is None) == (folder is None), f"--{split}images".replace("_", "-")
+            require(both, f"{split}annotations", file, f"must be given together with {option_name}")
+        one = self.annotations is None or (self.data is None and self.train_annotations is None)
+        require(
+            one, "annotations", self.annotations, "takes the place of --data and --train-annotations; leave them out"
+        )
 
 
 @dataclass(frozen=True)

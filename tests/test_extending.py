@@ -73,7 +73,7 @@ def test_data_in_a_registered_layout_is_checked_and_converted(
     folder: Path, script: Callable[..., CompletedProcess[str]]
 ):
     given = ("--plugin", "my_layout.py", "--data", "my_data")
-    checked = script("check_data.py", *given, "--images", "false", cwd=folder)
+    checked = script("check_data.py", *given, "--decode", "false", cwd=folder)
     assert checked.returncode == 1, checked.stderr  # train and val share their images
     assert "train: 2 images, 2 annotations" in checked.stdout
     done = script("convert_data.py", *given, "--to", "coco", "--output", "converted", cwd=folder)

@@ -4,7 +4,8 @@
     python tools/check_data.py --data imagenet --workers 8 --json problems.json
     python tools/check_data.py --data camvid --ignore-index 11
     python tools/check_data.py --data VOC2007 --train-split trainval --val-split test
-    python tools/check_data.py --train-annotations A.json --train-images A/ --images false
+    python tools/check_data.py --train-annotations A.json --train-images A/ --decode false
+    python tools/check_data.py --annotations result.json --images photos
 
 `--data` has one of the layouts that the training commands read: COCO, Pascal VOC or YOLO with boxes, class folders, CSV
 files of classes, or images with label maps. The exit status is 0 for a clean data set, 1 for a data set with problems,
@@ -38,10 +39,12 @@ class CheckOptions:
     """Data set to check, and where to write the report.
 
     Args:
-        data: folder in the layout of COCO, Pascal VOC or YOLO, of class folders (train/CLASS/*, val/CLASS/*), of images
-            with a CSV file of classes, of images with label maps, or in a layout of a plugin; or a CSV file.
-        layout: name of the layout of detection data; absent: recognised from the files.
+        data: folder with boxes in a layout that `--layout list` prints, with class folders (train/CLASS/*,
+            val/CLASS/*), with images and a CSV file of classes, or with images and label maps; or a CSV or YAML file.
+        layout: name of the layout of boxes; absent: recognised from the files; list prints all layouts.
         truth: what to check if a VOC folder has both boxes and label maps; auto means boxes.
+        annotations: annotation file of data that is not split, in place of `data`.
+        images: folder of the images of `annotations`.
         train_annotations: COCO JSON of the training split, instead of the file in `data`.
         train_images: image folder of `train_annotations`.
         val_annotations: COCO JSON of the validation split, instead of the file in `data`.
@@ -50,7 +53,7 @@ class CheckOptions:
         val_split: name of the validation split.
         ignore_index: number in label maps of pixels that do not count.
         allow_outside: allow file names in a JSON or CSV file that lead out of the image folder.
-        images: read and decode every image; otherwise only check that the files exist.
+        decode: read and decode every image; otherwise only check that the files exist.
         workers: threads that read and decode; absent: a few more than CPU cores.
         json: JSON file for all problems.
         overwrite: replace an existing `json`.
@@ -59,6 +62,8 @@ class CheckOptions:
     data: str | None = None
     layout: str | None = None
     truth: Literal["auto", "boxes", "labels"] = "auto"
+    annotations: str | None = None
+    images: str | None = None
     train_annotations: str | None = None
     train_images: str | None = None
     val_annotations: str | None = None
@@ -67,22 +72,26 @@ class CheckOptions:
     val_split: str = "val"
     ignore_index: int = 255
     allow_outside: bool = False
-    images: bool = True
+    decode: bool = True
     workers: int | None = None
     json: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.data or self.train_annotations or self.val_annotations):
-            raise UserError("--data: is missing; name a data set, or give --train-annotations and --train-images")
-        for split in ("train", "val"):
-            file, folder = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
-            require(
-                (file is None) == (folder is None),
-                f"{split}_annotations",
-                file,
-                f"must be given together with --{split}-images",
-            )
+        if self.images in ("true", "false"):
+            raise UserError(f"--images {self.images}: names a folder; pass --decode {self.images} instead")
+        named = self.data or self.annotations or self.train_annotations or self.val_annotations
+        if not named and self.layout != "list":
+            raise UserError("--data: is missing; name a data set, or give --annotations and --images")
+        for split in ("", "train_", "val_"):
+            file, folder = getattr(self, f"{split}annotations"), getattr(self, f"{split}images")
+            option_name = f"--{split}images".replace("_", "-")
+            both = (file is None) == (folder is None)
+            require(both, f"{split}annotations", file, f"must be given together with {option_name}")
+        one = not (self.annotations and (self.data or self.train_annotations))
+        require(
+            one, "annotations", self.annotations, "takes the place of --data and --train-annotations; leave them out"
+        )
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
         require(self.workers is None or self.workers > 0, "workers", self.workers, "must be above 0")
         if self.json and Path(self.json).exists() and not self.overwrite:
@@ -93,7 +102,7 @@ class CheckOptions:
     def coco_files(self) -> dict[str, tuple[Path, Path]]:
         """Return the annotation file and image folder of each split that --train-... or --val-... options name."""
         files = {
-            "train": (self.train_annotations, self.train_images),
+            "train": (self.train_annotations or self.annotations, self.train_images or self.images),
             "val": (self.val_annotations, self.val_images),
         }
         return {split: (Path(file), Path(folder)) for split, (file, folder) in files.items() if file and folder}
@@ -123,8 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(options: CheckOptions, reading: ClassReadingOptions | None = None) -> CheckReport:
     """Return all problems of the data set. The errors are those of `check_dataset`."""
+    from detection.data.folders import list_layouts
     from tools.checks.dataset import check_dataset  # imports torch
 
+    list_layouts(options.layout)
     return check_dataset(
         Path(options.data) if options.data else None,
         coco_files=options.coco_files(),
@@ -134,7 +145,7 @@ def check(options: CheckOptions, reading: ClassReadingOptions | None = None) -> 
         ignore_index=options.ignore_index,
         reading=reading,
         allow_outside=options.allow_outside,
-        decode=options.images,
+        decode=options.decode,
         workers=options.workers,
     )
 

@@ -1,10 +1,11 @@
-"""Convert a detection data set between the layouts of COCO, Pascal VOC and YOLO.
+"""Convert a detection data set from one layout to another, such as from CVAT's to COCO's.
 
     python tools/convert_data.py --data VOC2007 --to coco --output voc-as-coco --train-split trainval --val-split test
     python tools/convert_data.py --data coco --to yolo --output coco-as-yolo
     python tools/convert_data.py --data my-yolo --to voc --output my-voc --val-split null
+    python tools/convert_data.py --annotations result.json --images photos --to yolo --output as-yolo
 
-`tools/train_det.py --data` reads all three layouts. The splits of the new folder are called train, val and test.
+`--layout list` prints the layouts that are read. The splits of the new folder are called train, val and test.
 Images are hard-linked if possible, else copied. Whatever both layouts can represent is the same after a conversion
 there and back.
 """
@@ -20,9 +21,14 @@ from typing import Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.errors import require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 from tools.cli.plugins import PluginOptions
+
+WritableLayout = Literal[
+    "coco", "coco-roboflow", "voc", "yolo", "cvat", "labelme", "label-studio", "via", "open-images"
+]
 
 
 @dataclass
@@ -30,24 +36,38 @@ class ConvertOptions:
     """Data set to convert, and where to write it.
 
     Args:
-        data: folder in the layout of COCO, Pascal VOC or YOLO, or in a layout that a plugin registers.
         output: folder to create.
         to: the layout to write.
-        layout: name of the layout of `data`; absent: recognised from the files.
-        train_split: split of `data` that becomes train; null for no such split.
-        val_split: split of `data` that becomes val; null for no such split.
-        test_split: split of `data` that becomes test; absent: no such split.
+        data: folder of the data set, or YOLO's YAML file.
+        layout: name of the layout of `data`; absent: recognised from the files; list prints all layouts.
+        annotations: annotation file of data that is not split, in place of `data`.
+        images: folder of the images of `annotations`.
+        train_split: split of `data` that becomes train; auto: the split of this name, if there is one; null: none.
+        val_split: split of `data` that becomes val; auto and null as above.
+        test_split: split of `data` that becomes test; auto and null as above.
         bad_boxes: whether boxes that the new layout cannot represent are an error or are left out.
     """
 
-    data: str
-    output: str
-    to: Literal["coco", "voc", "yolo"]
+    output: str | None = None
+    to: WritableLayout | None = None
+    data: str | None = None
     layout: str | None = None
-    train_split: str | None = "train"
-    val_split: str | None = "val"
-    test_split: str | None = None
+    annotations: str | None = None
+    images: str | None = None
+    train_split: str | None = "auto"
+    val_split: str | None = "auto"
+    test_split: str | None = "auto"
     bad_boxes: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        if self.layout == "list":
+            return
+        require(self.output, "output", self.output, "name a folder to create")
+        require(self.to, "to", self.to, "name the layout to write")
+        both = (self.annotations is None) == (self.images is None)
+        require(both, "annotations", self.annotations, "must be given together with --images")
+        one = (self.data is None) != (self.annotations is None)
+        require(one, "data", self.data, "name either --data, or --annotations and --images")
 
 
 @dataclass
@@ -63,16 +83,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = parse(ConvertGroups, description=__doc__.splitlines()[0], argv=argv)
     options = groups.convert
 
-    from detection.data.convert import convert  # imports torch
+    from detection.data.convert import chosen_splits, convert  # imports torch
+    from detection.data.folders import list_layouts
 
     groups.plugins.load()
-    splits = {"train": options.train_split, "val": options.val_split, "test": options.test_split}
+    list_layouts(options.layout)
+    source, splits = Path(options.data or options.annotations or ""), {"train": "train"}
+    if options.annotations is None:
+        wanted = {"train": options.train_split, "val": options.val_split, "test": options.test_split}
+        splits, others = chosen_splits(source, wanted, layout=options.layout)
+        if others:
+            print(f"splits of {source} that are not converted: {', '.join(others)}; name them with --train-split etc.")
     for line in convert(
-        Path(options.data),
-        Path(options.output),
-        to=options.to,
+        source,
+        Path(options.output or ""),
+        to=options.to or "coco",
         layout=options.layout,
-        splits={name: split for name, split in splits.items() if split is not None},
+        splits=splits,
+        images=None if options.images is None else Path(options.images),
         bad_boxes=options.bad_boxes,
     ):
         print(line)

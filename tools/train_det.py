@@ -1,7 +1,8 @@
-"""Train Faster R-CNN on data in COCO's, VOC's or YOLO's layout, or on the built-in shapes, and measure COCO AP.
+"""Train Faster R-CNN on labelled images in the layout of most annotation tools, or on the built-in shapes.
 
     python tools/train_det.py                                  # built-in shapes, no network needed
     python tools/train_det.py --data coco --backbone resnet50  # COCO in its own layout, ImageNet weights
+    python tools/train_det.py --layout list                    # the layouts that --data may have
     python tools/train_det.py --data VOC2007 --train-split trainval --val-split test
     torchrun --nproc_per_node 8 tools/train_det.py --data coco # the same on eight GPUs
     python tools/train_det.py --resume --output RUN            # continue a run that was stopped
@@ -42,9 +43,13 @@ def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
     )
 
     # torch and other large libraries are imported only after parsing, so that --help is quick.
+    from detection.data.folders import list_layouts
     from tools.engine.run import run
     from tools.tasks.detection import DetectionTask
 
+    if options.data.layout == "list":
+        options.plugins.load()
+        list_layouts(options.data.layout)
     return run(DetectionTask(), options)
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from backbones.common.datasets import existing_split
 from backbones.common.files import create_once
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from detection.data.annotations import CategoryMap, CocoAnnotations
-from detection.data.folders import known_layout, open_split
+from detection.data.folders import known_layout, open_file, open_split
+from detection.data.layouts.base import Reading
+from detection.data.tool_writers import TOOL_WRITERS
 from detection.data.truth import Truth
 from detection.data.writers import WRITERS, describe
 
-WritableLayout = Literal["coco", "voc", "yolo"]
+WritableLayout = Literal[
+    "coco", "coco-roboflow", "voc", "yolo", "cvat", "labelme", "label-studio", "via", "open-images"
+]
+
+KEEP_CLASSES = ("coco", "coco-roboflow", "voc", "yolo", "cvat")  # layouts that list classes apart from the objects
 
 
 def convert(
@@ -23,16 +31,18 @@ def convert(
     to: WritableLayout,
     splits: Mapping[str, str],
     layout: str | None = None,
+    images: Path | None = None,
     bad_boxes: Literal["error", "drop"] = "error",
 ) -> list[str]:
     """Write a data set in another layout.
 
     Args:
-        source: folder of the data set.
+        source: folder of the data set; with `images`, its annotation file.
         output: folder to create.
         to: the layout to write.
         splits: name of the split of `source` for each split of `output`.
         layout: name of the layout of `source`; None to recognise the layout.
+        images: folder of the images, if `source` is an annotation file; `splits` then names "train" alone.
         bad_boxes: whether boxes that the new layout cannot represent are errors or are left out.
 
     Returns:
@@ -45,30 +55,75 @@ def convert(
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
         raise UserError("--train-split null: name at least one split")
-    truths = {name: _read(source, split, to, layout, bad_boxes) for name, split in splits.items()}
+    truths = {name: _read(source, split, to, layout, images, bad_boxes) for name, split in splits.items()}
     if "voc" in (to, *(truth.layout for truth in truths.values())):
         _refuse_shared_images(truths)
     _refuse_different_classes(truths)
-    lines: list[str] = []
+    lines, writers = list[str](), {**WRITERS, **TOOL_WRITERS}
 
     def write(folder: Path) -> None:
         for name, truth in truths.items():
-            lost = WRITERS[to](folder, name, truth, drop=bad_boxes == "drop")
+            lost = writers[to](folder, name, truth, drop=bad_boxes == "drop")
             lines.append(describe(name, truth, lost))
 
     create_once(output, is_complete=output.exists, write=write)
-    return lines
+    unused = [] if to in KEEP_CLASSES else _unused_classes(truths.values())
+    return [*lines, f"left out: classes without objects ({first_names(unused)})"] if unused else lines
+
+
+def chosen_splits(
+    source: Path, wanted: Mapping[str, str | None], *, layout: str | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """Return the splits to convert, by their names in the new folder, and the names of the other splits.
+
+    Args:
+        wanted: for each split of the new folder the split of `source`, "auto" for the split of the same name if there
+            is one, or None for no split.
+
+    Raises:
+        UserError: the layout is unknown, or `source` has no split to convert.
+    """
+    known = known_layout(source, layout)
+    found = {}
+    for name, split in wanted.items():
+        own = existing_split(name, partial(known.has_split, source)) if split == "auto" else split
+        if own is not None and (split != "auto" or known.has_split(source, own) or own in known.splits(source)):
+            found[name] = own
+    there = known.splits(source)
+    if not found:
+        raise UserError(
+            f"--data {source}: has no split train, val or test; name one with --train-split ({', '.join(there)})"
+        )
+    return found, [split for split in there if split not in found.values() and split not in found]
 
 
 def _read(
-    source: Path, split: str, to: WritableLayout, layout: str | None, bad_boxes: Literal["error", "drop"]
+    source: Path,
+    split: str,
+    to: WritableLayout,
+    layout: str | None,
+    images: Path | None,
+    bad_boxes: Literal["error", "drop"],
 ) -> Truth:
     """Read a split and check it as training does, except that boxes without area are allowed."""
-    if known_layout(source, layout).name == to:
+    if images is not None:
+        truth = open_file(source, images, Reading(bad_boxes=bad_boxes))
+    elif known_layout(source, layout).name == to:
         raise UserError(f"--to {to}: {source} already has this layout; name another layout")
-    truth = open_split(source, split, layout=layout, bad_boxes=bad_boxes)
+    else:
+        truth = open_split(source, split, layout=layout, bad_boxes=bad_boxes)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
+
+
+def _unused_classes(truths: Iterable[Truth]) -> list[str]:
+    """Return the names of the classes that have no object in any split."""
+    names: dict[int, str] = {}
+    used: set[int] = set()
+    for truth in truths:
+        names |= {record["id"]: str(record["name"]) for record in truth.data["categories"]}
+        used |= {record["category_id"] for record in truth.data["annotations"]}
+    return [name for key, name in names.items() if key not in used]
 
 
 def _refuse_shared_images(truths: Mapping[str, Truth]) -> None:

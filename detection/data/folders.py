@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,8 @@ from backbones.common.datasets import existing_split
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.layouts.base import LAYOUTS, Layout, Reading
+from detection.data.layouts.coco_files import read_coco_file
+from detection.data.layouts.files import FileLayout
 from detection.data.layouts.known import BUILT_IN, layouts
 from detection.data.truth import ProblemHandler, Truth, raise_problem
 from detection.options import DetectionDataOptions
@@ -106,10 +109,17 @@ def read_annotations(
     Raises:
         UserError: files are missing or malformed, or the layout of the folder is unknown.
     """
-    annotations, images, name = (getattr(data, f"{split}_{what}") for what in ("annotations", "images", "split"))
-    if annotations is not None:
-        truth = Truth.of_coco(Path(annotations), Path(images))
+    how, files = Reading(absent_images, data.bad_boxes), _files(data)
+    if split in files:
+        others = [path for other, (path, _) in files.items() if other != split]
+        truth = open_file(*files[split], how, others=others)
+    elif data.annotations is not None:
+        raise UserError(
+            f"--annotations {data.annotations}: has no split {split}; divide it with --val-fraction 0.2, or name the "
+            f"files of {split} with --{split}-annotations and --{split}-images"
+        )
     elif data.data is not None:
+        name = getattr(data, f"{split}_split")
         truth = open_split(
             Path(data.data), name, layout=data.layout, absent_images=absent_images, bad_boxes=data.bad_boxes
         )
@@ -118,6 +128,46 @@ def read_annotations(
     return CocoAnnotations.of(
         truth, bad_boxes=data.bad_boxes, absent_images=absent_images, allow_outside=data.allow_outside
     )
+
+
+def open_file(path: Path, images: Path, how: Reading, *, others: Sequence[Path] = ()) -> Truth:
+    """Read an annotation file with its images: a COCO file, or a file of a tool that writes one file for all images.
+
+    Args:
+        others: annotation files of other splits, which may name further classes.
+
+    Raises:
+        UserError: the file cannot be read, or `how.on_problem` raises the error of a record.
+    """
+    layout = file_layout(path)
+    if layout is None:
+        return read_coco_file(path, images, others=others)
+    return layout.read_file(path, images, how, others=list(others))
+
+
+def file_layout(path: Path) -> FileLayout | None:
+    """Return the layout of a single annotation file; None for COCO files and files that no layout knows."""
+    files = (
+        layout for layout in layouts() if isinstance(layout, FileLayout) and path.suffix.lower() in layout.suffixes
+    )
+    return next((layout for layout in files if layout.reads(path)), None)
+
+
+def list_layouts(name: str | None) -> None:
+    """Print all layouts and end the command if `name` is "list"."""
+    if name == "list":
+        width = max(len(layout.name) for layout in layouts())
+        print("\n".join(f"{layout.name:{width}}  {layout.form}" for layout in layouts()))
+        raise SystemExit(0)
+
+
+def _files(data: DetectionDataOptions) -> dict[str, tuple[Path, Path]]:
+    """Return the annotation file and the image folder of each split for which options name them."""
+    given = {
+        "train": (data.train_annotations or data.annotations, data.train_images or data.images),
+        "val": (data.val_annotations, data.val_images),
+    }
+    return {split: (Path(file), Path(folder)) for split, (file, folder) in given.items() if file and folder}
 
 
 def _named_layout(root: Path, name: str) -> Layout:

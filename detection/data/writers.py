@@ -1,4 +1,4 @@
-"""Writes detection data sets in the layouts of COCO, Pascal VOC and YOLO.
+"""Writes detection data sets in the layouts of COCO, Pascal VOC and YOLO; `tool_writers.py` has further layouts.
 
 hotcoco has writers too, but they lose data that the layouts can hold; see `voc.py` and `yolo.py` in
 `detection/data/layouts/`.
@@ -58,7 +58,7 @@ def describe(split: str, truth: Truth, lost: Lost) -> str:
 def write_coco(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
     """Write a split in COCO's layout: `annotations/instances_SPLIT.json` and the folder `SPLIT/`."""
     for image in truth.data["images"]:
-        _link_image(truth, image, folder / split)
+        link_image(truth, image, folder / split)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     write_json(folder / "annotations" / f"instances_{split}.json", truth.data, indent=None)
     return Counter()
@@ -69,10 +69,10 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 
     A crowd becomes a difficult object.
     """
-    names, lost = _class_names(truth), Lost()
+    names, lost = class_names(truth), Lost()
     _refuse_comments(truth, names.values())
-    stems = _stems(truth)
-    for image, indices in _by_image(truth):
+    stems = stems_of(truth)
+    for image, indices in by_image(truth):
         path = folder / "Annotations" / f"{stems[image['id']]}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
         root = _annotation(image)
@@ -80,12 +80,12 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
             record = truth.data["annotations"][index]
             lost["outlines"] += bool(record.get("segmentation"))
             if any(abs(value) * 2 >= FURTHEST for value in record["bbox"]):
-                _refuse_box(truth, index, "reaches too far", lost, drop)
+                refuse_box(truth, index, "reaches too far", lost, drop)
                 continue
             root.append(_object(record, names[record["category_id"]]))
         ElementTree.indent(root, "\t")
         path.write_bytes(ElementTree.tostring(root, encoding="utf-8"))
-        _link_image(truth, image, folder / "JPEGImages")
+        link_image(truth, image, folder / "JPEGImages")
     (folder / LISTS).mkdir(parents=True, exist_ok=True)
     (folder / LISTS / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems.values()), encoding="utf-8")
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
@@ -97,11 +97,11 @@ def write_yolo(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 
     Crowds are left out, because the layout cannot mark them.
     """
-    names, lost = _class_names(truth), Lost()
+    names, lost = class_names(truth), Lost()
     numbers = {key: number for number, key in enumerate(names)}
-    stems = _stems(truth)
-    for image, indices in _by_image(truth):
-        _refuse_other_size(truth, image)
+    stems = stems_of(truth)
+    for image, indices in by_image(truth):
+        refuse_other_size(truth, image)
         lines = []
         for index in indices:
             fractions = _yolo_box(truth, index, image, lost, drop)
@@ -111,7 +111,7 @@ def write_yolo(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
         path = folder / "labels" / split / f"{stems[image['id']]}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _link_image(truth, image, folder / "images" / split)
+        link_image(truth, image, folder / "images" / split)
     _add_to_yaml(folder / "data.yaml", split, list(names.values()))
     return +lost
 
@@ -119,7 +119,7 @@ def write_yolo(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 WRITERS: dict[str, Writer] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 
-def _by_image(truth: Truth) -> list[tuple[Record, list[int]]]:
+def by_image(truth: Truth) -> list[tuple[Record, list[int]]]:
     """Return each image with the indices of its annotations."""
     indices: dict[int, list[int]] = {image["id"]: [] for image in truth.data["images"]}
     for index, record in enumerate(truth.data["annotations"]):
@@ -127,7 +127,7 @@ def _by_image(truth: Truth) -> list[tuple[Record, list[int]]]:
     return [(image, indices[image["id"]]) for image in truth.data["images"]]
 
 
-def _class_names(truth: Truth) -> dict[int, str]:
+def class_names(truth: Truth) -> dict[int, str]:
     """Return class names by category id, in the order of ids.
 
     Raises:
@@ -153,7 +153,7 @@ def _refuse_comments(truth: Truth, names: Iterable[str]) -> None:
             )
 
 
-def _stems(truth: Truth) -> dict[int, str]:
+def stems_of(truth: Truth) -> dict[int, str]:
     """Return the names of annotation files, without suffix, by image id.
 
     Raises:
@@ -185,7 +185,7 @@ def _is_line(text: str) -> bool:
     return bool(text) and text.isprintable() and text == text.strip()
 
 
-def _link_image(truth: Truth, image: Record, folder: Path) -> None:
+def link_image(truth: Truth, image: Record, folder: Path) -> None:
     """Put a hard link to an image into a folder, or a copy if links are not possible."""
     source, target = (truth.folder / image["file_name"]).resolve(), folder / image["file_name"]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def _link_image(truth: Truth, image: Record, folder: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _refuse_box(truth: Truth, index: int, what: str, lost: Lost, drop: bool) -> None:
+def refuse_box(truth: Truth, index: int, what: str, lost: Lost, drop: bool) -> None:
     """Count a box that the new layout cannot hold, or raise a UserError unless `drop`."""
     if not drop:
         box = truth.data["annotations"][index]["bbox"]
@@ -233,7 +233,7 @@ def _object(record: Record, name: str) -> ElementTree.Element:
     x, y, w, h = (Decimal(str(value)) for value in record["bbox"])
     box = ElementTree.SubElement(thing, "bndbox")
     for corner, value in zip(CORNERS, (x + 1, y + 1, x + w, y + h), strict=True):
-        ElementTree.SubElement(box, corner).text = _digits(value)
+        ElementTree.SubElement(box, corner).text = digits(value)
     return thing
 
 
@@ -248,7 +248,7 @@ def _yolo_box(truth: Truth, index: int, image: Record, lost: Lost, drop: bool) -
     if not _is_readable(fractions):
         fractions = _fractions(_inside(record["bbox"], image), image)
         if min(fractions[2:]) <= 0:
-            _refuse_box(truth, index, "has no area inside the image", lost, drop)
+            refuse_box(truth, index, "has no area inside the image", lost, drop)
             return None
         lost["parts of boxes outside their image"] += 1
     return fractions
@@ -277,26 +277,27 @@ def _inside(box: list[float], image: Record) -> list[float]:
 
 def _fraction_text(fraction: float) -> str:
     """Return a fraction as text of at most `DIGITS` digits after the point."""
-    return _digits(Decimal(f"{fraction:.{DIGITS}f}"))
+    return digits(Decimal(f"{fraction:.{DIGITS}f}"))
 
 
-def _digits(value: Decimal) -> str:
+def digits(value: Decimal) -> str:
     """Format a number as text without exponent and without trailing zeros."""
     text = f"{value:f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
-def _refuse_other_size(truth: Truth, image: Record) -> None:
+def refuse_other_size(truth: Truth, image: Record) -> None:
     """Raise a UserError if an image file has another size than the annotations say.
 
-    YOLO's layout stores no sizes. Its readers use the size of the image file after EXIF rotation.
+    Layouts with fractions of the sides store no sizes. Their readers use the size of the image file after EXIF
+    rotation.
     """
     path = truth.folder / image["file_name"]
     height, width = image_size(path, apply_exif=True)
     if (width, height) != (image["width"], image["height"]):
         raise UserError(
             f"{path}: is {width}x{height} pixels after EXIF rotation, but {truth.path} says "
-            f"{image['width']}x{image['height']}, which YOLO's layout cannot hold; fix one of them"
+            f"{image['width']}x{image['height']}, which the new layout cannot hold; fix one of them"
         )
 
 

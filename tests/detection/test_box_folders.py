@@ -422,7 +422,7 @@ def test_files_that_are_not_images_are_counted(yolo: Path, voc: VocFolder):
     for root, split in ((yolo, "train"), (voc.root, "trainval")):
         data = CocoDetection(read(root, split), Augment("eval"))
         assert "; files passed over: 2 .xyz, 1 without suffix" in describe_split(data)
-        found = problems("--data", root, "--train-split", split, "--val-split", split, "--images", "false")
+        found = problems("--data", root, "--train-split", split, "--val-split", split, "--decode", "false")
         assert [text for kind, _, _, text in found if kind == "passed over"] == [
             "files that are not read: 2 .xyz, 1 without suffix"
         ]
@@ -527,7 +527,7 @@ def test_mutants_are_read_or_refused_with_the_name_of_a_file(layout: str, voc: V
             except UserError as error:
                 assert str(error).startswith(str(root)) and "\n" not in str(error)
                 outcomes.append(False)
-                check = ("--data", root, "--train-split", split, "--val-split", split, "--images", "false")
+                check = ("--data", root, "--train-split", split, "--val-split", split, "--decode", "false")
                 with contextlib.suppress(UserError):  # for a fault of a whole class list or image list
                     assert problems(*check)
         (root / name).write_bytes(whole)

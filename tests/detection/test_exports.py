@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from exports import EXPORTS, OBJECTS
 
+from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.folders import layout_of, open_split, read_annotations, splits_of
 from detection.data.layouts.known import BUILT_IN
 from detection.options import DetectionDataOptions
+from tools import check_data, convert_data, train_det
+from tools.cli.parsing import parse
 from tools.evaluation.evaluator import CocoEvaluator
+from tools.tasks.options import TrainDetectorOptions
+
+EXPECTED = {name: [(label, pytest.approx(box, abs=1e-4)) for label, box in things] for name, things in OBJECTS.items()}
 
 
 def contents(data: CocoAnnotations) -> dict[str, list[tuple[str, list[float]]]]:
@@ -39,12 +46,9 @@ def test_an_export_is_recognised_read_and_evaluated(export: tuple[str, Path]):
     layout, root = export
     known = layout_of(root)
     assert known is not None and known.name == layout
-    expected = {
-        name: [(label, pytest.approx(box, abs=1e-4)) for label, box in things] for name, things in OBJECTS.items()
-    }
     for split in splits_of(root):
         data = CocoAnnotations.of(open_split(root, split))
-        assert contents(data) == expected
+        assert contents(data) == EXPECTED
         assert data.categories.names == ("cat", "dog")
         assert all((data.folder / name).is_file() for name in data.file_names)
     data = read_annotations(DetectionDataOptions(data=str(root)), "train")
@@ -56,6 +60,63 @@ def test_an_export_is_recognised_read_and_evaluated(export: tuple[str, Path]):
     assert evaluator.compute()["AP"] == pytest.approx(1)
     if len(splits_of(root)) > 1:
         assert len(read_annotations(DetectionDataOptions(data=str(root)), "val")) == 2
+
+
+def test_the_check_finds_no_fault_in_an_export(export: tuple[str, Path]):
+    """All exports have the same images in both splits, which is a fault of these small data sets."""
+    report = check_data.check(check_data.CheckOptions(data=str(export[1])))
+    kinds = {problem.kind for problem in report.problems}
+    assert kinds <= {"image in both splits", "no such split", "foreign file name", "other notation", "passed over"}
+    train = report.checked[min(report.checked)]
+    assert {"images": 2, "annotations": 3}.items() <= train.items()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (layout, _) in EXPORTS.items() if layout not in ("coco", "voc", "yolo")]
+)
+def test_an_export_is_converted_to_coco(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    EXPORTS[name][1](tmp_path / "set")
+    convert_data.main(["--data", str(tmp_path / "set"), "--to", "coco", "--output", str(tmp_path / "new")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("train: 2 images, 3 boxes")
+    for split in splits_of(tmp_path / "new"):
+        assert contents(CocoAnnotations.of(open_split(tmp_path / "new", split))) == EXPECTED
+
+
+FILES = {
+    "coco": ("label-studio-coco", "result.json", "images"),
+    "roboflow": ("roboflow-coco", "train/_annotations.coco.json", "train"),
+    "cvat": ("cvat-images", "annotations.xml", "images"),
+    "label-studio": ("label-studio-json", "project-1-at-2024-01-01-00-00-abcdef01.json", "images"),
+    "via": ("via-csv", "via_export_csv.csv", "."),
+    "table": ("roboflow-tensorflow", "train/_annotations.csv", "train"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_annotation_file_and_a_folder_of_images_are_enough(name: str, tmp_path: Path, capsys: Any):
+    export, file, images = FILES[name]
+    EXPORTS[export][1](tmp_path / "set")
+    (tmp_path / "set" / file).rename(tmp_path / Path(file).name)
+    words = ["--annotations", str(tmp_path / Path(file).name), "--images", str(tmp_path / "set" / images)]
+    options = parse(TrainDetectorOptions, description="", argv=words).data
+    data = read_annotations(options, "train")
+    assert {name: len(things) for name, things in contents(data).items()} == {"a.jpg": 2, "b.png": 1}
+    assert data.categories.names == ("cat", "dog")
+    with pytest.raises(UserError, match="has no split val; divide it with --val-fraction"):
+        read_annotations(options, "val")
+    check_data.main(words)
+    convert_data.main([*words, "--to", "yolo", "--output", str(tmp_path / "new")])
+    assert "train: 2 images, 3 boxes" in capsys.readouterr().out
+    assert len(read_annotations(DetectionDataOptions(data=str(tmp_path / "new")), "train").boxes) == 3
+
+
+def test_all_layouts_are_listed(capsys: pytest.CaptureFixture[str]):
+    for command in (train_det, check_data, convert_data):
+        with pytest.raises(SystemExit) as ended:
+            command.main(["--layout", "list"])
+        assert not ended.value.code
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(BUILT_IN)
 
 
 def test_every_layout_has_an_export():

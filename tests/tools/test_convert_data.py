@@ -139,6 +139,53 @@ def test_yolo_comes_back(coco: CocoFolder, tmp_path: Path):
         assert (tmp_path / "again" / "labels" / "train" / path.name).read_text() == path.read_text()
 
 
+TOOLS = ("coco-roboflow", "cvat", "labelme", "label-studio", "via", "open-images")
+
+
+@pytest.mark.parametrize("to", TOOLS)
+def test_formats_of_tools_come_back(odd: CocoFolder, tmp_path: Path, to: Any):
+    """Boxes come back up to the rounding of percentages and fractions; polygons too, where the format has them."""
+    odd.data["categories"] = [{"id": 3, "name": "007"}, {"id": 18, "name": 'salt & <pepper> "é"\''}]
+    odd.data["annotations"] = [a for a in odd.data["annotations"] if a["category_id"] != 90]
+    odd.data["annotations"][0]["segmentation"] = [[10, 5, 29.5, 5, 20, 35]]
+    odd.data["annotations"][0]["bbox"] = [10, 5, 19.5, 30]
+    odd.write()
+    lines = convert(odd.root, tmp_path / "other", to=to, splits=OWN)
+    convert(tmp_path / "other", tmp_path / "again", to="coco", splits=OWN)
+    crowds, negatives = to in ("coco-roboflow", "open-images"), to != "open-images"
+    lost = {
+        "coco-roboflow": "",
+        "open-images": "; left out: 1 images without objects, 1 outlines",
+    }.get(to, "; left out: 2 crowds or difficult objects")
+    assert lines[0] == f"train: 4 images, 4 boxes{lost}"
+    for split in OWN:
+        before, after = contents(odd.root, split, crowds=crowds), contents(tmp_path / "again", split)
+        for name, (width, height, things) in before.items():
+            boxes = [(label, pytest.approx(box, abs=1e-9), crowd) for label, box, crowd in things]
+            if boxes or negatives:
+                assert after[name] == (width, height, boxes)
+    assert classes(tmp_path / "again") == classes(odd.root)
+    outlines = [a.get("segmentation") for a in open_split(tmp_path / "again", "train").data["annotations"]]
+    if to != "open-images":
+        assert outlines[0] == [pytest.approx([10, 5, 29.5, 5, 20, 35])]
+
+
+def test_classes_without_objects_are_named_where_the_new_layout_cannot_hold_them(coco: CocoFolder, tmp_path: Path):
+    coco.data["categories"].append({"id": 91, "name": "of no box"})
+    coco.write()
+    lines = convert(coco.root, tmp_path / "new", to="labelme", splits=OWN)
+    assert lines[-1] == "left out: classes without objects (of no box)"
+
+
+def test_splits_that_are_not_converted_are_named(coco: CocoFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    coco.write()
+    coco.annotations("val").rename(coco.root / "annotations" / "instances_extra2017.json")
+    convert_data.main(["--data", str(coco.root), "--to", "yolo", "--output", str(tmp_path / "new")])
+    out = capsys.readouterr().out
+    assert "that are not converted: extra; name them with" in out and "train: 4 images" in out
+    assert "val:" not in out
+
+
 def shared_name(coco: CocoFolder) -> None:
     """Change nothing: train and val of the data set have images of the same names."""
 

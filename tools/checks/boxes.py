@@ -15,8 +15,9 @@ from backbones.common.listing import describe_passed_over, list_files
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
 from detection.data.file_names import ImageFinder, fitting_file, is_file_in, is_foreign
-from detection.data.folders import open_split
-from detection.data.truth import Truth
+from detection.data.folders import file_layout, open_file, open_split
+from detection.data.layouts.base import Reading
+from detection.data.truth import ProblemHandler, Truth
 from tools.checks.findings import CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.outlines import Outlines
@@ -43,6 +44,9 @@ def check_coco(
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; fix the option that names the annotations of {split}")
+    if file_layout(path) is not None:
+        how = Reading("keep", on_problem=_reporting(split, report))
+        return _check(open_file(path, folder, how), split, report, allow_outside)
     try:
         data = read_coco(path)
     except UserError as error:
@@ -61,12 +65,18 @@ def check_folder(root: Path, split: str, report: CheckReport, *, layout: str) ->
     Raises:
         UserError: if the folder does not have this split, or has no classes.
     """
+    handler = _reporting(split, report)
+    truth = open_split(root, split, layout=layout, absent_images="keep", on_problem=handler)
+    return _check(truth, split, report, allow_outside=False)
 
-    def note(kind: str, file: str, error: UserError) -> None:
+
+def _reporting(split: str, report: CheckReport) -> ProblemHandler:
+    """Return a handler that adds the problems of a split to the report."""
+
+    def add(kind: str, file: str, error: UserError) -> None:
         report.add(kind, split, file=file, text=str(error).removeprefix(f"{file}: "))
 
-    truth = open_split(root, split, layout=layout, absent_images="keep", on_problem=note)
-    return _check(truth, split, report, allow_outside=False)
+    return add
 
 
 def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -> SplitImages:
@@ -96,7 +106,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     if all(crowd) and images.records and categories.records and isinstance(data.get("annotations"), list):
         text = "no annotation is an object; there is nothing to learn or to measure"
         report.add("no objects", split, file=str(path), text=text)
-    if truth.layout == "coco":
+    if truth.layout.startswith("coco"):
         Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
     for what, count in truth.notes.items():
         report.add("other notation", split, file=str(path), text=f"{count} {what}")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from backbones.common.datasets import find_split, instances_files
+from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.errors import UserError
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
 from classification.options import ClassReadingOptions
 from detection.data.folders import describe_nearest, layout_of
+from detection.data.layouts.base import Layout
 from segmentation.data.layout import is_label_folder
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
 from tools.checks.findings import CheckReport
@@ -82,9 +84,10 @@ def _check_folders(
     report: CheckReport,
 ) -> dict[str, SplitImages]:
     """Check annotations or label maps of a data set in another layout than COCO's; return its image files by split."""
-    known = layout_of(root, layout) if truth != "labels" and root.is_dir() else None
+    known = layout_of(root, layout) if truth != "labels" and root.exists() else None
     if known is not None and known.name != "coco":
-        return {split: check_folder(root, split, report, layout=known.name) for split in splits}
+        chosen = _without_absent_val(root, splits, known, report)
+        return {split: check_folder(root, split, report, layout=known.name) for split in chosen}
     if is_label_folder(root):
         return check_labels(root, splits, report, ignore_index=ignore_index)
     return check_classes(_class_splits(root, splits, reading), report)
@@ -113,11 +116,12 @@ def _coco_splits(
         names: the names that the splits "train" and "val" of `named` have in `root`.
     """
     found: dict[str, CocoFiles] = {}
-    known = layout_of(root, layout) if root is not None and root.is_dir() else None
+    known = layout_of(root, layout) if root is not None and root.exists() else None
     for role, name in zip(COCO_SPLITS, names, strict=True):
         if role in named:
             found[role] = named[role]
         elif root is not None and known is not None and known.name == "coco":
+            name = existing_split(name, partial(known.has_split, root))
             if instances_files(root, name) or name not in COCO_SPLITS:
                 found[name] = find_split(root, name)
             else:
@@ -126,6 +130,15 @@ def _coco_splits(
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of images; check the path")
     return found
+
+
+def _without_absent_val(root: Path, splits: Sequence[str], layout: Layout, report: CheckReport) -> list[str]:
+    """Return the splits to check. An absent validation split of a data set that is not split is only reported."""
+    absent = not layout.has_split(root, existing_split("val", partial(layout.has_split, root)))
+    if "val" not in splits or not absent or len(layout.splits(root)) != 1:
+        return list(splits)
+    report.add("no such split", "val", file=str(root), text="the data set is not split; --val-fraction divides it")
+    return [split for split in splits if split != "val"]
 
 
 def _class_splits(root: Path, splits: Sequence[str], reading: Reading) -> dict[str, ClassListing]:

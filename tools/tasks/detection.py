@@ -258,7 +258,7 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:
     """Read the annotations of a split, from the built-in shapes if no data is given."""
     data: DetectionDataOptions = options.data
-    if data.data is None and getattr(data, f"{split}_annotations") is None:
+    if data.data is None and data.annotations is None and getattr(data, f"{split}_annotations") is None:
         _refuse_shapes(data, split)
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))
     absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"

@@ -91,7 +91,7 @@ class Collector:
         record: Record = {"id": len(self._names), "image_id": len(self.truth.files), "category_id": 0, "bbox": sides}
         record |= {"area": sides[2] * sides[3], "iscrowd": int(crowd), **(kept or {})}
         if outline:
-            record["segmentation"] = outline
+            record |= {"segmentation": outline, "area": _area(outline)}
         self.truth.data["annotations"].append(record)
 
     def refuse(self, ordinal: int, text: str) -> None:
@@ -160,6 +160,19 @@ class Collector:
         if len(sides) != 4 or None in sides:
             raise UserError(f"{place}: its box {str(list(box))[:80]} is not four numbers of pixels; fix the box")
         return name.strip(), [side for side in sides if side is not None]
+
+
+def _area(outline: Sequence[Sequence[float]] | Record) -> float:
+    """Return the area of an outline in square pixels, which COCO's `area` is."""
+    if isinstance(outline, dict):
+        return float(sum(outline["counts"][1::2]))
+    return sum(abs(_signed_area(polygon)) for polygon in outline)
+
+
+def _signed_area(polygon: Sequence[float]) -> float:
+    """Return the area of a polygon `x, y, ...` by the shoelace formula, negative for one of the two directions."""
+    xs, ys = polygon[0::2], polygon[1::2]
+    return sum(x * ys[i - 1] - xs[i - 1] * y for i, (x, y) in enumerate(zip(xs, ys, strict=True))) / 2
 
 
 def as_number(value: object) -> float | None:

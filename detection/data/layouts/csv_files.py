@@ -24,21 +24,34 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     Raises:
         UserError: the file cannot be read, is not a CSV file, or a row has another number of cells than the header.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
     header: list[str] = []
+    for number, cells in _numbered(path):
+        if not header:
+            header = [cell.strip() for cell in cells]
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}: line {number}: has {len(cells)} cells, but the header has {len(header)}; fix the line"
+            )
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def read_cells(path: Path) -> list[list[str]]:
+    """Return the cells of each row of a CSV file without header that is not blank.
+
+    Raises:
+        UserError: the file cannot be read, or is not a CSV file.
+    """
+    return [cells for _, cells in _numbered(path)]
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number, from 1, and the cells of each row that is not blank."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                continue
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{path}: line {reader.line_num}: has {len(cells)} cells, but the header has {len(header)}; fix "
-                    "the line"
-                )
-            yield reader.line_num, dict(zip(header, cells, strict=True))
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: is not CSV ({error}); save the file again") from None
 

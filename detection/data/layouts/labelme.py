@@ -15,9 +15,9 @@ from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
 from detection.data.layouts.images import (
+    SPLIT_WORDS,
     UNSPLIT,
     files_of,
-    first_of,
     folders_of_splits,
     has_images,
     image_folder,
@@ -66,24 +66,28 @@ def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def _pair(root: Path) -> tuple[Path, Path] | None:
     for folder in (root, *(root / name for name in FOLDERS)):
-        first = first_of(folder, [".json"])
-        if first is not None and any(json_kind(path) == "labelme" for path in files_of(folder, ".json")[:3]):
+        if any(json_kind(path) == "labelme" for path in _json_files(folder)[:3]):
             return folder, folder if has_images(folder) else image_folder(root)
     return None
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Return the JSON files in a folder, or else in its subfolders if it is the folder of a split."""
+    found = files_of(folder, ".json")
+    return found or (sorted(folder.glob("*/*.json")) if folder.name.lower() in SPLIT_WORDS else [])
 
 
 def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Record]]:
     """Read the files of a folder; return the collected records, and the shapes that have a class."""
     records = Collector("labelme", folder, ImageFinder(images), how, "shape")
     shapes: list[Record] = []
-    for path in files_of(folder, ".json"):
+    for path in _json_files(folder):
         try:
             data = _content(path)
         except UserError as error:
             how.on_problem("malformed annotation", str(path), error)
             continue
-        name = data.get("imagePath")
-        named = name if isinstance(name, str) and records.images.fitting(name) else path.with_suffix("").name
+        named = _image_name(data.get("imagePath"), path.relative_to(folder), records.images)
         image = records.add_image(named, path, size=_size(data))
         if image is not None:
             shapes += _add_shapes(data["shapes"], records)
@@ -116,6 +120,20 @@ def _add_shapes(shapes: list[object], records: Collector) -> Iterator[Record]:
         records.add_object(shape.get("label"), box, ordinal, outline=outline)
         if isinstance(shape.get("label"), str) and shape["label"].strip():
             yield shape
+
+
+def _image_name(named: object, path: Path, images: ImageFinder) -> str:
+    """Return the name of the image of a JSON file, whose path below its folder is given.
+
+    The name is that of the image beside the file, or else `imagePath`, or else the name of the file.
+    """
+    if isinstance(named, str) and named.strip():
+        beside = (path.parent / named.replace("\\", "/").rpartition("/")[2]).as_posix()
+        if beside in images.files:
+            return beside
+        if images.fitting(named):
+            return named
+    return path.with_suffix("").name
 
 
 def _content(path: Path) -> Record:

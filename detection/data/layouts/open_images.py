@@ -12,10 +12,10 @@ from backbones.errors import UserError
 from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import Collector, as_number
-from detection.data.layouts.csv_files import has_columns, read_rows
+from detection.data.layouts.csv_files import has_columns, read_cells, read_rows
 from detection.data.layouts.files import split_word
 from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, image_folder, require_split
-from detection.data.truth import Truth, read_text
+from detection.data.truth import Truth
 
 COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 UNLISTED = "images without a row, which are left out"
@@ -32,7 +32,7 @@ class OpenImagesLayout(Layout):
     def signs(self, root: Path) -> Iterator[Sign]:
         found = _files(root)
         yield f"a CSV file with the columns {', '.join(COLUMNS)}", bool(found)
-        yield "images", any(has_images(images) for _, images in found.values())
+        yield "images", any(has_images(images) or any(images.glob("*/")) for _, images in found.values())
 
     def splits(self, root: Path) -> list[str]:
         return sorted(_files(root))
@@ -97,6 +97,6 @@ def _titles(root: Path) -> dict[str, str]:
     places = [*files_of(root, ".csv"), *root.glob("*/class-descriptions*.csv"), *root.glob("*/metadata/classes.csv")]
     for path in places:
         if path.name == "classes.csv" or path.name.startswith(("class-descriptions", "oidv7-class-descriptions")):
-            pairs = [line.partition(",")[::2] for line in read_text(path).splitlines() if line.strip()]
-            return {label.strip(): title.strip().strip('"') for label, title in pairs if label.strip() != "LabelName"}
+            cells = [row[:2] for row in read_cells(path) if len(row) >= 2]
+            return {label.strip(): title.strip() for label, title in cells if label.strip() != "LabelName"}
     return {}

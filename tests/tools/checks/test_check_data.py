@@ -254,15 +254,16 @@ def test_without_decoding_files_must_be_there_and_those_of_equal_size_are_compar
     truncated(clean)
     (clean.images("val") / "011.jpg").write_bytes((clean.images("train") / "007.jpg").read_bytes())
     (clean.images("val") / FIRST).unlink()
-    kinds = of_kind(found("--data", clean.root, "--images", "false"))
+    kinds = of_kind(found("--data", clean.root, "--decode", "false"))
     assert kinds == {"missing file": [("image 5", FIRST)], "image in both splits": [("image 11", "011.jpg")]}
 
 
 def test_one_split_by_its_files(clean: CocoFolder):
     words = ("--train-annotations", clean.annotations(), "--train-images", clean.images())
     assert found(*words) == {
-        "clean": True, "checked": {"train": {"images": 4, "annotations": 5}}, "per_class": {}, "counts": {}, "problems": [],
-    }  # fmt: skip
+        **{"clean": True, "checked": {"train": {"images": 4, "annotations": 5}}, "per_class": {}},
+        **{"counts": {}, "problems": []},
+    }
     clean.annotations().write_text("{")
     assert of_kind(found(*words)) == {"no COCO file": [("", str(clean.annotations()))]}
 
@@ -295,7 +296,7 @@ def test_images_that_no_record_of_either_split_names_are_counted(clean: CocoFold
     words = [f"--{split}-{what}" for split in ("train", "val") for what in ("annotations", "images")]
     values = (clean.annotations(), clean.images(), clean.annotations("val"), clean.images())
     pairs = [word for pair in zip(words, values, strict=True) for word in pair]
-    assert "unnamed image" not in found(*pairs, "--images", "false")["counts"]
+    assert "unnamed image" not in found(*pairs, "--decode", "false")["counts"]
 
 
 def test_the_coco_sample_is_clean(coco_mini: Path):
@@ -423,7 +424,7 @@ def test_the_command_prints_a_table_writes_json_and_sets_its_status(clean: CocoF
 
 
 def test_a_clean_set_has_status_0(clean: CocoFolder, capsys: pytest.CaptureFixture[str]):
-    check_data.main(["--data", str(clean.root), "--images", "false"])
+    check_data.main(["--data", str(clean.root), "--decode", "false"])
     assert "clean (train: 4 images, 5 annotations; val: 4 images, 5 annotations)" in capsys.readouterr().out
 
 
