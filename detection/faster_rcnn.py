@@ -1,5 +1,7 @@
 """Faster R-CNN (Ren et al. 2015): a backbone of the registry, a neck, an RPN and RoI heads.
 
+With `masks=True`, the RoI heads have a mask branch: the detector is a Mask R-CNN (He et al. 2017).
+
 Anchors, RoI scales and widths follow from the features that the neck declares (see `detection.necks`).
 """
 
@@ -22,13 +24,14 @@ from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 from backbones.weights.hub import resolve
 from backbones.weights.report import LoadReport
 from detection.data.annotations import CategoryMap
+from detection.mask_head import build_mask_parts
 from detection.necks import NECKS, BackboneBuilder, BoxHead, Neck, TwoLayerHead
 from detection.preprocess import Preprocessor
 from detection.roi_align import PyramidRoIAlign
 from detection.roi_heads import RoIHeads
 from detection.rpn import RPN
 from detection.settings import DetectorSettings, takes
-from detection.targets import check_targets
+from detection.targets import check_targets, with_strips
 from detection.weights import load_detector, read_detector
 
 
@@ -37,11 +40,13 @@ class FasterRCNN(GeneralizedRCNN):
 
     In training mode `model(images, targets)` returns `{loss name: scalar}`. In evaluation mode `model(images)` returns
     one dict per image: `boxes` `[N, 4]` xyxy in pixels of the image as given, `scores` `[N]` in 0..1 and `labels` `[N]`
-    from 1 to `num_classes`.
+    from 1 to `num_classes`. A detector with a mask branch adds `masks` `[N, M, M]`: probabilities in the cells of a grid
+    over each box. `detection.masks` pastes them into the image.
 
     Images are a list of `[3, H, W]` tensors of any sizes, uint8 or floats in 0..1. Targets hold `boxes` and `labels` as
     above. They may hold `ignore` `[K, 4]` (regions, such as crowds, that take no negative loss) and `short_side`
-    (pixels to resize to).
+    (pixels to resize to). A detector with a mask branch needs `masks`
+    `[N, H, W]` (bitmaps of the image's size) or `strips` `[S, 5]` (see `detection.strips`).
     """
 
     backbone: Neck
@@ -62,8 +67,20 @@ class FasterRCNN(GeneralizedRCNN):
             UserError: in training mode, a target is malformed; the message names image and box.
         """
         if self.training and targets is not None:
-            check_targets(targets, self.num_classes)
+            targets = self._checked(targets, images)
         return super().forward(images, targets)
+
+    def _checked(self, targets: list[dict[str, Tensor]], images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Return the targets after checking them, with masks as strips, or without masks if the model has none."""
+        check_targets(targets, self.num_classes)
+        if self.has_masks:
+            return with_strips(targets, images)
+        return [{name: value for name, value in target.items() if name != "masks"} for target in targets]
+
+    @property
+    def has_masks(self) -> bool:
+        """Return whether the detector has a mask branch."""
+        return self.roi_heads.has_mask()
 
     @property
     def num_classes(self) -> int:
@@ -77,7 +94,7 @@ class FasterRCNN(GeneralizedRCNN):
 
         The losses use samples of the proposals of evaluation mode, which has half as many proposals as training.
         """
-        check_targets(targets, self.num_classes)
+        targets = self._checked(targets, images)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         batch, scaled = self.transform(images, targets)
         features = self.backbone(batch.tensors)
@@ -134,7 +151,7 @@ def build(spec: DetectorSpec) -> FasterRCNN:
     """
     build_neck = NECKS[spec.neck]
     weights = resolve(spec.weights)
-    state = read_detector(weights, spec.backbone, spec.neck)
+    state = read_detector(weights, spec.backbone, spec.neck, masks=spec.masks)
     _refuse_misfit(spec, has_weights=weights is not None, has_detector=state is not None)
     neck, box_head = build_neck(_backbone_builder(spec, None if state is not None else weights), spec)
     model = _assemble(spec, neck, box_head)
@@ -179,14 +196,17 @@ def _backbone_builder(spec: DetectorSpec, weights: str | os.PathLike[str] | None
 def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> FasterRCNN:
     """Assemble a detector from a neck and a box head. The heads' weights are random."""
     rpn = RPN(neck.feature_info, anchor_scale=spec.anchor_scale, proposals=spec.proposals)
+    pool = PyramidRoIAlign(neck.roi_features, neck.roi_size, spec.roi_samples)
+    box_head = box_head or TwoLayerHead(neck, spec.head_channels)
     roi_heads = RoIHeads(
-        PyramidRoIAlign(neck.roi_features, neck.roi_size, spec.roi_samples),
-        box_head or TwoLayerHead(neck, spec.head_channels),
+        pool,
+        box_head,
         spec.num_classes,
         context=spec.context,
         rois_per_image=spec.rois_per_image,
         score_threshold=spec.score_threshold,
         max_detections=spec.max_detections,
+        masks=build_mask_parts(neck, pool, box_head, spec.num_classes, spec) if spec.masks else None,
     )
     mean, std = spec.mean or neck.body.mean, spec.std or neck.body.std
     return FasterRCNN(neck, rpn, roi_heads, Preprocessor(mean, std, min_size=spec.min_size, max_size=spec.max_size))

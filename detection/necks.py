@@ -51,6 +51,18 @@ class BoxHead(nn.Module):
     out_channels: int
 
 
+class MapHead(BoxHead):
+    """Base class of box heads whose vectors are means over a map `[R, out_channels, h, w]`. A mask branch shares it."""
+
+    def maps(self, rois: Tensor) -> Tensor:
+        """Return the map of each RoI, from RoI features `[R, C, roi_size, roi_size]`."""
+        raise NotImplementedError
+
+    def forward(self, rois: Tensor) -> Tensor:
+        """Return one vector per RoI."""
+        return self.maps(rois).mean(dim=(2, 3))
+
+
 class Neck(nn.Module):
     """A backbone and the layers that turn its features into the detector's. This base class adds no layers.
 
@@ -163,7 +175,7 @@ class TwoLayerHead(TwoMLPHead, BoxHead):
         self.out_channels = width
 
 
-class StageHead(BoxHead):
+class StageHead(MapHead):
     """Box head that applies a backbone's last stage to RoI features `[R, C4, 14, 14]` and averages over positions:
 
     `[R, C5]`.
@@ -174,9 +186,9 @@ class StageHead(BoxHead):
         self.stage = stage
         self.out_channels = stage.feature_info.channels
 
-    def forward(self, rois: Tensor) -> Tensor:
-        """Return one vector per RoI."""
-        return self.stage(rois).mean(dim=(2, 3))
+    def maps(self, rois: Tensor) -> Tensor:
+        """Return the stage's features of each RoI, `[R, C5, 7, 7]`."""
+        return self.stage(rois)
 
 
 def _level(stride: int, channels: int) -> FeatureInfo:

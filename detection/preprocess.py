@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from detection.strips import scaled
+
 LEAST_SIDE = 1e-2  # pixels of a box's side after resizing
 
 
@@ -46,7 +48,7 @@ class Preprocessor(GeneralizedRCNNTransform):
         return super().normalize(image / 255 if image.dtype == torch.uint8 else image)
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Resize an image `[C, H, W]`, and the boxes and ignored regions of its target in the same way."""
+        """Resize an image `[C, H, W]`, and the boxes, masks and ignored regions of its target in the same way."""
         chosen = None if target is None else target.get("short_side")
         if chosen is None and not self._is_thin(image):
             resized, target = super().resize(image, target)
@@ -58,9 +60,23 @@ class Preprocessor(GeneralizedRCNNTransform):
             # Rounding can make the sides of a tiny box equal; the logarithm of its size must be finite.
             corner, end = target["boxes"].split(2, dim=1)
             target["boxes"] = torch.cat([corner, torch.maximum(end, corner + LEAST_SIDE)], dim=1)
+        if target is not None and "strips" in target:
+            sizes = [(each.shape[-2], each.shape[-1]) for each in (image, resized)]
+            target["strips"] = scaled(target["strips"], *sizes)
         if target is not None and "ignore" in target:
             target["ignore"] = resize_boxes(target["ignore"], image.shape[-2:], resized.shape[-2:])
         return resized, target
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Map boxes back to the original pixels. Masks stay as they are, on grids over their boxes."""
+        masks = [each.pop("masks", None) for each in result]
+        found = super().postprocess(result, image_shapes, original_image_sizes)
+        return [each if own is None else {**each, "masks": own} for each, own in zip(found, masks, strict=True)]
 
     def _is_thin(self, image: Tensor) -> bool:
         """Return whether an image is so thin that its short side would be resized to less than a pixel."""

@@ -14,8 +14,9 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
+from detection.mask_head import MaskParts, mask_loss, of_class
 from detection.matching import IGNORE, ignore_negatives, match_boxes
-from detection.necks import BoxHead
+from detection.necks import BoxHead, MapHead
 
 
 class RoIHeads(TorchvisionRoIHeads):
@@ -30,6 +31,7 @@ class RoIHeads(TorchvisionRoIHeads):
         rois_per_image: number of RoIs per image that the box loss samples.
         score_threshold: detections with a lower score are left out.
         max_detections: largest number of detections per image.
+        masks: layers of the mask branch, or None for boxes only. Targets then also hold `strips` `[S, 5]`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class RoIHeads(TorchvisionRoIHeads):
         rois_per_image: int,
         score_threshold: float,
         max_detections: int,
+        masks: MaskParts | None = None,
     ) -> None:
         width = 2 * box_head.out_channels if context else box_head.out_channels
         super().__init__(
@@ -56,6 +59,9 @@ class RoIHeads(TorchvisionRoIHeads):
             score_thresh=score_threshold,
             nms_thresh=0.5,
             detections_per_img=max_detections,
+            mask_roi_pool=masks and masks.pool,
+            mask_head=masks and masks.head,
+            mask_predictor=masks and masks.predictor,
         )
         self.context = context
 
@@ -70,9 +76,14 @@ class RoIHeads(TorchvisionRoIHeads):
         if self.training and targets is not None:
             return [], self._losses(features, proposals, image_shapes, targets)
         found = self.postprocess_detections(*self.score(features, proposals, image_shapes), proposals, image_shapes)
-        return [
+        detections = [
             {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
-        ], {}
+        ]
+        if self.has_mask():
+            boxes, _, labels = found
+            for each, masks in zip(detections, self.masks(features, boxes, labels, image_shapes), strict=True):
+                each["masks"] = masks
+        return detections, {}
 
     def predict_with_losses(
         self,
@@ -95,15 +106,56 @@ class RoIHeads(TorchvisionRoIHeads):
             boxes: for each image its boxes `[B, 4]` xyxy. R is the number of boxes in all images.
             image_shapes: height and width of each resized image.
         """
+        return self.box_predictor(self._vectors(features, boxes, image_shapes)[0])
+
+    def masks(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[Tensor]:
+        """Return the masks of each image's boxes `[B, M, M]`: probabilities in the cells of a grid over the box.
+
+        Args:
+            features: feature maps `[N, C, H, W]` by level name.
+            boxes: for each image its boxes `[B, 4]` xyxy.
+            labels: for each image the classes of its boxes `[B]`.
+            image_shapes: height and width of each resized image.
+        """
+        logits = self._mask_logits(features, boxes, image_shapes)
+        return list(of_class(logits, torch.cat(labels)).sigmoid().split([len(each) for each in boxes]))
+
+    def _mask_logits(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Return mask logits `[R, K + 1, M, M]`, or `[R, 1, M, M]` of a mask branch without classes."""
+        rois = self.mask_roi_pool(features, boxes, image_shapes)
+        maps = self.box_head.maps(rois) if isinstance(self.box_head, MapHead) else self.mask_head(rois)
+        return self.mask_predictor(maps)
+
+    def _vectors(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the vector of each box `[R, C]`, and the box head's map of each box if it has maps."""
         if not self.context:
-            return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
+            return self._through_head(self.box_roi_pool(features, boxes, image_shapes))
         # Put a box around the whole image before the boxes of each image.
         whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
         pooled = [torch.cat(pair) for pair in zip(whole, boxes, strict=True)]
-        found = self.box_head(self.box_roi_pool(features, pooled, image_shapes)).split([len(b) for b in pooled])
+        vectors, maps = self._through_head(self.box_roi_pool(features, pooled, image_shapes))
+        counts = [len(b) for b in pooled]
         # Append the image's vector to the vector of each of its boxes.
-        joined = [torch.cat([own[1:], own[:1].expand(len(own) - 1, -1)], dim=1) for own in found]
-        return self.box_predictor(torch.cat(joined))
+        joined = [torch.cat([own[1:], own[:1].expand(len(own) - 1, -1)], dim=1) for own in vectors.split(counts)]
+        own_maps = None if maps is None else torch.cat([own[1:] for own in maps.split(counts)])
+        return torch.cat(joined), own_maps
+
+    def _through_head(self, rois: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the box head's vectors of RoI features, and the maps whose means they are, if it has maps."""
+        if not isinstance(self.box_head, MapHead):
+            return self.box_head(rois), None
+        maps = self.box_head.maps(rois)
+        return maps.mean(dim=(2, 3)), maps
 
     def _losses(
         self,
@@ -112,16 +164,31 @@ class RoIHeads(TorchvisionRoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Return the classification and box losses of Fast R-CNN (equation 1), both averaged over the sampled RoIs."""
+        """Return the classification and box losses of Fast R-CNN (equation 1), both averaged over the sampled RoIs.
+
+        With a mask branch, also return the mask loss, averaged over the pixels of the positive RoIs.
+        """
         # Sample RoIs, with the class and the true box deltas of each.
-        sampled, _, labels, deltas = self.select_training_samples(proposals, targets)
+        sampled, objects, labels, deltas = self.select_training_samples(proposals, targets)
         # Compute logits and deltas of the sampled RoIs.
-        logits, found = self.score(features, sampled, image_shapes)
+        vectors, maps = self._vectors(features, sampled, image_shapes)
+        logits, found = self.box_predictor(vectors)
         # Cross-entropy over the classes; smooth L1 of the deltas of the true class, for objects only.
         classifier, regression = fastrcnn_loss(logits, found, labels, deltas)
         # Turn the means over this process's samples into means over the samples of all processes.
         weight = relative_count(labels[0].new_full((), len(logits))) if self.training else 1
-        return {"loss_classifier": classifier * weight, "loss_box_reg": regression * weight}
+        losses = {"loss_classifier": classifier * weight, "loss_box_reg": regression * weight}
+        if not self.has_mask():
+            return losses
+        # Predict the masks of the positives. A box head with maps has computed their maps already.
+        positive = [label > 0 for label in labels]
+        boxes, objects = ([each[p] for each, p in zip(part, positive, strict=True)] for part in (sampled, objects))
+        if maps is None:
+            masks = self._mask_logits(features, boxes, image_shapes)
+        else:
+            masks = self.mask_predictor(maps[torch.cat(positive)])
+        losses["loss_mask"] = mask_loss(masks, boxes, objects, targets, image_shapes, training=self.training)
+        return losses
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
@@ -134,8 +201,7 @@ class RoIHeads(TorchvisionRoIHeads):
             Four lists with an entry for each image: boxes `[S, 4]`, indices of true boxes `[S]`, labels `[S]`, true
                 deltas `[S, 4]`.
         """
-        self.check_targets(targets)
-        assert targets is not None  # which torchvision has checked
+        assert targets is not None
         truth = [target["boxes"].to(proposals[0].dtype) for target in targets]
         # Add the true boxes to the proposals, so that there are positives from the first step on.
         boxes = self.add_gt_proposals(proposals, truth)

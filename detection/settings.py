@@ -40,6 +40,10 @@ class DetectorSettings:
         max_detections: largest number of detections per image. Evaluation counts up to this number per image and class;
             in COCO's own evaluation it is 100.
         context: append the pooled feature of the whole image to the feature of each RoI (ResNet paper, appendix B).
+        masks: also predict a mask for each object (Mask R-CNN). The data must have masks.
+        mask_channels: width of the convolutions of the mask head.
+        mask_size: cells along a side of a predicted mask, an even number. With neck c4 it is that of conv5, doubled.
+        class_agnostic_masks: predict one mask per box in place of one per class.
     """
 
     neck: str = option("fpn", recorded=True)
@@ -55,6 +59,10 @@ class DetectorSettings:
     proposals: int = 1000
     max_detections: int = option(100, resume="evaluation")
     context: bool = option(False, recorded=True)
+    masks: bool = option(False, recorded=True)
+    mask_channels: int = option(256, recorded=True)
+    mask_size: int = option(28, recorded=True)
+    class_agnostic_masks: bool = option(False, recorded=True)
 
     def __post_init__(self) -> None:
         for field in fields(DetectorSettings):
@@ -63,6 +71,9 @@ class DetectorSettings:
             require(not is_size or value > 0, field.name, value, "must be above 0")
         low, high = self.min_size, self.max_size
         require(high >= low, "max_size", high, f"must not be below --min-size {low}")
+        require(self.mask_size % 2 == 0, "mask_size", self.mask_size, "must be even")
+        needs = self.masks or not self.class_agnostic_masks
+        require(needs, "class_agnostic_masks", self.class_agnostic_masks, "needs --masks")
 
     def keywords(self) -> dict[str, Any]:
         """Return these settings as keyword arguments of `detection.build`, without the fields of subclasses."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
+from detection.strips import strips_of_bitmaps
 
 Target = dict[str, Tensor]
 
@@ -31,6 +32,31 @@ def check_targets(targets: Sequence[Target], num_classes: int) -> None:
     good &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     if not bool(good.all()):
         _refuse_first(targets, good.cpu(), num_classes)
+
+
+def with_strips(targets: Sequence[Target], images: Sequence[Tensor]) -> list[Target]:
+    """Return targets in which each object's mask is given by `strips` `[S, 5]`, made from `masks` `[N, H, W]` if absent.
+
+    Raises:
+        UserError: a target has no masks, or they do not fit its boxes or its image.
+    """
+    found = []
+    for index, (target, image) in enumerate(zip(targets, images, strict=True)):
+        rest = {name: value for name, value in target.items() if name != "masks"}
+        if "strips" not in target:
+            rest["strips"] = strips_of_bitmaps(_checked_masks(target, image, index))
+        found.append(rest)
+    return found
+
+
+def _checked_masks(target: Target, image: Tensor, index: int) -> Tensor:
+    masks, expected = target.get("masks"), (len(target["boxes"]), image.shape[-2], image.shape[-1])
+    if not isinstance(masks, Tensor) or masks.shape != expected:
+        raise UserError(
+            f"{_name(target, index)}: `masks` is {_described(masks)}; expected a tensor {list(expected)}, one mask of "
+            "the image's size for each box"
+        )
+    return masks
 
 
 def _check_shapes(target: Target, index: int) -> None:

@@ -21,19 +21,26 @@ from backbones.weights.report import LoadReport
 from detection.data.annotations import CategoryMap
 
 COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
-COCO_FILE = COCO_URL.rsplit("/", 1)[1]
+COCO_MASKS_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+COCO_FILES = tuple(url.rsplit("/", 1)[1] for url in (COCO_URL, COCO_MASKS_URL))
 # The 80 category ids of COCO lie in 1..90; row k of a 91-way predictor is category id k.
 COCO_ROWS = 91
 ROI_HEADS = re.compile(r"(?:.*\.)?roi_heads\.")  # entries of a detector, which may have a prefix
 PREDICTOR = "roi_heads.box_predictor."
+MASK_BRANCH = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
+MASK_ROWS = "roi_heads.mask_predictor.mask_fcn_logits"
 # Files of torchvision before 0.14, the published COCO one among them, number each convolution once less.
 OLD_CONVOLUTION = re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+|rpn\.head\.conv(?P<rpn>))\.(weight|bias)$")
+OLD_MASK_CONVOLUTION = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.")
 
 
 def read_detector(
-    weights: str | os.PathLike[str] | None, backbone: str | Backbone, neck: str
+    weights: str | os.PathLike[str] | None, backbone: str | Backbone, neck: str, *, masks: bool = False
 ) -> dict[str, Tensor] | None:
     """Read the state dict of a whole detector, or return None if `weights` is None or names weights of a backbone.
+
+    Args:
+        masks: whether the detector has a mask branch. "coco" then means the Mask R-CNN.
 
     Raises:
         UserError: weights are "coco" but not published for this model, or the file cannot be read.
@@ -47,6 +54,8 @@ def read_detector(
             f"weights 'coco': are published for resnet50 with fpn, not for {name} with {neck}; name a weights file "
             "instead"
         )
+    if masks:
+        return read_state(fetch(COCO_MASKS_URL, what="maskrcnn_resnet50_fpn"))
     return read_state(fetch(COCO_URL, what="fasterrcnn_resnet50_fpn"))
 
 
@@ -57,7 +66,7 @@ def load_detector(
 
     The predictor is loaded row by row if the file's categories are known: our files name them, and a predictor of 91
     rows is COCO's. Categories match by name, or by id and name if a name is not unique. Rows of other categories stay
-    random and are reported as missing. All other entries must fit.
+    random and are reported as missing. A mask branch that the file lacks stays random too. All other entries must fit.
 
     Args:
         source: "coco", or the file of the state dict.
@@ -72,6 +81,7 @@ def load_detector(
     state = without_prefix(own, state, _modern)
     known = _known_categories(state, meta)
     state, random = _mapped_predictor(state, own, known, categories)
+    state, branch = _with_mask_branch(state, own)
     missing = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     unexpected = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
@@ -81,18 +91,18 @@ def load_detector(
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of "
             f"another shape, {len(foreign)} of another backbone; the first is "
-            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, widths and --context that the "
-            "file was trained with"
+            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, widths, --context and "
+            "--class-agnostic-masks that the file was trained with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
     # The published COCO file was trained with frozen batch norm of epsilon 0. Fine-tuned models keep that.
-    eps = 0.0 if source == "coco" or Path(source).name == COCO_FILE else meta.get("norm_eps")
+    eps = 0.0 if source == "coco" or Path(source).name in COCO_FILES else meta.get("norm_eps")
     if eps is not None:
         set_norm_eps(model, eps)
     return LoadReport(
         source=source,
-        matched=tuple(own),
-        missing=tuple(random),
+        matched=tuple(name for name in own if name not in branch),
+        missing=(*random, *branch),
         unexpected=tuple(unexpected),
         reshaped=(),
         moved=_moved(known, categories),
@@ -113,6 +123,7 @@ def set_norm_eps(model: nn.Module, eps: float) -> None:
 
 def _modern(name: str) -> str:
     """Return today's name of an entry, such as fpn.inner_blocks.0.0.weight for fpn.inner_blocks.0.weight."""
+    name = OLD_MASK_CONVOLUTION.sub(lambda old: f"roi_heads.mask_head.{int(old[1]) - 1}.0.", name)
     return OLD_CONVOLUTION.sub(lambda old: f"{old[1]}{'.0' if old['rpn'] is None else '.0.0'}.{old[3]}", name)
 
 
@@ -146,12 +157,28 @@ def _mapped_predictor(
     # If no category is shared, keep the background row random as well.
     both = {0: 0, **found} if found else {}
     mapped = {}
-    for part, each in (("cls_score", 1), ("bbox_pred", 4)):  # a class has one row of scores, four of box deltas
-        for kind in ("weight", "bias"):
-            name = f"{PREDICTOR}{part}.{kind}"
-            mapped[name] = _picked(own[name], state[name], list(both), list(both.values()), each)
+    # A class has one row of scores, four of box deltas and one of mask logits.
+    for part, each in ((f"{PREDICTOR}cls_score", 1), (f"{PREDICTOR}bbox_pred", 4), (MASK_ROWS, 1)):
+        for name in (f"{part}.weight", f"{part}.bias"):
+            if name in own and name in state and not _is_class_agnostic(name, own, state):
+                mapped[name] = _picked(own[name], state[name], list(both), list(both.values()), each)
     random = [f"{PREDICTOR}row of {name}" for name, row in zip(wanted.names, rows, strict=True) if row is None]
     return {**state, **mapped}, random
+
+
+def _is_class_agnostic(name: str, own: dict[str, Tensor], state: dict[str, Tensor]) -> bool:
+    """Return whether an entry belongs to masks that do not depend on the class, in the model or in the file."""
+    return name.startswith(MASK_ROWS) and 1 in (len(own[name]), len(state[name]))
+
+
+def _with_mask_branch(
+    state: dict[str, Tensor], own: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the state with the model's own mask branch if the file has none, and the names of its entries."""
+    if any(name.startswith(MASK_BRANCH) for name in state):
+        return state, []
+    branch = {name: value for name, value in own.items() if name.startswith(MASK_BRANCH)}
+    return {**state, **branch}, list(branch)
 
 
 def _rows(known: CategoryMap, wanted: CategoryMap) -> list[int | None]:

@@ -12,6 +12,13 @@ class RunLengths(TypedDict):
     size: list[int]  # height, width
 
 
+class CompressedRuns(TypedDict):
+    """A run-length code of a mask in COCO's compressed form, which `pycocotools.mask` reads."""
+
+    counts: bytes
+    size: list[int]  # height, width
+
+
 class ImageRecord(TypedDict, total=False):
     """An entry of the list `images` of a COCO file."""
 

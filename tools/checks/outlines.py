@@ -10,7 +10,7 @@ from types import NoneType
 import numpy as np
 
 from backbones.common.datasets import is_number
-from segmentation.data.outlines import checked_polygon, checked_runs
+from backbones.common.outlines import checked_polygon, checked_runs
 
 # Outlines are drawn by hand, and tools measure areas in several ways: only a large factor is reported.
 AREA_FACTOR = 2.0

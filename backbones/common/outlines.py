@@ -27,9 +27,7 @@ def paint(outline: Outline, size: tuple[int, int]) -> np.ndarray:
         counts = checked_runs(outline, size).tolist()
         runs = mask.frPyObjects({"size": list(size), "counts": counts}, *size)
     else:
-        # Points far beyond the image would cost memory and paint nothing.
-        polygons = [checked_polygon(polygon).clip(*_reach(size)).ravel().tolist() for polygon in outline]
-        runs = mask.merge(mask.frPyObjects(polygons, *size))
+        runs = mask.merge(mask.frPyObjects(_clipped_polygons(outline, size), *size))
     return np.asarray(mask.decode(runs)).astype(bool).reshape(size)
 
 
@@ -44,7 +42,7 @@ def checked_runs(outline: Mapping[str, object], size: tuple[int, int]) -> np.nda
     if outline["size"] != list(size):
         raise ValueError(f"a mask of {reprlib.repr(outline['size'])} for an image of {list(size)}")
     given, pixels = outline["counts"], size[0] * size[1]
-    counts = _decompressed(given) if isinstance(given, str) else _whole(_array(given))
+    counts = _whole(_array(given)) if not isinstance(given, str) else decompressed(given.encode("latin-1", "replace"))
     if counts.ndim != 1 or counts.dtype.kind != "i" or ((counts < 0) | (counts > pixels)).any():
         raise ValueError("`counts` is no list of pixel counts")
     if counts.sum() != pixels:
@@ -63,6 +61,29 @@ def checked_polygon(polygon: object) -> np.ndarray:
     if not numbers or len(points) < 6 or len(points) % 2:
         raise ValueError("a polygon is a list of at least three points: x, y, x, y, ...")
     return points.astype(np.float64).reshape(-1, 2)
+
+
+def encode(outline: Outline, size: tuple[int, int]) -> bytes:
+    """Return an outline as compressed run lengths for an image of size (height, width).
+
+    Raises:
+        ValueError: the outline is malformed, or made for an image of another size.
+    """
+    if isinstance(outline, Mapping):
+        return compressed(checked_runs(outline, size))
+    runs = mask.merge(mask.frPyObjects(_clipped_polygons(outline, size), *size))
+    return bytes(runs["counts"])
+
+
+def compressed(counts: np.ndarray) -> bytes:
+    """Return run lengths `[R]` in COCO's compressed form."""
+    size = [int(counts.sum()), 1]
+    return bytes(mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)["counts"])
+
+
+def _clipped_polygons(outline: Sequence[object], size: tuple[int, int]) -> list[list[float]]:
+    """Check polygons. Points far beyond the image are moved, because they would cost memory and paint nothing."""
+    return [checked_polygon(polygon).clip(*_reach(size)).ravel().tolist() for polygon in outline]
 
 
 def _array(values: object) -> np.ndarray:
@@ -86,13 +107,13 @@ def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return -limit, 2 * limit
 
 
-def _decompressed(text: str) -> np.ndarray:
-    """Decode COCO's compressed run lengths, as `rleFrString` in COCO's API does.
+def decompressed(text: bytes) -> np.ndarray:
+    """Decode COCO's compressed run lengths to `[R]` int64, as `rleFrString` in COCO's API does.
 
     Each character is a digit of five bits and a continuation bit, the lowest digit first; the highest digit has a sign
     bit. From the fourth run on, a value is the difference to the run before the last one.
     """
-    digits = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if ((digits < 0) | (digits > 63)).any() or (len(digits) and digits[-1] & 32):
         raise ValueError("`counts` is no compressed text, or cut short")
     if not len(digits):

@@ -1,0 +1,197 @@
+"""Masks of objects as strips: rectangles, mostly one pixel wide, that together cover an object.
+
+Strips `[S, 5]` int32 hold, for all objects of an image, the index of the object and left, right, top and bottom in
+pixels; right and bottom are exclusive. They are ordered by object. A mask has one or two strips per column, so that
+the masks of hundreds of objects in a large image need a few megabytes, where bitmaps need gigabytes.
+
+`mask_targets` cuts the targets of RoIs out of strips. The result is that of torchvision, which resizes bitmaps of the
+whole image and applies RoIAlign to them (He et al. 2017, section 3): both are sums that are linear in the pixels, and
+the sum over the pixels of a strip has a closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FIELDS = 5  # object, left, right, top, bottom
+PAIRS = 1 << 15  # pairs of a RoI and a strip (or row of pixels) that are computed at a time: about 40 MB
+
+
+def strips_of_counts(counts: np.ndarray, height: int) -> np.ndarray:
+    """Return the strips `[S, 4]` (left, right, top, bottom) int32 of one mask.
+
+    Args:
+        counts: lengths of alternating runs of background and object pixels, column by column `[R]` int64.
+        height: of the image in pixels.
+    """
+    ends = counts.cumsum()
+    begin, end = ends[0::2][: len(ends[1::2])], ends[1::2]
+    begin, end = begin[end > begin], end[end > begin]
+    first, last = begin // height, (end - 1) // height
+    top, bottom = begin - first * height, end - last * height
+    # A run within a column is one strip. A longer one has a first column, columns in full, and a last column.
+    single, many = first == last, first < last
+    parts = [
+        (first, first + 1, top, np.where(single, bottom, height)),
+        ((first + 1)[many], last[many], 0 * last[many], 0 * last[many] + height),
+        (last[many], last[many] + 1, 0 * last[many], bottom[many]),
+    ]
+    strips = np.concatenate([np.stack(part, axis=1) for part in parts]).astype(np.int32)
+    return strips[strips[:, 0] < strips[:, 1]]
+
+
+def mirrored(strips: np.ndarray, width: int) -> np.ndarray:
+    """Flip strips `[S, 5]` horizontally in an image of `width` pixels."""
+    owner, left, right, top, bottom = strips.T
+    return np.stack([owner, width - right, width - left, top, bottom], axis=1)
+
+
+def selected(strips: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return the strips of the objects at `indices` `[M]`, which are ascending. These objects become 0 to M-1."""
+    kept = strips[np.isin(strips[:, 0], indices)]
+    return np.column_stack([np.searchsorted(indices, kept[:, 0]), kept[:, 1:]]).astype(np.int32)
+
+
+def bitmaps(strips: np.ndarray, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Return the masks of `count` objects `[N, H, W]` uint8, 0 or 1, in an image of size (height, width)."""
+    masks = np.zeros((count, *size), np.uint8)
+    for owner, left, right, top, bottom in strips.tolist():
+        masks[owner, top:bottom, left:right] = 1
+    return masks
+
+
+def strips_of_bitmaps(masks: Tensor) -> Tensor:
+    """Return the strips `[S, 5]` of masks `[N, H, W]`, in which nonzero pixels belong to the object."""
+    columns = (masks != 0).transpose(1, 2)
+    edge = columns.new_zeros((*columns.shape[:2], 1))
+    changes = torch.cat([edge, columns], dim=2) != torch.cat([columns, edge], dim=2)
+    # Changes alternate within each column: begin, end, begin, end, ...
+    owner, left, at = changes.nonzero().unbind(1)
+    return torch.stack([owner[0::2], left[0::2], left[0::2] + 1, at[0::2], at[1::2]], dim=1).int()
+
+
+def scaled(strips: Tensor, size: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Return the strips `[S, 5]` of masks that are resized from `size` to `new` (height, width), without smoothing.
+
+    Pixels are those of torch's nearest neighbours, as in torchvision.
+    """
+    if size == new:
+        return strips
+    owner, *sides = strips.unbind(1)
+    columns, rows = (_new_positions(a, b, strips.device) for a, b in ((size[1], new[1]), (size[0], new[0])))
+    left, right, top, bottom = (
+        table[side.long()] for table, side in zip((columns, columns, rows, rows), sides, strict=True)
+    )
+    kept = (left < right) & (top < bottom)
+    return torch.stack([owner, left, right, top, bottom], dim=1)[kept]
+
+
+def _new_positions(length: int, new: int, device: torch.device) -> Tensor:
+    """Return for each pixel edge 0 to `length` its position in the resized image `[length + 1]` int32."""
+    # Find the pixel that each new pixel is copied from, in torch's order of operations.
+    scale = torch.tensor(length, dtype=torch.float32) / new
+    source = (torch.arange(new, dtype=torch.float32) * scale).int().clamp(max=length - 1)
+    # A pixel begins at the first new pixel that is not copied from an earlier one.
+    edges = torch.arange(length + 1, dtype=torch.int32)
+    return torch.searchsorted(source, edges, out_int32=True).to(device)
+
+
+def mask_targets(strips: Tensor, boxes: Tensor, objects: Tensor, size: int, image: tuple[int, int]) -> Tensor:
+    """Return the fraction of each cell of boxes that the mask of the box's object covers: `[R, size, size]`.
+
+    Each cell has as many sampling points as torchvision's RoIAlign of bitmaps has: at least one per pixel.
+
+    Args:
+        strips: masks of the image's objects `[S, 5]`.
+        boxes: `[R, 4]` xyxy in pixels, inside the image.
+        objects: index of the object of each box `[R]`.
+        size: number of cells along a side of a box.
+        image: height and width of the image in pixels.
+    """
+    targets = boxes.new_zeros((len(boxes), size, size))
+    for rows, indices, used in _chunks(strips, objects, boxes):
+        _, left, right, top, bottom = torch.where(used, strips.T[:, indices], 0)  # unused places have no size
+        low_x, low_y, high_x, high_y = boxes[rows].T
+        across = _coverage(left, right, low_x, high_x, size, image[1])
+        down = _coverage(top, bottom, low_y, high_y, size, image[0])
+        # A strip covers the product of its fractions of a row and of a column of cells.
+        targets[rows] = down.transpose(1, 2) @ across
+    return targets
+
+
+def _chunks(strips: Tensor, objects: Tensor, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield groups of P boxes of similar sizes, whose objects have at most L strips each.
+
+    Yields:
+        The indices of the boxes `[P]`, the indices of their objects' strips `[P, L]`, and which of these are used
+        `[P, L]`. Boxes of objects without strips are left out.
+    """
+    count = int(objects.max()) + 1 if len(objects) else 0
+    edges = torch.searchsorted(strips[:, 0].contiguous(), torch.arange(count + 1, device=strips.device).int())
+    begin = edges[objects]
+    lengths = edges[objects + 1] - begin
+    # The work of a box grows with its side and with the number of its strips.
+    work = torch.where(lengths > 0, lengths.maximum((boxes[:, 2:] - boxes[:, :2]).amax(1).ceil().long()), 0)
+    order = work.argsort()
+    works = work[order].tolist()
+    start = works.count(0)
+    while start < len(order):
+        # Add boxes while the padded table stays small. A single box is always taken.
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * works[end] <= PAIRS:
+            end += 1
+        rows = order[start:end]
+        steps = torch.arange(int(lengths[rows].max()), device=strips.device)
+        used = steps < lengths[rows, None]
+        yield rows, torch.where(used, begin[rows, None] + steps, 0), used
+        start = end
+
+
+def _coverage(begin: Tensor, end: Tensor, low: Tensor, high: Tensor, size: int, length: int) -> Tensor:
+    """Return the fraction of each cell's sampling points that read a strip along one axis: `[P, L, size]`.
+
+    Args:
+        begin, end: sides of strips `[P, L]` in pixels.
+        low, high: sides of boxes `[P]` in pixels.
+        size: number of cells of a box.
+        length: number of pixels of the image.
+    """
+    base = low.floor()
+    edges = int((high - base).max()) + 3
+    table = _before_edges(low - base, (high - low).clamp(min=1) / size, (length - base)[:, None, None], size, edges)
+    begin, end = ((side - base[:, None].int()).clamp(0, edges - 1) for side in (begin, end))
+    first = torch.arange(len(low), device=low.device)[:, None] * edges
+    rows = table.flatten(0, 1)
+    return rows[first + end] - rows[first + begin]
+
+
+def _before_edges(low: Tensor, cell: Tensor, length: Tensor, size: int, edges: int) -> Tensor:
+    """Return the weight of the pixels before each edge between two pixels, in each cell: `[P, edges, size]`.
+
+    Args:
+        low: begin of the boxes `[P]`, 0 to 1 pixel behind the first edge.
+        cell: side of a cell `[P]` in pixels. As in torchvision, no box is smaller than a pixel.
+        length: last edge of the image `[P, 1, 1]`.
+        size: number of cells of a box.
+        edges: number of edges.
+    """
+    edge = torch.arange(edges, device=low.device)[None, :, None]
+    begin = (low[:, None] + torch.arange(size, device=low.device) * cell[:, None])[:, None]
+    cell = cell[:, None, None]
+    points = cell.ceil()
+    step = cell / points
+    # A point at s reads the pixels before edge t with the weight clamp(t - s, 0, 1), by bilinear interpolation. That
+    # is the growth of max(0, t - s) since the edge before. Sum it over the points at 1/2, 3/2, ... steps of a cell.
+    offset = (edge - begin).clamp(min=0).minimum(cell + 2)
+    count = (offset / step - 0.5).ceil_().clamp_(min=0).minimum(points)
+    sums = count * (offset - step / 2 * count)
+    weight = sums.clone()
+    weight[:, 1:] -= sums[:, :-1]
+    weight = torch.where(offset >= cell + 1, 1, weight / points)
+    # Points beyond the last pixel's centre read that pixel in full, but points outside the image read nothing.
+    inside = (((length - begin) / step - 0.5).floor() + 1).clamp(min=0).minimum(points) / points
+    return torch.where(edge >= length, inside, weight)
