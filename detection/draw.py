@@ -1,14 +1,16 @@
-"""Draws boxes: true boxes and detections side by side, or detections on their image."""
+"""Draws boxes and masks: true boxes and detections side by side, or detections on their image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.common.colours import colour_of
 from detection.label_places import place_labels
+from detection.runs import bitmaps
 
 PANEL = 320  # pixels of the long side of an image in a sheet
 MARGIN, CAPTION = 8, 14  # pixels
@@ -16,6 +18,7 @@ PADDING = 2  # pixels around the text of a label
 # Pixels of the long side of a drawn image. A smaller image is enlarged by a whole factor to at least the first
 # length, and to at most the second.
 ENLARGED, LARGEST = 512, 4096
+TINT = 0.45  # weight of a mask's colour in the pixels of the mask
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -31,13 +34,20 @@ def draw_samples(
 
     Args:
         images: `[H, W, 3]` RGB uint8.
-        truths: `boxes` `[N, 4]` xyxy in pixels, `labels` `[N]` from 1, `ignore` `[K, 4]` (drawn grey).
-        detections: `boxes`, `labels`, `scores`.
+        truths: `boxes` `[N, 4]` xyxy in pixels, `labels` `[N]` from 1, `ignore` `[K, 4]` (drawn grey), and optionally
+            `strips` `[S, 5]`, masks that are drawn as a tint.
+        detections: `boxes`, `labels`, `scores`, and optionally `strips`.
         names: names of the classes, from label 1.
         min_score: detections with a lower score are left out.
     """
     rows = [
-        (_panel(image, _truth_marks(truth, names)), _panel(image, _detection_marks(found, names, min_score)))
+        (
+            _panel(tinted(image, truth.get("strips"), truth["labels"]), _truth_marks(truth, names)),
+            _panel(
+                tinted(image, found.get("strips"), found["labels"], found["scores"] >= min_score),
+                _detection_marks(found, names, min_score),
+            ),
+        )
         for image, truth, found in zip(images, truths, detections, strict=True)
     ]
     width = 2 * PANEL + 3 * MARGIN
@@ -54,8 +64,40 @@ def draw_samples(
     return sheet
 
 
+def tinted(
+    image: np.ndarray, strips: np.ndarray | None, labels: Sequence[int] | np.ndarray, shown: np.ndarray | None = None
+) -> np.ndarray:
+    """Return an image `[H, W, 3]` RGB uint8 with masks blended in, each in the colour of its class, with an edge.
+
+    Args:
+        strips: masks `[S, 5]`; None leaves the image as it is.
+        labels: class numbers from 1 `[N]`.
+        shown: which masks to draw `[N]`. By default all.
+    """
+    if strips is None or not len(strips):
+        return image
+    blended = image.copy()
+    # Draw the last mask first, because the best detection comes first.
+    for index in reversed(np.unique(strips[:, 0]).tolist()):
+        if shown is not None and not shown[index]:
+            continue
+        own = strips[strips[:, 0] == index]
+        low, high = own[:, [3, 1]].min(axis=0), own[:, [4, 2]].max(axis=0)
+        inside = bitmaps(own - [index, low[1], low[1], low[0], low[0]], 1, tuple(high - low))[0]
+        edge = inside - cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=0)
+        part = blended[low[0] : high[0], low[1] : high[1]]
+        weight = TINT * inside[..., None] + (1 - TINT) * edge[..., None]
+        part[:] = (part * (1 - weight) + weight * np.array(colour_of(int(labels[index]) - 1))).round()
+    return blended
+
+
 def draw_detections(
-    image: np.ndarray, boxes: np.ndarray, labels: Sequence[int], names: Sequence[str], scores: Sequence[float]
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[int],
+    names: Sequence[str],
+    scores: Sequence[float],
+    strips: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw detections on an image `[H, W, 3]` RGB uint8. A small image is enlarged first.
 
@@ -64,7 +106,9 @@ def draw_detections(
         labels: class numbers, which choose the colours.
         names: class names, one per box.
         scores: in 0..1. The best boxes are drawn last, on top.
+        strips: masks of the boxes `[S, 5]`.
     """
+    image = tinted(image, strips, labels)
     height, width = image.shape[:2]
     scale = max(1, min(LARGEST // max(height, width), -(-ENLARGED // max(height, width))))
     picture = Image.fromarray(image)

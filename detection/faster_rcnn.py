@@ -40,8 +40,8 @@ class FasterRCNN(GeneralizedRCNN):
 
     In training mode `model(images, targets)` returns `{loss name: scalar}`. In evaluation mode `model(images)` returns
     one dict per image: `boxes` `[N, 4]` xyxy in pixels of the image as given, `scores` `[N]` in 0..1 and `labels` `[N]`
-    from 1 to `num_classes`. A detector with a mask branch adds `masks` `[N, M, M]`: probabilities in the cells of a grid
-    over each box. `detection.masks` pastes them into the image.
+    from 1 to `num_classes`. A detector with a mask branch adds `masks` `[N, M, M]`: probabilities in the cells of a
+    grid over each box. `detection.masks` pastes them into the image.
 
     Images are a list of `[3, H, W]` tensors of any sizes, uint8 or floats in 0..1. Targets hold `boxes` and `labels` as
     above. They may hold `ignore` `[K, 4]` (regions, such as crowds, that take no negative loss) and `short_side`

@@ -28,11 +28,13 @@ class MaskParts(NamedTuple):
         head: maps RoI features `[R, C, size, size]` to features for the predictor.
         predictor: maps these features to mask logits of twice their side, one map per class, background first; or one
             map for all classes.
+        side: number of cells along a side of a mask.
     """
 
     pool: nn.Module
     head: nn.Module
     predictor: nn.Module
+    side: int
 
 
 def build_mask_parts(
@@ -50,10 +52,10 @@ def build_mask_parts(
     maps = 1 if settings.class_agnostic_masks else num_classes + 1
     width = settings.mask_channels
     if isinstance(box_head, MapHead):
-        return MaskParts(pool, nn.Identity(), MaskRCNNPredictor(box_head.out_channels, width, maps))
+        return MaskParts(pool, nn.Identity(), MaskRCNNPredictor(box_head.out_channels, width, maps), neck.roi_size)
     roi_align = PyramidRoIAlign(neck.roi_features, settings.mask_size // 2, settings.roi_samples)
     head = MaskRCNNHeads(neck.roi_features[0].channels, [width] * CONVOLUTIONS, 1)
-    return MaskParts(roi_align, head, MaskRCNNPredictor(width, width, maps))
+    return MaskParts(roi_align, head, MaskRCNNPredictor(width, width, maps), settings.mask_size)
 
 
 def of_class(logits: Tensor, labels: Tensor) -> Tensor:

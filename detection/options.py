@@ -35,6 +35,8 @@ class DetectionDataOptions:
             small values are refused. Predictions use it as well.
         negatives: keep trains on images without objects too; drop leaves them out.
         bad_boxes: whether a box without area inside its image is an error, or left out.
+        without_mask: with --masks, whether an object without a usable mask is an error, has its box as its mask, or is
+            left out.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
         augment: train flips, jitters colours and varies the size; light only flips; eval changes nothing; or the name
             of a registered augmentation.
@@ -59,6 +61,7 @@ class DetectionDataOptions:
     bits: int | None = None
     negatives: Literal["keep", "drop"] = "keep"
     bad_boxes: Literal["error", "drop"] = "error"
+    without_mask: Literal["error", "box", "drop"] = "error"
     allow_outside: bool = option(False, resume="free")
     augment: str = "train"
     short_sides: list[int] | None = None

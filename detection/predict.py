@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from backbones.common.precision import at_least_fp32
 from backbones.errors import UserError
 from backbones.fold import Folds
 from detection.faster_rcnn import FasterRCNN
+from detection.masks import encode
 from detection.preprocess import Preprocessor
 
 PROPOSAL_NMS = 0.7  # IoU above which a proposal repeats a better one, as in the RPN
@@ -43,9 +45,10 @@ class Predictor(nn.Module):
             weighted mean of the boxes that overlap it.
         nms: IoU above which the weaker of two boxes of a class is removed. None means the first model's value (0.5), or
             0.3 with `refine`.
+        outlines: also return the masks as run-length codes.
 
     Raises:
-        UserError: there is no model, or a size or IoU is out of range.
+        UserError: there is no model, a size or IoU is out of range, or the models' masks differ in size.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Predictor(nn.Module):
         flip: bool = False,
         refine: bool = False,
         nms: float | None = None,
+        outlines: bool = False,
     ) -> None:
         super().__init__()
         models = [models] if isinstance(models, FasterRCNN) else models
@@ -65,6 +69,11 @@ class Predictor(nn.Module):
             raise UserError(f"sizes={list(sizes)}: must be above 0 pixels")
         if nms is not None and not 0 < nms <= 1:
             raise UserError(f"nms={nms}: must be above 0 and at most 1")
+        if len({model.roi_heads.mask_side for model in models}) > 1:
+            sides = ", ".join(str(model.roi_heads.mask_side or "none") for model in models)
+            raise UserError(
+                f"models: their masks differ in size (cells along a side: {sides}); use models of equal masks"
+            )
         self.models = nn.ModuleList(models)
         self.views = [
             (model, _at(model.transform, size), flipped)
@@ -74,18 +83,24 @@ class Predictor(nn.Module):
         ]
         heads = models[0].roi_heads
         self.refine, self.heads = refine, heads
+        self.masks = models[0].has_masks
+        self.outlines = outlines and self.masks
         self.nms = nms or (REFINED_NMS if refine else heads.nms_thresh)
         self.plain = len(models) == 1 and not sizes and not flip and not refine and nms is None
 
     @torch.no_grad()
-    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return the detections of images `[3, H, W]` of any sizes, uint8 or floats in 0..1.
 
         The features of all views of the batch are in memory at the same time.
 
         Returns:
-            For each image `boxes` `[N, 4]` xyxy in its pixels, `scores` `[N]` in 0..1, and `labels` `[N]` from 1.
+            For each image `boxes` `[N, 4]` xyxy in its pixels, `scores` `[N]` in 0..1, and `labels` `[N]` from 1. Models
+            with a mask branch add `masks` `[N, M, M]` as in `FasterRCNN`, and with `outlines` a list `rles`.
         """
+        return self._outlined(self._detect(images), images)
+
+    def _detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         with Folds():
             if self.plain:
                 return self.views[0][0](list(images))
@@ -99,11 +114,28 @@ class Predictor(nn.Module):
                 again = [_likeliest(*pair) for pair in zip(scores, boxes, strict=True)]
                 passes = zip((scores, boxes), self._score(views, again), strict=True)
                 scores, boxes = ([torch.cat(both) for both in zip(*parts, strict=True)] for parts in passes)
-        return [self._select(*found) for found in zip(scores, boxes, strict=True)]
+            found = [self._select(*pair) for pair in zip(scores, boxes, strict=True)]
+            return self._with_masks(views, found) if self.masks else found
+
+    def _with_masks(self, views: Sequence[View], found: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Add to the detections of each image their masks: the mean of the probabilities of all views."""
+        boxes, labels = ([each[name] for each in found] for name in ("boxes", "labels"))
+        masks = zip(*(view.masks(boxes, labels) for view in views), strict=True)
+        return [{**each, "masks": torch.stack(own).mean(0)} for each, own in zip(found, masks, strict=True)]
+
+    def _outlined(self, found: list[dict[str, Tensor]], images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Add the masks as run-length codes, if this predictor returns them."""
+        if not self.outlines:
+            return found
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return [
+            {**each, "rles": encode(each["masks"], each["boxes"], size)}
+            for each, size in zip(found, sizes, strict=True)
+        ]
 
     def predict_with_losses(
         self, images: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """Return detections and training losses. There must be only one model and one view.
 
         Raises:
@@ -114,7 +146,8 @@ class Predictor(nn.Module):
                 "--val-loss: needs one model and one view of each image; leave out --ensemble, --test-sizes, "
                 "--test-flip and --refine"
             )
-        return self.views[0][0].predict_with_losses(images, targets)
+        found, losses = self.views[0][0].predict_with_losses(images, targets)
+        return self._outlined(found, images), losses
 
     def _score(self, views: Sequence[View], boxes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return class probabilities `[B, K + 1]` and a box for each class `[B, K + 1, 4]` of each image's boxes.
@@ -191,6 +224,11 @@ class View:
         moved = self._outside([each.flatten(0, 1) for each in clipped])
         probabilities = at_least_fp32(logits).softmax(-1).split(counts)
         return list(probabilities), [each.unflatten(0, (-1, logits.shape[1])) for each in moved]
+
+    def masks(self, boxes: list[Tensor], labels: list[Tensor]) -> list[Tensor]:
+        """Return the masks of each image's boxes `[B, M, M]`, as in `RoIHeads.masks`, not flipped."""
+        found = self.model.roi_heads.masks(self.features, self._inside(boxes), labels, self.resized)
+        return [each.flip(-1) for each in found] if self.flipped else found
 
     def _inside(self, boxes: list[Tensor]) -> list[Tensor]:
         """Convert boxes from pixels of the original images to pixels of the resized (and flipped) images."""

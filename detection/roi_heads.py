@@ -64,6 +64,7 @@ class RoIHeads(TorchvisionRoIHeads):
             mask_predictor=masks and masks.predictor,
         )
         self.context = context
+        self.mask_side = 0 if masks is None else masks.side  # cells along a side of a mask
 
     def forward(
         self,
@@ -123,6 +124,9 @@ class RoIHeads(TorchvisionRoIHeads):
             labels: for each image the classes of its boxes `[B]`.
             image_shapes: height and width of each resized image.
         """
+        if not sum(len(each) for each in boxes):
+            side = self.mask_side
+            return [each.new_zeros((0, side, side)) for each in boxes]
         logits = self._mask_logits(features, boxes, image_shapes)
         return list(of_class(logits, torch.cat(labels)).sigmoid().split([len(each) for each in boxes]))
 

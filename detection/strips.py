@@ -13,55 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 FIELDS = 5  # object, left, right, top, bottom
 PAIRS = 1 << 15  # pairs of a RoI and a strip (or row of pixels) that are computed at a time: about 40 MB
-
-
-def strips_of_counts(counts: np.ndarray, height: int) -> np.ndarray:
-    """Return the strips `[S, 4]` (left, right, top, bottom) int32 of one mask.
-
-    Args:
-        counts: lengths of alternating runs of background and object pixels, column by column `[R]` int64.
-        height: of the image in pixels.
-    """
-    ends = counts.cumsum()
-    begin, end = ends[0::2][: len(ends[1::2])], ends[1::2]
-    begin, end = begin[end > begin], end[end > begin]
-    first, last = begin // height, (end - 1) // height
-    top, bottom = begin - first * height, end - last * height
-    # A run within a column is one strip. A longer one has a first column, columns in full, and a last column.
-    single, many = first == last, first < last
-    parts = [
-        (first, first + 1, top, np.where(single, bottom, height)),
-        ((first + 1)[many], last[many], 0 * last[many], 0 * last[many] + height),
-        (last[many], last[many] + 1, 0 * last[many], bottom[many]),
-    ]
-    strips = np.concatenate([np.stack(part, axis=1) for part in parts]).astype(np.int32)
-    return strips[strips[:, 0] < strips[:, 1]]
-
-
-def mirrored(strips: np.ndarray, width: int) -> np.ndarray:
-    """Flip strips `[S, 5]` horizontally in an image of `width` pixels."""
-    owner, left, right, top, bottom = strips.T
-    return np.stack([owner, width - right, width - left, top, bottom], axis=1)
-
-
-def selected(strips: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return the strips of the objects at `indices` `[M]`, which are ascending. These objects become 0 to M-1."""
-    kept = strips[np.isin(strips[:, 0], indices)]
-    return np.column_stack([np.searchsorted(indices, kept[:, 0]), kept[:, 1:]]).astype(np.int32)
-
-
-def bitmaps(strips: np.ndarray, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the masks of `count` objects `[N, H, W]` uint8, 0 or 1, in an image of size (height, width)."""
-    masks = np.zeros((count, *size), np.uint8)
-    for owner, left, right, top, bottom in strips.tolist():
-        masks[owner, top:bottom, left:right] = 1
-    return masks
 
 
 def strips_of_bitmaps(masks: Tensor) -> Tensor:

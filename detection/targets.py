@@ -35,7 +35,7 @@ def check_targets(targets: Sequence[Target], num_classes: int) -> None:
 
 
 def with_strips(targets: Sequence[Target], images: Sequence[Tensor]) -> list[Target]:
-    """Return targets in which each object's mask is given by `strips` `[S, 5]`, made from `masks` `[N, H, W]` if absent.
+    """Return targets with the objects' masks as `strips` `[S, 5]`, made from `masks` `[N, H, W]` where absent.
 
     Raises:
         UserError: a target has no masks, or they do not fit its boxes or its image.

@@ -6,7 +6,7 @@ resized as the model always resizes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from backbones.common.images import tile_starts
 from backbones.errors import UserError
-from detection.trained import Detections, TrainedDetector
+from detection.runs import moved, united
+from detection.trained import Detections, Outlines, TrainedDetector
 
 SAME_IOU = 0.5  # from this IoU on, two boxes of a class are one object
 PART = 0.5  # fraction of a cut box inside another box, from which the cut box is a part of that object
@@ -70,7 +71,8 @@ def detect_in_tiles(detector: TrainedDetector, image: Tensor, tiles: Tiles, *, b
         parts = [image[:, top : top + tiles.side, left : left + tiles.side] for left, top in batch]
         for (left, top), part in zip(batch, detector.predict(parts), strict=True):
             boxes = part.boxes + torch.tensor([left, top, left, top])
-            found.append(Detections(boxes, part.scores, part.labels, part.names))
+            outlines = part.outlines and _moved_outlines(part.outlines, left, top, image)
+            found.append(Detections(boxes, part.scores, part.labels, part.names, outlines))
             cut.append(_is_cut(boxes, left, top, tiles.side, image))
     return merge(_concatenated(found), torch.cat(cut))
 
@@ -78,15 +80,18 @@ def detect_in_tiles(detector: TrainedDetector, image: Tensor, tiles: Tiles, *, b
 def merge(found: Detections, cut: Tensor) -> Detections:
     """Merge the detections of overlapping tiles, so that each object occurs once.
 
-    The boxes of each class are processed in order of their scores, the best first: - a box that overlaps a better one
-    by `SAME_IOU` is removed; - a cut box is removed if the fraction `PART` of it lies in a better box that is not cut;
-    - two cut boxes are replaced by the box around both if the fraction `PART` of one lies in the other.
+    The boxes of each class are processed in order of their scores, the best first:
+    - a box that overlaps a better one by `SAME_IOU` is removed;
+    - a cut box is removed if the fraction `PART` of it lies in a better box that is not cut;
+    - two cut boxes are replaced by the box around both if the fraction `PART` of one lies in the other; the mask of the
+      new box is the union of both masks.
 
     Args:
         cut: whether each box ends at an inner edge of its tile `[N]`.
     """
     boxes = found.boxes.clone()
     kept: list[int] = []
+    codes = list(found.outlines.codes) if found.outlines else []
     # Uncut boxes go first, because a part of an object may have a higher score than the whole.
     order = sorted(range(len(found)), key=lambda index: (bool(cut[index]), -float(found.scores[index])))
     for label in found.labels.unique().tolist():
@@ -95,17 +100,21 @@ def merge(found: Detections, cut: Tensor) -> Detections:
         while len(indices):
             best, rest = int(indices[0]), indices[1:]
             kept.append(best)
-            indices = rest[~_absorb(boxes, best, rest, cut)]
+            gone, parts = _absorb(boxes, best, rest, cut)
+            indices = rest[~gone]
+            if codes and parts.any():
+                codes[best] = united([codes[best], *(codes[index] for index in rest[parts].tolist())])
     chosen = torch.tensor(sorted(kept, key=lambda index: -float(found.scores[index])), dtype=torch.long)
-    return Detections(boxes, found.scores, found.labels, found.names).where(chosen)
+    outlines = found.outlines and replace(found.outlines, codes=tuple(codes))
+    return Detections(boxes, found.scores, found.labels, found.names, outlines).where(chosen)
 
 
-def _absorb(boxes: Tensor, best: int, rest: Tensor, cut: Tensor) -> Tensor:
+def _absorb(boxes: Tensor, best: int, rest: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
     """Return which of the boxes at indices `rest` show the same object as the box at index `best`: `[M]`.
 
-    If that box is cut, it grows in place around the cut boxes that belong to it.
+    If that box is cut, it grows in place around the cut boxes that belong to it. Also return which boxes these are.
     """
-    gone = torch.zeros(len(rest), dtype=torch.bool)
+    gone, joined = torch.zeros(len(rest), dtype=torch.bool), torch.zeros(len(rest), dtype=torch.bool)
     while True:  # until the box has stopped growing
         sides = (
             torch.minimum(boxes[best, 2:], boxes[rest, 2:]) - torch.maximum(boxes[best, :2], boxes[rest, :2])
@@ -115,9 +124,10 @@ def _absorb(boxes: Tensor, best: int, rest: Tensor, cut: Tensor) -> Tensor:
         part = cut[rest] & (inter > PART * (torch.minimum(own, others) if cut[best] else others))
         more = (same | part) & ~gone
         if not more.any():
-            return gone
+            return gone, joined
         gone |= more
         if cut[best] and part.any():
+            joined |= part
             parts = boxes[rest[part]]
             boxes[best, :2] = torch.minimum(boxes[best, :2], parts[:, :2].amin(0))
             boxes[best, 2:] = torch.maximum(boxes[best, 2:], parts[:, 2:].amax(0))
@@ -145,4 +155,13 @@ def _concatenated(parts: list[Detections]) -> Detections:
     boxes, scores, labels = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "labels")
     )
-    return Detections(boxes, scores, labels, tuple(name for part in parts for name in part.names))
+    names = tuple(name for part in parts for name in part.names)
+    first = parts[0].outlines
+    codes = tuple(code for part in parts if part.outlines for code in part.outlines.codes)
+    return Detections(boxes, scores, labels, names, first and replace(first, codes=codes))
+
+
+def _moved_outlines(outlines: Outlines, left: int, top: int, image: Tensor) -> Outlines:
+    """Return the masks of a tile as masks of the image, from which the tile was cut at (left, top)."""
+    size = (image.shape[-2], image.shape[-1])
+    return Outlines(tuple(moved(code, left, top, size) for code in outlines.codes), size)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.bits import WHOLE_BITS
+from backbones.common.coco import CompressedRuns
 from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
@@ -21,9 +22,23 @@ from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
 from detection.faster_rcnn import FasterRCNN, build
+from detection.masks import decode
 from detection.options import DetectorOptions
 from detection.predict import Predictor
 from detection.weights import set_norm_eps
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Masks of the detections in one image.
+
+    Attributes:
+        codes: masks as COCO's compressed run-length codes, one per detection.
+        size: height and width of the image in pixels.
+    """
+
+    codes: tuple[CompressedRuns, ...]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,12 +50,19 @@ class Detections:
         scores: `[N]` in 0..1.
         labels: `[N]` category ids as in the data set's file.
         names: category names, one per box.
+        outlines: masks of the boxes as run-length codes; None if the detector predicts no masks.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    outlines: Outlines | None = None
+
+    @property
+    def masks(self) -> Tensor | None:
+        """Return the masks as bitmaps of the image `[N, H, W]` bool, or None if the detector predicts no masks."""
+        return None if self.outlines is None else decode(self.outlines.codes, self.outlines.size)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -49,7 +71,10 @@ class Detections:
         """Return the detections selected by a boolean mask `[N]` or by indices `[M]`."""
         indices = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
         names = tuple(self.names[index] for index in indices.tolist())
-        return Detections(self.boxes[indices], self.scores[indices], self.labels[indices], names)
+        outlines = self.outlines
+        if outlines is not None:
+            outlines = replace(outlines, codes=tuple(outlines.codes[index] for index in indices.tolist()))
+        return Detections(self.boxes[indices], self.scores[indices], self.labels[indices], names, outlines)
 
 
 class TrainedDetector(TrainedModel[Tensor, Detections]):
@@ -79,10 +104,16 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
 
     def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
         found = self.predictor([image.to(self.device) for image in images])
-        return [self.named(each) for each in found]
+        named = [self.named(each) for each in found]
+        if not self.predictor.outlines:
+            return named
+        return [
+            replace(own, outlines=Outlines(tuple(each["rles"]), (image.shape[-2], image.shape[-1])))
+            for own, each, image in zip(named, found, images, strict=True)
+        ]
 
     def named(self, found: dict[str, Tensor]) -> Detections:
-        """Return the detections of one image with category ids and names in place of labels."""
+        """Return the detections of one image with category ids and names in place of labels, without masks."""
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
         ids = torch.tensor([0, *self.categories.ids])[labels]
         names = tuple(self.categories.names[label - 1] for label in labels.tolist())
@@ -106,6 +137,7 @@ def load(
         detector = detection.load("runs/det-20260101-120000")
         found = detector("street.jpg")  # or a list of paths, PIL images, arrays, tensors
         found.boxes, found.scores, found.labels, found.names
+        found.masks  # [N, H, W] bool, of a detector that was trained with --masks
 
     Args:
         run: folder of the run, or one of its weights files.
@@ -132,6 +164,7 @@ def load(
             flip=config.get("test_flip", False) if flip is None else flip,
             refine=config.get("refine", False) if refine is None else refine,
             nms=config.get("test_nms") if nms is None else nms,
+            outlines=True,
         )
         return TrainedDetector(trained, predictor, model, categories, device=device, precision=precision)
 

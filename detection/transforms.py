@@ -1,4 +1,4 @@
-"""Augments an image together with its boxes. The result is a pure function of (seed, epoch, index).
+"""Augments an image together with its boxes and masks. The result is a pure function of (seed, epoch, index).
 
 A preset only chooses the short side that the model resizes to (`detection.preprocess`). Images that are more than twice
 as large as that are divided by a power of two before, because all later steps would process needless pixels.
@@ -6,6 +6,7 @@ as large as that are divided by a power of two before, because all later steps w
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,15 @@ from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from backbones.common.registry import Registry, unknown_name
 from backbones.common.shrinking import resize_ratio, shrink_factor
+from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
+from detection.runs import bitmaps, selected
+from detection.runs import mirrored as mirrored_strips
+from detection.strips import strips_of_bitmaps
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for a newer version on the network
 
@@ -36,7 +42,39 @@ class Augmentation(Protocol):
         """
 
 
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+class MaskAugmentation(Protocol):
+    """Interface of a user's augmentation that moves masks as well. Its third parameter has the name `masks`."""
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, masks: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Augment an image, its boxes and their masks `[N, H, W]` uint8, 0 or 1.
+
+        In addition to what `Augmentation` says, masks keep their number and order. An object of whose mask nothing is
+        left is dropped.
+        """
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """An augmented image with its boxes.
+
+    Attributes:
+        image: `[H, W, C]` uint8.
+        boxes: the remaining boxes `[M, 4]`.
+        kept: indices of the remaining boxes among the given ones `[M]`, ascending.
+        short_side: pixels to resize to; None for the model's own size.
+        strips: masks of the remaining boxes `[S, 5]`; None if there are no masks.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    kept: np.ndarray
+    short_side: int | None
+    strips: np.ndarray | None
+
+
+AUGMENTATIONS: Registry[Augmentation | MaskAugmentation] = Registry("augmentation")
 register_augmentation = AUGMENTATIONS.register  # @detection.register_augmentation("name"), for --augment name
 
 
@@ -52,19 +90,26 @@ class Augment:
         model_sizes: short side in pixels that the model resizes to by itself, and its largest long side. With both,
             large images are shrunk for the presets "train" and "light". An augmentation of the user gets whole images,
             because it may crop a small part.
+        masks: whether the images have masks.
 
     Raises:
-        UserError: if the preset is unknown.
+        UserError: the preset is unknown, or moves no masks though the images have masks.
     """
 
     preset: str
     short_sides: tuple[int, ...] = ()
     seed: int = 0
     model_sizes: tuple[int, int] | None = None
+    masks: bool = False
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
+        if self.masks and self.preset not in PRESETS and not _moves_masks(self.preset):
+            raise UserError(
+                f"augment {self.preset}: moves no masks; write it as a function of (image, boxes, masks, random) that "
+                "returns image, boxes and masks, or choose another one"
+            )
 
     def shrink_factor(self, size: tuple[int, int]) -> int:
         """Return by what an image of size (height, width) is divided first: a power of two, 1 for most images.
@@ -78,39 +123,64 @@ class Augment:
         return shrink_factor(resize_ratio(size, short_side=short_side, long_side=long_side))
 
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, *, epoch: int, index: int, least_side: float = SMALLEST_SIDE
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
-        """Augment an image `[H, W, C]` uint8 and its boxes `[N, 4]` xyxy in pixels.
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        *,
+        epoch: int,
+        index: int,
+        least_side: float = SMALLEST_SIDE,
+        strips: np.ndarray | None = None,
+    ) -> Augmented:
+        """Augment an image `[H, W, C]` uint8, its boxes `[N, 4]` xyxy in pixels, and their masks as strips `[S, 5]`.
 
         Args:
             least_side: see `sanitise`.
-
-        Returns:
-            The image, the remaining boxes `[M, 4]`, their indices `[M]` among the given boxes, and the short side to
-            resize to (None: the model's own).
         """
         if self.preset == "eval":
-            return image, boxes, np.arange(len(boxes)), None
+            return Augmented(image, boxes, np.arange(len(boxes)), None, strips)
         random = np.random.default_rng((self.seed, epoch, index))
         if self.preset in AUGMENTATIONS:
-            image, boxes = AUGMENTATIONS[self.preset](image, boxes, random)
+            image, boxes, strips = _registered(self.preset, image, boxes, strips, random)
         else:
-            image, boxes = _built_in(self.preset, image, boxes, random)
-        kept, indices = sanitise(boxes.astype(np.float32), image.shape[:2], least_side)
+            image, boxes, strips = _built_in(self.preset, image, boxes, strips, random)
+        boxes, kept = sanitise(boxes.astype(np.float32), image.shape[:2], least_side)
+        strips = None if strips is None else selected(strips, kept)
         short_side = int(random.choice(self.short_sides)) if self.preset == "train" and self.short_sides else None
-        return image, kept, indices, short_side
+        return Augmented(image, boxes, kept, short_side, strips)
+
+
+Moved = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, boxes and strips
+
+
+def _moves_masks(name: str) -> bool:
+    """Return whether a registered augmentation moves masks."""
+    return "masks" in inspect.signature(AUGMENTATIONS[name]).parameters
+
+
+def _registered(
+    name: str, image: np.ndarray, boxes: np.ndarray, strips: np.ndarray | None, random: np.random.Generator
+) -> Moved:
+    augmentation: Any = AUGMENTATIONS[name]
+    if not _moves_masks(name):
+        image, boxes = augmentation(image, boxes, random)
+        return image, boxes, None
+    masks = bitmaps(np.zeros((0, 5), np.int32) if strips is None else strips, len(boxes), image.shape[:2])
+    image, boxes, masks = augmentation(image, boxes, masks, random)
+    return image, boxes, None if strips is None else strips_of_bitmaps(torch.from_numpy(masks.copy())).numpy()
 
 
 def _built_in(
-    preset: str, image: np.ndarray, boxes: np.ndarray, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    preset: str, image: np.ndarray, boxes: np.ndarray, strips: np.ndarray | None, random: np.random.Generator
+) -> Moved:
     pipeline = _pipeline(preset)
     pipeline.set_random_seed(int(random.integers(2**32)))
     out = pipeline(image=image)
     # The flip is the only step that moves boxes. albumentations' own boxes are slower, and it rounds them.
     if any(name == "HorizontalFlip" for name, _ in out["applied_transforms"]):
         boxes = mirrored(boxes, image.shape[1])
-    return out["image"], boxes
+        strips = None if strips is None else mirrored_strips(strips, image.shape[1])
+    return out["image"], boxes, strips
 
 
 def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:

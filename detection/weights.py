@@ -171,9 +171,7 @@ def _is_class_agnostic(name: str, own: dict[str, Tensor], state: dict[str, Tenso
     return name.startswith(MASK_ROWS) and 1 in (len(own[name]), len(state[name]))
 
 
-def _with_mask_branch(
-    state: dict[str, Tensor], own: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
+def _with_mask_branch(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the state with the model's own mask branch if the file has none, and the names of its entries."""
     if any(name.startswith(MASK_BRANCH) for name in state):
         return state, []

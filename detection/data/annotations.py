@@ -22,6 +22,7 @@ from backbones.common.datasets import field as require_field
 from backbones.common.images import complete_size
 from backbones.errors import UserError
 from detection.data.file_names import use_fitting_files
+from detection.data.masks import PackedMasks, WithoutMask, read_masks
 from detection.data.truth import Protocol, Truth, unknown_size
 
 # Pixels. A box whose side inside the image is not longer has no area, wherever boxes are read, checked or augmented.
@@ -103,6 +104,7 @@ class CocoAnnotations:
         clipped: number of boxes that reached out of their image.
         notes: descriptions of what was corrected or left out in reading, with the number of cases.
         passed_over: number of files in the image folder by suffix that are not images.
+        masks: masks of the boxes; None if they were not read.
         dropped: number of boxes without area that were left out. Metrics of `source` count them, as COCO's do.
     """
 
@@ -120,6 +122,7 @@ class CocoAnnotations:
     crowd: np.ndarray
     clipped: int = 0
     dropped: int = 0
+    masks: PackedMasks | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
@@ -132,10 +135,17 @@ class CocoAnnotations:
         bad_boxes: Literal["error", "drop"] = "error",
         absent_images: Literal["error", "keep"] = "error",
         allow_outside: bool = False,
+        without_mask: WithoutMask | None = None,
     ) -> CocoAnnotations:
         """Read and check a COCO instances file. See `of` for arguments and errors."""
         truth = Truth.of_coco(path, folder)
-        return cls.of(truth, bad_boxes=bad_boxes, absent_images=absent_images, allow_outside=allow_outside)
+        return cls.of(
+            truth,
+            bad_boxes=bad_boxes,
+            absent_images=absent_images,
+            allow_outside=allow_outside,
+            without_mask=without_mask,
+        )
 
     @classmethod
     def of(
@@ -145,6 +155,7 @@ class CocoAnnotations:
         bad_boxes: Literal["error", "drop"] = "error",
         absent_images: Literal["error", "keep"] = "error",
         allow_outside: bool = False,
+        without_mask: WithoutMask | None = None,
     ) -> CocoAnnotations:
         """Check and pack the records of a split.
 
@@ -154,6 +165,8 @@ class CocoAnnotations:
             bad_boxes: whether a box without area inside its image is an error, or left out.
             absent_images: whether an image that is not in `folder` is an error.
             allow_outside: accept file names that lead out of `folder` (absolute ones, and those with `..`).
+            without_mask: read the masks of the objects too, and treat objects without one as in `read_masks`. None
+                reads no masks.
 
         Raises:
             UserError: something is malformed; the message names the file and the record. Examples are a missing list or
@@ -168,6 +181,11 @@ class CocoAnnotations:
         rows = _rows(annotations, image_ids, categories, path)
         boxes, clipped, keep = _checked_boxes(truth, rows, sizes, bad_boxes)
         crowd = np.array([bool(require_field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
+        masks = None
+        if without_mask is not None:
+            masks = read_masks(truth, sizes[rows], boxes, keep & ~crowd, without_mask)
+        dropped = int((~keep).sum())
+        keep &= True if masks is None else masks.kept
         # Sort the annotations that are kept by image.
         order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
         return cls(
@@ -184,7 +202,8 @@ class CocoAnnotations:
             labels=categories.labels(np.array([annotations[i]["category_id"] for i in order], dtype=np.int64)),
             crowd=crowd[order],
             clipped=clipped,
-            dropped=int((~keep).sum()),
+            dropped=dropped,
+            masks=None if masks is None else PackedMasks.of([masks.codes[index] for index in order]),
             notes=truth.all_notes(),
             passed_over=truth.passed_over,
         )
@@ -196,6 +215,12 @@ class CocoAnnotations:
         """Return boxes `[N, 4]`, labels `[N]` and crowd flags `[N]` of one image."""
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes[part], self.labels[part], self.crowd[part]
+
+    def strips_of(self, index: int) -> np.ndarray | None:
+        """Return the masks of one image's boxes as strips `[S, 5]`, or None if masks were not read."""
+        if self.masks is None:
+            return None
+        return self.masks.strips(self.offsets[index], self.offsets[index + 1], int(self.sizes[index, 0]))
 
     def objects(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the objects, without crowds, of the images at `indices` `[M]`.

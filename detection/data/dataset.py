@@ -17,6 +17,7 @@ from backbones.common.images import read_image
 from backbones.common.shrinking import read_shrunk
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE, CocoAnnotations
+from detection.runs import selected, shrunk
 from detection.transforms import Augment
 
 
@@ -25,7 +26,8 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     An item is a uint8 image `[3, H, W]`, of its original size unless `augment` shrinks it, and a target: `boxes`
     `[N, 4]` xyxy in pixels of that image, `labels` `[N]` from 1, `ignore` `[K, 4]` (crowd regions), `image_id`, and in
-    multi-scale training `short_side`. An image without objects has `[0, 4]` boxes and is a negative.
+    multi-scale training `short_side`. If the annotations have masks, it has `strips` `[S, 5]` (see `detection.strips`).
+    An image without objects has `[0, 4]` boxes and is a negative.
 
     Args:
         augment: augmentation of an image, a function of (seed, epoch, index).
@@ -70,18 +72,27 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         factor = self.augment.shrink_factor(size)
         image = read_shrunk(self.path(index), size=size, factor=factor, bits=self.bits)
         boxes, labels, crowd = data.of_image(row)
-        image, boxes, kept, short_side = self.augment(
-            image, boxes / np.float32(factor), epoch=epoch, index=row, least_side=SMALLEST_SIDE / factor
+        given = data.strips_of(row)
+        strips = None if given is None else shrunk(given, factor, size)
+        least = SMALLEST_SIDE / factor
+        seen = self.augment(
+            image, boxes / np.float32(factor), epoch=epoch, index=row, least_side=least, strips=strips
         )
-        labels, crowd = labels[kept], crowd[kept]
+        image, boxes, labels, crowd = seen.image, seen.boxes, labels[seen.kept], crowd[seen.kept]
         target = {
-            "boxes": torch.from_numpy(boxes[~crowd].copy()),
-            "labels": torch.from_numpy(labels[~crowd].astype(np.int64)),
             "ignore": torch.from_numpy(boxes[crowd].copy()),
             "image_id": torch.tensor(int(data.image_ids[row])),
         }
-        if short_side is not None:
-            target["short_side"] = torch.tensor(short_side)
+        objects = np.flatnonzero(~crowd)
+        if strips is not None and seen.strips is not None:
+            # Leave out the objects of whose masks the augmentation left nothing.
+            emptied = np.setdiff1d(np.flatnonzero(np.isin(seen.kept, strips[:, 0])), seen.strips[:, 0])
+            objects = np.setdiff1d(objects, emptied)
+            target["strips"] = torch.from_numpy(selected(seen.strips, objects))
+        target["boxes"] = torch.from_numpy(boxes[objects])
+        target["labels"] = torch.from_numpy(labels[objects].astype(np.int64))
+        if seen.short_side is not None:
+            target["short_side"] = torch.tensor(seen.short_side)
         return torch.from_numpy(np.stack(cv2.split(image))), target  # three times as fast as a transposed copy
 
     def path(self, index: int) -> Path:
@@ -97,10 +108,11 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return None
 
     def fingerprint(self) -> str:
-        """Return a hash of the file names, their order and their boxes."""
+        """Return a hash of the file names, their order, their boxes and their masks."""
         data = self.annotations
         digest = hashlib.sha256("\0".join(map(str, data.file_names[self.indices])).encode(errors="replace"))
-        for part in (data.offsets, data.boxes, data.labels, data.crowd):
+        masks = () if data.masks is None else (data.masks.ends, data.masks.text)
+        for part in (data.offsets, data.boxes, data.labels, data.crowd, *masks):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 

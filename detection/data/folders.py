@@ -99,15 +99,20 @@ def open_split(
 
 
 def read_annotations(
-    data: DetectionDataOptions, split: Literal["train", "val"], *, absent_images: Literal["keep", "error"] = "error"
+    data: DetectionDataOptions,
+    split: Literal["train", "val"],
+    *,
+    absent_images: Literal["keep", "error"] = "error",
+    masks: bool = False,
 ) -> CocoAnnotations:
     """Read and check the annotations of one split. The options name the data set.
 
     Args:
         data: names files, or a folder. The caller replaces a missing folder by that of the built-in shapes.
+        masks: whether to read the objects' masks too.
 
     Raises:
-        UserError: files are missing or malformed, or the layout of the folder is unknown.
+        UserError: files are missing or malformed, an object has no mask, or the layout of the folder is unknown.
     """
     how, files = Reading(absent_images, data.bad_boxes), _files(data)
     if split in files:
@@ -126,7 +131,11 @@ def read_annotations(
     else:
         raise UserError(f"--data: is missing; name a folder, or an annotation file with --{split}-annotations")
     return CocoAnnotations.of(
-        truth, bad_boxes=data.bad_boxes, absent_images=absent_images, allow_outside=data.allow_outside
+        truth,
+        bad_boxes=data.bad_boxes,
+        absent_images=absent_images,
+        allow_outside=data.allow_outside,
+        without_mask=data.without_mask if masks else None,
     )
 
 

@@ -22,9 +22,9 @@ from backbones.common.datasets import (
     refuse_duplicates,
 )
 from backbones.common.images import MOST_PIXELS, complete_size, read_image
+from backbones.common.outlines import paint
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
-from backbones.common.outlines import paint
 
 # COCO's names of the classes of Pascal VOC, in VOC's order.
 VOC_IN_COCO = (

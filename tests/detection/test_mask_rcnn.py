@@ -48,6 +48,8 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, de
         weights=None,
         weights_backbone=None,
         num_classes=91,
+        rpn_pre_nms_top_n_train=100,
+        rpn_pre_nms_top_n_test=50,
         rpn_post_nms_top_n_train=100,
         rpn_post_nms_top_n_test=50,
         box_batch_size_per_image=32,
@@ -118,7 +120,9 @@ def test_published_mask_file_loads_with_rows_of_the_datas_categories(twins, monk
     torch.save(old, folder / "file.pth")
     digest = hashlib.sha256((folder / "file.pth").read_bytes()).hexdigest()[:8]
     (folder / "file.pth").rename(folder / f"maskrcnn-{digest}.pth")
-    monkeypatch.setattr("detection.weights.COCO_MASKS_URL", f"https://download.pytorch.org/models/maskrcnn-{digest}.pth")
+    monkeypatch.setattr(
+        "detection.weights.COCO_MASKS_URL", f"https://download.pytorch.org/models/maskrcnn-{digest}.pth"
+    )
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     categories = CategoryMap((3, 18, 91), ("car", "dog", "unicorn"))
     ours = detection.build("resnet50", 3, weights="coco", categories=categories, masks=True)
@@ -134,7 +138,9 @@ def test_published_mask_file_loads_with_rows_of_the_datas_categories(twins, monk
 def test_files_of_boxes_and_masks_start_each_other(twins, tmp_path: Path):
     theirs, _, path = twins
     boxes = detection.build("resnet50", 90, weights=path)
-    assert all(name.startswith(("roi_heads.mask_head.", "roi_heads.mask_pred")) for name in boxes.load_report.unexpected)
+    assert all(
+        name.startswith(("roi_heads.mask_head.", "roi_heads.mask_pred")) for name in boxes.load_report.unexpected
+    )
     assert len(boxes.load_report.unexpected) == 12  # weight and bias of 4 convolutions, deconvolution and last layer
     torch.save(boxes.state_dict(), tmp_path / "boxes.pth")
     masks = detection.build("resnet50", 90, weights=tmp_path / "boxes.pth", masks=True)

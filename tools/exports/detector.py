@@ -16,6 +16,7 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms, roi_align
 
 import detection
+from backbones.errors import UserError
 from backbones.trained import TrainedFile
 from detection.trained import Detections, TrainedDetector
 from tools.exports.detections import compare_detections
@@ -167,6 +168,8 @@ def exportable_detector(trained: TrainedFile) -> Exportable:
     The file views each image once, as `detection.load(run, sizes=(), flip=False, refine=False)` does.
     """
     loaded = detection.load(trained.path, device="cpu", precision="fp32", sizes=(), flip=False, refine=False)
+    if loaded.model.has_masks:
+        raise UserError(f"{trained.path}: predicts masks, which cannot be exported yet; export a detector of boxes")
     model = prepare(loaded.model)
     file, multiple = DetectorFile(loaded), model.transform.size_divisible
     metadata = common_metadata(trained) | {

@@ -1,4 +1,4 @@
-"""Prediction with a detector: writes COCO results and a list of image ids and categories, and draws the boxes."""
+"""Prediction with a detector: writes COCO results and a list of image ids and categories, and draws boxes and masks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backbones.common.files import JsonObject, write_json
 from detection.draw import draw_detections
+from detection.runs import strips_of_codes
 from detection.tiles import Tiles, detect_in_tiles
 from detection.trained import Detections, TrainedDetector
 from tools.prediction.inputs import Read
@@ -69,6 +70,7 @@ class DetectionPrediction:
             colours,
             drawn.names,
             drawn.scores.tolist(),
+            strips_of_codes(drawn.outlines.codes) if drawn.outlines else None,
         )
         pictures.add(image.name, image.source, draw, is_frame=image.frame is not None)
 
@@ -83,12 +85,14 @@ class DetectionPrediction:
 
 
 def _coco_rows(found: Detections, number: int) -> list[JsonObject]:
-    """Convert the detections of an image to COCO results, with boxes as x, y, width and height."""
-    rows = []
+    """Convert the detections of an image to COCO results: boxes as x, y, width, height, and masks as run lengths."""
+    rows: list[JsonObject] = []
     for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
         left, top, right, bottom = box
         bbox = [round(value, 3) for value in (left, top, right - left, bottom - top)]
         rows.append({"image_id": number, "category_id": label, "bbox": bbox, "score": round(score, 5)})
+    for row, code in zip(rows, found.outlines.codes if found.outlines else (), strict=False):
+        row["segmentation"] = {"size": code["size"], "counts": code["counts"].decode()}
     return rows
 
 

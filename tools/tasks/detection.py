@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from detection.faster_rcnn import FasterRCNN
 from detection.necks import require_neck
 from detection.options import DetectionDataOptions, DetectorOptions
 from detection.predict import Predictor
+from detection.runs import strips_of_codes
 from detection.trained import build_from_options, from_file
 from detection.transforms import Augment
-from detection.weights import norm_eps
+from detection.weights import MASK_BRANCH, norm_eps
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches, to_device
 from tools.engine.evaluation import Results
@@ -68,6 +69,8 @@ class DetectionTask:
         weights = None if model.weights == "none" else model.weights
         detector = build_from_options(model, weights, categories=data.val.annotations.categories)
         absent = [name for name in getattr(detector.load_report, "missing", ()) if name.startswith("roi_heads.")]
+        if options.run.eval_only and any(name.startswith(MASK_BRANCH) for name in absent):
+            raise UserError(f"--weights {weights}: was trained without masks; leave out --masks, or --eval-only")
         if options.run.eval_only and absent:
             raise UserError(
                 f"--weights {weights}: was not trained on {len(absent)} of the data's categories "
@@ -103,8 +106,9 @@ class DetectionTask:
         self, options: TrainDetectorOptions, data: Splits[CocoDetection], model: FasterRCNN, meta: Meta
     ) -> TaskPlan:
         chosen = options.model
+        kind = "Mask R-CNN" if chosen.masks else "Faster R-CNN"
         return TaskPlan(
-            model=f"Faster R-CNN, {chosen.backbone}, {chosen.neck}, weights {chosen.weights}",
+            model=f"{kind}, {chosen.backbone}, {chosen.neck}, weights {chosen.weights}",
             classes=len(data.val.annotations.categories),
             train=describe_split(data.train) if data.train else None,
             val=describe_split(data.val) + _crowded_note(data.val, chosen.max_detections),
@@ -176,6 +180,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             flip=asked.test_flip,
             refine=asked.refine,
             nms=asked.test_nms,
+            outlines=True,
         )
 
     def write_predictions(self, folder: Path, evaluator: CocoEvaluator) -> None:
@@ -209,7 +214,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         draw_samples(
             [image.permute(1, 2, 0).numpy() for image in images],
             [_arrays(truth) for truth in truths],
-            [_arrays(detections) for detections in found],
+            [_arrays(_with_strips(detections)) for detections in found],
             self.data.annotations.categories.names,
         ).save(path)
 
@@ -250,8 +255,14 @@ def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetecti
         seed=options.run.seed,
         names=train.categories.names,
     )
-    sizes = (options.model.min_size, options.model.max_size)
-    augment = Augment(data.augment, tuple(data.short_sides or ()), options.run.seed, model_sizes=sizes)
+    model = options.model
+    augment = Augment(
+        data.augment,
+        tuple(data.short_sides or ()),
+        options.run.seed,
+        model_sizes=(model.min_size, model.max_size),
+        masks=model.masks,
+    )
     return CocoDetection(train, augment, indices=indices[kept], bits=data.bits)
 
 
@@ -262,7 +273,7 @@ def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) 
         _refuse_shapes(data, split)
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))
     absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
-    return read_annotations(data, split, absent_images=absent)
+    return read_annotations(data, split, absent_images=absent, masks=options.model.masks)
 
 
 def _refuse_shapes(data: DetectionDataOptions, split: str) -> None:
@@ -308,6 +319,12 @@ def _crowded_note(data: CocoDetection, most: int) -> str:
     if not images:
         return ""
     return f"; WARNING: {images} images have more than {most} objects (up to {objects.max()}); raise --max-detections"
+
+
+def _with_strips(found: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the detections of an image with their masks as strips, if there are masks, for drawing."""
+    drawn = {name: found[name] for name in ("boxes", "labels", "scores")}
+    return drawn | ({"strips": torch.from_numpy(strips_of_codes(found["rles"]))} if "rles" in found else {})
 
 
 def _arrays(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
