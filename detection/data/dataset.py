@@ -75,9 +75,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         given = data.strips_of(row)
         strips = None if given is None else shrunk(given, factor, size)
         least = SMALLEST_SIDE / factor
-        seen = self.augment(
-            image, boxes / np.float32(factor), epoch=epoch, index=row, least_side=least, strips=strips
-        )
+        seen = self.augment(image, boxes / np.float32(factor), epoch=epoch, index=row, least_side=least, strips=strips)
         image, boxes, labels, crowd = seen.image, seen.boxes, labels[seen.kept], crowd[seen.kept]
         target = {
             "ignore": torch.from_numpy(boxes[crowd].copy()),

@@ -15,7 +15,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 import detection
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
-from detection.masks import encode, paste
+from detection.masks import decode, encode, paste
+from detection.predict import Predictor, View, flip_boxes
 
 SIZES = {"min_size": 96, "max_size": 160}  # smaller than the default, to be fast
 FEW = {"proposals": 50, "rois_per_image": 32}
@@ -191,3 +192,52 @@ def test_wrong_masks_in_targets_are_refused_by_image():
     for wrong in ({"mask_size": 15, "masks": True}, {"class_agnostic_masks": True}):
         with pytest.raises(UserError):
             detection.build("resnet18", 3, **wrong)
+
+
+def detector(seed: int, **options: object) -> detection.FasterRCNN:
+    """Return a model in double precision whose scores and masks are spread enough to detect objects."""
+    torch.manual_seed(seed)
+    chosen = {"masks": True, "mask_channels": 16, "score_threshold": 0.2, **SMALL, **options}
+    model = detection.build("resnet18", 3, **chosen)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.weight.mul_(30)
+        if model.has_masks:
+            model.roi_heads.mask_predictor.mask_fcn_logits.weight.mul_(30)
+    return model.double().eval()
+
+
+@torch.inference_mode()
+def test_views_average_masks_and_return_run_lengths():
+    model, sizes = detector(0), ((50, 70), (90, 70))
+    images = [image.double() / 255 for image in images_of(*sizes)]
+    plain = Predictor(model, outlines=True).eval()(images)
+    again = Predictor(model, sizes=[64], outlines=True).eval()(images)  # the same view by the code of several views
+    both = Predictor(model, flip=True, refine=True).eval()(images)
+    for one, other, double, size in zip(plain, again, both, sizes, strict=True):
+        assert len(one["boxes"]) > 3 and len(double["boxes"])
+        torch.testing.assert_close(other["masks"], one["masks"], rtol=1e-5, atol=1e-5)  # ratios of sizes are fp32
+        assert one["rles"] == encode(one["masks"], one["boxes"], size) and "rles" not in double
+        assert torch.equal(decode(one["rles"], size), paste(one["masks"], one["boxes"], size))
+    # The masks of the last predictor are the means of its views' masks of its boxes.
+    views = [View.of(images, *view) for view in Predictor(model, flip=True).views]
+    boxes, labels = ([each[name] for each in both] for name in ("boxes", "labels"))
+    left, right = (view.masks(boxes, labels) for view in views)
+    for a, b, double in zip(left, right, both, strict=True):
+        torch.testing.assert_close(double["masks"], (a + b) / 2)
+        assert not torch.equal(a, b)
+
+
+@torch.inference_mode()
+def test_a_flipped_view_of_a_flipped_image_has_the_flipped_masks():
+    model = detector(1)
+    image, boxes, labels = images_of((50, 70))[0].double() / 255, torch.tensor([[5.0, 5, 40, 40]]), torch.tensor([2])
+    plain, turned = Predictor(model, flip=True).views
+    first = View.of([image], *plain).masks([boxes.double()], [labels])[0]
+    second = View.of([image.flip(-1)], *turned).masks([flip_boxes(boxes.double(), 70)], [labels])[0]
+    torch.testing.assert_close(second, first.flip(-1))
+
+
+def test_models_whose_masks_differ_are_refused_before_anything_runs():
+    for other in ({"neck": "c4"}, {"masks": False}):
+        with pytest.raises(UserError, match=r"models: their masks differ in size \(28, (14|none) cells along a side\)"):
+            Predictor([detector(0), detector(1, **other)])

@@ -1,0 +1,99 @@
+"""Runs of train_det.py --masks: training, results, loading, prediction, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import detection
+from backbones.errors import UserError
+from tools import export, predict, train_det
+
+TINY = (
+    *("--config", Path(train_det.__file__).parents[1] / "detection/recipes/shapes.yaml"),
+    *("--min-size", 64, "--max-size", 64, "--fpn-channels", 16, "--head-channels", 16, "--rois-per-image", 16),
+    *("--backbone", "resnet18", "--proposals", 20, "--batch-size", 4, "--workers", 0),
+    *("--epochs", 2, "--eval-every", 2, "--limit", 8),
+)
+
+
+def train(folder: Path, *words: object) -> Path:
+    train_det.main([*map(str, (*TINY, *words, "--output", folder))])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mask_run(small_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run with masks of 14 x 14 cells, whose detections have any score."""
+    folder = tmp_path_factory.mktemp("runs") / "masks"
+    words = ("--masks", "--mask-channels", 16, "--mask-size", 14, "--val-loss")
+    return train(folder, "--data", small_shapes, *words)
+
+
+def test_a_run_with_masks_has_their_losses_and_pictures(mask_run: Path):
+    lines = [json.loads(line) for line in (mask_run / "log.jsonl").read_text().splitlines()]
+    assert any("loss_mask" in line for line in lines)
+    results = json.loads((mask_run / "results.json").read_text())
+    assert results["val_loss_mask"] > 0
+    assert Image.open(mask_run / "samples.png").size[0] > 600
+
+
+def test_a_loaded_detector_returns_masks_of_the_images_size(mask_run: Path, small_shapes: Path):
+    detector = detection.load(mask_run)
+    detector.model.roi_heads.score_thresh = 0.01
+    found = detector(sorted((small_shapes / "val").iterdir())[0])
+    assert len(found) and found.masks.dtype == torch.bool
+    assert found.masks.shape == (len(found), 64, 64)
+    for mask, code, box in zip(found.masks, found.outlines.codes, found.boxes):
+        assert np.array_equal(coco_mask.decode(dict(code)), mask.numpy())
+        rows, columns = mask.nonzero().unbind(1)
+        if len(rows):  # a mask lies within its box, but for the padding of its grid
+            margin = 2 + (box[2:] - box[:2]).max() / 14
+            assert columns.min() >= box[0] - margin and rows.max() <= box[3] + margin
+    assert torch.equal(found.where(found.scores > 2).masks, torch.zeros(0, 64, 64, dtype=torch.bool))
+
+
+def test_prediction_writes_run_lengths_and_tints_masks(mask_run: Path, small_shapes: Path, tmp_path: Path):
+    file = sorted((small_shapes / "val").iterdir())[0]
+    predict.main(
+        [*map(str, ("--run", mask_run, file, "--workers", 0, "--score", 0.01, "--output", tmp_path / "whole"))]
+    )
+    rows = json.loads((tmp_path / "whole/predictions.json").read_text())
+    assert rows and all(row["segmentation"]["size"] == [64, 64] for row in rows)
+    assert coco_mask.decode(rows[0]["segmentation"]).shape == (64, 64)
+    words = ("--run", mask_run, file, "--workers", 0, "--score", 0.01, "--tile", 40, "--output", tmp_path / "tiles")
+    predict.main([*map(str, words)])
+    tiled = json.loads((tmp_path / "tiles/predictions.json").read_text())
+    assert tiled and all(row["segmentation"]["size"] == [64, 64] for row in tiled)
+    for row in tiled:
+        x, y, width, height = coco_mask.toBbox(row["segmentation"])
+        left, top, w, h = row["bbox"]
+        slack = 2 + max(w, h) / 14
+        assert not width or (x >= left - slack and y + height <= top + h + slack)
+
+
+def test_weights_without_masks_are_not_evaluated_with_masks(small_shapes: Path, mask_run: Path, tmp_path: Path):
+    boxes = train(tmp_path / "boxes", "--data", small_shapes, "--weights", mask_run / "model.safetensors")
+    state = detection.load(boxes).model.state_dict()
+    assert not any("mask" in name for name in state)  # a file with masks starts a detector of boxes
+    words = ("--data", small_shapes, "--masks", "--eval-only", "--weights", boxes / "model.safetensors")
+    with pytest.raises(UserError, match="was trained without masks; leave out --masks, or --eval-only"):
+        train(tmp_path / "evaluated", *words)
+
+
+def test_export_of_a_detector_with_masks_is_refused(mask_run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="predicts masks, which cannot be exported yet"):
+        export.main(["--run", str(mask_run), "--output", str(tmp_path / "model.onnx")])
+
+
+def test_data_without_masks_is_refused_with_a_count(coco):
+    coco.write()
+    words = ("--masks", "--eval-only", "--weights", "none", "--freeze", 0)
+    with pytest.raises(UserError, match=r"has no usable mask: `segmentation` is missing or empty \(\d such objects\)"):
+        train(coco.root / "run", "--data", coco.root, *words)
