@@ -95,8 +95,8 @@ class Predictor(nn.Module):
         The features of all views of the batch are in memory at the same time.
 
         Returns:
-            For each image `boxes` `[N, 4]` xyxy in its pixels, `scores` `[N]` in 0..1, and `labels` `[N]` from 1. With a
-            mask branch also `masks` `[N, M, M]` as in `FasterRCNN`, and with `outlines` a list `rles`.
+            For each image `boxes` `[N, 4]` xyxy in its pixels, `scores` `[N]` in 0..1, and `labels` `[N]` from 1.
+            Models with masks add `masks` `[N, M, M]` as in `FasterRCNN`, and with `outlines` a list `rles`.
         """
         return self._outlined(self._detect(images), images)
 

@@ -37,7 +37,7 @@ def mask_run(small_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_a_run_with_masks_has_their_losses_and_pictures(mask_run: Path):
-    lines = [json.loads(line) for line in (mask_run / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (mask_run / "metrics.jsonl").read_text().splitlines()]
     assert any("loss_mask" in line for line in lines)
     results = json.loads((mask_run / "results.json").read_text())
     assert results["val_loss_mask"] > 0
