@@ -26,7 +26,7 @@ from tools.engine.cost import versions
 from tools.engine.delivery import Delivery, deliver
 from tools.engine.environment import be_deterministic, default_threads, require_possible, user_error_of
 from tools.engine.evaluation import Results
-from tools.engine.loop import fit
+from tools.engine.loop import Pace, fit
 from tools.engine.nonfinite import NonFiniteError, require_finite_weights
 from tools.engine.options import RunOptions, TaskOptions, TrainOptions
 from tools.engine.resume import Changes, require_same_run
@@ -195,16 +195,12 @@ class Experiment:
                 results = fit(
                     training,
                     loader,
-                    epochs=self.train.epochs,
+                    pace=Pace(self.train.epochs, run.eval_every, run.eval_steps, run.patience, run.checkpoint_every),
                     batches=batches,
                     log=log,
                     evaluate=lambda: evaluate(training.evaluated),
                     save=lambda name: self.save(training, name),
                     metric=metric,
-                    eval_every=run.eval_every,
-                    eval_steps=run.eval_steps,
-                    patience=run.patience,
-                    checkpoint_every=run.checkpoint_every,
                     clip_norm=self.train.clip_norm,
                 )
         except stopping.Stopped as stop:

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +30,52 @@ from tools.processes.stopping import Stopped
 LOG_EVERY = 20  # optimizer steps between logged lines
 
 
+@dataclass(frozen=True)
+class Pace:
+    """When a training evaluates, saves and ends.
+
+    Attributes:
+        epochs: number of epochs.
+        eval_every: epochs between evaluations. The last epoch always ends with one.
+        eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
+        patience: consecutive evaluations without a new best score after which training ends; 0 for no limit.
+        checkpoint_every: optimizer steps between checkpoints within an epoch.
+    """
+
+    epochs: int
+    eval_every: int = 1
+    eval_steps: int = 0
+    patience: int = 0
+    checkpoint_every: int = 500
+
+    def is_due(self, training: Training) -> bool:
+        """Return whether the model must be evaluated at the current step and has not been evaluated at this step."""
+        if training.epoch_step == training.steps_per_epoch:
+            epoch = training.epoch + 1
+            due = epoch % self.eval_every == 0 or epoch == self.epochs
+        else:
+            due = self.eval_steps > 0 and training.step % self.eval_steps == 0
+        return due and training.measured < training.step
+
+    def is_over(self, training: Training) -> bool:
+        """Return whether the last epoch is finished, or no evaluation gave a new best score for too long."""
+        return training.epoch >= self.epochs or self.is_out_of_patience(training)
+
+    def is_out_of_patience(self, training: Training) -> bool:
+        """Return whether too many evaluations in a row gave no new best score."""
+        return 0 < self.patience <= training.waited
+
+
 def fit(
     training: Training,
     loader: Iterable[Batch],
     *,
-    epochs: int,
+    pace: Pace,
     batches: Batches,
     log: RunLog,
     evaluate: Callable[[], Results],
     save: Callable[[str], None],
     metric: str,
-    eval_every: int = 1,
-    eval_steps: int = 0,
-    patience: int = 0,
-    checkpoint_every: int = 500,
     clip_norm: float = 0.0,
 ) -> Results:
     """Train to the end of the last epoch, with evaluations, log and checkpoints on the way.
@@ -56,11 +89,6 @@ def fit(
         evaluate: returns the metrics of `training.evaluated`.
         save: writes a checkpoint. It is called with "last", and with "best" after a new best value of `metric`.
         metric: key in the results of `evaluate`; larger is better.
-        eval_every: epochs between evaluations. The last epoch always ends with one.
-        eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
-        patience: consecutive evaluations without a new best value of `metric` after which training ends; 0 for no
-            limit.
-        checkpoint_every: optimizer steps between checkpoints within an epoch.
         clip_norm: largest norm of the gradient; 0 for no limit.
 
     Returns:
@@ -70,53 +98,77 @@ def fit(
         Stopped: on a signal, after the checkpoint was written.
         NonFiniteError: on every process.
     """
-    results: Results = {}
     stopping.protect_workers(loader)
-
-    def measure_if_due() -> None:
-        if not _is_due(training, batches.steps, epochs=epochs, eval_every=eval_every, eval_steps=eval_steps):
-            return
-        try:
-            results.update(evaluate())
-        except Stopped:
-            # The checkpoint counts this evaluation as not done, so that --resume repeats it.
-            save("last")
-            raise
-        done = training.epoch + training.epoch_step / batches.steps
-        log.write(training.step, {"epoch": done, **results}, split="val")
-        _announce(progress, done, metric, results)
-        if _note_score(training, results[metric]):
-            save("best")
-
-    def is_out_of_patience() -> bool:
-        return 0 < patience <= training.waited
-
-    with _progress(epochs * batches.steps, training.step, batches.batch_size) as progress:
-        while training.epoch < epochs and not is_out_of_patience():
+    with _progress(pace.epochs * batches.steps, training.step, batches.batch_size) as progress:
+        run = _Fit(training, pace, batches, log, evaluate, save, metric, progress)
+        while not pace.is_over(training):
             # Thaw stages that are due, and continue at the step where the run was stopped.
             training.begin_epoch()
             batches.seek(training.epoch, training.epoch_step)
-            steps = iter(train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm))
-            while True:
-                # Evaluate before the next step, so that a resumed run makes up for an evaluation it was stopped in.
-                measure_if_due()
-                losses = None if is_out_of_patience() else next(steps, None)
-                if losses is None:
-                    break
-                _report(training, losses, log, progress, batches, epochs)
-                # Stop after a whole step. Several processes agreed on it in `_not_finite`.
-                if training.stopping or (distributed.world_size() == 1 and stopping.is_requested()):
-                    save("last")
-                    raise Stopped(f"stopped after step {training.step}")
-                # The end of an epoch is saved below, after its evaluation.
-                if training.step % checkpoint_every == 0 and training.epoch_step < batches.steps:
-                    save("last")
-            if training.epoch_step == batches.steps:
-                training.epoch, training.epoch_step = training.epoch + 1, 0
-            save("last")
-        if is_out_of_patience():
-            _say(progress, f"no better {metric} in {patience} evaluations: ended early")
-    return results
+            run.finish_epoch(train_epoch(training, loader, accumulate=batches.accumulate, clip_norm=clip_norm))
+        if pace.is_out_of_patience(training):
+            _say(progress, f"no better {metric} in {pace.patience} evaluations: ended early")
+    return run.results
+
+
+@dataclass
+class _Fit:
+    """The parts of a training, as `fit` describes them.
+
+    Attributes:
+        results: those of the last evaluation.
+    """
+
+    training: Training
+    pace: Pace
+    batches: Batches
+    log: RunLog
+    evaluate: Callable[[], Results]
+    save: Callable[[str], None]
+    metric: str
+    progress: tqdm
+    results: Results = field(default_factory=dict)
+
+    def finish_epoch(self, steps: Iterator[Losses]) -> None:
+        """Make the remaining optimizer steps of the epoch, of which `steps` yields the losses, and save."""
+        training = self.training
+        while True:
+            # Evaluate before the next step, so that a resumed run makes up for an evaluation it was stopped in.
+            self.measure_if_due()
+            losses = None if self.pace.is_out_of_patience(training) else next(steps, None)
+            if losses is None:
+                break
+            _report(training, losses, self.log, self.progress, self.batches, self.pace.epochs)
+            self.stop_if_asked()
+            # The end of an epoch is saved below, after its evaluation.
+            if training.step % self.pace.checkpoint_every == 0 and training.epoch_step < self.batches.steps:
+                self.save("last")
+        if training.epoch_step == self.batches.steps:
+            training.epoch, training.epoch_step = training.epoch + 1, 0
+        self.save("last")
+
+    def measure_if_due(self) -> None:
+        """Evaluate the model, log the results, and save the model if its score is the best so far."""
+        training = self.training
+        if not self.pace.is_due(training):
+            return
+        try:
+            self.results.update(self.evaluate())
+        except Stopped:
+            # The checkpoint counts this evaluation as not done, so that --resume repeats it.
+            self.save("last")
+            raise
+        done = training.epoch + training.epoch_step / self.batches.steps
+        self.log.write(training.step, {"epoch": done, **self.results}, split="val")
+        _announce(self.progress, done, self.metric, self.results)
+        if _note_score(training, self.results[self.metric]):
+            self.save("best")
+
+    def stop_if_asked(self) -> None:
+        """Stop after a whole step if a signal asked for it. Several processes agreed on it in `_not_finite`."""
+        if self.training.stopping or (distributed.world_size() == 1 and stopping.is_requested()):
+            self.save("last")
+            raise Stopped(f"stopped after step {self.training.step}")
 
 
 def train_epoch(
@@ -149,23 +201,29 @@ def train_epoch(
             # Add to the gradients. The scaler keeps small ones from vanishing in fp16; otherwise it does nothing.
             precision.scaler.scale(total).backward()
         # Refuse a loss or a gradient that is not finite before it reaches the weights.
-        if kind := _not_finite(total, training):
+        norm = gradient_norm(training.model)
+        if kind := _not_finite(total, norm, training):
             raise nonfinite.error_of(training, kind, images, targets, losses=losses, random=random)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0) + loss.detach() / accumulate
         if is_last:
-            update_weights(training, clip_norm=clip_norm)
+            update_weights(training, norm=norm, clip_norm=clip_norm)
             yield sums
             sums = {}
 
 
-def update_weights(training: Training, *, clip_norm: float) -> None:
-    """Make one optimizer step with the current gradients."""
+def update_weights(training: Training, *, norm: Tensor, clip_norm: float) -> None:
+    """Make one optimizer step with the current gradients.
+
+    Args:
+        norm: norm of all gradients, which the scaler of fp16 has multiplied by its scale.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+    """
     scaler = training.precision.scaler
     if clip_norm:
         # Clip the true gradients, not the scaled ones.
         scaler.unscale_(training.optimizer)
-        torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip_norm)
+        nn.utils.clip_grads_with_norm_(training.model.parameters(), clip_norm, norm / scaler.get_scale())
     # Change the weights. The scaler leaves the step out if an fp16 gradient is not finite.
     with memory_order(training.optimizer):
         scaler.step(training.optimizer)
@@ -178,16 +236,6 @@ def update_weights(training: Training, *, clip_norm: float) -> None:
     # Move the average of the weights towards the new ones.
     if training.ema:
         training.ema.update(distributed.unwrap(training.model), step=training.step)
-
-
-def _is_due(training: Training, steps: int, *, epochs: int, eval_every: int, eval_steps: int) -> bool:
-    """Return whether the model must be evaluated at the current step and has not been evaluated at this step."""
-    if training.epoch_step == steps:
-        epoch = training.epoch + 1
-        due = epoch % eval_every == 0 or epoch == epochs
-    else:
-        due = eval_steps > 0 and training.step % eval_steps == 0
-    return due and training.measured < training.step
 
 
 def _note_score(training: Training, score: float | None) -> bool:
@@ -211,15 +259,18 @@ def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]
     return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _not_finite(total: Tensor, training: Training) -> nonfinite.Kind | None:
+def _not_finite(total: Tensor, norm: Tensor, training: Training) -> nonfinite.Kind | None:
     """Return what is not finite on any process: "loss", "gradient" or None. All processes return the same.
+
+    Args:
+        total: the loss of this process.
+        norm: norm of its gradients.
 
     The same exchange tells every process whether one of them received a signal to stop, so that all stop after the same
     step.
     """
-    norm = gradient_norm(training.model).to(total.device)
     asked = total.new_tensor(stopping.is_requested(), dtype=torch.float32)
-    flags = torch.stack([~total.isfinite(), ~norm.isfinite()]).float()
+    flags = torch.stack([~total.isfinite(), ~norm.to(total.device).isfinite()]).float()
     # Read all flags at once: reading waits for the device.
     loss, gradient, asked_any = distributed.mean(torch.cat([flags, asked[None]])).tolist()
     training.stopping = training.stopping or asked_any > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from backbones.errors import UserError
 from tools.engine import checkpoint, optim
 from tools.engine.batches import image_ids
 from tools.engine.evaluation import evaluate, to_device
-from tools.engine.loop import _may_overflow, _note_score, fit, train_epoch
+from tools.engine.loop import Pace, _may_overflow, _note_score, fit, train_epoch
 from tools.engine.options import TrainOptions
 from tools.engine.run_folder import choose_folder, create_folder
 from tools.engine.run_log import RunLog
@@ -83,7 +84,14 @@ def setup(**options) -> tuple[Training, DataLoader, TrainOptions]:
 
 
 def run_epochs(
-    training, loader, folder: Path, epochs: int, *, saved: list[str] | None = None, **options
+    training,
+    loader,
+    folder: Path,
+    epochs: int,
+    *,
+    saved: list[str] | None = None,
+    clip_norm: float = 0.0,
+    **pace: int,
 ) -> tuple[dict, list[str]]:
     saved = [] if saved is None else saved
     log = RunLog(folder, step=training.step)
@@ -91,13 +99,13 @@ def run_epochs(
     results = fit(
         training,
         loader,
-        epochs=epochs,
+        pace=Pace(epochs, **pace),
         batches=loader.batch_sampler,
         log=log,
         evaluate=lambda: evaluate(training.evaluated, measure, Errors(), precision=training.precision),
         save=saved.append,
         metric="count",
-        **options,
+        clip_norm=clip_norm,
     )
     log.close()
     return results, saved
@@ -114,6 +122,20 @@ def test_a_large_gradient_is_clipped(tmp_path: Path):
     training, loader, _ = setup(batch_size=8, weight_decay=0)
     run_epochs(training, loader, tmp_path, 1, clip_norm=10.0)  # instead of 102
     assert training.model.w.item() == pytest.approx(0.01 * 10, rel=1e-5)
+
+
+def test_the_norm_of_the_gradients_is_computed_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    norms, compute = [], nn.utils.get_total_norm
+
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
+        norms.append(compute(*args, **options))
+        return norms[-1]
+
+    monkeypatch.setattr(nn.utils, "get_total_norm", counted)
+    monkeypatch.setattr(nn.utils.clip_grad, "_get_total_norm", counted)  # which `clip_grad_norm_` calls
+    training, loader, _ = setup(batch_size=4)
+    run_epochs(training, loader, tmp_path, 2, clip_norm=1.0)
+    assert len(norms) == training.step == 4
 
 
 class Scaler:
