@@ -2,6 +2,7 @@
 
 python tools/eval_coco.py --annotations instances_val2017.json --detections detections.json
 python tools/eval_coco.py --annotations GT.json --detections DT.json --evaluator pycocotools --output results.json
+python tools/eval_coco.py --annotations GT.json --detections masks.json --iou segm
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ class ScoreOptions:
 
     Args:
         annotations: ground truth, a COCO instances JSON.
-        detections: results JSON: a list of image_id, category_id, bbox [x, y, width, height], score. If images.json of
-            predict.py lies beside it, images and categories are matched by name.
-        evaluator: library that matches boxes; pycocotools is the slow reference with equal metrics.
+        detections: results JSON: a list of image_id, category_id, bbox [x, y, width, height], score, or of image_id,
+            category_id, segmentation, score for masks. If images.json of predict.py lies beside it, images and
+            categories are matched by name.
+        iou: what is compared: bbox the boxes, segm the masks, boundary the masks and their boundaries (Boundary AP).
+        evaluator: library that matches detections; pycocotools is the slow reference with equal metrics.
         protocol: further metrics: voc adds Pascal VOC's (crowds count as difficult objects), lvis adds LVIS's.
         max_detections: number of detections per image and class that count; COCO's number is 100. Another number adds
             the recall at that number.
@@ -41,6 +44,7 @@ class ScoreOptions:
 
     annotations: str
     detections: str
+    iou: Literal["bbox", "segm", "boundary"] = "bbox"
     evaluator: Literal["hotcoco", "pycocotools"] = "hotcoco"
     protocol: Literal["coco", "voc", "lvis"] = "coco"
     max_detections: int = 100
@@ -73,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         engine=options.evaluator,
         protocol=options.protocol,
         max_detections=options.max_detections,
+        iou_types=(options.iou,),
     )
     names = Path(options.detections).with_name(NAMES)
     evaluator.load(options.detections, names=names if names.is_file() else None)

@@ -19,6 +19,13 @@ class CompressedRuns(TypedDict):
     size: list[int]  # height, width
 
 
+class CompressedMask(TypedDict):
+    """A run-length code of a mask in COCO's compressed form, as JSON holds it."""
+
+    counts: str
+    size: list[int]  # height, width
+
+
 class ImageRecord(TypedDict, total=False):
     """An entry of the list `images` of a COCO file."""
 
@@ -42,7 +49,7 @@ class AnnotationRecord(TypedDict, total=False):
     id: int
     image_id: int
     category_id: int
-    segmentation: list[list[float]] | RunLengths
+    segmentation: list[list[float]] | RunLengths | CompressedMask
     bbox: list[float]  # x, y, width, height in pixels
     area: float
     iscrowd: int
@@ -63,3 +70,9 @@ class ResultRecord(TypedDict):
     category_id: int
     bbox: list[float]  # x, y, width, height in pixels
     score: float
+
+
+class MaskResultRecord(ResultRecord, total=False):
+    """A detection in COCO's results format that may have a mask."""
+
+    segmentation: CompressedMask

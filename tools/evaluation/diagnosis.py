@@ -14,11 +14,15 @@ from backbones.common.coco import InstancesFile
 from tools.evaluation.overlaps import iou, pairs
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 from tools.evaluation.shifts import category_hint, some, unknown_hint
-from tools.evaluation.summary import AREAS, area_of
+from tools.evaluation.summary import AREAS, IouType, area_of
 
 CROWD = SCORE  # column of truth rows
 SUSPICIOUS = 0.05  # below this AP the boxes are examined
 MOST = 0.5  # a heuristic applies if more than this fraction of the boxes fulfils it
+NO_OVERLAP: dict[IouType, str] = {  # why the AP of masks is zero, if the boxes do not tell
+    "segm": "all IoUs of masks with the masks of the same image and category are below 0.5, or rank too low to count",
+    "boundary": "no mask has an IoU of 0.5 or more, with its boundary too, with a mask of its image and category",
+}
 SLACK = 2.0  # pixels by which a detection may leave its image
 
 

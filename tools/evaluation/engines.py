@@ -11,19 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import numpy as np
 
-from backbones.common.coco import InstancesFile, ResultRecord
-from tools.evaluation.reading import (
-    CATEGORY,
-    IMAGE,
-    SCORE,
-    H,
-    TruthSource,
-    X,
-    load_plain_results,
-    read_truth,
-    truth_is_plain,
-)
-from tools.evaluation.summary import LIMIT, limits_of
+from backbones.common.coco import InstancesFile
+from tools.evaluation.detections import Detections
+from tools.evaluation.masks import Size, areas, as_dicts
+from tools.evaluation.plain import load_plain_results, truth_is_plain
+from tools.evaluation.reading import TruthSource, read_truth
+from tools.evaluation.summary import LIMIT, IouType, limits_of
 
 if TYPE_CHECKING:
     import pycocotools.coco
@@ -43,9 +36,10 @@ class Engine(Protocol):
 
     image_ids: list[int]
     categories: dict[int, str]
+    sizes: dict[int, Size]  # height and width by image id; empty if only boxes are evaluated
 
     def complete(self) -> InstancesFile:
-        """Return the ground truth with all fields that the evaluation of boxes needs, as `read_truth` does."""
+        """Return the ground truth with all fields that the evaluation needs, as `read_truth` does."""
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
         """Return for each category id how many of `images` show it, and its number of objects without crowds."""
@@ -62,28 +56,37 @@ class Engine(Protocol):
     def crowded(self, images: list[int], most: int) -> dict[tuple[int, int], int]:
         """Return the number of objects by image id and category id, where it exceeds `most`, for the given images."""
 
-    def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
-        """Match detections (rows [N, 7], or the result of `read`) with the ground truth of `images`.
+    def match(
+        self, detections: Detections | COCO, images: list[int], most: int = LIMIT, iou: IouType = "bbox"
+    ) -> Arrays:
+        """Match detections (or the result of `read`) with the ground truth of `images`.
 
         Args:
             most: detections per image and class that count.
+            iou: what the IoU compares: boxes, masks, or masks and their boundaries.
         """
 
 
 class HotcocoEngine:
-    """Engine that uses hotcoco, a compiled library. hotcoco itself parses files that have all fields, which is fast."""
+    """Engine that uses hotcoco, a compiled library. hotcoco itself parses files that have all fields, which is fast.
 
-    def __init__(self, source: TruthSource) -> None:
-        self._source = source
+    Args:
+        masks: whether masks are evaluated, so that each annotation needs one.
+    """
+
+    def __init__(self, source: TruthSource, *, masks: bool = False) -> None:
+        self._source, self._masks = source, masks
         self._truth: InstancesFile | None = None
         self._gt = self._load()
         self.image_ids: list[int] = sorted(self._gt.get_img_ids())
         categories = self._gt.load_cats(self._gt.get_cat_ids())
         self.categories = {record["id"]: record["name"] for record in sorted(categories, key=lambda each: each["id"])}
+        images = self._gt.load_imgs(self.image_ids) if masks else []
+        self.sizes: dict[int, Size] = {record["id"]: (record["height"], record["width"]) for record in images}
 
     def complete(self) -> InstancesFile:
         if self._truth is None:
-            self._truth = read_truth(self._source)
+            self._truth = read_truth(self._source, masks=self._masks)
         return self._truth
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
@@ -97,7 +100,7 @@ class HotcocoEngine:
         }
 
     def read(self, path: Path) -> COCO | None:
-        return load_plain_results(path, self._gt)
+        return load_plain_results(path, self._gt, masks=self._masks)
 
     def native_count(self, native: COCO, images: list[int]) -> int:
         return len(native.get_ann_ids(img_ids=images)) if images else 0  # hotcoco reads an empty list as "all images"
@@ -115,18 +118,27 @@ class HotcocoEngine:
         }
         return {key: count for key, count in counts.items() if count > most}
 
-    def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
+    def match(
+        self, detections: Detections | COCO, images: list[int], most: int = LIMIT, iou: IouType = "bbox"
+    ) -> Arrays:
         if not images or not self.categories:
             return undefined(len(self.categories), most)
-        return _arrays(self.matching(detections, images, most).eval)
+        if iou == "boundary":
+            return _match_reference(self.complete(), detections, images, most, iou)
+        return _arrays(self.matching(detections, images, most, iou).eval)
 
-    def matching(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> COCOeval:
-        """Match the detections and return hotcoco's `COCOeval`. There must be at least one image."""
+    def matching(
+        self, detections: Detections | COCO, images: list[int], most: int = LIMIT, iou: IouType = "bbox"
+    ) -> COCOeval:
+        """Match the detections and return hotcoco's `COCOeval`. There must be at least one image.
+
+        Args:
+            iou: "bbox" or "segm".
+        """
         from hotcoco import COCOeval
 
-        if isinstance(detections, np.ndarray):
-            detections = self._gt.load_res(detections)
-        matching = COCOeval(self._gt, detections, "bbox")
+        native = self._load_detections(detections, iou) if isinstance(detections, Detections) else detections
+        matching = COCOeval(self._gt, native, iou)
         matching.params.img_ids = images
         matching.params.max_dets = limits_of(most)
         matching.evaluate()
@@ -137,6 +149,13 @@ class HotcocoEngine:
         """Return the annotations of at least one image, with the ids that `matching` uses."""
         return self._gt.load_anns(self._gt.get_ann_ids(img_ids=images))
 
+    def _load_detections(self, detections: Detections, iou: IouType) -> COCO:
+        if iou == "bbox":
+            return self._gt.load_res(detections.rows)
+        native = self._gt.load_res(detections.rows, segmentation=[*as_dicts(detections.masks)])
+        native.update_anns(ids=native.get_ann_ids(), area=areas(detections.masks))  # in place of the boxes' areas
+        return native
+
     def _load(self) -> COCO:
         from hotcoco import COCO
 
@@ -144,20 +163,26 @@ class HotcocoEngine:
             # A file that fails here is read by `complete`, whose errors name the faulty record.
             with contextlib.suppress(ValueError, OSError):
                 gt = COCO(str(self._source))
-                if truth_is_plain(self._source, gt):
+                if truth_is_plain(self._source, gt, masks=self._masks):
                     return gt
         return COCO(dict(self.complete()))
 
 
 class PycocotoolsEngine:
-    """Engine that uses pycocotools, COCO's reference code, without its printed output."""
+    """Engine that uses pycocotools, COCO's reference code, without its printed output.
 
-    def __init__(self, source: TruthSource) -> None:
-        self._truth = read_truth(source)
+    Args:
+        masks: whether masks are evaluated, so that each annotation needs one.
+    """
+
+    def __init__(self, source: TruthSource, *, masks: bool = False) -> None:
+        self._truth = read_truth(source, masks=masks)
         self._gt = _reference(self._truth)
         self.image_ids: list[int] = sorted(self._gt.getImgIds())
         records = sorted(self._truth["categories"], key=lambda each: each["id"])
         self.categories: dict[int, str] = {record["id"]: record["name"] for record in records}
+        images = self._truth["images"] if masks else []
+        self.sizes: dict[int, Size] = {each["id"]: (int(each["height"]), int(each["width"])) for each in images}
 
     def complete(self) -> InstancesFile:
         return self._truth
@@ -189,33 +214,12 @@ class PycocotoolsEngine:
         )
         return {key: counts[key] for key in sorted(counts) if counts[key] > most}
 
-    def match(self, detections: np.ndarray | COCO, images: list[int], most: int = LIMIT) -> Arrays:
-        from pycocotools.cocoeval import COCOeval
-
+    def match(
+        self, detections: Detections | COCO, images: list[int], most: int = LIMIT, iou: IouType = "bbox"
+    ) -> Arrays:
         if not images or not self.categories:
             return undefined(len(self.categories), most)
-        assert isinstance(detections, np.ndarray), "`read` never returns a native file"
-        annotations = [
-            {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
-            for number, record in enumerate(records(detections), start=1)
-        ]
-        with contextlib.redirect_stdout(io.StringIO()):
-            matching = COCOeval(self._gt, _reference({**self._truth, "annotations": annotations}), "bbox")
-            matching.params.imgIds = images
-            matching.params.maxDets = limits_of(most)
-            matching.evaluate()
-            matching.accumulate()
-        return _arrays(matching.eval)
-
-
-def records(rows: np.ndarray) -> list[ResultRecord]:
-    """Convert detections [N, 7] to COCO's results format: one dict per detection."""
-    images, categories = rows[:, IMAGE].astype(np.int64).tolist(), rows[:, CATEGORY].astype(np.int64).tolist()
-    boxes, scores = rows[:, X : H + 1].tolist(), rows[:, SCORE].tolist()
-    return [
-        {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(images, categories, boxes, scores, strict=True)
-    ]
+        return _match_reference(self._truth, detections, images, most, iou)
 
 
 def undefined(categories: int, most: int = LIMIT) -> Arrays:
@@ -231,6 +235,33 @@ def undefined(categories: int, most: int = LIMIT) -> Arrays:
 def _arrays(evaluation: Any) -> Arrays:
     """Return precision, recall and scores from the `eval` attribute of a library's COCOeval."""
     return {"precision": evaluation["precision"], "recall": evaluation["recall"], "scores": evaluation["scores"]}
+
+
+def _match_reference(
+    truth: InstancesFile, detections: Detections | COCO, images: list[int], most: int, iou: IouType
+) -> Arrays:
+    """Match detections with pycocotools."""
+    from pycocotools import mask
+    from pycocotools.cocoeval import COCOeval
+
+    from tools.evaluation.boundary import BoundaryEval
+
+    assert isinstance(detections, Detections), "`read` never returns a native file for this engine or IoU"
+    annotations: list[dict[str, object]] = []
+    for number, record in enumerate(detections.records(), start=1):
+        width, height = record["bbox"][2:]
+        area = width * height if iou == "bbox" else float(mask.area(record["segmentation"]))
+        annotations.append({**record, "id": number, "area": area, "iscrowd": 0})
+    given = {**truth, "annotations": [{**record} for record in truth["annotations"]]}  # pycocotools changes them
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = BoundaryEval if iou == "boundary" else COCOeval
+        found = _reference({**truth, "annotations": annotations})
+        matching = evaluation(_reference(given), found, "bbox" if iou == "bbox" else "segm")
+        matching.params.imgIds = images
+        matching.params.maxDets = limits_of(most)
+        matching.evaluate()
+        matching.accumulate()
+    return _arrays(matching.eval)
 
 
 def _reference(data: Mapping[str, object]) -> pycocotools.coco.COCO:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from backbones.errors import UserError
-from tools.evaluation.reading import TruthSource, native_stderr_silenced
+from tools.evaluation.plain import native_stderr_silenced
+from tools.evaluation.reading import TruthSource
 
 WARNING = "COCO's metrics count objects of categories not annotated on an image as wrong; LVIS's metrics ignore them"
 

@@ -45,7 +45,7 @@ class IdNames:
             return cls({}, {})
 
 
-def renumber(rows: np.ndarray, given: IdNames, truth: IdNames, path: Path) -> tuple[np.ndarray, list[str]]:
+def renumber(rows: np.ndarray, given: IdNames, truth: IdNames, path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Give detections the image and category ids that the ground truth uses for the same names.
 
     Args:
@@ -55,22 +55,25 @@ def renumber(rows: np.ndarray, given: IdNames, truth: IdNames, path: Path) -> tu
         path: file of `given`, for messages.
 
     Returns:
-        The rows on images that the ground truth has by name, and notes on what was changed or left out.
+        The rows on images that the ground truth has by name, their indices in `rows`, and notes on what was changed or
+        left out.
 
     Raises:
         UserError: no image can be matched, `given` lacks an image of `rows`, or two images match the same name.
     """
     notes: list[str] = []
+    kept = np.arange(len(rows))
     if given.images and truth.images:
-        rows = _renumber_images(rows, given.images, truth.images, path, notes)
+        rows, kept = _renumber_images(rows, given.images, truth.images, path, notes)
     if given.categories and truth.categories:
         rows = _renumber_categories(rows, given.categories, truth.categories, path, notes)
-    return rows, notes
+    return rows, kept, notes
 
 
 def _renumber_images(
     rows: np.ndarray, given: Mapping[int, str], truth: Mapping[int, str], path: Path, notes: list[str]
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give detections the ids of the images with the same names. Return them, and their indices in `rows`."""
     unlisted = set(np.unique(rows[:, IMAGE]).astype(np.int64).tolist()) - given.keys()
     if unlisted:
         raise UserError(
@@ -92,7 +95,7 @@ def _renumber_images(
     if len(matched) < len(given):
         what = f"{len(given) - len(matched)} of {len(given)} images have no file name of the ground truth"
         notes.append(f"{what}; their {int((~known).sum())} detections are left out ({path.name})")
-    return _replaced(rows[known], IMAGE, matched)
+    return _replaced(rows[known], IMAGE, matched), np.flatnonzero(known)
 
 
 def _renumber_categories(

@@ -1,35 +1,27 @@
-"""Reads COCO ground truth and results. Well-formed files are parsed fast; in other files each record is checked."""
+"""Reads COCO ground truth and results, and checks each record. `plain` parses well-formed files faster."""
 
 from __future__ import annotations
 
 import json
-import os
 import reprlib
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from backbones.common.coco import AnnotationRecord, ImageRecord, InstancesFile
 from backbones.common.datasets import is_text
 from backbones.errors import UserError
-
-if TYPE_CHECKING:
-    from hotcoco import COCO
+from tools.evaluation.masks import mask_area, read_mask
 
 TruthSource = Path | dict[str, object]  # a file, or its content
 Record = Mapping[str, object]  # a JSON object that is not checked yet
 RESULT_FIELDS = ("image_id", "category_id", "bbox", "score")
-# These fields change how an engine treats a results file, so files that contain one are parsed record by record.
-FOREIGN_RESULT_FIELDS = ("area", "segmentation", "iscrowd", "id", "ignore")
 SIDES = ("width", "height")
 MOST_EXACT = 2**53  # float64 cannot represent larger ids exactly, and detections are rows of float64
-MOST_PIXELS = 2**30  # in an image; OpenCV refuses larger ones
 MOST_NUMBER = 1e300  # of coordinates and scores; the product of two such numbers overflows
-ODD_NUMBERS = (b"NaN", b"Infinity", b"null")
+NO_BOX = [float("nan")] * 4  # of a result with a mask alone
 IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)  # columns of a detection row
 
 
@@ -60,10 +52,13 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
-def read_truth(source: TruthSource) -> InstancesFile:
-    """Return the ground truth with the fields that the evaluation of boxes needs. `area` and `iscrowd` are filled in.
+def read_truth(source: TruthSource, *, masks: bool = False) -> InstancesFile:
+    """Return the ground truth with the fields that the evaluation needs. `area` and `iscrowd` are filled in.
 
     Annotations get the ids 1..N, because pycocotools treats a match with annotation 0 as no match.
+
+    Args:
+        masks: whether each annotation needs a mask, which is checked and returned as it is.
 
     Raises:
         UserError: if a record is malformed; the error names the file and the record.
@@ -77,60 +72,20 @@ def read_truth(source: TruthSource) -> InstancesFile:
         )
     images, given, categories = (_list(data, key, where) for key in ("images", "annotations", "categories"))
     sizes, names = _sizes(images, where), _names(categories, where)
+    if masks:
+        _require_sizes(sizes, where)
     annotations = [_annotation(record, number, sizes, names, where) for number, record in enumerate(given)]
+    if masks:
+        for number, annotation in enumerate(annotations):
+            width, height = sizes[annotation["image_id"]]
+            outline = given[number].get("segmentation")
+            size, record_name = (int(height), int(width)), f"{where}: annotations[{number}]"
+            annotation["segmentation"] = read_mask(outline, size, record_name)
     return {
         "images": [_image(record, sizes) for record in images],
         "annotations": annotations,
         "categories": [{"id": key, "name": name} for key, name in names.items()],
     }
-
-
-def truth_is_plain(path: Path, gt: COCO) -> bool:
-    """Return whether the file that hotcoco parsed as `gt` has all fields, so that `read_truth` is not needed.
-
-    The test counts field names in the raw text, which takes milliseconds; parsing takes seconds. If a file might lack a
-    field, `read_truth` reads it; the errors of `read_truth` name the faulty record.
-    """
-    raw = read_bytes(path)
-    ids = gt.get_ann_ids()
-    images, categories = gt.get_img_ids(), gt.get_cat_ids()
-    fields = ("area", "iscrowd", "bbox", "category_id")
-    return (
-        all(_count(raw, name) == len(ids) for name in fields)
-        and _count(raw, "ignore") == 0
-        and not any(word in raw for word in ODD_NUMBERS)
-        and all(f'"{key}"'.encode() in raw for key in ("images", "annotations", "categories"))
-        and len(set(ids)) == len(ids)
-        and 0 not in ids
-        and max([*ids, *images, *categories], default=0) < MOST_EXACT
-        and len(set(images)) == len(images)
-        and len(set(categories)) == len(categories)
-        and _all_within(gt, ids, images, categories)
-    )
-
-
-def load_plain_results(path: Path, gt: COCO) -> COCO | None:
-    """Parse a results file with hotcoco; return None if the file must be checked record by record."""
-    raw = read_bytes(path)
-    count = _count(raw, "score")
-    doubtful = (
-        raw[:64].lstrip()[:1] != b"["
-        or count == 0
-        or any(_count(raw, name) != count for name in RESULT_FIELDS)
-        or any(_count(raw, name) for name in FOREIGN_RESULT_FIELDS)
-        or any(word in raw for word in ODD_NUMBERS)
-    )
-    del raw
-    if doubtful:
-        return None
-    try:
-        with native_stderr_silenced():  # hotcoco reports unknown categories on stderr
-            dt = gt.load_res(str(path))
-    except (ValueError, OSError):
-        return None
-    ids = dt.get_ann_ids()
-    known = dt.get_ann_ids(img_ids=gt.get_img_ids()) if gt.get_img_ids() else []
-    return dt if len(ids) == len(known) == count else None
 
 
 def read_results(source: Path | Sequence[Record]) -> np.ndarray:
@@ -139,42 +94,37 @@ def read_results(source: Path | Sequence[Record]) -> np.ndarray:
     Raises:
         UserError: if a record is malformed; the error names the file and the record.
     """
+    records, where = result_records(source)
+    return result_rows(records, where)
+
+
+def result_records(source: Path | Sequence[Record]) -> tuple[Sequence[Record], str]:
+    """Return the records of COCO results, which are not checked yet, and the name of their source for messages.
+
+    Raises:
+        UserError: if the file is missing or does not hold a list.
+    """
     where = str(source) if isinstance(source, Path) else "detections"
     records = read_json(source) if isinstance(source, Path) else source
     if isinstance(records, (str, dict)) or not isinstance(records, Sequence):
         raise UserError(
             f"{where}: COCO results must be a JSON list, not {_kind(records)}; check whether the two files are swapped"
         )
-    rows = [_result(record, number, where) for number, record in enumerate(records)]
-    return np.array(rows, dtype=np.float64).reshape(-1, 7)
+    return records, where
 
 
-@contextmanager
-def native_stderr_silenced() -> Iterator[None]:
-    """Context manager that discards what compiled code writes to file descriptor 2. Exceptions are raised as usual."""
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+def result_rows(records: Sequence[Record], where: str, *, masks: bool = False) -> np.ndarray:
+    """Return the checked fields of results as rows [N, 7]: image id, x, y, width, height, score, category id.
 
+    Args:
+        where: source of the records, for messages.
+        masks: whether a record with a mask may lack its box; the box then is NaN.
 
-def _count(raw: bytes, name: str) -> int:
-    return raw.count(f'"{name}"'.encode())
-
-
-def _all_within(gt: COCO, ids: list[int], images: list[int], categories: list[int]) -> bool:
-    """Return whether each of the annotations `ids` has one of `images` and one of `categories`.
-
-    Empty lists are handled first, because hotcoco reads an empty list as "no filter".
+    Raises:
+        UserError: if a record is malformed.
     """
-    if not images or not categories:
-        return not ids
-    return len(gt.get_ann_ids(img_ids=images, cat_ids=categories)) == len(ids)
+    rows = [_result(record, number, where, masks) for number, record in enumerate(records)]
+    return np.array(rows, dtype=np.float64).reshape(-1, 7)
 
 
 def _list(data: Record, key: str, where: str) -> list[Record]:
@@ -199,10 +149,17 @@ def _sizes(images: list[Record], where: str) -> dict[int, tuple[float, float]]:
     return sizes
 
 
+def _require_sizes(sizes: Mapping[int, tuple[float, float]], where: str) -> None:
+    """Refuse images whose width or height is missing or no positive integer, because masks need them."""
+    for key, size in sizes.items():
+        if not all(side > 0 and side == int(side) for side in size):
+            raise UserError(f"{where}: image {key}: `width` and `height` must be positive integers; masks need them")
+
+
 def _image(record: Record, sizes: Mapping[int, tuple[float, float]]) -> ImageRecord:
     """Return a checked image record: id, size and, if the record has one, file name."""
     key = int(record["id"])  # type: ignore[call-overload]
-    width, height = sizes[key]
+    width, height = (int(side) if side == int(side) else side for side in sizes[key])  # masks need integers
     image: ImageRecord = {"id": key, "width": width, "height": height}
     name = record.get("file_name")
     return {**image, "file_name": name} if isinstance(name, str) and is_text(name) else image
@@ -239,7 +196,7 @@ def _annotation(
         )
     box = _box(record, record_name)
     area = record.get("area")
-    area = _mask_area(record.get("segmentation"), sizes[image], box) if area is None else _number(area, record_name)
+    area = mask_area(record.get("segmentation"), sizes[image], box) if area is None else _number(area, record_name)
     crowd = record.get("iscrowd") or 0
     if not isinstance(crowd, (bool, int, float)) or crowd not in (0, 1):
         raise UserError(f"{record_name}: `iscrowd` is {reprlib.repr(crowd)}, not 0 or 1; fix the record")
@@ -253,34 +210,12 @@ def _annotation(
     }
 
 
-def _mask_area(segmentation: object, size: tuple[float, float], box: list[float]) -> float:
-    """Return the area of an object's mask in pixels, or the area of its box if it has no usable mask."""
-    from hotcoco import mask  # pycocotools hangs or crashes on some malformed polygons
-
-    width, height = size
-    try:
-        if isinstance(segmentation, list) and segmentation and 0 < width * height <= MOST_PIXELS:
-            polygons = [_near(polygon, width, height) for polygon in segmentation]
-            return float(mask.area(mask.merge(mask.frPyObjects(polygons, int(height), int(width)))))
-        if isinstance(segmentation, dict):
-            return float(mask.area({name: segmentation[name] for name in ("size", "counts")}))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass  # the mask cannot be decoded: use the box
-    return box[2] * box[3]
-
-
-def _near(polygon: object, width: float, height: float) -> list[float]:
-    """Clip a polygon to the image and a margin of the image's size. Points farther away only cost memory."""
-    points = np.array(polygon, np.float64).reshape(-1, 2)
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError("not a polygon")
-    return points.clip((-width, -height), (2 * width, 2 * height)).ravel().tolist()
-
-
-def _result(record: Record, number: int, where: str) -> tuple[float, ...]:
+def _result(record: Record, number: int, where: str, masks: bool) -> tuple[float, ...]:
     record_name = f"{where}: result {number}"
     image, category = _integer(record, "image_id", record_name), _integer(record, "category_id", record_name)
-    box = _box(record, record_name)
+    box = NO_BOX if masks and not record.get("bbox") else _box(record, record_name)
+    if masks and record.get("segmentation") is None:
+        raise UserError(f"{record_name}: `segmentation` is missing; add the masks, or evaluate boxes only")
     if "score" not in record:
         raise UserError(f"{record_name}: `score` is missing; each result needs {', '.join(RESULT_FIELDS)}")
     return (image, *box, _number(record["score"], f"{record_name}: score"), category)

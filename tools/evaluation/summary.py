@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+IouType = Literal["bbox", "segm", "boundary"]  # what the IoU compares: boxes, masks, or masks and their boundaries
+PREFIXES: dict[IouType, str] = {"bbox": "", "segm": "segm_", "boundary": "boundary_"}  # of metrics' names in results
+TITLES: dict[IouType, str] = {"bbox": "boxes", "segm": "masks", "boundary": "mask boundaries"}
+BOXES: tuple[IouType, ...] = ("bbox",)
 AREAS = {"all": "any size", "small": "below 32^2 px", "medium": "from 32^2 to 96^2 px", "large": "above 96^2 px"}
 LIMITS = (1, 10, 100)  # detections per image and class
 LIMIT = 100  # of these counts in AP and in recall by size, as COCO does
@@ -34,11 +38,18 @@ METRICS = (*AP_METRICS, *AR_METRICS)
 
 
 class ClassMetrics(TypedDict, total=False):
-    """The metrics of one class; None if the class has no objects. VOC's metrics need protocol "voc"."""
+    """The metrics of one class; None if the class has no objects.
+
+    Boxes, masks and boundaries have metrics if they were evaluated. VOC's metrics need protocol "voc".
+    """
 
     id: int  # of the category
     AP: float | None
     AP50: float | None
+    segm_AP: float | None
+    segm_AP50: float | None
+    boundary_AP: float | None
+    boundary_AP50: float | None
     images: int  # images with the class
     boxes: int  # without crowds
     VOC07: float | None
@@ -81,21 +92,21 @@ def summarize(precision: np.ndarray, recall: np.ndarray, most: int = LIMIT) -> d
 
 
 def per_class(
-    precision: np.ndarray,
+    precision: Mapping[IouType, np.ndarray],
     categories: Mapping[int, str],
     counts: Mapping[int, tuple[int, int]],
 ) -> dict[str, ClassMetrics]:
     """Return AP and AP50 of each class by its name, in the order of ids.
 
     Args:
+        precision: [T, R, K, A, M] for each kind of IoU.
         categories: names by category id; see `class_keys` for a name that several categories have.
-        counts: numbers of images and boxes of each category.
+        counts: numbers of images and objects of each category.
     """
     return {
         name: {
             "id": category,
-            "AP": _mean(precision[:, :, index, 0, -1]),
-            "AP50": _mean(precision[0, :, index, 0, -1]),
+            **_class_metrics(precision, index),
             "images": counts[category][0],
             "boxes": counts[category][1],
         }
@@ -109,6 +120,19 @@ def class_keys(categories: Mapping[int, str]) -> dict[int, str]:
     return {key: f"{name} (id {key})" if counts[name] > 1 else name for key, name in categories.items()}
 
 
+def _class_metrics(precision: Mapping[IouType, np.ndarray], index: int) -> ClassMetrics:
+    found: dict[str, float | None] = {}
+    for iou, values in precision.items():
+        found[f"{PREFIXES[iou]}AP"] = _mean(values[:, :, index, 0, -1])
+        found[f"{PREFIXES[iou]}AP50"] = _mean(values[0, :, index, 0, -1])
+    return found  # type: ignore[return-value]
+
+
+def iou_types_of(results: Mapping[str, Any]) -> list[IouType]:
+    """Return which kinds of IoU the metrics of a run, or of one of its classes, contain."""
+    return [iou for iou, prefix in PREFIXES.items() if f"{prefix}AP" in results]
+
+
 def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
     """Format the metrics as a text table in percent, followed by reasons and warnings.
 
@@ -119,8 +143,11 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
     lines = [
         f"{results['images']} images, {results['boxes']} boxes, {results['detections']} detections",
         "  ".join(f"{name:>5}" for name in names),
-        "  ".join(f"{_percent(results[name]):>5}" for name in names),
     ]
+    ious = iou_types_of(results)
+    for iou in ious:
+        values = "  ".join(f"{_percent(results[PREFIXES[iou] + name]):>5}" for name in names)
+        lines.append(values if ious == ["bbox"] else f"{values}  {TITLES[iou]}")
     if "VOC07" in results:
         figures = f"{_percent(results['VOC07'])} (11 points), {_percent(results['VOC12'])} (all points)"
         lines.append(f"Pascal VOC's mAP at IoU 0.5: {figures}")
@@ -136,14 +163,19 @@ def class_summary(classes: Mapping[str, ClassMetrics]) -> str:
 
     Classes without ground truth are left out.
     """
-    known = {name: entry for name, entry in classes.items() if entry["AP"] is not None}
+    known = {name: entry for name, entry in classes.items() if _main_ap(entry) is not None}
     if len(known) <= 2 * FEW_CLASSES:
         return "\n".join(_class_lines(known, list(known))[1:])
     frequent = sorted(known, key=lambda name: -known[name]["boxes"])[:FEW_CLASSES]
-    worst = sorted(known, key=lambda name: known[name]["AP"] or 0.0)[:FEW_CLASSES]
+    worst = sorted(known, key=lambda name: _main_ap(known[name]) or 0.0)[:FEW_CLASSES]
     header, *lines = _class_lines(known, [*frequent, *worst])[1:]
     shown = ["most frequent:", *lines[:FEW_CLASSES], "worst:", *lines[FEW_CLASSES:]]
     return "\n".join([header, *shown, f"results.json has all {len(classes)} classes"])
+
+
+def _main_ap(entry: ClassMetrics) -> float | None:
+    """Return the AP of a class by the first kind of IoU that was evaluated."""
+    return entry[f"{PREFIXES[iou_types_of(entry)[0]]}AP"]  # type: ignore[literal-required]
 
 
 def _reason_lines(reasons: Mapping[str, str]) -> list[str]:
@@ -156,11 +188,15 @@ def _reason_lines(reasons: Mapping[str, str]) -> list[str]:
 
 def _class_lines(classes: Mapping[str, ClassMetrics], names: Sequence[str]) -> list[str]:
     width = max([len(name) for name in names] + [5])
-    lines = ["", f"{'class':<{width}}     AP   AP50  images    boxes"]
+    prefixes = [PREFIXES[iou] for iou in (iou_types_of(classes[names[0]]) if names else BOXES)]
+    metrics = [f"{prefix}{name}" for prefix in prefixes for name in ("AP", "AP50")]
+    columns = {name: name.replace("_", " ") for name in metrics}
+    header = "  ".join(f"{title:>5}" for title in columns.values())
+    lines = ["", f"{'class':<{width}}  {header}  images    boxes"]
     for name in names:
-        entry = classes[name]
-        figures = f"{_percent(entry['AP']):>5}  {_percent(entry['AP50']):>5}"
-        lines.append(f"{name:<{width}}  {figures}  {entry['images']:>6}  {entry['boxes']:>7}")
+        values: Mapping[str, Any] = classes[name]
+        figures = "  ".join(f"{_percent(values[key]):>{max(5, len(title))}}" for key, title in columns.items())
+        lines.append(f"{name:<{width}}  {figures}  {values['images']:>6}  {values['boxes']:>7}")
     return lines
 
 

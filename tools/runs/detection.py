@@ -17,6 +17,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import select
 from detection.data.folders import read_annotations
 from detection.options import DetectionDataOptions
+from tools.evaluation.detections import Detections
 from tools.evaluation.engines import HotcocoEngine
 from tools.evaluation.reading import CATEGORY, IMAGE, read_results
 from tools.evaluation.summary import LIMIT, summarize
@@ -68,7 +69,7 @@ class EvaluatedDetections:
         engine = HotcocoEngine(source if isinstance(source, Path) else json.loads(source))
         rows = _read_rows(run, images, list(engine.categories), annotations.path)
         most = int(run.config.get("max_detections", LIMIT))  # runs of earlier versions do not have the option
-        evaluation = engine.matching(rows, images, most)
+        evaluation = engine.matching(Detections(rows), images, most)
         _require_same_ap(run, evaluation, annotations.path, most)
         return cls(run, annotations, indices, engine, rows, evaluation, most)
 

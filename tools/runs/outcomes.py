@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from backbones.common.files import JsonObject
+from tools.evaluation.detections import Detections
 from tools.evaluation.overlaps import iou
 from tools.evaluation.reading import SCORE
 from tools.runs.detection import EvaluatedDetections
@@ -136,14 +137,14 @@ class BoxPredictions:
         evaluated = EvaluatedDetections.read(run, data=data)
         engine, images = evaluated.engine, evaluated.images
         rows = evaluated.rows[evaluated.rows[:, SCORE] >= score]
-        confident = engine.matching(rows, images, evaluated.most)
+        confident = engine.matching(Detections(rows), images, evaluated.most)
         diagnosis = confident.image_diagnostics(iou_thr=IOU)
         outcomes = _outcomes(confident, diagnosis, evaluated)
         # hotcoco's confusion matrix counts detections on crowds as false positives: leave them out.
         known = diagnosis["dt_status"]
         ignored = [index for index in range(len(rows)) if index + 1 not in known]  # hotcoco's ids count from 1
         if ignored:
-            confident = engine.matching(np.delete(rows, ignored, axis=0), images, evaluated.most)
+            confident = engine.matching(Detections(np.delete(rows, ignored, axis=0)), images, evaluated.most)
         return cls(run, evaluated.evaluation, confident, engine.categories, outcomes, evaluated.digest)
 
 
