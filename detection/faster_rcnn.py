@@ -56,6 +56,7 @@ class FasterRCNN(GeneralizedRCNN):
 
     def __init__(self, neck: Neck, rpn: RPN, roi_heads: RoIHeads, transform: Preprocessor) -> None:
         super().__init__(neck, rpn, roi_heads, transform)
+        self.checks_targets = True
         self.load_report: LoadReport | None = None
 
     def forward(
@@ -72,7 +73,8 @@ class FasterRCNN(GeneralizedRCNN):
 
     def _checked(self, targets: list[dict[str, Tensor]], images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return the targets after checking them, with masks as strips, or without masks if the model has none."""
-        check_targets(targets, self.num_classes)
+        if self.checks_targets:
+            check_targets(targets, self.num_classes)
         if self.has_masks:
             return with_strips(targets, images)
         return [{name: value for name, value in target.items() if name != "masks"} for target in targets]
@@ -101,6 +103,10 @@ class FasterRCNN(GeneralizedRCNN):
         proposals, losses = self.rpn.predict_with_losses(batch, features, scaled)
         detections, more = self.roi_heads.predict_with_losses(features, proposals, batch.image_sizes, scaled)
         return self.transform.postprocess(detections, batch.image_sizes, sizes), {**more, **losses}
+
+    def trust_targets(self) -> None:
+        """Leave out the check of targets, which waits for the GPU, because the data loader checks them on the CPU."""
+        self.checks_targets = False
 
     def freeze_stages(self, stages: int) -> None:
         """Freeze the first `stages` stages of the backbone (1: stem, 2: stem and c2, ...)."""

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeAlias
@@ -315,17 +315,22 @@ def spread(size: int, sample: int) -> np.ndarray:
     return np.arange(count) * size // max(count, 1)
 
 
-def refuse_absent_files(names: Iterable[str], folder: Path, path: Path) -> None:
+def files_in(folder: Path) -> set[str]:
+    """Return the names of the files in a folder, without those in its sub-folders."""
+    return {entry.name for entry in os.scandir(folder) if entry.is_file()}
+
+
+def refuse_absent_files(names: Iterable[str], folder: Path, path: Path, *, present: Container[str]) -> None:
     """Refuse file names of images that are not in a folder.
 
     Args:
+        present: `files_in(folder)`. Listing the folder once is much faster than asking for each file; only names below
+            sub-folders are asked for.
         path: the annotation file, for the message.
 
     Raises:
         UserError: naming the first absent file.
     """
-    # Listing the folder once is much faster than asking for each file; names below subfolders are asked for.
-    present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
     for name in names:
         if name not in present and not os.path.isfile(folder / name):
             raise UserError(

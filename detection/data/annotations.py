@@ -14,6 +14,7 @@ from backbones.common.datasets import (
     SIZES_READ,
     Record,
     count_odd_ids,
+    files_in,
     records_of,
     refuse_absent_files,
     refuse_duplicates,
@@ -256,10 +257,11 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
         raise UserError(
             f"{folder}: no such folder, but {path} needs it as its image folder; fix the option that names the folder"
         )
-    use_fitting_files(truth, images, allow_outside=allow_outside)
+    present = files_in(folder)
+    use_fitting_files(truth, images, present=present, allow_outside=allow_outside)
     names = np.array([image["file_name"] for image in images])
     if absent_images == "error":
-        refuse_absent_files(names.tolist(), folder, path)
+        refuse_absent_files(names.tolist(), folder, path, present=present)
     for image in images:
         _complete_size(truth, image, absent_images)
     sizes = [[require_field(image, "image", side, path) for side in ("height", "width")] for image in images]

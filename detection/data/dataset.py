@@ -18,6 +18,7 @@ from backbones.common.shrinking import read_shrunk
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE, CocoAnnotations
 from detection.runs import selected, shrunk
+from detection.targets import check_targets
 from detection.transforms import Augment
 
 
@@ -156,7 +157,18 @@ def select(annotations: CocoAnnotations, *, limit: int | None = None, negatives:
     return indices[:limit]
 
 
-def collate(items: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Return the images and the targets of a batch as lists. Images differ in size; the model pads them."""
+def collate(
+    items: Iterable[tuple[Tensor, dict[str, Tensor]]], num_classes: int | None = None
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Return the images and the targets of a batch as lists. Images differ in size; the model pads them.
+
+    Args:
+        num_classes: check boxes and labels against this number of classes; by default they are not checked.
+
+    Raises:
+        UserError: a target is malformed; the message names image and box.
+    """
     images, targets = zip(*items, strict=True)
+    if num_classes is not None:
+        check_targets(targets, num_classes)
     return list(images), list(targets)

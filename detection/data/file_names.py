@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -94,13 +94,15 @@ class ImageFinder:
         return f"{len(fitting)} files ({', '.join(fitting[:3])})" if fitting else "no file"
 
 
-def use_fitting_files(truth: Truth, images: list[Record], *, allow_outside: bool) -> None:
+def use_fitting_files(truth: Truth, images: list[Record], *, present: Container[str], allow_outside: bool) -> None:
     """If an image's file is missing but one file in the folder fits its name, replace `file_name`, and count the case.
+
+    Args:
+        present: names of the files in the image folder, without those in sub-folders.
 
     Raises:
         UserError: a name is malformed or leads out of the folder, or a file fits several images.
     """
-    present = {entry.name for entry in os.scandir(truth.folder) if entry.is_file()}
     owners: dict[str, Record] = {}
     for image in images:
         name = image.get("file_name")

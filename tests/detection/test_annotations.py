@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,14 @@ def test_links_and_subfolders_count_as_inside_the_folder(coco):
     coco.data["images"][1]["file_name"] = "link.jpg"
     coco.annotations().write_text(json.dumps(coco.data))
     assert len(CocoAnnotations.read(coco.annotations(), coco.images())) == 4
+
+
+def test_the_image_folder_is_listed_once(coco, monkeypatch):
+    coco.write()
+    listed, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scan(folder))
+    CocoAnnotations.read(coco.annotations(), coco.images())
+    assert listed == [coco.images()]
 
 
 def test_absent_images_can_be_kept(coco):

@@ -18,7 +18,7 @@ import detection
 from backbones.common.datasets import find_split
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
-from detection.data.dataset import CocoDetection
+from detection.data.dataset import CocoDetection, collate
 from detection.matching import ignore_negatives, largest_fraction_inside
 from detection.preprocess import Preprocessor
 from detection.settings import DetectorSettings
@@ -234,6 +234,17 @@ def test_targets_that_cannot_be_learned_from_are_refused(changes: dict[str, torc
         check_targets([a_target(), a_target(**changes)], 2)
     assert text in str(error.value)
     check_targets([a_target(), a_target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))], 2)
+
+
+def test_the_loader_checks_targets_on_the_cpu_instead_of_the_model(monkeypatch: pytest.MonkeyPatch):
+    wrong = a_target(labels=torch.tensor([1, 3]))
+    with pytest.raises(UserError, match=r"targets\[0\] \(image 77\): box 1: its label is 3; expected 1 to 2"):
+        collate([(images_of((64, 64))[0], wrong)], num_classes=2)
+    model = detection.build("resnet18", 2, **SMALL).train()
+    model.trust_targets()
+    monkeypatch.setattr("detection.faster_rcnn.check_targets", lambda *_: pytest.fail("checked again"))
+    model(images_of((64, 64)), [a_target()])
+    model.eval().predict_with_losses(images_of((64, 64)), [a_target()])
 
 
 def test_the_model_checks_its_targets():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -69,6 +70,7 @@ class DetectionTask:
         weights = None if model.weights == "none" else model.weights
         detector = build_from_options(model, weights, categories=data.val.annotations.categories)
         absent = [name for name in getattr(detector.load_report, "missing", ()) if name.startswith("roi_heads.")]
+        detector.trust_targets()  # the loaders check them
         if options.run.eval_only and any(name.startswith(MASK_BRANCH) for name in absent):
             raise UserError(f"--weights {weights}: was trained without masks; leave out --masks, or --eval-only")
         if options.run.eval_only and absent:
@@ -125,7 +127,12 @@ class DetectionTask:
         bad: BadImages,
     ) -> Iterable[Batch]:
         images = bad.replacing(data.first)
-        return loader(images, workers=experiment.workers, collate=collate, batch_sampler=batches)
+        return loader(
+            images,
+            workers=experiment.workers,
+            collate=partial(collate, num_classes=len(data.val.annotations.categories)),
+            batch_sampler=batches,
+        )
 
     def measure(
         self,
@@ -156,7 +163,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         self.loader = bad.evaluation_loader(
             data,
             workers=experiment.workers,
-            collate=collate,
+            collate=partial(collate, num_classes=len(data.annotations.categories)),
             batch_sampler=distributed.shard(len(data), min(EVAL_BATCH, experiment.eval_batch)),
         )
 
