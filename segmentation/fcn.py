@@ -119,43 +119,80 @@ def build(
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
     num_classes = whole_number("num_classes", num_classes, least=2, most=255)
-    count = max(HEADS[head].features, 1 + aux)
     weights = resolve(weights)
     state = read_segmenter(weights, backbone)
+    whole, named = state is not None, {"output_stride": output_stride, "max_stride": max_stride, **options}
     if isinstance(backbone, str):
-        # A whole model's file fills the backbone as well, but only once the model is complete.
-        live = norm in ("auto", "sync") or (norm == "frozen" and state is not None)
-        trunk = backbones.build(
-            backbone,
-            weights=weights if state is None else None,
-            features=_levels(backbone, count, max_stride),
-            output_stride=output_stride or HEADS[head].output_stride,
-            in_channels=in_channels,
-            norm="batch" if live else norm,
-            **options,
-        )
+        named |= {"weights": weights, "norm": norm, "in_channels": in_channels}
+        trunk = _build_trunk(backbone, head, aux=aux, whole=whole, **named)
     else:
-        _refuse(norm=norm != "auto", output_stride=output_stride, max_stride=max_stride, **options)
-        _refuse(in_channels=in_channels != 3)
-        if weights is not None and state is None:
-            raise UserError(
-                f"weights {weights}: the backbone is built already and has its own weights; name a weights file of a "
-                "whole segmentation model"
-            )
+        _refuse(norm=norm != "auto", in_channels=in_channels != 3, **named)
+        _refuse_second_weights(weights, whole=whole)
         trunk = backbone
     model = FCN(trunk, _build_head(trunk, head, num_classes, aux=aux), loss=loss)
     if state is not None:
-        model.load_report = fill(model, state, num_classes=num_classes, source=str(weights))
-        if classes is not None:
-            match_classes(
-                model, classes, lambda: FCN(trunk, _build_head(trunk, head, num_classes + 1, aux=aux)), str(weights)
-            )
-        trunk.adopt_normalisation(str(weights))
+        _fill(model, state, head, aux=aux, num_classes=num_classes, source=str(weights), classes=classes)
         if norm == "frozen":
             backbones.freeze_batch_norm(trunk)
     if norm == "sync":
         backbones.synchronise_batch_norm(model)
     return model
+
+
+def _fill(
+    model: FCN,
+    state: dict[str, Tensor],
+    head: str,
+    *,
+    aux: bool,
+    num_classes: int,
+    source: str,
+    classes: Sequence[str] | None,
+) -> None:
+    """Load the weights of a whole model; with `classes`, put the classes of its head into this order."""
+    trunk = model.backbone
+    model.load_report = fill(model, state, num_classes=num_classes, source=source)
+    if classes is not None:
+        match_classes(model, classes, lambda: FCN(trunk, _build_head(trunk, head, num_classes + 1, aux=aux)), source)
+    trunk.adopt_normalisation(source)
+
+
+def _build_trunk(
+    name: str,
+    head: str,
+    *,
+    aux: bool,
+    weights: str | os.PathLike[str] | None,
+    norm: str,
+    whole: bool,
+    output_stride: int | None,
+    max_stride: int | None,
+    **options: Any,
+) -> Backbone:
+    """Build the backbone of a registered name with the features that the head reads.
+
+    Args:
+        whole: whether the weights are those of a whole model, which fill the backbone once the model is complete.
+    """
+    # Frozen norm is made of batch norm after the weights of a whole model were loaded; sync norm at the end.
+    live = norm in ("auto", "sync") or (norm == "frozen" and whole)
+    return backbones.build(
+        name,
+        weights=None if whole else weights,
+        features=_levels(name, max(HEADS[head].features, 1 + aux), max_stride),
+        output_stride=output_stride or HEADS[head].output_stride,
+        norm="batch" if live else norm,
+        **options,
+    )
+
+
+def _refuse_second_weights(weights: str | os.PathLike[str] | None, *, whole: bool) -> None:
+    """Refuse weights of a backbone for a backbone that is built already."""
+    if weights is not None and not whole:
+        raise UserError(
+            f"weights {weights}: the backbone is built already and has its own weights; name a weights file of a "
+            "whole segmentation model"
+        )
 
 
 def _build_head(trunk: Backbone, name: str, num_classes: int, *, aux: bool) -> Head:
