@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
 from backbones.common import plugins
+from backbones.common.files import JsonObject
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from tools.engine.bad_images import BadImages
+from tools.engine.batches import Batch, Batches
 from tools.engine.cost import costs
 from tools.engine.experiment import Experiment
+from tools.engine.options import TaskOptions
 from tools.engine.plan import plan_rows, print_plan
 from tools.engine.rehearsal import Rehearsal, rehearse
+from tools.engine.run_log import write_summary
+from tools.engine.state import Training
 from tools.engine.task import Data, Model, Options, Task
 from tools.processes import distributed
 
@@ -28,16 +37,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     experiment = Experiment.start(options, prefix=task.prefix, fixed_size=task.fixed_size)
     # Decide what happens to images that cannot be read: an error, or another image and a record.
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
-
     # Build data and model on every process. A user error of one process ends all of them.
-    def build() -> tuple[Data, Model]:
-        if options.run.eval_only and not experiment.run.resume:
-            weights = options.model.weights
-            plugins.require(read_meta(resolve(weights)).get("plugins"), where=f"--weights {weights}")
-        data = task.build_data(options, bad)
-        return data, task.build_model(options, data)
-
-    data, model = distributed.on_all(build)
+    data, model = distributed.on_all(lambda: _build(task, options, bad))
     experiment.meta = {**task.meta(options, data, model), "data": data.fingerprints()}
     if names := plugins.loaded_names():
         experiment.meta["plugins"] = names
@@ -50,15 +51,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     print_plan(plan_rows(experiment, model, plan, steps_per_epoch=batches.steps))
     loader = None if options.run.eval_only else task.train_loader(experiment, options, data, batches, bad)
     if loader is not None and options.run.dry_run:
-        # Time a few steps, and leave nothing behind. Print the result for people, and as JSON for programs.
-        found = rehearse(
-            training, loader, batches=batches, epochs=options.train.epochs, clip_norm=options.train.clip_norm
-        )
-        print_plan({"dry run": found})
-        if distributed.is_main():
-            print(found.to_json(), flush=True)
-        distributed.stop()
-        return found
+        # Time a few steps, and leave nothing behind.
+        return _rehearse(training, loader, batches, options)
     measure = task.measure(experiment, options, data, bad)
     # Write files only from here on: everything that a user may have to correct was checked before.
     experiment.open_folder()
@@ -72,14 +66,37 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     if not results or (delivery and delivery.replaced):
         results = measure(training.evaluated)
     # Write results, predictions and pictures.
-    spent = costs(
-        model,
-        experiment.device,
-        experiment.precision().dtype,
-        example_shape=task.example_shape(options, experiment.meta),
-    )
-    measure.report(training.evaluated, results, {**spent, **(delivery.facts(training) if delivery else {})})
-    if delivery and distributed.is_main():
-        print(delivery.describe(training, experiment.folder, task.metric))
+    facts = delivery.facts(training) if delivery else {}
+    costs = _costs(experiment, model, task.example_shape(options, experiment.meta))
+    measure.report(training.evaluated, results, {**costs, **facts})
+    if distributed.is_main():
+        write_summary(experiment.folder, experiment.config, results, step=training.step)
+        if delivery:
+            print(delivery.describe(training, experiment.folder, task.metric))
     distributed.stop()
     return None
+
+
+def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -> tuple[Data, Model]:
+    """Open the data and build the model. The plugins of weights to evaluate must have been named."""
+    if options.run.eval_only and not options.run.resume:
+        weights = options.model.weights
+        plugins.require(read_meta(resolve(weights)).get("plugins"), where=f"--weights {weights}")
+    data = task.build_data(options, bad)
+    return data, task.build_model(options, data)
+
+
+def _rehearse(training: Training, loader: Iterable[Batch], batches: Batches, options: TaskOptions) -> Rehearsal:
+    """Time a few steps. Print the result for people, and as JSON for programs."""
+    train = options.train
+    found = rehearse(training, loader, batches=batches, epochs=train.epochs, clip_norm=train.clip_norm)
+    print_plan({"dry run": found})
+    if distributed.is_main():
+        print(found.to_json(), flush=True)
+    distributed.stop()
+    return found
+
+
+def _costs(experiment: Experiment, model: nn.Module, example_shape: Sequence[int] | None) -> JsonObject:
+    """Return parameters, multiply-adds, memory and environment of the run for results.json."""
+    return costs(model, experiment.device, experiment.precision().dtype, example_shape=example_shape)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
+
 from backbones.common.files import write_text
 from backbones.errors import UserError
 from tools.processes.distributed import is_main, on_main
@@ -68,6 +70,31 @@ class RunLog:
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
             write_text(self.path, "".join(f"{line}\n" for line in lines if _is_done(line, step, measured)))
+
+
+def write_summary(folder: Path, options: Mapping[str, object], results: Mapping[str, object], *, step: int) -> None:
+    """Write options and final metrics for TensorBoard's table of hyperparameters, and samples.png as a picture.
+
+    Args:
+        folder: the run folder.
+        options: all options of the run.
+        results: of the last evaluation. Its numbers other than counts become the metrics `final/NAME`.
+        step: number of optimizer steps.
+    """
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    settings = {
+        name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+        for name, value in options.items()
+    }
+    metrics = {f"final/{name}": value for name, value in results.items() if isinstance(value, float)}
+    with SummaryWriter(str(folder / "tensorboard")) as events:
+        # The run name "." keeps the table's entry in the folder of the run's curves.
+        events.add_hparams(settings, metrics, run_name=".", global_step=step)
+        if (picture := folder / "samples.png").is_file():
+            with Image.open(picture) as image:
+                events.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
 
 def _tag(name: str, split: Split) -> str:
