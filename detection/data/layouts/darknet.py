@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
-from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images
+from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, is_file
 from detection.data.layouts.yolo import read_yolo
 from detection.data.layouts.yolo_places import LISTS, LabelledImages, pairs_of_folder, pairs_of_list
 from detection.data.truth import Truth, read_names, read_text
@@ -60,7 +60,7 @@ def _places(root: Path) -> dict[str, Path]:
     """Return the list or the folder of images of each split."""
     data = _data(root)
     lists = {key: root / Path(data[key].replace("\\", "/")).name for key in SPLITS if key in data}
-    lists = {key: path for key, path in lists.items() if path.is_file()}
+    lists = {key: path for key, path in lists.items() if is_file(path)}
     if not lists and any(root.glob("obj_*_data/")):
         lists = {name: root / f"{name}.txt" for name in SPLITS if (root / f"{name}.txt").is_file()}
     if lists:
@@ -92,7 +92,7 @@ def _class_file(root: Path) -> Path | None:
     named = [root / Path(data["names"].replace("\\", "/")).name] if "names" in data else []
     folders = [root, *folders_of_splits(root), root / "obj_train_data", root / "data"]
     places = [*named, *(folder / name for folder in folders for name in CLASS_FILES)]
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in places if is_file(path)), None)
 
 
 def _data(root: Path) -> dict[str, str]:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.datasets import IMAGE_SUFFIXES, is_file_name
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
+from detection.data.layouts.images import is_file
 from detection.data.truth import FolderImages, read_text
 
 LISTS = ("classes", "obj", "train", "valid", "val", "test", "_darknet")  # *.txt and others beside labels
+LONGEST = 250  # bytes of a file's name
 
 
 @dataclass
@@ -97,11 +99,12 @@ def pairs_of_list(path: Path, home: Path, how: Reading) -> LabelledImages:
         if not line.strip():
             continue
         image = _listed_image(line.strip(), path.parent, home)
-        if image is None and how.absent_images == "error":
+        name = line.strip().replace("\\", "/").rpartition("/")[2]
+        if image is None and (how.absent_images == "error" or not _is_image_name(name)):
             text = f"{path}: line {number}: there is no image {line.strip()[:200]}; fix the list, or pass "
             how.on_problem("missing file", str(path), UserError(f"{text}--on-bad-image skip"))
             continue
-        image = image or home / Path(line.strip().replace("\\", "/")).name
+        image = image or home / name
         if image in files:
             how.on_problem(
                 "malformed list", str(path), UserError(f"{path}: line {number}: {image} is a duplicate; remove it")
@@ -135,7 +138,11 @@ def _listed_image(line: str, *folders: Path) -> Path | None:
     candidates = [Path(line)] if os.path.isabs(line) else []
     inside = [parts[start:] for start in range(len(parts)) if os.pardir not in parts[start:]]
     candidates += [folder.joinpath(*end) for end in inside for folder in dict.fromkeys(folders)]
-    return next((path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()), None)
+    return next((path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and is_file(path)), None)
+
+
+def _is_image_name(name: str) -> bool:
+    return is_file_name(name) and len(name) < LONGEST and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _visible(labels: Path) -> Iterator[Path]:

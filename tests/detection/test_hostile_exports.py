@@ -1,0 +1,174 @@
+"""Mutants of the exports of annotation tools: each is read with a defined result, or refused with a UserError.
+
+`HOSTILE_SCALE=67 python -m pytest tests/detection/test_hostile_exports.py` tries 67 times as many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exports import EXPORTS, text
+
+from backbones.errors import UserError
+from detection.data.annotations import CocoAnnotations
+from detection.data.folders import open_split
+from tools import check_data
+
+MUTANTS = 12 * int(os.environ.get("HOSTILE_SCALE", 1))
+ODD = (b"\0", b"\xff", b"-1", b"NaN", b"1e309", b"9" * 40, b"&amp;", b"<a>", b"\n", b" ", b"!!", b"*x", b"../", b"/etc")
+MORE_ODD = (
+    b"[" * 2000,
+    b"null",
+    b"{}",
+    b"[]",
+    b'""',
+    b"\\ud800",
+    b"true",
+    b"1e-320",
+    b"\r",
+    b'"',
+    b",",
+    b"\xef\xbb\xbf",
+)
+# Export -> the file to break, or the first of its kind.
+FILES = {
+    "roboflow-coco": "train/_annotations.coco.json",
+    "fiftyone-coco": "labels.json",
+    "labelimg-voc": "a.xml",
+    "roboflow-yolo": "data.yaml",
+    "ultralytics-lists": "train.txt",
+    "cvat-yolo": "obj.data",
+    "labelimg-yolo": "a.txt",
+    "cvat-images": "annotations.xml",
+    "label-studio-json": "project-1-at-2024-01-01-00-00-abcdef01.json",
+    "label-studio-json-min": "project-1.json",
+    "labelme": "a.json",
+    "via-project": "via_project_1Jan2024_10h0m.json",
+    "via-csv": "via_export_csv.csv",
+    "open-images": "train-annotations-bbox.csv",
+    "roboflow-tensorflow": "train/_annotations.csv",
+}
+
+
+def mutated(random: np.random.Generator, content: bytes) -> bytes:
+    """Change, cut, double or move a few bytes of a file."""
+    data = bytearray(content)
+    for _ in range(int(random.integers(1, 4))):
+        start, end = sorted(random.integers(0, len(data) + 1, 2).tolist())
+        end = min(end, start + int(random.integers(1, 30)))
+        part, odd = bytes(data[start:end]), (*ODD, *MORE_ODD)
+        kinds = [b"", part * 3, odd[int(random.integers(len(odd)))], part[::-1]]
+        data[start:end] = kinds[int(random.integers(len(kinds)))]
+    return bytes(data[: int(random.integers(len(data) + 1))] if random.random() < 0.05 else data)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mutants_are_read_or_refused_with_one_line(name: str, tmp_path: Path):
+    """The check does not fail where training refuses, and no box leaves its image."""
+    EXPORTS[name][1](tmp_path / "set")
+    path, layout = tmp_path / "set" / FILES[name], EXPORTS[name][0]
+    whole, random, read = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(MUTANTS):
+        path.write_bytes(mutated(random, whole))
+        try:
+            data = CocoAnnotations.of(open_split(tmp_path / "set", "train", layout=layout))
+            assert np.isfinite(data.boxes).all() and (data.boxes >= 0).all() and (data.labels >= 1).all()
+            limits = np.repeat(data.sizes[:, ::-1], np.diff(data.offsets), axis=0)
+            assert (data.boxes[:, 2:] <= limits).all() and all(
+                data.source and (data.folder / n).exists() for n in data.file_names
+            )
+            assert all((tmp_path / "set") in (data.folder / n).resolve().parents for n in data.file_names)
+            read += 1
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000 and str(tmp_path) in str(error)
+            with contextlib.suppress(UserError):
+                options = check_data.CheckOptions(data=str(tmp_path / "set"), layout=layout, decode=False)
+                assert check_data.check(options).problems
+    assert read < MUTANTS
+
+
+BOMB = "<!DOCTYPE a [<!ENTITY l0 'lol'>" + "".join(f"<!ENTITY l{n} '{f'&l{n - 1};' * 10}'>" for n in range(1, 10))
+YAML_BOMB = "a0: &a0 [cat, dog]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 9))
+
+
+def swap(file: str, before: str, after: str) -> Callable[[Path], None]:
+    """Return a function that replaces a text in a file of a data set."""
+
+    def apply(root: Path) -> None:
+        content = (root / file).read_text()
+        assert before in content
+        (root / file).write_text(content.replace(before, after))
+
+    return apply
+
+
+def write(file: str, content: str) -> Callable[[Path], None]:
+    """Return a function that replaces a file of a data set."""
+    return lambda root: text(root / file, content)
+
+
+TASKS, ROWS = FILES["label-studio-json"], FILES["open-images"]
+# Export, what is done to it, and what the error says.
+FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "xml bomb": (
+        "cvat-images",
+        swap("annotations.xml", "<annotations>", BOMB + "]><annotations>"),
+        r"annotations.xml: declares a document type",
+    ),
+    "yaml bomb": ("roboflow-yolo", swap("data.yaml", "nc: 2", YAML_BOMB), r"is not valid YAML \(uses the alias"),
+    "video": ("cvat-images", swap("annotations.xml", "image", "track"), "holds tracks of a video"),
+    "outside": ("cvat-images", swap("annotations.xml", 'name="a.jpg"', 'name="/etc/passwd"'), "fits no file in"),
+    "percentage": ("label-studio-json", swap(TASKS, '"x": 0.0', '"x": "much"'), "is not four numbers"),
+    "no task": ("label-studio-json", write(TASKS, '[{"id": 1, "data": 3}, 4]'), "is not a list of tasks"),
+    "points": ("labelme", swap("a.json", "10,", "null,"), r"a.json: shape 1: its points \[\[30, 35\], \[None, 5\]\]"),
+    "no class": ("labelme", swap("a.json", '"label": "dog"', '"label": ""'), "a.json: shape 1: has no class; name"),
+    "two files": ("labelme", swap("b.json", "b.png", "a.jpg"), r"b.json: names the image a.jpg again"),
+    "attributes": (
+        "via-project",
+        swap(FILES["via-project"], '{"class": ', '{"age": "3", "size": '),
+        "its regions have the attributes age, size; rename",
+    ),
+    "region": ("via-csv", swap(FILES["via-csv"], '""x"": 10', '""x"": null'), "region 1: is no rect"),
+    "cell": (
+        "via-csv",
+        swap(FILES["via-csv"], '{""name""', "{name"),
+        "line 2: holds no JSON in region_shape_attributes",
+    ),
+    "cells": ("open-images", swap(ROWS, ",0,0,0,0,0", ",0,0,0,0"), "line 2: has 12 cells, but the header has 13"),
+    "pixels": ("open-images", swap(ROWS, ",1,0.16", ",1,16"), "line 2: its box is not four fractions"),
+    "absent": ("roboflow-tensorflow", lambda root: (root / "train/a.jpg").unlink(), "line 2: image 'a.jpg' fits no"),
+    "number": ("roboflow-tensorflow", swap(FILES["roboflow-tensorflow"], ",10,5,", ",ten,5,"), "line 2: its box"),
+    "class": ("labelimg-yolo", swap("a.txt", "1 0.3", "7 0.3"), "class 7 is not one of the 2 class numbers"),
+    "gone": ("roboflow-yolo", swap("data.yaml", "train/images", "gone"), "leads to no folder or list; fix `train`"),
+    "empty list": ("ultralytics-lists", write("train.txt", "\n"), "lists no image that exists"),
+    "empty file": (
+        "cvat-images",
+        write("annotations.xml", "<annotations><version>1.1</version></annotations>"),
+        "names no image that can be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_refused_with_the_place_and_the_way_out(fault: str, tmp_path: Path):
+    name, spoil, words = FAULTS[fault]
+    EXPORTS[name][1](tmp_path / "set")
+    spoil(tmp_path / "set")
+    with pytest.raises(UserError, match=words) as error:
+        CocoAnnotations.of(open_split(tmp_path / "set", "train", layout=EXPORTS[name][0]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "cvat-yolo"])
+def test_byte_order_marks_and_line_ends_of_windows_change_nothing(name: str, tmp_path: Path):
+    EXPORTS[name][1](tmp_path / "set")
+    before = CocoAnnotations.of(open_split(tmp_path / "set", "train"))
+    path = tmp_path / "set" / FILES[name]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    after = CocoAnnotations.of(open_split(tmp_path / "set", "train"))
+    assert after.boxes.tolist() == before.boxes.tolist() and after.file_names.tolist() == before.file_names.tolist()
