@@ -124,7 +124,11 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "video": ("cvat-images", swap("annotations.xml", "image", "track"), "holds tracks of a video"),
     "outside": ("cvat-images", swap("annotations.xml", 'name="a.jpg"', 'name="/etc/passwd"'), "fits no file in"),
     "percentage": ("label-studio-json", swap(TASKS, '"x": 0.0', '"x": "much"'), "is not four numbers"),
-    "no task": ("label-studio-json", write(TASKS, '[{"id": 1, "data": 3}, 4]'), "is not a list of tasks"),
+    "no task": (
+        "label-studio-json",
+        write(TASKS, '[{"id": 1, "annotations": [], "data": {}}, 4]'),
+        "is not a list of tasks",
+    ),
     "points": ("labelme", swap("a.json", "10,", "null,"), r"a.json: shape 1: its points \[\[30, 35\], \[None, 5\]\]"),
     "no class": ("labelme", swap("a.json", '"label": "dog"', '"label": ""'), "a.json: shape 1: has no class; name"),
     "two files": ("labelme", swap("b.json", "b.png", "a.jpg"), r"b.json: names the image a.jpg again"),
@@ -137,7 +141,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cell": (
         "via-csv",
         swap(FILES["via-csv"], '{""name""', "{name"),
-        "line 2: holds no JSON in region_shape_attributes",
+        "line 2: holds no JSON in region_shape",
     ),
     "cells": ("open-images", swap(ROWS, ",0,0,0,0,0", ",0,0,0,0"), "line 2: has 12 cells, but the header has 13"),
     "pixels": ("open-images", swap(ROWS, ",1,0.16", ",1,16"), "line 2: its box is not four fractions"),

@@ -67,7 +67,7 @@ def _add_results(results: list[Record], image: Record, records: Collector) -> No
         if not labels and result.get("id") not in labelled:
             records.note(NO_NAME)
         box, outline, is_turned = shape
-        if is_turned:
+        if is_turned and labels:
             records.note(TURNED)
         for label in labels:
             records.add_object(label, box, ordinal, outline=outline)

@@ -1,0 +1,334 @@
+"""Which layout a folder has, what a YAML file says, how names and shapes of annotation tools are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_classes
+from exports import (
+    EXPORTS,
+    OBJECTS,
+    cvat_xml,
+    label_lines,
+    label_studio_tasks,
+    picture,
+    pictures,
+    text,
+    write_coco,
+    write_labels,
+    write_xml,
+)
+
+from backbones.errors import UserError
+from detection.data.annotations import CocoAnnotations
+from detection.data.folders import layout_of, open_split, read_annotations, splits_of
+from detection.data.truth import Truth
+from detection.options import DetectionDataOptions
+
+
+def made(tmp_path: Path, name: str) -> Path:
+    """Write an export and return its folder."""
+    EXPORTS[name][1](tmp_path / "set")
+    return tmp_path / "set"
+
+
+def read(root: Path, split: str = "train", **options: Any) -> CocoAnnotations:
+    return CocoAnnotations.of(open_split(root, split, **options))
+
+
+# --- the choice ---
+
+
+def test_two_layouts_are_named_and_the_user_chooses(tmp_path: Path):
+    root = made(tmp_path, "roboflow-yolo")
+    write_coco(root / "annotations" / "instances_train.json")
+    with pytest.raises(UserError, match="has the layouts coco and yolo; choose one of them with --layout coco"):
+        open_split(root, "train")
+    assert len(read(root, layout="yolo")) == 2
+    options = DetectionDataOptions(data=str(root), layout="coco")
+    assert read_annotations(options, "train").path.name == "instances_train.json"
+    with pytest.raises(UserError, match=r"voc: .* lacks a folder Annotations and a folder ImageSets/Main; name"):
+        open_split(root, "train", layout="voc")
+    with pytest.raises(UserError, match="unknown layout 'yolov9': did you mean yolo"):
+        open_split(root, "train", layout="yolov9")
+
+
+def test_the_three_nearest_layouts_and_what_they_lack_are_named(tmp_path: Path):
+    root = made(tmp_path, "labelimg-yolo")
+    (root / "classes.txt").unlink()
+    with pytest.raises(UserError) as error:
+        open_split(root, "train")
+    assert str(error.value).count("(lacks ") == 3 and "\n" not in str(error.value)
+    assert "images with *.txt in one folder, and obj.names or classes.txt (lacks obj.names, classes.txt" in str(
+        error.value
+    )
+
+
+def captions(root: Path) -> None:
+    """Write images with captions, and a list of class names."""
+    pictures(root)
+    text(root / "a.txt", "a dog on the grass\n")
+    text(root / "classes.txt", "cat\ndog\n")
+
+
+def label_maps(root: Path) -> None:
+    for split in ("train", "val"):
+        picture(root / "images" / split / "a.jpg")
+        picture(root / "labels" / split / "a.png")
+    text(root / "classes.txt", "cat\ndog\n")
+
+
+def classes_with_table(root: Path) -> None:
+    pictures(root / "images")
+    text(root / "labels.csv", "filename,class\na.jpg,dog\nb.png,cat\n")
+
+
+@pytest.mark.parametrize(
+    "write", [captions, label_maps, classes_with_table, lambda root: write_classes(root, count=1), pictures]
+)
+def test_data_of_other_tasks_is_not_taken_for_boxes(tmp_path: Path, write: Callable[[Path], None]):
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set")
+    assert layout_of(tmp_path / "set") is None
+
+
+def test_two_sets_in_vocdevkit_must_be_named(tmp_path: Path):
+    root = made(tmp_path, "vocdevkit")
+    assert splits_of(root) == splits_of(root / "VOCdevkit") == splits_of(root / "VOCdevkit/VOC2007") == ["train", "val"]
+    write_xml(root / "VOCdevkit/VOC2012/Annotations")
+    text(root / "VOCdevkit/VOC2012/ImageSets/Main/train.txt", "a\n")
+    with pytest.raises(UserError, match=r"holds 2 data sets of VOC; name one of them \(.*VOC2007, .*VOC2012\)"):
+        open_split(root, "train")
+
+
+# --- YAML ---
+
+
+def folders(root: Path, *splits: str) -> None:
+    for split in splits:
+        pictures(root / "images" / split)
+        write_labels(root / "labels" / split)
+
+
+NAMES = "names: [cat, dog]\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("coco8.yaml", "path: coco8\ntrain: images/one\n"),
+        ("coco8.yaml", "path: {root}/coco8\ntrain: images/one\n"),
+        ("coco8.yaml", "train: {root}/coco8/images/one\n"),
+        ("coco8.yml", "train: coco8/images/one/\n"),
+        ("configs/coco8.yaml", "path: ../coco8\ntrain: images/one\n"),
+        ("coco8/any name.yaml", "train: [images/one]\n"),
+        ("coco8/other.yaml", "path: /home/me/coco8\ntrain: ./images/one\n"),
+        ("coco8/other.yaml", "train: /home/me/coco8/images/one\n"),
+        ("coco8/other.yaml", "train: C:\\Users\\me\\coco8\\images\\one\n"),
+        ("coco8/other.yaml", "train: ../images/one\n"),
+        ("coco8/other.yaml", "path: datasets/coco8\ntrain: images/one\n"),
+    ],
+)
+def test_a_yaml_file_names_the_data_set(tmp_path: Path, file: str, content: str):
+    folders(tmp_path / "coco8", "one", "two")
+    text(tmp_path / file, content.format(root=tmp_path) + NAMES)
+    data = read(tmp_path / file)
+    assert data.folder == tmp_path / "coco8" / "images" / "one" and len(data.boxes) == 3
+    assert ("me" in content or "datasets" in content) == any("replaced" in note for note in data.notes), data.notes
+
+
+def test_a_split_may_have_several_folders_and_lists(tmp_path: Path):
+    folders(tmp_path, "one", "two", "three")
+    text(tmp_path / "more.txt", "./images/three/a.jpg\n")
+    text(tmp_path / "data.yaml", "train: [images/one, images/two, more.txt]\nval: images/three\n" + NAMES)
+    data = read(tmp_path)
+    assert data.file_names.tolist() == ["one/a.jpg", "one/b.png", "two/a.jpg", "two/b.png", "three/a.jpg"]
+    assert splits_of(tmp_path) == ["train", "val"] and len(data.boxes) == 8
+
+
+def test_folders_count_where_the_yaml_file_names_no_splits(tmp_path: Path):
+    folders(tmp_path, "train", "dev")
+    text(tmp_path / "data.yaml", NAMES)
+    assert splits_of(tmp_path) == ["dev", "train"] and len(read(tmp_path, "val")) == 2
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("images/images/a.jpg", True),
+        ("images\\a.jpg", True),
+        ("my%20set/a.jpg", True),
+        ("/data/local-files/?d=my%20set/a.jpg", True),
+        ("https://server/bucket/a.jpg?token=1", False),
+        ("a.png", True),
+        ("A.JPEG", True),
+        ("c.jpg", False),
+    ],
+)
+def test_names_are_repaired_where_one_file_fits(tmp_path: Path, name: str, fits: bool):
+    write_coco(tmp_path / "labels.json", names={"a.jpg": name})
+    pictures(tmp_path / "data")
+    if not fits and not name.startswith("https"):
+        with pytest.raises(UserError, match="is not in"):
+            read(tmp_path)
+        return
+    data = read(tmp_path)
+    assert data.file_names.tolist() == ["a.jpg", "b.png"]
+    ((note, count),) = data.notes.items()
+    assert count == 1 and f"{name} -> a.jpg" in note
+
+
+def test_a_name_that_fits_several_files_is_refused(tmp_path: Path):
+    root = made(tmp_path, "cvat-images")
+    for folder in ("one", "two"):
+        picture(root / "images" / folder / "a.jpg")
+    (root / "images" / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"image 'a.jpg' fits 2 files \(one/a.jpg, two/a.jpg\) in"):
+        read(root)
+
+
+# --- what is left out ---
+
+
+def unlabelled_task(root: Path) -> None:
+    tasks = label_studio_tasks()
+    tasks[1]["annotations"] = []
+    text(root / "tasks.json", json.dumps(tasks))
+    pictures(root)
+
+
+UNLABELLED = {
+    "labelme": (EXPORTS["labelme"][1], "b.json", "images without a JSON file, which are left out"),
+    "voc-xml": (EXPORTS["labelimg-voc"][1], "b.xml", "images without an XML file, which are left out"),
+    "darknet": (EXPORTS["labelimg-yolo"][1], "b.txt", "images without a label file, which are left out"),
+    "label-studio": (unlabelled_task, None, "tasks without an annotation, which are left out"),
+}
+
+
+@pytest.mark.parametrize("layout", UNLABELLED)
+def test_images_that_nobody_labelled_are_not_negatives(tmp_path: Path, layout: str):
+    write, file, note = UNLABELLED[layout]
+    write(tmp_path)
+    if file:
+        (tmp_path / file).unlink()
+    data = read(tmp_path)
+    assert data.file_names.tolist() == ["a.jpg"] and data.notes[note] == 1
+
+
+def test_the_unused_super_category_of_roboflow_is_left_out(tmp_path: Path):
+    root = made(tmp_path, "roboflow-coco")
+    data = read(root)
+    assert data.categories.names == ("cat", "dog") and data.notes == {"unused super-category animals left out": 1}
+    path = root / "valid" / "_annotations.coco.json"
+    path.write_text(path.read_text().replace('"category_id": 1', '"category_id": 0'))
+    assert read(root).categories.names == ("animals", "cat", "dog")  # the validation split uses it
+
+
+# --- shapes ---
+
+
+def boxes_of(truth: Truth) -> list[list[float]]:
+    return [[round(side, 6) for side in record["bbox"]] for record in truth.data["annotations"]]
+
+
+def test_shapes_of_cvat(tmp_path: Path):
+    """A box of 20x10 around (20, 20) turned by 90 degrees is 10x20; the mask is two rows of a box of 3x2 at (5, 6)."""
+    shapes = (
+        '<box label="dog" xtl="10" ytl="15" xbr="30" ybr="25" rotation="90"/>'
+        '<polygon label="cat" points="1,2;9,2;9,8"/>'
+        '<ellipse label="cat" cx="20" cy="20" rx="5" ry="4"/><points label="dog" points="1,1"/>'
+        '<mask label="dog" rle="1, 2, 3" left="5" top="6" width="3" height="2"/><tag label="cat"/>'
+    )
+    text(
+        tmp_path / "annotations.xml",
+        cvat_xml().replace('width="60" height="40">', f'width="60" height="40">{shapes}', 1),
+    )
+    pictures(tmp_path / "images")
+    truth = open_split(tmp_path, "train")
+    assert boxes_of(truth)[:4] == [[15, 10, 10, 20], [1, 2, 8, 6], [15, 16, 10, 8], [5, 6, 3, 2]]
+    outlines = [record.get("segmentation") for record in truth.data["annotations"][:4]]
+    assert outlines[1] == [[1, 2, 9, 2, 9, 8]] and outlines[2] is None
+    # Columns 6 and 7 of row 6: after 6 columns of 40 rows and 6 rows, one pixel; after 39 more, one pixel.
+    assert outlines[3] == {"size": [40, 60], "counts": [246, 1, 39, 1, 2113]}
+    assert truth.data["annotations"][1]["area"] == 24 and truth.data["annotations"][3]["area"] == 2
+    assert truth.notes == {"points, lines and other shapes without a box, which are left out": 1}
+
+
+def test_shapes_of_label_studio(tmp_path: Path):
+    """A box of 20x10 at (30, 10), turned clockwise by 90 degrees around that corner, lies left of and below it."""
+    tasks = label_studio_tasks()
+    sides = {"original_width": 60, "original_height": 40}
+    corner = {"x": 50, "y": 25, "width": 100 / 3, "height": 25, "rotation": 90}
+    points = {"points": [[10, 10], [50, 10], [50, 50]], "polygonlabels": ["cat"]}
+    ellipse = {"x": 50, "y": 50, "radiusX": 10, "radiusY": 10, "rotation": 0, "ellipselabels": ["dog"]}
+    tasks[0]["annotations"][0]["result"] = [
+        {**sides, "id": "1", "type": "rectangle", "value": corner},
+        {**sides, "id": "1", "type": "labels", "value": {**corner, "labels": ["dog"]}},
+        {**sides, "id": "2", "type": "polygonlabels", "value": points},
+        {**sides, "id": "3", "type": "ellipselabels", "value": ellipse},
+        {
+            **sides,
+            "id": "4",
+            "type": "keypointlabels",
+            "value": {"x": 1, "y": 1, "width": 1, "keypointlabels": ["dog"]},
+        },
+        {"id": "5", "type": "choices", "value": {"choices": ["good"]}},
+        {**sides, "id": "6", "type": "rectanglelabels", "value": {**corner, "rectanglelabels": []}},
+    ]
+    tasks[0]["annotations"].append({"result": [], "was_cancelled": True})
+    tasks[0]["annotations"].append({"result": []})
+    text(tmp_path / "tasks.json", json.dumps(tasks))
+    pictures(tmp_path)
+    truth = open_split(tmp_path, "train")
+    assert boxes_of(truth)[:3] == [[20, 10, 10, 20], [6, 4, 24, 16], [24, 16, 12, 8]]
+    assert truth.notes == {
+        "further annotations of the same task, which are left out": 1,
+        "objects without a class, which are left out": 1,
+        "points, lines and other shapes without a box, which are left out": 1,
+        "turned boxes replaced by the box around them": 1,
+    }
+
+
+def test_shapes_of_labelme_and_via(tmp_path: Path):
+    circle = {"label": "dog", "points": [[20, 20], [23, 24]], "shape_type": "circle"}
+    polygon = {"label": "cat", "points": [[1, 2], [9, 2], [9, 8]]}
+    line = {"label": "cat", "points": [[1, 2], [9, 2]], "shape_type": "line"}
+    content = {"version": "4.0", "shapes": [circle, polygon, line], "imagePath": "a.jpg", "imageData": None}
+    text(tmp_path / "one" / "a.json", json.dumps(content))
+    pictures(tmp_path / "one")
+    truth = open_split(tmp_path / "one", "train")
+    assert boxes_of(truth) == [[15, 15, 10, 10], [1, 2, 8, 6]] and sum(truth.notes.values()) == 2
+    shapes = [
+        {"name": "circle", "cx": 20, "cy": 20, "r": 5},
+        {"name": "ellipse", "cx": 20, "cy": 20, "rx": 5, "ry": 4, "theta": 0},
+        {"name": "polygon", "all_points_x": [1, 9, 9], "all_points_y": [2, 2, 8]},
+        {"name": "point", "cx": 1, "cy": 1},
+    ]
+    regions = [{"shape_attributes": shape, "region_attributes": {"kind": {"2": True}}} for shape in shapes]
+    images = {"a.jpg9": {"filename": "a.jpg", "size": 9, "regions": regions, "file_attributes": {}}}
+    attributes = {"region": {"kind": {"type": "checkbox", "options": {"1": "cat", "2": "dog"}}}}
+    text(tmp_path / "two" / "p.json", json.dumps({"_via_img_metadata": images, "_via_attributes": attributes}))
+    pictures(tmp_path / "two")
+    truth = open_split(tmp_path / "two", "train")
+    assert boxes_of(truth) == [[15, 15, 10, 10], [15, 16, 10, 8], [1, 2, 8, 6]]
+    assert [record["name"] for record in truth.data["categories"]] == ["dog"]
+    for region in regions:
+        region["region_attributes"] = {}
+    text(tmp_path / "two" / "p.json", json.dumps({"_via_img_metadata": images}))
+    truth = open_split(tmp_path / "two", "train")
+    assert truth.notes["regions without attributes, read as class object"] == 3
+
+
+def test_a_list_counts_images_without_labels_as_negatives(tmp_path: Path):
+    root = made(tmp_path, "cvat-yolo")
+    (root / "obj_train_data" / "b.txt").unlink()
+    data = read(root)
+    assert data.file_names.tolist() == ["a.jpg", "b.png"] and data.empty().tolist() == [False, True]
+    assert len(OBJECTS["a.jpg"]) == len(data.boxes) == label_lines("a.jpg").count("\n")
