@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "tools/exports": {*TRAINING, "tools/runs"},
     "tools/benchmarks": TRAINING,
     "tools/analysis": {*TRAINING, "tools/reports"},
+    "tools/ranking": {*RUNNING, *TASKS, "tools/reports"},
     "tools/experiments": {*TRAINING, "tools/runs", "tools/reports"},
 }
 

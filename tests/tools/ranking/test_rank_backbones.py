@@ -1,0 +1,180 @@
+"""The ranking command on class folders, boxes and label maps, and its errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import backbones
+from backbones.errors import UserError
+from tools import rank_backbones
+from tools.ranking.candidates import Candidate, candidates
+from tools.ranking.data import Labelled, open_data
+from tools.ranking.extraction import extract
+from tools.ranking.outputs import agree, front, read_study, table
+from tools.ranking.ranking import Ranked, Ranking
+from tools.ranking.samples import Estimate
+
+COLOURS = ((250, 30, 30), (30, 250, 30), (30, 30, 250))
+
+
+def paint(path: Path, colour: tuple[int, int, int], box: tuple[int, int, int, int], number: int) -> None:
+    pixels = np.random.default_rng(number).integers(80, 120, (48, 64, 3)).astype(np.uint8)
+    x, y, w, h = box
+    pixels[y : y + h, x : x + w] = colour
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels[..., ::-1])
+
+
+def class_folders(root: Path) -> Path:
+    for number in range(12):
+        paint(root / "train" / f"c{number % 3}" / f"{number}.png", COLOURS[number % 3], (0, 0, 64, 48), number)
+    return root
+
+
+def boxes(root: Path) -> Path:
+    images, annotations = [], []
+    for number in range(8):
+        box = (4 * number, 3 * number, 20, 18)
+        paint(root / "train" / f"{number}.png", COLOURS[number % 2], box, number)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 48})
+        record = {"id": number + 1, "image_id": number, "category_id": 1 + number % 2, "bbox": list(box)}
+        annotations.append({**record, "area": 360, "iscrowd": 0})
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
+    path = root / "annotations" / "instances_train.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return root
+
+
+def label_maps(root: Path) -> Path:
+    for number in range(4):
+        paint(root / "images" / "train" / f"{number}.png", COLOURS[0], (0, 0, 32, 48), number)
+        labels = np.zeros((48, 64), np.uint8)
+        labels[:, :32] = 1
+        (root / "labels" / "train").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "labels" / "train" / f"{number}.png"), labels)
+    (root / "classes.txt").write_text("ground\nred\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "levels"),
+    [(class_folders, "classification", "c4"), (boxes, "detection", "c3,c4"), (label_maps, "segmentation", "c3,c4")],
+)
+def test_ranks_data_of_every_task(make, task: str, levels: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, output = make(tmp_path / "data"), tmp_path / "out"
+    arguments = ["--data", str(data), "--backbones", "resnet18,plain18", "--weights", "none", "--size", "64"]
+    arguments += ["--levels", f"[{levels}]", "--output", str(output)]
+    rank_backbones.main(arguments)
+    shown = capsys.readouterr().out
+    found = json.loads((output / "ranking.json").read_text())
+    assert (found["task"], len(found["ranking"]), found["failed"]) == (task, 2, {})
+    first, second = (row["scores"]["logme"]["value"] for row in found["ranking"])
+    assert first >= second
+    assert shown.startswith((output / "ranking.md").read_text().rstrip())
+    assert cv2.imread(str(output / "ranking.png")).shape[1] == 1200
+    assert len(list((output / "features").iterdir())) == 2
+    with pytest.raises(UserError, match=r"ranking\.json exists already; pass --overwrite"):
+        rank_backbones.main(arguments)
+    kept = {path: path.stat().st_mtime_ns for path in (output / "features").iterdir()}
+    rank_backbones.main([*arguments, "--overwrite"])  # from the kept features
+    assert json.loads((output / "ranking.json").read_text()) == found
+    assert {path: path.stat().st_mtime_ns for path in (output / "features").iterdir()} == kept
+
+
+def test_features_of_boxes_tell_objects_from_background(tmp_path: Path):
+    data = open_data(boxes(tmp_path), 100)
+    backbone = backbones.build("resnet18", weights=None, features=("c2", "c3"))
+    samples = extract(backbone, data, size=64, seed=0).samples
+    assert samples.features.shape[1] == 64 + 128
+    assert np.bincount(samples.labels).tolist() == [8, 4, 4]  # as many background boxes as objects
+    assert samples.deltas is not None and samples.deltas.shape[1] == 4
+    # Each level is scaled to unit mean square length.
+    for part in np.split(samples.features, [64], axis=1):
+        assert (part.astype(np.float64) ** 2).sum(axis=1).mean() == pytest.approx(1, rel=1e-5)
+    again = extract(backbone, data, size=64, seed=0).samples
+    assert np.array_equal(samples.features, again.features) and np.array_equal(samples.deltas, again.deltas)
+
+
+def test_images_without_objects_give_background_only(tmp_path: Path):
+    class Empty:
+        task, names = "detection", ["a.png"]
+
+        def read(self, index: int) -> Labelled:
+            none = np.zeros((0, 4), np.float32)
+            pixels = np.zeros((40, 40, 3), np.uint8)
+            return Labelled(pixels, boxes=none, box_labels=np.zeros(0, np.int64), crowd=none)
+
+    backbone = backbones.build("resnet18", weights=None, features=("c2",))
+    samples = extract(backbone, Empty(), size=32, seed=0).samples
+    assert samples.labels.tolist() == [0] and samples.deltas is None
+
+
+def test_candidates_are_names_with_starts():
+    found = candidates("resnet18, plain18=none,resnet3*", "none,runs/a/model.safetensors")
+    assert found == [
+        Candidate("resnet18", "none"),
+        Candidate("resnet18", "runs/a/model.safetensors"),
+        Candidate("plain18", "none"),
+        *(
+            Candidate(name, start)
+            for name in ("resnet32", "resnet34")
+            for start in ("none", "runs/a/model.safetensors")
+        ),
+    ]
+    assert found[1].name == "resnet18, model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--backbones", "resnet18"], "needs at least two backbones or starts, not only resnet18, none"),
+        (["--backbones", "resnet18,nonesuch"], "--backbones nonesuch: matches no backbone"),
+        (["--backbones", "resnet18,plain18", "--levels", "[c9]"], "no backbone could be scored"),
+        (["--backbones", "resnet18,plain18", "--data", "/nonexistent"], "/nonexistent: no such folder"),
+        (["--backbones", "resnet18,plain18", "--against", "/nonexistent"], "--against /nonexistent: cannot be read"),
+        (["--backbones", "resnet18,plain18", "--images", "1"], "--images 1: must be above 1"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words: list[str], message: str, tmp_path: Path):
+    data = class_folders(tmp_path / "data")
+    defaults = ["--data", str(data), "--weights", "none", "--size", "32", "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError) as error:
+        rank_backbones.main([*defaults, *words])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def ranked(name: str, score: float, gflops: float) -> Ranked:
+    estimate = Estimate(score, score - 0.1, score + 0.1)
+    scores = dict.fromkeys(("logme", "probe", "knn"), estimate)
+    return Ranked(Candidate(name, "imagenet"), scores, 10**6, gflops, 5.0)
+
+
+def test_the_pareto_front_has_no_row_that_is_dearer_and_not_better():
+    rows = [ranked("a", 0.9, 4), ranked("b", 0.8, 2), ranked("c", 0.7, 3), ranked("d", 0.5, 1)]
+    assert front(rows, "logme") == {0, 1, 3}
+
+
+def test_a_study_is_compared_by_backbone_and_weights(tmp_path: Path):
+    ranking = Ranking("logme", [ranked("a", 0.9, 4), ranked("b", 0.8, 2), ranked("c", 0.1, 3)], {"d, none": "broken"})
+    assert table(ranking).splitlines()[-1] == "- d, none could not be scored: broken"
+
+    def group(backbone: str, weights: str, mean: float) -> dict[str, object]:
+        runs = [{"finished": True}, {"finished": True}]
+        return {
+            "values": {"backbone": backbone, "weights": weights},
+            "metrics": {"AP": {"mean": mean, "std": 1.0}},
+            "runs": runs,
+        }
+
+    groups = [group("a", "imagenet", 40), group("a", "none", 5), group("b", "imagenet", 30), group("c", "imagenet", 20)]
+    (tmp_path / "table.json").write_text(json.dumps([{"task": "", "groups": groups, "differences": []}]))
+    found = agree(ranking, read_study(tmp_path), seed=0)
+    assert (found.tau, found.pairs) == (pytest.approx(1), 3)
+    with pytest.raises(UserError, match="has results of 0 of the 1 ranked backbones"):
+        agree(Ranking("logme", [ranked("z", 1, 1)], {}), read_study(tmp_path), seed=0)

@@ -1,0 +1,204 @@
+"""Writes a ranking as table, JSON and chart, and compares it with a finished study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones.common.files import JsonObject, write_json, write_text
+from backbones.errors import UserError
+from tools.ranking.agreement import Agreement, weighted_tau
+from tools.ranking.candidates import Candidate
+from tools.ranking.ranking import Ranked, Ranking
+from tools.ranking.samples import NORMAL, Estimate
+from tools.reports.style import COLOURS, new_figure, save_figure
+
+TITLES = {"logme": "LogME", "probe": "linear probe", "knn": "k-NN"}
+PERCENT = {"probe", "knn"}
+
+
+@dataclass(frozen=True)
+class StudyGroup:
+    """Runs of a study that differ only in the seed.
+
+    Attributes:
+        values: the group's value of each varied option.
+        mean: mean of the study's first metric in percent; None if no run is finished.
+        error: standard error of the mean over the seeds; 0 with one seed.
+    """
+
+    values: dict[str, object]
+    mean: float | None
+    error: float
+
+
+def table(ranking: Ranking) -> str:
+    """Return the ranking in Markdown, best first, with 95 % intervals over the images."""
+    columns = [ranking.by, *(name for name in TITLES if name != ranking.by)]
+    head = ["", "backbone", "weights", *(TITLES[name] for name in columns), "parameters (M)", "GFLOPs", "images/s"]
+    rows = [
+        [
+            str(place),
+            row.candidate.backbone,
+            row.candidate.weights,
+            *(_shown(name, row.estimates[name]) for name in columns),
+            f"{row.parameters / 1e6:.2f}",
+            f"{row.gflops:.2f}",
+            f"{row.speed:.1f}",
+        ]
+        for place, row in enumerate(ranking.rows, 1)
+    ]
+    rule = ["---:", "---", "---", *["---:"] * (len(head) - 3)]
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in (head, rule, *rows)]
+    failed = [f"- {name} could not be scored: {error}" for name, error in ranking.failed.items()]
+    return "\n".join([*lines, *([""] if failed else []), *failed])
+
+
+def write(folder: Path, ranking: Ranking, data: JsonObject, agreement: Agreement | None) -> None:
+    """Write ranking.md, ranking.json and ranking.png.
+
+    Args:
+        data: what was ranked: task, images, size and levels.
+        agreement: agreement with a study, if one was given.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    write_text(folder / "ranking.md", table(ranking) + "\n")
+    content: JsonObject = {**data, "by": ranking.by, "ranking": [row.as_json() for row in ranking.rows]}
+    content |= {"failed": dict(ranking.failed), "agreement": None if agreement is None else asdict(agreement)}
+    write_json(folder / "ranking.json", content)
+    draw(folder / "ranking.png", ranking)
+
+
+def front(rows: Sequence[Ranked], by: str) -> set[int]:
+    """Return the indices of the rows on the Pareto front: no cheaper row (in GFLOPs) has as high a score."""
+    chosen: set[int] = set()
+    best = -float("inf")
+    for index in sorted(range(len(rows)), key=lambda at: (rows[at].gflops, -rows[at].estimates[by].value)):
+        if rows[index].estimates[by].value > best:
+            best = rows[index].estimates[by].value
+            chosen.add(index)
+    return chosen
+
+
+def draw(path: Path, ranking: Ranking) -> None:
+    """Draw the score over the cost with intervals; the Pareto front is connected and named in bold."""
+    rows, by = ranking.rows, ranking.by
+    figure, axes = new_figure(1, 1, width=8, height=5)
+    panel = axes[0, 0]
+    best = front(rows, by)
+    for index, row in enumerate(rows):
+        estimate, colour = row.estimates[by], COLOURS[1] if index in best else COLOURS[7]
+        errors = [[max(estimate.value - estimate.low, 0)], [max(estimate.high - estimate.value, 0)]]
+        panel.errorbar(row.gflops, estimate.value, yerr=errors, fmt="o", color=colour, capsize=2, elinewidth=1)
+        panel.annotate(
+            row.candidate.name,
+            (row.gflops, estimate.value),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            weight="bold" if index in best else "normal",
+        )
+    line = sorted((rows[at].gflops, rows[at].estimates[by].value) for at in best)
+    panel.plot([x for x, _ in line], [y for _, y in line], color=COLOURS[1], linewidth=1, zorder=0)
+    panel.set_xlabel("GFLOPs of the backbone for one image")
+    panel.set_ylabel(f"{TITLES[by]} (95 % interval over images)")
+    panel.margins(x=0.25, y=0.15)
+    save_figure(figure, path)
+
+
+def read_study(study: Path) -> list[StudyGroup]:
+    """Return the groups of runs of a study of tools/compare.py.
+
+    Args:
+        study: folder with table.json, or this file.
+
+    Raises:
+        UserError: the file is missing or is not the table of a study.
+    """
+    path = study / "table.json" if study.is_dir() else study
+    try:
+        return [_group(group) for task in json.loads(path.read_text(encoding="utf-8")) for group in task["groups"]]
+    except (OSError, ValueError, TypeError, KeyError, StopIteration, AttributeError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"--against {path}: cannot be read as table.json of a study ({text}); name its folder"
+        ) from None
+
+
+def require_covered(names: Sequence[Candidate], study: Sequence[StudyGroup]) -> None:
+    """Check that a study has results of at least two candidates.
+
+    Raises:
+        UserError: it has results of fewer.
+    """
+    count = sum(bool(_results(name, study)) for name in names)
+    if count < 2:
+        raise UserError(
+            f"--against: the study has results of {count} of the {len(names)} ranked backbones; name a study with at "
+            "least two of them"
+        )
+
+
+def agree(ranking: Ranking, study: Sequence[StudyGroup], *, seed: int) -> Agreement:
+    """Compare a ranking with the results of a study.
+
+    A group of the study belongs to a candidate if it has the candidate's backbone and, where the study varies the
+    weights, its weights. If several groups do (fractions of the data, data sets), their mean counts.
+
+    Raises:
+        UserError: fewer than two candidates occur in the study.
+    """
+    require_covered([row.candidate for row in ranking.rows], study)
+    found = [(row, results) for row in ranking.rows if (results := _results(row.candidate, study))]
+    estimates = [row.estimates[ranking.by] for row, _ in found]
+    means = [sum(mean for mean, _ in results) / len(results) for _, results in found]
+    return weighted_tau(
+        [estimate.value for estimate in estimates],
+        means,
+        score_errors=[(estimate.high - estimate.low) / (2 * NORMAL) for estimate in estimates],
+        result_errors=[sum(error**2 for _, error in results) ** 0.5 / len(results) for _, results in found],
+        seed=seed,
+    )
+
+
+def describe(agreement: Agreement, by: str) -> str:
+    """Return a sentence about the agreement with a study."""
+    interval = f"{agreement.low:.2f} to {agreement.high:.2f}"
+    words = (
+        "agrees with" if agreement.low > 0 else "contradicts" if agreement.high < 0 else "is not shown to agree with"
+    )
+    return (
+        f"weighted Kendall tau of {TITLES[by]} and the study's results: {agreement.tau:.2f} (95 % interval {interval}, "
+        f"{agreement.pairs} models). The ranking {words} the study."
+    )
+
+
+def _group(entry: Mapping[str, Any]) -> StudyGroup:
+    metric = next(iter(entry["metrics"].values()))
+    runs = sum(bool(run["finished"]) for run in entry["runs"])
+    error = float(metric["std"] or 0) / max(runs, 1) ** 0.5
+    return StudyGroup(dict(entry["values"]), None if metric["mean"] is None else float(metric["mean"]), error)
+
+
+def _results(candidate: Candidate, study: Sequence[StudyGroup]) -> list[tuple[float, float]]:
+    """Return mean and standard error of each group that belongs to a candidate."""
+    starts = (candidate.weights, Path(candidate.weights).name)
+    return [
+        (group.mean, group.error)
+        for group in study
+        if group.mean is not None
+        and group.values.get("backbone", candidate.backbone) == candidate.backbone
+        and str(group.values.get("weights", candidate.weights)) in starts
+    ]
+
+
+def _shown(name: str, estimate: Estimate) -> str:
+    scale, form = (100, ".1f") if name in PERCENT else (1, ".3f")
+    value, low, high = (f"{scale * each:{form}}" for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
