@@ -48,14 +48,14 @@ class DetectorSettings:
 
     neck: str = option("fpn", recorded=True)
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
-    min_size: int = option(800, resume="evaluation", recorded=True)
-    max_size: int = option(1333, recorded=True)
+    min_size: int = option(800, resume="evaluation", recorded="default")
+    max_size: int = option(1333, recorded="default")
     fpn_channels: int = option(256, recorded=True)
     fpn_norm: Literal["none", "batch", "group"] = option("none", recorded=True)
     head_channels: int = option(1024, recorded=True)
-    anchor_scale: float = option(8.0, recorded=True)
+    anchor_scale: float = option(8.0, recorded="default")
     rois_per_image: int = 512
-    roi_samples: int = option(2, recorded=True)
+    roi_samples: int = option(2, recorded="default")
     proposals: int = 1000
     max_detections: int = option(100, resume="evaluation")
     context: bool = option(False, recorded=True)

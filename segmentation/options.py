@@ -99,9 +99,9 @@ class SegmenterOptions:
 
     backbone: str = option("resnet50", recorded=True)
     head: str = option("dilated", recorded=True)
-    output_stride: Literal[8, 16, 32] | None = option(None, recorded=True)
+    output_stride: Literal[8, 16, 32] | None = option(None, recorded="default")
     max_stride: Literal[4, 8, 16, 32] | None = option(None, recorded=True)
-    aux: bool = option(True, recorded=True)
+    aux: bool = option(True, recorded="default")
     weights: str = "imagenet"
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
     freeze: int = 0

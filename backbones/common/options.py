@@ -11,7 +11,11 @@ Value = TypeVar("Value")
 
 
 def option(
-    default: Value, *, resume: Resume | None = None, formerly: str | None = None, recorded: bool = False
+    default: Value,
+    *,
+    resume: Resume | None = None,
+    formerly: str | None = None,
+    recorded: bool | Literal["default"] = False,
 ) -> Value:
     """Declare a field of an option group, as `dataclasses.field` does.
 
@@ -23,8 +27,9 @@ def option(
             "evaluation" if it may change only with `--eval-only --resume`; "nonfinite" if it may change also when the
             run stopped at values that are not finite; None if it may not change.
         formerly: an earlier name of the option. Command lines, config files and checkpoints may still use it.
-        recorded: whether the weights of a run only fit with the run's value. A command that is given these weights uses
-            the value in their header unless the user gives another one.
+        recorded: True if the weights of a run only fit with the run's value: a command that is given these weights
+            uses the value in their header, and refuses another one on the command line. "default" if the weights fit
+            with other values too, but were trained with the run's value: the command line may give another one.
     """
     return field(default=default, metadata={"resume": resume, "formerly": formerly, "recorded": recorded})
 
@@ -44,6 +49,11 @@ def resumable(groups: Iterable[type], *, evaluation: bool = False, nonfinite: bo
 def recorded(group: type) -> set[str]:
     """Return the names of a model's options whose values a weights file records."""
     return {each.name for each in fields(group) if each.metadata.get("recorded")}
+
+
+def fitting(group: type) -> set[str]:
+    """Return the names of a model's options without whose recorded values a weights file does not fit."""
+    return {each.name for each in fields(group) if each.metadata.get("recorded") is True}
 
 
 def former_names(groups: Iterable[type]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
@@ -20,6 +20,7 @@ from backbones.common.files import read_yaml
 from backbones.common.options import former_names, renamed
 from backbones.errors import UserError
 from tools.cli.arguments import (
+    HELP,
     change_values,
     config_first,
     join_repeated,
@@ -37,7 +38,26 @@ if TYPE_CHECKING:
 
 OptionGroups = TypeVar("OptionGroups")
 Recipe = Callable[[Sequence[str]], Path | None]
-Further = Callable[[Sequence[str]], Mapping[str, object]]
+# The name of an option in a text. With underscores, as Python has it, or with dashes.
+_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+
+
+@dataclass(frozen=True)
+class FurtherValues:
+    """Values of options that neither the command line nor `--config` gives, such as those of a weights file.
+
+    Attributes:
+        values: by the name of the option. They take precedence over the recipe.
+        over_config: whether they take precedence over `--config` as well.
+        source: where they come from, for messages.
+    """
+
+    values: Mapping[str, object] = field(default_factory=dict)
+    over_config: bool = False
+    source: str = ""
+
+
+Further = Callable[[Sequence[str]], FurtherValues]
 
 
 def parse(
@@ -52,7 +72,8 @@ def parse(
 
     Each field of `options` is itself a dataclass and becomes a group of flat options (`--lr`, not `--optim.lr`),
     whose help comes from its docstring. A value may come from several sources. In rising priority they are the
-    defaults of the groups, the recipe, the further values, `--config FILE`, and the command line.
+    defaults of the groups, the recipe, the further values, `--config FILE`, and the command line. Further values that
+    are marked so take precedence over `--config`; a line on stderr names those that differ.
 
     A field with the metadata `arguments.POSITIONAL` also takes its value from arguments without an option name. A list
     with the metadata `arguments.REPEATABLE` has an option that may be given several times.
@@ -62,7 +83,7 @@ def parse(
         description: first line of the help text.
         argv: the arguments; absent: those of this process.
         recipe: returns the YAML file of defaults for a command line, or None for no file.
-        further: returns values for a command line that take precedence over the recipe.
+        further: returns further values for a command line.
 
     Raises:
         UserError: for an unknown option, a value of the wrong type or range, or a `--config` file that cannot be read.
@@ -94,8 +115,12 @@ def _parse(
         present = partial(_with_present_names, groups=list(groups.values()), copies=copies)
         arguments = change_values(arguments, "config", lambda file: present(file, "--config "))
         files = [present(str(defaults))] if defaults else []
-        if further and (more := further(arguments)):
-            files.append(_written(more, copies))
+        if further and (more := further(arguments)).values:
+            file = _written(more.values, copies)
+            if more.over_config:
+                arguments = _after_config(arguments, file, more)
+            else:
+                files.append(file)
         values = _values(arguments, groups.values(), description=description, defaults=files)
     # No file may import code: its plugins must have been imported already, or be named on the command line.
     if values.get("plugin") and last_value(arguments, "plugin") is None:
@@ -120,10 +145,42 @@ def _values(
         # Give jsonargparse types, not texts: for texts it runs the imports under TYPE_CHECKING, which load torch.
         group.__init__.__annotations__.update(get_type_hints(group))  # type: ignore[misc]
         parser.add_class_arguments(group)
+    if any(argument in HELP for argument in arguments):
+        print(with_dashes(parser.format_help()), end="")
+        raise SystemExit(0)
     try:
         return parser.parse_args(list(arguments))
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{_plain_text(error)}; see --help") from None
+        raise UserError(f"{with_dashes(_plain_text(error))}; see --help") from None
+
+
+def with_dashes(text: str) -> str:
+    """Return a text in which the names of options have dashes, as in `--batch-size`."""
+    return _OPTION.sub(lambda name: name[0].replace("_", "-"), text)
+
+
+def _after_config(arguments: Sequence[str], file: str, further: FurtherValues) -> list[str]:
+    """Add a file of options that takes precedence over `--config` but not over the command line.
+
+    Print which values of `--config` are not used.
+
+    Args:
+        arguments: the command line, with the values of `--config` first, each as `--config=FILE`.
+    """
+    count = sum(argument.startswith("--config=") for argument in arguments)
+    given: dict[str, Any] = {}
+    for argument in arguments[:count]:
+        given |= _read_config(Path(argument.partition("=")[2]))
+    unused = {name: given[name] for name, value in further.values.items() if name in given and given[name] != value}
+    replaced = [
+        f"--{name} is {further.values[name]}, not {value}"
+        for name, value in unused.items()
+        if last_value(arguments, name) is None
+    ]
+    if replaced and environment.is_main():
+        text = f"note: {further.source} takes precedence over --config: {', '.join(replaced)}"
+        print(with_dashes(text), file=sys.stderr)
+    return [*arguments[:count], f"--config={file}", *arguments[count:]]
 
 
 def _with_present_names(file: str, option: str = "", *, groups: Sequence[type], copies: ExitStack) -> str:

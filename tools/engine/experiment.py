@@ -309,7 +309,8 @@ class Experiment:
         if distributed.is_main():
             print(f"continuing after step {training.step}")
             for name, (before, now) in self.changed.items():
-                print(f"--{name} was {before}, is now {now}; {self.folder / history.HISTORY} records the change")
+                option = f"--{name.replace('_', '-')}"
+                print(f"{option} was {before}, is now {now}; {self.folder / history.HISTORY} records the change")
         # Restore the random generators, which the model's samplers draw from.
         if len(state["random"]) == distributed.world_size():
             set_random_state(state["random"][distributed.rank()], self.device)

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
+
 from backbones.common.files import JsonObject
-from backbones.common.options import recorded, renamed
-from tools.cli.parsing import peek_option
+from backbones.common.options import fitting, recorded, renamed
+from backbones.errors import UserError
+from tools.cli.arguments import last_value
+from tools.cli.parsing import FurtherValues, peek_option
 
 
 def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
@@ -41,34 +45,61 @@ def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> JsonObject:
+def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> FurtherValues:
     """Return the options of a model that the header of `--weights` records; empty for weights without such a header.
 
-    The weights of a run of another task record the backbone only. With `--eval-only`, `--bits` is recorded as well: an
-    evaluation reads 16-bit images as the training did.
+    The weights of a run of the same task hold a whole model. Its options take precedence over `--config`, because the
+    weights fit no other model. The weights of a run of another task record the backbone only. With `--eval-only`,
+    `--bits` is recorded as well: an evaluation reads 16-bit images as the training did.
 
     Args:
         task: of the command.
         model: option group of the model.
 
     Raises:
-        UserError: the weights are a folder without a trained model, or a repository that is not available.
+        UserError: the weights are a folder without a trained model, or a repository that is not available; or the
+            command line contradicts an option without which the weights do not fit.
     """
     weights = peek_option(argv, "weights")
     if not weights or str(peek_option(argv, "resume")).lower() == "true":
-        return {}
+        return FurtherValues()
     from backbones.weights.files import read_meta  # imports torch
     from backbones.weights.hub import resolve
 
     meta = read_meta(resolve(str(weights)))
     values, names = meta.get("model"), recorded(model)
     if not isinstance(values, dict) or "task" not in meta:
-        return {}
-    if meta["task"] != task:
+        return FurtherValues()
+    whole = meta["task"] == task
+    if not whole:
         names &= {"backbone"}
     if "norm" in {field.name for field in fields(model)} and values.get("norm") == "group":
         names = names | {"norm"}  # its weights are not those of batch norm
     found = {name: value for name, value in renamed(values, [model]).items() if name in names}
     bits = meta.get("input", {}).get("bits")
-    evaluates = meta["task"] == task and str(peek_option(argv, "eval_only")).lower() == "true"
-    return {**found, "bits": bits} if bits is not None and evaluates else found
+    if whole:
+        _require_consistent(argv, {name: found[name] for name in found if name in fitting(model) | {"norm"}}, weights)
+    if bits is not None and whole and str(peek_option(argv, "eval_only")).lower() == "true":
+        found["bits"] = bits
+    return FurtherValues(found, over_config=whole, source=f"--weights {weights}")
+
+
+def _require_consistent(argv: Sequence[str], values: JsonObject, weights: object) -> None:
+    """Refuse a command line that contradicts the recorded options of a model. None stands for the model's own value."""
+    for name, own in values.items():
+        text = last_value(argv, name)
+        given = None if text is None else _parsed(text)
+        if given is not None and own is not None and given != own:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{option} {text}: --weights {weights} is a model of {option} {own}; leave {option} out, or name other "
+                "weights"
+            )
+
+
+def _parsed(text: str) -> object:
+    """Return the value of an option on the command line, which is YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -88,7 +88,7 @@ def require_same_run(
 def _require_same_options(before: JsonObject, now: JsonObject, folder: Path, free: Set[str]) -> None:
     different = [name for name in _differing(before, now) if name not in free]
     if different:
-        shown = ", ".join(f"--{name} was {before[name]}, now {now[name]}" for name in different)
+        shown = ", ".join(f"--{name.replace('_', '-')} was {before[name]}, now {now[name]}" for name in different)
         raise UserError(
             f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
         )

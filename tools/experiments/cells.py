@@ -124,9 +124,9 @@ def _require_equal(one: Cell, other: Cell) -> None:
     """
     different = [option for option in other.config if other.config[option] != one.config.get(option)]
     if different:
-        option = different[0]
+        option, flag = different[0], f"--{different[0].replace('_', '-')}"
         raise UserError(
-            f"two cells would use the same folder {one.name}, because --{option} {one.config.get(option)} "
+            f"two cells would use the same folder {one.name}, because {flag} {one.config.get(option)} "
             f"and {other.config[option]} shorten to the same name; change one of the values, for example "
             "by renaming its file"
         )

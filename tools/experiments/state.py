@@ -50,7 +50,7 @@ def _require_same_options(cell: Cell, folder: Path) -> None:
     for name, value in cell.config.items():
         if name not in free and name in before and before[name] != value:
             raise UserError(
-                f"{folder}: was made with --{name} {before[name]}, but the experiment says {value}; "
+                f"{folder}: was made with --{name.replace('_', '-')} {before[name]}, but the experiment says {value}; "
                 "move the folder away, name another --output, or change the experiment back"
             )
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
-from backbones.common.files import JsonObject
 from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions, ClassReadingOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
-from tools.cli.parsing import peek_option
+from tools.cli.parsing import FurtherValues, peek_option
 from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, TrainOptions, require_frozen
 from tools.engine.recipes import named_recipe, options_of_weights, resumed_config
@@ -125,7 +124,7 @@ class TrainingCommand:
         """Return the option groups."""
         return list(get_type_hints(self.options).values())
 
-    def of_weights(self, argv: Sequence[str]) -> JsonObject:
+    def of_weights(self, argv: Sequence[str]) -> FurtherValues:
         """Return the options of the model that the header of `--weights` records."""
         return options_of_weights(argv, task=self.task, model=get_type_hints(self.options)["model"])
 

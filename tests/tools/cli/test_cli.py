@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,18 @@ def test_former_names_work_on_the_command_line_and_in_files(tmp_path: Path):
     assert parsed_with("--scale", "3", recipe=lambda _: tmp_path / "old.yaml") == Renamed(5, 3.0)
     with pytest.raises(UserError, match="--tile many: expected int"):
         parsed_with("--window", "many")
+
+
+def test_help_and_errors_name_options_with_dashes(capsys: pytest.CaptureFixture[str]):
+    from tools import train_cls
+
+    with pytest.raises(SystemExit) as end:
+        train_cls.main(["--help"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and "--batch-size" in shown and "--print-config" in shown
+    assert not re.search(r"--[a-z]+_", shown)
+    for name in ("--batch-size", "--batch_size"):
+        with pytest.raises(UserError, match=r"^--batch-size few: expected int; see --help$"):
+            train_cls.main([name, "few"])
+    with pytest.raises(UserError, match=r"--no-such-option"):
+        train_cls.main(["--no_such_option", "3"])

@@ -130,7 +130,7 @@ def test_files_of_somebody_else_are_kept(cell_and_folder):
 def test_a_run_of_other_options_is_refused(cell_and_folder):
     cell, folder = cell_and_folder
     (folder / "config.yaml").write_text(yaml.safe_dump({**cell.config, "batch_size": 2}))
-    wanted = r"made with --batch_size 2, but the experiment says 8"  # the recipe of the built-in shapes
+    wanted = r"made with --batch-size 2, but the experiment says 8"  # the recipe of the built-in shapes
     with pytest.raises(UserError, match=wanted):
         read_state(cell, folder)
 

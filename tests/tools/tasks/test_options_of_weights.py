@@ -1,4 +1,4 @@
-"""Weights of our own runs bring the options of their model; the command line wins over them."""
+"""Weights of our own runs bring the options of their model, which win over recipes and config files."""
 
 from __future__ import annotations
 
@@ -34,10 +34,56 @@ def test_a_detectors_widths_come_from_the_header(tmp_path: Path, suffix: str):
     model = model_of("train_det", "--data", "d", "--weights", run / suffix)
     assert (model.backbone, model.fpn_channels) == ("resnet34", 96)
     assert model.rois_per_image == 512  # of the training, not of the weights
-    given = model_of("train_det", "--data", "d", "--weights", run / suffix, "--fpn-channels", 64)
-    assert (given.backbone, given.fpn_channels) == ("resnet34", 64)
-    (tmp_path / "own.yaml").write_text(f"weights: {run}\nbackbone: resnet18\n")
-    assert model_of("train_det", "--data", "d", "--config", tmp_path / "own.yaml").backbone == "resnet18"
+    same = model_of("train_det", "--data", "d", "--weights", run / suffix, "--fpn-channels", 96, "--min-size", 64)
+    assert (same.fpn_channels, same.min_size) == (96, 64)
+
+
+@pytest.mark.parametrize("evaluates", [(), ("--eval-only",)])
+@pytest.mark.parametrize(
+    ("command", "task", "recorded", "written"),
+    [
+        ("train_cls", "classification", {"backbone": "resnet20", "shortcut": "B"}, {"backbone": "resnet32"}),
+        ("train_det", "detection", {"backbone": "resnet34", "fpn_channels": 96}, {"fpn_channels": 32, "min_size": 64}),
+        ("train_seg", "segmentation", {"backbone": "plain18", "head": "fcn8s"}, {"head": "fcn32s", "loss": "dice"}),
+    ],
+)
+def test_the_header_wins_over_a_config_file_and_a_line_says_so(
+    tmp_path: Path, capsys, command: str, task: str, recorded: dict, written: dict, evaluates: tuple[str, ...]
+):
+    run = write_run(tmp_path / "run", task, **recorded)
+    config = tmp_path / "own.yaml"
+    config.write_text("".join(f"{name}: {value}\n" for name, value in written.items()))
+    model = model_of(command, "--data", "d", "--config", config, "--weights", run, *evaluates)
+    assert {name: getattr(model, name) for name in recorded} == recorded
+    rest = written.keys() - recorded.keys()  # what the header does not record
+    assert {name: getattr(model, name) for name in rest} == {name: written[name] for name in rest}
+    name = next(name for name in written if name in recorded)
+    option = f"--{name.replace('_', '-')}"
+    said = f"note: --weights {run} takes precedence over --config: {option} is {recorded[name]}, not {written[name]}\n"
+    assert capsys.readouterr().err == said
+    config.write_text(f"weights: {run}\n{name}: {recorded[name]}\n")
+    assert getattr(model_of(command, "--data", "d", "--config", config), name) == recorded[name]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "option", "own", "given"),
+    [
+        ("train_cls", "classification", "--stride-style", "v1", "v1.5"),
+        ("train_cls", "classification", "--norm", "group", "batch"),
+        ("train_det", "detection", "--head-channels", 64, 1024),
+        ("train_det", "detection", "--context", True, "false"),
+        ("train_seg", "segmentation", "--head", "fcn8s", "fcn32s"),
+    ],
+)
+def test_a_command_line_that_contradicts_the_weights_gets_one_line(
+    tmp_path: Path, command: str, task: str, option: str, own: Any, given: Any
+):
+    run = write_run(tmp_path / "run", task, **{option[2:].replace("-", "_"): own})
+    with pytest.raises(UserError) as error:
+        model_of(command, "--data", "d", "--weights", run, option, given)
+    said = f"{option} {given}: --weights {run} is a model of {option} {own}; leave {option} out, or name other weights"
+    assert str(error.value) == said
 
 
 def test_the_header_wins_over_a_recipe_also_where_it_says_none(tmp_path: Path):
