@@ -7,7 +7,7 @@ from backbones.common.lazy import lazy
 if TYPE_CHECKING:
     from classification.data.layouts import register_layout
     from classification.model import Classifier, build
-    from classification.trained import Ranking, TrainedClassifier, load
+    from classification.trained import ClassSet, Ranking, TrainedClassifier, load
     from classification.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "data.layouts": ["register_layout"],
         "model": ["Classifier", "build"],
-        "trained": ["Ranking", "TrainedClassifier", "load"],
+        "trained": ["ClassSet", "Ranking", "TrainedClassifier", "load"],
         "transforms": ["register_augmentation"],
     },
 )

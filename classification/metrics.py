@@ -88,6 +88,9 @@ class TopK:
 
         `per_class` maps the name of each class to its `recall` and its number of `images`.
 
+        `balanced_accuracy` is the mean recall of the classes with images, and `macro_f1` the mean F1 of the classes
+        that are true or predicted somewhere; both count every class alike, whatever its number of images.
+
         If some classes have no images, `top1_present` is the accuracy where predictions are limited to the others, and
         `classes_present` their number.
 
@@ -101,6 +104,7 @@ class TopK:
             "top5": _mean(rows["rank"] < 5) if len(self.classes) > 5 else None,
             "nll": _mean(rows["loss"][rows["predicted"] >= 0].astype(np.float64)),
             "images": len(hit),
+            **balanced(label, rows["predicted"], len(self.classes)),
         }
         if self.present is not None:
             metrics |= {"top1_present": _mean(rows["rank_present"] < 1), "classes_present": len(self.present)}
@@ -129,6 +133,23 @@ class TopK:
             "loss": np.full(count, np.nan, np.float32),
         }
         return rows if self.present is None else {**rows, "rank_present": rows["rank"]}
+
+
+def balanced(label: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float | None]:
+    """Return `balanced_accuracy` and `macro_f1` (0..1), or None without images.
+
+    Args:
+        label, predicted: class numbers `[N]`; -1 predicted for an image that could not be read.
+        classes: number of classes.
+    """
+    true = np.bincount(label.astype(np.int64), minlength=classes)
+    found = np.bincount(predicted[predicted >= 0].astype(np.int64), minlength=classes)
+    hits = np.bincount(label[label == predicted].astype(np.int64), minlength=classes)
+    present, involved = true > 0, true + found > 0
+    return {
+        "balanced_accuracy": _mean(hits[present] / true[present]),
+        "macro_f1": _mean(2 * hits[involved] / (true + found)[involved]),
+    }
 
 
 def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) -> str:
@@ -163,6 +184,8 @@ def format_table(results: Mapping[str, Any]) -> str:
     known = {name: value for name, value in recalls.items() if value is not None}
     hardest = sorted(known, key=known.__getitem__)[:5]
     lines.append("hardest classes: " + ", ".join(f"{name} {known[name]:.1%}" for name in hardest))
+    if results["balanced_accuracy"] is not None:
+        lines.append(f"balanced accuracy {results['balanced_accuracy']:.2%}, macro F1 {results['macro_f1']:.2%}")
     return "\n".join(lines)
 
 

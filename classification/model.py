@@ -33,13 +33,21 @@ class Classifier(nn.Module):
 
     Attributes:
         load_report: which entries of the weights were loaded, including the linear layer; None with random weights.
+        multi_label: whether an image may have several classes: the loss is binary cross-entropy, and each class has a
+            probability of its own.
+        class_weights: weights `[num_classes]` of the loss of each class, or of its positive examples if `multi_label`;
+            None for equal weights.
     """
+
+    class_weights: Tensor | None
 
     def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
         self.load_report: LoadReport | None = backbone.load_report
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.multi_label = label_smoothing, False
+        # Keep them out of the state dict: they describe the training data, not the model.
+        self.register_buffer("class_weights", None, persistent=False)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map images `[N, C, H, W]`, normalised with the backbone's mean and std, to logits `[N, num_classes]`."""
@@ -62,7 +70,8 @@ class Classifier(nn.Module):
 
         Args:
             images: `[N, C, H, W]`, uint8, or floating and normalised with the backbone's mean and std.
-            targets: `label`, class numbers `[N]` or probabilities `[N, num_classes]`.
+            targets: `label`, class numbers `[N]` or probabilities `[N, num_classes]`; if `multi_label`, whether the
+                image has each class, `[N, num_classes]`.
         """
         logits = self.logits(self.backbone.normalise(images))
         return logits if targets is None else self.losses(logits, targets)
@@ -71,8 +80,23 @@ class Classifier(nn.Module):
         return ScriptableClassifier(self)
 
     def losses(self, logits: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a dict with the training loss of logits `[N, num_classes]`. The targets are as in `forward`."""
-        return {"loss_cls": F.cross_entropy(logits.float(), targets["label"], label_smoothing=self.label_smoothing)}
+        """Return a dict with the training loss of logits `[N, num_classes]`. The targets are as in `forward`.
+
+        The loss is a mean over images, so that it does not depend on the number of processes and accumulated batches.
+        """
+        logits, labels, smoothing = logits.float(), targets["label"], self.label_smoothing
+        if self.multi_label:
+            soft = labels.float() * (1 - smoothing) + smoothing / 2
+            return {"loss_cls": F.binary_cross_entropy_with_logits(logits, soft, pos_weight=self.class_weights)}
+        if self.class_weights is None:
+            return {"loss_cls": F.cross_entropy(logits, labels, label_smoothing=smoothing)}
+        # reduction="mean" would divide by the weights of this batch, which differ between processes.
+        losses = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="none")
+        return {"loss_cls": losses.mean()}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits `[N, num_classes]` to probabilities of the same shape; if `multi_label`, each has its own."""
+        return logits.float().sigmoid() if self.multi_label else logits.float().softmax(1)
 
 
 class PooledClassifier(Classifier):
@@ -139,7 +163,7 @@ class ViewAverage(nn.Module):
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """Map views `[N, C, h, w]`, which may differ in size, to mean probabilities `[N, num_classes]`."""
-        return _mean_probabilities([self.model(view) for view in views])
+        return self._mean_probabilities([self.model(view) for view in views])
 
     def predict_with_losses(
         self, views: Sequence[Tensor], targets: dict[str, Tensor]
@@ -147,12 +171,11 @@ class ViewAverage(nn.Module):
         """Return the probabilities as `forward` does, and the training loss averaged over the views."""
         logits = [self.model(view) for view in views]
         losses = [self.model.losses(each, targets)["loss_cls"] for each in logits]
-        return _mean_probabilities(logits), {"loss_cls": torch.stack(losses).mean()}
+        return self._mean_probabilities(logits), {"loss_cls": torch.stack(losses).mean()}
 
-
-def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    # Average probabilities, not logits: a view with large logits must not outweigh the others.
-    return torch.stack([each.float().softmax(1) for each in logits]).mean(0)
+    def _mean_probabilities(self, logits: Sequence[Tensor]) -> Tensor:
+        # Average probabilities, not logits: a view with large logits must not outweigh the others.
+        return torch.stack([self.model.probabilities(each) for each in logits]).mean(0)
 
 
 @known_keywords("classification.build", of=backbones.build)
@@ -163,6 +186,8 @@ def build(
     weights: str | os.PathLike[str] | None = None,
     classes: Sequence[str] | None = None,
     label_smoothing: float = 0.0,
+    multi_label: bool = False,
+    class_weights: Tensor | None = None,
     recompute: bool = False,
     **options: Any,
 ) -> Classifier:
@@ -178,6 +203,7 @@ def build(
         classes: names of the classes by label. If our weights file has the same names in another order, the rows of its
             last layer are put into this order, and the report lists the classes that moved.
         label_smoothing, recompute: see `ClassifierOptions` in classification/options.py.
+        multi_label, class_weights: see `Classifier`.
         options: further keywords of `backbones.build`, if `backbone` is a name; a library's whole model takes
             in_channels and norm only.
 
@@ -197,6 +223,7 @@ def build(
             model.load_report = _load(model, weights)
     if weights is not None and classes is not None:
         _match_classes(model, classes, weights)
+    model.multi_label, model.class_weights = multi_label, class_weights
     # Convert norm layers last, so that weights load into plain batch norm.
     if options.get("norm") == "frozen":
         backbones.freeze_batch_norm(model)

@@ -60,6 +60,10 @@ class ClassificationDataOptions:
             as in table 4).
         train_eval: number of training images to measure like the validation images at each evaluation, for learning
             curves; 0 for none; not possible with tar shards.
+        sampling: balanced draws each class equally often, so that rare classes repeat their images and frequent ones
+            leave some out; an epoch has as many images as before. all uses every image once in an epoch.
+        choose_by: metric that chooses the best model of the run: top1, balanced_accuracy or macro_f1; mAP or macro_f1
+            with several classes an image; auto is the first of them.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none.
         shuffle_buffer: images that a process holds in memory to shuffle tar shards.
@@ -80,6 +84,8 @@ class ClassificationDataOptions:
     interpolation: Literal["bilinear", "bicubic"] | None = None
     test_crops: Literal["center", "ten", "multiscale"] = option("center", resume="evaluation")
     train_eval: int = 0
+    sampling: Literal["all", "balanced"] = "all"
+    choose_by: Literal["auto", "top1", "balanced_accuracy", "macro_f1", "mAP"] = "auto"
     mixup: float = 0.0
     cutmix: float = 0.0
     shuffle_buffer: int = 4096
@@ -126,6 +132,9 @@ class ClassifierOptions:
         norm: norm layers of the backbone; sync is batch norm over the images of all processes together, on GPUs.
         freeze: number of backbone stages that do not train (1: stem; 2: stem and first stage; ...).
         label_smoothing: label smoothing of the training loss, 0 to 1 (Szegedy et al. 2016).
+        class_weights: weights of the loss against unequal numbers of images. balanced is the inverse of each class's
+            number of training images, sqrt its square root; the mean weight of an image is 1. With several classes an
+            image, the weight of a positive example is the ratio of negative to positive ones, or its square root.
         recompute: in training, store only the inputs of the blocks and compute the rest again for the backward pass:
             less memory, more time; only for our own models.
     """
@@ -137,6 +146,7 @@ class ClassifierOptions:
     norm: Literal["batch", "sync", "frozen", "group"] = "batch"
     freeze: int = 0
     label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
     recompute: bool = False
 
     def __post_init__(self) -> None:

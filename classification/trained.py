@@ -20,6 +20,7 @@ from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of
 from classification.data.decoding import decode
 from classification.model import Classifier, ViewAverage, build
+from classification.multi_label import DEFAULT_THRESHOLD
 from classification.options import ClassifierOptions
 from classification.transforms import Normalise, Views
 
@@ -39,12 +40,23 @@ class Ranking:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class ClassSet(Ranking):
+    """The classes of an image that a multi-label classifier finds, the most likely one first; there may be none.
+
+    Attributes:
+        scores: probabilities `[classes]` of all classes of the model, in their order.
+    """
+
+    scores: Tensor
+
+
 class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
-    """A trained classifier: maps images to rankings of its classes.
+    """A trained classifier: maps images to rankings of its classes, or to sets of classes if it is multi-label.
 
     Args:
         classes: names by class number.
-        top: number of classes in a ranking.
+        top: number of classes in a ranking; sets of classes have any number.
 
     Attributes:
         among: class numbers that a ranking may hold; empty for all.
@@ -81,11 +93,31 @@ class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
             found.append(ViewAverage(self.model)(batch))
         return torch.cat(found)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether the model finds a set of classes in each image."""
+        return self.model.multi_label
+
+    @property
+    def thresholds(self) -> Tensor:
+        """Least probability `[classes]` at which a multi-label classifier finds each class."""
+        known = self.trained.meta.get("thresholds") or {}
+        return torch.tensor([known.get(name, DEFAULT_THRESHOLD) for name in self.classes])
+
     def _predict(self, images: Sequence[list[Tensor]]) -> list[Ranking]:
+        if self.multi_label:
+            return [self._class_set(scores) for scores in self.probabilities(images).float().cpu()]
         allowed = torch.tensor(list(self.among or range(len(self.classes))))
         best = self.probabilities(images).float().cpu()[:, allowed].topk(min(self.top, len(allowed)))
         rows = zip(best.values, allowed[best.indices], strict=True)
         return [Ranking(tuple(self.classes[i] for i in labels.tolist()), values, labels) for values, labels in rows]
+
+    def _class_set(self, scores: Tensor) -> ClassSet:
+        """Return the classes whose probabilities reach their thresholds."""
+        found = torch.tensor([number in self.among or not self.among for number in range(len(self.classes))])
+        labels = (found & (scores >= self.thresholds)).nonzero()[:, 0]
+        labels = labels[scores[labels].argsort(descending=True, stable=True)]
+        return ClassSet(tuple(self.classes[i] for i in labels.tolist()), scores[labels], labels, scores)
 
 
 @known_keywords("classification.load")
@@ -169,7 +201,17 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
     options, seen = replace(options_of(ClassifierOptions, meta), recompute=False), meta["input"]
     if weights is None and options.norm != "group":
         options = replace(options, norm="batch")
-    model = build_from_options(options, weights, num_classes=len(meta["classes"]), in_channels=seen["in_channels"])
+    count, multi_label = len(meta["classes"]), bool(meta.get("multi_label"))
+    # A repeated training step gets the values of the class weights from its record.
+    balance = torch.ones(count) if weights is None and options.class_weights != "none" else None
+    model = build_from_options(
+        options,
+        weights,
+        num_classes=count,
+        in_channels=seen["in_channels"],
+        multi_label=multi_label,
+        class_weights=balance,
+    )
     if weights is not None and (model.load_report is None or model.load_report.missing):
         raise UserError(
             f"{weights}: some of the model's weights are missing ({model.load_report}); train or export the model again"
@@ -185,8 +227,12 @@ def build_from_options(
     num_classes: int,
     in_channels: int,
     classes: Sequence[str] | None = None,
+    multi_label: bool = False,
+    class_weights: Tensor | None = None,
 ) -> Classifier:
-    """Build the model that a run's options describe, but leave `options.weights` and `options.freeze` to the caller.
+    """Build the model that a run's options describe.
+
+    The caller handles `options.weights`, `freeze` and `class_weights`.
 
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.
@@ -201,5 +247,7 @@ def build_from_options(
         shortcut=options.shortcut,
         stride_style=options.stride_style or "v1.5",
         label_smoothing=options.label_smoothing,
+        multi_label=multi_label,
+        class_weights=class_weights,
         recompute=options.recompute,
     )

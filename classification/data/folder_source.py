@@ -120,6 +120,9 @@ class FolderSource:
         indices = self._sampled(split, sample)
         return indices, self._folders[split].labels[indices]
 
+    def train_labels(self) -> np.ndarray | None:
+        return self._folders["train"].labels[self._indices["train"]]
+
     def present(self, split: Split) -> np.ndarray | None:
         return np.unique(classes_of(self._folders[split].labels[self._indices[split]])[1])
 

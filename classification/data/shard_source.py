@@ -70,6 +70,9 @@ class ShardSource:
     def expected(self, split: Split, sample: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
         return None
 
+    def train_labels(self) -> np.ndarray | None:
+        return None
+
     def present(self, split: Split) -> np.ndarray | None:
         return None
 

@@ -65,6 +65,9 @@ class ImageSource(Protocol):
         Return None if images cannot be missing from it.
         """
 
+    def train_labels(self) -> np.ndarray | None:
+        """Return the labels of the training images, `[N]` or `[N, classes]` bool; None if they are not known."""
+
     def present(self, split: Split) -> np.ndarray | None:
         """Return the labels `[P]` of the classes that have images in a split, or None if this is not known."""
 

@@ -49,6 +49,8 @@ class Experiment:
         meta: description of the model for users of its weights (classes, input sizes), as JSON values.
         groups: option groups of the command. Their fields say which options a resumed run may change.
         changed: options that were changed on resuming after a stop at values that are not finite.
+        measured_meta: what the last evaluation found out that predictions need, such as thresholds; in the header of
+            weights it is added to `meta`.
         first_step: number of finished optimizer steps in the checkpoint that the run continues from.
     """
 
@@ -60,6 +62,7 @@ class Experiment:
     meta: JsonObject = field(default_factory=dict)
     groups: Sequence[type] = ()
     changed: Changes = field(default_factory=dict)
+    measured_meta: JsonObject = field(default_factory=dict)
     first_step: int = 0
 
     @classmethod
@@ -250,15 +253,21 @@ class Experiment:
             self._write_model(self.folder / MODEL, training.evaluated, step=delivery.step)
         return delivery
 
+    def complete(self, training: Training, delivery: Delivery) -> None:
+        """Write model.safetensors again if the evaluation of the delivered model found out what its header lacks."""
+        if self.measured_meta and not self.run.eval_only:
+            self._write_model(self.folder / MODEL, training.evaluated, step=delivery.step)
+
     def _keep_evidence(self, error: NonFiniteError) -> None:
         """Write the batch whose loss or gradient is not finite to a file; raise the error, which names this file."""
         if error.reports:
             raise error.keep(self.folder, config=self.config, meta=self.meta) from None
 
     def _write_model(self, path: Path, model: nn.Module, *, step: int | None) -> None:
-        """Write a model's weights; the header holds `meta`, `config`, the finished steps and the toolkit's version."""
+        """Write a model's weights; the header holds meta, config, the finished steps and the toolkit's version."""
         require_finite_weights(model.state_dict(), step=step or 0)
-        header = {"meta": json.dumps(self.meta), "config": json.dumps(self.config), "step": json.dumps(step)}
+        meta = {**self.meta, **self.measured_meta}
+        header = {"meta": json.dumps(meta), "config": json.dumps(self.config), "step": json.dumps(step)}
         header["toolkit"] = toolkit_version()
         distributed.on_main(lambda: checkpoint.write_safetensors(path, model.state_dict(), header))
 

@@ -53,18 +53,20 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     if loader is not None and options.run.dry_run:
         # Time a few steps, and leave nothing behind.
         return _rehearse(training, loader, batches, options)
-    measure = task.measure(experiment, options, data, bad)
+    measure, metric = task.measure(experiment, options, data, bad), task.metric(options, data)
     # Write files only from here on: everything that a user may have to correct was checked before.
     experiment.open_folder()
     results = {}
     if loader is not None:
         # Train, with evaluations, log and checkpoints on the way.
-        results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric=task.metric)
+        results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric=metric)
     # Deliver the best model of the run, or the last.
     delivery = experiment.deliver(training) if loader is not None or experiment.run.resume else None
     # Measure the delivered model, unless the last evaluation did so.
     if not results or (delivery and delivery.replaced):
         results = measure(training.evaluated)
+    if delivery:
+        experiment.complete(training, delivery)
     # Write results, predictions and pictures.
     facts = delivery.facts(training) if delivery else {}
     costs = _costs(experiment, model, task.example_shape(options, experiment.meta))
@@ -72,7 +74,7 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     if distributed.is_main():
         write_summary(experiment.folder, experiment.config, results, step=training.step)
         if delivery:
-            print(delivery.describe(training, experiment.folder, task.metric))
+            print(delivery.describe(training, experiment.folder, metric))
     distributed.stop()
     return None
 

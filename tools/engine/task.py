@@ -71,13 +71,14 @@ class Task(Protocol[Options, Data, Model]):
 
     Attributes:
         prefix: first part of the names of run folders, such as "det".
-        metric: key in the results of an evaluation that selects the best checkpoint; larger is better.
         fixed_size: whether all training batches have one shape.
     """
 
     prefix: ClassVar[str]
-    metric: ClassVar[str]
     fixed_size: ClassVar[bool]
+
+    def metric(self, options: Options, data: Data) -> str:
+        """Return the key in the results of an evaluation that selects the best checkpoint; larger is better."""
 
     def build_data(self, options: Options, bad: BadImages) -> Data:
         """Open the validation split and, unless `options.run.eval_only`, the training split.

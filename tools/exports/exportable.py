@@ -3,7 +3,8 @@
 An exported file holds the layers of the model and nothing else. The program that runs the file does the rest:
 
 - Classification. Before the file: decode, resize, crop and normalise the image. In the file: all layers, from images
-  `[N, C, H, W]` to logits `[N, classes]`. After the file: softmax, and the mean over several views if wanted.
+  `[N, C, H, W]` to logits `[N, classes]`. After the file: softmax, and the mean over several views if wanted. With
+  several classes an image: sigmoid; a class is found if its probability reaches its threshold.
 - Segmentation. Before the file: decode and normalise the image, and resize it to sides that the file accepts. In the
   file: all layers, from images to scores `[N, classes, H, W]`. After the file: argmax, resizing to the image's size.
 - Detection. Before the file: decode, resize and normalise the image, and pad it with zeros to multiples of 32. In the

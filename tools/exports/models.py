@@ -40,8 +40,10 @@ def exportable_classifier(trained: TrainedFile) -> Exportable:
     metadata = common_metadata(trained) | {
         "classes": list(loaded.classes),
         "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`",
-        "logits": "float32 [N, classes], before softmax",
+        "logits": f"float32 [N, classes], before {'sigmoid' if loaded.multi_label else 'softmax'}",
     }
+    if loaded.multi_label:
+        metadata["thresholds"] = loaded.thresholds.tolist()
     return Exportable(
         model,
         ("images",),

@@ -1,13 +1,13 @@
-"""Prediction with a classifier: ranks the classes for each image, writes the rankings as CSV and draws them."""
+"""Prediction with a classifier: writes and draws the ranking, or the set, of the classes of each image."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from backbones.common.files import write_text
 from backbones.errors import UserError
 from classification.draw import SIDE, draw_ranking
-from classification.trained import Ranking, TrainedClassifier, read_pixels
+from classification.trained import ClassSet, Ranking, TrainedClassifier, read_pixels
 from classification.transforms import resized
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
@@ -27,8 +27,18 @@ Views: TypeAlias = list[Tensor]
 ViewsAndPicture: TypeAlias = tuple[Views, np.ndarray | None]  # the picture [H, W, C] uint8 to draw, if there is one
 
 
+class CsvWriter(Protocol):
+    """Interface of what `csv.writer` returns."""
+
+    def writerow(self, row: Iterable[Any], /) -> object:
+        """Write a line."""
+
+
 class ClassificationPrediction:
-    """Predicts with a classifier and collects the class rankings of all images. Implements `PredictionTask`."""
+    """Predicts with a classifier and collects the rankings or sets of classes of all images.
+
+    Implements `PredictionTask`.
+    """
 
     def __init__(self, model: TrainedClassifier, settings: PredictionSettings) -> None:
         if settings.tile:
@@ -36,6 +46,7 @@ class ClassificationPrediction:
         self.model = model
         chosen = choose_classes(settings.class_names, model.classes)
         model.among, model.top = chosen, min(settings.top, len(chosen))
+        self.chosen = chosen
         read = partial(read_pixels, in_channels=model.model.backbone.in_channels, bits=model.trained.bits)
         self.read: Read[ViewsAndPicture] = partial(_read_views, model.read, read, settings.draw)
         self.rows: list[tuple[int, str, Ranking]] = []
@@ -62,6 +73,10 @@ class ClassificationPrediction:
     def finish(self, folder: Path) -> list[str]:
         text = io.StringIO()
         writer = csv.writer(text)
+        if self.model.multi_label:
+            self._write_sets(writer)
+            write_text(folder / "predictions.csv", text.getvalue())
+            return ["predictions.csv (found classes, and the probability of each class)"]
         ranks = range(1, self.model.top + 1)
         writer.writerow(["image", *(title for rank in ranks for title in (f"class_{rank}", f"probability_{rank}"))])
         for _, file, ranking in sorted(self.rows, key=lambda row: row[0]):
@@ -69,6 +84,14 @@ class ClassificationPrediction:
             writer.writerow([file, *(cell for name, value in pairs for cell in (name, f"{value:.5f}"))])
         write_text(folder / "predictions.csv", text.getvalue())
         return ["predictions.csv"]
+
+    def _write_sets(self, writer: CsvWriter) -> None:
+        """Write the found classes of each image, with `;` between, and the probabilities of all chosen classes."""
+        writer.writerow(["image", "classes", *(self.model.classes[number] for number in self.chosen)])
+        for _, file, found in sorted(self.rows, key=lambda row: row[0]):
+            assert isinstance(found, ClassSet)
+            scores = (f"{found.scores[number]:.5f}" for number in self.chosen)
+            writer.writerow([file, ";".join(found.names), *scores])
 
 
 def _read_views(

@@ -8,6 +8,8 @@ import numpy as np
 
 from tools.processes.environment import rank, world_size
 
+REPEAT = 2**32  # distance between the first numbers of the keys of an image that an epoch uses several times
+
 
 class TrainBatches:
     """Batch sampler that gives `(epoch, index)` keys to a data loader. Seed and epoch alone determine the order.
@@ -23,8 +25,9 @@ class TrainBatches:
             `world_size * accumulate`.
         seed: seed of the order; another seed gives another order.
         accumulate: batches per optimizer step and process.
-        repeats: average number of times `[N]` that each image is used in an epoch, 1 or more; absent: once. An image
-            with 2.3 is used twice in each epoch, and a third time in three of ten epochs. All epochs have equal length.
+        repeats: average number of times `[N]` that each image is used in an epoch; absent: once. An image with 2.3 is
+            used twice in each epoch, and a third time in three of ten epochs. All epochs have equal length. The first
+            number of an image's key differs between its uses in an epoch, so that each is augmented in another way.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size = self.batch_size // (world_size() * self.accumulate)
-        for step in self._steps_of_epoch()[self.first_step :]:
+        steps = self._steps_of_epoch()
+        draws = self.epoch + REPEAT * (np.zeros_like(steps) if self.repeats is None else uses_before(steps))
+        for draw, step in zip(draws[self.first_step :].tolist(), steps[self.first_step :].tolist(), strict=True):
             for batch in range(self.accumulate):
                 # The processes' slices of one accumulated batch lie side by side.
                 begin = (batch * world_size() + rank()) * size
-                yield [(self.epoch, int(index)) for index in step[begin : begin + size]]
+                yield list(zip(draw[begin : begin + size], step[begin : begin + size], strict=True))
 
     def _steps_of_epoch(self) -> np.ndarray:
         """Return the image indices of all steps `[steps, batch_size]`. A step has images of one group if possible."""
@@ -87,6 +92,21 @@ class TrainBatches:
         """
         if self.repeats is None:
             return np.arange(len(self.groups))
-        ends = self.repeats.cumsum() * (self.length / self.repeats.sum())
+        # Below 1, marks would always select the same neighbours together: shuffle images of equal repeats.
+        images = np.arange(len(self.groups))
+        if self.repeats.min() < 1:
+            images = random.permutation(images)
+            images = images[np.argsort(self.repeats[images], kind="stable")]
+        ends = self.repeats[images].cumsum() * (self.length / self.repeats.sum())
         marks = np.arange(self.length) + random.random()
-        return np.searchsorted(ends, marks, side="right").clip(max=len(ends) - 1)
+        return images[np.searchsorted(ends, marks, side="right").clip(max=len(ends) - 1)]
+
+
+def uses_before(images: np.ndarray) -> np.ndarray:
+    """Return for each entry of an array of image indices how many earlier entries are the same image."""
+    flat = images.ravel()
+    order = np.argsort(flat, kind="stable")
+    starts = np.searchsorted(flat[order], flat[order], side="left")
+    found = np.empty_like(flat)
+    found[order] = np.arange(len(flat)) - starts
+    return found.reshape(images.shape)

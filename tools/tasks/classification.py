@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 
-from backbones.common.files import write_text
-from backbones.errors import UserError
-from backbones.weights.files import read_meta
+from backbones.errors import UserError, require
 from backbones.weights.hub import resolve
+from classification.balance import balanced_repeats, class_weights
 from classification.data.folder_source import classes_of
 from classification.data.items import Collate, collate
 from classification.data.names import IMAGENET_CLASSES, ClassNames
@@ -25,36 +24,37 @@ from classification.data.shard_source import ShardSource
 from classification.data.shards import ShardBatches
 from classification.data.source import ImageSource, Split
 from classification.evaluation_sizes import choose_sizes
-from classification.metrics import TopK, format_table, predictions_csv
 from classification.mixing import Mixing
-from classification.model import Classifier, ViewAverage, outputs_of
+from classification.model import Classifier, outputs_of
 from classification.options import require_mixable
 from classification.trained import build_from_options
-from classification.transforms import Augment, Normalise, Views, describe_views
+from classification.transforms import Augment, Normalise, describe_views
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
-from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
-from tools.engine.measure import Measure
-from tools.engine.run_folder import BEST
 from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import crops
+from tools.tasks.classification_measure import ClassificationMeasure, evaluated_meta
 from tools.tasks.data import bits_entry, bits_row, classes_trained_on, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
 
 MEASURED_FOR_MEAN = 2000  # training images from which --normalise data computes mean and std
-EVAL_BATCH = 128  # largest number of images in one forward pass
+# Metrics that may choose the best model, the default first; for one class an image, and for several.
+METRICS = {False: ("top1", "balanced_accuracy", "macro_f1"), True: ("mAP", "macro_f1")}
 
 
 class ClassificationTask:
     """Classification as a training task. `tools.engine.task.Task` says when each method is called."""
 
     prefix: ClassVar[str] = "cls"
-    metric: ClassVar[str] = "top1"
     fixed_size: ClassVar[bool] = True
+
+    def metric(self, options: TrainClassifierOptions, data: ImageSource) -> str:
+        chosen = options.data.choose_by
+        return METRICS[data.multi_label][0] if chosen == "auto" else chosen
 
     def build_data(self, options: TrainClassifierOptions, bad: BadImages) -> ImageSource:
         data = options.data
@@ -71,23 +71,30 @@ class ClassificationTask:
             folder_names={"train": data.train_split, "val": data.val_split},
             classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
             bits=data.bits,
-            reading=_reading(options),
+            reading=_reading(options, bad),
         )
         if "train" in splits and len(source.classes) < 2:
             raise UserError(
                 f"{source.where['train']}: has only one class, {source.classes[0]}, so that there is nothing to learn; "
                 f"expected two classes or more{_hint(source)}"
             )
-        if source.multi_label:
-            raise UserError(f"{source.where['val']}: images have several classes, which this command cannot learn yet")
         require_mixable(data, floating=source.floating)
+        _require_fitting(options, source)
         return source
 
     def build_model(self, options: TrainClassifierOptions, data: ImageSource) -> Classifier:
         chosen = options.model
         weights = None if chosen.weights == "none" else chosen.weights
         count, channels = len(data.classes), data.in_channels
-        model = build_from_options(chosen, weights, num_classes=count, in_channels=channels, classes=data.classes)
+        model = build_from_options(
+            chosen,
+            weights,
+            num_classes=count,
+            in_channels=channels,
+            classes=data.classes,
+            multi_label=data.multi_label,
+            class_weights=None if options.run.eval_only else _class_weights(options, data),
+        )
         _check_classes(options, data, model)
         if chosen.freeze:
             model.backbone.freeze_stages(chosen.freeze)
@@ -104,6 +111,7 @@ class ClassificationTask:
         return {
             "task": "classification",
             "classes": list(data.classes),
+            **({"multi_label": True} if data.multi_label else {}),
             "input": {
                 "in_channels": backbone.in_channels,
                 **bits_entry(options.data.bits),
@@ -127,8 +135,10 @@ class ClassificationTask:
                 rank=distributed.rank(),
                 world_size=distributed.world_size(),
             )
-        groups = np.zeros(data.train_size, np.int64)
-        return TrainBatches(groups, size, seed=seed, accumulate=accumulate)
+        groups, repeats = np.zeros(data.train_size, np.int64), None
+        if options.data.sampling == "balanced" and not options.run.eval_only:
+            repeats = balanced_repeats(_train_labels(data, "--sampling balanced"), len(data.classes))
+        return TrainBatches(groups, size, seed=seed, accumulate=accumulate, repeats=repeats)
 
     def plan(self, options: TrainClassifierOptions, data: ImageSource, model: Classifier, meta: Meta) -> TaskPlan:
         asked, sizes = options.data, meta["input"]
@@ -142,6 +152,10 @@ class ClassificationTask:
             val=val + _told(data, "val"),
             load_note=_other_classes(options, data, model),
             of_data={"data": asked.data or "built-in shapes", **bits_row(meta)},
+            of_training={
+                "loss": f"{'binary ' if data.multi_label else ''}cross-entropy, class weights "
+                f"{options.model.class_weights}, sampling {asked.sampling}",
+            },
         )
 
     def train_loader(
@@ -170,75 +184,44 @@ class ClassificationTask:
         return meta["input"]["in_channels"], size, size
 
 
-class ClassificationMeasure(Measure[TopK]):
-    """Evaluates classifiers by accuracy on the validation images, and with `--train-eval` on training images."""
-
-    def __init__(
-        self, experiment: Experiment, options: TrainClassifierOptions, data: ImageSource, bad: BadImages
-    ) -> None:
-        super().__init__(experiment, bad)
-        self.data, self.crops = data, options.data.test_crops
-        self.loader = self._loader("val")
-        measurable = not options.run.eval_only and "train" in data.measurable
-        self.train_images = options.data.train_eval if measurable else 0
-        self.train_loader = self._loader("train", sample=self.train_images) if self.train_images else None
-
-    def new_evaluator(self) -> TopK:
-        return TopK(self.data.classes, expected=self.data.expected("val"), present=self.data.present("val"))
-
-    def predictor(self, model: nn.Module) -> ViewAverage:
-        assert isinstance(model, Classifier)
-        return ViewAverage(model)
-
-    def further_results(self, model: nn.Module) -> Results:
-        """Return the accuracy metrics on training images, with names that begin with `train_`."""
-        if self.train_loader is None:
-            return {}
-        expected = self.data.expected("train", self.train_images)
-        evaluator = TopK(self.data.classes, prefix="train_", expected=expected)
-        return self.evaluate(model, self.train_loader, evaluator)
-
-    def write_predictions(self, folder: Path, evaluator: TopK) -> None:
-        rows = evaluator.rows()
-        names = self.data.names("val", rows["index"])
-        write_text(folder / "predictions.csv", predictions_csv(rows, names, self.data.classes))
-
-    def table(self, results: Results) -> str:
-        return format_table(results)
-
-    def write_samples(self, model: nn.Module, folder: Path) -> str:
-        return f"results and predictions are in {folder}"
-
-    def kept_results(self) -> Results:
-        """Return the entries of the run's earlier results.json; the new file keeps those that are not measured again.
-
-        `--eval-only` does not measure the accuracy on training images, so the earlier value is kept.
-        """
-        path = self.experiment.folder / "results.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    def _loader(self, split: Split, *, sample: int = 0) -> Iterable[Batch]:
-        sizes = self.experiment.meta["input"]
-        normalise = Normalise(tuple(sizes["mean"]), tuple(sizes["std"]))
-        views = Views(self.crops, sizes["resize_size"], sizes["crop_size"], normalise, sizes["interpolation"])
-        # Evaluation keeps no activations, so that twice the training batch fits. Each of ten crops takes memory.
-        whole = self.experiment.eval_batch
-        batch = {"center": min(EVAL_BATCH, 2 * whole), "ten": max(1, min(EVAL_BATCH, whole) // 4)}
-        return self.data.eval_loader(
-            split,
-            views,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            batch_size=batch.get(self.crops, 1),  # whole images differ in size
-            workers=self.experiment.workers,
-            sample=sample,
-        )
+def _require_fitting(options: TrainClassifierOptions, source: ImageSource) -> None:
+    """Refuse options that do not fit images of one class, or of several."""
+    asked, known = options.data, METRICS[source.multi_label]
+    what = "images of several classes" if source.multi_label else "images of one class each"
+    allowed = asked.choose_by in ("auto", *known)
+    require(allowed, "choose_by", asked.choose_by, f"is no metric of {what}; choose among {', '.join(known)}")
+    for name in ("mixup", "cutmix"):
+        value = getattr(asked, name)
+        require(not (source.multi_label and value), name, value, f"is not for {what}; use 0")
 
 
-def _reading(options: TrainClassifierOptions) -> Reading:
-    """Return how the options say that the data set is to be read."""
+def _train_labels(data: ImageSource, name: str) -> np.ndarray:
+    """Return the labels of the training images, which an option needs.
+
+    Raises:
+        UserError: the data is tar shards.
+    """
+    labels = data.train_labels()
+    if labels is None:
+        raise UserError(f"{name}: does not work with tar shards, whose labels are not known before they come")
+    return labels
+
+
+def _class_weights(options: TrainClassifierOptions, data: ImageSource) -> Tensor | None:
+    kind = options.model.class_weights
+    if kind == "none":
+        return None
+    return torch.from_numpy(class_weights(_train_labels(data, f"--class-weights {kind}"), len(data.classes), kind))
+
+
+def _reading(options: TrainClassifierOptions, bad: BadImages) -> Reading:
+    """Return how the options, or the weights that `--eval-only` evaluates, say that the data set is to be read."""
     skips = options.run.on_bad_image == "skip"
-    return Reading.of(options.reading, allow_outside=options.data.allow_outside, keep_absent=skips)
+    reading = Reading.of(options.reading, allow_outside=options.data.allow_outside, keep_absent=skips)
+    if options.run.eval_only and evaluated_meta(options, bad.record.parent).get("multi_label"):
+        # The images of one split may happen to have one class each.
+        return replace(reading, multi_label=True)
+    return reading
 
 
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -268,8 +251,7 @@ def _evaluated_classes(options: TrainClassifierOptions, bad: BadImages) -> Class
     """
     weights = options.model.weights
     if options.run.resume:
-        files = [bad.record.parent / name for name in ("model.safetensors", BEST)]
-        names = next((found for file in files if (found := read_meta(file).get("classes"))), None)
+        names = evaluated_meta(options, bad.record.parent).get("classes")
         return ClassNames.of(names) if names else None
     if weights == "none":
         return None

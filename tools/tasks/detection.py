@@ -57,8 +57,10 @@ class DetectionTask:
     """Detection with Faster R-CNN as a training task. `tools.engine.task.Task` says when each method is called."""
 
     prefix: ClassVar[str] = "det"
-    metric: ClassVar[str] = "AP"
     fixed_size: ClassVar[bool] = False
+
+    def metric(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> str:
+        return "AP"
 
     def build_data(self, options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetection]:
         require_neck(options.model.neck)  # before the data are read, which may take long

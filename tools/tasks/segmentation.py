@@ -48,8 +48,10 @@ class SegmentationTask:
     """Segmentation with FCNs as a training task. `tools.engine.task.Task` says when each method is called."""
 
     prefix: ClassVar[str] = "seg"
-    metric: ClassVar[str] = "mIoU"
     fixed_size: ClassVar[bool] = True
+
+    def metric(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> str:
+        return "mIoU"
 
     def build_data(self, options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
         val = open_split(options, "val")

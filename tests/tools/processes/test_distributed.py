@@ -11,7 +11,7 @@ from conftest import Group
 
 from backbones.errors import UserError
 from tools.processes import distributed
-from tools.processes.batches import TrainBatches
+from tools.processes.batches import REPEAT, TrainBatches
 
 
 def as_process(monkeypatch, rank: int, world: int) -> None:
@@ -22,7 +22,7 @@ def as_process(monkeypatch, rank: int, world: int) -> None:
 def epoch(batches: TrainBatches, number: int, step: int = 0) -> list[list[int]]:
     batches.seek(number, step)
     keys = list(batches)
-    assert all(key[0] == number for batch in keys for key in batch)
+    assert all(key[0] % REPEAT == number for batch in keys for key in batch)
     return [[key[1] for key in batch] for batch in keys]
 
 
