@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tolerances import assert_rounded
 
 import classification
@@ -27,8 +29,22 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture
-def cls(tiny_runs: dict[str, Path]) -> Path:
-    return tiny_runs["cls"]
+def cls(tiny_runs: dict[str, Path], tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model file of a classifier of five layers, as if the run of `tiny_runs` had trained it."""
+    with safe_open(tiny_runs["cls"] / "model.safetensors", "pt") as file:
+        header = file.metadata()
+    meta = json.loads(header["meta"])
+    meta["model"]["backbone"] = tiny_backbone
+    torch.manual_seed(0)
+    net = classification.build(tiny_backbone, 2)
+    path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
+    save_file(net.state_dict(), path, metadata={**header, "meta": json.dumps(meta)})
+    return path
+
+
+@pytest.fixture
+def pictures(tiny_runs: dict[str, Path]) -> Path:
+    return tiny_runs["cls"].parent / "pictures"
 
 
 def exported(run: Path, target: Path, *words: Any) -> Path:
@@ -49,7 +65,7 @@ def test_onnx_classifier_for_any_number_and_size(cls: Path, tmp_path: Path, caps
         with torch.no_grad():
             wanted = loaded.model(images)
         found = session.run(None, {"images": images.numpy()})[0]
-        assert_rounded(torch.from_numpy(found), wanted, terms=64 * 9, layers=20)
+        assert_rounded(torch.from_numpy(found), wanted, terms=32 * 9, layers=5)
 
 
 def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
@@ -100,10 +116,8 @@ def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, 
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
-def test_torchvisions_layout(tmp_path: Path, tiny_runs: dict[str, Path]) -> None:
+def test_torchvisions_layout(tmp_path: Path, pictures: Path, tiny_runs: dict[str, Path]) -> None:
     """A run of resnet18, made by hand from a model that was never trained."""
-    from safetensors.torch import save_file
-
     net = classification.build("resnet18", 2).eval()
     meta = {
         "task": "classification",
@@ -113,7 +127,6 @@ def test_torchvisions_layout(tmp_path: Path, tiny_runs: dict[str, Path]) -> None
     }
     file = tmp_path / "model.safetensors"
     save_file(net.state_dict(), file, metadata={"meta": json.dumps(meta), "config": "{}"})
-    pictures = tiny_runs["cls"].parent / "pictures"
     path = exported(file, tmp_path / "net.pth", "--format", "torchvision", "--images", pictures)
     theirs = torchvision.models.resnet18(num_classes=2).eval()
     theirs.load_state_dict(torch.load(path, weights_only=True), strict=True)
@@ -140,9 +153,9 @@ def test_a_file_that_differs_is_not_kept(cls: Path, tmp_path: Path, monkeypatch:
     assert target.read_text() == "precious" and [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
 
 
-def test_nan_differs_too(cls: Path) -> None:
+def test_nan_differs_too(cls: Path, pictures: Path) -> None:
     net = load_exportable(str(cls))
-    items = [net.read(path) for path in image_files(cls.parent / "pictures", 5)]
+    items = [net.read(path) for path in image_files(pictures, 5)]
     with pytest.raises(UserError, match="differs from PyTorch by nan"):
         compare(net, lambda inputs: [out * float("nan") for out in net.expected(inputs)], items, where="the file")
 
@@ -172,10 +185,10 @@ def test_what_is_there_is_kept(cls: Path, tmp_path: Path) -> None:
     assert target.read_text() == "precious"
 
 
-def test_few_or_absent_images_are_refused(cls: Path, tmp_path: Path) -> None:
+def test_few_or_absent_images_are_refused(cls: Path, pictures: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    shutil.copy(next((cls.parent / "pictures").rglob("*.jpg")), few / "one.jpg")
+    shutil.copy(next(pictures.rglob("*.jpg")), few / "one.jpg")
     with pytest.raises(UserError, match="holds 1 images"):
         exported(cls, tmp_path / "net.onnx", "--images", few)
     with pytest.raises(UserError, match="no such run folder"):

@@ -34,7 +34,7 @@ def spread_detector(folder: Path, backbone: str, **settings: object) -> Path:
     options = DetectorOptions(
         backbone,
         "none",
-        neck="three",
+        neck="two",
         min_size=64,
         max_size=96,
         head_channels=16,
@@ -57,10 +57,10 @@ def spread_detector(folder: Path, backbone: str, **settings: object) -> Path:
 
 @pytest.fixture
 def tiny_neck(tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a backbone for which a pyramid "three" of its three levels is registered during one test."""
+    """The name of a backbone for which a pyramid "two" of two of its levels is registered during one test."""
     monkeypatch.setattr(NECKS, "_builders", dict(NECKS._builders))
-    levels = ("c2", "c3", "c4")
-    detection.register_neck("three")(lambda build, settings: NeckParts(FPN(build(features=levels), 8)))
+    levels = ("c3", "c4")
+    detection.register_neck("two")(lambda build, settings: NeckParts(FPN(build(features=levels), 8)))
     return tiny_backbone
 
 
