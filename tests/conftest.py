@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Keep bytecode, also where the environment says otherwise: each of a hundred processes would compile 200 files anew.
@@ -49,8 +50,21 @@ COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the commands, whose files take minutes: one that came last would leave a worker idle."""
-    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "tests" / "tools"))
+    """Begin with the commands and with what concerns all code: a long file that came last would leave a worker idle."""
+    tests = ROOT / "tests"
+    items.sort(key=lambda item: not item.path.is_relative_to(tests / "tools") and item.path.parent != tests)
+
+
+def avoid_bf16() -> None:
+    """Have `--precision auto` choose fp32 on every machine: tests that do not name bf16 round alike, and run faster."""
+    from backbones.common import precision
+
+    precision.has_bf16 = lambda device_type: False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fp32() -> None:
+    avoid_bf16()
 
 
 @pytest.fixture
@@ -361,6 +375,7 @@ def _as_script(
     os.chdir(cwd)
     multiprocessing.set_start_method("fork", force=True)  # as in a script, whose data workers are forked
     sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
+    avoid_bf16()
     if first is not None:
         first()
     runpy.run_path(argv[0], run_name="__main__")
@@ -401,6 +416,12 @@ def _end_with_the_first_to_fail(processes: list[ForkServerProcess], patience: fl
             process.kill()
         running = [process for process in running if process.sentinel not in ready]
         failed = failed or any(process.exitcode for process in processes)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file."""
+    with Image.open(path) as image:
+        return image.size
 
 
 def write_classes(root: Path, *, count: int) -> None:
@@ -464,6 +485,7 @@ def train_tiny_runs(folder: Path, small_shapes: Path) -> None:
         "seg": ("--data", small_shapes, "--recipe", "shapes", "--test-flip", "--window", 48, "--crop-size", 64),
         "cls": ("--data", pictures, "--recipe", "cifar", *look, "--normalise", "data"),
     }
+    own["det"] += ("--backbone", "timm/test_resnet")
     own["seg"] += ("--backbone", "resnet20", "--batch-size", 8)
     own["cls"] += ("--batch-size", 4)
     for task, main in (("det", train_det.main), ("seg", train_seg.main), ("cls", train_cls.main)):

@@ -35,7 +35,7 @@ from tools.tasks.options import COMMANDS
 CPU = torch.device("cpu")
 SCALE = int(os.environ.get("HOSTILE_SCALE", 1))
 mutants = settings(
-    max_examples=100 * SCALE,
+    max_examples=60 * SCALE,
     derandomize=SCALE == 1,
     database=None,
     deadline=None,
@@ -301,7 +301,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], P
     return found, tmp_path_factory.mktemp("configs") / "mutant.yaml"
 
 
-@mutants
+@settings(mutants, max_examples=30 * SCALE)  # each is parsed twice by a large parser
 @given(data=st.data())
 def test_a_changed_configuration_means_what_it_says_or_is_refused(configs, data):
     texts, path = configs

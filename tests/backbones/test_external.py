@@ -1,5 +1,6 @@
 """Tests of timm's and torchvision's models as backbones."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -36,10 +37,16 @@ PADDED = [
 UNPADDED = ["torchvision/inception_v3", "torchvision/alexnet", "timm/inception_v4"]
 
 
+@functools.cache
+def without_memory(name: str) -> backbones.Backbone:
+    """A model whose weights have shapes only."""
+    with torch.device("meta"):
+        return backbones.build(name, weights=None)
+
+
 @pytest.mark.parametrize("name", PADDED + UNPADDED)
 def test_declared_channels_and_strides_are_actual(name: str) -> None:
-    with torch.device("meta"):
-        net = backbones.build(name, weights=None)
+    net = without_memory(name)
     out = net(torch.zeros(2, 3, 97, 129, device="meta"))
     assert list(out) == [f.name for f in net.feature_info] == ["c2", "c3", "c4", "c5"]
     for info in net.feature_info:
@@ -51,8 +58,7 @@ def test_declared_channels_and_strides_are_actual(name: str) -> None:
 
 @pytest.mark.parametrize("name", PADDED + UNPADDED)
 def test_stages_hold_every_parameter_once(name: str) -> None:
-    with torch.device("meta"):
-        net = backbones.build(name, weights=None)
+    net = without_memory(name)
     stages = [{id(p) for m in stage for p in m.parameters()} for stage in net.stages()]
     assert len(stages) == 5
     assert sum(map(len, stages)) == len(set().union(*stages)) == len(list(net.parameters()))

@@ -89,16 +89,18 @@ def test_fetch_downloads_once_and_then_reads_the_cache(hub, server):
     assert torch.equal(files.read_state(first)["a"], torch.ones(2))
 
 
-def _fetch(url, queue):
+def _fetch(url, environment, queue):
+    os.environ.update(environment)
     queue.put(str(downloads.fetch(url, what="net")))
 
 
-def test_two_processes_fetch_once(hub, server):
+def test_two_processes_fetch_once(hub, server, launch):
     folder, address, gets = server
     name = published(folder, {"a": torch.ones(2)})
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which `launch` set up
     queue = context.Queue()
-    workers = [context.Process(target=_fetch, args=(f"{address}/{name}", queue)) for _ in range(2)]
+    given = (f"{address}/{name}", dict(os.environ), queue)
+    workers = [context.Process(target=_fetch, args=given) for _ in range(2)]
     for worker in workers:
         worker.start()
     got = [queue.get(timeout=50) for _ in workers]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import size_of
 from PIL import Image
 from torch import nn
 
@@ -117,7 +118,7 @@ def test_nets_and_runs_give_a_table_and_two_pictures(folder: Path, tmp_path: Pat
         assert stds == pytest.approx([std] * len(stds), rel=0.02)
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
     assert {path.name for path in out.iterdir()} == set(analyse_responses.OUTPUTS)
-    assert min(Image.open(out / name).width for name in ("responses.png", "gradients.png")) > 600
+    assert min(size_of(out / name)[0] for name in ("responses.png", "gradients.png")) > 600
     with pytest.raises(UserError, match=r"holds responses\.csv already"):
         analyse_responses.main(["--backbones", "plain20", *words])
 

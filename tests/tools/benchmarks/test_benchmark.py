@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, interruptible
-from PIL import Image
+from conftest import let_signals_through, size_of
 
 import backbones
 import classification
@@ -221,16 +218,16 @@ def test_tables_and_charts_show_gaps(tmp_path: Path):
     assert "Not complete" in (tmp_path / "table.md").read_text()
     write(tmp_path, "c", machine, found, complete=True)
     assert "Not complete" not in (tmp_path / "table.md").read_text()
-    assert Image.open(tmp_path / "chart.png").height > 300
+    assert size_of(tmp_path / "chart.png")[1] > 300
 
 
-def test_the_script_from_end_to_end(script, tmp_path: Path):
+def test_the_script_from_end_to_end(launch, tmp_path: Path):
     words = ("classify", "--nets", "resnet18", *TINY, "--output", tmp_path / "b")
-    done = script("benchmark.py", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    status, printed, errors = launch("benchmark.py", *words, cwd=tmp_path, first=hurry).end()
+    assert status == 0, errors
     assert {entry.name for entry in (tmp_path / "b").iterdir()} == {"table.md", "results.json", "chart.png"}
     text = (tmp_path / "b" / "table.md").read_text()
-    assert text.strip() in done.stdout
+    assert text.strip() in printed
     assert [line[4:13] for line in text.splitlines() if line.startswith("### ")] == ["Training,"] * 2 + [
         "Inference"
     ] * 2
@@ -244,16 +241,23 @@ def test_the_script_from_end_to_end(script, tmp_path: Path):
     assert stock["images_per_second"] == pytest.approx(2 / ((ours[0] + ours[1]) / 2))
 
 
-def test_ctrl_c_leaves_whole_files_or_none(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "classify", "--nets", "resnet18,resnet34"]
-    words = map(str, (*TINY, "--mode", "infer", "--output", tmp_path / "b"))
-    process = interruptible([*command, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def hurry() -> None:
+    """Let Ctrl-C reach this process, and have it measure the machine's speed for a moment only."""
+    from tools.benchmarks import machine
+
+    let_signals_through()
+    machine.SEARCH_SECONDS = 0.01
+
+
+def test_ctrl_c_leaves_whole_files_or_none(launch, tmp_path: Path):
+    words = ("classify", "--nets", "resnet18,resnet34", *TINY, "--mode", "infer", "--output", tmp_path / "b")
+    run = launch("benchmark.py", *words, cwd=tmp_path, first=hurry)
     deadline = time.monotonic() + 60
     while not (tmp_path / "b" / "table.md").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(run.process.pid, signal.SIGINT)
+    status, _, errors = run.end()
+    assert status == 130
     assert "Traceback" not in errors
     assert {entry.name for entry in (tmp_path / "b").iterdir()} == {"table.md", "results.json"}
     assert not json.loads((tmp_path / "b" / "results.json").read_text())["complete"]

@@ -15,7 +15,15 @@ from tools.experiments.cells import make_cells
 from tools.experiments.plan import Plan, matrix_of, to_arguments
 from tools.experiments.rehearse import rehearsals
 
-DET = {"min_size": 64, "max_size": 64, "fpn_channels": 32, "norm": "batch", "weights": "none", "batch_size": 8}
+DET = {
+    "backbone": "timm/test_resnet",
+    "min_size": 64,
+    "max_size": 64,
+    "fpn_channels": 32,
+    "norm": "batch",
+    "weights": "none",
+    "batch_size": 8,
+}
 SEG = {"recipe": "shapes", "backbone": "resnet20", "crop_size": 32, "batch_size": 2}
 SMALL = {"workers": 0, "threads": 1, "epochs": 3}
 
@@ -77,10 +85,10 @@ def test_each_net_is_rehearsed_once_and_each_share_of_the_data(small_shapes: Pat
 
 def test_what_cannot_run_is_refused_before_anything_does(small_shapes: Path, forked_jobs: None, tmp_path: Path, capsys):
     options = {"data": str(small_shapes), **SMALL, **DET}
-    matrix = {"backbone": ["resnet18"], "accumulate": [1, 3]}
+    matrix = {"norm": ["batch"], "accumulate": [1, 3]}
     file = tmp_path / "e.yaml"
     file.write_text(yaml.safe_dump({"script": "train_det", "options": options, "matrix": matrix}))
-    with pytest.raises(UserError, match=r"cell accumulate3-resnet18: --batch-size 8: does not divide") as error:
+    with pytest.raises(UserError, match=r"cell accumulate3-norm_batch: --batch-size 8: does not divide") as error:
         compare.main([str(file), "--output", str(tmp_path / "out")])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()

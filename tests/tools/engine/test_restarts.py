@@ -5,17 +5,18 @@ This file is also the script that torchrun runs.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Group, write_classes
+from conftest import ROOT, Group, Launched, write_classes
 
 # Two steps an epoch: the process dies at the first of the second epoch, after the checkpoint of step 2.
 WORDS = ("--data", "data", "--recipe", "cifar", "--batch-size", 6, "--epochs", 2, "--threads", 1)
@@ -49,12 +50,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def torchrun(*words: Any, cwd: Path) -> subprocess.Popen[str]:
-    """An agent of torchrun, with this file as its script."""
-    command = [sys.executable, "-m", "torch.distributed.run", *words, __file__, *OPTIONS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([str(word) for word in command], cwd=cwd, env=environment, **files)
+@pytest.fixture
+def torchrun(launch: Callable[..., Launched], folder: Path) -> Callable[..., Launched]:
+    """Starts an agent of torchrun, with this file as its script, whose processes are new interpreters."""
+    agent = importlib.util.find_spec("torch.distributed.run").origin
+
+    def start(*words: Any) -> Launched:
+        path = f"{ROOT}:{ROOT / 'tests'}"
+        return launch(agent, *words, __file__, *OPTIONS, cwd=folder, OMP_NUM_THREADS="1", PYTHONPATH=path)
+
+    return start
 
 
 def steps(run: Path) -> list[int]:
@@ -63,10 +68,11 @@ def steps(run: Path) -> list[int]:
     return [line["step"] for line in lines if "top1" in line]
 
 
-def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number_of_them(group: Group, folder: Path):
-    agent = torchrun("--standalone", "--nproc_per_node", 2, cwd=folder)
-    _, errors = agent.communicate(timeout=240)
-    assert agent.returncode == 1
+def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number_of_them(
+    torchrun: Callable[..., Launched], group: Group, folder: Path
+):
+    status, _, errors = torchrun("--standalone", "--nproc_per_node", 2).end()
+    assert status == 1
     cause = errors.split("Root Cause")[1]  # torchrun's report, after those that it ended
     assert "rank      : 1 (" in cause
     assert "Signal 9 (SIGKILL) received" in cause
@@ -79,18 +85,20 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_another_number_of_th
     assert steps(folder / "run") == [2, 4]
 
 
-def test_two_machines_train_together_and_begin_anew_from_the_last_checkpoint(group: Group, folder: Path):
+def test_two_machines_train_together_and_begin_anew_from_the_last_checkpoint(
+    torchrun: Callable[..., Launched], group: Group, folder: Path
+):
     """Bit for bit as two processes that were never killed, which accelerate launched."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = ("--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--local_addr", "127.0.0.1")
     nodes = ("--nnodes", 2, "--nproc_per_node", 1, "--max_restarts", 1, "--rdzv_id", "test", *where)
-    agents = [torchrun(*nodes, cwd=folder) for _ in range(2)]
-    ended = [agent.communicate(timeout=240) for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(errors for _, errors in ended)
+    agents = [torchrun(*nodes) for _ in range(2)]
+    ended = [agent.end() for agent in agents]
+    assert [status for status, _, _ in ended] == [0, 0], "\n".join(errors for _, _, errors in ended)
     assert (folder / "died").exists()
-    assert "".join(out for out, _ in ended).count("continuing after step 2\n") == 1
+    assert "".join(out for _, out, _ in ended).count("continuing after step 2\n") == 1
     assert steps(folder / "run") == [2, 4]
 
     straight = folder / "straight"

@@ -172,7 +172,7 @@ def test_a_run_that_signals_stop_again_and_again_ends_with_the_bits_of_the_strai
     launch, pictures: Path, tmp_path: Path
 ):
     """SIGTERM within a step, at the end of an epoch and in an evaluation: each start saves, says how to go on, ends."""
-    words = ("--data", pictures, *COMMON, *CLS, "--workers", 2, "--patience", 3)
+    words = ("--data", pictures, *COMMON, *CLS, "--workers", 0, "--patience", 3)
     straight = launch("train_cls.py", *words, "--output", "straight", cwd=tmp_path, first=log_all)
     hurts = {
         3: partial(signal_at, 3, signal.SIGTERM),
@@ -181,7 +181,8 @@ def test_a_run_that_signals_stop_again_and_again_ends_with_the_bits_of_the_strai
         12: partial(signal_at, 6, signal.SIGUSR1),
     }
     for step, hurt in hurts.items():
-        again = words if step == 3 else ("--resume", "--keep-checkpoints", 1)
+        workers = 2 if step == 4 else 0
+        again = (*words, "--workers", 2) if step == 3 else ("--resume", "--keep-checkpoints", 1, "--workers", workers)
         status, _, errors = launch("train_cls.py", *again, "--output", "stopped", cwd=tmp_path, first=hurt).end()
         assert status == STATUS, errors
         assert "Traceback" not in errors

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Launched, fork_trainings
-from PIL import Image
+from conftest import ROOT, Launched, fork_trainings, size_of
 
 from backbones.errors import UserError
 from tools import compare
@@ -56,7 +55,7 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
     compare.main(words)
     assert f"{good}: resumes" in capsys.readouterr().out
     assert "| 1 | resnet18 | 1 | " in (out / "table.md").read_text()
-    assert Image.open(out / "curves.png").width > 600
+    assert size_of(out / "curves.png")[0] > 600
 
     table = (out / "table.csv").read_bytes()
     (out / "table.csv").unlink()
@@ -78,7 +77,7 @@ def test_heads_of_segmentation_are_compared(small_shapes: Path, forked_jobs: Non
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| head | n | mIoU % | pixel accuracy % | parameters (M) |" in table
     assert [line.split(" | ")[0] for line in table.splitlines()[2:4]] == ["| fcn32s", "| fcn8s"]
-    assert Image.open(tmp_path / "out" / "curves.png").width > 300
+    assert size_of(tmp_path / "out" / "curves.png")[0] > 300
 
 
 def test_a_cell_in_training_elsewhere_is_left_alone(tmp_path: Path, capsys):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import size_of
 from PIL import Image
 
 from backbones.errors import UserError
@@ -127,9 +128,9 @@ def test_plain_and_residual_nets_get_panels(tmp_path: Path, x):
     one = group_runs([run(nets[0], seed, None) for seed in (0, 1)], ["backbone", "seed"])
     four = group_runs([run(net, seed, None) for net in nets for seed in (0, 1)], ["backbone", "seed"])
     assert draw_curves(path, one, TASK, x=x)
-    narrow = Image.open(path).width
+    narrow = size_of(path)[0]
     assert draw_curves(path, four, TASK, x=x)
-    assert Image.open(path).width > 1.5 * narrow
+    assert size_of(path)[0] > 1.5 * narrow
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
 
 
@@ -185,9 +186,9 @@ def test_pictures_of_shares_differences_and_costs(tmp_path: Path):
     whole = TaskComparison("one", TASK, group_runs(runs, ["backbone", "fraction"]), [difference()])
     assert draw_learning(tmp_path / "learning.png", [whole])
     assert draw_differences(tmp_path / "differences.png", [whole, whole])
-    single = Image.open(tmp_path / "differences.png").height
+    single = size_of(tmp_path / "differences.png")[1]
     assert draw_differences(tmp_path / "differences.png", [whole])
-    assert Image.open(tmp_path / "differences.png").height < single
+    assert size_of(tmp_path / "differences.png")[1] < single
     assert not draw_costs(tmp_path / "costs.png", [whole])  # all cost the same
     other = [*runs, run("b", 0, {"top1": 0.8, **COST, "parameters": 10**6})]
     assert draw_costs(tmp_path / "costs.png", [TaskComparison("", TASK, group_runs(other, ["backbone", "fraction"]))])

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import size_of
 from PIL import Image
 from tolerances import written
 
@@ -83,7 +84,7 @@ def test_detections_of_a_folder(tiny_runs, small_shapes: Path, script: Call, tmp
     # In 16 bits a score at the limit hangs on the batch that an image comes in.
     assert (found - before).total() + (before - found).total() <= 0.02 * before.total()
     assert len(list((out / "pictures").iterdir())) == 10
-    assert Image.open(next((out / "pictures").iterdir())).size == (512, 512)
+    assert size_of(next((out / "pictures").iterdir())) == (512, 512)
     again = script("predict.py", "--run", tiny_runs["det"], folder, "--output", out, cwd=tmp_path)
     assert again.returncode == 2
     assert "holds files already; name a new folder" in again.stderr
@@ -134,7 +135,7 @@ def test_a_video_beside_a_folder_of_its_frames(tiny_runs, tmp_path: Path):
     """Neither's label maps take the other's place."""
     write(tmp_path / "in/clip/000001.png", (20, 30, 3)), film(tmp_path / "in/clip.mp4", 2)
     out = run(tiny_runs["seg"], tmp_path / "in", out=tmp_path / "o")
-    assert Image.open(out / "labels/clip/000001.png").size == (30, 20)
+    assert size_of(out / "labels/clip/000001.png") == (30, 20)
     assert {p.name for p in (out / "labels/clip-1").iterdir()} == {"000000.png", "000001.png"}
 
 

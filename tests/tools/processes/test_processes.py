@@ -74,7 +74,11 @@ def cases() -> Iterator[tuple[nn.Module, Batch]]:
     for neck in ("fpn", "c4", "dc5"):
         torch.manual_seed(0)  # the samplers of the one before drew by their processes' shares
         small = {"min_size": SIDE, "fpn_channels": 16, "head_channels": 64, "proposals": 4}
-        detector = detection.build("resnet18", 3, neck=neck, norm="group", **small).double()
+        detector = detection.build("timm/test_resnet", 3, neck=neck, **small).double()
+        for module in detector.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)  # timm's residual branches begin with 0
+        backbones.freeze_batch_norm(detector)  # as above
         sample_everything(detector)
         yield detector, lambda part: (list(images[part]), boxes()[part])
 
@@ -119,7 +123,9 @@ def no_positives() -> None:
     distributed.start()
     torch.manual_seed(distributed.rank())
     for neck in ("fpn", "c4", "dc5"):
-        detector = detection.build("resnet18", 3, neck=neck, min_size=SIDE, fpn_channels=16, fpn_norm="batch")
+        detector = detection.build(
+            "timm/test_resnet", 3, neck=neck, min_size=SIDE, fpn_channels=16, fpn_norm="batch", head_channels=64
+        )
         model = distributed.wrap(detector.train(), torch.device("cpu"))
         for _ in range(2):  # the second step waits for the gradients of the first
             targets = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}]
@@ -181,7 +187,8 @@ def measure(folder: str) -> None:
 
 LIMITS = (8, 2)  # images in batches of six: unequal shares on two processes; fewer images than three processes
 CLS = ("--recipe", "cifar")
-DET = ("--config", str(ROOT / "detection/recipes/shapes.yaml"), "--min-size", "64", "--fpn-channels", "16")
+DET = ("--config", str(ROOT / "detection/recipes/shapes.yaml"), "--backbone", "timm/test_resnet", "--min-size", "64")
+DET += ("--fpn-channels", "16")
 SEG = ("--recipe", "standard", "--backbone", "resnet20", "--head", "fcn8s")
 
 
@@ -219,7 +226,9 @@ def nets(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     models = {
         "cls": classification.build("resnet20", 3),
-        "det": detection.build("resnet18", 6, fpn_channels=16, fpn_norm="batch", norm="batch", head_channels=256),
+        "det": detection.build(
+            "timm/test_resnet", 6, fpn_channels=16, fpn_norm="batch", norm="batch", head_channels=256
+        ),
         "seg": segmentation.build("resnet20", 7, head="fcn8s"),
     }
     for task, model in models.items():

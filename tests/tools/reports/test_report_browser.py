@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import CocoFolder
 from run_folders import detection, detection_run
 
 from tools import report
@@ -27,9 +28,11 @@ def browser() -> Iterator[Any]:
         yield started.chromium.launch(executable_path=BROWSER, args=QUIET)
 
 
-@pytest.fixture
-def comparison(coco, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of two runs, whose classes have AP 1, 0 and one between."""
+    tmp_path = tmp_path_factory.mktemp("comparison")
+    coco = CocoFolder(tmp_path / "coco")
     coco.data["categories"][0]["name"] = "<script>alert(1)</script>"
     root = coco.write()
     first = [detection(5, 18, [10, 5, 20, 30], 0.9), detection(9, 3, [33, 12, 25, 20], 0.6)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,6 @@ HARD = (*QUICK, "--mixup", 0.4, "--cutmix", 1, "--ema", 0.8, "--epochs", 2)
 def run(*words: Any) -> None:
     """The script in this process, which saves its start."""
     train_cls.main([*map(str, words)])
-
-
-def start(*words: Any) -> subprocess.Popen[str]:
-    """The script in a process of its own."""
-    command = [sys.executable, str(ROOT / "tools" / "train_cls.py"), *map(str, words)]
-    env, pipe = {**os.environ, "OMP_NUM_THREADS": "1"}, subprocess.PIPE
-    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait until a process ends without an error; return its output."""
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return printed
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -79,10 +64,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path) -> tuple[Path, str]:
+def trained(script: Callable[..., subprocess.CompletedProcess[str]], data: Path) -> tuple[Path, str]:
     """A finished run of two epochs, and what it printed."""
     folder = data.parent / "straight"
-    return folder, finish(start("--data", data, *HARD, "--workers", 1, "--output", folder))
+    done = script("train_cls.py", "--data", data, *HARD, "--workers", 1, "--output", folder, cwd=data.parent)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 def test_a_run_leaves_everything_behind(trained):
