@@ -190,7 +190,7 @@ CASES += [("timm/regnety_002", "c4"), ("timm/resnet18", "dc5"), ("torchvision/mo
 @pytest.mark.parametrize(("name", "neck"), CASES)
 def test_trains_one_step_with_a_gradient_in_every_parameter(name: str, neck: str):
     torch.manual_seed(0)
-    model = detection.build(name, 2, neck=neck, norm="batch", **SMALL).train()
+    model = detection.build(name, 2, neck=neck, norm="batch", **{**SMALL, "proposals": 10}).train()
     losses = model(images_of((64, 80), (72, 64)), targets_for(2))
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
