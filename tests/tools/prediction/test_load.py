@@ -24,7 +24,7 @@ import segmentation
 from backbones.errors import UserError
 from backbones.trained import find
 from tools.engine.environment import default_threads
-from tools.evaluation.evaluator import BOX_DECIMALS, SCORE_DECIMALS
+from tools.evaluation.detections import BOX_DECIMALS, SCORE_DECIMALS
 
 
 def images_of(root: Path) -> dict[int, Path]:

@@ -16,7 +16,7 @@ from backbones.errors import UserError
 from tools import train_det
 from tools.cli import ending
 from tools.cli.parsing import parse
-from tools.evaluation.evaluator import SCORE_DECIMALS
+from tools.evaluation.detections import SCORE_DECIMALS
 from tools.tasks.detection import describe_split, open_train, open_val
 from tools.tasks.options import TrainDetectorOptions
 
