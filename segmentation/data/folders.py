@@ -1,4 +1,4 @@
-"""Opens segmentation data in any layout: folders of label maps, Pascal VOC's folders, or COCO's objects."""
+"""Opens segmentation data in any layout: label maps in files, or outlines that are painted while they are read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
+from segmentation.data.label_studio import is_label_studio, read_label_studio
+from segmentation.data.labelme import is_labelme, read_labelme
 from segmentation.data.labels import LabelCode, label_size, read_labels
 from segmentation.data.layout import LabelLayout, is_label_folder, what_lies_in
+from segmentation.data.nearest import describe_nearest
 from segmentation.options import SegmentationDataOptions
 
 
@@ -97,18 +100,18 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
         UserError: the layout is unknown, a file is missing or malformed, or an option does not fit the layout.
     """
     name = options.train_split if split == "train" else options.val_split
-    if is_label_folder(root):
+    other = _open_listed_classes(root, name, options)
+    if other is not None:
         if options.classes != "all":
             raise UserError(
                 f"--classes {options.classes}: works only for data in COCO's layout, but {root} has its "
                 "own list of classes; leave --classes out"
             )
-        return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits)
+        return other
     if root.is_dir() and not (root / "annotations").is_dir():
         raise UserError(
-            f"--data {root}: unknown layout (the folder holds {what_lies_in(root)}); use the layout of "
-            "label maps (images/SPLIT, labels/SPLIT or masks/SPLIT, and classes.txt), of Pascal VOC "
-            "(ImageSets/Segmentation) or of COCO (annotations/instances_SPLIT*.json)"
+            f"--data {root}: unknown layout (the folder holds {what_lies_in(root)}); use one of the layouts in "
+            f"docs/DATA.md; the nearest are {describe_nearest(root)}"
         )
     found = CocoLabels(
         *find_split(root, name),
@@ -118,6 +121,17 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
     )
     require_bits([found.file(row) for row in range(len(found))], options.bits)
     return found
+
+
+def _open_listed_classes(root: Path, name: str, options: SegmentationDataOptions) -> LabelSource | None:
+    """Open a split in any layout except COCO's; None if the folder has none of these layouts."""
+    if is_label_folder(root):
+        return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits)
+    if root.is_dir() and is_label_studio(root):
+        return read_label_studio(root, name, bits=options.bits)
+    if root.is_dir() and not (root / "annotations").is_dir() and is_labelme(root):
+        return read_labelme(root, name, bits=options.bits)
+    return None
 
 
 def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None = None) -> LabelFolder:

@@ -254,6 +254,21 @@ def _meaning_of_greys(files: Sequence[Path], classes: Classes, ignore_index: int
     return "black and white" if whole else "numbers"
 
 
+def holds_two_greys(files: Sequence[Path]) -> bool:
+    """Return whether label maps are grey and hold two values, 0 and 255 or 0 and 1, so that their classes are plain."""
+    chosen = _spread(files)
+    if any(read_palette(file) or _is_coloured(file) for file in chosen):
+        return False
+    return _values_of(files, enough=lambda found: len(found) > 1) in ({0, 1}, {0, WHITE})
+
+
+def _is_coloured(path: Path) -> bool:
+    try:
+        return _decode(path)[0].ndim == 3
+    except UserError:
+        return False
+
+
 def _values_of(files: Sequence[Path], *, enough: Callable[[set[int]], bool]) -> set[int]:
     """Return the values in `LOOKED_AT` evenly spread grey images, and in further images until `enough` is true."""
     found = set().union(*map(_grey_values_in, _spread(files)))

@@ -1,4 +1,8 @@
-"""Finds the files of data sets with label maps: images/SPLIT and labels/SPLIT, or Pascal VOC's folders."""
+"""Finds the files of data sets with label maps.
+
+The layouts are images/SPLIT and labels/SPLIT (or images and labels without splits), Pascal VOC's folders, which CVAT
+writes too, and label maps beside their images, such as 0.jpg and 0_mask.png.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,11 @@ from backbones.common.datasets import ARRAY_SUFFIX, IMAGE_SUFFIXES, existing_spl
 from backbones.common.listing import Listing, describe_passed_over, list_files, walk
 from backbones.errors import UserError
 from segmentation.data.classes import VOC_CLASSES, Classes
+from segmentation.data.labels import holds_two_greys
+from segmentation.data.undivided import one_split
 
 VOC_LISTS = Path("ImageSets", "Segmentation")
+CVAT_SPLIT = "default"  # name of CVAT's list of a task without subsets
 LABEL_FOLDERS = ("labels", "masks", "annotations")
 CLASS_LISTS = ("classes.txt", "labelmap.txt")  # the second one is CVAT's
 # Suffixes of label maps. JPEG and WebP change the values of pixels.
@@ -32,6 +39,8 @@ class LabelLayout:
         images: folder of the split's images; VOC has one for all splits.
         labels: folder of the split's label maps; VOC has one for all splits.
         names: names of the images of the split; None for all in `images`.
+        is_whole: whether the data set has this split only.
+        is_mixed: whether the label maps lie beside their images, with an ending such as `_mask`.
     """
 
     root: Path
@@ -39,6 +48,8 @@ class LabelLayout:
     images: Path
     labels: Path
     names: tuple[str, ...] | None = None
+    is_whole: bool = False
+    is_mixed: bool = False
 
     @classmethod
     def of(cls, root: Path, split: str) -> LabelLayout:
@@ -51,11 +62,20 @@ class LabelLayout:
             UserError: a folder or the list of the split does not exist.
         """
         labels = _label_root(root)
-        if labels is None:
-            name = existing_split(split, lambda name: (root / VOC_LISTS / f"{name}.txt").is_file())
-            names = _listed(root / VOC_LISTS / f"{name}.txt", name)
-            return cls(root, name, root / "JPEGImages", root / "SegmentationClass", names)
+        if labels is not None:
+            return cls._of_folders(root, labels, split)
+        if (root / VOC_LISTS).is_dir():
+            return cls._of_lists(root, split)
+        name = existing_split(split, lambda name: is_mixed(root / name))
+        folder = root / name if is_mixed(root / name) else one_split(root, split)
+        return cls(root, name, folder, folder, is_whole=folder == root, is_mixed=True)
+
+    @classmethod
+    def _of_folders(cls, root: Path, labels: Path, split: str) -> LabelLayout:
         name = existing_split(split, lambda name: (root / "images" / name).is_dir())
+        if not (root / "images" / name).is_dir() and _has_images(root / "images"):
+            one_split(root, split)
+            return cls(root, name, root / "images", labels, is_whole=True)
         for folder in (root / "images" / name, labels / name):
             if not folder.is_dir():
                 raise UserError(
@@ -64,6 +84,16 @@ class LabelLayout:
                 )
         return cls(root, name, root / "images" / name, labels / name)
 
+    @classmethod
+    def _of_lists(cls, root: Path, split: str) -> LabelLayout:
+        name = existing_split(split, lambda name: (root / VOC_LISTS / f"{name}.txt").is_file())
+        lists = sorted((root / VOC_LISTS).glob("*.txt"))
+        if [each.stem for each in lists] == [CVAT_SPLIT] and name != CVAT_SPLIT:
+            one_split(root, split)
+            name = CVAT_SPLIT
+        names = _listed(root / VOC_LISTS / f"{name}.txt", name)
+        return cls(root, name, root / "JPEGImages", root / "SegmentationClass", names)
+
     def list_images(self) -> Listing:
         """List the images of `self.images`, and count its other files.
 
@@ -71,6 +101,9 @@ class LabelLayout:
             UserError: there are no images.
         """
         found = list_files(self.images, IMAGE_SUFFIXES)
+        if self.is_mixed:
+            maps = {file for files in _beside(self.images).values() for file in files}
+            found = Listing(tuple(file for file in found.files if file not in maps), found.passed_over)
         if not found.files:
             raise UserError(
                 f"{self.images}: contains {what_lies_in(self.images)}, but no images "
@@ -80,6 +113,8 @@ class LabelLayout:
 
     def passed_over(self) -> Mapping[str, int]:
         """Return the number of files by suffix in the split's folders that are not read."""
+        if self.is_mixed:
+            return list_files(self.images, (*IMAGE_SUFFIXES, *LABEL_SUFFIXES)).passed_over
         labels = list_files(self.labels, LABEL_SUFFIXES).passed_over
         return Counter(list_files(self.images, IMAGE_SUFFIXES).passed_over) + Counter(labels)
 
@@ -89,31 +124,47 @@ class LabelLayout:
         Raises:
             UserError: there are no images, a listed one is missing, or several label maps have the name of an image.
         """
-        images, labels = self.list_images().files, _by_name(self.labels)
+        labels = _beside(self.labels) if self.is_mixed else _by_name(self.labels)
+        images = self.list_images().files
         if self.names is not None:
             images = _named(images, self.names, self)
         return [(image, _label_of(image.relative_to(self.images), labels)) for image in images]
 
     def all_label_maps(self) -> list[Path]:
         """Return the label maps of all splits."""
-        folder = self.labels if self.names is not None else self.labels.parent
+        if self.is_mixed:
+            return [file for files in _beside(self.root).values() for file in files]
+        folder = self.labels if self.names is not None or self.is_whole else self.labels.parent
         return list(list_files(folder, LABEL_SUFFIXES).files)
 
     def classes(self) -> Classes:
-        """Return the classes in `classes.txt` or `labelmap.txt`. In VOC's layout without these files, they are VOC's.
+        """Return the classes in `classes.txt` or `labelmap.txt`.
+
+        In VOC's layout without these files, they are VOC's. In other layouts, label maps of two grey values, 0 and 255
+        or 0 and 1, have the classes background and foreground.
 
         Raises:
-            UserError: the file is missing or malformed.
+            UserError: the file is malformed, or is missing and needed.
         """
         path = class_list(self.root)
         if path is None and self.names is not None:
             return Classes.named(VOC_CLASSES)
+        if path is None and holds_two_greys(self.all_label_maps()):
+            return Classes.named(("background", "foreground"))
         return Classes.read(path or self.root / CLASS_LISTS[0])
 
 
 def is_label_folder(root: Path) -> bool:
-    """Return whether a folder has label maps as files: images/SPLIT with labels/SPLIT, or Pascal VOC's layout."""
-    return _label_root(root) is not None or (root / VOC_LISTS).is_dir()
+    """Return whether a folder has label maps as files, in one of the layouts of this module."""
+    if not root.is_dir():
+        return False
+    folders = (root, *(entry for entry in root.iterdir() if entry.is_dir()))
+    return _label_root(root) is not None or (root / VOC_LISTS).is_dir() or any(map(is_mixed, folders))
+
+
+def is_mixed(folder: Path) -> bool:
+    """Return whether a folder holds images with label maps beside them, such as 0.jpg and 0_mask.png."""
+    return folder.is_dir() and any(map(_is_map_beside, folder.iterdir()))
 
 
 def class_list(root: Path) -> Path | None:
@@ -150,6 +201,28 @@ def _label_root(root: Path) -> Path | None:
     return None
 
 
+def _has_images(folder: Path) -> bool:
+    """Return whether images lie in a folder itself."""
+    return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir())
+
+
+def _is_map_beside(file: Path) -> bool:
+    """Return whether a file is a label map by its ending, and lies beside its image."""
+    if file.suffix.lower() not in LABEL_SUFFIXES or not ENDING.search(file.stem):
+        return False
+    image = label_key(file)
+    return any(image.with_name(f"{image.name}{suffix}").is_file() for suffix in IMAGE_SUFFIXES)
+
+
+def _beside(folder: Path) -> Mapping[Path, list[Path]]:
+    """Return the label maps that lie beside their images, by the images' relative paths without suffix."""
+    found: dict[Path, list[Path]] = {}
+    for file in list_files(folder, LABEL_SUFFIXES).files:
+        if _is_map_beside(file):
+            found.setdefault(label_key(file.relative_to(folder)), []).append(file)
+    return found
+
+
 def _by_name(folder: Path) -> Mapping[Path, list[Path]]:
     """Return a folder's label maps by relative path without suffix, with and without an ending such as `_mask`."""
     found: dict[Path, list[Path]] = {}
@@ -174,7 +247,7 @@ def _label_of(image: Path, labels: Mapping[Path, list[Path]]) -> Path | None:
 def _listed(path: Path, split: str) -> tuple[str, ...]:
     """Read the image names of a split from Pascal VOC's list."""
     try:
-        names = path.read_text(encoding="utf-8-sig").split()
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); write the names of the images of {split} into it, one per line"

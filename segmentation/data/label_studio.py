@@ -1,0 +1,135 @@
+"""Reads Label Studio's JSON export: brush strokes, polygons and rectangles of each image."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from backbones.common.datasets import IMAGE_SUFFIXES, existing_split, is_number, is_text
+from backbones.common.listing import list_files
+from backbones.errors import UserError
+from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
+from segmentation.data.undivided import one_split
+
+UPLOAD = 9  # characters of the random prefix of uploaded files, such as "1a2b3c4d-"
+
+
+def export_of(root: Path, split: str = "") -> Path | None:
+    """Return the JSON export of a split (`SPLIT.json`), or the only one of a folder; None if there is none."""
+    files = [file for file in sorted(root.glob("*.json")) if file.is_file()]
+    name = existing_split(split, lambda name: (root / f"{name}.json") in files) if split else ""
+    chosen = [file for file in files if file.stem == name] or (files if len(files) == 1 else [])
+    return chosen[0] if chosen and _is_export(chosen[0]) else None
+
+
+def is_label_studio(root: Path) -> bool:
+    """Return whether a folder holds a JSON export of Label Studio with outlines."""
+    return any(export_of(root, split) is not None for split in ("", "train"))
+
+
+def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLabels:
+    """Open a split: `SPLIT.json`, or the only export of the folder. The images lie below the folder.
+
+    The classes are the sorted labels of all exports. If an image has several annotations, only the first one counts.
+
+    Raises:
+        UserError: there is no such split, a record is malformed, or an image is missing.
+    """
+    path = export_of(root, split)
+    if path is None or len(list(root.glob("*.json"))) == 1:
+        one_split(root, split)
+        path = export_of(root)
+    assert path is not None
+    files = list_files(root, IMAGE_SUFFIXES).files
+    by_name: dict[str, Path] = {file.name: file for file in files}
+    left_out: Counter[str] = Counter()
+    images = [_image(task, index, path, by_name, left_out) for index, task in enumerate(_tasks(path))]
+    every = [each for each in sorted(root.glob("*.json")) if _is_export(each)]
+    names = {label for each in every for task in _tasks(each) for label in _labels(task)}
+    return PaintedLabels(images, names=sorted(names), where=str(path), bits=bits, left_out=left_out)
+
+
+def _tasks(path: Path) -> list[Any]:
+    try:
+        tasks = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}); export it from Label Studio as JSON") from None
+    return tasks if isinstance(tasks, list) else []
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        tasks = _tasks(path)
+    except UserError:
+        return False
+    return bool(tasks) and all(isinstance(task, dict) and "data" in task and "annotations" in task for task in tasks)
+
+
+def _results(task: Any) -> list[dict[str, Any]]:
+    """Return the results of the first annotation that was not cancelled."""
+    annotations = [each for each in task.get("annotations") or () if isinstance(each, dict)]
+    kept = [each for each in annotations if not each.get("was_cancelled")]
+    results = kept[0].get("result") if kept else []
+    return [each for each in results or () if isinstance(each, dict)]
+
+
+def _labels(task: Any) -> list[str]:
+    return [label for result in _results(task) if (label := _label(result)) is not None]
+
+
+def _label(result: dict[str, Any]) -> str | None:
+    """Return the first class of a result with an area, or None for other results."""
+    value, kind = result.get("value"), str(result.get("type"))
+    names = value.get(kind) if isinstance(value, dict) else None
+    if kind not in ("brushlabels", "polygonlabels", "rectanglelabels") or not isinstance(names, list) or not names:
+        return None
+    return names[0] if is_text(names[0]) else None
+
+
+def _image(task: Any, index: int, path: Path, files: dict[str, Path], left_out: Counter[str]) -> OutlinedImage:
+    where = f"{path}: task {task.get('id', index)}"
+    file = _file(task.get("data"), files, where)
+    shapes, size = [], None
+    for result in _results(task):
+        label = _label(result)
+        if label is None:
+            left_out[f"results of type {result.get('type')} left out"] += 1
+            continue
+        sides = result.get("original_height"), result.get("original_width")
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise UserError(f"{where}: a result has no `original_width` and `original_height`; export it again")
+        size = (int(sides[0]), int(sides[1]))  # type: ignore[arg-type]
+        shapes.append(_shape(label, result["value"], size, where))
+    return OutlinedImage(file, size, shapes, where)
+
+
+def _shape(label: str, value: dict[str, Any], size: tuple[int, int], where: str) -> Shape:
+    """Return a result as a shape. Coordinates of polygons and rectangles are percents of the image's sides."""
+    if value.get("format") == "rle" and isinstance(value.get("rle"), list):
+        return Shape(label, "brush", value["rle"])
+    points = value.get("points")
+    box = [value.get(name) for name in ("x", "y", "width", "height")]
+    if points is None and all(map(is_number, box)):
+        x, y, width, height = (float(number) for number in box if number is not None)
+        points = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+    flat = [number for point in points if isinstance(point, list) for number in point] if points else []
+    if len(flat) < 6 or len(flat) % 2 or not all(map(is_number, flat)):
+        raise UserError(f"{where}: the outline {reprlib.repr(value)} is malformed; export it again")
+    scales = (size[1] / 100, size[0] / 100)
+    return Shape(label, "polygon", [number * scales[place % 2] for place, number in enumerate(flat)])
+
+
+def _file(data: Any, files: dict[str, Path], where: str) -> Path:
+    """Return the image of a task by the name in its address, without the prefix of an upload if needed."""
+    addresses = [each for each in data.values() if isinstance(each, str)] if isinstance(data, dict) else []
+    for address in addresses:
+        name = PurePosixPath(unquote(address.rsplit("?d=", 1)[-1]).replace("\\", "/")).name
+        for each in (name, name[UPLOAD:] if name[UPLOAD - 1 : UPLOAD] == "-" else ""):
+            if each in files:
+                return files[each]
+    shown = reprlib.repr(addresses[0]) if addresses else "no address"
+    raise UserError(f"{where}: the image ({shown}) is not in the folder of the export; put the images beside the JSON")

@@ -1,0 +1,111 @@
+"""Reads the polygons of LabelMe: a JSON file beside each image."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from backbones.common.datasets import existing_split, is_number, is_text, leads_out, listed_lines
+from backbones.common.listing import list_files
+from backbones.errors import UserError
+from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
+from segmentation.data.undivided import one_split
+
+CLASS_FILES = ("classes.txt", "labels.txt")
+CORNERS = 72  # of the polygon that stands for a circle
+LOOKED_AT = 20  # JSON files that are read to recognise the layout
+
+
+def is_labelme(root: Path) -> bool:
+    """Return whether a folder, or a folder below it, holds JSON files of LabelMe beside images."""
+    files = [file for file in list_files(root, (".json",)).files if not file.name.startswith("_")]
+    return bool(files) and all(_is_labelme_file(file) for file in files[:LOOKED_AT])
+
+
+def read_labelme(root: Path, split: str, *, bits: int | None) -> PaintedLabels:
+    """Open a split: the JSON files below `root/SPLIT`, or all files of a data set without such folders.
+
+    The classes are those of `classes.txt` or `labels.txt`, or else the sorted labels of all splits.
+
+    Raises:
+        UserError: there is no such split, or a file is malformed.
+    """
+    name = existing_split(split, lambda name: (root / name).is_dir())
+    folder = root / name if (root / name).is_dir() else one_split(root, split)
+    left_out: Counter[str] = Counter()
+    images = [_read(file, left_out) for file in list_files(folder, (".json",)).files]
+    where = f"{root} ({name})" if folder != root else str(root)
+    return PaintedLabels(images, names=_names(root), where=where, bits=bits, left_out=left_out)
+
+
+def _names(root: Path) -> list[str]:
+    for name in CLASS_FILES:
+        if (root / name).is_file():
+            return [line for _, line in listed_lines((root / name).read_text(encoding="utf-8-sig"))]
+    files = list_files(root, (".json",)).files
+    return sorted({shape.label for file in files for shape in _read(file, Counter()).shapes})
+
+
+def _is_labelme_file(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
+
+
+def _read(path: Path, left_out: Counter[str]) -> OutlinedImage:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}); annotate the image again") from None
+    shapes, name = (data.get(key) if isinstance(data, dict) else None for key in ("shapes", "imagePath"))
+    if not isinstance(shapes, list) or not is_text(name):
+        raise UserError(f"{path}: has no `shapes` and `imagePath`, as LabelMe writes them; remove the file")
+    outlines = [shape for each in shapes if (shape := _shape(each, path, left_out)) is not None]
+    sides = data.get("imageHeight"), data.get("imageWidth")
+    size = sides if all(isinstance(side, int) and side > 0 for side in sides) else None
+    return OutlinedImage(_image(path, str(name)), size, outlines, str(path))
+
+
+def _image(path: Path, name: str) -> Path:
+    """Return the image of a JSON file: `imagePath`, or the file of the same name beside the JSON."""
+    given = name.replace("\\", "/")
+    if not leads_out(given) and (path.parent / given).is_file():
+        return path.parent / given
+    # LabelMe writes paths such as ../images/1.jpg if the JSON files lie elsewhere.
+    beside = path.parent / Path(given).name
+    if beside.is_file():
+        return beside
+    raise UserError(f"{path}: `imagePath` {reprlib.repr(name)} is not beside it; put the image into the same folder")
+
+
+def _shape(shape: Any, path: Path, left_out: Counter[str]) -> Shape | None:
+    """Return a shape as a polygon; None, and count it, if its kind has no area."""
+    values = shape if isinstance(shape, dict) else {}
+    label, points, kind = values.get("label"), values.get("points"), values.get("shape_type") or "polygon"
+    if not is_text(label) or not isinstance(points, list) or not all(map(_is_point, points)):
+        raise UserError(f"{path}: the shape {reprlib.repr(shape)} has no `label` and `points`; fix the file")
+    if kind == "rectangle" and len(points) == 2:
+        (left, top), (right, bottom) = points
+        points = [[left, top], [right, top], [right, bottom], [left, bottom]]
+    elif kind == "circle" and len(points) == 2:
+        points = _circle(*points)
+    elif kind != "polygon" or len(points) < 3:
+        left_out[f"shapes of kind {kind} left out"] += 1
+        return None
+    return Shape(str(label), "polygon", [float(value) for point in points for value in point])
+
+
+def _is_point(point: object) -> bool:
+    return isinstance(point, list) and len(point) == 2 and all(map(is_number, point))
+
+
+def _circle(centre: list[float], edge: list[float]) -> list[list[float]]:
+    radius = math.dist(centre, edge)
+    angles = (2 * math.pi * corner / CORNERS for corner in range(CORNERS))
+    return [[centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)] for angle in angles]
