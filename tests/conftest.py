@@ -223,16 +223,6 @@ def child_only() -> Iterator[None]:
         os._exit(1)
 
 
-def interruptible(command: list[str], **options: Any) -> subprocess.Popen[str]:
-    """A process that Ctrl-C and SIGTERM reach, also where the tests themselves ignore them, as in a background."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return subprocess.Popen(command, **options)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @dataclass
 class Launched:
     """A script that runs, with its streams in files."""
