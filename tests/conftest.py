@@ -365,6 +365,7 @@ def _as_script(
     os.chdir(cwd)
     multiprocessing.set_start_method("fork", force=True)  # as in a script, whose data workers are forked
     sys.argv, sys.path[:0] = argv, [os.path.dirname(argv[0])]
+    sys.dont_write_bytecode = False  # which the process that forks inherited
     avoid_bf16()
     if first is not None:
         first()
