@@ -235,6 +235,11 @@ class CocoAnnotations:
         kept = (images >= 0) & ~self.crowd
         return images[kept], self.labels[kept].astype(np.int64) - 1
 
+    def image_sizes(self) -> dict[int, tuple[int, int]]:
+        """Return height and width of the images in pixels, by image id."""
+        known = zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)
+        return {key: (int(height), int(width)) for key, (height, width) in known}
+
     def empty(self) -> np.ndarray:
         """Return for each image whether it has no objects `[I]`. Crowds are not objects."""
         objects = np.concatenate([[0], np.cumsum(~self.crowd)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from backbones.common.coco import CompressedMask, MaskResultRecord
 from backbones.errors import UserError
-from tools.evaluation.masks import Size, compress_all
+from tools.evaluation.masks import Size, boxes, compress_all
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X
 
 if TYPE_CHECKING:
@@ -97,6 +97,27 @@ def from_prediction(
     rows[:, CATEGORY] = _categories(labels, image, category_ids)
     masks = [] if size is None else _masks(prediction, image, size, len(rows))
     return Detections(rows + 0.0, masks)  # + 0.0 turns -0.0 into 0.0, so that files do not contain -0.0
+
+
+def with_masks(
+    rows: np.ndarray, segmentations: Sequence[object], sizes: Mapping[int, Size], record_name: Callable[[int], str]
+) -> Detections:
+    """Return detections with their masks, which are checked. A row without a box gets the box of its mask.
+
+    Args:
+        rows: `[N, 7]`; the box of a row may be NaN.
+        segmentations: N masks of any form.
+        sizes: height and width by image id.
+        record_name: returns file and record of the detection with a given index, for messages.
+
+    Raises:
+        UserError: a mask is malformed, or has another size than its image.
+    """
+    images = rows[:, IMAGE].astype(np.int64).tolist()
+    masks = compress_all(segmentations, [sizes[image] for image in images], record_name)
+    boxless = np.isnan(rows[:, X])
+    rows[boxless, X : H + 1] = boxes([masks[index] for index in np.flatnonzero(boxless)])
+    return Detections(rows, masks)
 
 
 def image_id(value: Values) -> int:

@@ -90,11 +90,12 @@ class HotcocoEngine:
         return self._truth
 
     def count(self, images: set[int]) -> dict[int, tuple[int, int]]:
-        chosen = sorted(images)
+        # hotcoco reads an empty list as "all images", and searches a long list for each annotation.
+        chosen = [] if len(images) == len(self.image_ids) else sorted(images)
         return {
             category: (
                 len(images.intersection(self._gt.get_img_ids(cat_ids=[category]))),
-                len(self._gt.get_ann_ids(img_ids=chosen, cat_ids=[category], iscrowd=False)) if chosen else 0,
+                len(self._gt.get_ann_ids(img_ids=chosen, cat_ids=[category], iscrowd=False)) if images else 0,
             )
             for category in self.categories
         }

@@ -19,7 +19,7 @@ import numpy as np
 
 from backbones.common.coco import CompressedMask, MaskResultRecord
 from backbones.errors import UserError
-from tools.evaluation.detections import Detections, from_prediction, image_id
+from tools.evaluation.detections import Detections, from_prediction, image_id, with_masks
 from tools.evaluation.diagnosis import (
     NO_OVERLAP,
     SUSPICIOUS,
@@ -33,9 +33,8 @@ from tools.evaluation.diagnosis import (
 )
 from tools.evaluation.engines import Engine, HotcocoEngine, PycocotoolsEngine
 from tools.evaluation.lvis import WARNING, lvis_figures
-from tools.evaluation.masks import boxes, compress_all
 from tools.evaluation.naming import IdNames, renumber
-from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, Record, TruthSource, X, result_records, result_rows
+from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, Record, TruthSource, result_records, result_rows
 from tools.evaluation.shifts import unknown_hint
 from tools.evaluation.summary import LIMIT, PREFIXES, ClassMetrics, IouType, per_class, summarize
 from tools.evaluation.voc import voc_figures
@@ -169,14 +168,8 @@ class CocoEvaluator:
         self._refuse_unknown(sorted(set(images)), where if isinstance(source, Path) else "load")
         if not self._masks:
             return Detections(rows)
-        masks = compress_all(
-            [records[index]["segmentation"] for index in kept.tolist()],
-            [self._engine.sizes[image] for image in images],
-            lambda index: f"{where}: result {kept[index]}",
-        )
-        boxless = np.isnan(rows[:, X])
-        rows[boxless, X : H + 1] = boxes([masks[index] for index in np.flatnonzero(boxless)])
-        return Detections(rows, masks)
+        outlines = [records[index]["segmentation"] for index in kept.tolist()]
+        return with_masks(rows, outlines, self._engine.sizes, lambda index: f"{where}: result {kept[index]}")
 
     def state(self) -> CocoState:
         """Return the detections of this process as plain arrays, ready to be sent to other processes."""

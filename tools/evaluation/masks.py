@@ -190,7 +190,7 @@ def are_complete(codes: Sequence[bytes], pixels: Sequence[int]) -> bool:
     last = np.cumsum([len(code) for code in codes], dtype=np.int64) - 1
     if continued[last].any() or _longest_is(continued, MOST_DIGITS):
         return False
-    return all(map(_fills, codes, pixels))
+    return _fill(codes, pixels)
 
 
 def _longest_is(continued: np.ndarray, length: int) -> bool:
@@ -201,15 +201,21 @@ def _longest_is(continued: np.ndarray, length: int) -> bool:
     return bool(together.any())
 
 
-def _fills(code: bytes, pixels: int) -> bool:
-    """Return whether the runs of a code add up to `pixels`.
+def _fill(codes: Sequence[bytes], pixels: Sequence[int]) -> bool:
+    """Return whether the runs of each code add up to its number of pixels.
 
     hotcoco refuses negative runs and runs that exceed a mask, and then names their sum. It does not refuse a code that
-    is too short, so give it one pixel less. If another version words its refusal otherwise, the code counts as
-    doubtful, and `checked_runs` decodes it.
+    is too short, so give it one pixel less. If another version words its refusal otherwise, the codes count as
+    doubtful, and `checked_runs` decodes them.
     """
-    try:
-        mask.area({"size": [pixels - 1, 1], "counts": code})
-    except ValueError as error:
-        return f" {pixels} exceed" in str(error)
-    return False
+    forms = {count: ([count - 1, 1], f" {count} exceed") for count in set(pixels)}
+    for code, count in zip(codes, pixels, strict=True):
+        size, refusal = forms[count]
+        try:
+            mask.area({"size": size, "counts": code})
+        except ValueError as error:
+            if refusal not in error.args[0]:
+                return False
+        else:
+            return False
+    return True

@@ -68,7 +68,7 @@ def load_plain_results(path: Path, gt: COCO, *, masks: bool = False) -> COCO | N
     """
     raw = read_bytes(path)
     count = _count(raw, "score")
-    fields = (*("image_id", "category_id", "score"), *(("segmentation", "counts", "size") if masks else ("bbox",)))
+    fields = (*("image_id", "category_id", "score"), *(("segmentation",) if masks else ("bbox",)))
     doubtful = (
         raw[:64].lstrip()[:1] != b"["
         or count == 0

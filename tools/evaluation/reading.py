@@ -58,7 +58,8 @@ def read_truth(source: TruthSource, *, masks: bool = False) -> InstancesFile:
     Annotations get the ids 1..N, because pycocotools treats a match with annotation 0 as no match.
 
     Args:
-        masks: whether each annotation needs a mask, which is checked and returned as it is.
+        masks: whether each annotation needs a mask, which is checked and returned as it is. A crowd without a mask has
+            its box as its mask.
 
     Raises:
         UserError: if a record is malformed; the error names the file and the record.
@@ -79,6 +80,8 @@ def read_truth(source: TruthSource, *, masks: bool = False) -> InstancesFile:
         for number, annotation in enumerate(annotations):
             width, height = sizes[annotation["image_id"]]
             outline = given[number].get("segmentation")
+            if annotation["iscrowd"] and not outline:
+                outline = _box_outline(annotation["bbox"])
             size, record_name = (int(height), int(width)), f"{where}: annotations[{number}]"
             annotation["segmentation"] = read_mask(outline, size, record_name)
     return {
@@ -154,6 +157,12 @@ def _require_sizes(sizes: Mapping[int, tuple[float, float]], where: str) -> None
     for key, size in sizes.items():
         if not all(side > 0 and side == int(side) for side in size):
             raise UserError(f"{where}: image {key}: `width` and `height` must be positive integers; masks need them")
+
+
+def _box_outline(box: list[float]) -> list[list[float]]:
+    """Return a box as a polygon."""
+    x, y, w, h = box
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def _image(record: Record, sizes: Mapping[int, tuple[float, float]]) -> ImageRecord:

@@ -35,6 +35,7 @@ class Comparison:
 
     def __init__(self, plans: Sequence[Plan], options: CompareOptions) -> None:
         self.plans, self.folder, self.options = plans, Path(options.output), options
+        self.metrics = {plan.script: self._metrics(plan.script) for plan in plans}  # fails for an unknown --metric
         self.cells_by_plan = [make_cells(plan) for plan in plans]
         self.cells = [cell for cells in self.cells_by_plan for cell in cells]
         # The names of two tasks can give the same folder, such as task "a-epochs3", and task "a" with epochs 3.
@@ -120,7 +121,7 @@ class Comparison:
     def _tasks(self, *, with_differences: bool) -> list[TaskComparison]:
         tasks = []
         for plan, cells in zip(self.plans, self.cells_by_plan, strict=True):
-            metrics = _metrics(plan.script)
+            metrics = self.metrics[plan.script]
             groups = group_runs([self._run(cell) for cell in cells], plan.axes())
             differences = _differences(groups, metrics) if with_differences else []
             tasks.append(TaskComparison(plan.task, metrics, groups, differences))
@@ -137,10 +138,14 @@ class Comparison:
     def _outcome(self, cell: Cell) -> str:
         """Return a line of text about a finished cell: its metrics, and the minutes that its training took."""
         run = self._run(cell)
-        shown = [(metric.title, metric.percent(run.results or {})) for metric in _metrics(cell.script).table]
+        shown = [(metric.title, metric.percent(run.results or {})) for metric in self.metrics[cell.script].table]
         minutes = run.minutes()
         took = [] if minutes is None else [f"{minutes:.1f} minutes"]
         return ", ".join([f"{title} {value:.2f}" for title, value in shown if value is not None] + took) or "done"
+
+    def _metrics(self, script: str) -> TaskMetrics:
+        metrics = TASK_METRICS[COMMANDS[script].task]
+        return metrics.by(self.options.metric) if self.options.metric else metrics
 
     def _create_folder(self) -> None:
         try:
@@ -149,10 +154,6 @@ class Comparison:
             raise UserError(
                 f"--output {self.folder}: cannot be created ({error.strerror}); name another folder"
             ) from None
-
-
-def _metrics(script: str) -> TaskMetrics:
-    return TASK_METRICS[COMMANDS[script].task]
 
 
 def _differences(groups: Sequence[Group], metrics: TaskMetrics) -> list[Difference]:

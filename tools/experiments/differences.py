@@ -95,10 +95,10 @@ def find_differences(groups: Sequence[Group], metric: Metric, *, resamples: int 
 
     Args:
         groups: groups of one task, all with the same axes.
-        metric: the primary metric of the task, which `tools.runs.scores.read_score` computes too.
+        metric: a metric that `tools.runs.scores.read_score` computes too.
         resamples: number of resamples of the validation images.
     """
-    scores = _ResampledScores(resamples)
+    scores = _ResampledScores(resamples, metric.key)
     result: list[Difference] = []
     for axis in groups[0].values if groups else ():
         # Collect the groups that differ on this axis only.
@@ -128,15 +128,15 @@ class _ResampledScore:
 class _ResampledScores:
     """Cache of the runs' scores on resampled images. Runs on the same images get the same resamples."""
 
-    def __init__(self, resamples: int) -> None:
-        self.resamples = resamples
+    def __init__(self, resamples: int, metric: str) -> None:
+        self.resamples, self.metric = resamples, metric
         self._known: dict[str, _ResampledScore | str] = {}
 
     def of(self, run: CellRun) -> _ResampledScore | str:
         """Return a run's scores on resampled images, or an error message if they cannot be computed."""
         if run.cell.name not in self._known:
             try:
-                score = read_score(RunFolder.read(run.folder))
+                score = read_score(RunFolder.read(run.folder), self.metric)
                 resampled = bootstrap.resampled(score.score, size=score.size, count=self.resamples)
                 self._known[run.cell.name] = _ResampledScore(score.digest, resampled)
             except UserError as error:

@@ -23,6 +23,8 @@ class CompareOptions:
         rehearse: before training, run a few steps of each cell, to see that it runs and how long it takes.
         table_only: train nothing; write the tables and charts of the existing runs.
         x: horizontal axis of the curves.
+        metric: metric by which runs are compared, as results.json names it, such as segm_AP for runs with masks; by
+            default the task's main metric.
     """
 
     output: str
@@ -34,6 +36,7 @@ class CompareOptions:
     rehearse: bool = True
     table_only: bool = False
     x: Literal["epochs", "iterations"] = "epochs"
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         require(self.jobs > 0, "jobs", self.jobs, "must be above 0")

@@ -17,9 +17,10 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import select
 from detection.data.folders import read_annotations
 from detection.options import DetectionDataOptions
-from tools.evaluation.detections import Detections
+from tools.evaluation.detections import Detections, with_masks
 from tools.evaluation.engines import HotcocoEngine
-from tools.evaluation.reading import CATEGORY, IMAGE, read_results
+from tools.evaluation.mask_truth import mask_truth
+from tools.evaluation.reading import CATEGORY, IMAGE, read_results, result_records, result_rows
 from tools.evaluation.summary import LIMIT, summarize
 from tools.runs.folder import RunFolder
 from tools.synthetic import shapes
@@ -72,6 +73,22 @@ class EvaluatedDetections:
         evaluation = engine.matching(Detections(rows), images, most)
         _require_same_ap(run, evaluation, annotations.path, most)
         return cls(run, annotations, indices, engine, rows, evaluation, most)
+
+    def masks(self) -> COCOeval:
+        """Match the masks of the run, and return hotcoco's evaluation.
+
+        Raises:
+            UserError: a detection or an object has no usable mask.
+        """
+        truth, path = self.annotations, self.run.folder / "detections.json"
+        without_mask = self.run.config.get("without_mask", "error")
+        engine = HotcocoEngine(mask_truth(truth.source, truth.image_sizes(), without_mask), masks=True)
+        records, where = result_records(path)
+        rows = result_rows(records, where, masks=True)
+        outlines = [record["segmentation"] for record in records]
+        found = with_masks(rows, outlines, engine.sizes, lambda index: f"{where}: result {index}")
+        found = found.select(np.isin(rows[:, CATEGORY], list(engine.categories)))
+        return engine.matching(found, self.images, self.most, "segm")
 
     @cached_property
     def images(self) -> list[int]:

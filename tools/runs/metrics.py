@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from backbones.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TaskMetrics:
         training: the primary metric on training images; None if the task does not measure it.
         further_curves: further metrics that a report shows as curves over the epochs, and in its summary.
         further_summary: further metrics that a report shows only in its summary.
+        alternatives: further metrics, by key, by which runs may be compared in place of `primary`.
     """
 
     validation: tuple[Metric, ...]
@@ -52,6 +55,21 @@ class TaskMetrics:
     training: Metric | None = None
     further_curves: tuple[Metric, ...] = ()
     further_summary: tuple[Metric, ...] = ()
+    alternatives: Mapping[str, tuple[Metric, ...]] = field(default_factory=dict)
+
+    def by(self, key: str) -> TaskMetrics:
+        """Return these metrics with another primary metric, and the metrics that belong to it.
+
+        Raises:
+            UserError: the task does not have this metric.
+        """
+        if key == self.primary.key:
+            return self
+        if key not in self.alternatives:
+            known = ", ".join([self.primary.key, *self.alternatives])
+            raise UserError(f"--metric {key}: the task is compared by {known}; choose one of these")
+        validation = self.alternatives[key]
+        return replace(self, validation=validation, axis=validation[0].title, training=None)
 
     @property
     def primary(self) -> Metric:
@@ -83,7 +101,20 @@ TASK_METRICS = {
     "detection": TaskMetrics(
         (Metric("AP", "AP %"), Metric("AP50", "AP50 %"), Metric("AP75", "AP75 %")),
         axis="AP (%)",
-        further_summary=(Metric("AR100", "AR100 %"),),
+        further_summary=(
+            Metric("AR100", "AR100 %"),
+            Metric("segm_AP", "mask AP %"),
+            Metric("segm_AP50", "mask AP50 %"),
+            Metric("segm_AP75", "mask AP75 %"),
+        ),
+        alternatives={
+            "segm_AP": (
+                Metric("segm_AP", "mask AP %"),
+                Metric("segm_AP50", "mask AP50 %"),
+                Metric("segm_AP75", "mask AP75 %"),
+                Metric("AP", "AP %"),
+            )
+        },
     ),
     "segmentation": TaskMetrics(
         (Metric("mIoU", "mIoU %"), Metric("pixel_accuracy", "pixel accuracy %")),

@@ -36,12 +36,17 @@ class ImageScore:
     score: Score
 
 
-def read_score(run: RunFolder) -> ImageScore:
+def read_score(run: RunFolder, metric: str | None = None) -> ImageScore:
     """Return a run's AP, mIoU or top-1 accuracy, depending on its task, as a function of image weights.
+
+    Args:
+        metric: "segm_AP" for the AP of masks; by default the primary metric of the run's task.
 
     Raises:
         UserError: if the run kept no predictions, or its data is missing.
     """
+    if metric == "segm_AP":
+        return _detection(run, masks=True)
     readers = {"detection": _detection, "segmentation": _segmentation, "classification": _classification}
     return readers[run.task](run)
 
@@ -64,9 +69,9 @@ def _known_mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _detection(run: RunFolder) -> ImageScore:
+def _detection(run: RunFolder, *, masks: bool = False) -> ImageScore:
     evaluated = EvaluatedDetections.read(run, data=None)
-    score = average_precision(evaluated.evaluation, evaluated.images)
+    score = average_precision(evaluated.masks() if masks else evaluated.evaluation, evaluated.images)
     return ImageScore(evaluated.digest, len(evaluated.images), score)
 
 

@@ -39,6 +39,7 @@ from tools.engine.measure import Measure
 from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.evaluation.evaluator import CocoEvaluator
+from tools.evaluation.mask_truth import mask_truth
 from tools.evaluation.summary import class_summary, format_table
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
@@ -170,14 +171,16 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         )
 
     def new_evaluator(self) -> CocoEvaluator:
-        truth = self.data.annotations
+        truth, masks = self.data.annotations, self.options.model.masks
+        source = truth.source if isinstance(truth.source, Path) else json.loads(truth.source)
         return CocoEvaluator(
-            truth.source if isinstance(truth.source, Path) else json.loads(truth.source),
+            mask_truth(truth.source, truth.image_sizes(), self.options.data.without_mask) if masks else source,
             category_ids=truth.categories.ids,
             image_ids=truth.image_ids[self.data.indices].tolist(),
             engine=self.options.data.evaluator,
             protocol=truth.protocol,
             max_detections=self.options.model.max_detections,
+            iou_types=("bbox", "segm") if masks else ("bbox",),
         )
 
     def predictor(self, model: nn.Module) -> Predictor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backbones.errors import UserError
 from tools.runs.metrics import TASK_METRICS, Metric
 
 
@@ -24,6 +25,15 @@ def test_each_place_shows_its_metrics():
     trained = [*top, "train_top1"]
     assert shown == {
         "classification": [top, trained, trained, trained],
-        "detection": [box, box, box, [*box, "AR100"]],
+        "detection": [box, box, box, [*box, "AR100", "segm_AP", "segm_AP50", "segm_AP75"]],
         "segmentation": [mask, mask, [*mask, "mean_accuracy"], [*mask, "mean_accuracy"]],
     }
+
+
+def test_runs_with_masks_can_be_compared_by_the_ap_of_masks():
+    metrics = TASK_METRICS["detection"].by("segm_AP")
+    assert metrics.primary.key == "segm_AP" and metrics.axis == "mask AP %"
+    assert [metric.key for metric in metrics.table] == ["segm_AP", "segm_AP50", "segm_AP75", "AP"]
+    assert TASK_METRICS["detection"].by("AP") is TASK_METRICS["detection"]
+    with pytest.raises(UserError, match="--metric segm_AP: the task is compared by mIoU; choose one of these"):
+        TASK_METRICS["segmentation"].by("segm_AP")

@@ -14,6 +14,8 @@ from pycocotools import mask as coco_mask
 import detection
 from backbones.errors import UserError
 from tools import export, predict, train_det
+from tools.runs.folder import RunFolder
+from tools.runs.scores import read_score
 
 TINY = (
     *("--config", Path(train_det.__file__).parents[1] / "detection/recipes/shapes.yaml"),
@@ -42,6 +44,16 @@ def test_a_run_with_masks_has_their_losses_and_pictures(mask_run: Path):
     results = json.loads((mask_run / "results.json").read_text())
     assert results["val_loss_mask"] > 0
     assert Image.open(mask_run / "samples.png").size[0] > 600
+
+
+def test_a_run_with_masks_is_scored_by_boxes_and_masks(mask_run: Path, small_shapes: Path):
+    results = json.loads((mask_run / "results.json").read_text())
+    assert {"AP", "segm_AP", "segm_AP50", "segm_APs", "segm_AR100"} <= results.keys()
+    assert all("segm_AP50" in entry for entry in results["per_class"].values())
+    rows = json.loads((mask_run / "detections.json").read_text())
+    assert rows and all(row["segmentation"]["size"] == [64, 64] for row in rows)
+    score = read_score(RunFolder.read(mask_run), "segm_AP")
+    assert score.score(np.ones(score.size)) == pytest.approx(results["segm_AP"], abs=1e-12)  # means of 101 values
 
 
 def test_a_loaded_detector_returns_masks_of_the_images_size(mask_run: Path, small_shapes: Path):
