@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from conftest import write_classes
+from conftest import ROOT, write_classes
 from exports import (
     EXPORTS,
     OBJECTS,
@@ -25,9 +25,14 @@ from exports import (
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
+from detection.data.convert import WritableLayout, convert
 from detection.data.folders import layout_of, open_split, read_annotations, splits_of
+from detection.data.layouts.known import BUILT_IN
+from detection.data.tool_writers import TOOL_WRITERS
 from detection.data.truth import Truth
+from detection.data.writers import WRITERS
 from detection.options import DetectionDataOptions
+from tools import convert_data
 
 
 def made(tmp_path: Path, name: str) -> Path:
@@ -332,3 +337,39 @@ def test_a_list_counts_images_without_labels_as_negatives(tmp_path: Path):
     data = read(root)
     assert data.file_names.tolist() == ["a.jpg", "b.png"] and data.empty().tolist() == [False, True]
     assert len(OBJECTS["a.jpg"]) == len(data.boxes) == label_lines("a.jpg").count("\n")
+
+
+# --- the page ---
+
+
+def table() -> dict[str, list[str]]:
+    """Return the cells of the table of layouts in docs/DATA.md: read, check, convert to, masks, and splits."""
+    page = (ROOT / "docs" / "DATA.md").read_text(encoding="utf-8")
+    rows = (line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 8)
+    return {cells[0].strip().strip("`"): [cell.strip() for cell in cells[2:]] for cells in rows}
+
+
+def test_the_page_lists_the_layouts_and_what_can_be_written():
+    assert list(table()) == sorted(BUILT_IN, key=list(table()).index) and set(table()) == set(BUILT_IN)
+    writers = {**WRITERS, **TOOL_WRITERS}
+    assert {name: cells[2] == "yes" for name, cells in table().items()} == {n: n in writers for n in BUILT_IN}
+    assert set(writers) == set(get_args(convert_data.WritableLayout)) == set(get_args(WritableLayout))
+    assert {cells[0] + cells[1] for cells in table().values()} == {"yesyes"}  # tests/detection/test_exports.py
+
+
+@pytest.mark.parametrize("layout", sorted({**WRITERS, **TOOL_WRITERS}))
+def test_masks_are_read_from_the_layouts_that_the_page_names(tmp_path: Path, layout: str):
+    root = made(tmp_path, "fiftyone-coco")
+    content = json.loads((root / "labels.json").read_text())
+    for record in content["annotations"]:
+        x, y, width, height = record["bbox"]
+        record["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
+    (root / "labels.json").write_text(json.dumps(content))
+    convert(root, tmp_path / "new", to=layout, splits={"train": "train"})
+    truth = open_split(tmp_path / "new", "train")
+    if table()[layout][3] == "yes":
+        data = CocoAnnotations.of(truth, without_mask="error")
+        assert data.masks is not None and len(data.masks.ends) == 3 + 1
+    else:
+        with pytest.raises(UserError, match="mask"):
+            CocoAnnotations.of(truth, without_mask="error")

@@ -98,7 +98,10 @@ def _home(root: Path) -> Path:
     """
     if (root / "Annotations").is_dir():
         return root
-    found = [path.parent for pattern in ("*/Annotations/", "VOCdevkit/*/Annotations/") for path in root.glob(pattern)]
+    patterns = (
+        ("*/Annotations/",) if root.name == "VOCdevkit" else ("VOC[12]*/Annotations/", "VOCdevkit/*/Annotations/")
+    )
+    found = [path.parent for pattern in patterns for path in root.glob(pattern)]
     found = sorted(path for path in found if (path / LISTS).is_dir())
     if len(found) > 1:
         names = ", ".join(str(path) for path in found)
