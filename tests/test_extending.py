@@ -27,7 +27,7 @@ BACKBONE = {"train_cls.py": "resnet20", "train_det.py": "resnet18", "train_seg.p
 
 
 def test_the_page_has_an_example_of_each_kind():
-    assert set(FILES) == {f"my_{kind}.py" for kind in ("backbone", "neck", "head", "layout", "augmentation")}
+    assert set(FILES) == {f"my_{kind}.py" for kind in ("backbone", "neck", "head", "layout", "classes", "augmentation")}
     assert {name for _, words in COMMANDS for name in re.findall(r"my_\w+\.py", words)} == set(FILES)
     assert {name: len(code.splitlines()) for name, code in FILES.items() if len(code.splitlines()) > 40} == {}
 
@@ -42,6 +42,7 @@ def folder(tmp_path: Path, small_shapes: Path) -> Path:
     (tmp_path / "my_data").mkdir()
     (tmp_path / "my_data" / "images").symlink_to(tmp_path / "classes" / "train" / "a")
     for split in ("train", "val"):
+        (tmp_path / "my_data" / f"{split}.txt").write_text("0.png cat\n1.png dog\n")
         (tmp_path / "my_data" / f"{split}.csv").write_text("0.png,2,3,20,24,cat\n1.png,0,0,9,9,dog\n")
     return tmp_path
 

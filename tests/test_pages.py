@@ -13,7 +13,7 @@ from conftest import ROOT
 from tools.cli.parsing import parse
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-KINDS = ("backbone", "neck", "head", "layout", "augmentation")  # of the plugins in EXTENDING.md
+KINDS = ("backbone", "neck", "head", "layout", "classes", "augmentation")  # of the plugins in EXTENDING.md
 SHIPPED = ("classification/", "detection/", "segmentation/")  # folders whose files the pages name
 
 
