@@ -20,6 +20,15 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].strip() if text else type(error).__name__
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun, in the plural unless the number is 1: "1 image", "2,000 boxes", "0 categories"."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{number:,} {noun}es"
+    return f"{number:,} {noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{number:,} {noun}s"
+
+
 def first_names(names: Sequence[str], most: int = 5) -> str:
     """Return at most `most` names as text, and the number of the others: "ant, bee and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.errors import counted
+
 # One row per image, as columns by name.
 COLUMNS = ("index", "label", "rank", "predicted", "confidence", "loss")
 Rows: TypeAlias = dict[str, np.ndarray]
@@ -172,14 +174,13 @@ def predictions_csv(rows: Rows, names: Sequence[str], classes: Sequence[str]) ->
 
 def format_table(results: Mapping[str, Any]) -> str:
     """Format the metrics of `TopK.compute()` as text: accuracy, error and the hardest classes."""
-    lines = [f"{results['images']} images"]
+    lines = [counted(results["images"], "image")]
     for name in ("top1", "top5"):
         if results[name] is not None:
             lines.append(f"{name}  {results[name]:7.2%}   error {1 - results[name]:7.2%}")
     if results.get("top1_present") is not None:
-        lines.append(
-            f"top1  {results['top1_present']:7.2%}   among the {results['classes_present']} classes with images"
-        )
+        present = counted(results["classes_present"], "class")
+        lines.append(f"top1  {results['top1_present']:7.2%}   among the {present} with images")
     recalls = {name: entry["recall"] for name, entry in results["per_class"].items()}
     known = {name: value for name, value in recalls.items() if value is not None}
     hardest = sorted(known, key=known.__getitem__)[:5]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.strips import strips_of_bitmaps
 
 Target = dict[str, Tensor]
@@ -68,7 +68,7 @@ def _check_shapes(target: Target, index: int) -> None:
     elif not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
         problem = f"`labels` is {_described(labels)}; expected an int64 tensor [N]"
     elif len(boxes) != len(labels):
-        problem = f"has {len(boxes)} boxes, but {len(labels)} labels; give each box one label"
+        problem = f"has {counted(len(boxes), 'box')}, but {counted(len(labels), 'label')}; give each box one label"
     if problem:
         raise UserError(f"{_name(target, index)}: {problem}")
 

@@ -10,6 +10,7 @@ import numpy as np
 from hotcoco.semantic import SemanticEval
 from torch import Tensor
 
+from backbones.errors import counted
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import WholeTargets
 
@@ -99,7 +100,7 @@ class LabelMetrics:
 
 def format_table(results: Mapping[str, Any]) -> str:
     """Format metrics as text: the means, then the IoU of each class."""
-    lines = [f"{results['images']} images"]
+    lines = [counted(results["images"], "image")]
     for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"):
         lines.append(f"{name:<24}{_percent(results[name])}")
     lines += [f"  {name:<22}{_percent(entry['IoU'])}" for name, entry in results["per_class"].items()]

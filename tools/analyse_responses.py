@@ -39,6 +39,8 @@ class ResponseOptions:
         data: folder with train/CLASS/*; absent: the built-in shapes.
         images: number of images in the batch.
         size: side of the images in pixels; absent: the run's crop size, or the first image's shorter side.
+        bits: bits that the values of 16-bit images use, 8 to 16; absent: those that the run recorded, else 16, and
+            images of small values are refused.
         seed: seed of the random weights.
     """
 
@@ -48,11 +50,13 @@ class ResponseOptions:
     data: str | None = None
     images: int = 128
     size: int | None = None
+    bits: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.images > 1, "images", self.images, "batch norm needs at least 2 for its statistics")
         require(self.size is None or self.size > 0, "size", self.size, "must be above 0")
+        require(self.bits is None or 8 <= self.bits <= 16, "bits", self.bits, "must be 8 to 16")
         require(self.seed >= 0, "seed", self.seed, "must be 0 or above")
         require(self.backbones or self.runs, "backbones", self.backbones, "name models, or run folders with --runs")
 
@@ -81,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = [
         state
         for model in models
-        for state in measure_model(model, data=data, images=options.images, size=options.size, seed=options.seed)
+        for state in measure_model(
+            model, data=data, images=options.images, size=options.size, bits=options.bits, seed=options.seed
+        )
     ]
     write_csv(folder / "responses.csv", measured)
     draw_responses(folder / "responses.png", measured)

@@ -19,7 +19,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.errors import require
+from backbones.errors import counted, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for split, shards in made.counts.items():
         others = describe_passed_over(made.passed_over[split])
         skipped = f"; files passed over: {others}" if others else ""
-        print(f"{split}: {sum(shards.values())} images in {len(shards)} shards{skipped}")
+        print(f"{split}: {counted(sum(shards.values()), 'image')} in {counted(len(shards), 'shard')}{skipped}")
     print(f"shards and {INDEX} are in {options.output}")
 
 

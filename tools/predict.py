@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.common.listing import describe_passed_over
-from backbones.errors import UserError, require
+from backbones.errors import UserError, counted, require
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -96,7 +96,8 @@ def report(summary: PredictionSummary, folder: Path) -> None:
         UserError: if an input could not be predicted.
     """
     done, failed = summary.images, len(summary.problems)
-    print(f"{done} images in {summary.seconds:.1f} s: {summary.images_per_second:.1f} images/s; {failed} inputs failed")
+    speed = f"{summary.seconds:.1f} s: {summary.images_per_second:.1f} images/s"
+    print(f"{counted(done, 'image')} in {speed}; {counted(failed, 'input')} failed")
     if others := describe_passed_over(summary.passed_over):
         print(f"files passed over: {others}")
     if summary.files:
@@ -104,11 +105,11 @@ def report(summary: PredictionSummary, folder: Path) -> None:
     for note in summary.notes:
         print(note)
     if summary.interrupted:
-        raise KeyboardInterrupt(f"interrupted: {done} images were predicted, the others were not")
+        raise KeyboardInterrupt(f"interrupted: predicted {counted(done, 'image')}, but not the others")
     if failed:
         raise UserError(
-            f"{failed} inputs failed and {done} images were predicted; fix or leave out the inputs that the errors "
-            "above name"
+            f"{counted(failed, 'input')} failed, and the command predicted {counted(done, 'image')}; fix or leave out "
+            "the inputs that the errors above name"
         )
 
 

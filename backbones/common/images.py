@@ -18,7 +18,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from backbones.common.bits import WHOLE_BITS, upper_bits
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 
 # A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
 Image: TypeAlias = Union[str, "os.PathLike[str]", PIL.Image.Image, np.ndarray, Tensor]
@@ -282,7 +282,7 @@ def _checked(pixels: Tensor, what: str, in_channels: int, any_floats: bool) -> T
     if pixels.ndim != 3 or not pixels.numel():
         raise UserError(f"{what}: has the shape {list(pixels.shape)}; expected [C, H, W] with at least one pixel")
     if pixels.shape[0] != in_channels:
-        raise UserError(f"{what}: has {pixels.shape[0]} channels; the model needs {in_channels}")
+        raise UserError(f"{what}: has {counted(pixels.shape[0], 'channel')}; the model needs {in_channels}")
     if pixels.dtype == torch.uint8:
         return pixels
     if not pixels.dtype.is_floating_point:

@@ -75,7 +75,7 @@ def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> Class
         )
     pairs = [(file, row.labels if table.multi_label else row.labels[0]) for file, row in found.items()]
     notes = [f"{repeated} repeated lines"] if repeated else []
-    notes += [f"WARNING: {len(absent)} images are missing"] if absent else []
+    notes += [f"WARNING: missing images: {len(absent)}"] if absent else []
     where = f"{table.path}" + ("" if table.split_column is None else f" ({split})")
     return ClassListing.of(root, pairs, where=where, multi_label=table.multi_label, notes=notes)
 

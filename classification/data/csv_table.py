@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from backbones.errors import UserError, first_names
+from backbones.errors import UserError, counted, first_names
 from classification.data.reading import Reading
 
 DELIMITERS = ",\t;"
@@ -69,8 +69,8 @@ class Table:
         for line, cells in rest:
             if len(cells) != len(header):
                 raise UserError(
-                    f"{path}: line {line} has {len(cells)} cells, but the first line names {len(header)} columns; "
-                    "fix the line, or put quotes around commas"
+                    f"{path}: line {line} has {counted(len(cells), 'cell')}, but the first line names {len(header)} "
+                    "columns; fix the line, or put quotes around commas"
                 )
         return cls(path, header, tuple(rest), options)
 

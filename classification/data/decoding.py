@@ -11,7 +11,7 @@ import numpy as np
 from backbones.common.datasets import ARRAY_SUFFIX
 from backbones.common.images import decode_image, read_file
 from backbones.common.shrinking import ShrinkFactor, reduction
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 
 
 def decode(
@@ -39,7 +39,7 @@ def decode(
         pixels = _decode_image(content, name, in_channels, bits, reduction(content, shrink) if shrink else 1)
     if pixels.shape[2] != in_channels:
         raise UserError(
-            f"{name}: has {pixels.shape[2]} channels, not {in_channels}; use --in-channels {pixels.shape[2]}"
+            f"{name}: has {counted(pixels.shape[2], 'channel')}, not {in_channels}; use --in-channels {pixels.shape[2]}"
         )
     if pixels.dtype == np.uint8:
         return pixels

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from backbones.common.datasets import IMAGE_SUFFIXES, Record, file_of_image, leads_out
 from backbones.common.listing import Listing, list_files
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.data.truth import Truth
 
 LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file
@@ -91,7 +91,7 @@ class ImageFinder:
     def describe(self, name: str) -> str:
         """Return how many files a name fits, for messages."""
         fitting = self.fitting(name)
-        return f"{len(fitting)} files ({', '.join(fitting[:3])})" if fitting else "no file"
+        return f"{counted(len(fitting), 'file')} ({', '.join(fitting[:3])})" if fitting else "no file"
 
 
 def use_fitting_files(truth: Truth, images: list[Record], *, present: Container[str], allow_outside: bool) -> None:

@@ -21,7 +21,7 @@ from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines
 from backbones.common.files import write_json
 from backbones.common.images import image_size
 from backbones.common.listing import describe_passed_over
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.data.layouts.voc import CORNERS, FURTHEST, KEPT, LISTS
 from detection.data.layouts.yolo import BEYOND
 from detection.data.truth import Truth, checked_names
@@ -47,8 +47,8 @@ class Writer(Protocol):
 
 def describe(split: str, truth: Truth, lost: Lost) -> str:
     """Return a line about a split that was written: its contents and what was left out."""
-    text = f"{split}: {len(truth.data['images'])} images, {len(truth.data['annotations'])} boxes"
-    text += "".join(f"; {count} {what}" for what, count in truth.all_notes().items())
+    text = f"{split}: {counted(len(truth.data['images']), 'image')}, {counted(len(truth.data['annotations']), 'box')}"
+    text += "".join(f"; {what}: {count}" for what, count in truth.all_notes().items())
     others = describe_passed_over(truth.passed_over)
     text += f"; files passed over: {others}" if others else ""
     missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backbones.common.colours import Colour, colour_of
 from backbones.common.datasets import listed_lines
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 
 IGNORE = 255  # label of pixels that count in no loss and no metric
 VOC_CLASSES = (
@@ -71,7 +71,7 @@ class Classes:
         rows = [row for row in rows if row[0].lower() != "void" or void is None]
         names = [name for name, _ in rows]
         if not 1 < len(names) < IGNORE:
-            raise UserError(f"{path}: lists {len(names)} classes; expected 2 to {IGNORE - 1}, one per line")
+            raise UserError(f"{path}: lists {counted(len(names), 'class')}; expected 2 to {IGNORE - 1}, one per line")
         duplicate = next((name for name in names if names.count(name) > 1), None)
         if duplicate:
             raise UserError(

@@ -23,7 +23,7 @@ from backbones.common.datasets import (
 )
 from backbones.common.images import MOST_PIXELS, complete_size, read_image
 from backbones.common.outlines import paint
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from segmentation.data.classes import IGNORE, VOC_CLASSES, Classes
 
 # COCO's names of the classes of Pascal VOC, in VOC's order.
@@ -191,7 +191,7 @@ def _classes(categories: Sequence[Record], chosen: Literal["all", "voc"], path: 
     if chosen == "all":
         if not 0 < len(ordered) < IGNORE:
             raise UserError(
-                f"{path}: has {len(ordered)} categories, but label maps can hold only 1 to {IGNORE - 1}; "
+                f"{path}: has {counted(len(ordered), 'category')}, but label maps can hold only 1 to {IGNORE - 1}; "
                 "use --classes voc, or change the file"
             )
         names = ["background", *(str(category["name"]) for category in ordered)]

@@ -136,7 +136,7 @@ HOSTILE = {
     "no column of images": ("photo,kind\na.png,7\n", r"no column names the images \(the first line has photo, kind\)"),
     "no column of classes": ("image\na.png\n", r"no column names the classes .* --label-column"),
     "no names of columns": ("a.png,7\nb.png,8\n", r"no column names the images .* image,label"),
-    "a short line": ("image,label\na.png\n", r"line 2 has 1 cells, but the first line names 2 columns"),
+    "a short line": ("image,label\na.png\n", r"line 2 has 1 cell, but the first line names 2 columns"),
     "an unquoted comma": ("image,label\na.png,ant, red\n", r"line 2 has 3 cells"),
     "no class": ("image,label\na.png,\n", r"line 2 has no class; fix the line"),
     "a path that leads out": ("image,label\n../a.png,7\n", r"line 2: '\.\./a\.png' leads out .* --allow-outside true"),
@@ -180,7 +180,7 @@ def test_paths_outside_and_missing_images_are_read_if_asked_for(tmp_path: Path):
     write(root / "x.csv", f"image,label\n{root / 'a.png'},7\n{outside},8\ngone.png,8\n")
     found = read_split(root, "train", Reading(allow_outside=True, keep_absent=True))
     assert labels(found) == {"a.png": "7", str(outside): "8", "gone.png": "8"}
-    assert found.notes == ("WARNING: 1 images are missing",) and found.absent() == ["gone.png"]
+    assert found.notes == ("WARNING: missing images: 1",) and found.absent() == ["gone.png"]
 
 
 def test_class_folders_come_before_a_csv_file_beside_them(tmp_path: Path):

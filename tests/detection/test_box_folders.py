@@ -343,7 +343,7 @@ def test_poses_are_read_as_their_boxes_and_counted(yolo: Path):
     data = read(yolo, "val")
     assert data.boxes.tolist() == [[15, 10, 45, 30]]
     assert data.notes == {"poses read as boxes, without their points": 1}
-    assert ("other notation", "1 poses read as boxes, without their points") in [
+    assert ("other notation", "poses read as boxes, without their points: 1") in [
         (p[0], p[3]) for p in problems("--data", yolo)
     ]
     (yolo / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: 17\n")

@@ -435,7 +435,7 @@ def test_median_frequency_weights() -> None:
 def test_class_lists(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     for text, words in {
-        "sky\n": "lists 1 classes",
+        "sky\n": "lists 1 class;",
         "sky 1 2 3\nroad\n": "only 1 of 2 classes have a colour",
         "sky 1 2 300\nroad 1 2 3\n": "line 1: colour 1 2 300 has a value above 255",
         "sky 1 2 3\nroad 1 2 3\n": "two lines have the colour 1 2 3",

@@ -196,6 +196,6 @@ def test_the_table_of_metrics() -> None:
     metrics = LabelMetrics(["a", "b"])
     metrics.update([torch.tensor([[0, 1, 1, 1]])], {"mask": [torch.tensor([[0, 0, 1, 255]])]})
     # a: 1 of 2 pixels; b: 1 of 2. Two of three labelled pixels are right; recalls are 1 / 2 and 1.
-    lines = ["1 images", "mIoU  50.00%", "pixel_accuracy  66.67%", "mean_accuracy  75.00%"]
+    lines = ["1 image", "mIoU  50.00%", "pixel_accuracy  66.67%", "mean_accuracy  75.00%"]
     lines += ["frequency_weighted_IoU  50.00%", "a  50.00%", "b  50.00%"]
     assert [line.split() for line in format_table(metrics.compute()).splitlines()] == [line.split() for line in lines]

@@ -116,7 +116,7 @@ def test_files_that_are_no_images_are_counted(data: Path, tmp_path: Path, capsys
     (data / "train" / "bee" / "deep").mkdir()
     (data / "train" / "bee" / "a.jpg").rename(data / "train" / "bee" / "deep" / "a.jpg")
     make_shards.main(["--data", str(data), "--output", str(tmp_path / "out")])
-    assert "train: 7 images in 1 shards; files passed over: 1 .txt" in capsys.readouterr().out
+    assert "train: 7 images in 1 shard; files passed over: 1 .txt" in capsys.readouterr().out
 
 
 def test_options_are_checked(script, tmp_path: Path):

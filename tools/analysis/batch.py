@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from backbones.base import Backbone
+from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import spread
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from classification.data.decoding import decode
 from classification.data.folders import ClassFolder
 from classification.data.items import collate, make_item
@@ -21,7 +22,9 @@ from tools.synthetic import crops
 LabelledPixels: TypeAlias = tuple[np.ndarray, int]  # pixels [H, W, C] and label
 
 
-def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Backbone) -> tuple[Tensor, Tensor, int]:
+def read_batch(
+    data: Path | None, count: int, *, size: int | None, backbone: Backbone, bits: int | None = None
+) -> tuple[Tensor, Tensor, int]:
     """Read training images without augmentation, spread evenly over the classes.
 
     Args:
@@ -29,18 +32,22 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
         count: number of images.
         size: side of the images in pixels; None for the shorter side of the first image.
         backbone: determines the channels and the normalisation of the images.
+        bits: bits that the values of 16-bit images use; None if nobody named them, and small values are refused.
 
     Returns:
         Images `[count, C, size, size]` as a classification model takes them, labels `[count]`, and the number of
         classes.
 
     Raises:
-        UserError: if there are too few images, or an image does not decode.
+        UserError: if there are too few images, an image does not decode, or 16-bit images have small values and no
+            `bits`.
     """
     data = crops.prepare() if data is None else data
-    images, classes = _read_images(data, count, backbone.in_channels)
+    images, classes = _read_images(data, count, backbone.in_channels, bits)
     if len(images) < count:
-        raise UserError(f"{data}: has {len(images)} training images, fewer than --images {count}; lower --images")
+        raise UserError(
+            f"{data}: has {counted(len(images), 'training image')}, fewer than --images {count}; lower --images"
+        )
     size = size or min(images[0][0].shape[:2])
     views = Views("center", size, size, Normalise(backbone.mean, backbone.std))
     items = [make_item(views(pixels), label=label, index=index) for index, (pixels, label) in enumerate(images)]
@@ -48,11 +55,12 @@ def read_batch(data: Path | None, count: int, *, size: int | None, backbone: Bac
     return batch, targets["label"], classes
 
 
-def _read_images(data: Path, count: int, in_channels: int) -> tuple[list[LabelledPixels], int]:
+def _read_images(data: Path, count: int, in_channels: int, bits: int | None) -> tuple[list[LabelledPixels], int]:
     """Read `count` images, spread evenly over the classes. Also return the number of classes."""
     files = ClassFolder(read_split(data, "train"), None, in_channels=in_channels)
+    require_bits([files.path(row) for row in range(len(files))], bits)
     images = []
     for row in spread(len(files), count):
         path = files.path(row)
-        images.append((decode(path.read_bytes(), str(path), in_channels), int(files.labels[row])))
+        images.append((decode(path.read_bytes(), str(path), in_channels, bits or WHOLE_BITS), int(files.labels[row])))
     return images, len(files.classes)

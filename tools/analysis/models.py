@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from backbones.common.files import JsonObject
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from classification.model import Classifier
 from classification.options import ClassifierOptions
 from classification.trained import build_from_options
@@ -31,7 +31,7 @@ class AnalysedModel:
         weights: file of its trained weights; None for a model that has only random weights.
         classes: number of classes that it was trained on; None for the number of classes of the data.
         trained_input: the input that it was trained on, as far as its file has it: `in_channels`, `crop_size`, `mean`,
-            `std`.
+            `std`, `bits`.
     """
 
     name: str
@@ -66,7 +66,7 @@ def trained_model(folder: Path) -> AnalysedModel:
 
 
 def measure_model(
-    model: AnalysedModel, *, data: Path | None, images: int, size: int | None, seed: int
+    model: AnalysedModel, *, data: Path | None, images: int, size: int | None, bits: int | None, seed: int
 ) -> list[MeasuredModel]:
     """Measure the responses of a model with random weights and, for a trained model, also with its trained weights.
 
@@ -74,6 +74,7 @@ def measure_model(
         data: folder with train/CLASS/*; None for the built-in shapes.
         images: number of images in the batch.
         size: side of the images in pixels; None for the model's crop size, or the shorter side of the first image.
+        bits: bits that the values of 16-bit images use, unless the run recorded them.
         seed: seed of the random weights.
 
     Raises:
@@ -81,11 +82,13 @@ def measure_model(
     """
     backbone = build(model, model.classes or 1, seed=seed).backbone
     size = size or model.trained_input.get("crop_size")
-    batch, labels, classes = read_batch(data, images, size=size, backbone=backbone)
+    batch, labels, classes = read_batch(
+        data, images, size=size, backbone=backbone, bits=model.trained_input.get("bits", bits)
+    )
     if model.classes not in (None, classes):
         raise UserError(
-            f"{model.name}: was trained on {model.classes} classes, but the data ({data or 'the built-in shapes'}) "
-            f"has {classes}; name the model's own data with --data"
+            f"{model.name}: was trained on {counted(model.classes or 0, 'class')}, but the data "
+            f"({data or 'the built-in shapes'}) has {classes}; name the model's own data with --data"
         )
     net = build(model, classes, seed=seed)
     measured = [MeasuredModel(model.name, INITIAL, measure(net, batch, labels))]

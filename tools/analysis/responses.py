@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 
 
 @dataclass
@@ -50,7 +50,9 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor) -> list[Response]:
         UserError: for fewer than two images, or a model whose convolutions are not called as modules.
     """
     if len(images) < 2:
-        raise UserError(f"{len(images)} images: batch norm needs at least 2 images for its statistics; raise --images")
+        raise UserError(
+            f"{counted(len(images), 'image')}: batch norm needs at least 2 images for its statistics; raise --images"
+        )
     model = copy.deepcopy(model).train()
     with _ResponseHooks(model) as hooks:
         loss = F.cross_entropy(model(images).float(), labels)

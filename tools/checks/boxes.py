@@ -12,7 +12,7 @@ import numpy as np
 from backbones.common.datasets import IMAGE_SUFFIXES, LARGEST_NUMBER, leads_out, read_coco
 from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, list_files
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.data.annotations import SMALLEST_SIDE
 from detection.data.file_names import ImageFinder, fitting_file, is_file_in, is_foreign
 from detection.data.folders import file_layout, open_file, open_split
@@ -109,7 +109,7 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     if truth.layout.startswith("coco"):
         Outlines(annotations.records, rows, sizes, boxes).check(annotations.add)
     for what, count in truth.notes.items():
-        report.add("other notation", split, file=str(path), text=f"{count} {what}")
+        report.add("other notation", split, file=str(path), text=f"{what}: {count}")
     if others := describe_passed_over(truth.passed_over):
         report.add("passed over", split, file=str(truth.folder), text=f"files that are not read: {others}")
     found = _image_files(images, names, sizes, truth, allow_outside)
@@ -145,7 +145,7 @@ def report_unnamed(splits: Iterable[SplitImages], report: CheckReport) -> None:
         split = next(each.split for each in found if each.folder == folder)
         others = [file for file in list_files(folder, IMAGE_SUFFIXES).files if os.path.realpath(file) not in named]
         if others:
-            text = f"{len(others)} images that no record names, such as {others[0].relative_to(folder)}"
+            text = f"{counted(len(others), 'image')} that no record names, such as {others[0].relative_to(folder)}"
             report.add("unnamed image", split, file=str(folder), text=text)
 
 

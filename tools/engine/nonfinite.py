@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.engine import checkpoint
 from tools.engine.batches import Images, Losses, Targets, image_ids
 from tools.engine.optim import gradient_norm
@@ -165,4 +165,4 @@ def _boxes(targets: Targets) -> str:
         return ""
     sides = torch.cat([box[:, 2:] - box[:, :2] for box in boxes]).float()
     span = f", sides of {sides.min():.4g} to {sides.max():.4g} pixels" if len(sides) else ""
-    return f"; {len(sides)} boxes{span}"
+    return f"; {counted(len(sides), 'box')}{span}"

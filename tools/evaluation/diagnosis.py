@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from backbones.common.coco import InstancesFile
+from backbones.errors import counted
 from tools.evaluation.overlaps import iou, pairs
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, H, W, X, Y
 from tools.evaluation.shifts import category_hint, some, unknown_hint
@@ -106,7 +107,7 @@ def crowded_warning(crowded: Mapping[tuple[int, int], int], categories: Mapping[
         return None
     (image, category), count = max(crowded.items(), key=lambda entry: entry[1])
     images = len({key for key, _ in crowded})
-    text = f"image {image} has {count} objects of class {categories[category]}"
+    text = f"image {image} has {counted(count, 'object')} of class {categories[category]}"
     text += f" ({images} such images)" if images > 1 else ""
     return f"{text}, but only the {most} best detections of an image and class count; raise --max-detections"
 

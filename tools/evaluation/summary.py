@@ -8,6 +8,8 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from backbones.errors import counted
+
 IouType = Literal["bbox", "segm", "boundary"]  # what the IoU compares: boxes, masks, or masks and their boundaries
 PREFIXES: dict[IouType, str] = {"bbox": "", "segm": "segm_", "boundary": "boundary_"}  # of metrics' names in results
 TITLES: dict[IouType, str] = {"bbox": "boxes", "segm": "masks", "boundary": "mask boundaries"}
@@ -33,6 +35,7 @@ AR_METRICS: dict[str, tuple[int | None, str]] = {  # detections per image and cl
     "ARm": (None, "medium"),
     "ARl": (None, "large"),
 }
+COUNTS = {"images": "image", "boxes": "box", "detections": "detection"}  # in the first line of the table
 FEW_CLASSES = 5  # most frequent and worst ones that are printed after a run
 METRICS = (*AP_METRICS, *AR_METRICS)
 
@@ -141,7 +144,7 @@ def format_table(results: Mapping[str, Any], *, per_class: bool = False) -> str:
     """
     names = metric_names(results.get("max_detections", LIMIT))
     lines = [
-        f"{results['images']} images, {results['boxes']} boxes, {results['detections']} detections",
+        ", ".join(counted(results[key], noun) for key, noun in COUNTS.items()),
         "  ".join(f"{name:>5}" for name in names),
     ]
     ious = iou_types_of(results)

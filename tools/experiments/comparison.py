@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell, make_cells
 from tools.experiments.charts import draw_costs, draw_differences, draw_learning
@@ -58,7 +58,7 @@ class Comparison:
         states = [(cell, read_state(cell, self.folder / cell.name)) for cell in self.cells]
         width = max(len(cell.name) for cell in self.cells)
         scripts = ", ".join(dict.fromkeys(plan.script for plan in self.plans))
-        print(f"{scripts}, {len(self.cells)} cells in {self.folder}")
+        print(f"{scripts}, {counted(len(self.cells), 'cell')} in {self.folder}")
         words = {"done": "done", "resume": "to resume", "begin": "to do"}
         for cell, state in states:
             print(f"  {cell.name:<{width}}  {words[state]}")

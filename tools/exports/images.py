@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.listing import list_files
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from backbones.trained import find
 from tools.exports.options import LEAST_CHECKED, ExportOptions
 from tools.synthetic import crops, shapes
@@ -49,7 +49,7 @@ def image_files(folder: Path, count: int) -> list[Path]:
     found = held_out or found
     if len(found) < LEAST_CHECKED:
         raise UserError(
-            f"--images {folder}: holds {len(found)} images, but the check of an exported file needs at "
+            f"--images {folder}: holds {counted(len(found), 'image')}, but the check of an exported file needs at "
             f"least {LEAST_CHECKED} real images; name another folder with --images"
         )
     step = max(1, len(found) // count)

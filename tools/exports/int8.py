@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import box_iou
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.exports.exportable import Exportable, Inputs
 from tools.exports.files import latencies, run_onnx
 from tools.exports.trial import run_alone, save_inputs
@@ -88,7 +88,7 @@ class Int8Report:
             "ms an image": " -> ".join(f"{ms:.2f}" for ms in self.ms),
             "agreement": "unknown: no image has an answer to compare"
             if self.agreement is None
-            else f"{self.agreement:.2%} of {self.images} images",
+            else f"{self.agreement:.2%} of {counted(self.images, 'image')}",
         }
         return found if self.top1 is None else found | {"top-1": " -> ".join(f"{each:.2%}" for each in self.top1)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from backbones.errors import first_names
+from backbones.errors import counted, first_names
 from backbones.trained import TrainedFile
 from tools.engine.checkpoint import write_safetensors
 from tools.runs.metrics import TASK_METRICS
@@ -62,9 +62,8 @@ def _data(trained: TrainedFile) -> str:
     names = trained.meta.get("classes") or trained.meta.get("category_names") or []
     data = public(trained.config.get("data")) or "built-in shapes"
     shown = first_names(names, SHOWN_CLASSES)
-    return (
-        f"Trained on `{data}`, {len(names)} classes: {shown}.\n\nInput: `{json.dumps(public(trained.meta['input']))}`"
-    )
+    classes = counted(len(names), "class")
+    return f"Trained on `{data}`, {classes}: {shown}.\n\nInput: `{json.dumps(public(trained.meta['input']))}`"
 
 
 def _recipe(trained: TrainedFile) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backbones.common.files import atomic_file
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.exports import files, int8
 from tools.exports.exportable import Exportable, Inputs
 from tools.exports.images import image_files, image_folder
@@ -61,7 +61,7 @@ def _write(
         checked = files.compare(exportable, run, items[: options.checked], where=where)
     else:
         checked = exportable.check(run, list(images[: options.checked]), where)
-    found |= {"checked on": f"{min(options.checked, len(items))} images", **checked.found}
+    found |= {"checked on": counted(min(options.checked, len(items)), "image"), **checked.found}
     found |= {"difference": f"{checked.difference:.1e}"}
     return found if options.int8 == "no" else found | _quantise(path, plain, exportable, options, images, items).lines()
 

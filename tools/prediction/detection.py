@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.files import JsonObject, write_json
+from backbones.errors import counted
 from detection.draw import draw_detections
 from detection.runs import strips_of_codes
 from detection.tiles import Tiles, detect_in_tiles
@@ -81,7 +82,10 @@ class DetectionPrediction:
         rows = sorted(self.rows, key=lambda row: (row["image_id"], -row["score"]))
         write_json(folder / "predictions.json", rows, indent=None)
         write_json(folder / "images.json", {"images": images, "categories": categories}, indent=None)
-        return [f"predictions.json ({len(rows)} boxes, COCO's results format)", "images.json (images and categories)"]
+        return [
+            f"predictions.json ({counted(len(rows), 'box')}, COCO's results format)",
+            "images.json (images and categories)",
+        ]
 
 
 def _coco_rows(found: Detections, number: int) -> list[JsonObject]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from hotcoco.metrics import calibration_curve, calibration_error
 
+from backbones.errors import counted
 from tools.reports.cells import (
     blocks_by_run,
     count_cell,
@@ -183,7 +184,9 @@ def changed_section(found: Sequence[ClassPredictions], *, data: str | None, numb
             items = [_changed_item(root, first, other, int(index)) for index in order]
             if items:
                 note = "Images with the highest confidence in both runs first."
-                blocks.append(Gallery(f"{title} by {other.run.name}: {len(indices):,} images", items, note, small=True))
+                blocks.append(
+                    Gallery(f"{title} by {other.run.name}: {counted(len(indices), 'image')}", items, note, small=True)
+                )
         parts.append((f"{other.run.name} against {first.run.name}", blocks or [Paragraph("No image changed.")]))
     text = (
         f"Compared with {first.run.name}: a fixed image was wrong and is now correct, a broken image was correct and "
@@ -209,7 +212,7 @@ def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *,
     for title, order in _ranked(predictions):
         if len(order):
             items = [_item(root, predictions, int(index)) for index in order[:number]]
-            blocks.append(Gallery(title + of_run, items, f"{len(order):,} images in all.", small=True))
+            blocks.append(Gallery(title + of_run, items, f"{counted(len(order), 'image')} in all.", small=True))
     return blocks
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tools.runs.outcomes import Box
 
 LETTER, LINE, BASELINE = 0.6, 1.2, 0.95  # width of a letter, height and baseline of a line, in font sizes
-EDGES = 130  # longer side of an image divided by the width of a box's edge, on a page of usual width
+EDGES = 130  # width of an image divided by that of a box's edge, on a page of usual width
 MarkStyle: TypeAlias = Literal["correct", "false-positive", "missed", "found", "ignored"]
 
 
@@ -155,8 +155,8 @@ class PageImage:
 
     @property
     def label_size(self) -> float:
-        """Font size of the labels in pixels of the image, so that labels look the same on images of all sizes."""
-        return max(self.width, self.height * 1.2) / 26
+        """Font size of the labels in pixels of the image; a gallery shows all images at one width."""
+        return self.width / 24
 
     @property
     def label_places(self) -> dict[int, tuple[float, float]]:
@@ -169,7 +169,7 @@ class PageImage:
         boxes[:, 2:] += boxes[:, :2]
         texts = [len(self.marks[index].label) for index in labelled]
         sizes = [(LETTER * self.label_size * letters, LINE * self.label_size) for letters in texts]
-        line = max(self.width, self.height) / EDGES
+        line = self.width / EDGES
         places = place_labels(boxes, np.array(sizes), (self.width, self.height), line)
         return {index: (x, y + BASELINE * self.label_size) for index, (x, y) in zip(labelled, places, strict=True)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.runs.folder import RunFolder
 
 
@@ -73,8 +73,8 @@ class ClassPredictions:
             raise _malformed(path, error) from None
         if len(rows) != run.results["images"]:
             raise UserError(
-                f"{path}: holds {len(rows)} images, but results.json has {run.results['images']}; evaluate again with "
-                "--eval-only --resume"
+                f"{path}: holds {counted(len(rows), 'image')}, but results.json has {run.results['images']}; evaluate "
+                "again with --eval-only --resume"
             )
         return cls(run, names, classes, truth, predicted, confidence, rank, loss)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbones.common.files import JsonObject
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import select
 from detection.data.folders import read_annotations
@@ -138,7 +138,7 @@ def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int],
     rows = read_results(path)
     elsewhere = int((~np.isin(rows[:, IMAGE], images)).sum())
     if elsewhere or len(images) != run.results["images"]:
-        what = f"it has {len(images)} images, results.json {run.results['images']}"
+        what = f"it has {counted(len(images), 'image')}, results.json {run.results['images']}"
         what += f"; {elsewhere} detections are on images that it does not have" if elsewhere else ""
         raise UserError(
             f"{annotations}: {run.folder} was evaluated on other data ({what}); name the run's data with --data"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.errors import UserError, require
+from backbones.errors import UserError, counted, require
 from backbones.weights.hub import resolve
 from classification.balance import balanced_repeats, class_weights
 from classification.data.folder_source import classes_of
@@ -143,8 +143,9 @@ class ClassificationTask:
     def plan(self, options: TrainClassifierOptions, data: ImageSource, model: Classifier, meta: Meta) -> TaskPlan:
         asked, sizes = options.data, meta["input"]
         crop, resize = sizes["crop_size"], sizes["resize_size"]
-        train = f"{data.train_size} images, {data.in_channels} channels, augment {asked.augment}, crop {crop}"
-        val = f"{data.val_size} images, {describe_views(asked.test_crops, crop, resize)}"
+        shape = f"{counted(data.train_size, 'image')}, {counted(data.in_channels, 'channel')}"
+        train = f"{shape}, augment {asked.augment}, crop {crop}"
+        val = f"{counted(data.val_size, 'image')}, {describe_views(asked.test_crops, crop, resize)}"
         return TaskPlan(
             model=f"{options.model.backbone}, weights {options.model.weights}",
             classes=len(data.classes),

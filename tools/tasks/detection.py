@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
-from backbones.errors import UserError, first_names
+from backbones.errors import UserError, counted, first_names
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CocoAnnotations
@@ -308,11 +308,12 @@ def _other_settings(options: DetectorOptions) -> str:
 def describe_split(data: CocoDetection) -> str:
     """Count images and boxes of a split."""
     truth, rows = data.annotations, data.indices
-    text = f"{len(data)} images, {int((truth.offsets[rows + 1] - truth.offsets[rows]).sum())} boxes"
+    boxes = int((truth.offsets[rows + 1] - truth.offsets[rows]).sum())
+    text = f"{counted(len(data), 'image')}, {counted(boxes, 'box')}"
     text += f", {int(truth.empty()[rows].sum())} without objects"
     if truth.clipped or truth.dropped:
-        text += f"; {truth.clipped} boxes clipped to their image, {truth.dropped} boxes without area dropped"
-    text += "".join(f"; {count} {what}" for what, count in truth.notes.items())
+        text += f"; boxes clipped to their image: {truth.clipped}, boxes without area dropped: {truth.dropped}"
+    text += "".join(f"; {what}: {count}" for what, count in truth.notes.items())
     others = describe_passed_over(truth.passed_over)
     text += f"; files passed over: {others}" if others else ""
     present = set(truth.objects(rows)[1].tolist())
@@ -330,7 +331,7 @@ def _crowded_note(data: CocoDetection, most: int) -> str:
     images = int((objects > most).sum())
     if not images:
         return ""
-    return f"; WARNING: {images} images have more than {most} objects (up to {objects.max()}); raise --max-detections"
+    return f"; WARNING: images with more than {most} objects: {images} (up to {objects.max()}); raise --max-detections"
 
 
 def _with_strips(found: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
 from segmentation.data.folders import open_source
 from segmentation.data.statistics import LabelStatistics, measure_labels
@@ -205,7 +205,7 @@ def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -
 
 def _described(data: Segmentation) -> str:
     others = describe_passed_over(data.source.passed_over)
-    text = f"{len(data)} images" + "".join(f"; {count} {what}" for what, count in data.source.notes.items())
+    text = counted(len(data), "image") + "".join(f"; {what}: {count}" for what, count in data.source.notes.items())
     return f"{text} ({data.source.where}{f'; files passed over: {others}' if others else ''})"
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.data.layouts.sniffing import head_of
 from detection.data.truth import read_text
 
@@ -31,7 +31,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             continue
         if len(cells) != len(header):
             raise UserError(
-                f"{path}: line {number}: has {len(cells)} cells, but the header has {len(header)}; fix the line"
+                f"{path}: line {number}: has {counted(len(cells), 'cell')}, but the header has {len(header)}; fix the "
+                "line"
             )
         yield number, dict(zip(header, cells, strict=True))
 

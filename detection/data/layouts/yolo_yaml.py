@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from backbones.common.datasets import Record, is_text
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from detection.data.truth import checked_names, read_text
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -90,8 +90,8 @@ class DataYaml:
         count = self.content.get("nc", len(names))
         if count != len(names):
             raise UserError(
-                f"{self.path}: `nc` is {str(count)[:40]}, but `names` lists {len(names)} classes; fix one of the two "
-                "entries"
+                f"{self.path}: `nc` is {str(count)[:40]}, but `names` lists {counted(len(names), 'class')}; fix "
+                "one of the two entries"
             )
         return checked_names(self.path, [str(name) for name in names])
 

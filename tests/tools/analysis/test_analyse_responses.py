@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -85,19 +86,40 @@ def test_images_come_from_every_class(folder: Path):
     assert grey.shape == (2, 1, 4, 4)
 
 
+def test_16_bit_images_are_read_with_the_bits_that_the_run_recorded(tmp_path: Path):
+    """Values up to 4095 of 12 bits: 4095 >> 4 = 255; with all 16 bits, they would be nearly black and are refused."""
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "train" / name / "0.png"), np.full((32, 32, 3), 4095, np.uint16))
+    backbone = backbones.build("resnet20", weights=None)
+    assert read_batch(tmp_path, 2, size=None, backbone=backbone, bits=12)[0].unique().tolist() == [255]
+    words = ["--data", str(tmp_path), "--images", "2", "--size", "32"]
+    with pytest.raises(UserError, match="name the bits that the values use, such as --bits 12"):
+        analyse_responses.main(["--backbones", "plain20", *words, "--output", str(tmp_path / "x")])
+    run, old = save_run(tmp_path / "r20", 2, bits=12), save_run(tmp_path / "old", 2)
+    analyse_responses.main(["--runs", str(run), *words, "--output", str(tmp_path / "recorded")])
+    analyse_responses.main(["--runs", str(old), *words, "--bits", "12", "--output", str(tmp_path / "named")])
+    rows = [list(csv.DictReader((tmp_path / out / "responses.csv").open())) for out in ("recorded", "named")]
+    recorded, named = ([row["std"] for row in each if row["state"] == "initial"] for each in rows)
+    assert recorded == named and len(named) == 19
+
+
 def test_the_built_in_shapes(folder: Path, monkeypatch):
     monkeypatch.setattr("tools.synthetic.crops.prepare", lambda: folder)
     images, _, classes = read_batch(None, 4, size=32, backbone=backbones.build("resnet20", weights=None))
     assert (images.shape, classes) == ((4, 3, 32, 32), 3)
 
 
-def save_run(path: Path, classes: int) -> Path:
+def save_run(path: Path, classes: int, **trained_input: int) -> Path:
     """Save a trained run: a model whose norms all scale by 2."""
     net = classification.build("resnet20", classes, weights=None)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 2.0)
-    header = {"config": json.dumps({"backbone": "resnet20", "in_channels": 3, "norm": "batch", "epochs": 1})}
+    header = {
+        "config": json.dumps({"backbone": "resnet20", "in_channels": 3, "norm": "batch", "epochs": 1}),
+        "meta": json.dumps({"input": trained_input}),
+    }
     write_safetensors(path / "model.safetensors", net.state_dict(), header)
     return path
 

@@ -286,7 +286,7 @@ def test_images_that_no_record_of_either_split_names_are_counted(clean: CocoFold
     result = found("--data", clean.root)
     assert result["clean"]
     assert [problem["text"] for problem in result["problems"] if problem["kind"] == "unnamed image"] == [
-        "1 images that no record names, such as other.JPG"
+        "1 image that no record names, such as other.JPG"
     ]
     # Two splits may share their folder.
     val = json.loads(clean.annotations("val").read_text())

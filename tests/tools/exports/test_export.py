@@ -189,7 +189,7 @@ def test_few_or_absent_images_are_refused(cls: Path, pictures: Path, tmp_path: P
     few = tmp_path / "few"
     few.mkdir()
     shutil.copy(next(pictures.rglob("*.jpg")), few / "one.jpg")
-    with pytest.raises(UserError, match="holds 1 images"):
+    with pytest.raises(UserError, match="holds 1 image,"):
         exported(cls, tmp_path / "net.onnx", "--images", few)
     with pytest.raises(UserError, match="no such run folder"):
         exported(tmp_path / "nothing", tmp_path / "net.onnx")

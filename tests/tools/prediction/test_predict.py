@@ -304,7 +304,7 @@ def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monke
         return found(self, contents)
 
     monkeypatch.setattr(DetectionPrediction, "predict", stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt, match="interrupted: 2 images were predicted"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted: predicted 2 images, but"):
         run(tiny_runs["det"], folder, "--batch-size", 1, out=tmp_path / "o")
     assert [image["id"] for image in read_json(tmp_path / "o/images.json")["images"]] == [1, 2]
     assert {row["image_id"] for row in read_json(tmp_path / "o/predictions.json")} == {1, 2}
@@ -351,7 +351,7 @@ def test_arrays_are_for_classifiers(task: str, tiny_runs: dict[str, Path], tmp_p
     np.save(tmp_path / "x.npy", np.zeros((8, 8, 3), np.uint8))
     Image.new("RGB", (64, 64)).save(tmp_path / "y.png")
     words = ["--run", str(tiny_runs[task]), str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "0"]
-    with pytest.raises(UserError, match="1 inputs failed and 1 images were predicted"):
+    with pytest.raises(UserError, match="1 input failed, and the command predicted 1 image;"):
         predict.main(words)
     assert "x.npy: is an array, which only classifiers can read" in capsys.readouterr().err
 

@@ -188,7 +188,7 @@ def test_classification_tables(tmp_path: Path):
     rows = {row[0]: row[1:] for row in shown.table("b against a")}
     assert rows["top1"][:3] == ["50.0", "75.0", "+25.0"]
     assert rows["nll"][:3] == ["0.8250", "0.5250", "\N{MINUS SIGN}0.3000"]  # (1.9 - 0.7) / 4
-    assert "Fixed by b: 1 images" in shown.text and "Broken by" not in shown.text
+    assert "Fixed by b: 1 image" in shown.text and "Broken by" not in shown.text
     assert shown.table("a: most frequent confusions") == [["ant", "bee", "1", "50.0"], ["bee", "ant", "1", "50.0"]]
     # Confidences .9, .8, .7, .6, each alone in its bin: right, wrong, right, wrong: gaps .1, .8, .3, .6
     assert shown.table("Calibration in percent")[0] == ["a", "45.0", "80.0", "75.0", "50.0"]

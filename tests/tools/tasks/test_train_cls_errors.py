@@ -169,7 +169,7 @@ def test_a_part_of_the_classes_can_be_measured(capsys, data: Path, weights: Path
     assert (found["top1_present"], found["classes_present"]) == (1, 1)  # cow is the only class that is left
     printed = capsys.readouterr().out
     assert f"({data / 'val'}); no image of ant\n" in printed
-    assert "top1  100.00%   among the 1 classes with images" in printed
+    assert "top1  100.00%   among the 1 class with images" in printed
 
 
 def test_a_finished_run_is_not_overwritten(capsys, data: Path, tmp_path: Path):
