@@ -1,4 +1,4 @@
-"""Benchmark of COCO's box metrics: time and memory of our code, pycocotools and faster-coco-eval."""
+"""Benchmark of COCO's metrics of boxes or masks: time and memory of our code, pycocotools and faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from backbones.errors import UserError
 from tools.benchmarks.machine import Machine
@@ -23,17 +23,18 @@ from tools.benchmarks.peak import in_fresh_process, peak, restart_peak
 from tools.benchmarks.rounds import ratio, rotated
 from tools.benchmarks.settings import OURS
 from tools.evaluation import CocoEvaluator
-from tools.evaluation.summary import METRICS
+from tools.evaluation.summary import METRICS, PREFIXES
 from tools.synthetic.coco_results import write_synthetic
 
 NOTES = (
-    "Each library reads two JSON files (truth and detections, boxes only) and computes the twelve metrics, in a fresh "
+    "Each library reads two JSON files (truth and detections) and computes the twelve metrics, in a fresh "
     "process that has loaded the library and scored a few images before. `time / ours` is the library's time divided "
     "by ours, computed within each round; the table shows the median over the rounds. `memory / ours` is the "
     "library's peak divided by ours. MB is the peak beyond the memory that the process held before. `of copy rate` is "
     "the rate of the files' bytes as a fraction of the machine's measured rate of copying. AP is each library's own; "
     "results.json has the largest difference of any of the twelve metrics from ours.",
 )
+Kind: TypeAlias = Literal["bbox", "segm"]
 MODULES = {OURS: "hotcoco", PYCOCOTOOLS: "pycocotools", FASTER: "faster_coco_eval"}
 
 
@@ -85,22 +86,24 @@ class EvaluateBenchmark:
         """In each round, let each library compute the metrics once; then yield a report of all rounds so far."""
         runs: dict[str, list[Scoring]] = {library: [] for library in self.libraries}
         with tempfile.TemporaryDirectory() as folder:
-            truth, detections = write_synthetic(Path(folder), self.options.images, self.options.detections, seed=0)
+            truth, detections = write_synthetic(
+                Path(folder), self.options.images, self.options.detections, seed=0, masks=self.options.iou == "segm"
+            )
             size = truth.stat().st_size + detections.stat().st_size
             for number in range(self.rounds):
                 for library in rotated(self.libraries, number):
-                    runs[library].append(score_alone(library, truth, detections))
+                    runs[library].append(score_alone(library, truth, detections, self.options.iou))
                 rows = [summary(name, runs, size=size, gbytes=machine["copy_gbytes"]) for name in self.libraries]
                 yield report(rows, size=size, options=self.options)
 
 
-def score_alone(library: str, truth: Path, detections: Path) -> Scoring:
+def score_alone(library: str, truth: Path, detections: Path, iou: Kind) -> Scoring:
     """Compute the metrics once with a library, in a new process, and measure time and memory.
 
     Raises:
         UserError: the process was killed.
     """
-    found = in_fresh_process(partial(score, library, truth, detections))
+    found = in_fresh_process(partial(score, library, truth, detections, iou))
     if found is None:
         raise UserError(
             f"{library}: the process that scored with it ended early, perhaps for lack of memory; use fewer --images "
@@ -109,58 +112,59 @@ def score_alone(library: str, truth: Path, detections: Path) -> Scoring:
     return found
 
 
-def score(library: str, truth: Path, detections: Path) -> Scoring:
+def score(library: str, truth: Path, detections: Path, iou: Kind) -> Scoring:
     """Compute the metrics once with a library, in this process, and measure time and memory.
 
     The library first scores a few images, so that the time to load its code does not count.
     """
     work = SCORERS[library]
     with tempfile.TemporaryDirectory() as folder:
-        work(*write_synthetic(Path(folder), 2, 20, seed=0))
+        work(*write_synthetic(Path(folder), 2, 20, seed=0, masks=iou == "segm"), iou)
     gc.collect()
     before = restart_peak()
     start = time.perf_counter()
-    figures = work(truth, detections)
+    figures = work(truth, detections, iou)
     return {"seconds": time.perf_counter() - start, "peak_bytes": peak() - before, "figures": figures}
 
 
-def score_ours(truth: Path, detections: Path) -> list[float]:
+def score_ours(truth: Path, detections: Path, iou: Kind) -> list[float]:
     """Compute COCO's twelve metrics with `CocoEvaluator`. A metric is -1 if there are no objects for it."""
-    evaluator = CocoEvaluator(truth)
+    evaluator = CocoEvaluator(truth, iou_types=(iou,))
     evaluator.load(detections)
     figures = evaluator.compute()
-    return [-1.0 if figures[name] is None else float(figures[name]) for name in METRICS]
+    values = [figures[PREFIXES[iou] + name] for name in METRICS]
+    return [-1.0 if value is None else float(value) for value in values]
 
 
-def score_pycocotools(truth: Path, detections: Path) -> list[float]:
+def score_pycocotools(truth: Path, detections: Path, iou: Kind) -> list[float]:
     """Compute COCO's twelve metrics with pycocotools, as its documentation shows."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    return _score_by_classes(COCO, COCOeval, truth, detections)
+    return _score_by_classes(COCO, COCOeval, truth, detections, iou)
 
 
-def score_faster(truth: Path, detections: Path) -> list[float]:
+def score_faster(truth: Path, detections: Path, iou: Kind) -> list[float]:
     """Compute COCO's twelve metrics with faster-coco-eval, as its documentation shows."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    return _score_by_classes(COCO, COCOeval_faster, truth, detections)
+    return _score_by_classes(COCO, COCOeval_faster, truth, detections, iou)
 
 
 def _score_by_classes(
-    coco: Callable[[str], Any], evaluation: Callable[..., Any], truth: Path, detections: Path
+    coco: Callable[[str], Any], evaluation: Callable[..., Any], truth: Path, detections: Path, iou: Kind
 ) -> list[float]:
     """Compute COCO's twelve metrics with a library's classes `COCO` and `COCOeval`, without their printed output."""
     with contextlib.redirect_stdout(io.StringIO()):
         true = coco(str(truth))
-        found = evaluation(true, true.loadRes(str(detections)), iouType="bbox")
+        found = evaluation(true, true.loadRes(str(detections)), iouType=iou)
         found.evaluate()
         found.accumulate()
         found.summarize()
     return [float(value) for value in found.stats[:12]]
 
 
-SCORERS: dict[str, Callable[[Path, Path], list[float]]] = {
+SCORERS: dict[str, Callable[[Path, Path, Kind], list[float]]] = {
     OURS: score_ours,
     PYCOCOTOOLS: score_pycocotools,
     FASTER: score_faster,
@@ -195,7 +199,8 @@ def report(rows: Sequence[LibraryRow], *, size: int, options: EvaluateOptions) -
     """Return the table and chart of all rounds so far; `size` is the number of bytes of both input files."""
     peers = [row for row in rows if row["library"] != OURS]
     bars = {"time": [row["time_ratio"] for row in peers], "peak memory": [row["memory_ratio"] for row in peers]}
-    title = f"COCO metrics of {options.images:,} images and {options.detections:,} detections"
+    what = "detections" if options.iou == "bbox" else "masks"
+    title = f"COCO metrics of {options.images:,} images and {options.detections:,} {what}"
     chart = BarChart(title, [row["library"] for row in peers], bars, axis="the library's / ours")
     return BenchmarkReport(
         results={"images": options.images, "detections": options.detections, "file_bytes": size, "libraries": rows},

@@ -177,10 +177,12 @@ class EvaluateOptions:
         images: images of the synthetic data set, with seven boxes on average and 80 classes.
         detections: detections on all images together.
         libraries: libraries to compare with, separated by commas; faster-coco-eval needs the extra `benchmark`.
+        iou: what the libraries compare: boxes, or masks.
     """
 
     images: int = 5000
     detections: int = 500_000
+    iou: Literal["bbox", "segm"] = "bbox"
     libraries: str = f"{PYCOCOTOOLS},{FASTER}"
 
     def __post_init__(self) -> None:

@@ -172,7 +172,7 @@ def scorers(images: int, way: Way, folder: Path) -> list[Implementation]:
 
 
 def _scoring(library: str, truth: Path, detections: Path) -> Step:
-    return partial(SCORERS[library], truth, detections)
+    return partial(SCORERS[library], truth, detections, "bbox")
 
 
 def matchers(objects: int, way: Way, folder: Path) -> list[Implementation]:

@@ -22,6 +22,7 @@ from tools.reports.cells import (
 )
 from tools.reports.charts import ChartSeries, line_chart
 from tools.reports.differences import MetricDifference, detection_differences
+from tools.reports.masks import mask_tables
 from tools.reports.matrix import confusion_blocks
 from tools.reports.outline import TaskReport
 from tools.reports.page import (
@@ -125,7 +126,7 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
         [text_cell(name), *(fraction_cell(run.results.get(name)) for run in runs), text_cell(_definition(name))]
         for name in dict.fromkeys(chain.from_iterable(metric_names(_limit(run)) for run in runs))
     ]
-    blocks: list[Block] = [SortableTable("COCO metrics in percent", columns, rows)]
+    blocks: list[Block] = [SortableTable("COCO metrics in percent", columns, rows), *mask_tables(runs)]
     for run in runs:
         reasons = run.results.get("reasons") or {}
         of_run, prefix = (f" of {run.name}", f"{run.name}: ") if len(runs) > 1 else ("", "")

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from hotcoco import mask
 
 from backbones.common.coco import AnnotationRecord, InstancesFile, ResultRecord
 
 CATEGORIES, WIDTH, HEIGHT = 80, 640, 480
 BOXES_PER_IMAGE = 7  # as in COCO
+CORNERS = 32  # of a polygon, about as many as in COCO
 HIT_FRACTION = 0.5  # of the detections are jittered copies of true boxes; the others have random positions
 CROWD_FRACTION = 0.01  # of the true boxes are crowd regions
 
@@ -35,12 +37,38 @@ def synthetic_results(images: int, detections: int, seed: int) -> tuple[Instance
     return truth, _results(rng, detections, images, boxes, owners, labels)
 
 
-def write_synthetic(folder: Path, images: int, detections: int, seed: int) -> tuple[Path, Path]:
-    """Generate ground truth and results; write them as `truth.json` and `detections.json`, and return both paths."""
+def write_synthetic(folder: Path, images: int, detections: int, seed: int, *, masks: bool = False) -> tuple[Path, Path]:
+    """Generate ground truth and results; write them as `truth.json` and `detections.json`, and return both paths.
+
+    Args:
+        masks: give each object a polygon, and each detection a compressed mask in place of its box.
+    """
     paths = folder / "truth.json", folder / "detections.json"
-    for path, content in zip(paths, synthetic_results(images, detections, seed), strict=True):
+    truth, results = synthetic_results(images, detections, seed)
+    contents = (_with_polygons(truth), [_with_mask(record) for record in results]) if masks else (truth, results)
+    for path, content in zip(paths, contents, strict=True):
         path.write_text(json.dumps(content), encoding="utf-8")
     return paths
+
+
+def _with_polygons(truth: InstancesFile) -> InstancesFile:
+    annotations = [record | {"segmentation": [_outline(record["bbox"])]} for record in truth["annotations"]]
+    return truth | {"annotations": annotations}  # type: ignore[return-value, typeddict-item]
+
+
+def _with_mask(result: ResultRecord) -> dict[str, object]:
+    """Return a result with a mask in place of its box."""
+    code = mask.merge(mask.frPyObjects([_outline(result["bbox"])], HEIGHT, WIDTH))
+    outline = {"size": [HEIGHT, WIDTH], "counts": code["counts"].decode()}
+    return {name: value for name, value in result.items() if name != "bbox"} | {"segmentation": outline}
+
+
+def _outline(box: list[float]) -> list[float]:
+    """Return a closed curve in a box as a polygon: an ellipse with eight dents."""
+    angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
+    radii = 0.9 + 0.1 * np.cos(8 * angles)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None] / 2 + 0.5
+    return (np.array(box[:2]) + points * box[2:]).round(2).ravel().tolist()
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -96,8 +96,9 @@ def test_a_run_of_segmentation_models(tmp_path: Path):
     assert set(row["infer"]["settings"]["stock"]["ratio"]) == {"torchvision"}
 
 
-def test_a_run_of_metrics(tmp_path: Path):
-    words = ("--images", "20", "--detections", "300", "--libraries", "pycocotools")
+@pytest.mark.parametrize("iou", ["bbox", "segm"])
+def test_a_run_of_metrics(tmp_path: Path, iou: str):
+    words = ("--images", "20", "--detections", "300", "--libraries", "pycocotools", "--iou", iou)
     ours, theirs = run(tmp_path, "evaluate", *words)["libraries"]
     assert (ours["library"], theirs["library"]) == ("ours", "pycocotools")
     assert ours["time_ratio"] == 1 and theirs["difference"] == 0 and len(theirs["figures"]) == 12
