@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.category_options import CategoryOptions
 from backbones.errors import require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -76,6 +77,7 @@ class ConvertGroups:
 
     convert: ConvertOptions
     plugins: PluginOptions
+    categories: CategoryOptions = field(default_factory=CategoryOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         splits=splits,
         images=None if options.images is None else Path(options.images),
         bad_boxes=options.bad_boxes,
+        categories=groups.categories,
     ):
         print(line)
     print(f"{options.output}: train on it with tools/train_det.py --data {options.output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -54,20 +55,15 @@ class DataSplit:
             )
         return rows
 
-    def describe(self, names: Sequence[str] = ()) -> str:
-        """Return the split as a line of the plan.
-
-        Args:
-            names: names of all images of the data, of which some may be new.
-        """
+    def describe(self) -> str:
+        """Return the split as a line of the plan."""
         options, total = self.options, len(self.train) + len(self.val)
         how = f"fold {options.fold} of {options.folds}" if options.folds else f"--val-fraction {options.val_fraction}"
         parts = [f"{how}, seed {options.split_seed}: {len(self.val)} of {total} images validate"]
         parts[0] += f" ({len(self.val) / total:.1%})"
         if self.groups is not None:
             parts.append(f"{self.groups} groups by {options.group_by}")
-        new = len(set(names).difference(self.train, self.val))
-        return "; ".join([*parts, *self.notes, *([f"{new} new images are left out"] if new else [])])
+        return "; ".join([*parts, *self.notes])
 
     def as_json(self) -> dict[str, object]:
         """Return the content of splits.json."""
@@ -88,6 +84,12 @@ class DataSplit:
             raise UserError(
                 f"{path}: is not the split of a run ({error}); name the run folder it was made in"
             ) from None
+
+
+def relative_names(files: Sequence[Path]) -> list[str]:
+    """Return the paths of files relative to the nearest folder that contains them all, with slashes."""
+    folder = os.path.commonpath([file.parent for file in files])
+    return [Path(os.path.relpath(file, folder)).as_posix() for file in files]
 
 
 def split_images(
@@ -152,8 +154,10 @@ def _groups_by_name(pattern: str, names: Sequence[str]) -> tuple[np.ndarray, lis
         f"\0{name}" if match is None else (match[1] if match.re.groups else match[0]) or ""
         for name, match in zip(names, matches, strict=True)
     ]
-    notes = [f"{len(others)} images that --group-by does not match, such as {others[0]}, are groups of their own"]
-    return np.unique(keys, return_inverse=True)[1], notes if others else []
+    if not others:
+        return np.unique(keys, return_inverse=True)[1], []
+    note = f"{len(others)} images that --group-by does not match, such as {others[0]}, are groups of their own"
+    return np.unique(keys, return_inverse=True)[1], [note]
 
 
 def _with_same_names(groups: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -102,6 +102,23 @@ def near_groups(hashes: np.ndarray, *, distance: int = LARGEST_DISTANCE) -> np.n
     return unions.groups()
 
 
+def near_across(first: Sequence[int], other: Sequence[int]) -> dict[int, int]:
+    """Return for each image of `other` with a nearly equal image in `first` the index of one such image.
+
+    Args:
+        first, other: perceptual hashes of the images of two splits, see `image_hash`.
+    """
+    owner = {value: index for index, value in reversed(list(enumerate(first)))}
+    values = np.unique(np.array([*first, *other], np.uint64))
+    near = {value: owner[value] for value in owner}
+    for ones, others in near_pairs(values):
+        for one, two in zip(values[ones].tolist(), values[others].tolist(), strict=True):
+            for here, there in ((one, two), (two, one)):
+                if there in owner:
+                    near.setdefault(here, owner[there])
+    return {index: near[value] for index, value in enumerate(other) if value in near}
+
+
 def hash_files(paths: Sequence[Path], *, keep_bad: bool = False, threads: int | None = None) -> list[int | None]:
     """Return the perceptual hash of each image file, see `image_hash`.
 
@@ -115,7 +132,7 @@ def hash_files(paths: Sequence[Path], *, keep_bad: bool = False, threads: int | 
 
     def hash_file(path: Path) -> int | None:
         try:
-            image = _decoded(read_file(path), path)
+            image = decode_grey(read_file(path), path)
         except UserError:
             if keep_bad:
                 return None
@@ -126,7 +143,12 @@ def hash_files(paths: Sequence[Path], *, keep_bad: bool = False, threads: int | 
         return list(pool.map(hash_file, paths))
 
 
-def _decoded(content: bytes, path: Path) -> np.ndarray:
+def decode_grey(content: bytes, path: Path) -> np.ndarray:
+    """Decode the content of an image file to grey `[H, W]`, or of a `.npy` file to its array.
+
+    Raises:
+        UserError: the content is damaged or no image.
+    """
     try:
         image = (
             np.load(io.BytesIO(content)) if path.suffix.lower() == ARRAY_SUFFIX else decode_image(content, grey=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
 from typing import Literal, TypeVar
 
-Resume = Literal["free", "evaluation", "nonfinite"]
+Resume = Literal["free", "evaluation", "nonfinite", "longer"]
 Value = TypeVar("Value")
 
 
@@ -25,7 +25,8 @@ def option(
         default: the field's default; immutable.
         resume: "free" if the option may change when a run is resumed, since it does not change what is trained;
             "evaluation" if it may change only with `--eval-only --resume`; "nonfinite" if it may change also when the
-            run stopped at values that are not finite; None if it may not change.
+            run stopped at values that are not finite; "longer" if its value may become larger, so that the run trains
+            on; None if it may not change.
         formerly: an earlier name of the option. Command lines, config files and checkpoints may still use it.
         recorded: True if the weights of a run only fit with the run's value: a command that is given these weights
             uses the value in their header, and refuses another one on the command line. "default" if the weights fit
@@ -44,6 +45,11 @@ def resumable(groups: Iterable[type], *, evaluation: bool = False, nonfinite: bo
     """
     kinds = {"free"} | ({"evaluation"} if evaluation else set()) | ({"nonfinite"} if nonfinite else set())
     return {each.name for group in groups for each in fields(group) if each.metadata.get("resume") in kinds}
+
+
+def extensible(groups: Iterable[type]) -> set[str]:
+    """Return the names of the options whose values may become larger when a run is resumed."""
+    return {each.name for group in groups for each in fields(group) if each.metadata.get("resume") == "longer"}
 
 
 def recorded(group: type) -> set[str]:

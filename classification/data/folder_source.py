@@ -24,7 +24,7 @@ from classification.data.layouts import read_split
 from classification.data.listing import ClassListing
 from classification.data.names import ClassNames
 from classification.data.reading import Reading
-from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split
+from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Divide, Split
 from classification.transforms import Augment, Views
 
 SHOWN = 5  # names of folders in a remark
@@ -43,6 +43,7 @@ class FolderSource:
         in_channels: number of channels that every image must have; None for that of the first file.
         sample: use only n images of each split, evenly spread over its classes; 0 for all.
         choose: selects the training images; all by default.
+        divide: splits the images of the training folder; by default the validation images have a folder of their own.
         splits: splits to open.
         guard: what happens to images that cannot be read; by default they are errors.
         bits: bits that the values of 16-bit images use; None if the user named none.
@@ -60,6 +61,7 @@ class FolderSource:
         in_channels: int | None,
         sample: int = 0,
         choose: Choice | None = None,
+        divide: Divide | None = None,
         splits: tuple[Split, ...],
         guard: BadImagePolicy | None = None,
         folder_names: Mapping[Split, str] = SPLIT_FOLDERS,
@@ -68,7 +70,7 @@ class FolderSource:
         reading: Reading | None = None,
     ) -> None:
         self._guard = guard
-        listings = {split: read_split(root, folder_names[split], reading) for split in splits}
+        listings = {split: read_split(root, folder_names["train" if divide else split], reading) for split in splits}
         self.multi_label = any(listing.multi_label for listing in listings.values())
         if self.multi_label:
             listings = {split: listing.as_multi_label() for split, listing in listings.items()}
@@ -85,7 +87,8 @@ class FolderSource:
         for folder in self._folders.values():
             require_bits([folder.path(index) for index in range(len(folder))], bits)
         self.where: Mapping[Split, str] = {split: listing.source for split, listing in listings.items()}
-        self._indices = {split: spread(len(folder), sample) for split, folder in self._folders.items()}
+        self.split = divide(self._folders[splits[-1]]) if divide else None
+        self._indices = {split: self._chosen(split, sample) for split in splits}
         if choose and "train" in splits:
             train, indices = self._folders["train"], self._indices["train"]
             self._indices["train"] = indices[choose(train.labels[indices], train.classes)]
@@ -140,6 +143,12 @@ class FolderSource:
         moments = np.array([_moments(raw[int(index)][0]) for index in spread(len(indices), count)])
         mean, square = moments.mean(axis=0)
         return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())
+
+    def _chosen(self, split: Split, sample: int) -> np.ndarray:
+        """Return the indices of the images of a split that are used: all, or `sample` that are evenly spread."""
+        folder = self._folders[split]
+        rows = self.split.rows(folder.file_names(), split) if self.split else np.arange(len(folder))
+        return rows[spread(len(rows), sample)]
 
     def _remark(self, split: Split, listing: ClassListing) -> str:
         present = self.present(split)

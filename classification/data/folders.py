@@ -104,6 +104,10 @@ class ClassFolder(Dataset):
             return path
         return None
 
+    def file_names(self) -> list[str]:
+        """Return the paths of all images relative to `root`."""
+        return [os.fsdecode(file) for file in self.files.tolist()]
+
     def path(self, row: int) -> Path:
         """Return the file of an image. `row` is the image's index in the split."""
         return self.root / os.fsdecode(self.files[row])

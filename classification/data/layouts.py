@@ -19,7 +19,7 @@ from backbones.common.registry import Registry
 from backbones.errors import UserError
 from classification.data import csv_layout, folders, name_pattern
 from classification.data.foreign import refuse_foreign
-from classification.data.listing import ClassListing, Label
+from classification.data.listing import ClassListing, Label, NoSplitError
 from classification.data.reading import Reading
 
 BUILT_IN = ("csv", "folders", "pattern", "shards")
@@ -101,6 +101,17 @@ def read_split(data: Path, split: str, options: Reading | None = None) -> ClassL
             f"{listing.source}: images have several classes, which --multi-label false refuses; leave the option out"
         )
     return listing.as_multi_label() if options.multi_label else listing
+
+
+def has_split(data: Path, split: str, options: Reading | None = None) -> bool:
+    """Return whether a data set has a split. It counts as present if reading it ends with another error."""
+    try:
+        read_split(data, split, options)
+    except NoSplitError:
+        return False
+    except UserError:
+        return True
+    return True
 
 
 def _listing(data: Path, split: str, options: Reading) -> ClassListing:

@@ -12,7 +12,7 @@ from classification.data.names import ClassNames
 from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
 from classification.data.shard_source import ShardSource
-from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Split
+from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Divide, Split
 
 
 def open_source(
@@ -21,6 +21,7 @@ def open_source(
     in_channels: int | None,
     sample: int = 0,
     choose: Choice | None = None,
+    divide: Divide | None = None,
     buffer: int = 4096,
     splits: tuple[Split, ...],
     guard: BadImagePolicy | None = None,
@@ -39,6 +40,8 @@ def open_source(
     if holds_shards(address):
         if guard is not None:
             raise UserError("--on-bad-image skip: does not work with tar shards; make new shards of images that decode")
+        if divide is not None:
+            raise UserError("--val-fraction, --folds: do not work with tar shards; make shards of both splits")
         if choose is not None:
             raise UserError("--fraction: does not work with tar shards; use class folders")
         if folder_names != SPLIT_FOLDERS:
@@ -59,6 +62,7 @@ def open_source(
         in_channels=in_channels,
         sample=sample,
         choose=choose,
+        divide=divide,
         splits=splits,
         guard=guard,
         folder_names=folder_names,

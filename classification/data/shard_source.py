@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch.utils.data import DataLoader
 
+from backbones.common.data_split import DataSplit
 from backbones.errors import UserError
 from classification.data.decoding import decode
 from classification.data.items import Collate, collate
@@ -39,6 +40,7 @@ class ShardSource:
         self.measurable: tuple[Split, ...] = ("val",)
         self.where: Mapping[Split, str] = dict.fromkeys(("train", "val"), address)
         self.remarks: Mapping[Split, str] = dict.fromkeys(("train", "val"), "")
+        self.split: DataSplit | None = None
         self.floating = False  # unknown here; mixing refuses floating images when they come
         self.multi_label = False
 

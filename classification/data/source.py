@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from backbones.common.data_split import DataSplit
 from classification.data.folders import ClassFolder
 from classification.data.items import Collate, Item, ItemBatch
 from classification.transforms import Augment, Views
@@ -17,6 +18,10 @@ SPLIT_FOLDERS: Mapping[Split, str] = {"train": "train", "val": "val"}
 # Selects training images: labels `[N]` (or `[N, classes]` bool in a multi-label data set) and class names -> indices
 # `[M]` of the images to use.
 Choice: TypeAlias = Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
+
+
+# Splits the images of a folder into training and validation images.
+Divide: TypeAlias = Callable[[ClassFolder], DataSplit]
 
 
 class ImageSource(Protocol):
@@ -31,6 +36,7 @@ class ImageSource(Protocol):
         remarks: remarks about each split for the plan: files that are not read, classes without images.
         floating: whether the images are floating arrays, according to the first image of each split.
         multi_label: whether an image may have several classes, or none.
+        split: how the training images were split, if the data have no validation split.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +48,7 @@ class ImageSource(Protocol):
     remarks: Mapping[Split, str]
     floating: bool
     multi_label: bool
+    split: DataSplit | None
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         """Return a loader of the training batches that `batches` lists."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from backbones.common.datasets import (
 )
 from backbones.common.datasets import field as require_field
 from backbones.common.images import complete_size
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from detection.data.file_names import use_fitting_files
 from detection.data.masks import PackedMasks, WithoutMask, read_masks
 from detection.data.truth import Protocol, Truth, unknown_size
@@ -211,6 +211,18 @@ class CocoAnnotations:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def without_unused(self, kept: Sequence[int]) -> CocoAnnotations:
+        """Return these annotations without the categories whose ids are not in `kept`, and which no box has."""
+        keep = np.isin(self.categories.ids, kept)
+        if keep.all():
+            return self
+        pairs = list(zip(self.categories.ids, self.categories.names, strict=True))
+        ids, names = zip(*(pair for pair, is_kept in zip(pairs, keep, strict=True) if is_kept), strict=True)
+        unused = [name for name, is_kept in zip(self.categories.names, keep, strict=True) if not is_kept]
+        notes = {**self.notes, f"unused classes dropped ({first_names(unused)})": len(unused)}
+        labels = (np.cumsum(keep)[self.labels - 1]).astype(self.labels.dtype)
+        return replace(self, categories=CategoryMap(ids, names), labels=labels, notes=notes)
 
     def of_image(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return boxes `[N, 4]`, labels `[N]` and crowd flags `[N]` of one image."""

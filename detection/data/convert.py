@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.common.datasets import existing_split
 from backbones.common.files import create_once
 from backbones.errors import UserError, first_names
@@ -33,6 +34,7 @@ def convert(
     layout: str | None = None,
     images: Path | None = None,
     bad_boxes: Literal["error", "drop"] = "error",
+    categories: CategoryOptions = EVERY_CATEGORY,
 ) -> list[str]:
     """Write a data set in another layout.
 
@@ -44,9 +46,12 @@ def convert(
         layout: name of the layout of `source`; None to recognise the layout.
         images: folder of the images, if `source` is an annotation file; `splits` then names "train" alone.
         bad_boxes: whether boxes that the new layout cannot represent are errors or are left out.
+        categories: classes to merge, rename and choose. If there are such changes, classes that no box of any split
+            has are dropped, unless `categories.keep_unused`.
 
     Returns:
-        For each split a line with the numbers of images and boxes, and of what the new layout cannot represent.
+        For each split a line with the numbers of images and boxes, and of what the new layout cannot represent; and a
+        line on the classes that were dropped, if there are any.
 
     Raises:
         UserError: if the source is malformed or incomplete, the new layout cannot represent it, or `output` exists.
@@ -55,10 +60,15 @@ def convert(
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
         raise UserError("--train-split null: name at least one split")
-    truths = {name: _read(source, split, to, layout, images, bad_boxes) for name, split in splits.items()}
+    truths = {name: _read(source, split, to, layout, images, bad_boxes, categories) for name, split in splits.items()}
     if "voc" in (to, *(truth.layout for truth in truths.values())):
         _refuse_shared_images(truths)
     _refuse_different_classes(truths)
+    unused = _unused_classes(truths.values())
+    if unused and categories.changes_classes and not categories.keep_unused:
+        _drop(unused, truths.values())
+    elif to in KEEP_CLASSES:
+        unused = []
     lines, writers = list[str](), {**WRITERS, **TOOL_WRITERS}
 
     def write(folder: Path) -> None:
@@ -67,7 +77,6 @@ def convert(
             lines.append(describe(name, truth, lost))
 
     create_once(output, is_complete=output.exists, write=write)
-    unused = [] if to in KEEP_CLASSES else _unused_classes(truths.values())
     return [*lines, f"left out: classes without objects ({first_names(unused)})"] if unused else lines
 
 
@@ -104,6 +113,7 @@ def _read(
     layout: str | None,
     images: Path | None,
     bad_boxes: Literal["error", "drop"],
+    categories: CategoryOptions,
 ) -> Truth:
     """Read a split and check it as training does, except that boxes without area are allowed."""
     if images is not None:
@@ -112,6 +122,7 @@ def _read(
         raise UserError(f"--to {to}: {source} already has this layout; name another layout")
     else:
         truth = open_split(source, split, layout=layout, bad_boxes=bad_boxes)
+    truth = truth.with_categories(categories)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth
 
@@ -124,6 +135,12 @@ def _unused_classes(truths: Iterable[Truth]) -> list[str]:
         names |= {record["id"]: str(record["name"]) for record in truth.data["categories"]}
         used |= {record["category_id"] for record in truth.data["annotations"]}
     return [name for key, name in names.items() if key not in used]
+
+
+def _drop(names: Collection[str], truths: Iterable[Truth]) -> None:
+    """Remove categories that no annotation has."""
+    for truth in truths:
+        truth.data["categories"] = [each for each in truth.data["categories"] if str(each["name"]) not in names]
 
 
 def _refuse_shared_images(truths: Mapping[str, Truth]) -> None:

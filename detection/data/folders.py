@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.common.datasets import existing_split
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
@@ -73,6 +74,18 @@ def splits_of(root: Path, layout: str | None = None) -> list[str]:
     return known_layout(root, layout).splits(root)
 
 
+def offers_split(root: Path, name: str, layout: str | None = None) -> bool:
+    """Return whether a data set has a split, under this or another usual name.
+
+    A folder that does not exist, and one of an unknown layout, have all splits here: opening them tells what is wrong.
+
+    Raises:
+        UserError: the folder has several layouts, or not the named one.
+    """
+    known = layout_of(root, layout) if root.exists() else None
+    return known is None or known.has_split(root, existing_split(name, lambda each: known.has_split(root, each)))
+
+
 def open_split(
     root: Path,
     split: str,
@@ -104,12 +117,15 @@ def read_annotations(
     *,
     absent_images: Literal["keep", "error"] = "error",
     masks: bool = False,
+    categories: CategoryOptions = EVERY_CATEGORY,
 ) -> CocoAnnotations:
     """Read and check the annotations of one split. The options name the data set.
 
     Args:
         data: names files, or a folder. The caller replaces a missing folder by that of the built-in shapes.
+        absent_images: whether a missing image file is an error.
         masks: whether to read the objects' masks too.
+        categories: classes to merge, rename and choose.
 
     Raises:
         UserError: files are missing or malformed, an object has no mask, or the layout of the folder is unknown.
@@ -131,7 +147,7 @@ def read_annotations(
     else:
         raise UserError(f"--data: is missing; name a folder, or an annotation file with --{split}-annotations")
     return CocoAnnotations.of(
-        truth,
+        truth.with_categories(categories),
         bad_boxes=data.bad_boxes,
         absent_images=absent_images,
         allow_outside=data.allow_outside,

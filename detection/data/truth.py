@@ -6,10 +6,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from backbones.common.categories import map_records
+from backbones.common.category_options import CategoryOptions
 from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines, read_coco
 from backbones.common.listing import list_files
 from backbones.errors import UserError, first_names
@@ -56,6 +58,21 @@ class Truth:
             UserError: the file is missing, not JSON, or not a JSON object.
         """
         return cls("coco", path, folder, read_coco(path), coco_file=path)
+
+    def with_categories(self, options: CategoryOptions) -> Truth:
+        """Return these records with merged, renamed and chosen categories, as the options say.
+
+        Raises:
+            UserError: an option names an unknown class, or a category is malformed.
+        """
+        if not options.changes_classes:
+            return self
+        mapped = map_records(self.data, options, self.path)
+        ordinals = [self.ordinals[index] for index in mapped.kept] if self.ordinals else []
+        notes = Counter(self.notes)
+        if mapped.dropped:
+            notes["boxes of other classes left out"] += mapped.dropped
+        return replace(self, data=mapped.data, ordinals=ordinals, notes=notes, coco_file=None)
 
     def locate(self, index: int) -> tuple[str, str]:
         """Return the file that contains annotation `index`, and a description of the annotation within the file."""

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from backbones.common.bits import WHOLE_BITS, require_bits
-from backbones.common.datasets import find_split
+from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.common.images import read_image
 from backbones.errors import UserError
 from segmentation.data.classes import Classes
@@ -21,6 +21,7 @@ from segmentation.data.labelme import is_labelme, read_labelme
 from segmentation.data.labels import LabelCode, label_size, read_labels
 from segmentation.data.layout import LabelLayout, is_label_folder, what_lies_in
 from segmentation.data.nearest import describe_nearest
+from segmentation.data.undivided import ALL
 from segmentation.options import SegmentationDataOptions
 
 
@@ -132,6 +133,29 @@ def _open_listed_classes(root: Path, name: str, options: SegmentationDataOptions
     if root.is_dir() and not (root / "annotations").is_dir() and is_labelme(root):
         return read_labelme(root, name, bits=options.bits)
     return None
+
+
+def has_split(root: Path, name: str) -> bool:
+    """Return whether a data set in any layout has a split, under this or another usual name.
+
+    A data set that is not divided has the split "train". A folder that does not exist, and one of an unknown layout,
+    have all splits here: opening them tells what is wrong.
+    """
+    if is_label_folder(root):
+        try:
+            LabelLayout.of(root, name)
+        except UserError:
+            return False
+        return True
+    undivided = name in (ALL, "train")
+    if root.is_dir() and is_label_studio(root):
+        exports = {file.stem for file in root.glob("*.json")}
+        return undivided or existing_split(name, exports.__contains__) in exports
+    if (root / "annotations").is_dir():
+        return bool(instances_files(root, existing_split(name, lambda each: bool(instances_files(root, each)))))
+    if root.is_dir() and is_labelme(root):
+        return undivided or (root / existing_split(name, lambda each: (root / each).is_dir())).is_dir()
+    return True
 
 
 def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None = None) -> LabelFolder:

@@ -26,7 +26,8 @@ from tools import check_data, eval_coco
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
-from tools.tasks.detection import describe_split, open_val
+from tools.tasks.detection import describe_split
+from tools.tasks.detection_data import open_val
 from tools.tasks.options import TrainDetectorOptions
 
 SPLITS = ("--train-split", "trainval", "--val-split", "test")

@@ -20,7 +20,7 @@ from segmentation.data.layout import is_label_folder
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
 from tools.checks.findings import CheckReport
 from tools.checks.folders import check_classes, list_splits
-from tools.checks.images import SplitImages, report_shared
+from tools.checks.images import SplitImages, report_near, report_shared
 from tools.checks.label_maps import check_labels
 
 COCO_SPLITS = ("train", "val")
@@ -96,11 +96,12 @@ def _check_folders(
 def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, decode: bool, workers: int | None) -> None:
     for split in images.values():
         if decode:
-            split.examine(report, workers=workers)
+            split.examine(report, workers=workers, perceptual=len(images) > 1)
         else:
             split.list_missing(report)
     for train, val in pairwise(images.values()):
         report_shared(train, val, report)
+        report_near(train, val, report)
 
 
 def _coco_splits(

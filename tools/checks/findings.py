@@ -28,6 +28,7 @@ REMARKS = (
     "other notation",
     "odd annotation id",
     "small 16-bit values",
+    "near-equal image",
     "note",
     "unequal classes",
     "several classes",

@@ -6,7 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,11 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from backbones.common.bits import small_values
+from backbones.common.near_equal import decode_grey, image_hash, near_across
+from backbones.errors import UserError
 from tools.checks.findings import CheckReport
 
 Findings = list[tuple[str, str]]  # kind and text of each problem of a file
 Inspect = Callable[[int, np.ndarray], Findings]
 MISSING = "missing file"
+NEAR_EQUAL = "near-equal image"
 UNDECODABLE = "undecodable file"
 SMALL_VALUES = "small 16-bit values"
 DAMAGED = "the file is incomplete, damaged or not an image"
@@ -37,6 +42,7 @@ class SplitImages:
         conclude: returns the problems of the split as a whole, after all files were inspected.
         classes: names of the categories by id; empty for data without boxes.
         digests: hashes of the contents of the files that were read, by name.
+        hashes: perceptual hashes of the images that were decoded, by name, see `near_equal.image_hash`.
     """
 
     split: str
@@ -47,12 +53,17 @@ class SplitImages:
     conclude: Callable[[], Findings] = list
     classes: Mapping[int, str] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+    hashes: dict[str, int] = field(default_factory=dict)
 
-    def examine(self, report: CheckReport, *, workers: int | None) -> None:
-        """Read, hash and check every file, in `workers` threads. Decoding releases Python's global lock."""
+    def examine(self, report: CheckReport, *, workers: int | None, perceptual: bool = False) -> None:
+        """Read, hash and check every file, in `workers` threads. Decoding releases Python's global lock.
+
+        Args:
+            perceptual: whether to compute `hashes` as well.
+        """
         cv2.setNumThreads(0)  # the threads use the cores
         with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(self._examine, range(len(self.names)))
+            found = pool.map(partial(self._examine, perceptual=perceptual), range(len(self.names)))
             found = tqdm(found, f"images of {self.split}", len(self.names), leave=False, disable=None)
             for index, findings in enumerate(found):
                 for kind, text in findings:
@@ -81,13 +92,16 @@ class SplitImages:
             self._content(name)
         return self.digests.get(name)
 
-    def _examine(self, index: int) -> Findings:
+    def _examine(self, index: int, *, perceptual: bool) -> Findings:
         name = self.names[index]
         if not os.path.isfile(self.folder / name):
             return [(MISSING, f"not in {self.folder}")]
         content = self._content(name)
         if content is None:
             return [(UNDECODABLE, "the file cannot be read; check its permissions")]
+        if perceptual:
+            with suppress(UserError):  # `inspect` reports the file
+                self.hashes[name] = image_hash(decode_grey(content.tobytes(), self.folder / name))
         return self.inspect(index, content)
 
     def _content(self, name: str) -> np.ndarray | None:
@@ -116,3 +130,19 @@ def report_shared(train: SplitImages, val: SplitImages, report: CheckReport) -> 
         if twin is not None:
             text = f"the same content as {twin} of {train.split}"
             report.add("image in both splits", val.split, record=record, file=name, text=text)
+
+
+def report_near(train: SplitImages, val: SplitImages, report: CheckReport) -> None:
+    """Report images of the validation split that look nearly the same as an image of the training split.
+
+    Images of equal content are left out, because `report_shared` reports them.
+    """
+    shared = set(train.digests.values())
+    names = [name for name in val.names if name in val.hashes and val.digests.get(name) not in shared]
+    owners = list(train.hashes)
+    found = near_across(list(train.hashes.values()), [val.hashes[name] for name in names])
+    records = dict(zip(val.names, val.records, strict=True))
+    for index, owner in found.items():
+        name = names[index]
+        text = f"looks nearly the same as {owners[owner]} of {train.split}"
+        report.add(NEAR_EQUAL, val.split, record=records[name], file=name, text=text)

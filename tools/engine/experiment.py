@@ -14,7 +14,8 @@ import yaml
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from backbones.common.files import JsonObject, read_yaml, write_text
+from backbones.common.data_split import SPLITS_FILE, DataSplit
+from backbones.common.files import JsonObject, read_yaml, write_json, write_text
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
 from backbones.common.version import toolkit_version
@@ -29,7 +30,7 @@ from tools.engine.evaluation import Results
 from tools.engine.loop import Pace, fit
 from tools.engine.nonfinite import NonFiniteError, require_finite_weights
 from tools.engine.options import RunOptions, TaskOptions, TrainOptions
-from tools.engine.resume import Changes, require_same_run
+from tools.engine.resume import Changes, describe_end, require_same_run
 from tools.engine.run_folder import BEST, LAST, MODEL, TEMPORARY, choose_folder, create_folder, lock
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
@@ -156,14 +157,17 @@ class Experiment:
             distributed.on_all(lambda: self._resume(training))
         return training
 
-    def open_folder(self) -> None:
-        """Create the run folder with config.yaml, which `--config` reads back.
+    def open_folder(self, split: DataSplit | None = None) -> None:
+        """Create the run folder with config.yaml, which `--config` reads back, and splits.json.
+
+        Args:
+            split: how the training images were split, if the data have no validation split.
 
         Raises:
             UserError: the folder cannot be written, or another process trains in it.
         """
         launchers = distributed.launchers()
-        distributed.on_main(lambda: self._write_config(launchers))
+        distributed.on_main(lambda: self._write_config(launchers, split))
 
     def fit(
         self,
@@ -271,7 +275,7 @@ class Experiment:
         header["toolkit"] = toolkit_version()
         distributed.on_main(lambda: checkpoint.write_safetensors(path, model.state_dict(), header))
 
-    def _write_config(self, launchers: set[str]) -> None:
+    def _write_config(self, launchers: set[str], split: DataSplit | None) -> None:
         create_folder(self.folder, launchers=launchers)
         # An evaluation of an existing run changes nothing in its folder, where the training may still go on.
         if self.run.eval_only and self.run.resume:
@@ -283,6 +287,8 @@ class Experiment:
             for path in self.folder.glob(pattern):
                 path.unlink()
         if not self.run.resume:
+            if split is not None:
+                write_json(self.folder / SPLITS_FILE, split.as_json())
             values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
             values["eval_only"] = False
             write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
@@ -317,6 +323,10 @@ class Experiment:
         self.first_step = training.step
         if distributed.is_main():
             print(f"continuing after step {training.step}")
+            states = (state["training"]["optimizer"], training.optimizer.state_dict())
+            before, now = (each["param_groups"][0]["lr"] for each in states)
+            if text := describe_end(self.changed, self.train.epochs, done=training.epoch, rates=(before, now)):
+                print(text)
             for name, (before, now) in self.changed.items():
                 option = f"--{name.replace('_', '-')}"
                 print(f"{option} was {before}, is now {now}; {self.folder / history.HISTORY} records the change")

@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from backbones.common.options import option
+from backbones.common.split_options import SplitOptions
 from backbones.errors import require
 from tools.cli.plugins import PluginOptions
 
@@ -35,6 +36,9 @@ class TaskOptions(Protocol):
     def plugins(self) -> PluginOptions: ...
 
     @property
+    def split(self) -> SplitOptions: ...
+
+    @property
     def model(self) -> WithWeights: ...
 
 
@@ -43,7 +47,8 @@ class TrainOptions:
     """Length, optimizer and learning rate of the training.
 
     Args:
-        epochs: number of passes over the training images.
+        epochs: number of passes over the training images. With --resume a larger number trains a finished run on; the
+            learning rate is then that of the same step in a run of the new length.
         fraction: fraction of the training images to use, the same fraction of each class. The seed selects the images;
             with one seed, a smaller fraction is a subset of a larger one.
         batch_size: images per optimizer step, over all processes and accumulated batches.
@@ -68,7 +73,7 @@ class TrainOptions:
         precision: auto is bf16 if the hardware supports it, else fp32.
     """
 
-    epochs: int = 12
+    epochs: int = option(12, resume="longer")
     fraction: float = 1.0
     batch_size: int = 16
     accumulate: int = 1

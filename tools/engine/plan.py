@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from backbones.common.data_split import DataSplit
 from backbones.norm import norm_table
 from tools.engine.experiment import Experiment
 from tools.engine.optim import rate_rows
@@ -15,8 +16,14 @@ from tools.processes import distributed
 LIVE_NORM_IMAGES = 8  # batch statistics of fewer images are noisy
 
 
-def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps_per_epoch: int) -> dict[str, object]:
-    """Return the rows of a run's plan, title to value: the rows of the task and the rows that all tasks share."""
+def plan_rows(
+    experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps_per_epoch: int, split: DataSplit | None = None
+) -> dict[str, object]:
+    """Return the rows of a run's plan, title to value: the rows of the task and the rows that all tasks share.
+
+    Args:
+        split: how the training images were split, if the data have no validation split.
+    """
     train, world = experiment.train, distributed.world_size()
     precision = str(experiment.precision().dtype).removeprefix("torch.")
     rows = {
@@ -25,6 +32,7 @@ def plan_rows(experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps
         "loaded": f"{getattr(model, 'load_report', None) or 'nothing: random weights'}{task.load_note}",
         "norm layers": norm_row(model, None if experiment.run.eval_only else experiment.process_batch),
         "classes": task.classes,
+        **({"split": split.describe()} if split else {}),
         "train": task.train or "none: evaluation only",
         "val": task.val,
         **task.of_data,

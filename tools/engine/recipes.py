@@ -50,7 +50,8 @@ def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> Furthe
 
     The weights of a run of the same task hold a whole model. Its options take precedence over `--config`, because the
     weights fit no other model. The weights of a run of another task record the backbone only. With `--eval-only`,
-    `--bits` is recorded as well: an evaluation reads 16-bit images as the training did.
+    `--bits` and the choice of classes are recorded as well: an evaluation reads 16-bit images and classes as the
+    training did.
 
     Args:
         task: of the command.
@@ -79,8 +80,8 @@ def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> Furthe
     bits = meta.get("input", {}).get("bits")
     if whole:
         _require_consistent(argv, {name: found[name] for name in found if name in fitting(model) | {"norm"}}, weights)
-    if bits is not None and whole and str(peek_option(argv, "eval_only")).lower() == "true":
-        found["bits"] = bits
+    if whole and str(peek_option(argv, "eval_only")).lower() == "true":
+        found |= {**meta.get("categories", {}), **({} if bits is None else {"bits": bits})}
     return FurtherValues(found, over_config=whole, source=f"--weights {weights}")
 
 

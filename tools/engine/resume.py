@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
 
 from backbones.common.files import JsonObject
-from backbones.common.options import renamed, resumable
+from backbones.common.options import extensible, renamed, resumable
 from backbones.errors import UserError
 from tools.engine.checkpoint import require_like
 
@@ -48,7 +48,8 @@ def require_same_run(
 ) -> Changes:
     """Check that a checkpoint fits this run; return the options that differ from the checkpoint's and may differ.
 
-    There are such changes only if the run stopped at values that are not finite, after this checkpoint.
+    These are options such as the number of epochs if it grew, and some options if the run stopped at values that are
+    not finite, after this checkpoint.
 
     Args:
         state: content of the checkpoint, a `SavedRun`.
@@ -76,21 +77,42 @@ def require_same_run(
         ) from None
     now = _as_json(meta)
     config = _as_json(config)
-    _require_same_options(saved_config, config, folder, free)
+    grown = {name for name in extensible(groups) if config.get(name, 0) > saved_config.get(name, 0)}
+    _require_same_options(saved_config, config, folder, free | grown, extensible(groups))
     _require_same_categories(saved_meta, now, folder)
     if not measured_only:
         _require_same_images(saved_meta.get("data", {}), now.get("data", {}), folder)
         _require_same_input(saved_meta.get("input"), now.get("input"), folder)
-    after_stop = free - resumable(groups, evaluation=measured_only)
-    return {name: (saved_config[name], config[name]) for name in _differing(saved_config, config) if name in after_stop}
+    noted = grown | (free - resumable(groups, evaluation=measured_only))
+    return {name: (saved_config[name], config[name]) for name in _differing(saved_config, config) if name in noted}
 
 
-def _require_same_options(before: JsonObject, now: JsonObject, folder: Path, free: Set[str]) -> None:
+def describe_end(changed: Changes, epochs: int, *, done: int, rates: tuple[float, float]) -> str:
+    """Return how a resumed run goes on if it gets longer, or how to train on if it has reached its end; "" otherwise.
+
+    Args:
+        changed: options that were changed on resuming.
+        epochs: number of epochs of the run.
+        done: number of finished epochs.
+        rates: learning rate of the next step by the schedule of the checkpoint, and by the schedule of this run.
+    """
+    if "epochs" in changed:
+        return (
+            f"the schedule now covers {epochs} epochs: the learning rate goes on at {rates[1]:.3g} instead of "
+            f"{rates[0]:.3g}, as at this step in a run of {epochs} epochs"
+        )
+    return f"the run has reached the end of its {epochs} epochs; a larger --epochs trains on" if done >= epochs else ""
+
+
+def _require_same_options(
+    before: JsonObject, now: JsonObject, folder: Path, free: Set[str], may_grow: Set[str]
+) -> None:
     different = [name for name in _differing(before, now) if name not in free]
     if different:
         shown = ", ".join(f"--{name.replace('_', '-')} was {before[name]}, now {now[name]}" for name in different)
+        larger = "".join(f" (--{name} may only become larger)" for name in different if name in may_grow)
         raise UserError(
-            f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run"
+            f"--resume: options contradict the run in {folder} ({shown}); leave them out or start a new run{larger}"
         )
 
 

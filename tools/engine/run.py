@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from torch import nn
 
@@ -40,6 +41,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     # Build data and model on every process. A user error of one process ends all of them.
     data, model = distributed.on_all(lambda: _build(task, options, bad))
     experiment.meta = {**task.meta(options, data, model), "data": data.fingerprints()}
+    if data.split is not None:
+        experiment.meta["split"] = asdict(data.split.options)
     if names := plugins.loaded_names():
         experiment.meta["plugins"] = names
     # Fix the order of the training images, and with it the number of steps.
@@ -48,14 +51,14 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     training = experiment.training(model, steps_per_epoch=batches.steps)
     # Print what will be trained.
     plan = task.plan(options, data, model, experiment.meta)
-    print_plan(plan_rows(experiment, model, plan, steps_per_epoch=batches.steps))
+    print_plan(plan_rows(experiment, model, plan, steps_per_epoch=batches.steps, split=data.split))
     loader = None if options.run.eval_only else task.train_loader(experiment, options, data, batches, bad)
     if loader is not None and options.run.dry_run:
         # Time a few steps, and leave nothing behind.
         return _rehearse(training, loader, batches, options)
     measure, metric = task.measure(experiment, options, data, bad), task.metric(options, data)
     # Write files only from here on: everything that a user may have to correct was checked before.
-    experiment.open_folder()
+    experiment.open_folder(data.split)
     results = {}
     if loader is not None:
         # Train, with evaluations, log and checkpoints on the way.

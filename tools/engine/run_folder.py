@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from backbones.common.data_split import SPLITS_FILE
 from backbones.common.files import write_json
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
@@ -21,7 +22,7 @@ LAUNCHERS = "checkpoint/launchers.json"  # names of all launches of torchrun tha
 LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
 # Files of a start that was killed before its first checkpoint, besides temporary files.
-WRITTEN_AT_START = ("config.yaml", LOCK, LAUNCHERS, "tensorboard/events.out.tfevents.*")
+WRITTEN_AT_START = ("config.yaml", SPLITS_FILE, LOCK, LAUNCHERS, "tensorboard/events.out.tfevents.*")
 
 
 def choose_folder(

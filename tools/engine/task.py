@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
 from torch import nn
 
+from backbones.common.data_split import DataSplit
 from backbones.common.files import JsonObject
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
@@ -24,7 +25,14 @@ Meta: TypeAlias = JsonObject  # saved in the header of weights files
 
 
 class TaskData(Protocol):
-    """The data of a run: training split (absent with `--eval-only`) and validation split."""
+    """The data of a run: training split (absent with `--eval-only`) and validation split.
+
+    Attributes:
+        split: how the training images were split, if the data have no validation split.
+    """
+
+    @property
+    def split(self) -> DataSplit | None: ...
 
     def fingerprints(self) -> dict[str, str]:
         """Return a hash of the images of each split, so that `--resume` can refuse other images."""

@@ -14,6 +14,7 @@ import numpy as np
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from tools.experiments.cell_runs import CellRun
+from tools.experiments.folds import folds_interval, is_cross_validation, paired_scores
 from tools.experiments.groups import Group
 from tools.runs import bootstrap
 from tools.runs.bootstrap import CONFIDENCE
@@ -22,6 +23,7 @@ from tools.runs.metrics import Metric
 from tools.runs.scores import read_score
 
 RESAMPLES = 1000
+ONE_FOLD = "one fold does not show how much folds vary"
 DIFFERENT_IMAGES = "the runs were evaluated on different images or classes"
 
 Interval: TypeAlias = tuple[float, float]  # lower and upper bound, in points
@@ -41,6 +43,8 @@ class Difference:
         images: interval over resamples of the validation images, with the trained models fixed.
         both: interval over images and seeds; None with a single seed.
         lacking: reason why `images` is None; otherwise "".
+        folds: number of folds by which the runs are paired; 0 without cross-validation. The scores are then those of
+            the folds, and `both` is the interval over them.
     """
 
     axis: str
@@ -52,6 +56,7 @@ class Difference:
     images: Interval | None
     both: Interval | None
     lacking: str = ""
+    folds: int = 0
 
     @property
     def change(self) -> float:
@@ -72,7 +77,8 @@ class Difference:
         """Return the difference as a sentence, with its interval and the number of seeds."""
         where = f" ({', '.join(f'{axis} {value}' for axis, value in self.rest.items())})" if self.rest else ""
         counts = [len(scores) for scores in self.scores]
-        seeds = " and ".join(map(str, dict.fromkeys(counts))) + f" seed{'s' * (max(counts) > 1)}"
+        kind = "paired fold" if self.folds else "seed"
+        seeds = " and ".join(map(str, dict.fromkeys(counts))) + f" {kind}{'s' * (max(counts) > 1)}"
         text = f"{self.axis} {self.other} over {self.first}{where}: {self.change:+.1f} {self.metric}"
         if self.bounds is None:
             return f"{text}, {seeds}; no interval: {self.lacking}"
@@ -85,7 +91,8 @@ class Difference:
         """Return the fields of the difference as JSON values, for table.json."""
         return {
             **{key: getattr(self, key) for key in ("axis", "first", "other", "rest", "metric", "scores", "change")},
-            **{"images": self.images, "images_and_seeds": self.both, "distinguishable": self.sure},
+            **{"images": self.images, "images_and_seeds": self.both, "folds": self.folds},
+            "distinguishable": self.sure,
             "statement": self.statement(),
         }
 
@@ -149,6 +156,8 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
     a, b = (_known_percents(metric.fraction(run.results or {}) for run in group.finished) for group in (first, other))
     if not a or not b:
         return None
+    if is_cross_validation(first) and is_cross_validation(other):
+        return _paired_difference(first, other, axis, metric)
     resampled, lacking = _on_same_images(*([scores.of(run) for run in group.finished] for group in (first, other)))
     rest = {name: value for name, value in other.values.items() if name != axis}
     images = None
@@ -157,6 +166,18 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
         images = (float(low), float(high))  # JSON refuses numpy's numbers
     both = None if lacking == DIFFERENT_IMAGES else seeds_and_images_interval(a, b, resampled)
     return Difference(axis, first.values[axis], other.values[axis], rest, metric.key, (a, b), images, both, lacking)
+
+
+def _paired_difference(first: Group, other: Group, axis: str, metric: Metric) -> Difference | None:
+    """Compare two groups of a cross-validation by the folds in which both have a finished run; None without any."""
+    a, b = paired_scores(first, other, metric)
+    if not a:
+        return None
+    rest = {name: value for name, value in other.values.items() if name != axis}
+    values = (first.values[axis], other.values[axis])
+    return Difference(
+        axis, *values, rest, metric.key, (a, b), None, folds_interval(a, b), lacking=ONE_FOLD, folds=len(a)
+    )
 
 
 def _on_same_images(

@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in the seed. Tables and charts show each group as one row or line."""
+"""Groups of runs that differ only in seed and fold. Tables and charts show each group as one row or line."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from tools.experiments.cell_runs import CellRun
-from tools.experiments.plan import SEED
+from tools.experiments.plan import REPEATED
 from tools.runs.metrics import Metric
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group: all runs of an experiment that differ only in the seed.
+    """A group: all runs of an experiment that differ only in seed and fold.
 
     Attributes:
         values: names of the values on the other axes, by option.
-        runs: the runs of all seeds, including unfinished ones.
+        runs: the runs of all seeds and folds, including unfinished ones.
     """
 
     values: dict[str, str]
@@ -39,7 +39,7 @@ class Group:
         return [value for run in self.finished if (value := metric.percent(run.results or {})) is not None]
 
     def spread(self, metric: Metric) -> tuple[float | None, float | None]:
-        """Return mean and sample standard deviation of a metric over the finished seeds, in percent.
+        """Return mean and sample standard deviation of a metric over the finished runs, in percent.
 
         The mean is None without finished runs, the standard deviation with fewer than two.
         """
@@ -48,10 +48,10 @@ class Group:
 
 
 def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
-    """Group the runs whose values are equal for all options in `axes` except the seed, in order of appearance."""
+    """Group the runs whose values are equal for all options in `axes` except seed and fold, in order of appearance."""
     found: dict[str, Group] = {}
     for run in runs:
-        values = {axis: run.cell.label(axis) for axis in axes if axis != SEED}
+        values = {axis: run.cell.label(axis) for axis in axes if axis not in REPEATED}
         found.setdefault(json.dumps(values), Group(values, [])).runs.append(run)
     return list(found.values())
 

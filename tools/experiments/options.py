@@ -19,6 +19,8 @@ class CompareOptions:
         script: instead of a file: the training command; arguments after a bare `--` go to it.
         backbones: instead of a file: names, separated by commas.
         seeds: instead of a file: numbers, separated by commas.
+        folds: instead of a file: number of folds of a cross-validation, for data without a validation split. Each
+            fold is one run, and differences are paired by fold.
         jobs: runs to train at the same time; they divide the cores among them, and each gets a GPU.
         rehearse: before training, run a few steps of each cell, to see that it runs and how long it takes.
         table_only: train nothing; write the tables and charts of the existing runs.
@@ -32,6 +34,7 @@ class CompareOptions:
     script: Literal["train_cls", "train_det", "train_seg"] | None = None
     backbones: str | None = None
     seeds: str | None = None
+    folds: int | None = None
     jobs: int = 1
     rehearse: bool = True
     table_only: bool = False
@@ -39,8 +42,9 @@ class CompareOptions:
     metric: str | None = None
 
     def __post_init__(self) -> None:
+        require(self.folds is None or self.folds >= 2, "folds", self.folds, "must be 2 or above")
         require(self.jobs > 0, "jobs", self.jobs, "must be above 0")
-        named = [name for name in ("script", "backbones", "seeds") if getattr(self, name) is not None]
+        named = [name for name in ("script", "backbones", "seeds", "folds") if getattr(self, name) is not None]
         require(
             not (self.experiment and named),
             "experiment",

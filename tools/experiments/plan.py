@@ -17,7 +17,8 @@ from backbones.errors import UserError, require
 from tools.experiments.options import CompareOptions
 from tools.tasks.options import COMMANDS
 
-SEED = "seed"  # the axis that results are averaged over
+SEED, FOLD = "seed", "fold"  # the axes that results are averaged over
+REPEATED = (FOLD, SEED)
 OWN_OPTIONS = ("output", "resume", "eval_only", "dry_run")  # options that the comparison itself sets for each cell
 TASK_KEYS = ("script", "options", "matrix", "runs")  # keys of an experiment, or of one task of it
 COMMON_KEYS = ("tasks", "equal_steps")  # keys of the whole experiment only
@@ -45,9 +46,9 @@ class Plan:
     equal_steps: bool = False
 
     def axes(self) -> list[str]:
-        """Return the names of the options that vary, the seed last."""
+        """Return the names of the options that vary, the fold and the seed last."""
         names = dict.fromkeys(name for matrix in self.matrices for name in matrix)
-        return [name for name in names if name != SEED] + [SEED] * (SEED in names)
+        return [name for name in names if name not in REPEATED] + [name for name in REPEATED if name in names]
 
     def combinations(self) -> Iterator[tuple[dict[str, str], Values]]:
         """Yield for each cell (run) the names of its values, and the values themselves; both are dicts by option."""
@@ -82,10 +83,13 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
             values = [value.strip() for value in str(text).split(",") if value.strip()]
             require(values, f"{axis}s", text, "name at least one; separate several with commas")
             matrix |= matrix_of({axis: values}, f"--{axis}s")
-    require(
-        matrix, "backbones", options.backbones, "name the backbones to compare, separated by commas, or give --seeds"
-    )
-    return [Plan(str(options.script), (*arguments, *for_plugins), (matrix,))]
+    shared = (*arguments, *for_plugins)
+    if options.folds is not None:
+        matrix |= matrix_of({FOLD: list(range(options.folds))}, "--folds")
+        shared = (*shared, f"--folds={options.folds}")
+    rule = "name the backbones to compare, separated by commas, or give --seeds or --folds"
+    require(matrix, "backbones", options.backbones, rule)
+    return [Plan(str(options.script), shared, (matrix,))]
 
 
 def read_plans(path: Path, scripts: Sequence[str]) -> list[Plan]:

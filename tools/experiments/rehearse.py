@@ -11,11 +11,13 @@ from backbones.errors import UserError
 from tools.engine.rehearsal import Rehearsal
 from tools.experiments.cells import Cell
 from tools.experiments.jobs import train
+from tools.experiments.plan import REPEATED
 from tools.experiments.state import CellState
 
 
 def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
-    """Make dry runs of the cells (runs), `jobs` at a time as in training. Cells that differ only in the seed share one.
+    """Make dry runs of the cells (runs), `jobs` at a time as in training. Cells that differ only in seed
+    and fold share one.
 
     With a fraction of the data, cells of different seeds have different images, so each of them has a dry run.
 
@@ -40,7 +42,7 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
 
 def _key(cell: Cell) -> str:
     """Return a text that is equal for cells (runs) that can share a dry run, because they differ only in the seed."""
-    ignored = () if cell.config["fraction"] < 1 else ("seed",)
+    ignored = () if cell.config["fraction"] < 1 else REPEATED
     return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in ignored}])
 
 

@@ -12,18 +12,21 @@ from statistics import mean
 from backbones.common.files import JsonObject, write_json, write_text
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.groups import Group
-from tools.experiments.plan import SEED
+from tools.experiments.plan import REPEATED
 from tools.experiments.task_comparison import TaskComparison
 from tools.runs.metrics import TaskMetrics
 
 NOTES = (
-    "Metrics are from the last evaluation: mean ± sample standard deviation over n seeds. GFLOPs are multiply-adds of "
-    "one image at its test size, images/s is the speed of training alone, memory is the peak of the process."
+    "Metrics are from the last evaluation: mean ± sample standard deviation over n runs (seeds, folds). GFLOPs are "
+    "multiply-adds of one image at its test size, images/s is the speed of training alone, memory is the peak of the "
+    "process."
 )
 METHOD = (
     "Differences are in points; above 0 the second value is better. Their interval is Welch's over the seeds, with the "
     "variance over 1,000 resamples of the validation images added; all runs get the same resamples. With a single seed "
-    "the interval covers the images only. About one interval in twenty excludes zero by chance."
+    "the interval covers the images only. Runs of several folds are paired by fold, and the t-interval of their "
+    "differences is corrected for overlapping training images (Nadeau and Bengio 2003). About one interval in twenty "
+    "excludes zero by chance."
 )
 
 
@@ -170,7 +173,7 @@ def _group_json(group: Group, metrics: TaskMetrics) -> JsonObject:
     runs = [
         {
             "folder": run.cell.name,
-            "seed": run.config.get(SEED),
+            **{axis: run.config.get(axis) for axis in REPEATED},
             "finished": run.results is not None,
             "error": run.error,
             **{metric.title: metric.percent(run.results or {}) for metric in metrics.table},

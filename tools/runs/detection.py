@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backbones.common.category_options import CategoryOptions
+from backbones.common.data_split import Side
 from backbones.common.files import JsonObject
 from backbones.errors import UserError, counted
 from detection.data.annotations import CocoAnnotations
@@ -64,7 +66,9 @@ class EvaluatedDetections:
         """
         annotations = read_truth(run, data)
         limit = run.config.get("limit")
-        indices = select(annotations, limit=limit if isinstance(limit, int) else None)
+        names = annotations.file_names.tolist()
+        among = None if run.split is None else run.split.rows(names, "val")
+        indices = select(annotations, limit=limit if isinstance(limit, int) else None, among=among)
         images = annotations.image_ids[indices].tolist()
         source = annotations.source
         engine = HotcocoEngine(source if isinstance(source, Path) else json.loads(source))
@@ -117,17 +121,23 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
     Raises:
         UserError: if the annotations do not exist.
     """
-    names = ("val_split", "val_annotations", "val_images")
-    options: dict[str, Any] = {name: run.config[name] for name in names if name in run.config}
-    if options.get("val_annotations") and data is None:
-        options |= {name: str(run.locate(str(options.get(name)))) for name in ("val_annotations", "val_images")}
-        if not Path(options["val_annotations"]).is_file():
-            raise UserError(f"{options['val_annotations']}: no such file; name the run's data with --data")
+    side: Side = "val" if run.split is None else "train"  # which side of the data has the validation images
+    files = (f"{side}_annotations", f"{side}_images")
+    if side == "train" and run.config.get("annotations"):
+        files = ("annotations", "images")
+    options: dict[str, Any] = {name: run.config[name] for name in (f"{side}_split", *files) if name in run.config}
+    if options.get(files[0]) and data is None:
+        options |= {name: str(run.locate(str(options.get(name)))) for name in files}
+        if not Path(options[files[0]]).is_file():
+            raise UserError(f"{options[files[0]]}: no such file; name the run's data with --data")
     else:
         root = run.data_root(data) or shapes.prepare()
-        options |= {"data": str(root), "val_annotations": None, "val_images": None}
+        options |= {"data": str(root), **dict.fromkeys(files)}
     options["allow_outside"] = bool(run.config.get("allow_outside"))
-    return read_annotations(DetectionDataOptions(**options, bad_boxes="drop"), "val", absent_images="keep")
+    names = {field.name for field in fields(CategoryOptions)}
+    categories = CategoryOptions(**{name: value for name, value in run.config.items() if name in names})
+    data_options = DetectionDataOptions(**options, bad_boxes="drop")
+    return read_annotations(data_options, side, absent_images="keep", categories=categories)
 
 
 def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int], annotations: Path) -> np.ndarray:

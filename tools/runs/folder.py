@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
 from backbones.common.bits import WHOLE_BITS
+from backbones.common.data_split import SPLITS_FILE, DataSplit
 from backbones.common.files import JsonObject, read_yaml
 from backbones.errors import UserError
 from tools.evaluation.reading import read_json
@@ -94,6 +96,12 @@ class RunFolder:
             if from_start.exists():
                 return from_start
         return path
+
+    @cached_property
+    def split(self) -> DataSplit | None:
+        """The split of the training images, if the data have no validation split."""
+        path = self.file(SPLITS_FILE)
+        return DataSplit.read(path) if path else None
 
     @property
     def bits(self) -> int:

@@ -149,4 +149,4 @@ def _open_source(run: RunFolder, data: str | None) -> LabelSource:
         options["scales"] = tuple(options["scales"])
     options["bits"] = run.bits
     root = run.data_root(data) or shapes.prepare()
-    return open_source(root, "val", SegmentationDataOptions(**options))
+    return open_source(root, "val" if run.split is None else "train", SegmentationDataOptions(**options))

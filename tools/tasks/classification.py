@@ -12,14 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.common.data_split import DataSplit
+from backbones.common.split_options import SplitOptions
+from backbones.common.stratified import ItemClasses
 from backbones.errors import UserError, counted, require
 from backbones.weights.hub import resolve
 from classification.balance import balanced_repeats, class_weights
 from classification.data.folder_source import classes_of
+from classification.data.folders import ClassFolder
 from classification.data.items import Collate, collate
+from classification.data.layouts import has_split
 from classification.data.names import IMAGENET_CLASSES, ClassNames
 from classification.data.opening import open_source
 from classification.data.reading import Reading
+from classification.data.shard_index import holds_shards
 from classification.data.shard_source import ShardSource
 from classification.data.shards import ShardBatches
 from classification.data.source import ImageSource, Split
@@ -40,6 +46,7 @@ from tools.synthetic import crops
 from tools.tasks.classification_measure import ClassificationMeasure, evaluated_meta
 from tools.tasks.data import bits_entry, bits_row, classes_trained_on, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
+from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
 
 MEASURED_FOR_MEAN = 2000  # training images from which --normalise data computes mean and std
 # Metrics that may choose the best model, the default first; for one class an image, and for several.
@@ -60,6 +67,7 @@ class ClassificationTask:
         data = options.data
         splits: tuple[Split, ...] = ("val",) if options.run.eval_only else ("train", "val")
         reduced = options.train.fraction < 1 and "train" in splits
+        wanted = wanted_split(options, **_existing_splits(options, bad))
         source = open_source(
             str(distributed.on_main(crops.prepare)) if data.data is None else data.data,
             in_channels=data.in_channels,
@@ -67,6 +75,7 @@ class ClassificationTask:
             guard=bad if bad.skip else None,
             sample=data.sample or 0,
             choose=partial(_fraction, options) if reduced else None,
+            divide=partial(_divide, wanted, options, bad) if wanted else None,
             splits=splits,
             folder_names={"train": data.train_split, "val": data.val_split},
             classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
@@ -223,6 +232,27 @@ def _reading(options: TrainClassifierOptions, bad: BadImages) -> Reading:
         # The images of one split may happen to have one class each.
         return replace(reading, multi_label=True)
     return reading
+
+
+def _existing_splits(options: TrainClassifierOptions, bad: BadImages) -> ExistingSplits:
+    """Return which splits the data have, and the name of the data."""
+    data, reading = options.data, _reading(options, bad)
+    where, how = f"--data {data.data}", "--val-split"
+    if data.data is None or holds_shards(data.data):
+        where = where if data.data else "the built-in data set of shapes"
+        return ExistingSplits(has_train=True, has_val=True, where=where, how=how)
+    has_val = has_split(Path(data.data), data.val_split, reading)
+    has_train = has_val or has_split(Path(data.data), data.train_split, reading)
+    return ExistingSplits(has_train=has_train, has_val=has_val, where=where, how=how)
+
+
+def _divide(wanted: SplitOptions, options: TrainClassifierOptions, bad: BadImages, folder: ClassFolder) -> DataSplit:
+    """Split the images of the training folder."""
+    files = [folder.path(row) for row in range(len(folder))]
+    rows, labels = (np.arange(len(folder)), folder.labels) if folder.labels.ndim == 1 else np.nonzero(folder.labels)
+    shown = ItemClasses(rows, labels, len(folder.classes))
+    images = UndividedImages(folder.file_names(), files, folder.classes, lambda: shown)
+    return decide_split(wanted, options, images, bad)
 
 
 def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from backbones.common.data_split import DataSplit
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
@@ -29,10 +30,12 @@ class Splits(Generic[SplitType]):
 
     Attributes:
         train: None with `--eval-only`.
+        split: how the training images were split, if the data have no validation split.
     """
 
     train: SplitType | None
     val: SplitType
+    split: DataSplit | None = None
 
     @property
     def first(self) -> SplitType:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,32 +19,28 @@ from backbones.common.loading import loader
 from backbones.errors import UserError, counted, first_names
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
-from detection.data.annotations import CocoAnnotations
-from detection.data.dataset import CocoDetection, collate, select
-from detection.data.folders import read_annotations
+from detection.data.dataset import CocoDetection, collate
 from detection.draw import draw_samples
 from detection.faster_rcnn import FasterRCNN
 from detection.necks import require_neck
-from detection.options import DetectionDataOptions, DetectorOptions
+from detection.options import DetectorOptions
 from detection.predict import Predictor
 from detection.runs import strips_of_codes
 from detection.trained import build_from_options, from_file
-from detection.transforms import Augment
 from detection.weights import MASK_BRANCH, norm_eps
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches, to_device
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
-from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.evaluation.evaluator import CocoEvaluator
 from tools.evaluation.mask_truth import mask_truth
 from tools.evaluation.summary import class_summary, format_table
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
-from tools.synthetic import shapes
 from tools.tasks.data import Splits, bits_entry, bits_row
+from tools.tasks.detection_data import open_data
 from tools.tasks.options import TrainDetectorOptions
 from tools.tasks.samples import read_samples
 
@@ -65,8 +61,7 @@ class DetectionTask:
 
     def build_data(self, options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetection]:
         require_neck(options.model.neck)  # before the data are read, which may take long
-        val = open_val(options)
-        return Splits(None if options.run.eval_only else open_train(options, val), val)
+        return open_data(options, bad)
 
     def build_model(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> FasterRCNN:
         model = options.model
@@ -95,6 +90,7 @@ class DetectionTask:
             "input": {**model.transform.describe(), **bits_entry(options.data.bits)},
             "norm_eps": norm_eps(model),
             "model": asdict(options.model),
+            **({"categories": asdict(options.categories)} if options.categories.changes_classes else {}),
         }
 
     def batches(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> TrainBatches:
@@ -229,73 +225,6 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             [_arrays(_with_strips(detections)) for detections in found],
             self.data.annotations.categories.names,
         ).save(path)
-
-
-def open_val(options: TrainDetectorOptions) -> CocoDetection:
-    """Open the validation split of a detection run."""
-    val = _annotations(options, "val")
-    return CocoDetection(val, Augment("eval"), indices=select(val, limit=options.data.limit), bits=options.data.bits)
-
-
-def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetection:
-    """Open the training split of a detection run.
-
-    Raises:
-        UserError: its categories are not those of the validation split, no image is left, or no image has a box.
-    """
-    data = options.data
-    train = _annotations(options, "train")
-    train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
-    indices = select(train, limit=data.limit, negatives=data.negatives)
-    if not len(indices):
-        raise UserError(
-            f"{train.path}: no image is left to train on, because none of the chosen images has an "
-            "object; add annotations, or choose other images"
-        )
-    # Keep --fraction of the images, of each class alike.
-    images, classes = train.objects(indices)
-    if not len(images):
-        raise UserError(
-            f"{train.path}: no image of the training split has a box, so that there is nothing to learn; check the "
-            "labels and the names of their files"
-        )
-    kept = nested_subset(
-        images,
-        classes,
-        size=len(indices),
-        fraction=options.train.fraction,
-        seed=options.run.seed,
-        names=train.categories.names,
-    )
-    model = options.model
-    augment = Augment(
-        data.augment,
-        tuple(data.short_sides or ()),
-        options.run.seed,
-        model_sizes=(model.min_size, model.max_size),
-        masks=model.masks,
-    )
-    return CocoDetection(train, augment, indices=indices[kept], bits=data.bits)
-
-
-def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:
-    """Read the annotations of a split, from the built-in shapes if no data is given."""
-    data: DetectionDataOptions = options.data
-    if data.data is None and data.annotations is None and getattr(data, f"{split}_annotations") is None:
-        _refuse_shapes(data, split)
-        data = replace(data, data=str(distributed.on_main(shapes.prepare)))
-    absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
-    return read_annotations(data, split, absent_images=absent, masks=options.model.masks)
-
-
-def _refuse_shapes(data: DetectionDataOptions, split: str) -> None:
-    """Refuse to take one split from a file of the user and the other one from the built-in shapes."""
-    other = "val" if split == "train" else "train"
-    if getattr(data, f"{other}_annotations") is not None:
-        raise UserError(
-            f"--{other}-annotations: needs the {split} split as well; pass --{split}-annotations and --{split}-images"
-            + (", or use --eval-only" if split == "train" else "")
-        )
 
 
 def _other_settings(options: DetectorOptions) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_type_hints
 
+from backbones.common.category_options import CategoryOptions
+from backbones.common.split_options import SplitOptions
 from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions, ClassReadingOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
@@ -29,6 +31,7 @@ class TrainClassifierOptions:
     train: TrainOptions
     run: RunOptions
     plugins: PluginOptions
+    split: SplitOptions = field(default_factory=SplitOptions)
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.freeze)
@@ -49,6 +52,8 @@ class TrainDetectorOptions:
     train: TrainOptions
     run: RunOptions
     plugins: PluginOptions
+    split: SplitOptions = field(default_factory=SplitOptions)
+    categories: CategoryOptions = field(default_factory=CategoryOptions)
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.frozen_stages)
@@ -73,6 +78,7 @@ class TrainSegmenterOptions:
     train: TrainOptions
     run: RunOptions
     plugins: PluginOptions
+    split: SplitOptions = field(default_factory=SplitOptions)
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.freeze)

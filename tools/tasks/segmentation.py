@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError, counted
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
-from segmentation.data.folders import open_source
 from segmentation.data.statistics import LabelStatistics, measure_labels
 from segmentation.draw import draw_samples
 from segmentation.fcn import FCN
@@ -25,20 +24,18 @@ from segmentation.losses import PixelLoss, median_frequency_weights
 from segmentation.metrics import CONFUSION, POLICY, LabelMetrics, format_table
 from segmentation.predict import Predictor
 from segmentation.trained import build_from_options
-from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
-from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
-from tools.synthetic import shapes
 from tools.tasks.data import Splits, bits_entry, bits_row, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.samples import read_samples
+from tools.tasks.segmentation_data import open_data, pixel_counts
 
 SAMPLES = 6  # rows of samples.png
 EVAL_BATCH = 8  # largest number of images in one forward pass
@@ -54,8 +51,7 @@ class SegmentationTask:
         return "mIoU"
 
     def build_data(self, options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
-        val = open_split(options, "val")
-        return Splits(None if options.run.eval_only else open_split(options, "train"), val)
+        return open_data(options, bad)
 
     def build_model(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> FCN:
         chosen, source = options.model, data.val.source
@@ -185,24 +181,6 @@ class SegmentationMeasure(Measure[LabelMetrics]):
         ).save(path)
 
 
-def open_split(options: TrainSegmenterOptions, split: Literal["train", "val"]) -> Segmentation:
-    """Open a split. Training images are augmented; validation images are not.
-
-    Raises:
-        UserError: files are missing or malformed, or the folder's layout is unknown.
-    """
-    data = options.data
-    root = distributed.on_main(shapes.prepare) if data.data is None else Path(data.data)
-    source = open_source(root, split, data)
-    indices = np.arange(len(source))[: data.limit]
-    if split == "val":
-        return Segmentation(source, Augment("eval"), indices=indices)
-    if options.train.fraction < 1:
-        indices = _fraction(Segmentation(source, Augment("eval"), indices=indices), options)
-    augment = Augment(data.augment, data.crop_size, data.scales, seed=options.run.seed)
-    return Segmentation(source, augment, indices=indices)
-
-
 def _described(data: Segmentation) -> str:
     others = describe_passed_over(data.source.passed_over)
     text = counted(len(data), "image") + "".join(f"; {what}: {count}" for what, count in data.source.notes.items())
@@ -212,37 +190,13 @@ def _described(data: Segmentation) -> str:
 def _loss(options: TrainSegmenterOptions, train: Segmentation) -> PixelLoss:
     weights = None
     if options.model.class_weights == "median":
-        weights = torch.from_numpy(median_frequency_weights(_pixel_counts(train)))
+        weights = torch.from_numpy(median_frequency_weights(pixel_counts(train)))
     return PixelLoss(options.model.loss, weights)
-
-
-def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
-    """Return the indices of the training images that `--fraction` selects by the classes in each image."""
-    images, classes = np.nonzero(_pixel_counts(data))
-    kept = nested_subset(
-        images,
-        classes,
-        size=len(data),
-        fraction=options.train.fraction,
-        seed=options.run.seed,
-        names=data.source.classes.names,
-    )
-    return data.indices[kept]
 
 
 def _statistics(data: Segmentation) -> LabelStatistics:
     """Count the pixels of each class in a sample of the label maps. The main process counts for all."""
     return distributed.on_main(lambda: measure_labels(data.source, data.indices))
-
-
-def _pixel_counts(data: Segmentation) -> np.ndarray:
-    """Count the pixels of each class in each image, `[N, K]`. Every process reads a part of the label maps."""
-    mine = range(distributed.rank(), len(data), distributed.world_size())
-    parts = distributed.all_gather(distributed.on_all(lambda: data.pixel_counts(mine)))
-    counts = np.empty((len(data), len(data.source.classes)), np.int64)
-    for rank, part in enumerate(parts):
-        counts[rank :: len(parts)] = part
-    return counts
 
 
 def _require_same_classes(train: LabelSource, val: LabelSource) -> None:

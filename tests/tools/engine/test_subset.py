@@ -14,9 +14,9 @@ from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
 from tools.engine.subset import nested_subset
 from tools.tasks.classification import ClassificationTask
-from tools.tasks.detection import open_train, open_val
+from tools.tasks.detection_data import open_train, open_val
 from tools.tasks.options import TrainClassifierOptions, TrainDetectorOptions, TrainSegmenterOptions
-from tools.tasks.segmentation import open_split
+from tools.tasks.segmentation_data import open_split
 
 NAMES = ("common", "usual", "rare")
 

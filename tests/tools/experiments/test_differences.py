@@ -206,6 +206,38 @@ def test_statements_in_full():
         "change": 10.0,
         "images": (8, 12),
         "images_and_seeds": (-1.0, 21.0),
+        "folds": 0,
         "distinguishable": False,
         "statement": several.statement(),
     }
+
+
+def folded(name: str, fold: int, seed: int, top1: float) -> CellRun:
+    """Return a finished run of one fold of five, whose folder is not read."""
+    config = {"backbone": name, "seed": seed, "folds": 5, "fold": fold}
+    cell = Cell(f"{name}-fold{fold}-seed{seed}", "train_cls", (), config, {})
+    return CellRun(cell, Path(cell.name), {"top1": top1}, [])
+
+
+def test_runs_of_folds_are_paired_by_fold():
+    # Folds differ by 30 points, the backbones by 1, 2, 3 and 2 points in each of them; fold 4 of b is not finished.
+    gains, runs = (1, 2, 3, 2), [folded("a", 4, 0, 0.5)]
+    for fold, gain in enumerate(gains):
+        runs += [folded("a", fold, 0, 0.4 + fold / 10), folded("b", fold, 0, 0.4 + fold / 10 + gain / 100)]
+    (found,) = find_differences(group_runs(runs, ["backbone", "fold", "seed"]), TOP1)
+    assert (found.change, found.folds) == (pytest.approx(2), 4)
+    # Variance (1 + 0 + 1 + 0) / 3, times 1/4 + 1/3; t with 3 degrees of freedom.
+    reach = t.ppf(0.975, 3) * np.sqrt(2 / 3 * (1 / 4 + 1 / 3))
+    assert found.both == (pytest.approx(2 - reach), pytest.approx(2 + reach))
+    assert found.statement() == (
+        f"backbone b over a: +2.0 top1, 95% interval {2 - reach:+.1f} to {2 + reach:+.1f}, 4 paired folds"
+    )
+
+
+def test_the_seeds_of_a_fold_are_averaged_and_one_fold_in_common_has_no_interval():
+    runs = [folded("a", 0, 0, 0.4), folded("a", 0, 1, 0.6), folded("a", 1, 0, 0.9), folded("b", 0, 0, 0.6)]
+    (found,) = find_differences(group_runs([*runs, folded("b", 2, 0, 0.1)], ["backbone", "fold", "seed"]), TOP1)
+    assert (found.change, found.bounds) == (pytest.approx(10), None)
+    assert found.statement() == (
+        "backbone b over a: +10.0 top1, 1 paired fold; no interval: one fold does not show how much folds vary"
+    )

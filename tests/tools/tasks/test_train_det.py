@@ -17,7 +17,8 @@ from tools import train_det
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.evaluation.detections import SCORE_DECIMALS
-from tools.tasks.detection import describe_split, open_train, open_val
+from tools.tasks.detection import describe_split
+from tools.tasks.detection_data import open_train, open_val
 from tools.tasks.options import TrainDetectorOptions
 
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"

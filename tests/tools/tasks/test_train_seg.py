@@ -16,7 +16,7 @@ from tools import train_seg
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.tasks.options import TrainSegmenterOptions
-from tools.tasks.segmentation import open_split
+from tools.tasks.segmentation_data import open_split
 
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
 

@@ -1,0 +1,110 @@
+"""Opens the training and validation images of a segmentation run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from backbones.common.data_split import Side, relative_names
+from backbones.common.split_options import SplitOptions
+from backbones.common.stratified import ItemClasses
+from segmentation.data.dataset import LabelSource, Segmentation
+from segmentation.data.folders import has_split, open_source
+from segmentation.transforms import Augment
+from tools.engine.bad_images import BadImages
+from tools.engine.subset import nested_subset
+from tools.processes import distributed
+from tools.synthetic import shapes
+from tools.tasks.data import Splits
+from tools.tasks.options import TrainSegmenterOptions
+from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
+
+
+def open_data(options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
+    """Open the validation split and, unless `--eval-only`, the training split; split the training images if asked.
+
+    Raises:
+        UserError: files are missing or malformed, or no image is left to train or to validate on.
+    """
+    if wanted := wanted_split(options, **_existing_splits(options)):
+        return _open_undivided(wanted, options, bad)
+    val = open_split(options, "val")
+    return Splits(None if options.run.eval_only else open_split(options, "train"), val)
+
+
+def _existing_splits(options: TrainSegmenterOptions) -> ExistingSplits:
+    """Return which splits the data have, and the name of the data."""
+    data, how = options.data, "--val-split"
+    if data.data is None:
+        return ExistingSplits(has_train=True, has_val=True, where="the built-in data set of shapes", how=how)
+    found = {f"has_{side}": has_split(Path(data.data), getattr(data, f"{side}_split")) for side in ("train", "val")}
+    return ExistingSplits(has_train=found["has_train"], has_val=found["has_val"], where=f"--data {data.data}", how=how)
+
+
+def _open_undivided(wanted: SplitOptions, options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
+    """Open data without a validation split, and split the training images."""
+    source = _open_source(options, "train")
+    whole = Segmentation(source, Augment("eval"))
+    files = [source.file(row) for row in range(len(source))]
+    names, classes = relative_names(files), source.classes.names
+
+    def shown() -> ItemClasses:
+        images, labels = np.nonzero(pixel_counts(whole))
+        return ItemClasses(images, labels, len(classes))
+
+    split = decide_split(wanted, options, UndividedImages(names, files, classes, shown), bad)
+    val = _images(options, source, "val", split.rows(names, "val"))
+    train = None if options.run.eval_only else _images(options, source, "train", split.rows(names, "train"))
+    return Splits(train, val, split)
+
+
+def open_split(options: TrainSegmenterOptions, split: Side) -> Segmentation:
+    """Open a split. Training images are augmented; validation images are not.
+
+    Raises:
+        UserError: files are missing or malformed, or the folder's layout is unknown.
+    """
+    source = _open_source(options, split)
+    return _images(options, source, split, np.arange(len(source)))
+
+
+def _open_source(options: TrainSegmenterOptions, split: Side) -> LabelSource:
+    root = distributed.on_main(shapes.prepare) if options.data.data is None else Path(options.data.data)
+    return open_source(root, split, options.data)
+
+
+def _images(options: TrainSegmenterOptions, source: LabelSource, split: Side, rows: np.ndarray) -> Segmentation:
+    """Return the dataset of the images at `rows` of a source, as far as `--limit` and `--fraction` allow."""
+    data = options.data
+    indices = rows[: data.limit]
+    if split == "val":
+        return Segmentation(source, Augment("eval"), indices=indices)
+    if options.train.fraction < 1:
+        indices = _fraction(Segmentation(source, Augment("eval"), indices=indices), options)
+    augment = Augment(data.augment, data.crop_size, data.scales, seed=options.run.seed)
+    return Segmentation(source, augment, indices=indices)
+
+
+def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
+    """Return the indices of the training images that `--fraction` selects by the classes in each image."""
+    images, classes = np.nonzero(pixel_counts(data))
+    kept = nested_subset(
+        images,
+        classes,
+        size=len(data),
+        fraction=options.train.fraction,
+        seed=options.run.seed,
+        names=data.source.classes.names,
+    )
+    return data.indices[kept]
+
+
+def pixel_counts(data: Segmentation) -> np.ndarray:
+    """Count the pixels of each class in each image, `[N, K]`. Every process reads a part of the label maps."""
+    mine = range(distributed.rank(), len(data), distributed.world_size())
+    parts = distributed.all_gather(distributed.on_all(lambda: data.pixel_counts(mine)))
+    counts = np.empty((len(data), len(data.source.classes)), np.int64)
+    for rank, part in enumerate(parts):
+        counts[rank :: len(parts)] = part
+    return counts
