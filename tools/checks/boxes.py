@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from detection.data.file_names import ImageFinder, fitting_file, is_file_in, is_
 from detection.data.folders import file_layout, open_file, open_split
 from detection.data.layouts.base import Reading
 from detection.data.truth import ProblemHandler, Truth
+from tools.checks.box_sizes import Boxes
 from tools.checks.findings import CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.outlines import Outlines
@@ -114,7 +115,33 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
         report.add("passed over", split, file=str(truth.folder), text=f"files that are not read: {others}")
     found = _image_files(images, names, sizes, truth, allow_outside)
     found.classes = _classes(categories, category_ids)
+    found.boxes = _valid_boxes(annotations, boxes, rows, sizes, found.classes)
     return found
+
+
+def _valid_boxes(
+    annotations: RecordList, boxes: np.ndarray, rows: np.ndarray, sizes: np.ndarray, classes: Mapping[int, str]
+) -> Boxes | None:
+    """Return the boxes of objects with area, clipped to their images; None if there are none.
+
+    Args:
+        boxes: xyxy `[N, 4]`, NaN for malformed boxes.
+        rows: index of the image of each annotation `[N]`, -1 if unknown.
+        sizes: heights and widths of the images `[I, 2]`, 0 if unknown.
+        classes: names of the categories by id.
+    """
+    labels = [record.get("category_id") for record in annotations.records]
+    crowds = [bool(record.get("iscrowd")) for record in annotations.records]
+    known = [isinstance(key, int) and key in classes for key in labels]
+    valid = np.flatnonzero(
+        ~np.array(crowds, bool) & np.array(known, bool) & (rows >= 0) & np.isfinite(boxes).all(axis=1)
+    )
+    limits = sizes[rows[valid]]
+    clipped = boxes[valid].clip(0, limits[:, [1, 0, 1, 0]])
+    keep = ((clipped[:, 2:] - clipped[:, :2]) > SMALLEST_SIDE).all(axis=1) & (limits > 0).all(axis=1)
+    if not keep.any():
+        return None
+    return Boxes(clipped[keep], limits[keep], [classes[labels[index]] for index in valid[keep].tolist()])
 
 
 def _classes(categories: RecordList, ids: np.ndarray) -> dict[int, str]:

@@ -17,6 +17,7 @@ from classification.options import ClassReadingOptions
 from detection.data.folders import describe_nearest, layout_of
 from detection.data.layouts.base import Layout
 from segmentation.data.layout import is_label_folder
+from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
 from tools.checks.findings import CheckReport
 from tools.checks.folders import check_classes, list_splits
@@ -70,8 +71,16 @@ def check_dataset(
         images = _check_folders(root or Path(), names, layout, truth, ignore_index, read, report)
     for train, val in pairwise(images.values()):
         report_other_categories(train, val, report)
+    _describe(images, report)
     _check_images(images, report, decode=decode, workers=workers)
     return report
+
+
+def _describe(images: Mapping[str, SplitImages], report: CheckReport) -> None:
+    """Add sizes and shapes of the boxes of each split, and anchors for the first split with boxes."""
+    found = {name: split.boxes for name, split in images.items() if split.boxes is not None}
+    report.boxes = {name: describe_boxes(boxes) for name, boxes in found.items()}
+    report.anchors = propose(next(iter(found.values()))) if found else []
 
 
 def _check_folders(

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
+from backbones.common.files import JsonObject
 from backbones.errors import first_names
+from tools.checks.box_sizes import describe_line, describe_proposals
 
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
@@ -65,6 +67,8 @@ class ReportJson(TypedDict):
     clean: bool
     checked: dict[str, dict[str, int]]
     per_class: dict[str, dict[str, float]]
+    boxes: dict[str, JsonObject]
+    anchors: list[JsonObject]
     counts: dict[str, int]
     problems: list[dict[str, str]]
 
@@ -77,11 +81,15 @@ class CheckReport:
         problems: all problems in the order of the checks.
         checked: numbers of checked records and files, by split and then by what was counted.
         per_class: number of images of each class, or its fraction 0..1 of the labelled pixels, by split.
+        boxes: numbers, sides and aspect ratios of the boxes, by split; see `describe_boxes`.
+        anchors: fraction of the training boxes that the default anchors cover, and those of a proposal; see `propose`.
     """
 
     problems: list[Problem] = field(default_factory=list)
     checked: dict[str, dict[str, int]] = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    boxes: dict[str, JsonObject] = field(default_factory=dict)
+    anchors: list[JsonObject] = field(default_factory=list)
 
     def add(self, kind: str, split: str, *, record: str = "", file: str = "", text: str) -> None:
         """Add a problem to the report; the arguments are the fields of `Problem`."""
@@ -105,14 +113,18 @@ class CheckReport:
             lines += [f"{kind:<{width}}  {count:>7}  {examples[0]}"]
             lines += [f"{'':<{width}}  {'':>7}  {example}" for example in examples[1:]]
         lines += [_described(split, values) for split, values in self.per_class.items() if values]
+        lines += [line for split, values in self.boxes.items() for line in describe_line(split, values)]
+        lines += describe_proposals(self.anchors)
         return "\n".join([*lines, self._summary()])
 
     def as_json(self) -> ReportJson:
-        """Return `clean`, `checked`, `per_class`, `counts` by kind, and all `problems` with the fields of `Problem`."""
+        """Return what was checked and found, with `counts` by kind, and all `problems` with the fields of `Problem`."""
         return {
             "clean": not self.wrong,
             "checked": self.checked,
             "per_class": self.per_class,
+            "boxes": self.boxes,
+            "anchors": self.anchors,
             "counts": dict(Counter(problem.kind for problem in self.problems)),
             "problems": [asdict(problem) for problem in self.problems],
         }

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from backbones.common.bits import small_values
 from backbones.common.near_equal import decode_grey, image_hash, near_across
 from backbones.errors import UserError
+from tools.checks.box_sizes import Boxes
 from tools.checks.findings import CheckReport
 
 Findings = list[tuple[str, str]]  # kind and text of each problem of a file
@@ -41,6 +42,7 @@ class SplitImages:
         inspect: maps the index of a file and its content (bytes `[B]` uint8) to the file's problems.
         conclude: returns the problems of the split as a whole, after all files were inspected.
         classes: names of the categories by id; empty for data without boxes.
+        boxes: the valid boxes of objects; None for data without boxes.
         digests: hashes of the contents of the files that were read, by name.
         hashes: perceptual hashes of the images that were decoded, by name, see `near_equal.image_hash`.
     """
@@ -52,6 +54,7 @@ class SplitImages:
     inspect: Inspect
     conclude: Callable[[], Findings] = list
     classes: Mapping[int, str] = field(default_factory=dict)
+    boxes: Boxes | None = None
     digests: dict[str, bytes] = field(default_factory=dict)
     hashes: dict[str, int] = field(default_factory=dict)
 

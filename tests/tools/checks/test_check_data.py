@@ -260,7 +260,12 @@ def test_without_decoding_files_must_be_there_and_those_of_equal_size_are_compar
 
 def test_one_split_by_its_files(clean: CocoFolder):
     words = ("--train-annotations", clean.annotations(), "--train-images", clean.images())
-    assert found(*words) == {
+    result = found(*words)
+    # Boxes of 20x30, 8x8 and 25x20 pixels; the crowds do not count.
+    boxes = {"classes": {"brush": 1, "car": 1, "dog": 1}, "sizes": {"small": 1.0, "medium": 0.0, "large": 0.0}}
+    shapes = {"side": [9.4, 22.4, 24.3], "height_by_width": [0.82, 1.0, 1.45]}
+    assert result["boxes"] == {"train": {**boxes, **shapes}}
+    assert {name: result[name] for name in result if name not in ("boxes", "anchors")} == {
         **{"clean": True, "checked": {"train": {"images": 4, "annotations": 5}}, "per_class": {}},
         **{"counts": {}, "problems": []},
     }
@@ -447,3 +452,12 @@ def test_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tup
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=text):
         found(*words)
+
+
+def test_images_that_look_nearly_the_same_are_named_across_splits(clean: CocoFolder, capsys):
+    picture = cv2.imread(str(clean.images("train") / "007.jpg"))
+    cv2.imwrite(str(clean.images("val") / "011.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    result = found("--data", clean.root)
+    assert result["clean"] and of_kind(result) == {"near-equal image": [("image 11", "011.jpg")]}
+    (problem,) = result["problems"]
+    assert problem["text"] == "looks nearly the same as 007.jpg of train"
