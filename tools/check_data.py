@@ -3,6 +3,7 @@
     python tools/check_data.py --data coco
     python tools/check_data.py --data imagenet --workers 8 --json problems.json
     python tools/check_data.py --data camvid --ignore-index 11
+    python tools/check_data.py --data coco --fix coco-repaired
     python tools/check_data.py --data VOC2007 --train-split trainval --val-split test
     python tools/check_data.py --train-annotations A.json --train-images A/ --decode false
     python tools/check_data.py --annotations result.json --images photos
@@ -57,6 +58,9 @@ class CheckOptions:
         workers: threads that read and decode; absent: a few more than CPU cores.
         json: JSON file for all problems.
         overwrite: replace an existing `json`.
+        fix: folder to create, with a copy of the data in COCO's layout in which every problem with one right repair is
+            repaired: boxes outside their image, duplicates, absent areas and sizes, flat polygons, file names of other
+            systems, images that EXIF turns. For data with boxes.
     """
 
     data: str | None = None
@@ -76,6 +80,7 @@ class CheckOptions:
     workers: int | None = None
     json: str | None = None
     overwrite: bool = False
+    fix: str | None = None
 
     def __post_init__(self) -> None:
         if self.images in ("true", "false"):
@@ -126,8 +131,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(report.table())
     if options.json:
         write_json(Path(options.json), report.as_json())
-    if report.wrong:
+    if options.fix:
+        print(fix(options, Path(options.fix)))
+    elif report.wrong:
         raise SystemExit(1)
+
+
+def fix(options: CheckOptions, output: Path) -> str:
+    """Write a repaired copy of the data set; return what was repaired. The errors are those of `write_repaired`."""
+    from tools.checks.dataset import read_truths
+    from tools.checks.repair import write_repaired
+
+    truths = read_truths(
+        Path(options.data) if options.data else None,
+        coco_files=options.coco_files(),
+        splits=(options.train_split, options.val_split),
+        layout=options.layout,
+    )
+    return write_repaired(truths, output).describe(output)
 
 
 def check(options: CheckOptions, reading: ClassReadingOptions | None = None) -> CheckReport:

@@ -14,8 +14,9 @@ from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
 from classification.options import ClassReadingOptions
-from detection.data.folders import describe_nearest, layout_of
+from detection.data.folders import describe_nearest, layout_of, offers_split, open_split
 from detection.data.layouts.base import Layout
+from detection.data.truth import Truth
 from segmentation.data.layout import is_label_folder
 from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
@@ -74,6 +75,25 @@ def check_dataset(
     _describe(images, report)
     _check_images(images, report, decode=decode, workers=workers)
     return report
+
+
+def read_truths(
+    root: Path | None, *, coco_files: Mapping[str, CocoFiles], splits: Sequence[str], layout: str | None = None
+) -> dict[str, Truth]:
+    """Read the splits of a data set with boxes for their repair. Files that cannot be read at all are errors.
+
+    The arguments are those of `check_dataset`.
+
+    Raises:
+        UserError: the data have no boxes, no split, or a malformed record that no repair exists for.
+    """
+    found = {split: Truth.of_coco(*files) for split, files in coco_files.items()}
+    for role, name in zip(COCO_SPLITS, splits, strict=True):
+        if root is not None and role not in found and offers_split(root, name, layout):
+            found[role] = open_split(root, name, layout=layout, absent_images="keep")
+    if not found:
+        raise UserError("--fix: the data have no split to repair; name splits with --train-split and --val-split")
+    return found
 
 
 def _describe(images: Mapping[str, SplitImages], report: CheckReport) -> None:
