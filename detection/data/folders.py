@@ -94,6 +94,7 @@ def open_split(
     absent_images: Literal["error", "keep"] = "error",
     bad_boxes: Literal["error", "drop"] = "error",
     on_problem: ProblemHandler = raise_problem,
+    masks: bool = False,
 ) -> Truth:
     """Read the records of a split. `CocoAnnotations.of` checks them afterwards.
 
@@ -101,14 +102,14 @@ def open_split(
         root: folder of the data set.
         split: name of the split, such as "train".
         layout: name of the layout; None to recognise the layout.
-        absent_images, bad_boxes, on_problem: see `Reading`.
+        absent_images, bad_boxes, on_problem, masks: see `Reading`.
 
     Raises:
         UserError: the layout is unknown, there is no such split, or, by default, a record is malformed.
     """
     known = known_layout(root, layout)
     split = existing_split(split, lambda name: known.has_split(root, name))
-    return known.read(root, split, Reading(absent_images, bad_boxes, on_problem))
+    return known.read(root, split, Reading(absent_images, bad_boxes, on_problem, masks))
 
 
 def read_annotations(
@@ -130,7 +131,7 @@ def read_annotations(
     Raises:
         UserError: files are missing or malformed, an object has no mask, or the layout of the folder is unknown.
     """
-    how, files = Reading(absent_images, data.bad_boxes), _files(data)
+    how, files = Reading(absent_images, data.bad_boxes, masks=masks), _files(data)
     if split in files:
         others = [path for other, (path, _) in files.items() if other != split]
         truth = open_file(*files[split], how, others=others)
@@ -142,7 +143,12 @@ def read_annotations(
     elif data.data is not None:
         name = getattr(data, f"{split}_split")
         truth = open_split(
-            Path(data.data), name, layout=data.layout, absent_images=absent_images, bad_boxes=data.bad_boxes
+            Path(data.data),
+            name,
+            layout=data.layout,
+            absent_images=absent_images,
+            bad_boxes=data.bad_boxes,
+            masks=masks,
         )
     else:
         raise UserError(f"--data: is missing; name a folder, or an annotation file with --{split}-annotations")

@@ -23,11 +23,13 @@ class Reading:
         bad_boxes: whether a box far outside its image is a problem, or left out and counted (YOLO;
             `CocoAnnotations.of` does it for other layouts).
         on_problem: what to do about a malformed record. If it returns, the record is left out.
+        masks: also read masks that lie in files of their own (VOC's SegmentationObject).
     """
 
     absent_images: Literal["error", "keep"] = "error"
     bad_boxes: Literal["error", "drop"] = "error"
     on_problem: ProblemHandler = raise_problem
+    masks: bool = False
 
 
 class Layout(ABC):

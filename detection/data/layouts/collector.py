@@ -91,7 +91,7 @@ class Collector:
         record: Record = {"id": len(self._names), "image_id": len(self.truth.files), "category_id": 0, "bbox": sides}
         record |= {"area": sides[2] * sides[3], "iscrowd": int(crowd), **(kept or {})}
         if outline:
-            record |= {"segmentation": outline, "area": _area(outline)}
+            record |= {"segmentation": outline, "area": outline_area(outline)}
         self.truth.data["annotations"].append(record)
 
     def refuse(self, ordinal: int, text: str) -> None:
@@ -162,7 +162,7 @@ class Collector:
         return name.strip(), [side for side in sides if side is not None]
 
 
-def _area(outline: Sequence[Sequence[float]] | Record) -> float:
+def outline_area(outline: Sequence[Sequence[float]] | Record) -> float:
     """Return the area of an outline in square pixels, which COCO's `area` is."""
     if isinstance(outline, dict):
         return float(sum(outline["counts"][1::2]))

@@ -19,6 +19,7 @@ from detection.data.layouts import (
     coco_files,
     cvat,
     darknet,
+    instance_maps,
     label_studio,
     labelme,
     open_images,
@@ -45,6 +46,7 @@ BUILT_IN = (
     via.ViaLayout.name,
     open_images.OpenImagesLayout.name,
     table.TensorflowCsvLayout.name,
+    instance_maps.InstanceMapsLayout.name,
 )
 
 

@@ -19,6 +19,7 @@ from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT
+from detection.data.layouts.instance_maps import read_instance_map, run_lengths
 from detection.data.truth import (
     FolderImages,
     ProblemHandler,
@@ -47,6 +48,7 @@ class VocPlaces:
         images: folder of the images.
         classes: file that lists the classes; None for the names of all objects, sorted.
         others: further XML files whose objects have classes.
+        maps: folder of instance maps NAME.png, in which the object of ordinal n has the value n; None if there is none.
     """
 
     layout: str
@@ -55,6 +57,7 @@ class VocPlaces:
     images: Path
     classes: Path | None
     others: Collection[Path]
+    maps: Path | None = None
 
 
 @LAYOUTS.register("voc")
@@ -85,9 +88,9 @@ class VocLayout(Layout):
         names = _listed(root, split, how.on_problem)
         others = {path for path in folder.rglob("*.xml") if not path.name.startswith(".")}
         classes = listed if listed.is_file() else None
-        return read_voc_files(
-            VocPlaces("voc", root / LISTS / f"{split}.txt", folder, root / "JPEGImages", classes, others), names, how
-        )
+        path, maps = root / LISTS / f"{split}.txt", root / "SegmentationObject"
+        places = VocPlaces("voc", path, folder, root / "JPEGImages", classes, others, maps if maps.is_dir() else None)
+        return read_voc_files(places, names, how)
 
 
 def _home(root: Path) -> Path:
@@ -146,6 +149,8 @@ def read_voc_files(places: VocPlaces, names: Sequence[str], how: Reading) -> Tru
         truth.files.append(str(path))
         truth.data["images"].append({"id": len(truth.files), **image})
         _add_objects(trees[name], path, classes, truth, on_problem)
+        if how.masks and places.maps is not None:
+            _add_masks(places.maps / f"{name}.png", truth, on_problem)
     return truth
 
 
@@ -351,6 +356,22 @@ def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on
         truth.ordinals.append(ordinal)
         own = {"id": len(truth.ordinals), "image_id": len(truth.files)}
         truth.data["annotations"].append({**own, **record})
+
+
+def _add_masks(path: Path, truth: Truth, on_problem: ProblemHandler) -> None:
+    """Add the masks of an instance map to the objects of the last added image. An image may have no map."""
+    if not path.is_file():
+        return
+    try:
+        pixels = read_instance_map(path)
+    except UserError as error:
+        on_problem("malformed annotation", str(path), error)
+        return
+    for record, ordinal in zip(reversed(truth.data["annotations"]), reversed(truth.ordinals), strict=True):
+        if record["image_id"] != len(truth.files):
+            break
+        if (pixels == ordinal).any():
+            record["segmentation"] = dict(run_lengths(pixels == ordinal))
 
 
 def _object(thing: Element, where: str, classes: list[str]) -> Record:

@@ -10,12 +10,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.collector import outline_area
 from detection.data.layouts.images import UNSPLIT
 from detection.data.layouts.yolo_places import LabelledImages, label_folder, pairs_of_folder, pairs_of_list, united
 from detection.data.layouts.yolo_yaml import SPLITS, DataYaml, is_data_yaml
@@ -124,7 +126,7 @@ def _places(home: Path, description: DataYaml | None, split: str, how: Reading) 
 def read_yolo(layout: str, places: LabelledImages, names: list[str], how: Reading, *, keypoints: int = 0) -> Truth:
     """Read the images of a split with their boxes. An image without a label file has no box.
 
-    A polygon is replaced by the box around it. Sizes are those of the image files after EXIF rotation. Boxes far
+    A polygon becomes a mask, and its box is the one around it. Sizes are those of the image files after EXIF rotation. Boxes far
     outside their image are left out and counted if `how` says so.
 
     Args:
@@ -245,7 +247,11 @@ def _record(words: list[str], where: str, size: tuple[int, int], names: list[str
     fractions = zip((left, top, width, height), size * 2, strict=True)
     box = [round(fraction * side, DECIMALS) + 0.0 for fraction, side in fractions]
     assert all(map(math.isfinite, box))
-    return {"category_id": label + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+    record = {"category_id": label + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+    if len(values) > 4:
+        polygon = [round(value * side, DECIMALS) + 0.0 for value, side in zip(values, cycle(size), strict=False)]
+        record |= {"segmentation": [polygon], "area": outline_area([polygon])}
+    return record
 
 
 def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[float]]:

@@ -1,0 +1,112 @@
+"""Instance maps: image files whose pixel values number the objects of an image, from 1. Value 0 is background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from backbones.common.coco import RunLengths
+from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.images import open_image
+from backbones.errors import UserError
+from detection.data.file_names import ImageFinder
+from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.collector import Collector
+from detection.data.layouts.images import UNSPLIT, first_of, has_images, require_split
+from detection.data.truth import Truth, read_names
+
+IMAGES, MAPS = ("PNGImages", "images"), ("PedMasks", "instance_masks")
+SUFFIXES = ("_mask", "_instances", "")  # after the name of the image
+CLASS_FILE, PEDESTRIAN, OBJECT = "classes.txt", "pedestrian", "object"
+UNLABELLED = "images without an instance map, which are left out"
+
+
+@LAYOUTS.register("instance-maps")
+class InstanceMapsLayout(Layout):
+    """Images of one class of objects, and an instance map for each image, as in Penn-Fudan's data set."""
+
+    name = "instance-maps"
+    form = "Penn-Fudan's PNGImages/NAME.png and PedMasks/NAME_mask.png, or images and instance_masks"
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        yield f"a folder {' or '.join(MAPS)}", any(first_of(root / name, IMAGE_SUFFIXES) for name in MAPS)
+        yield f"images in {' or '.join(IMAGES)}", any(has_images(root / name) for name in IMAGES)
+
+    def splits(self, root: Path) -> list[str]:
+        return [UNSPLIT]
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        require_split(split, self.splits(root), root)
+        images, maps = (next(root / n for n in names if (root / n).is_dir()) for names in (IMAGES, MAPS))
+        found = Collector(self.name, maps, ImageFinder(images), how, "object")
+        label = _class_name(root)
+        for name in found.images.files:
+            file = _map_of(Path(name), maps)
+            if file is None:
+                found.note(UNLABELLED)
+            elif found.add_image(name, file) is not None:
+                _add_objects(found, file, label)
+        return found.finish([label])
+
+
+def _add_objects(found: Collector, file: Path, label: str) -> None:
+    """Add the objects of an instance map to the image that was added last. Each pixel value is one object."""
+    try:
+        pixels = read_instance_map(file)
+    except UserError as error:
+        found.how.on_problem("malformed annotation", str(file), error)
+        return
+    for number in np.unique(pixels[pixels > 0]).tolist():
+        mask = pixels == number
+        found.add_object(label, box_around(mask), number, outline=dict(run_lengths(mask)))
+
+
+def _class_name(root: Path) -> str:
+    """Return the name of the only class: that of classes.txt, or a default."""
+    file = root / CLASS_FILE
+    if not file.is_file():
+        return PEDESTRIAN if (root / MAPS[0]).is_dir() else OBJECT
+    names = read_names(file)
+    if len(names) != 1:
+        raise UserError(f"{file}: has {len(names)} names, but instance maps hold objects of one class; keep one name")
+    return names[0]
+
+
+def _map_of(image: Path, folder: Path) -> Path | None:
+    """Return the instance map of an image."""
+    stem = image.with_suffix("").as_posix()
+    paths = (folder / f"{stem}{suffix}.png" for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_instance_map(path: Path) -> np.ndarray:
+    """Read an instance map as numbers of objects `[H, W]` int64.
+
+    Raises:
+        UserError: the file does not decode, or has colours.
+    """
+    try:
+        with open_image(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(f"{path}: does not decode: truncated, damaged or not an image; replace the file") from None
+    if pixels.ndim != 2 or pixels.dtype.kind not in "bui":
+        raise UserError(f"{path}: is a colour image; give each object a grey value or palette number of its own")
+    return pixels.astype(np.int64)
+
+
+def run_lengths(mask: np.ndarray) -> RunLengths:
+    """Return a mask `[H, W]` bool as COCO's uncompressed run lengths."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return {"counts": [0, *runs] if flat[0] else runs, "size": list(mask.shape)}
+
+
+def box_around(mask: np.ndarray) -> list[int]:
+    """Return left, top, width and height of the box around the pixels of a mask, which must not be empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
