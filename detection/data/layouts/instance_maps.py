@@ -15,7 +15,7 @@ from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import Collector
 from detection.data.layouts.images import UNSPLIT, first_of, has_images, require_split
-from detection.data.truth import Truth, read_names
+from detection.data.truth import ProblemHandler, Truth, read_names
 
 IMAGES, MAPS = ("PNGImages", "images"), ("PedMasks", "instance_masks")
 SUFFIXES = ("_mask", "_instances", "")  # after the name of the image
@@ -79,6 +79,22 @@ def _map_of(image: Path, folder: Path) -> Path | None:
     stem = image.with_suffix("").as_posix()
     paths = (folder / f"{stem}{suffix}.png" for suffix in SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
+
+
+def add_masks(path: Path, truth: Truth, on_problem: ProblemHandler) -> None:
+    """Add the masks of an instance map to the objects of the last added image. An image may have no map."""
+    if not path.is_file():
+        return
+    try:
+        pixels = read_instance_map(path)
+    except UserError as error:
+        on_problem("malformed annotation", str(path), error)
+        return
+    for record, ordinal in zip(reversed(truth.data["annotations"]), reversed(truth.ordinals), strict=True):
+        if record["image_id"] != len(truth.files):
+            break
+        if (pixels == ordinal).any():
+            record["segmentation"] = dict(run_lengths(pixels == ordinal))
 
 
 def read_instance_map(path: Path) -> np.ndarray:

@@ -19,7 +19,7 @@ from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT
-from detection.data.layouts.instance_maps import read_instance_map, run_lengths
+from detection.data.layouts.instance_maps import add_masks
 from detection.data.truth import (
     FolderImages,
     ProblemHandler,
@@ -150,7 +150,7 @@ def read_voc_files(places: VocPlaces, names: Sequence[str], how: Reading) -> Tru
         truth.data["images"].append({"id": len(truth.files), **image})
         _add_objects(trees[name], path, classes, truth, on_problem)
         if how.masks and places.maps is not None:
-            _add_masks(places.maps / f"{name}.png", truth, on_problem)
+            add_masks(places.maps / f"{name}.png", truth, on_problem)
     return truth
 
 
@@ -356,22 +356,6 @@ def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on
         truth.ordinals.append(ordinal)
         own = {"id": len(truth.ordinals), "image_id": len(truth.files)}
         truth.data["annotations"].append({**own, **record})
-
-
-def _add_masks(path: Path, truth: Truth, on_problem: ProblemHandler) -> None:
-    """Add the masks of an instance map to the objects of the last added image. An image may have no map."""
-    if not path.is_file():
-        return
-    try:
-        pixels = read_instance_map(path)
-    except UserError as error:
-        on_problem("malformed annotation", str(path), error)
-        return
-    for record, ordinal in zip(reversed(truth.data["annotations"]), reversed(truth.ordinals), strict=True):
-        if record["image_id"] != len(truth.files):
-            break
-        if (pixels == ordinal).any():
-            record["segmentation"] = dict(run_lengths(pixels == ordinal))
 
 
 def _object(thing: Element, where: str, classes: list[str]) -> Record:

@@ -126,7 +126,7 @@ def _places(home: Path, description: DataYaml | None, split: str, how: Reading) 
 def read_yolo(layout: str, places: LabelledImages, names: list[str], how: Reading, *, keypoints: int = 0) -> Truth:
     """Read the images of a split with their boxes. An image without a label file has no box.
 
-    A polygon becomes a mask, and its box is the one around it. Sizes are those of the image files after EXIF rotation. Boxes far
+    A polygon becomes a mask with the box around it. Sizes are those of the image files after EXIF rotation. Boxes far
     outside their image are left out and counted if `how` says so.
 
     Args:
