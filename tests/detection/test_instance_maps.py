@@ -36,7 +36,7 @@ def test_penn_fudans_maps_are_read_as_masks_and_boxes(tmp_path: Path):
     assert np.array_equal(masks_of(data, 0), np.stack([numbers == 1, numbers == 2, numbers == 7]))
     assert data.notes == {"images without an instance map, which are left out": 1}
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "PedMasks/FudanPed00002_mask.png")
-    with pytest.raises(UserError, match="FudanPed00002_mask.png: is a colour image; give each object a grey value"):
+    with pytest.raises(UserError, match=r"FudanPed00002_mask\.png: is a colour image; give each object a grey value"):
         open_split(tmp_path, "train")
 
 
