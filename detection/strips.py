@@ -92,7 +92,7 @@ def _chunks(strips: Tensor, objects: Tensor, boxes: Tensor) -> Iterator[tuple[Te
     lengths = edges[objects + 1] - begin
     # The work of a box grows with its side and with the number of its strips.
     work = torch.where(lengths > 0, lengths.maximum((boxes[:, 2:] - boxes[:, :2]).amax(1).ceil().long()), 0)
-    order = work.argsort()
+    order = work.argsort(stable=True)
     works = work[order].tolist()
     start = works.count(0)
     while start < len(order):

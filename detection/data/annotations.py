@@ -184,7 +184,7 @@ class CocoAnnotations:
         crowd = np.array([bool(require_field(a, "annotation", "iscrowd", path)) for a in annotations], dtype=bool)
         masks = None
         if without_mask is not None:
-            masks = read_masks(truth, sizes[rows], boxes, keep & ~crowd, without_mask)
+            masks = read_masks(truth, sizes[rows], boxes, crowd, keep, without_mask)
         dropped = int((~keep).sum())
         keep &= True if masks is None else masks.kept
         # Sort the annotations that are kept by image.
@@ -192,7 +192,7 @@ class CocoAnnotations:
         return cls(
             path=path,
             folder=folder,
-            source=truth.evaluator_source(),
+            source=(truth if masks is None else masks.evaluated(truth, sizes[rows])).evaluator_source(),
             protocol=truth.protocol(),
             categories=categories,
             image_ids=image_ids,

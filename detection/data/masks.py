@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from hotcoco import mask
 
+from backbones.common.images import MOST_PIXELS
 from backbones.common.outlines import decompressed, encode
 from backbones.errors import UserError
 from detection.data.truth import Truth
@@ -55,52 +56,73 @@ class ReadMasks:
     """Masks of all annotations of a split.
 
     Attributes:
-        codes: compressed run lengths of each annotation; empty for crowds, which need no mask.
+        codes: compressed run lengths of each annotation; empty for crowds, which are not trained.
         kept: whether each annotation has a mask or needs none `[B]`.
+        boxed: codes of the annotations whose mask is replaced by their box, by index.
     """
 
     codes: list[bytes]
     kept: np.ndarray
+    boxed: dict[int, bytes]
+
+    def evaluated(self, truth: Truth, sizes: np.ndarray) -> Truth:
+        """Return the records with the masks that evaluation compares with: `truth` itself if all masks are usable.
+
+        Args:
+            sizes: height and width of each annotation's image `[B, 2]`.
+        """
+        if self.kept.all() and not self.boxed:
+            return truth
+        records = []
+        for index, record in enumerate(truth.data["annotations"]):
+            if index in self.boxed:
+                text = self.boxed[index].decode()
+                record = {**record, "segmentation": {"size": sizes[index].tolist(), "counts": text}}
+            if self.kept[index]:
+                records.append(record)
+        return replace(truth, data={**truth.data, "annotations": records}, coco_file=None)
 
 
 def read_masks(
-    truth: Truth, sizes: np.ndarray, boxes: np.ndarray, needed: np.ndarray, without_mask: WithoutMask
+    truth: Truth, sizes: np.ndarray, boxes: np.ndarray, crowd: np.ndarray, usable: np.ndarray, without_mask: WithoutMask
 ) -> ReadMasks:
     """Read the masks of the annotations of a split.
 
     A mask is unusable if its `segmentation` is missing, malformed or made for an image of another size, or if it has no
-    pixel in its box. A mask that reaches out of its box is counted in `truth.notes`.
+    pixel in its box. A mask that reaches out of its box is counted in `truth.notes`. A crowd without a usable mask has
+    its box as its mask.
 
     Args:
         sizes: height and width of each annotation's image `[B, 2]`.
         boxes: `[B, 4]` xyxy, inside the image.
-        needed: which annotations need a mask `[B]`.
+        crowd: which annotations are crowds `[B]`.
+        usable: which annotations have a box with an area `[B]`. The others get no mask.
         without_mask: whether an object without a usable mask is an error, has its box as its mask, or is left out.
 
     Raises:
         UserError: an object has no usable mask, and `without_mask` is "error".
     """
-    codes, faults = [b""] * len(needed), dict[int, str]()
-    for index in np.flatnonzero(needed).tolist():
+    codes, faults = [b""] * len(usable), dict[int, str]()
+    for index in np.flatnonzero(usable).tolist():
         try:
             codes[index] = _code(truth.data["annotations"][index].get("segmentation"), sizes[index])
         except ValueError as error:
             faults[index] = str(error)
     _compare_with_boxes(truth, codes, sizes, boxes, faults)
-    kept = np.ones(len(needed), bool)
-    if faults and without_mask == "error":
-        first = min(faults)
+    objects = [index for index in sorted(faults) if not crowd[index]]
+    if objects and without_mask == "error":
         raise UserError(
-            f"{': '.join(truth.locate(first))} has no usable mask: {faults[first]} ({len(faults)} such objects); fix "
-            "the file, or pass --without-mask box or drop"
+            f"{': '.join(truth.locate(objects[0]))} has no usable mask: {faults[objects[0]]} ({len(objects)} such "
+            "objects); fix the file, or pass --without-mask box or drop"
         )
-    for index in faults:
-        kept[index] = without_mask == "box"
-        codes[index] = _box_code(boxes[index], sizes[index]) if kept[index] else b""
-    if faults:
+    kept = np.ones(len(usable), bool)
+    kept[objects] = without_mask == "box"
+    boxed = {index: _box_code(boxes[index], sizes[index]) for index in faults if kept[index]}
+    if objects:
         what = "have their box as mask" if without_mask == "box" else "are left out"
-        truth.notes[f"objects without a usable mask {what}"] += len(faults)
-    return ReadMasks(codes, kept)
+        truth.notes[f"objects without a usable mask {what}"] += len(objects)
+    codes = [b"" if crowd[index] or not kept[index] else boxed.get(index, code) for index, code in enumerate(codes)]
+    return ReadMasks(codes, kept, boxed)
 
 
 def _code(outline: object, size: np.ndarray) -> bytes:
@@ -113,7 +135,10 @@ def _code(outline: object, size: np.ndarray) -> bytes:
         raise ValueError("`segmentation` is missing or empty")
     if not isinstance(outline, (list, dict)):
         raise ValueError("`segmentation` is neither a list of polygons nor run lengths")
-    return encode(outline, (int(size[0]), int(size[1])))
+    height, width = size.tolist()
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"its image has {height}x{width} pixels, more than can be decoded")
+    return encode(outline, (height, width))
 
 
 def _compare_with_boxes(

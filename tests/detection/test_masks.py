@@ -84,6 +84,7 @@ def test_polygons_and_both_forms_of_run_lengths_have_the_pixels_of_pycocotools(w
     )
     _, target = CocoDetection(data, Augment("eval"))[0]
     masks = masks_of(target)
+    assert json.loads(data.source)["annotations"][4]["segmentation"]["counts"]  # in evaluation, the crowd's box
     assert len(masks) == 4 and target["ignore"].tolist() == [[0, 0, 20, 20]]
     for found, polygons in zip(masks, ([TRIANGLE], ISLANDS)):
         assert np.array_equal(found, coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *SIZE))))
@@ -120,6 +121,10 @@ def test_unusable_masks_are_counted_and_can_be_replaced_or_dropped(write, kind: 
     assert boxed.notes == {"objects without a usable mask have their box as mask": 2}
     first = masks_of(CocoDetection(boxed, Augment("eval"))[0][1])[0]
     assert first[5:35, 10:30].all() and first.sum() == 30 * 20
+    # Evaluation has the same masks: without these objects, or with their boxes.
+    assert [record["id"] for record in json.loads(dropped.source)["annotations"]] == [2]
+    records = json.loads(boxed.source)["annotations"]
+    assert coco_mask.area(records[0]["segmentation"]) == 600 and records[1]["segmentation"] == [TRIANGLE]
     assert write(*given, without_mask=None).masks is None  # boxes alone need no masks
 
 

@@ -43,6 +43,9 @@ def test_a_run_with_masks_has_their_losses_and_pictures(mask_run: Path):
     assert any("loss_mask" in line for line in lines)
     results = json.loads((mask_run / "results.json").read_text())
     assert results["val_loss_mask"] > 0
+    assert {"AP", "segm_AP", "segm_AP50"} <= results.keys()
+    rows = json.loads((mask_run / "detections.json").read_text())
+    assert rows and all(row["segmentation"]["size"] == [64, 64] for row in rows)
     assert Image.open(mask_run / "samples.png").size[0] > 600
 
 
