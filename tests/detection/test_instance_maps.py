@@ -47,8 +47,8 @@ def test_vocs_instance_maps_are_read_if_masks_are_needed(voc):
     numbers = np.zeros((40, 60), np.uint8)
     numbers[8:30, 12:28], numbers[0:3, 40:60], numbers[30:33, 12:28] = 1, 2, 255
     Image.fromarray(numbers).save(root / "SegmentationObject/a.png")
-    assert not any("segmentation" in record for record in open_split(root, "test").data["annotations"])
-    truth = open_split(root, "test", masks=True)
+    assert not any("segmentation" in record for record in open_split(root, "trainval").data["annotations"])
+    truth = open_split(root, "trainval", masks=True)
     with_masks = [record for record in truth.data["annotations"] if "segmentation" in record]
     assert len(with_masks) == 2
     data = CocoAnnotations.of(truth, without_mask="drop")
