@@ -59,10 +59,10 @@ class DetectorSettings:
     proposals: int = 1000
     max_detections: int = option(100, resume="evaluation")
     context: bool = option(False, recorded=True)
-    masks: bool = option(False, recorded=True)
-    mask_channels: int = option(256, recorded=True)
-    mask_size: int = option(28, recorded=True)
-    class_agnostic_masks: bool = option(False, recorded=True)
+    masks: bool = option(False, recorded="default")
+    mask_channels: int = option(256, recorded="default")
+    mask_size: int = option(28, recorded="default")
+    class_agnostic_masks: bool = option(False, recorded="default")
 
     def __post_init__(self) -> None:
         for field in fields(DetectorSettings):
@@ -72,8 +72,6 @@ class DetectorSettings:
         low, high = self.min_size, self.max_size
         require(high >= low, "max_size", high, f"must not be below --min-size {low}")
         require(self.mask_size % 2 == 0, "mask_size", self.mask_size, "must be even")
-        needs = self.masks or not self.class_agnostic_masks
-        require(needs, "class_agnostic_masks", self.class_agnostic_masks, "needs --masks")
 
     def keywords(self) -> dict[str, Any]:
         """Return these settings as keyword arguments of `detection.build`, without the fields of subclasses."""
