@@ -15,8 +15,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 import detection
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap
+from detection.mask_head import mask_loss
 from detection.masks import decode, encode, paste
 from detection.predict import Predictor, View, flip_boxes
+from detection.strips import strips_of_bitmaps
 
 SIZES = {"min_size": 96, "max_size": 160}  # smaller than the default, to be fast
 FEW = {"proposals": 50, "rois_per_image": 32}
@@ -242,3 +244,21 @@ def test_models_whose_masks_differ_are_refused_before_anything_runs():
             UserError, match=r"models: their masks differ in size \(cells along a side: 28, (14|none)\)"
         ):
             Predictor([detector(0), detector(1, **other)])
+
+
+def test_the_mask_loss_weighs_every_positive_alike_over_processes(monkeypatch):
+    """Two processes have 2 and 3 positives. The mean of their losses is the loss of all 5 on one process."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 4, 14, 14, generator=random, dtype=torch.double)
+    target = targets_of((100, 140))[0]
+    target["strips"] = strips_of_bitmaps(target.pop("masks"))
+    objects = torch.tensor([0, 1, 1, 0, 1])
+    boxes = target["boxes"][objects].double() + torch.arange(5)[:, None]
+
+    def loss(part: slice) -> Tensor:
+        return mask_loss(logits[part], [boxes[part]], [objects[part]], [target], [(100, 140)], training=True)
+
+    whole = loss(slice(None))
+    monkeypatch.setattr("detection.mask_head.relative_count", lambda count: count / 2.5)
+    torch.testing.assert_close((loss(slice(0, 2)) + loss(slice(2, 5))) / 2, whole)
+    assert loss(slice(0, 0)) == 0
