@@ -22,7 +22,7 @@ from tools.reports.cells import (
 )
 from tools.reports.charts import ChartSeries, line_chart
 from tools.reports.differences import MetricDifference, detection_differences
-from tools.reports.masks import mask_tables
+from tools.reports.masks import mask_sections, mask_tables
 from tools.reports.matrix import confusion_blocks
 from tools.reports.outline import TaskReport
 from tools.reports.page import (
@@ -90,6 +90,7 @@ class DetectionReport(TaskReport[BoxPredictions]):
             confusion_section(found, score=self.settings.score),
             calibration_section(found),
             sizes_section(found, score=self.settings.score),
+            *mask_sections(found, score=self.settings.score, number=self.settings.images),
         ]
 
     def changed_section(self, found: Sequence[BoxPredictions]) -> Section:

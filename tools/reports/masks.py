@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from hotcoco import mask
 
 from tools.evaluation.summary import METRICS, PREFIXES, TITLES, IouType, iou_types_of
-from tools.reports.cells import fraction_cell, text_cell, text_column
-from tools.reports.page import Block, SortableTable, TableColumn
+from tools.reports.cells import blocks_by_run, count_cell, fraction_cell, text_cell, text_column
+from tools.reports.page import Block, Gallery, GalleryItem, Section, SortableTable, TableColumn
+from tools.reports.pictures import embed_crop, read_rgb
 from tools.runs.folder import RunFolder
+from tools.runs.mask_pairs import MaskPair, mask_pairs
+from tools.runs.outcomes import BoxPredictions
+
+TRUE, FOUND = (40, 160, 60), (220, 50, 40)  # colours of outlines
 
 
 def mask_tables(runs: Sequence[RunFolder]) -> list[Block]:
@@ -26,3 +37,66 @@ def mask_tables(runs: Sequence[RunFolder]) -> list[Block]:
 
 def _kind_title(run: RunFolder, iou: IouType, runs: Sequence[RunFolder]) -> str:
     return f"{TITLES[iou]} {run.name}" if len(runs) > 1 else TITLES[iou]
+
+
+def mask_sections(found: Sequence[BoxPredictions], *, score: float, number: int) -> list[Section]:
+    """Return the chapter on the quality of masks; nothing if no run has masks.
+
+    Args:
+        score: least score of the detections.
+        number: number of images in a gallery.
+    """
+    parts = []
+    for each in found:
+        if "segm_AP" in each.run.results:
+            pairs = mask_pairs(each.evaluated.masks(), each.evaluated.images, score=score)
+            paths = {image.id: image.path for image in each.images}
+            name = each.run.name if len(found) > 1 else ""
+            parts.append((name, pair_blocks(pairs, each.categories, paths, bits=each.run.bits, number=number)))
+    text = (
+        f"Detections with score {score:g} or higher whose box has an IoU of 0.5 or more with an object of their class. "
+        "A mask IoU far below the box IoU shows a poor mask in a good box."
+    )
+    return [Section("Masks", blocks_by_run(parts), text)] if parts else []
+
+
+def pair_blocks(
+    pairs: Sequence[MaskPair], categories: Mapping[int, str], paths: Mapping[int, Path], *, bits: int, number: int
+) -> list[Block]:
+    """Return a table of box IoU and mask IoU by class, and a gallery of the worst masks.
+
+    Args:
+        paths: image files by image id.
+        bits: bits that the values of 16-bit images use.
+    """
+    titles = ("detections", "box IoU", "mask IoU")
+    rows = []
+    for key, name in categories.items():
+        own = [pair for pair in pairs if pair.category == key]
+        means = [float(np.mean(values)) for values in zip(*((p.box_iou, p.mask_iou) for p in own), strict=True)]
+        rows.append([text_cell(name), count_cell(len(own)), *map(fraction_cell, means or (None, None))])
+    table = SortableTable(
+        "Mean IoU by class in percent", [text_column("class"), *(TableColumn(title) for title in titles)], rows
+    )
+    worst = sorted(pairs, key=lambda pair: (pair.mask_iou, -pair.score))[:number]
+    items = [_item(pair, categories[pair.category], paths[pair.image], bits) for pair in worst]
+    note = "Green: outline of the true mask; red: outline of the predicted mask."
+    return [table, *([Gallery("Worst masks", items, note, small=True)] if items else [])]
+
+
+def _item(pair: MaskPair, name: str, path: Path, bits: int) -> GalleryItem:
+    title, text = f"{name} {pair.score:.2f}", f"mask IoU {pair.mask_iou:.2f}, box IoU {pair.box_iou:.2f}; {path.stem}"
+    pixels = read_rgb(path, bits=bits)
+    if pixels is None or pixels.shape[:2] != tuple(pair.true["size"]):  # type: ignore[arg-type]
+        return GalleryItem([], title, f"{text}; the image cannot be read")
+    pixels = np.ascontiguousarray(pixels)
+    for code, colour in ((pair.true, TRUE), (pair.found, FOUND)):
+        _outline(pixels, code, colour)
+    return GalleryItem([embed_crop(pixels, pair.box, (), alt=f"{title} in {path.name}")], title, text)
+
+
+def _outline(pixels: np.ndarray, code: dict[str, Any], colour: tuple[int, int, int]) -> None:
+    """Draw the outline of a mask into an image `[H, W, 3]`."""
+    shape = np.ascontiguousarray(mask.decode(code))
+    contours, _ = cv2.findContours(shape, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(pixels, contours, -1, colour, 1)

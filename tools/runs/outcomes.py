@@ -104,6 +104,7 @@ class BoxPredictions:
     """The detections of a run and their outcomes: correct, false positive or ignored.
 
     Attributes:
+        evaluated: the detections as the run wrote them.
         evaluation: hotcoco's evaluation of all detections.
         confident: hotcoco's evaluation of the detections with at least the score of the report, except detections
             on crowds.
@@ -112,6 +113,7 @@ class BoxPredictions:
     """
 
     run: RunFolder
+    evaluated: EvaluatedDetections
     evaluation: COCOeval
     confident: COCOeval
     categories: Mapping[int, str]
@@ -145,7 +147,7 @@ class BoxPredictions:
         ignored = [index for index in range(len(rows)) if index + 1 not in known]  # hotcoco's ids count from 1
         if ignored:
             confident = engine.matching(Detections(np.delete(rows, ignored, axis=0)), images, evaluated.most)
-        return cls(run, evaluated.evaluation, confident, engine.categories, outcomes, evaluated.digest)
+        return cls(run, evaluated, evaluated.evaluation, confident, engine.categories, outcomes, evaluated.digest)
 
 
 def _outcomes(
