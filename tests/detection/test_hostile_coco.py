@@ -196,6 +196,16 @@ def check_boxes(data: CocoAnnotations) -> None:
     assert ((data.labels >= 1) & (data.labels <= len(data.categories))).all()
 
 
+def check_masks(data: CocoAnnotations) -> None:
+    """Every object has a mask inside its image, unless masks were not read."""
+    for row in range(len(data) if data.masks else 0):
+        strips, crowd = data.strips_of(row), data.of_image(row)[2]
+        assert np.unique(strips[:, 0]).tolist() == np.flatnonzero(~crowd).tolist()
+        height, width = data.sizes[row].tolist()
+        assert (strips[:, 1:] >= 0).all() and (strips[:, [1, 3]] < strips[:, [2, 4]]).all()
+        assert (strips[:, 2] <= width).all() and (strips[:, 4] <= height).all()
+
+
 def check_evaluation(data: CocoAnnotations) -> None:
     """Evaluate the annotations as their own detections."""
     evaluator = CocoEvaluator(data.path, category_ids=data.categories.ids, image_ids=data.image_ids.tolist())
@@ -231,8 +241,14 @@ def test_annotations_of_boxes(folder: CocoFolder, data: Any) -> None:
     path = folder.annotations()
     path.write_bytes(mutant(data.draw, folder.data))
     with refusal_of(path, *checked(folder)):
-        read = CocoAnnotations.read(path, folder.images(), bad_boxes=data.draw(st.sampled_from(["error", "drop"])))
+        read = CocoAnnotations.read(
+            path,
+            folder.images(),
+            bad_boxes=data.draw(st.sampled_from(["error", "drop"])),
+            without_mask=data.draw(st.sampled_from([None, "box", "drop"])),
+        )
         check_boxes(read)
+        check_masks(read)
         check_evaluation(read)
         items = CocoDetection(read, Augment("eval"))
         assert all(len(items[place][1]["boxes"]) <= len(read.boxes) for place in range(len(items)))
