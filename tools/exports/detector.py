@@ -7,6 +7,7 @@ normalising, padding, scaling boxes back to the original image, and category ids
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -151,7 +152,7 @@ class DetectorFile:
         boxes = resize_boxes(boxes, resized, (image.shape[-2], image.shape[-1]))
         return self.loaded.named({"boxes": boxes, "scores": scores, "labels": labels})
 
-    def check(self, run: Runner, paths: list[Path], where: str) -> FileCheck:
+    def check(self, run: Runner, paths: list[Path], where: str, accepts: Callable[[Inputs], bool]) -> FileCheck:
         """Compare the file with `detection.load(run)(image)` on image files; see `compare_detections`."""
         images = [self.loaded.read(path) for path in paths]
         return compare_detections(self.loaded, lambda image: self.detect(run, image), images, where=where)

@@ -43,13 +43,15 @@ class FileCheck(NamedTuple):
 
 
 class Check(Protocol):
-    """Compares a file, which `run` runs, with PyTorch on image files; `where` names the file in error messages.
+    """Compares a file, which `run` runs, with the loaded run on image files.
+
+    `where` names the file in error messages; `accepts` returns whether the file accepts the sizes of inputs.
 
     Raises:
         UserError: the file differs by more than rounding.
     """
 
-    def __call__(self, run: Runner, paths: list[Path], where: str) -> FileCheck: ...
+    def __call__(self, run: Runner, paths: list[Path], where: str, accepts: Callable[[Inputs], bool]) -> FileCheck: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Exportable:
         batches: whether the first input may hold any number of images.
         read: reads an image file and returns the input tensors.
         classes: names of a classifier's classes, by number.
-        check: compares the file with the loaded model, if that does more than `model`; None: outputs are compared.
+        check: compares the answers of the file, with the steps around it, with those of the loaded run.
+        resizable: whether images may be resized to sizes that the file accepts.
         blanks: inputs without anything to find, on which the file must run.
         notes: what the file leaves out, by name, for the user.
     """
@@ -81,6 +84,7 @@ class Exportable:
     read: Callable[[Path], Inputs]
     classes: tuple[str, ...] = ()
     check: Check | None = None
+    resizable: bool = False
     blanks: tuple[Inputs, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
 

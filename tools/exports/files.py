@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -22,10 +23,28 @@ from tools.exports.exportable import TOLERANCE, Exportable, FileCheck, Inputs, R
 
 
 class TracedModel(NamedTuple):
-    """Traced graph of a model, and a description of the image sizes that it accepts."""
+    """Traced graph of a model.
+
+    Attributes:
+        sizes: description of the image sizes that the graph accepts.
+        freedom: these sizes.
+        example: height and width of the example.
+        problem: why torch could not trace the model for more sizes; "" if it could.
+    """
 
     program: ExportedProgram
     sizes: str
+    freedom: Freedom
+    example: tuple[int, int]
+    problem: str
+
+    def accepts(self, inputs: Inputs) -> bool:
+        """Return whether the graph accepts the sizes of inputs."""
+        height, width = inputs[0].shape[-2:]
+        least, multiple = self.freedom
+        if not multiple:
+            return (height, width) == self.example
+        return min(height, width) >= least and height % multiple == width % multiple == 0
 
 
 class Freedom(NamedTuple):
@@ -47,11 +66,11 @@ def trace(exportable: Exportable, example: Inputs) -> TracedModel:
     Raises:
         UserError: torch cannot trace the model.
     """
-    height, width = example[0].shape[-2:]
-    inputs = tuple(x.expand(2, *x.shape[1:]).clone() if exportable.batches else x for x in example)
     problem = ""
     # Begin with the freest sizes: torch may be able to trace the model for restricted sizes only.
-    for freedom in [*_freedoms(exportable, min(height, width)), Freedom(0, 0)]:
+    for freedom in [*_freedoms(exportable, min(example[0].shape[-2:])), Freedom(0, 0)]:
+        shown = to_multiples(example, freedom.multiple) if exportable.resizable else example
+        inputs = tuple(x.expand(2, *x.shape[1:]).clone() if exportable.batches else x for x in shown)
         dims = (_free_axes(exportable, freedom), *[None] * (len(example) - 1))
         try:
             with _silence(), torch.no_grad():
@@ -59,8 +78,17 @@ def trace(exportable: Exportable, example: Inputs) -> TracedModel:
         except Exception as error:  # torch raises many kinds of errors
             problem = first_line(error)
             continue
-        return TracedModel(program, _sizes(freedom, height, width))
+        height, width = shown[0].shape[-2:]
+        return TracedModel(program, _sizes(freedom, height, width), freedom, (height, width), problem)
     raise UserError(f"torch cannot trace this model ({problem}); export another model")
+
+
+def to_multiples(inputs: Inputs, multiple: int) -> Inputs:
+    """Resize images to the nearest sides that are multiples of `multiple`, at least two; 0 and 1 change nothing."""
+    if multiple < 2:
+        return inputs
+    sides = [max(2, round(side / multiple)) * multiple for side in inputs[0].shape[-2:]]
+    return (F.interpolate(inputs[0], size=sides, mode="bilinear", align_corners=False), *inputs[1:])
 
 
 def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
@@ -132,8 +160,11 @@ def run_program(path: Path) -> Runner:
         module = torch.export.load(path).module()
 
     def call(inputs: Inputs) -> list[Tensor]:
-        with torch.no_grad():
-            outputs = module(*inputs)
+        try:
+            with torch.no_grad():
+                outputs = module(*inputs)
+        except Exception as error:  # of the program's checks and operators
+            raise _failed(inputs, error) from None
         return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
     return call
@@ -151,9 +182,21 @@ def run_onnx(path: Path, threads: int | None = None) -> Runner:
 
     def call(inputs: Inputs) -> list[Tensor]:
         arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(np.asarray(out)) for out in session.run(None, arrays)]
+        try:
+            return [torch.from_numpy(np.asarray(out)) for out in session.run(None, arrays)]
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise _failed(inputs, error) from None
 
     return call
+
+
+def _failed(inputs: Inputs, error: Exception) -> UserError:
+    """Return the error of a file that fails on an image."""
+    height, width = inputs[0].shape[-2:]
+    return UserError(
+        f"the exported file fails on an image of {width}x{height} pixels ({first_line(error)}); no file was kept; "
+        "export another format or model"
+    )
 
 
 def compare(exportable: Exportable, run: Runner, items: Sequence[Inputs], *, where: str) -> FileCheck:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import classification
 import segmentation
 from backbones.trained import TrainedFile, find
 from tools.exports.detector import exportable_detector
-from tools.exports.exportable import Exportable, Inputs, common_metadata, prepare
+from tools.exports.exportable import Exportable, common_metadata, prepare
+from tools.exports.whole_images import ClassifierFile, SegmenterFile
 
 
 def load_exportable(run: str) -> Exportable:
@@ -33,9 +31,7 @@ def exportable_classifier(trained: TrainedFile) -> Exportable:
     loaded = classification.load(trained.path, device="cpu", precision="fp32")
     model = prepare(loaded.model)
 
-    def read(path: Path) -> Inputs:
-        return (model.backbone.normalise(loaded.read(path)[0][None]).contiguous(),)
-
+    file = ClassifierFile(loaded)
     infos = model.backbone.feature_info
     metadata = common_metadata(trained) | {
         "classes": list(loaded.classes),
@@ -52,29 +48,23 @@ def exportable_classifier(trained: TrainedFile) -> Exportable:
         stride=infos[-1].stride if infos else 32,
         multiple=1,
         batches=True,
-        read=read,
+        read=lambda path: file.inputs(path)[0],
         classes=loaded.classes,
+        check=file.check,
     )
 
 
 def exportable_segmenter(trained: TrainedFile) -> Exportable:
     """Load a segmentation model for export: from images `[N, C, H, W]` to scores `[N, classes, H, W]`."""
-    loaded = segmentation.load(trained.path, device="cpu", precision="fp32")
-    model = prepare(loaded.model)
+    loaded = segmentation.load(trained.path, device="cpu", precision="fp32", tile=0, scales=(1.0,), flip=False)
+    model, file = prepare(loaded.model), SegmenterFile(loaded)
     stride = max(32, *(info.stride for info in model.backbone.feature_info))
-    smallest = loaded.predictor.min_size
-
-    def read(path: Path) -> Inputs:
-        images = model.backbone.normalise(loaded.read(path)[None]).contiguous()
-        # Resize as the predictor does, then to the nearest multiples of the stride.
-        scale = smallest / min(images.shape[-2:]) if smallest else 1
-        sides = [max(2, round(side * scale / stride)) * stride for side in images.shape[-2:]]
-        return (F.interpolate(images, size=sides, mode="bilinear", align_corners=False),)
-
+    views = [name for name in ("tile", "test_scales", "test_flip") if trained.config.get(name)]
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
     metadata = common_metadata(trained) | {
         "classes": list(loaded.classes.names),
-        "images": f"float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`; "
-        f"H and W are multiples of {stride}",
+        "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`, resized so "
+        "that the shorter side has `input.min_size` pixels (0: not resized); `sizes` says which H and W are accepted",
         "scores": "float32 [N, classes, H, W], before softmax",
     }
     return Exportable(
@@ -83,9 +73,12 @@ def exportable_segmenter(trained: TrainedFile) -> Exportable:
         ("scores",),
         metadata,
         stride=stride,
-        multiple=stride,
+        multiple=1,
         batches=True,
-        read=read,
+        read=file.inputs,
+        check=file.check,
+        resizable=True,
+        notes={"left out": f"{options} of the run: the file views each whole image once"} if views else {},
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backbones.common.files import atomic_file
 from backbones.errors import UserError, counted
 from tools.exports import files, int8
-from tools.exports.exportable import Exportable, Inputs
+from tools.exports.exportable import Exportable, Inputs, Runner
 from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
 from tools.exports.options import ExportOptions
@@ -41,14 +41,18 @@ def _write(
 ) -> dict[str, str]:
     """Write the file and compare it with the model; results and errors as in `export`."""
     items = [exportable.read(image) for image in images]
-    found = dict(exportable.notes)
+    traced, found = None, dict(exportable.notes)
     if options.format == "torchvision":
         write_state_dict(path, exportable)
         run = run_library_model(path, exportable)
     else:
         # Trace a large image: a side of a single cell would be taken for a constant.
         traced = _trace(exportable, max(items, key=lambda item: min(item[0].shape[-2:])), options)
-        found["sizes"] = traced.sizes
+        found["sizes"] = _described_sizes(traced, exportable)
+        if exportable.resizable:
+            items = [
+                item if traced.accepts(item) else files.to_multiples(item, traced.freedom.multiple) for item in items
+            ]
         if options.format == "torch-export":
             files.write_program(path, traced, exportable)
             run = files.run_program(path)
@@ -56,14 +60,50 @@ def _write(
             files.write_onnx(plain, traced, exportable)
             try_file(plain, exportable)
             run = files.run_onnx(plain)
-    where = f"the {options.format} file"
-    if exportable.check is None:
-        checked = files.compare(exportable, run, items[: options.checked], where=where)
-    else:
-        checked = exportable.check(run, list(images[: options.checked]), where)
-    found |= {"checked on": counted(min(options.checked, len(items)), "image"), **checked.found}
-    found |= {"difference": f"{checked.difference:.1e}"}
+    accepts = traced.accepts if traced else _accepts_all
+    found |= _check(exportable, run, items, images, options, accepts)
     return found if options.int8 == "no" else found | _quantise(path, plain, exportable, options, images, items).lines()
+
+
+def _accepts_all(inputs: Inputs) -> bool:
+    """Return True: a library's own model accepts images of any size."""
+    return True
+
+
+def _check(
+    exportable: Exportable,
+    run: Runner,
+    items: Sequence[Inputs],
+    images: Sequence[Path],
+    options: ExportOptions,
+    accepts: Callable[[Inputs], bool],
+) -> dict[str, str]:
+    """Compare the file with the model: outputs, alone and in batches, and answers on images of several shapes."""
+    where, count = f"the {options.format} file", options.checked
+    largest, found = 0.0, {"checked on": counted(min(count, len(items)), "image")}
+    if exportable.batches:
+        fitting = [item for item in items[:count] if accepts(item)]
+        largest = files.compare(exportable, run, fitting, where=where).difference
+    if exportable.check is not None:
+        checked = exportable.check(run, list(images[:count]), where, accepts)
+        largest, found = max(largest, checked.difference), found | checked.found
+    return found | {"difference": f"{largest:.1e}"}
+
+
+def _described_sizes(traced: files.TracedModel, exportable: Exportable) -> str:
+    """Describe the image sizes that the file accepts.
+
+    Raises:
+        UserError: a detector can only be traced for one size, to which its images cannot be brought.
+    """
+    if traced.freedom.multiple:
+        return traced.sizes
+    if not exportable.batches:
+        raise UserError(
+            f"torch cannot trace this detector for images of any size ({traced.problem}); export a detector of another "
+            "backbone or neck, or use detection.load in Python"
+        )
+    return f"{traced.sizes}, because torch cannot trace the model for other sizes ({traced.problem})"
 
 
 def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> files.TracedModel:

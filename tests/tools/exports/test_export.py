@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -17,9 +20,11 @@ from safetensors.torch import save_file
 from tolerances import assert_rounded
 
 import classification
+import segmentation
 from backbones.errors import UserError
+from segmentation.options import SegmenterOptions
 from tools import export
-from tools.exports import files, int8
+from tools.exports import files, int8, whole_images
 from tools.exports.files import compare, run_program
 from tools.exports.images import image_files
 from tools.exports.models import load_exportable
@@ -54,7 +59,8 @@ def exported(run: Path, target: Path, *words: Any) -> Path:
 
 def test_onnx_classifier_for_any_number_and_size(cls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = exported(cls, tmp_path / "net.onnx")
-    assert "checked on   5 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "checked on   5 images" in said and "images       40x64, 40x56, 40x43" in said, said
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     said = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
     assert (said["task"], said["classes"]) == ("classification", ["apple", "pear"])
@@ -101,6 +107,41 @@ def test_a_crash_of_the_quantiser_is_one_line_and_leaves_no_files(tmp_path: Path
     with pytest.raises(UserError, match=rf"cannot quantise this model \({reason}\); leave --int8 out"):
         int8.quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", exportable, items, "static")
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("min_size", [0, 80])
+def test_label_maps_are_those_of_the_loaded_run_on_images_of_several_shapes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch, min_size: int
+) -> None:
+    """FCN-16s can be traced for multiples of 32 only; images are cut or resized to them."""
+    options = SegmenterOptions("timm/test_efficientnet", "fcn16s", weights="none")
+    torch.manual_seed(0)
+    model = segmentation.build(options.backbone, 3, head=options.head).eval()
+    meta = {
+        **{"task": "segmentation", "classes": ["a", "b", "c"], "colours": [[0, 0, 0], [9, 0, 0], [0, 9, 0]]},
+        **{"input": {"in_channels": 3, "min_size": min_size, "mean": [0.5] * 3, "std": [0.25] * 3}},
+        "model": asdict(options),
+    }
+    file, pictures = tmp_path / "model.safetensors", tmp_path / "pictures"
+    save_file(model.state_dict(), file, metadata={"meta": json.dumps(meta), "config": json.dumps({"test_flip": True})})
+    pictures.mkdir()
+    random = np.random.default_rng(0)
+    for number, size in enumerate(((100, 70), (64, 130), (90, 90), (128, 96), (120, 75))):
+        cv2.imwrite(str(pictures / f"{number}.png"), random.integers(0, 256, (*size, 3), dtype=np.uint8))
+    exported(file, tmp_path / "net.pt2", "--format", "torch-export", "--images", pictures)
+    said = capsys.readouterr().out
+    assert "--test-flip of the run" in said and "from 64 pixels, multiples of 32" in said
+    shapes = next(line for line in said.splitlines() if line.startswith("images"))
+    # Images 0 and 3 as they are, 1 and 4 turned, 2 cut to its upper two thirds; then cut to multiples of 32.
+    whole = "64x96, 64x128, 96x128, 96x64; 1 left out, whose sizes the file does not accept"
+    assert shapes.split(maxsplit=1)[1] == (f"none; 5 {whole.partition('; 1 ')[2]}" if min_size else whole)
+    assert "100.0000% of 32,768 pixels" in said or min_size  # 64 (96 + 128 + 96) + 96 x 128
+    # Wrong steps around the file are noticed, although the file itself has the model's outputs.
+    if not min_size:
+        at_size = whole_images._at_size
+        monkeypatch.setattr(whole_images, "_at_size", lambda scores, image: at_size(-scores, image))
+        with pytest.raises(UserError, match="differs from the loaded run by"):
+            exported(file, tmp_path / "other.pt2", "--format", "torch-export", "--images", pictures)
 
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
