@@ -124,7 +124,7 @@ def split_images(
         )
     notes += _unvalidated(shown, val, class_names)
     if fixed := int((parts == ALWAYS_TRAINED).sum()):
-        notes.append(f"{fixed} images are trained on in every fold, because they alone show some class")
+        notes.append(f"images trained on in every fold, because they alone show some class: {fixed}")
     train, validate = (tuple(sorted({names[row] for row in np.flatnonzero(side).tolist()})) for side in (~val, val))
     count = None if groups is None else len(np.unique(groups))
     return DataSplit(options, train, validate, count, tuple(notes))
@@ -156,7 +156,9 @@ def _groups_by_name(pattern: str, names: Sequence[str]) -> tuple[np.ndarray, lis
     ]
     if not others:
         return np.unique(keys, return_inverse=True)[1], []
-    note = f"{len(others)} images that --group-by does not match, such as {others[0]}, are groups of their own"
+    note = (
+        f"images that --group-by does not match, such as {others[0]}, and that are groups of their own: {len(others)}"
+    )
     return np.unique(keys, return_inverse=True)[1], [note]
 
 

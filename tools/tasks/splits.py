@@ -120,5 +120,5 @@ def _checked(split: DataSplit, names: Sequence[str]) -> DataSplit:
     """Return a recorded split with a note on images that it does not know. Validation images must exist."""
     split.rows(names, "val")
     new = len(set(names).difference(split.train, split.val))
-    note = f"{new} images that are new since then are left out"
+    note = f"new images left out: {new}"
     return replace(split, notes=(*split.notes, note)) if new else split

@@ -47,7 +47,7 @@ def test_unused_classes_are_dropped_with_a_note_unless_they_are_to_stay(animals:
     for split in (data.train, data.val):
         assert split is not None
         assert split.annotations.categories.ids == (3, 18, 90)  # the brush occurs in training
-        assert "1 unused classes dropped (boat)" in describe_split(split)
+        assert "unused classes dropped (boat): 1" in describe_split(split)
     assert data.train is not None
     assert data.train.annotations.labels.tolist() == [2, 3, 1, 1, 2]
     kept, _ = opened(animals, tmp_path, "--keep-unused")

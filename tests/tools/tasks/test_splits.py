@@ -83,7 +83,7 @@ def test_a_detector_is_trained_evaluated_resumed_and_reported_on_its_own_split(
     _add_image(boxes)
     again = tmp_path / "again"
     train_boxes(boxes, again, "--eval-only", "--weights", run / "model.safetensors")
-    assert "1 images that are new since then are left out" in capsys.readouterr().out
+    assert "new images left out: 1" in capsys.readouterr().out
     assert sides(again) == (train, val)
     assert json.loads((again / "results.json").read_text())["AP"] == results["AP"]
     # Training does not go on with other images.

@@ -95,7 +95,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], None] | None, tuple[Any, ...], str]] 
     "empty class": (empty_class, (), "train/bee: this class folder contains"),
     "other classes": (another_class, (), "val/cow: is not one of the 2 classes of"),
     "one class": (one_class, (), "train: has only one class, ant, so that there is nothing to learn"),
-    "no validation": (no_val, (), "has no folder val/ (existing folders: train/)"),
+    "no validation": (
+        no_val,
+        (),
+        "has no validation split; name --val-split, or split the training images with --val-fraction 0.2",
+    ),
     "missing data": (None, ("--data", "nowhere"), "--data nowhere: no such folder"),
     "first image cut": (lambda data: cut(data / "train/ant/0.jpg"), (), "train/ant/0.jpg: does not decode"),
     "bands of pictures": (None, ("--in-channels", 2), "the model needs 2 channels, but an image file has 1 or 3"),
