@@ -31,6 +31,7 @@ setup(
         "albumentations>=2.0.8,<3",  # the successor of this line is AGPL
         "opencv-python-headless>=5.0",  # the first line whose decoder refuses a truncated JPEG
         "pillow>=10.3",
+        "tifffile>=2024.1.30",  # TIFF files of more than four bands, which OpenCV does not read
         "safetensors>=0.4.3",
         "filelock>=3.12",
         "jsonargparse[signatures]>=4.40",

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.common.decoding import decode
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
 from backbones.common.keywords import known_keywords
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of
-from classification.data.decoding import decode
 from classification.model import Classifier, ViewAverage, build
 from classification.multi_label import DEFAULT_THRESHOLD
 from classification.options import ClassifierOptions

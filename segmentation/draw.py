@@ -20,6 +20,18 @@ OVERLAY = 0.55  # opacity of the colours where the image is alone
 SMALLEST, LARGEST = 512, 4096
 
 
+def viewable(image: np.ndarray) -> np.ndarray:
+    """Return an image `[H, W, C]` of any channels and type as RGB uint8 `[H, W, 3]`.
+
+    Of more than three channels, the first three are shown. Values that are not uint8 are stretched to 0..255.
+    """
+    shown = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if shown.dtype == np.uint8:
+        return np.ascontiguousarray(shown)
+    low, high = float(shown.min()), float(shown.max())
+    return np.ascontiguousarray(((shown - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+
+
 def draw_samples(
     images: Sequence[np.ndarray], truths: Sequence[np.ndarray], found: Sequence[np.ndarray], classes: Classes
 ) -> Image.Image:

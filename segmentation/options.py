@@ -24,6 +24,10 @@ class SegmentationDataOptions:
         classes: for data in COCO's layout: all categories, or the 20 of Pascal VOC.
         bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
             small values are refused. Predictions use it as well.
+        in_channels: channels of the images; absent: as many as the first file has (three for an image). Arrays (.npy)
+            and TIFF files may have any number; 1 converts images to grey.
+        normalise: backbone uses the mean and std that the weights were trained with; data measures them on the training
+            images, for each channel.
         ignore_index: number in the label files that marks pixels to ignore.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
         limit: use only the first n images of each split.
@@ -45,6 +49,8 @@ class SegmentationDataOptions:
     val_split: str = option("val", resume="evaluation")
     classes: Literal["all", "voc"] = "all"
     bits: int | None = None
+    in_channels: int | None = None
+    normalise: Literal["backbone", "data"] = "backbone"
     ignore_index: int = 255
     allow_outside: bool = option(False, resume="free")
     limit: int | None = None
@@ -60,6 +66,7 @@ class SegmentationDataOptions:
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
         require(self.bits is None or 8 <= self.bits <= 16, "bits", self.bits, "must be 8 to 16")
+        require(self.in_channels is None or self.in_channels > 0, "in_channels", self.in_channels, "must be above 0")
         require(self.crop_size > 0, "crop_size", self.crop_size, "must be above 0")
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
         for name in ("min_size", "tile"):

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.common.images import Image, pixels_of, read_image, require_resizable
+from backbones.common.decoding import decode, is_bands
+from backbones.common.images import Image, pixels_of, read_file, read_image, require_resizable
 from backbones.common.keywords import known_keywords
 from backbones.common.options import renamed
 from backbones.errors import UserError
@@ -122,13 +125,19 @@ def load(
 
 
 def read_pixels(image: Image, *, in_channels: int, min_size: int, bits: int = 16) -> Tensor:
-    """Return an image's pixels `[C, H, W]`, uint8 or float in 0..1. Ignore the EXIF orientation.
+    """Return an image's pixels `[C, H, W]`: uint8, float in 0..1, or the values of bands. Ignore the EXIF orientation.
 
     Raises:
         UserError: the image cannot be used, or is so thin that it would fill the memory at `min_size`.
     """
-    read = partial(read_image, apply_exif=False, fix="replace it", bits=bits)
-    found = pixels_of(image, read, in_channels=in_channels, apply_exif=False, bits=bits)
+
+    def read(path: Path) -> np.ndarray:
+        if in_channels != 3 or is_bands(path.name, in_channels):
+            return decode(read_file(path, fix="replace it"), str(path), in_channels, bits)
+        return read_image(path, apply_exif=False, fix="replace it", bits=bits)
+
+    bands = in_channels not in (1, 3) or (isinstance(image, (str, os.PathLike)) and is_bands(str(image), in_channels))
+    found = pixels_of(image, read, in_channels=in_channels, apply_exif=False, any_floats=bands, bits=bits)
     if min_size:
         require_resizable(image, found, short_side=min_size)
     return found

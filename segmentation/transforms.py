@@ -66,26 +66,31 @@ class Augment:
     def __call__(
         self, image: np.ndarray, labels: np.ndarray, *, epoch: int, index: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Augment an image `[H, W, C]` and its label map `[H, W]`, both uint8, to squares of `crop` pixels."""
+        """Augment an image `[H, W, C]` and its label map `[H, W]` uint8 to squares of `crop` pixels.
+
+        Images that are no RGB uint8 keep their values, and pixels beyond them are 0.
+        """
         if self.preset == "eval":
             return image, labels
         random = np.random.default_rng((self.seed, epoch, index))
         if self.preset in AUGMENTATIONS:
             image, labels = AUGMENTATIONS[self.preset](image, labels, random)
-        pipeline = _pipeline(self.preset, self.crop, self.scales, self.fill)
+        is_rgb = image.shape[2] == 3 and image.dtype == np.uint8
+        pipeline = _pipeline(self.preset, self.crop, self.scales, self.fill if is_rgb else None)
         pipeline.set_random_seed(int(random.integers(2**32)))
         out = pipeline(image=image, mask=labels)
         return out["image"], out["mask"]
 
 
 @cache
-def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...]) -> Compose:
-    """Return the albumentations pipeline of a preset. The import is slow, so it happens at the first image."""
+def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...] | None) -> Compose:
+    """Return the albumentations pipeline of a preset; without `fill` for images that are no RGB uint8.
+    The import is slow, so it happens at the first image."""
     import albumentations as A
     import cv2
 
     cv2.setNumThreads(0)  # the loader's workers already use all cores
-    pad = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE)
+    pad = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_CONSTANT, fill=fill or 0, fill_mask=IGNORE)
     steps = [pad, A.RandomCrop(crop, crop)]
     if preset in PRESETS:
         steps.append(A.HorizontalFlip(p=0.5))
@@ -94,5 +99,5 @@ def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[i
         resize = A.RandomScale((low, high), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1)
         # The strength of SSD's photometric distortion (Liu et al. 2016), applied to half of the images.
         colours = A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5)
-        steps = [resize, *steps, colours]
+        steps = [resize, *steps, *([colours] if fill else [])]
     return A.Compose(steps)

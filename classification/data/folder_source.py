@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import spread
+from backbones.common.decoding import channels_of
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
 from backbones.errors import UserError, first_names
-from classification.data.decoding import channels_of
 from classification.data.folders import ClassFolder, require_filled
 from classification.data.items import Collate, Item, ItemBatch, Transform, collate
 from classification.data.layouts import read_split

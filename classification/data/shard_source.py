@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from backbones.common.data_split import DataSplit
+from backbones.common.decoding import decode
 from backbones.errors import UserError
-from classification.data.decoding import decode
 from classification.data.items import Collate, collate
 from classification.data.shard_index import read_index
 from classification.data.shards import EvalShards, ShardBatches, ShardStream, shard_loader

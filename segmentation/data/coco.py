@@ -66,7 +66,7 @@ class CocoLabels:
     ) -> None:
         notes = Counter[str]()
         data = read_instances(path, folder, allow_outside=allow_outside, notes=notes)
-        self.where, self.folder, self.bits = str(path), folder, bits
+        self.where, self.folder, self.bits, self.in_channels = str(path), folder, bits, 3
         self.notes: Mapping[str, int] = notes
         self.passed_over: Mapping[str, int] = {}  # the file names its images
         self.classes, numbers = _classes(data["categories"], chosen, path)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from backbones.common.images import read_image
+from backbones.common.decoding import decode_raw, is_bands
+from backbones.common.images import read_file, read_image
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, Classes
 from segmentation.transforms import Augment
@@ -38,6 +39,7 @@ class LabelSource(Protocol):
         classes: names and colours by class number.
         where: name of the data for messages.
         passed_over: number of the files by suffix in the folders of images and label maps that are not read.
+        in_channels: number of channels of the images.
         notes: number of cases in which something was corrected in reading, by description.
     """
 
@@ -45,11 +47,12 @@ class LabelSource(Protocol):
     where: str
     passed_over: Mapping[str, int]
     notes: Mapping[str, int]
+    in_channels: int
 
     def __len__(self) -> int: ...
 
     def image(self, row: int) -> np.ndarray:
-        """Return the pixels of an image, `[H, W, 3]` RGB uint8."""
+        """Return the pixels of an image, `[H, W, C]`: uint8, or float32 for bands that are not uint8."""
 
     def size(self, row: int) -> tuple[int, int]:
         """Return the height and width of an image without decoding its pixels."""
@@ -64,18 +67,22 @@ class LabelSource(Protocol):
 class Segmentation(Dataset):
     """Dataset of the images of a split with their label maps.
 
-    An item is an image `[3, h, w]` uint8 and its `Target`.
+    An item is an image `[C, h, w]` and its `Target`. Images are uint8, or float32 with `statistics` applied.
 
     Args:
         source: images and label maps.
         augment: augmentation, a function of (seed, epoch, index).
         indices: images to use, in order; all by default.
+
+    Attributes:
+        statistics: mean and std of each channel, which normalise floating images; the model normalises bytes itself.
     """
 
     def __init__(
         self, source: LabelSource, augment: Augment, *, indices: Sequence[int] | np.ndarray | None = None
     ) -> None:
         self.source, self.augment = source, augment
+        self.statistics: tuple[Sequence[float], Sequence[float]] | None = None
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -92,6 +99,9 @@ class Segmentation(Dataset):
         image = self.source.image(row)
         labels = self.source.labels(row, (image.shape[0], image.shape[1]))
         image, labels = self.augment(image, labels, epoch=epoch, index=row)
+        if self.statistics is not None and image.dtype != np.uint8:
+            mean, std = self.statistics
+            image = ((image - np.array(mean)) / np.array(std)).astype(np.float32)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels, {"mask": torch.from_numpy(np.ascontiguousarray(labels)), "index": row}
 
@@ -99,7 +109,10 @@ class Segmentation(Dataset):
         """Return the file of an image if it is missing or does not decode, or None if the image can be read."""
         path = self.source.file(int(self.indices[index]))
         try:
-            read_image(path, apply_exif=False)
+            if is_bands(path.name, self.source.in_channels):
+                decode_raw(read_file(path), str(path))
+            else:
+                read_image(path, apply_exif=False)
         except UserError:
             return path
         return None
@@ -119,7 +132,7 @@ class Segmentation(Dataset):
 
 
 def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Stack training crops to images `[N, 3, h, w]`, and their targets to `mask` `[N, h, w]` and `index` `[N]`.
+    """Stack training crops to images `[N, C, h, w]`, and their targets to `mask` `[N, h, w]` and `index` `[N]`.
 
     Smaller crops get a border whose pixels are ignored.
     """
@@ -132,7 +145,7 @@ def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], WholeTargets]:
-    """Collect whole images `[3, h, w]` and their label maps in lists, because their sizes may differ."""
+    """Collect whole images `[C, h, w]` and their label maps in lists, because their sizes may differ."""
     images, targets = zip(*items, strict=True)
     indices = torch.tensor([target["index"] for target in targets])
     return list(images), {"mask": [target["mask"] for target in targets], "index": indices}

@@ -11,8 +11,9 @@ import numpy as np
 
 from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import existing_split, find_split, instances_files
-from backbones.common.images import read_image
-from backbones.errors import UserError
+from backbones.common.decoding import channels_of, decode, is_bands
+from backbones.common.images import read_file, read_image
+from backbones.errors import UserError, require
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
@@ -35,6 +36,7 @@ class LabelFolder:
         where: name of the data for messages.
         bits: bits that the values of 16-bit images use.
         passed_over: number of the files by suffix that are not read.
+        in_channels: number of channels that every image must have.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class LabelFolder:
         where: str,
         bits: int = 16,
         passed_over: Mapping[str, int] | None = None,
+        in_channels: int = 3,
     ) -> None:
+        self.in_channels = in_channels
         self.where, self.code, self.bits, self.passed_over = where, code, bits, passed_over or {}
         self.notes: Mapping[str, int] = {}
         # Pack the names into arrays: reading a list of Python objects would copy its memory into each worker.
@@ -57,7 +61,10 @@ class LabelFolder:
         return len(self._images)
 
     def image(self, row: int) -> np.ndarray:
-        return read_fitting(self.file(row), self.size(row), bits=self.bits)
+        path = self.file(row)
+        if self.in_channels != 3 or is_bands(path.name, self.in_channels):
+            return decode(read_file(path), str(path), self.in_channels, self.bits)
+        return read_fitting(path, self.size(row), bits=self.bits)
 
     def size(self, row: int) -> tuple[int, int]:
         # The label map has the image's size; reading the labels checks this.
@@ -127,7 +134,9 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
 def _open_listed_classes(root: Path, name: str, options: SegmentationDataOptions) -> LabelSource | None:
     """Open a split in any layout except COCO's; None if the folder has none of these layouts."""
     if is_label_folder(root):
-        return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits)
+        channels = options.in_channels
+        return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits, in_channels=channels)
+    require(options.in_channels in (None, 3), "in_channels", options.in_channels, "needs label maps in files")
     if root.is_dir() and is_label_studio(root):
         return read_label_studio(root, name, bits=options.bits)
     if root.is_dir() and not (root / "annotations").is_dir() and is_labelme(root):
@@ -158,7 +167,9 @@ def has_split(root: Path, name: str) -> bool:
     return True
 
 
-def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None = None) -> LabelFolder:
+def open_folder(
+    root: Path, split: str, *, ignore_index: int, bits: int | None = None, in_channels: int | None = None
+) -> LabelFolder:
     """Open a split whose label maps are stored as files.
 
     Args:
@@ -166,6 +177,7 @@ def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None =
         split: name of the split.
         ignore_index: number in the label maps that marks pixels to ignore.
         bits: bits that the values of 16-bit images use; None if the user named none.
+        in_channels: number of channels that every image must have; None for that of the first file.
 
     Raises:
         UserError: a folder, a list, the classes or a label map is missing.
@@ -181,6 +193,8 @@ def open_folder(root: Path, split: str, *, ignore_index: int, bits: int | None =
         )
     code = LabelCode.of(layout.all_label_maps(), classes, ignore_index=ignore_index)
     pairs = [(image, labels) for image, labels in found if labels is not None]
-    require_bits([image for image, _ in pairs], bits)
+    channels = in_channels or channels_of(pairs[0][0])
+    if channels in (1, 3):
+        require_bits([image for image, _ in pairs], bits)
     where, others = f"{root} ({layout.split})", layout.passed_over()
-    return LabelFolder(pairs, code, where=where, bits=bits or WHOLE_BITS, passed_over=others)
+    return LabelFolder(pairs, code, where=where, bits=bits or WHOLE_BITS, passed_over=others, in_channels=channels)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.common.datasets import ARRAY_SUFFIX, IMAGE_SUFFIXES, existing_split, leads_out
+from backbones.common.datasets import ARRAY_SUFFIX, IMAGE_SUFFIXES, PIXEL_SUFFIXES, existing_split, leads_out
 from backbones.common.listing import Listing, describe_passed_over, list_files, walk
 from backbones.errors import UserError
 from segmentation.data.classes import VOC_CLASSES, Classes
@@ -100,23 +100,23 @@ class LabelLayout:
         Raises:
             UserError: there are no images.
         """
-        found = list_files(self.images, IMAGE_SUFFIXES)
+        found = list_files(self.images, PIXEL_SUFFIXES)
         if self.is_mixed:
             maps = {file for files in _beside(self.images).values() for file in files}
             found = Listing(tuple(file for file in found.files if file not in maps), found.passed_over)
         if not found.files:
             raise UserError(
                 f"{self.images}: contains {what_lies_in(self.images)}, but no images "
-                f"({', '.join(IMAGE_SUFFIXES)}); add images"
+                f"({', '.join(PIXEL_SUFFIXES)}); add images"
             )
         return found
 
     def passed_over(self) -> Mapping[str, int]:
         """Return the number of files by suffix in the split's folders that are not read."""
         if self.is_mixed:
-            return list_files(self.images, (*IMAGE_SUFFIXES, *LABEL_SUFFIXES)).passed_over
+            return list_files(self.images, (*PIXEL_SUFFIXES, *LABEL_SUFFIXES)).passed_over
         labels = list_files(self.labels, LABEL_SUFFIXES).passed_over
-        return Counter(list_files(self.images, IMAGE_SUFFIXES).passed_over) + Counter(labels)
+        return Counter(list_files(self.images, PIXEL_SUFFIXES).passed_over) + Counter(labels)
 
     def pairs(self) -> list[tuple[Path, Path | None]]:
         """Return the image files of the split, each with its label map, or with None if it has no label map.
@@ -203,7 +203,7 @@ def _label_root(root: Path) -> Path | None:
 
 def _has_images(folder: Path) -> bool:
     """Return whether images lie in a folder itself."""
-    return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir())
+    return any(entry.suffix.lower() in PIXEL_SUFFIXES for entry in folder.iterdir())
 
 
 def _is_map_beside(file: Path) -> bool:
@@ -211,7 +211,7 @@ def _is_map_beside(file: Path) -> bool:
     if file.suffix.lower() not in LABEL_SUFFIXES or not ENDING.search(file.stem):
         return False
     image = label_key(file)
-    return any(image.with_name(f"{image.name}{suffix}").is_file() for suffix in IMAGE_SUFFIXES)
+    return any(image.with_name(f"{image.name}{suffix}").is_file() for suffix in PIXEL_SUFFIXES)
 
 
 def _beside(folder: Path) -> Mapping[Path, list[Path]]:

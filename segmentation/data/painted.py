@@ -83,6 +83,7 @@ class PaintedLabels:
         self.where, self.bits = where, bits or WHOLE_BITS
         self.passed_over: Mapping[str, int] = {}  # the annotations name their images
         self.notes: Mapping[str, int] = dict(left_out or {})
+        self.in_channels = 3
         self._numbers = {name: number for number, name in enumerate(self.classes.names)}
         # Pack everything into arrays: reading Python objects would copy their memory into each worker.
         self._files = np.array([os.fsencode(image.path) for image in images])

@@ -96,3 +96,18 @@ def measure_labels(source: LabelSource, rows: Sequence[int] | np.ndarray) -> Lab
             "label maps, the list of classes and --ignore-index"
         )
     return found
+
+
+def measure_channels(source: LabelSource, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of each channel over at most `SAMPLE` images. Bytes are scaled to 0..1.
+
+    Args:
+        source: images.
+        rows: the images that a run trains on.
+    """
+    images = (source.image(int(row)) for row in rows[spread(len(rows), SAMPLE)])
+    # All images count alike, whatever their size: average the moments of the images.
+    scaled = (image / 255 if image.dtype == np.uint8 else image.astype(np.float64) for image in images)
+    moments = np.array([(values.mean((0, 1)), np.square(values).mean((0, 1))) for values in scaled])
+    mean, square = moments.mean(axis=0)
+    return tuple(mean.tolist()), tuple(np.sqrt((square - mean**2).clip(1e-12)).tolist())

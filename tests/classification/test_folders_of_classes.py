@@ -18,10 +18,10 @@ from PIL import Image
 
 from backbones.common.bits import require_bits
 from backbones.common.datasets import spread
+from backbones.common.decoding import decode
 from backbones.common.images import pixels_of
 from backbones.common.loading import loader
 from backbones.errors import UserError
-from classification.data.decoding import decode
 from classification.data.folder_source import FolderSource
 from classification.data.folders import ClassFolder, list_classes, require_filled, split_folder
 from classification.data.items import collate

@@ -11,8 +11,8 @@ from torch import Tensor
 from backbones.base import Backbone
 from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import spread
+from backbones.common.decoding import decode
 from backbones.errors import UserError, counted
-from classification.data.decoding import decode
 from classification.data.folders import ClassFolder
 from classification.data.items import collate, make_item
 from classification.data.layouts import read_split

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from backbones.common.datasets import find_split
-from classification.data.decoding import decode
+from backbones.common.decoding import decode
 from classification.data.items import make_item
 from classification.transforms import Augment as ClassAugment
 from classification.transforms import Normalise

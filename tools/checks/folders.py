@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
+from backbones.common.decoding import channels_of, decode_raw
 from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError
-from classification.data.decoding import channels_of, decode_raw
 from classification.data.layouts import read_split
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from backbones.common.files import write_text
-from segmentation.draw import draw_labels
+from segmentation.draw import draw_labels, viewable
 from segmentation.trained import LabelMap, TrainedSegmenter
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import PictureWriter, write_bytes
 from tools.prediction.settings import PredictionSettings
-from tools.prediction.tasks import choose_classes, read_image_file, to_array
+from tools.prediction.tasks import choose_classes
 
 
 class SegmentationPrediction:
@@ -26,7 +26,7 @@ class SegmentationPrediction:
 
     def __init__(self, model: TrainedSegmenter, settings: PredictionSettings, folder: Path) -> None:
         self.model, self.folder = model, folder
-        self.read: Read[Tensor] = partial(read_image_file, model.read)
+        self.read: Read[Tensor] = model.read
         names = settings.class_names
         self.chosen = choose_classes(names, model.classes.names) if names else model.classes.coloured
 
@@ -48,7 +48,14 @@ class SegmentationPrediction:
         # List the classes that an image shows. A video's pictures need one size, so they list all classes.
         shown = self.chosen if is_frame else set(np.unique(labels).tolist())
         legend = [number for number in self.chosen if number in shown]
-        draw = partial(draw_labels, to_array(image.content), labels, classes, chosen=self.chosen, legend=legend)
+        draw = partial(
+            draw_labels,
+            viewable(image.content.permute(1, 2, 0).numpy()),
+            labels,
+            classes,
+            chosen=self.chosen,
+            legend=legend,
+        )
         pictures.add(image.name, image.source, draw, is_frame=is_frame)
 
     def finish(self, folder: Path) -> list[str]:

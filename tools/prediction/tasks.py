@@ -63,13 +63,13 @@ def choose_classes(chosen: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def read_image_file(read: Read[Tensor], image: Path | np.ndarray) -> Tensor:
-    """Read an image with the reader of a detector or a segmentation model. These cannot read .npy arrays.
+    """Read an image with the reader of a detector, which cannot read .npy arrays.
 
     Raises:
         UserError: for an array file, or an image that cannot be read.
     """
     if isinstance(image, Path) and image.suffix.lower() == ".npy":
-        raise UserError(f"{image}: is an array, which only classifiers can read; save it as a PNG")
+        raise UserError(f"{image}: is an array, which detectors cannot read; save it as a PNG")
     return read(image)
 
 

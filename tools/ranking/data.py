@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from backbones.common.datasets import spread
+from backbones.common.decoding import decode
 from backbones.common.images import read_image
 from backbones.errors import UserError
-from classification.data.decoding import decode
 from classification.data.folders import ClassFolder
 from classification.data.layouts import read_split
 from detection.data.annotations import CocoAnnotations

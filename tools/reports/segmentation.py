@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backbones.errors import UserError
-from segmentation.draw import paint_labels
+from segmentation.draw import paint_labels, viewable
 from tools.reports.cells import (
     blocks_by_run,
     fraction_cell,
@@ -164,7 +164,7 @@ def _item(found: Sequence[MaskPredictions], index: int) -> GalleryItem:
     name, source = first.names[index], first.source
     text = "mean IoU " + " → ".join(f"{100 * each.image_ious[index]:.0f}" for each in found)
     try:
-        image = source.image(row)
+        image = viewable(source.image(row))
     except UserError:
         return GalleryItem([], name, f"{text}; the image cannot be read")
     layers = [("truth", source.labels(row, image.shape[:2]))]

@@ -16,8 +16,8 @@ from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError, counted
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
-from segmentation.data.statistics import LabelStatistics, measure_labels
-from segmentation.draw import draw_samples
+from segmentation.data.statistics import LabelStatistics, measure_channels, measure_labels
+from segmentation.draw import draw_samples, viewable
 from segmentation.fcn import FCN
 from segmentation.label_maps import write_maps
 from segmentation.losses import PixelLoss, median_frequency_weights
@@ -61,8 +61,12 @@ class SegmentationTask:
             _require_same_classes(data.train.source, source)
             loss = _loss(options, data.train)
         names = source.classes.names
-        model = build_from_options(chosen, weights, num_classes=len(names), loss=loss, classes=names)
+        channels = source.in_channels
+        model = build_from_options(
+            chosen, weights, num_classes=len(names), in_channels=channels, loss=loss, classes=names
+        )
         _check_classes(options, source, model)
+        _set_normalisation(options, data, model)
         if data.train is not None:
             model.freeze_stages(chosen.freeze)
         return model
@@ -174,11 +178,22 @@ class SegmentationMeasure(Measure[LabelMetrics]):
         with torch.inference_mode(), self.experiment.precision().autocast():
             found = self.predictor(model)([image.to(self.experiment.device) for image, _ in items])
         draw_samples(
-            [image.permute(1, 2, 0).numpy() for image, _ in items],
+            [viewable(image.permute(1, 2, 0).numpy()) for image, _ in items],
             [target["mask"].numpy() for _, target in items],
             [labels.cpu().numpy() for labels in found],
             self.data.source.classes,
         ).save(path)
+
+
+def _set_normalisation(options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN) -> None:
+    """Normalise images by the statistics of the weights, or with `--normalise data` by those of the training images."""
+    train, backbone = data.train, model.backbone
+    if options.data.normalise == "data" and train is not None:
+        measured = distributed.on_main(lambda: measure_channels(train.source, train.indices))
+        backbone.set_normalisation(*measured)
+    for split in (train, data.val):
+        if split is not None:
+            split.statistics = tuple(backbone.mean), tuple(backbone.std)
 
 
 def _described(data: Segmentation) -> str:
@@ -201,6 +216,11 @@ def _statistics(data: Segmentation) -> LabelStatistics:
 
 def _require_same_classes(train: LabelSource, val: LabelSource) -> None:
     """Refuse splits with different classes, because a class number would mean different classes in each."""
+    if train.in_channels != val.in_channels:
+        raise UserError(
+            f"{val.where}: the images have {val.in_channels} channels, but those of {train.where} have "
+            f"{train.in_channels}; name the number for both with --in-channels"
+        )
     ours, theirs = train.classes.names, val.classes.names
     if ours != theirs:
         odd = sorted(set(ours) ^ set(theirs)) or [

@@ -346,14 +346,13 @@ def test_samples_leave_the_background_as_it_is():
     assert (paint_labels(image, labels, sky)[0, 0] == 50).all()
 
 
-@pytest.mark.parametrize("task", ["det", "seg"])
-def test_arrays_are_for_classifiers(task: str, tiny_runs: dict[str, Path], tmp_path: Path, capsys):
+def test_detectors_read_no_arrays(tiny_runs: dict[str, Path], tmp_path: Path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((8, 8, 3), np.uint8))
     Image.new("RGB", (64, 64)).save(tmp_path / "y.png")
-    words = ["--run", str(tiny_runs[task]), str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "0"]
+    words = ["--run", str(tiny_runs["det"]), str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "0"]
     with pytest.raises(UserError, match="1 input failed, and the command predicted 1 image;"):
         predict.main(words)
-    assert "x.npy: is an array, which only classifiers can read" in capsys.readouterr().err
+    assert "x.npy: is an array, which detectors cannot read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Decodes the files that classifiers read: images, and `.npy` arrays with any number of channels (bands)."""
+"""Decodes images, and files with any number of channels (bands): `.npy` arrays and TIFF files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import tokenize
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from backbones.common.datasets import ARRAY_SUFFIX
 from backbones.common.images import decode_image, read_file
 from backbones.common.shrinking import ShrinkFactor, reduction
-from backbones.errors import UserError, counted
+from backbones.errors import UserError, counted, first_line
+
+TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 def decode(
@@ -35,6 +38,8 @@ def decode(
     """
     if _is_array(name):
         pixels = _decode_array(content, name)
+    elif in_channels not in (1, 3) and is_tiff(name):
+        pixels = _decode_tiff(content, name)
     else:
         pixels = _decode_image(content, name, in_channels, bits, reduction(content, shrink) if shrink else 1)
     if pixels.shape[2] != in_channels:
@@ -57,12 +62,33 @@ def decode_raw(content: bytes, name: str) -> np.ndarray:
     Raises:
         UserError: the file does not decode.
     """
-    return _decode_array(content, name) if _is_array(name) else _decode_image(content, name, 3)
+    if _is_array(name):
+        return _decode_array(content, name)
+    if is_tiff(name) and _tiff_bands(content, name) not in (1, 3, 4):
+        return _decode_tiff(content, name)
+    return _decode_image(content, name, 3)
 
 
 def channels_of(path: Path) -> int:
-    """Return the number of channels that a file is read with by default: an array's own, or three for an image."""
-    return _decode_array(read_file(path), str(path)).shape[2] if _is_array(path.name) else 3
+    """Return the number of channels that a file is read with by default.
+
+    That is an array's own number, the number of bands of a TIFF file with two or more than four bands, and three for
+    other images.
+    """
+    if _is_array(path.name):
+        return _decode_array(read_file(path), str(path)).shape[2]
+    bands = _tiff_bands(read_file(path), str(path)) if is_tiff(path.name) else 3
+    return 3 if bands in (1, 4) else bands
+
+
+def is_tiff(name: str) -> bool:
+    """Return whether a file is a TIFF file by its suffix."""
+    return name.lower().endswith(TIFF_SUFFIXES)
+
+
+def is_bands(name: str, in_channels: int) -> bool:
+    """Return whether a file is read as bands, with values that are not colours."""
+    return _is_array(name) or (in_channels not in (1, 3) and is_tiff(name))
 
 
 def _is_array(name: str) -> bool:
@@ -73,12 +99,37 @@ def _decode_image(content: bytes, name: str, in_channels: int, bits: int = 16, r
     if in_channels not in (1, 3):
         raise UserError(
             f"{name}: the model needs {in_channels} channels, but an image file has 1 or 3; store the "
-            "channels as a .npy array"
+            "channels as a .npy array or a TIFF file"
         )
     image = decode_image(content, grey=in_channels == 1, bits=bits, reduce=reduce, name=name)
     if image is None:
         raise UserError(f"{name}: does not decode: truncated, damaged or not an image; replace or remove the file")
     return image.reshape(*image.shape[:2], in_channels)
+
+
+def _tiff_bands(content: bytes, name: str) -> int:
+    """Return the number of bands of a TIFF file; 3 if it does not decode, which reading the image reports."""
+    try:
+        return _decode_tiff(content, name).shape[2]
+    except UserError:
+        return 3
+
+
+def _decode_tiff(content: bytes, name: str) -> np.ndarray:
+    """Decode a TIFF file to `[H, W, bands]`; the bands are samples of a pixel, planes or pages."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            series = file.series[0]
+            array, axes = series.asarray(), series.axes
+    except Exception as error:  # tifffile raises many kinds of exceptions for damaged files
+        text = first_line(error)
+        raise UserError(
+            f"{name}: does not decode as TIFF ({text}); save it without compression, or replace it"
+        ) from None
+    if array.ndim not in (2, 3) or not {"Y", "X"} <= set(axes) or array.dtype.kind not in "uif" or not array.size:
+        raise UserError(f"{name}: has the axes {axes} of {array.dtype}; expected a TIFF file of bands of one image")
+    array = np.moveaxis(array, (axes.index("Y"), axes.index("X")), (0, 1))
+    return array.reshape(*array.shape[:2], -1)
 
 
 def _decode_array(content: bytes, name: str) -> np.ndarray:
