@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exports import EXPORTS, OBJECTS
+from tool_exports import EXPORTS, OBJECTS
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations

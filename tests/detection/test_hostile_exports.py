@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exports import EXPORTS, text
+from tool_exports import EXPORTS, text
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 from conftest import ROOT, write_classes
-from exports import (
+from tool_exports import (
     EXPORTS,
     OBJECTS,
     cvat_xml,

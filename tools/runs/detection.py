@@ -134,6 +134,7 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
         root = run.data_root(data) or shapes.prepare()
         options |= {"data": str(root), **dict.fromkeys(files)}
     options["allow_outside"] = bool(run.config.get("allow_outside"))
+    options["layout"] = run.config.get("layout") if data is None else None
     names = {field.name for field in fields(CategoryOptions)}
     categories = CategoryOptions(**{name: value for name, value in run.config.items() if name in names})
     data_options = DetectionDataOptions(**options, bad_boxes="drop")

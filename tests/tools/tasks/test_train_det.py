@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from conftest import ROOT, Group, size_of
 from tolerances import rounding, written
+from tool_exports import EXPORTS
 
 from backbones.errors import UserError
 from tools import train_det
 from tools.cli import ending
 from tools.cli.parsing import parse
 from tools.evaluation.detections import SCORE_DECIMALS
+from tools.runs.detection import EvaluatedDetections
+from tools.runs.folder import RunFolder
 from tools.tasks.detection import describe_split
 from tools.tasks.detection_data import open_train, open_val
 from tools.tasks.options import TrainDetectorOptions
@@ -265,3 +268,16 @@ def test_mistakes_get_one_line_and_status_2(coco, tmp_path: Path, monkeypatch, c
     errors = capsys.readouterr().err
     assert end.value.code == 2 and "Traceback" not in errors
     assert [text in line for line in errors.splitlines() if line.startswith("error: ")] == [True]
+
+
+@pytest.mark.parametrize("name", ["roboflow-coco", "cvat-project"])
+def test_an_export_of_an_annotation_tool_is_trained_on_and_reported_from_data_alone(name: str, script, tmp_path: Path):
+    EXPORTS[name][1](tmp_path / "set")
+    words = (*QUICK, "--weights", "none", "--epochs", 1, "--batch-size", 2, "--output", "run")
+    done = script("train_det.py", "--data", "set", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["images"] == 2 and set(results["per_class"]) == {"cat", "dog"}
+    assert ("unused super-category animals left out" in done.stdout) == (name == "roboflow-coco")
+    found = EvaluatedDetections.read(RunFolder.read(tmp_path / "run"), data=str(tmp_path / "set"))
+    assert len(found.images) == 2
