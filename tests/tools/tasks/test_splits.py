@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CocoFolder
+from conftest import CocoFolder, Group
 
 from backbones.common.data_split import SPLITS_FILE
 from backbones.common.split_options import SplitOptions
@@ -22,11 +23,13 @@ from tools import train_cls, train_det, train_seg
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
 from tools.engine.checkpoint import write_safetensors
+from tools.processes import distributed
 from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
 from tools.runs.segmentation import MaskPredictions
 from tools.tasks.detection_data import open_data
-from tools.tasks.options import TrainDetectorOptions
+from tools.tasks.options import COMMANDS, TrainDetectorOptions, TrainSegmenterOptions
+from tools.tasks.segmentation_data import open_data as open_labels
 
 SMALL = ("--epochs", 1, "--batch-size", 4, "--workers", 0, "--threads", 1, "--precision", "fp32")
 DET = ("--backbone", "resnet18", "--weights", "none", "--fpn-channels", 8, "--head-channels", 16, "--min-size", 40)
@@ -149,19 +152,45 @@ def _predicted(run: Path) -> list[str]:
     return [line.split(",")[0] for line in (run / "predictions.csv").read_text().splitlines()[1:]]
 
 
-def test_a_segmenter_is_trained_on_its_own_split(tmp_path: Path):
-    root, run = tmp_path / "data", tmp_path / "run"
+@pytest.fixture
+def label_maps(tmp_path: Path) -> Path:
+    """Ten images that show class 1 or class 2 beside class 0."""
+    root = tmp_path / "data"
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
     for number in range(10):
         labels = np.zeros((32, 32), np.uint8)
-        labels[:, 16:] = 1 + number % 2  # each image shows class 1 or class 2 beside class 0
+        labels[:, 16:] = 1 + number % 2
         random = np.random.default_rng(number).integers(0, 50, (32, 32, 3))
         cv2.imwrite(
             str(root / "images" / "train" / f"{number}.png"), (random + 60 * labels[..., None]).astype(np.uint8)
         )
         cv2.imwrite(str(root / "labels" / "train" / f"{number}.png"), labels)
     (root / "classes.txt").write_text("a\nb\nc\n")
+    return root
+
+
+def split_labels(root: str) -> list[list[str]]:
+    """Split a data set of label maps, and print both sides; this file is also the script that each process runs."""
+    distributed.start()
+    argv = words("--data", root, "--recipe", "shapes", "--val-fraction", 0.3, "--group-by", "near-equal")
+    options = parse(TrainSegmenterOptions, description="", argv=argv, recipe=COMMANDS["train_seg"].recipe)
+    split = open_labels(options, BadImages(Path("run"), skip=False, seed=0)).split
+    assert split is not None
+    print(json.dumps([split.train, split.val]))
+    distributed.stop()
+    return [list(split.train), list(split.val)]
+
+
+def test_all_processes_get_the_split_of_one(group: Group, label_maps: Path, tmp_path: Path):
+    alone = split_labels(str(label_maps))
+    ended = group(__file__, label_maps, cwds=[tmp_path] * 2)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert [json.loads(out) for _, out, _ in ended] == [alone, alone]
+
+
+def test_a_segmenter_is_trained_on_its_own_split(label_maps: Path, tmp_path: Path):
+    root, run = label_maps, tmp_path / "run"
     quick = ("--data", root, "--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 32, *SMALL)
     train_seg.main(words(*quick, "--val-fraction", 0.2, "--group-by", "near-equal", "--output", run))
     _, val = sides(run)
@@ -169,3 +198,7 @@ def test_a_segmenter_is_trained_on_its_own_split(tmp_path: Path):
     found = MaskPredictions.read(RunFolder.read(run), data=None)
     assert sorted(f"{name}.png" for name in found.names) == val
     assert yaml.safe_load((run / "config.yaml").read_text())["group_by"] == "near-equal"
+
+
+if __name__ == "__main__":
+    split_labels(sys.argv[1])
