@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from hotcoco.metrics import calibration_curve, calibration_error
 
+from backbones.common.datasets import SPLIT_NAMES
 from backbones.errors import counted
 from tools.reports.cells import (
     blocks_by_run,
@@ -45,6 +46,11 @@ DEFINITIONS = {
     "top5": "fraction of the images whose true class is among the five most probable",
     "train_top1": "top1 on training images, preprocessed as in evaluation",
     "train_top5": "top5 on training images, preprocessed as in evaluation",
+    "balanced_accuracy": "mean over the classes with images of their recall",
+    "mAP": "mean over the classes with images of the average precision, for several classes an image",
+    "macro_f1": "mean over the classes of F1, the harmonic mean of precision and recall",
+    "micro_f1": "F1 of all decisions on images and classes together",
+    "exact_match": "fraction of the images whose predicted set of classes is the true one",
 }
 
 
@@ -88,7 +94,26 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
         cells = [TableCell("n/a" if loss is None else f"{loss:.4f}", key=loss) for loss in losses]
         definition = "mean negative log-likelihood of the true class, not in percent; 0 is perfect"
         rows.append([text_cell("nll"), *cells, text_cell(definition)])
-    return Section("Metrics", [SortableTable("Metrics in percent", columns, rows)])
+    several = [table for run in runs if (table := _label_table(run)) is not None]
+    return Section("Metrics", [SortableTable("Metrics in percent", columns, rows), *several])
+
+
+def _label_table(run: RunFolder) -> SortableTable | None:
+    """Return the table of the classes of a run with several classes an image; None for other runs."""
+    if run.results.get("mAP") is None:
+        return None
+    columns = [text_column("class"), TableColumn("images")]
+    columns += [TableColumn(name) for name in ("average precision", "F1", "threshold")]
+    rows = [
+        [
+            text_cell(name),
+            count_cell(entry["images"]),
+            *(fraction_cell(entry[key]) for key in ("AP", "F1", "threshold")),
+        ]
+        for name, entry in run.results["per_class"].items()
+    ]
+    note = "A class is predicted if its probability reaches the threshold, which has the highest F1 on these images."
+    return SortableTable(f"Classes of {run.name} in percent", columns, rows, note)
 
 
 def classes_section(found: Sequence[ClassPredictions]) -> Section:
@@ -167,14 +192,14 @@ def images_section(found: Sequence[ClassPredictions], *, data: str | None, numbe
     parts = []
     for each in found:
         of_run = f" of {each.run.name}" if len(found) > 1 else ""
-        parts.append((each.run.name, _galleries(each, image_root(each.run, data), of_run, number=2 * number)))
+        parts.append((each.run.name, _galleries(each, image_root(each, data), of_run, number=2 * number)))
     return Section("Images", blocks_by_run(parts))
 
 
 def changed_section(found: Sequence[ClassPredictions], *, data: str | None, number: int) -> Section:
     """Return the chapter with the images that one run classifies correctly and another run does not."""
     first, parts = found[0], []
-    root = image_root(first.run, data)
+    root = image_root(first, data)
     for other in found[1:]:
         blocks: list[Block] = []
         for title, chosen in (("Fixed", ~first.correct & other.correct), ("Broken", first.correct & ~other.correct)):
@@ -195,13 +220,18 @@ def changed_section(found: Sequence[ClassPredictions], *, data: str | None, numb
     return Section("Changed images", blocks_by_run(parts), text)
 
 
-def image_root(run: RunFolder, data: str | None) -> Path | None:
+def image_root(predictions: ClassPredictions, data: str | None) -> Path | None:
     """Return the folder to which the image names in predictions.csv are relative; None if it does not exist."""
+    run, first = predictions.run, predictions.names[:1]
     root = run.data_root(data)
     if root is None:
         root = crops.prepare()
-    folder = root / "val" if (root / "val").exists() else root / "test"
-    return folder if folder.is_dir() else None
+    # Paths are relative to the folder of the split, or to that of a CSV file or of class folders without splits.
+    root = root.parent if root.is_file() else root
+    splits = [str(run.config.get("val_split") or "val"), *SPLIT_NAMES["val"], "test", "train"]
+    folders = [folder for folder in (*(root / split for split in splits), root) if folder.is_dir()]
+    holding = (folder for folder in folders if first and (folder / first[0]).is_file())
+    return next(holding, folders[0] if folders else None)
 
 
 def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *, number: int) -> list[Block]:

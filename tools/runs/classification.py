@@ -58,6 +58,8 @@ class ClassPredictions:
             UserError: if the file is missing or malformed, or does not hold the images of results.json.
         """
         path = run.folder / "predictions.csv"
+        if run.results.get("mAP") is not None:
+            raise UserError(f"{path}: holds several classes an image; chapters on single classes do not apply to it")
         classes = run.classes
         labels = {name: label for label, name in enumerate(classes)}
         rows = _read_rows(path)

@@ -97,6 +97,8 @@ TASK_METRICS = {
         (Metric("top1", "top-1 error %", as_error=True), Metric("top5", "top-5 error %", as_error=True)),
         axis="error (%)",
         training=Metric("train_top1", "training error %", as_error=True),
+        further_curves=(Metric("mAP", "mAP %"),),
+        further_summary=(Metric("balanced_accuracy", "balanced accuracy %"), Metric("macro_f1", "macro F1 %")),
     ),
     "detection": TaskMetrics(
         (Metric("AP", "AP %"), Metric("AP50", "AP50 %"), Metric("AP75", "AP75 %")),

@@ -24,7 +24,7 @@ def test_each_place_shows_its_metrics():
     top, box, mask = ["top1", "top5"], ["AP", "AP50", "AP75"], ["mIoU", "pixel_accuracy"]
     trained = [*top, "train_top1"]
     assert shown == {
-        "classification": [top, trained, trained, trained],
+        "classification": [top, trained, [*trained, "mAP"], [*trained, "mAP", "balanced_accuracy", "macro_f1"]],
         "detection": [box, box, box, [*box, "AR100", "segm_AP", "segm_AP50", "segm_AP75"]],
         "segmentation": [mask, mask, [*mask, "mean_accuracy"], [*mask, "mean_accuracy"]],
     }

@@ -1,0 +1,55 @@
+"""Reports on runs with several classes an image, and on data that has no folder for the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_folders import write_run
+
+from backbones.errors import UserError
+from tools.reports.classification import image_root, metrics_section
+from tools.runs.classification import ClassPredictions
+from tools.runs.folder import RunFolder
+
+RESULTS = {
+    "mAP": 0.75,
+    "macro_f1": 0.5,
+    "micro_f1": 0.6,
+    "exact_match": 0.25,
+    "images": 4,
+    "per_class": {
+        "sea": {"AP": 0.75, "F1": 0.5, "threshold": 0.3, "images": 2},
+        "sun": {"AP": None, "F1": None, "threshold": 0.5, "images": 0},
+    },
+}
+
+
+def test_several_classes_an_image_have_a_table_of_metrics_and_one_of_classes(tmp_path: Path):
+    run = RunFolder.read(write_run(tmp_path / "run", {"test_crops": "center"}, RESULTS))
+    metrics, classes = metrics_section([run]).blocks
+    assert [row[0].text for row in metrics.rows] == ["mAP", "macro_f1", "micro_f1", "exact_match"]
+    assert [cell.text for cell in classes.rows[0]][:2] == ["sea", "2"] and classes.rows[0][2].key == 0.75
+    assert classes.rows[1][2].key is None
+    (run.folder / "predictions.csv").write_text("image,classes,predicted,sea,sun\n")
+    with pytest.raises(UserError, match=r"predictions\.csv: holds several classes an image; chapters on single"):
+        ClassPredictions.read(run)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "folder"),
+    [("labels.csv", "photos/1.png", "."), (".", "valid/1.png", "."), (".", "1.png", "valid"), (".", "a/1.png", ".")],
+    ids=["CSV file", "CSV file in the folder", "folder of another name", "class folders"],
+)
+def test_images_are_found_where_their_layout_has_them(tmp_path: Path, data: str, name: str, folder: str):
+    root = tmp_path / "data"
+    path = root / folder / name
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
+    (root / "labels.csv").write_text("image,label\n")
+    config = {"test_crops": "center", "data": str(root / data)}
+    run = RunFolder.read(write_run(tmp_path / "run", config, {"images": 1, "per_class": {"a": {"recall": 1}}}))
+    (run.folder / "predictions.csv").write_text(f"image,class,predicted,confidence,rank,loss\n{name},a,a,1,0,0\n")
+    assert (image_root(ClassPredictions.read(run), None) or tmp_path).resolve() == (root / folder).resolve()
