@@ -73,7 +73,9 @@ def _recipe(trained: TrainedFile) -> str:
 
 
 def _metrics(task: str, results: Mapping[str, object]) -> str:
-    metrics = TASK_METRICS[task].validation
+    known = TASK_METRICS[task]
+    # A classifier of several classes an image has none of the usual metrics.
+    metrics = known.validation if known.primary.key in results else known.summary
     found = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
     return _table(found) if found else "The run has no metrics."
 

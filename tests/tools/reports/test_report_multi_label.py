@@ -10,6 +10,7 @@ from PIL import Image
 from run_folders import write_run
 
 from backbones.errors import UserError
+from tools.exports.model_card import _metrics
 from tools.reports.classification import image_root, metrics_section
 from tools.runs.classification import ClassPredictions
 from tools.runs.folder import RunFolder
@@ -53,3 +54,8 @@ def test_images_are_found_where_their_layout_has_them(tmp_path: Path, data: str,
     run = RunFolder.read(write_run(tmp_path / "run", config, {"images": 1, "per_class": {"a": {"recall": 1}}}))
     (run.folder / "predictions.csv").write_text(f"image,class,predicted,confidence,rank,loss\n{name},a,a,1,0,0\n")
     assert (image_root(ClassPredictions.read(run), None) or tmp_path).resolve() == (root / folder).resolve()
+
+
+def test_the_model_card_has_the_metrics_of_several_classes_an_image():
+    assert "| mAP | 0.75 |" in _metrics("classification", RESULTS)
+    assert "macro_f1" not in _metrics("classification", {"top1": 0.5, "macro_f1": 0.5})
