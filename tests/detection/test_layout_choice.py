@@ -155,6 +155,14 @@ def test_a_split_may_have_several_folders_and_lists(tmp_path: Path):
     assert splits_of(tmp_path) == ["train", "val"] and len(data.boxes) == 8
 
 
+def test_labels_may_lie_beside_the_images_of_a_yaml_file_in_a_folder_called_images(tmp_path: Path):
+    root = tmp_path / "images" / "set"
+    pictures(root / "one")
+    write_labels(root / "one")
+    text(root / "data.yaml", "train: one\n" + NAMES)
+    assert len(read(root).boxes) == 3
+
+
 def test_folders_count_where_the_yaml_file_names_no_splits(tmp_path: Path):
     folders(tmp_path, "train", "dev")
     text(tmp_path / "data.yaml", NAMES)

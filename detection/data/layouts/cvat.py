@@ -20,7 +20,7 @@ from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.images import UNSPLIT, require_split
 from detection.data.layouts.sniffing import head_of
-from detection.data.layouts.voc import parse_xml, read_bytes
+from detection.data.layouts.xml_files import parse_xml, read_bytes
 from detection.data.truth import Truth
 
 Shape = tuple[list[float], list[list[float]] | Record]  # box, and polygons or run lengths

@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
 from backbones.common.datasets import Record, is_text, leads_out
 from backbones.common.images import image_size
@@ -20,6 +19,7 @@ from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT
 from detection.data.layouts.instance_maps import add_masks
+from detection.data.layouts.xml_files import parse_xml, read_bytes
 from detection.data.truth import (
     FolderImages,
     ProblemHandler,
@@ -33,7 +33,6 @@ LISTS = Path("ImageSets", "Main")
 FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FURTHEST = 2**31  # pixels; limit of coordinates
-DEEPEST = 20  # limit of nested XML elements; VOC has five
 KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
 
 
@@ -154,46 +153,6 @@ def read_voc_files(places: VocPlaces, names: Sequence[str], how: Reading) -> Tru
     return truth
 
 
-def parse_xml(content: bytes, path: Path) -> Element:
-    """Parse an XML file and return its root element.
-
-    Raises:
-        UserError: the file is not XML, nests too deeply, or declares a document type, which could define entities that
-            expand to fill the memory.
-    """
-    builder, depth = TreeBuilder(), 0
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > DEEPEST:
-            raise UserError(
-                f"{path}: line {parser.CurrentLineNumber}: elements are nested more than {DEEPEST} levels "
-                "deep; fix the file"
-            )
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(tag)
-
-    def doctype(*_: object) -> None:
-        raise UserError(
-            f"{path}: declares a document type (<!DOCTYPE>), which is not safe to read; remove the declaration"
-        )
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, doctype
-    try:
-        parser.Parse(content, True)
-        return builder.close()
-    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two for unknown encodings
-        raise UserError(f"{path}: is not valid XML ({error}); fix the file") from None
-
-
 def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
     """Return the image names that a split's list contains, in order."""
     path = root / LISTS / f"{split}.txt"
@@ -253,18 +212,6 @@ def _parse(
         if path in names:
             trees[names[path]] = tree
     return trees, given or sorted(seen - {""})
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
 
 
 def _image_record(

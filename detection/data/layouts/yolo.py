@@ -18,7 +18,7 @@ from backbones.common.images import image_size
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import outline_area
-from detection.data.layouts.images import UNSPLIT
+from detection.data.layouts.images import UNSPLIT, first_of
 from detection.data.layouts.yolo_places import LabelledImages, label_folder, pairs_of_folder, pairs_of_list, united
 from detection.data.layouts.yolo_yaml import SPLITS, DataYaml, is_data_yaml
 from detection.data.truth import (
@@ -89,7 +89,10 @@ def _has_labels(root: Path, description: DataYaml | None) -> bool:
         return True
     with contextlib.suppress(UserError):
         places = [place for name in SPLITS if description is not None for place in description.existing(name)]
-        return any(place.is_file() or next(label_folder(place).rglob("*.txt"), None) for place in places)
+        return any(
+            place.is_file() or next(label_folder(place).rglob("*.txt"), None) or first_of(place, [".txt"])
+            for place in places
+        )
     return root.is_file()  # so that reading names the fault of the YAML file
 
 

@@ -57,6 +57,8 @@ def pairs_of_folder(images: Path, how: Reading, *, labels: Path | None = None) -
         UserError: there are no images, or no folder of labels.
     """
     labels = labels or label_folder(images)
+    if not labels.is_dir() and any(images.glob("*.txt")):
+        labels = images
     if not labels.is_dir():
         raise UserError(
             f"{labels}: no such folder, but the images in {images} need it for their labels; create it, or "
