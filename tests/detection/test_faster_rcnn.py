@@ -222,7 +222,7 @@ def a_target(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
         ({"labels": torch.tensor([1, 0])}, "targets[1] (image 77): box 1: its label is 0; expected 1 to 2"),
         ({"labels": torch.tensor([3, 1])}, "targets[1] (image 77): box 0: its label is 3; expected 1 to 2"),
         ({"labels": torch.tensor([1, -1])}, "targets[1] (image 77): box 1: its label is -1"),
-        ({"labels": torch.tensor([1])}, "targets[1] (image 77): has 2 boxes, but 1 labels"),
+        ({"labels": torch.tensor([1])}, "targets[1] (image 77): has 2 boxes, but 1 label; give each box one label"),
         ({"labels": torch.tensor([1.0, 2.0])}, "targets[1] (image 77): `labels` is a tensor [2] of float32"),
         ({"boxes": torch.tensor([[4.0, 6, 40, 50], [1, 1, float("nan"), 9]])}, "box 1: is [1.0, 1.0, nan, 9.0]"),
         ({"boxes": torch.tensor([[4.0, 6, 4, 50], [1, 1, 2, 9]])}, "box 0: is [4.0, 6.0, 4.0, 50.0]"),
