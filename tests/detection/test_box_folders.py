@@ -197,10 +197,14 @@ def test_voc_faults_of_whole_lists_and_folders_are_refused(voc: VocFolder, fault
         problems("--data", voc.root, *SPLITS)
 
 
+REMARKS_OF_VOC = ["no objects", "near-equal image"]
+
+
 def test_good_folders_have_no_problem_and_an_image_in_two_splits_is_found(voc: VocFolder):
-    assert [p[0] for p in problems("--data", voc.write(), *SPLITS)] == ["no objects"]  # a remark on the test split
+    """The test split has no objects, and the plain grey images look nearly the same; both are remarks."""
+    assert [p[0] for p in problems("--data", voc.write(), *SPLITS)] == REMARKS_OF_VOC
     kinds = {p[0] for p in problems("--data", voc.root, "--train-split", "all", "--val-split", "test")}
-    assert kinds == {"image in both splits", "no objects"}
+    assert {"image in both splits", "no objects"} <= kinds <= {"image in both splits", *REMARKS_OF_VOC}
 
 
 def test_voc_with_label_maps_can_be_checked_for_both(voc: VocFolder):
@@ -211,8 +215,11 @@ def test_voc_with_label_maps_can_be_checked_for_both(voc: VocFolder):
         (voc.root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
         for name in names:
             cv2.imwrite(str(voc.root / "SegmentationClass" / f"{name}.png"), np.full((40, 60), 77, np.uint8))
-    assert [p[0] for p in problems("--data", voc.root, *SPLITS)] == ["no objects"]
-    assert {p[0] for p in problems("--data", voc.root, *SPLITS, "--truth", "labels")} == {"unknown label"}
+    assert [p[0] for p in problems("--data", voc.root, *SPLITS)] == REMARKS_OF_VOC
+    assert {p[0] for p in problems("--data", voc.root, *SPLITS, "--truth", "labels")} == {
+        "unknown label",
+        "near-equal image",
+    }
 
 
 # --- YOLO ---
@@ -318,7 +325,8 @@ def test_boxes_partly_outside_are_clipped_and_counted(yolo: Path):
     data = read(yolo, "val")
     assert data.boxes[0].tolist() == pytest.approx([55.8, 0, 60, 40]) and data.clipped == 2
     found = problems("--data", yolo)
-    assert {(p[0], p[1]) for p in found} == {("box outside its image", "line 1"), ("box outside its image", "line 2")}
+    outside = {("box outside its image", "line 1"), ("box outside its image", "line 2")}
+    assert {(p[0], p[1]) for p in found if p[0] != "near-equal image"} == outside  # the images are plain grey
 
 
 def test_lines_far_outside_can_be_dropped_and_are_counted(yolo: Path):
