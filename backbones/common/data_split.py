@@ -106,7 +106,7 @@ def split_images(
         names: file names of the images.
         shown: the classes that each image shows.
         class_names: by number.
-        hashes: returns the perceptual hash of each image, None for an image that cannot be read.
+        hashes: returns the perceptual hash of each image, None for an image that has none.
 
     Raises:
         UserError: no image is left to validate on, or --group-by fits no file name.

@@ -32,11 +32,13 @@ def _cosines() -> np.ndarray:
 COSINES = _cosines()
 
 
-def image_hash(image: np.ndarray) -> int:
+def image_hash(image: np.ndarray) -> int | None:
     """Return a perceptual hash of 63 bits, as `imagehash.phash` computes it: the signs of low frequencies.
 
     Bit i says whether frequency i of the image's cosine transform is above the median; the mean of the image does not
     count.
+
+    An image of one colour has no hash, because it has nothing to compare.
 
     Args:
         image: grey `[H, W]`, or any number of bands `[H, W, C]`, uint8 or floats.
@@ -46,6 +48,8 @@ def image_hash(image: np.ndarray) -> int:
         grey = _to_bytes(grey)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.int64)
     values = (COSINES @ small @ COSINES.T).ravel()[1:]
+    if values.min() == values.max():
+        return None
     bits = values > np.sort(values)[len(values) // 2]
     return int.from_bytes(np.packbits(bits).tobytes(), "big") >> 1
 
@@ -120,10 +124,10 @@ def near_across(first: Sequence[int], other: Sequence[int]) -> dict[int, int]:
 
 
 def hash_files(paths: Sequence[Path], *, keep_bad: bool = False, threads: int | None = None) -> list[int | None]:
-    """Return the perceptual hash of each image file, see `image_hash`.
+    """Return the perceptual hash of each image file, see `image_hash`; None for images of one colour.
 
     Args:
-        keep_bad: whether a file that cannot be decoded gets None. Otherwise it is an error.
+        keep_bad: whether a file that cannot be decoded gets None, too. Otherwise it is an error.
         threads: number of threads that decode; None for the default of the thread pool.
 
     Raises:

@@ -127,9 +127,13 @@ def test_near_pairs_are_those_of_comparing_all_with_all():
     assert len(found) >= 60
 
 
-def test_the_hash_of_flat_and_of_broken_arrays_is_defined():
-    assert image_hash(np.full((5, 7), 9, np.uint8)) == 0
-    assert image_hash(np.full((5, 7, 4), np.nan, np.float32)) == 0
+def test_images_of_one_colour_are_not_like_any_other_image():
+    assert image_hash(np.full((5, 7), 9, np.uint8)) is None
+    assert image_hash(np.full((5, 7, 4), np.nan, np.float32)) is None
+    shown = ItemClasses(np.arange(4), np.zeros(4, np.int64), 1)
+    options = SplitOptions(val_fraction=0.5, group_by="near-equal")
+    found = split_images(options, list("abcd"), shown, class_names=["x"], hashes=lambda: [None, 5, None, 5])
+    assert found.groups == 3 and {"b", "d"} in (set(found.train), set(found.val))
 
 
 def split(names: list[str], shown: ItemClasses, **options) -> DataSplit:

@@ -104,7 +104,8 @@ class SplitImages:
             return [(UNDECODABLE, "the file cannot be read; check its permissions")]
         if perceptual:
             with suppress(UserError):  # `inspect` reports the file
-                self.hashes[name] = image_hash(decode_grey(content.tobytes(), self.folder / name))
+                found = image_hash(decode_grey(content.tobytes(), self.folder / name))
+                self.hashes |= {} if found is None else {name: found}
         return self.inspect(index, content)
 
     def _content(self, name: str) -> np.ndarray | None:
