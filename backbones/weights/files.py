@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from backbones.common.files import JsonObject
 from backbones.errors import UserError, first_line
-from backbones.weights.pickles import StandIn, read_pickle, unreadable
+from backbones.weights.pickles import StandIn, is_plain, read_pickle, unreadable
+from backbones.weights.plain_pickles import read_plain_pickle
+from backbones.weights.pretraining import first_encoder
 
 # Weights files of a run folder, in order of preference.
 RUN_FILES = ("model.safetensors", "checkpoint/best.safetensors")
@@ -29,29 +32,51 @@ _OPTIMIZER = re.compile("optim", re.IGNORECASE)  # beginning of the key of an op
 _COUNTERS = ("n_averaged",)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict in a weights file.
+
+    Attributes:
+        entries: the tensors by name.
+        source: the file, and which of its state dicts this is if it has several.
+    """
+
+    entries: dict[str, Tensor]
+    source: str
+
+
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read the entries of a .safetensors file or of a pickle (.pth, .pt, .bin) to the CPU.
+    """Read the entries of a weights file, as `read_checkpoint` does."""
+    return read_checkpoint(path).entries
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read the state dict of a .safetensors file or of a pickle (.pth, .pt, .bin, .ckpt, .pkl) to the CPU.
 
     The state dict may be the whole content or lie under a key, such as "state_dict". If there are several, averaged
-    weights ("model_ema", ...) come first, then the usual names. No code of the file is run.
+    weights ("model_ema", "teacher", ...) come first, then the usual names, and then the only one that is neither a head
+    nor a second encoder. Arrays of NumPy become tensors. No code of the file is run.
 
     Raises:
         UserError: the file does not exist, is no weights file, has several state dicts of unusual names, or is a pickle
             that would run code.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or weights=None")
-    content: object = _load_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    content = _content(path)
     # Unwrap a checkpoint until the state dict itself is left.
+    chosen: list[str] = []
     for _ in range(_MOST_WRAPPERS):
         if isinstance(content, Mapping) and (wrapper := _wrapper(content, path)):
+            others = [key for key in _state_dicts(content) if key != wrapper]
+            chosen += [f"{wrapper}, not {' or '.join(others)}"] if others else []
             content = content[wrapper]
     entries = content.items() if isinstance(content, Mapping) else ()
     state = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor) and k not in _COUNTERS}
     if not state:
         raise _nothing(path, content)
-    return state
+    return Checkpoint(state, f"{given} ({'; '.join(chosen)})" if chosen else given)
 
 
 def run_weights(run: Path) -> Path:
@@ -92,6 +117,12 @@ def read_meta(path: str | os.PathLike[str]) -> JsonObject:
     return meta if isinstance(meta, dict) else {}
 
 
+def _content(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    return read_plain_pickle(path) if is_plain(path) else read_pickle(path)
+
+
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -105,16 +136,29 @@ def _wrapper(content: Mapping[str, object], path: Path) -> str | None:
     Raises:
         UserError: the file has several state dicts, and none of them has a usual name.
     """
-    sizes = {key: _count(value) for key, value in content.items() if isinstance(value, Mapping)}
+    sizes = _sizes(content)
     if known := next((word for word in _WRAPPERS if sizes.get(word)), None):
         return known
-    bare = sum(isinstance(value, Tensor) for value in content.values())
-    found = [key for key, size in sizes.items() if size > bare and isinstance(key, str) and not _OPTIMIZER.match(key)]
+    found = _state_dicts(content)
     if len(found) > 1:
+        if encoder := first_encoder(found):
+            return encoder
         raise UserError(
             f"{path}: holds several state dicts ({', '.join(found)}); save the state dict to load in a file of its own"
         )
     return found[0] if found else None
+
+
+def _sizes(content: Mapping[str, object]) -> dict[str, int]:
+    """Return the number of tensors by name in each mapping of a checkpoint."""
+    return {key: _count(value) for key, value in content.items() if isinstance(value, Mapping)}
+
+
+def _state_dicts(content: Mapping[str, object]) -> list[str]:
+    """Return the keys of a checkpoint under which state dicts may lie, without an optimizer's."""
+    bare = sum(isinstance(value, Tensor) for value in content.values())
+    sizes = _sizes(content).items()
+    return [key for key, size in sizes if size > bare and isinstance(key, str) and not _OPTIMIZER.match(key)]
 
 
 def _count(content: Mapping[object, object], depth: int = _MOST_WRAPPERS) -> int:

@@ -5,19 +5,33 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.errors import UserError, first_names
-from backbones.weights.files import read_state
-from backbones.weights.names import COUNTER, aliases, best_prefix, find_linear, name_children
+from backbones.weights.files import read_checkpoint
+from backbones.weights.names import (
+    COUNTER,
+    aliases,
+    best_prefix,
+    find_linear,
+    name_children,
+    other_prefixes,
+    torchvision_name,
+)
+from backbones.weights.pretraining import left_out
 from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
 
 # Beginnings of classifier entries. A backbone has no classifier.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar", ".safetensors")
+_DETECTRON2 = (
+    "the names are detectron2's; channel order and stride are not converted: RGB with ImageNet's mean and std is "
+    "assumed, while detectron2's own models take BGR of 0..255 and have the stride on the 1x1 convolution"
+)
 
 
 def load(
@@ -47,7 +61,10 @@ def load(
         state, found_at = dict(weights), "weights"
     else:
         state, found_at = state_for(module, weights)
-    return _fill(module, _named(module, state), source or found_at, tuple(ignore), adapt_input, minimum)
+    named = _named(module, state)
+    report = _fill(module, named, source or found_at, tuple(ignore), adapt_input, minimum)
+    renamed = named.keys() != state.keys() and _has_detectron2_names(state)
+    return replace(report, note=_DETECTRON2) if renamed else report
 
 
 def load_linear(
@@ -76,7 +93,8 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
         raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)
     if not isinstance(weights, str) or _is_path(word):
-        return read_state(word), word
+        checkpoint = read_checkpoint(word)
+        return checkpoint.entries, checkpoint.source
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
         raise UserError(
@@ -88,11 +106,16 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
 
 
 def _named(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a file's entries with names in place of the numbers of `nn.Sequential`, if most others do not match."""
+    """Return a file's entries with the model's names, if most names do not match.
+
+    The file's names may be detectron2's, or the numbers of `nn.Sequential`.
+    """
     own = module.state_dict()
-    found, _, _ = _paired(own, state)
+    found, *_ = _paired(own, state)
     if 2 * len(found) >= len(own):
         return dict(state)
+    if _has_detectron2_names(state):
+        return {torchvision_name(key): value for key, value in state.items()}
     bare = [key.removeprefix("net.").removeprefix("model.") for key in own]
     return name_children(bare, state) or dict(state)
 
@@ -120,8 +143,9 @@ def _fill(
 ) -> LoadReport:
     own = module.state_dict()
     # 1. Match names: entry of the model -> key of the file.
-    found, rest, prefix = _paired(own, state)
+    found, rest, prefix, others = _paired(own, state)
     ignored = [k for k in rest if k.removeprefix(prefix).startswith(ignore)]
+    beside = left_out([k for k in rest if k not in ignored and not k.endswith(COUNTER)], prefix, others)
     # 2. Match shapes.
     fitted, reshaped, wrong = {}, [], []
     for key, file_key in found.items():
@@ -142,10 +166,11 @@ def _fill(
         source=source,
         matched=_without_counters(fitted),
         missing=_without_counters(k for k in own if k not in fitted),
-        unexpected=_without_counters(k for k in rest if k not in ignored),
+        unexpected=_without_counters(k for k in rest if k not in ignored and k not in beside),
         reshaped=tuple(reshaped),
         ignored=_without_counters(ignored),
         prefix=prefix,
+        left_out=beside,
     )
     _check_complete(module, report, minimum)
     # 4. Load. `strict` is off because step 3 has checked and reported the missing entries.
@@ -162,11 +187,15 @@ def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> No
         )
 
 
-def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], str]:
+def _has_detectron2_names(state: Mapping[str, Tensor]) -> bool:
+    return any(key == "stem.conv1.weight" or key.endswith(".stem.conv1.weight") for key in state)
+
+
+def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], str, list[str]]:
     """Find for each entry of a model the key of a file. Keys may have a prefix, such as "model.backbone.".
 
     Returns:
-        Entry of the model -> key of the file; the other keys of the file; the prefix.
+        Entry of the model -> key of the file; the other keys of the file; the prefix; the prefixes of other copies.
     """
     # Index every name that an entry of the model may have in a file. The entry's own name has precedence.
     index = {alias: key for key in reversed(list(own)) for alias in aliases(key)}
@@ -178,7 +207,7 @@ def _paired(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[dic
         if key is not None:
             found.setdefault(key, file_key)
     used = set(found.values())
-    return found, [k for k in state if k not in used], prefix
+    return found, [k for k in state if k not in used], prefix, other_prefixes(index, state, prefix, _modern)
 
 
 def _modern(key: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 
 from torch import Tensor
 
+from backbones.weights.pretraining import is_second
+
 COUNTER = "num_batches_tracked"
 # Usual names of a classifier's last layer, the most usual first.
 _HEADS = ("fc", "linear", "classifier", "head", "last_linear")
@@ -51,20 +53,40 @@ def _part(key: str) -> str:
 def best_prefix(own: Container[str], keys: Iterable[str], present: Callable[[str], str] = str) -> str:
     """Return the dotted prefix of a file's keys under which most entries of a model are found.
 
-    Of prefixes with equally many entries the shortest is used, and of equally long ones the first in the file: MoCo's
-    "encoder_q." comes before "encoder_k.".
+    Of prefixes with equally many entries, that of the encoder that the authors of a method evaluate is used: DINO's
+    "teacher." and not its "student.", MoCo's "encoder_q." and not its "encoder_k.". Then the shortest is used, and of
+    equally long ones the first in the file.
 
     Args:
         own: names of the model's entries.
         keys: names of the file's entries.
         present: maps an old name of an entry to its present one.
     """
+    found = _prefixes(own, keys, present)
+    return max(found, key=lambda prefix: (found[prefix], not is_second(prefix), -len(prefix)), default="")
+
+
+def other_prefixes(
+    own: Container[str], keys: Iterable[str], prefix: str, present: Callable[[str], str] = str
+) -> list[str]:
+    """Return the prefixes under which a file has the model's entries once more, such as those of a second encoder.
+
+    Args:
+        own, keys, present: as in `best_prefix`.
+        prefix: the prefix that `best_prefix` returned.
+    """
+    found = _prefixes(own, keys, present)
+    return [other for other, number in found.items() if other != prefix and 2 * number > found[prefix]]
+
+
+def _prefixes(own: Container[str], keys: Iterable[str], present: Callable[[str], str]) -> Counter[str]:
+    """Return prefix -> number of the model's entries that a file has under it."""
     found: Counter[str] = Counter()
     for key in keys:
         for start in (0, *(match.end() for match in re.finditer(r"\.", key))):
             if present(key[start:]) in own:
                 found[key[:start]] += 1
-    return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+    return found
 
 
 def without_prefix(
@@ -126,6 +148,17 @@ def name_children(own: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, 
         if len(pairs) == len(children) and all(numbered[number] == children[name] for number, name in pairs.items()):
             return {_renamed(key, prefix, pairs): value for key, value in state.items()}
     return None
+
+
+def torchvision_name(key: str) -> str:
+    """Return torchvision's name of an entry that has detectron2's: "res2.0.conv1.norm.bias" is "layer1.0.bn1.bias".
+
+    A prefix, such as "backbone.bottom_up.", is kept, and so is any other name.
+    """
+    key = re.sub(r"(^|\.)stem\.(?=conv1\.|fc\.)", r"\1", key)
+    key = re.sub(r"(^|\.)res([2-5])(?=\.\d+\.(?:conv\d|shortcut)\.)", lambda m: f"{m[1]}layer{int(m[2]) - 1}", key)
+    key = re.sub(r"(^|\.)conv(\d)\.norm\.(?=\w+$)", r"\1bn\2.", key)
+    return re.sub(r"\.shortcut\.(norm\.)?(?=\w+$)", lambda m: f".downsample.{1 if m[1] else 0}.", key)
 
 
 def _wrappers(prefix: str) -> Iterator[str]:

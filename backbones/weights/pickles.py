@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.serialization import MAGIC_NUMBER
 
 from backbones.errors import UserError, first_line
 
@@ -34,6 +35,7 @@ _HARMLESS = {
         "builtins.bytearray",
     ),
 }
+_TORCH = pickle.dumps(MAGIC_NUMBER, protocol=2)  # beginning of files in the older format of torch.save
 _MOST_UNKNOWN = 200  # names that a file may have beside those that torch knows
 _UNKNOWN = re.compile(r"GLOBAL\s+`?([A-Za-z_][\w.]*) was not an allowed global")
 
@@ -61,6 +63,14 @@ class StandIn(metaclass=_Uncallable):
         """Ignore the state of the pickled object."""
 
 
+def is_plain(path: Path) -> bool:
+    """Return whether a file is a pickle that pickle.dump wrote, and not torch.save."""
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH))
+    # Protocols 2 and later begin with their number. torch's older format begins with a pickled number.
+    return start[:1] == b"\x80" and start != _TORCH
+
+
 def read_pickle(path: Path) -> object:
     """Return the content of a .pth, .pt or .bin file, with instances of `StandIn` for objects of unknown classes.
 
@@ -80,12 +90,12 @@ def read_pickle(path: Path) -> object:
                 name = _unknown_name(str(error))
                 if name is None or name in unknown or len(unknown) == _MOST_UNKNOWN:
                     raise
-                unknown[name] = _stand_in(name)
+                unknown[name] = stand_in(name)
     except WouldRunCodeError as refused:
-        raise _refusal(path, str(refused)) from None
+        raise refusal(path, str(refused)) from None
     except pickle.UnpicklingError as error:
         if name := _blocked_name(str(error)):
-            raise _refusal(path, name) from error
+            raise refusal(path, name) from error
         raise unreadable(path, "not a pickle of weights") from error
     except Exception as error:  # torch's reader raises many kinds of exceptions on a damaged file
         raise unreadable(path, first_line(error)) from error
@@ -96,7 +106,8 @@ def unreadable(path: Path, why: str) -> UserError:
     return UserError(f"{path}: not a readable weights file ({why}); download or save it again")
 
 
-def _stand_in(name: str) -> Callable[..., object]:
+def stand_in(name: str) -> Callable[..., object]:
+    """Return an inert class that stands for an unknown class or function. A pickle may call only harmless ones."""
     module, _, bare = name.rpartition(".")
     if name == "collections.defaultdict":  # its entries may be the weights
         made: Callable[..., object] = lambda *_: {}  # noqa: E731
@@ -120,7 +131,8 @@ def _blocked_name(text: str) -> str | None:
     return match[1] if match else None
 
 
-def _refusal(path: Path, name: str) -> UserError:
+def refusal(path: Path, name: str) -> UserError:
+    """Return the error for a pickle that calls a class or function that is not known to be harmless."""
     return UserError(
         f"{path}: refused, because reading this pickle would run code ({name}); save only the state dict, preferably "
         "as safetensors"

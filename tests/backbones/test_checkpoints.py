@@ -92,9 +92,10 @@ def test_mocos_first_encoder_is_used(trained: PooledClassifier, names: tuple[str
     assert is_same(backbone, trained.backbone)
 
 
-def test_of_equal_prefixes_the_shortest_and_then_the_first_is_used():
+def test_of_equal_prefixes_the_shortest_and_then_the_first_is_used_unless_it_is_a_second_encoders():
     own = {"w", "b"}
-    assert best_prefix(own, ["long.w", "long.b", "k.w", "k.b", "q.w", "q.b", "m.w"]) == "k."
+    assert best_prefix(own, ["long.w", "long.b", "p.w", "p.b", "q.w", "q.b", "m.w"]) == "p."
+    assert best_prefix(own, ["k.w", "k.b", "long.w", "long.b", "longer.w", "longer.b"]) == "long."
     assert best_prefix(own, ["x.y", "z"]) == ""
 
 
