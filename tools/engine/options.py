@@ -14,6 +14,13 @@ from backbones.errors import require
 from tools.cli.plugins import PluginOptions
 
 
+class WithSplits(Protocol):
+    """Data options with the name of the validation split."""
+
+    @property
+    def val_split(self) -> str: ...
+
+
 class WithWeights(Protocol):
     """Option group with the option `weights`: the weights of a model."""
 
@@ -40,6 +47,9 @@ class TaskOptions(Protocol):
 
     @property
     def model(self) -> WithWeights: ...
+
+    @property
+    def data(self) -> WithSplits: ...
 
 
 @dataclass

@@ -73,8 +73,9 @@ def wanted_split(options: TaskOptions, *, has_train: bool, has_val: bool, where:
     if recorded:
         return SplitOptions(**recorded)
     if has_train and not asked.asked:
+        named = "" if options.data.val_split == "val" else f" {options.data.val_split}"
         raise UserError(
-            f"{where}: has no validation split; name {how}, or split the training images with --val-fraction 0.2"
+            f"{where}: has no validation split{named}; name {how}, or split the training images with --val-fraction 0.2"
         )
     return asked if asked.asked else None
 

@@ -99,7 +99,10 @@ def test_16_bit_images_are_read_with_the_bits_that_the_run_recorded(tmp_path: Pa
     run, old = save_run(tmp_path / "r20", 2, bits=12), save_run(tmp_path / "old", 2)
     analyse_responses.main(["--runs", str(run), *words, "--output", str(tmp_path / "recorded")])
     analyse_responses.main(["--runs", str(old), *words, "--bits", "12", "--output", str(tmp_path / "named")])
-    rows = [list(csv.DictReader((tmp_path / out / "responses.csv").open())) for out in ("recorded", "named")]
+    rows = [
+        list(csv.DictReader((tmp_path / out / "responses.csv").read_text().splitlines()))
+        for out in ("recorded", "named")
+    ]
     recorded, named = ([row["std"] for row in each if row["state"] == "initial"] for each in rows)
     assert recorded == named and len(named) == 19
 
@@ -129,7 +132,7 @@ def test_nets_and_runs_give_a_table_and_two_pictures(folder: Path, tmp_path: Pat
     words = ["--images", "6", "--size", "32", "--data", str(folder), "--output", str(out)]
     analyse_responses.main(["--backbones", "plain20", "--runs", str(run), *words])
     assert "responses.csv" in capsys.readouterr().out
-    rows = list(csv.DictReader((out / "responses.csv").open()))
+    rows = list(csv.DictReader((out / "responses.csv").read_text().splitlines()))
     kinds = [(net, state) for net, state in dict.fromkeys((row["net"], row["state"]) for row in rows)]
     assert kinds == [("plain20", "initial"), ("r20", "initial"), ("r20", "trained")]
     # 20 layers: 19 convolutions, all of them 3x3, and the linear one; resnet20 uses option A, which adds none.

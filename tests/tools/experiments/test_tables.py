@@ -90,7 +90,7 @@ def test_seeds_are_averaged(tmp_path: Path):
     # Errors 10 and 8: mean 9, deviation sqrt((1 + 1) / 1) = 1.41; 1 and 2: mean 1.5, deviation 0.71.
     assert first == "| a | 2 of 3 | 9.00 ± 1.41 | 1.50 ± 0.71 | 0.00 ± 0.00 | 0.27 | 0.041 | 640 | 1.50 | 0.3 |"
     assert second == "| b | 1 | 20.00 |  |  |  |  | 640 |  | 0.3 |"
-    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert float(rows[0]["top-1 error % mean"]) == pytest.approx(9)
     assert float(rows[0]["top-1 error % std"]) == pytest.approx(2**0.5)
     assert (rows[0]["n"], rows[0]["planned"]) == ("2", "3")
@@ -155,7 +155,7 @@ def test_failed_cells_and_differences_stand_in_all_tables(tmp_path: Path):
     assert "| b | 0 of 1 |" in text
     assert "- `a-fraction1.0-seed1` failed: error: --data x: no such folder" in text
     assert "- backbone b over a: +3.0 top1, 95% interval -1.0 to +7.0, 2 seeds; not distinguishable" in text
-    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [(row["task"], row["n"], row["failed"]) for row in rows] == [
         ("cells", "1", "1"),
         ("cells", "0", "0"),

@@ -125,7 +125,8 @@ def test_label_maps(tiny_runs, tmp_path: Path):
     labels = read_labels(out / "labels/a.png", LabelCode(classes), size=(48, 64))
 
     assert np.array_equal(labels, segmentation.load(tiny_runs["seg"])(tmp_path / "a.png").labels)
-    assert Image.open(out / "labels/clip/000001.png").mode == "P"
+    with Image.open(out / "labels/clip/000001.png") as frame:
+        assert frame.mode == "P"
     assert cv2.VideoCapture(str(out / "pictures/clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
     tiled = run(tiny_runs["seg"], tmp_path / "a.png", "--tile", 32, "--draw", "false", out=tmp_path / "t")
     assert read_labels(tiled / "labels/a.png", LabelCode(classes), size=(48, 64)).shape == (48, 64)

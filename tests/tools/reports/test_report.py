@@ -186,7 +186,7 @@ def test_only_its_own_page_is_replaced(known_run: Path, tmp_path: Path):
         (["known", "--output", "gone/x.html"], "its folder does not exist"),
         (["known", "--output", "empty"], "is a folder"),
         (["known", "--score", "2"], "must be 0 to 1"),
-        (["known", "--no-such", "2"], "no_such"),
+        (["known", "--no-such", "2"], "--no-such"),
     ],
 )
 def test_user_errors(known_run: Path, coco, tmp_path: Path, monkeypatch, words: list[str], message: str):

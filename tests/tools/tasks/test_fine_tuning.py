@@ -34,7 +34,7 @@ def test_a_detector_keeps_all_but_the_rows_of_new_categories(
     plan = plan_of(train_det.main, capsys, "--weights", tiny_runs["det"], "--data", coco.write())
     assert "1 missing (roi_heads.box_predictor.row of brush), 0 unexpected" in plan["loaded"]
     assert "2 matched by name under another number" in plan["loaded"]
-    assert plan["model"].strip().startswith("Faster R-CNN, resnet")
+    assert plan["model"].strip().startswith("Faster R-CNN, timm/test_resnet")
 
 
 def test_a_segmentation_model_keeps_all_but_the_last_layers_of_other_classes(

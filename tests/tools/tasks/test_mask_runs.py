@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import size_of
 from pycocotools import mask as coco_mask
 
 import detection
@@ -46,7 +46,7 @@ def test_a_run_with_masks_has_their_losses_and_pictures(mask_run: Path):
     assert {"AP", "segm_AP", "segm_AP50"} <= results.keys()
     rows = json.loads((mask_run / "detections.json").read_text())
     assert rows and all(row["segmentation"]["size"] == [64, 64] for row in rows)
-    assert Image.open(mask_run / "samples.png").size[0] > 600
+    assert size_of(mask_run / "samples.png")[0] > 600
 
 
 def test_a_run_with_masks_is_scored_by_boxes_and_masks(mask_run: Path, small_shapes: Path):

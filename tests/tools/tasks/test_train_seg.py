@@ -138,7 +138,7 @@ MISTAKES = {
     "no such folder": (("--data", "absent"), "--data absent: no such folder"),
     "no layout": (("--data", "."), "--data .: unknown layout (the folder holds nothing); use"),
     "window": (("--window", 64, "--min-size", 64), "--tile 64: needs --min-size 0, because tiles are cut"),
-    "no such split": (("--val-split", "extra"), "images/extra: no such folder"),
+    "no such split": (("--val-split", "extra"), "has no validation split extra; name --val-split, or split the"),
     "void is no class": (("--ignore-index", 9), "value 7, which is neither a class (0 to 1) nor --ignore-index 9"),
     "eval of nothing": (("--eval-only",), "--eval-only: a model with random weights is not worth evaluating"),
     "wrong scales": (("--scales", "[2, 1]"), "must be two rising factors"),
