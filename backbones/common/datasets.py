@@ -86,9 +86,11 @@ def existing_split(name: str, exists: Callable[[str], bool]) -> str:
         exists: whether the data set has a split of a name.
 
     Returns:
-        The first name that exists, or `name` if there is none.
+        The first name that exists, or `name` if there is none. Names with capitals, such as Train or TRAIN, come last.
     """
-    return next((each for each in (name, *SPLIT_NAMES.get(name, ())) if exists(each)), name)
+    usual = (name, *SPLIT_NAMES.get(name, ()))
+    capitals = (change(each) for each in usual for change in (str.capitalize, str.upper))
+    return next((each for each in (*usual, *capitals) if exists(each)), name)
 
 
 # COCO's folders

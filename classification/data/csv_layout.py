@@ -42,15 +42,24 @@ def read(root: Path, tables: Sequence[Path], split: str, options: Reading) -> Cl
     Raises:
         UserError: there are several files, or the file is malformed, has no such split, or names missing images.
     """
-    if len(tables) > 1:
-        names = first_names([path.name for path in tables])
-        raise UserError(f"--data {root}: has several CSV files ({names}); name one, such as --data {tables[0]}")
-    path = _file_of_split(tables[0], split)
+    path = _file_of_split(_only_table(root, tables), split)
     table = Table.read(path, options)
     rows = list(table.rows())
     if not _is_of_one_split(path, root):
         rows = _of_the_split(table, rows, split)
     return _listing(root, table, rows, split)
+
+
+def _only_table(root: Path, tables: Sequence[Path]) -> Path:
+    """Return the file to read among several: one that is named by its split, such as train.csv.
+
+    Other files beside it, such as sample_submission.csv, are not read.
+    """
+    of_splits = sorted((path for path in tables if _role(path)), key=lambda path: _role(path) != "train")
+    if len(tables) > 1 and not of_splits:
+        names = first_names([path.name for path in tables])
+        raise UserError(f"--data {root}: has several CSV files ({names}); name one, such as --data {tables[0]}")
+    return (of_splits or tables)[0]
 
 
 def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> ClassListing:
@@ -76,6 +85,7 @@ def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> Class
     pairs = [(file, row.labels if table.multi_label else row.labels[0]) for file, row in found.items()]
     notes = [f"{repeated} repeated lines"] if repeated else []
     notes += [f"WARNING: missing images: {len(absent)}"] if absent else []
+    notes += [f"names that differ from their files in capitals only: {index.respelled}"] if index.respelled else []
     where = f"{table.path}" + ("" if table.split_column is None else f" ({split})")
     return ClassListing.of(root, pairs, where=where, multi_label=table.multi_label, notes=notes)
 

@@ -21,12 +21,14 @@ class ImageIndex:
     """
 
     def __init__(self, root: Path, *, prefer: Sequence[str] = ()) -> None:
-        self.root, self.prefer = root, frozenset(prefer)
+        self.root, self.prefer = root, frozenset(map(str.lower, prefer))
+        self.respelled = 0  # names found that differ from their files in capitals
 
     def find(self, name: str, *, where: str) -> str | None:
         """Return the path, relative to the folder, of the file that a name means; None if there is none.
 
-        A name is a path below the folder, or the end of one; its suffix may be missing.
+        A name is a path below the folder, or the end of one; its suffix may be missing. If no file has the name, the
+        file whose name differs in capitals only is meant.
 
         Args:
             where: what names the file, for the message.
@@ -38,10 +40,15 @@ class ImageIndex:
         if path.suffix.lower() in PIXEL_SUFFIXES and os.path.isfile(self.root / name):
             return path.as_posix()
         found = [file for file in self._by_name.get(path.name, ()) if _ends_with(file, path)]
-        chosen = [file for file in found if self.prefer.intersection(file.parts[:-1])]
+        respelled = not found
+        if respelled:
+            plain = PurePosixPath(name.casefold())
+            found = [file for file in self._by_plain_name.get(plain.name, ()) if _ends_with(_plain(file), plain)]
+        chosen = [file for file in found if self.prefer.intersection(map(str.lower, file.parts[:-1]))]
         found = chosen if len(found) > 1 and chosen else found
         if len(found) > 1:
             raise UserError(f"{where}: {name} may be {found[0]} or {found[1]}; write the path from {self.root} on")
+        self.respelled += respelled and bool(found)
         return found[0].as_posix() if found else None
 
     @cached_property
@@ -53,6 +60,19 @@ class ImageIndex:
             for name in (path.name, path.stem):
                 names.setdefault(name, []).append(path)
         return names
+
+    @cached_property
+    def _by_plain_name(self) -> dict[str, list[PurePosixPath]]:
+        """The files by their names without capitals, with and without suffix."""
+        names: dict[str, list[PurePosixPath]] = {}
+        for name, files in self._by_name.items():
+            names.setdefault(name.casefold(), []).extend(files)
+        return names
+
+
+def _plain(path: PurePosixPath) -> PurePosixPath:
+    """Return a path without capitals."""
+    return PurePosixPath(path.as_posix().casefold())
 
 
 def _ends_with(file: PurePosixPath, path: PurePosixPath) -> bool:

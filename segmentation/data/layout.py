@@ -211,7 +211,8 @@ def _is_map_beside(file: Path) -> bool:
     if file.suffix.lower() not in LABEL_SUFFIXES or not ENDING.search(file.stem):
         return False
     image = label_key(file)
-    return any(image.with_name(f"{image.name}{suffix}").is_file() for suffix in PIXEL_SUFFIXES)
+    suffixes = (*PIXEL_SUFFIXES, *map(str.upper, PIXEL_SUFFIXES))  # cameras write DSC_0001.JPG
+    return any(image.with_name(f"{image.name}{suffix}").is_file() for suffix in suffixes)
 
 
 def _beside(folder: Path) -> Mapping[Path, list[Path]]:

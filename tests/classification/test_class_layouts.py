@@ -15,7 +15,7 @@ import classification
 from backbones.errors import UserError
 from classification.data.folder_source import FolderSource
 from classification.data.layouts import REGISTERED, read_split
-from classification.data.listing import ClassListing
+from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
 
 
@@ -100,8 +100,28 @@ def test_splits_of_csv_files_come_from_columns_files_or_folders(tmp_path: Path):
     with pytest.raises(UserError, match=r"the column Split has no split test \(it has train, valid\); name one"):
         read_split(column, "test")
     (files / "val.csv").unlink()
-    with pytest.raises(UserError, match=r"train\.csv: there is no val\.csv beside it"):
-        read_split(files / "train.csv", "val")
+    write(files / "sample_submission.csv", "id,label\na,ant\n")  # as Kaggle's competitions have it
+    for data in (files / "train.csv", files):
+        with pytest.raises(NoSplitError, match=r"train\.csv: there is no val\.csv beside it"):
+            read_split(data, "val")
+    assert labels(read_split(files, "train")) == {"images/a.png": "ant"}
+
+
+def test_names_in_a_csv_file_may_differ_from_the_files_in_capitals(tmp_path: Path):
+    images(tmp_path, "one/A.PNG", "one/b.png", "two/B.PNG")
+    path = write(tmp_path / "labels.csv", "image,label\na.png,7\nb.png,8\nTwo/b,9\n")
+    listing = read_split(path, "train")
+    assert labels(listing) == {"one/A.PNG": "7", "one/b.png": "8", "two/B.PNG": "9"}
+    assert listing.notes == ("names that differ from their files in capitals only: 2",)
+
+
+def test_split_folders_may_have_capitals(tmp_path: Path):
+    root = images(tmp_path, "Train/ant/a.png", "VALID/ant/b.png", "Test/ant/c.png")
+    assert labels(read_split(root, "train")) == {"ant/a.png": "ant"}
+    assert labels(read_split(root, "val")) == {"ant/b.png": "ant"}
+    assert labels(read_split(root, "test")) == {"ant/c.png": "ant"}
+    images(root, "valid/bee/d.png")
+    assert labels(read_split(root, "val")) == {"bee/d.png": "bee"}  # the usual spelling comes first
 
 
 def test_several_classes_make_a_data_set_multi_label(tmp_path: Path):

@@ -28,6 +28,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.convert import WritableLayout, convert
 from detection.data.folders import layout_of, open_split, read_annotations, splits_of
 from detection.data.layouts.known import BUILT_IN
+from detection.data.layouts.yolo_places import NO_LABELS
 from detection.data.tool_writers import TOOL_WRITERS
 from detection.data.truth import Truth
 from detection.data.writers import WRITERS
@@ -233,6 +234,15 @@ def test_images_that_nobody_labelled_are_not_negatives(tmp_path: Path, layout: s
         (tmp_path / file).unlink()
     data = read(tmp_path)
     assert data.file_names.tolist() == ["a.jpg"] and data.notes[note] == 1
+
+
+def test_notes_beside_label_files_are_left_out_and_counted(tmp_path: Path):
+    EXPORTS["labelimg-yolo"][1](tmp_path)
+    text(tmp_path / "README.txt", "Labelled in 2024\n")
+    assert read(tmp_path).notes[NO_LABELS] == 1
+    text(tmp_path / "c.txt", "0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(UserError, match=r"c\.txt: there is no image of this name"):
+        read(tmp_path)
 
 
 def test_the_unused_super_category_of_roboflow_is_left_out(tmp_path: Path):

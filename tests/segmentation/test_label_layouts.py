@@ -13,7 +13,7 @@ from PIL import Image
 from backbones.errors import UserError
 from segmentation.data.brush import decode_brush
 from segmentation.data.dataset import LabelSource
-from segmentation.data.folders import open_source
+from segmentation.data.folders import has_split, open_source
 from segmentation.options import SegmentationDataOptions
 
 HALF = np.repeat([[0, 0, 0, 1, 1, 1]], 4, axis=0).astype(np.uint8)  # 6 x 4 pixels: the right half is class 1
@@ -201,3 +201,11 @@ def test_an_unknown_folder_names_the_nearest_layouts_and_what_it_lacks(tmp_path:
     (tmp_path / "classes.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"nearest are folders of label maps \(lacks label maps in labels/ or masks"):
         opened(tmp_path)
+
+
+def test_label_maps_lie_beside_images_whose_suffixes_have_capitals(tmp_path: Path):
+    beside(tmp_path)
+    for path in tmp_path.glob("*.jpg"):
+        path.rename(path.with_suffix(".JPG"))
+    assert len(opened(tmp_path)) == 2
+    assert not has_split(tmp_path, "val")

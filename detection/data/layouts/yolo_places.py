@@ -15,6 +15,7 @@ from detection.data.layouts.images import is_file
 from detection.data.truth import FolderImages, read_text
 
 LISTS = ("classes", "obj", "train", "valid", "val", "test", "_darknet")  # *.txt and others beside labels
+NO_LABELS = "text files that are no label files, such as README.txt, which are left out"
 LONGEST = 250  # bytes of a file's name
 
 
@@ -76,15 +77,18 @@ def pairs_of_folder(images: Path, how: Reading, *, labels: Path | None = None) -
             text += "same label file; rename one"
             how.on_problem("duplicate file name", str(images / names[0]), UserError(text))
         files[names[0]] = there.get(stem, labels / f"{stem}.txt")
+    notes = Counter[str]()
     for stem in sorted(there.keys() - found.by_stem.keys()):
-        if how.absent_images == "error":
+        if not _may_hold_boxes(there[stem]):
+            notes[NO_LABELS] += 1
+        elif how.absent_images == "error":
             text = f"{there[stem]}: there is no image of this name in {images}; add it, or pass --on-bad-image skip"
             how.on_problem("missing file", str(there[stem]), UserError(text))
         else:
             files[f"{stem}.jpg"] = there[stem]
     if not files:
         raise UserError(f"{images}: holds no images; add some, or name another split")
-    return LabelledImages(images, labels, dict(sorted(files.items())), Counter(found.passed_over))
+    return LabelledImages(images, labels, dict(sorted(files.items())), Counter(found.passed_over), notes)
 
 
 def pairs_of_list(path: Path, home: Path, how: Reading) -> LabelledImages:
@@ -145,6 +149,25 @@ def _listed_image(line: str, *folders: Path) -> Path | None:
 
 def _is_image_name(name: str) -> bool:
     return is_file_name(name) and len(name) < LONGEST and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _may_hold_boxes(path: Path) -> bool:
+    """Return whether a text file without an image may be a label file: it is empty, or has a line of numbers.
+
+    Other texts are notes, such as README.txt.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return True
+    return not any(map(str.strip, lines)) or any(map(_is_numbers, lines))
+
+
+def _is_numbers(line: str) -> bool:
+    try:
+        return len([float(word) for word in line.split()]) > 1
+    except ValueError:
+        return False
 
 
 def _visible(labels: Path) -> Iterator[Path]:
