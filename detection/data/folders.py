@@ -74,6 +74,15 @@ def splits_of(root: Path, layout: str | None = None) -> list[str]:
     return known_layout(root, layout).splits(root)
 
 
+def has_layout(root: Path, layout: str | None = None) -> bool:
+    """Return whether a data set exists and has a known layout.
+
+    Raises:
+        UserError: the folder has several layouts, or not the named one.
+    """
+    return root.exists() and layout_of(root, layout) is not None
+
+
 def offers_split(root: Path, name: str, layout: str | None = None) -> bool:
     """Return whether a data set has a split, under this or another usual name.
 

@@ -144,6 +144,12 @@ def _open_listed_classes(root: Path, name: str, options: SegmentationDataOptions
     return None
 
 
+def has_layout(root: Path) -> bool:
+    """Return whether a folder exists and has one of the layouts."""
+    coco = (root / "annotations").is_dir()
+    return is_label_folder(root) or coco or (root.is_dir() and (is_label_studio(root) or is_labelme(root)))
+
+
 def has_split(root: Path, name: str) -> bool:
     """Return whether a data set in any layout has a split, under this or another usual name.
 

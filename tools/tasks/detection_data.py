@@ -15,7 +15,7 @@ from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection, select
-from detection.data.folders import offers_split, read_annotations
+from detection.data.folders import has_layout, offers_split, read_annotations
 from detection.options import DetectionDataOptions
 from detection.transforms import Augment
 from tools.engine.bad_images import BadImages
@@ -109,7 +109,8 @@ def _existing_splits(options: TrainDetectorOptions) -> ExistingSplits:
     found = {side: file is not None or offers_split(root, names[side], data.layout) for side, file in files.items()}
     return ExistingSplits(
         has_train=found["train"],
-        has_val=found["val"],
+        # If the data have no layout, dividing them opens them, and the error tells what is wrong.
+        has_val=found["val"] and not (options.split.asked and not has_layout(root, data.layout)),
         where=f"--data {data.data}",
         how="--val-split or --val-annotations",
     )

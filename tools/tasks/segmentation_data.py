@@ -10,7 +10,7 @@ from backbones.common.data_split import Side, relative_names
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
 from segmentation.data.dataset import LabelSource, Segmentation
-from segmentation.data.folders import has_split, open_source
+from segmentation.data.folders import has_layout, has_split, open_source
 from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.engine.subset import nested_subset
@@ -39,6 +39,8 @@ def _existing_splits(options: TrainSegmenterOptions) -> ExistingSplits:
     if data.data is None:
         return ExistingSplits(has_train=True, has_val=True, where="the built-in data set of shapes", how=how)
     found = {f"has_{side}": has_split(Path(data.data), getattr(data, f"{side}_split")) for side in ("train", "val")}
+    if options.split.asked and not has_layout(Path(data.data)):
+        found["has_val"] = False  # dividing the data opens them, and the error tells what is wrong
     return ExistingSplits(has_train=found["has_train"], has_val=found["has_val"], where=f"--data {data.data}", how=how)
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -202,3 +203,10 @@ def test_a_segmenter_is_trained_on_its_own_split(label_maps: Path, tmp_path: Pat
 
 if __name__ == "__main__":
     split_labels(sys.argv[1])
+
+
+@pytest.mark.parametrize("command", [train_det, train_seg])
+def test_a_folder_that_does_not_exist_has_no_validation_split(tmp_path: Path, command: ModuleType):
+    with pytest.raises(UserError, match=r"absent.*no such") as caught:
+        command.main(words("--data", tmp_path / "absent", "--val-fraction", 0.2, "--output", tmp_path / "run"))
+    assert "validation split of its own" not in str(caught.value)
