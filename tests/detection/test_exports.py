@@ -49,6 +49,7 @@ def test_an_export_is_recognised_read_and_evaluated(export: tuple[str, Path]):
     for split in splits_of(root):
         data = CocoAnnotations.of(open_split(root, split))
         assert contents(data) == EXPECTED
+        assert not {".json", ".xml"} & {*data.passed_over}, "a file that was read is counted as passed over"
         assert data.categories.names == ("cat", "dog")
         assert all((data.folder / name).is_file() for name in data.file_names)
     data = read_annotations(DetectionDataOptions(data=str(root)), "train")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from backbones.common.datasets import LONGEST_SIDE, Record, is_text
@@ -122,7 +124,13 @@ class Collector:
         for record, name in zip(self.truth.data["annotations"], self._names, strict=True):
             record["category_id"] = numbers[name]
         self.truth.renamed.update(self.images.renamed)
-        return self.truth
+        return replace(self.truth, passed_over=self._passed_over())
+
+    def _passed_over(self) -> Mapping[str, int]:
+        """Return the number of files in the image folder by suffix that are neither images nor read annotations."""
+        files = {self.truth.path, *map(Path, self.truth.files)}
+        beside = [file for file in files if file.is_relative_to(self.images.folder) and file.is_file()]
+        return Counter(self.images.passed_over) - Counter(file.suffix.lower() for file in beside)
 
     def _find(self, name: object, place: str) -> tuple[str, bool]:
         """Return the file of an image, and whether the file exists."""
