@@ -37,6 +37,7 @@ class RankOptions:
         backbones: names or patterns with commas between; NAME=WEIGHTS has weights of its own.
         weights: weights of the other names, with commas between; each name is ranked with each. none is random.
         task: what the data are labelled for; auto recognises it.
+        ignore_index: number in label maps of pixels that do not count.
         images: number of training images, spread evenly over the data set.
         size: short side of the images in pixels; absent: 224 for classification, 320 otherwise.
         levels: feature maps to join; absent: the last one for classification, c4 and c5 otherwise.
@@ -51,6 +52,7 @@ class RankOptions:
     backbones: str
     weights: str = "imagenet"
     task: Literal["auto", "classification", "detection", "segmentation"] = "auto"
+    ignore_index: int = 255
     images: int = 300
     size: int | None = None
     levels: list[str] | None = None
@@ -94,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if study is not None:
             outputs.require_covered(names, study)
         task = None if options.task == "auto" else options.task
-        data = open_data(Path(options.data), options.images, task)
+        data = open_data(Path(options.data), options.images, task, ignore_index=options.ignore_index)
         pooled = data.task == "classification"
         size = options.size or (224 if pooled else 320)
         levels = options.levels or ([] if pooled else ["c4", "c5"])

@@ -101,8 +101,9 @@ class LabelImages:
 
     task: Task = "segmentation"
 
-    def __init__(self, root: Path, count: int) -> None:
-        self.source: LabelSource = open_source(root, "train", SegmentationDataOptions(data=str(root)))
+    def __init__(self, root: Path, count: int, ignore_index: int) -> None:
+        options = SegmentationDataOptions(data=str(root), ignore_index=ignore_index)
+        self.source: LabelSource = open_source(root, "train", options)
         self.rows = spread(len(self.source), count)
         self.names = [str(self.source.file(row)) for row in self.rows]
 
@@ -112,12 +113,13 @@ class LabelImages:
         return Labelled(pixels, classes=self.source.labels(self.rows[index], (height, width)))
 
 
-def open_data(root: Path, count: int, task: Task | None = None) -> RankingData:
+def open_data(root: Path, count: int, task: Task | None = None, *, ignore_index: int = 255) -> RankingData:
     """Open at most `count` training images, spread evenly over the data set.
 
     Args:
         task: task of the data; None to recognise it from the folder as the checks do: label maps, then boxes, then
             class folders. A folder with both label maps and boxes needs the task.
+        ignore_index: number in label maps of pixels that do not count.
 
     Raises:
         UserError: the folder does not exist, its layout is unknown, or a file is malformed.
@@ -128,12 +130,19 @@ def open_data(root: Path, count: int, task: Task | None = None) -> RankingData:
     if task is None and has_boxes and has_labels:
         raise UserError(f"--data {root}: has boxes and label maps; choose with --task detection or --task segmentation")
     if task == "segmentation" or (task is None and has_labels):
-        return LabelImages(root, count)
+        return LabelImages(root, count, ignore_index)
     if task == "detection" or (task is None and has_boxes):
         return BoxImages(root, count)
     return ClassImages(root, count)
 
 
 def fingerprint(data: RankingData) -> str:
-    """Return a hash of the task and of the names of the chosen images."""
-    return hashlib.sha256("\0".join([data.task, *data.names]).encode(errors="replace")).hexdigest()
+    """Return a hash of the task, and of the names, pixels and labels of the chosen images."""
+    digest = hashlib.sha256("\0".join([data.task, *data.names]).encode(errors="replace"))
+    for index in range(len(data.names)):
+        image = data.read(index)
+        digest.update(str(image.label).encode())
+        for part in (image.pixels, image.boxes, image.box_labels, image.crowd, image.classes):
+            if part is not None:
+                digest.update(str(part.shape).encode() + np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()

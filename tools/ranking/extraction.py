@@ -141,7 +141,7 @@ def _moved(boxes: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def _cell_rows(maps: Sequence[Tensor], classes: np.ndarray, random: np.random.Generator) -> Rows:
-    """Return features of random cells of the finest map with the most frequent class of their pixels."""
+    """Return features of random cells of the finest map in which one class has most of the pixels."""
     height, width = maps[0].shape[-2:]
     grown = [F.interpolate(each, size=(height, width), mode="bilinear", align_corners=False) for each in maps]
     table = torch.cat(grown, dim=1)[0].flatten(1).T
@@ -152,7 +152,7 @@ def _cell_rows(maps: Sequence[Tensor], classes: np.ndarray, random: np.random.Ge
 
 
 def _cell_classes(classes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the most frequent class of each of `height * width` cells of a label map; `IGNORE` without a majority."""
+    """Return the class of more than half of the pixels of each of `height * width` cells; `IGNORE` without one."""
     rows = (np.arange(classes.shape[0]) * height // classes.shape[0])[:, None]
     columns = (np.arange(classes.shape[1]) * width // classes.shape[1])[None]
     cell = (rows * width + columns).ravel()

@@ -6,11 +6,13 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from backbones.base import Backbone
 from backbones.common.files import JsonObject, atomic_file
 from backbones.errors import UserError
 from tools.engine.cost import macs, parameters
@@ -89,13 +91,17 @@ def rank(
     """
     rows: list[Ranked] = []
     failed: dict[str, str] = {}
+    key = distributed.on_main(lambda: f"{VERSION}|{fingerprint(data)}|{','.join(levels)}|{size}|{seed}")
     for number, candidate in enumerate(names, 1):
         try:
-            row = _score(data, candidate, levels=levels, size=size, seed=seed, cache=cache)
+            backbone = distributed.on_all(partial(_build, candidate, levels, seed))
         except UserError as error:
             failed[candidate.name] = str(error)
             _say(f"{number}/{len(names)} {candidate.name}: left out: {error}")
             continue
+        file = cache / f"{hashlib.sha256(f'{key}|{candidate.key()}'.encode()).hexdigest()[:32]}.npz" if cache else None
+        extracted = _extracted(data, backbone, size=size, seed=seed, path=file)
+        row = _score(candidate, backbone, extracted, size=size, seed=seed)
         rows.append(row)
         _say(f"{number}/{len(names)} {candidate.name}: {by} {row.estimates[by].value:.3f}, {row.speed:.1f} images/s")
     if not rows:
@@ -103,20 +109,27 @@ def rank(
     return Ranking(by, sorted(rows, key=lambda row: -row.estimates[by].value), failed)
 
 
-def _score(
-    data: RankingData, candidate: Candidate, *, levels: Sequence[str], size: int, seed: int, cache: Path | None
-) -> Ranked:
-    backbone = distributed.on_all(lambda: candidate.build(levels, seed))
+def _build(candidate: Candidate, levels: Sequence[str], seed: int) -> Backbone:
+    backbone = candidate.build(levels, seed)
     if len(backbone.mean) != 3:
         raise UserError(f"{candidate.name}: takes {len(backbone.mean)} channels; a ranking reads RGB images")
-    key = f"{VERSION}|{candidate.key()}|{fingerprint(data)}|{','.join(levels)}|{size}|{seed}"
-    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz" if cache else None
-    extracted = (_load(path) if path else None) or extract(backbone, data, size=size, seed=seed)
-    if path and distributed.is_main() and not path.exists():
+    return backbone
+
+
+def _extracted(data: RankingData, backbone: Backbone, *, size: int, seed: int, path: Path | None) -> Extracted:
+    """Return the features of all images: the kept ones, or else new ones, which are kept."""
+    kept = distributed.on_main(lambda: _load(path)) if path else None
+    if kept is not None:
+        return kept
+    extracted = extract(backbone, data, size=size, seed=seed)
+    if path and distributed.is_main():
         _keep(path, extracted)
+    return extracted
+
+
+def _score(candidate: Candidate, backbone: Backbone, extracted: Extracted, *, size: int, seed: int) -> Ranked:
     estimates = scores(extracted.samples, seed=seed)
-    cost = macs(backbone, size) / 1e9
-    return Ranked(candidate, estimates, parameters(backbone), cost, extracted.speed)
+    return Ranked(candidate, estimates, parameters(backbone), macs(backbone, size) / 1e9, extracted.speed)
 
 
 def _say(text: str) -> None:

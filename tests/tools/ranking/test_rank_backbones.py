@@ -13,7 +13,7 @@ import backbones
 from backbones.errors import UserError
 from tools import rank_backbones
 from tools.ranking.candidates import Candidate, candidates
-from tools.ranking.data import Labelled, open_data
+from tools.ranking.data import Labelled, fingerprint, open_data
 from tools.ranking.extraction import extract
 from tools.ranking.outputs import agree, front, read_study, table
 from tools.ranking.ranking import Ranked, Ranking
@@ -85,6 +85,29 @@ def test_ranks_data_of_every_task(make, task: str, levels: str, tmp_path: Path, 
     rank_backbones.main([*arguments, "--overwrite"])  # from the kept features
     assert json.loads((output / "ranking.json").read_text()) == found
     assert {path: path.stat().st_mtime_ns for path in (output / "features").iterdir()} == kept
+
+
+def test_features_are_computed_again_if_labels_or_pixels_change(tmp_path: Path):
+    data = boxes(tmp_path)
+    seen = {fingerprint(open_data(data, 8))}
+    path = data / "annotations" / "instances_train.json"
+    path.write_text(path.read_text().replace('"category_id": 2', '"category_id": 1', 1))
+    seen.add(fingerprint(open_data(data, 8)))
+    paint(data / "train" / "0.png", COLOURS[2], (0, 0, 20, 18), 0)
+    seen.add(fingerprint(open_data(data, 8)))
+    assert len(seen) == 3 and fingerprint(open_data(data, 8)) in seen
+
+
+def test_pixels_that_do_not_count_are_named(tmp_path: Path):
+    data = label_maps(tmp_path)
+    for path in (data / "labels" / "train").iterdir():
+        labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        labels[:24] = 9
+        cv2.imwrite(str(path), labels)
+    classes = open_data(data, 4, ignore_index=9).read(0).classes
+    assert classes is not None and set(np.unique(classes)) == {0, 1, 255}
+    with pytest.raises(UserError, match="holds the value 9"):
+        open_data(data, 4).read(0)
 
 
 def test_features_of_boxes_tell_objects_from_background(tmp_path: Path):
