@@ -49,13 +49,6 @@ LIBRARIES = [
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one worker more than there are cores: tests of signals, processes and downloads spend time waiting."""
-    from backbones.common.machine import cores
-
-    return cores() + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the commands and with what concerns all code: a long file that came last would leave a worker idle."""
     tests = ROOT / "tests"
