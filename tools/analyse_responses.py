@@ -19,6 +19,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.files import create_output
 from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
@@ -104,10 +105,7 @@ def create_folder(folder: Path) -> Path:
     existing = [name for name in OUTPUTS if (folder / name).exists()]
     if existing:
         raise UserError(f"--output {folder}: holds {existing[0]} already; move it away or name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+    create_output(folder)
     return folder
 
 

@@ -22,6 +22,7 @@ from typing import Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.files import create_output
 from backbones.errors import UserError, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -119,10 +120,7 @@ def _create(folder: Path, overwrite: bool) -> Path:
     """Create the output folder. A folder with results is refused unless they may be replaced."""
     if (folder / "ranking.json").exists() and not overwrite:
         raise UserError(f"--output {folder}: ranking.json exists already; pass --overwrite, or name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+    create_output(folder)
     return folder
 
 

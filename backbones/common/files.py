@@ -81,6 +81,21 @@ def read_yaml(path: Path, *, name: str = "", fix: str = "") -> Any:
         raise UserError(f"{name}: is not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
 
 
+def create_output(folder: Path, *, innermost: Path | None = None) -> None:
+    """Create the folder that a user names with `--output`. It may exist already.
+
+    Args:
+        innermost: a folder inside `folder` to create as well.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    try:
+        (innermost or folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+
+
 def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
     """Create a folder under a temporary name and rename it, so that other processes never see it incomplete.
 

@@ -1,4 +1,4 @@
-"""Which layout a folder has, what a YAML file says, how names and shapes of annotation tools are read."""
+"""Tests the layout of a folder, the content of a YAML file, and how names and shapes of annotation tools are read."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backbones.common.data_split import SPLITS_FILE
-from backbones.common.files import write_json
+from backbones.common.files import create_output, write_json
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 from tools.processes.locks import lock_for_life
@@ -136,10 +136,7 @@ def _launchers_of(folder: Path) -> list[str]:
 
 
 def _create(folder: Path, innermost: Path) -> None:
-    try:
-        innermost.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
+    create_output(folder, innermost=innermost)
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {folder}: cannot be written; name another folder")
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbones.common.files import create_output
 from backbones.errors import UserError, counted
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell, make_cells
@@ -87,7 +88,7 @@ class Comparison:
         Returns:
             The error messages of the cells that failed, by the name of the cell.
         """
-        self._create_folder()
+        create_output(self.folder)
         failed: dict[str, str] = {}
         count = 0
 
@@ -111,7 +112,7 @@ class Comparison:
         Args:
             with_differences: also compute differences and their intervals, from the predictions of all runs.
         """
-        self._create_folder()
+        create_output(self.folder)
         tasks = self._tasks(with_differences=with_differences)
         text = write_tables(self.folder, tasks)
         names = [name for task in tasks if (name := self._draw_curves(task))]
@@ -146,14 +147,6 @@ class Comparison:
     def _metrics(self, script: str) -> TaskMetrics:
         metrics = TASK_METRICS[COMMANDS[script].task]
         return metrics.by(self.options.metric) if self.options.metric else metrics
-
-    def _create_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--output {self.folder}: cannot be created ({error.strerror}); name another folder"
-            ) from None
 
 
 def _differences(groups: Sequence[Group], metrics: TaskMetrics) -> list[Difference]:

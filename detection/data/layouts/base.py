@@ -16,7 +16,7 @@ Sign = tuple[str, bool]  # something that a folder of a layout holds, and whethe
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader does about missing images, unusable boxes and malformed records.
+    """Rules of a reader for missing images, unusable boxes and malformed records.
 
     Attributes:
         absent_images: whether a missing image file is an error.

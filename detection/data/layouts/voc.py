@@ -38,7 +38,7 @@ KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as
 
 @dataclass(frozen=True)
 class VocPlaces:
-    """Where the files of a split lie.
+    """Folders and files of a split.
 
     Attributes:
         layout: name of the layout.

@@ -63,7 +63,7 @@ def whole(root: Path, folder: Path, *, seed: int = 0, split: str = "train") -> A
 
 
 def places(items: Iterable[Any]) -> list[int]:
-    """Which images came."""
+    """Return the indices of the images that were loaded."""
     return [int(target["index"]) for _, target in items]
 
 

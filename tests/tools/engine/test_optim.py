@@ -25,7 +25,7 @@ def net() -> nn.Module:
 
 @pytest.mark.parametrize("name", list_optimizers())
 def test_every_optimizer_of_timm_has_a_family_and_takes_no_momentum(name: str) -> None:
-    """It is built, or refused in one line, for example because it needs a GPU or another library."""
+    """An optimizer is built, or refused in one line, for example because it needs a GPU or another library."""
     options = TrainOptions(optimizer=name, momentum=0.0, batch_size=64, base_batch_size=16, base_lr=0.01)
     # SGD and its layer-wise forms are the only ones that do not normalise by the gradients' history.
     plain = "sgd" in name or name in ("momentum", "nesterov", "nesterovw", "lars", "larc", "nlars", "nlarc")
