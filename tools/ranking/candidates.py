@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
@@ -35,8 +37,6 @@ class Candidate:
         Raises:
             UserError: the name, a level or the weights are unknown or do not fit.
         """
-        import torch
-
         torch.manual_seed(seed)
         features = "last" if not levels else tuple(levels)
         weights = None if self.weights == "none" else self.weights
