@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cv2
 import numpy as np
 
+from backbones.common.values import LONGEST_SIDE, is_file_name, is_number, is_text
 from backbones.errors import UserError
 
 # Suffixes of the image files that can be decoded; which decoders OpenCV has depends on how it was built.
@@ -26,29 +27,10 @@ ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers rea
 PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
 # Other names of the splits that commands use by default, in the order in which they are tried.
 SPLIT_NAMES = {"train": ("training", "default"), "val": ("valid", "validation", "dev")}
-LONGEST_NAME = 4096  # bytes of a path on Linux; an array of names is as wide as its longest name
-LONGEST_SIDE = 2**20  # pixels; OpenCV decodes no longer sides
-LARGEST_NUMBER = 1e300  # of coordinates; the sum of two is finite
 Record: TypeAlias = dict[str, Any]  # of a JSON file
 
 
 # Names
-
-
-def is_file_name(value: object) -> bool:
-    """Return whether a value can be the name of a file."""
-    try:
-        return isinstance(value, str) and 0 < len(os.fsencode(value)) < LONGEST_NAME and "\0" not in value
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-
-
-def is_text(value: object) -> bool:
-    """Return whether a value is a string that UTF-8 can encode.
-
-    JSON strings may contain single surrogates, which it cannot.
-    """
-    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 def leads_out(name: str) -> bool:
@@ -148,11 +130,6 @@ class Field(NamedTuple):
 
     is_valid: Callable[[object], bool]
     expected: str
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number, small enough to be added to another one."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def _is_id(value: object) -> bool:

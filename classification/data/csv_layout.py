@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from backbones.common.datasets import SPLIT_NAMES, existing_split, is_file_name, leads_out
+from backbones.common.datasets import SPLIT_NAMES, existing_split, leads_out
+from backbones.common.values import is_file_name
 from backbones.errors import UserError, first_names
 from classification.data.csv_table import Row, Table
 from classification.data.image_index import ImageIndex

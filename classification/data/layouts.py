@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from backbones.common.datasets import is_file_name, is_text, leads_out
+from backbones.common.datasets import leads_out
 from backbones.common.registry import Registry
+from backbones.common.values import is_file_name, is_text
 from backbones.errors import UserError
 from classification.data import csv_layout, folders, name_pattern
 from classification.data.foreign import refuse_foreign

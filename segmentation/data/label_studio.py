@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from backbones.common.datasets import IMAGE_SUFFIXES, existing_split, is_number, is_text
+from backbones.common.datasets import IMAGE_SUFFIXES, existing_split
 from backbones.common.listing import list_files
+from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split

@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from backbones.common.datasets import existing_split, is_number, is_text, leads_out, listed_lines
+from backbones.common.datasets import existing_split, leads_out, listed_lines
 from backbones.common.listing import list_files
+from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split

@@ -9,8 +9,8 @@ from types import NoneType
 
 import numpy as np
 
-from backbones.common.datasets import is_number
 from backbones.common.outlines import checked_polygon, checked_runs
+from backbones.common.values import is_number
 
 # Outlines are drawn by hand, and tools measure areas in several ways: only a large factor is reported.
 AREA_FACTOR = 2.0

@@ -104,9 +104,13 @@ class HotcocoEngine:
         return load_plain_results(path, self._gt, masks=self._masks)
 
     def native_count(self, native: COCO, images: list[int]) -> int:
+        if len(images) == len(self.image_ids):
+            return int(native.stats()["annotation_count"])
         return len(native.get_ann_ids(img_ids=images)) if images else 0  # hotcoco reads an empty list as "all images"
 
     def knows_categories(self, native: COCO) -> bool:
+        if not native.load_warnings:
+            return True
         known = native.get_ann_ids(cat_ids=list(self.categories)) if self.categories else []
         return len(known) == len(native.get_ann_ids())
 

@@ -14,8 +14,8 @@ import numpy as np
 from hotcoco import mask
 
 from backbones.common.coco import CompressedMask, RunLengths
-from backbones.common.datasets import LONGEST_SIDE
 from backbones.common.outlines import MOST_DIGITS, checked_polygon, checked_runs
+from backbones.common.values import LONGEST_SIDE
 from backbones.errors import UserError
 
 Size: TypeAlias = tuple[int, int]  # height, width in pixels

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from backbones.common.coco import AnnotationRecord, ImageRecord, InstancesFile
-from backbones.common.datasets import is_text
+from backbones.common.values import is_text
 from backbones.errors import UserError
 from tools.evaluation.masks import mask_area, read_mask
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backbones.common.datasets import LONGEST_SIDE, Record, is_text
+from backbones.common.datasets import Record
 from backbones.common.images import image_size
+from backbones.common.values import LONGEST_SIDE, is_text
 from backbones.errors import UserError
 from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import Reading

@@ -13,8 +13,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from backbones.common.datasets import Record, is_text, leads_out
+from backbones.common.datasets import Record, leads_out
 from backbones.common.images import image_size
+from backbones.common.values import is_text
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT

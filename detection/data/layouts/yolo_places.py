@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES, is_file_name
+from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.values import is_file_name
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
 from detection.data.layouts.images import is_file

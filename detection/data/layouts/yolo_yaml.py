@@ -10,7 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from backbones.common.datasets import Record, is_text
+from backbones.common.datasets import Record
+from backbones.common.values import is_text
 from backbones.errors import UserError, counted
 from detection.data.truth import checked_names, read_text
 
