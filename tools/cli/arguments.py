@@ -184,4 +184,4 @@ def _listed(value: str) -> list[str]:
 
 def _switches(groups: Iterable[type]) -> set[str]:
     """Return the names of the options whose values are true or false."""
-    return {field.name for group in groups for field in fields(group) if get_type_hints(group)[field.name] is bool}
+    return {name for group in groups for name, kind in get_type_hints(group).items() if kind is bool}

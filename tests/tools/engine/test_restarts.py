@@ -1,22 +1,20 @@
 """Processes that die under torchrun: the others end with it, or all begin anew and go on from the last checkpoint.
 
-This file is also the script that torchrun runs.
+This file is also the script that stands for torchrun.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Group, Launched, write_classes
+from conftest import Group, Launched, write_classes
 
 # Two steps an epoch: the process dies at the first of the second epoch, after the checkpoint of step 2.
 WORDS = ("--data", "data", "--recipe", "cifar", "--batch-size", 6, "--epochs", 2, "--threads", 1)
@@ -43,6 +41,18 @@ def train(*words: str) -> None:
     ending.run(lambda: train_cls.main(words))
 
 
+def torchrun_with_forks() -> None:
+    """Run torchrun, whose agent forks its processes: a new interpreter would import the libraries for seconds."""
+    from torch.distributed import run
+
+    def forking(config: Any, entrypoint: str) -> Callable[..., Any]:
+        agent = elastic_launch(config, train)
+        return lambda *words: agent(*words[words.index(__file__) + 1 :])
+
+    elastic_launch, run.elastic_launch = run.elastic_launch, forking
+    run.main()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Twelve images."""
@@ -52,12 +62,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def torchrun(launch: Callable[..., Launched], folder: Path) -> Callable[..., Launched]:
-    """Starts an agent of torchrun, with this file as its script, whose processes are new interpreters."""
-    agent = importlib.util.find_spec("torch.distributed.run").origin
+    """Starts an agent of torchrun, whose script is `train`."""
 
     def start(*words: Any) -> Launched:
-        path = f"{ROOT}:{ROOT / 'tests'}"
-        return launch(agent, *words, __file__, *OPTIONS, cwd=folder, OMP_NUM_THREADS="1", PYTHONPATH=path)
+        given = ("--start_method", "fork", *words, __file__, *OPTIONS)
+        return launch(__file__, *given, cwd=folder, OMP_NUM_THREADS="1")
 
     return start
 
@@ -117,5 +126,4 @@ def weights(run: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    train(*sys.argv[1:])
+    torchrun_with_forks()
