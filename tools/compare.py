@@ -4,11 +4,12 @@
     python tools/compare.py --script train_cls --backbones plain20,resnet20 --seeds 0,1 --output DIR -- --data cifar10
     python tools/compare.py detection/experiments/transfer.yaml --output DIR --table-only
 
-An experiment is a YAML file. Any option of the training command may be an axis; results are averaged over `seed`:
+An experiment is a YAML file. Any option of the training command may be an axis; results are averaged over `seed`,
+`draw` and `fold`:
 
     script: train_det
     options: {data: coco, epochs: 12}              # of every run
-    equal_steps: true                              # with a fraction of the data, train more epochs
+    equal_steps: true                              # on a part of the data, train more or longer epochs
     matrix:
       backbone: [resnet18, resnet50]
       weights: {random: none, ours: "runs/{backbone}/model.safetensors"}   # values with names

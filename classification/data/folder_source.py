@@ -89,9 +89,12 @@ class FolderSource:
         self.where: Mapping[Split, str] = {split: listing.source for split, listing in listings.items()}
         self.split = divide(self._folders[splits[-1]]) if divide else None
         self._indices = {split: self._chosen(split, sample) for split in splits}
+        self.chosen, self.choosable = "", len(self._indices.get("train", ()))
         if choose and "train" in splits:
             train, indices = self._folders["train"], self._indices["train"]
-            self._indices["train"] = indices[choose(train.labels[indices], train.classes)]
+            names = train.file_names()
+            found, self.chosen = choose(train.labels[indices], train.classes, [names[row] for row in indices.tolist()])
+            self._indices["train"] = indices[found]
         last = self._folders[splits[-1]]
         self.classes = last.classes
         self.remarks: Mapping[Split, str] = {split: self._remark(split, each) for split, each in listings.items()}

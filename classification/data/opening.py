@@ -43,7 +43,7 @@ def open_source(
         if divide is not None:
             raise UserError("--val-fraction, --folds: do not work with tar shards; make shards of both splits")
         if choose is not None:
-            raise UserError("--fraction: does not work with tar shards; use class folders")
+            raise UserError("--fraction, --shots, --train-list: do not work with tar shards; use class folders")
         if folder_names != SPLIT_FOLDERS:
             raise UserError(
                 "--train-split, --val-split: do not work with tar shards, whose splits are always train and "

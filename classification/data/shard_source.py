@@ -41,6 +41,7 @@ class ShardSource:
         self.where: Mapping[Split, str] = dict.fromkeys(("train", "val"), address)
         self.remarks: Mapping[Split, str] = dict.fromkeys(("train", "val"), "")
         self.split: DataSplit | None = None
+        self.chosen, self.choosable = "", self.train_size  # the images of shards cannot be chosen
         self.floating = False  # unknown here; mixing refuses floating images when they come
         self.multi_label = False
 

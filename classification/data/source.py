@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -15,10 +15,9 @@ from classification.transforms import Augment, Views
 
 Split: TypeAlias = Literal["train", "val"]
 SPLIT_FOLDERS: Mapping[Split, str] = {"train": "train", "val": "val"}
-# Selects training images: labels `[N]` (or `[N, classes]` bool in a multi-label data set) and class names -> indices
-# `[M]` of the images to use.
-Choice: TypeAlias = Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
-
+# Selects training images: labels `[N]` (or `[N, classes]` bool in a multi-label data set), class names and file names
+# -> indices `[M]` of the images to use, and what was chosen, for the plan.
+Choice: TypeAlias = Callable[[np.ndarray, tuple[str, ...], Sequence[str]], tuple[np.ndarray, str]]
 
 # Splits the images of a folder into training and validation images.
 Divide: TypeAlias = Callable[[ClassFolder], DataSplit]
@@ -37,6 +36,8 @@ class ImageSource(Protocol):
         floating: whether the images are floating arrays, according to the first image of each split.
         multi_label: whether an image may have several classes, or none.
         split: how the training images were split, if the data have no validation split.
+        chosen: which training images were chosen, for the plan; "" for all.
+        choosable: number of training images without a choice.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +50,8 @@ class ImageSource(Protocol):
     floating: bool
     multi_label: bool
     split: DataSplit | None
+    chosen: str
+    choosable: int
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         """Return a loader of the training batches that `batches` lists."""

@@ -247,6 +247,17 @@ class CocoAnnotations:
         kept = (images >= 0) & ~self.crowd
         return images[kept], self.labels[kept].astype(np.int64) - 1
 
+    def boxes_of(self, indices: np.ndarray) -> np.ndarray:
+        """Return the indices in `boxes` of the objects that `objects` returns for the same images, in their order."""
+        chosen = np.isin(np.repeat(np.arange(len(self)), np.diff(self.offsets)), indices)
+        return np.flatnonzero(chosen & ~self.crowd)
+
+    def with_objects(self, kept: np.ndarray) -> CocoAnnotations:
+        """Return these annotations with the boxes at `kept` as the only objects; all others are crowds to ignore."""
+        crowd = np.ones_like(self.crowd)
+        crowd[kept] = False
+        return replace(self, crowd=crowd)
+
     def image_sizes(self) -> dict[int, tuple[int, int]]:
         """Return height and width of the images in pixels, by image id."""
         known = zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)

@@ -43,6 +43,9 @@ class TaskOptions(Protocol):
     def plugins(self) -> PluginOptions: ...
 
     @property
+    def subset(self) -> SubsetOptions: ...
+
+    @property
     def split(self) -> SplitOptions: ...
 
     @property
@@ -59,8 +62,6 @@ class TrainOptions:
     Args:
         epochs: number of passes over the training images. With --resume a larger number trains a finished run on; the
             learning rate is then that of the same step in a run of the new length.
-        fraction: fraction of the training images to use, the same fraction of each class. The seed selects the images;
-            with one seed, a smaller fraction is a subset of a larger one.
         batch_size: images per optimizer step, over all processes and accumulated batches.
         accumulate: batches per optimizer step and process. More of them give the same batch size with less memory.
         optimizer: a name that timm knows: momentum (plain SGD), sgd (with Nesterov momentum), adamw, lamb, ...
@@ -84,7 +85,6 @@ class TrainOptions:
     """
 
     epochs: int = option(12, resume="longer")
-    fraction: float = 1.0
     batch_size: int = 16
     accumulate: int = 1
     optimizer: str = "momentum"
@@ -106,7 +106,6 @@ class TrainOptions:
         for name in ("epochs", "batch_size", "accumulate", "base_lr", "base_batch_size"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         require(self.lr is None or self.lr > 0, "lr", self.lr, "must be above 0")
-        require(0 < self.fraction <= 1, "fraction", self.fraction, "must be above 0 and at most 1")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "must be above 0 and at most 1")
         thaw = self.thaw or []
         require(thaw == sorted(thaw), "thaw", thaw, "must be epochs in rising order, such as [2, 4]")
@@ -121,6 +120,55 @@ class TrainOptions:
         require(
             in_order, "milestones", self.milestones, "must be two rising fractions of the run, such as [0.667, 0.917]"
         )
+
+
+@dataclass
+class SubsetOptions:
+    """Part of the training images to train on, to find out how much data a model needs.
+
+    Args:
+        fraction: fraction of the training images to use, the same fraction of each class. With one draw, a smaller
+            fraction is a subset of a larger one.
+        shots: number of examples of each class to use. Examples are objects (the other objects of the chosen images are
+            ignored, neither objects nor background), images of a class, or images whose label map shows the class.
+            With one draw, fewer shots are a subset of more.
+        train_list: file that lists the training images to use, by image id or file name: plain text with one image a
+            line, a JSON list, JSON lists by percent and draw, or a COCO file of the chosen images.
+        list_percent: which percentage of a train_list that holds several to use.
+        list_positions: the numbers of train_list are no image ids, but positions from 0 among the images that have an
+            object, in the order of their ids, as in Unbiased Teacher's COCO_supervision.txt.
+        draw: seed of the choice for fraction and shots, by default --seed; the draw of a train_list that holds several.
+        full_epochs: repeat the chosen images, so that an epoch has as many images as without a choice.
+    """
+
+    fraction: float = 1.0
+    shots: int | None = None
+    train_list: str | None = None
+    list_percent: float | None = None
+    list_positions: bool = False
+    draw: int | None = None
+    full_epochs: bool = False
+
+    def __post_init__(self) -> None:
+        require(0 < self.fraction <= 1, "fraction", self.fraction, "must be above 0 and at most 1")
+        require(self.shots is None or self.shots > 0, "shots", self.shots, "must be above 0")
+        require(self.draw is None or self.draw >= 0, "draw", self.draw, "must be 0 or above")
+        single = "cannot be combined with {}; leave one of them out"
+        require(self.shots is None or self.fraction == 1, "shots", self.shots, single.format("--fraction"))
+        other = "--fraction" if self.fraction < 1 else "--shots" if self.shots else None
+        require(not (self.train_list and other), "train_list", self.train_list, single.format(other))
+        for name in ("list_percent", "list_positions"):
+            value = getattr(self, name)
+            require(self.train_list or not value, name, value, "needs --train-list, the file with the lists")
+
+    @property
+    def asked(self) -> str:
+        """Return the option that chooses a part of the images, with its value, for messages; "" if there is none."""
+        if self.fraction < 1:
+            return f"--fraction {self.fraction}"
+        if self.shots is not None:
+            return f"--shots {self.shots}"
+        return f"--train-list {self.train_list}" if self.train_list else ""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Selects a fraction of the training images, to find out how much data a model needs."""
+"""Selects a part of the training images, to find out how much data a model needs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,73 @@ def nested_subset(
     if len(missing):
         raise UserError(
             f"--fraction {fraction}: leaves no image of the class "
-            f"{', '.join(names[number] for number in missing[:3])}; use a larger fraction or another --seed"
+            f"{', '.join(names[number] for number in missing[:3])}; use a larger fraction or another --draw"
         )
     return chosen
+
+
+def draw_objects(classes: np.ndarray, *, shots: int, seed: int, count: int) -> np.ndarray:
+    """Select `shots` objects of each class, or all if there are fewer; return their sorted indices `[n]`.
+
+    With the same seed, the objects of fewer shots are a subset of those of more. The draw of a class does not depend on
+    the other classes.
+
+    Args:
+        classes: class 0..count-1 of each object `[M]`.
+        shots: objects of each class to select.
+        seed: seed of the selection; another seed selects other objects.
+        count: number of classes.
+    """
+    shuffled = (_shuffled(np.flatnonzero(classes == label), seed, label) for label in range(count))
+    return np.sort(np.concatenate([members[:shots] for members in shuffled]))
+
+
+def draw_images(images: np.ndarray, classes: np.ndarray, *, shots: int, seed: int, count: int) -> np.ndarray:
+    """Select images until each class is in `shots` of them, or in all that show it; return their sorted indices `[n]`.
+
+    Images may show several classes. The selection runs in rounds: round k adds, from the rarest to the most frequent
+    class, an image of each class that is in fewer than k of the selected images. With the same seed, the images of
+    fewer shots are therefore a subset of those of more.
+
+    Args:
+        images: index of an image, for each pair of an image and a class that it shows, `[M]`.
+        classes: class 0..count-1 of each pair `[M]`.
+        shots: images of each class to select.
+        seed: seed of the selection; another seed selects other images.
+        count: number of classes.
+    """
+    pairs = np.unique(np.stack([images, classes], 1), axis=0)
+    of_class = [pairs[pairs[:, 1] == label, 0] for label in range(count)]
+    shown = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1) if len(pairs) else []
+    classes_of_image = dict(zip(np.unique(pairs[:, 0]).tolist(), shown, strict=True))
+    queues = [_shuffled(members, seed, label)[::-1].tolist() for label, members in enumerate(of_class)]
+    order = sorted(range(count), key=lambda label: len(queues[label]))
+    chosen: set[int] = set()
+    found = np.zeros(count, np.int64)
+    for round_number in range(1, shots + 1):
+        for label in order:
+            # Take the next image of this class that is not selected yet.
+            while found[label] < round_number and queues[label]:
+                image = queues[label].pop()
+                if image not in chosen:
+                    chosen.add(image)
+                    found[classes_of_image[image]] += 1
+    return np.array(sorted(chosen), np.int64)
+
+
+def scarce(classes: np.ndarray, *, shots: int, names: Sequence[str]) -> dict[str, int]:
+    """Return the classes with at least one and fewer than `shots` examples, and the number of their examples.
+
+    Args:
+        classes: class of each example `[M]`.
+        names: the class names.
+    """
+    counts = np.bincount(classes, minlength=len(names)).tolist()
+    return {name: number for name, number in zip(names, counts, strict=True) if 0 < number < shots}
+
+
+def _shuffled(members: np.ndarray, seed: int, label: int) -> np.ndarray:
+    return np.random.default_rng((SALT, seed, label)).permutation(members)
 
 
 def _rarest_classes(images: np.ndarray, classes: np.ndarray, *, size: int, count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from tools.cli.parsing import parse, to_dict
 from tools.engine.run_folder import BEST, LAST
-from tools.experiments.plan import Plan, Values, fill_placeholders, to_arguments, value_name
+from tools.experiments.plan import DRAW, Plan, Values, draws_images, fill_placeholders, to_arguments, value_name
 from tools.tasks.options import COMMANDS
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -45,7 +45,7 @@ def make_cells(plan: Plan) -> list[Cell]:
     """Return the cells (training runs) of a plan, in the order of its matrix.
 
     A run that two parts of the matrix contain is one cell, with the name from the first part. Otherwise it would count
-    as two seeds that agree.
+    as two seeds that agree. Draws of all training images are the same run.
 
     Raises:
         UserError: the training command refuses an option, or two different cells have the same folder name.
@@ -59,7 +59,10 @@ def make_cells(plan: Plan) -> list[Cell]:
         _require_equal(by_name.setdefault(name, cell), cell)
     unique: dict[str, Cell] = {}
     for cell in by_name.values():
-        key = json.dumps([cell.config, [cell.label(axis) for axis in order]], sort_keys=True)
+        config, axes = cell.config, order
+        if not draws_images(config):
+            config, axes = {**config, DRAW: None}, [axis for axis in order if axis != DRAW]
+        key = json.dumps([config, [cell.label(axis) for axis in axes]], sort_keys=True)
         unique.setdefault(key, cell)
     return list(unique.values())
 
@@ -108,10 +111,11 @@ def _cell(plan: Plan, name: str, labels: dict[str, str], values: Values) -> Cell
     filled = fill_placeholders({**config, **values}, where=f"cell {name}")
     arguments = (*plan.arguments, *to_arguments({option: filled[option] for option in values}))
     config = resolve_options(plan.script, arguments, cell=name)
-    # With a fraction of the data, an epoch has fewer steps: make up for it with more epochs.
-    if plan.equal_steps and config["fraction"] < 1:
-        longer = {key: round(config[key] / config["fraction"]) for key in ("epochs", "eval_every")}
-        arguments = (*arguments, *to_arguments(longer))
+    # On a part of the data, an epoch has fewer steps: make up for it with more epochs, or with longer epochs if the
+    # number of images is not known yet.
+    if plan.equal_steps and draws_images(config):
+        longer: Values = {key: round(config[key] / config["fraction"]) for key in ("epochs", "eval_every")}
+        arguments = (*arguments, *to_arguments(longer if config["fraction"] < 1 else {"full_epochs": True}))
         config = resolve_options(plan.script, arguments, cell=name)
     return Cell(name, plan.script, arguments, config, labels)
 

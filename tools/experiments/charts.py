@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -16,7 +17,40 @@ from tools.reports.style import COLOURS, new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FRACTION = "fraction"
+
+@dataclass(frozen=True)
+class Amount:
+    """An option that says how much data a run is trained on, as the axis of a chart.
+
+    Attributes:
+        whole: value that stands for all training images; None if there is none.
+        title: label of the axis.
+        scale: factor on the values that are shown.
+        unit: text after the values that are shown.
+    """
+
+    option: str
+    whole: float | None
+    title: str
+    scale: float = 1.0
+    unit: str = ""
+
+    def of(self, group: Group) -> float | None:
+        """Return the amount of data of a group's runs; None if the option does not say it."""
+        value = group.runs[0].config.get(self.option)
+        return self.whole if value is None else float(value)
+
+    def values(self, task: TaskComparison) -> list[float]:
+        """Return the amounts for which runs are finished, in rising order."""
+        found = {self.of(group) for group in task.groups if group.finished}
+        return sorted(value for value in found if value is not None)
+
+
+AMOUNTS = (
+    Amount("fraction", 1.0, "fraction of the training images", scale=100, unit=" %"),
+    Amount("list_percent", 100.0, "percentage of the training images", unit=" %"),
+    Amount("shots", None, "examples of each class"),
+)
 LABEL = 34  # characters of a line of a difference's label; 9 inches hold three such lines side by side
 # Title of a cost column -> label of its axis.
 COST_AXES = {"parameters (M)": "parameters (M)", "GFLOPs": "GFLOPs", "minutes": "minutes of training"}
@@ -24,20 +58,20 @@ BETTER, WORSE, UNCERTAIN = COLOURS[1], COLOURS[0], COLOURS[7]
 
 
 def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
-    """Draw the metric over the fraction of the data: means as lines, standard deviations as bars, runs as dots.
+    """Draw the metric over the amount of data: means as lines, standard deviations as bars, runs as dots.
 
     Returns:
-        Whether a task has several fractions; otherwise nothing is drawn.
+        Whether a task has several amounts; otherwise nothing is drawn.
 
     Raises:
         UserError: the chart cannot be written.
     """
-    shown = [task for task in tasks if len(_fractions(task)) > 1]
+    shown = [(task, amount) for task in tasks if (amount := _amount(task)) is not None]
     if not shown:
         return False
     figure, axes = new_figure(1, len(shown), width=4.2 * len(shown) + 0.6, height=3.8)
-    for panel, task in zip(axes[0], shown, strict=True):
-        _draw_learning(panel, task)
+    for panel, (task, amount) in zip(axes[0], shown, strict=True):
+        _draw_learning(panel, task, amount)
     save_figure(figure, path)
     return True
 
@@ -88,31 +122,39 @@ def draw_costs(path: Path, tasks: Sequence[TaskComparison]) -> bool:
     return True
 
 
-def _draw_learning(panel: Axes, task: TaskComparison) -> None:
+def _draw_learning(panel: Axes, task: TaskComparison, amount: Amount) -> None:
     # One line for each combination of the other axes.
-    axes = [name for name in varying_axes(task.groups) if name != FRACTION]
+    axes = [name for name in varying_axes(task.groups) if name != amount.option]
     lines: dict[str, list[Group]] = {}
-    for group in (group for group in task.groups if group.finished):
+    for group in (group for group in task.groups if group.finished and amount.of(group) is not None):
         lines.setdefault(group.name(axes) if axes else "", []).append(group)
     for number, (name, members) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
         offset = 1 + 0.03 * (number - (len(lines) - 1) / 2)  # keeps the bars of the lines apart
-        _draw_learning_line(panel, task, sorted(members, key=_fraction), colour=colour, offset=offset, name=name)
-    fractions = _fractions(task)
+        _draw_learning_line(panel, task, members, amount, colour=colour, offset=offset, name=name)
+    values = amount.values(task)
     panel.set_xscale("log")
-    panel.set_xticks(fractions, [f"{100 * fraction:g} %" for fraction in fractions])
+    panel.set_xticks(values, [f"{amount.scale * value:g}{amount.unit}" for value in values])
     panel.minorticks_off()
-    panel.set(xlabel="fraction of the training images", ylabel=task.metrics.axis, title=task.name)
+    panel.set(xlabel=amount.title, ylabel=task.metrics.axis, title=task.name)
     if any(lines):
         panel.legend(loc="best")
 
 
 def _draw_learning_line(
-    panel: Axes, task: TaskComparison, members: Sequence[Group], *, colour: str, offset: float, name: str
+    panel: Axes,
+    task: TaskComparison,
+    members: Sequence[Group],
+    amount: Amount,
+    *,
+    colour: str,
+    offset: float,
+    name: str,
 ) -> None:
     primary = task.metrics.primary
+    members = sorted(members, key=lambda group: amount.of(group) or 0.0)
     spreads = [group.spread(primary) for group in members]
-    xs, means = [offset * _fraction(group) for group in members], [middle or 0.0 for middle, _ in spreads]
+    xs, means = [offset * (amount.of(group) or 0.0) for group in members], [middle or 0.0 for middle, _ in spreads]
     bars = [std or 0.0 for _, std in spreads]
     panel.errorbar(xs, means, bars, color=colour, marker="o", capsize=3, linewidth=2, label=name or None)
     for x, group in zip(xs, members, strict=True):
@@ -180,10 +222,6 @@ def _cost(title: str) -> Callable[[Group], float | None]:
     return next(column.of for column in COST_COLUMNS if column.title == title)
 
 
-def _fraction(group: Group) -> float:
-    return float(group.runs[0].config.get(FRACTION, 1.0))
-
-
-def _fractions(task: TaskComparison) -> list[float]:
-    """Return the fractions of the data for which runs are finished, in rising order."""
-    return sorted({_fraction(group) for group in task.groups if group.finished})
+def _amount(task: TaskComparison) -> Amount | None:
+    """Return the first amount of data that differs between the finished runs of a task; None if none does."""
+    return next((amount for amount in AMOUNTS if len(amount.values(task)) > 1), None)

@@ -14,6 +14,7 @@ import numpy as np
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from tools.experiments.cell_runs import CellRun
+from tools.experiments.draws import draws_interval, is_drawn, paired_runs, shared_image_variance
 from tools.experiments.folds import folds_interval, is_cross_validation, paired_scores
 from tools.experiments.groups import Group
 from tools.runs import bootstrap
@@ -24,6 +25,7 @@ from tools.runs.scores import read_score
 
 RESAMPLES = 1000
 ONE_FOLD = "one fold does not show how much folds vary"
+ONE_DRAW = "one draw, or one seed, does not show how much they vary"
 DIFFERENT_IMAGES = "the runs were evaluated on different images or classes"
 
 Interval: TypeAlias = tuple[float, float]  # lower and upper bound, in points
@@ -41,10 +43,11 @@ class Difference:
         metric: key of the compared metric; larger is better.
         scores: metric in percent of each run with the first value, and of each run with the other value.
         images: interval over resamples of the validation images, with the trained models fixed.
-        both: interval over images and seeds; None with a single seed.
+        both: interval over images, seeds and draws; None with a single seed.
         lacking: reason why `images` is None; otherwise "".
         folds: number of folds by which the runs are paired; 0 without cross-validation. The scores are then those of
             the folds, and `both` is the interval over them.
+        draws: number of draws of the training images by which the runs are paired; 0 if they are not paired by draws.
     """
 
     axis: str
@@ -57,6 +60,7 @@ class Difference:
     both: Interval | None
     lacking: str = ""
     folds: int = 0
+    draws: int = 0
 
     @property
     def change(self) -> float:
@@ -77,13 +81,15 @@ class Difference:
         """Return the difference as a sentence, with its interval and the number of seeds."""
         where = f" ({', '.join(f'{axis} {value}' for axis, value in self.rest.items())})" if self.rest else ""
         counts = [len(scores) for scores in self.scores]
-        kind = "paired fold" if self.folds else "seed"
+        kind = "paired fold" if self.folds else "run" if self.draws else "seed"
         seeds = " and ".join(map(str, dict.fromkeys(counts))) + f" {kind}{'s' * (max(counts) > 1)}"
+        seeds += f" on {self.draws} paired draws" if self.draws else ""
         text = f"{self.axis} {self.other} over {self.first}{where}: {self.change:+.1f} {self.metric}"
         if self.bounds is None:
             return f"{text}, {seeds}; no interval: {self.lacking}"
         low, high = self.bounds
-        of = "" if self.both else " over images only, because one seed does not show how much seeds vary"
+        only = self.lacking or "one seed does not show how much seeds vary"
+        of = "" if self.both else f" over images only, because {only}"
         verdict = "" if self.sure else "; not distinguishable"
         return f"{text}, {CONFIDENCE:.0%} interval {low:+.1f} to {high:+.1f}{of}, {seeds}{verdict}"
 
@@ -91,7 +97,7 @@ class Difference:
         """Return the fields of the difference as JSON values, for table.json."""
         return {
             **{key: getattr(self, key) for key in ("axis", "first", "other", "rest", "metric", "scores", "change")},
-            **{"images": self.images, "images_and_seeds": self.both, "folds": self.folds},
+            **{"images": self.images, "images_and_seeds": self.both, "folds": self.folds, "draws": self.draws},
             "distinguishable": self.sure,
             "statement": self.statement(),
         }
@@ -158,12 +164,11 @@ def _difference(first: Group, other: Group, axis: str, metric: Metric, scores: _
         return None
     if is_cross_validation(first) and is_cross_validation(other):
         return _paired_difference(first, other, axis, metric)
+    if is_drawn(first) or is_drawn(other):
+        return _drawn_difference(first, other, axis, metric, scores)
     resampled, lacking = _on_same_images(*([scores.of(run) for run in group.finished] for group in (first, other)))
     rest = {name: value for name, value in other.values.items() if name != axis}
-    images = None
-    if resampled is not None:
-        low, high = bootstrap.bounds(100 * (resampled[1].mean(0) - resampled[0].mean(0)))
-        images = (float(low), float(high))  # JSON refuses numpy's numbers
+    images = _images_interval(resampled)
     both = None if lacking == DIFFERENT_IMAGES else seeds_and_images_interval(a, b, resampled)
     return Difference(axis, first.values[axis], other.values[axis], rest, metric.key, (a, b), images, both, lacking)
 
@@ -178,6 +183,32 @@ def _paired_difference(first: Group, other: Group, axis: str, metric: Metric) ->
     return Difference(
         axis, *values, rest, metric.key, (a, b), None, folds_interval(a, b), lacking=ONE_FOLD, folds=len(a)
     )
+
+
+def _drawn_difference(
+    first: Group, other: Group, axis: str, metric: Metric, scores: _ResampledScores
+) -> Difference | None:
+    """Compare two groups of runs on repeated draws of the training images."""
+    measured = [[r for r in group.finished if metric.fraction(r.results or {}) is not None] for group in (first, other)]
+    a, b, draws = paired_runs(*measured)
+    resampled, lacking = _on_same_images([scores.of(run) for run in a], [scores.of(run) for run in b])
+    percents = [_known_percents(metric.fraction(run.results or {}) for run in runs) for runs in (a, b)]
+    both = None
+    if lacking != DIFFERENT_IMAGES:
+        both = draws_interval(a, b, *map(np.array, percents), resampled=resampled, paired=draws > 0)
+    rest = {name: value for name, value in other.values.items() if name != axis}
+    values = (first.values[axis], other.values[axis])
+    lacking = lacking or ("" if both else ONE_DRAW)
+    images = _images_interval(resampled)
+    return Difference(axis, *values, rest, metric.key, (percents[0], percents[1]), images, both, lacking, draws=draws)
+
+
+def _images_interval(resampled: tuple[np.ndarray, np.ndarray] | None) -> Interval | None:
+    """Return the interval of the difference over resamples of the images, in points; None if it is not known."""
+    if resampled is None:
+        return None
+    low, high = bootstrap.bounds(100 * (resampled[1].mean(0) - resampled[0].mean(0)))
+    return float(low), float(high)  # JSON refuses numpy's numbers
 
 
 def _on_same_images(
@@ -224,20 +255,6 @@ def seeds_and_images_interval(
     freedom = total**2 / uncertainty if uncertainty else np.inf
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * sqrt(total)
     return change - reach, change + reach
-
-
-def shared_image_variance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the variance over the images of the difference of two groups' means, as far as all seeds share it.
-
-    Images move the score of each seed by an amount that is its own, too. The variance between the seeds contains that
-    amount already, so it is subtracted here.
-
-    Args:
-        a, b: scores on the same resamples of the images `[seeds, resamples]`, at least two seeds each.
-    """
-    total = np.nanvar(b.mean(0) - a.mean(0))
-    own = [np.nanvar(each - each.mean(0), axis=1).sum() / (len(each) - 1) / len(each) for each in (a, b)]
-    return max(0.0, float(total - sum(own)))
 
 
 def _without_constants(differences: list[Difference]) -> list[Difference]:

@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in seed and fold. Tables and charts show each group as one row or line."""
+"""Groups of runs that differ only in seed, draw and fold. Tables and charts show each group as one row or line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tools.runs.metrics import Metric
 
 @dataclass(frozen=True)
 class Group:
-    """A group: all runs of an experiment that differ only in seed and fold.
+    """A group: all runs of an experiment that differ only in seed, draw and fold.
 
     Attributes:
         values: names of the values on the other axes, by option.
-        runs: the runs of all seeds and folds, including unfinished ones.
+        runs: the runs of all seeds, draws and folds, including unfinished ones.
     """
 
     values: dict[str, str]
@@ -48,7 +48,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[CellRun], axes: Sequence[str]) -> list[Group]:
-    """Group the runs whose values are equal for all options in `axes` except seed and fold, in order of appearance."""
+    """Group the runs whose values are equal for all options in `axes` except seed, draw and fold, in order."""
     found: dict[str, Group] = {}
     for run in runs:
         values = {axis: run.cell.label(axis) for axis in axes if axis not in REPEATED}

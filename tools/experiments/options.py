@@ -19,6 +19,8 @@ class CompareOptions:
         script: instead of a file: the training command; arguments after a bare `--` go to it.
         backbones: instead of a file: names, separated by commas.
         seeds: instead of a file: numbers, separated by commas.
+        draws: instead of a file: numbers, separated by commas, of the draws of the training images that --fraction,
+            --shots or --train-list after the bare `--` makes. Results are averaged over draws and seeds.
         folds: instead of a file: number of folds of a cross-validation, for data without a validation split. Each
             fold is one run, and differences are paired by fold.
         jobs: runs to train at the same time; they divide the cores among them, and each gets a GPU.
@@ -34,6 +36,7 @@ class CompareOptions:
     script: Literal["train_cls", "train_det", "train_seg"] | None = None
     backbones: str | None = None
     seeds: str | None = None
+    draws: str | None = None
     folds: int | None = None
     jobs: int = 1
     rehearse: bool = True
@@ -44,7 +47,7 @@ class CompareOptions:
     def __post_init__(self) -> None:
         require(self.folds is None or self.folds >= 2, "folds", self.folds, "must be 2 or above")
         require(self.jobs > 0, "jobs", self.jobs, "must be above 0")
-        named = [name for name in ("script", "backbones", "seeds", "folds") if getattr(self, name) is not None]
+        named = [name for name in ("script", "backbones", "seeds", "draws", "folds") if getattr(self, name) is not None]
         require(
             not (self.experiment and named),
             "experiment",

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from backbones.common.files import read_yaml
 from backbones.common.options import renamed
@@ -17,8 +17,8 @@ from backbones.errors import UserError, require
 from tools.experiments.options import CompareOptions
 from tools.tasks.options import COMMANDS
 
-SEED, FOLD = "seed", "fold"  # the axes that results are averaged over
-REPEATED = (FOLD, SEED)
+SEED, DRAW, FOLD = "seed", "draw", "fold"  # the axes that results are averaged over
+REPEATED = (FOLD, DRAW, SEED)
 OWN_OPTIONS = ("output", "resume", "eval_only", "dry_run")  # options that the comparison itself sets for each cell
 TASK_KEYS = ("script", "options", "matrix", "runs")  # keys of an experiment, or of one task of it
 COMMON_KEYS = ("tasks", "equal_steps")  # keys of the whole experiment only
@@ -46,7 +46,7 @@ class Plan:
     equal_steps: bool = False
 
     def axes(self) -> list[str]:
-        """Return the names of the options that vary, the fold and the seed last."""
+        """Return the names of the options that vary, the fold, the draw and the seed last."""
         names = dict.fromkeys(name for matrix in self.matrices for name in matrix)
         return [name for name in names if name not in REPEATED] + [name for name in REPEATED if name in names]
 
@@ -78,7 +78,7 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
         plans = read_plans(Path(options.experiment), list(COMMANDS))
         return [replace(plan, arguments=(*plan.arguments, *for_plugins)) for plan in plans]
     matrix: Matrix = {}
-    for axis, text in (("backbone", options.backbones), ("seed", options.seeds)):
+    for axis, text in (("backbone", options.backbones), (DRAW, options.draws), (SEED, options.seeds)):
         if text is not None:
             values = [value.strip() for value in str(text).split(",") if value.strip()]
             require(values, f"{axis}s", text, "name at least one; separate several with commas")
@@ -87,7 +87,7 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
     if options.folds is not None:
         matrix |= matrix_of({FOLD: list(range(options.folds))}, "--folds")
         shared = (*shared, f"--folds={options.folds}")
-    rule = "name the backbones to compare, separated by commas, or give --seeds or --folds"
+    rule = "name the backbones to compare, separated by commas, or give --seeds, --draws or --folds"
     require(matrix, "backbones", options.backbones, rule)
     return [Plan(str(options.script), shared, (matrix,))]
 
@@ -167,6 +167,11 @@ def fill_placeholders(values: Mapping[str, object], *, where: str) -> Values:
         return value_name(values[match[1]])
 
     return {name: re.sub(r"\{(\w+)\}", fill, v) if isinstance(v, str) else v for name, v in values.items()}
+
+
+def draws_images(config: Mapping[str, Any]) -> bool:
+    """Return whether a run with these options is trained on a part of the training images, which `draw` may choose."""
+    return config.get("fraction", 1) < 1 or any(config.get(name) for name in ("shots", "train_list"))
 
 
 def known_options(script: str) -> list[str]:

@@ -11,7 +11,7 @@ from backbones.errors import UserError
 from tools.engine.rehearsal import Rehearsal
 from tools.experiments.cells import Cell
 from tools.experiments.jobs import train
-from tools.experiments.plan import REPEATED
+from tools.experiments.plan import REPEATED, draws_images
 from tools.experiments.state import CellState
 
 
@@ -19,7 +19,7 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
     """Make dry runs of the cells (runs), `jobs` at a time as in training. Cells that differ only in seed
     and fold share one.
 
-    With a fraction of the data, cells of different seeds have different images, so each of them has a dry run.
+    On a part of the data, cells of different seeds or draws have different images, so each of them has a dry run.
 
     Returns:
         The rehearsal of each cell, by the name of the cell.
@@ -42,7 +42,7 @@ def rehearsals(cells: Sequence[Cell], *, jobs: int) -> dict[str, Rehearsal]:
 
 def _key(cell: Cell) -> str:
     """Return a text that is equal for cells (runs) that can share a dry run, because they differ only in the seed."""
-    ignored = () if cell.config["fraction"] < 1 else REPEATED
+    ignored = () if draws_images(cell.config) else REPEATED
     return json.dumps([cell.script, {key: value for key, value in cell.config.items() if key not in ignored}])
 
 

@@ -17,15 +17,16 @@ from tools.experiments.task_comparison import TaskComparison
 from tools.runs.metrics import TaskMetrics
 
 NOTES = (
-    "Metrics are from the last evaluation: mean ± sample standard deviation over n runs (seeds, folds). GFLOPs are "
-    "multiply-adds of one image at its test size, images/s is the speed of training alone, memory is the peak of the "
-    "process."
+    "Metrics are from the last evaluation: mean ± sample standard deviation over n runs (seeds, draws, folds). GFLOPs "
+    "are multiply-adds of one image at its test size, images/s is the speed of training alone, memory is the peak of "
+    "the process."
 )
 METHOD = (
     "Differences are in points; above 0 the second value is better. Their interval is Welch's over the seeds, with the "
     "variance over 1,000 resamples of the validation images added; all runs get the same resamples. With a single seed "
     "the interval covers the images only. Runs of several folds are paired by fold, and the t-interval of their "
-    "differences is corrected for overlapping training images (Nadeau and Bengio 2003). About one interval in twenty "
+    "differences is corrected for overlapping training images (Nadeau and Bengio 2003). Runs on several draws of the "
+    "training images are paired by draw, and the interval covers draws, seeds and images. About one interval in twenty "
     "excludes zero by chance."
 )
 

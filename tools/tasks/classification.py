@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,6 @@ from classification.transforms import Augment, Normalise, describe_views
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.experiment import Experiment
-from tools.engine.subset import nested_subset
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
@@ -47,6 +46,7 @@ from tools.tasks.classification_measure import ClassificationMeasure, evaluated_
 from tools.tasks.data import bits_entry, bits_row, classes_trained_on, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
 from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
+from tools.tasks.subsets import choose_by_classes, choose_listed, chosen_row, full_repeats
 
 MEASURED_FOR_MEAN = 2000  # training images from which --normalise data computes mean and std
 # Metrics that may choose the best model, the default first; for one class an image, and for several.
@@ -66,7 +66,7 @@ class ClassificationTask:
     def build_data(self, options: TrainClassifierOptions, bad: BadImages) -> ImageSource:
         data = options.data
         splits: tuple[Split, ...] = ("val",) if options.run.eval_only else ("train", "val")
-        reduced = options.train.fraction < 1 and "train" in splits
+        reduced = options.subset.asked and "train" in splits
         wanted = wanted_split(options, **_existing_splits(options, bad))
         source = open_source(
             str(distributed.on_main(crops.prepare)) if data.data is None else data.data,
@@ -74,7 +74,7 @@ class ClassificationTask:
             buffer=data.shuffle_buffer,
             guard=bad if bad.skip else None,
             sample=data.sample or 0,
-            choose=partial(_fraction, options) if reduced else None,
+            choose=partial(_chosen, options) if reduced else None,
             divide=partial(_divide, wanted, options, bad) if wanted else None,
             splits=splits,
             folder_names={"train": data.train_split, "val": data.val_split},
@@ -147,6 +147,7 @@ class ClassificationTask:
         groups, repeats = np.zeros(data.train_size, np.int64), None
         if options.data.sampling == "balanced" and not options.run.eval_only:
             repeats = balanced_repeats(_train_labels(data, "--sampling balanced"), len(data.classes))
+        repeats = full_repeats(options, repeats, chosen=data.train_size, of=data.choosable)
         return TrainBatches(groups, size, seed=seed, accumulate=accumulate, repeats=repeats)
 
     def plan(self, options: TrainClassifierOptions, data: ImageSource, model: Classifier, meta: Meta) -> TaskPlan:
@@ -161,7 +162,7 @@ class ClassificationTask:
             train=None if options.run.eval_only else train + _told(data, "train"),
             val=val + _told(data, "val"),
             load_note=_other_classes(options, data, model),
-            of_data={"data": asked.data or "built-in shapes", **bits_row(meta)},
+            of_data={"data": asked.data or "built-in shapes", **chosen_row(data.chosen), **bits_row(meta)},
             of_training={
                 "loss": f"{'binary ' if data.multi_label else ''}cross-entropy, class weights "
                 f"{options.model.class_weights}, sampling {asked.sampling}",
@@ -255,15 +256,20 @@ def _divide(wanted: SplitOptions, options: TrainClassifierOptions, bad: BadImage
     return decide_split(wanted, options, images, bad)
 
 
-def _fraction(options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Return the indices of the training images that `--fraction` selects.
+def _chosen(
+    options: TrainClassifierOptions, labels: np.ndarray, names: tuple[str, ...], files: Sequence[str]
+) -> tuple[np.ndarray, str]:
+    """Return the indices of the training images that the options choose, and what was chosen for the plan.
 
     Args:
         labels: labels of all images, `[N]`, or `[N, classes]` bool in a multi-label data set.
+        files: file names of all images.
     """
-    images, classes = classes_of(labels)
-    fraction, seed = options.train.fraction, options.run.seed
-    return nested_subset(images, classes, size=len(labels), fraction=fraction, seed=seed, names=names)
+    if options.subset.train_list:
+        chosen = choose_listed(options, files)
+    else:
+        chosen = choose_by_classes(options, *classes_of(labels), size=len(labels), names=names)
+    return chosen.rows, chosen.note
 
 
 def _told(data: ImageSource, split: Split) -> str:

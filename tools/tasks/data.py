@@ -31,11 +31,15 @@ class Splits(Generic[SplitType]):
     Attributes:
         train: None with `--eval-only`.
         split: how the training images were split, if the data have no validation split.
+        chosen: which training images were chosen, for the plan; "" for all.
+        choosable: number of training images without a choice; 0 with `--eval-only`.
     """
 
     train: SplitType | None
     val: SplitType
     split: DataSplit | None = None
+    chosen: str = ""
+    choosable: int = 0
 
     @property
     def first(self) -> SplitType:

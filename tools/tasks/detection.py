@@ -43,6 +43,7 @@ from tools.tasks.data import Splits, bits_entry, bits_row
 from tools.tasks.detection_data import open_data
 from tools.tasks.options import TrainDetectorOptions
 from tools.tasks.samples import read_samples
+from tools.tasks.subsets import chosen_row, full_repeats
 
 # Model options that change how boxes are computed, and that a weights file does not check.
 UNCHECKED = ("min_size", "max_size", "anchor_scale", "roi_samples")
@@ -95,12 +96,13 @@ class DetectionTask:
 
     def batches(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> TrainBatches:
         threshold = options.data.repeat_threshold
+        repeats = data.train.repeat_factors(threshold) if data.train and threshold else None
         return TrainBatches(
             data.first.aspect_groups(),
             options.train.batch_size,
             seed=options.run.seed,
             accumulate=options.train.accumulate,
-            repeats=data.train.repeat_factors(threshold) if data.train and threshold else None,
+            repeats=full_repeats(options, repeats, chosen=len(data.first), of=data.choosable),
         )
 
     def plan(
@@ -114,7 +116,7 @@ class DetectionTask:
             train=describe_split(data.train) if data.train else None,
             val=describe_split(data.val) + _crowded_note(data.val, chosen.max_detections),
             load_note=_other_settings(chosen),
-            of_data=bits_row(meta),
+            of_data={**chosen_row(data.chosen), **bits_row(meta)},
         )
 
     def train_loader(

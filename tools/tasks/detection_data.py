@@ -10,7 +10,7 @@ import numpy as np
 
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CocoAnnotations
@@ -20,12 +20,14 @@ from detection.options import DetectionDataOptions
 from detection.transforms import Augment
 from tools.engine.bad_images import BadImages
 from tools.engine.run_folder import BEST, MODEL
-from tools.engine.subset import nested_subset
+from tools.engine.subset import draw_objects, scarce
+from tools.engine.train_list import TrainList
 from tools.processes import distributed
 from tools.synthetic import shapes
 from tools.tasks.data import Splits
 from tools.tasks.options import TrainDetectorOptions
 from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
+from tools.tasks.subsets import choose_by_classes, describe, draw_seed, fewer
 
 
 def open_data(options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetection]:
@@ -37,7 +39,8 @@ def open_data(options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetec
     if wanted := wanted_split(options, **_existing_splits(options)):
         return _without_unused(_open_undivided(wanted, options, bad), options, bad)
     val = open_val(options)
-    return _without_unused(Splits(None if options.run.eval_only else open_train(options, val), val), options, bad)
+    data = Splits(None, val) if options.run.eval_only else open_train(options, val)
+    return _without_unused(data, options, bad)
 
 
 def _without_unused(
@@ -57,7 +60,7 @@ def _without_unused(
         split and split.with_annotations(split.annotations.without_unused(kept)) for split in (data.train, data.val)
     )
     assert val is not None
-    return Splits(train, val, data.split)
+    return replace(data, train=train, val=val)
 
 
 def trained_categories(options: TrainDetectorOptions, folder: Path) -> tuple[str, ...]:
@@ -86,8 +89,9 @@ def _open_undivided(wanted: SplitOptions, options: TrainDetectorOptions, bad: Ba
     )
     split = decide_split(wanted, options, images, bad)
     val = _val_images(options, whole, split.rows(names, "val"))
-    train = None if options.run.eval_only else _train_images(options, whole, split.rows(names, "train"))
-    return Splits(train, val, split)
+    if options.run.eval_only:
+        return Splits(None, val, split)
+    return replace(_with_train(options, val, whole, split.rows(names, "train")), split=split)
 
 
 def _existing_splits(options: TrainDetectorOptions) -> ExistingSplits:
@@ -126,43 +130,78 @@ def _val_images(options: TrainDetectorOptions, val: CocoAnnotations, among: np.n
     return CocoDetection(val, Augment("eval"), indices=chosen, bits=options.data.bits)
 
 
-def open_train(options: TrainDetectorOptions, val: CocoDetection) -> CocoDetection:
-    """Open the training split of a detection run.
+def open_train(options: TrainDetectorOptions, val: CocoDetection) -> Splits[CocoDetection]:
+    """Open the training split of a detection run beside its validation split.
 
     Raises:
         UserError: its categories are not those of the validation split, no image is left, or no image has a box.
     """
     train = _annotations(options, "train")
     train.categories.require_same(val.annotations.categories, here=str(train.path), there=str(val.annotations.path))
-    return _train_images(options, train)
+    return _with_train(options, val, train)
 
 
-def _train_images(
-    options: TrainDetectorOptions, train: CocoAnnotations, among: np.ndarray | None = None
-) -> CocoDetection:
-    data = options.data
+def _with_train(
+    options: TrainDetectorOptions, val: CocoDetection, train: CocoAnnotations, among: np.ndarray | None = None
+) -> Splits[CocoDetection]:
+    """Return both splits, with the training images that the options choose."""
+    asked, data = options.subset, options.data
+    among, note = (among, "") if asked.train_list is None else _listed(options, train, among)
     indices = select(train, limit=data.limit, negatives=data.negatives, among=among)
     if not len(indices):
         raise UserError(
             f"{train.path}: no image is left to train on, because none of the chosen images has an "
             "object; add annotations, or choose other images"
         )
-    # Keep --fraction of the images, of each class alike.
     images, classes = train.objects(indices)
     if not len(images):
         raise UserError(
             f"{train.path}: no image of the training split has a box, so that there is nothing to learn; check the "
             "labels and the names of their files"
         )
-    kept = nested_subset(
-        images,
-        classes,
-        size=len(indices),
-        fraction=options.train.fraction,
-        seed=options.run.seed,
-        names=train.categories.names,
-    )
-    model = options.model
+    size, names = len(indices), train.categories.names
+    if asked.shots:
+        train, indices, note = _shots(options, train, indices)
+    elif asked.fraction < 1:
+        chosen = choose_by_classes(options, images, classes, size=size, names=names)
+        indices, note = indices[chosen.rows], chosen.note
+    return Splits(_train_images(options, train, indices), val, None, note, size)
+
+
+def _listed(options: TrainDetectorOptions, train: CocoAnnotations, among: np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Return the indices of the images that `--train-list` lists, and what was chosen for the plan."""
+    asked = options.subset
+    listed, given = TrainList.read(asked), np.arange(len(train)) if among is None else among
+    if asked.list_positions:
+        rows = listed.rows_at(given[~train.empty()[given]])
+    else:
+        rows = given[listed.rows(train.file_names[given].tolist(), train.image_ids[given].tolist())]
+    return rows, describe(listed.describe(asked), len(rows), len(given))
+
+
+def _shots(
+    options: TrainDetectorOptions, train: CocoAnnotations, indices: np.ndarray
+) -> tuple[CocoAnnotations, np.ndarray, str]:
+    """Select `--shots` objects of each class; turn the other objects of their images into ignore regions.
+
+    Returns:
+        The annotations, the indices of the images of the selected objects, and what was chosen for the plan.
+    """
+    shots, seed, names = options.subset.shots or 0, draw_seed(options), train.categories.names
+    images, classes = train.objects(indices)
+    drawn = draw_objects(classes, shots=shots, seed=seed, count=len(names))
+    rows = indices[np.unique(images[drawn])]
+    boxes = train.boxes_of(indices)[drawn]
+    ignored = int(np.isin(images, images[drawn]).sum()) - len(drawn)
+    what = describe(f"{counted(shots, 'object')} of each class, draw {seed}", len(rows), len(indices))
+    what += f", {counted(ignored, 'other object')} of them ignored"
+    few = fewer(scarce(classes, shots=shots, names=names), "object")
+    return train.with_objects(boxes), rows, what + few
+
+
+def _train_images(options: TrainDetectorOptions, train: CocoAnnotations, indices: np.ndarray) -> CocoDetection:
+    """Return the dataset of the images at `indices`, with augmentation."""
+    data, model = options.data, options.model
     augment = Augment(
         data.augment,
         tuple(data.short_sides or ()),
@@ -170,7 +209,7 @@ def _train_images(
         model_sizes=(model.min_size, model.max_size),
         masks=model.masks,
     )
-    return CocoDetection(train, augment, indices=indices[kept], bits=data.bits)
+    return CocoDetection(train, augment, indices=indices, bits=data.bits)
 
 
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:

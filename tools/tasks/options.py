@@ -15,7 +15,7 @@ from detection.options import DetectionDataOptions, DetectionEvaluationOptions, 
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.cli.parsing import FurtherValues, peek_option
 from tools.cli.plugins import PluginOptions
-from tools.engine.options import RunOptions, TrainOptions, require_frozen
+from tools.engine.options import RunOptions, SubsetOptions, TrainOptions, require_frozen
 from tools.engine.recipes import named_recipe, options_of_weights, resumed_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,10 +31,13 @@ class TrainClassifierOptions:
     train: TrainOptions
     run: RunOptions
     plugins: PluginOptions
+    subset: SubsetOptions = field(default_factory=SubsetOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
 
     def __post_init__(self) -> None:
         require_frozen(self.train, self.model.freeze)
+        names, count = self.subset.train_list, self.data.sample
+        require(not (names and count), "sample", count, "cannot be combined with --train-list; leave one of them out")
         batch, accumulate = self.train.batch_size, self.train.accumulate
         # An indivisible batch size is refused later, with the number of processes in the message.
         even = batch % accumulate or batch // accumulate % 2 == 0
@@ -52,6 +55,7 @@ class TrainDetectorOptions:
     train: TrainOptions
     run: RunOptions
     plugins: PluginOptions
+    subset: SubsetOptions = field(default_factory=SubsetOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
     categories: CategoryOptions = field(default_factory=CategoryOptions)
 
@@ -78,6 +82,7 @@ class TrainSegmenterOptions:
     train: TrainOptions
     run: RunOptions
     plugins: PluginOptions
+    subset: SubsetOptions = field(default_factory=SubsetOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ from tools.tasks.data import Splits, bits_entry, bits_row, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.samples import read_samples
 from tools.tasks.segmentation_data import open_data, pixel_counts
+from tools.tasks.subsets import chosen_row, full_repeats
 
 SAMPLES = 6  # rows of samples.png
 EVAL_BATCH = 8  # largest number of images in one forward pass
@@ -90,7 +91,8 @@ class SegmentationTask:
     def batches(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> TrainBatches:
         groups = np.zeros(len(data.first), np.int64)
         size, accumulate = options.train.batch_size, options.train.accumulate
-        return TrainBatches(groups, size, seed=options.run.seed, accumulate=accumulate)
+        repeats = full_repeats(options, None, chosen=len(groups), of=data.choosable)
+        return TrainBatches(groups, size, seed=options.run.seed, accumulate=accumulate, repeats=repeats)
 
     def plan(self, options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN, meta: Meta) -> TaskPlan:
         chosen, asked, train, val = options.model, options.data, data.train, data.val
@@ -102,7 +104,7 @@ class SegmentationTask:
             classes=len(val.source.classes),
             train=f"{_described(train)}; {changes}" if train else None,
             val=f"{_described(val)}, at their own size; {POLICY}",
-            of_data={**labels, **bits_row(meta)},
+            of_data={**chosen_row(data.chosen), **labels, **bits_row(meta)},
             of_training={"loss": f"{chosen.loss}, class weights {chosen.class_weights}"},
         )
 

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.data_split import Side, relative_names
+from backbones.common.data_split import DataSplit, Side, relative_names
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
 from segmentation.data.dataset import LabelSource, Segmentation
 from segmentation.data.folders import has_layout, has_split, open_source
 from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
-from tools.engine.subset import nested_subset
 from tools.processes import distributed
 from tools.synthetic import shapes
 from tools.tasks.data import Splits
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
+from tools.tasks.subsets import Chosen, choose_by_classes, choose_listed
 
 
 def open_data(options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
@@ -30,7 +30,10 @@ def open_data(options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmenta
     if wanted := wanted_split(options, **_existing_splits(options)):
         return _open_undivided(wanted, options, bad)
     val = open_split(options, "val")
-    return Splits(None if options.run.eval_only else open_split(options, "train"), val)
+    if options.run.eval_only:
+        return Splits(None, val)
+    source = _open_source(options, "train")
+    return _with_train(options, source, np.arange(len(source)), val)
 
 
 def _existing_splits(options: TrainSegmenterOptions) -> ExistingSplits:
@@ -57,12 +60,13 @@ def _open_undivided(wanted: SplitOptions, options: TrainSegmenterOptions, bad: B
 
     split = decide_split(wanted, options, UndividedImages(names, files, classes, shown), bad)
     val = _images(options, source, "val", split.rows(names, "val"))
-    train = None if options.run.eval_only else _images(options, source, "train", split.rows(names, "train"))
-    return Splits(train, val, split)
+    if options.run.eval_only:
+        return Splits(None, val, split)
+    return _with_train(options, source, split.rows(names, "train"), val, split)
 
 
 def open_split(options: TrainSegmenterOptions, split: Side) -> Segmentation:
-    """Open a split. Training images are augmented; validation images are not.
+    """Open all images of a split. Training images are augmented; validation images are not.
 
     Raises:
         UserError: files are missing or malformed, or the folder's layout is unknown.
@@ -77,29 +81,38 @@ def _open_source(options: TrainSegmenterOptions, split: Side) -> LabelSource:
 
 
 def _images(options: TrainSegmenterOptions, source: LabelSource, split: Side, rows: np.ndarray) -> Segmentation:
-    """Return the dataset of the images at `rows` of a source, as far as `--limit` and `--fraction` allow."""
+    """Return the dataset of the images at `rows` of a source, as far as `--limit` allows."""
     data = options.data
     indices = rows[: data.limit]
     if split == "val":
         return Segmentation(source, Augment("eval"), indices=indices)
-    if options.train.fraction < 1:
-        indices = _fraction(Segmentation(source, Augment("eval"), indices=indices), options)
     augment = Augment(data.augment, data.crop_size, data.scales, seed=options.run.seed)
     return Segmentation(source, augment, indices=indices)
 
 
-def _fraction(data: Segmentation, options: TrainSegmenterOptions) -> np.ndarray:
-    """Return the indices of the training images that `--fraction` selects by the classes in each image."""
+def _with_train(
+    options: TrainSegmenterOptions,
+    source: LabelSource,
+    rows: np.ndarray,
+    val: Segmentation,
+    split: DataSplit | None = None,
+) -> Splits[Segmentation]:
+    """Return both splits, with the training images among `rows` of a source that the options choose."""
+    asked, size, note = options.subset, len(rows[: options.data.limit]), ""
+    if asked.train_list:
+        size = len(rows)
+        listed = choose_listed(options, relative_names([source.file(row) for row in rows.tolist()]))
+        rows, note = rows[listed.rows], listed.note
+    elif asked.asked:
+        chosen = _chosen(options, Segmentation(source, Augment("eval"), indices=rows[: options.data.limit]))
+        rows, note = rows[chosen.rows], chosen.note
+    return Splits(_images(options, source, "train", rows), val, split, note, size)
+
+
+def _chosen(options: TrainSegmenterOptions, data: Segmentation) -> Chosen:
+    """Return the training images that `--fraction` or `--shots` selects by the classes in each image."""
     images, classes = np.nonzero(pixel_counts(data))
-    kept = nested_subset(
-        images,
-        classes,
-        size=len(data),
-        fraction=options.train.fraction,
-        seed=options.run.seed,
-        names=data.source.classes.names,
-    )
-    return data.indices[kept]
+    return choose_by_classes(options, images, classes, size=len(data), names=data.source.classes.names)
 
 
 def pixel_counts(data: Segmentation) -> np.ndarray:

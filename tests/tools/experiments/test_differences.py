@@ -19,8 +19,8 @@ from tools.experiments.differences import (
     Difference,
     find_differences,
     seeds_and_images_interval,
-    shared_image_variance,
 )
+from tools.experiments.draws import shared_image_variance
 from tools.experiments.groups import group_runs
 from tools.runs.bootstrap import resamples
 from tools.runs.metrics import TASK_METRICS
@@ -207,6 +207,7 @@ def test_statements_in_full():
         "images": (8, 12),
         "images_and_seeds": (-1.0, 21.0),
         "folds": 0,
+        "draws": 0,
         "distinguishable": False,
         "statement": several.statement(),
     }

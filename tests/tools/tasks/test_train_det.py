@@ -199,7 +199,7 @@ def test_a_training_split_without_a_box_is_refused_and_classes_without_boxes_are
     kept = [annotation for annotation in coco.data["annotations"] if annotation["category_id"] == 18]
     coco.annotations().write_text(json.dumps({**coco.data, "annotations": kept}))
     val = open_val(options)
-    assert "; no box of car, brush" in describe_split(open_train(options, val))
+    assert "; no box of car, brush" in describe_split(open_train(options, val).first)
     assert "no box" not in describe_split(val)
     coco.annotations().write_text(json.dumps({**coco.data, "annotations": []}))
     with pytest.raises(UserError, match="no image of the training split has a box, so that there is nothing to learn"):
