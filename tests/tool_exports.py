@@ -51,6 +51,20 @@ def text(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8")
 
 
+def litter(root: Path) -> None:
+    """Add what macOS, Windows and network drives leave in a folder, in archives and on shared disks."""
+    for path in sorted(root.rglob("*")):
+        below = path.relative_to(root)
+        if path.is_dir():
+            (root / "__MACOSX" / below).mkdir(parents=True, exist_ok=True)
+            continue
+        for folder in (path.parent, root / "__MACOSX" / below.parent):
+            text(folder / f"._{path.name}", "\0\5\26\7\0\2\0\0Mac OS X")
+        text(path.parent / "@eaDir" / path.name / "thumbnail.jpg", "x")
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            text(path.parent / name, "x")
+
+
 # --- COCO ---
 
 

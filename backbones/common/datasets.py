@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cv2
 import numpy as np
 
+from backbones.common.listing import subfolders
 from backbones.common.values import LONGEST_SIDE, is_file_name, is_number, is_text
 from backbones.errors import UserError
 
@@ -109,7 +110,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         )
     name = found[0].stem.removeprefix("instances_")
     for folder in (root / name, root / "images" / name, root / "images"):
-        if folder.is_dir() and (folder.name == name or not any(folder.glob("*/"))):
+        if folder.is_dir() and (folder.name == name or not subfolders(folder)):
             return found[0], folder
     raise UserError(
         f"--data {root}: has no image folder {name}/ or images/{name}/ for {found[0].name}; add it, or name the "

@@ -10,6 +10,26 @@ from pathlib import Path
 
 from backbones.errors import UserError
 
+# Names in lower case of what macOS, Windows and network drives add to folders, besides names that begin with a dot.
+_ADDED = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini")
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder was made by another program, such as `._1.jpg`, `__MACOSX` and `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in _ADDED
+
+
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the paths below a folder that a glob pattern fits, in no order, without hidden ones; see `is_hidden`."""
+    for path in folder.glob(pattern):
+        if not any(map(is_hidden, path.relative_to(folder).parts)):
+            yield path
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder, sorted; [] if the folder does not exist."""
+    return sorted(path for path in visible(folder, "*/") if path.is_dir())
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -27,8 +47,8 @@ class Listing:
 def list_files(folder: Path, suffixes: Collection[str]) -> Listing:
     """List the files below a folder whose suffix is one of `suffixes`, in lower case.
 
-    Links to folders are followed, except to a folder that contains the link. Hidden files and folders are left out and
-    not counted: other programs make them.
+    Links to folders are followed, except to a folder that contains the link. Hidden files and folders (`is_hidden`) are
+    left out and not counted: other programs make them.
     """
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -66,10 +86,10 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
         return
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            found = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
-    for entry in visible:
+    for entry in found:
         if entry.is_dir():
             yield from _walk(folder / entry.name, here)
         elif entry.is_file() or entry.is_symlink():  # a broken link is reported when it is read

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backbones.common.datasets import SPLIT_NAMES, existing_split, leads_out
+from backbones.common.listing import visible
 from backbones.common.values import is_file_name
 from backbones.errors import UserError, first_names
 from classification.data.csv_table import Row, Table
@@ -183,4 +184,4 @@ def _of_split(folder: Path, split: str, suffix: str) -> Path:
 def _tables(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
+    return sorted(each for each in visible(folder, "*") if each.suffix.lower() in SUFFIXES and each.is_file())

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
 from backbones.common.decoding import decode, decode_raw
 from backbones.common.images import read_file
-from backbones.common.listing import describe_passed_over, list_files
+from backbones.common.listing import describe_passed_over, list_files, subfolders, visible
 from backbones.errors import UserError, first_names
 from classification.data.items import Item, Transform, make_item
 from classification.data.listing import ALL, ClassListing, NoSplitError, count_suffixes, labels_by_name
@@ -121,7 +121,7 @@ def split_folder(root: Path, split: str) -> Path:
     """
     folder = root / existing_split(split, lambda name: (root / name).is_dir())
     if not folder.is_dir():
-        others = sorted(f"{entry.name}/" for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+        others = [f"{entry.name}/" for entry in subfolders(root)]
         raise NoSplitError(
             f"--data {root}: has no folder {split}/ (existing folders: "
             f"{', '.join(others[:5]) or 'none'}); arrange the images as SPLIT/CLASS/*, or name other "
@@ -137,12 +137,12 @@ def has_class_folders(root: Path, split: str) -> bool:
     """
     folder = root / existing_split(split, lambda name: (root / name).is_dir())
     folder = folder if folder.is_dir() else root
-    return any(_has_images(each) for each in _subfolders(folder) if each.name.lower() not in NO_CLASSES)
+    return any(_has_images(each) for each in subfolders(folder) if each.name.lower() not in NO_CLASSES)
 
 
 def is_flat(root: Path) -> bool:
     """Return whether a folder holds class folders without folders for the splits, `root/CLASS/*`."""
-    folders = _subfolders(root)
+    folders = subfolders(root)
     return not any(each.name.lower() in NO_CLASSES for each in folders) and any(map(_has_images, folders))
 
 
@@ -154,7 +154,7 @@ def list_flat(root: Path, split: str) -> ClassListing:
     """
     if split in (ALL, "train"):
         return list_classes(root)
-    names = first_names([each.name for each in _subfolders(root)], 3)
+    names = first_names([each.name for each in subfolders(root)], 3)
     raise NoSplitError(
         f"--data {root}: has no split {split}, because its folders ({names}) are classes; divide the images with "
         "--val-fraction, or arrange them as train/CLASS/* and val/CLASS/*"
@@ -167,7 +167,7 @@ def list_classes(root: Path) -> ClassListing:
     Raises:
         UserError: there are no class folders, or they are those of a data set of boxes or label maps.
     """
-    folders = [entry.name for entry in _subfolders(root)]
+    folders = [entry.name for entry in subfolders(root)]
     if not folders:
         raise UserError(f"{root}: has no class folders; expected {root.name}/CLASS/*.jpg")
     if "images" in folders and set(folders) <= OTHER_LAYOUTS and len(folders) > 1:
@@ -175,7 +175,7 @@ def list_classes(root: Path) -> ClassListing:
             f"{root}: holds {', '.join(folders)}, which look like the folders of a data set of boxes or "
             f"label maps and not like classes; expected {root.name}/CLASS/*.jpg"
         )
-    beside = (entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    beside = (entry for entry in visible(root, "*") if entry.is_file())
     passed_over = count_suffixes(beside)
     files: dict[str, list[Path]] = {}
     for name in folders:
@@ -195,13 +195,9 @@ def list_classes(root: Path) -> ClassListing:
     )
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _has_images(folder: Path) -> bool:
     """Return whether images lie in a folder itself, not below it."""
-    return any(entry.suffix.lower() in PIXEL_SUFFIXES for entry in folder.iterdir())
+    return any(entry.suffix.lower() in PIXEL_SUFFIXES for entry in visible(folder, "*"))
 
 
 def require_filled(listing: ClassListing) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES, existing_split, instances_files
+from backbones.common.listing import visible, walk
 from backbones.errors import UserError
 
 ROBOFLOW_COCO = "_annotations.coco.json"
@@ -47,7 +48,7 @@ def describe_foreign(folder: Path) -> tuple[str, str] | None:
 
 def _beside_images(folder: Path, labels: str) -> tuple[str, str]:
     """Return what a folder `labels` beside `images` holds: boxes in text files, or label maps."""
-    for file in (folder / labels).rglob("*"):
+    for file in walk(folder / labels):
         if file.suffix.lower() == ".txt":
             return f"boxes in YOLO's layout (images, {labels})", "train_det.py"
         if file.suffix.lower() in IMAGE_SUFFIXES:
@@ -57,6 +58,6 @@ def _beside_images(folder: Path, labels: str) -> tuple[str, str]:
 
 def _has_both(folder: Path, suffix: str) -> bool:
     """Return whether files of a suffix lie beside images of the same names."""
-    files = {entry.name for entry in folder.iterdir() if entry.is_file()}
+    files = {entry.name for entry in visible(folder, "*") if entry.is_file()}
     named = (name.removesuffix(suffix) for name in files if name.endswith(suffix))
     return any(f"{stem}{image}" in files for stem in named for image in IMAGE_SUFFIXES)

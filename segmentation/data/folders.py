@@ -13,6 +13,7 @@ from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.common.decoding import channels_of, decode, is_bands
 from backbones.common.images import read_file, read_image
+from backbones.common.listing import visible
 from backbones.errors import UserError, require
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
@@ -164,7 +165,7 @@ def has_split(root: Path, name: str) -> bool:
         return True
     undivided = name in (ALL, "train")
     if root.is_dir() and is_label_studio(root):
-        exports = {file.stem for file in root.glob("*.json")}
+        exports = {file.stem for file in visible(root, "*.json")}
         return undivided or existing_split(name, exports.__contains__) in exports
     if (root / "annotations").is_dir():
         return bool(instances_files(root, existing_split(name, lambda each: bool(instances_files(root, each)))))

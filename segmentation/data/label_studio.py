@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from backbones.common.datasets import IMAGE_SUFFIXES, existing_split
-from backbones.common.listing import list_files
+from backbones.common.listing import list_files, visible
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
@@ -21,7 +21,7 @@ UPLOAD = 9  # characters of the random prefix of uploaded files, such as "1a2b3c
 
 def export_of(root: Path, split: str = "") -> Path | None:
     """Return the JSON export of a split (`SPLIT.json`), or the only one of a folder; None if there is none."""
-    files = [file for file in sorted(root.glob("*.json")) if file.is_file()]
+    files = [file for file in sorted(visible(root, "*.json")) if file.is_file()]
     name = existing_split(split, lambda name: (root / f"{name}.json") in files) if split else ""
     chosen = [file for file in files if file.stem == name] or (files if len(files) == 1 else [])
     return chosen[0] if chosen and _is_export(chosen[0]) else None
@@ -41,7 +41,7 @@ def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLab
         UserError: there is no such split, a record is malformed, or an image is missing.
     """
     path = export_of(root, split)
-    if path is None or len(list(root.glob("*.json"))) == 1:
+    if path is None or len(list(visible(root, "*.json"))) == 1:
         one_split(root, split)
         path = export_of(root)
     assert path is not None
@@ -49,7 +49,7 @@ def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLab
     by_name: dict[str, Path] = {file.name: file for file in files}
     left_out: Counter[str] = Counter()
     images = [_image(task, index, path, by_name, left_out) for index, task in enumerate(_tasks(path))]
-    every = [each for each in sorted(root.glob("*.json")) if _is_export(each)]
+    every = [each for each in sorted(visible(root, "*.json")) if _is_export(each)]
     names = {label for each in every for task in _tasks(each) for label in _labels(task)}
     return PaintedLabels(images, names=sorted(names), where=str(path), bits=bits, left_out=left_out)
 

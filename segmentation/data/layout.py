@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.datasets import ARRAY_SUFFIX, IMAGE_SUFFIXES, PIXEL_SUFFIXES, existing_split, leads_out
-from backbones.common.listing import Listing, describe_passed_over, list_files, walk
+from backbones.common.listing import Listing, describe_passed_over, list_files, subfolders, visible, walk
 from backbones.errors import UserError
 from segmentation.data.classes import VOC_CLASSES, Classes
 from segmentation.data.labels import holds_two_greys
@@ -87,7 +87,7 @@ class LabelLayout:
     @classmethod
     def _of_lists(cls, root: Path, split: str) -> LabelLayout:
         name = existing_split(split, lambda name: (root / VOC_LISTS / f"{name}.txt").is_file())
-        lists = sorted((root / VOC_LISTS).glob("*.txt"))
+        lists = sorted(visible(root / VOC_LISTS, "*.txt"))
         if [each.stem for each in lists] == [CVAT_SPLIT] and name != CVAT_SPLIT:
             one_split(root, split)
             name = CVAT_SPLIT
@@ -158,13 +158,13 @@ def is_label_folder(root: Path) -> bool:
     """Return whether a folder has label maps as files, in one of the layouts of this module."""
     if not root.is_dir():
         return False
-    folders = (root, *(entry for entry in root.iterdir() if entry.is_dir()))
+    folders = (root, *subfolders(root))
     return _label_root(root) is not None or (root / VOC_LISTS).is_dir() or any(map(is_mixed, folders))
 
 
 def is_mixed(folder: Path) -> bool:
     """Return whether a folder holds images with label maps beside them, such as 0.jpg and 0_mask.png."""
-    return folder.is_dir() and any(map(_is_map_beside, folder.iterdir()))
+    return folder.is_dir() and any(map(_is_map_beside, visible(folder, "*")))
 
 
 def class_list(root: Path) -> Path | None:
@@ -176,7 +176,7 @@ def what_lies_in(folder: Path) -> str:
     """Describe the content of a folder for an error: its folders and the number of files by suffix."""
     if not folder.is_dir():
         return "nothing: it does not exist"
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(visible(folder, "*"))
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     shown = [*folders[:5], *([f"{len(folders) - 5} more folders"] if len(folders) > 5 else [])]
     files = describe_passed_over(Counter(entry.suffix.lower() for entry in entries if not entry.is_dir()))
@@ -194,7 +194,7 @@ def _label_root(root: Path) -> Path | None:
         return None
     for folder in (root / name for name in LABEL_FOLDERS):
         # COCO's folder of JSON files may also hold images of panoptic segments.
-        if not folder.is_dir() or any(folder.glob("*.json")):
+        if not folder.is_dir() or any(visible(folder, "*.json")):
             continue
         if any(file.suffix.lower() in LABEL_SUFFIXES for file in walk(folder)):
             return folder
@@ -203,7 +203,7 @@ def _label_root(root: Path) -> Path | None:
 
 def _has_images(folder: Path) -> bool:
     """Return whether images lie in a folder itself."""
-    return any(entry.suffix.lower() in PIXEL_SUFFIXES for entry in folder.iterdir())
+    return any(entry.suffix.lower() in PIXEL_SUFFIXES for entry in visible(folder, "*"))
 
 
 def _is_map_beside(file: Path) -> bool:

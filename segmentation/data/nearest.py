@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES, instances_files
-from backbones.common.listing import list_files
+from backbones.common.listing import list_files, visible
 from segmentation.data.layout import CLASS_LISTS, LABEL_FOLDERS, LABEL_SUFFIXES
 
 SHOWN = 2  # layouts in a message
@@ -32,16 +32,16 @@ def _signs(root: Path) -> Mapping[str, Mapping[str, bool]]:
             CLASS_LISTS[0]: any((root / name).is_file() for name in CLASS_LISTS),
         },
         "Pascal VOC or CVAT": {
-            "ImageSets/Segmentation/SPLIT.txt": any(root.glob("ImageSets/Segmentation/*.txt")),
+            "ImageSets/Segmentation/SPLIT.txt": any(visible(root, "ImageSets/Segmentation/*.txt")),
             "JPEGImages/": (root / "JPEGImages").is_dir(),
             "SegmentationClass/": (root / "SegmentationClass").is_dir(),
         },
         "COCO": {
             "annotations/instances_SPLIT*.json": bool(instances_files(root)),
-            "images in SPLIT*/": any(list_files(each, IMAGE_SUFFIXES).files for each in root.glob("train*/")),
+            "images in SPLIT*/": any(list_files(each, IMAGE_SUFFIXES).files for each in visible(root, "train*/")),
         },
         "label maps beside images": {
-            "images": any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in root.iterdir()),
+            "images": any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in visible(root, "*")),
             "label maps such as NAME_mask.png beside them": False,
         },
         "LabelMe or Label Studio": {

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tool_exports import litter
 
 import classification
 from backbones.errors import UserError
@@ -66,6 +67,22 @@ def test_a_csv_file_lists_images_with_their_classes(tmp_path: Path, text: str):
         assert listing.notes == (("1 repeated lines",) if text.count("a.png") > 1 else ())
     with pytest.raises(UserError, match=r"labels\.csv: has no split val, because no column .* --val-fraction"):
         read_split(tmp_path, "val")
+
+
+@pytest.mark.parametrize("kind", ["folders", "flat", "csv", "pattern"])
+def test_files_of_operating_systems_are_no_images_and_no_classes(tmp_path: Path, kind: str):
+    folder = {"folders": "train/", "csv": "", "pattern": ""}.get(kind)
+    names = ("7/a.png", "x/b.png") if folder is None else ("train/7/a.png", "train/x/b.png")
+    names = names if kind in ("folders", "flat") else ("7_a.png", "x_b.png")
+    images(tmp_path, *names)
+    if kind == "csv":
+        write(tmp_path / "labels.csv", "image,label\n7_a.png,7\nx_b.png,x\n")
+    options = Reading(label_from="([^/]+)_") if kind == "pattern" else None
+    before = read_split(tmp_path, "train", options)
+    litter(tmp_path)
+    after = read_split(tmp_path, "train", options)
+    assert labels(after) == labels(before) and set(labels(after).values()) == {"7", "x"}
+    assert after.passed_over == before.passed_over and after.notes == before.notes
 
 
 def test_columns_are_chosen_by_name(tmp_path: Path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tool_exports import EXPORTS, OBJECTS
+from tool_exports import EXPORTS, OBJECTS, litter
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
@@ -61,6 +61,18 @@ def test_an_export_is_recognised_read_and_evaluated(export: tuple[str, Path]):
     assert evaluator.compute()["AP"] == pytest.approx(1)
     if len(splits_of(root)) > 1:
         assert len(read_annotations(DetectionDataOptions(data=str(root)), "val")) == 2
+
+
+def test_files_of_operating_systems_change_nothing(export: tuple[str, Path]):
+    layout, root = export
+    splits = splits_of(root)
+    before = {split: CocoAnnotations.of(open_split(root, split)) for split in splits}
+    litter(root)
+    known = layout_of(root)
+    assert known is not None and known.name == layout and splits_of(root) == splits
+    for split, data in before.items():
+        after = CocoAnnotations.of(open_split(root, split))
+        assert contents(after) == EXPECTED and after.passed_over == data.passed_over and after.notes == data.notes
 
 
 def test_the_check_finds_no_fault_in_an_export(export: tuple[str, Path]):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tool_exports import litter
 
 from backbones.errors import UserError
 from segmentation.data.brush import decode_brush
@@ -128,6 +129,10 @@ def test_an_export_opens_as_it_is(tmp_path: Path, write: Any):
         assert source.size(row) == (4, 6) and source.image(row).shape == (4, 6, 3)
         assert np.array_equal(source.labels(row, (4, 6)), HALF)
     assert len(opened(tmp_path / "data", train_split="all")) == 2
+    litter(tmp_path / "data")
+    littered = opened(tmp_path / "data")
+    assert [littered.file(row) for row in range(len(littered))] == [source.file(row) for row in range(2)]
+    assert (littered.passed_over, littered.notes) == (source.passed_over, source.notes)
     with pytest.raises(UserError, match=r"data: has no split val, because it is not divided .* --val-fraction"):
         opened(tmp_path / "data", "val")
 

@@ -20,7 +20,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from backbones.common.datasets import PIXEL_SUFFIXES
-from backbones.common.listing import describe_passed_over, list_files
+from backbones.common.listing import describe_passed_over, is_hidden, list_files
 from backbones.common.loading import loader
 from backbones.errors import UserError
 from tools.processes.stopping import protect_workers
@@ -182,7 +182,7 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
             raise UserError(f"{name}: is not an image or video by its suffix; expected {', '.join(SUFFIXES)}")
         return [InputFile(path, path.name)]
     if any(letter in name for letter in "*?["):
-        matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+        matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not is_hidden(path.name)]
         known = [InputFile(file, file.name) for file in matches if _has_known_suffix(file)]
         if not known:
             raise UserError(f"{name}: matches no image or video; check the pattern")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbones.common.listing import visible
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, is_file
@@ -61,7 +62,7 @@ def _places(root: Path) -> dict[str, Path]:
     data = _data(root)
     lists = {key: root / Path(data[key].replace("\\", "/")).name for key in SPLITS if key in data}
     lists = {key: path for key, path in lists.items() if is_file(path)}
-    if not lists and any(root.glob("obj_*_data/")):
+    if not lists and any(visible(root, "obj_*_data/")):
         lists = {name: root / f"{name}.txt" for name in SPLITS if (root / f"{name}.txt").is_file()}
     if lists:
         return lists

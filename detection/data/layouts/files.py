@@ -14,7 +14,7 @@ from detection.data.layouts.images import (
     UNSPLIT,
     files_of,
     folders_of_splits,
-    has_images,
+    has_images_below,
     image_folder,
     require_split,
 )
@@ -64,7 +64,7 @@ class FileLayout(Layout):
     def signs(self, root: Path) -> Iterator[Sign]:
         files = self.files(root)
         yield self.file, bool(files)
-        yield "images", any(has_images(folder) or any(folder.glob("*/")) for _, folder in files.values())
+        yield "images", any(has_images_below(folder) for _, folder in files.values())
 
     def splits(self, root: Path) -> list[str]:
         return sorted(self.files(root))

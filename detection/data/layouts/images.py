@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.listing import is_hidden, subfolders, visible
 from backbones.errors import UserError
 
 FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "Images")
@@ -27,12 +28,17 @@ def has_images(folder: Path) -> bool:
     return first_of(folder, IMAGE_SUFFIXES) is not None
 
 
+def has_images_below(folder: Path) -> bool:
+    """Return whether a folder holds an image file, or folders, which may hold some."""
+    return has_images(folder) or bool(subfolders(folder))
+
+
 def first_of(folder: Path, suffixes: Iterable[str]) -> Path | None:
     """Return a file in a folder, without its subfolders, that has one of the suffixes; None if there is none."""
     wanted = tuple(suffixes)
     try:
         with os.scandir(folder) as entries:
-            found = (e.name for e in entries if e.name.lower().endswith(wanted) and not e.name.startswith("."))
+            found = (e.name for e in entries if e.name.lower().endswith(wanted) and not is_hidden(e.name))
             name = next(found, None)
     except OSError:
         return None
@@ -41,7 +47,7 @@ def first_of(folder: Path, suffixes: Iterable[str]) -> Path | None:
 
 def files_of(folder: Path, suffix: str) -> list[Path]:
     """Return the visible files in a folder, without its subfolders, that have a suffix, sorted."""
-    return sorted(path for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))
+    return sorted(visible(folder, f"*{suffix}"))
 
 
 def image_folder(root: Path, *names: str) -> Path:
@@ -51,7 +57,7 @@ def image_folder(root: Path, *names: str) -> Path:
 
 def folders_of_splits(root: Path) -> list[Path]:
     """Return the folders in `root` that have the name of a split, sorted."""
-    return sorted(folder for folder in root.glob("*/") if folder.is_dir() and folder.name.lower() in SPLIT_WORDS)
+    return [folder for folder in subfolders(root) if folder.name.lower() in SPLIT_WORDS]
 
 
 def require_split(split: str, splits: Iterable[str], root: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backbones.common.datasets import Record
+from backbones.common.listing import visible
 from backbones.errors import UserError
 from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
@@ -20,6 +21,7 @@ from detection.data.layouts.images import (
     files_of,
     folders_of_splits,
     has_images,
+    has_images_below,
     image_folder,
     require_split,
 )
@@ -41,7 +43,7 @@ class LabelMeLayout(Layout):
     def signs(self, root: Path) -> Iterator[Sign]:
         found = _folders(root)
         yield "a JSON file of LabelMe for each image", bool(found)
-        yield "images", any(has_images(images) or any(images.glob("*/")) for _, images in found.values())
+        yield "images", any(has_images_below(images) for _, images in found.values())
 
     def splits(self, root: Path) -> list[str]:
         return sorted(_folders(root))
@@ -74,7 +76,7 @@ def _pair(root: Path) -> tuple[Path, Path] | None:
 def _json_files(folder: Path) -> list[Path]:
     """Return the JSON files in a folder, or else in its subfolders if it is the folder of a split."""
     found = files_of(folder, ".json")
-    return found or (sorted(folder.glob("*/*.json")) if folder.name.lower() in SPLIT_WORDS else [])
+    return found or (sorted(visible(folder, "*/*.json")) if folder.name.lower() in SPLIT_WORDS else [])
 
 
 def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Record]]:

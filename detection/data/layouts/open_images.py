@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbones.common.listing import visible
 from backbones.errors import UserError
 from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import Collector, as_number
 from detection.data.layouts.csv_files import has_columns, read_cells, read_rows
 from detection.data.layouts.files import split_word
-from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, image_folder, require_split
+from detection.data.layouts.images import (
+    UNSPLIT,
+    files_of,
+    folders_of_splits,
+    has_images_below,
+    image_folder,
+    require_split,
+)
 from detection.data.truth import Truth
 
 COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
@@ -32,7 +40,7 @@ class OpenImagesLayout(Layout):
     def signs(self, root: Path) -> Iterator[Sign]:
         found = _files(root)
         yield f"a CSV file with the columns {', '.join(COLUMNS)}", bool(found)
-        yield "images", any(has_images(images) or any(images.glob("*/")) for _, images in found.values())
+        yield "images", any(has_images_below(images) for _, images in found.values())
 
     def splits(self, root: Path) -> list[str]:
         return sorted(_files(root))
@@ -94,7 +102,11 @@ def _files(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def _titles(root: Path) -> dict[str, str]:
     """Return the titles of the labels, such as "/m/01g317", in the order of the file of class names."""
-    places = [*files_of(root, ".csv"), *root.glob("*/class-descriptions*.csv"), *root.glob("*/metadata/classes.csv")]
+    places = [
+        *files_of(root, ".csv"),
+        *visible(root, "*/class-descriptions*.csv"),
+        *visible(root, "*/metadata/classes.csv"),
+    ]
     for path in places:
         if path.name == "classes.csv" or path.name.startswith(("class-descriptions", "oidv7-class-descriptions")):
             cells = [row[:2] for row in read_cells(path) if len(row) >= 2]

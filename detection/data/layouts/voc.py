@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 
 from backbones.common.datasets import Record, leads_out
 from backbones.common.images import image_size
+from backbones.common.listing import visible
 from backbones.common.values import is_text
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
@@ -70,11 +71,11 @@ class VocLayout(Layout):
     def signs(self, root: Path) -> Iterator[Sign]:
         root = _home(root)
         yield "a folder Annotations", (root / "Annotations").is_dir()
-        yield "a folder ImageSets/Main", any((root / LISTS).glob("*.txt"))
+        yield "a folder ImageSets/Main", any(visible(root / LISTS, "*.txt"))
 
     def splits(self, root: Path) -> list[str]:
         """Return the names of the lists, without the lists of single classes such as `cat_train.txt`."""
-        names = {path.stem for path in (_home(root) / LISTS).glob("*.txt")}
+        names = {path.stem for path in visible(_home(root) / LISTS, "*.txt")}
         if names == {"default"}:  # CVAT's name of data that is not split
             return [UNSPLIT]
         return sorted(name for name in names if not any(name.endswith(f"_{other}") for other in names))
@@ -86,7 +87,7 @@ class VocLayout(Layout):
         root = _home(root)
         folder, listed = root / "Annotations", root / "classes.txt"
         names = _listed(root, split, how.on_problem)
-        others = {path for path in folder.rglob("*.xml") if not path.name.startswith(".")}
+        others = set(visible(folder, "**/*.xml"))
         classes = listed if listed.is_file() else None
         path, maps = root / LISTS / f"{split}.txt", root / "SegmentationObject"
         places = VocPlaces("voc", path, folder, root / "JPEGImages", classes, others, maps if maps.is_dir() else None)
@@ -104,7 +105,7 @@ def _home(root: Path) -> Path:
     patterns = (
         ("*/Annotations/",) if root.name == "VOCdevkit" else ("VOC[12]*/Annotations/", "VOCdevkit/*/Annotations/")
     )
-    found = [path.parent for pattern in patterns for path in root.glob(pattern)]
+    found = [path.parent for pattern in patterns for path in visible(root, pattern)]
     found = sorted(path for path in found if (path / LISTS).is_dir())
     if len(found) > 1:
         names = ", ".join(str(path) for path in found)
@@ -158,7 +159,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
     """Return the image names that a split's list contains, in order."""
     path = root / LISTS / f"{split}.txt"
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        there = ", ".join(sorted(p.stem for p in visible(path.parent, "*.txt"))) or "none"
         raise UserError(f"{path}: no such list of images; name one of the existing lists ({there})")
     lines = [line.strip() for line in read_text(path).splitlines()]
     if not any(lines):

@@ -14,6 +14,7 @@ from detection.data.layouts.images import (
     files_of,
     folders_of_splits,
     has_images,
+    has_images_below,
     image_folder,
     require_split,
 )
@@ -35,7 +36,7 @@ class VocFoldersLayout(Layout):
     def signs(self, root: Path) -> Iterator[Sign]:
         found = {} if VocLayout().matches(root) else _folders(root)
         yield "VOC's XML files in annotations or beside the images", bool(found)
-        yield "images", any(has_images(images) or any(images.glob("*/")) for _, images in found.values())
+        yield "images", any(has_images_below(images) for _, images in found.values())
 
     def splits(self, root: Path) -> list[str]:
         return sorted(_folders(root))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.common.images import image_size
+from backbones.common.listing import subfolders, visible
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import outline_area
@@ -84,13 +85,13 @@ def home_of(root: Path) -> Path:
 def _has_labels(root: Path, description: DataYaml | None) -> bool:
     """Return whether a data set has label files as text."""
     home = home_of(root)
-    folders = [folder for folder in (home / "labels", *home.glob("*/labels")) if folder.is_dir()]
-    if any(next(folder.rglob("*.txt"), None) for folder in folders):
+    folders = [folder for folder in (home / "labels", *visible(home, "*/labels")) if folder.is_dir()]
+    if any(next(visible(folder, "**/*.txt"), None) for folder in folders):
         return True
     with contextlib.suppress(UserError):
         places = [place for name in SPLITS if description is not None for place in description.existing(name)]
         return any(
-            place.is_file() or next(label_folder(place).rglob("*.txt"), None) or first_of(place, [".txt"])
+            place.is_file() or next(visible(label_folder(place), "**/*.txt"), None) or first_of(place, [".txt"])
             for place in places
         )
     return root.is_file()  # so that reading names the fault of the YAML file
@@ -98,8 +99,8 @@ def _has_labels(root: Path, description: DataYaml | None) -> bool:
 
 def _folders(home: Path) -> dict[str, Path]:
     """Return the image folders `images/SPLIT` and `SPLIT/images` by split."""
-    found = {folder.parent.name: folder for folder in home.glob("*/images/")}
-    return {**found, **{folder.name: folder for folder in (home / "images").glob("*/")}}
+    found = {folder.parent.name: folder for folder in visible(home, "*/images/")}
+    return {**found, **{folder.name: folder for folder in subfolders(home / "images")}}
 
 
 def _places(home: Path, description: DataYaml | None, split: str, how: Reading) -> LabelledImages:
@@ -120,7 +121,7 @@ def _places(home: Path, description: DataYaml | None, split: str, how: Reading) 
     if split == UNSPLIT and not folders and (home / "images").is_dir():
         return pairs_of_folder(home / "images", how)
     parent = home / "images" if (home / "images").is_dir() else home
-    there = ", ".join(sorted(folders) or sorted(p.name for p in parent.iterdir() if p.is_dir())) or "none"
+    there = ", ".join(sorted(folders) or [folder.name for folder in subfolders(parent)]) or "none"
     raise UserError(
         f"{home / 'images' / split}: no such folder of images; name one of the folders in {parent} ({there})"
     )

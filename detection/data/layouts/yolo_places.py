@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.listing import visible
 from backbones.common.values import is_file_name
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
@@ -59,7 +59,7 @@ def pairs_of_folder(images: Path, how: Reading, *, labels: Path | None = None) -
         UserError: there are no images, or no folder of labels.
     """
     labels = labels or label_folder(images)
-    if not labels.is_dir() and any(images.glob("*.txt")):
+    if not labels.is_dir() and any(visible(images, "*.txt")):
         labels = images
     if not labels.is_dir():
         raise UserError(
@@ -67,7 +67,7 @@ def pairs_of_folder(images: Path, how: Reading, *, labels: Path | None = None) -
             "name another split"
         )
     found = FolderImages.of(images)
-    there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in _visible(labels)}
+    there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in visible(labels, "**/*.txt")}
     for name in LISTS if labels == images else ("classes",):  # labelImg writes its classes.txt among the labels
         if name not in found.by_stem:
             there.pop(name, None)
@@ -169,8 +169,3 @@ def _is_numbers(line: str) -> bool:
         return len([float(word) for word in line.split()]) > 1
     except ValueError:
         return False
-
-
-def _visible(labels: Path) -> Iterator[Path]:
-    """Yield the text files in a folder and its subfolders, without hidden ones such as macOS's `._NAME.txt`."""
-    return (path for path in labels.rglob("*.txt") if not path.name.startswith("."))
