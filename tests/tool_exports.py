@@ -189,6 +189,17 @@ def kaggle_voc(root: Path) -> None:
     pictures(root / "images")
 
 
+@export("oxford-pets", "voc-xml")
+def oxford_pets(root: Path) -> None:
+    """Boxes of heads in `xmls`, and label maps and lists of breeds, which are no boxes."""
+    write_xml(root / "annotations" / "xmls")
+    pictures(root / "images")
+    for name in OBJECTS:
+        picture(root / "annotations" / "trimaps" / f"{Path(name).stem}.png")
+    text(root / "annotations" / "trainval.txt", "a 1 1 1\nb 2 2 1\n")
+    text(root / "annotations" / "README", "OXFORD-IIIT PET Dataset\n")
+
+
 @export("voc-without-lists", "voc-xml")
 def voc_without_lists(root: Path) -> None:
     write_xml(root / "Annotations")
@@ -280,6 +291,16 @@ def label_studio_yolo(root: Path) -> None:
     write_labels(root / "labels")
     text(root / "classes.txt", "cat\ndog\n")
     text(root / "notes.json", json.dumps({"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}))
+
+
+@export("yolo-predictions", "yolo")
+def yolo_predictions(root: Path) -> None:
+    """Lines with a confidence, as Ultralytics' `save_txt=True save_conf=True` writes them."""
+    pictures(root / "images")
+    for name in OBJECTS:
+        lines = label_lines(name).splitlines()
+        text(root / "labels" / f"{Path(name).stem}.txt", "".join(f"{line} 0.875\n" for line in lines))
+    text(root / "data.yaml", "names:\n  0: cat\n  1: dog\n")
 
 
 @export("cvat-yolo", "darknet")
@@ -494,3 +515,24 @@ def roboflow_tensorflow(root: Path) -> None:
         for name, objects in OBJECTS.items():
             lines += [f"{name},60,40,{label},{x},{y},{x + w},{y + h}" for label, (x, y, w, h) in objects]
         text(root / split / "_annotations.csv", "\n".join(lines) + "\n")
+
+
+def write_table(path: Path, between: str, folder: str) -> None:
+    """Write a CSV file of boxes with another character between the cells, and the images' paths of another machine."""
+    lines = [between.join(("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"))]
+    for name, objects in OBJECTS.items():
+        for label, (x, y, w, h) in objects:
+            lines.append(between.join(map(str, (f"{folder}{name}", *SIZE, label, x, y, x + w, y + h))))
+    text(path, "\n".join(lines) + "\n")
+
+
+@export("spreadsheet-semicolons", "tensorflow-csv")
+def spreadsheet_semicolons(root: Path) -> None:
+    write_table(root / "boxes.csv", ";", "/home/somebody/pets/images/")
+    pictures(root / "images")
+
+
+@export("spreadsheet-tabs", "tensorflow-csv")
+def spreadsheet_tabs(root: Path) -> None:
+    write_table(root / "boxes.tsv", "\t", "C:\\Users\\somebody\\pets\\")
+    pictures(root / "images")

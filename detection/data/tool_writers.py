@@ -6,7 +6,7 @@ Each split is a folder with its annotation file and its images, so that the spli
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,6 +20,8 @@ from detection.data.writers import (
     Writer,
     by_image,
     class_names,
+    count_difficult,
+    count_lost_fields,
     link_image,
     refuse_box,
     refuse_other_size,
@@ -37,6 +39,7 @@ def write_roboflow(folder: Path, split: str, truth: Truth, *, drop: bool) -> Los
     """Write a split as Roboflow's COCO JSON: `SPLIT/_annotations.coco.json` beside the images."""
     for image in truth.data["images"]:
         link_image(truth, image, folder / _roboflow_name(split))
+    count_difficult(truth)
     write_json(folder / _roboflow_name(split) / ROBOFLOW, truth.data, indent=None)
     return Lost()
 
@@ -49,7 +52,7 @@ def write_cvat(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
     labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels")
     for name in names.values():
         ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
-    for number, (image, things) in enumerate(_objects(truth, lost)):
+    for number, (image, things) in enumerate(_objects(truth, lost, keeps=("occluded",))):
         attributes = {name: str(image[key]) for name, key in (("name", "file_name"), ("width", "width"))}
         attributes |= {"id": str(number), "height": str(image["height"])}
         element = ElementTree.SubElement(root, "image", attributes)
@@ -152,6 +155,7 @@ def write_open_images(folder: Path, split: str, truth: Truth, *, drop: bool) -> 
         for index in indices:
             record = truth.data["annotations"][index]
             lost["outlines"] += bool(record.get("segmentation"))
+            count_lost_fields(record, lost, keeps=("occluded", "truncated"))
             x, y, width, height = record["bbox"]
             sides = [x / image["width"], (x + width) / image["width"]]
             sides += [y / image["height"], (y + height) / image["height"]]
@@ -179,12 +183,18 @@ TOOL_WRITERS: dict[str, Writer] = {
 }
 
 
-def _objects(truth: Truth, lost: Lost) -> Iterable[tuple[Record, list[Record]]]:
-    """Yield each image with its annotations. Crowds are left out and counted, because the tools cannot mark them."""
+def _objects(truth: Truth, lost: Lost, *, keeps: Collection[str] = ()) -> Iterable[tuple[Record, list[Record]]]:
+    """Yield each image with its annotations. Crowds are left out and counted, because the tools cannot mark them.
+
+    Args:
+        keeps: fields of VOC's objects that the tool can hold; the others are counted.
+    """
     for image, indices in by_image(truth):
         records = [truth.data["annotations"][index] for index in indices]
         kept = [record for record in records if not record.get("iscrowd")]
         lost["crowds or difficult objects"] += len(records) - len(kept)
+        for record in kept:
+            count_lost_fields(record, lost, keeps=keeps)
         yield image, kept
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ from detection.data.layouts.yolo import BEYOND
 from detection.data.truth import Truth, checked_names
 
 DIGITS = 15  # after the point in YOLO's files
+UNTOLD = ("", "0", "unspecified")  # values of VOC's fields that tools write if nobody said anything
 Lost = Counter[str]  # number of things that the new layout cannot hold, by their name
 
 
@@ -45,6 +46,17 @@ class Writer(Protocol):
         """Write the split; return the number of boxes that were left out, by reason."""
 
 
+def count_lost_fields(record: Record, lost: Lost, *, keeps: Collection[str] = ()) -> None:
+    """Count the fields of VOC's objects that an annotation has and the new layout cannot hold.
+
+    Args:
+        keeps: fields that the new layout holds.
+    """
+    for tag in KEPT:
+        if tag not in keeps and str(record.get(tag, "0")).strip().lower() not in UNTOLD:
+            lost[f"values of `{tag}`"] += 1
+
+
 def describe(split: str, truth: Truth, lost: Lost) -> str:
     """Return a line about a split that was written: its contents and what was left out."""
     text = f"{split}: {counted(len(truth.data['images']), 'image')}, {counted(len(truth.data['annotations']), 'box')}"
@@ -59,9 +71,17 @@ def write_coco(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
     """Write a split in COCO's layout: `annotations/instances_SPLIT.json` and the folder `SPLIT/`."""
     for image in truth.data["images"]:
         link_image(truth, image, folder / split)
+    count_difficult(truth)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     write_json(folder / "annotations" / f"instances_{split}.json", truth.data, indent=None)
     return Counter()
+
+
+def count_difficult(truth: Truth) -> None:
+    """Note how many of VOC's difficult objects are written as crowds, because COCO's files have no such mark."""
+    crowds = sum(bool(record["iscrowd"]) for record in truth.data["annotations"])
+    if crowds and truth.layout in ("voc", "voc-xml"):
+        truth.notes["difficult objects written as crowds"] += crowds
 
 
 def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
@@ -107,6 +127,7 @@ def write_yolo(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
             fractions = _yolo_box(truth, index, image, lost, drop)
             if fractions is not None:
                 number = numbers[truth.data["annotations"][index]["category_id"]]
+                count_lost_fields(truth.data["annotations"][index], lost)
                 lines.append(" ".join([str(number), *map(_fraction_text, fractions)]))
         path = folder / "labels" / split / f"{stems[image['id']]}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)

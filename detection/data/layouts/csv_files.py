@@ -11,11 +11,21 @@ from backbones.errors import UserError, counted
 from detection.data.layouts.sniffing import head_of
 from detection.data.truth import read_text
 
+DELIMITERS = ",;\t"  # between the cells of a line
+
 
 def has_columns(path: Path, names: Iterable[str]) -> bool:
     """Return whether the header of a CSV file holds all given column names."""
     lines = head_of(path).lstrip("\ufeff").splitlines()
     return bool(lines) and set(names) <= set(_cells(lines[0]))
+
+
+def delimiter_of(line: str) -> str:
+    """Return the character between the cells of a header: a comma, a semicolon or a tab.
+
+    Spreadsheets of countries with decimal commas write semicolons.
+    """
+    return max(DELIMITERS, key=line.count)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -43,12 +53,18 @@ def read_cells(path: Path) -> list[list[str]]:
     Raises:
         UserError: the file cannot be read, or is not a CSV file.
     """
-    return [cells for _, cells in _numbered(path)]
+    return [cells for _, cells in _numbered(path, DELIMITERS[0])]
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number, from 1, and the cells of each row that is not blank."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+def _numbered(path: Path, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number, from 1, and the cells of each row that is not blank.
+
+    Args:
+        delimiter: character between the cells; None for that of the header.
+    """
+    text = read_text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or delimiter_of(first))
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -59,6 +75,6 @@ def _numbered(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _cells(line: str) -> list[str]:
     try:
-        return [cell.strip() for cell in next(csv.reader([line]), [])]
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter_of(line)), [])]
     except csv.Error:
         return []

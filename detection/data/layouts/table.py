@@ -23,7 +23,7 @@ class TensorflowCsvLayout(FileLayout):
     name = "tensorflow-csv"
     form = "a CSV file with the columns filename, class, xmin, ymin, xmax and ymax, and images"
     file = f"a CSV file with the columns {', '.join(COLUMNS)}"
-    suffixes = (".csv",)
+    suffixes = (".csv", ".tsv")
 
     def reads(self, path: Path) -> bool:
         return has_columns(path, COLUMNS)

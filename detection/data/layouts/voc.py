@@ -36,6 +36,7 @@ FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FURTHEST = 2**31  # pixels; limit of coordinates
 KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
+PARTS = "parts of objects (<part>), which are left out"
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,8 @@ def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on
             on_problem("malformed object", str(path), error)
             continue
         truth.ordinals.append(ordinal)
+        if parts := len(thing.findall("part")):
+            truth.notes[PARTS] += parts
         own = {"id": len(truth.ordinals), "image_id": len(truth.files)}
         truth.data["annotations"].append({**own, **record})
 

@@ -22,7 +22,7 @@ from detection.data.layouts.sniffing import head_of
 from detection.data.layouts.voc import VocLayout, VocPlaces, read_voc_files
 from detection.data.truth import FolderImages, Truth
 
-FOLDERS = ("annotations", "Annotations", "annots", "labels", "xmls", "xml")
+FOLDERS = ("annotations", "Annotations", "annots", "labels", "xmls", "xml", "annotations/xmls")  # the last: Oxford's
 UNLABELLED = "images without an XML file, which are left out"
 
 

@@ -33,6 +33,8 @@ from detection.data.truth import (
 BEYOND = 0.01  # fraction of a side by which a value may lie outside 0..1; Ultralytics' tolerance
 FAR = 1.0  # fraction of a side; a value that lies farther outside 0..1 is no fraction, but a number of pixels
 BAD_BOX = "unusable box"  # kind of the problem
+POSES = "poses read as boxes, without their points"
+CONFIDENCES = "confidences at the end of lines, as predictions have them, which are not read"
 DECIMALS = 9  # of a pixel: a whole number of pixels stays whole after division by a side and multiplication
 
 
@@ -189,12 +191,22 @@ def read_classes(root: Path) -> list[str]:
     return found[0]
 
 
-def _without_keypoints(words: list[str], keypoints: int, truth: Truth) -> list[str]:
-    """Remove the keypoints from a line of a pose data set, and count the line; return other lines unchanged."""
-    if not keypoints or len(words) != 5 + keypoints:
-        return words
-    truth.notes["poses read as boxes, without their points"] += 1
-    return words[:5]
+def _without_extras(words: list[str], keypoints: int, truth: Truth) -> list[str]:
+    """Remove keypoints and the confidence of a prediction from a line, and count the line; return others unchanged."""
+    if keypoints and len(words) in (5 + keypoints, 6 + keypoints):
+        truth.notes[POSES] += 1
+        words = words[:5] + words[5 + keypoints :]
+    if len(words) == 6 and _is_fraction(words[5]):
+        truth.notes[CONFIDENCES] += 1
+        return words[:5]
+    return words
+
+
+def _is_fraction(word: str) -> bool:
+    try:
+        return 0 <= float(word) <= 1
+    except ValueError:
+        return False
 
 
 def _size(path: Path, absent: str) -> tuple[int, int] | UserError:
@@ -230,7 +242,7 @@ def _add_boxes(
         if not line.strip():
             continue
         try:
-            words = _without_keypoints(line.split(), keypoints, truth)
+            words = _without_extras(line.split(), keypoints, truth)
             record = _record(words, f"{path}: line {ordinal}", size, names)
         except UnusableBoxError as error:
             on_problem(BAD_BOX, str(path), error)
@@ -265,8 +277,9 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
         UserError: the line does not have a class and a box or polygon.
     """
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+        sixth = " (a sixth value is read only if it is a confidence from 0 to 1)" if len(words) == 6 else ""
         raise UserError(
-            f"{where}: has {len(words)} values; write five, namely class, centre x, centre y, width and height"
+            f"{where}: has {len(words)} values; write five, namely class, centre x, centre y, width and height{sixth}"
         )
     try:
         label, *values = (float(word) for word in words)

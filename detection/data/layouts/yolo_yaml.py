@@ -12,12 +12,13 @@ import yaml
 
 from backbones.common.datasets import Record
 from backbones.common.values import is_text
-from backbones.errors import UserError, counted
+from backbones.errors import UserError, counted, first_names
 from detection.data.truth import checked_names, read_text
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 SUFFIXES = (".yaml", ".yml")
 SPLITS = ("train", "val", "test")
+MOST_CLASSES = 100_000  # a larger number in `names` is a mistake
 PLACES = ("datasets", "../datasets", "..")  # folders beside the YAML file in which Ultralytics' tools keep `path`
 
 
@@ -82,6 +83,7 @@ class DataYaml:
         names = self.content.get("names")
         if isinstance(names, dict):
             numbered = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+            self._refuse_gap(numbered)
             if sorted(numbered, key=str) == sorted(range(len(names)), key=str):
                 names = [numbered[number] for number in range(len(names))]
         if not isinstance(names, list) or not all(_is_title(name) for name in names):
@@ -95,6 +97,20 @@ class DataYaml:
                 "one of the two entries"
             )
         return checked_names(self.path, [str(name) for name in names])
+
+    def _refuse_gap(self, numbered: Record) -> None:
+        """Refuse a mapping from numbers to names in which a number is missing.
+
+        Raises:
+            UserError: naming the missing numbers.
+        """
+        known = [number for number in numbered if isinstance(number, int) and 0 <= number < MOST_CLASSES]
+        gaps = [str(number) for number in range(max(known, default=-1)) if number not in numbered]
+        if gaps and len(known) == len(numbered):
+            raise UserError(
+                f"{self.path}: `names` has no name for class {first_names(gaps)}, but one for class {max(known)}; add "
+                "the missing names"
+            )
 
     def keypoints(self) -> int:
         """Return how many keypoint values follow the box on each line of a pose data set; 0 for other data sets.
