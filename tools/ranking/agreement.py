@@ -54,8 +54,11 @@ def weighted_tau(
     widths = [
         np.zeros(len(x)) if e is None else np.nan_to_num(np.asarray(e, float)) for e in (score_errors, result_errors)
     ]
+    tau = float(weightedtau(x, y).statistic)
+    if not np.any(widths):  # all draws are equal
+        return Agreement(tau, tau, tau, len(x))
     random = np.random.default_rng(seed)
     noise = random.standard_normal((DRAWS, 2, len(x))) * np.stack(widths)
     drawn = np.array([weightedtau(x + one, y + other).statistic for one, other in noise])
     low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return Agreement(float(weightedtau(x, y).statistic), float(low), float(high), len(x))
+    return Agreement(tau, float(low), float(high), len(x))

@@ -52,10 +52,12 @@ class RankingData(Protocol):
     Attributes:
         task: the task that the data are labelled for.
         names: file names of the chosen images.
+        classes: class names by number in `Labelled`.
     """
 
     task: Task
     names: list[str]
+    classes: tuple[str, ...]
 
     def read(self, index: int) -> Labelled:
         """Read one of the chosen images."""
@@ -73,6 +75,7 @@ class ClassImages:
                             "data with one class for each image")  # fmt: skip
         self.rows = spread(len(self.files), count)
         self.names = [str(self.files.path(row)) for row in self.rows]
+        self.classes = self.files.classes
 
     def read(self, index: int) -> Labelled:
         path = self.files.path(self.rows[index])
@@ -88,6 +91,7 @@ class BoxImages:
         self.annotations: CocoAnnotations = read_annotations(DetectionDataOptions(data=str(root)), "train")
         self.rows = spread(len(self.annotations), count)
         self.names = [str(self.annotations.file_names[row]) for row in self.rows]
+        self.classes = ("background", *self.annotations.categories.names)
 
     def read(self, index: int) -> Labelled:
         data, row = self.annotations, self.rows[index]
@@ -106,6 +110,7 @@ class LabelImages:
         self.source: LabelSource = open_source(root, "train", options)
         self.rows = spread(len(self.source), count)
         self.names = [str(self.source.file(row)) for row in self.rows]
+        self.classes = self.source.classes.names
 
     def read(self, index: int) -> Labelled:
         pixels = self.source.image(self.rows[index])

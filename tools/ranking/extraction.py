@@ -18,6 +18,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou, roi_align
 
 from backbones.base import Backbone
+from backbones.errors import UserError
 from tools.processes import distributed
 from tools.ranking.data import Labelled, RankingData
 from tools.ranking.samples import Samples
@@ -55,12 +56,18 @@ def extract(backbone: Backbone, data: RankingData, *, size: int, seed: int) -> E
         backbone: in evaluation mode; all its feature maps are concatenated, each scaled to unit mean square length.
         size: short side of the images in pixels.
         seed: seed of the background boxes, the moved boxes and the cells.
+
+    Raises:
+        UserError: an image cannot be read, or the backbone does not give the feature maps that it declares.
     """
     backbone.eval().to(memory_format=torch.channels_last)
-    begin, own = time.perf_counter(), []
+    begin = time.perf_counter()
     mine = range(distributed.rank(), len(data.names), distributed.world_size())
-    for index in mine:
-        own.append((index, _rows(backbone, data.read(index), size, np.random.default_rng((seed, index)))))
+
+    def compute() -> list[tuple[int, Rows]]:
+        return [(i, _rows(backbone, data.read(i), size, np.random.default_rng((seed, i)))) for i in mine]
+
+    own = distributed.on_all(compute)
     speed = len(mine) / max(time.perf_counter() - begin, 1e-9)
     parts = sorted((each for part in distributed.all_gather(own) for each in part), key=lambda each: each[0])
     return Extracted(_joined(parts, [info.channels for info in backbone.feature_info]), speed)
@@ -85,7 +92,33 @@ def _maps(backbone: Backbone, pixels: np.ndarray, size: int) -> tuple[list[Tenso
     mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (backbone.mean, backbone.std))
     x = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 255
     maps = backbone(((x - mean) / std).contiguous(memory_format=torch.channels_last))
-    return [maps[info.name].float() for info in backbone.feature_info], (sides[0] / width, sides[1] / height)
+    return _checked_maps(backbone, maps, sides), (sides[0] / width, sides[1] / height)
+
+
+def _checked_maps(backbone: Backbone, maps: object, sides: Sequence[int]) -> list[Tensor]:
+    """Return the feature maps of an image in the order of `feature_info`.
+
+    Args:
+        maps: what the backbone returned.
+        sides: width and height of the image.
+
+    Raises:
+        UserError: a map is missing, has another shape than declared, or has values that are not finite.
+    """
+    checked = []
+    for info in backbone.feature_info:
+        found = maps.get(info.name) if isinstance(maps, dict) else None
+        expected = [1, info.channels, *(-(-side // info.stride) for side in sides[::-1])]
+        if not isinstance(found, Tensor) or list(found.shape) != expected:
+            given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(
+                f"{backbone.name}: gives {given} as {info.name} instead of a map {expected}; correct forward() or "
+                "feature_info of the backbone"
+            )
+        if not found.isfinite().all():
+            raise UserError(f"{backbone.name}: {info.name} has values that are not finite; use other weights")
+        checked.append(found.float())
+    return checked
 
 
 def _box_rows(

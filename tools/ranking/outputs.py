@@ -13,10 +13,10 @@ from backbones.errors import UserError
 from tools.ranking.agreement import Agreement, weighted_tau
 from tools.ranking.candidates import Candidate
 from tools.ranking.ranking import Ranked, Ranking
+from tools.ranking.remarks import TITLES
 from tools.ranking.samples import NORMAL, Estimate
 from tools.reports.style import COLOURS, new_figure, save_figure
 
-TITLES = {"logme": "LogME", "probe": "linear probe", "knn": "k-NN"}
 PERCENT = {"probe", "knn"}
 
 
@@ -54,7 +54,8 @@ def table(ranking: Ranking) -> str:
     rule = ["---:", "---", "---", *["---:"] * (len(head) - 3)]
     lines = [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in (head, rule, *rows)]
     failed = [f"- {name} could not be scored: {error}" for name, error in ranking.failed.items()]
-    return "\n".join([*lines, *([""] if failed else []), *failed])
+    notes = [*failed, *(f"- {warning}" for warning in ranking.warnings)]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def write(folder: Path, ranking: Ranking, data: JsonObject, agreement: Agreement | None) -> None:
@@ -69,7 +70,8 @@ def write(folder: Path, ranking: Ranking, data: JsonObject, agreement: Agreement
     """
     write_text(folder / "ranking.md", table(ranking) + "\n")
     content: JsonObject = {**data, "by": ranking.by, "ranking": [row.as_json() for row in ranking.rows]}
-    content |= {"failed": dict(ranking.failed), "agreement": None if agreement is None else asdict(agreement)}
+    content |= {"failed": dict(ranking.failed), "warnings": ranking.warnings}
+    content |= {"agreement": None if agreement is None else asdict(agreement)}
     write_json(folder / "ranking.json", content)
     draw(folder / "ranking.png", ranking)
 

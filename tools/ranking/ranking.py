@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,6 +20,7 @@ from tools.processes import distributed
 from tools.ranking.candidates import Candidate
 from tools.ranking.data import RankingData, fingerprint
 from tools.ranking.extraction import Extracted, extract
+from tools.ranking.remarks import lone_class_warnings, width_warnings
 from tools.ranking.samples import Estimate, Samples, scores
 
 VERSION = 1  # of the kept features; a change of the extraction raises it
@@ -61,11 +62,13 @@ class Ranking:
     Attributes:
         by: the score that ranks.
         failed: error message of each candidate that could not be scored.
+        warnings: what makes scores or intervals unreliable.
     """
 
     by: str
     rows: list[Ranked]
     failed: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
 
 
 def rank(
@@ -87,26 +90,30 @@ def rank(
         cache: folder of kept features; None to keep none.
 
     Raises:
-        UserError: an image cannot be read, or no candidate could be scored.
+        UserError: no candidate could be scored, such as if an image cannot be read.
     """
     rows: list[Ranked] = []
     failed: dict[str, str] = {}
+    warnings: list[str] = []
     key = distributed.on_main(lambda: f"{VERSION}|{fingerprint(data)}|{','.join(levels)}|{size}|{seed}")
     for number, candidate in enumerate(names, 1):
+        file = cache / f"{hashlib.sha256(f'{key}|{candidate.key()}'.encode()).hexdigest()[:32]}.npz" if cache else None
         try:
             backbone = distributed.on_all(partial(_build, candidate, levels, seed))
+            extracted = _extracted(data, backbone, size=size, seed=seed, path=file)
         except UserError as error:
             failed[candidate.name] = str(error)
             _say(f"{number}/{len(names)} {candidate.name}: left out: {error}")
             continue
-        file = cache / f"{hashlib.sha256(f'{key}|{candidate.key()}'.encode()).hexdigest()[:32]}.npz" if cache else None
-        extracted = _extracted(data, backbone, size=size, seed=seed, path=file)
+        if not rows:
+            warnings += lone_class_warnings(extracted.samples, data.classes)
         row = _score(candidate, backbone, extracted, size=size, seed=seed)
         rows.append(row)
+        warnings += width_warnings(candidate.name, row.estimates)
         _say(f"{number}/{len(names)} {candidate.name}: {by} {row.estimates[by].value:.3f}, {row.speed:.1f} images/s")
     if not rows:
         raise UserError(f"no backbone could be scored: {next(iter(failed.values()))}")
-    return Ranking(by, sorted(rows, key=lambda row: -row.estimates[by].value), failed)
+    return Ranking(by, sorted(rows, key=lambda row: -row.estimates[by].value), failed, warnings)
 
 
 def _build(candidate: Candidate, levels: Sequence[str], seed: int) -> Backbone:

@@ -17,8 +17,10 @@ from tools.ranking.data import Labelled, fingerprint, open_data
 from tools.ranking.extraction import extract
 from tools.ranking.outputs import agree, front, read_study, table
 from tools.ranking.ranking import Ranked, Ranking
+from tools.ranking.remarks import width_warnings
 from tools.ranking.samples import Estimate
 
+NAMES = "timm/test_resnet,timm/test_efficientnet"  # the smallest nets of timm
 COLOURS = ((250, 30, 30), (30, 250, 30), (30, 30, 250))
 
 
@@ -68,7 +70,7 @@ def label_maps(root: Path) -> Path:
 )
 def test_ranks_data_of_every_task(make, task: str, levels: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data, output = make(tmp_path / "data"), tmp_path / "out"
-    arguments = ["--data", str(data), "--backbones", "resnet18,plain18", "--weights", "none", "--size", "64"]
+    arguments = ["--data", str(data), "--backbones", NAMES, "--weights", "none", "--size", "64"]
     arguments += ["--levels", f"[{levels}]", "--output", str(output)]
     rank_backbones.main(arguments)
     shown = capsys.readouterr().out
@@ -126,7 +128,7 @@ def test_features_of_boxes_tell_objects_from_background(tmp_path: Path):
 
 def test_images_without_objects_give_background_only(tmp_path: Path):
     class Empty:
-        task, names = "detection", ["a.png"]
+        task, names, classes = "detection", ["a.png"], ("background", "bird")
 
         def read(self, index: int) -> Labelled:
             none = np.zeros((0, 4), np.float32)
@@ -136,6 +138,62 @@ def test_images_without_objects_give_background_only(tmp_path: Path):
     backbone = backbones.build("resnet18", weights=None, features=("c2",))
     samples = extract(backbone, Empty(), size=32, seed=0).samples
     assert samples.labels.tolist() == [0] and samples.deltas is None
+
+
+@pytest.mark.parametrize(
+    ("flaw", "error"),
+    [
+        ("pooled", "tiny: gives [1, 32] as c4 instead of a map [1, 32, 4, 6]; correct forward() or feature_info"),
+        ("list", "tiny: gives NoneType as c4 instead of a map [1, 32, 4, 6]"),
+        ("nan", "tiny: c4 has values that are not finite; use other weights"),
+    ],
+)
+def test_a_backbone_that_gives_no_map_is_left_out_in_one_line(
+    flaw: str, error: str, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    flaws = {
+        "pooled": lambda maps: {name: each.mean((2, 3)) for name, each in maps.items()},
+        "list": lambda maps: list(maps.values()),
+        "nan": lambda maps: {name: each / 0 for name, each in maps.items()},
+    }
+    whole = type(backbones.build(tiny_backbone, weights=None))
+    forward = whole.forward
+    monkeypatch.setattr(backbones, "build", broken_build(backbones.build, forward, flaws[flaw]))
+    data = class_folders(tmp_path / "data")
+    arguments = ["--data", str(data), "--backbones", f"{tiny_backbone},timm/test_resnet", "--weights", "none"]
+    rank_backbones.main([*arguments, "--size", "64", "--levels", "[c4]", "--output", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "ranking.json").read_text())
+    assert [row["backbone"] for row in found["ranking"]] == ["timm/test_resnet"]
+    assert found["failed"]["tiny, none"].startswith(error)
+    assert f"- tiny, none could not be scored: {error}" in capsys.readouterr().out
+
+
+def broken_build(build, forward, flaw):
+    """Return `backbones.build` with a flaw in the maps that the user's backbone returns."""
+
+    def built(name: str, **options):
+        backbone = build(name, **options)
+        if name == "tiny":
+            backbone.forward = lambda x: flaw(forward(backbone, x))
+        return backbone
+
+    return built
+
+
+def test_lone_classes_and_intervals_without_width_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = class_folders(tmp_path / "data")
+    for path in sorted((data / "train" / "c2").iterdir())[1:]:
+        path.unlink()
+    arguments = ["--data", str(data), "--backbones", NAMES, "--weights", "none", "--size", "32", "--images", "9"]
+    rank_backbones.main([*arguments, "--output", str(tmp_path / "out")])
+    lone = "- WARNING: 1 class in a single image (c2): k-NN and linear probe cannot predict them from other images"
+    assert lone in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out" / "ranking.json").read_text())["warnings"]) >= 1
+    sure, open_ended = Estimate(1.0, 1.0, 1.0), Estimate(0.3, float("nan"), float("nan"))
+    assert width_warnings("a", {"logme": open_ended, "probe": sure, "knn": Estimate(0.5, 0.4, 0.6)}) == [
+        "WARNING: a: the interval of linear probe has no width, because all images agree",
+        "WARNING: a: no interval of LogME, because there is a single image",
+    ]
 
 
 def test_candidates_are_names_with_starts():
@@ -158,10 +216,10 @@ def test_candidates_are_names_with_starts():
     [
         (["--backbones", "resnet18"], "needs at least two backbones or starts, not only resnet18, none"),
         (["--backbones", "resnet18,nonesuch"], "--backbones nonesuch: matches no backbone"),
-        (["--backbones", "resnet18,plain18", "--levels", "[c9]"], "no backbone could be scored"),
-        (["--backbones", "resnet18,plain18", "--data", "/nonexistent"], "/nonexistent: no such folder"),
-        (["--backbones", "resnet18,plain18", "--against", "/nonexistent"], "--against /nonexistent: cannot be read"),
-        (["--backbones", "resnet18,plain18", "--images", "1"], "--images 1: must be above 1"),
+        (["--backbones", NAMES, "--levels", "[c9]"], "no backbone could be scored"),
+        (["--backbones", NAMES, "--data", "/nonexistent"], "/nonexistent: no such folder"),
+        (["--backbones", NAMES, "--against", "/nonexistent"], "--against /nonexistent: cannot be read"),
+        (["--backbones", NAMES, "--images", "1"], "--images 1: must be above 1"),
     ],
 )
 def test_wrong_arguments_are_one_line(words: list[str], message: str, tmp_path: Path):
