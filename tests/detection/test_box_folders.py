@@ -293,7 +293,7 @@ def label(text: str) -> Callable[[Path], Any]:
 
 YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "four": (label("0 0.5 0.5 1\n"), "c.txt", "line 1: has 4 values"),
-    "six": (label("0 0.5 0.5 1 1 7\n"), "c.txt", "line 1: has 6 values; .* a sixth value is read only if it is a confidence"),
+    "six": (label("0 0.5 0.5 1 1 7\n"), "c.txt", "line 1: has 6 values; .*a sixth value is read only if it is a conf"),
     "text": (label("0 0.5 0.5 1 1\ncat 0.5 0.5 1 1\n"), "c.txt", "line 2: 'cat 0.5 0.5 1 1' is not"),
     "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is not one of the 2 class numbers 0 to 1"),
     "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is not one of"),
