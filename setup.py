@@ -19,6 +19,7 @@ setup(
     packages=find_packages(include=[f"{name}{below}" for name in PACKAGES for below in ("", ".*")]),
     package_data={
         "tools.reports": ["templates/*"],
+        "detection.augmentation": ["*.yaml"],
         **{task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection", "segmentation")},
     },
     install_requires=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -11,6 +12,18 @@ class UserError(ValueError):
     The text is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback and
     exit with status 2.
     """
+
+
+class BadImageError(UserError):
+    """An image file that is missing or cannot be decoded, and that was read for another image, to be mixed into it.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 def first_line(error: BaseException) -> str:

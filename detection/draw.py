@@ -64,6 +64,36 @@ def draw_samples(
     return sheet
 
 
+def draw_sheet(
+    rows: Sequence[Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]], titles: Sequence[str], names: Sequence[str]
+) -> Image.Image:
+    """Draw a sheet of images with their true boxes and masks.
+
+    Args:
+        rows: images `[H, W, 3]` RGB uint8 with their truth as in `draw_samples`, one per title.
+        titles: one per column.
+        names: names of the classes, from label 1.
+    """
+    panels = [
+        [
+            _panel(tinted(image, truth.get("strips"), truth["labels"]), _truth_marks(truth, names))
+            for image, truth in row
+        ]
+        for row in rows
+    ]
+    heights = [max(panel.height for panel in row) for row in panels]
+    width = MARGIN + (PANEL + MARGIN) * len(titles)
+    sheet = Image.new("RGB", (width, CAPTION + MARGIN + sum(heights) + MARGIN * len(heights)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        left, top = MARGIN + (PANEL + MARGIN) * column, CAPTION + MARGIN
+        pen.text((left, 4), title, fill="black")
+        for row, height in zip(panels, heights, strict=True):
+            sheet.paste(row[column], (left, top))
+            top += height + MARGIN
+    return sheet
+
+
 def tinted(
     image: np.ndarray, strips: np.ndarray | None, labels: Sequence[int] | np.ndarray, shown: np.ndarray | None = None
 ) -> np.ndarray:

@@ -38,9 +38,10 @@ class DetectionDataOptions:
         without_mask: with --masks, whether an object without a usable mask is an error, has its box as its mask, or is
             left out.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
-        augment: train flips, jitters colours and varies the size; light only flips; eval changes nothing; or the name
-            of a registered augmentation.
-        short_sides: short sides in pixels that augmentation train chooses from.
+        augment: light flips; train flips, jitters colours and varies the size; lsj is large-scale jitter; strong also
+            joins, crops and erases; eval changes nothing; or a YAML file with a list of steps (see docs/TRAINING.md);
+            or the name of a registered augmentation.
+        short_sides: short sides in pixels that augmentations train and strong choose from.
         repeat_threshold: repeat the training images of rare classes. A class in a fraction f of the images that is
             smaller than this threshold occurs sqrt(threshold / f) times per epoch; 0 repeats nothing, 0.001 is usual
             for LVIS.

@@ -1,81 +1,29 @@
 """Augments an image together with its boxes and masks. The result is a pure function of (seed, epoch, index).
 
-A preset only chooses the short side that the model resizes to (`detection.preprocess`). Images that are more than twice
-as large as that are divided by a power of two before, because all later steps would process needless pixels.
+An augmentation is a list of steps (`detection.augmentation.presets`). Images that are more than twice as large as the
+model sees them are divided by a power of two before, because all later steps would process needless pixels.
 """
 
 from __future__ import annotations
 
-import inspect
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
-import torch
 
-from backbones.common.registry import Registry, unknown_name
 from backbones.common.shrinking import resize_ratio, shrink_factor
 from backbones.errors import UserError
+from detection.augmentation import presets
+from detection.augmentation.registered import AUGMENTATIONS, RegisteredStep, register_augmentation
+from detection.augmentation.sample import Sample
+from detection.augmentation.steps import AugmentationStep, Context
 from detection.data.annotations import SMALLEST_SIDE
-from detection.runs import bitmaps, selected
-from detection.runs import mirrored as mirrored_strips
-from detection.strips import strips_of_bitmaps
+from detection.settings import DetectorSettings
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for a newer version on the network
+__all__ = ["AUGMENTATIONS", "Augment", "register_augmentation", "sanitise"]
 
-PRESETS = ("train", "light", "eval")
-
-
-class Augmentation(Protocol):
-    """Interface of a user's augmentation."""
-
-    def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Augment an image `[H, W, C]` uint8 and its boxes `[N, 4]` xyxy in pixels.
-
-        All randomness must come from `random`, so that a run can be resumed and repeated. Boxes keep their number and
-        order; they are clipped to the image afterwards, and dropped if nothing is left of them.
-        """
-
-
-class MaskAugmentation(Protocol):
-    """Interface of a user's augmentation that moves masks as well. Its third parameter has the name `masks`."""
-
-    def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, masks: np.ndarray, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Augment an image, its boxes and their masks `[N, H, W]` uint8, 0 or 1.
-
-        In addition to what `Augmentation` says, masks keep their number and order. An object of whose mask nothing is
-        left is dropped.
-        """
-
-
-@dataclass(frozen=True)
-class Augmented:
-    """An augmented image with its boxes.
-
-    Attributes:
-        image: `[H, W, C]` uint8.
-        boxes: the remaining boxes `[M, 4]`.
-        kept: indices of the remaining boxes among the given ones `[M]`, ascending.
-        short_side: pixels to resize to; None for the model's own size.
-        strips: masks of the remaining boxes `[S, 5]`; None if there are no masks.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    kept: np.ndarray
-    short_side: int | None
-    strips: np.ndarray | None
-
-
-AUGMENTATIONS: Registry[Augmentation | MaskAugmentation] = Registry("augmentation")
-register_augmentation = AUGMENTATIONS.register  # @detection.register_augmentation("name"), for --augment name
+ReadPartner = Callable[[np.random.Generator], Sample]  # reads an image of the training split that the generator draws
 
 
 @dataclass(frozen=True)
@@ -83,14 +31,13 @@ class Augment:
     """Augments images and boxes by a preset; all randomness is a function of seed, epoch and index.
 
     Args:
-        preset: "train" flips, jitters colours and chooses a short side; "light" only flips; "eval" changes nothing; or
-            the name of a registered augmentation.
-        short_sides: short sides in pixels that "train" chooses from; empty for the model's own size.
+        preset: "light", "train", "lsj", "strong", "eval" (changes nothing), a YAML file with a list of steps, or the
+            name of a registered augmentation.
+        short_sides: short sides in pixels that the step `short_side` chooses from; empty for the model's own size.
         seed: seed of the run.
         model_sizes: short side in pixels that the model resizes to by itself, and its largest long side. With both,
-            large images are shrunk for the presets "train" and "light". An augmentation of the user gets whole images,
-            because it may crop a small part.
-        masks: whether the images have masks.
+            large images are shrunk, unless a step may crop a small part.
+        masks: whether the images have masks that the model learns.
 
     Raises:
         UserError: the preset is unknown, or moves no masks though the images have masks.
@@ -101,91 +48,83 @@ class Augment:
     seed: int = 0
     model_sizes: tuple[int, int] | None = None
     masks: bool = False
+    steps: tuple[AugmentationStep, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
-            raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
-        if self.masks and self.preset not in PRESETS and not _moves_masks(self.preset):
-            raise UserError(
-                f"augment {self.preset}: moves no masks; write it as a function of (image, boxes, masks, random) that "
-                "returns image, boxes and masks, or choose another one"
-            )
+        if presets.is_file(self.preset):
+            steps = presets.make_steps(presets.listed_steps(self.preset), where=self.preset, check=True)
+        elif self.preset in presets.PRESETS:
+            steps = presets.preset_steps(self.preset)
+        else:
+            steps = presets.make_steps(presets.listed_steps(self.preset), where=self.preset, check=False)
+        # A frozen dataclass sets its fields in this way.
+        object.__setattr__(self, "steps", steps)
+        for step in steps:
+            if self.masks and isinstance(step, RegisteredStep) and not step.moves_masks:
+                raise UserError(
+                    f"augment {step.name}: moves no masks; write it as a function of (image, boxes, masks, random) "
+                    "that returns image, boxes and masks, or choose another one"
+                )
+
+    @property
+    def pastes(self) -> bool:
+        """Return whether a step needs the masks of the data, even if the model predicts boxes only."""
+        return any(step.pastes for step in self.steps)
+
+    @property
+    def side(self) -> int:
+        """Return the side in pixels of the squares that steps make by default."""
+        return self.model_sizes[0] if self.model_sizes else DetectorSettings.min_size
 
     def shrink_factor(self, size: tuple[int, int]) -> int:
         """Return by what an image of size (height, width) is divided first: a power of two, 1 for most images.
 
-        The divided image is at least as large as the largest that the model resizes it to.
+        The divided image is at least as large as the largest that a step or the model resizes it to.
         """
-        if self.model_sizes is None or self.preset not in ("train", "light"):
+        if self.model_sizes is None or not self.steps:
             return 1
-        short_side, long_side = self.model_sizes
-        short_side = max(self.short_sides) if self.preset == "train" and self.short_sides else short_side
-        return shrink_factor(resize_ratio(size, short_side=short_side, long_side=long_side))
+        largest: tuple[float, float] = self.model_sizes
+        for step in reversed(self.steps):
+            found = step.largest(largest, self.short_sides)
+            if found is None:
+                return 1
+            largest = found
+        short, long = largest
+        return shrink_factor(resize_ratio(size, short_side=round(short), long_side=round(long)))
 
     def __call__(
-        self,
-        image: np.ndarray,
-        boxes: np.ndarray,
-        *,
-        epoch: int,
-        index: int,
-        least_side: float = SMALLEST_SIDE,
-        strips: np.ndarray | None = None,
-    ) -> Augmented:
-        """Augment an image `[H, W, C]` uint8, its boxes `[N, 4]` xyxy in pixels, and their masks as strips `[S, 5]`.
+        self, sample: Sample, *, epoch: int, index: int, partner: ReadPartner, least_side: float = SMALLEST_SIDE
+    ) -> Sample:
+        """Return an augmented sample.
 
         Args:
+            index: of the image in the data set.
+            partner: reads another image, for steps that mix several.
             least_side: see `sanitise`.
         """
-        if self.preset == "eval":
-            return Augmented(image, boxes, np.arange(len(boxes)), None, strips)
+        if not self.steps:
+            return sample
         random = np.random.default_rng((self.seed, epoch, index))
-        if self.preset in AUGMENTATIONS:
-            image, boxes, strips = _registered(self.preset, image, boxes, strips, random)
-        else:
-            image, boxes, strips = _built_in(self.preset, image, boxes, strips, random)
-        boxes, kept = sanitise(boxes.astype(np.float32), image.shape[:2], least_side)
-        strips = None if strips is None else selected(strips, kept)
-        short_side = int(random.choice(self.short_sides)) if self.preset == "train" and self.short_sides else None
-        return Augmented(image, boxes, kept, short_side, strips)
+        augmented = self._apply(self.steps, sample, random, partner)
+        boxes, kept = sanitise(augmented.boxes, augmented.size, least_side)
+        return replace(augmented.kept(kept), boxes=boxes)
 
+    def _apply(
+        self,
+        steps: Sequence[AugmentationStep],
+        sample: Sample,
+        random: np.random.Generator,
+        partner: ReadPartner,
+    ) -> Sample:
+        for position, step in enumerate(steps):
+            # A partner passes the earlier steps too, but does not get partners of its own.
+            before = [each for each in steps[:position] if not each.mixes]
+            read = partial(self._partner, before, random, partner)
+            sample = step(sample, Context(random, self.side, self.short_sides, read))
+        return sample
 
-Moved = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, boxes and strips
-
-
-def _moves_masks(name: str) -> bool:
-    """Return whether a registered augmentation moves masks."""
-    return "masks" in inspect.signature(AUGMENTATIONS[name]).parameters
-
-
-def _registered(
-    name: str, image: np.ndarray, boxes: np.ndarray, strips: np.ndarray | None, random: np.random.Generator
-) -> Moved:
-    augmentation: Any = AUGMENTATIONS[name]
-    if not _moves_masks(name):
-        image, boxes = augmentation(image, boxes, random)
-        return image, boxes, None
-    masks = bitmaps(np.zeros((0, 5), np.int32) if strips is None else strips, len(boxes), image.shape[:2])
-    image, boxes, masks = augmentation(image, boxes, masks, random)
-    return image, boxes, None if strips is None else strips_of_bitmaps(torch.from_numpy(masks.copy())).numpy()
-
-
-def _built_in(
-    preset: str, image: np.ndarray, boxes: np.ndarray, strips: np.ndarray | None, random: np.random.Generator
-) -> Moved:
-    pipeline = _pipeline(preset)
-    pipeline.set_random_seed(int(random.integers(2**32)))
-    out = pipeline(image=image)
-    # The flip is the only step that moves boxes. albumentations' own boxes are slower, and it rounds them.
-    if any(name == "HorizontalFlip" for name, _ in out["applied_transforms"]):
-        boxes = mirrored(boxes, image.shape[1])
-        strips = None if strips is None else mirrored_strips(strips, image.shape[1])
-    return out["image"], boxes, strips
-
-
-def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Flip boxes `[N, 4]` xyxy horizontally in an image of `width` pixels."""
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+    def _partner(self, steps: Sequence[AugmentationStep], random: np.random.Generator, partner: ReadPartner) -> Sample:
+        return self._apply(steps, partner(random), random, partner)
 
 
 def sanitise(
@@ -203,17 +142,3 @@ def sanitise(
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     indices = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > least_side)
     return boxes[indices], indices
-
-
-@cache
-def _pipeline(preset: str) -> Any:
-    """Return the albumentations pipeline of a preset. The import is slow, so it happens at the first image."""
-    import albumentations as A
-    import cv2
-
-    cv2.setNumThreads(0)  # the loader's workers already use all cores
-    steps = [A.HorizontalFlip(p=0.5)]
-    if preset == "train":
-        # As strong as SSD's photometric distortion (Liu et al. 2016), for half of the images.
-        steps.append(A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5))
-    return A.Compose(steps, save_applied_params=True)

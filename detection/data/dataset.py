@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,10 @@ from torch.utils.data import Dataset
 from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.images import read_image
 from backbones.common.shrinking import read_shrunk
-from backbones.errors import UserError
+from backbones.errors import BadImageError, UserError
+from detection.augmentation.sample import Sample, without_emptied
 from detection.data.annotations import SMALLEST_SIDE, CocoAnnotations
-from detection.runs import selected, shrunk
+from detection.runs import shrunk
 from detection.targets import check_targets
 from detection.transforms import Augment
 
@@ -36,6 +38,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         indices: indices of the images to use, in order. By default all.
         bits: bits that the values of 16-bit images use, 8 to 16. By default all 16, and a data set of small 16-bit
             values is refused.
+        boxes_only: leave masks out of the targets; only the augmentation uses them.
 
     Raises:
         UserError: `bits` is None, and the values of 16-bit images all fit 12 bits.
@@ -48,8 +51,10 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         *,
         indices: Sequence[int] | np.ndarray | None = None,
         bits: int | None = None,
+        boxes_only: bool = False,
     ) -> None:
         self.annotations, self.augment, self.bits = annotations, augment, bits or WHOLE_BITS
+        self.boxes_only = boxes_only
         self.indices = np.arange(len(annotations)) if indices is None else np.asarray(indices, dtype=np.int64)
         require_bits([self.path(index) for index in range(len(self))], bits)
 
@@ -68,32 +73,51 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
-        data = self.annotations
+        sample, factor = self._read(index)
+        seen = self.augment(sample, epoch=epoch, index=row, partner=self._partner, least_side=SMALLEST_SIDE / factor)
+        crowd = np.flatnonzero(seen.crowd)
+        target = {
+            "ignore": torch.from_numpy(seen.boxes[crowd]),
+            "image_id": torch.tensor(int(self.annotations.image_ids[row])),
+        }
+        seen = seen.kept(np.flatnonzero(~seen.crowd))
+        if seen.strips is not None and not self.boxes_only:
+            target["strips"] = torch.from_numpy(seen.strips)
+        target["boxes"] = torch.from_numpy(seen.boxes)
+        target["labels"] = torch.from_numpy(seen.labels.astype(np.int64))
+        if seen.short_side is not None:
+            target["short_side"] = torch.tensor(seen.short_side)
+        return torch.from_numpy(np.stack(cv2.split(seen.image))), target  # three times as fast as a transposed copy
+
+    def _read(self, index: int) -> tuple[Sample, int]:
+        """Read an image with its objects. Return it divided by a power of two if it is large, and this factor."""
+        row, data = int(self.indices[index]), self.annotations
         size = tuple(data.sizes[row].tolist())
         # Divide a large image and its boxes by a power of two, which changes no bit of the boxes but the exponent.
         factor = self.augment.shrink_factor(size)
         image = read_shrunk(self.path(index), size=size, factor=factor, bits=self.bits)
         boxes, labels, crowd = data.of_image(row)
-        given = data.strips_of(row)
-        strips = None if given is None else shrunk(given, factor, size)
-        least = SMALLEST_SIDE / factor
-        seen = self.augment(image, boxes / np.float32(factor), epoch=epoch, index=row, least_side=least, strips=strips)
-        image, boxes, labels, crowd = seen.image, seen.boxes, labels[seen.kept], crowd[seen.kept]
-        target = {
-            "ignore": torch.from_numpy(boxes[crowd].copy()),
-            "image_id": torch.tensor(int(data.image_ids[row])),
-        }
-        objects = np.flatnonzero(~crowd)
-        if strips is not None and seen.strips is not None:
-            # Leave out the objects of whose masks the augmentation left nothing.
-            emptied = np.setdiff1d(np.flatnonzero(np.isin(seen.kept, strips[:, 0])), seen.strips[:, 0])
-            objects = np.setdiff1d(objects, emptied)
-            target["strips"] = torch.from_numpy(selected(seen.strips, objects))
-        target["boxes"] = torch.from_numpy(boxes[objects])
-        target["labels"] = torch.from_numpy(labels[objects].astype(np.int64))
-        if seen.short_side is not None:
-            target["short_side"] = torch.tensor(seen.short_side)
-        return torch.from_numpy(np.stack(cv2.split(image))), target  # three times as fast as a transposed copy
+        strips = data.strips_of(row)
+        sample = Sample(image, boxes / np.float32(factor), labels, crowd, strips)
+        if strips is not None:
+            sample = replace(sample, strips=shrunk(strips, factor, size))
+            sample = without_emptied(np.isin(np.arange(len(boxes)), strips[:, 0]), sample)
+        return sample, factor
+
+    def _partner(self, random: np.random.Generator) -> Sample:
+        """Read the image that a generator draws, to be mixed into another one.
+
+        Raises:
+            BadImageError: its file is missing or cannot be decoded.
+        """
+        index = int(random.integers(len(self)))
+        try:
+            return self._read(index)[0]
+        except UserError as error:
+            path = self.unreadable(index)
+            if path is None:
+                raise
+            raise BadImageError(str(error), path) from None
 
     def with_annotations(self, annotations: CocoAnnotations) -> CocoDetection:
         """Return a dataset of the same images with other annotations of theirs."""

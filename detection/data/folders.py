@@ -126,7 +126,7 @@ def read_annotations(
     split: Literal["train", "val"],
     *,
     absent_images: Literal["keep", "error"] = "error",
-    masks: bool = False,
+    masks: bool | Literal["where present"] = False,
     categories: CategoryOptions = EVERY_CATEGORY,
 ) -> CocoAnnotations:
     """Read and check the annotations of one split. The options name the data set.
@@ -134,13 +134,13 @@ def read_annotations(
     Args:
         data: names files, or a folder. The caller replaces a missing folder by that of the built-in shapes.
         absent_images: whether a missing image file is an error.
-        masks: whether to read the objects' masks too.
+        masks: whether to read the objects' masks too. "where present" reads them, but keeps objects without one.
         categories: classes to merge, rename and choose.
 
     Raises:
         UserError: files are missing or malformed, an object has no mask, or the layout of the folder is unknown.
     """
-    how, files = Reading(absent_images, data.bad_boxes, masks=masks), _files(data)
+    how, files = Reading(absent_images, data.bad_boxes, masks=bool(masks)), _files(data)
     if split in files:
         others = [path for other, (path, _) in files.items() if other != split]
         truth = open_file(*files[split], how, others=others)
@@ -157,7 +157,7 @@ def read_annotations(
             layout=data.layout,
             absent_images=absent_images,
             bad_boxes=data.bad_boxes,
-            masks=masks,
+            masks=bool(masks),
         )
     else:
         raise UserError(f"--data: is missing; name a folder, or an annotation file with --{split}-annotations")
@@ -166,7 +166,7 @@ def read_annotations(
         bad_boxes=data.bad_boxes,
         absent_images=absent_images,
         allow_outside=data.allow_outside,
-        without_mask=data.without_mask if masks else None,
+        without_mask="keep" if masks == "where present" else data.without_mask if masks else None,
     )
 
 

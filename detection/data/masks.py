@@ -15,7 +15,7 @@ from backbones.errors import UserError
 from detection.data.truth import Truth
 from detection.runs import encode_strips, strips_of_counts
 
-WithoutMask = Literal["error", "box", "drop"]
+WithoutMask = Literal["error", "box", "drop", "keep"]
 SLACK = 2.0  # pixels by which a mask may reach out of its box
 
 
@@ -97,7 +97,8 @@ def read_masks(
         boxes: `[B, 4]` xyxy, inside the image.
         crowd: which annotations are crowds `[B]`.
         usable: which annotations have a box with an area `[B]`. The others get no mask.
-        without_mask: whether an object without a usable mask is an error, has its box as its mask, or is left out.
+        without_mask: whether an object without a usable mask is an error, has its box as its mask, is left out, or is
+            kept without a mask.
 
     Raises:
         UserError: an object has no usable mask, and `without_mask` is "error".
@@ -116,9 +117,9 @@ def read_masks(
             "objects); fix the file, or pass --without-mask box or drop"
         )
     kept = np.ones(len(usable), bool)
-    kept[objects] = without_mask == "box"
-    boxed = {index: _box_code(boxes[index], sizes[index]) for index in faults if kept[index]}
-    if objects:
+    kept[objects] = without_mask in ("box", "keep")
+    boxed = {index: _box_code(boxes[index], sizes[index]) for index in faults if kept[index] and without_mask != "keep"}
+    if objects and without_mask != "keep":
         what = "have their box as mask" if without_mask == "box" else "are left out"
         truth.notes[f"objects without a usable mask {what}"] += len(objects)
     codes = [b"" if crowd[index] or not kept[index] else boxed.get(index, code) for index, code in enumerate(codes)]

@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.common.loading import loader
-from backbones.errors import UserError
+from backbones.errors import BadImageError, UserError
 
 RECORD = "bad_images.jsonl"
 TRIES = 100  # images drawn in place of a bad one; if all of them are bad, so is the data set
@@ -132,7 +132,8 @@ class _Recording(Generic[Item]):
         try:
             return self.data[(epoch, index)]
         except UserError as error:
-            path = self.data.unreadable(index)
+            # An augmentation may have read other images as well.
+            path = error.path if isinstance(error, BadImageError) else self.data.unreadable(index)
             if path is None:
                 raise
             self.bad.add(path, str(error))

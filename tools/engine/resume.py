@@ -83,6 +83,7 @@ def require_same_run(
     if not measured_only:
         _require_same_images(saved_meta.get("data", {}), now.get("data", {}), folder)
         _require_same_input(saved_meta.get("input"), now.get("input"), folder)
+        _require_same_augmentation(saved_meta, now, folder)
     noted = grown | (free - resumable(groups, evaluation=measured_only))
     return {name: (saved_config[name], config[name]) for name in _differing(saved_config, config) if name in noted}
 
@@ -127,6 +128,14 @@ def _require_same_categories(before: JsonObject, now: JsonObject, folder: Path) 
         raise UserError(
             f"--resume: the {different.replace('_', ' ')} of the data differ from those of the run in {folder}; resume "
             "with the data of that run"
+        )
+
+
+def _require_same_augmentation(before: JsonObject, now: JsonObject, folder: Path) -> None:
+    if before.get("augment") != now.get("augment"):
+        raise UserError(
+            f"--resume: the file of --augment has other steps than in the run in {folder}, whose steps were "
+            f"{json.dumps(before.get('augment'))}; restore the file, or start a new run"
         )
 
 

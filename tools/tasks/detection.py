@@ -19,6 +19,7 @@ from backbones.common.loading import loader
 from backbones.errors import UserError, counted, first_names
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
+from detection.augmentation.presets import is_file, listed_steps
 from detection.data.dataset import CocoDetection, collate
 from detection.draw import draw_samples
 from detection.faster_rcnn import FasterRCNN
@@ -92,6 +93,7 @@ class DetectionTask:
             "norm_eps": norm_eps(model),
             "model": asdict(options.model),
             **({"categories": asdict(options.categories)} if options.categories.changes_classes else {}),
+            **_augment_entry(options),
         }
 
     def batches(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> TrainBatches:
@@ -227,6 +229,13 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             [_arrays(_with_strips(detections)) for detections in found],
             self.data.annotations.categories.names,
         ).save(path)
+
+
+def _augment_entry(options: TrainDetectorOptions) -> Meta:
+    """Return the steps of an augmentation that a file lists, for the header of weights and for `--resume`."""
+    if options.run.eval_only or not is_file(options.data.augment):
+        return {}
+    return {"augment": [list(step) for step in listed_steps(options.data.augment)]}
 
 
 def _other_settings(options: DetectorOptions) -> str:

@@ -36,6 +36,8 @@ def open_data(options: TrainDetectorOptions, bad: BadImages) -> Splits[CocoDetec
     Raises:
         UserError: files are missing or malformed, or no image is left to train or to validate on.
     """
+    if not options.run.eval_only:
+        _augment(options)  # a wrong list of steps is refused before the data are read, which may take long
     if wanted := wanted_split(options, **_existing_splits(options)):
         return _without_unused(_open_undivided(wanted, options, bad), options, bad)
     val = open_val(options)
@@ -127,7 +129,9 @@ def open_val(options: TrainDetectorOptions) -> CocoDetection:
 
 def _val_images(options: TrainDetectorOptions, val: CocoAnnotations, among: np.ndarray | None = None) -> CocoDetection:
     chosen = select(val, limit=options.data.limit, among=among)
-    return CocoDetection(val, Augment("eval"), indices=chosen, bits=options.data.bits)
+    return CocoDetection(
+        val, Augment("eval"), indices=chosen, bits=options.data.bits, boxes_only=not options.model.masks
+    )
 
 
 def open_train(options: TrainDetectorOptions, val: CocoDetection) -> Splits[CocoDetection]:
@@ -201,15 +205,25 @@ def _shots(
 
 def _train_images(options: TrainDetectorOptions, train: CocoAnnotations, indices: np.ndarray) -> CocoDetection:
     """Return the dataset of the images at `indices`, with augmentation."""
+    data, augment = options.data, _augment(options)
+    if augment.pastes and not (train.masks and len(train.masks.text)):
+        raise UserError(
+            f"--augment {data.augment}: copy_paste needs masks, but no object of {train.path} has one; leave the step "
+            "out, or use data with masks"
+        )
+    return CocoDetection(train, augment, indices=indices, bits=data.bits, boxes_only=not options.model.masks)
+
+
+def _augment(options: TrainDetectorOptions) -> Augment:
+    """Return the augmentation of the training images."""
     data, model = options.data, options.model
-    augment = Augment(
+    return Augment(
         data.augment,
         tuple(data.short_sides or ()),
         options.run.seed,
         model_sizes=(model.min_size, model.max_size),
         masks=model.masks,
     )
-    return CocoDetection(train, augment, indices=indices, bits=data.bits)
 
 
 def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) -> CocoAnnotations:
@@ -219,7 +233,10 @@ def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) 
         _refuse_shapes(data, split)
         data = replace(data, data=str(distributed.on_main(shapes.prepare)))
     absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
-    return read_annotations(data, split, absent_images=absent, masks=options.model.masks, categories=options.categories)
+    masks: bool | Literal["where present"] = options.model.masks
+    if not masks and not options.run.eval_only and _augment(options).pastes:
+        masks = "where present"
+    return read_annotations(data, split, absent_images=absent, masks=masks, categories=options.categories)
 
 
 def _refuse_shapes(data: DetectionDataOptions, split: str) -> None:
