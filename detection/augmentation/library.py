@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
@@ -61,7 +62,7 @@ class LibrarySteps:
                 _transform(name, parameters)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, UserWarning) as error:
                 raise UserError(f"{where}: {name}: {first_line(error)}; correct its parameters") from None
 
 
@@ -78,8 +79,6 @@ def _transform(name: str, parameters: JsonObject) -> Any:
     if name not in known:
         raise unknown_name("transform of albumentations", name, known)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # albumentations only warns of unknown parameters
         return getattr(A, name)(**given)

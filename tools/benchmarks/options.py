@@ -9,7 +9,7 @@ from backbones.errors import UserError, require
 
 Mode = Literal["train", "infer"]
 MODES: dict[Mode, str] = {"train": "Training", "infer": "Inference"}
-PIPELINES = ("classify", "detect", "segment")
+PIPELINES = ("classify", "detect", "detect-lsj", "detect-strong", "segment")
 # Values of each axis of `scale`, smallest first.
 AXES = {
     "images": (250, 500, 1000, 2000),
@@ -150,7 +150,7 @@ class LoadOptions:
 
     Args:
         data: folder in COCO's layout; its training images are read.
-        tasks: pipelines to measure (classify, detect, segment), separated by commas.
+        tasks: pipelines to measure (classify, detect, detect-lsj, detect-strong, segment), separated by commas.
         limit: use only the first n images.
     """
 

@@ -25,6 +25,7 @@ from backbones.common.decoding import decode
 from classification.data.items import make_item
 from classification.transforms import Augment as ClassAugment
 from classification.transforms import Normalise
+from detection.augmentation.sample import FILL
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection
 from detection.transforms import Augment as BoxAugment
@@ -36,6 +37,7 @@ from tools.benchmarks.rounds import Implementation, Step
 
 PLAIN, FLOATS, PEER = "ours", "ours, as floats", "torchvision"
 CROP = {"classify": 224, "segment": 480}  # side of the crops in pixels
+SQUARE = 1024  # side in pixels of the squares of large-scale jitter
 BASE = 520  # short side in pixels around which torchvision's segmentation preset resizes
 Fetch = Callable[[int, int], object]  # from epoch and index to an item, in the layout of its pipeline
 OurFetch = Callable[[int, int], tuple[Any, object]]  # from epoch and index to image and target
@@ -117,9 +119,9 @@ def our_classifier(images: Images) -> OurFetch:
     return fetch
 
 
-def our_detector(images: Images) -> OurFetch:
-    """Return a function that reads an image and its boxes as our detection training does: randomly flipped."""
-    data = CocoDetection(images.boxes, BoxAugment("light"))
+def our_detector(images: Images, preset: str = "light") -> OurFetch:
+    """Return a function that reads an image and its boxes as our detection training does, by default flipped."""
+    data = CocoDetection(images.boxes, BoxAugment(preset, model_sizes=None if preset == "light" else (SQUARE, SQUARE)))
     return lambda epoch, index: data[epoch, index]
 
 
@@ -157,11 +159,29 @@ def their_classifier(images: Images) -> Fetch:
     return lambda epoch, index: preset(open_image(images.path(index)))
 
 
-def their_detector(images: Images) -> Fetch:
-    """Return a function that reads an image as torchvision's reference script for detection does, preset "hflip"."""
+def jittered() -> list[v2.Transform]:
+    """Return the transforms of torchvision's reference preset "lsj"."""
+    fill = {tv_tensors.Image: list(FILL), "others": 0}
+    crop = v2.RandomCrop((SQUARE, SQUARE), pad_if_needed=True, fill=fill)
+    return [v2.ScaleJitter((SQUARE, SQUARE), antialias=True), crop, v2.RandomHorizontalFlip(0.5)]
+
+
+def distorted() -> list[v2.Transform]:
+    """Return the transforms of torchvision's reference preset "ssd", with which `strong` is compared."""
+    zoom = v2.RandomZoomOut(fill={tv_tensors.Image: list(FILL), "others": 0})
+    return [v2.RandomPhotometricDistort(), zoom, v2.RandomIoUCrop(), v2.RandomHorizontalFlip(0.5)]
+
+
+def flipped() -> list[v2.Transform]:
+    """Return the transforms of torchvision's reference preset "hflip"."""
+    return [v2.RandomHorizontalFlip(0.5)]
+
+
+def their_detector(images: Images, transforms: Callable[[], list[v2.Transform]] = flipped) -> Fetch:
+    """Return a function that reads an image as torchvision's reference script for detection does."""
     preset = v2.Compose(
         [
-            v2.RandomHorizontalFlip(0.5),
+            *transforms(),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.ConvertBoundingBoxFormat(tv_tensors.BoundingBoxFormat.XYXY),
@@ -208,6 +228,24 @@ def open_image(path: Path) -> Image.Image:
         return Image.open(file).convert("RGB")
 
 
-OURS = {"classify": our_classifier, "detect": our_detector, "segment": our_segmenter}
-FINISH = {"classify": normalised, "detect": scaled, "segment": normalised}
-THEIRS = {"classify": their_classifier, "detect": their_detector, "segment": their_segmenter}
+OURS: dict[str, Callable[[Images], OurFetch]] = {
+    "classify": our_classifier,
+    "detect": our_detector,
+    "detect-lsj": partial(our_detector, preset="lsj"),
+    "detect-strong": partial(our_detector, preset="strong"),
+    "segment": our_segmenter,
+}
+FINISH = {
+    "classify": normalised,
+    "detect": scaled,
+    "detect-lsj": scaled,
+    "detect-strong": scaled,
+    "segment": normalised,
+}
+THEIRS: dict[str, Callable[[Images], Fetch]] = {
+    "classify": their_classifier,
+    "detect": their_detector,
+    "detect-lsj": partial(their_detector, transforms=jittered),
+    "detect-strong": partial(their_detector, transforms=distorted),
+    "segment": their_segmenter,
+}

@@ -107,7 +107,7 @@ def test_a_run_of_metrics(tmp_path: Path, iou: str):
 
 def test_items_of_the_pipelines_are_alike(coco: Path):
     images = Images.read(coco, limit=None)
-    for task, side in (("classify", 224), ("detect", None), ("segment", 480)):
+    for task, side in (("classify", 224), ("detect", None), ("detect-lsj", 1024), ("segment", 480)):
         fetches = {c.name: c.prepare.args[0] for c in implementations(task, images)}  # type: ignore[attr-defined]
         assert list(fetches) == [PLAIN, FLOATS, PEER]
         ours, floats, theirs = (fetch(0, 1) for fetch in fetches.values())
@@ -118,7 +118,7 @@ def test_items_of_the_pipelines_are_alike(coco: Path):
 
 def test_a_run_of_pipelines(coco: Path, tmp_path: Path):
     rows = run(tmp_path, "load", "--data", str(coco), "--limit", "2")["pipelines"]
-    assert [row["task"] for row in rows] == ["classify", "detect", "segment"]
+    assert [row["task"] for row in rows] == ["classify", "detect", "detect-lsj", "detect-strong", "segment"]
     assert all(row["images"] == 2 and set(row["ratio"]) == {PLAIN, FLOATS} for row in rows)
     # 2 images a pass: fraction = images/s x 64 x 48 x 3 bytes / 10 GB/s
     assert rows[0]["floor_share"][PEER] == pytest.approx(rows[0]["images_per_second"][PEER] * 64 * 48 * 3 / 10e9)
