@@ -29,7 +29,7 @@ from tools.benchmarks.machine import device
 from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import DetectOptions, Timing, split_list
 from tools.benchmarks.settings import OURS, TORCHVISION
-from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
+from tools.benchmarks.speed import RATIO_NOTE, WAITS_NOTE, WORK_NOTE, SpeedBenchmark
 
 CLASSES = 90
 HEIGHT, WIDTH, BOXES = 480, 640, 7  # typical of COCO's images
@@ -40,8 +40,9 @@ RESNETS = ("resnet18", "resnet34", *BOTTLENECKS)
 SPREAD = 30  # factor on the classification weights: scores of random weights are too alike for any detection
 NOTES = (
     "Images of 640x480 pixels with seven boxes each, resized to the short side that the model's name gives; 90 "
-    f"classes; batch norm, the stem and c2 are frozen. {RATIO_NOTE} {WORK_NOTE} Both libraries use the same weights; "
-    "results.json has the largest difference of the losses in fp32 (`loss_difference`), as a fraction of the largest "
+    f"classes; batch norm, the stem and c2 are frozen. {RATIO_NOTE} {WORK_NOTE} {WAITS_NOTE} "
+    "Both libraries use the same weights; results.json has "
+    "the largest difference of the losses in fp32 (`loss_difference`), as a fraction of the largest "
     "loss.",
 )
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]

@@ -19,13 +19,14 @@ from tools.benchmarks.machine import device
 from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import SegmentOptions, Timing, split_list
 from tools.benchmarks.settings import OURS, TORCHVISION
-from tools.benchmarks.speed import RATIO_NOTE, WORK_NOTE, SpeedBenchmark
+from tools.benchmarks.speed import RATIO_NOTE, WAITS_NOTE, WORK_NOTE, SpeedBenchmark
 
 CLASSES = 21
 THEIR_BACKBONES = ("resnet50", "resnet101")  # of torchvision's FCNs, which are dilated
 NOTES = (
     "Square images with the side in pixels that the model's name gives, 21 classes; batch norm is live; the loss is "
-    f"the cross-entropy of both heads. {RATIO_NOTE} {WORK_NOTE} Both libraries use the same weights; results.json has "
+    f"the cross-entropy of both heads. {RATIO_NOTE} {WORK_NOTE} {WAITS_NOTE} "
+    "Both libraries use the same weights; results.json has "
     "the largest difference of the scores in fp32 (`score_difference`), as a fraction of the largest score.",
 )
 

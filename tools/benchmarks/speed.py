@@ -15,6 +15,7 @@ from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTa
 from tools.benchmarks.peak import peak_memory
 from tools.benchmarks.rounds import measure, rate, ratio
 from tools.benchmarks.settings import OURS, TORCHVISION, Setting, Way, precisions, settings
+from tools.benchmarks.waits import count_waits
 
 # Sentences for the notes of the benchmarks.
 RATIO_NOTE = (
@@ -25,6 +26,9 @@ WORK_NOTE = (
     "GFLOPs are 1e9 multiply-adds of our model for one image, backward pass included in training. `of matmul rate` is "
     "the fraction of the machine's measured rate of matrix products that a library reaches with this number of "
     "multiply-adds, at two operations each."
+)
+WAITS_NOTE = (
+    "`waits` is how often Python must wait for a GPU within a step; it is counted by the operations and needs no GPU."
 )
 Jobs = Mapping[tuple[str, Way], ModelJob]
 
@@ -57,6 +61,7 @@ class SpeedRow(Generic[Spec]):
     Attributes:
         difference: largest difference between what our model and another library's compute; None: not compared.
         operations: operations of one image in each mode; a multiply-add counts as two.
+        waits: how often a step would wait for a GPU, in each mode, by library and place in the code.
         modes: figures of each mode.
     """
 
@@ -64,6 +69,7 @@ class SpeedRow(Generic[Spec]):
     parameters: int
     difference: float | None
     operations: dict[Mode, float] = field(default_factory=dict)
+    waits: dict[Mode, dict[str, dict[str, int]]] = field(default_factory=dict)
     modes: dict[Mode, ModeFigures] = field(default_factory=dict)
 
     def at(self, mode: Mode, setting: Setting) -> SettingFigures:
@@ -111,7 +117,12 @@ class SpeedBenchmark(Generic[Spec]):
             for setting in self.settings
             for library in (OURS, *row.spec.peers)
         }
-        work = row.operations[mode] = self.operations(row.spec, mode, jobs[OURS, self.settings[0].ours])
+        first = self.settings[0]
+        row.waits[mode] = {
+            library: dict(count_waits(jobs[library, first.way(library)].prepare()).most_common())
+            for library in (OURS, *row.spec.peers)
+        }
+        work = row.operations[mode] = self.operations(row.spec, mode, jobs[OURS, first.ours])
         implementations = [job.implementation for job in jobs.values()]
         title, threads = f"{row.spec} {mode}", self.timing.threads or 1
         seconds = measure(implementations, rounds=self.timing.rounds, turn=self.timing.turn, title=title)
@@ -151,8 +162,11 @@ class SpeedBenchmark(Generic[Spec]):
             "batch": row.spec.batch,
             "parameters": row.parameters,
             row.spec.difference: row.difference,
-            **{str(mode): {"operations": row.operations[mode], **figures} for mode, figures in row.modes.items()},
+            **{str(mode): self._mode_results(row, mode) for mode in row.modes},
         }
+
+    def _mode_results(self, row: SpeedRow[Spec], mode: Mode) -> dict[str, object]:
+        return {"operations": row.operations[mode], "waits": row.waits[mode], **row.modes[mode]}
 
     def columns(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[Spec]]:
         """Return the columns of the table for training or inference at one setting (precision and memory format)."""
@@ -162,12 +176,20 @@ class SpeedBenchmark(Generic[Spec]):
             "params M": lambda row: f"{row.parameters / 1e6:.2f}",
             "GFLOPs": lambda row: f"{row.operations[mode] / 2e9:.1f}",
             "images/s": lambda row: f"{row.at(mode, setting)['images_per_second']:.2f}",
+            "waits": lambda row: waits(row, mode, OURS),
+            f"waits {TORCHVISION}": lambda row: waits(row, mode, TORCHVISION),
             "of matmul rate": lambda row: f"{row.at(mode, setting)['floor_share']:.0%}",
             f"vs {TORCHVISION}": lambda row: cell(row.at(mode, setting)["ratio"].get(TORCHVISION), "{:.2f}"),
             f"of matmul rate {TORCHVISION}": lambda row: cell(
                 row.at(mode, setting)["peer_floor_share"].get(TORCHVISION), "{:.0%}"
             ),
         }
+
+
+def waits(row: SpeedRow[Spec], mode: Mode, library: str) -> str | None:
+    """Return how often a step of a library would wait for a GPU, as text; None if the library was not measured."""
+    found = row.waits[mode].get(library)
+    return None if found is None else str(sum(found.values()))
 
 
 def compare(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import let_signals_through, size_of
+from torchvision.ops import nms
 
 import backbones
 import classification
@@ -27,6 +28,7 @@ from tools.benchmarks.peak import peak_memory
 from tools.benchmarks.rounds import Implementation, measure, rate, ratio, rotated
 from tools.benchmarks.settings import Setting, Way, settings
 from tools.benchmarks.speed import SpeedRow, compare
+from tools.benchmarks.waits import count_waits
 from tools.engine.run_folder import create_results
 
 FP32 = Way("fp32", True)
@@ -296,3 +298,23 @@ def test_the_default_models_are_known_and_each_named_once():
     named = CLASSIFIERS.split(",")
     assert len(set(named)) == len(named)
     assert all(backbones.names(name) == [name] for name in named)
+
+
+def test_waits_for_a_gpu_by_hand():
+    values, mask = torch.arange(6.0), torch.arange(6) > 2
+
+    def step() -> None:
+        values[mask]  # its size is the number of True
+        values[mask] = 0.0  # a masked fill
+        values[mask] = torch.ones(3)
+        float(values.sum())
+        torch.where(mask)
+        torch.where(mask, values, 0)  # has the size of the mask
+        values[torch.tensor([0, 1])].topk(1)
+        values.tolist()
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+
+    found = count_waits(step)
+    assert found == {"test_benchmark.py:step": 5, "boxes.py:nms": 1}
+    with torch.inference_mode():
+        assert count_waits(step) == found

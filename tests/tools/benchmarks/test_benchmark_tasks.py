@@ -88,6 +88,7 @@ def test_a_run_of_detectors(tmp_path: Path):
     equal = row["infer"]["settings"]["equal fp32"]
     assert set(equal["ratio"]) == set(equal["peer_floor_share"]) == {"torchvision"} and equal["floor_share"] > 0
     assert row["infer"]["operations"] > 0
+    assert set(row["infer"]["waits"]) == {"ours", "torchvision"}
 
 
 def test_a_run_of_segmentation_models(tmp_path: Path):
