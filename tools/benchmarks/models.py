@@ -122,16 +122,18 @@ class ModelJob:
     def _training(self, model: nn.Module, loss: Callable[[], Tensor]) -> Step:
         """Return a function that runs one training step: forward, loss, backward and a fused SGD step.
 
-        The SGD step is that of the training commands for our model, and torch's own for the others.
+        For our model, the SGD step and the weight gradients are those of the training commands; for the others, they
+        are torch's own.
         """
         optimizer = build_optimizer(model, TrainOptions(lr=self.spec.lr))
-        precision = Precision(device(), DTYPES[self.way.precision])
+        ours, dtype = self.library == OURS, DTYPES[self.way.precision]
+        precision = Precision(device(), dtype)
 
         def step() -> None:
-            with precision.autocast():
+            with precision.autocast() if ours else torch.autocast(device().type, dtype, enabled=dtype.itemsize == 2):
                 value = loss()
             value.backward()
-            with memory_order(optimizer) if self.library == OURS else nullcontext():
+            with memory_order(optimizer) if ours else nullcontext():
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,6 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from backbones.common.convolutions import fast_weight_gradients
 from backbones.errors import UserError
 from tools.engine.checkpoint import require_like
 from tools.engine.stages import Thawing
@@ -31,9 +34,12 @@ class Precision:
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-    def autocast(self) -> torch.autocast:
-        """Return the context manager to use around calls of a model."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Context manager to use around calls of a model."""
+        enabled = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=enabled), fast_weight_gradients(self.device):
+            yield
 
 
 @dataclass
