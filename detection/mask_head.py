@@ -20,20 +20,45 @@ from detection.strips import mask_targets
 CONVOLUTIONS = 4  # Mask R-CNN, figure 4: 3x3 convolutions before the deconvolution
 
 
+class MaskPredictor(MaskRCNNPredictor):
+    """Last layers of a mask branch: a deconvolution, ReLU and a 1x1 convolution with a row for each class.
+
+    Weights and state-dict keys are torchvision's.
+    """
+
+    def of_class(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """Return the mask logits of each RoI's class `[R, M, M]`. The masks of the other classes are not computed.
+
+        Args:
+            maps: features of RoIs `[R, C, M / 2, M / 2]`.
+            labels: class of each RoI `[R]`. With one mask for all classes, it is not read.
+        """
+        spread, last = self.conv5_mask, self.mask_fcn_logits
+        rows = torch.zeros_like(labels) if last.out_channels == 1 else labels
+        count, size = len(maps), maps.shape[-1]
+        # A deconvolution with stride 2 and kernel 2 is a matrix product: each cell becomes 2x2 cells, unmixed.
+        kernel = spread.weight.permute(0, 2, 3, 1).flatten(1)
+        cells = F.linear(maps.permute(0, 2, 3, 1).flatten(0, 2), kernel.T, spread.bias.repeat(4)).relu_()
+        # Apply only the row of the RoI's class.
+        row = last.weight[rows].flatten(1)[:, :, None]
+        logits = cells.view(count, 4 * size**2, last.in_channels) @ row
+        grid = at_least_fp32(logits + last.bias[rows][:, None, None]).view(count, size, size, 2, 2)
+        return grid.transpose(2, 3).reshape(count, 2 * size, 2 * size)
+
+
 class MaskParts(NamedTuple):
     """Layers of a mask branch. Their state-dict keys are torchvision's.
 
     Attributes:
         pool: maps features, boxes and image sizes to RoI features.
         head: maps RoI features `[R, C, size, size]` to features for the predictor.
-        predictor: maps these features to mask logits of twice their side, one map per class, background first; or one
-            map for all classes.
+        predictor: maps these features to mask logits of twice their side.
         side: number of cells along a side of a mask.
     """
 
     pool: nn.Module
     head: nn.Module
-    predictor: nn.Module
+    predictor: MaskPredictor
     side: int
 
 
@@ -52,16 +77,10 @@ def build_mask_parts(
     maps = 1 if settings.class_agnostic_masks else num_classes + 1
     width = settings.mask_channels
     if isinstance(box_head, MapHead):
-        return MaskParts(pool, nn.Identity(), MaskRCNNPredictor(box_head.out_channels, width, maps), neck.roi_size)
+        return MaskParts(pool, nn.Identity(), MaskPredictor(box_head.out_channels, width, maps), neck.roi_size)
     roi_align = PyramidRoIAlign(neck.roi_features, settings.mask_size // 2, settings.roi_samples)
     head = MaskRCNNHeads(neck.roi_features[0].channels, [width] * CONVOLUTIONS, 1)
-    return MaskParts(roi_align, head, MaskRCNNPredictor(width, width, maps), settings.mask_size)
-
-
-def of_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mask logits `[R, M, M]` of each RoI's class, out of `[R, K + 1, M, M]` or `[R, 1, M, M]`."""
-    row = torch.zeros_like(labels) if logits.shape[1] == 1 else labels
-    return at_least_fp32(logits[torch.arange(len(labels), device=labels.device), row])
+    return MaskParts(roi_align, head, MaskPredictor(width, width, maps), settings.mask_size)
 
 
 def mask_loss(
@@ -76,17 +95,15 @@ def mask_loss(
     """Return the mean binary cross-entropy of the masks of positive RoIs (section 3), over all processes in training.
 
     Args:
-        logits: `[R, K + 1, M, M]` or, if one mask serves all classes, `[R, 1, M, M]`.
+        logits: those of each RoI's class `[R, M, M]`.
         boxes: for each image its positive RoIs `[P, 4]`. R is their number in all images.
         objects: for each image, the index of the true object of each RoI `[P]`.
-        targets: `labels` `[N]` and `strips` `[S, 5]` of each image.
+        targets: `strips` `[S, 5]` of each image.
         image_shapes: height and width of each resized image.
     """
     images = zip(targets, boxes, objects, image_shapes, strict=True)
     cut = [mask_targets(target["strips"], box, at, logits.shape[-1], size) for target, box, at, size in images]
-    labels = torch.cat([target["labels"][at] for target, at in zip(targets, objects, strict=True)])
-    weight = relative_count(labels.new_full((), len(labels))) if training else 1
-    if not len(labels):
+    weight = relative_count(torch.full((), len(logits), device=logits.device)) if training else 1
+    if not len(logits):
         return logits.sum() * 0  # torch's mean over nothing is NaN
-    own = of_class(logits, labels)
-    return F.binary_cross_entropy_with_logits(own, torch.cat(cut).to(own.dtype)) * weight
+    return F.binary_cross_entropy_with_logits(logits, torch.cat(cut).to(logits.dtype)) * weight

@@ -14,7 +14,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
-from detection.mask_head import MaskParts, mask_loss, of_class
+from detection.mask_head import MaskParts, mask_loss
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.necks import BoxHead, MapHead
 
@@ -127,16 +127,15 @@ class RoIHeads(TorchvisionRoIHeads):
         if not sum(len(each) for each in boxes):
             side = self.mask_side
             return [each.new_zeros((0, side, side)) for each in boxes]
-        logits = self._mask_logits(features, boxes, image_shapes)
-        return list(of_class(logits, torch.cat(labels)).sigmoid().split([len(each) for each in boxes]))
+        logits = self.mask_predictor.of_class(self._mask_maps(features, boxes, image_shapes), torch.cat(labels))
+        return list(logits.sigmoid().split([len(each) for each in boxes]))
 
-    def _mask_logits(
+    def _mask_maps(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """Return mask logits `[R, K + 1, M, M]`, or `[R, 1, M, M]` of a mask branch without classes."""
+        """Return the features of RoIs that the mask predictor reads `[R, C, M / 2, M / 2]`."""
         rois = self.mask_roi_pool(features, boxes, image_shapes)
-        maps = self.box_head.maps(rois) if isinstance(self.box_head, MapHead) else self.mask_head(rois)
-        return self.mask_predictor(maps)
+        return self.box_head.maps(rois) if isinstance(self.box_head, MapHead) else self.mask_head(rois)
 
     def _vectors(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -187,10 +186,9 @@ class RoIHeads(TorchvisionRoIHeads):
         # Predict the masks of the positives. A box head with maps has computed their maps already.
         positive = [label > 0 for label in labels]
         boxes, objects = ([each[p] for each, p in zip(part, positive, strict=True)] for part in (sampled, objects))
-        if maps is None:
-            masks = self._mask_logits(features, boxes, image_shapes)
-        else:
-            masks = self.mask_predictor(maps[torch.cat(positive)])
+        own = self._mask_maps(features, boxes, image_shapes) if maps is None else maps[torch.cat(positive)]
+        chosen = torch.cat(labels)[torch.cat(positive)]
+        masks = self.mask_predictor.of_class(own, chosen)
         losses["loss_mask"] = mask_loss(masks, boxes, objects, targets, image_shapes, training=self.training)
         return losses
 

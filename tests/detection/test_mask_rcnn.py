@@ -249,7 +249,7 @@ def test_models_whose_masks_differ_are_refused_before_anything_runs():
 def test_the_mask_loss_weighs_every_positive_alike_over_processes(monkeypatch):
     """Two processes have 2 and 3 positives. The mean of their losses is the loss of all 5 on one process."""
     random = torch.Generator().manual_seed(0)
-    logits = torch.randn(5, 4, 14, 14, generator=random, dtype=torch.double)
+    logits = torch.randn(5, 14, 14, generator=random, dtype=torch.double)
     target = targets_of((100, 140))[0]
     target["strips"] = strips_of_bitmaps(target.pop("masks"))
     objects = torch.tensor([0, 1, 1, 0, 1])
