@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from backbones.errors import UserError
 
 # Names in lower case of what macOS, Windows and network drives add to folders, besides names that begin with a dot.
 _ADDED = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini")
+
+DEEPEST = 4  # folders above a data set, each of which holds nothing else
 
 
 def is_hidden(name: str) -> bool:
@@ -67,6 +69,28 @@ def walk(folder: Path) -> Iterator[Path]:
     Links and hidden files are handled as in `list_files`.
     """
     yield from _walk(folder, ())
+
+
+def inner_folder(root: Path, holds: Callable[[Path], bool]) -> Path:
+    """Return the folder of a data set that lies in other folders, as archives have it: `pets/pets/train`.
+
+    Args:
+        root: folder that a user named.
+        holds: whether a folder is that of a data set.
+
+    Returns:
+        `root` if it holds a data set, or else the first of its only subfolder, the only subfolder of that, and so on
+        that does; `root` if there is none.
+    """
+    folder = root
+    for _ in range(DEEPEST):
+        if holds(folder):
+            return folder
+        below = subfolders(folder)
+        if len(below) != 1:
+            break
+        folder = below[0]
+    return root
 
 
 def describe_passed_over(counts: Mapping[str, int]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from backbones.common.datasets import SPLIT_NAMES, existing_split, leads_out
 from backbones.common.listing import visible
@@ -74,7 +76,7 @@ def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> Class
         file = index.find(_path_of(root, table, row), where=f"{table.path}: line {row.line}")
         if file is None:
             absent.append(row)
-        file = _path_of(root, table, row) if file is None else file
+        file = _absent_name(_path_of(root, table, row)) if file is None else file
         known = found.setdefault(file, row)
         if known is not row:
             found[file] = _merged(table, known, row)
@@ -87,9 +89,21 @@ def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> Class
     pairs = [(file, row.labels if table.multi_label else row.labels[0]) for file, row in found.items()]
     notes = [f"{repeated} repeated lines"] if repeated else []
     notes += [f"WARNING: missing images: {len(absent)}"] if absent else []
+    notes += [_describe_renamed(index)] if index.renamed else []
     notes += [f"names that differ from their files in capitals only: {index.respelled}"] if index.respelled else []
     where = f"{table.path}" + ("" if table.split_column is None else f" ({split})")
     return ClassListing.of(root, pairs, where=where, multi_label=table.multi_label, notes=notes)
+
+
+def _absent_name(name: str) -> str:
+    """Return the name of a missing image: that of another machine without its folders, which never exist here."""
+    return PurePosixPath(name).name if _is_of_another_machine(name) else name
+
+
+def _describe_renamed(index: ImageIndex) -> str:
+    """Return how many paths of another machine were replaced, with the first of them."""
+    examples = first_names([f"{name[:80]} -> {file}" for file, name in index.renamed.items()], 3)
+    return f"paths of another machine replaced by those of fitting files: {len(index.renamed)} ({examples})"
 
 
 def _path_of(root: Path, table: Table, row: Row) -> str:
@@ -103,11 +117,19 @@ def _path_of(root: Path, table: Table, row: Row) -> str:
         raise UserError(f"{where}: {row.image[:80]!r} is no file name; fix the line")
     if Path(name).is_absolute() and Path(name).is_relative_to(root.absolute()):
         name = Path(name).relative_to(root.absolute()).as_posix()
+    if _is_of_another_machine(name):
+        return name
     if leads_out(name) and not table.options.allow_outside:
         raise UserError(
             f"{where}: {row.image!r} leads out of {root}; fix the line, or pass --allow-outside true if you trust it"
         )
     return name
+
+
+def _is_of_another_machine(name: str) -> bool:
+    """Return whether a path is absolute, of any system, and leads to nothing here."""
+    absolute = os.path.isabs(name) or re.match("[A-Za-z]:/", name) is not None
+    return absolute and os.pardir not in name.split("/") and not os.path.exists(name)
 
 
 def _check_labels(table: Table, row: Row) -> None:

@@ -156,7 +156,14 @@ class FolderSource:
     def _remark(self, split: Split, listing: ClassListing) -> str:
         present = self.present(split)
         absent = [name for label, name in enumerate(self.classes) if present is not None and label not in present]
-        return remark(listing, absent)
+        respelled = [f"{name} -> {known}" for name in listing.names if (known := self._respelled(name))]
+        text = f"names of classes that differ in capitals: {first_names(respelled)}" if respelled else ""
+        return "; ".join(filter(None, (remark(listing, absent), text)))
+
+    def _respelled(self, name: str) -> str | None:
+        """Return the class that a name with other capitals stands for; None for other names."""
+        known = {each.casefold(): each for each in self.classes}.get(name.casefold())
+        return known if known != name else None
 
     def _sampled(self, split: Split, sample: int) -> np.ndarray:
         indices = self._indices[split]

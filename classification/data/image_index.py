@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import list_files
 from backbones.errors import UserError
 
@@ -23,12 +24,14 @@ class ImageIndex:
     def __init__(self, root: Path, *, prefer: Sequence[str] = ()) -> None:
         self.root, self.prefer = root, frozenset(map(str.lower, prefer))
         self.respelled = 0  # names found that differ from their files in capitals
+        self._finder = ImageFinder(root, PIXEL_SUFFIXES)
 
     def find(self, name: str, *, where: str) -> str | None:
         """Return the path, relative to the folder, of the file that a name means; None if there is none.
 
         A name is a path below the folder, or the end of one; its suffix may be missing. If no file has the name, the
-        file whose name differs in capitals only is meant.
+        file whose name differs in capitals only is meant. The path of another machine means the one file that its end
+        or its name fits.
 
         Args:
             where: what names the file, for the message.
@@ -49,7 +52,17 @@ class ImageIndex:
         if len(found) > 1:
             raise UserError(f"{where}: {name} may be {found[0]} or {found[1]}; write the path from {self.root} on")
         self.respelled += respelled and bool(found)
-        return found[0].as_posix() if found else None
+        return found[0].as_posix() if found else self._of_another_machine(name)
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Names with folders of another machine, by the files that were found for them."""
+        return self._finder.renamed
+
+    def _of_another_machine(self, name: str) -> str | None:
+        """Return the file that a path means whose first folder does not exist here; None if none or several fit."""
+        first, *below = name.split("/")
+        return self._finder.find(name) if below and not (first and (self.root / first).is_dir()) else None
 
     @cached_property
     def _by_name(self) -> dict[str, list[PurePosixPath]]:

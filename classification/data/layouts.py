@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from backbones.common.datasets import leads_out
+from backbones.common.datasets import PIXEL_SUFFIXES, leads_out
+from backbones.common.listing import inner_folder, subfolders, visible
 from backbones.common.registry import Registry
 from backbones.common.values import is_file_name, is_text
 from backbones.errors import UserError
@@ -115,12 +116,27 @@ def has_split(data: Path, split: str, options: Reading | None = None) -> bool:
     return True
 
 
+def _is_home(folder: Path, split: str, options: Reading) -> bool:
+    """Return whether a folder is that of a data set, and not one that only holds the folder of the data set."""
+    if options.label_from is not None:
+        return True  # the images may lie in any folder
+    known = any(REGISTERED[name]().matches(folder) for name in REGISTERED.names())
+    named = any(each.name.lower() in folders.NO_CLASSES for each in subfolders(folder))
+    images = any(file.suffix.lower() in PIXEL_SUFFIXES for file in visible(folder, "*"))
+    tables = csv_layout.find(folder, split)
+    # A single folder with images and a CSV file is no class, but holds the data set.
+    below = subfolders(folder)
+    classes = folders.is_flat(folder) and not (len(below) == 1 and csv_layout.find(below[0], split))
+    return known or named or images or classes or bool(tables)
+
+
 def _listing(data: Path, split: str, options: Reading) -> ClassListing:
     """Recognise the layout and read the split with it."""
     if data.is_file():
         return csv_layout.read(data.parent, [data], split, options)
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder; check the path")
+    data = inner_folder(data, lambda folder: _is_home(folder, split, options))
     layouts = (REGISTERED[name]() for name in REGISTERED.names())
     if registered := next((layout for layout in layouts if layout.matches(data)), None):
         return registered.listing(data, split)

@@ -126,7 +126,7 @@ class ClassListing:
 def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) -> np.ndarray:
     """Return the labels `[N]` of a listing's images, or `[N, classes]` bool in a multi-label data set.
 
-    The name of an image's class determines the label.
+    The name of an image's class determines the label. Capitals do not matter if only one class fits.
 
     Args:
         owner: what the classes belong to, such as a weights file, for the message.
@@ -134,7 +134,7 @@ def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) ->
     Raises:
         UserError: a name matches no class, or two names match the same class.
     """
-    strange = [name for name in listing.names if name not in classes.labels]
+    strange = [name for name in listing.names if classes.label(name) is None]
     if strange:
         of = f"the {len(classes.names)} classes of {owner} ({', '.join(classes.names[:3])}, ...)"
         count = f"{len(strange)} of {len(listing.names)}"
@@ -146,7 +146,7 @@ def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) ->
         raise UserError(
             f"{listing.source}: the class {strange[0]} is not one of {of}; {count} classes match none: change them"
         )
-    labels = np.array([classes.labels[name] for name in listing.names], np.int64)
+    labels = np.array([classes.label(name) for name in listing.names], np.int64)
     _refuse_shared(listing, labels)
     if not listing.multi_label:
         return labels[listing.numbers]

@@ -22,6 +22,13 @@ class ClassNames:
     names: tuple[str, ...]
     labels: Mapping[str, int]
 
+    def label(self, name: str) -> int | None:
+        """Return the label of a class, whose name may differ in capitals if only one class fits; None if none fits."""
+        if name in self.labels:
+            return self.labels[name]
+        found = {label for known, label in self.labels.items() if known.casefold() == name.casefold()}
+        return found.pop() if len(found) == 1 else None
+
     @classmethod
     def of(cls, names: Sequence[str]) -> ClassNames:
         """Return classes with these names.

@@ -67,7 +67,7 @@ class CategoryMap:
         return np.searchsorted(np.asarray(self.ids), category_ids) + 1
 
     def require_same(self, other: CategoryMap, *, here: str, there: str) -> None:
-        """Check that another map has the same ids and names.
+        """Check that another map has the same ids and names. Capitals do not matter, unless two names differ in them.
 
         Args:
             here: name of this map in the message.
@@ -77,7 +77,8 @@ class CategoryMap:
             UserError: the maps differ.
         """
         mine, theirs = dict(zip(self.ids, self.names, strict=True)), dict(zip(other.ids, other.names, strict=True))
-        if mine == theirs:
+        plain = [{key: name.casefold() for key, name in names.items()} for names in (mine, theirs)]
+        if mine == theirs or (plain[0] == plain[1] and len(set(plain[0].values())) == len(mine)):
             return
         odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
         shown = ", ".join(f"{key}: {mine.get(key, 'absent')} / {theirs.get(key, 'absent')}" for key in odd[:5])

@@ -1,97 +1,16 @@
-"""Finds image files whose name in an annotation file is not a path below the image folder.
-
-Windows writes backslashes; Roboflow and others repeat the image folder in the path; Label Studio writes an address;
-converters change the suffix.
-"""
+"""Replaces the file names of COCO's records by those of the files that fit them."""
 
 from __future__ import annotations
 
 import os
-import re
 import reprlib
-from collections.abc import Container, Mapping
-from functools import cached_property
+from collections.abc import Container
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from backbones.common.datasets import IMAGE_SUFFIXES, Record, file_of_image, leads_out
-from backbones.common.listing import Listing, list_files
-from backbones.errors import UserError, counted
+from backbones.common.datasets import Record, file_of_image, leads_out
+from backbones.common.image_finder import LABEL_STUDIO, ImageFinder
+from backbones.errors import UserError
 from detection.data.truth import Truth
-
-LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file
-UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix of the name of an uploaded file
-
-
-class ImageFinder:
-    """The image files in a folder and its subfolders, found by names as annotation files write them.
-
-    A name fits a file if the name is the file's path below the folder. Otherwise, the longest end of the name that is
-    the path of a file fits. Otherwise, the files fit whose names without folder and suffix are equal to the given one,
-    upper or lower case alike. Backslashes, addresses and quoted characters (`%20`) are understood.
-
-    Attributes:
-        folder: the folder.
-        renamed: names as in the annotation files, by the files that were found for them, where the two differ.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.renamed: dict[str, str] = {}
-
-    @cached_property
-    def _listing(self) -> Listing:
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder of images; check the path")
-        return list_files(self.folder, IMAGE_SUFFIXES)
-
-    @cached_property
-    def files(self) -> dict[str, None]:
-        """Paths of the image files below the folder, in order."""
-        return {file.relative_to(self.folder).as_posix(): None for file in self._listing.files}
-
-    @cached_property
-    def _by_stem(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for file in self.files:
-            found.setdefault(_stem(file), []).append(file)
-        return found
-
-    @property
-    def passed_over(self) -> Mapping[str, int]:
-        """Number of the other files by suffix."""
-        return self._listing.passed_over
-
-    def find(self, name: str) -> str | None:
-        """Return the one file that a name fits, or None. Names that differ from the file's are kept in `renamed`."""
-        fitting = self.fitting(name)
-        if len(fitting) != 1:
-            return None
-        if fitting[0] != name:
-            self.renamed[fitting[0]] = name
-        return fitting[0]
-
-    def fitting(self, name: str) -> list[str]:
-        """Return the files that a name fits."""
-        if name in self.files:
-            return [name]
-        for local in dict.fromkeys([_local(name), unquote(_local(name))]):
-            parts = [part for part in local.replace("\\", "/").split("/") if part and part not in (".", os.pardir)]
-            for start in range(len(parts)):
-                end = "/".join(parts[start:])
-                if end in self.files:
-                    others = [file for file in self._by_stem[_stem(end)] if file.endswith(f"/{end}")]
-                    return [end, *others] if start == len(parts) - 1 and len(parts) > 1 else [end]
-            stem = _stem(parts[-1]) if parts else ""
-            fitting = self._by_stem.get(stem) or self._by_stem.get(UPLOAD.sub("", stem))
-            if fitting:
-                return fitting
-        return []
-
-    def describe(self, name: str) -> str:
-        """Return how many files a name fits, for messages."""
-        fitting = self.fitting(name)
-        return f"{counted(len(fitting), 'file')} ({', '.join(fitting[:3])})" if fitting else "no file"
 
 
 def use_fitting_files(truth: Truth, images: list[Record], *, present: Container[str], allow_outside: bool) -> None:
@@ -150,25 +69,6 @@ def _use_fitting_file(
     owners[fitting] = {**image}
     image["file_name"] = fitting
     truth.renamed[fitting] = str(name)
-
-
-def _local(name: str) -> str:
-    """Return the path in an address, or a name unchanged if it is not an address."""
-    if name.startswith(LABEL_STUDIO):
-        return unquote(name.removeprefix(LABEL_STUDIO))
-    if re.match(r"[a-z][a-z0-9+.-]+://", name):
-        try:
-            parts = urlsplit(name)
-        except ValueError:
-            return name
-        return unquote(parts.query.partition("d=")[2]) if parts.path.endswith("/local-files/") else parts.path
-    return name.partition("?")[0] if name.startswith("/data/upload/") else name
-
-
-def _stem(name: str) -> str:
-    """Return the name of a file without folders and without the suffix of an image, in one case."""
-    stem, suffix = os.path.splitext(name.rpartition("/")[2])
-    return (stem if suffix.lower() in IMAGE_SUFFIXES else stem + suffix).casefold()
 
 
 def is_file_in(folder: Path, name: str) -> bool:

@@ -8,9 +8,10 @@ from typing import Literal
 
 from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.common.datasets import existing_split
+from backbones.common.listing import inner_folder
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.layouts.base import LAYOUTS, Layout, Reading
+from detection.data.layouts.base import LAYOUTS, InnerLayout, Layout, Reading
 from detection.data.layouts.coco_files import read_coco_file
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.known import BUILT_IN, layouts
@@ -31,13 +32,26 @@ def layout_of(root: Path, name: str | None = None) -> Layout | None:
     Raises:
         UserError: the folder has several layouts, or not the named one, or the named layout does not exist.
     """
+    home = home_of(root, name)
+    found = [LAYOUTS[name]()] if name is not None else [layout for layout in layouts() if layout.matches(home)]
     if name is not None:
-        return _named_layout(root, name)
-    found = [layout for layout in layouts() if layout.matches(root)]
+        _require_signs(found[0], home)
+    if home != root:
+        found = [InnerLayout(layout, home) for layout in found]
     if len(found) > 1 and found[0].name in BUILT_IN:
         names = " and ".join(layout.name for layout in found)
         raise UserError(f"--data {root}: has the layouts {names}; choose one of them with --layout {found[0].name}")
     return found[0] if found else None
+
+
+def home_of(root: Path, name: str | None = None) -> Path:
+    """Return the folder of the data set that `root` names: itself, or the only folder in it; see `inner_folder`.
+
+    Args:
+        name: name of the layout; None for any.
+    """
+    wanted = layouts() if name is None else [LAYOUTS[name]()]
+    return inner_folder(root, lambda folder: any(layout.matches(folder) for layout in wanted))
 
 
 def known_layout(root: Path, name: str | None = None) -> Layout:
@@ -210,9 +224,8 @@ def _files(data: DetectionDataOptions) -> dict[str, tuple[Path, Path]]:
     return {split: (Path(file), Path(folder)) for split, (file, folder) in given.items() if file and folder}
 
 
-def _named_layout(root: Path, name: str) -> Layout:
-    layout = LAYOUTS[name]()
+def _require_signs(layout: Layout, root: Path) -> None:
+    """Refuse a folder that has not the layout that the user named."""
     lacks = [text for text, found in layout.signs(root) if not found]
     if lacks:
-        raise UserError(f"--layout {name}: {root} lacks {' and '.join(lacks)}; name another layout or folder")
-    return layout
+        raise UserError(f"--layout {layout.name}: {root} lacks {' and '.join(lacks)}; name another layout or folder")

@@ -79,7 +79,7 @@ def write_coco(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
 
 def count_difficult(truth: Truth) -> None:
     """Note how many of VOC's difficult objects are written as crowds, because COCO's files have no such mark."""
-    crowds = sum(bool(record["iscrowd"]) for record in truth.data["annotations"])
+    crowds = sum(bool(record.get("iscrowd")) for record in truth.data["annotations"])
     if crowds and truth.layout in ("voc", "voc-xml"):
         truth.notes["difficult objects written as crowds"] += crowds
 

@@ -13,7 +13,7 @@ from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.common.decoding import channels_of, decode, is_bands
 from backbones.common.images import read_file, read_image
-from backbones.common.listing import visible
+from backbones.common.listing import inner_folder, visible
 from backbones.errors import UserError, require
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
@@ -108,6 +108,7 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
     Raises:
         UserError: the layout is unknown, a file is missing or malformed, or an option does not fit the layout.
     """
+    root = home_of(root)
     name = options.train_split if split == "train" else options.val_split
     other = _open_listed_classes(root, name, options)
     if other is not None:
@@ -146,7 +147,16 @@ def _open_listed_classes(root: Path, name: str, options: SegmentationDataOptions
 
 
 def has_layout(root: Path) -> bool:
-    """Return whether a folder exists and has one of the layouts."""
+    """Return whether a folder exists and has one of the layouts, or the only folder in it has."""
+    return _has_layout(home_of(root))
+
+
+def home_of(root: Path) -> Path:
+    """Return the folder of the data set that `root` names: itself, or the only folder in it; see `inner_folder`."""
+    return inner_folder(root, _has_layout)
+
+
+def _has_layout(root: Path) -> bool:
     coco = (root / "annotations").is_dir()
     return is_label_folder(root) or coco or (root.is_dir() and (is_label_studio(root) or is_labelme(root)))
 
@@ -157,6 +167,7 @@ def has_split(root: Path, name: str) -> bool:
     A data set that is not divided has the split "train". A folder that does not exist, and one of an unknown layout,
     have all splits here: opening them tells what is wrong.
     """
+    root = home_of(root)
     if is_label_folder(root):
         try:
             LabelLayout.of(root, name)

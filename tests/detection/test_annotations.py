@@ -204,6 +204,9 @@ def test_category_maps_that_differ_show_the_difference():
     cats.require_same(CategoryMap((1, 2), ("cat", "dog")), here="a", there="b")
     with pytest.raises(UserError, match=r"differ in 2 ids \(2: dog / absent, 3: absent / dog\)"):
         cats.require_same(dogs, here="a", there="b")
+    cats.require_same(CategoryMap((1, 2), ("Cat", "DOG")), here="a", there="b")
+    with pytest.raises(UserError, match=r"differ in 1 ids \(2: CAT / Cat\)"):
+        CategoryMap((1, 2), ("cat", "CAT")).require_same(CategoryMap((1, 2), ("cat", "Cat")), here="a", there="b")
 
 
 def test_packed_annotations_need_a_few_bytes_per_box(coco):

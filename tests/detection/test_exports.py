@@ -75,6 +75,27 @@ def test_files_of_operating_systems_change_nothing(export: tuple[str, Path]):
         assert contents(after) == EXPECTED and after.passed_over == data.passed_over and after.notes == data.notes
 
 
+@pytest.mark.parametrize("name", ["datumaro-coco", "vocdevkit", "roboflow-yolo", "labelme", "spreadsheet-tabs"])
+def test_a_data_set_in_folders_of_an_archive_is_found_and_named(name: str, tmp_path: Path):
+    layout, write = EXPORTS[name]
+    root = tmp_path / "download" / "pets-main"
+    write(root / "data")
+    litter(root / "data")
+    (root / "README.md").write_text("pets\n")
+    (tmp_path / "download" / "__MACOSX").mkdir()
+    splits = splits_of(root / "data")
+    assert splits_of(tmp_path / "download") == splits
+    for split in splits:
+        truth = open_split(tmp_path / "download", split, layout=layout)
+        assert contents(CocoAnnotations.of(truth)) == EXPECTED
+        assert f"folder {root / 'data'}, which is read in place of {tmp_path / 'download'}" in truth.notes
+    report = check_data.check(check_data.CheckOptions(data=str(tmp_path / "download")))
+    assert report.checked[min(report.checked)]["annotations"] == 3
+    (tmp_path / "download" / "other").mkdir()
+    with pytest.raises(UserError, match=r"download: unknown layout|lacks"):
+        open_split(tmp_path / "download", "train", layout=layout)
+
+
 def test_the_check_finds_no_fault_in_an_export(export: tuple[str, Path]):
     """All exports have the same images in both splits, which is a fault of these small data sets."""
     report = check_data.check(check_data.CheckOptions(data=str(export[1])))

@@ -129,6 +129,10 @@ def test_an_export_opens_as_it_is(tmp_path: Path, write: Any):
         assert source.size(row) == (4, 6) and source.image(row).shape == (4, 6, 3)
         assert np.array_equal(source.labels(row, (4, 6)), HALF)
     assert len(opened(tmp_path / "data", train_split="all")) == 2
+    inner = tmp_path / "download" / "main" / "data"
+    inner.parent.mkdir(parents=True)
+    write(inner)
+    assert opened(tmp_path / "download").file(0).is_relative_to(inner) and not has_split(tmp_path / "download", "val")
     litter(tmp_path / "data")
     littered = opened(tmp_path / "data")
     assert [littered.file(row) for row in range(len(littered))] == [source.file(row) for row in range(2)]

@@ -160,7 +160,10 @@ def report_other_categories(train: SplitImages, val: SplitImages, report: CheckR
         return  # their own problems are reported
     for key in sorted(train.classes.keys() | val.classes.keys()):
         here, there = train.classes.get(key, "absent"), val.classes.get(key, "absent")
-        if here != there:
+        if here != there and str(here).casefold() == str(there).casefold():
+            text = f"is {here} in {train.split}, {there} in {val.split}; it is the same class"
+            report.add("other capitals", val.split, record=f"category {key}", text=text)
+        elif here != there:
             text = f"is {here} in {train.split}, {there} in {val.split}"
             report.add("other category", val.split, record=f"category {key}", text=text)
 

@@ -14,9 +14,10 @@ from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
 from classification.options import ClassReadingOptions
-from detection.data.folders import describe_nearest, layout_of, offers_split, open_split
+from detection.data.folders import describe_nearest, home_of, layout_of, offers_split, open_split
 from detection.data.layouts.base import Layout
 from detection.data.truth import Truth
+from segmentation.data.folders import home_of as label_home
 from segmentation.data.layout import is_label_folder
 from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
@@ -117,8 +118,8 @@ def _check_folders(
     if known is not None and known.name != "coco":
         chosen = _without_absent_val(root, splits, known, report)
         return {split: check_folder(root, split, report, layout=known.name) for split in chosen}
-    if is_label_folder(root):
-        return check_labels(root, splits, report, ignore_index=ignore_index)
+    if is_label_folder(labels := label_home(root)):
+        return check_labels(labels, splits, report, ignore_index=ignore_index)
     return check_classes(_class_splits(root, splits, reading), report)
 
 
@@ -146,6 +147,7 @@ def _coco_splits(
         names: the names that the splits "train" and "val" of `named` have in `root`.
     """
     found: dict[str, CocoFiles] = {}
+    root = None if root is None else home_of(root, layout)
     known = layout_of(root, layout) if root is not None and root.exists() else None
     for role, name in zip(COCO_SPLITS, names, strict=True):
         if role in named:

@@ -23,6 +23,7 @@ REMARKS = (
     "unnamed image",
     "duplicate box",
     "similar class names",
+    "other capitals",
     "no objects",
     "no size",
     "foreign file name",

@@ -99,9 +99,14 @@ def _report_classes(listing: ClassListing, train: ClassListing | None, split: st
     add("class without images" if train else "class without training images", listing.empty, empty)
     add("class of folders only", listing.nested, "all its images lie in folders below, which may be the classes")
     if train is not None:
-        known = {*train.names, *train.empty}
-        add("class without training images", sorted(set(listing.names) - known), f"the class is not in {train.source}")
-        absent = sorted(set(train.names) - {*listing.names, *listing.empty})
+        known, here = {*train.names, *train.empty}, {*listing.names, *listing.empty}
+        plain = {name.casefold() for name in known}
+        strange = sorted(name for name in set(listing.names) - known if name.casefold() not in plain)
+        add("class without training images", strange, f"the class is not in {train.source}")
+        respelled = sorted(name for name in here - known if name.casefold() in plain)
+        add("other capitals", respelled, f"the class has other capitals in {train.source}; it is the same class")
+        plain = {name.casefold() for name in here}
+        absent = sorted(name for name in set(train.names) - here if name.casefold() not in plain)
         add("class without images", absent, f"the class of {train.source} has no images here")
     elif len(listing.names) < 2:
         report.add("single class", split, file=listing.source, text="only one class has images")

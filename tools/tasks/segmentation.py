@@ -224,7 +224,8 @@ def _require_same_classes(train: LabelSource, val: LabelSource) -> None:
             f"{train.in_channels}; name the number for both with --in-channels"
         )
     ours, theirs = train.classes.names, val.classes.names
-    if ours != theirs:
+    plain = [tuple(map(str.casefold, names)) for names in (ours, theirs)]
+    if ours != theirs and (plain[0] != plain[1] or len(set(plain[0])) < len(ours)):
         odd = sorted(set(ours) ^ set(theirs)) or [
             name for name, other in zip(ours, theirs, strict=True) if name != other
         ]

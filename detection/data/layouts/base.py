@@ -68,4 +68,30 @@ class Layout(ABC):
         """
 
 
+class InnerLayout(Layout):
+    """The layout of a data set that lies in the only folder of the folder that the user named.
+
+    Args:
+        layout: layout of the data set.
+        home: folder of the data set.
+    """
+
+    def __init__(self, layout: Layout, home: Path) -> None:
+        self.name, self.form, self._layout, self._home = layout.name, layout.form, layout, home
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        return self._layout.signs(self._home)
+
+    def splits(self, root: Path) -> list[str]:
+        return self._layout.splits(self._home)
+
+    def has_split(self, root: Path, name: str) -> bool:
+        return self._layout.has_split(self._home, name)
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        truth = self._layout.read(self._home, split, how)
+        truth.notes[f"folder {self._home}, which is read in place of {root}"] += 1
+        return truth
+
+
 LAYOUTS: Registry[Callable[[], Layout]] = Registry("layout")

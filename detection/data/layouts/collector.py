@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from backbones.common.datasets import Record
+from backbones.common.image_finder import ImageFinder
 from backbones.common.images import image_size
 from backbones.common.values import LONGEST_SIDE, is_text
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import Reading
 from detection.data.truth import Truth, unknown_size
 

@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from backbones.common.datasets import Record
+from backbones.common.image_finder import ImageFinder
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around, turned
 from detection.data.layouts.files import FileLayout

@@ -9,9 +9,9 @@ import numpy as np
 
 from backbones.common.coco import RunLengths
 from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.image_finder import ImageFinder
 from backbones.common.images import open_image
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import Collector
 from detection.data.layouts.images import UNSPLIT, first_of, has_images, require_split

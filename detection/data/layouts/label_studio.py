@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
+from backbones.common.image_finder import ImageFinder
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers, turned
 from detection.data.layouts.files import FileLayout

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backbones.common.datasets import Record
+from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import visible
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
 from detection.data.layouts.images import (

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import visible
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import Collector, as_number
 from detection.data.layouts.csv_files import has_columns, read_cells, read_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detection.data.file_names import ImageFinder
+from backbones.common.image_finder import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
 from detection.data.layouts.csv_files import has_columns, read_rows

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from backbones.common.datasets import Record
+from backbones.common.image_finder import ImageFinder
 from backbones.errors import UserError
-from detection.data.file_names import ImageFinder
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers
 from detection.data.layouts.csv_files import has_columns, read_rows

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -98,7 +99,7 @@ class DataYaml:
             )
         return checked_names(self.path, [str(name) for name in names])
 
-    def _refuse_gap(self, numbered: Record) -> None:
+    def _refuse_gap(self, numbered: Mapping[Any, object]) -> None:
         """Refuse a mapping from numbers to names in which a number is missing.
 
         Raises:
