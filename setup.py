@@ -1,26 +1,50 @@
 """Metadata of the distribution; tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-PACKAGES = ("backbones", "classification", "detection", "segmentation", "tools")
+TASKS = ("classification", "detection", "segmentation")
+PACKAGES = ("backbones", *TASKS, "tools")
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+DEMO = ["starlette>=0.40", "uvicorn>=0.30", "python-multipart>=0.0.18"]
+NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "pandas>=2.2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "backbones" / "__init__.py").read_text())[1]
 
 setup(
     name="resnet-transfer",
-    version="0.1.0",
+    version=VERSION,
     description="ResNet backbones pretrained on ImageNet for Faster R-CNN and FCN transfer experiments on COCO",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    keywords="resnet faster-rcnn mask-rcnn fcn object-detection segmentation transfer-learning coco pytorch",
+    entry_points={"console_scripts": ["resnet-transfer = tools.cli.console:start"]},
     python_requires=">=3.10",
     packages=find_packages(include=[f"{name}{below}" for name in PACKAGES for below in ("", ".*")]),
     package_data={
+        "backbones": ["py.typed"],
+        "tools": ["py.typed"],
         "tools.reports": ["templates/*"],
         "detection.augmentation": ["*.yaml"],
-        **{task: ["recipes/*.yaml", "experiments/*.yaml"] for task in ("classification", "detection", "segmentation")},
+        **{task: ["py.typed", "recipes/*.yaml", "experiments/*.yaml"] for task in TASKS},
     },
     install_requires=[
         "torch>=2.6",
@@ -46,9 +70,15 @@ setup(
     ],
     extras_require={
         "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
+        "completion": ["shtab>=1.7"],  # resnet-transfer completion
+        "demo": DEMO,  # resnet-transfer demo
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],  # make docs
         "export": EXPORT,
         "heif": ["pillow-heif>=0.16"],  # photos of telephones (.heic)
         "video": ["av>=14"],  # the sound of videos that predict.py draws on
+        "notebook": [*NOTEBOOK, *EXPORT],  # notebooks/quickstart.ipynb
+        "results": ["pandas>=2.2", "supervision>=0.25"],  # to_pandas and to_supervision
+        "track": ["mlflow-skinny>=2.20", "wandb>=0.19"],  # --track
         "test": [*TEST, *EXPORT],
         "dev": [*TEST, *EXPORT, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49", "av>=14"],
     },

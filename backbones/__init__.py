@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from backbones.registry import build, names, register
     from backbones.weights.report import LoadReport
 
+__version__ = "0.2.0"
+
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from tools.cli import console
 from tools.cli.parsing import parse
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,14 +23,24 @@ class ParsedError(Exception):
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the words of each indented line that runs one of `tools/*.py`; a final backslash continues a line."""
+    """Return the words of each indented line that runs one of `tools/*.py`; a final backslash continues a line.
+
+    A sub-command of the console command stands for its script.
+    """
     lines = re.sub(r" *\\\n *", " ", page.read_text(encoding="utf-8")).splitlines()
     found = [re.search(r"^    .*?(tools/\w+\.py.*)", line) for line in lines]
-    return [_words(match[1]) for match in found if match]
+    words = [_words(match[1]) for match in found if match]
+    called = [re.search(r"^    (?:docker run .*)?resnet-transfer ([^-.].*)", line) for line in lines]
+    for match in called:
+        if match:
+            name, rest = console.split_subcommand(_words(match[1]))
+            words.append([f"tools/{console.SUBCOMMANDS[name]}.py", *rest])
+    return words
 
 
 def _words(command: str) -> list[str]:
-    """Split a command into words, without the shell's variables and without the quote that ends a command of SLURM."""
+    """Split a command into words, without the shell's variables, what follows `>`, and the quote that ends SLURM's."""
+    command = command.partition(" > ")[0]
     command = command.removesuffix("'") if command.count("'") % 2 else command
     return [word for word in shlex.split(command, comments=True) if not word.startswith("$")]
 

@@ -1,8 +1,9 @@
 """Run an experiment: train models with all combinations of some options, and report which differences could be chance.
 
-    python tools/compare.py classification/experiments/degradation.yaml --output DIR
+    python tools/compare.py degradation --output DIR             # an experiment that the package holds; see --list
+    python tools/compare.py mine.yaml --output DIR
     python tools/compare.py --script train_cls --backbones plain20,resnet20 --seeds 0,1 --output DIR -- --data cifar10
-    python tools/compare.py detection/experiments/transfer.yaml --output DIR --table-only
+    python tools/compare.py transfer --output DIR --table-only
 
 An experiment is a YAML file. Any option of the training command may be an axis; results are averaged over `seed`,
 `draw` and `fold`:
@@ -30,6 +31,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -38,6 +40,7 @@ if __package__ in (None, ""):
 from backbones.errors import UserError
 from tools.cli import ending
 from tools.cli.arguments import split_at_dashes
+from tools.cli.packaged import describe
 from tools.cli.parsing import parse
 from tools.cli.plugins import PluginOptions
 from tools.experiments.options import CompareOptions
@@ -55,7 +58,12 @@ class CompareCommandOptions:
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan the cells (training runs), train the unfinished ones, and write the report."""
     own, for_training = split_at_dashes(argv)
-    groups = parse(CompareCommandOptions, description=__doc__.splitlines()[0], argv=own)
+    groups = parse(
+        CompareCommandOptions,
+        description=__doc__.splitlines()[0],
+        argv=own,
+        listing=partial(describe, "experiments"),
+    )
     options = groups.compare
     if options.table_only and not Path(options.output).is_dir():
         raise UserError(

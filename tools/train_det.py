@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from tools.cli import ending
+from tools.cli.packaged import config_file, describe
 from tools.cli.parsing import parse
 from tools.tasks.options import COMMANDS, TrainDetectorOptions
 
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
         argv=argv,
         recipe=command.recipe,
         further=command.of_weights,
+        listing=partial(describe, "recipes", command.task),
+        config_file=partial(config_file, command.task),
     )
 
     # torch and other large libraries are imported only after parsing, so that --help is quick.

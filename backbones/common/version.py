@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
-from importlib import metadata
 from pathlib import Path
+
+from backbones import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,15 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def toolkit_version() -> str:
     """Return the version of this toolkit; in a git checkout with the commit, such as "0.1.0 (commit 1a2b3c4-dirty)".
 
-    "-dirty" says that files of the checkout differ from the commit. The version is "unknown" if the toolkit is not
-    installed.
+    "-dirty" says that files of the checkout differ from the commit.
     """
-    try:
-        version = metadata.version("resnet-transfer")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     commit = _commit(ROOT)
-    return f"{version} (commit {commit})" if commit else version
+    return f"{__version__} (commit {commit})" if commit else __version__
 
 
 def _commit(root: Path) -> str:

@@ -15,6 +15,7 @@ POSITIONAL = {"positional": True}
 # Metadata of a list field whose option may be given several times, one value each: `--plugin a.py --plugin b.py`.
 REPEATABLE = {"repeatable": True}
 HELP = ("--help", "-h")
+LIST = "--list"  # prints the files that the package holds, for commands that can name one
 WITHOUT_VALUE = (*HELP, "--print_config")  # besides switches, which `normalise_options` gives a value
 
 

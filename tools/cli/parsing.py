@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from backbones.common.options import former_names, renamed
 from backbones.errors import UserError
 from tools.cli.arguments import (
     HELP,
+    LIST,
     change_values,
     config_first,
     join_repeated,
@@ -58,6 +60,32 @@ class FurtherValues:
 
 
 Further = Callable[[Sequence[str]], FurtherValues]
+_only_asked: ContextVar[bool] = ContextVar("_only_asked", default=False)
+
+
+class _Asked(BaseException):
+    """Ends a command whose option groups `options_of_command` asks for."""
+
+    def __init__(self, options: type) -> None:
+        super().__init__()
+        self.options = options
+
+
+def options_of_command(main: Callable[[Sequence[str]], object], argv: Sequence[str] = ()) -> type:
+    """Return the dataclass of option groups that a command parses. The command ends before it does anything.
+
+    Args:
+        main: the command's function, which calls `parse`.
+        argv: arguments without which the command does not reach `parse`, such as a sub-command.
+    """
+    token = _only_asked.set(True)
+    try:
+        main(list(argv))
+    except _Asked as asked:
+        return asked.options
+    finally:
+        _only_asked.reset(token)
+    raise TypeError(f"{main}: does not call parse")
 
 
 def parse(
@@ -67,6 +95,8 @@ def parse(
     argv: Sequence[str] | None = None,
     recipe: Recipe | None = None,
     further: Further | None = None,
+    listing: Callable[[], str] | None = None,
+    config_file: Callable[[str], str] = str,
 ) -> OptionGroups:
     """Parse the command line into a dataclass of option groups.
 
@@ -84,13 +114,23 @@ def parse(
         argv: the arguments; absent: those of this process.
         recipe: returns the YAML file of defaults for a command line, or None for no file.
         further: returns further values for a command line.
+        listing: returns the text that `--list` prints; None for commands without `--list`.
+        config_file: returns the file that a value of `--config` names.
 
     Raises:
         UserError: for an unknown option, a value of the wrong type or range, or a `--config` file that cannot be read.
             Every process of a machine raises it, and one of them prints it.
     """
+    if _only_asked.get():
+        raise _Asked(options)
+    if listing:
+        description += f" {LIST} prints the names that the package holds."
+        if LIST in (sys.argv[1:] if argv is None else argv):
+            print(listing())
+            raise SystemExit(0)
     try:
-        return _parse(options, description=description, argv=argv, recipe=recipe, further=further)
+        arguments = change_values(sys.argv[1:] if argv is None else argv, "config", config_file)
+        return _parse(options, description=description, argv=arguments, recipe=recipe, further=further)
     except UserError as error:
         raise SharedError(str(error), is_reporter=environment.is_main_of_machine()) from None
 
@@ -99,13 +139,13 @@ def _parse(
     options: type[OptionGroups],
     *,
     description: str,
-    argv: Sequence[str] | None,
+    argv: Sequence[str],
     recipe: Recipe | None,
     further: Further | None,
 ) -> OptionGroups:
     groups = get_type_hints(options)
     # Bring the arguments into the form `--name=value`, with the values of `--config` first.
-    arguments = normalise_options(sys.argv[1:] if argv is None else argv, groups.values())
+    arguments = normalise_options(argv, groups.values())
     arguments = join_repeated(arguments, groups.values())
     arguments = config_first(name_positionals(arguments, groups.values()))
     config = last_value(arguments, "config")

@@ -15,7 +15,7 @@ class CompareOptions:
 
     Args:
         output: folder of the runs, the tables and the charts.
-        experiment: YAML file of the experiment.
+        experiment: YAML file of the experiment, or the name of one that the package holds, such as transfer.
         script: instead of a file: the training command; arguments after a bare `--` go to it.
         backbones: instead of a file: names, separated by commas.
         seeds: instead of a file: numbers, separated by commas.

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from backbones.common.files import read_yaml
 from backbones.common.options import renamed
 from backbones.errors import UserError, require
+from tools.cli.packaged import experiment_file
 from tools.experiments.options import CompareOptions
 from tools.tasks.options import COMMANDS
 
@@ -75,7 +76,7 @@ def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Seque
                 f"-- {arguments[0]}: with an experiment file no further options are allowed; write this "
                 f"option into {options.experiment}"
             )
-        plans = read_plans(Path(options.experiment), list(COMMANDS))
+        plans = read_plans(experiment_file(options.experiment), list(COMMANDS))
         return [replace(plan, arguments=(*plan.arguments, *for_plugins)) for plan in plans]
     matrix: Matrix = {}
     for axis, text in (("backbone", options.backbones), (DRAW, options.draws), (SEED, options.seeds)):

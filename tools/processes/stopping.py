@@ -6,13 +6,12 @@ Schedulers, torchrun and service managers end a process with SIGTERM. SLURM send
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Protocol, runtime_checkable
 
@@ -82,6 +81,8 @@ def protect_workers(loader: object) -> None:
     end with this process.
     """
     if isinstance(loader, WorkerLoader) and not isinstance(loader.worker_init_fn, _IgnoreSignals):
+        from multiprocessing.util import Finalize  # slow to import, which --help would wait for
+
         loader.worker_init_fn = _IgnoreSignals(loader.worker_init_fn)
         Finalize(None, kill_workers, exitpriority=0)
 
@@ -107,7 +108,9 @@ def kill_workers() -> None:
     """
     for number in existing("SIGCHLD"):
         signal.signal(number, signal.SIG_DFL)  # torch's handler would report the killed workers as an error
-    for child in multiprocessing.active_children():
+    if "multiprocessing" not in sys.modules:  # then it has started no process
+        return
+    for child in sys.modules["multiprocessing"].active_children():
         if child.daemon:
             child.kill()
 

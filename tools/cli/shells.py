@@ -1,0 +1,85 @@
+"""Makes the script with which a shell completes the commands and options of `resnet-transfer`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+
+from backbones.common.packages import optional
+from tools.cli.arguments import LIST
+from tools.cli.console import PROGRAM, SUBCOMMANDS, command
+from tools.cli.packaged import packaged
+from tools.cli.parsing import options_of_command
+
+
+def completion_script(shell: str, nested: Mapping[str, Sequence[str]]) -> str:
+    """Return the script of a shell: bash, zsh or tcsh.
+
+    Args:
+        nested: sub-commands of a command, such as those of "benchmark".
+
+    Raises:
+        UserError: shtab is not installed.
+    """
+    shtab = optional("shtab", extra="completion")
+    return shtab.complete(_parser(shtab.FILE, nested), shell)
+
+
+def _parser(files: Mapping[str, str], nested: Mapping[str, Sequence[str]]) -> argparse.ArgumentParser:
+    """Return a parser with all commands and options, for completion only.
+
+    Args:
+        files: shtab's mark of a value that is completed as a file.
+    """
+    parser = argparse.ArgumentParser(prog=PROGRAM)
+    for option in ("--version", LIST):
+        parser.add_argument(option, action="store_true")
+    first = parser.add_subparsers()
+    groups: dict[str, Any] = {}
+    for words in SUBCOMMANDS:
+        head, _, tail = words.partition(" ")
+        if tail and head not in groups:
+            groups[head] = first.add_parser(head, help=head).add_subparsers()
+        if words in nested:
+            below = first.add_parser(words, help=words).add_subparsers()
+            for name in nested[words]:
+                _add_options(below.add_parser(name, help=name), options_of_command(command(words), [name]), files)
+        else:
+            own = groups[head].add_parser(tail, help=words) if tail else first.add_parser(words, help=words)
+            _add_options(own, options_of_command(command(words)), files)
+            if words == "compare":
+                own.add_argument("experiment", choices=[path.stem for path in packaged("experiments")])
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, options: type, files: Mapping[str, str]) -> None:
+    """Add the options of a command, with dashes, their choices and the first sentence of their help."""
+    for name, kind, text in (each for group in get_type_hints(options).values() for each in _options(group)):
+        choices = _choices(kind)
+        added = parser.add_argument(f"--{name.replace('_', '-')}", choices=choices or None, help=text)
+        if not choices and any(each in (str, Path, list[str]) for each in (kind, *get_args(kind))):
+            added.complete = files  # type: ignore[attr-defined]  # as shtab reads it
+    config = parser.add_argument("--config", help="YAML file of options")
+    config.complete = files  # type: ignore[attr-defined]
+
+
+def _options(group: type) -> Iterator[tuple[str, object, str]]:
+    """Yield name, type and help of each option of a group."""
+    texts = {each.arg_name: each.description or "" for each in parse_docstring(group.__doc__ or "").params}
+    hints = get_type_hints(group)
+    for each in fields(group):
+        first = " ".join(texts.get(each.name, "").split()).partition(";")[0]
+        yield each.name, hints[each.name], first.replace("%", "%%")
+
+
+def _choices(kind: object) -> list[str]:
+    """Return the values that an option of this type may have, if they are few; else []."""
+    if kind is bool:
+        return ["true", "false"]
+    kinds = (kind, *get_args(kind))
+    return [str(value) for each in kinds if get_origin(each) is Literal for value in get_args(each)]
