@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from backbones.common.bits import WHOLE_BITS
+from backbones.common.devices import usable_device
 from backbones.common.files import JsonObject
 from backbones.common.images import Image
 from backbones.common.plugins import load as load_plugins
 from backbones.common.plugins import require as require_plugins
 from backbones.common.precision import precision_dtype
-from backbones.errors import UserError, first_line
+from backbones.common.results import ImageResult
+from backbones.errors import UserError
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
 from backbones.weights.files import run_weights
@@ -152,7 +157,7 @@ def _object(header: dict[str, str], name: str, path: Path) -> JsonObject:
 
 
 Input = TypeVar("Input")  # what `read` makes of an image
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound=ImageResult)
 
 
 class TrainedModel(Generic[Input, Result]):
@@ -165,9 +170,10 @@ class TrainedModel(Generic[Input, Result]):
         dtype: dtype of autocast; float32 means that autocast is off.
         read: converts an image to the input of `predict`, or raises a UserError if the image cannot be used. It does
             not refer to the model, so data workers can use it.
+        view: converts an image to pixels `[H, W, 3]` uint8, on which its result is drawn.
 
     Args:
-        device: by default a GPU if there is one.
+        device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16. By default the run's own.
     """
 
@@ -177,11 +183,12 @@ class TrainedModel(Generic[Input, Result]):
         model: nn.Module,
         read: Callable[[Image], Input],
         *,
+        view: Callable[[Image], np.ndarray],
         device: str | torch.device | None = None,
         precision: str | None = None,
     ) -> None:
-        self.trained, self.read = trained, read
-        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.trained, self.read, self.view = trained, read, view
+        self.device = usable_device(device)
         self.dtype = precision_dtype(precision or trained.config.get("precision", "auto"), self.device)
         _freeze_as_trained(model, trained)
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
@@ -205,11 +212,29 @@ class TrainedModel(Generic[Input, Result]):
             UserError: naming the image that cannot be used.
         """
         if not isinstance(images, (list, tuple)):
-            return self.predict([self.read(cast(Image, images))])[0]
-        results: list[Result] = []
-        for start in range(0, len(images), batch_size):
-            results += self.predict([self.read(image) for image in images[start : start + batch_size]])
-        return results
+            return next(self.stream([cast(Image, images)]))
+        return list(self.stream(images, batch_size=batch_size))
+
+    def stream(self, images: Iterable[Image], *, batch_size: int = 8) -> Iterator[Result]:
+        """Yield the results of any number of images, one after another; only one batch is in memory.
+
+            for found in model.stream(Path("photos").glob("*.jpg")):
+                ...
+
+        Args:
+            images: paths, PIL images, arrays or tensors, as for a call; a generator is read as it is needed.
+            batch_size: number of images that the model computes at once.
+
+        Raises:
+            UserError: naming the image that cannot be used, after the results of the batches before it.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: must be above 0")
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            results = self.predict([self.read(image) for image in batch])
+            for image, result in zip(batch, results, strict=True):
+                yield result.with_source(image, self.view)
 
     def predict(self, images: Sequence[Input]) -> list[Result]:
         """Return the results for a batch of inputs, which `read` has prepared."""
@@ -222,20 +247,23 @@ class TrainedModel(Generic[Input, Result]):
         raise NotImplementedError
 
 
-def _usable(device: str | torch.device) -> torch.device:
-    """Return a device after checking that it can be used.
+def require_names(chosen: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of a model's classes that the user chose.
+
+    Args:
+        names: all names of the model.
 
     Raises:
-        UserError: this machine does not have it, or torch does not know its name.
+        UserError: the model has no such class, with similar names.
     """
-    try:
-        # Use the device, because a valid name is not enough: "meta" stores no numbers, "cuda:9" may not exist.
-        torch.empty(1, device=device).cpu()
-        return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA raises AssertionError
-        raise UserError(
-            f"device {device}: cannot be used here ({first_line(error)}); name another, such as cpu"
-        ) from None
+    chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    if not chosen:
+        raise UserError("classes=[]: names no class; leave it out for all classes")
+    for name in chosen:
+        if name not in names:
+            near = ", ".join(get_close_matches(name, names, 5, 0.5) or names[:10])
+            raise UserError(f"classes={name!r}: the model has no such class; choose among {near}")
+    return chosen
 
 
 def _freeze_as_trained(model: nn.Module, trained: TrainedFile) -> None:

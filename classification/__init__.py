@@ -7,7 +7,8 @@ from backbones.common.lazy import lazy
 if TYPE_CHECKING:
     from classification.data.layouts import register_layout
     from classification.model import Classifier, build
-    from classification.trained import ClassSet, Ranking, TrainedClassifier, load
+    from classification.results import ClassSet, Ranking
+    from classification.trained import TrainedClassifier, load
     from classification.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
@@ -15,7 +16,8 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "data.layouts": ["register_layout"],
         "model": ["Classifier", "build"],
-        "trained": ["ClassSet", "Ranking", "TrainedClassifier", "load"],
+        "results": ["ClassSet", "Ranking"],
+        "trained": ["TrainedClassifier", "load"],
         "transforms": ["register_augmentation"],
     },
 )

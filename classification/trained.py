@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -17,38 +17,14 @@ from torch import Tensor
 from backbones.common.decoding import decode
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
 from backbones.common.keywords import known_keywords
+from backbones.common.results import shown
 from backbones.errors import UserError
-from backbones.trained import TrainedFile, TrainedModel, find, options_of
+from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
 from classification.model import Classifier, ViewAverage, build
 from classification.multi_label import DEFAULT_THRESHOLD
 from classification.options import ClassifierOptions
+from classification.results import ClassSet, Ranking
 from classification.transforms import Normalise, Views
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The most likely classes of an image, the most likely one first. Tensors are on the CPU.
-
-    Attributes:
-        names: class names.
-        probabilities: `[K]`, 0..1.
-        labels: class numbers `[K]`.
-    """
-
-    names: tuple[str, ...]
-    probabilities: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class ClassSet(Ranking):
-    """The classes of an image that a multi-label classifier finds, the most likely one first; there may be none.
-
-    Attributes:
-        scores: probabilities `[classes]` of all classes of the model, in their order.
-    """
-
-    scores: Tensor
 
 
 class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
@@ -75,7 +51,8 @@ class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
         device: str | torch.device | None = None,
         precision: str | None = None,
     ) -> None:
-        super().__init__(trained, model, read, device=device, precision=precision)
+        view = partial(shown, read=partial(_pixels, in_channels=model.backbone.in_channels, bits=trained.bits))
+        super().__init__(trained, model, read, view=view, device=device, precision=precision)
         self.classes, self.top = classes, top
         self.among: Sequence[int] = ()
 
@@ -128,6 +105,7 @@ def load(
     precision: str | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
     top: int = 5,
+    classes: Sequence[str] | None = None,
 ) -> TrainedClassifier:
     """Load the classifier that a run trained; it predicts as the run evaluated it.
 
@@ -137,20 +115,24 @@ def load(
 
     Args:
         run: the run folder, or one of its weights files.
-        device: by default a GPU if there is one.
+        device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16; by default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
         top: number of classes in a result.
+        classes: names of the classes that a result may hold; by default all.
 
     Raises:
-        UserError: the run holds no classifier.
+        UserError: the run holds no classifier, or a name is not one of its classes.
     """
     trained = find(run, task="classification", plugins=plugins)
     with trained.building():
         model = rebuild(trained.meta, trained.path)
         read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained), bits=trained.bits)
-        classes = tuple(trained.meta["classes"])
-        return TrainedClassifier(trained, model, read, classes=classes, top=top, device=device, precision=precision)
+        names = tuple(trained.meta["classes"])
+        loaded = TrainedClassifier(trained, model, read, classes=names, top=top, device=device, precision=precision)
+        if classes is not None:
+            loaded.among = sorted(names.index(name) for name in require_names(classes, names))
+        return loaded
 
 
 def read_views(image: Image, *, in_channels: int, views: Views, bits: int = 16) -> list[Tensor]:
@@ -159,11 +141,16 @@ def read_views(image: Image, *, in_channels: int, views: Views, bits: int = 16) 
     Raises:
         UserError: the image cannot be used, or is so thin that it would fill the memory when resized.
     """
-    read = partial(read_pixels, in_channels=in_channels, bits=bits)
-    pixels = pixels_of(image, read, in_channels=in_channels, apply_exif=True, any_floats=True, bits=bits)
+    pixels = _pixels(image, in_channels=in_channels, bits=bits)
     require_resizable(image, pixels, short_side=views.largest)
     seen = views(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
     return [torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))) for view in seen]
+
+
+def _pixels(image: Image, *, in_channels: int, bits: int) -> Tensor:
+    """Return an image's pixels `[C, H, W]`. Apply the EXIF orientation. The errors are those of `pixels_of`."""
+    read = partial(read_pixels, in_channels=in_channels, bits=bits)
+    return pixels_of(image, read, in_channels=in_channels, apply_exif=True, any_floats=True, bits=bits)
 
 
 def read_pixels(path: Path, *, in_channels: int, bits: int = 16) -> np.ndarray:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from detection.data.layouts.known import register_layout
     from detection.faster_rcnn import FasterRCNN, build
     from detection.necks import Neck, NeckParts, register_neck
-    from detection.trained import Detections, TrainedDetector, load, rebuild
+    from detection.results import Detection, Detections
+    from detection.trained import TrainedDetector, load, rebuild
     from detection.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
@@ -21,7 +22,8 @@ __getattr__, __dir__, __all__ = lazy(
         "data.layouts.known": ["register_layout"],
         "faster_rcnn": ["FasterRCNN", "build"],
         "necks": ["Neck", "NeckParts", "register_neck"],
-        "trained": ["Detections", "TrainedDetector", "load", "rebuild"],
+        "results": ["Detection", "Detections"],
+        "trained": ["TrainedDetector", "load", "rebuild"],
         "transforms": ["register_augmentation"],
     },
 )

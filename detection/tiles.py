@@ -14,8 +14,9 @@ from torch import Tensor
 
 from backbones.common.images import tile_starts
 from backbones.errors import UserError
+from detection.results import Detections, Outlines
 from detection.runs import moved, united
-from detection.trained import Detections, Outlines, TrainedDetector
+from detection.trained import TrainedDetector
 
 SAME_IOU = 0.5  # from this IoU on, two boxes of a class are one object
 PART = 0.5  # fraction of a cut box inside another box, from which the cut box is a part of that object

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,69 +12,20 @@ import torch
 from torch import Tensor
 
 from backbones.common.bits import WHOLE_BITS
-from backbones.common.coco import CompressedRuns
 from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
+from backbones.common.results import shown
 from backbones.errors import UserError
-from backbones.trained import TrainedFile, TrainedModel, find, options_of
+from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
 from detection.faster_rcnn import FasterRCNN, build
-from detection.masks import decode
 from detection.options import DetectorOptions
 from detection.predict import Predictor
+from detection.results import Detections, Outlines
 from detection.weights import set_norm_eps
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """Masks of the detections in one image.
-
-    Attributes:
-        codes: masks as COCO's compressed run-length codes, one per detection.
-        size: height and width of the image in pixels.
-    """
-
-    codes: tuple[CompressedRuns, ...]
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The detections in one image, sorted by score, the best first. Tensors are on the CPU.
-
-    Attributes:
-        boxes: `[N, 4]` xyxy in pixels of the image as given (of a file: after its EXIF orientation).
-        scores: `[N]` in 0..1.
-        labels: `[N]` category ids as in the data set's file.
-        names: category names, one per box.
-        outlines: masks of the boxes as run-length codes; None if the detector predicts no masks.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-    outlines: Outlines | None = None
-
-    @property
-    def masks(self) -> Tensor | None:
-        """Return the masks as bitmaps of the image `[N, H, W]` bool, or None if the detector predicts no masks."""
-        return None if self.outlines is None else decode(self.outlines.codes, self.outlines.size)
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def where(self, keep: Tensor) -> Detections:
-        """Return the detections selected by a boolean mask `[N]` or by indices `[M]`."""
-        indices = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
-        names = tuple(self.names[index] for index in indices.tolist())
-        outlines = self.outlines
-        if outlines is not None:
-            outlines = replace(outlines, codes=tuple(outlines.codes[index] for index in indices.tolist()))
-        return Detections(self.boxes[indices], self.scores[indices], self.labels[indices], names, outlines)
 
 
 class TrainedDetector(TrainedModel[Tensor, Detections]):
@@ -83,6 +34,7 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
     Attributes:
         categories: ids and names by label, from label 1.
         predictor: computes detections in the chosen views.
+        chosen: names of the categories to return; None for all.
     """
 
     model: FasterRCNN
@@ -96,21 +48,22 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         *,
         device: str | torch.device | None = None,
         precision: str | None = None,
+        chosen: Sequence[str] | None = None,
     ) -> None:
         transform, bits = model.transform, trained.bits
         read = partial(pixels, min_size=transform.min_size[-1], max_size=transform.max_size, bits=bits)
-        super().__init__(trained, model, read, device=device, precision=precision)
-        self.categories, self.predictor = categories, predictor.eval()
+        super().__init__(trained, model, read, view=partial(shown, read=read), device=device, precision=precision)
+        self.categories, self.predictor, self.chosen = categories, predictor.eval(), chosen
 
     def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
         found = self.predictor([image.to(self.device) for image in images])
         named = [self.named(each) for each in found]
-        if not self.predictor.outlines:
-            return named
-        return [
-            replace(own, outlines=Outlines(tuple(each["rles"]), (image.shape[-2], image.shape[-1])))
-            for own, each, image in zip(named, found, images, strict=True)
-        ]
+        if self.predictor.outlines:
+            named = [
+                replace(own, outlines=Outlines(tuple(each["rles"]), (image.shape[-2], image.shape[-1])))
+                for own, each, image in zip(named, found, images, strict=True)
+            ]
+        return named if self.chosen is None else [each.where(each.named(*self.chosen)) for each in named]
 
     def named(self, found: dict[str, Tensor]) -> Detections:
         """Return the detections of one image with category ids and names in place of labels, without masks."""
@@ -131,6 +84,8 @@ def load(
     flip: bool | None = None,
     refine: bool | None = None,
     nms: float | None = None,
+    score: float | None = None,
+    classes: Sequence[str] | None = None,
 ) -> TrainedDetector:
     """Load the detector of a run. It predicts as the run evaluated it.
 
@@ -141,7 +96,7 @@ def load(
 
     Args:
         run: folder of the run, or one of its weights files.
-        device: such as "cpu" or "cuda:1". By default a GPU if there is one.
+        device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16. By default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
         sizes: short sides in pixels to view an image at; () is the model's own. This and the following arguments are
@@ -149,6 +104,8 @@ def load(
         flip: also view images flipped left to right.
         refine: score the boxes found once more, and let overlapping boxes vote.
         nms: IoU above which the weaker of two boxes of a class is removed.
+        score: least score of a detection, 0..1; by default the model's own limit, mostly 0.05.
+        classes: names of the categories to return; by default all.
 
     Raises:
         UserError: there is no detector of this project at `run`, or an argument is out of range.
@@ -166,7 +123,21 @@ def load(
             nms=config.get("test_nms") if nms is None else nms,
             outlines=True,
         )
-        return TrainedDetector(trained, predictor, model, categories, device=device, precision=precision)
+        if score is not None:
+            model.roi_heads.score_thresh = require_score(score)
+        chosen = None if classes is None else require_names(classes, categories.names)
+        return TrainedDetector(trained, predictor, model, categories, device=device, precision=precision, chosen=chosen)
+
+
+def require_score(score: float) -> float:
+    """Return a limit of scores.
+
+    Raises:
+        UserError: it is not within 0..1.
+    """
+    if not 0 <= score <= 1:
+        raise UserError(f"score={score}: must be between 0 and 1")
+    return score
 
 
 def pixels(image: Image, *, min_size: int, max_size: int, bits: int = WHOLE_BITS) -> Tensor:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from segmentation.heads import Head, register_head
     from segmentation.metrics import LabelMetrics
     from segmentation.predict import Predictor
-    from segmentation.trained import LabelMap, TrainedSegmenter, load
+    from segmentation.results import LabelMap
+    from segmentation.trained import TrainedSegmenter, load
     from segmentation.transforms import register_augmentation
 
 __getattr__, __dir__, __all__ = lazy(
@@ -21,7 +22,8 @@ __getattr__, __dir__, __all__ = lazy(
         "heads": ["Head", "register_head"],
         "metrics": ["LabelMetrics"],
         "predict": ["Predictor"],
-        "trained": ["LabelMap", "TrainedSegmenter", "load"],
+        "results": ["LabelMap"],
+        "trained": ["TrainedSegmenter", "load"],
         "transforms": ["register_augmentation"],
     },
 )

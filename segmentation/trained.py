@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,15 @@ from backbones.common.decoding import decode, is_bands
 from backbones.common.images import Image, pixels_of, read_file, read_image, require_resizable
 from backbones.common.keywords import known_keywords
 from backbones.common.options import renamed
+from backbones.common.results import shown
 from backbones.errors import UserError
-from backbones.trained import TrainedFile, TrainedModel, find, options_of
+from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
 from segmentation.data.classes import Classes
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from segmentation.predict import Predictor
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """The predicted class of each pixel of an image. The tensor is on the CPU.
-
-    Attributes:
-        labels: class numbers `[H, W]` uint8, at the size of the given image. A file's EXIF orientation is ignored,
-            since label maps are drawn on the stored pixels.
-        names: class names by number.
-    """
-
-    labels: Tensor
-    names: tuple[str, ...]
+from segmentation.results import LabelMap
 
 
 class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
@@ -46,6 +34,7 @@ class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
     Args:
         classes: names and colours by class number.
         predictor: predicts label maps with the model, with the chosen sizes, tiles and mirror images.
+        chosen: names of the classes that drawings and tables show; by default all but a background.
     """
 
     model: FCN
@@ -59,13 +48,17 @@ class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
         predictor: Predictor,
         device: str | torch.device | None = None,
         precision: str | None = None,
+        chosen: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(trained, predictor.model, read, device=device, precision=precision)
-        self.classes, self.predictor = classes, predictor
+        view = partial(shown, read=read)
+        super().__init__(trained, predictor.model, read, view=view, device=device, precision=precision)
+        self.classes, self.predictor, self.chosen = classes, predictor, chosen
 
     def _predict(self, images: Sequence[Tensor]) -> list[LabelMap]:
         found = self.predictor([self._normalised(image.to(self.device)) for image in images])
-        return [LabelMap(labels.cpu(), self.classes.names) for labels in found]
+        names, colours = self.classes.names, self.classes.colours
+        shown = self.chosen if self.chosen is not None else [names[number] for number in self.classes.coloured]
+        return [LabelMap(labels.cpu(), names, colours, tuple(shown)) for labels in found]
 
     def _normalised(self, image: Tensor) -> Tensor:
         """Normalise a float image in 0..1. The model itself normalises uint8 images."""
@@ -87,19 +80,21 @@ def load(
     overlap: float | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
+    classes: Sequence[str] | None = None,
 ) -> TrainedSegmenter:
     """Load the segmentation model that a run trained; it predicts as the run evaluated it.
 
         segmenter = segmentation.load("runs/seg-20260101-120000")
         found = segmenter("street.jpg")  # or a list of paths, PIL images, arrays, tensors
-        found.labels, found.names
+        found.labels, found.names, found.plot(), found.fractions()
 
     Args:
         run: the run folder, or one of its weights files.
-        device: by default a GPU if there is one.
+        device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16; by default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.
         min_size, tile, overlap, scales, flip: keywords of `segmentation.Predictor`; by default the run's own.
+        classes: names of the classes that drawings and tables show; by default all but a background.
 
     Raises:
         UserError: the run holds no segmentation model, or an option is out of range.
@@ -115,13 +110,16 @@ def load(
             scales=(config.get("test_scales") or (1.0,)) if scales is None else scales,
             flip=config.get("test_flip", False) if flip is None else flip,
         )
-        classes = Classes(
+        known = Classes(
             tuple(trained.meta["classes"]), tuple((red, green, blue) for red, green, blue in trained.meta["colours"])
         )
         read = partial(
             read_pixels, in_channels=model.backbone.in_channels, min_size=predictor.min_size, bits=trained.bits
         )
-        return TrainedSegmenter(trained, read, classes=classes, predictor=predictor, device=device, precision=precision)
+        chosen = None if classes is None else require_names(classes, known.names)
+        return TrainedSegmenter(
+            trained, read, classes=known, predictor=predictor, device=device, precision=precision, chosen=chosen
+        )
 
 
 def read_pixels(image: Image, *, in_channels: int, min_size: int, bits: int = 16) -> Tensor:

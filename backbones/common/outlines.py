@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from hotcoco import mask  # pycocotools' mask module crashes on malformed outlines
 
+from backbones.common.coco import CompressedMask
+
 # Polygons [[x, y, x, y, ...], ...], or run lengths {"size": [height, width], "counts": [...] or text}. The values come
 # from a JSON file and are checked here.
 Outline: TypeAlias = Sequence[object] | Mapping[str, object]
@@ -79,6 +81,12 @@ def compressed(counts: np.ndarray) -> bytes:
     """Return run lengths `[R]` in COCO's compressed form."""
     size = [int(counts.sum()), 1]
     return bytes(mask.frPyObjects({"size": size, "counts": counts.tolist()}, *size)["counts"])
+
+
+def encode_bitmap(bitmap: np.ndarray) -> CompressedMask:
+    """Return the compressed run-length code of a bitmap `[H, W]` bool, as COCO's JSON files hold it."""
+    code = mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))
+    return {"size": [int(side) for side in code["size"]], "counts": bytes(code["counts"]).decode()}
 
 
 def _clipped_polygons(outline: Sequence[object], size: tuple[int, int]) -> list[list[float]]:

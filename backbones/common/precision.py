@@ -21,8 +21,9 @@ def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
     Raises:
         UserError: the precision is unknown, or is fp16 on a CPU, where gradients would underflow without a scaler.
     """
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16: needs a GPU; on a CPU use bf16, fp32 or auto")
+    if precision == "fp16" and device.type != "cuda":
+        where = "a CPU" if device.type == "cpu" else device.type
+        raise UserError(f"--precision fp16: needs a GPU with CUDA; on {where} use bf16, fp32 or auto")
     if precision == "auto":
         return torch.bfloat16 if has_bf16(device.type) else torch.float32
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

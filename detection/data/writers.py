@@ -95,14 +95,14 @@ def write_voc(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
     for image, indices in by_image(truth):
         path = folder / "Annotations" / f"{stems[image['id']]}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        root = _annotation(image)
+        root = annotation_element(image)
         for index in indices:
             record = truth.data["annotations"][index]
             lost["outlines"] += bool(record.get("segmentation"))
             if any(abs(value) * 2 >= FURTHEST for value in record["bbox"]):
                 refuse_box(truth, index, "reaches too far", lost, drop)
                 continue
-            root.append(_object(record, names[record["category_id"]]))
+            root.append(object_element(record, names[record["category_id"]]))
         ElementTree.indent(root, "\t")
         path.write_bytes(ElementTree.tostring(root, encoding="utf-8"))
         link_image(truth, image, folder / "JPEGImages")
@@ -229,7 +229,7 @@ def refuse_box(truth: Truth, index: int, what: str, lost: Lost, drop: bool) -> N
     lost["bad boxes"] += 1
 
 
-def _annotation(image: Record) -> ElementTree.Element:
+def annotation_element(image: Record) -> ElementTree.Element:
     """Return VOC's <annotation> of an image, without objects."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = image["file_name"]
@@ -240,7 +240,7 @@ def _annotation(image: Record) -> ElementTree.Element:
     return root
 
 
-def _object(record: Record, name: str) -> ElementTree.Element:
+def object_element(record: Record, name: str) -> ElementTree.Element:
     """Return VOC's <object> of an annotation.
 
     VOC counts pixels from 1 and includes the last one. Decimals keep 0.1 exact.

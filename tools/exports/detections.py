@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from backbones.errors import UserError
-from detection.trained import Detections, TrainedDetector
+from detection.results import Detections
+from detection.trained import TrainedDetector
 from tools.exports.exportable import TOLERANCE, FileCheck
 
 # Std of the noise, in 0..1: a 40th of a grey level, and some 100 times the rounding of the first layer's sums.

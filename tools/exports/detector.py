@@ -19,7 +19,8 @@ from torchvision.ops import nms, roi_align
 import detection
 from backbones.errors import UserError
 from backbones.trained import TrainedFile
-from detection.trained import Detections, TrainedDetector
+from detection.results import Detections
+from detection.trained import TrainedDetector
 from tools.exports.detections import compare_detections
 from tools.exports.exportable import Exportable, FileCheck, Inputs, Runner, common_metadata, prepare
 

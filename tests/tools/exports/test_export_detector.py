@@ -17,7 +17,7 @@ import detection
 from backbones.errors import UserError
 from detection.necks import FPN, NECKS, NeckParts
 from detection.options import DetectorOptions
-from detection.trained import Detections
+from detection.results import Detections
 from tools import export
 from tools.exports import int8, trial
 from tools.exports.detections import compare_detections, set_difference

@@ -106,8 +106,10 @@ def test_all_forms_of_an_image_give_the_same(tiny_runs, tmp_path: Path):
         net = package.load(tiny_runs[task], precision="fp32")
         one = net(path)
         for form in (str(path), Image.open(path), array, tensor):
-            for name, value in vars(net([form])[0]).items():
-                assert np.array_equal(value, vars(one)[name]), (task, type(form), name)
+            (found,) = net([form])
+            assert np.array_equal(found.pixels(), array)
+            for name, value in vars(found).items():
+                assert name == "source" or np.array_equal(value, vars(one)[name]), (task, type(form), name)
         floats = net(tensor / 255)
         assert type(floats) is type(one)
     classifier = classification.load(tiny_runs["cls"], precision="fp32")
@@ -179,6 +181,8 @@ def test_a_loaded_model_can_be_copied_and_pickled(task: str):
     expected = loaded(image)  # fills the cache of folded weights, which a copy must not share
     for twin in (copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
         for name, value in vars(twin(image)).items():
+            if name == "source":
+                continue
             same = torch.equal(value, vars(expected)[name]) if torch.is_tensor(value) else value == vars(expected)[name]
             assert same
 
@@ -215,3 +219,44 @@ def test_bad_runs_are_refused(tiny_runs, tmp_path: Path):
             detection.load(path)
         assert text in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes: Path):
+    """Generators are read batch by batch; results know their image; `score` and `classes` limit what is returned."""
+    files = list(images_of(small_shapes).values())
+    detector = detection.load(tiny_runs["det"], device="cpu")
+    taken: list[Path] = []
+
+    def paths():
+        for file in files:
+            taken.append(file)
+            yield file
+
+    stream = detector.stream(paths(), batch_size=2)
+    first = next(stream)
+    assert taken == files[:2] and first.path == str(files[0])
+    assert [each.path for each in (first, *stream)] == [str(file) for file in files]
+    assert first.plot().size == (512, 512)  # shapes of 64 pixels, enlarged
+    whole = detector(files)
+    limit = float(np.median(np.concatenate([each.scores for each in whole])))
+    sure = detection.load(tiny_runs["det"], device="auto", score=limit, classes=["star"])(files)
+    kept = [each[(each.scores > limit) & each.named("star")] for each in whole]
+    assert [each.names for each in sure] == [each.names for each in kept] and sum(map(len, sure)) > 0
+    with pytest.raises(UserError, match="classes='strar': the model has no such class; choose among star"):
+        detection.load(tiny_runs["det"], classes=["strar"])
+    with pytest.raises(UserError, match="score=2: must be between 0 and 1"):
+        detection.load(tiny_runs["det"], score=2)
+
+    labels = segmentation.load(tiny_runs["seg"])(np.array(Image.open(files[0])))
+    assert abs(sum(row["fraction"] for row in labels.rows()) - 1) < 1e-9 or "background" in labels.names
+    name = next(iter(labels))
+    assert int(labels[name].sum()) == labels.rows()[0]["pixels"] and labels.plot().width == 512
+    assert json.loads(json.dumps(labels.to_dict()))["results"][0]["name"] == name == next(iter(labels.fractions()))
+    assert labels.to_coco(3)[0]["segmentation"]["size"] == [64, 64]
+
+    ranking = classification.load(tiny_runs["cls"], classes=["pear"])(files[0])
+    assert [name for name, _ in ranking] == ["pear"] and 0 < ranking[0][1] < 1
+    both = classification.load(tiny_runs["cls"])(files[0])
+    assert len(both) == 2 and both[:1].names == both.names[:1] and len(both[both.probabilities > 2]) == 0
+    assert json.loads(json.dumps(both.to_dict()))["image"] == str(files[0])
+    assert b"PNG" in both._repr_png_()[:8]

@@ -1,0 +1,31 @@
+"""Chooses the device that a model computes on: auto, cpu, cuda, cuda:1 or mps."""
+
+from __future__ import annotations
+
+import torch
+
+from backbones.errors import UserError, first_line
+
+AUTO = "auto"
+
+
+def usable_device(device: str | torch.device | None = AUTO) -> torch.device:
+    """Return a device after checking that it can be used.
+
+    Args:
+        device: cpu, cuda, cuda:1, mps, ...; auto and None are the first GPU with CUDA, or else the CPU. Apple's mps
+            must be named, because some operations of detectors are slower there than on the CPU or not exact.
+
+    Raises:
+        UserError: this machine does not have it, or torch does not know its name.
+    """
+    if device in (None, AUTO):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # Use the device, because a valid name is not enough: "meta" stores no numbers, "cuda:9" may not exist.
+        torch.empty(1, device=device).cpu()
+        return torch.device(device)  # type: ignore[arg-type]  # not None
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA raises AssertionError
+        raise UserError(
+            f"device {device}: cannot be used here ({first_line(error)}); name another, such as cpu"
+        ) from None
