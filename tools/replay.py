@@ -20,6 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.common import plugins
+from backbones.common.machine import prepare_device
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -34,10 +35,15 @@ class StepOptions:
         file: nonfinite-step-N-rank-R.safetensors of a run folder.
         weights: failure uses the weights that gave the loss, checkpoint those of the run's last checkpoint, which are
             some steps older.
+        device: auto, cpu, cuda, cuda:1 or mps; auto is a GPU if there is one.
     """
 
     file: str = field(metadata=POSITIONAL)
     weights: Literal["failure", "checkpoint"] = "failure"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        prepare_device(self.device)
 
 
 @dataclass
@@ -55,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
+    from backbones.common.devices import usable_device
     from tools.engine import replaying
     from tools.tasks.models import rebuild
 
@@ -63,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plugins.require(kept["meta"].get("plugins"), where=path)
     state = replaying.last_checkpoint(path) if weights == "checkpoint" else None
     model = replaying.restore(rebuild(kept["meta"], None), kept, state)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(options.step.device)
     model = model.to(device).to(memory_format=torch.channels_last)
     print(*replaying.describe_input(kept, model, weights), sep="\n")
     precisions = dict.fromkeys(("float32", kept["precision"]))

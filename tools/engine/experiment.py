@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from tools.engine.run_folder import BEST, LAST, MODEL, TEMPORARY, choose_folder,
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
 from tools.engine.state import Precision, Training, random_state, set_random_state
+from tools.engine.trackers import open_trackers
+from tools.engine.tracking import RunEnd, RunStart, Status, Trackers
 from tools.processes import distributed, limits, stopping
 
 
@@ -53,6 +55,7 @@ class Experiment:
         measured_meta: what the last evaluation found out that predictions need, such as thresholds; in the header of
             weights it is added to `meta`.
         first_step: number of finished optimizer steps in the checkpoint that the run continues from.
+        trackers: what `--track` names.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class Experiment:
     changed: Changes = field(default_factory=dict)
     measured_meta: JsonObject = field(default_factory=dict)
     first_step: int = 0
+    trackers: Trackers = field(default_factory=lambda: Trackers({}))
 
     @classmethod
     def start(cls, options: TaskOptions, *, prefix: str, fixed_size: bool) -> Experiment:
@@ -82,7 +86,7 @@ class Experiment:
             be_deterministic()
         limits.raise_open_files()
         # Join the process group and choose this process's GPU.
-        device = distributed.start(run.timeout)
+        device = distributed.start(run.timeout, run.device)
         distributed.on_all(lambda: require_possible(train, config, device))
         torch.set_num_threads(run.threads or default_threads())
         # Numbers below 1e-38 do not matter here, and each costs a CPU a hundred cycles.
@@ -98,8 +102,10 @@ class Experiment:
         )
         # Import the user's code before names of backbones, necks and heads are resolved.
         distributed.on_all(options.plugins.load)
+        # Refuse an unknown tracker, and one whose package is absent, before anything is built.
+        trackers = distributed.on_all(lambda: open_trackers([] if run.dry_run else run.track))
         config, run = {**config, "output": str(folder)}, replace(run, resume=resume)
-        experiment = cls(folder, device, train, run, config, groups=groups_of(options))
+        experiment = cls(folder, device, train, run, config, groups=groups_of(options), trackers=trackers)
         distributed.on_all(lambda: limits.require_open_files(experiment.workers))
         return experiment
 
@@ -192,7 +198,7 @@ class Experiment:
             UserError: a value is not finite (the batch of a loss or gradient is kept in the run folder), or the disk is
                 full.
         """
-        log = RunLog(self.folder, step=training.step, measured=training.measured)
+        log = RunLog(self.folder, self.trackers, step=training.step, measured=training.measured)
         run = self.run
         try:
             if not run.resume:
@@ -224,9 +230,26 @@ class Experiment:
             if found := user_error_of(error):
                 raise found from None
             raise
-        finally:
-            log.close()
         return results
+
+    @contextmanager
+    def tracking(self, training: Training, results: Results) -> Iterator[None]:
+        """Context manager of a run's work: tells the trackers its beginning and its end.
+
+        Args:
+            results: metrics of the delivered model, which are filled in within the context.
+        """
+        config = {name: list(value) if isinstance(value, tuple) else value for name, value in self.config.items()}
+        self.trackers.start(RunStart(self.folder, config, training.step, training.measured))
+        status: Status = "failed"
+        try:
+            yield
+            status = "finished"
+        except (stopping.Stopped, KeyboardInterrupt):
+            status = "stopped"
+            raise
+        finally:
+            self.trackers.end(RunEnd(status, training.step, dict(results) if status == "finished" else {}))
 
     def save(self, training: Training, name: str) -> None:
         """Write a checkpoint. All processes must call this; the main process writes.
@@ -240,12 +263,14 @@ class Experiment:
         """
         if name == "best":
             self._write_model(self.folder / BEST, training.evaluated, step=training.step)
+            self.trackers.checkpoint(training.step, self.folder / BEST)
             return
         require_finite_weights(training.state_dict(), step=training.step)
         random = distributed.all_gather(random_state(self.device))
         state = {"training": training.state_dict(), "random": random, "config": self.config, "meta": self.meta}
         state["versions"] = versions()
         distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=self.run.keep_checkpoints))
+        self.trackers.checkpoint(training.step, self.folder / LAST)
 
     def deliver(self, training: Training) -> Delivery:
         """Load the model that `--deliver` names, best or last, into `training.evaluated`; write model.safetensors.

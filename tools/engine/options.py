@@ -5,12 +5,14 @@ Each group checks its values when it is made, so that wrong ones are refused bef
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+from backbones.common.machine import prepare_device
 from backbones.common.options import option
 from backbones.common.split_options import SplitOptions
 from backbones.errors import require
+from tools.cli.arguments import REPEATABLE
 from tools.cli.plugins import PluginOptions
 
 
@@ -196,6 +198,9 @@ class RunOptions:
         on_bad_image: raise stops the run at an image that is missing or does not decode. skip trains on another image
             in its place; evaluation counts it as wrong, or leaves it out of mIoU; results.json lists it.
         timeout: minutes that processes wait for each other before all of them end.
+        track: where to send losses and metrics besides metrics.jsonl: tensorboard, csv, mlflow, wandb, or none; may be
+            given several times. By default tensorboard.
+        device: auto, cpu, cuda, cuda:1 or mps; auto is the GPU of this process, or else the CPU.
     """
 
     output: str | None = option(None, resume="free")
@@ -215,6 +220,8 @@ class RunOptions:
     threads: int | None = option(None, resume="free")
     on_bad_image: Literal["raise", "skip"] = option("raise", resume="free")
     timeout: float = option(30.0, resume="free")
+    track: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={**REPEATABLE, "resume": "free"})
+    device: str = option("auto", resume="free")
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
@@ -226,6 +233,8 @@ class RunOptions:
         for name in ("eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
+        prepare_device(self.device)
+        self.track = [name for each in self.track for name in each.split(",") if name != "none"]
         require(self.timeout > 0, "timeout", self.timeout, "must be above 0")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
 

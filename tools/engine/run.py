@@ -14,11 +14,11 @@ from backbones.weights.hub import resolve
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.cost import costs
+from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
 from tools.engine.options import TaskOptions
 from tools.engine.plan import plan_rows, print_plan
 from tools.engine.rehearsal import Rehearsal, rehearse
-from tools.engine.run_log import write_summary
 from tools.engine.state import Training
 from tools.engine.task import Data, Model, Options, Task
 from tools.processes import distributed
@@ -59,25 +59,25 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     measure, metric = task.measure(experiment, options, data, bad), task.metric(options, data)
     # Write files only from here on: everything that a user may have to correct was checked before.
     experiment.open_folder(data.split)
-    results = {}
-    if loader is not None:
-        # Train, with evaluations, log and checkpoints on the way.
-        results = experiment.fit(training, loader, batches=batches, evaluate=measure, metric=metric)
-    # Deliver the best model of the run, or the last.
-    delivery = experiment.deliver(training) if loader is not None or experiment.run.resume else None
-    # Measure the delivered model, unless the last evaluation did so.
-    if not results or (delivery and delivery.replaced):
-        results = measure(training.evaluated)
-    if delivery:
-        experiment.complete(training, delivery)
-    # Write results, predictions and pictures.
-    facts = delivery.facts(training) if delivery else {}
-    costs = _costs(experiment, model, task.example_shape(options, experiment.meta))
-    measure.report(training.evaluated, results, {**costs, **facts})
-    if distributed.is_main():
-        write_summary(experiment.folder, experiment.config, results, step=training.step)
+    results: Results = {}
+    with experiment.tracking(training, results):
+        if loader is not None:
+            # Train, with evaluations, log and checkpoints on the way.
+            results.update(experiment.fit(training, loader, batches=batches, evaluate=measure, metric=metric))
+        # Deliver the best model of the run, or the last.
+        delivery = experiment.deliver(training) if loader is not None or experiment.run.resume else None
+        # Measure the delivered model, unless the last evaluation did so.
+        if not results or (delivery and delivery.replaced):
+            results.clear()
+            results.update(measure(training.evaluated))
         if delivery:
-            print(delivery.describe(training, experiment.folder, metric))
+            experiment.complete(training, delivery)
+        # Write results, predictions and pictures.
+        facts = delivery.facts(training) if delivery else {}
+        costs = _costs(experiment, model, task.example_shape(options, experiment.meta))
+        measure.report(training.evaluated, results, {**costs, **facts})
+    if delivery and distributed.is_main():
+        print(delivery.describe(training, experiment.folder, metric))
     distributed.stop()
     return None
 

@@ -21,8 +21,10 @@ MODEL = "model.safetensors"
 LAUNCHERS = "checkpoint/launchers.json"  # names of all launches of torchrun that have worked on this run
 LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
+# Files of trackers, see trackers.py.
+TRACKED = ("tensorboard/events.out.tfevents.*", "metrics.csv", "tracking.json", "wandb/**/*")
 # Files of a start that was killed before its first checkpoint, besides temporary files.
-WRITTEN_AT_START = ("config.yaml", SPLITS_FILE, LOCK, LAUNCHERS, "tensorboard/events.out.tfevents.*")
+WRITTEN_AT_START = ("config.yaml", SPLITS_FILE, LOCK, LAUNCHERS, *TRACKED)
 
 
 def choose_folder(

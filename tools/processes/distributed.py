@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from backbones.common.devices import AUTO, usable_device
 from backbones.common.processes import mean, shard_batches
 from backbones.errors import UserError
 from tools.processes import failures
@@ -28,16 +29,21 @@ from tools.processes.rendezvous import meet
 Value = TypeVar("Value")
 
 
-def start(timeout: float = 30) -> torch.device:
+def start(timeout: float = 30, device_name: str = AUTO) -> torch.device:
     """Join the process group if there are several processes, and choose this process's device.
 
     Args:
         timeout: minutes that processes wait for one another before they fail.
+        device_name: auto, cpu, cuda, cuda:1 or mps.
 
     Returns:
-        The CUDA device of the local rank, or the CPU if the machine has no CUDA device.
+        The named device. auto and cuda mean the CUDA device of the local rank; auto means the CPU if the machine has no
+        CUDA device.
+
+    Raises:
+        UserError: the device cannot be used, or several processes would share it.
     """
-    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    device = _own_device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size() > 1 and not dist.is_initialized():
@@ -47,6 +53,15 @@ def start(timeout: float = 30) -> torch.device:
         store, number, count = meet(limit)
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=limit)
     return device
+
+
+def _own_device(name: str) -> torch.device:
+    """Return this process's device. The errors are those of `start`."""
+    if name in (AUTO, "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank()}"
+    elif name not in (AUTO, "cpu") and (count := processes_on_this_machine()) > 1:
+        raise UserError(f"--device {name}: {count} processes would share it; name cuda, auto or cpu, or start one")
+    return usable_device(name)
 
 
 def stop() -> None:

@@ -26,6 +26,8 @@ from tools.engine.options import TrainOptions
 from tools.engine.run_folder import choose_folder, create_folder
 from tools.engine.run_log import RunLog
 from tools.engine.state import Precision, Training
+from tools.engine.trackers import open_trackers
+from tools.engine.tracking import RunEnd, RunStart
 from tools.processes.batches import TrainBatches
 from tools.processes.stopping import Stopped
 
@@ -94,7 +96,9 @@ def run_epochs(
     **pace: int,
 ) -> tuple[dict, list[str]]:
     saved = [] if saved is None else saved
-    log = RunLog(folder, step=training.step)
+    trackers = open_trackers(["tensorboard"])
+    trackers.start(RunStart(folder, {}, training.step))
+    log = RunLog(folder, trackers, step=training.step)
     measure = DataLoader(Pairs(), batch_size=3)
     results = fit(
         training,
@@ -107,7 +111,7 @@ def run_epochs(
         metric="count",
         clip_norm=clip_norm,
     )
-    log.close()
+    trackers.end(RunEnd("stopped", training.step, {}))
     return results, saved
 
 
@@ -406,7 +410,7 @@ def test_processes_started_anew_go_on_in_the_folder_that_they_left(tmp_path: Pat
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
-    RunLog(tmp_path, step=20).close()
+    RunLog(tmp_path, step=20)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
 
 
@@ -414,7 +418,7 @@ def test_evaluations_that_are_made_again_are_logged_once(tmp_path: Path):
     """A run that stops before the evaluation of step 20 makes it later, and may be killed before it saves."""
     written = ['{"step": 10, "epoch": 1}', '{"step": 20, "loss": 1}', '{"step": 20, "epoch": 2}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(written) + "\n")
-    RunLog(tmp_path, step=20, measured=10).close()
+    RunLog(tmp_path, step=20, measured=10)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == written[:2]
 
 
@@ -423,7 +427,6 @@ def test_a_full_disk_ends_the_log_in_one_line(tmp_path: Path):
     log = RunLog(tmp_path)
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(No space left on device\)"):
         log.write(1, {"loss": 1.0}, split="train")
-    log.close()
 
 
 def test_resume_in_mid_epoch_is_exact_with_fused_adam_and_channels_last(tmp_path: Path):
