@@ -39,8 +39,8 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def _words(command: str) -> list[str]:
-    """Split a command into words, without the shell's variables, what follows `>`, and the quote that ends SLURM's."""
-    command = command.partition(" > ")[0]
+    """Split a command into words, without the shell's variables, redirections, and the quote that ends SLURM's."""
+    command = re.split(r" [<>] ", command)[0]
     command = command.removesuffix("'") if command.count("'") % 2 else command
     return [word for word in shlex.split(command, comments=True) if not word.startswith("$")]
 

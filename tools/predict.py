@@ -3,6 +3,8 @@
     python tools/predict.py --run runs/det-20260101-120000 photos/ clip.mp4 "more/*.png"
     python tools/predict.py --weights model.safetensors photos/ --score 0.3 --classes dog,cat --output found
     python tools/predict.py --run RUN aerial.tif --tile 800       # overlapping tiles, merged detections
+    python tools/predict.py --run RUN https://example.org/a.jpg --save coco,csv,yolo,voc,crops
+    python tools/predict.py --run RUN 0 --video-stride 5          # camera 0 until Ctrl-C; rtsp:// addresses as well
 
 The run determines the task. The command names each input that cannot be read, predicts the other inputs, and exits with
 status 2. Ctrl-C and SIGTERM end it early: it keeps the results so far and exits with status 130.
@@ -11,6 +13,7 @@ status 2. Ctrl-C and SIGTERM end it early: it keeps the results so far and exits
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +31,7 @@ from tools.cli.plugins import PluginOptions
 from tools.prediction.settings import PredictionSettings
 
 if TYPE_CHECKING:
+    from tools.prediction.inputs import FoundInputs
     from tools.prediction.running import PredictionSummary
 
 
@@ -36,7 +40,8 @@ class PredictionFiles:
     """Inputs, trained model and output folder of a prediction.
 
     Args:
-        inputs: images, folders, globs and videos.
+        inputs: images, folders, globs and videos; http and https addresses of images; - for one image on standard
+            input; numbers of cameras and rtsp addresses, until Ctrl-C.
         run: folder of a training run.
         weights: weights file of a run, instead of its folder.
         output: folder of the results; absent: a new folder under runs/.
@@ -67,12 +72,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not files.inputs:
         raise UserError("no input: name images, folders, globs or videos after the options")
 
-    from tools.engine.run_folder import choose_results, create_results
-    from tools.prediction import running
-    from tools.prediction.inputs import find_inputs
+    from tools.prediction.inputs import find_inputs  # imports torch
 
     options.plugins.load()
-    found = find_inputs(files.inputs)
+    with tempfile.TemporaryDirectory() as downloads:
+        found = find_inputs(files.inputs, Path(downloads), stride=settings.video_stride)
+        _predict(found, options)
+
+
+def _predict(found: FoundInputs, options: PredictOptions) -> None:
+    """Predict the inputs that were found, and print a summary. The errors are those of `report`."""
+    from tools.engine.run_folder import choose_results, create_results
+    from tools.prediction import running
+
+    files, settings = options.files, options.settings
     if not found.files:
         raise UserError("; ".join(found.problems))
     folder = choose_results(files.output, prefix="predict")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from backbones.common.files import write_text
 from backbones.errors import UserError
-from classification.draw import SIDE, draw_ranking
-from classification.trained import ClassSet, Ranking, TrainedClassifier, read_pixels
+from classification.draw import SIDE
+from classification.results import ClassSet, Ranking
+from classification.trained import TrainedClassifier, read_pixels
 from classification.transforms import resized
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
@@ -63,11 +64,11 @@ class ClassificationPrediction:
 
     def add(self, image: NumberedImage[ViewsAndPicture], result: Ranking, pictures: PictureWriter) -> None:
         # A file name may hold bytes that are not UTF-8, which a text file cannot hold.
-        path = str(image.source.path).encode("utf-8", "backslashreplace").decode("utf-8")
+        path = image.source.shown.encode("utf-8", "backslashreplace").decode("utf-8")
         self.rows.append((image.number, path if image.frame is None else f"{path}#{image.frame}", result))
         _, picture = image.content
         if picture is not None:
-            draw = partial(draw_ranking, picture, result.names, result.probabilities.tolist())
+            draw = partial(result.draw, picture)
             pictures.add(image.name, image.source, draw, is_frame=image.frame is not None)
 
     def finish(self, folder: Path) -> list[str]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
@@ -23,6 +22,7 @@ from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.listing import describe_passed_over, is_hidden, list_files
 from backbones.common.loading import loader
 from backbones.errors import UserError
+from tools.prediction import remote
 from tools.processes.stopping import protect_workers
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -32,6 +32,9 @@ AHEAD = 2  # images that each worker reads in advance
 COMPLETE = (
     0.95  # least fraction of a video's frames that must decode; the number of frames in its header is an estimate
 )
+# Milliseconds that FFmpeg waits for a stream.
+OPEN_TIMEOUT = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000)
+READ_TIMEOUT = (cv2.CAP_PROP_READ_TIMEOUT_MSEC, 10_000)
 DEFAULT_FPS = 25.0  # of a video whose header has no plausible rate
 
 Content = TypeVar("Content")
@@ -40,19 +43,31 @@ Read: TypeAlias = Callable[["Path | np.ndarray"], Content]
 
 @dataclass(frozen=True)
 class InputFile:
-    """An image file or a video file to predict on.
+    """An image, a video, or a stream of a camera or network to predict on.
 
     Attributes:
+        path: the file, or the local copy of a download.
         name: path of the file relative to the folder named on the command line, or its file name. Names its results.
+        origin: address or "-" of a copy, or a stream; "" for a file that the user named.
+        live: number of a camera, or address of a stream; None for files.
+        stride: only every frame of this number is predicted.
     """
 
     path: Path
     name: str
+    origin: str = ""
+    live: int | str | None = None
+    stride: int = 1
 
     @property
     def is_video(self) -> bool:
-        """Whether the file is a video, by its suffix."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether this is a video by its suffix, or a stream."""
+        return self.live is not None or self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def shown(self) -> str:
+        """The input in messages and results: the path, the address or the camera."""
+        return self.origin or str(self.path)
 
 
 @dataclass
@@ -97,19 +112,22 @@ class FoundInputs:
     passed_over: Mapping[str, int]
 
 
-def find_inputs(names: Iterable[str]) -> FoundInputs:
-    """Find the image and video files that command-line arguments name.
+def find_inputs(names: Iterable[str], downloads: Path, *, stride: int = 1) -> FoundInputs:
+    """Find the images and videos that command-line arguments name.
 
     Args:
-        names: the arguments: images, videos, folders and globs.
+        names: the arguments: images, videos, folders, globs, addresses, "-" for an image on standard input, and
+            numbers of cameras.
+        downloads: existing folder for copies of what is no local file.
+        stride: of videos and streams, predict only every frame of this number.
     """
     inputs: dict[str, InputFile] = {}
     problems: list[str] = []
     passed_over: Counter[str] = Counter()
     for name in names:
         try:
-            for each in _find(name, passed_over):
-                inputs.setdefault(os.path.abspath(each.path), each)
+            for each in _find(name, passed_over, downloads):
+                inputs.setdefault(each.origin or os.path.abspath(each.path), replace(each, stride=stride))
         except UserError as error:
             problems.append(str(error))
     return FoundInputs(list(inputs.values()), problems, passed_over)
@@ -136,34 +154,43 @@ def stream(inputs: Sequence[InputFile], read: Read[Content], *, workers: int) ->
         start = end
 
 
-def read_header(path: Path) -> VideoHeader:
-    """Read the header of a video.
+def read_header(source: InputFile) -> VideoHeader:
+    """Read the header of a video, and divide rate and frames by the stride. A stream has the usual rate.
 
     Raises:
         UserError: if it cannot be decoded.
     """
-    capture = _open_video(path)
-    fps, frames = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    capture.release()
-    return VideoHeader(fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(frames)))
+    fps, frames = DEFAULT_FPS, 0.0
+    if source.live is None:  # a camera that is in use cannot be opened again
+        capture = _open_video(source)
+        fps, frames = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+    fps = fps if 0 < fps < 1000 else DEFAULT_FPS
+    return VideoHeader(fps / source.stride, -(-max(0, int(frames)) // source.stride))
 
 
-def count_images(inputs: Iterable[InputFile]) -> int:
-    """Return the number of images and video frames. The number of frames comes from the videos' headers."""
+def count_images(inputs: Iterable[InputFile]) -> int | None:
+    """Return the number of images and video frames; None with a stream, which has no end.
+
+    The number of frames comes from the videos' headers.
+    """
     total = 0
     for each in inputs:
+        if each.live is not None:
+            return None
         try:
-            total += read_header(each.path).frames if each.is_video else 1
+            total += read_header(each).frames if each.is_video else 1
         except UserError:
             total += 1
     return total
 
 
-def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
-    """Find the image and video files that one command-line argument (file, folder or glob) names.
+def _find(name: str, passed_over: Counter[str], downloads: Path) -> list[InputFile]:
+    """Find the images and videos that one command-line argument names.
 
     Args:
         passed_over: counts by suffix, to which the other files of a folder or glob are added.
+        downloads: folder for copies.
 
     Raises:
         UserError: if no image or video is found.
@@ -190,20 +217,30 @@ def _find(name: str, passed_over: Counter[str]) -> list[InputFile]:
         return known
     if path.exists():
         raise UserError(f"{name}: is a pipe or a device, which cannot be read twice; save its content as a file")
-    if why := _unsupported(name):
-        raise UserError(f"{name}: {why}")
+    return [_without_file(name, downloads)]
+
+
+def _without_file(name: str, downloads: Path) -> InputFile:
+    """Return the input of an address, of standard input or of a camera.
+
+    Raises:
+        UserError: the name is none of these, or there is no image.
+    """
+    scheme = remote.scheme_of(name)
+    if scheme in remote.FETCHED:
+        fetched = remote.fetch(name, downloads, SUFFIXES)
+        return InputFile(fetched.path, fetched.name, name)
+    if scheme in remote.LIVE:
+        return InputFile(Path(name), "stream", name, live=name)
+    if scheme:
+        known = ", ".join((*remote.FETCHED, *remote.LIVE))
+        raise UserError(f"{name}: addresses of {scheme} are not supported; use one of {known}, or name a file")
+    if name == remote.STDIN:
+        fetched = remote.read_stdin(downloads)
+        return InputFile(fetched.path, fetched.name, name)
+    if name.isascii() and name.isdigit():
+        return InputFile(Path(name), f"camera-{name}", f"camera {name}", live=int(name))
     raise UserError(f"{name}: no such file or folder; check the path")
-
-
-def _unsupported(name: str) -> str | None:
-    """Return what to do instead about an input that is no file, or None for the name of a file."""
-    if name == "-":
-        return "images from standard input are not supported; save them as files and name the files"
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-        return "addresses are not supported; download the file, or record the stream as a video, and name the file"
-    if name.isdigit():
-        return "cameras are not supported; record a video, for example with FFmpeg, and name the file"
-    return None
 
 
 def _has_known_suffix(path: Path) -> bool:
@@ -251,13 +288,13 @@ def _load(
     try:
         return LoadedImage(source, index, frame, read(image))
     except UserError as error:
-        text = " ".join(str(error).split())
-        return LoadedImage(source, index, frame, None, text if str(source.path) in text else f"{source.path}: {text}")
+        text = " ".join(str(error).split()).replace(str(source.path), source.shown)
+        return LoadedImage(source, index, frame, None, text if source.shown in text else f"{source.shown}: {text}")
 
 
 def _read_frames(source: InputFile, index: int, read: Read[Content]) -> Iterator[LoadedImage[Content]]:
     try:
-        capture = _open_video(source.path)
+        capture = _open_video(source)
     except UserError as error:
         yield LoadedImage(source, index, 0, None, str(error))
         return
@@ -269,20 +306,31 @@ def _read_frames(source: InputFile, index: int, read: Read[Content]) -> Iterator
             if image.problem:  # all frames have the same one
                 return
             frame += 1
+            while frame % source.stride and capture.grab():
+                frame += 1
     finally:
         capture.release()
     # A video that is cut short ends early without an error.
     if not frame or frame < COMPLETE * expected - 1:
         decoded = f"only {frame} of {expected:.0f} frames decode" if frame else "has no frame that decodes"
-        problem = f"{source.path}: {decoded}; the file is cut short or damaged, replace it"
+        fix = "check the connection" if source.live is not None else "the file is cut short or damaged, replace it"
+        problem = f"{source.shown}: {decoded}; {fix}"
         yield LoadedImage(source, index, frame, None, problem)
 
 
-def _open_video(path: Path) -> cv2.VideoCapture:
+def _open_video(source: InputFile) -> cv2.VideoCapture:
     _silence_decoder()
-    capture = cv2.VideoCapture(str(path))
+    if isinstance(source.live, int):
+        capture = cv2.VideoCapture(source.live)
+        problem = "there is no such camera, or it is in use; cameras count from 0"
+    elif source.live is not None:
+        capture = cv2.VideoCapture(source.live, cv2.CAP_FFMPEG, [*OPEN_TIMEOUT, *READ_TIMEOUT])
+        problem = "the stream cannot be opened; check the address and that its server runs"
+    else:
+        capture = cv2.VideoCapture(str(source.path))
+        problem = "cannot be decoded as a video; convert the video, for example to H.264 in .mp4"
     if not capture.isOpened():
-        raise UserError(f"{path}: cannot be decoded as a video; convert the video, for example to H.264 in .mp4")
+        raise UserError(f"{source.shown}: {problem}")
     return capture
 
 

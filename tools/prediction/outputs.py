@@ -84,7 +84,7 @@ class PictureWriter:
         """Add the sound of the sources to the drawn videos; return why videos have none."""
         if not self.videos or not can_add_sound():
             return [MISSING] if self.videos else []
-        found = (add_sound(path, source.path) for path, (source, _) in self.videos.items())
+        found = (add_sound(path, source.path) for path, (source, _) in self.videos.items() if source.live is None)
         return [problem for problem in found if problem]
 
     def _finish_first(self) -> None:
@@ -98,7 +98,7 @@ class PictureWriter:
         if path not in self.videos:
             path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*CODEC)
-            video = cv2.VideoWriter(str(path), codec, read_header(source.path).fps, (width, height))
+            video = cv2.VideoWriter(str(path), codec, read_header(source).fps, (width, height))
             self.videos[path] = (source, video)
             if not video.isOpened():
                 raise UserError(f"{path}: cannot be written as a video of {width}x{height}; pass --draw false")

@@ -22,6 +22,7 @@ from backbones.errors import UserError
 from backbones.trained import find
 from tools.prediction.classification import ClassificationPrediction
 from tools.prediction.detection import DetectionPrediction
+from tools.prediction.detection_files import require_forms
 from tools.prediction.inputs import Content, InputFile, count_images, stream
 from tools.prediction.naming import NumberedImage, number_images
 from tools.prediction.outputs import PictureWriter
@@ -75,9 +76,10 @@ def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
     task = find(run).task
     device, precision = settings.device, settings.precision
     if task == "detection":
-        return DetectionPrediction(detection.load(run, device=device, precision=precision), settings)
+        return DetectionPrediction(detection.load(run, device=device, precision=precision), settings, folder)
     if settings.score is not None:
         raise UserError(f"--score {settings.score}: is for detectors, but {run} is a {task} model; leave --score out")
+    require_forms(settings.forms, ("coco", "csv") if task == "segmentation" else ("csv",), task)
     if task == "segmentation":
         tiles = _segmentation_tiles(run, settings)
         return SegmentationPrediction(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from backbones.common.files import write_text
+from backbones.common.files import JsonObject, write_json, write_text
 from segmentation.draw import draw_labels, viewable
-from segmentation.trained import LabelMap, TrainedSegmenter
+from segmentation.results import LabelMap
+from segmentation.trained import TrainedSegmenter
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import PictureWriter, write_bytes
@@ -28,6 +31,7 @@ class SegmentationPrediction:
         self.model, self.folder = model, folder
         self.read: Read[Tensor] = model.read
         names = settings.class_names
+        self.forms, self.tables = settings.forms, Tables()
         self.chosen = choose_classes(names, model.classes.names) if names else model.classes.coloured
 
     def pixels(self, content: Tensor) -> int:
@@ -43,6 +47,7 @@ class SegmentationPrediction:
     def add(self, image: NumberedImage[Tensor], result: LabelMap, pictures: PictureWriter) -> None:
         classes, labels = self.model.classes, result.labels.numpy()
         is_frame = image.frame is not None
+        self.tables.add(image, result, self.forms)
         name = f"{image.name}/{image.frame:06d}" if is_frame else image.name
         write_bytes(self.folder / "labels" / f"{name}.png", palette_png(labels, classes.colours))
         # List the classes that an image shows. A video's pictures need one size, so they list all classes.
@@ -65,7 +70,43 @@ class SegmentationPrediction:
             for name, colour in zip(classes.names, classes.colours, strict=True)
         ]
         write_text(folder / "classes.txt", "".join(lines))
-        return ["labels/ (PNGs of class numbers)", "classes.txt (names and colours of the classes)"]
+        written = ["labels/ (PNGs of class numbers)", "classes.txt (names and colours of the classes)"]
+        return written + self.tables.write(folder, self.forms)
+
+
+@dataclass
+class Tables:
+    """Results of all images in other forms than label maps: areas of classes, and masks as COCO has them."""
+
+    lines: list[list[object]] = field(default_factory=list)
+    masks: list[JsonObject] = field(default_factory=list)
+    images: list[JsonObject] = field(default_factory=list)
+
+    def add(self, image: NumberedImage[Tensor], found: LabelMap, forms: Sequence[str]) -> None:
+        """Take the label map of an image, in the chosen forms."""
+        shown = image.source.shown.encode("utf-8", "backslashreplace").decode("utf-8")
+        frame = "" if image.frame is None else image.frame
+        if "csv" in forms:
+            rows = found.rows()
+            self.lines += [[shown, frame, row["name"], row["pixels"], f"{row['fraction']:.6f}"] for row in rows]
+        if "coco" in forms:
+            self.masks += found.to_coco(image.number)
+            height, width = found.labels.shape
+            self.images.append({"id": image.number, "file_name": shown, "width": width, "height": height})
+
+    def write(self, folder: Path, forms: Sequence[str]) -> list[str]:
+        """Write the chosen forms; return a line of text for each file."""
+        written = []
+        if "csv" in forms:
+            text = io.StringIO()
+            csv.writer(text).writerows([("image", "frame", "class", "pixels", "fraction"), *self.lines])
+            write_text(folder / "predictions.csv", text.getvalue())
+            written.append("predictions.csv (pixels of each class)")
+        if "coco" in forms:
+            write_json(folder / "predictions.json", self.masks, indent=None)
+            write_json(folder / "images.json", {"images": self.images}, indent=None)
+            written.append("predictions.json (a mask for each class, COCO's results format), images.json")
+        return written
 
 
 def palette_png(labels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backbones.common.machine import prepare_device
 from backbones.errors import require
 
 SMALLEST_TILE = 16  # pixels
+FORMS = ("coco", "csv", "yolo", "voc", "crops")
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,14 @@ class PredictionSettings:
             was trained at; absent: images are processed whole, or as the run's evaluation did.
         overlap: fraction of a tile that the next tile repeats; absent: 0.25, or the run's own.
         draw: draw the results on the images.
+        save: forms of the results, with commas between. Detectors write coco, csv, yolo (a text file for each image),
+            voc (an XML file for each image) and crops (the part of the image in each box). Label maps are written as
+            PNGs, and also as coco and csv; rankings as csv. Absent: coco for detectors.
+        video_stride: of videos, cameras and streams, predict only every frame of this number.
         batch_size: number of images in a batch.
         workers: processes that read images; absent: one per core, at most four.
         threads: CPU threads of the model; absent: one per core.
-        device: cpu, cuda, cuda:1, ...; absent: a GPU if there is one.
+        device: auto, cpu, cuda, cuda:1 or mps; auto is a GPU if there is one.
         precision: precision of the model's computation; absent: the run's own.
     """
 
@@ -37,21 +43,31 @@ class PredictionSettings:
     tile: int | Literal["auto"] | None = None
     overlap: float | None = None
     draw: bool = True
+    save: str | None = None
+    video_stride: int = 1
     batch_size: int = 8
     workers: int | None = None
     threads: int | None = None
-    device: str | None = None
+    device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
 
     def __post_init__(self) -> None:
+        prepare_device(self.device)
         require(self.score is None or 0 <= self.score <= 1, "score", self.score, "must be between 0 and 1")
         require(self.overlap is None or 0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0, below 1")
         is_large = self.tile in (None, "auto") or int(self.tile or 0) >= SMALLEST_TILE
         require(is_large, "tile", self.tile, f"must be {SMALLEST_TILE} or more")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "must be above 0")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
-        for name in ("top", "batch_size"):
+        for name in self.forms:
+            require(name in FORMS, "save", name, f"expected names among {', '.join(FORMS)}")
+        for name in ("top", "batch_size", "video_stride"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+
+    @property
+    def forms(self) -> list[str]:
+        """The names in the option `save` as a list; empty if it is absent."""
+        return [name.strip() for name in self.save.split(",")] if self.save else []
 
     @property
     def class_names(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
+from backbones.common.results import ImageResult
 from backbones.errors import UserError
 from backbones.trained import TrainedModel
 from tools.prediction.inputs import Read
@@ -17,7 +18,7 @@ from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import PictureWriter
 
 Content = TypeVar("Content")
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound=ImageResult)
 
 
 class PredictionTask(Protocol[Content, Result]):

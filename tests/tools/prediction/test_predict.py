@@ -278,11 +278,11 @@ def test_a_file_named_in_several_ways_is_one_input(tmp_path: Path, monkeypatch):
     path = write(tmp_path / "a/x.png")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "notes.txt").touch()
-    found = find_inputs(["a/x.png", str(path), "a/../a/x.png", "a"])
+    found = find_inputs(["a/x.png", str(path), "a/../a/x.png", "a"], tmp_path)
     assert ([each.path for each in found.files], found.problems) == ([Path("a/x.png")], [])
     assert found.passed_over == {".txt": 1}
     path.unlink()
-    assert "but 1 .txt; name another folder" in find_inputs(["a"]).problems[0]
+    assert "but 1 .txt; name another folder" in find_inputs(["a"], tmp_path).problems[0]
 
 
 def test_words_and_options_are_told_apart():
@@ -354,13 +354,3 @@ def test_detectors_read_no_arrays(tiny_runs: dict[str, Path], tmp_path: Path, ca
     with pytest.raises(UserError, match="1 input failed, and the command predicted 1 image;"):
         predict.main(words)
     assert "x.npy: is an array, which detectors cannot read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("-", "standard input"), ("https://a.b/c.jpg", "addresses"), ("rtsp://a/b", "addresses"), ("0", "cameras")],
-)
-def test_inputs_that_are_no_files_are_named_with_a_way_out(name: str, words: str):
-    found = find_inputs([name])
-    (problem,) = found.problems
-    assert problem.startswith(f"{name}: ") and f"{words} " in problem and "not supported" in problem
