@@ -143,7 +143,7 @@ def predict_all(
 
 
 def batches(
-    images: Iterable[NumberedImage[Content]], task: PredictionTask[Content, object], size: int
+    images: Iterable[NumberedImage[Content]], task: PredictionTask[Content, Any], size: int
 ) -> Iterator[list[NumberedImage[Content]]]:
     """Yield batches of at most `size` images of the same group (`task.group`).
 
