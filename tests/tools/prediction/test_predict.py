@@ -300,7 +300,7 @@ def test_what_was_found_before_a_signal_is_kept(tiny_runs, tmp_path: Path, monke
         write(folder / f"{number + 1}.png")
 
     def stop_at_the_third(self: Any, contents: Any) -> Any:
-        if len(self.images) == 2:
+        if len(self.forms[0].images) == 2:
             signal.raise_signal(signal.SIGTERM)
         return found(self, contents)
 
