@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         categories: ids and names by label, from label 1.
         predictor: computes detections in the chosen views.
         chosen: names of the categories to return; None for all.
+        limits: least score by category id; None for the model's own limit.
     """
 
     model: FasterRCNN
@@ -49,11 +50,13 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         device: str | torch.device | None = None,
         precision: str | None = None,
         chosen: Sequence[str] | None = None,
+        limits: Mapping[int, float] | None = None,
     ) -> None:
         transform, bits = model.transform, trained.bits
         read = partial(pixels, min_size=transform.min_size[-1], max_size=transform.max_size, bits=bits)
         super().__init__(trained, model, read, view=partial(shown, read=read), device=device, precision=precision)
-        self.categories, self.predictor, self.chosen = categories, predictor.eval(), chosen
+        self.categories, self.predictor = categories, predictor.eval()
+        self.chosen, self.limits = chosen, limits
 
     def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
         found = self.predictor([image.to(self.device) for image in images])
@@ -63,6 +66,9 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
                 replace(own, outlines=Outlines(tuple(each["rles"]), (image.shape[-2], image.shape[-1])))
                 for own, each, image in zip(named, found, images, strict=True)
             ]
+        if self.limits is not None:
+            least = [torch.tensor([self.limits[label] for label in each.labels.tolist()]) for each in named]
+            named = [each.where(each.scores >= limit) for each, limit in zip(named, least, strict=True)]
         return named if self.chosen is None else [each.where(each.named(*self.chosen)) for each in named]
 
     def named(self, found: dict[str, Tensor]) -> Detections:
@@ -84,7 +90,7 @@ def load(
     flip: bool | None = None,
     refine: bool | None = None,
     nms: float | None = None,
-    score: float | None = None,
+    score: float | Literal["best"] | None = None,
     classes: Sequence[str] | None = None,
 ) -> TrainedDetector:
     """Load the detector of a run. It predicts as the run evaluated it.
@@ -104,7 +110,8 @@ def load(
         flip: also view images flipped left to right.
         refine: score the boxes found once more, and let overlapping boxes vote.
         nms: IoU above which the weaker of two boxes of a class is removed.
-        score: least score of a detection, 0..1; by default the model's own limit, mostly 0.05.
+        score: least score of a detection, 0..1; "best" is the score with the highest F1 in the run's evaluation, for
+            each class; by default the model's own limit, mostly 0.05.
         classes: names of the categories to return; by default all.
 
     Raises:
@@ -123,21 +130,46 @@ def load(
             nms=config.get("test_nms") if nms is None else nms,
             outlines=True,
         )
+        limits = best_scores(trained) if score == "best" else None
         if score is not None:
-            model.roi_heads.score_thresh = require_score(score)
+            model.roi_heads.score_thresh = min(limits.values()) if limits else require_score(score)
         chosen = None if classes is None else require_names(classes, categories.names)
-        return TrainedDetector(trained, predictor, model, categories, device=device, precision=precision, chosen=chosen)
+        return TrainedDetector(
+            trained,
+            predictor,
+            model,
+            categories,
+            device=device,
+            precision=precision,
+            chosen=chosen,
+            limits=limits,
+        )
 
 
-def require_score(score: float) -> float:
+def require_score(score: object) -> float:
     """Return a limit of scores.
 
     Raises:
-        UserError: it is not within 0..1.
+        UserError: it is not a number within 0..1.
     """
-    if not 0 <= score <= 1:
-        raise UserError(f"score={score}: must be between 0 and 1")
+    if not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise UserError(f'score={score!r}: must be between 0 and 1, or "best"')
     return score
+
+
+def best_scores(trained: TrainedFile) -> dict[int, float]:
+    """Return the score with the highest F1 of each category id, from the header of a run's weights.
+
+    Raises:
+        UserError: the run did not record them, because it is of an earlier version, or found no object.
+    """
+    found = trained.meta.get("best_scores")
+    if not found:
+        raise UserError(
+            f"{trained.path}: has no best scores, which a training records if its last evaluation finds an object; "
+            "name a number instead, such as 0.5"
+        )
+    return {int(key): float(score) for key, score in found.items()}
 
 
 def pixels(image: Image, *, min_size: int, max_size: int, bits: int = WHOLE_BITS) -> Tensor:

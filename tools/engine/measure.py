@@ -86,6 +86,13 @@ class Measure(ABC, Generic[EvaluatorType]):
         """Return metrics on other images than the validation split, such as training images. By default {}."""
         return {}
 
+    def conclude(self) -> Results:
+        """Return metrics of the last evaluation that are computed once, for the delivered model. By default {}.
+
+        Called on every process. It may set `experiment.measured_meta`.
+        """
+        return {}
+
     def kept_results(self) -> Results:
         """Return entries of an earlier results.json that the new file keeps. By default {}."""
         return {}

@@ -70,6 +70,7 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         if not results or (delivery and delivery.replaced):
             results.clear()
             results.update(measure(training.evaluated))
+        results.update(measure.conclude())
         if delivery:
             experiment.complete(training, delivery)
         # Write results, predictions and pictures.

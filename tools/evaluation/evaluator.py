@@ -37,6 +37,7 @@ from tools.evaluation.naming import IdNames, renumber
 from tools.evaluation.reading import CATEGORY, IMAGE, SCORE, Record, TruthSource, result_records, result_rows
 from tools.evaluation.shifts import unknown_hint
 from tools.evaluation.summary import LIMIT, PREFIXES, ClassMetrics, IouType, per_class, summarize
+from tools.evaluation.thresholds import MatchedClasses
 from tools.evaluation.voc import voc_figures
 
 if TYPE_CHECKING:
@@ -234,6 +235,16 @@ class CocoEvaluator:
             "boxes": sum(entry["boxes"] for entry in classes.values()),
             "detections": self._detection_count(),
         }
+
+    def matched(self) -> MatchedClasses | None:
+        """Return which boxes are correct, in order of their scores; None without images or detections."""
+        rows = np.empty((0, 7)) if self._native else self._scored(self._ordered()).rows
+        if not self.image_ids or not len(rows):
+            return None
+        engine = self._engine if isinstance(self._engine, HotcocoEngine) else HotcocoEngine(self._source)
+        evaluation = engine.matching(Detections(rows), self.image_ids, self.max_detections)
+        objects = engine.annotations(self.image_ids)
+        return MatchedClasses.of(evaluation, rows, images=self.image_ids, categories=engine.categories, objects=objects)
 
     def _further_figures(self, classes: Mapping[str, ClassMetrics]) -> dict[str, float | None]:
         """Compute the further metrics of protocol "voc" or "lvis". VOC's metrics by class are added to `classes`."""

@@ -29,12 +29,10 @@ class DetectionPrediction:
     def __init__(self, model: TrainedDetector, settings: PredictionSettings, folder: Path) -> None:
         self.model, self.batch_size = model, settings.batch_size
         self.read: Read[Tensor] = partial(read_image_file, model.read)
-        self.score = settings.score or 0.0
-        self.drawn_score = DRAWN_SCORE if settings.score is None else settings.score
+        # The model itself leaves out lower scores, if --score names a limit.
+        self.drawn_score = DRAWN_SCORE if settings.score is None else 0.0
         chosen = choose_classes(settings.class_names, model.categories.names)
         self.chosen_ids = {model.categories.ids[index] for index in chosen}
-        heads = model.model.roi_heads
-        heads.score_thresh = heads.score_thresh if settings.score is None else settings.score
         side = model.model.transform.min_size[-1] if settings.tile == "auto" else settings.tile
         self.tiles = Tiles(side, OVERLAP if settings.overlap is None else settings.overlap) if side else None
         self.forms = open_forms(settings.forms, folder, model.categories)
@@ -54,8 +52,7 @@ class DetectionPrediction:
         return self.model.predict(contents)
 
     def add(self, image: NumberedImage[Tensor], result: Detections, pictures: PictureWriter) -> None:
-        labels, scores = result.labels.tolist(), result.scores
-        keep = [i for i, label in enumerate(labels) if label in self.chosen_ids and scores[i] >= self.score]
+        keep = [i for i, label in enumerate(result.labels.tolist()) if label in self.chosen_ids]
         found = result.where(torch.tensor(keep, dtype=torch.long))
         for form in self.forms:
             form.add(image, found)

@@ -76,7 +76,8 @@ def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
     task = find(run).task
     device, precision = settings.device, settings.precision
     if task == "detection":
-        return DetectionPrediction(detection.load(run, device=device, precision=precision), settings, folder)
+        loaded = detection.load(run, device=device, precision=precision, score=settings.score)
+        return DetectionPrediction(loaded, settings, folder)
     if settings.score is not None:
         raise UserError(f"--score {settings.score}: is for detectors, but {run} is a {task} model; leave --score out")
     require_forms(settings.forms, ("coco", "csv") if task == "segmentation" else ("csv",), task)

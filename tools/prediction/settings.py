@@ -17,8 +17,8 @@ class PredictionSettings:
     """Results to keep, tiles for large images, batch size, device and precision.
 
     Args:
-        score: least score of a detection; absent: 0.05, the model's own limit, and drawn images show detections from
-            0.5.
+        score: least score of a detection; best is the score with the highest F1 in the run's evaluation, for each
+            class; absent: 0.05, the model's own limit, and drawn images show detections from 0.5.
         classes: names of the classes to report, with commas between; label maps keep all classes and colour these.
             Absent: all.
         top: number of classes in a ranking.
@@ -37,7 +37,7 @@ class PredictionSettings:
         precision: precision of the model's computation; absent: the run's own.
     """
 
-    score: float | None = None
+    score: float | Literal["best"] | None = None
     classes: str | None = None
     top: int = 5
     tile: int | Literal["auto"] | None = None
@@ -53,7 +53,8 @@ class PredictionSettings:
 
     def __post_init__(self) -> None:
         prepare_device(self.device)
-        require(self.score is None or 0 <= self.score <= 1, "score", self.score, "must be between 0 and 1")
+        in_range = self.score in (None, "best") or 0 <= float(self.score or 0) <= 1
+        require(in_range, "score", self.score, "must be between 0 and 1, or best")
         require(self.overlap is None or 0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0, below 1")
         is_large = self.tile in (None, "auto") or int(self.tile or 0) >= SMALLEST_TILE
         require(is_large, "tile", self.tile, f"must be {SMALLEST_TILE} or more")

@@ -35,6 +35,7 @@ from tools.reports.page import (
     TableColumn,
 )
 from tools.reports.pictures import embed, read_rgb
+from tools.reports.scores import scaled_series
 from tools.runs.classification import ClassPredictions
 from tools.runs.folder import RunFolder
 from tools.synthetic import crops
@@ -155,7 +156,7 @@ def confusion_section(found: Sequence[ClassPredictions]) -> Section:
 
 def calibration_section(found: Sequence[ClassPredictions]) -> Section:
     """Return the chapter that compares the confidence of predictions with their accuracy."""
-    series, rows = [], []
+    series, rows, notes = [], [], []
     for colour, each in enumerate(found):
         confidence, correct = each.confidence[each.readable], each.correct[each.readable]
         if not len(confidence):
@@ -163,6 +164,9 @@ def calibration_section(found: Sequence[ClassPredictions]) -> Section:
         bins = [entry for entry in calibration_curve(confidence, correct, BINS) if entry["count"]]
         x, y = [entry["avg_confidence"] for entry in bins], [entry["avg_accuracy"] for entry in bins]
         series.append(ChartSeries(each.run.name, x, y, colour, dots=True))
+        after, note = scaled_series(each.run.name, confidence, correct, colour)
+        series += after
+        notes += note
         mean, largest = calibration_error(confidence, correct, BINS)
         values = (mean, largest, float(confidence.mean()), float(correct.mean()))
         rows.append([text_cell(each.run.name), *map(fraction_cell, values)])
@@ -179,7 +183,7 @@ def calibration_section(found: Sequence[ClassPredictions]) -> Section:
         "A calibrated model is correct on four of five images that it classifies with confidence 0.8. Below the "
         "diagonal the confidence is too high."
     )
-    return Section("Calibration", [SideBySide([chart, table])], text)
+    return Section("Calibration", [SideBySide([chart, table]), *notes], text)
 
 
 def images_section(found: Sequence[ClassPredictions], *, data: str | None, number: int) -> Section:

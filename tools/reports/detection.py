@@ -36,6 +36,7 @@ from tools.reports.page import (
     TableCell,
     TableColumn,
 )
+from tools.reports.scores import scaled_series, scores_section
 from tools.runs.folder import RunFolder
 from tools.runs.outcomes import IOU, BoxPredictions, ImageOutcome, ObjectOutcome
 
@@ -88,6 +89,7 @@ class DetectionReport(TaskReport[BoxPredictions]):
             precision_section(found),
             errors_section(found),
             confusion_section(found, score=self.settings.score),
+            scores_section(found, count=self.settings.bootstrap),
             calibration_section(found),
             sizes_section(found, score=self.settings.score),
             *mask_sections(found, score=self.settings.score, number=self.settings.images),
@@ -226,11 +228,14 @@ def confusion_section(found: Sequence[BoxPredictions], *, score: float) -> Secti
 def calibration_section(found: Sequence[BoxPredictions]) -> Section:
     """Return the chapter that compares the scores of detections with the fraction of correct detections."""
     calibrations = [each.evaluation.calibration(n_bins=10, iou_threshold=IOU) for each in found]
-    series = []
+    series, notes = [], []
     for colour, (each, calibration) in enumerate(zip(found, calibrations, strict=True)):
         bins = [entry for entry in calibration["bins"] if entry["count"]]
         x, y = [entry["avg_confidence"] for entry in bins], [entry["avg_accuracy"] for entry in bins]
         series.append(ChartSeries(each.run.name, x, y, colour, dots=True))
+        after, note = scaled_series(each.run.name, each.matched.whole.scores, each.matched.whole.correct, colour)
+        series += after
+        notes += note
     chart = line_chart("Fraction correct by score", series, x="score", y="fraction correct", square=True)
     columns = [text_column("class"), *run_columns([each.run for each in found], "error", "error ")]
     rows = [[text_cell("all"), *(fraction_cell(calibration["ece"]) for calibration in calibrations)]]
@@ -243,7 +248,7 @@ def calibration_section(found: Sequence[BoxPredictions]) -> Section:
         "diagonal the scores are too high. All detections count, and most of them have low scores."
     )
     by_class = table if len(rows) < MOST_ROWS else FoldedBlocks("By class", [table])
-    return Section("Calibration", [SideBySide([chart, by_class])], text)
+    return Section("Calibration", [SideBySide([chart, by_class]), *notes], text)
 
 
 def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:

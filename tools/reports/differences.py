@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tools.evaluation.resampling import SEED
 from tools.reports.cells import fraction_cell, text_cell, text_column
 from tools.reports.page import Section, SortableTable, TableCell, TableColumn
-from tools.runs.bootstrap import CONFIDENCE, SEED, interval
+from tools.runs.bootstrap import CONFIDENCE, interval
 
 if TYPE_CHECKING:
     from tools.runs.classification import ClassPredictions

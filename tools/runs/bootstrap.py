@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
+from tools.evaluation.resampling import resamples
+
 CONFIDENCE = 0.95
-SEED = 0
-
-
-def resamples(size: int, count: int) -> Iterator[np.ndarray]:
-    """Yield `count` random resamples of `size` images, as weights `[size]`: how often each image is drawn.
-
-    Every call yields the same draws, so that metrics and runs on the same images are compared on the same resamples.
-    """
-    random = np.random.default_rng(SEED)
-    for _ in range(count):
-        yield np.bincount(random.integers(size, size=size), minlength=size).astype(float)
 
 
 def resampled(statistic: Callable[[np.ndarray], float | np.ndarray], *, size: int, count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from backbones.common.files import JsonObject
 from tools.evaluation.detections import Detections
 from tools.evaluation.overlaps import iou
 from tools.evaluation.reading import SCORE
+from tools.evaluation.thresholds import MatchedClasses
 from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
 
@@ -124,6 +125,18 @@ class BoxPredictions:
     def precision(self) -> np.ndarray:
         """COCO's precision `[10, 101, K]` by IoU threshold, recall and class; -1 for a class without objects."""
         return (self.evaluation.eval or {})["precision"][:, :, :, 0, -1]  # all sizes, all detections that count
+
+    @cached_property
+    def matched(self) -> MatchedClasses:
+        """Which of all detections are correct, in order of their scores."""
+        found = self.evaluated
+        return MatchedClasses.of(
+            self.evaluation,
+            found.rows,
+            images=found.images,
+            categories=found.engine.categories,
+            objects=found.objects,
+        )
 
     @classmethod
     def read(cls, run: RunFolder, *, data: str | None, score: float) -> BoxPredictions:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from backbones.common.files import write_text
@@ -23,6 +24,7 @@ from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
 from tools.engine.run_folder import BEST, MODEL
 from tools.engine.task import Meta
+from tools.evaluation.thresholds import calibration
 from tools.processes import distributed
 from tools.tasks.options import TrainClassifierOptions
 
@@ -73,6 +75,15 @@ class ClassificationMeasure(Measure[TopK | LabelSets]):
         kind = LabelSets if self.data.multi_label else TopK
         evaluator = kind(self.data.classes, prefix="train_", expected=expected)
         return self.evaluate(model, self.train_loader, evaluator)
+
+    def conclude(self) -> Results:
+        """Return the calibration of the most probable classes, before and after temperature scaling."""
+        if self.data.multi_label:
+            return {}
+        rows = self.evaluator.rows()
+        readable = rows["predicted"] >= 0
+        correct = (rows["rank"] < 1)[readable]
+        return {"calibration": calibration(rows["confidence"][readable].astype(np.float64), correct)}
 
     def write_predictions(self, folder: Path, evaluator: TopK | LabelSets) -> None:
         rows = evaluator.rows()

@@ -195,6 +195,15 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             outlines=True,
         )
 
+    def conclude(self) -> Results:
+        """Return the best limits of scores, and keep those of the classes for the header of the weights."""
+        matched = self.evaluator.matched()
+        if matched is None:
+            return {}
+        best = matched.best_scores()
+        self.experiment.measured_meta["best_scores"] = matched.limits(best)
+        return {"best_scores": best}
+
     def write_predictions(self, folder: Path, evaluator: CocoEvaluator) -> None:
         write_json(folder / "detections.json", evaluator.detections(), indent=None)
 

@@ -13,6 +13,7 @@ import yaml
 from scipy.stats import t, ttest_ind
 from tolerances import quantile_chance
 
+from tools.evaluation.resampling import resamples
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.cells import Cell
 from tools.experiments.differences import (
@@ -22,7 +23,6 @@ from tools.experiments.differences import (
 )
 from tools.experiments.draws import shared_image_variance
 from tools.experiments.groups import group_runs
-from tools.runs.bootstrap import resamples
 from tools.runs.metrics import TASK_METRICS
 
 TOP1 = TASK_METRICS["classification"].primary

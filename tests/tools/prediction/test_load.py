@@ -246,6 +246,13 @@ def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes:
         detection.load(tiny_runs["det"], classes=["strar"])
     with pytest.raises(UserError, match="score=2: must be between 0 and 1"):
         detection.load(tiny_runs["det"], score=2)
+    # "best" are the limits of the run's own evaluation, by class.
+    best = json.loads((tiny_runs["det"] / "results.json").read_text())["best_scores"]
+    assert 0 < best["low"] <= best["score"] <= best["high"] < 1 and best["temperature"] > 0
+    chosen = detection.load(tiny_runs["det"], score="best")
+    assert set(chosen.limits) == set(chosen.categories.ids) and best["score"] in chosen.limits.values()
+    wanted = [sum(each.score >= chosen.limits[each.label] for each in found) for found in whole]
+    assert [len(each) for each in chosen(files)] == wanted and sum(wanted) > 0
 
     labels = segmentation.load(tiny_runs["seg"])(np.array(Image.open(files[0])))
     assert abs(sum(row["fraction"] for row in labels.rows()) - 1) < 1e-9 or "background" in labels.names

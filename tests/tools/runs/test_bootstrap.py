@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tolerances import quantile_chance
 
-from tools.runs.bootstrap import bounds, interval, resampled, resamples
+from tools.evaluation.resampling import resamples
+from tools.runs.bootstrap import bounds, interval, resampled
 
 
 def test_interval_of_a_mean():
