@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
-from backbones.norm import freeze_batch_norm, norm_table
+from backbones.norm import freeze_batch_norm, norm_table, set_norm_eps
 from backbones.weights.files import read_meta
 from backbones.weights.names import foreign_entries
 from backbones.weights.report import LoadReport
+from backbones.weights.sources import source_named, split_part
 
 PYRAMID = ("c2", "c3", "c4", "c5")  # the levels that detectors and segmentation models use
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,6 +66,8 @@ class Backbone(nn.Module):
         source: library ("torchvision" or "timm") and name of the model whose published weights fit this backbone, or
             None.
         frozen_stages: number of frozen stages, counted from the stem, as in `freeze_stages`.
+        weights_from: program that made the weights file that is to be loaded, see `backbones.weights.sources`; None if
+            it is not known.
     """
 
     source: tuple[str, str] | None = None
@@ -86,6 +89,7 @@ class Backbone(nn.Module):
         self.std = per_channel(std, in_channels)
         self.load_report: LoadReport | None = None
         self.frozen_stages = 0
+        self.weights_from: str | None = None
         # Parameters that `freeze_stages` stopped. Parameters that did not train before are not among them.
         self._stopped: list[nn.Parameter] = []
 
@@ -133,7 +137,7 @@ class Backbone(nn.Module):
                 "use norm='batch' or norm='frozen', or weights=None"
             )
         # Published weights are known to fit; libraries drop entries of some of their files.
-        others = foreign_entries(self.state_dict(), report.beside) if os.path.isfile(weights) else []
+        others = foreign_entries(self.state_dict(), report.beside) if os.path.isfile(split_part(weights)[0]) else []
         if others:
             raise UserError(
                 f"{self.name}: {report.source} belongs to another network, because it has {len(others)} entries that "
@@ -142,13 +146,28 @@ class Backbone(nn.Module):
         self.load_report = report
         self.adopt_normalisation(weights)
 
+    def come_from(self, name: str) -> None:
+        """Prepare for the weights of a known program: set `mean`, `std` and the epsilon of batch norm.
+
+        Raises:
+            UserError: the program is not known, or the weights need another number of input channels.
+        """
+        source = source_named(name)
+        assert source is not None
+        self.weights_from = name
+        self.set_normalisation(per_channel(source.mean, self.in_channels), per_channel(source.std, self.in_channels))
+        set_norm_eps(self, source.norm_eps)
+
     def adopt_normalisation(self, weights: str | os.PathLike[str]) -> None:
-        """Set `mean` and `std` to the values with which the given weights were trained.
+        """Set `mean`, `std` and the epsilon of batch norm to the values with which the given weights were trained.
 
         Our own weights files record these values. With other weights they stay unchanged, unless a subclass knows the
         values.
         """
-        given = read_meta(weights).get("input", {})
+        meta = read_meta(weights)
+        if meta.get("norm_eps") is not None:
+            set_norm_eps(self, meta["norm_eps"])
+        given = meta.get("input", {})
         mean, std = given.get("mean", ()), given.get("std", ())
         if len(mean) == len(std) == self.in_channels:
             self.set_normalisation(mean, std)

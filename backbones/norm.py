@@ -61,6 +61,19 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     return convert_sync_batchnorm(module)
 
 
+def norm_eps(module: nn.Module) -> float | None:
+    """Return the epsilon of a model's batch norm, live or frozen; None without batch norm, or if layers differ."""
+    found = {float(vars(m)["eps"]) for m in module.modules() if hasattr(m, "running_var")}
+    return found.pop() if len(found) == 1 else None
+
+
+def set_norm_eps(module: nn.Module, eps: float) -> None:
+    """Set the epsilon of all batch norm layers, live and frozen."""
+    for each in module.modules():
+        if hasattr(each, "running_var"):
+            vars(each)["eps"] = eps
+
+
 def counted_batches(module: nn.Module) -> dict[str, Tensor]:
     """Return a model's state dict with `num_batches_tracked` for every batch norm.
 

@@ -18,6 +18,7 @@ from backbones.common.keywords import known_keywords
 from backbones.common.numeric import whole_number
 from backbones.common.registry import Registry, unknown_name
 from backbones.errors import UserError
+from backbones.weights.sources import SOURCES, chosen_style
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -103,15 +104,16 @@ def build(
     in_channels: int = 3,
     output_stride: int = 32,
     norm: str = "batch",
-    stride_style: str = "v1.5",
+    stride_style: str | None = None,
     shortcut: str | None = None,
+    weights_from: str | None = None,
 ) -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: one of `names()`, or "timm/<name>" or "torchvision/<name>".
         weights: "imagenet", a named tag, a file, "hf:owner/name" (a repository of the Hugging Face hub), or None for
-            random weights.
+            random weights. "FILE::PART" loads one of several encoders of a file, such as "moco.pth::module.encoder_k".
         features: levels to return, `c{log2(stride)}`, such as ("c2", "c5"). Stages after the last one are left out.
             "all" is c2 to c5 (c0 to c2 for the CIFAR networks); "last" is the deepest of them.
         in_channels: channels of the input. If it is not 3, the weights of the first convolution are adapted.
@@ -119,18 +121,21 @@ def build(
         norm: "batch"; "sync" (statistics over all processes); "frozen" (fixed statistics and affine parameters; needs
             weights); "group" (32 groups; not for models of other libraries).
         stride_style: "v1.5" puts the stride on the 3x3 convolution, "v1" on the first 1x1 as in the paper. Our
-            ResNets only.
+            ResNets only. None is the style of the weights if it is known, else v1.5.
         shortcut: option of section 3.3 of the paper: "A" (identity, zeros for new channels), "B" (projections where
             the size changes) or "C" (projections everywhere). None is the network's own option: B, or A for the
             CIFAR networks. Our ResNets only.
+        weights_from: program that made the weights file, such as "detectron2" (see `backbones.weights.sources`). It
+            sets channel order, normalisation, stride style and epsilon, which the file does not say.
 
     Raises:
         UserError: the name, an option or a feature is unknown, or the weights are not available or do not fit.
     """
+    style = chosen_style(stride_style, weights_from, _recorded_style(weights))
     given: dict[str, object] = {
         "output_stride": output_stride,
         "norm": norm,
-        "stride_style": stride_style,
+        "stride_style": style or _DEFAULTS["stride_style"],
         "shortcut": shortcut,
     }
     in_channels = whole_number("in_channels", in_channels)
@@ -148,6 +153,8 @@ def build(
     options = {"name": name, "features": chosen, "in_channels": in_channels, **given}
     backbone = builder(**{option: value for option, value in options.items() if option in taken})
     _check_built(backbone, name, features=chosen, in_channels=in_channels, output_stride=output_stride)
+    if weights_from is not None:
+        backbone.come_from(weights_from)
     if weights is not None:
         _fill(backbone, weights)
     if norm in ("frozen", "sync"):
@@ -173,6 +180,17 @@ def refuse_options(name: str, options: Mapping[str, object]) -> None:
                 f"{name}: {option}={value!r} is not available for this backbone; leave {option} out "
                 f"(its default is {_DEFAULTS[option]!r}) or use another backbone, such as resnet50"
             )
+
+
+def _recorded_style(weights: str | os.PathLike[str] | None) -> str | None:
+    """Return the stride style that the header of our own weights file records; None if there is none."""
+    if weights is None or not str(weights).endswith(".safetensors"):
+        return None
+    from backbones.weights.files import read_meta
+
+    model = read_meta(weights).get("model", {})
+    known = SOURCES.get(model.get("weights_from"))
+    return model.get("stride_style") or (known.stride_style if known else None)
 
 
 def _fill(backbone: Backbone, weights: str | os.PathLike[str]) -> None:

@@ -141,7 +141,7 @@ def build_library_model(
     Raises:
         UserError: the name or an option is unknown.
     """
-    ours = {"stride_style": options.pop("stride_style", "v1.5"), "shortcut": options.pop("shortcut", None)}
+    ours = {"stride_style": options.pop("stride_style", None) or "v1.5", "shortcut": options.pop("shortcut", None)}
     refuse_options(name, {"norm": norm if norm == "group" else "batch", **ours})
     if options:
         key, value = next(iter(options.items()))

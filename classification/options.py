@@ -127,8 +127,10 @@ class ClassifierOptions:
         backbone: a registered name; see `backbones.names()`.
         weights: none, imagenet, a tag, or a file; the last layer is loaded as well if its number of classes fits.
         shortcut: option A, B or C of the paper; absent: the model's own.
-        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: v1.5; only for our
-            own models.
+        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: that of the
+            weights if it is known, else v1.5; only for our own models.
+        weights_from: program that made the weights file, such as detectron2, moco or simclr; it sets channel order,
+            normalisation and stride style, which the file does not say.
         norm: norm layers of the backbone; sync is batch norm over the images of all processes together, on GPUs.
         freeze: number of backbone stages that do not train (1: stem; 2: stem and first stage; ...).
         label_smoothing: label smoothing of the training loss, 0 to 1 (Szegedy et al. 2016).
@@ -143,6 +145,7 @@ class ClassifierOptions:
     weights: str = "imagenet"
     shortcut: Literal["A", "B", "C"] | None = option(None, recorded=True)
     stride_style: Literal["v1.5", "v1"] | None = option(None, recorded=True)
+    weights_from: str | None = option(None, recorded=True)
     norm: Literal["batch", "sync", "frozen", "group"] = "batch"
     freeze: int = 0
     label_smoothing: float = 0.0
@@ -150,6 +153,8 @@ class ClassifierOptions:
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        files = self.weights_from is None or self.weights not in ("none", "imagenet", "coco")
+        require(files, "weights_from", self.weights_from, "is for files; name one with --weights, or leave it out")
         trainable = self.weights != "none" or not self.freeze
         require(trainable, "freeze", self.freeze, "random weights must not be frozen; use 0, or name --weights")
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must be 0 or above, below 1")

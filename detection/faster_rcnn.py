@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 import backbones
@@ -25,7 +25,7 @@ from backbones.weights.hub import resolve
 from backbones.weights.report import LoadReport
 from detection.data.annotations import CategoryMap
 from detection.mask_head import build_mask_parts
-from detection.necks import NECKS, BackboneBuilder, BoxHead, Neck, TwoLayerHead
+from detection.necks import NECKS, BackboneBuilder, BoxHead, HeadNorm, Neck, TwoLayerHead
 from detection.preprocess import Preprocessor
 from detection.roi_align import PyramidRoIAlign
 from detection.roi_heads import RoIHeads
@@ -33,6 +33,8 @@ from detection.rpn import RPN
 from detection.settings import DetectorSettings, takes
 from detection.targets import check_targets, with_strips
 from detection.weights import load_detector, read_detector
+
+HEAD_NORM = ".norm.bn."  # in the names of the entries of `HeadNorm`
 
 
 class FasterRCNN(GeneralizedRCNN):
@@ -157,12 +159,14 @@ def build(spec: DetectorSpec) -> FasterRCNN:
     """
     build_neck = NECKS[spec.neck]
     weights = resolve(spec.weights)
-    state = read_detector(weights, spec.backbone, spec.neck, masks=spec.masks)
+    state = read_detector(weights, spec.backbone, spec.neck, masks=spec.masks, weights_from=spec.weights_from)
     _refuse_misfit(spec, has_weights=weights is not None, has_detector=state is not None)
     neck, box_head = build_neck(_backbone_builder(spec, None if state is not None else weights), spec)
+    if spec.head_norm != "none" and not any(isinstance(part, HeadNorm) for part in (box_head or neck).modules()):
+        raise UserError(f"head_norm {spec.head_norm!r}: is not for neck {spec.neck}; use neck c4, or fpn_norm")
     model = _assemble(spec, neck, box_head)
     if spec.norm == "frozen" or (spec.norm == "auto" and weights is not None and not _has_live_norm(state)):
-        freeze_batch_norm(model)
+        freeze_batch_norm(model, within=_backbone_norms(model))
     if spec.norm == "sync":
         synchronise_batch_norm(model)
     model.load_report = neck.body.load_report
@@ -196,7 +200,15 @@ def _backbone_builder(spec: DetectorSpec, weights: str | os.PathLike[str] | None
     if not isinstance(backbone, str):
         return lambda *, features, output_stride=32: backbone
     norm = "group" if spec.norm == "group" else "batch"  # frozen and sync norm are made of batch norm later
-    return partial(backbones.build, backbone, weights=weights, norm=norm, in_channels=spec.in_channels)
+    return partial(
+        backbones.build,
+        backbone,
+        weights=weights,
+        norm=norm,
+        in_channels=spec.in_channels,
+        stride_style=spec.stride_style,
+        weights_from=spec.weights_from,
+    )
 
 
 def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> FasterRCNN:
@@ -218,6 +230,13 @@ def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> Faste
     return FasterRCNN(neck, rpn, roi_heads, Preprocessor(mean, std, min_size=spec.min_size, max_size=spec.max_size))
 
 
+def _backbone_norms(model: FasterRCNN) -> list[nn.Module]:
+    """Return the batch norm layers of a detector without those that a head adds, which stay live."""
+    new = {id(part) for head in model.modules() if isinstance(head, HeadNorm) for part in head.modules()}
+    kinds = nn.modules.batchnorm._BatchNorm
+    return [part for part in model.modules() if isinstance(part, kinds) and id(part) not in new]
+
+
 def _has_live_norm(state: dict[str, Tensor] | None) -> bool:
     """Return whether a state dict is from live batch norm, which counts its batches, unlike frozen batch norm."""
-    return any(name.endswith("num_batches_tracked") for name in state or ())
+    return any(name.endswith("num_batches_tracked") and HEAD_NORM not in name for name in state or ())

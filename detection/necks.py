@@ -138,7 +138,8 @@ def c4(backbone: BackboneBuilder, settings: DetectorSettings) -> NeckParts:
     The last two features of a built backbone must be c4 and c5.
     """
     trunk, conv5 = backbone(features=("c4", "c5")).split_last_stage()
-    return NeckParts(Neck(trunk, roi_size=2 * ROI_SIZE), StageHead(conv5))  # conv5 has stride 2
+    head = StageHead(conv5, norm=settings.head_norm == "batch")
+    return NeckParts(Neck(trunk, roi_size=2 * ROI_SIZE), head)  # conv5 has stride 2
 
 
 @register_neck("dc5")
@@ -175,20 +176,37 @@ class TwoLayerHead(TwoMLPHead, BoxHead):
         self.out_channels = width
 
 
+class HeadNorm(nn.Module):
+    """Batch norm that a head adds to the layers of a backbone. `--norm frozen` and auto leave it live."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise maps `[R, C, h, w]`."""
+        return self.bn(x)
+
+
 class StageHead(MapHead):
     """Box head that applies a backbone's last stage to RoI features `[R, C4, 14, 14]` and averages over positions:
 
     `[R, C5]`.
+
+    Args:
+        norm: whether batch norm follows the stage (He et al. 2020, MoCo, appendix "Detection on PASCAL VOC").
     """
 
-    def __init__(self, stage: LastStage) -> None:
+    def __init__(self, stage: LastStage, *, norm: bool = False) -> None:
         super().__init__()
         self.stage = stage
+        self.norm = HeadNorm(stage.feature_info.channels) if norm else None
         self.out_channels = stage.feature_info.channels
 
     def maps(self, rois: Tensor) -> Tensor:
         """Return the stage's features of each RoI, `[R, C5, 7, 7]`."""
-        return self.stage(rois)
+        maps = self.stage(rois)
+        return maps if self.norm is None else self.norm(maps)
 
 
 def _level(stride: int, channels: int) -> FeatureInfo:

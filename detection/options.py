@@ -102,6 +102,8 @@ class DetectorOptions(DetectorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        files = self.weights_from is None or self.weights not in ("none", "imagenet", "coco")
+        require(files, "weights_from", self.weights_from, "is for files; name one with --weights, or leave it out")
         fits = self.weights != "none" or not self.freeze
         require(fits, "freeze", self.freeze, "random weights must not be frozen; name --weights or leave --freeze out")
 

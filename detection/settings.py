@@ -28,6 +28,12 @@ class DetectorSettings:
             conv5), or the name of your own (see detection.register_neck).
         norm: batch norm of the backbone. auto is frozen with pretrained weights and live without them; a detector's
             file keeps its own. sync is live and computes its statistics over the images of all processes, on GPUs.
+        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: that of the
+            weights if it is known, else v1.5; only for our own models.
+        weights_from: program that made the weights file, such as detectron2, moco or simclr; it sets channel order,
+            normalisation and stride style, which the file does not say.
+        head_norm: with neck c4, batch adds batch norm after the RoI head's conv5, as MoCo's protocol does; it is live,
+            and --norm sync computes its statistics over the images of all processes.
         min_size: short side of an image in pixels after resizing.
         max_size: largest long side in pixels after resizing. In long images, this makes the short side smaller.
         fpn_channels: number of channels of the FPN's levels.
@@ -48,6 +54,9 @@ class DetectorSettings:
 
     neck: str = option("fpn", recorded=True)
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
+    stride_style: Literal["v1.5", "v1"] | None = option(None, recorded=True)
+    weights_from: str | None = option(None, recorded=True)
+    head_norm: Literal["none", "batch"] = option("none", recorded=True)
     min_size: int = option(800, resume="evaluation", recorded="default")
     max_size: int = option(1333, recorded="default")
     fpn_channels: int = option(256, recorded=True)

@@ -14,6 +14,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from backbones import Backbone
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
+from backbones.norm import set_norm_eps
 from backbones.weights.files import read_meta, read_state
 from backbones.weights.names import without_prefix
 from backbones.weights.published import fetch
@@ -26,6 +27,10 @@ COCO_FILES = tuple(url.rsplit("/", 1)[1] for url in (COCO_URL, COCO_MASKS_URL))
 # The 80 category ids of COCO lie in 1..90; row k of a 91-way predictor is category id k.
 COCO_ROWS = 91
 ROI_HEADS = re.compile(r"(?:.*\.)?roi_heads\.")  # entries of a detector, which may have a prefix
+# Entries of detectron2's and MMDetection's detectors, whose heads have other layers than ours.
+OTHER_DETECTOR = re.compile(
+    r"(?:.*\.)?(?:proposal_generator\.|backbone\.bottom_up\.|rpn_head\.|roi_head\.|bbox_head\.)"
+)
 PREDICTOR = "roi_heads.box_predictor."
 MASK_BRANCH = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
 MASK_ROWS = "roi_heads.mask_predictor.mask_fcn_logits"
@@ -35,18 +40,27 @@ OLD_MASK_CONVOLUTION = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.")
 
 
 def read_detector(
-    weights: str | os.PathLike[str] | None, backbone: str | Backbone, neck: str, *, masks: bool = False
+    weights: str | os.PathLike[str] | None,
+    backbone: str | Backbone,
+    neck: str,
+    *,
+    masks: bool = False,
+    weights_from: str | None = None,
 ) -> dict[str, Tensor] | None:
     """Read the state dict of a whole detector, or return None if `weights` is None or names weights of a backbone.
 
     Args:
         masks: whether the detector has a mask branch. "coco" then means the Mask R-CNN.
+        weights_from: program that made the file. Of detectors of other programs, only the backbone is loaded.
 
     Raises:
         UserError: weights are "coco" but not published for this model, or the file cannot be read.
     """
     if weights != "coco":
         state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
+        if any(OTHER_DETECTOR.match(name) for name in state):
+            _require_source(str(weights), weights_from)
+            return None
         return state if any(ROI_HEADS.match(name) for name in state) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if (name, neck) != ("resnet50", "fpn"):
@@ -57,6 +71,15 @@ def read_detector(
     if masks:
         return read_state(fetch(COCO_MASKS_URL, what="maskrcnn_resnet50_fpn"))
     return read_state(fetch(COCO_URL, what="fasterrcnn_resnet50_fpn"))
+
+
+def _require_source(file: str, weights_from: str | None) -> None:
+    """Refuse the file of another program's detector unless its program is named."""
+    if weights_from is None:
+        raise UserError(
+            f"{file}: is a whole detector of detectron2 or MMDetection, whose heads have other layers; add "
+            "--weights-from detectron2 (mmdetection, or caffe for its style caffe) to load its backbone"
+        )
 
 
 def load_detector(
@@ -107,18 +130,6 @@ def load_detector(
         reshaped=(),
         moved=_moved(known, categories),
     )
-
-
-def norm_eps(model: nn.Module) -> float | None:
-    """Return the epsilon of the backbone's batch norm, live or frozen, or None if it has no batch norm."""
-    return next((float(vars(m)["eps"]) for m in model.modules() if hasattr(m, "running_var")), None)
-
-
-def set_norm_eps(model: nn.Module, eps: float) -> None:
-    """Set the epsilon of all batch norm layers, live and frozen."""
-    for module in model.modules():
-        if hasattr(module, "running_var"):
-            vars(module)["eps"] = eps
 
 
 def _modern(name: str) -> str:

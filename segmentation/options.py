@@ -97,6 +97,10 @@ class SegmenterOptions:
         aux: add a second loss in training, on scores of the feature before the last.
         weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation model's file for the whole
             model.
+        stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: that of the
+            weights if it is known, else v1.5; only for our own models.
+        weights_from: program that made the weights file, such as detectron2, moco or simclr; it sets channel order,
+            normalisation and stride style, which the file does not say.
         norm: norm layers of the backbone; auto is live batch norm; sync is batch norm over the images of all processes
             together, in the heads as well, on GPUs.
         freeze: number of backbone stages that do not train (1: stem; 2: stem and first stage; ...).
@@ -110,11 +114,15 @@ class SegmenterOptions:
     max_stride: Literal[4, 8, 16, 32] | None = option(None, recorded=True)
     aux: bool = option(True, recorded="default")
     weights: str = "imagenet"
+    stride_style: Literal["v1.5", "v1"] | None = option(None, recorded=True)
+    weights_from: str | None = option(None, recorded=True)
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
     freeze: int = 0
     loss: Literal["ce", "ohem", "dice"] = "ce"
     class_weights: Literal["none", "median"] = "none"
 
     def __post_init__(self) -> None:
+        files = self.weights_from is None or self.weights not in ("none", "imagenet", "coco")
+        require(files, "weights_from", self.weights_from, "is for files; name one with --weights, or leave it out")
         trainable = self.weights != "none" or not self.freeze
         require(trainable, "freeze", self.freeze, "random weights must not be frozen; use 0, or name --weights")

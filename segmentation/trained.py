@@ -196,6 +196,8 @@ def build_from_options(
         norm=options.norm,
         output_stride=options.output_stride,
         max_stride=options.max_stride,
+        stride_style=options.stride_style,
+        weights_from=options.weights_from,
         loss=loss,
         classes=classes,
     )

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.common.files import JsonObject
-from backbones.errors import UserError, first_line
+from backbones.errors import UserError, first_line, first_names
 from backbones.weights.pickles import StandIn, is_plain, read_pickle, unreadable
 from backbones.weights.plain_pickles import read_plain_pickle
 from backbones.weights.pretraining import first_encoder
+from backbones.weights.sources import split_part
 
 # Weights files of a run folder, in order of preference.
 RUN_FILES = ("model.safetensors", "checkpoint/best.safetensors")
@@ -57,18 +58,25 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     weights ("model_ema", "teacher", ...) come first, then the usual names, and then the only one that is neither a head
     nor a second encoder. Arrays of NumPy become tensors. No code of the file is run.
 
+    Args:
+        path: the file, or "FILE::PART" for the entries below a part, such as "moco.pth::module.encoder_k" or
+            "dino.pth::student". The names of the entries are then without the part.
+
     Raises:
-        UserError: the file does not exist, is no weights file, has several state dicts of unusual names, or is a pickle
-            that would run code.
+        UserError: the file does not exist, is no weights file, has several state dicts of unusual names or not the
+            given part, or is a pickle that would run code.
     """
-    given, path = os.fspath(path), Path(path)
+    given, (file, part) = os.fspath(path), split_part(path)
+    path = Path(file)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or weights=None")
     content = _content(path)
     # Unwrap a checkpoint until the state dict itself is left.
     chosen: list[str] = []
     for _ in range(_MOST_WRAPPERS):
-        if isinstance(content, Mapping) and (wrapper := _wrapper(content, path)):
+        if isinstance(content, Mapping) and (named := _named_wrapper(content, part)):
+            content, part = content[named], part[len(named) + 1 :]
+        elif isinstance(content, Mapping) and (wrapper := _wrapper(content, path)):
             others = [key for key in _state_dicts(content) if key != wrapper]
             chosen += [f"{wrapper}, not {' or '.join(others)}"] if others else []
             content = content[wrapper]
@@ -76,6 +84,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     state = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor) and k not in _COUNTERS}
     if not state:
         raise _nothing(path, content)
+    if part:
+        state = _below(state, part, path)
     return Checkpoint(state, f"{given} ({'; '.join(chosen)})" if chosen else given)
 
 
@@ -128,6 +138,25 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise unreadable(path, first_line(error)) from error
+
+
+def _named_wrapper(content: Mapping[str, object], part: str) -> str | None:
+    """Return the key of a mapping in a checkpoint that is the beginning of a part, such as "student"; else None."""
+    keys = [key for key, value in content.items() if isinstance(key, str) and isinstance(value, Mapping)]
+    return next((key for key in keys if f"{part}.".startswith(f"{key}.")), None)
+
+
+def _below(state: Mapping[str, Tensor], part: str, path: Path) -> dict[str, Tensor]:
+    """Return the entries whose names begin with a part, without the part.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {key[len(part) + 1 :]: value for key, value in state.items() if key.startswith(f"{part}.")}
+    if not found:
+        parts = list(dict.fromkeys(".".join(key.split(".")[:2]) for key in state))
+        raise UserError(f"{path}: has no entries below {part}; its parts are {first_names(parts)}")
+    return found
 
 
 def _wrapper(content: Mapping[str, object], path: Path) -> str | None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.errors import UserError, first_names
-from backbones.weights.files import read_checkpoint
+from backbones.weights.caffe2 import from_caffe2, has_caffe2_names
+from backbones.weights.files import read_checkpoint, read_meta
 from backbones.weights.names import (
     COUNTER,
     aliases,
@@ -24,13 +25,14 @@ from backbones.weights.names import (
 from backbones.weights.pretraining import left_out
 from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
+from backbones.weights.sources import source_named
 
 # Beginnings of classifier entries. A backbone has no classifier.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
 _SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar", ".safetensors")
-_DETECTRON2 = (
-    "the names are detectron2's; channel order and stride are not converted: RGB with ImageNet's mean and std is "
-    "assumed, while detectron2's own models take BGR of 0..255 and have the stride on the 1x1 convolution"
+_FROM_DETECTRON2 = (
+    "has detectron2's names, which do not say how images are prepared; add weights_from='detectron2' for its own "
+    "models (BGR, stride on the 1x1 convolution), or 'torchvision' or 'moco' for files that were converted from these"
 )
 
 
@@ -62,9 +64,20 @@ def load(
     else:
         state, found_at = state_for(module, weights)
     named = _named(module, state)
+    name = module.weights_from if isinstance(module, Backbone) else None
+    # The weights in our own files were converted when they were loaded first.
+    known = None if name is None or read_meta(source or found_at) else source_named(name)
+    renamed = named.keys() != state.keys()
+    if renamed and known is None and isinstance(module, Backbone) and _has_detectron2_names(state):
+        raise UserError(f"{source or found_at}: {_FROM_DETECTRON2}")
+    if renamed and has_caffe2_names(state) and not (known and known.bgr):
+        raise UserError(
+            f"{source or found_at}: has Caffe2's names, so its images are BGR; add weights_from='detectron2'"
+        )
+    if known and known.bgr:
+        named = {key: _flipped(value) for key, value in named.items()}
     report = _fill(module, named, source or found_at, tuple(ignore), adapt_input, minimum)
-    renamed = named.keys() != state.keys() and _has_detectron2_names(state)
-    return replace(report, note=_DETECTRON2) if renamed else report
+    return replace(report, note=known.describe(str(name))) if known else report
 
 
 def load_linear(
@@ -92,9 +105,11 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)
-    if not isinstance(weights, str) or _is_path(word):
+    if "::" in word or not isinstance(weights, str) or _is_path(word):
         checkpoint = read_checkpoint(word)
         return checkpoint.entries, checkpoint.source
+    if isinstance(module, Backbone) and module.weights_from:
+        raise UserError(f"weights_from={module.weights_from!r}: is for files, not for weights={word!r}; leave it out")
     published = module.source if isinstance(module, Backbone) else None
     if published is None:
         raise UserError(
@@ -114,6 +129,8 @@ def _named(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found, *_ = _paired(own, state)
     if 2 * len(found) >= len(own):
         return dict(state)
+    if has_caffe2_names(state):
+        return from_caffe2(state)
     if _has_detectron2_names(state):
         return {torchvision_name(key): value for key, value in state.items()}
     bare = [key.removeprefix("net.").removeprefix("model.") for key in own]
@@ -131,6 +148,11 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     repeats = -(-in_channels // weight.shape[1])
     wide = weight.float().repeat(1, repeats, 1, 1)[:, :in_channels]
     return (wide * (weight.shape[1] / in_channels)).to(weight.dtype)
+
+
+def _flipped(value: Tensor) -> Tensor:
+    """Return the weight of a convolution on images with its input channels in reverse order; others unchanged."""
+    return value.flip(1) if value.ndim == 4 and value.shape[1] == 3 else value
 
 
 def _fill(
@@ -160,6 +182,8 @@ def _fill(
         else:
             wrong.append(f"{key} is {list(value.shape)} in the file and {list(own[key].shape)} in the model")
     if wrong:
+        if wrong[0].startswith("conv1.weight is ") and module.state_dict()["conv1.weight"].shape[2:] != (3, 3):
+            wrong[0] += " (the file's network has another stem, such as that for CIFAR or a deep one)"
         raise UserError(f"{source}: does not fit {_name(module)}: {first_names(wrong, 3)}; give a file of this model")
     # 3. Report, and refuse a file that fills too little.
     report = LoadReport(

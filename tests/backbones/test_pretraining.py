@@ -247,17 +247,20 @@ def test_detectron2s_pickles_of_arrays_load(prefix: str, protocol: int, tmp_path
     arrays["proposal_generator.anchors"] = np.ones(3, ">f4")
     path = tmp_path / "R.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision"}, protocol))
-    backbone = backbones.build("resnet20", weights=path, shortcut="B")
+    with pytest.raises(UserError, match=r"has detectron2's names, .* add weights_from='detectron2' for its own"):
+        backbones.build("resnet20", weights=path, shortcut="B")
+    backbone = backbones.build("resnet20", weights=path, shortcut="B", weights_from="torchvision")
     report = backbone.load_report
     assert is_same(backbone) and report is not None
     assert (report.missing, report.unexpected) == ((), ("proposal_generator.anchors",))
-    assert "channel order and stride are not converted" in str(report)
+    assert str(report).endswith("from torchvision: R, G, B, mean and std of ImageNet, stride v1.5")
 
 
 def test_detectron2s_checkpoint_of_tensors_and_its_classifier_load(tmp_path: Path):
     fc = {"fc.weight": torch.rand(3, WIDTH), "fc.bias": torch.rand(3)}
     torch.save({"model": {**detectron2(OWN), **{f"stem.{k}": v for k, v in fc.items()}}}, tmp_path / "model_final.pth")
-    model = classification.build("resnet20", 3, weights=tmp_path / "model_final.pth", shortcut="B")
+    file = tmp_path / "model_final.pth"
+    model = classification.build("resnet20", 3, weights=file, shortcut="B", weights_from="moco")
     assert isinstance(model, PooledClassifier) and is_same(model.backbone)
     assert torch.equal(model.fc.weight, fc["fc.weight"]) and torch.equal(model.fc.bias, fc["fc.bias"])
 

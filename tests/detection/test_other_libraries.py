@@ -14,8 +14,7 @@ import backbones
 import classification
 import detection
 from backbones.errors import UserError
-from backbones.norm import freeze_batch_norm
-from detection.weights import set_norm_eps
+from backbones.norm import freeze_batch_norm, set_norm_eps
 
 IMAGES = (2, 3, 64, 64)
 

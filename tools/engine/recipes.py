@@ -73,7 +73,7 @@ def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> Furthe
         return FurtherValues()
     whole = meta["task"] == task
     if not whole:
-        names &= {"backbone"}
+        names &= {"backbone", "stride_style", "weights_from"}
     if "norm" in {field.name for field in fields(model)} and values.get("norm") == "group":
         names = names | {"norm"}  # its weights are not those of batch norm
     found = {name: value for name, value in renamed(values, [model]).items() if name in names}

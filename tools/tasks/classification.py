@@ -16,6 +16,7 @@ from backbones.common.data_split import DataSplit
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
 from backbones.errors import UserError, counted, require
+from backbones.norm import norm_eps
 from backbones.weights.hub import resolve
 from classification.balance import balanced_repeats, class_weights
 from classification.data.folder_source import classes_of
@@ -130,6 +131,7 @@ class ClassificationTask:
                 "mean": list(backbone.mean),
                 "std": list(backbone.std),
             },
+            "norm_eps": norm_eps(backbone),
             "model": asdict(options.model),
         }
 

@@ -17,6 +17,7 @@ from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError, counted, first_names
+from backbones.norm import norm_eps
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.augmentation.presets import is_file, listed_steps
@@ -28,7 +29,7 @@ from detection.options import DetectorOptions
 from detection.predict import Predictor
 from detection.runs import strips_of_codes
 from detection.trained import build_from_options, from_file
-from detection.weights import MASK_BRANCH, norm_eps
+from detection.weights import MASK_BRANCH
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches, to_device
 from tools.engine.evaluation import Results
@@ -90,7 +91,7 @@ class DetectionTask:
             "category_ids": list(categories.ids),
             "category_names": list(categories.names),
             "input": {**model.transform.describe(), **bits_entry(options.data.bits)},
-            "norm_eps": norm_eps(model),
+            "norm_eps": norm_eps(model.backbone.body),
             "model": asdict(options.model),
             **({"categories": asdict(options.categories)} if options.categories.changes_classes else {}),
             **_augment_entry(options),

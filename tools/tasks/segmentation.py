@@ -15,6 +15,7 @@ from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.errors import UserError, counted
+from backbones.norm import norm_eps
 from segmentation.data.dataset import LabelSource, Segmentation, collate, collate_whole
 from segmentation.data.statistics import LabelStatistics, measure_channels, measure_labels
 from segmentation.draw import draw_samples, viewable
@@ -85,6 +86,7 @@ class SegmentationTask:
                 "mean": list(backbone.mean),
                 "std": list(backbone.std),
             },
+            "norm_eps": norm_eps(backbone),
             "model": asdict(options.model),
         }
 
