@@ -17,23 +17,15 @@ from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
 from backbones.common.results import shown
 from backbones.errors import UserError
-<<<<<<< HEAD
-from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
-=======
 from backbones.norm import set_norm_eps
-from backbones.trained import TrainedFile, TrainedModel, find, options_of
->>>>>>> d4b00d4 (Read weights by the program that made them: channel order, normalisation and stride style; name a part of a file; add batch norm to the C4 head)
+from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
 from detection.faster_rcnn import FasterRCNN, build
 from detection.options import DetectorOptions
 from detection.predict import Predictor
-<<<<<<< HEAD
 from detection.results import Detections, Outlines
-from detection.weights import set_norm_eps
-=======
->>>>>>> d4b00d4 (Read weights by the program that made them: channel order, normalisation and stride style; name a part of a file; add batch norm to the C4 head)
 
 
 class TrainedDetector(TrainedModel[Tensor, Detections]):
