@@ -29,7 +29,7 @@ def paint(outline: Outline, size: tuple[int, int]) -> np.ndarray:
         counts = checked_runs(outline, size).tolist()
         runs = mask.frPyObjects({"size": list(size), "counts": counts}, *size)
     else:
-        runs = mask.merge(mask.frPyObjects(_clipped_polygons(outline, size), *size))
+        runs = mask.merge(mask.frPyObjects(_polygons(outline), *size))
     return np.asarray(mask.decode(runs)).astype(bool).reshape(size)
 
 
@@ -73,7 +73,7 @@ def encode(outline: Outline, size: tuple[int, int]) -> bytes:
     """
     if isinstance(outline, Mapping):
         return compressed(checked_runs(outline, size))
-    runs = mask.merge(mask.frPyObjects(_clipped_polygons(outline, size), *size))
+    runs = mask.merge(mask.frPyObjects(_polygons(outline), *size))
     return bytes(runs["counts"])
 
 
@@ -89,9 +89,9 @@ def encode_bitmap(bitmap: np.ndarray) -> CompressedMask:
     return {"size": [int(side) for side in code["size"]], "counts": bytes(code["counts"]).decode()}
 
 
-def _clipped_polygons(outline: Sequence[object], size: tuple[int, int]) -> list[list[float]]:
-    """Check polygons. Points far beyond the image are moved, because they would cost memory and paint nothing."""
-    return [checked_polygon(polygon).clip(*_reach(size)).ravel().tolist() for polygon in outline]
+def _polygons(outline: Sequence[object]) -> list[list[float]]:
+    """Check polygons. hotcoco cuts off what lies outside the image, at no cost for points far away."""
+    return [checked_polygon(polygon).ravel().tolist() for polygon in outline]
 
 
 def _array(values: object) -> np.ndarray:
@@ -107,12 +107,6 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
     if numbers.dtype.kind == "f" and np.isfinite(numbers).all() and (np.abs(numbers) < 2**53).all():
         return numbers.astype(np.int64) if (numbers == np.floor(numbers)).all() else numbers
     return numbers
-
-
-def _reach(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and largest x and y that points may have: one image size outside the image on each side."""
-    limit = np.array(size[::-1], np.float64)
-    return -limit, 2 * limit
 
 
 def decompressed(text: bytes) -> np.ndarray:

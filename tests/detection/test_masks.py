@@ -26,6 +26,7 @@ from detection.transforms import AUGMENTATIONS, Augment, register_augmentation
 
 SIZE = (40, 60)  # height and width of the images
 TRIANGLE = [10.0, 5, 30, 5, 10, 35]
+FAR = [10.0, 10, 200, 10, 10, 35]  # reaches far out of the image
 ISLANDS = [[32.0, 10, 40, 10, 40, 20, 32, 20], [45.0, 12, 55, 12, 55, 30, 45, 30]]
 
 
@@ -81,14 +82,16 @@ def test_polygons_and_both_forms_of_run_lengths_have_the_pixels_of_pycocotools(w
         annotation(3, run_lengths(blob, compressed=True), [33, 11, 24, 18]),
         annotation(4, run_lengths(blob, compressed=False), [33, 11, 24, 18]),
         annotation(5, None, [0, 0, 20, 20], iscrowd=1),  # a crowd needs no mask
+        annotation(6, [FAR], [10, 10, 50, 25]),
     )
     _, target = CocoDetection(data, Augment("eval"))[0]
     masks = masks_of(target)
     assert json.loads(data.source)["annotations"][4]["segmentation"]["counts"]  # in evaluation, the crowd's box
-    assert len(masks) == 4 and target["ignore"].tolist() == [[0, 0, 20, 20]]
+    assert len(masks) == 5 and target["ignore"].tolist() == [[0, 0, 20, 20]]
     for found, polygons in zip(masks, ([TRIANGLE], ISLANDS)):
         assert np.array_equal(found, coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *SIZE))))
     assert np.array_equal(masks[2], blob) and np.array_equal(masks[3], blob)
+    assert np.array_equal(masks[4], coco_mask.decode(coco_mask.frPyObjects([FAR], *SIZE))[..., 0])
     assert data.masks.text.nbytes < 500  # the packed masks are run lengths, not bitmaps
 
 

@@ -112,21 +112,13 @@ def mask_area(segmentation: object, size: tuple[float, float], box: Sequence[flo
     width, height = size
     try:
         if isinstance(segmentation, list) and segmentation and 0 < width * height <= MOST_PIXELS:
-            polygons = [_near(polygon, width, height) for polygon in segmentation]
+            polygons = [checked_polygon(polygon).ravel().tolist() for polygon in segmentation]
             return float(mask.area(mask.merge(mask.frPyObjects(polygons, int(height), int(width)))))
         if isinstance(segmentation, dict):
             return float(mask.area({name: segmentation[name] for name in ("size", "counts")}))
     except (KeyError, TypeError, ValueError, OverflowError):
         pass  # the mask cannot be decoded: use the box
     return box[2] * box[3]
-
-
-def _near(polygon: object, width: float, height: float) -> list[float]:
-    """Clip a polygon to the image and a margin of the image's size. Points farther away only cost memory."""
-    points = np.array(polygon, np.float64).reshape(-1, 2)
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError("not a polygon")
-    return points.clip((-width, -height), (2 * width, 2 * height)).ravel().tolist()
 
 
 def _check(segmentation: object, size: Size) -> float:
