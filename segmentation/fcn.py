@@ -22,7 +22,7 @@ from backbones.errors import UserError
 from backbones.weights.hub import resolve
 from segmentation.heads import HEADS, Head
 from segmentation.losses import PixelLoss
-from segmentation.weights import fill, match_classes, read_segmenter
+from segmentation.weights import fill, match_classes, read_segmenter, refuse_swapped
 
 AUX_WEIGHT = 0.4  # weight of the second loss (Zhao et al. 2017), as torchvision trains its models
 
@@ -37,10 +37,13 @@ class FCN(nn.Module):
         classifier, fusion, aux_classifier: the modules of the head; see `Head`.
         loss: maps scores and label maps to a scalar.
         load_report: which entries of the weights were loaded; None with random weights.
+        binary: whether the head has one output z for two classes. The scores are then 0 and z: their softmax is
+            1 - sigmoid(z) and sigmoid(z), their cross-entropy the binary cross-entropy of z.
     """
 
-    def __init__(self, backbone: Backbone, head: Head, *, loss: PixelLoss | None = None) -> None:
+    def __init__(self, backbone: Backbone, head: Head, *, loss: PixelLoss | None = None, binary: bool = False) -> None:
         super().__init__()
+        self.binary = binary
         self.backbone = backbone
         self.classifier, self.fusion, self.aux_classifier = head
         self.loss = loss or PixelLoss()
@@ -77,7 +80,8 @@ class FCN(nn.Module):
             found["aux"] = self.aux_classifier(features[before])
         # Upsample the scores to the size of the images.
         size = images.shape[-2:]
-        return {name: F.interpolate(x, size=size, mode="bilinear", align_corners=False) for name, x in found.items()}
+        found = {name: F.interpolate(x, size=size, mode="bilinear", align_corners=False) for name, x in found.items()}
+        return {name: torch.cat([torch.zeros_like(x), x], 1) for name, x in found.items()} if self.binary else found
 
     def freeze_stages(self, stages: int) -> None:
         """Freeze the first `stages` stages of the backbone (1: stem; 2: stem and c2; ...)."""
@@ -91,6 +95,7 @@ def build(
     *,
     head: str = "dilated",
     aux: bool = True,
+    binary: bool = False,
     weights: str | os.PathLike[str] | None = None,
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto",
     output_stride: int | None = None,
@@ -105,7 +110,7 @@ def build(
     Args:
         backbone: a registered name, or a `Backbone` with the features that the head reads.
         num_classes: number of classes, the background included if it is one.
-        head, aux: see `SegmenterOptions` in segmentation/options.py.
+        head, aux, binary: see `SegmenterOptions` in segmentation/options.py.
         weights: for the backbone as in `backbones.build`; "coco" (torchvision's fcn_resnet50 and 101, 21 classes) or a
             segmentation model's file for the whole model; None for random weights.
         norm, output_stride, max_stride: see `SegmenterOptions`; only with a name.
@@ -119,6 +124,9 @@ def build(
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
     num_classes = whole_number("num_classes", num_classes, least=2, most=255)
+    if binary and num_classes != 2:
+        raise UserError(f"--binary: needs two classes, but there are {num_classes}; leave the option out")
+    outputs = 1 if binary else num_classes
     weights = resolve(weights)
     state = read_segmenter(weights, backbone)
     whole, named = state is not None, {"output_stride": output_stride, "max_stride": max_stride, **options}
@@ -129,9 +137,9 @@ def build(
         _refuse(norm=norm != "auto", in_channels=in_channels != 3, **named)
         _refuse_second_weights(weights, whole=whole)
         trunk = backbone
-    model = FCN(trunk, _build_head(trunk, head, num_classes, aux=aux), loss=loss)
+    model = FCN(trunk, _build_head(trunk, head, outputs, aux=aux), loss=loss, binary=binary)
     if state is not None:
-        _fill(model, state, head, aux=aux, num_classes=num_classes, source=str(weights), classes=classes)
+        _fill(model, state, head, aux=aux, num_classes=outputs, source=str(weights), classes=classes)
         if norm == "frozen":
             backbones.freeze_batch_norm(trunk)
     if norm == "sync":
@@ -152,7 +160,9 @@ def _fill(
     """Load the weights of a whole model; with `classes`, put the classes of its head into this order."""
     trunk = model.backbone
     model.load_report = fill(model, state, num_classes=num_classes, source=source)
-    if classes is not None:
+    if model.binary:
+        refuse_swapped(source, classes)
+    elif classes is not None:
         match_classes(model, classes, lambda: FCN(trunk, _build_head(trunk, head, num_classes + 1, aux=aux)), source)
     trunk.adopt_normalisation(source)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backbones.common.category_options import CategoryOptions
 from backbones.common.options import option
 from backbones.errors import require
 
@@ -21,7 +22,12 @@ class SegmentationDataOptions:
         recipe: file of defaults in segmentation/recipes; auto is standard with --data and shapes without.
         train_split: name of the split to train on.
         val_split: name of the split to evaluate on.
-        classes: for data in COCO's layout: all categories, or the 20 of Pascal VOC.
+        classes: all classes of the data, or the classes to keep, such as "car,person"; voc: the 20 classes of Pascal
+            VOC in COCO's layout. Pixels of other classes are background, or ignored if the data have no background.
+        drop_classes: classes to leave out, such as "sky,void".
+        merge_classes: classes to unite, as NEW=OLD,OLD; several unions are separated by semicolons, such as
+            "vehicle=car,truck; way=road,pavement".
+        rename: new names of classes, as OLD=NEW, separated by commas.
         bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
             small values are refused. Predictions use it as well.
         in_channels: channels of the images; absent: as many as the first file has (three for an image). Arrays (.npy)
@@ -47,7 +53,10 @@ class SegmentationDataOptions:
     recipe: Literal["auto", "shapes", "standard", "camvid", "coco"] = "auto"
     train_split: str = "train"
     val_split: str = option("val", resume="evaluation")
-    classes: Literal["all", "voc"] = "all"
+    classes: str = "all"
+    drop_classes: str | None = None
+    merge_classes: str | None = None
+    rename: str | None = None
     bits: int | None = None
     in_channels: int | None = None
     normalise: Literal["backbone", "data"] = "backbone"
@@ -64,6 +73,7 @@ class SegmentationDataOptions:
     test_flip: bool = option(False, resume="evaluation")
 
     def __post_init__(self) -> None:
+        self.categories()
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be above 0")
         require(self.bits is None or 8 <= self.bits <= 16, "bits", self.bits, "must be 8 to 16")
         require(self.in_channels is None or self.in_channels > 0, "in_channels", self.in_channels, "must be above 0")
@@ -82,6 +92,15 @@ class SegmentationDataOptions:
         rule = f"must be factors from {LEAST_SCALE}, such as [0.75, 1.0, 1.25]"
         require(usable, "test_scales", self.test_scales, rule)
 
+    def categories(self) -> CategoryOptions:
+        """Return the options that change the classes. They are merged first, then renamed, then chosen.
+
+        Raises:
+            UserError: an option is malformed.
+        """
+        kept = None if self.classes in ("all", "voc") else self.classes
+        return CategoryOptions(kept, self.drop_classes, self.merge_classes, self.rename)
+
 
 @dataclass
 class SegmenterOptions:
@@ -95,6 +114,7 @@ class SegmenterOptions:
         max_stride: largest stride in the backbone: later stages are dropped, so that the head scores finer features;
             absent: all stages are kept. 16 suits small images.
         aux: add a second loss in training, on scores of the feature before the last.
+        binary: one output for two classes, whose sigmoid is the probability of the second class, instead of two.
         weights: none, imagenet, a tag or a file for the backbone; coco or a segmentation model's file for the whole
             model.
         stride_style: v1.5, or v1 for the bottlenecks of the paper (stride on the first 1x1); absent: that of the
@@ -113,6 +133,7 @@ class SegmenterOptions:
     output_stride: Literal[8, 16, 32] | None = option(None, recorded="default")
     max_stride: Literal[4, 8, 16, 32] | None = option(None, recorded=True)
     aux: bool = option(True, recorded="default")
+    binary: bool = option(False, recorded="default")
     weights: str = "imagenet"
     stride_style: Literal["v1.5", "v1"] | None = option(None, recorded=True)
     weights_from: str | None = option(None, recorded=True)

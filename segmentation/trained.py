@@ -193,6 +193,7 @@ def build_from_options(
         in_channels=in_channels,
         head=options.head,
         aux=options.aux,
+        binary=options.binary,
         norm=options.norm,
         output_stride=options.output_stride,
         max_stride=options.max_stride,

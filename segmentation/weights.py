@@ -108,6 +108,20 @@ def match_classes(model: nn.Module, classes: Sequence[str], larger: Callable[[],
         vars(model)["load_report"] = replace(report, moved=describe_moved(classes, rows))
 
 
+def refuse_swapped(source: str, classes: Sequence[str] | None) -> None:
+    """Refuse a file of a model with one output whose two classes are those of the data in the other order.
+
+    Raises:
+        UserError: the output would mean the other class.
+    """
+    known = read_meta(source).get("classes") if Path(source).is_file() else None
+    if classes is not None and known and list(known) == list(reversed(classes)):
+        raise UserError(
+            f"{source}: its one output tells {known[1]} from {known[0]}, but the data list these classes in the other "
+            "order; list them in the order of the weights"
+        )
+
+
 def _per_class(name: str, own: Size, given: Size, num_classes: int) -> bool:
     """Return whether two shapes, of a head's tensor in file and model, differ only in the number of classes."""
     same_rank = name.startswith(HEAD) and len(own) == len(given)

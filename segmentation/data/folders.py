@@ -15,6 +15,7 @@ from backbones.common.decoding import channels_of, decode, is_bands
 from backbones.common.images import read_file, read_image
 from backbones.common.listing import inner_folder, visible
 from backbones.errors import UserError, require
+from segmentation.data.chosen import ChosenLabels
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
@@ -108,11 +109,16 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
     Raises:
         UserError: the layout is unknown, a file is missing or malformed, or an option does not fit the layout.
     """
-    root = home_of(root)
-    name = options.train_split if split == "train" else options.val_split
+    source = _open(home_of(root), options.train_split if split == "train" else options.val_split, options)
+    categories = options.categories()
+    return ChosenLabels(source, categories) if categories.changes_classes else source
+
+
+def _open(root: Path, name: str, options: SegmentationDataOptions) -> LabelSource:
+    """Open a split with the classes of the data."""
     other = _open_listed_classes(root, name, options)
     if other is not None:
-        if options.classes != "all":
+        if options.classes == "voc":
             raise UserError(
                 f"--classes {options.classes}: works only for data in COCO's layout, but {root} has its "
                 "own list of classes; leave --classes out"
@@ -125,7 +131,7 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
         )
     found = CocoLabels(
         *find_split(root, name),
-        chosen=options.classes,
+        chosen="voc" if options.classes == "voc" else "all",
         allow_outside=options.allow_outside,
         bits=options.bits or WHOLE_BITS,
     )

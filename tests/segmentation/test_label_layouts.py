@@ -141,6 +141,42 @@ def test_an_export_opens_as_it_is(tmp_path: Path, write: Any):
         opened(tmp_path / "data", "val")
 
 
+def test_classes_of_label_maps_are_merged_renamed_and_chosen(tmp_path: Path):
+    photo(tmp_path / "images" / "a.jpg")
+    values = np.array([[0, 1, 2, 3, 1, 255]] * 4, np.uint8)
+    save(tmp_path / "labels" / "a.png", values)
+    (tmp_path / "classes.txt").write_text("road\ncar\nbus\nsky\n")
+    cases: list[tuple[dict[str, str], tuple[str, ...], list[int]]] = [
+        ({"merge_classes": "vehicle=car,bus"}, ("road", "vehicle", "sky"), [0, 1, 1, 2, 1, 255]),
+        ({"classes": "car,bus"}, ("car", "bus"), [255, 0, 1, 255, 0, 255]),
+        ({"drop_classes": "sky", "rename": "car=auto"}, ("road", "auto", "bus"), [0, 1, 2, 255, 1, 255]),
+    ]
+    for options, names, expected in cases:
+        source = opened(tmp_path, **options)
+        assert source.classes.names == names and source.labels(0, (4, 6))[0].tolist() == expected
+        assert source.notes == (
+            {} if "merge_classes" in options else {"classes left out as ignored pixels": 4 - len(names)}
+        )
+    (tmp_path / "classes.txt").write_text("background\ncar\nbus\nsky\n")
+    source = opened(tmp_path, classes="bus")
+    assert source.classes.names == ("background", "bus") and source.labels(0, (4, 6))[0].tolist() == [
+        0,
+        0,
+        1,
+        0,
+        0,
+        255,
+    ]
+    assert source.notes == {"classes left out as background": 2}
+    for options, message in (
+        ({"classes": "cat"}, "--classes: .* has no class cat; did you mean car|--classes.*cat"),
+        ({"merge_classes": "all=background,car,bus,sky"}, "fewer than two classes are left"),
+        ({"classes": "car", "drop_classes": "bus"}, "cannot be combined with --classes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            opened(tmp_path, **options)
+
+
 def test_splits_of_maps_beside_images_and_of_labelme_are_folders(tmp_path: Path):
     for split in ("train", "valid"):
         beside(tmp_path / "beside" / split)
