@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 # A file is one worker's, which shares its fixtures; tests/conftest.py puts the slowest files first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-portable check mutants clean
+.PHONY: demo test test-portable check mutants docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test-portable  the tests that compare numbers, as on older CPUs and on 1, 2 and 4 threads"
 	@echo "make check  lint, types and tests"
 	@echo "make mutants  change the core in many small ways; name the changes that no test notices (about an hour)"
+	@echo "make docs   build the documentation site into build/site"
 	@echo "make clean  remove the environment in $(VENV)"
 
 demo: $(STAMP)
@@ -55,6 +56,11 @@ $(STAMP): setup.py pyproject.toml
 $(VENV)/.dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "the site is in build/site/index.html"
 
 clean:
 	rm -rf $(VENV)

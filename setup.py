@@ -8,9 +8,9 @@ from setuptools import find_packages, setup
 TASKS = ("classification", "detection", "segmentation")
 PACKAGES = ("backbones", *TASKS, "tools")
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
-DEMO = ["starlette>=0.40", "uvicorn>=0.30", "python-multipart>=0.0.18"]
+DEMO = ["starlette>=0.40", "uvicorn>=0.30"]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "pandas>=2.2"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "shtab>=1.7", *DEMO, *NOTEBOOK]
 VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "backbones" / "__init__.py").read_text())[1]
 
 setup(
@@ -43,6 +43,7 @@ setup(
         "backbones": ["py.typed"],
         "tools": ["py.typed"],
         "tools.reports": ["templates/*"],
+        "tools.viewer": ["templates/*"],
         "detection.augmentation": ["*.yaml"],
         **{task: ["py.typed", "recipes/*.yaml", "experiments/*.yaml"] for task in TASKS},
     },
@@ -72,7 +73,7 @@ setup(
         "benchmark": ["faster-coco-eval>=1.6"],  # a peer of tools/benchmark.py evaluate
         "completion": ["shtab>=1.7"],  # resnet-transfer completion
         "demo": DEMO,  # resnet-transfer demo
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],  # make docs
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "ruff>=0.9"],  # make docs
         "export": EXPORT,
         "heif": ["pillow-heif>=0.16"],  # photos of telephones (.heic)
         "video": ["av>=14"],  # the sound of videos that predict.py draws on

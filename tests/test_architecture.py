@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "tools/reports": {*BASE, *TASKS, "tools/evaluation", "tools/synthetic", "tools/runs"},
     "tools/checks": {*BASE, *TASKS, "tools/processes"},
     "tools/prediction": {*BASE, *TASKS, "tools/processes"},
+    "tools/viewer": {*BASE, *TASKS},
     "tools/exports": {*TRAINING, "tools/runs"},
     "tools/benchmarks": TRAINING,
     "tools/analysis": {*TRAINING, "tools/reports"},

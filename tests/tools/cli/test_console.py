@@ -33,7 +33,7 @@ def test_every_script_is_a_sub_command():
 def test_the_help_lists_the_commands_with_their_first_lines(capsys: pytest.CaptureFixture):
     console.main([])
     whole = capsys.readouterr().out
-    assert f"  eval         {_first_line('eval_coco')}" in whole.splitlines()
+    assert f"  eval               {_first_line('eval_coco')}" in whole.splitlines()
     assert [words for words in console.SUBCOMMANDS if f"\n  {words} " not in whole] == []
     console.main(["train", "--help"])
     group = capsys.readouterr().out

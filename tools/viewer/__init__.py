@@ -1,0 +1,1 @@
+"""A local web page for looking at trained models: uploads, answers of each task, and the page itself."""

@@ -1,0 +1,124 @@
+"""Turns the results of the three tasks into JSON for the page: boxes with masks, label maps, or rankings."""
+
+from __future__ import annotations
+
+import base64
+import io
+from threading import Lock
+
+import numpy as np
+import PIL.Image
+from numpy.typing import ArrayLike
+
+import classification
+import detection
+import segmentation
+from backbones.common.colours import Colour, colour_of
+from backbones.common.files import JsonObject
+from backbones.trained import find
+from classification.trained import TrainedClassifier
+from detection.results import Detections
+from detection.trained import TrainedDetector
+from segmentation.results import LabelMap
+from segmentation.trained import TrainedSegmenter
+
+TINT = 115  # opacity of a mask, 0..255
+FIRST_SCORE = 0.5  # where the slider stands at first without a best score
+TOP = 10  # classes in a ranking
+
+Model = TrainedClassifier | TrainedDetector | TrainedSegmenter
+
+
+class ShownRun:
+    """A trained run that the page shows. Requests use the model one after another.
+
+    Args:
+        run: run folder or weights file.
+        name: name on the page, without folders.
+        device: see `--device`.
+
+    Raises:
+        UserError: there is no trained model.
+    """
+
+    def __init__(self, run: str, name: str, *, device: str) -> None:
+        self.name, self.trained, self._lock = name, find(run), Lock()
+        self.model = _load(run, self.trained.task, device)
+
+    def describe(self) -> JsonObject:
+        """Return name, task, and the score at which the slider stands at first."""
+        best = [float(score) for score in (self.trained.meta.get("best_scores") or {}).values()]
+        start = float(np.median(best)) if best else FIRST_SCORE
+        return {"name": self.name, "task": self.trained.task, "score": round(start, 2)}
+
+    def answer(self, pixels: np.ndarray) -> JsonObject:
+        """Return the result for an image `[H, W, 3]` uint8 as JSON.
+
+        Raises:
+            UserError: the image cannot be used, for example because it is too thin.
+        """
+        with self._lock:
+            found = self.model(pixels)
+        size = {"width": pixels.shape[1], "height": pixels.shape[0], "task": self.trained.task}
+        if isinstance(found, Detections):
+            return {**size, "boxes": boxes(found)}
+        if isinstance(found, LabelMap):
+            return {**size, **label_map(found)}
+        return {**size, "classes": [{"name": name, "score": score} for name, score in found]}
+
+
+def _load(run: str, task: str, device: str) -> Model:
+    if task == "detection":
+        return detection.load(run, device=device)
+    if task == "segmentation":
+        return segmentation.load(run, device=device)
+    return classification.load(run, device=device, top=TOP)
+
+
+def boxes(found: Detections) -> list[JsonObject]:
+    """Return name, score, corners and colour of each box, and its mask as a PNG of the box's pixels."""
+    rows: list[JsonObject] = []
+    for each in found:
+        colour = colour_of(each.label - 1)
+        row = {"name": each.name, "score": each.score, "box": list(each.box), "colour": _hex(colour)}
+        mask = each.mask
+        if mask is not None and bool(mask.any()):
+            bitmap = mask.numpy()
+            (top, bottom), (left, right) = (_ends(np.any(bitmap, axis=axis)) for axis in (1, 0))
+            part = bitmap[top : bottom + 1, left : right + 1]
+            row |= {"mask": _png(_tinted(part, colour)), "corner": [left, top]}
+        rows.append(row)
+    return rows
+
+
+def label_map(found: LabelMap) -> JsonObject:
+    """Return the colours of the label map as a PNG, and the shown classes with their fractions."""
+    table = np.zeros((256, 4), np.uint8)
+    shown = found.rows()
+    colours = found.colours or tuple(colour_of(number) for number in range(len(found.names)))
+    for row in shown:
+        table[row["label"]] = (*colours[row["label"]], 255)
+    classes = [{"name": row["name"], "score": row["fraction"], "colour": _hex(colours[row["label"]])} for row in shown]
+    return {"labels": _png(table[found.labels.numpy()]), "classes": classes}
+
+
+def _ends(is_inside: ArrayLike) -> list[int]:
+    """Return the first and last index of the true values, as a list of two."""
+    indices = np.flatnonzero(is_inside)
+    return [int(indices[0]), int(indices[-1])]
+
+
+def _tinted(mask: np.ndarray, colour: Colour) -> np.ndarray:
+    pixels = np.zeros((*mask.shape, 4), np.uint8)
+    pixels[mask] = (*colour, TINT)
+    return pixels
+
+
+def _png(pixels: np.ndarray) -> str:
+    content = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(content, "PNG", compress_level=3)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _hex(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,0 +1,186 @@
+// The page of the demo: sends images to each run and draws the answers. The slider only filters what was answered.
+"use strict";
+
+const by = (id) => document.getElementById(id);
+const slider = by("score"), list = by("images");
+const SIDE = 1600; // longest side of a canvas in pixels
+const MOST_BYTES = 20 * 1024 * 1024;
+let runs = [];
+let opacity = null; // of label maps; null: that of the slider
+const shown = []; // for each image: the decoded image, and for each run its answer with the elements that show it
+
+async function begin() {
+  runs = (await (await fetch("/runs")).json()).runs;
+  by("about").textContent = runs.map((run) => `${run.name} (${run.task})`).join(" beside ");
+  const detector = runs.find((run) => run.task === "detection");
+  const labels = !detector && runs.some((run) => run.task === "segmentation");
+  opacity = detector ? 0.6 : null;
+  by("what").textContent = labels ? "Opacity" : "Least score";
+  slider.min = labels ? 0 : 0.05;
+  slider.value = detector ? detector.score : labels ? 0.6 : 0.05;
+  showValue();
+}
+
+function showValue() {
+  by("value").textContent = Number(slider.value).toFixed(2);
+}
+
+function say(text) {
+  by("message").textContent = text;
+  by("message").hidden = !text;
+}
+
+async function add(files) {
+  say("");
+  const problems = [];
+  document.body.setAttribute("aria-busy", "true");
+  for (const file of files) {
+    try {
+      await show(file);
+    } catch (error) {
+      problems.push(`${file.name}: ${error.message}`);
+    }
+  }
+  document.body.removeAttribute("aria-busy");
+  say(problems.join(" "));
+}
+
+async function predict(index, file) {
+  let answer;
+  try {
+    answer = await fetch(`/runs/${index}/predict`, {
+      method: "POST", body: file, headers: { "X-Resnet-Transfer": "1" },
+    });
+  } catch {
+    throw new Error("The server does not answer.");
+  }
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(content.error);
+  return content;
+}
+
+async function show(file) {
+  if (file.size > MOST_BYTES) throw new Error("The file has more than 20 MB.");
+  // The server decides whether this is an image.
+  const answers = await Promise.all(runs.map((_, index) => predict(index, file)));
+  const bitmap = await picture(URL.createObjectURL(file)).catch(() => null); // browsers show no TIFF
+  const section = by("image").content.firstElementChild.cloneNode(true);
+  section.querySelector("h2").textContent = file.name;
+  const entry = { bitmap, panels: [] };
+  for (const [index, answer] of answers.entries()) {
+    const panel = by("panel").content.firstElementChild.cloneNode(true);
+    for (const box of answer.boxes || []) if (box.mask) box.image = await picture(box.mask);
+    if (answer.labels) answer.image = await picture(answer.labels);
+    section.querySelector(".runs").append(panel);
+    entry.panels.push({
+      canvas: panel.querySelector("canvas"), list: panel.querySelector("ul"), name: runs[index].name, answer,
+      caption: panel.querySelector("figcaption"),
+    });
+  }
+  section.querySelector(".remove").addEventListener("click", () => {
+    section.remove();
+    shown.splice(shown.indexOf(entry), 1);
+    by("controls").hidden = !shown.length;
+  });
+  shown.push(entry);
+  list.prepend(section);
+  by("controls").hidden = false;
+  draw(entry);
+}
+
+function picture(source) {
+  return new Promise((resolve, reject) => {
+    const image = new Image();
+    image.onload = () => resolve(image);
+    image.onerror = reject;
+    image.src = source;
+  });
+}
+
+function draw(entry) {
+  for (const panel of entry.panels) drawPanel(entry.bitmap, panel, Number(slider.value));
+}
+
+function drawPanel(bitmap, panel, value) {
+  const { canvas, answer } = panel, { width, height } = answer;
+  const scale = SIDE / Math.max(width, height);
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const pen = canvas.getContext("2d");
+  if (bitmap) pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  panel.list.replaceChildren();
+  panel.caption.textContent = panel.name;
+  if (answer.task === "detection") drawBoxes(pen, panel, answer.boxes.filter((box) => box.score >= value), scale);
+  if (answer.task === "segmentation") drawLabels(pen, panel, value);
+  if (answer.task === "classification") listBars(panel, answer.classes.filter((each) => each.score >= value));
+}
+
+function drawBoxes(pen, panel, boxes, scale) {
+  const size = Math.round(Math.max(pen.canvas.width, pen.canvas.height) / 40), line = Math.max(3, Math.round(size / 7));
+  pen.font = `600 ${size}px system-ui, sans-serif`;
+  pen.textBaseline = "top";
+  const counts = new Map();
+  for (const box of [...boxes].reverse()) { // the best is on top
+    const [left, top, right, bottom] = box.box.map((each) => each * scale);
+    if (box.image) {
+      const [x, y] = box.corner;
+      pen.drawImage(box.image, x * scale, y * scale, box.image.width * scale, box.image.height * scale);
+    }
+    pen.strokeStyle = pen.fillStyle = box.colour;
+    pen.lineWidth = line;
+    pen.strokeRect(left, top, right - left, bottom - top);
+    const text = `${box.name} ${box.score.toFixed(2)}`, wide = pen.measureText(text).width + 8;
+    const x = Math.max(0, Math.min(left - line / 2, pen.canvas.width - wide)), y = Math.max(0, top - size - 6);
+    pen.fillRect(x, y, wide, size + 6);
+    pen.fillStyle = "#fff";
+    pen.fillText(text, x + 4, y + 3);
+    counts.set(box.name, { count: (counts.get(box.name)?.count || 0) + 1, colour: box.colour });
+  }
+  for (const [name, { count, colour }] of counts) item(panel, `${name} × ${count}`, colour);
+  panel.caption.textContent = `${panel.name}: ${boxes.length} of ${panel.answer.boxes.length} detections`;
+  panel.canvas.setAttribute("aria-label", `${boxes.length} detections of ${panel.name}`);
+}
+
+function drawLabels(pen, panel, value) {
+  pen.globalAlpha = opacity ?? value;
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(panel.answer.image, 0, 0, pen.canvas.width, pen.canvas.height);
+  pen.globalAlpha = 1;
+  for (const each of panel.answer.classes) item(panel, `${each.name} ${(100 * each.score).toFixed(1)} %`, each.colour);
+  panel.canvas.setAttribute("aria-label", `label map of ${panel.name}`);
+}
+
+function listBars(panel, classes) {
+  for (const each of classes) {
+    const row = item(panel, `${each.name} ${(100 * each.score).toFixed(1)} %`);
+    row.className = "bar";
+    row.style.setProperty("--part", `${100 * each.score}%`);
+  }
+  panel.canvas.setAttribute("aria-label", `image classified by ${panel.name}`);
+}
+
+function item(panel, text, colour) {
+  const row = document.createElement("li");
+  row.textContent = text;
+  if (colour) row.style.setProperty("--mark", colour);
+  panel.list.append(row);
+  return row;
+}
+
+slider.addEventListener("input", () => {
+  showValue();
+  shown.forEach(draw);
+});
+by("files").addEventListener("change", (event) => {
+  add([...event.target.files]).finally(() => { event.target.value = ""; });
+});
+for (const name of ["dragenter", "dragover"]) {
+  document.addEventListener(name, (event) => { event.preventDefault(); by("drop").classList.add("over"); });
+}
+document.addEventListener("dragleave", () => by("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  by("drop").classList.remove("over");
+  add([...event.dataTransfer.files]);
+});
+begin().catch(() => say("The server does not answer."));
