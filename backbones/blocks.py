@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -162,8 +162,12 @@ def conv1x1(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
 
-def recomputed(block: Block, x: Tensor) -> Tensor:
-    """Return block(x) without storing the block's inner feature maps; the backward pass computes them again."""
+def recomputed(block: nn.Module, x: Any) -> Any:
+    """Return block(x) without storing the block's inner feature maps; the backward pass computes them again.
+
+    Args:
+        x: a tensor, or a list or dict of tensors.
+    """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _keep_statistics(block)
@@ -172,7 +176,7 @@ def recomputed(block: Block, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _keep_statistics(block: Block) -> Iterator[None]:
+def _keep_statistics(block: nn.Module) -> Iterator[None]:
     """Context manager that keeps batch norm's running statistics unchanged during a second forward pass.
 
     Batch norm updates copies instead. If it did not track statistics at all, it would save other tensors than in the

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +73,26 @@ def set_norm_eps(module: nn.Module, eps: float) -> None:
     for each in module.modules():
         if hasattr(each, "running_var"):
             vars(each)["eps"] = eps
+
+
+@contextmanager
+def fixed_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch norm use its running statistics and leave them as they are, inside this context.
+
+    This is needed for inputs without a single value, whose mean is not a number. Synchronised batch norm of several
+    processes is left as it is, because it leaves empty inputs out, and all processes must take part in it.
+    """
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    several = several and torch.distributed.get_world_size() > 1
+    kinds = nn.BatchNorm2d if several else nn.modules.batchnorm._BatchNorm
+    norms = [part for part in module.modules() if isinstance(part, kinds) and part.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def counted_batches(module: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ Anchors, RoI scales and widths follow from the features that the neck declares (
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
@@ -23,9 +23,10 @@ from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm, synchronise_batch_norm
 from backbones.weights.hub import resolve
 from backbones.weights.report import LoadReport
+from detection.cascade import IOUS, CascadeHeads
 from detection.data.annotations import CategoryMap
 from detection.mask_head import build_mask_parts
-from detection.necks import NECKS, BackboneBuilder, BoxHead, HeadNorm, Neck, TwoLayerHead
+from detection.necks import NECKS, BackboneBuilder, BoxHead, ConvHead, HeadNorm, Neck, StageHead, default_box_head
 from detection.preprocess import Preprocessor
 from detection.roi_align import PyramidRoIAlign
 from detection.roi_heads import RoIHeads
@@ -110,6 +111,19 @@ class FasterRCNN(GeneralizedRCNN):
         """Leave out the check of targets, which waits for the GPU, because the data loader checks them on the CPU."""
         self.checks_targets = False
 
+    def recompute_activations(self) -> None:
+        """Save memory in training: store only the inputs of blocks, pyramid and heads, and recompute the rest.
+
+        Outputs, gradients and running statistics stay the same to the last bit.
+
+        Raises:
+            UserError: the backbone cannot do this.
+        """
+        self.backbone.body.recompute_activations()
+        self.backbone.recomputes = self.rpn.recomputes = self.roi_heads.recomputes = True
+        if isinstance(self.roi_heads.box_head, StageHead):
+            self.roi_heads.box_head.recomputes = True
+
     def freeze_stages(self, stages: int) -> None:
         """Freeze the first `stages` stages of the backbone (1: stem, 2: stem and c2, ...)."""
         self.backbone.body.freeze_stages(stages)
@@ -159,16 +173,19 @@ def build(spec: DetectorSpec) -> FasterRCNN:
     """
     build_neck = NECKS[spec.neck]
     weights = resolve(spec.weights)
-    state = read_detector(weights, spec.backbone, spec.neck, masks=spec.masks, weights_from=spec.weights_from)
+    state = read_detector(
+        weights, spec.backbone, spec.neck, masks=spec.masks, version=spec.version, weights_from=spec.weights_from
+    )
     _refuse_misfit(spec, has_weights=weights is not None, has_detector=state is not None)
     neck, box_head = build_neck(_backbone_builder(spec, None if state is not None else weights), spec)
-    if spec.head_norm != "none" and not any(isinstance(part, HeadNorm) for part in (box_head or neck).modules()):
-        raise UserError(f"head_norm {spec.head_norm!r}: is not for neck {spec.neck}; use neck c4, or fpn_norm")
     model = _assemble(spec, neck, box_head)
-    if spec.norm == "frozen" or (spec.norm == "auto" and weights is not None and not _has_live_norm(state)):
-        freeze_batch_norm(model, within=_backbone_norms(model))
+    _refuse_unused_norm(spec, model)
+    if weights is not None or spec.norm == "frozen":
+        _freeze_norm(model, spec.norm, state)
     if spec.norm == "sync":
         synchronise_batch_norm(model)
+    if spec.recompute:
+        model.recompute_activations()
     model.load_report = neck.body.load_report
     if state is not None:
         model.load_report = load_detector(model, state, source=str(weights), categories=spec.categories)
@@ -213,30 +230,61 @@ def _backbone_builder(spec: DetectorSpec, weights: str | os.PathLike[str] | None
 
 def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> FasterRCNN:
     """Assemble a detector from a neck and a box head. The heads' weights are random."""
-    rpn = RPN(neck.feature_info, anchor_scale=spec.anchor_scale, proposals=spec.proposals)
+    rpn = RPN(neck.feature_info, anchor_scale=spec.anchor_scale, proposals=spec.proposals, depth=spec.rpn_depth)
     pool = PyramidRoIAlign(neck.roi_features, neck.roi_size, spec.roi_samples)
-    box_head = box_head or TwoLayerHead(neck, spec.head_channels)
-    roi_heads = RoIHeads(
-        pool,
-        box_head,
-        spec.num_classes,
+    if spec.cascade and box_head is not None:
+        raise UserError(f"cascade: needs box heads of its own, but neck {spec.neck} brings one; use neck fpn or dc5")
+    box_head = box_head or default_box_head(neck, spec)
+    make: Callable[..., RoIHeads]
+    if spec.cascade:
+        make = partial(CascadeHeads, pool, [box_head, *(default_box_head(neck, spec) for _ in IOUS[1:])])
+    else:
+        make = partial(RoIHeads, pool, box_head, class_agnostic_boxes=spec.class_agnostic_boxes)
+    roi_heads = make(
+        num_classes=spec.num_classes,
         context=spec.context,
         rois_per_image=spec.rois_per_image,
         score_threshold=spec.score_threshold,
         max_detections=spec.max_detections,
         masks=build_mask_parts(neck, pool, box_head, spec.num_classes, spec) if spec.masks else None,
+        box_loss=spec.box_loss,
     )
     mean, std = spec.mean or neck.body.mean, spec.std or neck.body.std
     return FasterRCNN(neck, rpn, roi_heads, Preprocessor(mean, std, min_size=spec.min_size, max_size=spec.max_size))
 
 
-def _backbone_norms(model: FasterRCNN) -> list[nn.Module]:
-    """Return the batch norm layers of a detector without those that a head adds, which stay live."""
-    new = {id(part) for head in model.modules() if isinstance(head, HeadNorm) for part in head.modules()}
-    kinds = nn.modules.batchnorm._BatchNorm
-    return [part for part in model.modules() if isinstance(part, kinds) and id(part) not in new]
+def _refuse_unused_norm(spec: DetectorSpec, model: FasterRCNN) -> None:
+    """Refuse norm layers of the heads if no head has any."""
+    heads = model.roi_heads
+    has_mask_head = isinstance(heads.mask_head, nn.Module) and not isinstance(heads.mask_head, nn.Identity)
+    used = has_mask_head or any(isinstance(part, (HeadNorm, ConvHead)) for part in heads.modules())
+    if spec.head_norm != "none" and not used:
+        raise UserError(
+            f"head_norm {spec.head_norm!r}: has no effect with neck {spec.neck}, box_head {spec.box_head!r} and no "
+            "masks; use neck c4 with 'batch', box_head 'conv', or fpn_norm"
+        )
 
 
-def _has_live_norm(state: dict[str, Tensor] | None) -> bool:
-    """Return whether a state dict is from live batch norm, which counts its batches, unlike frozen batch norm."""
-    return any(name.endswith("num_batches_tracked") and HEAD_NORM not in name for name in state or ())
+def _freeze_norm(model: FasterRCNN, norm: str, state: dict[str, Tensor] | None) -> None:
+    """Freeze the batch norm whose statistics come from a file, as the option `norm` says.
+
+    Pretrained weights of a backbone freeze the backbone; the layers of the neck and the heads are random and stay
+    live. In the file of a whole detector, live batch norm counts its batches, unlike frozen batch norm. Batch norm that
+    a head adds to the layers of a backbone stays live.
+    """
+    if norm not in ("auto", "frozen"):
+        return
+    if state is None:
+        head = model.roi_heads.box_head
+        parts = [model.backbone.body, *([head.stage] if isinstance(head, StageHead) else [])]
+        freeze_batch_norm(model, within=parts)
+        return
+    counted = {name.rpartition(".num_batches_tracked")[0] for name in state if name.endswith("num_batches_tracked")}
+    added = {id(part) for head in model.modules() if isinstance(head, HeadNorm) for part in head.modules()}
+    named = [
+        (name, part)
+        for name, part in model.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and id(part) not in added
+    ]
+    is_live = {name: norm == "auto" and any(each.endswith(name) for each in counted) for name, _ in named}
+    freeze_batch_norm(model, within=[part for name, part in named if not is_live[name]])

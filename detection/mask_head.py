@@ -12,7 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
-from detection.necks import BoxHead, MapHead, Neck
+from detection.necks import HEAD_NORMS, BoxHead, MapHead, Neck
 from detection.roi_align import PyramidRoIAlign
 from detection.settings import DetectorSettings
 from detection.strips import mask_targets
@@ -79,7 +79,8 @@ def build_mask_parts(
     if isinstance(box_head, MapHead):
         return MaskParts(pool, nn.Identity(), MaskPredictor(box_head.out_channels, width, maps), neck.roi_size)
     roi_align = PyramidRoIAlign(neck.roi_features, settings.mask_size // 2, settings.roi_samples)
-    head = MaskRCNNHeads(neck.roi_features[0].channels, [width] * CONVOLUTIONS, 1)
+    norm = HEAD_NORMS[settings.head_norm]
+    head = MaskRCNNHeads(neck.roi_features[0].channels, [width] * CONVOLUTIONS, 1, norm_layer=norm)
     return MaskParts(roi_align, head, MaskPredictor(width, width, maps), settings.mask_size)
 
 

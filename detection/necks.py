@@ -18,18 +18,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from backbones import Backbone, FeatureInfo
 from backbones.base import PYRAMID, LastStage
+from backbones.blocks import recomputed
 from backbones.common.registry import Registry
 from backbones.norm import group_norm
 from detection.settings import DetectorSettings
 
+BOX_CONVOLUTIONS = 4  # of the box head "conv" (Wu and He 2018, Group Normalization, section 4.2)
 ROI_SIZE = 7  # cells along a side of the RoI features that a two-layer head reads (Fast R-CNN, section 2.1)
-FPN_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+HEAD_NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
     "batch": nn.BatchNorm2d,
     "group": group_norm,
@@ -72,6 +74,9 @@ class Neck(nn.Module):
             first, all with the same number of channels. By default those of the backbone.
         roi_features: the entries of `feature_info` whose maps RoIs are read from. By default all.
         roi_size: number of cells along a side of the RoI features.
+
+    Attributes:
+        recomputes: in training, store only the inputs of the neck's layers and compute them again in the backward pass.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Neck(nn.Module):
         self.feature_info = tuple(body.feature_info if feature_info is None else feature_info)
         self.roi_features = tuple(self.feature_info if roi_features is None else roi_features)
         self.roi_size = roi_size
+        self.recomputes = False
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return `{feature name: [N, channels, H / stride, W / stride]}` of images `[N, C, H, W]`."""
@@ -98,7 +104,7 @@ class NeckParts(NamedTuple):
 
     Attributes:
         neck: the module with the backbone in it.
-        box_head: maps RoI features to vectors. None uses a two-layer head of width `settings.head_channels`.
+        box_head: maps RoI features to vectors. None uses the head that `settings.box_head` names.
     """
 
     neck: Neck
@@ -159,12 +165,13 @@ class FPN(Neck):
         levels = [_level(info.stride, channels) for info in infos]
         super().__init__(body, feature_info=[*levels, _level(2 * infos[-1].stride, channels)], roi_features=levels)
         self.fpn = FeaturePyramidNetwork(
-            [info.channels for info in infos], channels, LastLevelMaxPool(), norm_layer=FPN_NORMS[norm]
+            [info.channels for info in infos], channels, LastLevelMaxPool(), norm_layer=HEAD_NORMS[norm]
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the pyramid's feature maps, `{"p2": ..., "p6": ...}`."""
-        maps = self.fpn(OrderedDict(self.body(images)))
+        features = OrderedDict(self.body(images))
+        maps = recomputed(self.fpn, features) if self.recomputes and self.training else self.fpn(features)
         return OrderedDict(zip((info.name for info in self.feature_info), maps.values(), strict=True))
 
 
@@ -188,6 +195,28 @@ class HeadNorm(nn.Module):
         return self.bn(x)
 
 
+class ConvHead(FastRCNNConvFCHead, BoxHead):
+    """Box head of four 3x3 convolutions and one linear layer (Wu and He 2018, section 4.2).
+
+    Args:
+        width: channels of the convolutions.
+        out_channels: width of the linear layer.
+        norm: norm layers after the convolutions, which then have no bias: none, batch or group.
+    """
+
+    def __init__(self, neck: Neck, width: int, out_channels: int, norm: str) -> None:
+        size = (neck.roi_features[0].channels, neck.roi_size, neck.roi_size)
+        super().__init__(size, [width] * BOX_CONVOLUTIONS, [out_channels], HEAD_NORMS[norm])
+        self.out_channels = out_channels
+
+
+def default_box_head(neck: Neck, settings: DetectorSettings) -> BoxHead:
+    """Return the box head of a neck that brings none of its own."""
+    if settings.box_head == "conv":
+        return ConvHead(neck, settings.fpn_channels, settings.head_channels, settings.head_norm)
+    return TwoLayerHead(neck, settings.head_channels)
+
+
 class StageHead(MapHead):
     """Box head that applies a backbone's last stage to RoI features `[R, C4, 14, 14]` and averages over positions:
 
@@ -199,13 +228,18 @@ class StageHead(MapHead):
 
     def __init__(self, stage: LastStage, *, norm: bool = False) -> None:
         super().__init__()
-        self.stage = stage
+        self.stage, self.recomputes = stage, False
         self.norm = HeadNorm(stage.feature_info.channels) if norm else None
         self.out_channels = stage.feature_info.channels
 
     def maps(self, rois: Tensor) -> Tensor:
         """Return the stage's features of each RoI, `[R, C5, 7, 7]`."""
-        maps = self.stage(rois)
+        if self.recomputes and self.training:
+            for block in self.stage.children():
+                rois = recomputed(block, rois)
+            maps = rois
+        else:
+            maps = self.stage(rois)
         return maps if self.norm is None else self.norm(maps)
 
 

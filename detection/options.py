@@ -20,6 +20,7 @@ class DetectionDataOptions:
     Args:
         data: folder of the data set in any of the layouts that `--layout list` prints, such as those of COCO, Pascal
             VOC, YOLO, Roboflow, CVAT or Label Studio; or YOLO's YAML file. Absent is the built-in data set of shapes.
+        recipe: file of defaults in detection/recipes; auto is coco if data is given and shapes if not.
         layout: name of the layout of `data`; absent: recognised from the files; list prints all layouts.
         annotations: annotation file of data that is not split, in place of `data`: a COCO JSON, or a file of CVAT,
             Label Studio or VIA.
@@ -49,6 +50,7 @@ class DetectionDataOptions:
     """
 
     data: str | None = None
+    recipe: Literal["auto", "shapes", "coco", "coco-lsj", "small"] = option("auto", resume="free")
     layout: str | None = option(None, resume="free")
     annotations: str | None = None
     images: str | None = None
@@ -122,6 +124,7 @@ class DetectionEvaluationOptions:
         test_sizes: short sides in pixels to view each image at. Absent is min_size alone.
         test_flip: also view each image flipped left to right.
         test_nms: IoU above which the weaker of two boxes of a class is removed. Absent is 0.5, or 0.3 with refine.
+        soft_nms: lower the scores of overlapping boxes of a class instead of removing boxes (Bodla et al. 2017).
         ensemble: files of further detectors (model.safetensors of runs with any backbone) to average with.
     """
 
@@ -129,6 +132,7 @@ class DetectionEvaluationOptions:
     test_sizes: list[int] | None = option(None, resume="evaluation")
     test_flip: bool = option(False, resume="evaluation")
     test_nms: float | None = option(None, resume="evaluation")
+    soft_nms: bool = option(False, resume="evaluation")
     ensemble: list[str] | None = option(None, resume="evaluation")
 
     def __post_init__(self) -> None:
@@ -136,3 +140,5 @@ class DetectionEvaluationOptions:
         require(sizes, "test_sizes", self.test_sizes, "must be sizes in pixels above 0, such as [640, 800, 960]")
         overlap = self.test_nms is None or 0 < self.test_nms <= 1
         require(overlap, "test_nms", self.test_nms, "must be above 0 and at most 1")
+        both = self.soft_nms and self.test_nms is not None
+        require(not both, "test_nms", self.test_nms, "has no effect with --soft-nms; leave one of them out")

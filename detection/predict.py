@@ -26,6 +26,7 @@ from backbones.fold import Folds
 from detection.faster_rcnn import FasterRCNN
 from detection.masks import encode
 from detection.preprocess import Preprocessor
+from detection.soft_nms import soft_nms as apply_soft_nms
 
 PROPOSAL_NMS = 0.7  # IoU above which a proposal repeats a better one, as in the RPN
 REFINED_NMS = 0.3  # the paper's IoU for the united boxes of both passes
@@ -45,6 +46,7 @@ class Predictor(nn.Module):
             weighted mean of the boxes that overlap it.
         nms: IoU above which the weaker of two boxes of a class is removed. None means the first model's value (0.5), or
             0.3 with `refine`.
+        soft_nms: lower the scores of overlapping boxes instead of removing them (`detection.soft_nms`).
         outlines: also return the masks as run-length codes.
 
     Raises:
@@ -59,6 +61,7 @@ class Predictor(nn.Module):
         flip: bool = False,
         refine: bool = False,
         nms: float | None = None,
+        soft_nms: bool = False,
         outlines: bool = False,
     ) -> None:
         super().__init__()
@@ -69,6 +72,8 @@ class Predictor(nn.Module):
             raise UserError(f"sizes={list(sizes)}: must be above 0 pixels")
         if nms is not None and not 0 < nms <= 1:
             raise UserError(f"nms={nms}: must be above 0 and at most 1")
+        if soft_nms and nms is not None:
+            raise UserError(f"nms={nms}: has no effect with soft_nms, which removes no boxes; leave one out")
         if len({model.roi_heads.mask_side for model in models}) > 1:
             sides = ", ".join(str(model.roi_heads.mask_side or "none") for model in models)
             raise UserError(
@@ -86,7 +91,8 @@ class Predictor(nn.Module):
         self.masks = models[0].has_masks
         self.outlines = outlines and self.masks
         self.nms = nms or (REFINED_NMS if refine else heads.nms_thresh)
-        self.plain = len(models) == 1 and not sizes and not flip and not refine and nms is None
+        self.soft = soft_nms
+        self.plain = len(models) == 1 and not sizes and not flip and not refine and not soft_nms and nms is None
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
@@ -144,7 +150,7 @@ class Predictor(nn.Module):
         if not self.plain:
             raise UserError(
                 "--val-loss: needs one model and one view of each image; leave out --ensemble, --test-sizes, "
-                "--test-flip and --refine"
+                "--test-flip, --soft-nms and --refine"
             )
         found, losses = self.views[0][0].predict_with_losses(images, targets)
         return self._outlined(found, images), losses
@@ -175,13 +181,21 @@ class Predictor(nn.Module):
         likely = likely[remove_small_boxes(boxes[likely], SMALLEST_SIDE)]
         scores, boxes, labels = scores[likely], boxes[likely], labels[likely]
         # Apply NMS to each class, and keep the best.
-        kept = batched_nms(boxes, scores, labels, self.nms)[: self.heads.detections_per_img]
+        kept, final = self._best(boxes, scores, labels)
         chosen = boxes[kept]
         if self.refine:
             # Box voting: boxes of the same class vote with their scores.
             same = labels[kept][:, None] == labels
             chosen = vote(chosen, boxes, scores * same)
-        return {"boxes": chosen, "labels": labels[kept], "scores": scores[kept]}
+        return {"boxes": chosen, "labels": labels[kept], "scores": final}
+
+    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the indices of the best boxes after NMS, and their scores."""
+        most = self.heads.detections_per_img
+        if self.soft:
+            return apply_soft_nms(boxes, scores, labels, most=most, least_score=self.heads.score_thresh)
+        kept = batched_nms(boxes, scores, labels, self.nms)[:most]
+        return kept, scores[kept]
 
 
 @dataclass
@@ -216,9 +230,9 @@ class View:
         """Return class probabilities `[B, K + 1]` and a box for each class `[B, K + 1, 4]` of each image's boxes."""
         heads = self.model.roi_heads
         inside = self._inside(boxes)
-        logits, deltas = heads.score(self.features, inside, self.resized)
+        logits, deltas, origin = heads.score(self.features, inside, self.resized)
         counts = [len(each) for each in boxes]
-        found = heads.box_coder.decode_single(at_least_fp32(deltas), torch.cat(inside))
+        found = heads.box_coder.decode_single(at_least_fp32(deltas), torch.cat(origin))
         found = found.unflatten(1, (-1, 4)).split(counts)
         clipped = [clip_boxes_to_image(each, size) for each, size in zip(found, self.resized, strict=True)]
         moved = self._outside([each.flatten(0, 1) for each in clipped])

@@ -6,17 +6,51 @@ their losses by the number of their samples. The result is the mean over the sam
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from backbones.blocks import recomputed
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
+from backbones.norm import fixed_statistics
+from detection.box_predictor import BoxPredictor, box_losses
 from detection.mask_head import MaskParts, mask_loss
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.necks import BoxHead, MapHead
+
+
+class Scored(NamedTuple):
+    """Answers of the box head about the boxes of all images.
+
+    Attributes:
+        logits: class logits `[R, K + 1]`, background first.
+        deltas: box deltas `[R, 4 * (K + 1)]`.
+        boxes: for each image the boxes `[B, 4]` to which the deltas are relative.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    boxes: list[Tensor]
+
+
+class Sampled(NamedTuple):
+    """RoIs to train on: one entry per image.
+
+    Attributes:
+        boxes: `[S, 4]` xyxy.
+        objects: index of the true object of each RoI `[S]`.
+        labels: class of each RoI `[S]`; 0 is the background, and RoIs of -1 are not used.
+        truth: true box of each RoI `[S, 4]`; that of the background is not read.
+    """
+
+    boxes: list[Tensor]
+    objects: list[Tensor]
+    labels: list[Tensor]
+    truth: list[Tensor]
 
 
 class RoIHeads(TorchvisionRoIHeads):
@@ -32,7 +66,11 @@ class RoIHeads(TorchvisionRoIHeads):
         score_threshold: detections with a lower score are left out.
         max_detections: largest number of detections per image.
         masks: layers of the mask branch, or None for boxes only. Targets then also hold `strips` `[S, 5]`.
+        class_agnostic_boxes: predict one box per RoI in place of one per class.
+        box_loss: see `box_losses`.
     """
+
+    box_predictor: BoxPredictor
 
     def __init__(
         self,
@@ -45,12 +83,14 @@ class RoIHeads(TorchvisionRoIHeads):
         score_threshold: float,
         max_detections: int,
         masks: MaskParts | None = None,
+        class_agnostic_boxes: bool = False,
+        box_loss: str = "smooth_l1",
     ) -> None:
         width = 2 * box_head.out_channels if context else box_head.out_channels
         super().__init__(
             pool,
             box_head,
-            FastRCNNPredictor(width, num_classes + 1),
+            BoxPredictor(width, num_classes + 1, class_agnostic=class_agnostic_boxes),
             fg_iou_thresh=0.5,  # Fast R-CNN, section 2.3: a RoI is an object from this IoU
             bg_iou_thresh=0.5,
             batch_size_per_image=rois_per_image,
@@ -63,7 +103,8 @@ class RoIHeads(TorchvisionRoIHeads):
             mask_head=masks and masks.head,
             mask_predictor=masks and masks.predictor,
         )
-        self.context = context
+        self.context, self.box_loss = context, box_loss
+        self.recomputes = False  # compute the heads again in the backward pass
         self.mask_side = 0 if masks is None else masks.side  # cells along a side of a mask
 
     def forward(
@@ -76,7 +117,7 @@ class RoIHeads(TorchvisionRoIHeads):
         """Return the detections of each image, or in training mode the losses."""
         if self.training and targets is not None:
             return [], self._losses(features, proposals, image_shapes, targets)
-        found = self.postprocess_detections(*self.score(features, proposals, image_shapes), proposals, image_shapes)
+        found = self.postprocess_detections(*self.score(features, proposals, image_shapes), image_shapes)
         detections = [
             {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
         ]
@@ -97,17 +138,16 @@ class RoIHeads(TorchvisionRoIHeads):
         detections, _ = self(features, proposals, image_shapes)
         return detections, self._losses(features, proposals, image_shapes, targets)
 
-    def score(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Return class logits `[R, K + 1]`, background first, and box deltas `[R, 4 * (K + 1)]`.
+    def score(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Scored:
+        """Return the class logits and box deltas of boxes.
 
         Args:
             features: feature maps `[N, C, H, W]` by level name.
             boxes: for each image its boxes `[B, 4]` xyxy. R is the number of boxes in all images.
             image_shapes: height and width of each resized image.
         """
-        return self.box_predictor(self._vectors(features, boxes, image_shapes)[0])
+        logits, deltas = self.box_predictor(self._vectors(features, boxes, image_shapes, self.box_head)[0])
+        return Scored(logits, deltas, boxes)
 
     def masks(
         self,
@@ -135,30 +175,35 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> Tensor:
         """Return the features of RoIs that the mask predictor reads `[R, C, M / 2, M / 2]`."""
         rois = self.mask_roi_pool(features, boxes, image_shapes)
-        return self.box_head.maps(rois) if isinstance(self.box_head, MapHead) else self.mask_head(rois)
+        if isinstance(self.box_head, MapHead):
+            return self.box_head.maps(rois)
+        if not len(rois):
+            with fixed_statistics(self.mask_head):
+                return self.mask_head(rois)
+        return recomputed(self.mask_head, rois) if self.recomputes and self.training else self.mask_head(rois)
 
     def _vectors(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]], head: BoxHead
     ) -> tuple[Tensor, Tensor | None]:
         """Return the vector of each box `[R, C]`, and the box head's map of each box if it has maps."""
         if not self.context:
-            return self._through_head(self.box_roi_pool(features, boxes, image_shapes))
+            return self._through_head(head, self.box_roi_pool(features, boxes, image_shapes))
         # Put a box around the whole image before the boxes of each image.
         whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
         pooled = [torch.cat(pair) for pair in zip(whole, boxes, strict=True)]
-        vectors, maps = self._through_head(self.box_roi_pool(features, pooled, image_shapes))
+        vectors, maps = self._through_head(head, self.box_roi_pool(features, pooled, image_shapes))
         counts = [len(b) for b in pooled]
         # Append the image's vector to the vector of each of its boxes.
         joined = [torch.cat([own[1:], own[:1].expand(len(own) - 1, -1)], dim=1) for own in vectors.split(counts)]
         own_maps = None if maps is None else torch.cat([own[1:] for own in maps.split(counts)])
         return torch.cat(joined), own_maps
 
-    def _through_head(self, rois: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the box head's vectors of RoI features, and the maps whose means they are, if it has maps."""
-        if not isinstance(self.box_head, MapHead):
-            return self.box_head(rois), None
-        maps = self.box_head.maps(rois)
-        return maps.mean(dim=(2, 3)), maps
+    def _through_head(self, head: BoxHead, rois: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a box head's vectors of RoI features, and the maps whose means they are, if it has maps."""
+        if isinstance(head, MapHead):
+            maps = head.maps(rois)
+            return maps.mean(dim=(2, 3)), maps
+        return recomputed(head, rois) if self.recomputes and self.training else head(rois), None
 
     def _losses(
         self,
@@ -171,39 +216,62 @@ class RoIHeads(TorchvisionRoIHeads):
 
         With a mask branch, also return the mask loss, averaged over the pixels of the positive RoIs.
         """
-        # Sample RoIs, with the class and the true box deltas of each.
-        sampled, objects, labels, deltas = self.select_training_samples(proposals, targets)
+        # Sample RoIs, with the class and the true box of each.
+        sampled = self.sample(proposals, targets)
         # Compute logits and deltas of the sampled RoIs.
-        vectors, maps = self._vectors(features, sampled, image_shapes)
-        logits, found = self.box_predictor(vectors)
-        # Cross-entropy over the classes; smooth L1 of the deltas of the true class, for objects only.
-        classifier, regression = fastrcnn_loss(logits, found, labels, deltas)
-        # Turn the means over this process's samples into means over the samples of all processes.
-        weight = relative_count(labels[0].new_full((), len(logits))) if self.training else 1
-        losses = {"loss_classifier": classifier * weight, "loss_box_reg": regression * weight}
-        if not self.has_mask():
-            return losses
-        # Predict the masks of the positives. A box head with maps has computed their maps already.
-        positive = [label > 0 for label in labels]
-        boxes, objects = ([each[p] for each, p in zip(part, positive, strict=True)] for part in (sampled, objects))
-        own = self._mask_maps(features, boxes, image_shapes) if maps is None else maps[torch.cat(positive)]
-        chosen = torch.cat(labels)[torch.cat(positive)]
-        masks = self.mask_predictor.of_class(own, chosen)
-        losses["loss_mask"] = mask_loss(masks, boxes, objects, targets, image_shapes, training=self.training)
+        vectors, maps = self._vectors(features, sampled.boxes, image_shapes, self.box_head)
+        logits, deltas = self.box_predictor(vectors)
+        classifier, regression = self._weighted_losses(logits, deltas, sampled, self.box_coder)
+        losses = {"loss_classifier": classifier, "loss_box_reg": regression}
+        if self.has_mask():
+            losses["loss_mask"] = self._mask_loss(features, sampled, maps, image_shapes, targets)
         return losses
+
+    def _weighted_losses(
+        self, logits: Tensor, deltas: Tensor, sampled: Sampled, coder: BoxCoder
+    ) -> tuple[Tensor, Tensor]:
+        """Return the classification and box losses of RoIs, averaged over the RoIs of all processes in training."""
+        labels, boxes, truth = (torch.cat(part) for part in (sampled.labels, sampled.boxes, sampled.truth))
+        if bool((labels < 0).any()):
+            used = labels >= 0
+            logits, deltas, labels, boxes, truth = (each[used] for each in (logits, deltas, labels, boxes, truth))
+        # Turn the means over this process's samples into means over the samples of all processes.
+        weight = relative_count(labels.new_full((), len(logits))) if self.training else 1
+        classifier, regression = box_losses(logits, deltas, labels, boxes, truth, coder=coder, kind=self.box_loss)
+        return classifier * weight, regression * weight
+
+    def _mask_loss(
+        self,
+        features: dict[str, Tensor],
+        sampled: Sampled,
+        maps: Tensor | None,
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        """Return the mask loss of the positives.
+
+        Args:
+            maps: maps of the sampled RoIs that the box head has computed already, or None.
+        """
+        positive = [label > 0 for label in sampled.labels]
+        boxes, objects = (
+            [each[p] for each, p in zip(part, positive, strict=True)] for part in (sampled.boxes, sampled.objects)
+        )
+        chosen = torch.cat(positive)
+        own = self._mask_maps(features, boxes, image_shapes) if maps is None else maps[chosen]
+        masks = self.mask_predictor.of_class(own, torch.cat(sampled.labels)[chosen])
+        return mask_loss(masks, boxes, objects, targets, image_shapes, training=self.training)
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Return the sampled RoIs of each image.
-
-        This extends torchvision's method: negatives inside ignored regions are not sampled.
-
-        Returns:
-            Four lists with an entry for each image: boxes `[S, 4]`, indices of true boxes `[S]`, labels `[S]`, true
-                deltas `[S, 4]`.
-        """
+        """Return the sampled RoIs of each image as torchvision's method does: the last list has true deltas."""
         assert targets is not None
+        sampled = self.sample(proposals, targets)
+        return sampled.boxes, sampled.objects, sampled.labels, self.box_coder.encode(sampled.truth, sampled.boxes)
+
+    def sample(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Sampled:
+        """Sample positives and negatives of each image; negatives inside ignored regions are not sampled."""
         truth = [target["boxes"].to(proposals[0].dtype) for target in targets]
         # Add the true boxes to the proposals, so that there are positives from the first step on.
         boxes = self.add_gt_proposals(proposals, truth)
@@ -215,28 +283,31 @@ class RoIHeads(TorchvisionRoIHeads):
         boxes, labels, matches = (
             [values[kept] for values, kept in zip(each, sampled, strict=True)] for each in (boxes, labels, matches)
         )
-        # Encode the true boxes relative to the sampled ones. An image without objects gets zeros, which nothing reads.
-        true = [
-            (own if len(own) else own.new_zeros(1, 4))[matched] for own, matched in zip(truth, matches, strict=True)
-        ]
-        return boxes, matches, labels, self.box_coder.encode(true, boxes)
+        return Sampled(boxes, matches, labels, self._matched(truth, matches))
+
+    @staticmethod
+    def _matched(truth: list[Tensor], matches: list[Tensor]) -> list[Tensor]:
+        """Return the true box of each RoI. An image without objects gets zeros, which nothing reads."""
+        return [(own if len(own) else own.new_zeros(1, 4))[each] for own, each in zip(truth, matches, strict=True)]
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return, for each image, the indices of the proposals' true boxes and the proposals' labels, both `[P]`."""
-        found = [self._assign(*image) for image in zip(proposals, gt_boxes, gt_labels, strict=True)]
+        images = zip(proposals, gt_boxes, gt_labels, strict=True)
+        found = [self._assign(*image, self.proposal_matcher) for image in images]
         matches, labels = map(list, zip(*found, strict=True))
         return matches, labels
 
-    def _assign(self, proposals: Tensor, truth: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _assign(proposals: Tensor, truth: Tensor, classes: Tensor, matcher: Matcher) -> tuple[Tensor, Tensor]:
         """Return, for one image, the indices of the proposals' true boxes and the proposals' labels, both `[P]`."""
         if not len(truth):
             nothing = torch.zeros(len(proposals), dtype=torch.int64, device=proposals.device)
             return nothing, nothing.clone()
-        matches = match_boxes(truth, proposals, self.proposal_matcher)
+        matches = match_boxes(truth, proposals, matcher)
         labels = torch.where(matches >= 0, classes[matches.clamp(min=0)], 0)
-        labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = IGNORE
+        labels[matches == matcher.BETWEEN_THRESHOLDS] = IGNORE
         return matches.clamp(min=0), labels
 
     def postprocess_detections(

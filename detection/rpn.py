@@ -17,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 
 from backbones import FeatureInfo
+from backbones.blocks import recomputed
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
 from detection.matching import IGNORE, ignore_negatives, match_boxes
@@ -24,6 +25,7 @@ from detection.matching import IGNORE, ignore_negatives, match_boxes
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 # Relative sides of the anchors of a single level, which must carry all sizes: 32..512 pixels at stride 16.
 SINGLE_LEVEL_SCALES = (2, 4, 8, 16, 32)
+Outputs = tuple[list[Tensor], list[Tensor]]  # scores and deltas of each level
 BETA = 1 / 9  # the smooth L1 loss is quadratic below; torchvision's value
 
 
@@ -56,7 +58,17 @@ class Anchors(AnchorGenerator):
 
 
 class SparseRPNHead(RPNHead):
-    """torchvision's RPN head, with one 3x3 convolution, which can also be computed at single positions of the maps."""
+    """torchvision's RPN head. With one 3x3 convolution it can also be computed at single positions of the maps.
+
+    Args:
+        channels: number of channels of the maps.
+        anchors: number of anchors at each position.
+        depth: number of 3x3 convolutions.
+    """
+
+    def __init__(self, channels: int, anchors: int, depth: int) -> None:
+        super().__init__(channels, anchors, conv_depth=depth)
+        self.is_sparse = depth == 1
 
     def at(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `[K, A]` and box deltas `[K, A, 4]` of the A anchors at each of K positions.
@@ -80,16 +92,18 @@ class RPN(RegionProposalNetwork):
         features: the levels that proposals are read from, finest first, all with the same number of channels.
         anchor_scale: side of an anchor divided by the stride of its level.
         proposals: number of proposals per image after NMS in evaluation; training uses twice as many.
+        depth: number of 3x3 convolutions in the head. With several, the loss is computed from the maps of the whole
+            images, whose gradient takes more memory.
     """
 
     head: SparseRPNHead
 
-    def __init__(self, features: Sequence[FeatureInfo], *, anchor_scale: float, proposals: int) -> None:
+    def __init__(self, features: Sequence[FeatureInfo], *, anchor_scale: float, proposals: int, depth: int = 1) -> None:
         anchors = Anchors.for_features(features, anchor_scale)
         top_n = {"training": 2 * proposals, "testing": proposals}
         super().__init__(
             anchors,
-            SparseRPNHead(features[0].channels, anchors.num_anchors_per_location()[0]),
+            SparseRPNHead(features[0].channels, anchors.num_anchors_per_location()[0], depth),
             fg_iou_thresh=0.7,  # section 3.1.2: an anchor is positive above this IoU, or if no other is closer
             bg_iou_thresh=0.3,  # section 3.1.2: an anchor is negative below this IoU
             batch_size_per_image=256,  # section 3.1.3: sample 256 anchors per image, at most half of them positive
@@ -98,31 +112,40 @@ class RPN(RegionProposalNetwork):
             post_nms_top_n=top_n,
             nms_thresh=0.7,  # section 3.3
         )
+        self.recomputes = False  # compute the head again in the backward pass
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the proposals `[P, 4]` xyxy of each image, and in training mode the losses."""
         maps = list(features.values())
-        anchors = self.anchor_generator(images, maps)
-        boxes = self._propose(maps, anchors[0], images.image_sizes)
-        return boxes, self._losses(maps, anchors, targets) if self.training and targets is not None else {}
+        anchors, outputs = self.anchor_generator(images, maps), self._outputs(maps)
+        boxes = self._propose(outputs, anchors[0], images.image_sizes)
+        return boxes, self._losses(maps, outputs, anchors, targets) if self.training and targets is not None else {}
 
     def predict_with_losses(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return proposals as in evaluation mode, and the training losses."""
         maps = list(features.values())
-        anchors = self.anchor_generator(images, maps)
-        return self._propose(maps, anchors[0], images.image_sizes), self._losses(maps, anchors, targets)
+        anchors, outputs = self.anchor_generator(images, maps), self._outputs(maps)
+        proposals = self._propose(outputs, anchors[0], images.image_sizes)
+        return proposals, self._losses(maps, outputs, anchors, targets)
+
+    def _outputs(self, maps: list[Tensor]) -> Outputs:
+        """Return scores and deltas at all anchors, for each level one `[N, cells * A]` and one `[N, cells * A * 4]`.
+
+        A sparse head computes them without a gradient, and is computed again at the sampled anchors.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.head.is_sparse):
+            found = recomputed(self.head, maps) if self.recomputes and self.training else self.head(maps)
+            scores, deltas = ([each.permute(0, 2, 3, 1).flatten(1) for each in of_levels] for of_levels in found)
+        return scores, deltas
 
     @torch.no_grad()
-    def _propose(self, maps: list[Tensor], anchors: Tensor, image_sizes: list[tuple[int, int]]) -> list[Tensor]:
+    def _propose(self, outputs: Outputs, anchors: Tensor, image_sizes: list[tuple[int, int]]) -> list[Tensor]:
         """Return the proposals `[P, 4]` of each image. Only the best anchors of each level are decoded."""
-        # Compute scores and deltas at all anchors: one [N, cells * A] and one [N, cells * A * 4] for each level.
-        scores, deltas = (
-            [found.permute(0, 2, 3, 1).flatten(1) for found in of_levels] for of_levels in self.head(maps)
-        )
+        scores, deltas = outputs
         counts = [found.shape[1] for found in scores]
         objectness = torch.cat(scores, dim=1)
         # Choose the best anchors of each level.
@@ -135,14 +158,16 @@ class RPN(RegionProposalNetwork):
         found = at_least_fp32(objectness.gather(1, top))
         return self.filter_proposals(decoded.view(*top.shape, 4), found, image_sizes, kept)[0]
 
-    def _losses(self, maps: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _losses(
+        self, maps: list[Tensor], outputs: Outputs, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """Return the objectness and box losses of Faster R-CNN (equation 1), both averaged over the sampled anchors."""
         # Label all anchors, then sample positives and negatives. Indices count the anchors of all images.
         labels, truth = self.assign_targets_to_anchors(anchors, targets)
         positive, negative = (torch.where(torch.cat(part))[0] for part in self.fg_bg_sampler(labels))
         sampled = torch.cat([positive, negative])
-        # Compute the head at the sampled anchors, now with a gradient.
-        scores, deltas = self._predict(maps, sampled)
+        # Compute a sparse head at the sampled anchors, now with a gradient; pick them from the outputs of another one.
+        scores, deltas = self._predict(maps, sampled) if self.head.is_sparse else _picked(outputs, sampled)
         # Box loss: smooth L1 between predicted and true deltas (equation 2) of the positives.
         true_deltas = self.box_coder.encode_single(torch.cat(truth)[positive], torch.cat(anchors)[positive])
         box_loss = F.smooth_l1_loss(deltas[: len(positive)], true_deltas, beta=BETA, reduction="sum") / len(sampled)
@@ -185,6 +210,12 @@ class RPN(RegionProposalNetwork):
         labels = (matches >= 0).float()
         labels[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = IGNORE
         return labels, target["boxes"][matches.clamp(min=0)]
+
+
+def _picked(outputs: Outputs, sampled: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores `[S]` and box deltas `[S, 4]` of S anchors, given by their indices over all images."""
+    scores, deltas = (torch.cat(of_levels, dim=1) for of_levels in outputs)
+    return scores.flatten()[sampled], deltas.reshape(-1, 4)[sampled]
 
 
 def _neighbours(features: Tensor, image: Tensor, cell: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ def load(
     nms: float | None = None,
     score: float | Literal["best"] | None = None,
     classes: Sequence[str] | None = None,
+    soft_nms: bool | None = None,
 ) -> TrainedDetector:
     """Load the detector of a run. It predicts as the run evaluated it.
 
@@ -113,6 +114,7 @@ def load(
         score: least score of a detection, 0..1; "best" is the score with the highest F1 in the run's evaluation, for
             each class; by default the model's own limit, mostly 0.05.
         classes: names of the categories to return; by default all.
+        soft_nms: lower the scores of overlapping boxes instead of removing boxes.
 
     Raises:
         UserError: there is no detector of this project at `run`, or an argument is out of range.
@@ -127,7 +129,8 @@ def load(
             sizes=(config.get("test_sizes") or ()) if sizes is None else sizes,
             flip=config.get("test_flip", False) if flip is None else flip,
             refine=config.get("refine", False) if refine is None else refine,
-            nms=config.get("test_nms") if nms is None else nms,
+            nms=config.get("test_nms") if nms is None and not soft_nms else nms,
+            soft_nms=(config.get("soft_nms", False) and nms is None) if soft_nms is None else soft_nms,
             outlines=True,
         )
         limits = best_scores(trained) if score == "best" else None

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from backbones.common.shrinking import resize_ratio, shrink_factor
+from backbones.common.step_lists import is_file
 from backbones.errors import UserError
 from detection.augmentation import presets
 from detection.augmentation.registered import AUGMENTATIONS, RegisteredStep, register_augmentation
@@ -51,7 +52,7 @@ class Augment:
     steps: tuple[AugmentationStep, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if presets.is_file(self.preset):
+        if is_file(self.preset):
             steps = presets.make_steps(presets.listed_steps(self.preset), where=self.preset, check=True)
         elif self.preset in presets.PRESETS:
             steps = presets.preset_steps(self.preset)

@@ -24,6 +24,8 @@ from detection.data.annotations import CategoryMap
 COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
 COCO_MASKS_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 COCO_FILES = tuple(url.rsplit("/", 1)[1] for url in (COCO_URL, COCO_MASKS_URL))
+COCO_V2_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
+COCO_V2_MASKS_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
 # The 80 category ids of COCO lie in 1..90; row k of a 91-way predictor is category id k.
 COCO_ROWS = 91
 ROI_HEADS = re.compile(r"(?:.*\.)?roi_heads\.")  # entries of a detector, which may have a prefix
@@ -32,6 +34,7 @@ OTHER_DETECTOR = re.compile(
     r"(?:.*\.)?(?:proposal_generator\.|backbone\.bottom_up\.|rpn_head\.|roi_head\.|bbox_head\.)"
 )
 PREDICTOR = "roi_heads.box_predictor."
+LAYERS = (("cls_score", 1), ("bbox_pred", 4))  # of a predictor, with the rows of a class
 MASK_BRANCH = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
 MASK_ROWS = "roi_heads.mask_predictor.mask_fcn_logits"
 # Files of torchvision before 0.14, the published COCO one among them, number each convolution once less.
@@ -46,12 +49,14 @@ def read_detector(
     *,
     masks: bool = False,
     weights_from: str | None = None,
+    version: str = "v1",
 ) -> dict[str, Tensor] | None:
     """Read the state dict of a whole detector, or return None if `weights` is None or names weights of a backbone.
 
     Args:
         masks: whether the detector has a mask branch. "coco" then means the Mask R-CNN.
         weights_from: program that made the file. Of detectors of other programs, only the backbone is loaded.
+        version: v1 or v2 of the published detector.
 
     Raises:
         UserError: weights are "coco" but not published for this model, or the file cannot be read.
@@ -68,9 +73,12 @@ def read_detector(
             f"weights 'coco': are published for resnet50 with fpn, not for {name} with {neck}; name a weights file "
             "instead"
         )
+    second = version == "v2"
     if masks:
-        return read_state(fetch(COCO_MASKS_URL, what="maskrcnn_resnet50_fpn"))
-    return read_state(fetch(COCO_URL, what="fasterrcnn_resnet50_fpn"))
+        url, what = (COCO_V2_MASKS_URL if second else COCO_MASKS_URL), "maskrcnn_resnet50_fpn"
+    else:
+        url, what = (COCO_V2_URL if second else COCO_URL), "fasterrcnn_resnet50_fpn"
+    return read_state(fetch(url, what=f"{what}_v2" if second else what))
 
 
 def _require_source(file: str, weights_from: str | None) -> None:
@@ -114,12 +122,13 @@ def load_detector(
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of "
             f"another shape, {len(foreign)} of another backbone; the first is "
-            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, widths, --context and "
-            "--class-agnostic-masks that the file was trained with"
+            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, --version, widths, --context "
+            "--cascade, --class-agnostic-boxes and --class-agnostic-masks that the file was trained with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
-    # The published COCO file was trained with frozen batch norm of epsilon 0. Fine-tuned models keep that.
-    eps = 0.0 if source == "coco" or Path(source).name in COCO_FILES else meta.get("norm_eps")
+    # The published COCO files of version 1 were trained with frozen batch norm of epsilon 0. Fine-tuned models keep it.
+    first = source == "coco" and not any(name.endswith("num_batches_tracked") for name in state)
+    eps = 0.0 if first or Path(source).name in COCO_FILES else meta.get("norm_eps")
     if eps is not None:
         set_norm_eps(model, eps)
     return LoadReport(
@@ -158,7 +167,8 @@ def _mapped_predictor(
         known: categories of the file, or None if unknown.
         wanted: categories of the model's labels. None loads the predictor as it is.
     """
-    if any(name not in state for name in own if name.startswith(PREDICTOR)):
+    predictors = [name.removesuffix("cls_score.bias") for name in own if name.endswith("cls_score.bias")]
+    if any(name not in state for name in own if name.startswith(tuple(predictors))):
         return state, []  # the caller refuses the file
     fits = state[f"{PREDICTOR}cls_score.bias"].shape == own[f"{PREDICTOR}cls_score.bias"].shape
     if wanted is None or (known is None and fits):
@@ -169,7 +179,8 @@ def _mapped_predictor(
     both = {0: 0, **found} if found else {}
     mapped = {}
     # A class has one row of scores, four of box deltas and one of mask logits.
-    for part, each in ((f"{PREDICTOR}cls_score", 1), (f"{PREDICTOR}bbox_pred", 4), (MASK_ROWS, 1)):
+    parts = [(f"{predictor}{layer}", each) for predictor in predictors for layer, each in LAYERS]
+    for part, each in (*parts, (MASK_ROWS, 1)):
         for name in (f"{part}.weight", f"{part}.bias"):
             if name in own and name in state and not _is_class_agnostic(name, own, state):
                 mapped[name] = _picked(own[name], state[name], list(both), list(both.values()), each)
@@ -178,8 +189,12 @@ def _mapped_predictor(
 
 
 def _is_class_agnostic(name: str, own: dict[str, Tensor], state: dict[str, Tensor]) -> bool:
-    """Return whether an entry belongs to masks that do not depend on the class, in the model or in the file."""
-    return name.startswith(MASK_ROWS) and 1 in (len(own[name]), len(state[name]))
+    """Return whether an entry belongs to boxes or masks that do not depend on the class, in the model or in the file.
+
+    A score for the background and for one class are two rows, so that four rows of boxes serve all classes.
+    """
+    rows = 1 if name.startswith(MASK_ROWS) else 4 if ".bbox_pred." in name else None
+    return rows in (len(own[name]), len(state[name]))
 
 
 def _with_mask_branch(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -103,6 +103,7 @@ def build(
     in_channels: int = 3,
     loss: PixelLoss | None = None,
     classes: Sequence[str] | None = None,
+    recompute: bool = False,
     **options: Any,
 ) -> FCN:
     """Build a segmentation model.
@@ -113,6 +114,7 @@ def build(
         head, aux, binary: see `SegmenterOptions` in segmentation/options.py.
         weights: for the backbone as in `backbones.build`; "coco" (torchvision's fcn_resnet50 and 101, 21 classes) or a
             segmentation model's file for the whole model; None for random weights.
+        recompute: see `SegmenterOptions`.
         norm, output_stride, max_stride: see `SegmenterOptions`; only with a name.
         in_channels: channels of the images; only with a name.
         classes: names of the classes by number. If our weights file of a whole model has the same names in another
@@ -144,6 +146,8 @@ def build(
             backbones.freeze_batch_norm(trunk)
     if norm == "sync":
         backbones.synchronise_batch_norm(model)
+    if recompute:
+        model.backbone.recompute_activations()
     return model
 
 

@@ -37,10 +37,11 @@ class SegmentationDataOptions:
         ignore_index: number in the label files that marks pixels to ignore.
         allow_outside: accept file names in a JSON that lead out of the image folder (absolute ones, and those with ..).
         limit: use only the first n images of each split.
-        augment: train varies size and colours, crops and flips; light crops and flips; eval changes nothing;
-            or the name of a registered augmentation.
+        augment: light crops and flips; train also varies size and colours; lsj is large-scale jitter; strong is train
+            with stronger colours and erased parts; eval changes nothing; or a YAML file with a list of albumentations'
+            transforms; or the name of a registered augmentation.
         crop_size: side in pixels of the square training crops.
-        scales: smallest and largest resize factor of augment train.
+        scales: smallest and largest resize factor of augment train and strong.
         min_size: shorter side in pixels to which evaluation resizes; 0 leaves images as they are.
         tile: side in pixels of the tiles into which evaluation cuts larger images; 0 for none.
         overlap: fraction of a tile that the next tile repeats.
@@ -123,6 +124,8 @@ class SegmenterOptions:
             normalisation and stride style, which the file does not say.
         norm: norm layers of the backbone; auto is live batch norm; sync is batch norm over the images of all processes
             together, in the heads as well, on GPUs.
+        recompute: in training, store only the inputs of the backbone's blocks and compute the rest again for the
+            backward pass: less memory, more time, the same bits; only for our own backbones.
         freeze: number of backbone stages that do not train (1: stem; 2: stem and first stage; ...).
         loss: ce; ohem (cross-entropy of the hardest quarter of the pixels); dice (cross-entropy plus Dice).
         class_weights: median weights each class by the inverse of its frequency, relative to the median.
@@ -138,6 +141,7 @@ class SegmenterOptions:
     stride_style: Literal["v1.5", "v1"] | None = option(None, recorded=True)
     weights_from: str | None = option(None, recorded=True)
     norm: Literal["auto", "batch", "sync", "frozen", "group"] = "auto"
+    recompute: bool = option(False, resume="free")
     freeze: int = 0
     loss: Literal["ce", "ohem", "dice"] = "ce"
     class_weights: Literal["none", "median"] = "none"

@@ -199,6 +199,7 @@ def build_from_options(
         max_stride=options.max_stride,
         stride_style=options.stride_style,
         weights_from=options.weights_from,
+        recompute=options.recompute,
         loss=loss,
         classes=classes,
     )

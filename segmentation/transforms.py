@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import json
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from backbones.common.registry import Registry, unknown_name
+from backbones.common.step_lists import is_file, library_transform, read_steps
 from segmentation.data.classes import IGNORE
 
 if TYPE_CHECKING:
     from albumentations import Compose
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without it, the import asks the network for a newer version
-
-PRESETS = ("train", "light", "eval")
+PRESETS = ("light", "train", "lsj", "strong", "eval")
+LARGE_SCALES = (0.1, 2.0)  # of large-scale jitter (Ghiasi et al. 2021)
 
 
 class Augmentation(Protocol):
@@ -42,15 +43,16 @@ class Augment:
     """Augments images and label maps by a preset; all randomness is a function of seed, epoch and index.
 
     Args:
-        preset: "train" varies the size, crops, flips and jitters colours; "light" crops and flips; "eval" changes
-            nothing; or the name of a registered augmentation.
+        preset: "light" crops and flips; "train" also varies the size and jitters colours; "lsj" varies the size by 0.1
+            to 2, crops and flips; "strong" is "train" with SSD's changes of colours and erased parts; "eval" changes
+            nothing; or a YAML file with a list of albumentations' transforms; or the name of a registered augmentation.
         crop: side in pixels of the square training crops.
         scales: smallest and largest factor by which "train" resizes before it crops.
         fill: colour (0..255) of a crop's pixels beyond the image; their label is `IGNORE`.
         seed: seed of the run.
 
     Raises:
-        UserError: if the preset is unknown.
+        UserError: the preset is unknown, or its file is not a list of transforms.
     """
 
     preset: str
@@ -60,7 +62,9 @@ class Augment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
+        if is_file(self.preset):
+            _transforms(_listed(self.preset))
+        elif self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
 
     def __call__(
@@ -76,16 +80,33 @@ class Augment:
         if self.preset in AUGMENTATIONS:
             image, labels = AUGMENTATIONS[self.preset](image, labels, random)
         is_rgb = image.shape[2] == 3 and image.dtype == np.uint8
-        pipeline = _pipeline(self.preset, self.crop, self.scales, self.fill if is_rgb else None)
+        preset = _listed(self.preset) if is_file(self.preset) else self.preset
+        pipeline = _pipeline(preset, self.crop, self.scales, self.fill if is_rgb else None)
         pipeline.set_random_seed(int(random.integers(2**32)))
         out = pipeline(image=image, mask=labels)
         return out["image"], out["mask"]
 
 
 @cache
+def _listed(path: str) -> str:
+    """Return the steps of a file as JSON. A process reads the file once."""
+    return json.dumps(read_steps(Path(path)))
+
+
+def _transforms(listed: str) -> list[Any]:
+    """Return the transforms that a JSON list names. Those with label maps move the label map as well."""
+    return [library_transform(*each, where="--augment", usable=lambda _, name: True) for each in json.loads(listed)]
+
+
+@cache
 def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[int, ...] | None) -> Compose:
-    """Return the albumentations pipeline of a preset; without `fill` for images that are no RGB uint8.
-    The import is slow, so it happens at the first image."""
+    """Return the albumentations pipeline of a preset or of a JSON list of steps.
+
+    The import is slow, so it happens at the first image.
+
+    Args:
+        fill: None for images that are no RGB uint8, whose colours do not change.
+    """
     import albumentations as A
     import cv2
 
@@ -94,10 +115,19 @@ def _pipeline(preset: str, crop: int, scales: tuple[float, float], fill: tuple[i
     steps = [pad, A.RandomCrop(crop, crop)]
     if preset in PRESETS:
         steps.append(A.HorizontalFlip(p=0.5))
-    if preset == "train":
-        low, high = (factor - 1 for factor in scales)
+    elif preset not in AUGMENTATIONS:
+        return A.Compose([*_transforms(preset), *steps])
+    if preset in ("train", "lsj", "strong"):
+        low, high = (factor - 1 for factor in (LARGE_SCALES if preset == "lsj" else scales))
         resize = A.RandomScale((low, high), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1)
+        steps = [resize, *steps]
+    if preset == "train" and fill:
         # The strength of SSD's photometric distortion (Liu et al. 2016), applied to half of the images.
-        colours = A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5)
-        steps = [resize, *steps, *([colours] if fill else [])]
+        steps.append(A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.03, p=0.5))
+    if preset == "strong":
+        if fill:
+            wide = {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": 0.05}
+            steps.append(A.ColorJitter(**wide, p=0.8))
+        # Erased pixels keep their labels: the model must infer them from what is around.
+        steps.append(A.Erasing(scale=(0.02, 0.1), fill=0, p=0.25))
     return A.Compose(steps)

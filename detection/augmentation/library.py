@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
-from backbones.common.files import JsonObject
-from backbones.common.registry import unknown_name
-from backbones.errors import UserError, first_line
+from backbones.common.step_lists import library_transform
 from detection.augmentation.sample import Sample, mirrored, upended
 from detection.augmentation.steps import Context, Largest
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for a newer version on the network
 
 FLIPS = {"HorizontalFlip": mirrored, "VerticalFlip": upended}
 # Transforms that albumentations can also apply to boxes. Here they only erase pixels, as torchvision's RandomErasing.
@@ -58,30 +52,12 @@ class LibrarySteps:
     def require_known(self, where: str) -> None:
         """Raise a UserError if a transform is unknown or does not take its parameters. This imports albumentations."""
         for name, parameters in json.loads(self.listed):
-            try:
-                _transform(name, parameters)
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
-            except (TypeError, ValueError, UserWarning) as error:
-                raise UserError(f"{where}: {name}: {first_line(error)}; correct its parameters") from None
+            library_transform(name, parameters, where=where, usable=_usable)
 
 
-def _transform(name: str, parameters: JsonObject) -> Any:
-    """Return a transform of albumentations. The import is slow, so it happens at the first image."""
-    import albumentations as A
-
-    known = [
-        each
-        for each, kind in vars(A).items()
-        if isinstance(kind, type) and issubclass(kind, A.ImageOnlyTransform) and kind is not A.ImageOnlyTransform
-    ]
-    known += [*FLIPS, *ERASING]
-    if name not in known:
-        raise unknown_name("transform of albumentations", name, known)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # albumentations only warns of unknown parameters
-        return getattr(A, name)(**given)
+def _usable(library: Any, name: str) -> bool:
+    """Return whether a transform changes pixels alone, or is a flip."""
+    return name in (*FLIPS, *ERASING) or issubclass(getattr(library, name), library.ImageOnlyTransform)
 
 
 @cache
@@ -90,4 +66,5 @@ def _pipeline(listed: str) -> Any:
     import cv2
 
     cv2.setNumThreads(0)  # the loader's workers already use all cores
-    return A.Compose([_transform(*each) for each in json.loads(listed)], save_applied_params=True)
+    transforms = [library_transform(*each, where="steps", usable=_usable) for each in json.loads(listed)]
+    return A.Compose(transforms, save_applied_params=True)

@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from backbones.common.files import JsonObject, read_yaml
+from backbones.common.files import JsonObject
 from backbones.common.registry import unknown_name
+from backbones.common.step_lists import Listed, is_file, read_steps
 from backbones.errors import UserError
 from detection.augmentation.library import PHOTOMETRIC, LibrarySteps
 from detection.augmentation.mixing import CopyPaste, Mixup, Mosaic
@@ -33,14 +34,6 @@ STEPS: dict[str, type] = {
 }
 PHOTOMETRIC_STEP = "photometric"  # several transforms of albumentations
 PRESETS = ("light", "train", "lsj", "strong", "eval")
-SUFFIXES = (".yaml", ".yml")
-
-Listed = tuple[str, JsonObject]  # name and parameters of a step
-
-
-def is_file(preset: str) -> bool:
-    """Return whether a preset is a YAML file of the user."""
-    return preset.lower().endswith(SUFFIXES)
 
 
 def listed_steps(preset: str) -> list[Listed]:
@@ -56,29 +49,7 @@ def listed_steps(preset: str) -> list[Listed]:
         return [(preset, {})]
     if preset not in PRESETS and not is_file(preset):
         raise unknown_name("augmentation", preset, [*PRESETS, *AUGMENTATIONS.names()])
-    path = Path(preset) if is_file(preset) else Path(__file__).with_name(f"{preset}.yaml")
-    if not path.is_file():
-        raise UserError(f"--augment {preset}: there is no such file; name a YAML list of steps, or one of {PRESETS}")
-    return [_listed(each, str(path)) for each in _entries(path)]
-
-
-def _entries(path: Path) -> list[Any]:
-    entries: Any = read_yaml(path)
-    if entries is None:
-        return []
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: is no list of steps; write one step a line, such as `- HorizontalFlip: {{p: 0.5}}`")
-    return entries
-
-
-def _listed(entry: Any, where: str) -> Listed:
-    if isinstance(entry, str):
-        return entry, {}
-    if isinstance(entry, dict) and len(entry) == 1:
-        ((name, parameters),) = entry.items()
-        if isinstance(name, str) and isinstance(parameters, dict | None):
-            return name, parameters or {}
-    raise UserError(f"{where}: {entry!r} is no step; write its name, or `name: {{parameter: value}}`")
+    return read_steps(Path(preset) if is_file(preset) else Path(__file__).with_name(f"{preset}.yaml"))
 
 
 def make_steps(listed: Sequence[Listed], *, where: str, check: bool) -> tuple[AugmentationStep, ...]:

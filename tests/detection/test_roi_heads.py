@@ -116,9 +116,12 @@ def test_context_appends_the_whole_image_to_each_box():
     options = {"rois_per_image": 16, "score_threshold": 0.05, "max_detections": 10}
     heads = RoIHeads(Corners(), Unchanged(), 3, context=True, **options)
     assert heads.box_predictor.cls_score.in_features == 8
-    heads.box_predictor = nn.Identity()
+    seen: list[torch.Tensor] = []
+    heads.box_predictor.register_forward_pre_hook(lambda _, given: seen.extend(given))
     boxes = [torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]), torch.tensor([[9.0, 9, 10, 10]])]
-    rows = heads.score({}, boxes, [(64, 96), (40, 50)])
+    found = heads.score({}, boxes, [(64, 96), (40, 50)])
+    assert found.logits.shape == (3, 4) and found.boxes is boxes
+    (rows,) = seen
     assert rows.tolist() == [[1, 2, 3, 4, 0, 0, 96, 64], [5, 6, 7, 8, 0, 0, 96, 64], [9, 9, 10, 10, 0, 0, 50, 40]]
 
 

@@ -272,3 +272,18 @@ def test_a_backbone_of_a_plugin_keeps_the_stages_that_the_head_reads(tiny_backbo
     early = segmentation.build(tiny_backbone, 4, head="fcn16s", aux=False, max_stride=8)
     assert [info.name for info in early.backbone.feature_info] == ["c2", "c3"]
     assert not [name for name in early.state_dict() if name.startswith("backbone.layers.c4.")]
+
+
+def test_recomputation_changes_no_bit():
+    """Losses, gradients and running statistics are those of a step that stores the activations of the backbone."""
+    states = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = segmentation.build("resnet18", 3, recompute=recompute).train()
+        targets = {"mask": torch.arange(2 * 32 * 32).view(2, 32, 32) % 3}
+        losses = model(torch.rand(2, 3, 32, 32), targets)
+        sum(losses.values()).backward()
+        gradients = {name: value.grad for name, value in model.named_parameters()}
+        states.append({**losses, **gradients, **{f"buffer {name}": value for name, value in model.named_buffers()}})
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+    assert int(states[1]["buffer backbone.bn1.num_batches_tracked"]) == 1

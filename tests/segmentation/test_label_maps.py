@@ -383,9 +383,12 @@ def test_images_of_another_size_and_absent_classes_of_voc_are_named(write_coco) 
         CocoLabels(path, path.parent, chosen="voc")
 
 
-@pytest.mark.parametrize("preset", ["train", "light"])
-def test_augmentation_moves_image_and_labels_together(preset: str) -> None:
+@pytest.mark.parametrize("preset", ["train", "light", "lsj", "steps.yaml"])
+def test_augmentation_moves_image_and_labels_together(preset: str, tmp_path: Path) -> None:
     """Pixels of a colour belong to a class: so it is afterwards, borders and resized edges aside."""
+    if preset == "steps.yaml":
+        (tmp_path / preset).write_text("- VerticalFlip: {p: 0.5}\n- Transpose\n")
+        preset = str(tmp_path / preset)
     labels = np.zeros((60, 80), np.uint8)
     labels[10:40, 20:60] = 1
     image = np.where(labels[..., None] == 1, 255, 0).astype(np.uint8).repeat(3, axis=2)
@@ -408,6 +411,22 @@ def test_augmentation_moves_image_and_labels_together(preset: str) -> None:
         not np.array_equal(other(image, labels, epoch=0, index=i)[0], augment(image, labels, epoch=0, index=i)[0])
         for i in range(10)
     )
+
+
+def test_strong_augmentation_leaves_the_labels_of_erased_pixels() -> None:
+    image, labels = np.full((64, 64, 3), 200, np.uint8), np.ones((64, 64), np.uint8)
+    augment, erased = Augment("strong", crop=32, scales=(1, 1)), 0
+    for index in range(30):
+        pixels, mask = augment(image, labels, epoch=0, index=index)
+        assert pixels.shape == (32, 32, 3) and (mask == 1).all()
+        erased += (pixels == 0).all(axis=2).any()
+    assert 0 < erased < 30  # a quarter of the images
+
+
+def test_a_wrong_list_of_transforms_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "steps.yaml").write_text("- Transposed")
+    with pytest.raises(UserError, match="unknown transform of albumentations 'Transposed': did you mean Transpose"):
+        Augment(str(tmp_path / "steps.yaml"))
 
 
 def test_batches_are_padded_with_what_does_not_count(labels: LabelSet) -> None:

@@ -14,6 +14,8 @@ from backbones.errors import UserError
 from tools.cli.arguments import last_value
 from tools.cli.parsing import FurtherValues, peek_option
 
+DATA = ("data", "annotations", "train_annotations", "val_annotations")  # options that name data
+
 
 def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     """Return config.yaml of the run that `--resume` continues; None without `--resume`, or if there is no such file.
@@ -33,14 +35,14 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     return config if config.is_file() else None
 
 
-def named_recipe(argv: Sequence[str], folder: Path) -> Path | None:
+def named_recipe(argv: Sequence[str], folder: Path, *, of_data: str = "standard") -> Path | None:
     """Return the file of `--recipe` in a folder, or None for an unknown name, which the parser refuses.
 
-    The recipe "auto" is "standard" if `--data` is given, else "shapes".
+    The recipe "auto" is `of_data` if data is given, else "shapes".
     """
     name = str(peek_option(argv, "recipe") or "auto")
     if name == "auto":
-        name = "standard" if peek_option(argv, "data") else "shapes"
+        name = of_data if any(peek_option(argv, option) for option in DATA) else "shapes"
     path = folder / f"{name}.yaml"
     return path if path.is_file() else None
 

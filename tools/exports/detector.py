@@ -19,6 +19,7 @@ from torchvision.ops import nms, roi_align
 import detection
 from backbones.errors import UserError
 from backbones.trained import TrainedFile
+from detection.cascade import CascadeHeads
 from detection.results import Detections
 from detection.trained import TrainedDetector
 from tools.exports.detections import compare_detections
@@ -169,7 +170,13 @@ def exportable_detector(trained: TrainedFile) -> Exportable:
 
     The file views each image once, as `detection.load(run, sizes=(), flip=False, refine=False)` does.
     """
-    loaded = detection.load(trained.path, device="cpu", precision="fp32", sizes=(), flip=False, refine=False)
+    loaded = detection.load(
+        trained.path, device="cpu", precision="fp32", sizes=(), flip=False, refine=False, soft_nms=False
+    )
+    if isinstance(loaded.model.roi_heads, CascadeHeads):
+        raise UserError(
+            f"{trained.path}: has cascade heads, which cannot be exported yet; export a detector without --cascade"
+        )
     if loaded.model.has_masks:
         raise UserError(f"{trained.path}: predicts masks, which cannot be exported yet; export a detector of boxes")
     model = prepare(loaded.model)
@@ -183,7 +190,7 @@ def exportable_detector(trained: TrainedFile) -> Exportable:
         "boxes": "float32 [N, 4], xyxy in pixels of the resized image",
         "labels": "int64 [N], from 1: positions in `category_ids`",
     }
-    views = [name for name in ("test_sizes", "test_flip", "refine") if trained.config.get(name)]
+    views = [name for name in ("test_sizes", "test_flip", "refine", "soft_nms") if trained.config.get(name)]
     options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
     return Exportable(
         OneImageDetector(model, loaded.predictor.nms).eval(),

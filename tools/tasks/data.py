@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from backbones.common.data_split import DataSplit
+from backbones.common.files import JsonObject
+from backbones.common.step_lists import is_file, read_steps
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
@@ -50,6 +53,13 @@ class Splits(Generic[SplitType]):
         """Return a hash of each split, so that `--resume` can refuse other images."""
         splits = {"train": self.train, "val": self.val}
         return {name: split.fingerprint() for name, split in splits.items() if split is not None}
+
+
+def augment_entry(augment: str, *, eval_only: bool) -> JsonObject:
+    """Return the steps of an augmentation that a file lists, for the header of weights and for `--resume`; or {}."""
+    if eval_only or not is_file(augment):
+        return {}
+    return {"augment": [list(step) for step in read_steps(Path(augment))]}
 
 
 def bits_entry(bits: int | None) -> dict[str, int]:

@@ -20,7 +20,6 @@ from backbones.errors import UserError, counted, first_names
 from backbones.norm import norm_eps
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
-from detection.augmentation.presets import is_file, listed_steps
 from detection.data.dataset import CocoDetection, collate
 from detection.draw import draw_samples
 from detection.faster_rcnn import FasterRCNN
@@ -41,9 +40,9 @@ from tools.evaluation.mask_truth import mask_truth
 from tools.evaluation.summary import class_summary, format_table
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
-from tools.tasks.data import Splits, bits_entry, bits_row
+from tools.tasks.data import Splits, augment_entry, bits_entry, bits_row
 from tools.tasks.detection_data import open_data
-from tools.tasks.options import TrainDetectorOptions
+from tools.tasks.options import TrainDetectorOptions, describe_detector_recipe
 from tools.tasks.samples import read_samples
 from tools.tasks.subsets import chosen_row, full_repeats
 
@@ -94,7 +93,7 @@ class DetectionTask:
             "norm_eps": norm_eps(model.backbone.body),
             "model": asdict(options.model),
             **({"categories": asdict(options.categories)} if options.categories.changes_classes else {}),
-            **_augment_entry(options),
+            **augment_entry(options.data.augment, eval_only=options.run.eval_only),
         }
 
     def batches(self, options: TrainDetectorOptions, data: Splits[CocoDetection]) -> TrainBatches:
@@ -120,6 +119,7 @@ class DetectionTask:
             val=describe_split(data.val) + _crowded_note(data.val, chosen.max_detections),
             load_note=_other_settings(chosen),
             of_data={**chosen_row(data.chosen), **bits_row(meta)},
+            of_training={"recipe": describe_detector_recipe(options)},
         )
 
     def train_loader(
@@ -193,6 +193,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             flip=asked.test_flip,
             refine=asked.refine,
             nms=asked.test_nms,
+            soft_nms=asked.soft_nms,
             outlines=True,
         )
 
@@ -239,13 +240,6 @@ class DetectionMeasure(Measure[CocoEvaluator]):
             [_arrays(_with_strips(detections)) for detections in found],
             self.data.annotations.categories.names,
         ).save(path)
-
-
-def _augment_entry(options: TrainDetectorOptions) -> Meta:
-    """Return the steps of an augmentation that a file lists, for the header of weights and for `--resume`."""
-    if options.run.eval_only or not is_file(options.data.augment):
-        return {}
-    return {"augment": [list(step) for step in listed_steps(options.data.augment)]}
 
 
 def _other_settings(options: DetectorOptions) -> str:

@@ -13,7 +13,7 @@ from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions, ClassReadingOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
-from tools.cli.parsing import FurtherValues, peek_option
+from tools.cli.parsing import FurtherValues
 from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, SubsetOptions, TrainOptions, require_frozen
 from tools.engine.recipes import named_recipe, options_of_weights, resumed_config
@@ -69,7 +69,7 @@ class TrainDetectorOptions:
             "needs --eval-only, because each detector is trained alone; add --eval-only or leave --ensemble out",
         )
         plain = self.evaluation == DetectionEvaluationOptions()
-        rule = "needs one pass over each image; leave out --refine, --test-* and --ensemble"
+        rule = "needs one pass over each image; leave out --refine, --soft-nms, --test-* and --ensemble"
         require(plain or not self.run.val_loss, "val_loss", self.run.val_loss, rule)
 
 
@@ -100,12 +100,21 @@ def classifier_recipe(argv: Sequence[str]) -> Path | None:
 def detector_recipe(argv: Sequence[str]) -> Path | None:
     """Return the YAML file that supplies the defaults: the config of the run to resume, or a recipe.
 
-    The recipe is COCO's if data is given, otherwise that of the built-in shapes.
+    Without `--recipe`, the recipe is COCO's if data is given, otherwise that of the built-in shapes.
     """
-    if config := resumed_config(argv, prefix="det"):
-        return config
-    name = "coco.yaml" if peek_option(argv, "data") or peek_option(argv, "val_annotations") else "shapes.yaml"
-    return ROOT / "detection" / "recipes" / name
+    return resumed_config(argv, prefix="det") or named_recipe(argv, ROOT / "detection" / "recipes", of_data="coco")
+
+
+def describe_detector_recipe(options: TrainDetectorOptions) -> str:
+    """Return the name of a run's recipe and why it was chosen, for the plan."""
+    data = options.data
+    if options.run.resume:
+        return "none: the options are those of the run that is resumed"
+    if data.recipe != "auto":
+        return f"{data.recipe}: --recipe names it"
+    if any((data.data, data.annotations, data.train_annotations, data.val_annotations)):
+        return "coco: data is given; --recipe small suits a few hundred images, coco-lsj a long training"
+    return "shapes: no data is given"
 
 
 def segmenter_recipe(argv: Sequence[str]) -> Path | None:

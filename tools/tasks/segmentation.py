@@ -33,7 +33,7 @@ from tools.engine.measure import Measure
 from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
-from tools.tasks.data import Splits, bits_entry, bits_row, require_trained_on
+from tools.tasks.data import Splits, augment_entry, bits_entry, bits_row, require_trained_on
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.samples import read_samples
 from tools.tasks.segmentation_data import open_data, pixel_counts
@@ -88,6 +88,7 @@ class SegmentationTask:
             },
             "norm_eps": norm_eps(backbone),
             "model": asdict(options.model),
+            **augment_entry(options.data.augment, eval_only=options.run.eval_only),
         }
 
     def batches(self, options: TrainSegmenterOptions, data: Splits[Segmentation]) -> TrainBatches:

@@ -13,6 +13,8 @@ from pycocotools import mask as coco_mask
 
 import detection
 from backbones.errors import UserError
+from detection.cascade import CascadeHeads
+from detection.tiles import Tiles, detect_in_tiles
 from tools import export, predict, train_det
 from tools.runs.folder import RunFolder
 from tools.runs.scores import read_score
@@ -112,3 +114,42 @@ def test_data_without_masks_is_refused_with_a_count(coco):
     words = ("--masks", "--eval-only", "--weights", "none", "--freeze", 0)
     with pytest.raises(UserError, match=r"has no usable mask: `segmentation` is missing or empty \(\d such objects\)"):
         train(coco.root / "run", "--data", coco.root, *words)
+
+
+def test_a_cascade_of_the_second_version_is_resumed_measured_again_loaded_and_tiled(small_shapes: Path, tmp_path: Path):
+    steps = tmp_path / "steps.yaml"
+    steps.write_text("- copy_paste: {p: 1}\n- mixup: {p: 0.5}\n")
+    words = ("--cascade", "--version", "v2", "--recompute", "--masks", "--mask-channels", 8, "--mask-size", 14)
+    run = train(tmp_path / "run", "--data", small_shapes, *words, "--augment", steps, "--epochs", 1, "--eval-every", 1)
+    train_det.main(["--resume", "--output", str(run), "--epochs", "2"])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_box_reg", "loss_box_reg_2", "loss_box_reg_3", "loss_mask"} <= lines[-2].keys() | lines[0].keys()
+    # The steps of the file belong to the run.
+    steps.write_text("- mixup: {p: 0.5}\n")
+    with pytest.raises(UserError, match="the file of --augment has other steps than in the run"):
+        train_det.main(["--resume", "--output", str(run), "--epochs", "3"])
+    train_det.main(["--resume", "--eval-only", "--soft-nms", "--output", str(run)])
+    detector = detection.load(run, soft_nms=True)
+    assert isinstance(detector.model.roi_heads, CascadeHeads)
+    detector.model.roi_heads.score_thresh = 0.01
+    image = sorted((small_shapes / "val").iterdir())[0]
+    found = detector(image)
+    assert len(found) and found.masks.shape == (len(found), 64, 64)
+    tiled = detect_in_tiles(detector, torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8), Tiles(64, 0.25))
+    assert len(tiled) and tiled.masks.shape[1:] == (90, 120)
+    with pytest.raises(UserError, match="has cascade heads, which cannot be exported yet"):
+        export.main(["--run", str(run), "--output", str(tmp_path / "file.onnx")])
+
+
+def test_boxes_alone_paste_objects_by_their_masks(small_shapes: Path, tmp_path: Path):
+    steps = tmp_path / "steps.yaml"
+    steps.write_text("- copy_paste: {p: 1}\n")
+    run = train(tmp_path / "run", "--data", small_shapes, "--augment", steps, "--epochs", 1, "--eval-every", 1)
+    assert "segm_AP" not in json.loads((run / "results.json").read_text())
+    data = json.loads((small_shapes / "annotations" / "instances_train.json").read_text())
+    for entry in data["annotations"]:
+        entry.pop("segmentation", None)
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    files = ("--train-annotations", tmp_path / "boxes.json", "--train-images", small_shapes / "train")
+    with pytest.raises(UserError, match=r"copy_paste needs masks, but no object of .*boxes\.json has one"):
+        train(tmp_path / "other", "--data", small_shapes, *files, "--augment", steps)
