@@ -161,7 +161,5 @@ def test_mocos_protocol_adds_live_batch_norm_after_conv5():
     target = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}
     sum(model.train()(images, [target, target]).values()).backward()
     assert heads[0].bn.weight.grad is not None and int(heads[0].bn.num_batches_tracked) == 1
-    with pytest.raises(
-        UserError, match="head_norm 'batch': has no effect with neck fpn, box_head 'linear' and no masks"
-    ):
+    with pytest.raises(UserError, match="head_norm 'batch': has no effect with neck fpn, box_head 'linear'"):
         detection.build("resnet18", 2, head_norm="batch")
