@@ -29,10 +29,10 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
     del options["backbone"]
     options |= {"data": str(small_shapes), "min_size": 64, "max_size": 64, "fpn_channels": 32, "workers": 0}
     options |= {"epochs": 2, "eval_every": 2, "checkpoint_every": 1, "norm": "batch", "threads": 1}
-    matrix = {"seed": [0], "accumulate": [3, 1], "backbone": ["resnet18"]}
+    matrix = {"seed": [0], "accumulate": [3, 1], "backbone": ["timm/test_resnet"]}
     file = write(tmp_path / "e.yaml", script="train_det", options=options, matrix=matrix)
     # Axes stand in the order of the file, the seed last.
-    good, bad = (f"accumulate{count}-resnet18-seed0" for count in (1, 3))
+    good, bad = (f"accumulate{count}-timm_test_resnet-seed0" for count in (1, 3))
     out = tmp_path / "out"
 
     # What a rehearsal would have said before anything is trained is found by the training itself.
@@ -54,7 +54,7 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
     write(file, script="train_det", options=options, matrix={**matrix, "accumulate": [1]})
     compare.main(words)
     assert f"{good}: resumes" in capsys.readouterr().out
-    assert "| 1 | resnet18 | 1 | " in (out / "table.md").read_text()
+    assert "| 1 | timm/test_resnet | 1 | " in (out / "table.md").read_text()
     assert size_of(out / "curves.png")[0] > 600
 
     table = (out / "table.csv").read_bytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Launched, let_signals_through
+from conftest import Launched, fork_trainings
 
 from backbones.errors import UserError
 from tools import compare
@@ -67,12 +67,12 @@ def test_a_rehearsal_obeys_signals_and_leaves_no_process(
     reading, writing = os.pipe()
     with open(reading) as told, open(writing, "w") as log:
         experiment = launch(
-            "compare.py", file, "--output", tmp_path / "out", cwd=tmp_path, first=let_signals_through, log=log
+            "compare.py", file, "--output", tmp_path / "out", cwd=tmp_path, first=fork_trainings, log=log
         )
         log.close()
         line = next(line for line in told if line.startswith(("rehearsing", "error")))
         assert line.startswith("rehearsing")
-        time.sleep(2)  # the rehearsing processes have begun, or are about to
+        time.sleep(1)  # the rehearsing processes have begun, or are about to
         os.kill(experiment.process.pid, number)
         rest = told.read()  # which waits for all that write there
     experiment.process.join(60)

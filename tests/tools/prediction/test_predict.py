@@ -175,7 +175,7 @@ def test_odd_images_are_handled(tiny_runs, tmp_path: Path):
     folder = tmp_path / "odd"
     write(folder / "alpha.png", (48, 64, 4)), write(folder / "grey.png", (48, 64))
     write(folder / "deep.png", (48, 64, 3), 65535, np.uint16), write(folder / "deep.tif", (48, 64), 65535, np.uint16)
-    write(folder / "wide.png", (1, 60, 3)), write(folder / "high.png", (60, 1, 3)), write(folder / "dot.png", (1, 1, 3))
+    write(folder / "wide.png", (1, 12, 3)), write(folder / "high.png", (12, 1, 3)), write(folder / "dot.png", (1, 1, 3))
     for task in ("det", "seg", "cls"):
         out = run(tiny_runs[task], folder, out=tmp_path / task)
         summary = read_json(out / "summary.json")

@@ -18,7 +18,7 @@ from tools import report
 
 SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
 QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0, "--epochs", 1)
-TINY = ("--limit", 4, "--batch-size", 4, "--proposals", 50)
+TINY = ("--backbone", "timm/test_resnet", "--limit", 4, "--batch-size", 4, "--proposals", 50)
 
 
 def run(*words: object) -> None:

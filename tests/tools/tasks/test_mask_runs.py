@@ -22,7 +22,7 @@ from tools.runs.scores import read_score
 TINY = (
     *("--config", Path(train_det.__file__).parents[1] / "detection/recipes/shapes.yaml"),
     *("--min-size", 64, "--max-size", 64, "--fpn-channels", 16, "--head-channels", 16, "--rois-per-image", 16),
-    *("--backbone", "resnet18", "--proposals", 20, "--batch-size", 4, "--workers", 0),
+    *("--backbone", "timm/test_resnet", "--proposals", 20, "--batch-size", 4, "--workers", 0),
     *("--epochs", 2, "--eval-every", 2, "--limit", 8),
 )
 

@@ -33,7 +33,18 @@ from tools.tasks.options import COMMANDS, TrainDetectorOptions, TrainSegmenterOp
 from tools.tasks.segmentation_data import open_data as open_labels
 
 SMALL = ("--epochs", 1, "--batch-size", 4, "--workers", 0, "--threads", 1, "--precision", "fp32")
-DET = ("--backbone", "resnet18", "--weights", "none", "--fpn-channels", 8, "--head-channels", 16, "--min-size", 40)
+DET = (
+    "--backbone",
+    "timm/test_resnet",
+    "--weights",
+    "none",
+    "--fpn-channels",
+    8,
+    "--head-channels",
+    16,
+    "--min-size",
+    40,
+)
 
 
 def words(*given: Any) -> list[str]:

@@ -128,12 +128,12 @@ def few_shapes() -> None:
 
 
 def test_no_arguments_but_a_backbone_and_limits(launch, tmp_path: Path):
-    """The built-in shapes, no network: `--backbone resnet34` from random weights."""
-    words = ("--backbone", "resnet34", "--limit", 8, "--epochs", 1, "--workers", 0)
+    """The built-in shapes, no network, random weights."""
+    words = ("--backbone", "timm/test_resnet", "--limit", 8, "--epochs", 1, "--workers", 0)
     run = launch("train_det.py", *words, cwd=tmp_path, first=few_shapes, RESNET_TRANSFER_CACHE=str(tmp_path / "cache"))
     status, printed, errors = run.end()
     assert status == 0, errors
-    assert "Faster R-CNN, resnet34, fpn, weights none" in printed
+    assert "Faster R-CNN, timm/test_resnet, fpn, weights none" in printed
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "samples.png").is_file()
 
