@@ -135,7 +135,7 @@ class Field(NamedTuple):
 
 def _is_id(value: object) -> bool:
     # Results store ids as float64, which is exact up to 2^53.
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
 
 
 def _is_side(value: object) -> bool:
@@ -159,7 +159,7 @@ def _is_outline(value: object) -> bool:
     return isinstance(value, (list, dict)) and bool(value)
 
 
-_ID = Field(_is_id, "an integer of at least 0, below 2^53")
+_ID = Field(_is_id, "an integer between -2^53 and 2^53")
 _SIDE = Field(_is_side, f"a whole number of pixels from 1 to {LONGEST_SIDE}")
 # Kind of record -> field -> rule.
 COCO_FIELDS: Mapping[str, Mapping[str, Field]] = {
@@ -183,6 +183,8 @@ _LISTS = {"images": "image", "categories": "category", "annotations": "annotatio
 def read_coco(path: Path) -> Record:
     """Read a COCO instances file. Its lists are not checked; see `records_of`.
 
+    Ids such as 3.0 become integers. Categories without a name are named by `category_name`.
+
     LVIS's files have no file names but addresses in both of COCO's folders; their images get names such as
     val2017/000000000001.jpg.
 
@@ -198,6 +200,10 @@ def read_coco(path: Path) -> Record:
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds a {type(data).__name__}; expected an object with `images` and `annotations`")
     _make_ids_whole(data)
+    categories = data.get("categories")
+    for category in categories if isinstance(categories, list) else ():
+        if isinstance(category, dict):
+            category["name"] = category_name(category)
     images = data.get("images")
     for image in images if isinstance(images, list) else ():
         if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
@@ -214,6 +220,12 @@ def _make_ids_whole(data: Record) -> None:
                 value = record.get(key)
                 if isinstance(value, float) and value.is_integer():
                     record[key] = int(value)
+
+
+def category_name(category: Mapping[str, object]) -> object:
+    """Return the name of a category, which is not checked. A category without a name, or of "", is named by its id."""
+    name = category.get("name")
+    return str(category.get("id")) if name is None or name == "" else name
 
 
 def records_of(data: Record, name: str, path: Path) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from backbones.errors import UserError
 from detection.data.annotations import CategoryMap, CocoAnnotations
+from segmentation.data.coco import read_instances
 from tools.evaluation import CocoEvaluator
+from tools.evaluation.reading import read_truth
 
 
 def read(coco, **options) -> CocoAnnotations:
@@ -75,7 +78,7 @@ BROKEN = {
     "outside": (lambda d: d["annotations"][0].update(bbox=[70, 3, 9, 9]), "annotation 1 of image 5"),
     "file not there": (lambda d: d["images"][0].update(file_name="gone.jpg"), "image file gone.jpg is not in"),
     "text id": (lambda d: d["images"][0].update(id="a"), "`id` is 'a'; expected an integer"),
-    "huge id": (lambda d: d["images"][0].update(id=2**53), "expected an integer of at least 0, below 2^53"),
+    "huge id": (lambda d: d["images"][0].update(id=2**53), "expected an integer between -2^53 and 2^53"),
     "no number": (lambda d: d["images"][0].update(width=float("nan")), "`width` is nan"),
     "no height": (lambda d: d["images"][0].update(height=0), "`height` is 0"),
 }
@@ -207,6 +210,30 @@ def test_category_maps_that_differ_show_the_difference():
     cats.require_same(CategoryMap((1, 2), ("Cat", "DOG")), here="a", there="b")
     with pytest.raises(UserError, match=r"differ in 1 ids \(2: CAT / Cat\)"):
         CategoryMap((1, 2), ("cat", "CAT")).require_same(CategoryMap((1, 2), ("cat", "Cat")), here="a", there="b")
+
+
+def test_negative_ids_and_categories_without_a_name_are_read_alike_by_training_and_evaluation(coco):
+    """Boxes, label maps and the evaluation name a category without a name by its id."""
+    coco.data["categories"] = [{"id": -18, "name": None}, {"id": 3, "name": ""}, {"id": 90}]
+    coco.data["images"][0]["id"] = -5
+    for annotation in coco.data["annotations"]:
+        annotation["image_id"] = {5: -5}.get(annotation["image_id"], annotation["image_id"])
+        annotation["category_id"] = {18: -18}.get(annotation["category_id"], annotation["category_id"])
+        annotation |= {"id": -annotation["id"], "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    names = {-18: "-18", 3: "3", 90: "90"}
+    boxes = read(coco)
+    assert dict(zip(boxes.categories.ids, boxes.categories.names)) == names
+    assert boxes.image_ids.tolist() == [-5, 7, 9, 11] and boxes.of_image(0)[1].tolist() == [1, 3]
+    labels, truth = read_instances(coco.annotations(), coco.images(), notes=Counter()), read_truth(coco.annotations())
+    for categories in (labels["categories"], truth["categories"]):
+        assert {category["id"]: category["name"] for category in categories} == names
+
+
+def test_a_category_whose_name_is_no_text_is_refused_alike(coco):
+    coco.data["categories"][0]["name"] = ["dog"]
+    for read_file in (read, lambda coco: read_truth(coco.annotations())):
+        with pytest.raises(UserError, match=r"`name` is \['dog'\]; expected a text"):
+            read_file(coco)
 
 
 def test_packed_annotations_need_a_few_bytes_per_box(coco):

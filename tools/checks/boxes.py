@@ -23,7 +23,7 @@ from tools.checks.box_sizes import Boxes
 from tools.checks.findings import CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.outlines import Outlines
-from tools.checks.records import RecordList
+from tools.checks.records import NO_ID, RecordList
 
 BEYOND = 1.0  # pixels by which a box may extend beyond its image without a problem
 
@@ -149,7 +149,7 @@ def _classes(categories: RecordList, ids: np.ndarray) -> dict[int, str]:
     """Return the names of the categories by id; {} if an id or a name is malformed or occurs twice."""
     names = [record.get("name") for record in categories.records]
     keys = ids.tolist()
-    if None in names or -1 in keys or len(set(keys)) < len(keys) or len(set(map(str, names))) < len(names):
+    if None in names or NO_ID in keys or len(set(keys)) < len(keys) or len(set(map(str, names))) < len(names):
         return {}
     return dict(zip(keys, map(str, names), strict=True))
 

@@ -12,6 +12,7 @@ from backbones.common.datasets import COCO_FIELDS, field_problem
 from tools.checks.findings import CheckReport
 
 MALFORMED, DUPLICATE, ODD_ID = "malformed field", "duplicate id", "odd annotation id"
+NO_ID = -(2**53)  # stands for a malformed id; valid ids are greater
 KINDS = {"images": "image", "categories": "category", "annotations": "annotation"}  # of the records, by list
 
 
@@ -75,15 +76,15 @@ class RecordList:
         return [value if isinstance(value, str) else None for value in self.column(name)]
 
     def ids(self, name: str) -> np.ndarray:
-        """Return the values of an id field as an array `[N]`. Malformed values are reported and returned as -1."""
-        return np.array([value if isinstance(value, int) else -1 for value in self.column(name)], np.int64)
+        """Return the values of an id field as an array `[N]`. Malformed values are reported and returned as `NO_ID`."""
+        return np.array([value if isinstance(value, int) else NO_ID for value in self.column(name)], np.int64)
 
     def report_duplicates(self, ids: np.ndarray) -> None:
         """Report records that have the same id as an earlier record."""
         _, first = np.unique(ids, return_index=True)
         repeated = np.ones(len(ids), bool)
         repeated[first] = False
-        for index in np.flatnonzero(repeated & (ids >= 0)):
+        for index in np.flatnonzero(repeated & (ids != NO_ID)):
             self.add(int(index), DUPLICATE, f"an earlier record has the same id {ids[index]}")
 
     def report_odd_ids(self) -> None:
@@ -112,8 +113,8 @@ class RecordList:
         if len(known):
             order = np.argsort(known, kind="stable")
             found = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
-            same = (known[found] == ids) & (ids >= 0)
+            same = (known[found] == ids) & (ids != NO_ID)
             rows[same] = found[same]
-        for index in np.flatnonzero((ids >= 0) & (rows < 0)):
+        for index in np.flatnonzero((ids != NO_ID) & (rows < 0)):
             self.add(int(index), kind, f"`{name}` {ids[index]} is not in `{target}`")
         return rows

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from backbones.common.coco import AnnotationRecord, ImageRecord, InstancesFile
+from backbones.common.datasets import COCO_FIELDS, category_name, field_problem
 from backbones.common.values import is_text
 from backbones.errors import UserError
 from tools.evaluation.masks import mask_area, read_mask
@@ -180,12 +181,10 @@ def _names(categories: list[Record], where: str) -> dict[int, str]:
         key = _integer(record, "id", f"{where}: categories[{number}]")
         if key in names:
             raise UserError(f"{where}: categories[{number}]: id {key} is a duplicate; give each category a unique id")
-        names[key] = str(record.get("name", key))
-        if names[key].encode(errors="ignore").decode() != names[key]:  # half of a pair of surrogates
-            text = reprlib.repr(names[key])
-            raise UserError(
-                f"{where}: categories[{number}]: `name` is {text}, which is not valid Unicode; fix the name"
-            )
+        name, rule = category_name(record), COCO_FIELDS["category"]["name"]
+        if not rule.is_valid(name):
+            raise UserError(f"{where}: categories[{number}]: {field_problem(record, 'name', rule.expected)}")
+        names[key] = str(name)
     return names
 
 
