@@ -23,7 +23,7 @@ SMALL = {
     "--proposals 20 --weights none",
     "train_seg.py": "--data shapes --recipe shapes --crop-size 48 --weights none",
 }
-BACKBONE = {"train_cls.py": "resnet20", "train_det.py": "resnet18", "train_seg.py": "resnet18"}
+BACKBONE = {"train_cls.py": "resnet20", "train_det.py": "timm/test_resnet", "train_seg.py": "resnet18"}
 
 
 def test_the_page_has_an_example_of_each_kind():
@@ -58,7 +58,7 @@ def test_an_example_trains_a_step(folder: Path, script: Callable[..., CompletedP
 
 
 def test_a_run_asks_for_its_plugin_and_never_imports_it(folder: Path, script: Callable[..., CompletedProcess[str]]):
-    words = shlex.split(f"{SMALL['train_det.py']} {COMMON} --backbone resnet18 --plugin my_neck.py --neck sum")
+    words = shlex.split(f"{SMALL['train_det.py']} {COMMON} --backbone timm/test_resnet --plugin my_neck.py --neck sum")
     assert script("train_det.py", *words, cwd=folder).returncode == 0
     for command, given in {
         "train_det.py": "--resume --eval-only --output run",

@@ -147,14 +147,14 @@ def test_thawed_weights_are_folded_anew() -> None:
 
 
 # Whatever could move a weight that rests: weight decay, momentum, moving averages, accumulated batches.
-COMMON = ("--freeze", 3, "--thaw", "[1, 2]", "--epochs", 3, "--workers", 0, "--checkpoint-every", 1, "--batch-size", 8,
+COMMON = ("--freeze", 3, "--thaw", "[1, 2]", "--epochs", 3, "--workers", 0, "--checkpoint-every", 1, "--batch-size", 4,
           "--keep-checkpoints", 99, "--ema", 0.5, "--accumulate", 2, "--weight-decay", 0.1, "--threads", 1)  # fmt: skip
 BACKBONE = "timm/test_resnet"  # four stages, half a million weights
 TASKS: dict[str, tuple[Any, tuple[Any, ...], str]] = {
-    "cls": (train_cls.main, ("--recipe", "cifar", "--limit", 24), "backbone.net."),
+    "cls": (train_cls.main, ("--recipe", "cifar", "--limit", 12), "backbone.net."),
     "det": (train_det.main, ("--min-size", 64, "--max-size", 64, "--fpn-channels", 16, "--head-channels", 16,
-                             "--proposals", 50, "--limit", 24), "backbone.body.net."),
-    "seg": (train_seg.main, ("--recipe", "shapes", "--crop-size", 48, "--max-stride", 32, "--limit", 24),
+                             "--proposals", 50, "--limit", 12), "backbone.body.net."),
+    "seg": (train_seg.main, ("--recipe", "shapes", "--crop-size", 48, "--max-stride", 32, "--limit", 12),
             "backbone.net."),
 }  # fmt: skip
 
@@ -170,11 +170,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training pictures of three classes."""
+    """12 training pictures of three classes."""
     from conftest import write_classes
 
     root = tmp_path_factory.mktemp("data") / "pictures"
-    write_classes(root, count=8)
+    write_classes(root, count=4)
     return root
 
 
