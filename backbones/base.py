@@ -66,11 +66,13 @@ class Backbone(nn.Module):
         source: library ("torchvision" or "timm") and name of the model whose published weights fit this backbone, or
             None.
         frozen_stages: number of frozen stages, counted from the stem, as in `freeze_stages`.
+        added: beginnings of the entries of layers that no weights file has, because they are added to the network.
         weights_from: program that made the weights file that is to be loaded, see `backbones.weights.sources`; None if
             it is not known.
     """
 
     source: tuple[str, str] | None = None
+    added: tuple[str, ...] = ()
 
     def __init__(
         self,

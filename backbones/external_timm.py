@@ -139,7 +139,14 @@ def _spans(names: list[str], ends: list[str]) -> list[tuple[int, int]]:
 def build(*, name: str, features: Sequence[str] | str, in_channels: int, output_stride: int) -> TimmBackbone:
     """Build a timm model with random weights. The arguments are those of `backbones.build`."""
     _check_tag(name)
-    levels = _timm_levels(name)
+    reductions = _reductions(name)
+    if is_plain(reductions):
+        from backbones.external_vit import build_vit  # which imports this module
+
+        return build_vit(
+            name=name, patch=reductions[0], features=features, in_channels=in_channels, output_stride=output_stride
+        )
+    levels = _timm_levels(name, reductions)
     features = choose_features(name, features, tuple(levels))
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     config = timm.models.get_pretrained_cfg(name.split("/", 1)[1])
@@ -195,17 +202,30 @@ def _describe(options: dict[str, Any]) -> str:
     return ", ".join(words.get(k, f"{k}={v}") for k, v in options.items()) or "these options"
 
 
-def _timm_levels(name: str) -> dict[str, int]:
-    """Return the index of each level in timm's feature list: the last entry at each stride of the undilated model."""
+def is_plain(reductions: Sequence[int]) -> bool:
+    """Return whether all features of a timm model have one stride, as those of a plain transformer do."""
+    return len(reductions) > 1 and len(set(reductions)) == 1
+
+
+def _reductions(name: str) -> list[int]:
+    """Return the stride of each feature of a timm model.
+
+    Raises:
+        UserError: timm has no features of this model.
+    """
     try:
         with torch.device("meta"):
             net: Any = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)
-        reductions = [entry["reduction"] for entry in net.feature_info.info]
+        return [entry["reduction"] for entry in net.feature_info.info]
     except Exception as error:  # each family raises other kinds of exceptions
         raise UserError(
             f"{name} does not return feature maps of several strides; use a model with stages, such as "
             "timm/convnext_tiny"
         ) from error
+
+
+def _timm_levels(name: str, reductions: Sequence[int]) -> dict[str, int]:
+    """Return the index of each level in timm's feature list: the last entry at each stride of the undilated model."""
     levels = {f"c{int(math.log2(r))}": i for i, r in enumerate(reductions) if r > 1 and math.log2(r).is_integer()}
     if len(levels) < 2:
         raise UserError(

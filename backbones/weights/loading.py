@@ -203,7 +203,8 @@ def _fill(
 
 
 def _check_complete(module: nn.Module, report: LoadReport, minimum: float) -> None:
-    total = len(report.matched) + len(report.missing)
+    added = module.added if isinstance(module, Backbone) else ()
+    total = len(report.matched) + sum(not name.startswith(tuple(added)) for name in report.missing)
     if len(report.matched) < minimum * total:
         raise UserError(
             f"{_name(module)}: at least {minimum:.0%} of the model's entries must be in the weights, but "
