@@ -143,6 +143,8 @@ def build_library_model(
     """
     ours = {"stride_style": options.pop("stride_style", None) or "v1.5", "shortcut": options.pop("shortcut", None)}
     refuse_options(name, {"norm": norm if norm == "group" else "batch", **ours})
+    if options.get("weights_from") is None:  # the default
+        options.pop("weights_from", None)
     if options:
         key, value = next(iter(options.items()))
         raise UserError(
