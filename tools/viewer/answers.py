@@ -16,6 +16,7 @@ import segmentation
 from backbones.common.colours import Colour, colour_of
 from backbones.common.files import JsonObject
 from backbones.trained import find
+from classification.explain import explain
 from classification.trained import TrainedClassifier
 from detection.results import Detections
 from detection.trained import TrainedDetector
@@ -59,12 +60,20 @@ class ShownRun:
         """
         with self._lock:
             found = self.model(pixels)
+            explained = self._explained(pixels)
         size = {"width": pixels.shape[1], "height": pixels.shape[0], "task": self.trained.task}
         if isinstance(found, Detections):
             return {**size, "boxes": boxes(found)}
         if isinstance(found, LabelMap):
             return {**size, **label_map(found)}
-        return {**size, "classes": [{"name": name, "score": score} for name, score in found]}
+        return {**size, "classes": [{"name": name, "score": score} for name, score in found], **explained}
+
+    def _explained(self, pixels: np.ndarray) -> JsonObject:
+        """Return where a classifier finds its most probable class, as a PNG; {} for other models."""
+        if not isinstance(self.model, TrainedClassifier) or not self.model.model.backbone.feature_info:
+            return {}
+        found = explain(self.model, pixels)
+        return {"heat": _png(np.asarray(found.plot())), "explained": found.name}
 
 
 def _load(run: str, task: str, device: str) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -108,6 +109,17 @@ def test_uploads_are_limited_and_nothing_of_the_machine_is_told(server: str, mon
     status, answer = ask(run, photo(), **OWN)
     assert status == 200 and (answer["width"], answer["height"]) == (64, 48)
     assert all(0 <= box["score"] <= 1 and len(box["box"]) == 4 for box in answer["boxes"])
+
+
+def test_label_maps_and_explained_classes_are_answered_as_pictures(tiny_runs: dict[str, Path]):
+    labels, ranking = serving.open_runs([str(tiny_runs["seg"]), str(tiny_runs["cls"])], device="cpu")
+    pixels = uploads.decode(photo())
+    answer = labels.answer(pixels)
+    with Image.open(io.BytesIO(base64.b64decode(answer["labels"].partition(",")[2]))) as drawn:
+        assert (drawn.size, drawn.mode) == ((64, 48), "RGBA")
+    assert all(0 < each["score"] <= 1 for each in answer["classes"])
+    found = ranking.answer(pixels)
+    assert found["explained"] == found["classes"][0]["name"] and found["heat"].startswith("data:image/png;base64,")
 
 
 def test_mistakes_of_the_command_take_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

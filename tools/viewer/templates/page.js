@@ -71,6 +71,7 @@ async function show(file) {
     const panel = by("panel").content.firstElementChild.cloneNode(true);
     for (const box of answer.boxes || []) if (box.mask) box.image = await picture(box.mask);
     if (answer.labels) answer.image = await picture(answer.labels);
+    if (answer.heat) panel.append(await explanation(answer));
     section.querySelector(".runs").append(panel);
     entry.panels.push({
       canvas: panel.querySelector("canvas"), list: panel.querySelector("ul"), name: runs[index].name, answer,
@@ -86,6 +87,14 @@ async function show(file) {
   list.prepend(section);
   by("controls").hidden = false;
   draw(entry);
+}
+
+async function explanation(answer) {
+  const image = await picture(answer.heat), part = document.createElement("div");
+  image.alt = `where the model finds ${answer.explained}`;
+  part.className = "heat";
+  part.append(image, `Where it finds ${answer.explained} (Grad-CAM), in the part of the image that it sees`);
+  return part;
 }
 
 function picture(source) {
