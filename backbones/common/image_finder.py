@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+import reprlib
+from collections.abc import Collection, Container, Mapping
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.datasets import IMAGE_SUFFIXES, Record, file_of_image, leads_out
 from backbones.common.listing import Listing, list_files
-from backbones.errors import UserError, counted
+from backbones.errors import UserError, counted, first_names
 
 LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file
 UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix of the name of an uploaded file
@@ -93,6 +94,89 @@ class ImageFinder:
         """Return how many files a name fits, for messages."""
         fitting = self.fitting(name)
         return f"{counted(len(fitting), 'file')} ({', '.join(fitting[:3])})" if fitting else "no file"
+
+
+def use_fitting_files(
+    images: list[Record], path: Path, folder: Path, *, present: Container[str], allow_outside: bool
+) -> dict[str, str]:
+    """If an image's file is missing but one file in the folder fits its name, replace `file_name`.
+
+    Args:
+        images: records of COCO.
+        path: annotation file, for messages.
+        folder: of the images.
+        present: names of the files in the image folder, without those in sub-folders.
+
+    Returns:
+        Names as in the annotation file, by the files that are used for them instead.
+
+    Raises:
+        UserError: a name is malformed or leads out of the folder, or a file fits several images.
+    """
+    owners: dict[str, Record] = {}
+    renamed: dict[str, str] = {}
+    for image in images:
+        name = image.get("file_name")
+        if isinstance(name, str) and (name in present or is_file_in(folder, name)) and not leads_out(name):
+            owners[name] = image
+    finder = ImageFinder(folder)
+    for image in images:
+        if owners.get(str(image.get("file_name"))) is None:
+            renamed |= _use_fitting_file(image, path, finder, owners, allow_outside=allow_outside)
+    return renamed
+
+
+def renamed_note(renamed: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of the names that `use_fitting_files` replaced, by a description with examples."""
+    if not renamed:
+        return {}
+    examples = first_names([f"{name[:80]} -> {file}" for file, name in renamed.items()])
+    return {f"file names replaced by those of fitting files ({examples})": len(renamed)}
+
+
+def fitting_file(finder: ImageFinder, name: str) -> str | None:
+    """Return the one file that a name fits, or None if there is none, or if there are several."""
+    fitting = finder.fitting(name) if "\0" not in name else []
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def is_foreign(name: str) -> bool:
+    """Return whether a file name may be replaced by that of a fitting file.
+
+    Names that lead out of the folder may not.
+    """
+    return name.startswith(LABEL_STUDIO) or not leads_out(name.replace("\\", "/"))
+
+
+def _use_fitting_file(
+    image: Record, path: Path, finder: ImageFinder, owners: dict[str, Record], *, allow_outside: bool
+) -> dict[str, str]:
+    name = image.get("file_name")
+    fitting = fitting_file(finder, name) if isinstance(name, str) else None
+    if fitting is None or not is_foreign(str(name)) or fitting == name:
+        try:
+            file_of_image(image, path, allow_outside=allow_outside)
+        except UserError as error:
+            hint = f"; the folder has {fitting}" if fitting is not None and fitting != name else ""
+            raise UserError(f"{error}{hint}") from None
+        return {}
+    if fitting in owners:
+        raise UserError(
+            f"{path}: images {reprlib.repr(owners[fitting].get('id'))} and "
+            f"{reprlib.repr(image.get('id'))} both lead to the file {fitting} ({reprlib.repr(name)}); "
+            "fix one `file_name`"
+        )
+    owners[fitting] = {**image}
+    image["file_name"] = fitting
+    return {fitting: str(name)}
+
+
+def is_file_in(folder: Path, name: str) -> bool:
+    """Return whether a folder has a file with a name. The result is False for invalid names."""
+    try:
+        return os.path.isfile(folder / name)
+    except (ValueError, OSError):
+        return False
 
 
 def _local(name: str) -> str:

@@ -20,9 +20,9 @@ from backbones.common.datasets import (
     refuse_duplicates,
 )
 from backbones.common.datasets import field as require_field
+from backbones.common.image_finder import use_fitting_files
 from backbones.common.images import complete_size
 from backbones.errors import UserError, first_names
-from detection.data.file_names import use_fitting_files
 from detection.data.masks import PackedMasks, WithoutMask, read_masks
 from detection.data.truth import Protocol, Truth, unknown_size
 
@@ -287,7 +287,7 @@ def _checked_images(truth: Truth, absent_images: str, allow_outside: bool) -> tu
             f"{folder}: no such folder, but {path} needs it as its image folder; fix the option that names the folder"
         )
     present = files_in(folder)
-    use_fitting_files(truth, images, present=present, allow_outside=allow_outside)
+    truth.renamed.update(use_fitting_files(images, path, folder, present=present, allow_outside=allow_outside))
     names = np.array([image["file_name"] for image in images])
     if absent_images == "error":
         refuse_absent_files(names.tolist(), folder, path, present=present)

@@ -13,8 +13,9 @@ from typing import Literal
 from backbones.common.categories import map_records
 from backbones.common.category_options import CategoryOptions
 from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines, read_coco
+from backbones.common.image_finder import renamed_note
 from backbones.common.listing import list_files
-from backbones.errors import UserError, first_names
+from backbones.errors import UserError
 
 Protocol = Literal["coco", "voc", "lvis"]
 ProblemHandler = Callable[[str, str, UserError], None]  # kind of the problem, file, and error text
@@ -84,10 +85,7 @@ class Truth:
 
     def all_notes(self) -> dict[str, int]:
         """Return `notes`, and the number of images whose names were replaced, with the first of them."""
-        if not self.renamed:
-            return dict(self.notes)
-        examples = first_names([f"{name[:80]} -> {file}" for file, name in self.renamed.items()])
-        return {**self.notes, f"file names replaced by those of fitting files ({examples})": len(self.renamed)}
+        return {**self.notes, **renamed_note(self.renamed)}
 
     def evaluator_source(self) -> Path | bytes:
         """Return the ground truth for an evaluator: the path of a COCO file, or the records as JSON.

@@ -17,10 +17,12 @@ from backbones.common.datasets import (
     count_odd_ids,
     field,
     file_of_image,
+    files_in,
     read_coco,
     records_of,
     refuse_duplicates,
 )
+from backbones.common.image_finder import renamed_note, use_fitting_files
 from backbones.common.images import MOST_PIXELS, complete_size, read_image
 from backbones.common.outlines import paint
 from backbones.errors import UserError, counted
@@ -131,12 +133,14 @@ def read_instances(
 ) -> dict[str, list[Record]]:
     """Read the lists `images`, `categories` and `annotations` of a COCO file and check the fields for label maps.
 
+    Images whose file is missing get the name of the one file that fits; see `use_fitting_files`.
+
     Args:
         path: instances JSON file.
         folder: of the images. If a record has no width or no height, the size is read from the image file.
         allow_outside: accept file names that lead out of the image folder (absolute ones, and those with `..`).
-        notes: counts harmless differences by description: missing sizes, and ids of annotations that are missing or
-            repeated, to which nothing refers.
+        notes: counts harmless differences by description: replaced names, missing sizes, and ids of annotations
+            that are missing or repeated, to which nothing refers.
 
     Raises:
         UserError: the file is not JSON, a field is missing or malformed (a file of boxes only has no `segmentation`),
@@ -146,6 +150,11 @@ def read_instances(
     data = read_coco(path)
     lists = {name: records_of(data, name, path) for name in ("images", "categories", "annotations")}
     kinds = dict(zip(NEEDED, lists.values(), strict=True))
+    if folder.is_dir():
+        present = files_in(folder)
+        notes.update(
+            renamed_note(use_fitting_files(lists["images"], path, folder, present=present, allow_outside=allow_outside))
+        )
     for image in lists["images"]:
         if _complete_size(image, path, folder, allow_outside=allow_outside):
             notes[SIZES_READ] += 1

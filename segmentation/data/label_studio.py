@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import reprlib
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from backbones.common.datasets import IMAGE_SUFFIXES, existing_split
-from backbones.common.listing import list_files, visible
+from backbones.common.datasets import existing_split
+from backbones.common.image_finder import ImageFinder, fitting_file
+from backbones.common.listing import visible
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split
-
-UPLOAD = 9  # characters of the random prefix of uploaded files, such as "1a2b3c4d-"
 
 
 def export_of(root: Path, split: str = "") -> Path | None:
@@ -45,10 +43,8 @@ def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLab
         one_split(root, split)
         path = export_of(root)
     assert path is not None
-    files = list_files(root, IMAGE_SUFFIXES).files
-    by_name: dict[str, Path] = {file.name: file for file in files}
-    left_out: Counter[str] = Counter()
-    images = [_image(task, index, path, by_name, left_out) for index, task in enumerate(_tasks(path))]
+    left_out, finder = Counter[str](), ImageFinder(root)
+    images = [_image(task, index, path, finder, left_out) for index, task in enumerate(_tasks(path))]
     every = [each for each in sorted(visible(root, "*.json")) if _is_export(each)]
     names = {label for each in every for task in _tasks(each) for label in _labels(task)}
     return PaintedLabels(images, names=sorted(names), where=str(path), bits=bits, left_out=left_out)
@@ -91,9 +87,9 @@ def _label(result: dict[str, Any]) -> str | None:
     return names[0] if is_text(names[0]) else None
 
 
-def _image(task: Any, index: int, path: Path, files: dict[str, Path], left_out: Counter[str]) -> OutlinedImage:
+def _image(task: Any, index: int, path: Path, finder: ImageFinder, left_out: Counter[str]) -> OutlinedImage:
     where = f"{path}: task {task.get('id', index)}"
-    file = _file(task.get("data"), files, where)
+    file = _file(task.get("data"), finder, where)
     shapes, size = [], None
     for result in _results(task):
         label = _label(result)
@@ -124,13 +120,11 @@ def _shape(label: str, value: dict[str, Any], size: tuple[int, int], where: str)
     return Shape(label, "polygon", [number * scales[place % 2] for place, number in enumerate(flat)])
 
 
-def _file(data: Any, files: dict[str, Path], where: str) -> Path:
-    """Return the image of a task by the name in its address, without the prefix of an upload if needed."""
+def _file(data: Any, finder: ImageFinder, where: str) -> Path:
+    """Return the image of a task, which is the one file that an address in its data fits."""
     addresses = [each for each in data.values() if isinstance(each, str)] if isinstance(data, dict) else []
     for address in addresses:
-        name = PurePosixPath(unquote(address.rsplit("?d=", 1)[-1]).replace("\\", "/")).name
-        for each in (name, name[UPLOAD:] if name[UPLOAD - 1 : UPLOAD] == "-" else ""):
-            if each in files:
-                return files[each]
+        if (name := fitting_file(finder, address)) is not None:
+            return finder.folder / name
     shown = reprlib.repr(addresses[0]) if addresses else "no address"
     raise UserError(f"{where}: the image ({shown}) is not in the folder of the export; put the images beside the JSON")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.common.datasets import existing_split, leads_out, listed_lines
+from backbones.common.image_finder import ImageFinder, fitting_file
 from backbones.common.listing import list_files
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
@@ -37,8 +38,8 @@ def read_labelme(root: Path, split: str, *, bits: int | None) -> PaintedLabels:
     """
     name = existing_split(split, lambda name: (root / name).is_dir())
     folder = root / name if (root / name).is_dir() else one_split(root, split)
-    left_out: Counter[str] = Counter()
-    images = [_read(file, left_out) for file in list_files(folder, (".json",)).files]
+    left_out, finder = Counter[str](), ImageFinder(folder)
+    images = [_read(file, finder, left_out) for file in list_files(folder, (".json",)).files]
     where = f"{root} ({name})" if folder != root else str(root)
     return PaintedLabels(images, names=_names(root), where=where, bits=bits, left_out=left_out)
 
@@ -47,8 +48,8 @@ def _names(root: Path) -> list[str]:
     for name in CLASS_FILES:
         if (root / name).is_file():
             return [line for _, line in listed_lines((root / name).read_text(encoding="utf-8-sig"))]
-    files = list_files(root, (".json",)).files
-    return sorted({shape.label for file in files for shape in _read(file, Counter()).shapes})
+    files, finder = list_files(root, (".json",)).files, ImageFinder(root)
+    return sorted({shape.label for file in files for shape in _read(file, finder, Counter()).shapes})
 
 
 def _is_labelme_file(path: Path) -> bool:
@@ -59,7 +60,7 @@ def _is_labelme_file(path: Path) -> bool:
     return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
 
 
-def _read(path: Path, left_out: Counter[str]) -> OutlinedImage:
+def _read(path: Path, finder: ImageFinder, left_out: Counter[str]) -> OutlinedImage:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -70,11 +71,11 @@ def _read(path: Path, left_out: Counter[str]) -> OutlinedImage:
     outlines = [shape for each in shapes if (shape := _shape(each, path, left_out)) is not None]
     sides = data.get("imageHeight"), data.get("imageWidth")
     size = sides if all(isinstance(side, int) and side > 0 for side in sides) else None
-    return OutlinedImage(_image(path, str(name)), size, outlines, str(path))
+    return OutlinedImage(_image(path, str(name), finder), size, outlines, str(path))
 
 
-def _image(path: Path, name: str) -> Path:
-    """Return the image of a JSON file: `imagePath`, or the file of the same name beside the JSON."""
+def _image(path: Path, name: str, finder: ImageFinder) -> Path:
+    """Return the image of a JSON file: `imagePath`, the file of its name beside the JSON, or the one file that fits."""
     given = name.replace("\\", "/")
     if not leads_out(given) and (path.parent / given).is_file():
         return path.parent / given
@@ -82,7 +83,10 @@ def _image(path: Path, name: str) -> Path:
     beside = path.parent / Path(given).name
     if beside.is_file():
         return beside
-    raise UserError(f"{path}: `imagePath` {reprlib.repr(name)} is not beside it; put the image into the same folder")
+    if (fitting := fitting_file(finder, name)) is not None:
+        return finder.folder / fitting
+    found = f"fits {finder.describe(name)} in {finder.folder}"
+    raise UserError(f"{path}: `imagePath` {reprlib.repr(name)} {found}; put the image beside the JSON file")
 
 
 def _shape(shape: Any, path: Path, left_out: Counter[str]) -> Shape | None:

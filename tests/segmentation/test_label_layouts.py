@@ -13,6 +13,7 @@ from tool_exports import litter
 
 from backbones.errors import UserError
 from segmentation.data.brush import decode_brush
+from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import has_split, open_source
 from segmentation.options import SegmentationDataOptions
@@ -67,6 +68,7 @@ RIGHT = [[2.6, -5.0], [9.0, -5.0], [9.0, 9.0], [2.6, 9.0]]  # beyond the image o
 
 
 def labelme_file(path: Path, shapes: list[dict[str, Any]], **fields: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{path.stem}.jpg", "imageData": None}
     photo(path.with_suffix(".jpg"))
     path.write_text(json.dumps({**content, "imageHeight": 4, "imageWidth": 6, **fields}))
@@ -177,6 +179,30 @@ def test_classes_of_label_maps_are_merged_renamed_and_chosen(tmp_path: Path):
             opened(tmp_path, **options)
 
 
+def test_images_elsewhere_are_found_by_name_as_boxes_find_theirs(tmp_path: Path):
+    """LabelMe's images in another folder, two images of one name in Label Studio, and COCO's names with a folder."""
+    me, studio = tmp_path / "me", tmp_path / "studio"
+    labelme_file(me / "json" / "a.json", [shape("cat", RIGHT)], imagePath="..\\photos\\a.jpg")
+    (me / "json" / "a.jpg").unlink()
+    photo(me / "photos" / "a.jpg")
+    assert opened(me).file(0) == me / "photos" / "a.jpg"
+    box = {"x": 0, "y": 0, "width": 50, "height": 100, "rotation": 0, "rectanglelabels": ["cat"]}
+    for folder in ("one", "two"):
+        photo(studio / folder / "a.jpg")
+    tasks = [task(1, f"/data/local-files/?d=set%2F{name}%2Fa.jpg", ("rectanglelabels", box)) for name in ("two", "one")]
+    (studio / "export.json").write_text(json.dumps(tasks))
+    source = opened(studio)
+    assert {source.file(row) for row in range(2)} == {studio / name / "a.jpg" for name in ("one", "two")}
+    outline = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 3, 0, 3, 3]], "iscrowd": 0}
+    image = {"id": 1, "file_name": "elsewhere\\one\\a.jpg", "width": 6, "height": 4}
+    lists = {"images": [image], "annotations": [outline], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(lists))
+    labels = CocoLabels(tmp_path / "coco.json", studio)
+    assert labels.file(0) == studio / "one" / "a.jpg"
+    replaced = "file names replaced by those of fitting files (elsewhere\\one\\a.jpg -> one/a.jpg)"
+    assert labels.notes == {replaced: 1}
+
+
 def test_splits_of_maps_beside_images_and_of_labelme_are_folders(tmp_path: Path):
     for split in ("train", "valid"):
         beside(tmp_path / "beside" / split)
@@ -210,7 +236,7 @@ def test_hostile_annotations_are_refused_in_one_line(tmp_path: Path):
     labelme_file(tmp_path / "me" / "a.json", [shape("cat", RIGHT)])
     file = tmp_path / "me" / "b.json"
     for content, message in (
-        ({"shapes": [], "imagePath": "../../etc/gone.jpg"}, "`imagePath` .* is not beside it"),
+        ({"shapes": [], "imagePath": "../../etc/gone.jpg"}, "`imagePath` .* fits no file in .*; put the image beside"),
         ({"shapes": [{"label": "cat"}], "imagePath": "a.jpg"}, "has no `label` and `points`"),
         ({"shapes": [shape("cat", [[1, None]])], "imagePath": "a.jpg"}, "has no `label` and `points`"),
     ):

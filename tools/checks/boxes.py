@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.datasets import IMAGE_SUFFIXES, leads_out, read_coco
+from backbones.common.image_finder import ImageFinder, fitting_file, is_file_in, is_foreign
 from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, list_files
 from backbones.common.values import LARGEST_NUMBER
 from backbones.errors import UserError, counted
 from detection.data.annotations import SMALLEST_SIDE
-from detection.data.file_names import ImageFinder, fitting_file, is_file_in, is_foreign
 from detection.data.folders import file_layout, open_file, open_split
 from detection.data.layouts.base import Reading
 from detection.data.truth import ProblemHandler, Truth

@@ -15,10 +15,10 @@ from PIL import ImageOps
 
 from backbones.common.datasets import COCO_FIELDS, Record, leads_out
 from backbones.common.files import create_once, write_json
+from backbones.common.image_finder import ImageFinder, fitting_file, is_foreign
 from backbones.common.images import ORIENTATION, image_size
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
-from detection.data.file_names import ImageFinder, fitting_file, is_foreign
 from detection.data.truth import Truth
 
 RECORD = "repairs.json"
