@@ -3,7 +3,8 @@
     python tools/make_shards.py --data imagenet --output imagenet-shards
     python tools/make_shards.py --data imagenet --output imagenet-shards --shard-size 2000 --seed 1
 
-`--data` holds train/CLASS/* and val/CLASS/*. The command writes train-*.tar, val-*.tar and `shards.json` to `--output`.
+`--data` holds train/CLASS/* and val/CLASS/*, or is a CSV file or another layout of classes with both splits. The
+command writes train-*.tar, val-*.tar and `shards.json` to `--output`.
 `shards.json` lists the classes and the number of samples in each shard. Copy the folder to a web server or an object
 store as it is. Image files are copied byte for byte, and the same options always give the same shards. The training
 images are shuffled, so that a few shards already contain all classes.
@@ -29,7 +30,7 @@ class ShardOptions:
     """Class folders to convert, and where to write the shards.
 
     Args:
-        data: folder with train/CLASS/* and val/CLASS/*.
+        data: folder or CSV file of classes with the splits train and val, such as train/CLASS/* and val/CLASS/*.
         output: folder for the shards; it must be new or empty.
         shard_size: images per shard; the last shard of a split has the remaining images.
         seed: seed of the order of the training images.

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from backbones.common.files import write_json
 from backbones.errors import UserError
-from classification.data.folders import list_classes, require_filled, split_folder
+from classification.data.folders import require_filled
+from classification.data.layouts import read_split
 from classification.data.listing import ClassListing, labels_by_name
 from classification.data.names import ClassNames
 from classification.data.shard_index import INDEX
@@ -51,19 +52,21 @@ class MadeShards:
 
 
 def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int = 0) -> MadeShards:
-    """Write tar shards from the class folders of the splits `train` and `val`, then their index.
+    """Write tar shards of the splits `train` and `val` of a data set in any layout, then their index.
 
     Args:
-        data: folder with train/CLASS/* and val/CLASS/*.
+        data: folder or CSV file of the data set, such as train/CLASS/* and val/CLASS/*.
         output: folder for the shards; new or empty.
         shard_size: number of samples per shard; the last shard of a split has the remaining samples.
         seed: seed of the order of the training images.
 
     Raises:
-        UserError: `data` has no class folders, `output` holds files, or a file cannot be read or written. `output` is
-            left empty then.
+        UserError: `data` has no such splits, an image has several classes, `output` holds files, or a file cannot be
+            read or written. `output` is left empty then.
     """
-    listings = {split: list_classes(split_folder(data, split)) for split in ("train", "val")}
+    listings = {split: read_split(data, split) for split in ("train", "val")}
+    if several := next((listing for listing in listings.values() if listing.multi_label), None):
+        raise UserError(f"{several.source}: images have several classes, which shards cannot hold; train on the files")
     require_filled(listings["train"])
     classes = listings["train"].names
     known, owner = ClassNames.of(classes), str(listings["train"].root)

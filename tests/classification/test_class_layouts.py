@@ -19,6 +19,7 @@ from classification.data.layouts import REGISTERED, read_split
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.names import ClassNames
 from classification.data.reading import Reading
+from classification.data.shard_writer import make_shards
 from tools import check_data
 
 
@@ -137,6 +138,17 @@ def test_files_of_operating_systems_are_no_images_and_no_classes(tmp_path: Path,
     after = read_split(tmp_path, "train", options)
     assert labels(after) == labels(before) and set(labels(after).values()) == {"7", "x"}
     assert after.passed_over == before.passed_over and after.notes == before.notes
+
+
+def test_shards_are_made_of_csv_files_but_not_of_several_classes_an_image(tmp_path: Path):
+    root = images(tmp_path / "set", "a.png", "b.png", "c.png")
+    write(root / "labels.csv", "image,label,split\na.png,7,train\nb.png,8,train\nc.png,8,val\n")
+    made = make_shards(root, tmp_path / "shards")
+    assert {split: sum(each.values()) for split, each in made.counts.items()} == {"train": 2, "val": 1}
+    assert json.loads((tmp_path / "shards" / "shards.json").read_text())["classes"] == ["7", "8"]
+    write(root / "labels.csv", "image,label,split\na.png,7;8,train\nb.png,8,train\nc.png,8,val\n")
+    with pytest.raises(UserError, match="images have several classes, which shards cannot hold"):
+        make_shards(root, tmp_path / "others")
 
 
 def test_columns_are_chosen_by_name(tmp_path: Path):
