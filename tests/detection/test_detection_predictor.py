@@ -169,7 +169,7 @@ def test_context_appends_the_feature_of_the_whole_image_to_each_box(neck: str):
         own = heads.box_head(heads.box_roi_pool(maps, boxes, sizes))
         everything = [torch.tensor([[0.0, 0, 64, 64]]).double(), boxes[1]]
         whole = heads.box_head(heads.box_roi_pool(maps, everything, sizes))
-        logits, _ = heads.score(maps, boxes, sizes)
+        logits = heads.score(maps, boxes, sizes).logits
         expected, _ = heads.box_predictor(torch.cat([own, whole], dim=1))
     torch.testing.assert_close(logits, expected)
 
