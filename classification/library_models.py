@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from backbones.registry import refuse_options
 from backbones.weights.loading import load, state_for
 from backbones.weights.published import timm_config, timm_pretrained
 from backbones.weights.report import LoadReport
+from backbones.weights.sources import chosen_style
 
 # Entries of the auxiliary classifiers that GoogLeNet and Inception v3 are trained with. Ours have none.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -89,7 +90,11 @@ class LibraryModel(Backbone):
             trunk = backbones.build(self.name, weights=None, features="last", in_channels=self.in_channels)
         names = {module: name.removeprefix("net.") for name, module in trunk.named_modules()}
         own = dict(self.net.named_modules())
-        return [[own[_whole_name(names[module], own)] for module in stage] for stage in trunk.stages()]
+        added = tuple(each.removesuffix(".") for each in trunk.added)
+        return [
+            [own[_whole_name(names[module], own)] for module in stage if names[module] not in added]
+            for stage in trunk.stages()
+        ]
 
     def _entries(self, weights: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
         """Return the entries of a file or of published weights, and a name for their source."""
@@ -127,7 +132,13 @@ class ScriptableLogits(nn.Module):
 
 
 def build_library_model(
-    name: str, num_classes: int, *, in_channels: int = 3, norm: str = "batch", **options: object
+    name: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    norm: str = "batch",
+    weights_from: str | None = None,
+    **options: object,
 ) -> LibraryModel:
     """Build the whole model "torchvision/<name>" or "timm/<name>" with random weights.
 
@@ -136,12 +147,14 @@ def build_library_model(
         num_classes: number of logits.
         in_channels: channels of the images.
         norm: "batch", "frozen" or "sync"; the caller converts the norm layers once the weights are loaded.
+        weights_from: program that made the weights file that is to be loaded, as in `backbones.build`.
         options: other options of `backbones.build`; refused, since a library's model does not have them.
 
     Raises:
         UserError: the name or an option is unknown.
     """
-    ours = {"stride_style": options.pop("stride_style", None) or "v1.5", "shortcut": options.pop("shortcut", None)}
+    style = chosen_style(cast("str | None", options.pop("stride_style", None)), weights_from, None)
+    ours = {"stride_style": style or "v1.5", "shortcut": options.pop("shortcut", None)}
     refuse_options(name, {"norm": norm if norm == "group" else "batch", **ours})
     if options.get("weights_from") is None:  # the default
         options.pop("weights_from", None)
@@ -157,7 +170,10 @@ def build_library_model(
     if not backbones.names(name.split(".")[0] if name.startswith("timm/") else name):
         backbones.build(name, weights=None)  # raises the error that suggests similar names
     net = _create(name, num_classes=num_classes, in_channels=in_channels)
-    return LibraryModel(net, name=name, in_channels=in_channels, num_classes=num_classes)
+    model = LibraryModel(net, name=name, in_channels=in_channels, num_classes=num_classes)
+    if weights_from is not None:
+        model.come_from(weights_from)
+    return model
 
 
 def _create(name: str, *, num_classes: int, in_channels: int) -> nn.Module:

@@ -163,3 +163,10 @@ def test_mocos_protocol_adds_live_batch_norm_after_conv5():
     assert heads[0].bn.weight.grad is not None and int(heads[0].bn.num_batches_tracked) == 1
     with pytest.raises(UserError, match="head_norm 'batch': has no effect with neck fpn, box_head 'linear'"):
         detection.build("resnet18", 2, head_norm="batch")
+
+
+def test_a_librarys_whole_classifier_takes_a_source_too():
+    model = classification.build("timm/test_resnet", 3, weights=None, weights_from="simclr", stride_style=None)
+    assert (model.backbone.mean, model.backbone.std) == ((0, 0, 0), (1, 1, 1))
+    with pytest.raises(UserError, match=r"timm/test_resnet: stride_style='v1' is not available"):
+        classification.build("timm/test_resnet", 3, weights=None, weights_from="caffe")
