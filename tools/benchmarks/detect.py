@@ -1,7 +1,8 @@
 """Benchmark of detectors: speed of ours and of torchvision's in training and inference.
 
-ResNet-50-FPN is torchvision's own `fasterrcnn_resnet50_fpn`; the other detectors are assembled from torchvision's parts
-as its documentation shows. Batch norm is frozen in all of them, and so are the stem and the first stage.
+ResNet-50-FPN is torchvision's own `fasterrcnn_resnet50_fpn`, or `maskrcnn_resnet50_fpn` with masks; the other
+detectors are assembled from torchvision's parts as its documentation shows. Batch norm is frozen in all of them, and so
+are the stem and the first stage.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -25,6 +26,8 @@ from torchvision.ops import MultiScaleRoIAlign
 import detection
 from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
+from detection.masks import paste
+from detection.strips import strips_of_bitmaps
 from tools.benchmarks.machine import device
 from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import DetectOptions, Timing, split_list
@@ -37,6 +40,7 @@ FROZEN_STAGES = 2  # the stem and the first stage
 FROZEN_LAYERS = ("backbone.body.conv1", "backbone.body.layer1")  # torchvision's names of the same
 BOTTLENECKS = ("resnet50", "resnet101", "resnet152")
 RESNETS = ("resnet18", "resnet34", *BOTTLENECKS)
+MASKS = "-masks"  # end of the name of a detector with a mask branch
 SPREAD = 30  # factor on the classification weights: scores of random weights are too alike for any detection
 NOTES = (
     "Images of 640x480 pixels with seven boxes each, resized to the short side that the model's name gives; 90 "
@@ -44,6 +48,8 @@ NOTES = (
     "Both libraries use the same weights; results.json has "
     "the largest difference of the losses in fp32 (`loss_difference`), as a fraction of the largest "
     "loss.",
+    "Detectors with `-masks` are Mask R-CNNs. Each object is an ellipse that fills its box: torchvision's model gets "
+    "bitmaps, ours strips, as each library's data set makes them. Inference includes pasting masks into the images.",
 )
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
@@ -63,6 +69,7 @@ class MeasuredDetector(BenchmarkModel):
         neck: a neck of `detection.build`.
         size: short side of the resized image in pixels.
         batch: images per step.
+        masks: has a mask branch.
         alone: do not compare with torchvision, even if torchvision can build the model.
     """
 
@@ -73,10 +80,11 @@ class MeasuredDetector(BenchmarkModel):
     size: int
     batch: int
     classes: int = CLASSES
+    masks: bool = False
     alone: bool = False
 
     def __str__(self) -> str:
-        return f"{self.backbone}-{self.neck}"
+        return f"{self.backbone}-{self.neck}{MASKS if self.masks else ''}"
 
     @classmethod
     def parse(cls, text: str, *, batch: int) -> MeasuredDetector:
@@ -89,20 +97,23 @@ class MeasuredDetector(BenchmarkModel):
             UserError: the text has another form.
         """
         name, _, input_ = text.partition(":")
-        backbone, _, neck = name.rpartition("-")
+        backbone, _, neck = name.removesuffix(MASKS).rpartition("-")
         size, _, images = input_.partition("x")
         if not (backbone and size.isdecimal() and int(size) and (not images or (images.isdecimal() and int(images)))):
             raise UserError(
                 f"--nets {text}: expected BACKBONE-NECK:PIXELS or BACKBONE-NECK:PIXELSxIMAGES, such as resnet50-fpn:800"
             )
-        return cls(backbone, neck, int(size), int(images or batch))
+        return cls(backbone, neck, int(size), int(images or batch), masks=name.endswith(MASKS))
 
     @property
     def peers(self) -> list[str]:
         """Return the names of the other libraries that can build the same detector: ["torchvision"] or [].
 
-        torchvision cannot dilate a ResNet's basic blocks, so it cannot build a detector that needs this.
+        torchvision cannot dilate a ResNet's basic blocks, so it cannot build a detector that needs this. With masks,
+        only its own ResNet-50-FPN is compared.
         """
+        if self.masks and (self.backbone, self.neck) != ("resnet50", "fpn"):
+            return []
         can_build = self.backbone in (BOTTLENECKS if self.neck == "dc5" else RESNETS)
         return [TORCHVISION] if can_build and not self.alone else []
 
@@ -127,7 +138,9 @@ class MeasuredDetector(BenchmarkModel):
 
     def _build_ours(self, weights: Path | None, sizes: Sizes) -> nn.Module:
         norm: Literal["frozen", "batch"] = "frozen" if weights else "batch"
-        model = detection.build(self.backbone, self.classes, neck=self.neck, weights=weights, norm=norm, **sizes)
+        model = detection.build(
+            self.backbone, self.classes, neck=self.neck, weights=weights, norm=norm, masks=self.masks, **sizes
+        )
         if weights:
             model.freeze_stages(FROZEN_STAGES)
         return model
@@ -135,8 +148,14 @@ class MeasuredDetector(BenchmarkModel):
     def calls(self, model: nn.Module, job: ModelJob) -> Calls:
         """Make random images and boxes; return functions that run the detector on them. The loss sums all terms."""
         images, targets = images_and_targets(job.library, self)
+        pastes = self.masks and job.library == OURS  # torchvision's model pastes its masks itself
+
+        def predict() -> object:
+            found = model(images)
+            return [paste(each["masks"], each["boxes"], (HEIGHT, WIDTH)) for each in found] if pastes else found
+
         return Calls(
-            lambda: model(images),
+            predict,
             lambda: torch.stack(list(model(images, targets).values())).sum(),
         )
 
@@ -185,7 +204,8 @@ def images_and_targets(library: str, spec: MeasuredDetector) -> Batch:
 
     Returns:
         Images `[3, 480, 640]`, as bytes for our model and as floats in 0..1 for torchvision's. Targets with `boxes`
-        `[7, 4]` xyxy in pixels and `labels` `[7]` from 1.
+        `[7, 4]` xyxy in pixels and `labels` `[7]` from 1; with a mask branch also `strips` for our model and `masks`
+        for torchvision's.
     """
     random = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, HEIGHT, WIDTH), dtype=torch.uint8, generator=random) for _ in range(spec.batch)]
@@ -195,8 +215,20 @@ def images_and_targets(library: str, spec: MeasuredDetector) -> Batch:
         corner = torch.rand(BOXES, 2, generator=random) * sides * 0.6
         boxes = torch.cat([corner, corner + (0.02 + torch.rand(BOXES, 2, generator=random) * 0.38) * sides], dim=1)
         labels = torch.randint(1, spec.classes + 1, (BOXES,), generator=random)
-        targets.append({"boxes": boxes.to(device()), "labels": labels.to(device())})
+        targets.append({"boxes": boxes, "labels": labels})
+        if spec.masks:
+            masks = ellipses(boxes)
+            targets[-1].update({"strips": strips_of_bitmaps(masks)} if library == OURS else {"masks": masks})
+    targets = [{name: value.to(device()) for name, value in target.items()} for target in targets]
     return [image.to(device()) if library == OURS else image.to(device()) / 255 for image in images], targets
+
+
+def ellipses(boxes: Tensor) -> Tensor:
+    """Return the masks of ellipses that fill the boxes `[N, 4]`: `[N, 480, 640]` uint8."""
+    low, high = boxes[:, :2, None, None], boxes[:, 2:, None, None]
+    x, y = torch.arange(WIDTH) + 0.5, torch.arange(HEIGHT)[:, None] + 0.5
+    across, down = ((2 * at - low[:, i] - high[:, i]) / (high - low)[:, i] for i, at in enumerate((x, y)))
+    return (across**2 + down**2 <= 1).byte()
 
 
 def _losses(spec: MeasuredDetector, weights: Path) -> list[dict[str, float]]:
@@ -225,7 +257,8 @@ def _assemble(spec: MeasuredDetector, sizes: Sizes) -> nn.Module:
     """Assemble a detector from torchvision's parts, as torchvision's documentation shows."""
     name, classes = spec.backbone, spec.classes + 1
     if spec.neck == "fpn" and name == "resnet50":
-        return fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes, **sizes)
+        build = maskrcnn_resnet50_fpn if spec.masks else fasterrcnn_resnet50_fpn
+        return build(weights=None, weights_backbone=None, num_classes=classes, **sizes)
     if spec.neck == "fpn":
         trunk = resnet_fpn_backbone(backbone_name=name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)
         return FasterRCNN(trunk, num_classes=classes, **sizes)

@@ -24,7 +24,9 @@ CLASSIFIERS = (
     "plain18,resnet18,plain34,resnet34,resnet50,resnet101,resnet152,plain20,resnet20,plain56,resnet56,resnet110,"
     "torchvision/alexnet,torchvision/vgg16,torchvision/googlenet,torchvision/inception_v3,timm/inception_resnet_v2"
 )
-DETECTORS = "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400"
+DETECTORS = (
+    "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400,resnet50-fpn-masks:400"
+)
 
 
 @dataclass
@@ -124,13 +126,14 @@ class DetectOptions(ModelOptions):
 
     Args:
         nets: BACKBONE-NECK:PIXELS, separated by commas; PIXELS is the short side of the resized image. Write
-            BACKBONE-NECK:PIXELSxIMAGES for a model that has its own number of images per step.
+            BACKBONE-NECK:PIXELSxIMAGES for a model that has its own number of images per step, and
+            BACKBONE-NECK-masks for a model with a mask branch.
         batch: images per step of the models that do not name their own.
         compared: BACKBONE-NECK of the models to compare with torchvision, separated by commas; wildcards allowed.
     """
 
     nets: str = DETECTORS
-    compared: str = "resnet50-fpn"
+    compared: str = "resnet50-fpn,resnet50-fpn-masks"
 
 
 @dataclass
@@ -195,7 +198,8 @@ class MemoryOptions:
     """Models whose training steps to measure, and the data set of the loader workers.
 
     Args:
-        detectors: BACKBONE-NECK:PIXELS or BACKBONE-NECK:PIXELSxIMAGES, separated by commas.
+        detectors: BACKBONE-NECK:PIXELS or BACKBONE-NECK:PIXELSxIMAGES, separated by commas; BACKBONE-NECK-masks for a
+            model with a mask branch.
         classifiers: names of classification models, separated by commas.
         batch: images per step of the detectors.
         images_per_step: images per step of the classifiers.

@@ -13,7 +13,7 @@ import torch
 
 from backbones.errors import UserError
 from tools import benchmark
-from tools.benchmarks.detect import MeasuredDetector
+from tools.benchmarks.detect import MeasuredDetector, ellipses
 from tools.benchmarks.memory import report as memory_report
 from tools.benchmarks.memory import summary as worker_summary
 from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, implementations
@@ -70,9 +70,23 @@ def test_the_losses_of_both_libraries_agree(tmp_path: Path):
     assert difference is not None and difference < ROUNDING
 
 
+def test_the_losses_of_masks_agree(tmp_path: Path):
+    """The ellipses as strips and as bitmaps give both libraries the same mask loss."""
+    spec = MeasuredDetector("resnet50", "fpn", 32, 1, classes=3, masks=True)
+    difference = spec.share_weights(tmp_path / "weights.pth")
+    assert difference is not None and difference < ROUNDING
+    # An ellipse of 4x2 pixels whose corners are cut off: the centres of the corner pixels lie at 0.75^2 + 0.5^2 < 1,
+    # so none is; one of 8x8 has 52 pixels, as counted by hand in each row: 4, 6, 8, 8, 8, 8, 6, 4.
+    masks = ellipses(torch.tensor([[10.0, 10, 14, 12], [20, 20, 28, 28]]))
+    assert masks.shape == (2, 480, 640) and masks.sum((1, 2)).tolist() == [8, 52]
+
+
 def test_names_of_detectors():
     assert MeasuredDetector.parse("resnet50-c4:400x1", batch=2) == MeasuredDetector("resnet50", "c4", 400, 1)
     assert MeasuredDetector.parse("timm/res-net-fpn:64", batch=2) == MeasuredDetector("timm/res-net", "fpn", 64, 2)
+    masks = MeasuredDetector.parse("resnet50-fpn-masks:400", batch=2)
+    assert masks == MeasuredDetector("resnet50", "fpn", 400, 2, masks=True) and str(masks) == "resnet50-fpn-masks"
+    assert masks.peers == ["torchvision"] and MeasuredDetector("resnet50", "c4", 400, 2, masks=True).peers == []
     for text in ("resnet50", "resnet50-fpn", "-fpn:400", "resnet50-fpn:0", "resnet50-fpn:400x0"):
         with pytest.raises(UserError, match="expected BACKBONE-NECK:PIXELS"):
             MeasuredDetector.parse(text, batch=2)
