@@ -35,7 +35,7 @@ class MaskPredictor(MaskRCNNPredictor):
         """
         spread, last = self.conv5_mask, self.mask_fcn_logits
         rows = torch.zeros_like(labels) if last.out_channels == 1 else labels
-        count, size = len(maps), maps.shape[-1]
+        count, size = maps.shape[0], maps.shape[-1]
         # A deconvolution with stride 2 and kernel 2 is a matrix product: each cell becomes 2x2 cells, unmixed.
         kernel = spread.weight.permute(0, 2, 3, 1).flatten(1)
         cells = F.linear(maps.permute(0, 2, 3, 1).flatten(0, 2), kernel.T, spread.bias.repeat(4)).relu_()

@@ -1,13 +1,15 @@
 """Detectors for export: one image of any size, and no branch of Python in the graph.
 
 The exported file holds backbone, proposals, RoI heads, clipping, score threshold and suppression. Resizing,
-normalising, padding, scaling boxes back to the original image, and category ids are left to the program that runs it.
+normalising, padding, scaling boxes back to the original image, pasting masks into it, and category ids are left to the
+program that runs it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,13 +22,21 @@ import detection
 from backbones.errors import UserError
 from backbones.trained import TrainedFile
 from detection.cascade import CascadeHeads
-from detection.results import Detections
+from detection.masks import THRESHOLD, encode
+from detection.necks import MapHead
+from detection.results import Detections, Outlines
+from detection.roi_align import PyramidRoIAlign
 from detection.trained import TrainedDetector
-from tools.exports.detections import compare_detections
-from tools.exports.exportable import Exportable, FileCheck, Inputs, Runner, common_metadata, prepare
+from tools.exports.detections import compare_detections, various_shapes
+from tools.exports.exportable import TOLERANCE, Exportable, FileCheck, Inputs, Runner, common_metadata, prepare
 
 # Shortest sides of proposals and of detections in pixels, as in torchvision.
 LEAST_PROPOSAL, LEAST_DETECTION = 1e-3, 1e-2
+MASKS = (
+    "float32 [N, M, M], 0..1: probabilities in the cells of a grid over each box of `boxes`. Scale the boxes to the "
+    "image, pad each grid by a cell of zeros and enlarge its box to (M + 2) / M of its sides, resize the grid to the "
+    "box (bilinear), and keep pixels from `mask_threshold`: detection.masks.paste(masks, boxes, (height, width))"
+)
 
 
 class OneImageDetector(nn.Module):
@@ -46,7 +56,7 @@ class OneImageDetector(nn.Module):
         self.backbone, self.rpn, self.heads = model.backbone, model.rpn, model.roi_heads
         self.nms_threshold = nms_threshold
 
-    def forward(self, images: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Return the detections of an image, the highest scores first.
 
         Args:
@@ -54,13 +64,23 @@ class OneImageDetector(nn.Module):
             size: height and width of the content `[2]`, in pixels.
 
         Returns:
-            Boxes `[N, 4]` xyxy in pixels of the content, scores `[N]` in 0..1, labels `[N]` from 1.
+            Boxes `[N, 4]` xyxy in pixels of the content, scores `[N]` in 0..1, labels `[N]` from 1; with a mask branch
+                also masks `[N, M, M]`: probabilities in the cells of a grid over each box.
         """
         features = self.backbone(images)
         anchors = self._anchors(list(features.values()), images.shape[-2], images.shape[-1])
         proposals = self._proposals(list(features.values()), anchors, size)
         logits, deltas = self.heads.box_predictor(self._vectors(features, proposals, size))
-        return self._detections(logits, deltas, proposals, size)
+        boxes, scores, labels = self._detections(logits, deltas, proposals, size)
+        if not self.heads.has_mask():
+            return boxes, scores, labels
+        return boxes, scores, labels, self._masks(features, boxes, labels)
+
+    def _masks(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Return the masks `[N, M, M]` of boxes `[N, 4]` of the classes `labels` `[N]`."""
+        rois, head = self._pooled(features, boxes, self.heads.mask_roi_pool), self.heads.box_head
+        maps = head.maps(rois) if isinstance(head, MapHead) else self.heads.mask_head(rois)
+        return self.heads.mask_predictor.of_class(maps, labels).sigmoid()
 
     def _anchors(self, maps: list[Tensor], height: int, width: int) -> list[Tensor]:
         """Return the anchors `[A, 4]` of each level, in the order of its cells, for padded images of this size."""
@@ -93,14 +113,13 @@ class OneImageDetector(nn.Module):
     def _vectors(self, features: dict[str, Tensor], boxes: Tensor, size: Tensor) -> Tensor:
         """Return the vectors `[R, D]` of boxes `[R, 4]`, with the image's own vector appended if the heads want it."""
         if not self.heads.context:
-            return self.heads.box_head(self._pooled(features, boxes))
+            return self.heads.box_head(self._pooled(features, boxes, self.heads.box_roi_pool))
         whole = F.pad(size.flip(0), (2, 0))[None]
-        found = self.heads.box_head(self._pooled(features, torch.cat([whole, boxes])))
+        found = self.heads.box_head(self._pooled(features, torch.cat([whole, boxes]), self.heads.box_roi_pool))
         return torch.cat([found[1:], found[:1].expand_as(found[1:])], dim=1)
 
-    def _pooled(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
+    def _pooled(self, features: dict[str, Tensor], boxes: Tensor, pool: PyramidRoIAlign) -> Tensor:
         """Return the RoI features `[R, C, size, size]` of boxes `[R, 4]`. A box's size determines its feature level."""
-        pool = self.heads.box_roi_pool
         rois = F.pad(boxes, (1, 0))  # the first column is the index of the image
         found = [
             roi_align(features[name], rois, pool.output_size, scale, pool.sampling_ratio)
@@ -149,15 +168,40 @@ class DetectorFile:
     def detect(self, run: Runner, image: Tensor) -> Detections:
         """Run the file on an image `[3, H, W]`; return the detections in its own pixels, with category ids."""
         inputs = self.inputs(image)
-        boxes, scores, labels = run(inputs)
-        resized = (int(inputs[1][0]), int(inputs[1][1]))
-        boxes = resize_boxes(boxes, resized, (image.shape[-2], image.shape[-1]))
-        return self.loaded.named({"boxes": boxes, "scores": scores, "labels": labels})
+        boxes, scores, labels, *masks = run(inputs)
+        size = (image.shape[-2], image.shape[-1])
+        boxes = resize_boxes(boxes, _content(inputs), size)
+        found = self.loaded.named({"boxes": boxes, "scores": scores, "labels": labels})
+        return replace(found, outlines=Outlines(tuple(encode(masks[0], boxes, size)), size)) if masks else found
 
     def check(self, run: Runner, paths: list[Path], where: str, accepts: Callable[[Inputs], bool]) -> FileCheck:
-        """Compare the file with `detection.load(run)(image)` on image files; see `compare_detections`."""
+        """Compare the file with `detection.load(run)(image)` on image files; see `compare_detections`.
+
+        Masks are compared with those that PyTorch predicts for the boxes of the file.
+
+        Raises:
+            UserError: detections or masks differ by more than rounding.
+        """
         images = [self.loaded.read(path) for path in paths]
-        return compare_detections(self.loaded, lambda image: self.detect(run, image), images, where=where)
+        check = compare_detections(self.loaded, lambda image: self.detect(run, image), images, where=where)
+        if not self.loaded.model.has_masks:
+            return check
+        gaps = torch.cat([self._mask_gaps(run, self.inputs(image)) for image in various_shapes(images)])
+        if not (gaps <= TOLERANCE).all():  # written this way because NaN must be refused too
+            raise UserError(
+                f"{where}: its masks differ from PyTorch by {gaps.max():.1e} (probabilities); no file was kept; export "
+                "another model"
+            )
+        found = {"masks": f"{len(gaps)} compared, of the boxes that the file finds"}
+        return FileCheck(max([check.difference, *gaps.tolist()]), check.found | found)
+
+    @torch.inference_mode()
+    def _mask_gaps(self, run: Runner, inputs: Inputs) -> Tensor:
+        """Return the largest difference of each mask of the file from PyTorch's mask of the same box `[N]`."""
+        boxes, _, labels, masks = run(inputs)
+        model = self.loaded.model
+        expected = model.roi_heads.masks(model.backbone(inputs[0]), [boxes], [labels], [_content(inputs)])[0]
+        return (masks - expected).abs().flatten(1).amax(1) if len(masks) else masks.new_zeros(0)
 
     def blanks(self) -> tuple[Inputs, ...]:
         """Return inputs without objects: a grey image, and one without content, in which nothing can be proposed."""
@@ -177,8 +221,6 @@ def exportable_detector(trained: TrainedFile) -> Exportable:
         raise UserError(
             f"{trained.path}: has cascade heads, which cannot be exported yet; export a detector without --cascade"
         )
-    if loaded.model.has_masks:
-        raise UserError(f"{trained.path}: predicts masks, which cannot be exported yet; export a detector of boxes")
     model = prepare(loaded.model)
     file, multiple = DetectorFile(loaded), model.transform.size_divisible
     metadata = common_metadata(trained) | {
@@ -190,12 +232,14 @@ def exportable_detector(trained: TrainedFile) -> Exportable:
         "boxes": "float32 [N, 4], xyxy in pixels of the resized image",
         "labels": "int64 [N], from 1: positions in `category_ids`",
     }
+    if model.has_masks:
+        metadata |= {"masks": MASKS, "mask_threshold": THRESHOLD}
     views = [name for name in ("test_sizes", "test_flip", "refine", "soft_nms") if trained.config.get(name)]
     options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
     return Exportable(
         OneImageDetector(model, loaded.predictor.nms).eval(),
         ("images", "size"),
-        ("boxes", "scores", "labels"),
+        ("boxes", "scores", "labels", *(["masks"] if model.has_masks else [])),
         metadata,
         stride=multiple,
         multiple=multiple,
@@ -205,6 +249,11 @@ def exportable_detector(trained: TrainedFile) -> Exportable:
         blanks=file.blanks(),
         notes={"left out": f"{options} of the run: the file views each image once"} if views else {},
     )
+
+
+def _content(inputs: Inputs) -> tuple[int, int]:
+    """Return height and width of the content of an image, from the inputs of a file."""
+    return int(inputs[1][0]), int(inputs[1][1])
 
 
 def _clip(boxes: Tensor, size: Tensor) -> Tensor:

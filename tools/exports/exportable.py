@@ -9,7 +9,8 @@ An exported file holds the layers of the model and nothing else. The program tha
   file: all layers, from images to scores `[N, classes, H, W]`. After the file: argmax, resizing to the image's size.
 - Detection. Before the file: decode, resize and normalise the image, and pad it with zeros to multiples of 32. In the
   file: backbone, proposals, RoI heads, clipping, score threshold and suppression, from one image and its size to boxes,
-  scores and labels. After the file: scale the boxes to the original image, and map labels to category ids.
+  scores and labels; with a mask branch also masks, as probabilities in the cells of a grid over each box. After the
+  file: scale the boxes to the original image, paste the masks into it, and map labels to category ids.
 
 The metadata in the file has the sizes, mean, std, classes or category ids, and the meaning of every tensor.
 """

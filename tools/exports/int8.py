@@ -70,8 +70,8 @@ class Int8Report:
         sizes: bytes of the files.
         ms: milliseconds of the fastest of many calls, for one image on the CPU.
         agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels, or boxes with
-            a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5;
-            None if there are no answers.
+            a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5
+            and, with a mask branch, IoU of the masks in their grids above 0.5; None if there are no answers.
         top1: top-1 accuracies, in 0..1; None if the classes of the images are not known.
     """
 
@@ -163,4 +163,14 @@ def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) 
     if not sure.any():
         return []
     same = box_iou(plain[0][sure], small[0]) * (plain[2][sure][:, None] == small[2])
+    if len(plain) > 3:
+        same = torch.minimum(same, _mask_iou(plain[3][sure], small[3]))
     return [float((F.pad(same, (0, 1)).max(1).values > 0.5).float().mean())]
+
+
+def _mask_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the IoU `[N, K]` of masks `[N, M, M]` and `[K, M, M]` in their grids; 1 for two masks without a cell."""
+    one, other = ((masks >= 0.5).flatten(1).float() for masks in (first, second))
+    shared = one @ other.T
+    union = one.sum(1)[:, None] + other.sum(1) - shared
+    return torch.where(union > 0, shared / union, 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import detection
 from backbones.errors import UserError
+from detection.masks import paste
 from detection.necks import FPN, NECKS, NeckParts
 from detection.options import DetectorOptions
 from detection.results import Detections
@@ -34,16 +35,19 @@ def spread_detector(folder: Path, backbone: str, **settings: object) -> Path:
     options = DetectorOptions(
         backbone,
         "none",
-        neck="two",
         min_size=64,
         max_size=96,
         head_channels=16,
         proposals=20,
-        **settings,
+        **{"neck": "two", **settings},
     )
     torch.manual_seed(0)
     model = detection.build(backbone, 2, **options.keywords()).eval()
-    for layer in (model.rpn.head.cls_logits, model.roi_heads.box_predictor.cls_score):
+    layers = [model.rpn.head.cls_logits, model.roi_heads.box_predictor.cls_score]
+    if model.has_masks:
+        layers.append(model.roi_heads.mask_predictor.mask_fcn_logits)
+        layers[-1].weight.data.neg_()  # with these weights, masks have cells of both kinds and are not empty
+    for layer in layers:
         layer.weight.data *= 2 / layer.weight.std()
     meta = {
         **{"task": "detection", "category_ids": [3, 7], "category_names": ["cat", "dog"], "norm_eps": None},
@@ -102,6 +106,66 @@ def test_any_shape_context_and_8_bits(
     int8.quantise(target, small, exportable, items[:2], "static")
     trial.try_file(small, exportable)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(small).graph.node}
+
+
+def test_masks_are_those_of_the_loaded_run(
+    tiny_neck: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = spread_detector(tmp_path, tiny_neck, masks=True, mask_channels=8, mask_size=14)
+    target = tmp_path / "net.onnx"
+    export.main(["--run", str(run), "--output", str(target), "--images", str(photos)])
+    assert "compared, of the boxes that the file finds" in capsys.readouterr().out
+    metadata = {p.key: json.loads(p.value) for p in onnx.load(target).metadata_props}
+    assert metadata["mask_threshold"] == 0.5 and "detection.masks.paste" in metadata["masks"]
+    # Paste the masks of the file as its metadata says. A pixel may differ whose probability rounds across 0.5.
+    loaded, session, compared = detection.load(run, precision="fp32", flip=False), run_onnx(target), 0
+    for shape in ((60, 100), (100, 60)):
+        image = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+        batch, _ = loaded.model.transform([image])
+        height, width = batch.image_sizes[0]
+        boxes, scores, _, masks = session((batch.tensors.contiguous(), torch.tensor([height, width]).float()))
+        pasted = paste(masks, boxes * torch.tensor([shape[1] / width, shape[0] / height] * 2), shape)
+        expected = loaded(image)
+        for mask, score in zip(expected.masks, expected.scores):
+            own = pasted[(scores - score).abs().argmin()]
+            assert (own != mask).sum() <= 2
+            compared += int(mask.sum())
+    assert compared > 100
+    # Without any object there are no masks, in 8 bits too.
+    exportable, small = load_exportable(str(run)), tmp_path / "int8.onnx"
+    int8.quantise(target, small, exportable, [exportable.read(path) for path in image_files(photos, 2)], "static")
+    for file in (target, small):
+        assert run_onnx(file)(exportable.blanks[1])[3].shape == (0, masks.shape[1], masks.shape[1])
+
+
+@pytest.mark.parametrize("neck", ["two", "c4"])
+def test_masks_that_differ_are_refused(tiny_neck: str, photos: Path, tmp_path: Path, neck: str) -> None:
+    """The graph in PyTorch passes the check with every kind of mask branch; with flipped masks it does not."""
+    backbone = "resnet18" if neck == "c4" else tiny_neck
+    run = spread_detector(tmp_path, backbone, neck=neck, masks=True, mask_channels=8, mask_size=14)
+    exportable, paths = load_exportable(str(run)), image_files(photos, 3)
+    exportable.model.heads.score_thresh = 0.0
+    assert exportable.check(exportable.expected, paths, "the file", lambda inputs: True).difference < 1e-3
+
+    def wrong(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        *others, masks = exportable.expected(inputs)
+        return [*others, masks.flip(-1)]
+
+    with pytest.raises(UserError, match=r"the file: its masks differ from PyTorch by .* \(probabilities\)"):
+        exportable.check(wrong, paths, "the file", lambda inputs: True)
+
+
+def test_8_bit_masks_count_as_answers() -> None:
+    """A box that is found again with another mask is not unchanged: of two answers, one is."""
+    boxes, scores, labels = (
+        torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]]),
+        torch.tensor([0.9, 0.8]),
+        torch.tensor([1, 2]),
+    )
+    masks = torch.zeros(2, 4, 4)
+    masks[:, :2] = 1.0
+    other = torch.stack([masks[0], 1 - masks[1]])
+    assert int8._agreement("detection", [boxes, scores, labels, masks], [boxes, scores, labels, other]) == [0.5]
 
 
 def test_torch_export_is_refused(tiny_runs: dict[str, Path], tmp_path: Path) -> None:

@@ -104,11 +104,6 @@ def test_weights_without_masks_are_not_evaluated_with_masks(small_shapes: Path, 
         train(tmp_path / "evaluated", *words)
 
 
-def test_export_of_a_detector_with_masks_is_refused(mask_run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="predicts masks, which cannot be exported yet"):
-        export.main(["--run", str(mask_run), "--output", str(tmp_path / "model.onnx")])
-
-
 def test_data_without_masks_is_refused_with_a_count(coco):
     coco.write()
     words = ("--masks", "--eval-only", "--weights", "none", "--freeze", 0)
