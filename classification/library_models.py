@@ -156,8 +156,6 @@ def build_library_model(
     style = chosen_style(cast("str | None", options.pop("stride_style", None)), weights_from, None)
     ours = {"stride_style": style or "v1.5", "shortcut": options.pop("shortcut", None)}
     refuse_options(name, {"norm": norm if norm == "group" else "batch", **ours})
-    if options.get("weights_from") is None:  # the default
-        options.pop("weights_from", None)
     if options:
         key, value = next(iter(options.items()))
         raise UserError(
