@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from backbones.base import PYRAMID, FeatureInfo, choose_features
 from backbones.errors import UserError
-from backbones.external_timm import TimmBackbone
+from backbones.external_timm_maps import TimmBackbone
 
 GROUPS = len(PYRAMID)  # groups of blocks that freeze and train as the stages of a convolutional network do
 
