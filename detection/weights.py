@@ -33,6 +33,7 @@ ROI_HEADS = re.compile(r"(?:.*\.)?roi_heads\.")  # entries of a detector, which 
 OTHER_DETECTOR = re.compile(
     r"(?:.*\.)?(?:proposal_generator\.|backbone\.bottom_up\.|rpn_head\.|roi_head\.|bbox_head\.)"
 )
+VERSION_1 = "roi_heads.box_head.fc6.weight"  # an entry that the published detectors of version 2 lack
 PREDICTOR = "roi_heads.box_predictor."
 LAYERS = (("cls_score", 1), ("bbox_pred", 4))  # of a predictor, with the rows of a class
 MASK_BRANCH = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
@@ -127,7 +128,7 @@ def load_detector(
         )
     model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
     # The published COCO files of version 1 were trained with frozen batch norm of epsilon 0. Fine-tuned models keep it.
-    first = source == "coco" and not any(name.endswith("num_batches_tracked") for name in state)
+    first = source == "coco" and VERSION_1 in state
     eps = 0.0 if first or Path(source).name in COCO_FILES else meta.get("norm_eps")
     if eps is not None:
         set_norm_eps(model, eps)

@@ -31,8 +31,10 @@ from backbones.errors import UserError
 )
 def test_an_unknown_keyword_is_named_with_those_that_exist(function: Callable[..., Any], known: str):
     package = function.__module__.split(".")[0]
-    with pytest.raises(UserError, match=rf"{package}\.(build|load): unknown keyword 'score'; .*keywords are .*{known}"):
-        function("resnet20", score=0.5)
+    with pytest.raises(
+        UserError, match=rf"{package}\.(build|load): unknown keyword 'colour'; .*keywords are .*{known}"
+    ):
+        function("resnet20", colour=0.5)
 
 
 def test_whole_numbers_of_other_libraries_are_taken():

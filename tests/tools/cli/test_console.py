@@ -116,7 +116,9 @@ def test_a_shell_completes_commands_options_and_values(capsys: pytest.CaptureFix
 def test_a_distribution_holds_its_tests_and_runs_the_quickstart_away_from_the_sources(tmp_path: Path):
     """The source distribution, the wheel made from it, and the first commands of GETTING_STARTED with that wheel."""
     source, target, away = tmp_path / "source", tmp_path / "target", tmp_path / "away"
-    ignored = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "build", "dist", "runs", ".*_cache", "__pycache__")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "*.egg-info", "build", "dist", "runs", ".*_cache", "__pycache__", ".hypothesis"
+    )
     shutil.copytree(ROOT, source, ignore=ignored)
     build = "from setuptools import build_meta as b; import sys; print(getattr(b, sys.argv[1])('..'))"
     _python("-c", build, "build_sdist", cwd=source)

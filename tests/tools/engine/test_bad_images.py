@@ -232,7 +232,7 @@ def test_a_classification_run_counts_them_as_wrong(classes: Path, script, tmp_pa
     found = results(tmp_path / "run")
     listed = [path for path in bad if Path(path).exists()]  # a file that was gone before was never in the set
     assert found["bad_image_files"] == listed and found["images"] == IMAGES - 1 and logged(tmp_path / "run") == [3]
-    rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").read_text().splitlines()))
     unread = [row["image"] for row in rows if not row["predicted"]]
     assert unread == [str(Path(path).relative_to(classes / "val")) for path in listed]
     assert found["top1"] * len(rows) == sum(row["class"] == row["predicted"] for row in rows)

@@ -127,7 +127,8 @@ def test_a_continued_csv_file_loses_what_the_checkpoint_lacks(tmp_path: Path):
 
     first = ["step,split,name,value", "10,train,loss,0.5", "10,val,AP,0.25"]
     assert lines_after(RunStart(tmp_path, {})) == first
-    (tmp_path / "metrics.csv").open("a").write("30,1,train,loss,9\r\n10,1,tr")  # of a killed run
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("30,1,train,loss,9\r\n10,1,tr")  # of a killed run
     second = ["20,train,loss,0.5", "20,val,AP,0.25"]
     assert lines_after(RunStart(tmp_path, {}, step=10, measured=10)) == [*first, *second]
     assert lines_after(RunStart(tmp_path, {}, step=10, measured=5)) == [*first[:2], *second]

@@ -151,7 +151,7 @@ def test_mistakes_are_found_before_anything_starts(name: str, tmp_path: Path):
 
 WORDS = {
     "nothing": ([], "name a training command, or give an experiment file"),
-    "no file": (["gone.yaml"], "gone.yaml: cannot be read"),
+    "no file": (["gone.yaml"], "gone.yaml: is neither a file nor a packaged experiment"),
     "both": (
         ["e.yaml", "--backbones", "resnet18"],
         "this file already describes the whole experiment; leave --backbones out",

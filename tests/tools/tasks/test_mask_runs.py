@@ -114,7 +114,19 @@ def test_data_without_masks_is_refused_with_a_count(coco):
 def test_a_cascade_of_the_second_version_is_resumed_measured_again_loaded_and_tiled(small_shapes: Path, tmp_path: Path):
     steps = tmp_path / "steps.yaml"
     steps.write_text("- copy_paste: {p: 1}\n- mixup: {p: 0.5}\n")
-    words = ("--cascade", "--version", "v2", "--recompute", "--masks", "--mask-channels", 8, "--mask-size", 14)
+    words = (
+        "--backbone",
+        "resnet18",
+        "--cascade",
+        "--version",
+        "v2",
+        "--recompute",
+        "--masks",
+        "--mask-channels",
+        8,
+        "--mask-size",
+        14,
+    )
     run = train(tmp_path / "run", "--data", small_shapes, *words, "--augment", steps, "--epochs", 1, "--eval-every", 1)
     train_det.main(["--resume", "--output", str(run), "--epochs", "2"])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
