@@ -22,7 +22,7 @@ OPACITY = 0.45  # of the heat map over the image
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a classifier finds a class in the part of an image that it sees.
+    """Heat map of the places where a classifier finds a class, in the part of an image that it sees.
 
     Attributes:
         name: the class.

@@ -1,4 +1,4 @@
-"""What weights files of other programs do not say: channel order, normalisation, and where a block's stride is.
+"""Facts that weights files of other programs do not state: channel order, normalisation, and where a block's stride is.
 
 This module does not import torch.
 """

@@ -15,7 +15,7 @@ Largest = tuple[float, float]  # short and long side in pixels
 
 @dataclass(frozen=True)
 class Context:
-    """What a step may use besides its sample.
+    """Random numbers, sizes and partner images that a step may use besides its sample.
 
     Attributes:
         random: generator of this image, seeded by (seed, epoch, index).

@@ -1,4 +1,4 @@
-"""What weights files of other programs do not say: channel order, normalisation, stride style; parts of a file."""
+"""Facts that files of other programs do not state: channel order, normalisation, stride style; parts of a file."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_find_split_reads_cocos_layout_and_names_missing_files(coco, tmp_path: P
 
 
 def test_images_of_rare_classes_repeat(coco):
-    """Of four images, one has dog and brush, one has car: f = 1/4 each. At threshold 1 both get sqrt(4) = 2.
+    """Four images: one has dog and brush, one has car: f = 1/4 each. At threshold 1 both get sqrt(4) = 2.
 
     The dog of the fourth image is a crowd, and asks for nothing. Of the first two images f = 1/2: sqrt(2).
     """

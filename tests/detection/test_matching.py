@@ -46,7 +46,7 @@ def test_matching_in_blocks_equals_torchvisions_matcher(pairs: int, low_quality:
 
 @pytest.mark.parametrize("pairs", [60, 1 << 20])
 def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.MonkeyPatch):
-    """Its highest IoU is 0, which every box has. torchvision then matches every box to its nearest, and so do we."""
+    """The true box has the IoU 0 with every box. torchvision then matches every box to its nearest, and so do we."""
     monkeypatch.setattr(matching, "PAIRS", pairs)
     matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
     truth = torch.cat([boxes_of(9, seed=0), torch.tensor([[900.0, 900, 910, 910]])])

@@ -218,7 +218,7 @@ def test_ohem_takes_the_hardest_quarter() -> None:
 
 
 def test_ohem_counts_labelled_pixels_alone() -> None:
-    """Of nine pixels with scores -4 to 4, the hardest two: log(1 + e^4) = 4.018150 and log(1 + e^3) = 3.048587.
+    """The hardest two of nine pixels with scores -4 to 4: log(1 + e^4) = 4.018150 and log(1 + e^3) = 3.048587.
 
     Three pixels make no whole quarter, so the hardest one counts: log(1 + e) = 1.313262.
     """

@@ -95,7 +95,7 @@ def _results_are_plain(raw: bytes, count: int, *, masks: bool) -> bool:
         raw[:64].lstrip()[:1] == b"["
         and count > 0
         and all(_count(raw, name) == count for name in fields)
-        and _count(raw, "bbox") in (0, count)
+        and (not masks or _count(raw, "bbox") in (0, count))
         and not _has_foreign_field(raw, count, fields)
         and not _has_odd_number(raw)
     )

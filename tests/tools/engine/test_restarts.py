@@ -119,7 +119,7 @@ def test_two_machines_train_together_and_begin_anew_from_the_last_checkpoint(
 
 
 def weights(run: Path) -> dict[str, Any]:
-    """Of the trained net, as lists."""
+    """Return the weights of the trained net as lists."""
     from safetensors.numpy import load_file
 
     return {name: value.tolist() for name, value in load_file(run / "model.safetensors").items()}
