@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -23,6 +25,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -233,8 +236,12 @@ class Launched:
     def end(self) -> tuple[int, str, str]:
         """Exit status (minus the signal that killed it), output and errors, once it has ended."""
         self.process.join(timeout=300)
-        assert self.process.exitcode is not None, f"{self.process.name} hangs"
+        if hangs := self.process.exitcode is None:
+            os.kill(self.process.pid or 0, signal.SIGABRT)  # faulthandler prints what each thread does
+            self.process.join()
         out, errors = map(_read_and_close, self.streams)
+        assert not hangs, f"{self.process.name} hangs: {errors}"
+        assert self.process.exitcode is not None
         return self.process.exitcode, out, errors
 
 
@@ -251,8 +258,9 @@ def launch() -> Callable[..., Launched]:
     The process is forked from one that has imported the libraries already, which saves seconds a call. `first` is
     what it calls before the script, a function of a module. `log` takes both streams.
     """
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(LIBRARIES)
+    processes, server = multiprocessing.get_context("forkserver"), forkserver.ForkServer()
+    # A server of its own: the benchmarks start the one of the module, with fewer imports.
+    server.set_forkserver_preload(LIBRARIES)
 
     def start(
         name: str,
@@ -267,7 +275,8 @@ def launch() -> Callable[..., Launched]:
         streams = [] if log else [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - closed at the end
         files = [DupFd(stream.fileno()) for stream in streams or [log, log]]
         process = processes.Process(name=" ".join(argv), target=_as_script, args=(argv, str(cwd), env, first, *files))
-        process.start()
+        with mock.patch.object(forkserver, "connect_to_new_process", server.connect_to_new_process):
+            process.start()
         return Launched(process, streams)
 
     return start
@@ -361,6 +370,7 @@ def _as_script(
     """Run a script as `python argv` does, with the streams in files."""
     os.dup2(out.detach(), 1)
     os.dup2(err.detach(), 2)
+    faulthandler.enable()
     os.environ.update(environment)
     os.chdir(cwd)
     multiprocessing.set_start_method("fork", force=True)  # as in a script, whose data workers are forked

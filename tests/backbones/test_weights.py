@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import multiprocessing
 import os
 import pickle
 import threading
@@ -19,6 +18,7 @@ import backbones
 from backbones.errors import UserError
 from backbones.weights import files, loading, network
 from backbones.weights import published as downloads
+from tools.benchmarks.fork_server import fork_server
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def _fetch(url, environment, queue):
     queue.put(str(downloads.fetch(url, what="net")))
 
 
-def test_two_processes_fetch_once(hub, server, launch):
+def test_two_processes_fetch_once(hub, server):
     folder, address, gets = server
     name = published(folder, {"a": torch.ones(2)})
-    context = multiprocessing.get_context("forkserver")  # which `launch` set up
+    context = fork_server()
     queue = context.Queue()
     given = (f"{address}/{name}", dict(os.environ), queue)
     workers = [context.Process(target=_fetch, args=given) for _ in range(2)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,13 +13,11 @@ from typing import TypeVar
 import torch
 
 from backbones.common import machine, plugins
+from tools.benchmarks.fork_server import fork_server
 from tools.benchmarks.machine import set_up
 from tools.benchmarks.rounds import Implementation
 
 STEPS = 2  # the first training step creates the optimizer's state, the second holds it beside the activations
-# A fork server that has loaded these libraries starts a process in a fraction of a second instead of several seconds.
-# A forked process begins with its own peak; Linux gives a process started by exec the peak of its parent.
-PRELOAD = ["torch", "torchvision", "timm"]
 Result = TypeVar("Result")
 
 
@@ -45,8 +42,7 @@ def in_fresh_process(work: Callable[[], Result]) -> Result | None:
     Returns:
         The result of `work`, or None if the process ended without one, for example because memory ran out.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = fork_server()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, work, plugins.loaded_names()))
     process.start()

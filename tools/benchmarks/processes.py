@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import struct
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 import classification
 from backbones.errors import UserError
+from tools.benchmarks.fork_server import fork_server
 from tools.benchmarks.machine import Machine
 from tools.benchmarks.options import PROCESS_BATCH, ProcessOptions, Timing, split_list
 from tools.benchmarks.output import BenchmarkReport, Columns, ResultTable
@@ -84,7 +84,7 @@ def run_group(count: int) -> list[ProcessResult]:
     Raises:
         UserError: a process ended early.
     """
-    context = multiprocessing.get_context("forkserver")
+    context = fork_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from detection.matching import match_boxes
 from detection.rpn import Anchors
 from tools.benchmarks.detect import MeasuredDetector
 from tools.benchmarks.evaluate import SCORERS
+from tools.benchmarks.fork_server import fork_server
 from tools.benchmarks.machine import Machine, set_up
 from tools.benchmarks.models import ModelJob
 from tools.benchmarks.options import AXES, PYCOCOTOOLS, ScaleOptions, TimingAndMemory, split_list
@@ -230,7 +230,7 @@ def measure_groups(values: Sequence[int], *, rounds: int, cores: int) -> list[Gr
 
 def train_together(processes: int, *, rounds: int) -> list[float]:
     """Start `processes` processes that train together; return the seconds per step, one value per round."""
-    context = multiprocessing.get_context("forkserver")
+    context = fork_server()
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
         address = f"file://{folder}/meeting"

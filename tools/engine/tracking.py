@@ -2,10 +2,14 @@
 
 Each tracker works in a thread of its own, which takes events from a queue. A tracker that raises is switched off with
 one line on stderr. One that hangs is left behind at the end of the run.
+
+A fork, such as that of a loader worker, waits until no tracker handles an event. A tracker may be in the middle of an
+import: the child would have the lock of that import without the thread that releases it, and would wait for ever.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, TypeAlias
+from weakref import WeakSet
 
 from tqdm import tqdm
 
@@ -26,6 +31,7 @@ Split: TypeAlias = Literal["train", "val"]  # of the images that logged values w
 Status: TypeAlias = Literal["finished", "stopped", "failed"]
 MOST_WAITING = 1000  # events that wait for a slow tracker; later ones are dropped and counted
 END_SECONDS = 30.0  # time that all trackers together have to finish after the run
+FORK_SECONDS = 20.0  # time that a fork waits for a tracker; the import of a large library takes several seconds
 
 
 @dataclass(frozen=True)
@@ -133,12 +139,14 @@ class _TrackerThread:
         self.name, self.tracker = name, tracker
         self.events: SimpleQueue[Event | None] = SimpleQueue()
         self.dropped, self.is_broken = 0, False
+        self.handling = threading.Lock()  # held while the tracker handles an event
         self.thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
 
     def send(self, event: Event, *, may_drop: bool) -> None:
         """Queue an event, the first of which starts the thread. If too many wait, drop it, unless it must be kept."""
         if not self.thread.is_alive():
             self.thread.start()
+            _FORKS.threads.add(self)
         if may_drop and self.events.qsize() >= MOST_WAITING:
             self.dropped += 1
         else:
@@ -149,6 +157,7 @@ class _TrackerThread:
         self.events.put(None)
         self.thread.join(max(0.0, limit - time.monotonic()))
         if self.thread.is_alive():
+            _FORKS.threads.discard(self)
             waiting = counted(self.events.qsize() - 1 + self.dropped, "event")
             _warn(f"--track {self.name}: does not respond; the run ends without it, {waiting} were not taken")
         elif self.dropped and not self.is_broken:
@@ -156,14 +165,50 @@ class _TrackerThread:
 
     def _work(self) -> None:
         while (event := self.events.get()) is not None:
-            if self.is_broken:
+            if not self.is_broken:
+                with self.handling:
+                    self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        try:
+            event(self.tracker)
+        except BaseException as error:  # also SystemExit, which a library may raise
+            self.is_broken = True
+            why = first_line(error)
+            _warn(f"--track {self.name}: failed ({type(error).__name__}: {why}); the run goes on without it")
+
+
+class _Forks:
+    """Makes a fork of this process wait until no tracker handles an event."""
+
+    def __init__(self) -> None:
+        self.threads: WeakSet[_TrackerThread] = WeakSet()
+        self.forking = threading.Lock()  # two threads may fork at the same time
+        self.held: list[_TrackerThread] = []
+        self.hanging: WeakSet[_TrackerThread] = WeakSet()  # later forks do not wait for them again
+        if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+            os.register_at_fork(before=self.hold, after_in_parent=self.release, after_in_child=self.release)
+
+    def hold(self) -> None:
+        """Wait for each tracker, at most `FORK_SECONDS`, and keep it from its next event."""
+        self.forking.acquire()
+        for each in self.threads:
+            if each.thread is threading.current_thread():
                 continue
-            try:
-                event(self.tracker)
-            except BaseException as error:  # also SystemExit, which a library may raise
-                self.is_broken = True
-                why = first_line(error)
-                _warn(f"--track {self.name}: failed ({type(error).__name__}: {why}); the run goes on without it")
+            if each.handling.acquire(timeout=0 if each in self.hanging else FORK_SECONDS):
+                self.hanging.discard(each)
+                self.held.append(each)
+            else:
+                self.hanging.add(each)
+
+    def release(self) -> None:
+        """Let the trackers go on."""
+        while self.held:
+            self.held.pop().handling.release()
+        self.forking.release()
+
+
+_FORKS = _Forks()
 
 
 def _warn(text: str) -> None:

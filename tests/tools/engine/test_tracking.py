@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import multiprocessing
+import os
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -67,10 +71,12 @@ def test_a_training_tells_its_trackers_and_outlives_the_broken_ones(
     builders = {**tracking.TRACKERS._builders, "spy": Spy, "broken": Broken, "hanging": Hanging}
     monkeypatch.setattr(tracking.TRACKERS, "_builders", builders)
     monkeypatch.setattr(tracking, "END_SECONDS", 2.0)
+    monkeypatch.setattr(tracking, "FORK_SECONDS", 0.1)  # that the loader's worker waits for the hanging one
     write_classes(tmp_path / "data", count=2)
     run = tmp_path / "run"
     names = ("--track", "spy", "--track", "csv,broken", "--track", "hanging")
-    train_cls.main([*map(str, ("--data", tmp_path / "data", *QUICK, "--epochs", 1, "--output", run, *names))])
+    words = ("--data", tmp_path / "data", *QUICK, "--workers", 1, "--epochs", 1, "--output", run, *names)
+    train_cls.main([*map(str, words)])
     results = json.loads((run / "results.json").read_text())
     assert Spy.events == [
         ("start", 1, 0),
@@ -94,6 +100,31 @@ def test_a_training_tells_its_trackers_and_outlives_the_broken_ones(
     assert {key: value for key, value in logged.items() if key[2] != "time"}.items() <= found.items()
     assert found[2, "final", "final/top1"] == results["top1"]
     assert not (run / "tensorboard").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_process_forked_while_a_tracker_imports_imports_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "slow_to_import.py").write_text("import time\nbegun.set()\ntime.sleep(0.5)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    begun = threading.Event()
+    monkeypatch.setattr("builtins.begun", begun, raising=False)
+
+    class Importing(Tracker):
+        def on_start(self, start: RunStart) -> None:
+            importlib.import_module("slow_to_import")
+
+    trackers = tracking.Trackers({"importing": Importing()})
+    trackers.start(RunStart(folder=tmp_path, options={}))
+    assert begun.wait(20)
+    child = multiprocessing.get_context("fork").Process(target=importlib.import_module, args=("slow_to_import",))
+    child.start()
+    child.join(20)
+    status = child.exitcode
+    child.kill()
+    child.join()
+    trackers.end(RunEnd(status="finished", step=0, results={}))
+    assert status == 0
+    monkeypatch.delitem(sys.modules, "slow_to_import")
 
 
 def test_a_failed_run_is_told_apart_from_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
