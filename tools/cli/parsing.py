@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -29,7 +29,6 @@ from tools.cli.arguments import (
     last_value,
     name_positionals,
     normalise_options,
-    positional_names,
 )
 from tools.processes import environment
 from tools.processes.failures import SharedError
@@ -161,7 +160,9 @@ def _parse(
                 arguments = _after_config(arguments, file, more)
             else:
                 files.append(file)
-        values = _values(arguments, groups.values(), description=description, defaults=files)
+        if any(argument in HELP for argument in arguments):
+            _print_help(groups.values(), description=description, defaults=files, source=str(defaults or ""))
+        values = _values(arguments, groups.values(), defaults=files)
     # No file may import code: its plugins must have been imported already, or be named on the command line.
     if values.get("plugin") and last_value(arguments, "plugin") is None:
         plugins.require(values["plugin"], where=config or str(defaults))
@@ -169,25 +170,30 @@ def _parse(
     return options(**{name: _instance(group, values) for name, group in groups.items()})
 
 
-def _values(
-    arguments: Sequence[str], groups: Iterable[type], *, description: str, defaults: Sequence[str]
-) -> Namespace:
+def _print_help(groups: Iterable[type], *, description: str, defaults: Sequence[str], source: str) -> NoReturn:
+    """Print the text of `--help` and end the command."""
+    from tools.cli.help_page import help_page
+
+    values: dict[str, object] = {}
+    for file in defaults:
+        values |= _read_config(Path(file))
+    print(with_dashes(help_page(groups, description=description, defaults=values, source=source)), end="")
+    raise SystemExit(0)
+
+
+def _values(arguments: Sequence[str], groups: Iterable[type], *, defaults: Sequence[str]) -> Namespace:
     """Return the values of all options, from the arguments and the files of defaults, of which later ones win."""
     from jsonargparse import ArgumentError, ArgumentParser  # slow to import
 
     parser = ArgumentParser(
-        description=description + _positional_help(groups),
         exit_on_error=False,
         default_config_files=[glob.escape(file) for file in defaults],
     )
-    parser.add_argument("--config", action="config", help="YAML file of options; the command line wins over it")
+    parser.add_argument("--config", action="config")
     for group in groups:
         # Give jsonargparse types, not texts: for texts it runs the imports under TYPE_CHECKING, which load torch.
         group.__init__.__annotations__.update(get_type_hints(group))  # type: ignore[misc]
         parser.add_class_arguments(group)
-    if any(argument in HELP for argument in arguments):
-        print(with_dashes(parser.format_help()), end="")
-        raise SystemExit(0)
     try:
         return parser.parse_args(list(arguments))
     except (ArgumentError, TypeError, ValueError) as error:
@@ -280,13 +286,6 @@ def to_dict(options: DataclassInstance) -> dict[str, Any]:
 def groups_of(options: DataclassInstance) -> list[type]:
     """Return the classes of the option groups."""
     return [type(getattr(options, entry.name)) for entry in fields(options)]
-
-
-def _positional_help(groups: Iterable[type]) -> str:
-    """Return a sentence for the help text that names the positional arguments; "" if there are none."""
-    single, several = positional_names(groups)
-    names = [name.upper() for name in single] + ([f"{several.upper()}..."] if several else [])
-    return f" Positional arguments: {' '.join(names)}" if names else ""
 
 
 def _plain_text(error: BaseException) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-from docstring_parser import parse as parse_docstring
+from typing import Any, get_args, get_type_hints
 
 from backbones.common.packages import optional
 from tools.cli.arguments import LIST
 from tools.cli.console import PROGRAM, SUBCOMMANDS, command
+from tools.cli.help_page import described_options
 from tools.cli.packaged import packaged
 from tools.cli.parsing import options_of_command
 
@@ -59,27 +57,10 @@ def _parser(files: Mapping[str, str], nested: Mapping[str, Sequence[str]]) -> ar
 
 def _add_options(parser: argparse.ArgumentParser, options: type, files: Mapping[str, str]) -> None:
     """Add the options of a command, with dashes, their choices and the first sentence of their help."""
-    for name, kind, text in (each for group in get_type_hints(options).values() for each in _options(group)):
-        choices = _choices(kind)
-        added = parser.add_argument(f"--{name.replace('_', '-')}", choices=choices or None, help=text)
-        if not choices and any(each in (str, Path, list[str]) for each in (kind, *get_args(kind))):
+    for option in (each for group in get_type_hints(options).values() for each in described_options(group)):
+        choices, text = option.choices(), option.text.partition(";")[0].replace("%", "%%")
+        added = parser.add_argument(f"--{option.name.replace('_', '-')}", choices=choices or None, help=text)
+        if not choices and any(each in (str, Path, list[str]) for each in (option.kind, *get_args(option.kind))):
             added.complete = files  # type: ignore[attr-defined]  # as shtab reads it
     config = parser.add_argument("--config", help="YAML file of options")
     config.complete = files  # type: ignore[attr-defined]
-
-
-def _options(group: type) -> Iterator[tuple[str, object, str]]:
-    """Yield name, type and help of each option of a group."""
-    texts = {each.arg_name: each.description or "" for each in parse_docstring(group.__doc__ or "").params}
-    hints = get_type_hints(group)
-    for each in fields(group):
-        first = " ".join(texts.get(each.name, "").split()).partition(";")[0]
-        yield each.name, hints[each.name], first.replace("%", "%%")
-
-
-def _choices(kind: object) -> list[str]:
-    """Return the values that an option of this type may have, if they are few; else []."""
-    if kind is bool:
-        return ["true", "false"]
-    kinds = (kind, *get_args(kind))
-    return [str(value) for each in kinds if get_origin(each) is Literal for value in get_args(each)]

@@ -85,8 +85,12 @@ def test_a_missing_or_surplus_positional_argument_is_an_error(capsys):
     with pytest.raises(UserError, match="extra"):
         parsed("extra")
     with pytest.raises(SystemExit):
-        parse(CopyGroups, description="Copy.", argv=["--help", "a"])
-    assert "Copy. Positional arguments: SOURCE TARGETS..." in capsys.readouterr().out
+        parse(CopyGroups, description="Copy 100 %.", argv=["--help", "a"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[OPTIONS] SOURCE TARGETS..." in shown and "Copy 100 %. Positional arguments: SOURCE TARGETS..." in shown
+    assert "--source SOURCE a file. (type: str, required)" in shown
+    assert "--targets TARGETS other files. (type: list[str], default: [])" in shown
+    assert "--force {true,false} a switch. (default: false)" in shown
 
 
 def test_arguments_after_dashes_belong_to_another_command():
@@ -236,7 +240,7 @@ class RenamedGroups:
     group: Renamed
 
 
-def test_former_names_work_on_the_command_line_and_in_files(tmp_path: Path):
+def test_former_names_work_on_the_command_line_and_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "old.yaml").write_text("window: 5\nscale: 2\n")
     config = ["--config", str(tmp_path / "old.yaml")]
 
@@ -249,6 +253,12 @@ def test_former_names_work_on_the_command_line_and_in_files(tmp_path: Path):
     assert parsed_with("--scale", "3", recipe=lambda _: tmp_path / "old.yaml") == Renamed(5, 3.0)
     with pytest.raises(UserError, match="--tile many: expected int"):
         parsed_with("--window", "many")
+    # The help shows the defaults of the recipe, under the present names.
+    with pytest.raises(SystemExit):
+        parsed_with("--help", recipe=lambda _: tmp_path / "old.yaml")
+    shown = capsys.readouterr().out
+    assert "(type: int, default: 5)" in shown and "(type: float, default: 2)" in shown
+    assert f"\nThe defaults above are those of {tmp_path / 'old.yaml'}\n" in shown
 
 
 def test_help_and_errors_name_options_with_dashes(capsys: pytest.CaptureFixture[str]):
