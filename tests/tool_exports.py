@@ -408,6 +408,21 @@ def label_studio_min(root: Path) -> None:
     pictures(root)
 
 
+@export("label-studio-brush-png", "label-studio-png")
+def label_studio_brush_png(root: Path) -> None:
+    """The brush as PNG files, a JSON file of the tasks without annotations, and the images."""
+    for task, (name, objects) in enumerate(OBJECTS.items(), 3):
+        for index, (label, (x, y, w, h)) in enumerate(objects):
+            mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+            mask[y : y + h, x : x + w] = 255
+            path = root / f"task-{task}-annotation-9-by-1-brush-{label}-{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), mask)
+        picture(root / "images" / name, task)
+    tasks = [{"id": task, "data": {"image": name}} for task, name in enumerate(OBJECTS, 3)]
+    text(root / "tasks.json", json.dumps(tasks))
+
+
 @export("labelme", "labelme")
 def labelme(root: Path) -> None:
     """Write a JSON file beside each image, with paths as on Windows and opposite corners in any order."""

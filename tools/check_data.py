@@ -43,7 +43,8 @@ class CheckOptions:
         data: folder with boxes in a layout that `--layout list` prints, with class folders (train/CLASS/*,
             val/CLASS/*), with images and a CSV file of classes, or with images and label maps; or a CSV or YAML file.
         layout: name of the layout of boxes; absent: recognised from the files; list prints all layouts.
-        truth: what to check if a VOC folder has both boxes and label maps; auto means boxes.
+        truth: what to check if a folder has both boxes and label maps, as those of VOC, LabelMe and Label Studio have;
+            auto means boxes.
         annotations: annotation file of data that is not split, in place of `data`.
         images: folder of the images of `annotations`.
         train_annotations: COCO JSON of the training split, instead of the file in `data`.

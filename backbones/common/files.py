@@ -121,3 +121,18 @@ def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callabl
             unfinished.rename(folder)  # replaces an empty folder, refuses any other
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Put a hard link to a file at a new path, or a copy if links are not possible. Folders are created.
+
+    Raises:
+        UserError: the target exists.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        raise UserError(f"{source}: another image has the name {target.name} in the new data set; rename one of them")
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from hotcoco import mask  # pycocotools' mask module crashes on malformed outlines
 
-from backbones.common.coco import CompressedMask
+from backbones.common.coco import CompressedMask, RunLengths
 
 # Polygons [[x, y, x, y, ...], ...], or run lengths {"size": [height, width], "counts": [...] or text}. The values come
 # from a JSON file and are checked here.
@@ -87,6 +87,21 @@ def encode_bitmap(bitmap: np.ndarray) -> CompressedMask:
     """Return the compressed run-length code of a bitmap `[H, W]` bool, as COCO's JSON files hold it."""
     code = mask.encode(np.asfortranarray(bitmap, dtype=np.uint8))
     return {"size": [int(side) for side in code["size"]], "counts": bytes(code["counts"]).decode()}
+
+
+def run_lengths(bitmap: np.ndarray) -> RunLengths:
+    """Return a mask `[H, W]` bool as COCO's uncompressed run lengths."""
+    flat = bitmap.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return {"counts": [0, *runs] if flat[0] else runs, "size": list(bitmap.shape)}
+
+
+def box_of_mask(bitmap: np.ndarray) -> list[int]:
+    """Return left, top, width and height of the box around the pixels of a mask, which must not be empty."""
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
 
 
 def _polygons(outline: Sequence[object]) -> list[list[float]]:

@@ -7,7 +7,6 @@ hotcoco has writers too, but they lose data that the layouts can hold; see `voc.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable
 from decimal import Decimal
@@ -18,7 +17,7 @@ from xml.etree import ElementTree
 import yaml
 
 from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines
-from backbones.common.files import write_json
+from backbones.common.files import link_file, write_json
 from backbones.common.images import image_size
 from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError, counted
@@ -208,14 +207,10 @@ def _is_line(text: str) -> bool:
 
 def link_image(truth: Truth, image: Record, folder: Path) -> None:
     """Put a hard link to an image into a folder, or a copy if links are not possible."""
-    source, target = (truth.folder / image["file_name"]).resolve(), folder / image["file_name"]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = folder / image["file_name"]
     if target.exists():
         raise UserError(f"{truth.path}: two images have the name {image['file_name']}; rename one of them")
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+    link_file(truth.folder / image["file_name"], target)
 
 
 def refuse_box(truth: Truth, index: int, what: str, lost: Lost, drop: bool) -> None:

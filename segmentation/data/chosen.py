@@ -22,31 +22,30 @@ class ChosenLabels:
 
     Args:
         source: the images and their label maps.
-        options: classes to merge, rename and choose.
+        ids: new number of each class, from the old numbers; None for classes that are left out.
+        names: names by new number.
 
     Raises:
-        UserError: an option names a class that the source does not have, or fewer than two classes are left.
+        UserError: fewer than two classes are left.
     """
 
-    def __init__(self, source: LabelSource, options: CategoryOptions) -> None:
+    def __init__(self, source: LabelSource, ids: Mapping[int, int | None], names: Mapping[int, str]) -> None:
         self._source = source
-        before = source.classes
-        names = dict(enumerate(before.names))
-        ids, final = map_ids(names, options, where=source.where), new_names(names, options)
+        before, ids = source.classes, dict(ids)
         has_background = 0 not in before.coloured
         if has_background and ids[0] is None:
             ids[0] = 0
         kept = sorted({number for number in ids.values() if number is not None})
         if len(kept) < 2:
-            raise UserError(f"{source.where}: fewer than two classes are left ({final[kept[0]]}); choose more classes")
+            raise UserError(f"{source.where}: fewer than two classes are left ({names[kept[0]]}); choose more classes")
         self.classes = Classes(
-            tuple(final[number] for number in kept),
+            tuple(names[number] for number in kept),
             tuple(before.colours[number] for number in kept),
             given=before.given,
             void=before.void,
         )
         self.where, self.passed_over, self.in_channels = source.where, source.passed_over, source.in_channels
-        left_out = [names[number] for number, new in ids.items() if new is None]
+        left_out = [number for number, new in ids.items() if new is None]
         place = "background" if has_background else "ignored pixels"
         self.notes: Mapping[str, int] = {
             **source.notes,
@@ -58,6 +57,16 @@ class ChosenLabels:
                 self._table[number] = kept.index(new)
             elif has_background:
                 self._table[number] = kept.index(0)
+
+    @classmethod
+    def of(cls, source: LabelSource, options: CategoryOptions) -> ChosenLabels:
+        """Return a source with the classes that the options choose.
+
+        Raises:
+            UserError: an option names a class that the source does not have, or fewer than two classes are left.
+        """
+        names = dict(enumerate(source.classes.names))
+        return cls(source, map_ids(names, options, where=source.where), new_names(names, options))
 
     def __len__(self) -> int:
         return len(self._source)

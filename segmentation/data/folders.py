@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -20,12 +20,20 @@ from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
 from segmentation.data.label_studio import is_label_studio, read_label_studio
+from segmentation.data.label_studio_png import is_label_studio_png, read_label_studio_png
 from segmentation.data.labelme import is_labelme, read_labelme
 from segmentation.data.labels import LabelCode, label_size, read_labels
-from segmentation.data.layout import LabelLayout, is_label_folder, what_lies_in
+from segmentation.data.layout import LabelLayout, is_label_folder, label_layout_name, what_lies_in
 from segmentation.data.nearest import describe_nearest
+from segmentation.data.painted import PaintedLabels
 from segmentation.data.undivided import ALL
 from segmentation.options import SegmentationDataOptions
+
+
+class PaintedReader(Protocol):
+    """Interface of a function that opens a split of outlines, with the bits that 16-bit images use."""
+
+    def __call__(self, root: Path, split: str, *, bits: int | None) -> PaintedLabels: ...
 
 
 class LabelFolder:
@@ -111,7 +119,7 @@ def open_source(root: Path, split: Literal["train", "val"], options: Segmentatio
     """
     source = _open(home_of(root), options.train_split if split == "train" else options.val_split, options)
     categories = options.categories()
-    return ChosenLabels(source, categories) if categories.changes_classes else source
+    return ChosenLabels.of(source, categories) if categories.changes_classes else source
 
 
 def _open(root: Path, name: str, options: SegmentationDataOptions) -> LabelSource:
@@ -141,15 +149,33 @@ def _open(root: Path, name: str, options: SegmentationDataOptions) -> LabelSourc
 
 def _open_listed_classes(root: Path, name: str, options: SegmentationDataOptions) -> LabelSource | None:
     """Open a split in any layout except COCO's; None if the folder has none of these layouts."""
-    if is_label_folder(root):
+    read = painted_reader(root)
+    if read is None and is_label_folder(root):
         channels = options.in_channels
         return open_folder(root, name, ignore_index=options.ignore_index, bits=options.bits, in_channels=channels)
     require(options.in_channels in (None, 3), "in_channels", options.in_channels, "needs label maps in files")
-    if root.is_dir() and is_label_studio(root):
-        return read_label_studio(root, name, bits=options.bits)
-    if root.is_dir() and not (root / "annotations").is_dir() and is_labelme(root):
-        return read_labelme(root, name, bits=options.bits)
-    return None
+    return None if read is None else read(root, name, bits=options.bits)
+
+
+def painted_reader(root: Path) -> PaintedReader | None:
+    """Return the function that opens a folder of outlines or strokes of LabelMe or Label Studio; None for others."""
+    if not root.is_dir():
+        return None
+    if is_label_studio_png(root):
+        return read_label_studio_png
+    if is_label_folder(root):
+        return None
+    if is_label_studio(root):
+        return read_label_studio
+    return read_labelme if not (root / "annotations").is_dir() and is_labelme(root) else None
+
+
+def layout_name(root: Path) -> str:
+    """Return the name of the layout of a folder; coco if it is none of the others."""
+    if (read := painted_reader(root)) is not None:
+        names = {read_labelme: "labelme", read_label_studio: "label-studio", read_label_studio_png: "label-studio-png"}
+        return names[read]
+    return label_layout_name(root) if is_label_folder(root) else "coco"
 
 
 def has_layout(root: Path) -> bool:
@@ -164,7 +190,8 @@ def home_of(root: Path) -> Path:
 
 def _has_layout(root: Path) -> bool:
     coco = (root / "annotations").is_dir()
-    return is_label_folder(root) or coco or (root.is_dir() and (is_label_studio(root) or is_labelme(root)))
+    files = is_label_folder(root) or is_label_studio_png(root)
+    return files or coco or (root.is_dir() and (is_label_studio(root) or is_labelme(root)))
 
 
 def has_split(root: Path, name: str) -> bool:
@@ -174,13 +201,15 @@ def has_split(root: Path, name: str) -> bool:
     have all splits here: opening them tells what is wrong.
     """
     root = home_of(root)
+    undivided = name in (ALL, "train")
+    if is_label_studio_png(root):
+        return undivided
     if is_label_folder(root):
         try:
             LabelLayout.of(root, name)
         except UserError:
             return False
         return True
-    undivided = name in (ALL, "train")
     if root.is_dir() and is_label_studio(root):
         exports = {file.stem for file in visible(root, "*.json")}
         return undivided or existing_split(name, exports.__contains__) in exports

@@ -11,7 +11,10 @@ from typing import Any
 
 from backbones.common.datasets import existing_split, leads_out, listed_lines
 from backbones.common.image_finder import ImageFinder, fitting_file
+from backbones.common.images import image_size
+from backbones.common.labelme_masks import decode_mask
 from backbones.common.listing import list_files
+from backbones.common.outlines import run_lengths
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
@@ -68,10 +71,13 @@ def _read(path: Path, finder: ImageFinder, left_out: Counter[str]) -> OutlinedIm
     shapes, name = (data.get(key) if isinstance(data, dict) else None for key in ("shapes", "imagePath"))
     if not isinstance(shapes, list) or not is_text(name):
         raise UserError(f"{path}: has no `shapes` and `imagePath`, as LabelMe writes them; remove the file")
-    outlines = [shape for each in shapes if (shape := _shape(each, path, left_out)) is not None]
     sides = data.get("imageHeight"), data.get("imageWidth")
     size = sides if all(isinstance(side, int) and side > 0 for side in sides) else None
-    return OutlinedImage(_image(path, str(name), finder), size, outlines, str(path))
+    image = _image(path, str(name), finder)
+    if size is None and any(isinstance(shape, dict) and shape.get("shape_type") == "mask" for shape in shapes):
+        size = image_size(image, apply_exif=True)
+    outlines = [shape for each in shapes if (shape := _shape(each, path, size, left_out)) is not None]
+    return OutlinedImage(image, size, outlines, str(path))
 
 
 def _image(path: Path, name: str, finder: ImageFinder) -> Path:
@@ -89,21 +95,36 @@ def _image(path: Path, name: str, finder: ImageFinder) -> Path:
     raise UserError(f"{path}: `imagePath` {reprlib.repr(name)} {found}; put the image beside the JSON file")
 
 
-def _shape(shape: Any, path: Path, left_out: Counter[str]) -> Shape | None:
-    """Return a shape as a polygon; None, and count it, if its kind has no area."""
+def _shape(shape: Any, path: Path, size: tuple[int, int] | None, left_out: Counter[str]) -> Shape | None:
+    """Return a shape as a polygon or mask; None, and count it, if its kind has no area.
+
+    Args:
+        size: height and width of the image, which masks need.
+    """
     values = shape if isinstance(shape, dict) else {}
     label, points, kind = values.get("label"), values.get("points"), values.get("shape_type") or "polygon"
     if not is_text(label) or not isinstance(points, list) or not all(map(_is_point, points)):
         raise UserError(f"{path}: the shape {reprlib.repr(shape)} has no `label` and `points`; fix the file")
+    if kind == "mask" and size is not None and len(points) == 2:
+        return Shape(str(label), "runs", _mask(values.get("mask"), points, path, size))
     if kind == "rectangle" and len(points) == 2:
         (left, top), (right, bottom) = points
         points = [[left, top], [right, top], [right, bottom], [left, bottom]]
     elif kind == "circle" and len(points) == 2:
         points = _circle(*points)
-    elif kind != "polygon" or len(points) < 3:
+    elif kind not in ("polygon", "oriented_rectangle") or len(points) < 3:
         left_out[f"shapes of kind {kind} left out"] += 1
         return None
     return Shape(str(label), "polygon", [float(value) for point in points for value in point])
+
+
+def _mask(text: object, points: list[list[float]], path: Path, size: tuple[int, int]) -> list[int]:
+    """Return the run lengths of a shape's mask."""
+    (left, top), (right, bottom) = points
+    try:
+        return run_lengths(decode_mask(text, (left, top, right, bottom), size))["counts"]
+    except ValueError as error:
+        raise UserError(f"{path}: a shape of type mask is malformed: {error}; fix the file") from None
 
 
 def _is_point(point: object) -> bool:

@@ -162,6 +162,15 @@ def is_label_folder(root: Path) -> bool:
     return _label_root(root) is not None or (root / VOC_LISTS).is_dir() or any(map(is_mixed, folders))
 
 
+def label_layout_name(root: Path) -> str:
+    """Return the name of the layout of a folder that `is_label_folder` accepts."""
+    if _label_root(root) is not None:
+        return "folders"
+    if (root / VOC_LISTS).is_dir():
+        return "cvat" if (root / CLASS_LISTS[1]).is_file() else "voc"
+    return "beside"
+
+
 def is_mixed(folder: Path) -> bool:
     """Return whether a folder holds images with label maps beside them, such as 0.jpg and 0_mask.png."""
     return folder.is_dir() and any(map(_is_map_beside, visible(folder, "*")))

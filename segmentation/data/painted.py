@@ -12,20 +12,27 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from backbones.common.bits import WHOLE_BITS, require_bits
+from backbones.common.brush import decode_brush
 from backbones.common.images import image_size, read_image
 from backbones.common.outlines import paint
 from backbones.errors import UserError, first_names
-from segmentation.data.brush import decode_brush
 from segmentation.data.classes import IGNORE, Classes
 
-Form: TypeAlias = Literal["polygon", "brush"]
+Form: TypeAlias = Literal["polygon", "brush", "runs"]
 BACKGROUND = ("background", "_background_", "__background__")  # names that tools give the class of other pixels
 IGNORED = ("__ignore__", "ignore", "void")  # names of pixels that do not count
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An outline of one class: points [x, y, x, y, ...] in pixels, or run lengths of Label Studio's brush."""
+    """An outline of one class.
+
+    Attributes:
+        label: the class.
+        form: what the values are: points x, y, x, y, ... in pixels, run lengths of Label Studio's brush, or COCO's
+            uncompressed run lengths.
+        values: the numbers.
+    """
 
     label: str
     form: Form
@@ -112,7 +119,7 @@ class PaintedLabels:
         shapes = json.loads(self._text[self._ends[row] : self._ends[row + 1]].tobytes())
         for number, form, values in shapes:
             try:
-                mask = paint([values], size) if form == "polygon" else decode_brush(values, size)
+                mask = _paint(form, values, size)
             except ValueError as error:
                 name = "ignored pixels" if number == IGNORE else self.classes.names[number]
                 text = f"an outline of {name} is malformed ({error})"
@@ -128,3 +135,14 @@ class PaintedLabels:
             known = first_names(self.classes.names)
             raise UserError(f"{self.where}: {shape.label} is not one of the classes ({known}); fix the list of classes")
         return number, shape.form, list(shape.values)
+
+
+def _paint(form: Form, values: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """Return the mask `[H, W]` bool of an outline in an image of size (height, width).
+
+    Raises:
+        ValueError: the outline is malformed, or made for an image of another size.
+    """
+    if form == "brush":
+        return decode_brush(values, size)
+    return paint([values] if form == "polygon" else {"size": list(size), "counts": values}, size)

@@ -8,26 +8,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from label_exports import (
+    HALF,
+    LABEL_EXPORTS,
+    RIGHT,
+    beside,
+    brush,
+    labelme_file,
+    mask_of_labelme,
+    photo,
+    save,
+    shape,
+    task,
+)
 from tool_exports import litter
 
+from backbones.common.brush import decode_brush
 from backbones.errors import UserError
-from segmentation.data.brush import decode_brush
+from detection.data.annotations import CocoAnnotations
+from detection.data.folders import open_split
+from detection.runs import bitmaps
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import has_split, open_source
 from segmentation.options import SegmentationDataOptions
-
-HALF = np.repeat([[0, 0, 0, 1, 1, 1]], 4, axis=0).astype(np.uint8)  # 6 x 4 pixels: the right half is class 1
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def photo(path: Path) -> None:
-    save(path, np.full((4, 6, 3), 90, np.uint8))
 
 
 def opened(root: Path, split: str = "train", **options: Any) -> LabelSource:
@@ -35,93 +39,7 @@ def opened(root: Path, split: str = "train", **options: Any) -> LabelSource:
     return open_source(root, name, SegmentationDataOptions(**options))
 
 
-def flat(root: Path) -> None:
-    for name in ("a b", "c"):
-        photo(root / "images" / f"{name}.jpg")
-        save(root / "masks" / f"{name}.png", 255 * HALF)
-
-
-def beside(root: Path) -> None:
-    for name in ("a b", "c"):
-        photo(root / f"{name}.jpg")
-        save(root / f"{name}_mask.png", 255 * HALF)
-
-
-def cvat(root: Path) -> None:
-    """CVAT's "Segmentation mask 1.1": colours in labelmap.txt, a list named default.txt."""
-    lines = ("# label:color_rgb:parts:actions", "background:0,0,0::", "foreground:10,200,30::")
-    for name in ("a b", "c"):
-        photo(root / "JPEGImages" / f"{name}.jpg")
-        save(root / "SegmentationClass" / f"{name}.png", HALF[..., None] * np.array([10, 200, 30], np.uint8))
-        save(root / "SegmentationObject" / f"{name}.png", HALF[..., None] * np.array([128, 0, 0], np.uint8))
-    (root / "ImageSets/Segmentation").mkdir(parents=True)
-    (root / "ImageSets/Segmentation/default.txt").write_text("a b\nc\n")
-    (root / "labelmap.txt").write_text("\n".join(lines))
-
-
-def shape(label: str, points: list[list[float]], kind: str = "polygon") -> dict[str, Any]:
-    fields = {"group_id": None, "description": "", "shape_type": kind, "flags": {}, "mask": None}
-    return {"label": label, "points": points, **fields}
-
-
-RIGHT = [[2.6, -5.0], [9.0, -5.0], [9.0, 9.0], [2.6, 9.0]]  # beyond the image on three sides
-
-
-def labelme_file(path: Path, shapes: list[dict[str, Any]], **fields: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{path.stem}.jpg", "imageData": None}
-    photo(path.with_suffix(".jpg"))
-    path.write_text(json.dumps({**content, "imageHeight": 4, "imageWidth": 6, **fields}))
-
-
-def labelme(root: Path) -> None:
-    root.mkdir()
-    labelme_file(root / "a b.json", [shape("foreground", RIGHT)])
-    labelme_file(root / "c.json", [shape("foreground", [[2.6, 0], [6, 4]], "rectangle")])
-
-
-def bits(value: int, count: int) -> list[int]:
-    return [value >> place & 1 for place in range(count)][::-1]
-
-
-def brush(mask: np.ndarray) -> list[int]:
-    """A mask as the brush stores it: RGBA pixels, first a run of single values, then runs of equal ones."""
-    values = np.repeat(mask.ravel().astype(int) * 255, 4).tolist()
-    stream = [*bits(len(values), 32), *bits(7, 5), *(bit for width in (2, 3, 7, 15) for bit in bits(width, 4))]
-    stream += [0, *bits(0, 2), *bits(2, 3), *(bit for value in values[:3] for bit in bits(value, 8))]
-    place = 3
-    while place < len(values):
-        end = next((i for i in range(place, len(values)) if values[i] != values[place]), len(values))
-        stream += [1, *bits(2, 2), *bits(end - place - 1, 8), *bits(values[place], 8)]
-        place = end
-    stream += [0] * (-len(stream) % 8)
-    return np.packbits(stream).tolist()
-
-
-def task(number: int, image: str, *results: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    size = {"original_width": 6, "original_height": 4, "image_rotation": 0}
-    found = [
-        {**size, "value": value, "id": "x", "from_name": "tag", "to_name": "image", "type": kind}
-        for kind, value in results
-    ]
-    annotations = [{"id": number, "was_cancelled": True, "result": []}, {"id": 9, "was_cancelled": False}]
-    annotations[1]["result"] = found
-    return {"id": number, "annotations": annotations, "predictions": [], "data": {"image": image}}
-
-
-def label_studio(root: Path) -> None:
-    photo(root / "images" / "a b.jpg")
-    photo(root / "images" / "c.jpg")
-    stroke = {"format": "rle", "rle": brush(HALF), "brushlabels": ["foreground"]}
-    box = {"x": 50, "y": 0, "width": 50, "height": 100, "rotation": 0, "rectanglelabels": ["foreground"]}
-    tasks = [
-        task(1, "/data/upload/1/1a2b3c4d-a%20b.jpg", ("brushlabels", stroke)),
-        task(2, "/data/local-files/?d=photos/c.jpg", ("rectanglelabels", box)),
-    ]
-    (root / "project-1-at-2026-01-01.json").write_text(json.dumps(tasks))
-
-
-@pytest.mark.parametrize("write", [flat, beside, cvat, labelme, label_studio])
+@pytest.mark.parametrize("write", LABEL_EXPORTS.values(), ids=LABEL_EXPORTS)
 def test_an_export_opens_as_it_is(tmp_path: Path, write: Any):
     write(tmp_path / "data")
     source = opened(tmp_path / "data")
@@ -229,6 +147,29 @@ def test_later_shapes_of_labelme_cover_earlier_ones_and_some_do_not_count(tmp_pa
     found = source.labels(0, (4, 6))
     assert source.classes.names == ("background", "cat", "dog") and source.notes == {"shapes of kind line left out": 1}
     assert (found[:, 3:] == 255).all() and found[0, 0] == 1 and found[2, 1] == 2
+
+
+def test_masks_of_labelme_are_objects_with_masks(tmp_path: Path):
+    """The first row of the box is empty in the mask, so that the object's box is smaller than the shape's."""
+    bitmap = np.array([[0, 0], [1, 0], [1, 1]], np.uint8)
+    labelme_file(tmp_path / "a.json", [mask_of_labelme(bitmap, 1, 1), shape("cat", [[0, 0], [2, 2]], "rectangle")])
+    truth = open_split(tmp_path, "train")
+    data = CocoAnnotations.of(truth, without_mask="box")
+    assert data.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 2, 2]]
+    expected = np.zeros((4, 6), bool)
+    expected[1:4, 1:3] = bitmap
+    assert np.array_equal(bitmaps(data.strips_of(0), 2, (4, 6))[0], expected)
+    given = mask_of_labelme(bitmap, 1, 1)
+    for change, message in (
+        ({"mask": "????"}, "its mask is no image"),
+        ({"points": [[1, 1], [3, 3]]}, "its mask has 2x3 pixels, other than its box"),
+        ({"points": [[5, 1], [6, 3]]}, "the box of its mask is not inside the image"),
+    ):
+        labelme_file(tmp_path / "a.json", [{**given, **change}])
+        with pytest.raises(UserError, match=message):
+            opened(tmp_path)
+        with pytest.raises(UserError, match=f"shape 1: {message}"):
+            open_split(tmp_path, "train")
 
 
 def test_hostile_annotations_are_refused_in_one_line(tmp_path: Path):

@@ -18,6 +18,7 @@ from detection.data.folders import describe_nearest, home_of, layout_of, offers_
 from detection.data.layouts.base import Layout
 from detection.data.truth import Truth
 from segmentation.data.folders import home_of as label_home
+from segmentation.data.folders import painted_reader
 from segmentation.data.layout import is_label_folder
 from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
@@ -25,6 +26,7 @@ from tools.checks.findings import CheckReport
 from tools.checks.folders import check_classes, list_splits
 from tools.checks.images import SplitImages, report_near, report_shared
 from tools.checks.label_maps import check_labels
+from tools.checks.painted_maps import check_painted
 
 COCO_SPLITS = ("train", "val")
 CocoFiles = tuple[Path, Path]  # annotation file, folder of images
@@ -50,7 +52,8 @@ def check_dataset(
         coco_files: files of COCO splits by name, instead of the files in `root`.
         splits: names of the training and the validation split in `root`.
         layout: name of the layout of detection data; None to recognise the layout.
-        truth: what to check if a VOC folder has both boxes and label maps; "auto" means boxes.
+        truth: what to check if a folder has both boxes and label maps, as VOC's, LabelMe's and Label Studio's have;
+            "auto" means boxes.
         ignore_index: number in label maps of pixels that do not count.
         reading: how to read the classes of a classification data set.
         allow_outside: allow file names in a JSON or CSV file that lead out of the image folder.
@@ -118,7 +121,9 @@ def _check_folders(
     if known is not None and known.name != "coco":
         chosen = _without_absent_val(root, splits, known, report)
         return {split: check_folder(root, split, report, layout=known.name) for split in chosen}
-    if is_label_folder(labels := label_home(root)):
+    if (read := painted_reader(labels := label_home(root))) is not None:
+        return check_painted(labels, splits, report, read)
+    if is_label_folder(labels):
         return check_labels(labels, splits, report, ignore_index=ignore_index)
     return check_classes(_class_splits(root, splits, reading), report)
 

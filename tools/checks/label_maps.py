@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, list_files
 from backbones.errors import UserError
-from segmentation.data.classes import IGNORE, Classes
+from segmentation.data.classes import Classes
 from segmentation.data.labels import LabelCode, read_label_pixels, to_class_numbers
 from segmentation.data.layout import LABEL_SUFFIXES, LabelLayout
-from segmentation.data.statistics import MOSTLY, LabelStatistics
 from tools.checks.findings import CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
+from tools.checks.label_pixels import LabelPixels
 
 
 def check_labels(
@@ -57,10 +56,9 @@ class LabelCheck:
     """
 
     def __init__(self, layout: LabelLayout, code: LabelCode, report: CheckReport, *, trains: bool) -> None:
-        self.layout, self.code, self.report, self.trains = layout, code, report, trains
+        self.layout, self.code, self.report = layout, code, report
         self.pairs = layout.pairs()
-        self.counts, self.read = np.zeros(IGNORE + 1, np.int64), 0
-        self.lock = threading.Lock()
+        self.pixels = LabelPixels(code.classes.names, len(self.pairs), trains=trains)
 
     def images(self) -> SplitImages:
         """Report images without a label map and label maps without an image; return the images of the split."""
@@ -112,35 +110,13 @@ class LabelCheck:
             findings.append(("label map of other size", text))
         try:
             if len(self.code.classes):
-                self._count(to_class_numbers(pixels, path, self.code))
+                self.pixels.add(to_class_numbers(pixels, path, self.code))
         except UserError as error:
             findings.append(("unknown label", f"the label map {without_name(path, error)}"))
         return findings
 
-    def _count(self, labels: np.ndarray) -> None:
-        counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
-        with self.lock:  # several threads inspect
-            self.counts += counts
-            self.read += 1
-
     def _conclude(self) -> Findings:
-        """Return the problems that only all label maps together show, such as a class that has no pixel in any."""
-        names = self.code.classes.names
-        found = LabelStatistics(
-            names, self.counts[: len(names)], int(self.counts[IGNORE]), self.read, maps=len(self.pairs)
-        )
-        if not found.read:
-            return []
-        labelled = max(1, int(found.pixels.sum()))
-        fractions = zip(names, found.pixels.tolist(), strict=True)
-        self.report.per_class[self.layout.split] = {name: count / labelled for name, count in fractions}
-        if found.useless:
-            return [("nothing to learn or measure", found.useless)]
-        kind = "class without training pixels" if self.trains else "class without pixels"
-        problems = [(kind, f"no label map has a pixel of {name}") for name in found.absent]
-        if found.ignored_fraction > MOSTLY:
-            problems.append(("mostly ignored", f"{found.ignored_fraction:.0%} of all pixels are ignored"))
-        return problems
+        return self.pixels.problems(self.layout.split, self.report)
 
 
 def report_passed_over(folder: Path, suffixes: Sequence[str], split: str, report: CheckReport) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
+from backbones.common.outlines import run_lengths
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around, turned
@@ -124,15 +125,7 @@ def _mask(element: Element, size: tuple[int, int]) -> Shape:
     part = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width)
     whole = np.zeros((size[1], size[0]), bool)
     whole[top : top + height, left : left + width] = part
-    return [float(left), float(top), float(width), float(height)], run_lengths(whole)
-
-
-def run_lengths(mask: np.ndarray) -> Record:
-    """Return COCO's uncompressed run lengths of a mask `[H, W]`."""
-    flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
-    return {"size": list(mask.shape), "counts": [int(count) for count in counts]}
+    return [float(left), float(top), float(width), float(height)], dict(run_lengths(whole))
 
 
 SHAPES: dict[str, Callable[[Element, tuple[int, int]], Shape]] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.coco import RunLengths
 from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.image_finder import ImageFinder
 from backbones.common.images import open_image
+from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import Collector
@@ -60,7 +60,7 @@ def _add_objects(found: Collector, file: Path, label: str) -> None:
         return
     for number in np.unique(pixels[pixels > 0]).tolist():
         mask = pixels == number
-        found.add_object(label, box_around(mask), number, outline=dict(run_lengths(mask)))
+        found.add_object(label, box_of_mask(mask), number, outline=dict(run_lengths(mask)))
 
 
 def _class_name(root: Path) -> str:
@@ -111,18 +111,3 @@ def read_instance_map(path: Path) -> np.ndarray:
     if pixels.ndim != 2 or pixels.dtype.kind not in "bui":
         raise UserError(f"{path}: is a colour image; give each object a grey value or palette number of its own")
     return pixels.astype(np.int64)
-
-
-def run_lengths(mask: np.ndarray) -> RunLengths:
-    """Return a mask `[H, W]` bool as COCO's uncompressed run lengths."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    return {"counts": [0, *runs] if flat[0] else runs, "size": list(mask.shape)}
-
-
-def box_around(mask: np.ndarray) -> list[int]:
-    """Return left, top, width and height of the box around the pixels of a mask, which must not be empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbones.common.brush import decode_brush
+from backbones.common.brush_files import BrushExport
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.common.image_finder import ImageFinder
+from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers, turned
@@ -20,6 +23,9 @@ from detection.data.truth import Truth
 
 UNLABELLED = "tasks without an annotation, which are left out"
 FURTHER = "further annotations of the same task, which are left out"
+Shape = tuple[
+    list[object], list[list[float]] | Record, bool
+]  # box, polygons or run lengths, whether the box was turned
 TURNED = "turned boxes replaced by the box around them"
 
 
@@ -34,6 +40,10 @@ class LabelStudioLayout(FileLayout):
 
     def reads(self, path: Path) -> bool:
         return json_kind(path) == "label-studio"
+
+    def matches(self, root: Path) -> bool:
+        """Return whether a folder has this layout, and no masks in files that its tasks lack."""
+        return super().matches(root) and BrushExport.of(root) is None
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
         further = {name for file in others for name in _names(file)}
@@ -66,6 +76,9 @@ def _add_results(results: list[Record], image: Record, records: Collector) -> No
         labels = _labels(result)
         if not labels and result.get("id") not in labelled:
             records.note(NO_NAME)
+        if isinstance(shape, str):
+            records.refuse(ordinal, shape)
+            continue
         box, outline, is_turned = shape
         if is_turned and labels:
             records.note(TURNED)
@@ -73,9 +86,11 @@ def _add_results(results: list[Record], image: Record, records: Collector) -> No
             records.add_object(label, box, ordinal, outline=outline)
 
 
-def _shape(result: Record, width: int, height: int) -> tuple[list[object], list[list[float]], bool] | None:
-    """Return box and polygons of a result in pixels, and whether the box was turned; None if it has no box."""
+def _shape(result: Record, width: int, height: int) -> Shape | str | None:
+    """Return the shape of a result in pixels, None if it has no box, or what is wrong with it."""
     value = result["value"]
+    if isinstance(value.get("rle"), list):
+        return _stroke(value["rle"], (height, width))
     angle = as_number(value.get("rotation") or 0) or 0.0
     if "points" in value:
         points = numbers(value["points"])
@@ -105,6 +120,15 @@ def _shape(result: Record, width: int, height: int) -> tuple[list[object], list[
     return [*box_around(corners)], [corners], True
 
 
+def _stroke(runs: list[float], size: tuple[int, int]) -> Shape | str | None:
+    """Return box and run lengths of a stroke of the brush in an image of size (height, width)."""
+    try:
+        mask = decode_brush(runs, size)
+    except ValueError as error:
+        return f"the stroke of its brush is malformed ({error}); export it again"
+    return ([*box_of_mask(mask)], dict(run_lengths(mask)), False) if mask.any() else None
+
+
 def _results(task: Record, records: Collector) -> list[Record] | None:
     """Return the results of a task's annotation; None if nobody annotated the task."""
     given = task.get("annotations", task.get("completions"))
@@ -123,7 +147,7 @@ def _results(task: Record, records: Collector) -> list[Record] | None:
 
 
 def _is_minimal(value: object) -> bool:
-    return isinstance(value, dict) and {"x", "y", "points"} & value.keys() != set()
+    return isinstance(value, dict) and {"x", "y", "points", "rle"} & value.keys() != set()
 
 
 def _sides_of(value: Record) -> Record:

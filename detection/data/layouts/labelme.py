@@ -11,7 +11,9 @@ from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
+from backbones.common.labelme_masks import decode_mask
 from backbones.common.listing import visible
+from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
@@ -92,7 +94,7 @@ def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Rec
         named = _image_name(data.get("imagePath"), path.relative_to(folder), records.images)
         image = records.add_image(named, path, size=_size(data))
         if image is not None:
-            shapes += _add_shapes(data["shapes"], records)
+            shapes += _add_shapes(data["shapes"], (image["height"], image["width"]), records)
     found = {image["file_name"] for image in records.truth.data["images"]}
     unlabelled = len(records.images.files.keys() - found)
     if unlabelled:
@@ -100,8 +102,8 @@ def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Rec
     return records, shapes
 
 
-def _add_shapes(shapes: list[object], records: Collector) -> Iterator[Record]:
-    """Add the shapes of an image; yield those that have a class."""
+def _add_shapes(shapes: list[object], size: tuple[int, int], records: Collector) -> Iterator[Record]:
+    """Add the shapes of an image of size (height, width); yield those that have a class."""
     for ordinal, shape in enumerate(shapes, 1):
         if not isinstance(shape, dict):
             records.refuse(ordinal, "is not an object; fix the file")
@@ -113,15 +115,36 @@ def _add_shapes(shapes: list[object], records: Collector) -> Iterator[Record]:
         if points is None or len(points) % 2 or len(points) < (6 if kind == "polygon" else 4):
             records.refuse(ordinal, f"its points {str(shape.get('points'))[:60]} are no {kind}; fix the shape")
             continue
-        box, outline = box_around(points), []
-        if kind == "circle":
-            radius = math.dist(points[:2], points[2:4])
-            box = [points[0] - radius, points[1] - radius, 2 * radius, 2 * radius]
-        elif kind == "polygon":
-            outline = [points]
+        try:
+            box, outline = _outlined(kind, points, shape.get("mask"), size)
+        except ValueError as error:
+            records.refuse(ordinal, f"{error}; fix the shape")
+            continue
         records.add_object(shape.get("label"), box, ordinal, outline=outline)
         if isinstance(shape.get("label"), str) and shape["label"].strip():
             yield shape
+
+
+def _outlined(
+    kind: object, points: list[float], text: object, size: tuple[int, int]
+) -> tuple[list[float], list[list[float]] | Record]:
+    """Return box and outline of a shape; the outline is empty for rectangles and circles.
+
+    Args:
+        text: the shape's mask; a shape of type mask without one is its box.
+        size: height and width of the image.
+
+    Raises:
+        ValueError: the mask is malformed.
+    """
+    if kind == "circle":
+        radius = math.dist(points[:2], points[2:4])
+        return [points[0] - radius, points[1] - radius, 2 * radius, 2 * radius], []
+    if kind == "mask" and text is not None:
+        mask = decode_mask(text, (points[0], points[1], points[2], points[3]), size)
+        if mask.any():
+            return [float(side) for side in box_of_mask(mask)], dict(run_lengths(mask))
+    return box_around(points), [points] if kind in ("polygon", "oriented_rectangle") else []
 
 
 def _image_name(named: object, path: Path, images: ImageFinder) -> str:

@@ -1,4 +1,4 @@
-"""Decodes the run lengths of Label Studio's brush (the format of the JavaScript library rle-pack)."""
+"""Decodes and encodes the run lengths of Label Studio's brush (the format of the JavaScript library rle-pack)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 CHANNELS = 4  # the brush stores RGBA pixels; the last channel is the mask
+LENGTH = 16  # bits of the length of a run that `encode_brush` writes
 
 
 class BitReader:
@@ -67,3 +68,26 @@ def decode_brush(values: Sequence[float], size: tuple[int, int]) -> np.ndarray:
         found[start:end] = reader.number(word) if repeats else reader.numbers(end - start, word)
         start = end
     return found.reshape(*size, CHANNELS)[..., -1] > 0
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """Return the run lengths of a mask `[H, W]` bool as the brush stores them, a list of bytes."""
+    flat = mask.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(np.concatenate([starts, [flat.size]])) * CHANNELS
+    # Cut the runs that are longer than their number of bits allows.
+    parts = -(-lengths // 2**LENGTH)
+    last = lengths - (parts - 1) * 2**LENGTH
+    counts = np.full(parts.sum(), 2**LENGTH)
+    counts[np.cumsum(parts) - 1] = last
+    values = np.repeat(flat[starts], parts) * np.int64(255)
+    # A run: 1 for one repeated value, 3 for the index of its width, the length less one, the value.
+    words = (0b111 << (LENGTH + 8)) | (counts - 1) << 8 | values
+    head = [*_bits(np.array([flat.size * CHANNELS]), 32), *_bits(np.array([8 - 1]), 5)]
+    head += [*_bits(np.full(4, LENGTH - 1), 4)]
+    return np.packbits(np.concatenate([head, _bits(words, 3 + LENGTH + 8)]).astype(np.uint8)).tolist()
+
+
+def _bits(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Return the lowest `count` bits of numbers `[N]`, highest first, as `[N * count]`."""
+    return (numbers[:, None] >> np.arange(count)[::-1] & 1).ravel()
