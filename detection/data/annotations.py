@@ -259,11 +259,6 @@ class CocoAnnotations:
         crowd[kept] = False
         return replace(self, crowd=crowd)
 
-    def image_sizes(self) -> dict[int, tuple[int, int]]:
-        """Return height and width of the images in pixels, by image id."""
-        known = zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)
-        return {key: (int(height), int(width)) for key, (height, width) in known}
-
     def empty(self) -> np.ndarray:
         """Return for each image whether it has no objects `[I]`. Crowds are not objects."""
         objects = np.concatenate([[0], np.cumsum(~self.crowd)])

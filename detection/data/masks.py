@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from hotcoco import mask
 
+from backbones.common.datasets import SIZES_READ
 from backbones.common.images import MOST_PIXELS
 from backbones.common.outlines import decompressed, encode
 from backbones.errors import UserError
@@ -59,26 +60,32 @@ class ReadMasks:
         codes: compressed run lengths of each annotation; empty for crowds, which are not trained.
         kept: whether each annotation has a mask or needs none `[B]`.
         boxed: codes of the annotations whose mask is replaced by their box, by index.
+        spoiled: indices of the annotations that have neither a box with an area nor a usable mask.
     """
 
     codes: list[bytes]
     kept: np.ndarray
     boxed: dict[int, bytes]
+    spoiled: frozenset[int] = frozenset()
 
     def evaluated(self, truth: Truth, sizes: np.ndarray) -> Truth:
-        """Return the records with the masks that evaluation compares with: `truth` itself if all masks are usable.
+        """Return the records with the masks that evaluation compares with.
+
+        Objects without a usable mask have their box as their mask, or are left out. Objects with a usable mask count
+        even if their box has no area, as in COCO's evaluation. If nothing changes, `truth` itself is returned. If the
+        file lacks sizes of images, the records have them.
 
         Args:
             sizes: height and width of each annotation's image `[B, 2]`.
         """
-        if self.kept.all() and not self.boxed:
-            return truth
+        if self.kept.all() and not self.boxed and not self.spoiled:
+            return replace(truth, coco_file=None) if truth.notes[SIZES_READ] else truth
         records = []
         for index, record in enumerate(truth.data["annotations"]):
             if index in self.boxed:
                 text = self.boxed[index].decode()
                 record = {**record, "segmentation": {"size": sizes[index].tolist(), "counts": text}}
-            if self.kept[index]:
+            if self.kept[index] and index not in self.spoiled:
                 records.append(record)
         return replace(truth, data={**truth.data, "annotations": records}, coco_file=None)
 
@@ -96,7 +103,7 @@ def read_masks(
         sizes: height and width of each annotation's image `[B, 2]`.
         boxes: `[B, 4]` xyxy, inside the image.
         crowd: which annotations are crowds `[B]`.
-        usable: which annotations have a box with an area `[B]`. The others get no mask.
+        usable: which annotations have a box with an area `[B]`. The others are not trained.
         without_mask: whether an object without a usable mask is an error, has its box as its mask, is left out, or is
             kept without a mask.
 
@@ -123,7 +130,23 @@ def read_masks(
         what = "have their box as mask" if without_mask == "box" else "are left out"
         truth.notes[f"objects without a usable mask {what}"] += len(objects)
     codes = [b"" if crowd[index] or not kept[index] else boxed.get(index, code) for index, code in enumerate(codes)]
-    return ReadMasks(codes, kept, boxed)
+    spoiled = _spoiled(truth, sizes, np.flatnonzero(~usable).tolist()) if without_mask != "keep" else frozenset()
+    return ReadMasks(codes, kept, boxed, spoiled)
+
+
+def _spoiled(truth: Truth, sizes: np.ndarray, indices: Sequence[int]) -> frozenset[int]:
+    """Return which annotations have no usable mask, of those whose box has no area; count them."""
+    found = set()
+    for index in indices:
+        try:
+            code = _code(truth.data["annotations"][index].get("segmentation"), sizes[index])
+            if not mask.area({"size": sizes[index].tolist(), "counts": code}):
+                found.add(index)
+        except ValueError:
+            found.add(index)
+    if found:
+        truth.notes["objects with neither an area nor a usable mask are not evaluated"] += len(found)
+    return frozenset(found)
 
 
 def _code(outline: object, size: np.ndarray) -> bytes:

@@ -131,6 +131,27 @@ def test_unusable_masks_are_counted_and_can_be_replaced_or_dropped(write, kind: 
     assert write(*given, without_mask=None).masks is None  # boxes alone need no masks
 
 
+def test_evaluation_counts_masks_of_boxes_without_area_and_knows_the_sizes_of_images(write, tmp_path: Path):
+    """A flat box is not trained; its mask counts in evaluation if it is usable."""
+    given = [
+        annotation(1, [TRIANGLE], [10, 5, 20, 30]),
+        annotation(2, [TRIANGLE], [10, 5, 0, 30]),
+        annotation(3, [[1, 1]], [10, 5, 0, 30]),
+        annotation(4, [[10, 5, 10, 5, 10, 5]], [10, 5, 0, 30], iscrowd=1),
+    ]
+    for without_mask in ("error", "box", "drop"):
+        data = write(*given, without_mask=without_mask, bad_boxes="drop")
+        assert len(data.boxes) == 1 and data.dropped == 3
+        assert data.notes == {"objects with neither an area nor a usable mask are not evaluated": 2}
+        assert [record["id"] for record in json.loads(data.source)["annotations"]] == [1, 2]
+    assert write(*given[:2], bad_boxes="drop").source == tmp_path / "instances_train.json"
+    content = json.loads((tmp_path / "instances_train.json").read_text())
+    del content["images"][0]["width"]
+    (tmp_path / "instances_train.json").write_text(json.dumps(content))
+    sized = CocoAnnotations.read(tmp_path / "instances_train.json", tmp_path, without_mask="error", bad_boxes="drop")
+    assert [image["width"] for image in json.loads(sized.source)["images"]] == [SIZE[1]]
+
+
 def test_masks_that_reach_out_of_their_box_are_counted(write):
     data = write(annotation(1, [TRIANGLE], [12, 5, 10, 20]), annotation(2, [TRIANGLE], [11, 5, 20, 30]))
     assert data.notes == {"masks reach more than 2 pixels out of their box": 1}

@@ -21,7 +21,6 @@ from detection.data.folders import read_annotations
 from detection.options import DetectionDataOptions
 from tools.evaluation.detections import Detections, with_masks
 from tools.evaluation.engines import HotcocoEngine
-from tools.evaluation.mask_truth import mask_truth
 from tools.evaluation.reading import CATEGORY, IMAGE, read_results, result_records, result_rows
 from tools.evaluation.summary import LIMIT, summarize
 from tools.runs.folder import RunFolder
@@ -84,9 +83,8 @@ class EvaluatedDetections:
         Raises:
             UserError: a detection or an object has no usable mask.
         """
-        truth, path = self.annotations, self.run.folder / "detections.json"
-        without_mask = self.run.config.get("without_mask", "error")
-        engine = HotcocoEngine(mask_truth(truth.source, truth.image_sizes(), without_mask), masks=True)
+        source, path = self.annotations.source, self.run.folder / "detections.json"
+        engine = HotcocoEngine(source if isinstance(source, Path) else json.loads(source), masks=True)
         records, where = result_records(path)
         rows = result_rows(records, where, masks=True)
         outlines = [record["segmentation"] for record in records]
@@ -137,8 +135,10 @@ def read_truth(run: RunFolder, data: str | None) -> CocoAnnotations:
     options["layout"] = run.config.get("layout") if data is None else None
     names = {field.name for field in fields(CategoryOptions)}
     categories = CategoryOptions(**{name: value for name, value in run.config.items() if name in names})
+    options["without_mask"] = run.config.get("without_mask", "error")
     data_options = DetectionDataOptions(**options, bad_boxes="drop")
-    return read_annotations(data_options, side, absent_images="keep", categories=categories)
+    masks = bool(run.config.get("masks"))
+    return read_annotations(data_options, side, absent_images="keep", masks=masks, categories=categories)
 
 
 def _read_rows(run: RunFolder, images: Sequence[int], categories: Sequence[int], annotations: Path) -> np.ndarray:

@@ -36,7 +36,6 @@ from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
 from tools.engine.task import Meta, TaskPlan
 from tools.evaluation.evaluator import CocoEvaluator
-from tools.evaluation.mask_truth import mask_truth
 from tools.evaluation.summary import class_summary, format_table
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
@@ -175,7 +174,7 @@ class DetectionMeasure(Measure[CocoEvaluator]):
         truth, masks = self.data.annotations, self.options.model.masks
         source = truth.source if isinstance(truth.source, Path) else json.loads(truth.source)
         return CocoEvaluator(
-            mask_truth(truth.source, truth.image_sizes(), self.options.data.without_mask) if masks else source,
+            source,
             category_ids=truth.categories.ids,
             image_ids=truth.image_ids[self.data.indices].tolist(),
             engine=self.options.data.evaluator,

@@ -17,7 +17,6 @@ from backbones.errors import UserError
 from tools.eval_coco import main
 from tools.evaluation import CocoEvaluator, format_table
 from tools.evaluation.boundary import boundary
-from tools.evaluation.mask_truth import mask_truth
 from tools.evaluation.masks import compress_all
 from tools.evaluation.summary import METRICS, class_summary
 
@@ -452,23 +451,6 @@ def test_results_with_boxes_alone_are_refused(tmp_path: Path) -> None:
     words = ["--annotations", str(tmp_path / "gt.json"), "--detections", str(tmp_path / "dt.json"), "--iou", "segm"]
     with pytest.raises(UserError, match=r"dt\.json: result 0: `segmentation` is missing; add the masks"):
         main(words)
-
-
-def test_ground_truth_is_completed_as_for_training(tmp_path: Path) -> None:
-    """The size of an image comes from the reader; an unusable mask is replaced by its box, or its object left out."""
-    empty = code(pixels(0, 0, 0, 0))
-    path = tmp_path / "gt.json"
-    path.write_text(json.dumps(truth(SQUARE, [[1, 1]], empty)))
-    sizes = {5: (60, 80), 6: (60, 80)}
-    assert mask_truth(path, sizes, "error") == path
-    boxed, dropped = mask_truth(path, sizes, "box"), mask_truth(path.read_bytes(), sizes, "drop")
-    assert isinstance(boxed, dict) and isinstance(dropped, dict)
-    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
-    assert [record["segmentation"] for record in boxed["annotations"]] == [SQUARE, square, square]
-    assert [record["segmentation"] for record in dropped["annotations"]] == [SQUARE]
-    path.write_text(json.dumps(truth(SQUARE, size=(None, None))))  # type: ignore[arg-type]
-    completed = mask_truth(path, sizes, "error")
-    assert score(completed, [result(FULL)])["segm_AP"] == ONE
 
 
 @pytest.mark.parametrize("engine", ENGINES)
