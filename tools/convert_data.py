@@ -1,9 +1,10 @@
-"""Convert a detection data set from one layout to another, such as from CVAT's to COCO's.
+"""Convert a data set of boxes or of label maps from one layout to another, such as from CVAT's to COCO's.
 
     python tools/convert_data.py --data VOC2007 --to coco --output voc-as-coco --train-split trainval --val-split test
     python tools/convert_data.py --data coco --to yolo --output coco-as-yolo
     python tools/convert_data.py --data my-yolo --to voc --output my-voc --val-split null
     python tools/convert_data.py --annotations result.json --images photos --to yolo --output as-yolo
+    python tools/convert_data.py --data camvid --truth labels --to cvat --output camvid-as-cvat
 
 `--layout list` prints the layouts that are read. The splits of the new folder are called train, val and test.
 Images are hard-linked if possible, else copied. Whatever both layouts can represent is the same after a conversion
@@ -27,8 +28,8 @@ from tools.cli.ending import run
 from tools.cli.parsing import parse
 from tools.cli.plugins import PluginOptions
 
-WritableLayout = Literal[
-    "coco", "coco-roboflow", "voc", "yolo", "cvat", "labelme", "label-studio", "via", "open-images"
+WrittenLayout = Literal[
+    "coco", "coco-roboflow", "voc", "yolo", "cvat", "labelme", "label-studio", "via", "open-images", "folders", "beside"
 ]
 
 
@@ -38,7 +39,11 @@ class ConvertOptions:
 
     Args:
         output: folder to create.
-        to: the layout to write.
+        to: the layout to write. Label maps can be written as folders, beside (their images), voc, cvat, coco, labelme
+            and label-studio; boxes in all layouts but folders and beside.
+        truth: what to convert if a folder has both boxes and label maps, as VOC's, COCO's, LabelMe's and Label Studio's
+            have; auto means boxes.
+        ignore_index: number in label maps of pixels that do not count.
         data: folder of the data set, or YOLO's YAML file.
         layout: name of the layout of `data`; absent: recognised from the files; list prints all layouts.
         annotations: annotation file of data that is not split, in place of `data`.
@@ -50,7 +55,9 @@ class ConvertOptions:
     """
 
     output: str | None = None
-    to: WritableLayout | None = None
+    to: WrittenLayout | None = None
+    truth: Literal["auto", "boxes", "labels"] = "auto"
+    ignore_index: int = 255
     data: str | None = None
     layout: str | None = None
     annotations: str | None = None
@@ -69,6 +76,11 @@ class ConvertOptions:
         require(both, "annotations", self.annotations, "must be given together with --images")
         one = (self.data is None) != (self.annotations is None)
         require(one, "data", self.data, "name either --data, or --annotations and --images")
+        require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
+
+    def splits(self) -> dict[str, str | None]:
+        """Return the split of `data` for each split of the new folder."""
+        return {"train": self.train_split, "val": self.val_split, "test": self.test_split}
 
 
 @dataclass
@@ -81,22 +93,67 @@ class ConvertGroups:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert the data set and print the number of images and boxes of each split."""
+    """Convert the data set and print the number of images, and of boxes, of each split."""
     groups = parse(ConvertGroups, description=__doc__.splitlines()[0], argv=argv)
     options = groups.convert
 
-    from detection.data.convert import chosen_splits, convert  # imports torch
-    from detection.data.folders import list_layouts
+    from detection.data.folders import list_layouts  # imports torch
 
     groups.plugins.load()
     list_layouts(options.layout)
+    is_labels = _is_labels(options)
+    for line in (
+        _convert_labels(options, groups.categories) if is_labels else _convert_boxes(options, groups.categories)
+    ):
+        print(line)
+    print(f"{options.output}: train on it with tools/train_{'seg' if is_labels else 'det'}.py --data {options.output}")
+
+
+def _is_labels(options: ConvertOptions) -> bool:
+    """Return whether to convert label maps: the options say so, or the folder has no boxes but label maps."""
+    from detection.data.folders import has_layout
+    from segmentation.data.folders import has_layout as has_maps
+
+    root = Path(options.data or "")
+    if options.truth != "auto" or options.data is None or options.layout is not None:
+        require(options.truth != "labels" or options.data, "truth", options.truth, "needs --data")
+        return options.truth == "labels"
+    return not has_layout(root) and has_maps(root)
+
+
+def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> list[str]:
+    """Convert label maps; return a line for each split."""
+    from segmentation.data.convert import convert_maps, existing_splits
+    from segmentation.options import SegmentationDataOptions
+
+    source = Path(options.data or "")
+    data = SegmentationDataOptions(
+        ignore_index=options.ignore_index,
+        classes=categories.classes or "all",
+        drop_classes=categories.drop_classes,
+        merge_classes=categories.merge_classes,
+        rename=categories.rename,
+    )
+    return convert_maps(
+        source,
+        Path(options.output or ""),
+        to=options.to or "folders",
+        splits=existing_splits(source, options.splits()),
+        options=data,
+        keep_unused=categories.keep_unused,
+    )
+
+
+def _convert_boxes(options: ConvertOptions, categories: CategoryOptions) -> list[str]:
+    """Convert boxes; return a line for each split."""
+    from detection.data.convert import chosen_splits, convert
+
     source, splits = Path(options.data or options.annotations or ""), {"train": "train"}
     if options.annotations is None:
-        wanted = {"train": options.train_split, "val": options.val_split, "test": options.test_split}
-        splits, others = chosen_splits(source, wanted, layout=options.layout)
+        splits, others = chosen_splits(source, options.splits(), layout=options.layout)
         if others:
             print(f"splits of {source} that are not converted: {', '.join(others)}; name them with --train-split etc.")
-    for line in convert(
+    return convert(
         source,
         Path(options.output or ""),
         to=options.to or "coco",
@@ -104,10 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         splits=splits,
         images=None if options.images is None else Path(options.images),
         bad_boxes=options.bad_boxes,
-        categories=groups.categories,
-    ):
-        print(line)
-    print(f"{options.output}: train on it with tools/train_det.py --data {options.output}")
+        categories=categories,
+    )
 
 
 if __name__ == "__main__":

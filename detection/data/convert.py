@@ -18,10 +18,6 @@ from detection.data.tool_writers import TOOL_WRITERS
 from detection.data.truth import Truth
 from detection.data.writers import WRITERS, describe
 
-WritableLayout = Literal[
-    "coco", "coco-roboflow", "voc", "yolo", "cvat", "labelme", "label-studio", "via", "open-images"
-]
-
 KEEP_CLASSES = ("coco", "coco-roboflow", "voc", "yolo", "cvat")  # layouts that list classes apart from the objects
 
 
@@ -29,7 +25,7 @@ def convert(
     source: Path,
     output: Path,
     *,
-    to: WritableLayout,
+    to: str,
     splits: Mapping[str, str],
     layout: str | None = None,
     images: Path | None = None,
@@ -56,6 +52,10 @@ def convert(
     Raises:
         UserError: if the source is malformed or incomplete, the new layout cannot represent it, or `output` exists.
     """
+    writers = {**WRITERS, **TOOL_WRITERS}
+    if to not in writers:
+        hint = "pass --truth labels" if to in ("folders", "beside") else f"name one of {', '.join(writers)}"
+        raise UserError(f"--to {to}: is no layout of boxes; {hint}")
     if output.exists():
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
@@ -69,7 +69,7 @@ def convert(
         _drop(unused, truths.values())
     elif to in KEEP_CLASSES:
         unused = []
-    lines, writers = list[str](), {**WRITERS, **TOOL_WRITERS}
+    lines = list[str]()
 
     def write(folder: Path) -> None:
         for name, truth in truths.items():
@@ -109,7 +109,7 @@ def chosen_splits(
 def _read(
     source: Path,
     split: str,
-    to: WritableLayout,
+    to: str,
     layout: str | None,
     images: Path | None,
     bad_boxes: Literal["error", "drop"],
