@@ -51,6 +51,8 @@ class ConvertOptions:
         train_split: split of `data` that becomes train; auto: the split of this name, if there is one; null: none.
         val_split: split of `data` that becomes val; auto and null as above.
         test_split: split of `data` that becomes test; auto and null as above.
+        masks: write the masks of objects wherever the new layout can hold them (VOC's SegmentationObject, YOLO's
+            polygons, all layouts of tools but Open Images), even if its boxes are then those around the masks.
         bad_boxes: whether boxes that the new layout cannot represent are an error or are left out.
     """
 
@@ -65,6 +67,7 @@ class ConvertOptions:
     train_split: str | None = "auto"
     val_split: str | None = "auto"
     test_split: str | None = "auto"
+    masks: bool = False
     bad_boxes: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
@@ -162,6 +165,7 @@ def _convert_boxes(options: ConvertOptions, categories: CategoryOptions) -> list
         images=None if options.images is None else Path(options.images),
         bad_boxes=options.bad_boxes,
         categories=categories,
+        masks=options.masks,
     )
 
 

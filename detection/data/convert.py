@@ -16,8 +16,11 @@ from detection.data.folders import known_layout, open_file, open_split
 from detection.data.layouts.base import Reading
 from detection.data.tool_writers import TOOL_WRITERS
 from detection.data.truth import Truth
-from detection.data.writers import WRITERS, describe
+from detection.data.voc_writer import write_voc
+from detection.data.writers import Writer, describe, write_coco
+from detection.data.yolo_writer import write_yolo
 
+WRITERS: dict[str, Writer] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, **TOOL_WRITERS}
 KEEP_CLASSES = ("coco", "coco-roboflow", "voc", "yolo", "cvat")  # layouts that list classes apart from the objects
 
 
@@ -31,6 +34,7 @@ def convert(
     images: Path | None = None,
     bad_boxes: Literal["error", "drop"] = "error",
     categories: CategoryOptions = EVERY_CATEGORY,
+    masks: bool = False,
 ) -> list[str]:
     """Write a data set in another layout.
 
@@ -44,6 +48,8 @@ def convert(
         bad_boxes: whether boxes that the new layout cannot represent are errors or are left out.
         categories: classes to merge, rename and choose. If there are such changes, classes that no box of any split
             has are dropped, unless `categories.keep_unused`.
+        masks: write the masks of objects wherever the new layout can hold them, even if that changes boxes by a part
+            of a pixel. Otherwise boxes stay, and outlines that do not fit their box are left out and counted.
 
     Returns:
         For each split a line with the numbers of images and boxes, and of what the new layout cannot represent; and a
@@ -52,15 +58,16 @@ def convert(
     Raises:
         UserError: if the source is malformed or incomplete, the new layout cannot represent it, or `output` exists.
     """
-    writers = {**WRITERS, **TOOL_WRITERS}
-    if to not in writers:
-        hint = "pass --truth labels" if to in ("folders", "beside") else f"name one of {', '.join(writers)}"
+    if to not in WRITERS:
+        hint = "pass --truth labels" if to in ("folders", "beside") else f"name one of {', '.join(WRITERS)}"
         raise UserError(f"--to {to}: is no layout of boxes; {hint}")
     if output.exists():
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
         raise UserError("--train-split null: name at least one split")
-    truths = {name: _read(source, split, to, layout, images, bad_boxes, categories) for name, split in splits.items()}
+    truths = {
+        name: _read(source, split, to, layout, images, bad_boxes, categories, masks) for name, split in splits.items()
+    }
     if "voc" in (to, *(truth.layout for truth in truths.values())):
         _refuse_shared_images(truths)
     _refuse_different_classes(truths)
@@ -73,7 +80,7 @@ def convert(
 
     def write(folder: Path) -> None:
         for name, truth in truths.items():
-            lost = writers[to](folder, name, truth, drop=bad_boxes == "drop")
+            lost = WRITERS[to](folder, name, truth, drop=bad_boxes == "drop", masks=masks)
             lines.append(describe(name, truth, lost))
 
     create_once(output, is_complete=output.exists, write=write)
@@ -114,14 +121,15 @@ def _read(
     images: Path | None,
     bad_boxes: Literal["error", "drop"],
     categories: CategoryOptions,
+    masks: bool,
 ) -> Truth:
     """Read a split and check it as training does, except that boxes without area are allowed."""
     if images is not None:
-        truth = open_file(source, images, Reading(bad_boxes=bad_boxes))
+        truth = open_file(source, images, Reading(bad_boxes=bad_boxes, masks=masks))
     elif known_layout(source, layout).name == to:
         raise UserError(f"--to {to}: {source} already has this layout; name another layout")
     else:
-        truth = open_split(source, split, layout=layout, bad_boxes=bad_boxes)
+        truth = open_split(source, split, layout=layout, bad_boxes=bad_boxes, masks=masks)
     truth = truth.with_categories(categories)
     CocoAnnotations.of(truth, bad_boxes="drop")
     return truth

@@ -10,10 +10,14 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+
+from backbones.common.brush import encode_brush
 from backbones.common.datasets import Record
 from backbones.common.files import write_json
+from backbones.common.labelme_masks import encode_mask
+from backbones.common.outlines import box_of_mask, run_lengths
 from detection.data.layouts.coco_files import ROBOFLOW
-from detection.data.layouts.collector import box_around
 from detection.data.truth import Truth
 from detection.data.writers import (
     Lost,
@@ -27,15 +31,15 @@ from detection.data.writers import (
     refuse_other_size,
     stems_of,
 )
+from detection.data.written_masks import WrittenMasks
 
-NEAR = 0.01  # pixels; COCO's files round boxes and outlines to as many digits
 OPEN_IMAGES_HEADER = (
     *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),
     *("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"),
 )
 
 
-def write_roboflow(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+def write_roboflow(folder: Path, split: str, truth: Truth, *, drop: bool, masks: bool) -> Lost:
     """Write a split as Roboflow's COCO JSON: `SPLIT/_annotations.coco.json` beside the images."""
     for image in truth.data["images"]:
         link_image(truth, image, folder / _roboflow_name(split))
@@ -44,9 +48,10 @@ def write_roboflow(folder: Path, split: str, truth: Truth, *, drop: bool) -> Los
     return Lost()
 
 
-def write_cvat(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+def write_cvat(folder: Path, split: str, truth: Truth, *, drop: bool, masks: bool) -> Lost:
     """Write a split as CVAT for images 1.1: `SPLIT/annotations.xml` and `SPLIT/images/`."""
     names, lost = class_names(truth), Lost()
+    written = WrittenMasks(masks, lost)
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels")
@@ -59,33 +64,34 @@ def write_cvat(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
         for record in things:
             common = {"label": names[record["category_id"]], "source": "manual", "z_order": "0"}
             common["occluded"] = str(int(record.get("occluded") == "1"))
-            polygon = _polygon(record, lost)
+            polygon = written.polygon(record)
+            mask = None if polygon else _wanted_mask(written, record, image)
             x, y, width, height = record["bbox"]
             if polygon:
                 points = ";".join(f"{a!r},{b!r}" for a, b in zip(polygon[0::2], polygon[1::2], strict=True))
                 ElementTree.SubElement(element, "polygon", {**common, "points": points})
+            elif mask is not None:
+                ElementTree.SubElement(element, "mask", {**common, **_cvat_mask(mask)})
             else:
                 sides = {"xtl": x, "ytl": y, "xbr": x + width, "ybr": y + height}
                 corners = {key: repr(float(value)) for key, value in sides.items()}
                 ElementTree.SubElement(element, "box", {**common, **corners})
         link_image(truth, image, folder / split / "images")
+    written.note(truth)
     ElementTree.indent(root)
     (folder / split / "annotations.xml").write_bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
     return +lost
 
 
-def write_labelme(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+def write_labelme(folder: Path, split: str, truth: Truth, *, drop: bool, masks: bool) -> Lost:
     """Write a split for LabelMe: a JSON file beside each image in `SPLIT/`."""
     names, lost, stems = class_names(truth), Lost(), stems_of(truth)
+    written = WrittenMasks(masks, lost)
     for image, things in _objects(truth, lost):
         shapes: list[Record] = []
         for record in things:
-            polygon, (x, y, width, height) = _polygon(record, lost), record["bbox"]
-            points = polygon or [x, y, x + width, y + height]
-            pairs = [list(pair) for pair in zip(points[0::2], points[1::2], strict=True)]
-            kind = "polygon" if polygon else "rectangle"
-            shape = {"label": names[record["category_id"]], "points": pairs, "group_id": None, "description": ""}
-            shapes.append({**shape, "shape_type": kind, "flags": {}})
+            shape: Record = {"label": names[record["category_id"]], "group_id": None, "description": "", "flags": {}}
+            shapes.append({**shape, **_labelme_shape(record, image, written)})
         path = folder / split / f"{stems[image['id']]}.json"
         content: Record = {
             "version": "5.5.0",
@@ -96,34 +102,41 @@ def write_labelme(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost
         content |= {"imageData": None, "imageHeight": image["height"], "imageWidth": image["width"]}
         link_image(truth, image, folder / split)
         write_json(path, content)
+    written.note(truth)
     return +lost
 
 
-def write_label_studio(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+def write_label_studio(folder: Path, split: str, truth: Truth, *, drop: bool, masks: bool) -> Lost:
     """Write a split as Label Studio's JSON: `SPLIT/tasks.json` and `SPLIT/images/`."""
     names, lost, tasks = class_names(truth), Lost(), []
+    written = WrittenMasks(masks, lost)
     for number, (image, things) in enumerate(_objects(truth, lost), 1):
         results = [
             {"id": f"r{place}", "from_name": "label", "to_name": "image", "image_rotation": 0}
             | {"original_width": image["width"], "original_height": image["height"]}
-            | _label_studio_shape(record, image, names[record["category_id"]], lost)
+            | _label_studio_shape(record, image, names[record["category_id"]], written)
             for place, record in enumerate(things)
         ]
         address = f"/data/local-files/?d={image['file_name']}"
         annotation = {"id": number, "result": results, "was_cancelled": False, "ground_truth": False}
         tasks.append({"id": number, "data": {"image": address}, "annotations": [annotation], "predictions": []})
         link_image(truth, image, folder / split / "images")
+    written.note(truth)
     write_json(folder / split / "tasks.json", tasks)
     return +lost
 
 
-def write_via(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+def write_via(folder: Path, split: str, truth: Truth, *, drop: bool, masks: bool) -> Lost:
     """Write a split as a project of VIA 2: `SPLIT/via_project.json` and the images."""
     names, lost, images = class_names(truth), Lost(), {}
+    written = WrittenMasks(masks, lost)
     for image, things in _objects(truth, lost):
         regions = []
         for record in things:
-            polygon, (x, y, width, height) = _polygon(record, lost), record["bbox"]
+            polygon = written.polygon(record)
+            if not polygon and (masks or record.get("segmentation")):
+                polygon = written.traced(record, image)
+            x, y, width, height = record["bbox"]
             shape: Record = {"name": "rect", "x": x, "y": y, "width": width, "height": height}
             if polygon:
                 shape = {"name": "polygon", "all_points_x": polygon[0::2], "all_points_y": polygon[1::2]}
@@ -133,6 +146,7 @@ def write_via(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
         size = (folder / split / image["file_name"]).stat().st_size
         entry = {"filename": image["file_name"], "size": size, "regions": regions, "file_attributes": {}}
         images[f"{image['file_name']}{size}"] = entry
+    written.note(truth)
     options = dict.fromkeys(names.values(), "")
     attributes = {"region": {"class": {"type": "dropdown", "description": "", "options": options}}, "file": {}}
     project: Record = {"_via_settings": {"core": {"filepath": {}, "default_filepath": ""}, "project": {"name": split}}}
@@ -141,7 +155,7 @@ def write_via(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
     return +lost
 
 
-def write_open_images(folder: Path, split: str, truth: Truth, *, drop: bool) -> Lost:
+def write_open_images(folder: Path, split: str, truth: Truth, *, drop: bool, masks: bool) -> Lost:
     """Write a split as Open Images' CSV files: `SPLIT-annotations-bbox.csv`, `class-descriptions.csv` and `SPLIT/`.
 
     A crowd is a group. The files do not list images without objects.
@@ -198,23 +212,40 @@ def _objects(truth: Truth, lost: Lost, *, keeps: Collection[str] = ()) -> Iterab
         yield image, kept
 
 
-def _polygon(record: Record, lost: Lost) -> list[float]:
-    """Return the polygon of an annotation if it is one, and the box around it is the annotation's; otherwise []."""
-    outline = record.get("segmentation")
-    if not outline:
-        return []
-    if isinstance(outline, list) and len(outline) == 1 and len(outline[0]) >= 6:
-        around = box_around(outline[0])
-        if all(abs(a - b) <= NEAR for a, b in zip(around, record["bbox"], strict=True)):
-            return [float(value) for value in outline[0]]
-    lost["outlines"] += 1
-    return []
+def _wanted_mask(written: WrittenMasks, record: Record, image: Record) -> np.ndarray | None:
+    """Return the mask of an annotation; None if it has no outline and none is asked for, or if it cannot be held."""
+    return written.mask(record, image) if written.wanted or record.get("segmentation") else None
 
 
-def _label_studio_shape(record: Record, image: Record, name: str, lost: Lost) -> Record:
+def _cvat_mask(mask: np.ndarray) -> dict[str, str]:
+    """Return CVAT's attributes of a mask `[H, W]`: its box, and the lengths of runs in the rows of the box."""
+    left, top, width, height = box_of_mask(mask)
+    part = mask[top : top + height, left : left + width]
+    runs = run_lengths(part.T)["counts"]  # COCO's run lengths go down the columns
+    sides = {"left": left, "top": top, "width": width, "height": height}
+    return {"rle": ", ".join(map(str, runs)), **{name: str(side) for name, side in sides.items()}}
+
+
+def _labelme_shape(record: Record, image: Record, written: WrittenMasks) -> Record:
+    """Return type and points of a shape, and its mask."""
+    polygon = written.polygon(record)
+    mask = None if polygon else _wanted_mask(written, record, image)
+    if mask is not None:
+        text, corners = encode_mask(mask)
+        return {"shape_type": "mask", "points": corners, "mask": text}
+    x, y, width, height = record["bbox"]
+    points = polygon or [x, y, x + width, y + height]
+    pairs = [list(pair) for pair in zip(points[0::2], points[1::2], strict=True)]
+    return {"shape_type": "polygon" if polygon else "rectangle", "points": pairs}
+
+
+def _label_studio_shape(record: Record, image: Record, name: str, written: WrittenMasks) -> Record:
     """Return type and value of a result. Coordinates are percentages of the image's sides."""
     across, down = 100 / image["width"], 100 / image["height"]
-    polygon, (x, y, width, height) = _polygon(record, lost), record["bbox"]
+    polygon, (x, y, width, height) = written.polygon(record), record["bbox"]
+    mask = None if polygon else _wanted_mask(written, record, image)
+    if mask is not None:
+        return {"type": "brushlabels", "value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": [name]}}
     if polygon:
         points = [[a * across, b * down] for a, b in zip(polygon[0::2], polygon[1::2], strict=True)]
         return {"type": "polygonlabels", "value": {"points": points, "closed": True, "polygonlabels": [name]}}

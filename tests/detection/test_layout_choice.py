@@ -25,14 +25,13 @@ from tool_exports import (
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.convert import WritableLayout, convert
+from detection.data.convert import WRITERS, convert
 from detection.data.folders import layout_of, open_split, read_annotations, splits_of
 from detection.data.layouts.known import BUILT_IN
 from detection.data.layouts.yolo_places import NO_LABELS
-from detection.data.tool_writers import TOOL_WRITERS
 from detection.data.truth import Truth
-from detection.data.writers import WRITERS
 from detection.options import DetectionDataOptions
+from segmentation.data.convert import MapLayout
 from tools import convert_data
 
 
@@ -369,13 +368,12 @@ def table() -> dict[str, list[str]]:
 
 def test_the_page_lists_the_layouts_and_what_can_be_written():
     assert list(table()) == sorted(BUILT_IN, key=list(table()).index) and set(table()) == set(BUILT_IN)
-    writers = {**WRITERS, **TOOL_WRITERS}
-    assert {name: cells[2] == "yes" for name, cells in table().items()} == {n: n in writers for n in BUILT_IN}
-    assert set(writers) == set(get_args(convert_data.WritableLayout)) == set(get_args(WritableLayout))
+    assert {name: cells[2] == "yes" for name, cells in table().items()} == {n: n in WRITERS for n in BUILT_IN}
+    assert {*WRITERS, *get_args(MapLayout)} == set(get_args(convert_data.WrittenLayout))
     assert {cells[0] + cells[1] for cells in table().values()} == {"yesyes"}  # tests/detection/test_exports.py
 
 
-@pytest.mark.parametrize("layout", sorted({**WRITERS, **TOOL_WRITERS}))
+@pytest.mark.parametrize("layout", sorted(WRITERS))
 def test_masks_are_read_from_the_layouts_that_the_page_names(tmp_path: Path, layout: str):
     root = made(tmp_path, "fiftyone-coco")
     content = json.loads((root / "labels.json").read_text())
@@ -383,8 +381,8 @@ def test_masks_are_read_from_the_layouts_that_the_page_names(tmp_path: Path, lay
         x, y, width, height = record["bbox"]
         record["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
     (root / "labels.json").write_text(json.dumps(content))
-    convert(root, tmp_path / "new", to=layout, splits={"train": "train"})
-    truth = open_split(tmp_path / "new", "train")
+    convert(root, tmp_path / "new", to=layout, splits={"train": "train"}, masks=True)
+    truth = open_split(tmp_path / "new", "train", masks=True)
     if table()[layout][3] == "yes":
         data = CocoAnnotations.of(truth, without_mask="error")
         assert data.masks is not None and len(data.masks.ends) == 3 + 1

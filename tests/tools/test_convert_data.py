@@ -12,10 +12,12 @@ import pytest
 from conftest import ROOT, CocoFolder, VocFolder
 from PIL import Image
 
+from backbones.common.outlines import paint, run_lengths
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.convert import convert
 from detection.data.folders import open_split
+from detection.runs import bitmaps
 from tools import convert_data
 from tools.cli import ending
 
@@ -192,6 +194,68 @@ def test_formats_of_tools_come_back(odd: CocoFolder, tmp_path: Path, to: Any):
     outlines = [a.get("segmentation") for a in open_split(tmp_path / "again", "train").data["annotations"]]
     if to != "open-images":
         assert outlines[0] == [pytest.approx([10, 5, 29.5, 5, 20, 35])]
+
+
+DISC = (np.hypot(*(np.mgrid[:40, :60] - np.array([20, 30])[:, None, None])) < 15).astype(np.uint8)
+RING = np.where(np.hypot(*(np.mgrid[:40, :60] - np.array([20, 30])[:, None, None])) < 6, 0, DISC)
+
+
+def masked(coco: CocoFolder) -> list[np.ndarray]:
+    """Give a data set three objects with masks: a polygon, two parts, and a ring as run lengths. Return the masks."""
+    parts = [[40.0, 1, 50, 1, 50, 9, 40, 9], [55.0, 20, 58, 30, 52, 30]]
+    outlines: list[Any] = [[[2.0, 3.5, 12.0, 3.0, 7.0, 20.0]], parts]
+    outlines.append(dict(run_lengths(RING.astype(bool))))
+    boxes = [[2, 3, 10, 17], [40, 1, 18.4, 29], [16, 6, 29, 29]]
+    coco.data |= {"images": coco.data["images"][:1], "categories": [{"id": 18, "name": "dog"}]}
+    coco.data["annotations"] = [
+        {"id": n, "image_id": coco.data["images"][0]["id"], "category_id": 18, "bbox": box, "area": 9, "iscrowd": 0}
+        | {"segmentation": outline}
+        for n, (outline, box) in enumerate(zip(outlines, boxes, strict=True), 1)
+    ]
+    coco.write()
+    return [paint(outline, (40, 60)) for outline in outlines]
+
+
+def masks_in(root: Path) -> list[np.ndarray]:
+    data = CocoAnnotations.of(open_split(root, "train", masks=True), without_mask="error")
+    return list(bitmaps(data.strips_of(0), len(data.boxes), (40, 60)))
+
+
+@pytest.mark.parametrize("to", ["voc", "yolo", "cvat", "labelme", "label-studio", "via", "coco-roboflow"])
+def test_masks_come_back_from_every_layout_that_holds_them(coco: CocoFolder, tmp_path: Path, to: Any):
+    """Every pixel comes back, also of a mask in two parts and of a ring, which are polygons in YOLO and VIA."""
+    expected = masked(coco)
+    (line,) = convert(coco.root, tmp_path / "new", to=to, splits={"train": "train"}, masks=True)
+    polygons = "; masks written as one polygon each (IoU 1.0000 on average, 1.0000 at least): 2"
+    assert (polygons in line) == (to in ("yolo", "via")) and "left out" not in line
+    convert(tmp_path / "new", tmp_path / "again", to="coco", splits={"train": "train"}, masks=True)
+    for found in (masks_in(tmp_path / "new"), masks_in(tmp_path / "again")):
+        assert len(found) == 3
+        for mask, other in zip(found, expected, strict=True):
+            assert np.array_equal(mask, other)
+
+
+def test_what_happens_to_masks_is_named(coco: CocoFolder, tmp_path: Path):
+    """Overlapping masks in VOC, an object without a mask, and outlines that do not fit their boxes."""
+    masked(coco)
+    disc = {"id": 4, "image_id": 5, "category_id": 18, "bbox": [16, 6, 29, 29], "area": 9, "iscrowd": 0}
+    coco.data["annotations"] += [{**disc, "segmentation": dict(run_lengths(DISC.astype(bool)))}, {**disc, "id": 5}]
+    coco.write()
+    ends = {
+        "voc": "left out: 1 masks of objects (they have none or a malformed one, so that their box is written), "
+        "1 parts of masks that a later object covers",
+        "yolo": "masks written as one polygon each (IoU 1.0000 on average, 1.0000 at least): 3; boxes that the new "
+        "layout replaces by those around their masks: 1; left out: 1 masks of objects (they have none or a malformed "
+        "one, so that their box is written)",
+    }
+    for to, end in ends.items():
+        lines = convert(coco.root, tmp_path / to, to=to, splits={"train": "train"}, masks=True)
+        assert lines[0].endswith(end), lines
+    # Without --masks, boxes stay, and outlines that fit their box are kept where the layout has masks.
+    lines = convert(coco.root, tmp_path / "labelme", to="labelme", splits={"train": "train"})
+    assert lines[0] == "train: 1 image, 5 boxes; left out: 1 outlines"
+    boxes = [a["bbox"] for a in open_split(tmp_path / "labelme", "train").data["annotations"]]
+    assert boxes == [a["bbox"] for a in coco.data["annotations"]]
 
 
 def test_classes_without_objects_are_named_where_the_new_layout_cannot_hold_them(coco: CocoFolder, tmp_path: Path):

@@ -17,7 +17,7 @@ from torch import Tensor
 from backbones.common.files import JsonObject, write_json, write_text
 from backbones.errors import UserError, counted
 from detection.data.annotations import CategoryMap
-from detection.data.writers import annotation_element, object_element
+from detection.data.voc_writer import annotation_element, object_element
 from detection.results import Detections
 from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import QUALITY, write_bytes

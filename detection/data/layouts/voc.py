@@ -32,6 +32,7 @@ from detection.data.truth import (
 )
 
 LISTS = Path("ImageSets", "Main")
+INSTANCES = "SegmentationObject"  # folder of instance maps
 FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FURTHEST = 2**31  # pixels; limit of coordinates
@@ -90,7 +91,7 @@ class VocLayout(Layout):
         names = _listed(root, split, how.on_problem)
         others = set(visible(folder, "**/*.xml"))
         classes = listed if listed.is_file() else None
-        path, maps = root / LISTS / f"{split}.txt", root / "SegmentationObject"
+        path, maps = root / LISTS / f"{split}.txt", root / INSTANCES
         places = VocPlaces("voc", path, folder, root / "JPEGImages", classes, others, maps if maps.is_dir() else None)
         return read_voc_files(places, names, how)
 
