@@ -52,12 +52,15 @@ def box_losses(
             boxes.
     """
     classifier = F.cross_entropy(logits, labels)
-    positive = torch.where(labels > 0)[0]
-    own = deltas.unflatten(1, (-1, 4))[positive, labels[positive]]
+    # Compute the box loss of every RoI and mask the background: the number of positives would have to be read.
+    positive = (labels > 0)[:, None]
+    own = deltas.unflatten(1, (-1, 4)).gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0]
     if kind == "smooth_l1":
-        true_deltas = coder.encode_single(truth, boxes)[positive]
-        regression = F.smooth_l1_loss(own, true_deltas, beta=BETA, reduction="sum")
+        true_deltas = torch.where(positive, coder.encode_single(truth, boxes), 0)
+        each = F.smooth_l1_loss(own, true_deltas, beta=BETA, reduction="none")
     else:
-        moved = coder.decode_single(at_least_fp32(own), boxes[positive]).reshape(-1, 4)
-        regression = IOU_WEIGHT * IOU_LOSSES[kind](moved, truth[positive], reduction="sum")
-    return classifier, regression / labels.numel()
+        # Every background RoI is compared with itself, so that the values it is masked by are finite.
+        moved = coder.decode_single(at_least_fp32(own), boxes).reshape(-1, 4)
+        pair = torch.where(positive, moved, boxes), torch.where(positive, truth, boxes)
+        each = IOU_WEIGHT * IOU_LOSSES[kind](*pair, reduction="none")[:, None]
+    return classifier, torch.where(positive, each, 0).sum() / labels.numel()

@@ -11,8 +11,9 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import clip_boxes_to_image
 
 from backbones.common.precision import at_least_fp32
+from detection.box_coder import CachedBoxCoder
 from detection.box_predictor import BoxPredictor
-from detection.matching import ignore_negatives
+from detection.matching import has_regions, ignore_negatives
 from detection.necks import BoxHead
 from detection.roi_heads import RoIHeads, Sampled, Scored
 
@@ -38,7 +39,7 @@ class CascadeHeads(RoIHeads):
         self.later_predictors = nn.ModuleList(
             BoxPredictor(width, num_classes + 1, class_agnostic=True) for _ in box_heads[1:]
         )
-        self.coders = [BoxCoder(weights) for weights in DELTA_WEIGHTS[: len(box_heads)]]
+        self.coders = [CachedBoxCoder(weights) for weights in DELTA_WEIGHTS[: len(box_heads)]]
         self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in IOUS[: len(box_heads)]]
         # Predictions are relative to the boxes of the stage before the last.
         self.box_coder = self.coders[-1]
@@ -91,7 +92,8 @@ class CascadeHeads(RoIHeads):
         classes = [target["labels"] for target in targets]
         found = [self._assign(*image, matcher) for image in zip(boxes, truth, classes, strict=True)]
         matches, labels = map(list, zip(*found, strict=True))
-        return Sampled(boxes, matches, ignore_negatives(labels, boxes, targets), self._matched(truth, matches))
+        labels = ignore_negatives(labels, boxes, targets)
+        return Sampled(boxes, matches, labels, self._matched(truth, matches), has_regions(targets))
 
 
 def _moved(deltas: Tensor, boxes: list[Tensor], coder: BoxCoder, image_shapes: list[tuple[int, int]]) -> list[Tensor]:

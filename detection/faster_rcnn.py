@@ -68,11 +68,22 @@ class FasterRCNN(GeneralizedRCNN):
         """Return the losses in training mode, else the detections.
 
         Raises:
-            UserError: in training mode, a target is malformed; the message names image and box.
+            UserError: in training mode, the targets are missing, or one is malformed; the message names image and box.
         """
-        if self.training and targets is not None:
-            targets = self._checked(targets, images)
-        return super().forward(images, targets)
+        if not self.training:
+            sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+            batch, _ = self.transform(images)
+            features = self.backbone(batch.tensors)
+            proposals, _ = self.rpn(batch, features)
+            detections, _ = self.roi_heads(features, proposals, batch.image_sizes)
+            return self.transform.postprocess(detections, batch.image_sizes, sizes)
+        if targets is None:
+            raise UserError("targets: missing in training mode; give a dict for each image, or call model.eval() first")
+        batch, scaled = self.transform(images, self._checked(targets, images))
+        features = self.backbone(batch.tensors)
+        proposals, losses = self.rpn(batch, features, scaled)
+        _, more = self.roi_heads(features, proposals, batch.image_sizes, scaled)
+        return {**more, **losses}
 
     def _checked(self, targets: list[dict[str, Tensor]], images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return the targets after checking them, with masks as strips, or without masks if the model has none."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from backbones.common import devices
+
 PAIRS = 1 << 20  # pairs of a true box and another box whose IoUs are held at a time: about 30 MB with all temporaries
 IGNORED_FRACTION = 0.5  # of a negative's area inside one ignored region, from which the negative takes no loss
 IGNORE = -1  # label that torchvision's samplers leave out
@@ -30,6 +32,8 @@ def match_boxes(truth: Tensor, boxes: Tensor, matcher: Matcher) -> Tensor:
     """
     best, nearest = truth.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     highest, peaks = truth.new_zeros(len(truth)), []
+    waits = devices.reading_waits(boxes.device)
+    finds_peaks = matcher.allow_low_quality_matches and not waits
     for block, rows, overlaps in _blocks(truth, boxes):
         # Find the true box of the highest IoU for each box of the block.
         best[block], indices = overlaps.max(dim=0)
@@ -38,14 +42,19 @@ def match_boxes(truth: Tensor, boxes: Tensor, matcher: Matcher) -> Tensor:
         # Remember the boxes that have the highest IoU of the block for each true box.
         tops = overlaps.max(dim=1).values
         highest[rows] = torch.maximum(highest[rows], tops)
+        if not finds_peaks:
+            continue
         row, column = torch.where((overlaps == tops[:, None]) & (tops > 0)[:, None])
         peaks.append((rows[row], column + block.start, tops[row]))
     # Apply the two thresholds.
     matches = nearest.clone()
     matches[best < matcher.low_threshold] = matcher.BELOW_LOW_THRESHOLD
     matches[(best >= matcher.low_threshold) & (best < matcher.high_threshold)] = matcher.BETWEEN_THRESHOLDS
-    if matcher.allow_low_quality_matches:
-        # Match the boxes of the highest IoU of each true box, however low it is (Faster R-CNN, section 3.1.2).
+    # Match the boxes of the highest IoU of each true box, however low it is (Faster R-CNN, section 3.1.2).
+    if matcher.allow_low_quality_matches and waits:
+        is_closest = torch.cat([(iou == highest[:, None]).any(dim=0) for _, _, iou in _blocks(truth, boxes)])
+        matches = torch.where(is_closest, nearest, matches)
+    elif matcher.allow_low_quality_matches:
         row, column, top = (torch.cat(parts) for parts in zip(*peaks, strict=True))
         # If some true box overlaps no box, its highest IoU is 0, which it has with every box.
         closest = slice(None) if (highest == 0).any() else column[top == highest[row]]
@@ -57,9 +66,10 @@ def _blocks(truth: Tensor, boxes: Tensor) -> Iterator[tuple[slice, Tensor, Tenso
     """Yield blocks of B boxes: their slice, indices `[K]` of true boxes that may overlap, and IoUs `[K, B]`."""
     step = max(1, PAIRS // len(truth))
     everything = torch.arange(len(truth), device=truth.device)
+    takes_all = step >= len(boxes) or devices.reading_waits(boxes.device)
     for begin in range(0, len(boxes), step):
         block = slice(begin, min(begin + step, len(boxes)))
-        rows = everything if step >= len(boxes) else _near(truth, boxes[block])
+        rows = everything if takes_all else _near(truth, boxes[block])
         if len(rows):
             yield block, rows, box_iou(truth[rows], boxes[block])
 
@@ -83,8 +93,15 @@ def ignore_negatives(labels: list[Tensor], boxes: list[Tensor], targets: list[di
         boxes: for each image, its boxes `[B, 4]` xyxy.
         targets: may hold `ignore` `[K, 4]` xyxy.
     """
+    if not has_regions(targets):
+        return labels
     changed = [_ignore_negatives(*image) for image in zip(labels, boxes, targets, strict=True)]
     return changed if any((label >= 0).any() for label in changed) else labels
+
+
+def has_regions(targets: list[dict[str, Tensor]]) -> bool:
+    """Return whether any image has ignored regions."""
+    return any(len(target.get("ignore", ())) for target in targets)
 
 
 def _ignore_negatives(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:

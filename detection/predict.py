@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
 from backbones.common.precision import at_least_fp32
@@ -25,7 +24,7 @@ from backbones.errors import UserError
 from backbones.fold import Folds
 from detection.faster_rcnn import FasterRCNN
 from detection.masks import encode
-from detection.preprocess import Preprocessor
+from detection.preprocess import Preprocessor, resize_boxes
 from detection.soft_nms import soft_nms as apply_soft_nms
 
 PROPOSAL_NMS = 0.7  # IoU above which a proposal repeats a better one, as in the RPN

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from backbones.common.constants import constant
 from detection.strips import scaled
 
 LEAST_SIDE = 1e-2  # pixels of a box's side after resizing
@@ -30,6 +32,17 @@ class InputDescription(TypedDict):
     std: list[float]
 
 
+def resize_boxes(boxes: Tensor, size: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Return boxes `[N, 4]` xyxy of an image of a size (height, width) after the image is resized to a new size.
+
+    The result equals torchvision's, which makes four tensors on the device.
+    """
+    # Divide in float32, as torchvision does.
+    height, width = (float(np.float32(after) / np.float32(before)) for after, before in zip(new, size, strict=True))
+    left, top, right, bottom = boxes.unbind(1)
+    return torch.stack([left * width, top * height, right * width, bottom * height], dim=1)
+
+
 class Preprocessor(GeneralizedRCNNTransform):
     """Normalises and resizes images, pads them to a batch, and maps detections back to the original pixels.
 
@@ -43,19 +56,26 @@ class Preprocessor(GeneralizedRCNNTransform):
     def __init__(self, mean: Sequence[float], std: Sequence[float], *, min_size: int, max_size: int) -> None:
         super().__init__(min_size, max_size, list(mean), list(std))
 
+    def torch_choice(self, k: list[int]) -> int:
+        """Return the only short side. Draw a random number as torchvision does, so that equal seeds stay equal."""
+        torch.rand(1)
+        return k[0]
+
     def normalize(self, image: Tensor) -> Tensor:
         """Normalise an image in 0..1, or uint8 in 0..255, with the model's mean and std."""
-        return super().normalize(image / 255 if image.dtype == torch.uint8 else image)
+        image = image / 255 if image.dtype == torch.uint8 else image
+        mean, std = (constant(tuple(each), like=image) for each in (self.image_mean, self.image_std))
+        return (image - mean[:, None, None]) / std[:, None, None]
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Resize an image `[C, H, W]`, and the boxes, masks and ignored regions of its target in the same way."""
         chosen = None if target is None else target.get("short_side")
         if chosen is None and not self._is_thin(image):
-            resized, target = super().resize(image, target)
+            resized, _ = super().resize(image)
         else:
             resized = self._resize_to(image, self.min_size[-1] if chosen is None else int(chosen))
-            if target is not None:
-                target["boxes"] = resize_boxes(target["boxes"], image.shape[-2:], resized.shape[-2:])
+        if target is not None:
+            target["boxes"] = resize_boxes(target["boxes"], image.shape[-2:], resized.shape[-2:])
         if target is not None:
             # Rounding can make the sides of a tiny box equal; the logarithm of its size must be finite.
             corner, end = target["boxes"].split(2, dim=1)
@@ -75,8 +95,9 @@ class Preprocessor(GeneralizedRCNNTransform):
     ) -> list[dict[str, Tensor]]:
         """Map boxes back to the original pixels. Masks stay as they are, on grids over their boxes."""
         masks = [each.pop("masks", None) for each in result]
-        found = super().postprocess(result, image_shapes, original_image_sizes)
-        return [each if own is None else {**each, "masks": own} for each, own in zip(found, masks, strict=True)]
+        for each, shape, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            each["boxes"] = resize_boxes(each["boxes"], shape, size)
+        return [each if own is None else {**each, "masks": own} for each, own in zip(result, masks, strict=True)]
 
     def _is_thin(self, image: Tensor) -> bool:
         """Return whether an image is so thin that its short side would be resized to less than a pixel."""

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops._utils import convert_boxes_to_roi_format
 from torchvision.ops.poolers import LevelMapper
 
 from backbones import FeatureInfo
+from backbones.common import devices
 
 CANONICAL_SIDE = 224  # pixels: a box of this side is read from level 4, stride 16
 
@@ -43,19 +45,39 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Return the features `[R, C, size, size]` of each image's boxes `[B, 4]` xyxy in pixels of the input."""
         maps = [x[name] for name in self.featmap_names]
-        if not self._by_rows(maps[0]):
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return super().forward(x, boxes, image_shapes)
+        align = align_by_rows if self._by_rows(maps[0]) else align_by_levels
         size, samples = self.output_size[0], self.sampling_ratio
-        return align_by_rows(maps, self.scales, boxes, self.map_levels(boxes), size=size, samples=samples)
+        return align(maps, self.scales, boxes, self.map_levels(boxes), size=size, samples=samples)
 
     def _by_rows(self, features: Tensor) -> bool:
         """Return whether to compute sums of weighted feature vectors (rows) instead of calling torchvision's operator.
 
-        Predictions in fp32 use the operator, so that they equal torchvision's exactly. Exported programs use it too.
+        Predictions in fp32 use the operator, so that they equal torchvision's exactly.
         """
-        has_gain = features.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        on_cpu = features.device.type == "cpu" and not devices.reading_waits(features.device)
+        has_gain = on_cpu or torch.are_deterministic_algorithms_enabled()
         exact = not self.training and features.dtype == torch.float32
-        return has_gain and not exact and not torch.compiler.is_compiling()
+        return has_gain and not exact
+
+
+def align_by_levels(
+    maps: Sequence[Tensor], scales: Sequence[float], boxes: list[Tensor], levels: Tensor, *, size: int, samples: int
+) -> Tensor:
+    """Return what `MultiScaleRoIAlign` returns, but read the numbers of boxes of all levels together.
+
+    The arguments are those of `align_by_rows`.
+    """
+    rois = convert_boxes_to_roi_format(boxes)
+    if len(maps) == 1:
+        return roi_align(maps[0], rois, size, scales[0], samples)
+    order = levels.argsort(stable=True)
+    counts = (levels[:, None] == torch.arange(len(maps), device=levels.device)).sum(0).tolist()
+    pooled = maps[0].new_zeros((len(rois), maps[0].shape[1], size, size))
+    for features, scale, chosen in zip(maps, scales, order.split(counts), strict=True):
+        pooled[chosen] = roi_align(features, rois[chosen], size, scale, samples).to(pooled.dtype)
+    return pooled
 
 
 def align_by_rows(

@@ -14,13 +14,17 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 
 from backbones.blocks import recomputed
+from backbones.common import devices
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
 from backbones.norm import fixed_statistics
+from detection.box_coder import CachedBoxCoder
 from detection.box_predictor import BoxPredictor, box_losses
 from detection.mask_head import MaskParts, mask_loss
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.necks import BoxHead, MapHead
+from detection.sampling import sample_rois
+from detection.suppression import detections_of_images
 
 
 class Scored(NamedTuple):
@@ -45,12 +49,14 @@ class Sampled(NamedTuple):
         objects: index of the true object of each RoI `[S]`.
         labels: class of each RoI `[S]`; 0 is the background, and RoIs of -1 are not used.
         truth: true box of each RoI `[S, 4]`; that of the background is not read.
+        may_ignore: whether labels may be -1.
     """
 
     boxes: list[Tensor]
     objects: list[Tensor]
     labels: list[Tensor]
     truth: list[Tensor]
+    may_ignore: bool = False
 
 
 class RoIHeads(TorchvisionRoIHeads):
@@ -103,6 +109,7 @@ class RoIHeads(TorchvisionRoIHeads):
             mask_head=masks and masks.head,
             mask_predictor=masks and masks.predictor,
         )
+        self.box_coder = CachedBoxCoder((10.0, 10.0, 5.0, 5.0))  # the inverse of the deltas' std
         self.context, self.box_loss = context, box_loss
         self.recomputes = False  # compute the heads again in the backward pass
         self.mask_side = 0 if masks is None else masks.side  # cells along a side of a mask
@@ -232,8 +239,8 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[Tensor, Tensor]:
         """Return the classification and box losses of RoIs, averaged over the RoIs of all processes in training."""
         labels, boxes, truth = (torch.cat(part) for part in (sampled.labels, sampled.boxes, sampled.truth))
-        if bool((labels < 0).any()):
-            used = labels >= 0
+        if sampled.may_ignore:
+            used = torch.where(labels >= 0)[0]
             logits, deltas, labels, boxes, truth = (each[used] for each in (logits, deltas, labels, boxes, truth))
         # Turn the means over this process's samples into means over the samples of all processes.
         weight = relative_count(labels.new_full((), len(logits))) if self.training else 1
@@ -279,7 +286,8 @@ class RoIHeads(TorchvisionRoIHeads):
         matches, labels = self.assign_targets_to_proposals(boxes, truth, [target["labels"] for target in targets])
         labels = ignore_negatives(labels, boxes, targets)
         # Sample positives and negatives of each image.
-        sampled = self.subsample(labels)
+        together = devices.reading_waits(boxes[0].device)
+        sampled = sample_rois(labels, self.fg_bg_sampler) if together else self.subsample(labels)
         boxes, labels, matches = (
             [values[kept] for values, kept in zip(each, sampled, strict=True)] for each in (boxes, labels, matches)
         )
@@ -321,5 +329,15 @@ class RoIHeads(TorchvisionRoIHeads):
 
         bf16 would round coordinates above 256 to even numbers.
         """
-        logits, regression = at_least_fp32(class_logits), at_least_fp32(box_regression)
-        return super().postprocess_detections(logits, regression, proposals, image_shapes)
+        logits, deltas = at_least_fp32(class_logits), at_least_fp32(box_regression)
+        if not devices.reading_waits(logits.device):
+            return super().postprocess_detections(logits, deltas, proposals, image_shapes)
+        boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)).reshape(*logits.shape, 4)
+        return detections_of_images(
+            boxes.split([len(each) for each in proposals]),
+            logits.softmax(-1),
+            image_shapes,
+            least_score=self.score_thresh,
+            threshold=self.nms_thresh,
+            most=self.detections_per_img,
+        )

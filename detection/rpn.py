@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from torchvision.ops import clip_boxes_to_image
 
 from backbones import FeatureInfo
 from backbones.blocks import recomputed
+from backbones.common import devices
 from backbones.common.precision import at_least_fp32
 from backbones.common.processes import relative_count
+from detection.box_coder import CachedBoxCoder
 from detection.matching import IGNORE, ignore_negatives, match_boxes
+from detection.sampling import sample_of_images
+from detection.suppression import best_of_images
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 # Relative sides of the anchors of a single level, which must carry all sizes: 32..512 pixels at stride 16.
@@ -38,6 +44,10 @@ class Anchors(AnchorGenerator):
     4.1). With a single level, they have five sizes.
     """
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._made: dict[tuple[object, ...], Tensor] = {}
+
     @classmethod
     def for_features(cls, features: Sequence[FeatureInfo], scale: float) -> Anchors:
         """Return the anchor generator for features of given strides.
@@ -53,8 +63,16 @@ class Anchors(AnchorGenerator):
         return cls(tuple(sizes), (ASPECT_RATIOS,) * len(sizes))
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Return the anchors `[A, 4]` xyxy of each image."""
-        return super().forward(image_list, [at_least_fp32(features[:1, :1]) for features in feature_maps])
+        """Return the anchors `[A, 4]` xyxy of each image. They are computed once for each size of the batch."""
+        first = [at_least_fp32(features[:1, :1]) for features in feature_maps]
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return super().forward(image_list, first)
+        shapes = tuple(features.shape for features in (image_list.tensors[:1], *first))
+        key = (*shapes, first[0].dtype, first[0].device, torch.is_inference_mode_enabled())
+        if key not in self._made:
+            # Forget the sizes of earlier batches: multi-scale training has many.
+            self._made = {key: super().forward(ImageList(image_list.tensors, image_list.image_sizes[:1]), first)[0]}
+        return [self._made[key]] * len(image_list.image_sizes)
 
 
 class SparseRPNHead(RPNHead):
@@ -112,6 +130,7 @@ class RPN(RegionProposalNetwork):
             post_nms_top_n=top_n,
             nms_thresh=0.7,  # section 3.3
         )
+        self.box_coder = CachedBoxCoder((1.0, 1.0, 1.0, 1.0))
         self.recomputes = False  # compute the head again in the backward pass
 
     def forward(
@@ -156,7 +175,35 @@ class RPN(RegionProposalNetwork):
         # Clip to the image, remove tiny boxes, apply NMS on each level, and keep the best of all levels.
         kept = [min(self.pre_nms_top_n(), count) for count in counts]
         found = at_least_fp32(objectness.gather(1, top))
-        return self.filter_proposals(decoded.view(*top.shape, 4), found, image_sizes, kept)[0]
+        boxes = decoded.view(*top.shape, 4)
+        if devices.reading_waits(boxes.device):
+            return self._filter_together(boxes, found.sigmoid(), image_sizes, kept)
+        return self.filter_proposals(boxes, found, image_sizes, kept)[0]
+
+    def _filter_together(
+        self, boxes: Tensor, scores: Tensor, image_sizes: list[tuple[int, int]], counts: list[int]
+    ) -> list[Tensor]:
+        """Return the proposals `[P, 4]` of each image that `filter_proposals` keeps, with few calls for all images.
+
+        Args:
+            boxes: the best boxes of each image `[N, B, 4]`, level by level.
+            scores: their scores in 0..1 `[N, B]`.
+            counts: number of boxes of each level.
+        """
+        clipped = torch.cat([clip_boxes_to_image(own, size) for own, size in zip(boxes, image_sizes, strict=True)])
+        levels = torch.cat([torch.full((count,), n, device=boxes.device) for n, count in enumerate(counts)])
+        sides, flat = clipped[:, 2:] - clipped[:, :2], scores.flatten()
+        found = best_of_images(
+            clipped,
+            flat,
+            levels.repeat(len(boxes)),
+            (sides >= self.min_size).all(1) & (flat >= self.score_thresh),
+            sizes=[sum(counts)] * len(boxes),
+            count=len(counts),
+            threshold=self.nms_thresh,
+            most=self.post_nms_top_n(),
+        )
+        return [clipped[each] for each in found]
 
     def _losses(
         self, maps: list[Tensor], outputs: Outputs, anchors: list[Tensor], targets: list[dict[str, Tensor]]
@@ -164,7 +211,7 @@ class RPN(RegionProposalNetwork):
         """Return the objectness and box losses of Faster R-CNN (equation 1), both averaged over the sampled anchors."""
         # Label all anchors, then sample positives and negatives. Indices count the anchors of all images.
         labels, truth = self.assign_targets_to_anchors(anchors, targets)
-        positive, negative = (torch.where(torch.cat(part))[0] for part in self.fg_bg_sampler(labels))
+        positive, negative = self._sample(labels)
         sampled = torch.cat([positive, negative])
         # Compute a sparse head at the sampled anchors, now with a gradient; pick them from the outputs of another one.
         scores, deltas = self._predict(maps, sampled) if self.head.is_sparse else _picked(outputs, sampled)
@@ -174,13 +221,30 @@ class RPN(RegionProposalNetwork):
         # Score loss: binary cross-entropy of object against background.
         score_loss = F.binary_cross_entropy_with_logits(scores, torch.cat(labels)[sampled])
         # Turn the means over this process's samples into means over the samples of all processes.
-        weight = relative_count(torch.tensor(float(len(sampled)), device=scores.device)) if self.training else 1
+        weight = relative_count(scores.new_full((), len(sampled))) if self.training else 1
         return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
+
+    def _sample(self, labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the indices, over all images, of the sampled positives and of the sampled negatives."""
+        if not devices.reading_waits(labels[0].device):
+            positive, negative = (torch.where(torch.cat(part))[0] for part in self.fg_bg_sampler(labels))
+            return positive, negative
+        found = sample_of_images(labels, self.fg_bg_sampler)
+        begins = [0, *accumulate(len(label) for label in labels)]
+        positive, negative = (
+            torch.cat([own + begin for own, begin in zip(part, begins, strict=False)])
+            for part in zip(*found, strict=True)
+        )
+        return positive, negative
 
     def _predict(self, maps: list[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `[S]` and box deltas `[S, 4]` of S anchors, given by their indices over all images."""
-        # Find the cells of the anchors; a cell is computed once, however many of its anchors are sampled.
         count = self.anchor_generator.num_anchors_per_location()[0]  # the same on every level, as the head is
+        if devices.reading_waits(sampled.device):
+            scores, deltas = self.head.at(_neighbours_by_masks(maps, sampled // count))
+            each = torch.arange(len(sampled), device=sampled.device)
+            return scores[each, sampled % count], deltas[each, sampled % count]
+        # Find the cells of the anchors; a cell is computed once, however many of its anchors are sampled.
         cells, which = torch.unique(sampled // count, return_inverse=True)
         ends = list(accumulate(features[0, 0].numel() for features in maps))
         image, within = cells // ends[-1], cells % ends[-1]
@@ -216,6 +280,22 @@ def _picked(outputs: Outputs, sampled: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores `[S]` and box deltas `[S, 4]` of S anchors, given by their indices over all images."""
     scores, deltas = (torch.cat(of_levels, dim=1) for of_levels in outputs)
     return scores.flatten()[sampled], deltas.reshape(-1, 4)[sampled]
+
+
+def _neighbours_by_masks(maps: list[Tensor], cells: Tensor) -> Tensor:
+    """Return the features in the 3x3 neighbourhoods of S cells, given by their indices over all images and levels.
+
+    Every cell is looked up on every level, so that no number of cells must be known.
+    """
+    ends = list(accumulate(features[0, 0].numel() for features in maps))
+    image, within = cells // ends[-1], cells % ends[-1]
+    found = []
+    for features, begin, end in zip(maps, [0, *ends], ends, strict=False):
+        here = (within >= begin) & (within < end)
+        found.append(
+            torch.where(here[:, None], _neighbours(features, image, (within - begin).clamp(0, end - begin - 1)), 0)
+        )
+    return torch.stack(found).sum(0)
 
 
 def _neighbours(features: Tensor, image: Tensor, cell: Tensor) -> Tensor:

@@ -9,6 +9,15 @@ from backbones.errors import UserError, first_line
 AUTO = "auto"
 
 
+def reading_waits(device: torch.device) -> bool:
+    """Return whether Python waits for all queued work of this device when it reads a value or a size of a result.
+
+    On such a device, code computes results of fixed sizes and reads the sizes of all images at once. On a CPU, results
+    that hold only what is needed are faster.
+    """
+    return device.type == "cuda"
+
+
 def usable_device(device: str | torch.device | None = AUTO) -> torch.device:
     """Return a device after checking that it can be used.
 

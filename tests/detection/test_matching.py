@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_iou
 
 import detection
+from backbones.common import devices
 from detection import matching
 from detection.matching import match_boxes
 from detection.rpn import Anchors
@@ -31,6 +32,13 @@ def boxes_of(count: int, *, seed: int, side: int = 100) -> torch.Tensor:
     return torch.cat([corner, corner + torch.randint(1, 30, (count, 2), generator=random)], dim=1).float()
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Match as on a CPU, and as on a GPU, where no number of matches is read."""
+    monkeypatch.setattr(devices, "reading_waits", lambda device: request.param == "gpu")
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("pairs", [1, 60, 1 << 20])
 @pytest.mark.parametrize("low_quality", [True, False])
 def test_matching_in_blocks_equals_torchvisions_matcher(pairs: int, low_quality: bool, monkeypatch: pytest.MonkeyPatch):
@@ -44,6 +52,7 @@ def test_matching_in_blocks_equals_torchvisions_matcher(pairs: int, low_quality:
     assert torch.equal(match_boxes(truth, ordered, matcher), expected)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("pairs", [60, 1 << 20])
 def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.MonkeyPatch):
     """The true box has the IoU 0 with every box. torchvision then matches every box to its nearest, and so do we."""
@@ -56,12 +65,14 @@ def test_a_true_box_that_nothing_overlaps(pairs: int, monkeypatch: pytest.Monkey
     assert torch.equal(match_boxes(none, boxes, matcher), matcher(box_iou(none, boxes)))
 
 
+@pytest.mark.usefixtures("way")
 def test_thresholds_belong_to_the_upper_side():
     """Boxes of 8, 4, 2 and 1 rows in a true box of 8: IoUs of 1, 1/2, 1/4 and 1/8 against thresholds 1/4 and 1/2."""
     boxes = torch.tensor([[0.0, 0, 8, rows] for rows in (8, 4, 2, 1)])
     assert match_boxes(boxes[:1], boxes, Matcher(0.5, 0.25)).tolist() == [0, 0, -2, -1]
 
 
+@pytest.mark.usefixtures("way")
 def test_a_box_that_overlaps_nothing_is_nearest_to_the_first_true_box(monkeypatch: pytest.MonkeyPatch):
     """Nothing overlaps the last true box, so each box is matched. The second one has IoU 0 with all: the first counts.
 
@@ -95,6 +106,7 @@ def test_thousands_of_true_boxes_train_in_bounded_memory():
     assert many - few < BOUND
 
 
+@pytest.mark.usefixtures("way")
 def test_thousands_of_true_boxes_get_torchvisions_targets():
     model = detection.build("resnet18", 2, **SMALL)
     anchors = Anchors(((16,), (64,)), ((0.5, 1.0, 2.0),) * 2)(

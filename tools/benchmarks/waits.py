@@ -1,7 +1,8 @@
 """Counts how often a step makes the host wait for the GPU, without a GPU.
 
 A CUDA kernel runs while Python goes on, until Python needs a value or a size that the GPU computes: then the GPU idles
-until Python has queued new work. The operations that wait are known, so they can be counted on any machine.
+until Python has queued new work. The operations that wait are known, so they can be counted on any machine. A tensor
+made from Python's numbers waits too, because torch copies it to the GPU from memory that is not pinned.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import boxes as box_ops  # also registers the operator of NMS
+
+from backbones.common import convolutions, devices
 
 aten = torch.ops.aten
 # Operators that always wait on CUDA: they return a number, or a tensor whose size depends on values.
@@ -41,8 +44,11 @@ WAITING = {
 MASKED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 # Methods that copy to the host. They call no operator for a tensor on the CPU.
 COPIES = ("cpu", "numpy", "tolist")
-LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", __file__)
-MOST_COORDINATES = 20_000  # of boxes up to which torchvision's `batched_nms` calls NMS once on CUDA; on a CPU 4,000
+# Functions that copy Python's numbers to the device that they are given.
+CONSTANTS = ("tensor", "as_tensor")
+# Files whose frames are passed over when the place of a wait is named.
+LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", __file__, convolutions.__file__)
+MOST_COORDINATES = 100_000  # of boxes up to which torchvision's `batched_nms` calls NMS once on CUDA; on a CPU 4,000
 
 
 def count_waits(step: Callable[[], object]) -> Counter[str]:
@@ -52,7 +58,7 @@ def count_waits(step: Callable[[], object]) -> Counter[str]:
     is an upper bound.
     """
     places: Counter[str] = Counter()
-    with _counted_copies(places), _nms_of_cuda(), _WaitMode(places):
+    with _counted_copies(places), _counted_constants(places), _ways_of_cuda(), _WaitMode(places):
         step()
     return places
 
@@ -90,7 +96,9 @@ def _counted_copies(places: Counter[str]) -> Iterator[None]:
 
     def counted(original: Callable[..., object]) -> Callable[..., object]:
         def copy(tensor: Tensor, *args: object, **kwargs: object) -> object:
-            places[caller(sys._getframe(1))] += 1
+            # A function mode calls the method once more.
+            if sys._getframe(1).f_code.co_name != "__torch_function__":
+                places[caller(sys._getframe(1))] += 1
             return original(tensor, *args, **kwargs)
 
         return copy
@@ -105,19 +113,41 @@ def _counted_copies(places: Counter[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _nms_of_cuda() -> Iterator[None]:
-    """Context manager in which torchvision's `batched_nms` calls NMS once for all classes, as often as on CUDA."""
-    by_class = box_ops._batched_nms_vanilla
+def _counted_constants(places: Counter[str]) -> Iterator[None]:
+    """Context manager in which tensors that are made of Python's numbers for a named device are counted by place."""
+    originals = {name: getattr(torch, name) for name in CONSTANTS}
+
+    def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def make(data: object, *args: object, **kwargs: object) -> Tensor:
+            if kwargs.get("device") is not None and not isinstance(data, Tensor):
+                places[caller(sys._getframe(1))] += 1
+            return original(data, *args, **kwargs)
+
+        return make
+
+    try:
+        for name, original in originals.items():
+            setattr(torch, name, counted(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch, name, original)
+
+
+@contextmanager
+def _ways_of_cuda() -> Iterator[None]:
+    """Context manager in which our models compute as on CUDA, and `batched_nms` calls NMS as often as on CUDA."""
+    by_class, own = box_ops._batched_nms_vanilla, devices.reading_waits
 
     def chosen(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
         way = by_class if boxes.numel() > MOST_COORDINATES else box_ops._batched_nms_coordinate_trick
         return way(boxes, scores, classes, threshold)
 
     try:
-        box_ops._batched_nms_vanilla = chosen
+        box_ops._batched_nms_vanilla, devices.reading_waits = chosen, lambda device: True
         yield
     finally:
-        box_ops._batched_nms_vanilla = by_class
+        box_ops._batched_nms_vanilla, devices.reading_waits = by_class, own
 
 
 def caller(frame: FrameType | None) -> str:
