@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.common.explanation import Explanation, normalised_heat
 from backbones.common.images import Image
 from backbones.errors import UserError
 from backbones.trained import require_names
 from classification.trained import TrainedClassifier
-
-OPACITY = 0.45  # of the heat map over the image
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Heat map of the places where a classifier finds a class, in the part of an image that it sees.
-
-    Attributes:
-        name: the class.
-        score: its logit.
-        heat: `[h, w]` float32 in 0..1; 1 is the place that raises the score most, 0 one that does not raise it.
-        pixels: the image as the model sees it, resized and cut, `[h, w, 3]` uint8.
-    """
-
-    name: str
-    score: float
-    heat: Tensor
-    pixels: np.ndarray
-
-    def plot(self) -> PIL.Image.Image:
-        """Draw the heat map over the image: blue where the class is not found, red where it is."""
-        colours = cv2.applyColorMap((self.heat.numpy() * 255).round().astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
-        return PIL.Image.fromarray(cv2.addWeighted(self.pixels, 1 - OPACITY, np.ascontiguousarray(colours), OPACITY, 0))
 
 
 def explain(model: TrainedClassifier, image: Image, name: str | None = None) -> Explanation:
@@ -61,9 +35,9 @@ def explain(model: TrainedClassifier, image: Image, name: str | None = None) -> 
     # Weight each channel by its mean gradient; keep what raises the score (equations 1 and 2).
     weights = gradient.mean((2, 3), keepdim=True)
     heat = (weights * features.detach()).sum(1, keepdim=True).relu()
-    heat = F.interpolate(heat, size=view.shape[-2:], mode="bilinear", align_corners=False)[0, 0].cpu()
-    heat = heat / heat.max().clamp(min=1e-12)
-    return Explanation(model.classes[index], float(logits[0, index].detach()), heat, _pixels(model, view))
+    heat = F.interpolate(heat, size=view.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    score = float(logits[0, index].detach())
+    return Explanation(model.classes[index], score, normalised_heat(heat), _pixels(model, view))
 
 
 def _forward(model: TrainedClassifier, images: Tensor) -> tuple[Tensor, Tensor]:

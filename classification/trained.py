@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.decoding import decode
+from backbones.common.devices import usable_device
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
 from backbones.common.keywords import known_keywords
 from backbones.common.results import shown
@@ -125,6 +126,7 @@ def load(
         UserError: the run holds no classifier, or a name is not one of its classes.
     """
     trained = find(run, task="classification", plugins=plugins)
+    device = usable_device(device)  # before the errors that name the file
     with trained.building():
         model = rebuild(trained.meta, trained.path)
         read = partial(read_views, in_channels=model.backbone.in_channels, views=_views(trained), bits=trained.bits)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.bits import WHOLE_BITS
+from backbones.common.devices import usable_device
 from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
@@ -120,6 +121,7 @@ def load(
         UserError: there is no detector of this project at `run`, or an argument is out of range.
     """
     trained = find(run, task="detection", plugins=plugins)
+    device = usable_device(device)  # before the errors that name the file
     with trained.building():
         categories = categories_of(trained.meta)
         model = rebuild(trained.meta, trained.path)

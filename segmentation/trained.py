@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.decoding import decode, is_bands
+from backbones.common.devices import usable_device
 from backbones.common.images import Image, pixels_of, read_file, read_image, require_resizable
 from backbones.common.keywords import known_keywords
 from backbones.common.options import renamed
@@ -100,6 +101,7 @@ def load(
         UserError: the run holds no segmentation model, or an option is out of range.
     """
     trained = find(run, task="segmentation", plugins=plugins)
+    device = usable_device(device)  # before the errors that name the file
     with trained.building():
         model, config = rebuild(trained.meta, trained.path), renamed(trained.config, [SegmentationDataOptions])
         predictor = Predictor(

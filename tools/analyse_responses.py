@@ -19,6 +19,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.device_options import DeviceOptions
 from backbones.common.files import create_output
 from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL
@@ -67,6 +68,7 @@ class AnalyseResponsesOptions:
     """All options of the command."""
 
     responses: ResponseOptions
+    device: DeviceOptions
     plugins: PluginOptions
 
 
@@ -76,18 +78,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = groups.responses
     folder = create_folder(Path(options.output))
 
+    from backbones.common.devices import usable_device
     from tools.analysis.models import measure_model, random_model, trained_model
     from tools.analysis.plots import draw_gradients, draw_responses, write_csv
 
     groups.plugins.load()
     names = [name.strip() for name in (options.backbones or "").split(",") if name.strip()]
     models = [*map(random_model, names), *(trained_model(Path(folder)) for folder in options.runs or ())]
-    data = Path(options.data) if options.data else None
+    data, device = Path(options.data) if options.data else None, usable_device(groups.device.device)
     measured = [
         state
         for model in models
         for state in measure_model(
-            model, data=data, images=options.images, size=options.size, bits=options.bits, seed=options.seed
+            model,
+            data=data,
+            images=options.images,
+            size=options.size,
+            bits=options.bits,
+            seed=options.seed,
+            device=device,
         )
     ]
     write_csv(folder / "responses.csv", measured)

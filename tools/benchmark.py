@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         what = f"{argv[0]}: is not a benchmark" if argv else "tools/benchmark.py: no benchmark is named"
         raise UserError(f"{what}; begin with one of {', '.join(BENCHMARKS)}")
     chosen = BENCHMARKS[argv[0]]
-    kinds = {"subject": chosen.subject, "timing": chosen.timing, "plugins": chosen.plugins}
+    kinds = {"subject": chosen.subject, "timing": chosen.timing, "plugins": chosen.plugins, "device": chosen.device}
     options: Any = parse(
         make_dataclass("OptionGroups", [(name, kind) for name, kind in kinds.items() if kind]),
         description=chosen.description,
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     # Everything below imports torch.
+    from backbones.common.devices import AUTO
     from backbones.common.machine import cores
     from tools.benchmarks import machine, output
     from tools.engine.run_folder import choose_results, create_results
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if chosen.plugins:
         options.plugins.load()
     threads = options.timing.threads = options.timing.threads or cores()
-    machine.set_up(threads)
+    machine.set_up(threads, options.device.device if chosen.device else AUTO)
     benchmark: output.Benchmark = resolve_name(chosen.benchmark)(options.subject, options.timing)
     create_results(folder)
     facts = machine.describe(threads=threads, precisions=benchmark.precisions)

@@ -17,7 +17,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
-from backbones.common.machine import prepare_device
+from backbones.common.device_options import DeviceOptions
 from backbones.errors import require
 from tools.cli.arguments import REPEATABLE
 from tools.cli.ending import run
@@ -33,16 +33,13 @@ class DemoOptions:
         run: folder or weights file of a training run; one, or two side by side.
         host: address to listen on. Any other than 127.0.0.1 lets other machines use the page; it has no password.
         port: port of the page; 0 for any free one.
-        device: auto, cpu, cuda, cuda:1 or mps; auto is a GPU if there is one.
     """
 
     run: list[str] = field(default_factory=list, metadata=REPEATABLE)
     host: str = "127.0.0.1"
     port: int = 8000
-    device: str = "auto"
 
     def __post_init__(self) -> None:
-        prepare_device(self.device)
         require(0 < len(self.run) <= 2, "run", self.run, "name one run folder, or two to compare them")
         require(0 <= self.port < 65536, "port", self.port, "must be 0 to 65535")
 
@@ -52,6 +49,7 @@ class DemoGroups:
     """The option groups of the command."""
 
     demo: DemoOptions
+    device: DeviceOptions
     plugins: PluginOptions
 
 
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups.plugins.load()
     options = groups.demo
     with open_socket(options.host, options.port) as listener:
-        serve(open_runs(options.run, device=options.device), listener, options.host)
+        serve(open_runs(options.run, device=groups.device.device), listener, options.host)
 
 
 if __name__ == "__main__":

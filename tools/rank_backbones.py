@@ -22,6 +22,7 @@ from typing import Literal
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.device_options import DeviceOptions
 from backbones.common.files import create_output
 from backbones.errors import UserError, require
 from tools.cli.ending import run
@@ -74,6 +75,7 @@ class RankGroups:
     """The option groups of the command."""
 
     ranking: RankOptions
+    device: DeviceOptions
     plugins: PluginOptions
 
 
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from tools.ranking.ranking import rank
 
     groups.plugins.load()
-    distributed.start()
+    device = distributed.start(device_name=groups.device.device)
     try:
         names = candidates(options.backbones, options.weights)
         study = outputs.read_study(Path(options.against)) if options.against else None
@@ -102,7 +104,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = options.size or (224 if pooled else 320)
         levels = options.levels or ([] if pooled else ["c4", "c5"])
         folder = distributed.on_main(lambda: _create(Path(options.output), options.overwrite))
-        found = rank(data, names, by=options.by, levels=levels, size=size, seed=options.seed, cache=folder / "features")
+        found = rank(
+            data,
+            names,
+            by=options.by,
+            levels=levels,
+            size=size,
+            seed=options.seed,
+            cache=folder / "features",
+            device=device,
+        )
         if not distributed.is_main():
             return
         print(outputs.table(found))

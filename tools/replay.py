@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.common import plugins
-from backbones.common.machine import prepare_device
+from backbones.common.device_options import DeviceOptions
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -35,15 +35,10 @@ class StepOptions:
         file: nonfinite-step-N-rank-R.safetensors of a run folder.
         weights: failure uses the weights that gave the loss, checkpoint those of the run's last checkpoint, which are
             some steps older.
-        device: auto, cpu, cuda, cuda:1 or mps; auto is a GPU if there is one.
     """
 
     file: str = field(metadata=POSITIONAL)
     weights: Literal["failure", "checkpoint"] = "failure"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        prepare_device(self.device)
 
 
 @dataclass
@@ -51,6 +46,7 @@ class ReplayOptions:
     """Options of replay.py."""
 
     step: StepOptions
+    device: DeviceOptions
     plugins: PluginOptions
 
 
@@ -70,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plugins.require(kept["meta"].get("plugins"), where=path)
     state = replaying.last_checkpoint(path) if weights == "checkpoint" else None
     model = replaying.restore(rebuild(kept["meta"], None), kept, state)
-    device = usable_device(options.step.device)
+    device = usable_device(options.device.device)
     model = model.to(device).to(memory_format=torch.channels_last)
     print(*replaying.describe_input(kept, model, weights), sep="\n")
     precisions = dict.fromkeys(("float32", kept["precision"]))

@@ -21,6 +21,7 @@ if __package__ in (None, ""):
 from tools.cli.arguments import POSITIONAL
 from tools.cli.ending import run
 from tools.cli.parsing import parse
+from tools.cli.plugins import PluginOptions
 from tools.reports.settings import ReportSettings
 
 
@@ -45,17 +46,21 @@ class ReportOptions:
 
     files: ReportFiles
     settings: ReportSettings
+    plugins: PluginOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the runs, build the page and write it."""
     options = parse(ReportOptions, description=__doc__.splitlines()[0], argv=argv)
 
+    from backbones.common.devices import usable_device
     from backbones.common.files import write_text
     from tools.reports.chapters import build_page, report_path
     from tools.reports.rendering import render
     from tools.runs.folder import read_runs
 
+    options.plugins.load()
+    usable_device(options.settings.device)
     runs = read_runs(options.files.runs)
     path = report_path(runs, options.files.output, overwrite=options.files.overwrite)
     page = build_page(runs, options.settings)

@@ -66,7 +66,14 @@ def trained_model(folder: Path) -> AnalysedModel:
 
 
 def measure_model(
-    model: AnalysedModel, *, data: Path | None, images: int, size: int | None, bits: int | None, seed: int
+    model: AnalysedModel,
+    *,
+    data: Path | None,
+    images: int,
+    size: int | None,
+    bits: int | None,
+    seed: int,
+    device: torch.device,
 ) -> list[MeasuredModel]:
     """Measure the responses of a model with random weights and, for a trained model, also with its trained weights.
 
@@ -76,6 +83,7 @@ def measure_model(
         size: side of the images in pixels; None for the model's crop size, or the shorter side of the first image.
         bits: bits that the values of 16-bit images use, unless the run recorded them.
         seed: seed of the random weights.
+        device: where the model computes.
 
     Raises:
         UserError: if the number of classes of the data differs from that of a trained model.
@@ -90,7 +98,8 @@ def measure_model(
             f"{model.name}: was trained on {counted(model.classes or 0, 'class')}, but the data "
             f"({data or 'the built-in shapes'}) has {classes}; name the model's own data with --data"
         )
-    net = build(model, classes, seed=seed)
+    net = build(model, classes, seed=seed).to(device)
+    batch, labels = batch.to(device), labels.to(device)
     measured = [MeasuredModel(model.name, INITIAL, measure(net, batch, labels))]
     if model.weights:
         net.load_state_dict(read_safetensors(model.weights)[1])

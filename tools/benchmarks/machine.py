@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 
+from backbones.common.devices import AUTO, usable_device
 from backbones.common.machine import cores
 from tools.benchmarks.rounds import Step, time_steps
 
@@ -19,6 +21,7 @@ FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "am
 LIBRARIES = ("torch", "torchvision", "timm")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SEARCH_SECONDS = 1.5  # how long to repeat a step; other programs may slow down some of its repetitions
+_device: ContextVar[torch.device | None] = ContextVar("_device", default=None)
 
 
 class Machine(TypedDict):
@@ -40,16 +43,26 @@ class Machine(TypedDict):
     copy_gbytes: float
 
 
-def set_up(threads: int) -> None:
-    """Set the number of threads and torch's global flags as the training commands do, for all libraries alike."""
+def set_up(threads: int, name: str | torch.device = AUTO) -> None:
+    """Set the number of threads and torch's global flags as the training commands do, for all libraries alike.
+
+    Args:
+        name: the device that models compute on: auto, cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        UserError: this machine does not have the device.
+    """
+    _device.set(usable_device(name))
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True
 
 
 def device() -> torch.device:
-    """Return the first GPU, or the CPU if there is no GPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of `set_up`; before it, the first GPU, or the CPU if there is no GPU."""
+    return _device.get() or usable_device()
 
 
 def describe(*, threads: int, precisions: Sequence[str]) -> Machine:
@@ -65,7 +78,7 @@ def describe(*, threads: int, precisions: Sequence[str]) -> Machine:
         "cpu": name,
         "cores": cores(),
         "flags": [flag for flag in FLAGS if flag in flags],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if device().type == "cuda" else None,
         "threads": threads,
         "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         "matmul_gflops": {precision: matmul_rate(DTYPES[precision]) / 1e9 for precision in precisions},
@@ -81,7 +94,7 @@ def matmul_rate(dtype: torch.dtype, side: int | None = None) -> float:
     Args:
         side: rows and columns of the matrices; default: 8192 on a GPU, 1024 on a CPU.
     """
-    side = side or (8192 if torch.cuda.is_available() else 1024)
+    side = side or (8192 if device().type == "cuda" else 1024)
     a, b = (torch.randn(side, side, device=device()).to(dtype) for _ in range(2))
     return 2 * side**3 / _fastest(lambda: a @ b)
 

@@ -14,7 +14,7 @@ import torch
 
 from backbones.common import machine, plugins
 from tools.benchmarks.fork_server import fork_server
-from tools.benchmarks.machine import set_up
+from tools.benchmarks.machine import device, set_up
 from tools.benchmarks.rounds import Implementation
 
 STEPS = 2  # the first training step creates the optimizer's state, the second holds it beside the activations
@@ -24,13 +24,13 @@ Result = TypeVar("Result")
 def peak_memory(implementation: Implementation, *, threads: int) -> int | None:
     """Return the peak bytes of building an implementation and running two steps, less those of an idle process.
 
-    The memory is the GPU's if there is a GPU, else main memory. On systems that cannot reset the peak counter (macOS)
-    the peak includes memory that only building needed.
+    The memory is the GPU's if the device is a CUDA GPU, else main memory. On systems that cannot reset the peak counter
+    (macOS) the peak includes memory that only building needed.
 
     Returns:
         The bytes, or None if the process was killed, for example because memory ran out.
     """
-    return in_fresh_process(partial(_probe, implementation, threads))
+    return in_fresh_process(partial(_probe, implementation, threads, str(device())))
 
 
 def in_fresh_process(work: Callable[[], Result]) -> Result | None:
@@ -64,9 +64,9 @@ def _answer(connection: Connection, work: Callable[[], object], plugin_names: Se
     connection.send(work())
 
 
-def _probe(implementation: Implementation, threads: int) -> int:
+def _probe(implementation: Implementation, threads: int, device_name: str) -> int:
     """Build an implementation, run two steps, and return the peak memory in bytes."""
-    set_up(threads)
+    set_up(threads, device_name)
     _load_kernels()
     before = restart_peak()
     step = implementation.prepare()
@@ -84,7 +84,7 @@ def _load_kernels() -> None:
 
 def restart_peak() -> int:
     """Reset the process's recorded peak memory to its present memory; return the present memory in bytes."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # the file exists on Linux only
         Path("/proc/self/clear_refs").write_text("5")
@@ -93,6 +93,6 @@ def restart_peak() -> int:
 
 def peak() -> int:
     """Return the peak memory of this process in bytes since the last `restart_peak()`."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     return machine.peak_memory() or 0

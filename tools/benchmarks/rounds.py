@@ -86,6 +86,8 @@ def synchronize() -> None:
     """Wait until the GPU has finished all work, if there is a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from backbones.common.device_options import DeviceOptions
 from tools.benchmarks import options
 from tools.cli.plugins import PluginOptions
 
@@ -16,6 +17,7 @@ class SubCommand(NamedTuple):
     subject: type
     timing: type[options.Timing] = options.Timing
     plugins: type[PluginOptions] | None = None
+    device: type[DeviceOptions] | None = None
 
 
 BENCHMARKS = {
@@ -25,18 +27,21 @@ BENCHMARKS = {
         options.ClassifyOptions,
         options.TimingAndMemory,
         PluginOptions,
+        DeviceOptions,
     ),
     "detect": SubCommand(
         "tools.benchmarks.detect:DetectBenchmark",
         "Speed of detectors in training and inference, ours beside torchvision's.",
         options.DetectOptions,
         plugins=PluginOptions,
+        device=DeviceOptions,
     ),
     "segment": SubCommand(
         "tools.benchmarks.segment:SegmentBenchmark",
         "Speed of segmentation models in training and inference, ours beside torchvision's.",
         options.SegmentOptions,
         plugins=PluginOptions,
+        device=DeviceOptions,
     ),
     "load": SubCommand(
         "tools.benchmarks.load:LoadBenchmark",
@@ -54,6 +59,7 @@ BENCHMARKS = {
         "Memory of training steps and of loader workers, ours beside torchvision's.",
         options.MemoryOptions,
         plugins=PluginOptions,
+        device=DeviceOptions,
     ),
     "scale": SubCommand(
         "tools.benchmarks.scale:ScaleBenchmark",

@@ -34,8 +34,9 @@ class DescribedOption(NamedTuple):
 
 
 def described_options(group: type) -> Iterator[DescribedOption]:
-    """Yield the options of a group, with the texts of its docstring."""
-    texts = {each.arg_name: each.description or "" for each in parse_docstring(group.__doc__ or "").params}
+    """Yield the options of a group, with the texts of its docstring and those of its base classes."""
+    documented = [parse_docstring(kind.__doc__ or "").params for kind in reversed(group.__mro__[:-1])]
+    texts = {each.arg_name: each.description or "" for params in documented for each in params}
     hints = get_type_hints(group)
     for each in fields(group):
         default = each.default if each.default_factory is MISSING else each.default_factory()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from backbones.common.machine import prepare_device
+from backbones.common.device_options import DeviceOptions
 from backbones.errors import require
 
 SMALLEST_TILE = 16  # pixels
 FORMS = ("coco", "csv", "yolo", "voc", "crops")
 
 
-@dataclass(frozen=True)
-class PredictionSettings:
+@dataclass
+class PredictionSettings(DeviceOptions):
     """Results to keep, tiles for large images, batch size, device and precision.
 
     Args:
@@ -33,7 +33,6 @@ class PredictionSettings:
         batch_size: number of images in a batch.
         workers: processes that read images; absent: one per core, at most four.
         threads: CPU threads of the model; absent: one per core.
-        device: auto, cpu, cuda, cuda:1 or mps; auto is a GPU if there is one.
         precision: precision of the model's computation; absent: the run's own.
     """
 
@@ -48,11 +47,10 @@ class PredictionSettings:
     batch_size: int = 8
     workers: int | None = None
     threads: int | None = None
-    device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
 
     def __post_init__(self) -> None:
-        prepare_device(self.device)
+        super().__post_init__()
         in_range = self.score in (None, "best") or 0 <= float(self.score or 0) <= 1
         require(in_range, "score", self.score, "must be between 0 and 1, or best")
         require(self.overlap is None or 0 <= self.overlap < 1, "overlap", self.overlap, "must be at least 0, below 1")

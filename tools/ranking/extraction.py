@@ -30,6 +30,7 @@ APART = 0.3  # largest IoU of background with an object, as in Faster R-CNN's RP
 JITTER = 0.15  # std of a moved box's centre in sides, and of the logarithm of its size
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))  # Faster R-CNN's, whose deltas have about unit variance
 IGNORE = 255
+CPU = torch.device("cpu")
 
 
 class Rows(NamedTuple):
@@ -49,18 +50,19 @@ class Extracted(NamedTuple):
 
 
 @torch.inference_mode()
-def extract(backbone: Backbone, data: RankingData, *, size: int, seed: int) -> Extracted:
+def extract(backbone: Backbone, data: RankingData, *, size: int, seed: int, device: torch.device = CPU) -> Extracted:
     """Compute the samples of all images; every process computes a part and gets the whole.
 
     Args:
         backbone: in evaluation mode; all its feature maps are concatenated, each scaled to unit mean square length.
         size: short side of the images in pixels.
         seed: seed of the background boxes, the moved boxes and the cells.
+        device: where the backbone computes. It returns to the CPU at the end.
 
     Raises:
         UserError: an image cannot be read, or the backbone does not give the feature maps that it declares.
     """
-    backbone.eval().to(memory_format=torch.channels_last)
+    backbone.eval().to(device).to(memory_format=torch.channels_last)
     begin = time.perf_counter()
     mine = range(distributed.rank(), len(data.names), distributed.world_size())
 
@@ -68,6 +70,7 @@ def extract(backbone: Backbone, data: RankingData, *, size: int, seed: int) -> E
         return [(i, _rows(backbone, data.read(i), size, np.random.default_rng((seed, i)))) for i in mine]
 
     own = distributed.on_all(compute)
+    backbone.to(CPU)
     speed = len(mine) / max(time.perf_counter() - begin, 1e-9)
     parts = sorted((each for part in distributed.all_gather(own) for each in part), key=lambda each: each[0])
     return Extracted(_joined(parts, [info.channels for info in backbone.feature_info]), speed)
@@ -91,7 +94,8 @@ def _maps(backbone: Backbone, pixels: np.ndarray, size: int) -> tuple[list[Tenso
     resized = cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (backbone.mean, backbone.std))
     x = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 255
-    maps = backbone(((x - mean) / std).contiguous(memory_format=torch.channels_last))
+    inputs = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    maps = backbone(inputs.to(next(backbone.parameters(), inputs).device))
     return _checked_maps(backbone, maps, sides), (sides[0] / width, sides[1] / height)
 
 
@@ -117,7 +121,7 @@ def _checked_maps(backbone: Backbone, maps: object, sides: Sequence[int]) -> lis
             )
         if not found.isfinite().all():
             raise UserError(f"{backbone.name}: {info.name} has values that are not finite; use other weights")
-        checked.append(found.float())
+        checked.append(found.float().cpu())
     return checked
 
 

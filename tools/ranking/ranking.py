@@ -11,6 +11,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 
 from backbones.base import Backbone
 from backbones.common.files import JsonObject, atomic_file
@@ -19,7 +20,7 @@ from tools.engine.cost import macs, parameters
 from tools.processes import distributed
 from tools.ranking.candidates import Candidate
 from tools.ranking.data import RankingData, fingerprint
-from tools.ranking.extraction import Extracted, extract
+from tools.ranking.extraction import CPU, Extracted, extract
 from tools.ranking.remarks import lone_class_warnings, width_warnings
 from tools.ranking.samples import Estimate, Samples, scores
 
@@ -80,6 +81,7 @@ def rank(
     size: int,
     seed: int,
     cache: Path | None,
+    device: torch.device = CPU,
 ) -> Ranking:
     """Score all candidates on the same images. A candidate that fails is left out and named.
 
@@ -88,6 +90,7 @@ def rank(
         levels: feature maps to join, such as ("c4", "c5"); empty for the last one.
         size: short side of the images in pixels.
         cache: folder of kept features; None to keep none.
+        device: where the backbones compute.
 
     Raises:
         UserError: no candidate could be scored, such as if an image cannot be read.
@@ -95,12 +98,13 @@ def rank(
     rows: list[Ranked] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
-    key = distributed.on_main(lambda: f"{VERSION}|{fingerprint(data)}|{','.join(levels)}|{size}|{seed}")
+    place = "" if device.type == "cpu" else f"|{device.type}"  # features differ by rounding, speeds by much
+    key = distributed.on_main(lambda: f"{VERSION}|{fingerprint(data)}|{','.join(levels)}|{size}|{seed}{place}")
     for number, candidate in enumerate(names, 1):
         file = cache / f"{hashlib.sha256(f'{key}|{candidate.key()}'.encode()).hexdigest()[:32]}.npz" if cache else None
         try:
             backbone = distributed.on_all(partial(_build, candidate, levels, seed))
-            extracted = _extracted(data, backbone, size=size, seed=seed, path=file)
+            extracted = _extracted(data, backbone, size=size, seed=seed, path=file, device=device)
         except UserError as error:
             failed[candidate.name] = str(error)
             _say(f"{number}/{len(names)} {candidate.name}: left out: {error}")
@@ -123,12 +127,14 @@ def _build(candidate: Candidate, levels: Sequence[str], seed: int) -> Backbone:
     return backbone
 
 
-def _extracted(data: RankingData, backbone: Backbone, *, size: int, seed: int, path: Path | None) -> Extracted:
+def _extracted(
+    data: RankingData, backbone: Backbone, *, size: int, seed: int, path: Path | None, device: torch.device
+) -> Extracted:
     """Return the features of all images: the kept ones, or else new ones, which are kept."""
     kept = distributed.on_main(lambda: _load(path)) if path else None
     if kept is not None:
         return kept
-    extracted = extract(backbone, data, size=size, seed=seed)
+    extracted = extract(backbone, data, size=size, seed=seed, device=device)
     if path and distributed.is_main():
         _keep(path, extracted)
     return extracted

@@ -21,6 +21,7 @@ from tools.reports.cells import (
 )
 from tools.reports.charts import ChartSeries, line_chart
 from tools.reports.differences import MetricDifference, classification_differences
+from tools.reports.explanations import images_sections as explained_sections
 from tools.reports.matrix import confusion_blocks
 from tools.reports.outline import TaskReport
 from tools.reports.page import (
@@ -79,7 +80,9 @@ class ClassificationReport(TaskReport[ClassPredictions]):
         return changed_section(found, data=self.settings.data, number=self.settings.images)
 
     def image_sections(self, found: Sequence[ClassPredictions]) -> list[Section]:
-        return [images_section(found, data=self.settings.data, number=self.settings.images)]
+        data, number = self.settings.data, self.settings.images
+        roots = [image_root(each, data) for each in found]
+        return [images_section(found, data=data, number=number), *explained_sections(found, roots, self.settings)]
 
 
 def metrics_section(runs: Sequence[RunFolder]) -> Section:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tools.evaluation.summary import AREAS, LIMIT, metric_names
-from tools.reports import detection_images
+from tools.reports import detection_images, explanations
 from tools.reports.cells import (
     blocks_by_run,
     count_cell,
@@ -110,6 +110,7 @@ class DetectionReport(TaskReport[BoxPredictions]):
         return [
             Section("Images", blocks_by_run(images), text),
             Section("Missed objects and false positives", blocks_by_run(objects), text),
+            *explanations.detections_sections(found, self.settings),
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
@@ -14,11 +15,14 @@ import classification
 import detection
 import segmentation
 from backbones.common.colours import Colour, colour_of
+from backbones.common.explanation import Explanation
 from backbones.common.files import JsonObject
+from backbones.errors import UserError
 from backbones.trained import find
 from classification.explain import explain
 from classification.trained import TrainedClassifier
-from detection.results import Detections
+from detection.explain import explain as explain_detection
+from detection.results import Detection, Detections
 from detection.trained import TrainedDetector
 from segmentation.results import LabelMap
 from segmentation.trained import TrainedSegmenter
@@ -26,6 +30,7 @@ from segmentation.trained import TrainedSegmenter
 TINT = 115  # opacity of a mask, 0..255
 FIRST_SCORE = 0.5  # where the slider stands at first without a best score
 TOP = 10  # classes in a ranking
+HEAT_SIDE = 1200  # longer side in pixels that the picture of a heat map has at most
 
 Model = TrainedClassifier | TrainedDetector | TrainedSegmenter
 
@@ -72,8 +77,27 @@ class ShownRun:
         """Return where a classifier finds its most probable class, as a PNG; {} for other models."""
         if not isinstance(self.model, TrainedClassifier) or not self.model.model.backbone.feature_info:
             return {}
-        found = explain(self.model, pixels)
-        return {"heat": _png(np.asarray(found.plot())), "explained": found.name}
+        return _heat_map(explain(self.model, pixels))
+
+    def explain(self, pixels: np.ndarray, box: Sequence[float], name: str) -> JsonObject:
+        """Return where a detector finds one detection, as a PNG.
+
+        Args:
+            pixels: the image `[H, W, 3]` uint8.
+            box: left, top, right and bottom of the detection in pixels.
+            name: category of the detection.
+
+        Raises:
+            UserError: the model is no detector, or has no such category, or the box is not in the image.
+        """
+        if not isinstance(self.model, TrainedDetector):
+            raise UserError("only the detections of a detector can be explained")
+        left, top, right, bottom = box
+        label = 0  # the map does not depend on the category's id
+        with self._lock:
+            return _heat_map(
+                explain_detection(self.model, pixels, Detection((left, top, right, bottom), 0, label, name))
+            )
 
 
 def _load(run: str, task: str, device: str) -> Model:
@@ -121,6 +145,13 @@ def _tinted(mask: np.ndarray, colour: Colour) -> np.ndarray:
     pixels = np.zeros((*mask.shape, 4), np.uint8)
     pixels[mask] = (*colour, TINT)
     return pixels
+
+
+def _heat_map(found: Explanation) -> JsonObject:
+    """Return a heat map as a PNG, with the name that it explains."""
+    drawn = found.plot()
+    drawn.thumbnail((HEAT_SIDE, HEAT_SIDE))
+    return {"heat": _png(np.asarray(drawn)), "explained": found.name}
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from anyio import CapacityLimiter, to_thread
@@ -44,7 +46,7 @@ def build_app(runs: Sequence[ShownRun], *, hosts: Sequence[str]) -> Starlette:
     async def describe(request: Request) -> Response:
         return _json({"runs": [run.describe() for run in runs]})
 
-    async def predict(request: Request) -> Response:
+    async def answer(request: Request, use: Callable[[ShownRun, bytes], JsonObject]) -> Response:
         if request.headers.get(OWN_HEADER) is None:
             return _json({"error": "Use the page."}, 403)
         number = request.path_params["number"]
@@ -55,16 +57,26 @@ def build_app(runs: Sequence[ShownRun], *, hosts: Sequence[str]) -> Starlette:
         waiting[0] += 1
         try:
             content = await limited(request.stream(), request.headers.get("content-length"))
-            return _json(await to_thread.run_sync(_answer, runs[number], content, limiter=limiter))
+            return _json(await to_thread.run_sync(use, runs[number], content, limiter=limiter))
         except UploadError as error:
             return _json({"error": str(error)}, error.status)
         finally:
             waiting[0] -= 1
 
+    async def predict(request: Request) -> Response:
+        return await answer(request, _answer)
+
+    async def explain(request: Request) -> Response:
+        box, name = _box(request.query_params.get("box", "")), request.query_params.get("name", "")
+        if box is None:
+            return _json({"error": "The address names no box."}, 400)
+        return await answer(request, partial(_explain, box=box, name=name))
+
     routes = [Route(path, _file(name)) for path, name in FILES.items()]
     routes += [
         Route("/runs", describe),
         Route("/runs/{number:int}/predict", predict, methods=["POST"]),
+        Route("/runs/{number:int}/explain", explain, methods=["POST"]),
     ]
     allowed = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return Starlette(routes=routes, middleware=[allowed], exception_handlers={Exception: _failed})
@@ -75,6 +87,22 @@ def _answer(run: ShownRun, content: bytes) -> JsonObject:
         return run.answer(decode(content))
     except UserError as error:
         raise UploadError(f"The model cannot use this image: {error}", 422) from None
+
+
+def _explain(run: ShownRun, content: bytes, *, box: Sequence[float], name: str) -> JsonObject:
+    try:
+        return run.explain(decode(content), box, name)
+    except UserError as error:
+        raise UploadError(f"This detection cannot be explained: {error}", 422) from None
+
+
+def _box(text: str) -> list[float] | None:
+    """Return the four finite numbers of a text such as "1,2.5,30,40"; None for any other text."""
+    try:
+        numbers = [float(each) for each in text.split(",")]
+    except ValueError:
+        return None
+    return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
 
 
 def _file(name: str) -> Callable[[Request], Awaitable[Response]]:

@@ -34,7 +34,7 @@ def quick_machine(monkeypatch: pytest.MonkeyPatch):
     """Spare the seconds that measuring the machine takes."""
     facts: dict[str, Any] = {"date": "d", "cpu": "p", "flags": ["fma"], "gpu": None, "threads": 1}
     monkeypatch.setattr("tools.benchmarks.machine.describe", lambda **_: {**facts, **RATES, "versions": {}})
-    monkeypatch.setattr("tools.benchmarks.machine.set_up", lambda threads: None)
+    monkeypatch.setattr("tools.benchmarks.machine.set_up", lambda *_: None)
 
 
 def run(folder: Path, *words: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -111,6 +112,22 @@ def test_uploads_are_limited_and_nothing_of_the_machine_is_told(server: str, mon
     assert all(0 <= box["score"] <= 1 and len(box["box"]) == 4 for box in answer["boxes"])
 
 
+def test_one_detection_is_explained_on_request(server: str):
+    best = ask(f"{server}/runs/0/predict", photo(), **OWN)[1]["boxes"][0]
+    run = f"{server}/runs/0/explain"
+    words = urllib.parse.urlencode({"box": ",".join(map(str, best["box"])), "name": best["name"]})
+    status, answer = ask(f"{run}?{words}", photo(), **OWN)
+    assert status == 200 and answer["explained"] == best["name"]
+    with Image.open(io.BytesIO(base64.b64decode(answer["heat"].partition(",")[2]))) as drawn:
+        assert drawn.size == (64, 48)
+    assert ask(f"{run}?{words}", photo())[0] == 403
+    for wrong in ("", "box=1,2,3&name=a", "box=1,2,3,nan&name=a", "box=a,b,c,d"):
+        assert ask(f"{run}?{wrong}", photo(), **OWN) == (400, {"error": "The address names no box."})
+    for wrong in ("box=1,2,30,40&name=nothing", f"box=900,900,950,950&name={best['name']}"):
+        status, answer = ask(f"{run}?{wrong}", photo(), **OWN)
+        assert status == 422 and answer["error"].startswith("This detection cannot be explained: "), answer
+
+
 def test_label_maps_and_explained_classes_are_answered_as_pictures(tiny_runs: dict[str, Path]):
     labels, ranking = serving.open_runs([str(tiny_runs["seg"]), str(tiny_runs["cls"])], device="cpu")
     pixels = uploads.decode(photo())
@@ -120,6 +137,8 @@ def test_label_maps_and_explained_classes_are_answered_as_pictures(tiny_runs: di
     assert all(0 < each["score"] <= 1 for each in answer["classes"])
     found = ranking.answer(pixels)
     assert found["explained"] == found["classes"][0]["name"] and found["heat"].startswith("data:image/png;base64,")
+    with pytest.raises(UserError, match="only the detections of a detector can be explained"):
+        ranking.explain(pixels, (0, 0, 9, 9), found["explained"])
 
 
 def test_mistakes_of_the_command_take_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -136,6 +155,13 @@ def test_mistakes_of_the_command_take_one_line(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match=r"uvicorn: is not installed; pip install 'resnet-transfer\[demo\]'"):
         serving.open_socket("127.0.0.1", 0)
     assert serving.is_loopback("127.0.0.2") and serving.is_loopback("::1") and not serving.is_loopback("0.0.0.0")
+
+
+def box_centre(page: Any) -> dict[str, float]:
+    """The place on the first canvas of the centre of its best box, in CSS pixels."""
+    box = page.evaluate("shown[0].panels[0].shown[0].box")
+    scale = page.evaluate("shown[0].panels[0].canvas.clientWidth / shown[0].panels[0].answer.width")
+    return {"x": (box[0] + box[2]) / 2 * scale, "y": (box[1] + box[3]) / 2 * scale}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
@@ -161,6 +187,15 @@ def test_a_browser_uploads_filters_and_compares(server: str, tmp_path: Path):
             everything = captions.nth(0).inner_text()
             total = int(everything.split(" of ")[1].split()[0])
             assert everything == f"det (1): {total} of {total} detections" and total > 0
+            chooser = page.locator(".why select").nth(0)
+            assert chooser.locator("option").count() == total + 1
+            chooser.select_option(index=1)
+            page.wait_for_selector(".heat img")
+            assert page.locator(".heat").inner_text().endswith("(Grad-CAM), in the white box")
+            page.locator("canvas").nth(0).click(position=box_centre(page))
+            page.wait_for_selector("body:not([aria-busy])")
+            assert page.locator(".heat img").count() == 1 and not page.is_visible("#message")
+            page.screenshot(path=tmp_path / f"{width}-heat.png", full_page=True)
             page.fill("#score", "1")
             assert captions.nth(0).inner_text() == f"det (1): 0 of {total} detections"
             assert page.evaluate("document.documentElement.scrollWidth") <= width

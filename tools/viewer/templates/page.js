@@ -45,10 +45,10 @@ async function add(files) {
   say(problems.join(" "));
 }
 
-async function predict(index, file) {
+async function ask(address, file) {
   let answer;
   try {
-    answer = await fetch(`/runs/${index}/predict`, {
+    answer = await fetch(address, {
       method: "POST", body: file, headers: { "X-Resnet-Transfer": "1" },
     });
   } catch {
@@ -62,7 +62,7 @@ async function predict(index, file) {
 async function show(file) {
   if (file.size > MOST_BYTES) throw new Error("The file has more than 20 MB.");
   // The server decides whether this is an image.
-  const answers = await Promise.all(runs.map((_, index) => predict(index, file)));
+  const answers = await Promise.all(runs.map((_, index) => ask(`/runs/${index}/predict`, file)));
   const bitmap = await picture(URL.createObjectURL(file)).catch(() => null); // browsers show no TIFF
   const section = by("image").content.firstElementChild.cloneNode(true);
   section.querySelector("h2").textContent = file.name;
@@ -71,12 +71,13 @@ async function show(file) {
     const panel = by("panel").content.firstElementChild.cloneNode(true);
     for (const box of answer.boxes || []) if (box.mask) box.image = await picture(box.mask);
     if (answer.labels) answer.image = await picture(answer.labels);
-    if (answer.heat) panel.append(await explanation(answer));
+    if (answer.heat) panel.append(await explanation(answer, "in the part of the image that it sees"));
     section.querySelector(".runs").append(panel);
     entry.panels.push({
       canvas: panel.querySelector("canvas"), list: panel.querySelector("ul"), name: runs[index].name, answer,
-      caption: panel.querySelector("figcaption"),
+      caption: panel.querySelector("figcaption"), figure: panel, index, file, shown: [],
     });
+    if (answer.task === "detection") addChooser(entry.panels.at(-1));
   }
   section.querySelector(".remove").addEventListener("click", () => {
     section.remove();
@@ -89,12 +90,59 @@ async function show(file) {
   draw(entry);
 }
 
-async function explanation(answer) {
+async function explanation(answer, place) {
   const image = await picture(answer.heat), part = document.createElement("div");
   image.alt = `where the model finds ${answer.explained}`;
   part.className = "heat";
-  part.append(image, `Where it finds ${answer.explained} (Grad-CAM), in the part of the image that it sees`);
+  part.append(image, `Where it finds ${answer.explained} (Grad-CAM), ${place}`);
   return part;
+}
+
+// A list of the boxes that are shown, and clicks on them: the one that is chosen is explained by a heat map.
+function addChooser(panel) {
+  const label = document.createElement("label");
+  panel.select = document.createElement("select");
+  label.className = "why";
+  label.append("Explain ", panel.select);
+  panel.figure.append(label);
+  panel.select.addEventListener("change", () => explain(panel));
+  panel.canvas.addEventListener("click", (event) => {
+    // The image is centred in the canvas, which may be wider.
+    const { clientWidth: wide, clientHeight: high } = panel.canvas, { width, height } = panel.answer;
+    const scale = Math.max(width / wide, height / high);
+    const x = (event.offsetX - wide / 2) * scale + width / 2, y = (event.offsetY - high / 2) * scale + height / 2;
+    const hit = panel.shown.findIndex(({ box }) => box[0] <= x && x < box[2] && box[1] <= y && y < box[3]);
+    if (hit < 0) return;
+    panel.select.value = hit;
+    explain(panel);
+  });
+}
+
+function fillChooser(panel, boxes) {
+  const chosen = panel.shown[panel.select.value];
+  panel.shown = boxes;
+  const names = ["a detection", ...boxes.map((box) => `${box.name} ${box.score.toFixed(2)}`)];
+  panel.select.replaceChildren(...names.map((name, index) => new Option(name, index ? index - 1 : "")));
+  panel.select.value = chosen && boxes.includes(chosen) ? boxes.indexOf(chosen) : "";
+  panel.select.parentElement.hidden = !boxes.length;
+}
+
+async function explain(panel) {
+  const box = panel.shown[panel.select.value];
+  panel.figure.querySelector(".heat")?.remove();
+  say("");
+  if (!box) return;
+  document.body.setAttribute("aria-busy", "true");
+  try {
+    const words = new URLSearchParams({ box: box.box.join(","), name: box.name });
+    const part = await explanation(await ask(`/runs/${panel.index}/explain?${words}`, panel.file), "in the white box");
+    panel.figure.querySelector(".heat")?.remove(); // of a choice that was made meanwhile
+    panel.figure.append(part);
+  } catch (error) {
+    say(error.message);
+  } finally {
+    document.body.removeAttribute("aria-busy");
+  }
 }
 
 function picture(source) {
@@ -129,6 +177,7 @@ function drawBoxes(pen, panel, boxes, scale) {
   pen.font = `600 ${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   const counts = new Map();
+  fillChooser(panel, boxes);
   for (const box of [...boxes].reverse()) { // the best is on top
     const [left, top, right, bottom] = box.box.map((each) => each * scale);
     if (box.image) {
