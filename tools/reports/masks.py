@@ -13,12 +13,13 @@ from hotcoco import mask
 from tools.evaluation.summary import METRICS, PREFIXES, TITLES, IouType, iou_types_of
 from tools.reports.cells import blocks_by_run, count_cell, fraction_cell, text_cell, text_column
 from tools.reports.page import Block, Gallery, GalleryItem, Section, SortableTable, TableColumn
-from tools.reports.pictures import embed_crop, read_rgb
+from tools.reports.pictures import SIDE, embed_crop, read_rgb
 from tools.runs.folder import RunFolder
 from tools.runs.mask_pairs import MaskPair, mask_pairs
 from tools.runs.outcomes import BoxPredictions
 
-TRUE, FOUND = (40, 160, 60), (220, 50, 40)  # colours of outlines
+TRUE, FOUND, EDGE = (255, 215, 0), (60, 190, 255), (20, 20, 20)  # colours of outlines, and of their edges
+MARGIN = 0.2  # around the box of a crop, as a fraction of the longer side of the box
 
 
 def mask_tables(runs: Sequence[RunFolder]) -> list[Block]:
@@ -80,8 +81,8 @@ def pair_blocks(
     )
     worst = sorted(pairs, key=lambda pair: (pair.mask_iou, -pair.score))[:number]
     items = [_item(pair, categories[pair.category], paths[pair.image], bits) for pair in worst]
-    note = "Green: outline of the true mask; red: outline of the predicted mask."
-    return [table, *([Gallery("Worst masks", items, note, small=True)] if items else [])]
+    note = "Yellow: outline of the true mask; blue: outline of the predicted mask."
+    return [table, *([Gallery("Worst masks", items, note)] if items else [])]
 
 
 def _item(pair: MaskPair, name: str, path: Path, bits: int) -> GalleryItem:
@@ -90,13 +91,15 @@ def _item(pair: MaskPair, name: str, path: Path, bits: int) -> GalleryItem:
     if pixels is None or pixels.shape[:2] != tuple(pair.true["size"]):  # type: ignore[arg-type]
         return GalleryItem([], title, f"{text}; the image cannot be read")
     pixels = np.ascontiguousarray(pixels)
-    for code, colour in ((pair.true, TRUE), (pair.found, FOUND)):
-        _outline(pixels, code, colour)
-    return GalleryItem([embed_crop(pixels, pair.box, (), alt=f"{title} in {path.name}")], title, text)
+    contours = {TRUE: _contours(pair.true), FOUND: _contours(pair.found)}
+    width = max(1, round(max(pair.box[2:]) / SIDE * 3))  # three pixels where the crop is shown
+    for edge in (2, 0):  # dark edges first, so that they cover no outline
+        for colour, lines in contours.items():
+            cv2.drawContours(pixels, lines, -1, EDGE if edge else colour, width + edge * max(1, width // 2))
+    return GalleryItem(
+        [embed_crop(pixels, pair.box, (), alt=f"{title} in {path.name}", margin=MARGIN, side=SIDE)], title, text
+    )
 
 
-def _outline(pixels: np.ndarray, code: dict[str, Any], colour: tuple[int, int, int]) -> None:
-    """Draw the outline of a mask into an image `[H, W, 3]`."""
-    shape = np.ascontiguousarray(mask.decode(code))
-    contours, _ = cv2.findContours(shape, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(pixels, contours, -1, colour, 1)
+def _contours(code: dict[str, Any]) -> Sequence[np.ndarray]:
+    return cv2.findContours(np.ascontiguousarray(mask.decode(code)), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]

@@ -52,20 +52,33 @@ def embed(
     return PageImage(jpeg_uri(small), width, height, tuple(marks), name, alt)
 
 
-def embed_crop(image: np.ndarray, box: Sequence[float], marks: Sequence[BoxMark], *, alt: str = "") -> PageImage:
-    """Cut a box (x, y, width, height in pixels) with a margin out of an image; return the crop with the boxes in it."""
+def embed_crop(
+    image: np.ndarray,
+    box: Sequence[float],
+    marks: Sequence[BoxMark],
+    *,
+    alt: str = "",
+    margin: float = MARGIN,
+    side: int = CROP,
+) -> PageImage:
+    """Cut a box (x, y, width, height in pixels) with a margin out of an image; return the crop with the boxes in it.
+
+    Args:
+        margin: around the box, as a fraction of the box's longer side.
+        side: upper limit of the crop's longer side, in pixels. Tiny crops are enlarged.
+    """
     x, y, w, h = box
-    margin = max(MARGIN * max(w, h), LEAST_MARGIN)
-    left, top = max(0, int(x - margin)), max(0, int(y - margin))
-    right, bottom = min(image.shape[1], int(x + w + margin) + 1), min(image.shape[0], int(y + h + margin) + 1)
+    pad = max(margin * max(w, h), LEAST_MARGIN)
+    left, top = max(0, int(x - pad)), max(0, int(y - pad))
+    right, bottom = min(image.shape[1], int(x + w + pad) + 1), min(image.shape[0], int(y + h + pad) + 1)
     if right <= left or bottom <= top:  # the box is outside the image
-        return embed(image, marks, alt=alt, side=CROP)
+        return embed(image, marks, alt=alt, side=side)
     part = image[top:bottom, left:right]
-    scale = max(1, CROP // max(part.shape[:2]))  # enlarge tiny crops
+    scale = max(1, side // max(part.shape[:2]))
     if scale > 1:
         part = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     inside = [mark for mark in marks if _overlaps(mark, left, top, right, bottom)]
-    return embed(part, [_moved(mark, left, top, scale) for mark in inside], alt=alt, side=CROP)
+    return embed(part, [_moved(mark, left, top, scale) for mark in inside], alt=alt, side=side)
 
 
 def jpeg_uri(image: np.ndarray) -> str:

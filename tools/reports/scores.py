@@ -37,7 +37,9 @@ def scores_section(found: Sequence[BoxPredictions], *, count: int) -> Section:
     several, blocks = len(found) > 1, list[Block]()
     series = [ChartSeries(each.run.name, GRID, each.matched.whole.at(GRID), index) for index, each in enumerate(found)]
     if not several:
-        series = [ChartSeries("all", GRID, found[0].matched.whole.at(GRID), 0), *_class_series(found[0])]
+        curves = _class_series(found[0])
+        whole = ChartSeries("all", GRID, found[0].matched.whole.at(GRID), 0)
+        series = [whole, *curves] if len(curves) != 1 else curves
     chart = line_chart("F1 by score", series, x="least score", y="F1", bottom=0, top=1)
     tables = [_table(each, each.matched.best_scores(count), several=several) for each in found]
     shown = [table if len(table.rows) < MOST_ROWS else FoldedBlocks(table.caption, [table]) for table in tables]
@@ -46,7 +48,7 @@ def scores_section(found: Sequence[BoxPredictions], *, count: int) -> Section:
     text = (
         f"F1 is the harmonic mean of precision and recall at IoU {IOU:g}, of the detections with at least a score. "
         "The best score has the highest F1 on these images; its interval is that of 95 % of random resamples of the "
-        "images. A wide interval means that another score is as good. `predict.py --score best` uses the best "
+        "images. A wide interval means that another score is as good. predict.py --score best uses the best "
         "scores of the run."
     )
     return Section("Which score", blocks, text)
