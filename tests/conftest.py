@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import multiprocessing
 import os
@@ -56,6 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the commands and with what concerns all code: a long file that came last would leave a worker idle."""
     tests = ROOT / "tests"
     items.sort(key=lambda item: not item.path.is_relative_to(tests / "tools") and item.path.parent != tests)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from the million objects of libraries and tests, which stay until the end."""
+    gc.freeze()
 
 
 def avoid_bf16() -> None:
@@ -370,6 +376,7 @@ def _as_script(
     """Run a script as `python argv` does, with the streams in files."""
     os.dup2(out.detach(), 1)
     os.dup2(err.detach(), 2)
+    gc.freeze()  # what the libraries made; a collection would copy the memory that both processes share
     faulthandler.enable()
     os.environ.update(environment)
     os.chdir(cwd)

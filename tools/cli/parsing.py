@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -35,7 +35,7 @@ from tools.processes.failures import SharedError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from jsonargparse import Namespace
+    from jsonargparse import ArgumentParser, Namespace
 
 OptionGroups = TypeVar("OptionGroups")
 Recipe = Callable[[Sequence[str]], Path | None]
@@ -183,21 +183,28 @@ def _print_help(groups: Iterable[type], *, description: str, defaults: Sequence[
 
 def _values(arguments: Sequence[str], groups: Iterable[type], *, defaults: Sequence[str]) -> Namespace:
     """Return the values of all options, from the arguments and the files of defaults, of which later ones win."""
-    from jsonargparse import ArgumentError, ArgumentParser  # slow to import
+    from jsonargparse import ArgumentError  # slow to import
 
-    parser = ArgumentParser(
-        exit_on_error=False,
-        default_config_files=[glob.escape(file) for file in defaults],
-    )
+    parser = _parser(tuple(groups))
+    parser.default_config_files = [glob.escape(file) for file in defaults]
+    try:
+        return parser.parse_args(list(arguments))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"{with_dashes(_plain_text(error))}; see --help") from None
+
+
+@cache
+def _parser(groups: tuple[type, ...]) -> ArgumentParser:
+    """Return a parser of the options of all groups, without its files of defaults."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     for group in groups:
         # Give jsonargparse types, not texts: for texts it runs the imports under TYPE_CHECKING, which load torch.
         group.__init__.__annotations__.update(get_type_hints(group))  # type: ignore[misc]
         parser.add_class_arguments(group)
-    try:
-        return parser.parse_args(list(arguments))
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{with_dashes(_plain_text(error))}; see --help") from None
+    return parser
 
 
 def with_dashes(text: str) -> str:
