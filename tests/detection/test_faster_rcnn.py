@@ -27,7 +27,7 @@ from detection.transforms import Augment
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 
-SIZES = {"min_size": 128, "max_size": 200}  # smaller than the default, to be fast
+SIZES = {"min_size": 96, "max_size": 160}  # smaller than the default, to be fast
 
 
 def targets_for(count: int) -> list[dict[str, torch.Tensor]]:

@@ -21,7 +21,7 @@ from detection.predict import Predictor, View, flip_boxes
 from detection.strips import strips_of_bitmaps
 
 SIZES = {"min_size": 96, "max_size": 160}  # smaller than the default, to be fast
-FEW = {"proposals": 50, "rois_per_image": 32}
+FEW = {"proposals": 12, "rois_per_image": 16, "max_detections": 15}
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 
 
@@ -51,11 +51,12 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, de
         weights=None,
         weights_backbone=None,
         num_classes=91,
-        rpn_pre_nms_top_n_train=100,
-        rpn_pre_nms_top_n_test=50,
-        rpn_post_nms_top_n_train=100,
-        rpn_post_nms_top_n_test=50,
-        box_batch_size_per_image=32,
+        rpn_pre_nms_top_n_train=24,
+        rpn_pre_nms_top_n_test=12,
+        rpn_post_nms_top_n_train=24,
+        rpn_post_nms_top_n_test=12,
+        box_batch_size_per_image=16,
+        box_detections_per_img=15,
         **SIZES,
     )
     with torch.no_grad():

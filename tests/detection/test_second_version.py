@@ -18,11 +18,12 @@ from backbones.norm import norm_table
 from detection.data.annotations import CategoryMap
 
 RPN = {
-    "rpn_pre_nms_top_n_train": 100,
-    "rpn_pre_nms_top_n_test": 50,
-    "rpn_post_nms_top_n_train": 100,
-    "rpn_post_nms_top_n_test": 50,
-    "box_batch_size_per_image": 32,
+    "rpn_pre_nms_top_n_train": 24,
+    "rpn_pre_nms_top_n_test": 12,
+    "rpn_post_nms_top_n_train": 24,
+    "rpn_post_nms_top_n_test": 12,
+    "box_batch_size_per_image": 16,
+    "box_detections_per_img": 15,
 }
 Twins = tuple[torch.nn.Module, torch.nn.Module, Path]
 
