@@ -108,7 +108,8 @@ def load_detector(
         UserError: an entry outside the predictor is missing or has another shape. Without it, the detector would detect
             nothing.
     """
-    own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    entries = model.state_dict()
+    own = {name: value for name, value in entries.items() if not name.endswith("num_batches_tracked")}
     meta = read_meta(source)
     state = without_prefix(own, state, _modern)
     known = _known_categories(state, meta)
@@ -126,7 +127,7 @@ def load_detector(
             f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, --version, widths, --context "
             "--cascade, --class-agnostic-boxes and --class-agnostic-masks that the file was trained with"
         )
-    model.load_state_dict({name: value for name, value in state.items() if name in model.state_dict()}, strict=False)
+    model.load_state_dict({name: value for name, value in state.items() if name in entries}, strict=False)
     # The published COCO files of version 1 were trained with frozen batch norm of epsilon 0. Fine-tuned models keep it.
     first = source == "coco" and VERSION_1 in state
     eps = 0.0 if first or Path(source).name in COCO_FILES else meta.get("norm_eps")

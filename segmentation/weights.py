@@ -61,7 +61,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
     Raises:
         UserError: if any other entry is missing or has another shape.
     """
-    own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    entries = model.state_dict()
+    own = {name: value for name, value in entries.items() if not name.endswith("num_batches_tracked")}
     state = without_prefix(own, state)
     absent = [name for name in own if name not in state]
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -76,7 +77,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, num_classes: int, source
             f"{source}: does not fit this model ({len(wrong)} entries missing, left over or of another "
             f"shape, such as {wrong[0]}); use the backbone and head that the file was trained with"
         )
-    fitting = {name: value for name, value in state.items() if name in model.state_dict() and name not in random}
+    fitting = {name: value for name, value in state.items() if name in entries and name not in random}
     model.load_state_dict(fitting, strict=False)
     return LoadReport(
         source=source,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_mask_rcnn import FEW, SIZES, SMALL, images_of, targets_of
+from test_mask_rcnn import FEW, SMALL, images_of, targets_of
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import backbones
@@ -17,6 +17,7 @@ from backbones.errors import UserError
 from backbones.norm import norm_table
 from detection.data.annotations import CategoryMap
 
+SIZES = {"min_size": 64, "max_size": 96}
 RPN = {
     "rpn_pre_nms_top_n_train": 24,
     "rpn_pre_nms_top_n_test": 12,
