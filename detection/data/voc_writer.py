@@ -12,7 +12,8 @@ import PIL.Image
 
 from backbones.common.datasets import Record, listed_lines
 from backbones.errors import UserError
-from detection.data.layouts.voc import CORNERS, FURTHEST, INSTANCES, KEPT, LISTS
+from detection.data.layouts.voc import INSTANCES, LISTS
+from detection.data.layouts.voc_objects import CORNERS, FURTHEST, KEPT
 from detection.data.truth import Truth
 from detection.data.writers import Lost, by_image, class_names, digits, link_image, refuse_box, stems_of
 from detection.data.written_masks import WrittenMasks

@@ -18,7 +18,7 @@ from backbones.common.files import link_file, write_json
 from backbones.common.images import image_size
 from backbones.common.listing import describe_passed_over
 from backbones.errors import UserError, counted
-from detection.data.layouts.voc import KEPT
+from detection.data.layouts.voc_objects import KEPT
 from detection.data.truth import Truth, checked_names
 
 UNTOLD = ("", "0", "unspecified")  # values of VOC's fields that tools write if nobody said anything

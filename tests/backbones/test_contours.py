@@ -1,4 +1,4 @@
-"""Polygons along the edges of pixels, and the run lengths of Label Studio's brush, hold exactly the pixels of a mask."""
+"""Polygons along the edges of pixels, and run lengths of Label Studio's brush, hold exactly the pixels of a mask."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -389,3 +391,26 @@ def test_masks_are_read_from_the_layouts_that_the_page_names(tmp_path: Path, lay
     else:
         with pytest.raises(UserError, match="mask"):
             CocoAnnotations.of(truth, without_mask="error")
+
+
+@pytest.mark.parametrize(
+    "name", ["roboflow-voc", "via-regions-of-splits", "roboflow-tensorflow", "labelme", "cvat-images"]
+)
+def test_names_that_differ_in_capitals_between_splits_are_one_class(tmp_path: Path, name: str):
+    """A split that uses both spellings means two classes."""
+    EXPORTS[name][1](tmp_path / "one")
+    root, split = tmp_path / "one", "val" if (tmp_path / "one" / "val").is_dir() else "valid"
+    if not (root / split).is_dir():  # exports without splits
+        root = tmp_path / "set"
+        for each in ("train", split):
+            shutil.copytree(tmp_path / "one", root / each)
+    files = [path for suffix in ("xml", "json", "csv") for path in sorted((root / split).glob(f"*.{suffix}"))]
+    for file in files:
+        file.write_text(re.sub(r"\bdog\b", "Dog", file.read_text()))
+    for each in ("train", split):
+        data = read(root, each)
+        assert data.categories.names == ("cat", "dog") and sorted(data.labels.tolist()) == [1, 2, 2]
+    assert data.notes["names of classes that differ in capitals between splits (Dog -> dog)"] == 2
+    for file in files:
+        file.write_text(re.sub(r"\bcat\b", "dog", file.read_text()))
+    assert set(read(root, "train").categories.names) == {"Dog", "cat", "dog"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from backbones.common.images import image_size
 from backbones.common.values import LONGEST_SIDE, is_text
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
+from detection.data.layouts.spellings import note_of, spellings_of
 from detection.data.truth import Truth, unknown_size
 
 FURTHEST = 2**31  # pixels; limit of coordinates
@@ -106,18 +107,24 @@ class Collector:
         """Count something that is left out or read in another way than it is written."""
         self.truth.notes[what] += 1
 
-    def finish(self, classes: Iterable[str] | None = None) -> Truth:
+    def finish(self, classes: Iterable[str] | None = None, *, splits: Iterable[Collection[str]] = ()) -> Truth:
         """Return the collected records.
 
         Args:
-            classes: all class names in the order of their ids; None for the sorted names of the objects.
+            classes: all class names in the order of their ids; None for the sorted names of the objects and `splits`.
+            splits: class names that each split uses, of which those that differ in capitals only are united.
 
         Raises:
             UserError: there are no images, or no classes.
         """
         if not self.truth.data["images"]:
             raise UserError(f"{self.truth.path}: names no image that can be read; check the file and the image folder")
-        names = sorted(set(self._names)) if classes is None else list(dict.fromkeys([*classes, *self._names]))
+        used = list(splits)
+        spellings = spellings_of(used)
+        self._respell(spellings)
+        listed = {*self._names}.union(*used) if classes is None else [*classes, *self._names]
+        names = list(dict.fromkeys(spellings.get(name, name) for name in listed))
+        names = sorted(names) if classes is None else names
         if not names:
             raise UserError(f"{self.truth.path}: has no object with a class; label at least one object")
         numbers = {name: number for number, name in enumerate(names, 1)}
@@ -126,6 +133,13 @@ class Collector:
             record["category_id"] = numbers[name]
         self.truth.renamed.update(self.images.renamed)
         return replace(self.truth, passed_over=self._passed_over())
+
+    def _respell(self, spellings: Mapping[str, str]) -> None:
+        """Replace spellings of class names in the objects, and count them."""
+        for name in self._names:
+            if name in spellings:
+                self.note(note_of(name, spellings))
+        self._names = [spellings.get(name, name) for name in self._names]
 
     def _passed_over(self) -> Mapping[str, int]:
         """Return the number of files in the image folder by suffix that are neither images nor read annotations."""

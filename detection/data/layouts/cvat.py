@@ -6,7 +6,7 @@ Source: https://docs.cvat.ai/docs/other/xml_format
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -49,19 +49,21 @@ class CvatLayout(FileLayout):
         if not subsets:
             return super().read(root, split, how)
         require_split(split, sorted(subsets), root)
-        ((path, images),) = self.files(root).values()
-        return read_cvat(path, images, how, classes=None, subset=split)
+        ((path, images),) = self.places(root).values()
+        return read_cvat(path, images, how, declared=(), subset=split)
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
-        classes = [name for file in (path, *others) for name in _labels(_parse(file))]
-        return read_cvat(path, images, how, classes=list(dict.fromkeys(classes)) or None)
+        declared = [_labels(_parse(file)) for file in (path, *others)]
+        return read_cvat(path, images, how, declared=declared)
 
 
-def read_cvat(path: Path, images: Path, how: Reading, *, classes: list[str] | None, subset: str | None = None) -> Truth:
+def read_cvat(
+    path: Path, images: Path, how: Reading, *, declared: Sequence[Sequence[str]], subset: str | None = None
+) -> Truth:
     """Read an XML file of CVAT.
 
     Args:
-        classes: all class names in the order of their ids; None for the labels of the file.
+        declared: labels that this file and those of other splits declare, in the order of their ids.
         subset: value of `subset` of the images to read; None for all images.
     """
     root = _parse(path)
@@ -73,7 +75,8 @@ def read_cvat(path: Path, images: Path, how: Reading, *, classes: list[str] | No
         record = records.add_image(image.get("name"), path, size=size, where=f"image {image.get('id', '')}".strip())
         if record is not None:
             _add_shapes(image, (record["width"], record["height"]), records)
-    return records.finish(classes or _labels(root) or None)
+    classes = list(dict.fromkeys(name for labels in declared for name in labels))
+    return records.finish(classes or _labels(root) or None, splits=declared)
 
 
 def _add_shapes(image: Element, size: tuple[int, int], records: Collector) -> None:
@@ -164,7 +167,7 @@ def _labels(root: Element) -> list[str]:
 
 def _subsets(root: Path, layout: CvatLayout) -> Counter[str]:
     """Return the subsets of the images in the one file of a project, if there are several."""
-    files = layout.files(root)
+    files = layout.places(root)
     if len(files) != 1 or UNSPLIT not in files:
         return Counter()
     found = Counter(image.get("subset", UNSPLIT).lower() for image in _parse(files[UNSPLIT][0]).iterfind("image"))

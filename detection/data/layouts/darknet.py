@@ -6,13 +6,14 @@ CVAT's YOLO 1.1 has `obj.data`, `obj.names`, `train.txt` and `obj_train_data/`; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from backbones.common.listing import visible
 from backbones.errors import UserError
-from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.base import LAYOUTS, Reading, Sign
 from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, is_file
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.yolo import read_yolo
 from detection.data.layouts.yolo_places import LISTS, LabelledImages, pairs_of_folder, pairs_of_list
 from detection.data.truth import Truth, read_names, read_text
@@ -23,28 +24,27 @@ UNLABELLED = "images without a label file, which are left out"
 
 
 @LAYOUTS.register("darknet")
-class DarknetLayout(Layout):
+class DarknetLayout(PlacedLayout):
     """Images and label files in one folder, in a folder for each split, or in lists."""
 
     name = "darknet"
     form = "Darknet's or labelImg's images with *.txt in one folder, and obj.names or classes.txt"
+    file = "images and label files *.txt in one folder"
 
     def signs(self, root: Path) -> Iterator[Sign]:
         yield f"{', '.join(CLASS_FILES[:3])} or a file *.data", _class_file(root) is not None
-        yield "images and label files *.txt in one folder", bool(_places(root))
+        yield self.file, bool(_places(root))
 
-    def splits(self, root: Path) -> list[str]:
-        return sorted(_places(root))
+    def places(self, root: Path) -> dict[str, Place]:
+        return {split: (place, root) for split, place in _places(root).items()}
 
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        places, names = _places(root), _class_file(root)
-        if split not in places or names is None:
-            known = ", ".join(sorted(places))
-            raise UserError(f"--data {root}: has no split {split}; name one of its splits ({known})")
-        place = places[split]
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
+        place, classes = places[split][0], _class_file(root)
+        if classes is None:
+            raise UserError(f"--data {root}: has no list of classes; add {CLASS_FILES[0]} or {CLASS_FILES[1]}")
         if place.is_file():
-            return read_yolo("darknet", pairs_of_list(place, root, how), read_names(names), how)
-        return read_yolo("darknet", _labelled(pairs_of_folder(place, how, labels=place)), read_names(names), how)
+            return read_yolo("darknet", pairs_of_list(place, root, how), read_names(classes), how)
+        return read_yolo("darknet", _labelled(pairs_of_folder(place, how, labels=place)), read_names(classes), how)
 
 
 def _labelled(found: LabelledImages) -> LabelledImages:

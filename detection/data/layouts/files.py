@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.errors import UserError
-from detection.data.layouts.base import Layout, Reading, Sign
-from detection.data.layouts.images import (
-    SPLIT_WORDS,
-    UNSPLIT,
-    files_of,
-    folders_of_splits,
-    has_images_below,
-    image_folder,
-    require_split,
-)
+from detection.data.layouts.base import Reading
+from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, files_of, folders_of_splits, image_folder
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import Truth
 
 _WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_WORDS)})(?:\d{{4}})?(?:$|[^a-z])")
@@ -29,7 +22,7 @@ def split_word(path: Path) -> str | None:
     return match[1] if match else None
 
 
-class FileLayout(Layout):
+class FileLayout(PlacedLayout):
     """A layout whose splits each have one annotation file.
 
     The file lies in the folder of the data set, in its subfolder `annotations`, or in the folder of a split. A split
@@ -38,11 +31,9 @@ class FileLayout(Layout):
 
     Attributes:
         suffixes: suffixes of the annotation files.
-        file: description of the file, for messages.
     """
 
     suffixes: tuple[str, ...]
-    file: str
 
     @abstractmethod
     def reads(self, path: Path) -> bool:
@@ -61,21 +52,11 @@ class FileLayout(Layout):
             UserError: the file cannot be read, or `how.on_problem` raises the error of a record.
         """
 
-    def signs(self, root: Path) -> Iterator[Sign]:
-        files = self.files(root)
-        yield self.file, bool(files)
-        yield "images", any(has_images_below(folder) for _, folder in files.values())
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
+        path, images = places[split]
+        return self.read_file(path, images, how, others=[file for file, _ in places.values() if file != path])
 
-    def splits(self, root: Path) -> list[str]:
-        return sorted(self.files(root))
-
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        files = self.files(root)
-        require_split(split, sorted(files), root)
-        path, images = files[split]
-        return self.read_file(path, images, how, others=[file for file, _ in files.values() if file != path])
-
-    def files(self, root: Path) -> dict[str, tuple[Path, Path]]:
+    def places(self, root: Path) -> dict[str, Place]:
         """Return annotation file and image folder of each split.
 
         Raises:
@@ -96,7 +77,7 @@ class FileLayout(Layout):
     def _readable(self, folder: Path) -> list[Path]:
         return [path for suffix in self.suffixes for path in files_of(folder, suffix) if self.reads(path)]
 
-    def _by_name(self, root: Path, files: list[Path]) -> dict[str, tuple[Path, Path]]:
+    def _by_name(self, root: Path, files: list[Path]) -> dict[str, Place]:
         """Return the files of the splits by the words in the files' names."""
         words = {path: split_word(path) for path in files}
         if len(files) == 1 and words[files[0]] is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ from backbones.common.image_finder import ImageFinder
 from backbones.common.images import open_image
 from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.errors import UserError
-from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.base import LAYOUTS, Reading, Sign
 from detection.data.layouts.collector import Collector
-from detection.data.layouts.images import UNSPLIT, first_of, has_images, require_split
+from detection.data.layouts.images import UNSPLIT, first_of, has_images
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import ProblemHandler, Truth, read_names
 
 IMAGES, MAPS = ("PNGImages", "images"), ("PedMasks", "instance_masks")
@@ -24,22 +25,22 @@ UNLABELLED = "images without an instance map, which are left out"
 
 
 @LAYOUTS.register("instance-maps")
-class InstanceMapsLayout(Layout):
+class InstanceMapsLayout(PlacedLayout):
     """Images of one class of objects, and an instance map for each image, as in Penn-Fudan's data set."""
 
     name = "instance-maps"
+    file = f"a folder {' or '.join(MAPS)}"
     form = "Penn-Fudan's PNGImages/NAME.png and PedMasks/NAME_mask.png, or images and instance_masks"
 
     def signs(self, root: Path) -> Iterator[Sign]:
-        yield f"a folder {' or '.join(MAPS)}", any(first_of(root / name, IMAGE_SUFFIXES) for name in MAPS)
+        yield self.file, any(first_of(root / name, IMAGE_SUFFIXES) for name in MAPS)
         yield f"images in {' or '.join(IMAGES)}", any(has_images(root / name) for name in IMAGES)
 
-    def splits(self, root: Path) -> list[str]:
-        return [UNSPLIT]
+    def places(self, root: Path) -> dict[str, Place]:
+        return {UNSPLIT: (_first(root, MAPS), _first(root, IMAGES))}
 
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        require_split(split, self.splits(root), root)
-        images, maps = (next(root / n for n in names if (root / n).is_dir()) for names in (IMAGES, MAPS))
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
+        maps, images = places[split]
         found = Collector(self.name, maps, ImageFinder(images), how, "object")
         label = _class_name(root)
         for name in found.images.files:
@@ -49,6 +50,11 @@ class InstanceMapsLayout(Layout):
             elif found.add_image(name, file) is not None:
                 _add_objects(found, file, label)
         return found.finish([label])
+
+
+def _first(root: Path, names: Sequence[str]) -> Path:
+    """Return the first of the folders that exists, or else the first one."""
+    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
 
 
 def _add_objects(found: Collector, file: Path, label: str) -> None:

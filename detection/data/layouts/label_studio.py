@@ -46,8 +46,8 @@ class LabelStudioLayout(FileLayout):
         return super().matches(root) and BrushExport.of(root) is None
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
-        further = {name for file in others for name in _names(file)}
-        return _read(path, images, how).finish(sorted(further | set(_names(path))))
+        used = [set(_names(file)) for file in (path, *others)]
+        return _read(path, images, how).finish(splits=used)
 
 
 def _read(path: Path, images: Path, how: Reading) -> Collector:

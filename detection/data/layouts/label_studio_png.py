@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from backbones.common.brush_files import BrushExport, BrushMask
 from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.errors import UserError
-from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector
-from detection.data.layouts.images import UNSPLIT, require_split
+from detection.data.layouts.images import UNSPLIT
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import Truth
 
 EMPTY = "masks without a pixel, which are left out"
 
 
 @LAYOUTS.register("label-studio-png")
-class LabelStudioPngLayout(Layout):
+class LabelStudioPngLayout(PlacedLayout):
     """Label Studio's masks in files. Each stroke of the brush is an object."""
 
     name = "label-studio-png"
     form = "Label Studio's brush as PNG or NumPy files, task-1-annotation-1-by-1-tag-LABEL-0.png, and images"
+    file = "masks task-ID-annotation-ID-by-AUTHOR-TAG-LABEL-INDEX.png"
 
-    def signs(self, root: Path) -> Iterator[Sign]:
-        yield "masks task-ID-annotation-ID-by-AUTHOR-TAG-LABEL-INDEX.png", BrushExport.of(root) is not None
+    def places(self, root: Path) -> dict[str, Place]:
+        return {} if BrushExport.of(root) is None else {UNSPLIT: (root, root)}
 
-    def splits(self, root: Path) -> list[str]:
-        return [UNSPLIT]
-
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        require_split(split, self.splits(root), root)
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         export = BrushExport(root)
         found = Collector(self.name, root, export.finder, how, "mask")
         for name, masks in export.by_image().items():

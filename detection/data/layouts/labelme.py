@@ -6,7 +6,7 @@ Source: https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from backbones.common.datasets import Record
@@ -15,7 +15,7 @@ from backbones.common.labelme_masks import decode_mask
 from backbones.common.listing import visible
 from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.errors import UserError
-from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
 from detection.data.layouts.images import (
     SPLIT_WORDS,
@@ -23,11 +23,10 @@ from detection.data.layouts.images import (
     files_of,
     folders_of_splits,
     has_images,
-    has_images_below,
     image_folder,
-    require_split,
 )
 from detection.data.layouts.json_files import read_json
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.sniffing import json_kind
 from detection.data.truth import Truth
 
@@ -36,39 +35,28 @@ UNLABELLED = "images without a JSON file, which are left out"
 
 
 @LAYOUTS.register("labelme")
-class LabelMeLayout(Layout):
+class LabelMeLayout(PlacedLayout):
     """LabelMe's files, in one folder or in a folder for each split."""
 
     name = "labelme"
     form = "LabelMe's JSON file for each image"
+    file = "a JSON file of LabelMe for each image"
 
-    def signs(self, root: Path) -> Iterator[Sign]:
-        found = _folders(root)
-        yield "a JSON file of LabelMe for each image", bool(found)
-        yield "images", any(has_images_below(images) for _, images in found.values())
+    def places(self, root: Path) -> dict[str, Place]:
+        found = {folder.name: pair for folder in folders_of_splits(root) if (pair := _pair(folder))}
+        pair = None if found else _pair(root)
+        return {UNSPLIT: pair} if pair else found
 
-    def splits(self, root: Path) -> list[str]:
-        return sorted(_folders(root))
-
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        folders = _folders(root)
-        require_split(split, sorted(folders), root)
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         truths = {
             name: _read(*pair, how if name == split else Reading("keep", on_problem=_ignore))
-            for name, pair in folders.items()
+            for name, pair in places.items()
         }
-        names = {str(shape["label"]).strip() for each in truths.values() for shape in each[1]}
-        return truths[split][0].finish(sorted(names))
+        used = [{str(shape["label"]).strip() for shape in shapes} for _, shapes in truths.values()]
+        return truths[split][0].finish(splits=used)
 
 
-def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Return the folders of the JSON files and of the images of each split."""
-    found = {folder.name: pair for folder in folders_of_splits(root) if (pair := _pair(folder))}
-    pair = None if found else _pair(root)
-    return {UNSPLIT: pair} if pair else found
-
-
-def _pair(root: Path) -> tuple[Path, Path] | None:
+def _pair(root: Path) -> Place | None:
     for folder in (root, *(root / name for name in FOLDERS)):
         if any(json_kind(path) == "labelme" for path in _json_files(folder)[:3]):
             return folder, folder if has_images(folder) else image_folder(root)

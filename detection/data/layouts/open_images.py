@@ -5,13 +5,13 @@ Source: https://storage.googleapis.com/openimages/web/download_v7.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import visible
 from backbones.errors import UserError
-from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
 from detection.data.layouts.csv_files import has_columns, read_cells, read_rows
 from detection.data.layouts.files import split_word
@@ -19,10 +19,9 @@ from detection.data.layouts.images import (
     UNSPLIT,
     files_of,
     folders_of_splits,
-    has_images_below,
     image_folder,
-    require_split,
 )
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import Truth
 
 COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
@@ -31,28 +30,22 @@ KEPT = {"IsOccluded": "occluded", "IsTruncated": "truncated"}
 
 
 @LAYOUTS.register("open-images")
-class OpenImagesLayout(Layout):
+class OpenImagesLayout(PlacedLayout):
     """Open Images' own files, or FiftyOne's folders `SPLIT/data`, `SPLIT/labels` and `SPLIT/metadata`."""
 
     name = "open-images"
     form = "Open Images' SPLIT-annotations-bbox.csv and images"
+    file = f"a CSV file with the columns {', '.join(COLUMNS)}"
 
-    def signs(self, root: Path) -> Iterator[Sign]:
-        found = _files(root)
-        yield f"a CSV file with the columns {', '.join(COLUMNS)}", bool(found)
-        yield "images", any(has_images_below(images) for _, images in found.values())
+    def places(self, root: Path) -> dict[str, Place]:
+        return _files(root)
 
-    def splits(self, root: Path) -> list[str]:
-        return sorted(_files(root))
-
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        files = _files(root)
-        require_split(split, sorted(files), root)
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         titles = _titles(root)
-        used = {row["LabelName"] for path, _ in files.values() for _, row in read_rows(path)}
+        used = {row["LabelName"] for path, _ in places.values() for _, row in read_rows(path)}
         known = [title for label, title in titles.items() if label in used]
         classes = known + sorted(label for label in used - titles.keys() if label.strip())
-        return _read(*files[split], titles, how).finish(list(dict.fromkeys(classes)))
+        return _read(*places[split], titles, how).finish(list(dict.fromkeys(classes)))
 
 
 def _read(path: Path, images: Path, titles: dict[str, str], how: Reading) -> Collector:
@@ -81,7 +74,7 @@ def _read(path: Path, images: Path, titles: dict[str, str], how: Reading) -> Col
     return records
 
 
-def _files(root: Path) -> dict[str, tuple[Path, Path]]:
+def _files(root: Path) -> dict[str, Place]:
     """Return CSV file and image folder of each split."""
     found = {}
     for folder in folders_of_splits(root):

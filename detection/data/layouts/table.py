@@ -45,5 +45,5 @@ class TensorflowCsvLayout(FileLayout):
         left_out = len(records.images.files) - len(records.truth.files)
         if left_out > 0:
             records.truth.notes[UNLISTED] += left_out
-        names = {row["class"].strip() for file in (path, *others) for _, row in read_rows(file)}
-        return records.finish(sorted(names - {""}))
+        used = [{row["class"].strip() for _, row in read_rows(file)} - {""} for file in (path, *others)]
+        return records.finish(splits=used)

@@ -47,8 +47,8 @@ class ViaLayout(FileLayout):
             record = records.add_image(entry["filename"], path, where=f"image {str(entry['filename'])[:80]!r}")
             if record is not None:
                 _add_regions(entry["regions"], attribute, options, records)
-        names = {name for file in others for name in _names(file)}
-        return records.finish(sorted(names | set(_names(path)) or {"object"}))
+        used = [set(_names(file)) for file in (path, *others)]
+        return records.finish(None if any(used) else ["object"], splits=used)
 
 
 def _add_regions(regions: list[Record], attribute: str | None, options: Record, records: Collector) -> None:

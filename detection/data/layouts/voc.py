@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from backbones.common.datasets import Record, leads_out
 from backbones.common.images import image_size
 from backbones.common.listing import visible
-from backbones.common.values import is_text
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT
 from detection.data.layouts.instance_maps import add_masks
+from detection.data.layouts.spellings import spellings_of
+from detection.data.layouts.voc_objects import add_objects, as_decimal
 from detection.data.layouts.xml_files import parse_xml, read_bytes
 from detection.data.truth import (
     FolderImages,
@@ -34,10 +34,6 @@ from detection.data.truth import (
 LISTS = Path("ImageSets", "Main")
 INSTANCES = "SegmentationObject"  # folder of instance maps
 FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-FURTHEST = 2**31  # pixels; limit of coordinates
-KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
-PARTS = "parts of objects (<part>), which are left out"
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def read_voc_files(places: VocPlaces, names: Sequence[str], how: Reading) -> Tru
         UserError: a folder cannot be read, or `how.on_problem` raises the error of a record.
     """
     on_problem, found = how.on_problem, FolderImages.of(places.images)
-    trees, classes = _parse(places, names, on_problem)
+    trees, classes, spellings = _parse(places, names, on_problem)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     passed_over = Counter(found.passed_over)
     if places.images == places.annotations:
@@ -151,7 +147,7 @@ def read_voc_files(places: VocPlaces, names: Sequence[str], how: Reading) -> Tru
         owners[image["file_name"]] = name
         truth.files.append(str(path))
         truth.data["images"].append({"id": len(truth.files), **image})
-        _add_objects(trees[name], path, classes, truth, on_problem)
+        add_objects(trees[name], path, classes, truth, on_problem, spellings=spellings)
         if how.masks and places.maps is not None:
             add_masks(places.maps / f"{name}.png", truth, on_problem)
     return truth
@@ -192,14 +188,14 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
 
 def _parse(
     places: VocPlaces, wanted: Sequence[str], on_problem: ProblemHandler
-) -> tuple[dict[str, Element], list[str]]:
-    """Return the root elements of the wanted files by name, and the classes.
+) -> tuple[dict[str, Element], list[str], dict[str, str]]:
+    """Return the root elements of the wanted files by name, the classes, and their names by other spellings.
 
     Without a list of classes, the other files are parsed as well to find the classes.
     """
     given = None if places.classes is None else read_names(places.classes)
     trees: dict[str, Element] = {}
-    seen: set[str] = set()
+    seen: dict[Path, set[str]] = {}  # class names by the folder of the files
     names = {places.annotations / f"{name}.xml": name for name in wanted}
     for path in sorted(names.keys() if given else {*names, *places.others}):
         try:
@@ -212,10 +208,13 @@ def _parse(
             if path in names:  # other files are read for their class names only
                 on_problem("malformed annotation", str(path), error)
             continue
-        seen |= {(thing.findtext("name") or "").strip() for thing in tree.iterfind("object")}
+        found = {(thing.findtext("name") or "").strip() for thing in tree.iterfind("object")}
+        seen.setdefault(path.parent, set()).update(found - {""})
         if path in names:
             trees[names[path]] = tree
-    return trees, given or sorted(seen - {""})
+    spellings = {} if given else spellings_of(seen.values())
+    union = {spellings.get(name, name) for own in seen.values() for name in own}
+    return trees, given or sorted(union), spellings
 
 
 def _image_record(
@@ -281,7 +280,7 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
 def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int]:
     """Return an image's height and width according to <size>, or else to the image file."""
     texts = [(tree.findtext(f"size/{side}") or "0").strip() for side in ("height", "width")]
-    sides = [number(text) for text in texts]
+    sides = [as_decimal(text) for text in texts]
     for text, side in zip(texts, sides, strict=True):
         if side is None or side < 0 or side != int(side):
             raise UserError(f"{path}: <size> holds {text[:40]!r}, not a whole number of pixels; fix <size>")
@@ -294,59 +293,3 @@ def _size(tree: Element, path: Path, image: Path, absent: str) -> tuple[int, int
         if absent == "error":
             raise UserError(f"{path}: has no <size>, and {error}") from None
         return unknown_size()
-
-
-def _add_objects(tree: Element, path: Path, classes: list[str], truth: Truth, on_problem: ProblemHandler) -> None:
-    """Append the objects of an annotation file to the annotations of the last added image."""
-    for ordinal, thing in enumerate(tree.iterfind("object"), 1):
-        try:
-            record = _object(thing, f"{path}: object {ordinal}", classes)
-        except UserError as error:
-            on_problem("malformed object", str(path), error)
-            continue
-        truth.ordinals.append(ordinal)
-        if parts := len(thing.findall("part")):
-            truth.notes[PARTS] += parts
-        own = {"id": len(truth.ordinals), "image_id": len(truth.files)}
-        truth.data["annotations"].append({**own, **record})
-
-
-def _object(thing: Element, where: str, classes: list[str]) -> Record:
-    """Convert VOC's XML element <object> to a COCO annotation record."""
-    name = (thing.findtext("name") or "").strip()
-    if not name or not is_text(name):
-        raise UserError(f"{where}: has no <name>; fix the file")
-    if name not in classes:
-        raise UserError(
-            f"{where}: its class {name} is not in classes.txt ({', '.join(classes[:5])}, ...); fix one of them"
-        )
-    difficult = (thing.findtext("difficult") or "0").strip()
-    if difficult not in ("0", "1"):
-        raise UserError(f"{where}: <difficult> is {difficult[:40]!r}, not 0 or 1; fix <difficult>")
-    left, top, right, bottom = (_coordinate(thing, corner, where) for corner in CORNERS)
-    box = [float(left - 1), float(top - 1), float(right - left + 1), float(bottom - top + 1)]
-    return {
-        "category_id": classes.index(name) + 1,
-        "bbox": box,
-        "area": box[2] * box[3],
-        "iscrowd": int(difficult),
-        **{tag: value.strip() for tag in KEPT if (value := thing.findtext(tag))},
-    }
-
-
-def _coordinate(thing: Element, corner: str, where: str) -> Decimal:
-    """Return a coordinate of an <object>'s box as a decimal, because 0.1 + 1 - 1 must be exactly 0.1."""
-    text = (thing.findtext(f"bndbox/{corner}") or "").strip()
-    value = number(text)
-    if value is None:
-        raise UserError(f"{where}: its <{corner}> is {text[:40]!r}, not a number of pixels; fix this value")
-    return value
-
-
-def number(text: str) -> Decimal | None:
-    """Convert a text to a number of pixels, or return None if an image cannot have this number."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() and abs(value) < FURTHEST else None

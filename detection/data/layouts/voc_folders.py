@@ -5,19 +5,18 @@ The XML files lie beside the images, or in a folder such as `annotations` beside
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
-from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
+from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.images import (
     UNSPLIT,
     files_of,
     folders_of_splits,
     has_images,
-    has_images_below,
     image_folder,
-    require_split,
 )
+from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.sniffing import head_of
 from detection.data.layouts.voc import VocLayout, VocPlaces, read_voc_files
 from detection.data.truth import FolderImages, Truth
@@ -27,37 +26,35 @@ UNLABELLED = "images without an XML file, which are left out"
 
 
 @LAYOUTS.register("voc-xml")
-class VocFoldersLayout(Layout):
+class VocFoldersLayout(PlacedLayout):
     """Folders of VOC's XML files without lists."""
 
     name = "voc-xml"
     form = "VOC's XML files beside the images or in annotations"
+    file = "VOC's XML files in annotations or beside the images"
 
-    def signs(self, root: Path) -> Iterator[Sign]:
-        found = {} if VocLayout().matches(root) else _folders(root)
-        yield "VOC's XML files in annotations or beside the images", bool(found)
-        yield "images", any(has_images_below(images) for _, images in found.values())
+    def places(self, root: Path) -> dict[str, Place]:
+        return _folders(root)
 
-    def splits(self, root: Path) -> list[str]:
-        return sorted(_folders(root))
+    def matches(self, root: Path) -> bool:
+        """Return whether a folder has this layout, and no lists as VOC's own has."""
+        return super().matches(root) and not VocLayout().matches(root)
 
-    def read(self, root: Path, split: str, how: Reading) -> Truth:
-        folders = _folders(root)
-        require_split(split, sorted(folders), root)
-        annotations, images = folders[split]
-        others = {path for folder, _ in folders.values() for path in _xml(folder)}
+    def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
+        annotations, images = places[split]
+        others = {path for folder, _ in places.values() for path in _xml(folder)}
         listed = root / "classes.txt"
-        places = VocPlaces("voc-xml", annotations, annotations, images, listed if listed.is_file() else None, others)
+        own = VocPlaces("voc-xml", annotations, annotations, images, listed if listed.is_file() else None, others)
         names = sorted(path.relative_to(annotations).with_suffix("").as_posix() for path in _xml(annotations))
-        truth = read_voc_files(places, names, how)
+        truth = read_voc_files(own, names, how)
         used = {image["file_name"] for image in truth.data["images"]}
-        unlabelled = sum(name not in used for own in FolderImages.of(images).by_stem.values() for name in own)
+        unlabelled = sum(name not in used for files in FolderImages.of(images).by_stem.values() for name in files)
         if unlabelled:
             truth.notes[UNLABELLED] += unlabelled
         return truth
 
 
-def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
+def _folders(root: Path) -> dict[str, Place]:
     """Return the folders of the XML files and of the images of each split."""
     found = {folder.name: pair for folder in folders_of_splits(root) if (pair := _pair(folder))}
     if found:
@@ -71,7 +68,7 @@ def _folders(root: Path) -> dict[str, tuple[Path, Path]]:
     return {UNSPLIT: pair} if pair else {}
 
 
-def _pair(root: Path) -> tuple[Path, Path] | None:
+def _pair(root: Path) -> Place | None:
     for folder in (root, *(root / name for name in FOLDERS)):
         if _is_voc(folder):
             return folder, folder if has_images(folder) else image_folder(root)
