@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 TASKS = ("classification", "detection", "segmentation")
 PACKAGES = ("backbones", *TASKS, "tools")
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+OPENVINO = ["openvino>=2024.6"]
 DEMO = ["starlette>=0.40", "uvicorn>=0.30"]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "pandas>=2.2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "shtab>=1.7", *DEMO, *NOTEBOOK]
@@ -77,10 +78,11 @@ setup(
         "export": EXPORT,
         "heif": ["pillow-heif>=0.16"],  # photos of telephones (.heic)
         "video": ["av>=14"],  # the sound of videos that predict.py draws on
+        "openvino": [*EXPORT, *OPENVINO],  # export --format openvino
         "notebook": [*NOTEBOOK, *EXPORT],  # notebooks/quickstart.ipynb
         "results": ["pandas>=2.2", "supervision>=0.25"],  # to_pandas and to_supervision
         "track": ["mlflow-skinny>=2.20", "wandb>=0.19"],  # --track
-        "test": [*TEST, *EXPORT],
-        "dev": [*TEST, *EXPORT, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49", "av>=14"],
+        "test": [*TEST, *EXPORT, *OPENVINO],
+        "dev": [*TEST, *EXPORT, *OPENVINO, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49", "av>=14"],
     },
 )

@@ -28,6 +28,7 @@ from backbones.common.results import ImageResult
 from backbones.errors import UserError
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
+from backbones.weights.exported import ExportedFile, is_exported
 from backbones.weights.files import run_weights
 from backbones.weights.hub import resolve
 
@@ -60,7 +61,9 @@ class TrainedFile:
         return int(self.meta["input"].get("bits", WHOLE_BITS))
 
     def entries(self) -> set[str]:
-        """Return the names of all entries (tensors) in the weights file."""
+        """Return the names of all entries (tensors) in the weights file; of an exported file, none."""
+        if is_exported(self.path):
+            return set()
         with safe_open(self.path, framework="pt") as file:
             return set(file.keys())
 
@@ -88,7 +91,7 @@ class TrainedFile:
 def find(
     run: str | os.PathLike[str], *, task: str | None = None, plugins: Sequence[str | os.PathLike[str]] = ()
 ) -> TrainedFile:
-    """Find the trained model in a run folder, or take one of our weights files; read its header.
+    """Find the trained model in a run folder, or take one of our weights or exported files; read its header.
 
     In a run folder, the model is model.safetensors, which the run delivers at its end. Before that file exists, the
     model is the best checkpoint so far.
@@ -104,8 +107,12 @@ def find(
     path = Path(resolve(run))
     if not path.is_file():
         path = run_weights(path)
-    header = _header(path)
-    meta, config = (_object(header, name, path) for name in ("meta", "config"))
+    if is_exported(path):
+        metadata = ExportedFile(path, threads=1).metadata
+        header, meta, config = {}, metadata["meta"], metadata.get("config", {})
+    else:
+        header = _header(path)
+        meta, config = (_object(header, name, path) for name in ("meta", "config"))
     if header.get("format", "").startswith("resnet-transfer checkpoint"):
         raise UserError(
             f"{path}: is a checkpoint for resuming a run, not a finished model; name the run folder or its "

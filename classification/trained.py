@@ -21,6 +21,8 @@ from backbones.common.keywords import known_keywords
 from backbones.common.results import shown
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
+from backbones.weights.exported import is_exported
+from classification.exported import ExportedClassifier
 from classification.model import Classifier, ViewAverage, build
 from classification.multi_label import DEFAULT_THRESHOLD
 from classification.options import ClassifierOptions
@@ -187,6 +189,9 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
     Raises:
         UserError: the weights do not fill the whole model.
     """
+    if is_exported(weights):
+        assert weights is not None
+        return ExportedClassifier(weights)
     options, seen = replace(options_of(ClassifierOptions, meta), recompute=False), meta["input"]
     if weights is None and options.norm != "group":
         options = replace(options, norm="batch")
@@ -226,6 +231,9 @@ def build_from_options(
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
+    if is_exported(weights):
+        assert weights is not None
+        return ExportedClassifier(weights, classes)
     return build(
         options.backbone,
         num_classes,

@@ -22,6 +22,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remo
 from backbones.common.precision import at_least_fp32
 from backbones.errors import UserError
 from backbones.fold import Folds
+from detection.exported import ExportedDetector
 from detection.faster_rcnn import FasterRCNN
 from detection.masks import encode
 from detection.preprocess import Preprocessor, resize_boxes
@@ -92,6 +93,11 @@ class Predictor(nn.Module):
         self.nms = nms or (REFINED_NMS if refine else heads.nms_thresh)
         self.soft = soft_nms
         self.plain = len(models) == 1 and not sizes and not flip and not refine and not soft_nms and nms is None
+        if not self.plain and any(isinstance(model, ExportedDetector) for model in models):
+            raise UserError(
+                "an exported file views each image once and suppresses boxes itself; leave out other sizes, flipping, "
+                "refinement, nms, soft_nms and --ensemble"
+            )
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:

@@ -20,9 +20,11 @@ from backbones.common.results import shown
 from backbones.errors import UserError
 from backbones.norm import set_norm_eps
 from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
+from backbones.weights.exported import is_exported
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from detection.data.annotations import CategoryMap
+from detection.exported import ExportedDetector
 from detection.faster_rcnn import FasterRCNN, build
 from detection.options import DetectorOptions
 from detection.predict import Predictor
@@ -240,6 +242,9 @@ def rebuild(
         UserError: the weights do not fit.
         KeyError, TypeError, ValueError: the meta is not of this version of the project.
     """
+    if is_exported(weights):
+        assert weights is not None
+        return ExportedDetector(weights, categories)
     options = options_of(DetectorOptions, meta)
     if weights is None and options.norm != "group":
         options = replace(options, norm="batch")
@@ -267,6 +272,9 @@ def build_from_options(
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
+    if is_exported(weights):
+        assert weights is not None
+        return ExportedDetector(weights, categories)
     return build(
         options.backbone,
         len(categories),

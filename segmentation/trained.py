@@ -21,7 +21,9 @@ from backbones.common.options import renamed
 from backbones.common.results import shown
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
+from backbones.weights.exported import is_exported
 from segmentation.data.classes import Classes
+from segmentation.exported import ExportedSegmenter
 from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
@@ -154,6 +156,9 @@ def rebuild(meta: Mapping[str, Any], weights: str | os.PathLike[str] | None) -> 
     Raises:
         UserError: the weights do not fill the whole model.
     """
+    if is_exported(weights):
+        assert weights is not None
+        return ExportedSegmenter(weights)
     options, seen, num_classes = options_of(SegmenterOptions, meta), meta["input"], len(meta["classes"])
     loss = None  # predictions need no loss, and the Dice loss needs another library
     if weights is None:
@@ -188,6 +193,9 @@ def build_from_options(
     Raises:
         UserError: wrong options, or weights that cannot be read or do not fit.
     """
+    if is_exported(weights):
+        assert weights is not None
+        return ExportedSegmenter(weights, classes)
     return build(
         options.backbone,
         num_classes,

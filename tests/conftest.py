@@ -87,6 +87,11 @@ def coco_mini() -> Path:
 @pytest.fixture
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a backbone of the user's own, with features c2 to c4, which is registered for one test."""
+    return register_tiny(monkeypatch)
+
+
+def register_tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Register a backbone of the user's own, with features c2 to c4, until the patch is undone; returns its name."""
     from torch import nn
 
     import backbones

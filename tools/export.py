@@ -1,14 +1,16 @@
-"""Export a trained model as a file for other programs: ONNX, torch.export, or torchvision's or timm's state dict.
+"""Export a trained model for other programs: ONNX, OpenVINO, torch.export, or torchvision's or timm's state dict.
 
     python tools/export.py --run runs/cls-20260101-120000
     python tools/export.py --run runs/seg-20260101-120000 --format torch-export --output model.pt2
     python tools/export.py --run runs/cls-20260101-120000 --int8 static --images imagenet/val
+    python tools/export.py --run runs/det-20260101-120000 --raw          # bytes in, boxes in their pixels out
+    python tools/export.py --run runs/det-20260101-120000 --format openvino
     python tools/export.py --run runs/cls-20260101-120000 --format torchvision
 
 The file is compared with the PyTorch model on real images (`--images`, by default the run's validation images), one by
 one and in batches. A file that differs is removed. The file holds sizes, mean, std and classes: as JSON in ONNX's
-`metadata_props`, as `metadata.json` in torch.export's files. Classifiers and segmentation models accept any number of
-images of many sizes; a detector accepts one image of many sizes.
+`metadata_props`, as `metadata.json` in torch.export's files. Files accept any number of images of many sizes.
+`predict.py --model` runs them.
 """
 
 from __future__ import annotations

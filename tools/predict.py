@@ -2,6 +2,7 @@
 
     python tools/predict.py --run runs/det-20260101-120000 photos/ clip.mp4 "more/*.png"
     python tools/predict.py --weights model.safetensors photos/ --score 0.3 --classes dog,cat --output found
+    python tools/predict.py --model model.onnx photos/            # what export.py wrote, by onnxruntime
     python tools/predict.py --run RUN aerial.tif --tile 800       # overlapping tiles, merged detections
     python tools/predict.py --run RUN https://example.org/a.jpg --save coco,csv,yolo,voc,crops
     python tools/predict.py --run RUN 0 --video-stride 5          # camera 0 until Ctrl-C; rtsp:// addresses as well
@@ -44,16 +45,24 @@ class PredictionFiles:
             input; numbers of cameras and rtsp addresses, until Ctrl-C.
         run: folder of a training run.
         weights: weights file of a run, instead of its folder.
+        model: file that export.py wrote (.onnx, or .xml of OpenVINO), instead of a run.
         output: folder of the results; absent: a new folder under runs/.
     """
 
     inputs: list[str] = field(default_factory=list, metadata=POSITIONAL)
     run: str | None = None
     weights: str | None = None
+    model: str | None = None
     output: str | None = None
 
     def __post_init__(self) -> None:
-        require((self.run is None) != (self.weights is None), "run", self.run, "name --run FOLDER or --weights FILE")
+        named = [each for each in (self.run, self.weights, self.model) if each is not None]
+        require(len(named) == 1, "run", self.run, "name one of --run FOLDER, --weights FILE and --model FILE")
+
+    @property
+    def trained(self) -> str:
+        """Return the run folder, weights file or exported file that predicts."""
+        return self.run or self.weights or self.model or ""
 
 
 @dataclass
@@ -90,7 +99,7 @@ def _predict(found: FoundInputs, options: PredictOptions) -> None:
         raise UserError("; ".join(found.problems))
     folder = choose_results(files.output, prefix="predict")
     running.set_up_cpu(settings)
-    task = running.open_task(files.run or files.weights or "", settings, folder)
+    task = running.open_task(files.trained, settings, folder)
     for problem in found.problems:
         running.print_problem(problem)
     summary = running.predict_all(task, found.files, settings, folder, create_folder=create_results)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backbones.common.files import JsonObject
 from backbones.errors import UserError, first_line, first_names
+from backbones.weights.exported import is_exported, read_metadata
 from backbones.weights.pickles import StandIn, is_plain, read_pickle, unreadable
 from backbones.weights.plain_pickles import read_plain_pickle
 from backbones.weights.pretraining import first_encoder
@@ -112,11 +113,14 @@ def is_run(folder: Path) -> bool:
 
 
 def read_meta(path: str | os.PathLike[str]) -> JsonObject:
-    """Read the header of one of our own weights files: task, classes, input and options of its model.
+    """Read the header of one of our own weights or exported files: task, classes, input and options of its model.
 
     For any other file, and for words such as "imagenet", the result is empty.
     """
     path = Path(path)
+    if is_exported(path):
+        meta = read_metadata(path).get("meta", {}) if path.is_file() else {}
+        return meta if isinstance(meta, dict) else {}
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:

@@ -72,7 +72,7 @@ def costs(
     """
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
     counted = {}
-    if example_shape is not None:
+    if example_shape is not None and parameters(model):  # an exported file has no layers to count
         channels, height, width = example_shape
         counted = {"macs": macs(model, (height, width), channels)}
     return {"parameters": parameters(model), **counted, "peak_memory": peak, "environment": environment(device, dtype)}

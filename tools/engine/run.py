@@ -9,6 +9,8 @@ from torch import nn
 
 from backbones.common import plugins
 from backbones.common.files import JsonObject
+from backbones.errors import UserError
+from backbones.weights.exported import is_exported
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from tools.engine.bad_images import BadImages
@@ -88,6 +90,11 @@ def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -
     if options.run.eval_only and not options.run.resume:
         weights = options.model.weights
         plugins.require(read_meta(resolve(weights)).get("plugins"), where=f"--weights {weights}")
+    if not options.run.eval_only and is_exported(options.model.weights):
+        raise UserError(
+            f"--weights {options.model.weights}: an exported file cannot be trained; add --eval-only, or name the "
+            "weights of the run"
+        )
     data = task.build_data(options, bad)
     return data, task.build_model(options, data)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from backbones.errors import UserError
 from detection.results import Detections
-from detection.trained import TrainedDetector
 from tools.exports.exportable import TOLERANCE, FileCheck
 
 # Std of the noise, in 0..1: a 40th of a grey level, and some 100 times the rounding of the first layer's sums.
@@ -23,11 +22,11 @@ NOISY_COPIES = 8  # a tie falls the same way in all of them once in 2^7 = 128 ti
 Detector = Callable[[Tensor], Detections]
 
 
-def compare_detections(loaded: TrainedDetector, found: Detector, images: Sequence[Tensor], *, where: str) -> FileCheck:
-    """Compare a file's detections with `loaded(image)` on images of landscape, portrait and square shape.
+def compare_detections(loaded: Detector, found: Detector, images: Sequence[Tensor], *, where: str) -> FileCheck:
+    """Compare a file's detections with `loaded(image)` on images.
 
     Args:
-        loaded: the detector in PyTorch.
+        loaded: computes PyTorch's detections of an image `[3, H, W]`.
         found: computes the file's detections of an image `[3, H, W]`.
         where: name of the file in error messages.
 
@@ -37,7 +36,7 @@ def compare_detections(loaded: TrainedDetector, found: Detector, images: Sequenc
     compared = left_out = 0
     largest = 0.0
     shapes: list[str] = []
-    for image in various_shapes(images):
+    for image in images:
         expected, own = loaded(image), found(image)
         difference = set_difference(expected, own, image)
         total = len(expected)
@@ -70,6 +69,17 @@ def various_shapes(images: Sequence[Tensor]) -> Iterator[Tensor]:
             yield image
         else:
             yield image.rot90(1, (-2, -1)) if index % 3 == 1 else image[:, : -(-2 * image.shape[-2] // 3)]
+
+
+def six_shapes(images: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield images `[3, H, W]` of at least six shapes: as they are, turned, and cut in four ways, in turn."""
+    for index in range(max(len(images), 6)):
+        image = images[index % len(images)]
+        height, width = image.shape[-2:]
+        turned = image.rot90(1, (-2, -1))
+        cuts = (image[:, : -(-2 * height // 3)], image[..., : -(-2 * width // 3)])
+        forms = (image, turned, *cuts, turned[:, : -(-3 * width // 4)], image[:, : -(-height // 2), : -(-width // 2)])
+        yield forms[index % 6]
 
 
 def noisy_copies(image: Tensor) -> Iterator[Tensor]:

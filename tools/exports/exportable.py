@@ -7,10 +7,11 @@ An exported file holds the layers of the model and nothing else. The program tha
   several classes an image: sigmoid; a class is found if its probability reaches its threshold.
 - Segmentation. Before the file: decode and normalise the image, and resize it to sides that the file accepts. In the
   file: all layers, from images to scores `[N, classes, H, W]`. After the file: argmax, resizing to the image's size.
-- Detection. Before the file: decode, resize and normalise the image, and pad it with zeros to multiples of 32. In the
-  file: backbone, proposals, RoI heads, clipping, score threshold and suppression, from one image and its size to boxes,
-  scores and labels; with a mask branch also masks, as probabilities in the cells of a grid over each box. After the
-  file: scale the boxes to the original image, paste the masks into it, and map labels to category ids.
+- Detection. Before the file: decode, resize and normalise the images, and pad them with zeros to multiples of 32. In
+  the file: backbone, proposals, RoI heads, clipping, score threshold and suppression, from a batch of images and their
+  sizes to boxes, scores, labels and the index of each detection's image; with a mask branch also masks, as
+  probabilities in the cells of a grid over each box. After the file: scale the boxes to the original image, paste the
+  masks into it, and map labels to category ids.
 
 The metadata in the file has the sizes, mean, std, classes or category ids, and the meaning of every tensor.
 """
@@ -31,9 +32,24 @@ from backbones.trained import TrainedFile
 # Largest difference from PyTorch, as a fraction of the largest output. Engines add in other orders and fold batch norm:
 # 100 layers x sqrt(5,000) terms of a sum x 1.2e-7 (fp32) are 8e-4.
 TOLERANCE = 1e-3
+# How the files of all tasks expect colours, in their metadata.
+COLOURS = {"colour_order": "RGB", "values": "0..1: bytes over 255, before subtracting the mean"}
+CONFIG = ("test_crops", "crop_size")  # options of the run's evaluation that are steps around the file
 Inputs = tuple[Tensor, ...]  # the tensors that a model takes, in order
 Runner = Callable[[Inputs], list[Tensor]]  # runs a file: input tensors to output tensors
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class RawPipeline(NamedTuple):
+    """Graphs that an ONNX file runs before and after the model, as texts that `onnx.parser` reads.
+
+    Attributes:
+        before: from `image` (bytes `[N, H, W, 3]`) to the inputs of the model and to `scale`.
+        after: from `boxes` and `scale` to `scaled`, boxes in pixels of the image as given.
+    """
+
+    before: str
+    after: str
 
 
 class FileCheck(NamedTuple):
@@ -66,7 +82,9 @@ class Exportable:
         metadata: JSON values that are written into the file.
         stride: pixels of the input per pixel of the last feature map; images must be larger.
         multiple: number of pixels of which the images' sides must be multiples; 1: any side.
-        batches: whether the first input may hold any number of images.
+        batches: whether inputs and outputs may hold any number of images.
+        many: whether the inputs, but not the outputs, may hold any number of images.
+        raw: what an ONNX file does before and after the model, if it takes images as they are decoded.
         read: reads an image file and returns the input tensors.
         classes: names of a classifier's classes, by number.
         check: compares the answers of the file, with the steps around it, with those of the loaded run.
@@ -88,6 +106,13 @@ class Exportable:
     resizable: bool = False
     blanks: tuple[Inputs, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    many: bool = False
+    raw: RawPipeline | None = None
+
+    @property
+    def file_inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs of the file, which may take images as they are decoded."""
+        return ("image",) if self.raw is not None else self.inputs
 
     def label(self, path: Path) -> int | None:
         """Return the class number of an image file, given by its folder's name; None if that name is not a class."""
@@ -109,6 +134,8 @@ def common_metadata(trained: TrainedFile) -> dict[str, object]:
     """Return the metadata that exported models of all tasks have, such as task, classes, input size, mean and std."""
     return {
         "task": trained.task,
+        "meta": {name: value for name, value in trained.meta.items() if name != "plugins"},
+        "config": {name: trained.config[name] for name in CONFIG if name in trained.config},
         "input": trained.meta["input"],
         "model": trained.meta["model"],
         "producer": "resnet-transfer",

@@ -19,7 +19,11 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from backbones.errors import UserError, first_line
+from backbones.weights.exported import LEAST, MULTIPLE, ONLY
 from tools.exports.exportable import TOLERANCE, Exportable, FileCheck, Inputs, Runner, batches
+
+# Without bounds, torch writes numbers of more than 64 bits into the graph of a detector.
+MOST_IMAGES, MOST_PIXELS = 1 << 12, 1 << 16
 
 
 class TracedModel(NamedTuple):
@@ -37,6 +41,12 @@ class TracedModel(NamedTuple):
     freedom: Freedom
     example: tuple[int, int]
     problem: str
+
+    def metadata(self, exportable: Exportable) -> dict[str, object]:
+        """Return the metadata of a file, with the sizes that it accepts in words and as numbers."""
+        least, multiple = self.freedom
+        sides = {LEAST: least, MULTIPLE: multiple} if multiple else {ONLY: list(self.example)}
+        return exportable.metadata | {"sizes": "any" if exportable.raw else self.sizes} | sides
 
     def accepts(self, inputs: Inputs) -> bool:
         """Return whether the graph accepts the sizes of inputs."""
@@ -70,8 +80,11 @@ def trace(exportable: Exportable, example: Inputs) -> TracedModel:
     # Begin with the freest sizes: torch may be able to trace the model for restricted sizes only.
     for freedom in [*_freedoms(exportable, min(example[0].shape[-2:])), Freedom(0, 0)]:
         shown = to_multiples(example, freedom.multiple) if exportable.resizable else example
-        inputs = tuple(x.expand(2, *x.shape[1:]).clone() if exportable.batches else x for x in shown)
-        dims = (_free_axes(exportable, freedom), *[None] * (len(example) - 1))
+        counted = exportable.batches or exportable.many
+        inputs = tuple(x.expand(2, *x.shape[1:]).clone() if counted else x for x in shown)
+        batch = Dim("batch", max=MOST_IMAGES)
+        others = [{0: batch} if exportable.many else None] * (len(example) - 1)
+        dims = (_free_axes(exportable, freedom, batch), *others)
         try:
             with _silence(), torch.no_grad():
                 program = torch.export.export(exportable.model, inputs, dynamic_shapes=dims, strict=False)
@@ -99,16 +112,18 @@ def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:
     return [Freedom(2 * multiple, multiple)]
 
 
-def _free_axes(exportable: Exportable, freedom: Freedom) -> dict[int, Dim] | None:
+def _free_axes(exportable: Exportable, freedom: Freedom, batch: Dim) -> dict[int, Dim] | None:
     """Return the axes of the image tensor whose size may vary (batch, height, width), or None if none may."""
     names = {2: "height", 3: "width"} if freedom.multiple else {}
-    free = {0: Dim("batch")} if exportable.batches else {}
+    free = {0: batch} if exportable.batches or exportable.many else {}
     return free | {axis: _side(name, freedom) for axis, name in names.items()} or None
 
 
 def _side(name: str, freedom: Freedom) -> Any:  # a product of a number and a Dim has a private type
     least, multiple = freedom
-    return Dim(name, min=least) if multiple == 1 else multiple * Dim(f"{name}s", min=least // multiple)
+    if multiple == 1:
+        return Dim(name, min=least, max=MOST_PIXELS)
+    return multiple * Dim(f"{name}s", min=least // multiple, max=MOST_PIXELS)
 
 
 def _sizes(freedom: Freedom, height: int, width: int) -> str:
@@ -123,7 +138,7 @@ def write_program(path: Path, traced: TracedModel, exportable: Exportable) -> No
 
     `torch.export.load(path, extra_files={"metadata.json": ""})` returns the program and fills in the metadata.
     """
-    metadata = exportable.metadata | {"sizes": traced.sizes}
+    metadata = traced.metadata(exportable)
     with _silence():
         torch.export.save(traced.program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
@@ -135,7 +150,7 @@ def write_onnx(path: Path, traced: TracedModel, exportable: Exportable) -> None:
         UserError: ONNX lacks an operator of the model.
     """
     require_onnx()
-    metadata = exportable.metadata | {"sizes": traced.sizes}
+    metadata = traced.metadata(exportable)
     try:
         with _silence():
             exported = torch.onnx.export(
@@ -147,6 +162,7 @@ def write_onnx(path: Path, traced: TracedModel, exportable: Exportable) -> None:
             )
             assert exported is not None
             exported.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
+            exported.model.metadata_props["opset"] = json.dumps(exported.model.opset_imports[""])
             exported.save(path, external_data=False)
     except UserError:
         raise
@@ -249,7 +265,7 @@ def latencies(runs: Sequence[Runner], inputs: Inputs, *, repeats: int = 50) -> l
     return [min(own) * 1000 for own in times]
 
 
-def require_onnx() -> None:
+def require_onnx(wanted: str = "onnx") -> None:
     """Check that the packages of the extra `export` are installed.
 
     Raises:
@@ -259,7 +275,7 @@ def require_onnx() -> None:
         try:
             __import__(name)
         except ImportError:
-            raise UserError(f"--format onnx: needs {name}; pip install 'resnet-transfer[export]'") from None
+            raise UserError(f"--format {wanted}: needs {name}; pip install 'resnet-transfer[export]'") from None
 
 
 @contextlib.contextmanager

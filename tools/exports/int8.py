@@ -111,7 +111,7 @@ def quantise(
     layers = [*LAYERS, *(() if exportable.metadata["task"] == "detection" else BETWEEN_LAYERS)]
     with TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
-        save_inputs(inputs, exportable, items)
+        save_inputs(inputs, exportable.inputs, items)
         reason = run_alone(PROGRAM, source, target, inputs, kind, *layers, folder=Path(folder))
     if reason:
         raise UserError(f"onnxruntime cannot quantise this model ({reason}); leave --int8 out")
@@ -163,8 +163,8 @@ def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) 
     if not sure.any():
         return []
     same = box_iou(plain[0][sure], small[0]) * (plain[2][sure][:, None] == small[2])
-    if len(plain) > 3:
-        same = torch.minimum(same, _mask_iou(plain[3][sure], small[3]))
+    if len(plain) > 4:
+        same = torch.minimum(same, _mask_iou(plain[4][sure], small[4]))
     return [float((F.pad(same, (0, 1)).max(1).values > 0.5).float().mean())]
 
 

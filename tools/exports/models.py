@@ -6,24 +6,35 @@ from torch import Tensor, nn
 
 import classification
 import segmentation
+from backbones.errors import UserError
 from backbones.trained import TrainedFile, find
+from backbones.weights.exported import is_exported
+from classification.transforms import describe_views
 from tools.exports.detector import exportable_detector
-from tools.exports.exportable import Exportable, common_metadata, prepare
+from tools.exports.exportable import COLOURS, Exportable, common_metadata, prepare
 from tools.exports.whole_images import ClassifierFile, SegmenterFile
 
 
-def load_exportable(run: str) -> Exportable:
+def load_exportable(run: str, *, suppress: bool = True, raw: bool = False) -> Exportable:
     """Load the model of a run folder, or of a weights file of this project, for export.
 
+    Args:
+        suppress, raw: see `exportable_detector`.
+
     Raises:
-        UserError: there is no trained model of this project.
+        UserError: there is no trained model of this project, or an option does not fit its task.
     """
     trained = find(run)
+    if is_exported(trained.path):
+        raise UserError(f"{run}: is an exported file already; name the run or its model.safetensors")
+    if trained.task != "detection" and (raw or not suppress):
+        option = "--raw" if raw else "--nms"
+        raise UserError(f"{option}: is for detectors, but {run} is a {trained.task} model; leave it out")
     if trained.task == "classification":
         return exportable_classifier(trained)
     if trained.task == "segmentation":
         return exportable_segmenter(trained)
-    return exportable_detector(trained)
+    return exportable_detector(trained, suppress=suppress, raw=raw)
 
 
 def exportable_classifier(trained: TrainedFile) -> Exportable:
@@ -33,8 +44,18 @@ def exportable_classifier(trained: TrainedFile) -> Exportable:
 
     file = ClassifierFile(loaded)
     infos = model.backbone.feature_info
+    seen, crops = trained.meta["input"], trained.config.get("test_crops", "center")
     metadata = common_metadata(trained) | {
         "classes": list(loaded.classes),
+        "preparation": {
+            **COLOURS,
+            "exif": "images are turned by their EXIF orientation",
+            "resize": f"the shorter side to {seen['resize_size']} pixels; the longer side is rounded down",
+            "interpolation": f"{seen.get('interpolation', 'bilinear')} with antialiasing, of bytes, before normalising",
+            "views": describe_views(crops, seen["crop_size"], seen["resize_size"]) + "; probabilities are averaged",
+            "crop": "a centre crop begins at round((side - crop) / 2), halves rounded to even",
+            "in the file": False,
+        },
         "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`",
         "logits": f"float32 [N, classes], before {'sigmoid' if loaded.multi_label else 'softmax'}",
     }
@@ -63,6 +84,15 @@ def exportable_segmenter(trained: TrainedFile) -> Exportable:
     options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
     metadata = common_metadata(trained) | {
         "classes": list(loaded.classes.names),
+        "preparation": {
+            **COLOURS,
+            "exif": "ignored: pixels are read as they are stored",
+            "resize": "the shorter side to `input.min_size` pixels (0: not resized); sides are rounded to the nearest "
+            "whole number",
+            "interpolation": "bilinear with antialiasing, of bytes, before normalising; scores are resized back "
+            "bilinearly with half-pixel centres",
+            "in the file": False,
+        },
         "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`, resized so "
         "that the shorter side has `input.min_size` pixels (0: not resized); `sizes` says which H and W are accepted",
         "scores": "float32 [N, classes, H, W], before softmax",

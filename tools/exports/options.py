@@ -9,7 +9,7 @@ from typing import Literal
 from backbones.errors import UserError, require
 
 LEAST_CHECKED = 5  # images
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "torchvision": ".pth"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "torchvision": ".pth"}
 
 
 @dataclass
@@ -18,32 +18,51 @@ class ExportOptions:
 
     Args:
         run: folder of a finished run, or its model.safetensors.
-        format: onnx; torch-export, for PyTorch without this project's code; or torchvision, the state dict of
-            torchvision's or timm's own model (classifiers only).
+        format: onnx; openvino (a graph, .xml, and its weights, .bin); torch-export, for PyTorch without this project's
+            code; or torchvision, the state dict of torchvision's or timm's own model (classifiers only).
         output: file to write; default: model with the format's suffix, in the run's folder.
         overwrite: replace the output file if it exists.
         images: folder of real images that check the file and calibrate 8 bits; default: the run's own data.
         checked: number of images that check the file.
-        int8: quantise the ONNX file to 8 bits, static (calibrated) or dynamic; prints size, latency and agreement.
+        nms: leave out low scores and overlapping boxes in the file; false returns the scores and boxes of all
+            proposals (detectors only).
+        raw: let the file resize, normalise and pad images itself: from bytes [N, H, W, 3] to boxes in their pixels
+            (detectors in ONNX files only).
+        precision: fp16 stores and computes the layers in 16 bits; all else, such as boxes, stays in 32.
+        int8: quantise the layers to 8 bits, static (calibrated) or dynamic; prints size, latency and agreement.
+        most_loss: largest loss of AP, mIoU or top-1 accuracy on the run's validation data, 0..1, from fp16 or int8; a
+            file that loses more is refused.
         calibration: images for calibration, at most half of the images found.
         measured: further images that measure the 8-bit file.
     """
 
     run: str
-    format: Literal["onnx", "torch-export", "torchvision"] = "onnx"
+    format: Literal["onnx", "openvino", "torch-export", "torchvision"] = "onnx"
     output: str | None = None
     overwrite: bool = False
     images: str | None = None
     checked: int = LEAST_CHECKED
+    nms: bool = True
+    raw: bool = False
+    precision: Literal["fp32", "fp16"] = "fp32"
     int8: Literal["no", "static", "dynamic"] = "no"
     calibration: int = 64
     measured: int = 200
+    most_loss: float = 0.02
 
     def __post_init__(self) -> None:
         require(self.checked >= LEAST_CHECKED, "checked", self.checked, f"must be {LEAST_CHECKED} or more")
         require(self.calibration > 0, "calibration", self.calibration, "must be above 0")
         require(self.measured >= LEAST_CHECKED, "measured", self.measured, f"must be {LEAST_CHECKED} or more")
-        require(self.int8 == "no" or self.format == "onnx", "int8", self.int8, "needs --format onnx")
+        graph = self.format in ("onnx", "openvino")
+        require(not self.raw or graph, "raw", self.raw, "needs --format onnx or openvino")
+        require(self.int8 == "no" or graph, "int8", self.int8, "needs --format onnx or openvino")
+        require(self.precision == "fp32" or graph, "precision", self.precision, "needs --format onnx or openvino")
+        both = self.precision == "fp16" and self.int8 != "no"
+        require(not both, "precision", self.precision, "cannot be combined with --int8; leave one of them out")
+        reduced = self.precision == "fp16" or self.int8 != "no"
+        require(self.nms or not reduced, "nms", self.nms, "needs fp32, because a file without detections has no AP")
+        require(0 <= self.most_loss <= 1, "most_loss", self.most_loss, "must be between 0 and 1")
 
     @property
     def images_needed(self) -> int:
@@ -59,8 +78,11 @@ class ExportOptions:
         """
         source = Path(self.run)
         folder = source if source.is_dir() else source.parent
-        name = "model.int8.onnx" if self.int8 != "no" else f"model{SUFFIXES[self.format]}"
+        kind = ".int8" if self.int8 != "no" else ".fp16" if self.precision == "fp16" else ""
+        name = f"model{kind}{SUFFIXES[self.format]}"
         target = Path(self.output) if self.output else folder / name
+        if self.format in ("onnx", "openvino") and target.suffix != SUFFIXES[self.format]:
+            raise UserError(f"--output {target}: must end with {SUFFIXES[self.format]} for --format {self.format}")
         if target.exists() and not self.overwrite:
             raise UserError(f"--output {target}: exists already; name another file or pass --overwrite")
         if not target.absolute().parent.is_dir():

@@ -42,7 +42,7 @@ def try_file(path: Path, exportable: Exportable) -> None:
         return
     with TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
-        save_inputs(inputs, exportable, exportable.blanks)
+        save_inputs(inputs, exportable.file_inputs, exportable.blanks)
         reason = run_alone(PROGRAM, path, inputs, folder=Path(folder))
     if reason:
         raise UserError(
@@ -51,12 +51,12 @@ def try_file(path: Path, exportable: Exportable) -> None:
         )
 
 
-def save_inputs(path: Path, exportable: Exportable, items: Sequence[Inputs]) -> None:
+def save_inputs(path: Path, names: Sequence[str], items: Sequence[Inputs]) -> None:
     """Save inputs of images for another process, as arrays that are named after the number and the input."""
     named = {
         f"{number} {name}": tensor.numpy()
         for number, item in enumerate(items)
-        for name, tensor in zip(exportable.inputs, item, strict=True)
+        for name, tensor in zip(names, item, strict=True)
     }
     np.savez(path, allow_pickle=False, **named)
 

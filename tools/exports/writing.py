@@ -1,68 +1,103 @@
-"""Export of a run: write the file under a temporary name, try it, compare it with the model, and rename it."""
+"""Export of a run: write the file into a temporary folder, try it, compare it with the model, and move it."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backbones.common.files import atomic_file
 from backbones.errors import UserError, counted
+from backbones.weights.exported import ExportedFile
 from tools.exports import files, int8
+from tools.exports.evaluation import measure_loss
 from tools.exports.exportable import Exportable, Inputs, Runner
+from tools.exports.half import write_half
 from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
+from tools.exports.openvino_files import require_openvino, write_openvino
 from tools.exports.options import ExportOptions
+from tools.exports.raw_images import join_raw
 from tools.exports.state_dict import run_library_model, write_state_dict
 from tools.exports.trial import try_file
 
 
 def export(options: ExportOptions, target: Path) -> dict[str, str]:
-    """Export a run's model to `target`. If anything fails, no file is written and an existing file is kept.
+    """Export a run's model to `target`. If anything fails, no file is written and existing files are kept.
 
     Returns:
-        Results by name: accepted sizes, number of checked images, largest difference, and the 8-bit report.
+        Results by name: accepted sizes, number of checked images, largest difference, and what 8 or 16 bits change.
 
     Raises:
         UserError: the model cannot be exported, the file differs from the model, or it cannot be written.
     """
-    if options.format == "onnx":
-        files.require_onnx()
-    exportable = load_exportable(options.run)
+    if options.format in ("onnx", "openvino"):
+        files.require_onnx(options.format)
+    if options.format == "openvino":
+        require_openvino()
+    exportable = load_exportable(options.run, suppress=options.nms, raw=options.raw)
     paths = image_files(image_folder(options), options.images_needed)
-    with atomic_file(target) as temporary, TemporaryDirectory() as folder:
-        # The fp32 file from which an 8-bit file is made.
-        plain = temporary if options.int8 == "no" else Path(folder) / "fp32.onnx"
-        return _write(temporary, plain, exportable, options, paths)
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / f"written{target.suffix}"
+        found = _write(written, exportable, options, paths)
+        # The weights of an OpenVINO file lie beside it.
+        for path in (written.with_suffix(".bin"), written) if options.format == "openvino" else (written,):
+            with atomic_file(target.with_suffix(path.suffix) if path is not written else target) as temporary:
+                shutil.copyfile(path, temporary)
+    return found
 
 
-def _write(
-    path: Path, plain: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]
-) -> dict[str, str]:
+def _write(path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]) -> dict[str, str]:
     """Write the file and compare it with the model; results and errors as in `export`."""
     items = [exportable.read(image) for image in images]
-    traced, found = None, dict(exportable.notes)
     if options.format == "torchvision":
         write_state_dict(path, exportable)
         run = run_library_model(path, exportable)
-    else:
-        # Trace a large image: a side of a single cell would be taken for a constant.
-        traced = _trace(exportable, max(items, key=lambda item: min(item[0].shape[-2:])), options)
-        found["sizes"] = _described_sizes(traced, exportable)
-        if exportable.resizable:
-            items = [
-                item if traced.accepts(item) else files.to_multiples(item, traced.freedom.multiple) for item in items
-            ]
-        if options.format == "torch-export":
-            files.write_program(path, traced, exportable)
-            run = files.run_program(path)
-        else:
-            files.write_onnx(plain, traced, exportable)
-            try_file(plain, exportable)
-            run = files.run_onnx(plain)
-    accepts = traced.accepts if traced else _accepts_all
-    found |= _check(exportable, run, items, images, options, accepts)
-    return found if options.int8 == "no" else found | _quantise(path, plain, exportable, options, images, items).lines()
+        return exportable.notes | _check(exportable, run, items, images, options, _accepts_all)
+    # Trace a large image: a side of a single cell would be taken for a constant.
+    traced = _trace(exportable, max(items, key=lambda item: min(item[0].shape[-2:])), options)
+    found = exportable.notes | {"sizes": str(traced.metadata(exportable)["sizes"])}
+    found |= {} if traced.freedom.multiple else {"sizes": _only_size(traced, exportable)}
+    if exportable.resizable:
+        items = [item if traced.accepts(item) else files.to_multiples(item, traced.freedom.multiple) for item in items]
+    if options.format == "torch-export":
+        files.write_program(path, traced, exportable)
+        return found | _check(exportable, files.run_program(path), items, images, options, traced.accepts)
+    return found | _write_graph(path, traced, exportable, options, images, items)
+
+
+def _write_graph(
+    path: Path,
+    traced: files.TracedModel,
+    exportable: Exportable,
+    options: ExportOptions,
+    images: Sequence[Path],
+    items: Sequence[Inputs],
+) -> dict[str, str]:
+    """Write an ONNX or OpenVINO file, in the chosen precision, and compare it with the model."""
+    plain = path.with_name("fp32.onnx")
+    files.write_onnx(plain, traced, exportable)
+    small, report = plain, {}
+    if options.int8 != "no":
+        small = path.with_name("int8.onnx")
+        report = _quantise(small, plain, exportable, options, images, items).lines()
+    elif options.precision == "fp16":
+        small = path.with_name("fp16.onnx")
+        write_half(plain, small)
+    for file in dict.fromkeys((plain, small)):
+        if exportable.raw is not None:
+            join_raw(file, exportable.raw)
+        try_file(file, exportable)
+    if options.format == "openvino":
+        write_openvino(small, path)
+    elif small != path:
+        shutil.copyfile(small, path)
+    # The file itself is compared with PyTorch, unless its bits change its outputs by more than rounding.
+    checked = path if small is plain else plain
+    opened = ExportedFile(checked)
+    found = _check(exportable, lambda inputs: opened(*inputs), items, images, options, traced.accepts)
+    return found | report | ({} if small is plain else measure_loss(options.run, path, most=options.most_loss))
 
 
 def _accepts_all(inputs: Inputs) -> bool:
@@ -81,7 +116,7 @@ def _check(
     """Compare the file with the model: outputs, alone and in batches, and answers on images of several shapes."""
     where, count = f"the {options.format} file", options.checked
     largest, found = 0.0, {"checked on": counted(min(count, len(items)), "image")}
-    if exportable.batches:
+    if exportable.batches or exportable.check is None:
         fitting = [item for item in items[:count] if accepts(item)]
         largest = files.compare(exportable, run, fitting, where=where).difference
     if exportable.check is not None:
@@ -90,14 +125,12 @@ def _check(
     return found | {"difference": f"{largest:.1e}"}
 
 
-def _described_sizes(traced: files.TracedModel, exportable: Exportable) -> str:
-    """Describe the image sizes that the file accepts.
+def _only_size(traced: files.TracedModel, exportable: Exportable) -> str:
+    """Describe the only size of images that the file accepts.
 
     Raises:
-        UserError: a detector can only be traced for one size, to which its images cannot be brought.
+        UserError: the model is a detector, whose images cannot be brought to one size.
     """
-    if traced.freedom.multiple:
-        return traced.sizes
     if not exportable.batches:
         raise UserError(
             f"torch cannot trace this detector for images of any size ({traced.problem}); export a detector of another "
@@ -129,6 +162,5 @@ def _quantise(
     measured = [number for number in range(len(items)) if number not in calibrating]
     calibration = [items[number] for number in sorted(calibrating)]
     int8.quantise(plain, path, exportable, calibration, options.int8)
-    try_file(path, exportable)
     labels = [exportable.label(images[number]) for number in measured]
     return int8.measure(exportable, plain, path, [items[number] for number in measured], labels)

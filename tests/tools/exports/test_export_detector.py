@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import register_tiny
 from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 import detection
 from backbones.errors import UserError
-from detection.masks import paste
+from backbones.trained import find
+from backbones.weights.exported import ExportedFile
 from detection.necks import FPN, NECKS, NeckParts
 from detection.options import DetectorOptions
 from detection.results import Detections
 from tools import export
 from tools.exports import int8, trial
-from tools.exports.detections import compare_detections, set_difference
-from tools.exports.files import run_onnx
+from tools.exports.detections import compare_detections, set_difference, six_shapes
+from tools.exports.detector import exportable_detector
+from tools.exports.half import write_half
 from tools.exports.images import image_files
 from tools.exports.models import load_exportable
+from tools.exports.raw_images import join_raw
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -43,7 +53,8 @@ def spread_detector(folder: Path, backbone: str, **settings: object) -> Path:
     )
     torch.manual_seed(0)
     model = detection.build(backbone, 2, **options.keywords()).eval()
-    layers = [model.rpn.head.cls_logits, model.roi_heads.box_predictor.cls_score]
+    predictors = [model.roi_heads.box_predictor, *getattr(model.roi_heads, "later_predictors", [])]
+    layers = [model.rpn.head.cls_logits, *(each.cls_score for each in predictors)]
     if model.has_masks:
         layers.append(model.roi_heads.mask_predictor.mask_fcn_logits)
         layers[-1].weight.data.neg_()  # with these weights, masks have cells of both kinds and are not empty
@@ -59,100 +70,178 @@ def spread_detector(folder: Path, backbone: str, **settings: object) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny_neck(tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a backbone for which a pyramid "two" of two of its levels is registered during one test."""
-    monkeypatch.setattr(NECKS, "_builders", dict(NECKS._builders))
-    levels = ("c3", "c4")
-    detection.register_neck("two")(lambda build, settings: NeckParts(FPN(build(features=levels), 8)))
-    return tiny_backbone
+@pytest.fixture(scope="module")
+def tiny_neck() -> Iterator[str]:
+    """The name of a backbone for which a pyramid "two" of two of its levels is registered during these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = register_tiny(patch)
+        patch.setattr(NECKS, "_builders", dict(NECKS._builders))
+        levels = ("c3", "c4")
+        detection.register_neck("two")(lambda build, settings: NeckParts(FPN(build(features=levels), 8)))
+        yield name
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five images of noise, wide and tall."""
-    folder, random = tmp_path / "photos", np.random.default_rng(0)
-    folder.mkdir()
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number, size in enumerate(((48, 64), (90, 40), (50, 50), (32, 60), (64, 33))):
         cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(random.integers(0, 255, (6, 6, 3), np.uint8), size))
     return folder
 
 
-def test_any_shape_context_and_8_bits(
-    tiny_neck: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The file takes the padded sides that PyTorch takes."""
-    run, target = spread_detector(tmp_path, tiny_neck, context=True), tmp_path / "net.onnx"
-    export.main(["--run", str(run), "--output", str(target), "--images", str(photos)])
-    said = capsys.readouterr().out
+class MadeFile(NamedTuple):
+    """An exported detector with masks and context, its run, and what the command printed."""
+
+    run: Path
+    path: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def made(tiny_neck: str, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> MadeFile:
+    folder = tmp_path_factory.mktemp("made")
+    run = spread_detector(folder, tiny_neck, context=True, masks=True, mask_channels=8, mask_size=14)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        export.main(["--run", str(run), "--output", str(folder / "net.onnx"), "--images", str(photos)])
+    return MadeFile(run, folder / "net.onnx", printed.getvalue())
+
+
+def noise(height: int, width: int) -> Tensor:
+    return torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_the_file_is_checked_and_says_what_it_needs(made: MadeFile) -> None:
+    said = made.printed
     assert "--test-flip of the run" in said and "from 64 pixels, multiples of 32" in said
-    assert json.loads(next(p.value for p in onnx.load(target).metadata_props if p.key == "category_ids")) == [3, 7]
-    # Compare the file with the loaded run, outside of the check that the command makes.
-    loaded = detection.load(run, precision="fp32", flip=False)
-    session, compared = run_onnx(target), 0
-    for shape in ((60, 100), (100, 60), (50, 20)):
-        image = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-        batch, _ = loaded.model.transform([image])
-        boxes, scores, labels = session((batch.tensors.contiguous(), torch.tensor(batch.image_sizes[0]).float()))
-        expected = loaded(image)
-        scale = torch.tensor([image.shape[-1] / batch.image_sizes[0][1], image.shape[-2] / batch.image_sizes[0][0]] * 2)
-        own = Detections(boxes * scale, scores, torch.tensor([0, 3, 7])[labels], ())
-        assert set_difference(expected, own, image) < 1e-3
-        compared += len(expected)
+    assert "compared, of the boxes that the file finds" in said and "compared in batches of three" in said
+    shapes = next(line for line in said.splitlines() if line.startswith("shapes")).split(maxsplit=1)[1]
+    assert len(shapes.split(", ")) >= 6
+    metadata = {p.key: json.loads(p.value) for p in onnx.load(made.path).metadata_props}
+    assert metadata["category_ids"] == [3, 7] and metadata["mask_threshold"] == 0.5
+    assert "detection.masks.paste" in metadata["masks"] and metadata["opset"] >= 18
+    assert metadata["limits"] == {"score": 0.05, "nms": 0.4, "detections": 100, "suppressed": True}
+    assert metadata["preparation"]["colour_order"] == "RGB" and metadata["side_multiple"] == 32
+
+
+def test_a_loaded_file_detects_as_the_loaded_run(made: MadeFile) -> None:
+    """Alone and in batches of three sizes, with masks. A mask may differ at pixels whose probability rounds at 0.5."""
+    run, file = detection.load(made.run, precision="fp32", flip=False), detection.load(made.path)
+    images, compared = [noise(60, 100), noise(100, 60), noise(50, 20)], 0
+    for one, other, image in zip(
+        run(images) + [run(image) for image in images],
+        file(images) + [file(image) for image in images],
+        images * 2,
+        strict=True,
+    ):
+        assert len(one) == len(other) and set_difference(one, other, image) < 1e-3
+        for mask, score in zip(one.masks, one.scores, strict=True):
+            assert (other.masks[(other.scores - score).abs().argmin()] != mask).sum() <= 2
+        compared += len(one)
     assert compared > 10
-    # Quantise it: images without objects do not end the process that runs the file.
-    exportable, small = load_exportable(str(run)), tmp_path / "int8.onnx"
+    # A larger limit leaves detections out; the file has left out what is below its own.
+    assert len(detection.load(made.path, score=0.5)(images[0])) < len(file(images[0]))
+    with pytest.raises(UserError, match=r"score=0\.01: the file leaves out scores below 0\.05"):
+        detection.load(made.path, score=0.01)
+    with pytest.raises(UserError, match="views each image once"):
+        detection.load(made.path, flip=True)
+
+
+def test_a_raw_file_takes_images_of_any_size(made: MadeFile, photos: Path, tmp_path: Path) -> None:
+    """Bytes in, boxes in their pixels out; the program that runs the file needs NumPy alone."""
+    trained = find(made.run)
+    exportable = exportable_detector(trained, raw=True)
+    path = tmp_path / "raw.onnx"
+    shutil.copyfile(made.path, path)
+    assert exportable.raw is not None and exportable.check is not None
+    join_raw(path, exportable.raw)
+    trial.try_file(path, exportable)
+    opened = ExportedFile(path)
+    check = exportable.check(lambda x: opened(*x), image_files(photos, 5), "the file", lambda inputs: True)
+    assert check.difference < 1e-3 and len(check.found["shapes"].split(", ")) >= 6
+    image = noise(70, 50)
+    one, other = detection.load(made.run, precision="fp32", flip=False)(image), detection.load(path)(image)
+    assert len(one) > 3 and set_difference(one, other, image) < 1e-3
+    boxes, _, _, owners, _ = opened(torch.stack([image, image]).movedim(1, -1))
+    assert set(owners.tolist()) == {0, 1} and len(boxes) == 2 * len(other)
+
+
+def test_files_of_8_and_16_bits_keep_all_but_the_layers_in_floats(made: MadeFile, photos: Path, tmp_path: Path) -> None:
+    exportable, items = load_exportable(str(made.run)), []
     items = [exportable.read(path) for path in image_files(photos, 5)]
-    int8.quantise(target, small, exportable, items[:2], "static")
-    trial.try_file(small, exportable)
-    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(small).graph.node}
+    int8.quantise(made.path, tmp_path / "int8.onnx", exportable, items[:2], "static")
+    write_half(made.path, tmp_path / "fp16.onnx")
+    for name in ("int8", "fp16"):
+        path = tmp_path / f"{name}.onnx"
+        trial.try_file(path, exportable)
+        found = ExportedFile(path)(*exportable.blanks[1])
+        assert found[0].shape == (0, 4) and found[4].shape == (0, 14, 14)
+        assert detection.load(path)(noise(60, 100)).boxes.shape[1] == 4
+    kinds = {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    graph = onnx.load(tmp_path / "fp16.onnx").graph
+    halves = {each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT16}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert convolutions and all(node.input[1] in halves for node in convolutions)
+    assert not halves & {name for node in graph.node if node.op_type in ("Mul", "Exp", "Sub") for name in node.input}
+    # 16 bits round to 11 binary digits: boxes of the same scores to a percent.
+    run, half = detection.load(made.run, flip=False), detection.load(tmp_path / "fp16.onnx")
+    one, other = run(noise(60, 100)), half(noise(60, 100))
+    near = (other.scores[:, None] - one.scores).abs().min(1).values
+    assert len(other) > 3 and float((near < 0.01).float().mean()) > 0.5
 
 
-def test_masks_are_those_of_the_loaded_run(
-    tiny_neck: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cascade": True},
+        {"cascade": True, "context": True, "masks": True, "mask_channels": 8, "mask_size": 14},
+        {"class_agnostic_boxes": True},
+        {"neck": "c4", "masks": True, "mask_channels": 8},
+    ],
+    ids=["cascade", "cascade with all", "class-agnostic boxes", "c4 with masks"],
+)
+def test_the_graph_detects_as_the_model_with_all_heads(
+    tiny_neck: str, photos: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    run = spread_detector(tmp_path, tiny_neck, masks=True, mask_channels=8, mask_size=14)
-    target = tmp_path / "net.onnx"
-    export.main(["--run", str(run), "--output", str(target), "--images", str(photos)])
-    assert "compared, of the boxes that the file finds" in capsys.readouterr().out
-    metadata = {p.key: json.loads(p.value) for p in onnx.load(target).metadata_props}
-    assert metadata["mask_threshold"] == 0.5 and "detection.masks.paste" in metadata["masks"]
-    # Paste the masks of the file as its metadata says. A pixel may differ whose probability rounds across 0.5.
-    loaded, session, compared = detection.load(run, precision="fp32", flip=False), run_onnx(target), 0
-    for shape in ((60, 100), (100, 60)):
-        image = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-        batch, _ = loaded.model.transform([image])
-        height, width = batch.image_sizes[0]
-        boxes, scores, _, masks = session((batch.tensors.contiguous(), torch.tensor([height, width]).float()))
-        pasted = paste(masks, boxes * torch.tensor([shape[1] / width, shape[0] / height] * 2), shape)
-        expected = loaded(image)
-        for mask, score in zip(expected.masks, expected.scores):
-            own = pasted[(scores - score).abs().argmin()]
-            assert (own != mask).sum() <= 2
-            compared += int(mask.sum())
-    assert compared > 100
-    # Without any object there are no masks, in 8 bits too.
-    exportable, small = load_exportable(str(run)), tmp_path / "int8.onnx"
-    int8.quantise(target, small, exportable, [exportable.read(path) for path in image_files(photos, 2)], "static")
-    for file in (target, small):
-        assert run_onnx(file)(exportable.blanks[1])[3].shape == (0, masks.shape[1], masks.shape[1])
+    backbone = "resnet18" if settings.get("neck") == "c4" else tiny_neck
+    exportable = load_exportable(str(spread_detector(tmp_path, backbone, **settings)))
+    assert exportable.check is not None
+    exportable.model.heads.score_thresh = 0.0  # of the model too, whose heads these are
+    check = exportable.check(exportable.expected, image_files(photos, 5), "the file", lambda inputs: True)
+    assert check.difference < 1e-3 and int(check.found["detections"].split()[0]) > 5
 
 
-@pytest.mark.parametrize("neck", ["two", "c4"])
-def test_masks_that_differ_are_refused(tiny_neck: str, photos: Path, tmp_path: Path, neck: str) -> None:
-    """The graph in PyTorch passes the check with every kind of mask branch; with flipped masks it does not."""
-    backbone = "resnet18" if neck == "c4" else tiny_neck
-    run = spread_detector(tmp_path, backbone, neck=neck, masks=True, mask_channels=8, mask_size=14)
-    exportable, paths = load_exportable(str(run)), image_files(photos, 3)
-    exportable.model.heads.score_thresh = 0.0
-    assert exportable.check(exportable.expected, paths, "the file", lambda inputs: True).difference < 1e-3
+def test_without_suppression_the_graph_returns_all_proposals(tiny_neck: str, photos: Path, tmp_path: Path) -> None:
+    run = spread_detector(tmp_path, tiny_neck)
+    exportable = load_exportable(str(run), suppress=False)
+    boxes, scores, owners = exportable.expected(exportable.read(image_files(photos, 1 + 4)[0]))
+    assert boxes.shape == (len(owners), 2, 4) and scores.shape == (len(owners), 2) and len(owners) > 2
+    assert exportable.outputs == ("boxes", "scores", "batch_indices")
+    # Suppressing them gives the detections of the model.
+    loaded = detection.load(run, precision="fp32", flip=False)
+    labels = torch.arange(1, 3).expand_as(scores).flatten()
+    good = scores.flatten() > 0.05
+    flat, all_scores = boxes.flatten(0, 1)[good], scores.flatten()[good]
+    kept = batched_nms(flat, all_scores, labels[good], 0.4)
+    expected = loaded(image_files(photos, 5)[0])
+    torch.testing.assert_close(all_scores[kept], expected.scores, atol=1e-5, rtol=0)
+    masked = spread_detector(tmp_path, tiny_neck, masks=True, mask_channels=8)
+    with pytest.raises(UserError, match="--nms false: the masks are those of suppressed boxes"):
+        load_exportable(str(masked), suppress=False)
+
+
+def test_masks_that_differ_are_refused(tiny_neck: str, photos: Path, tmp_path: Path) -> None:
+    exportable = load_exportable(str(spread_detector(tmp_path, tiny_neck, masks=True, mask_channels=8, mask_size=14)))
 
     def wrong(inputs: tuple[Tensor, ...]) -> list[Tensor]:
         *others, masks = exportable.expected(inputs)
         return [*others, masks.flip(-1)]
 
+    assert exportable.check is not None
     with pytest.raises(UserError, match=r"the file: its masks differ from PyTorch by .* \(probabilities\)"):
-        exportable.check(wrong, paths, "the file", lambda inputs: True)
+        exportable.check(wrong, image_files(photos, 5), "the file", lambda inputs: True)
 
 
 def test_8_bit_masks_count_as_answers() -> None:
@@ -165,7 +254,8 @@ def test_8_bit_masks_count_as_answers() -> None:
     masks = torch.zeros(2, 4, 4)
     masks[:, :2] = 1.0
     other = torch.stack([masks[0], 1 - masks[1]])
-    assert int8._agreement("detection", [boxes, scores, labels, masks], [boxes, scores, labels, other]) == [0.5]
+    first, second = ([boxes, scores, labels, labels, each] for each in (masks, other))
+    assert int8._agreement("detection", first, second) == [0.5]
 
 
 def test_torch_export_is_refused(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
@@ -202,6 +292,8 @@ def test_what_rounding_decides_is_left_out_and_all_else_compared() -> None:
     # The tie falls one way in PyTorch, and the file that lets it fall the other way has one box to compare.
     assert any(check.found["detections"].startswith("1 compared") for check in checks)
     assert compare_detections(tie, bright, [image] * 2, where="").found["shapes"] == "10x10"
+    forms = {tuple(each.shape) for each in six_shapes([torch.zeros(3, 20, 30)])}
+    assert forms == {(3, 20, 30), (3, 30, 20), (3, 14, 30), (3, 20, 20), (3, 23, 20), (3, 10, 15)}
     # The second box is no tie; a box that is moved by a pixel of ten is none either.
     with pytest.raises(UserError, match="differ from PyTorch by"):
         compare_detections(bright, dark, [image], where="the file")

@@ -1,0 +1,135 @@
+"""Exported files predict and are evaluated like the runs that they come from, with onnxruntime and OpenVINO."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import classification
+import detection
+import segmentation
+from backbones.errors import UserError
+from backbones.weights.exported import ExportedFile
+from tools import export, predict, train_cls, train_seg
+from tools.exports.evaluation import measure_loss
+from tools.prediction.opening import open_model
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+NEAR = 1e-3  # tools.exports.exportable.TOLERANCE: what an exported file may differ by
+
+
+def exported(run: Path, target: Path, *words: Any) -> Path:
+    export.main(["--run", str(run), "--output", str(target), *map(str, words)])
+    return target
+
+
+@pytest.fixture(scope="module")
+def cls_file(tiny_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tiny_runs["cls"], tmp_path_factory.mktemp("cls") / "model.onnx")
+
+
+def test_a_classifier_file_predicts_and_is_evaluated_as_its_run(
+    tiny_runs: dict[str, Path], cls_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tiny_runs["cls"].parent / "pictures"
+    paths = sorted((pictures / "val").rglob("*.jpg"))
+    run, file = classification.load(tiny_runs["cls"], precision="fp32"), open_model(cls_file)
+    assert isinstance(file, classification.TrainedClassifier) and file.classes == run.classes
+    for one, other in zip(run(paths), file(paths), strict=True):
+        assert one.names == other.names
+        torch.testing.assert_close(one.probabilities, other.probabilities, atol=NEAR, rtol=0)
+    # The command predicts with the file.
+    predict.main(
+        ["--model", str(cls_file), str(pictures / "val"), "--output", str(tmp_path / "out"), "--draw", "false"]
+    )
+    rows = csv.DictReader((tmp_path / "out/predictions.csv").read_text().splitlines())
+    by_name = {row["image"]: row["class_1"] for row in rows}
+    assert by_name == {str(path): found.names[0] for path, found in zip(paths, run(paths), strict=True)}
+    # The training command evaluates it, with the ten crops of the run.
+    words = ["--data", str(pictures), "--weights", str(cls_file), "--test-crops", "ten", "--workers", "0"]
+    train_cls.main([*words, "--eval-only", "--output", str(tmp_path / "eval")])
+    assert "run by onnxruntime on the CPU" in capsys.readouterr().out
+    results, before = (
+        json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "eval", tiny_runs["cls"])
+    )
+    assert results["top1"] == before["top1"]
+    with pytest.raises(UserError, match="cannot be trained; add --eval-only"):
+        train_cls.main([*words, "--output", str(tmp_path / "train")])
+
+
+def test_a_changed_file_is_evaluated_and_refused_above_the_stated_loss(
+    tiny_runs: dict[str, Path], cls_file: Path, tmp_path: Path
+) -> None:
+    """The file itself loses nothing; a file that answers with the other class loses as much as it gains."""
+    same = measure_loss(str(tiny_runs["cls"]), cls_file, most=0.0)["evaluated"]
+    assert "on 6 images: +0.0000 [+0.0000, +0.0000]" in same
+    before = float(same.split()[1])
+    import onnx
+
+    model = onnx.load(cls_file)
+    last = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["turned" if name == last else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Neg", ["turned"], [last]))
+    turned = tmp_path / "turned.onnx"
+    onnx.save(model, turned)
+    # Of two classes, the answers change from right to wrong, and the accuracy to 1 minus the accuracy.
+    if before > 0.5:
+        with pytest.raises(UserError, match=r"more than --most-loss 0\.02, so no file was kept"):
+            measure_loss(str(tiny_runs["cls"]), turned, most=0.02)
+    else:
+        assert (
+            f"{before:.4f} -> {1 - before:.4f}" in measure_loss(str(tiny_runs["cls"]), turned, most=0.02)["evaluated"]
+        )
+
+
+def test_a_segmentation_file_predicts_and_is_evaluated_as_its_run(
+    tiny_runs: dict[str, Path], small_shapes: Path, tmp_path: Path
+) -> None:
+    path = exported(tiny_runs["seg"], tmp_path / "model.onnx")
+    run = segmentation.load(tiny_runs["seg"], precision="fp32", tile=0, scales=(1.0,), flip=False)
+    file = open_model(path)
+    assert isinstance(file, segmentation.TrainedSegmenter)
+    images = [np.asarray(Image.open(each)) for each in sorted((small_shapes / "val").iterdir())[:2]]
+    for image in (*images, images[0][:50, :41]):  # the last size is resized for the file, unless it accepts any
+        one, other = run(image), file(image)
+        assert one.labels.shape == other.labels.shape and one.names == other.names
+        if file.model.file.accepts(*image.shape[:2]):
+            assert (one.labels != other.labels).float().mean() < NEAR
+    words = ["--data", str(small_shapes), "--weights", str(path), "--eval-only", "--workers", "0"]
+    train_seg.main([*words, "--recipe", "shapes", "--output", str(tmp_path / "eval")])
+    assert json.loads((tmp_path / "eval/results.json").read_text())["mIoU"] > 0
+
+
+def test_openvino_answers_as_pytorch(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = exported(tiny_runs["cls"], tmp_path / "model.xml", "--format", "openvino")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    picture = next((tiny_runs["cls"].parent / "pictures/val").rglob("*.jpg"))
+    one, other = classification.load(tiny_runs["cls"], precision="fp32")(picture), open_model(path)(picture)
+    torch.testing.assert_close(one.probabilities, other.probabilities, atol=NEAR, rtol=0)
+    assert ExportedFile(path).metadata["producer"] == "resnet-transfer"
+
+
+def test_files_of_others_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "other", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "a.onnx")
+    (tmp_path / "b.onnx").write_bytes(b"no model")
+    with pytest.raises(UserError, match="has no description of its model"):
+        open_model(tmp_path / "a.onnx")
+    with pytest.raises(UserError, match="cannot be opened by onnxruntime"):
+        detection.load(tmp_path / "b.onnx")
+    with pytest.raises(UserError, match="no such run folder or weights file"):
+        open_model(tmp_path / "c.onnx")

@@ -1,0 +1,102 @@
+"""Evaluates an exported file and its run on the run's validation data, as `--eval-only` does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import yaml
+
+from backbones.common.files import JsonObject
+from backbones.errors import UserError
+from backbones.trained import TrainedFile, find
+from tools.cli.parsing import parse
+from tools.engine.run import run as run_task
+from tools.runs.bootstrap import bounds, resampled
+from tools.runs.folder import RunFolder
+from tools.runs.metrics import TASK_METRICS
+from tools.runs.scores import ImageScore, read_score
+from tools.tasks.classification import ClassificationTask
+from tools.tasks.detection import DetectionTask
+from tools.tasks.options import TrainClassifierOptions, TrainDetectorOptions, TrainSegmenterOptions
+from tools.tasks.segmentation import SegmentationTask
+
+RESAMPLES = 1000
+# Options with which a run views each image once, as a file does, and writes nothing beside its results.
+ONCE: dict[str, JsonObject] = {
+    "classification": {"train_eval": 0},
+    "detection": {"test_sizes": None, "test_flip": False, "refine": False, "soft_nms": False, "ensemble": None},
+    "segmentation": {"test_scales": None, "test_flip": False, "tile": 0},
+}
+ALONE = {"resume": False, "dry_run": False, "track": [], "val_loss": False, "device": "cpu", "precision": "fp32"}
+
+
+def measure_loss(run: str, file: Path, *, most: float) -> dict[str, str]:
+    """Evaluate a run and its exported file on the run's validation data, and refuse a file that loses too much.
+
+    Args:
+        run: run folder or weights file.
+        most: largest loss of the run's main metric (AP, mIoU, top-1 accuracy), 0..1.
+
+    Returns:
+        The metric before and after, and the difference with its 95 % interval over images; or why it was not measured.
+
+    Raises:
+        UserError: the file loses more than `most`.
+    """
+    trained = find(run)
+    if not trained.config:
+        return {"evaluated": "no: the weights do not record the data of their run"}
+    data = trained.config.get("data")
+    if data is not None and not Path(str(data)).exists():
+        return {"evaluated": f"no: the run's data, {data}, is not here"}
+    with TemporaryDirectory() as folder:
+        scores = [
+            evaluated(trained, weights, Path(folder) / name)
+            for name, weights in (("before", trained.path), ("after", file))
+        ]
+    metric, size = TASK_METRICS[trained.task].primary.key, scores[0].size
+    before, after = (resampled(each.score, size=size, count=RESAMPLES) for each in scores)
+    low, high = bounds(after - before)
+    whole = [float(each.score(np.ones(size))) for each in scores]
+    if whole[0] - whole[1] > most:
+        raise UserError(
+            f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {metric} on {size} images, more than "
+            f"--most-loss {most}, so no file was kept; pass more --calibration images, or use fp32"
+        )
+    change = f"{whole[1] - whole[0]:+.4f} [{float(low):+.4f}, {float(high):+.4f}]"
+    return {"evaluated": f"{metric} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {change}"}
+
+
+def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:
+    """Evaluate weights or an exported file as `--eval-only` does with the options of a run.
+
+    Args:
+        trained: the run, whose options are used, but with one view of each image, in fp32.
+        weights: what to evaluate.
+        folder: for the results.
+
+    Returns:
+        The main metric of the task as a function of image weights.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    changes = {**ONCE[trained.task], **ALONE}
+    config = {name: changes.get(name, value) for name, value in trained.config.items()}
+    config |= {"eval_only": True, "weights": os.fspath(weights), "output": os.fspath(folder)}
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    words = ["--config", os.fspath(file)]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if trained.task == "classification":
+            run_task(ClassificationTask(), parse(TrainClassifierOptions, description="", argv=words))
+        elif trained.task == "detection":
+            run_task(DetectionTask(), parse(TrainDetectorOptions, description="", argv=words))
+        else:
+            run_task(SegmentationTask(), parse(TrainSegmenterOptions, description="", argv=words))
+    return read_score(RunFolder.read(folder))
