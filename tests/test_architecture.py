@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "tools/prediction": {*BASE, *TASKS, "tools/processes"},
     "tools/viewer": {*BASE, *TASKS},
     "tools/exports": {*TRAINING, "tools/runs"},
-    "tools/benchmarks": TRAINING,
+    "tools/benchmarks": {*TRAINING, "tools/runs", "tools/exports"},
     "tools/analysis": {*TRAINING, "tools/reports"},
     "tools/ranking": {*RUNNING, *TASKS, "tools/reports"},
     "tools/experiments": {*TRAINING, "tools/runs", "tools/reports"},

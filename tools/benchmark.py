@@ -9,6 +9,7 @@
     python tools/benchmark.py memory --output runs/bench-memory          # memory of training steps and loader workers
     python tools/benchmark.py scale --output runs/bench-scale            # how time grows with size
     python tools/benchmark.py processes --output runs/bench-processes    # bytes that processes send
+    python tools/benchmark.py latency --output runs/bench-latency        # PyTorch, onnxruntime and OpenVINO on the CPU
     python tools/benchmark.py classify --help                            # the options of one benchmark
 
 Every benchmark prints its tables and writes `table.md`, `results.json` and `chart.png` into the output folder. The

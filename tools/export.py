@@ -5,6 +5,7 @@
     python tools/export.py --run runs/cls-20260101-120000 --int8 static --images imagenet/val
     python tools/export.py --run runs/det-20260101-120000 --raw          # bytes in, boxes in their pixels out
     python tools/export.py --run runs/det-20260101-120000 --format openvino
+    python tools/export.py --run runs/cls-20260101-120000 --for cpu      # the fastest file that is as good as the run
     python tools/export.py --run runs/cls-20260101-120000 --format torchvision
 
 The file is compared with the PyTorch model on real images (`--images`, by default the run's validation images), one by
@@ -47,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.plugins.load()
     for name, value in export(options.export, target).items():
         print(f"{name:<12} {value}")
-    print(f"written to {target}")
 
 
 if __name__ == "__main__":

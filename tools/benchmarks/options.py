@@ -28,6 +28,11 @@ DETECTORS = (
     "resnet50-fpn:400,resnet50-fpn:800x1,resnet18-fpn:400,resnet50-c4:400x1,resnet50-dc5:400,resnet50-fpn-masks:400"
 )
 
+RUNTIMES = ("pytorch", "pytorch-bf16", "compiled", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
+DEPLOYED = (
+    "resnet18:224,resnet50:224,resnet18-fpn:320,resnet18-fpn:800,resnet50-fpn:320,resnet50-fpn:800,resnet50-fcn:480"
+)
+
 
 @dataclass
 class Timing:
@@ -263,3 +268,23 @@ class ProcessOptions:
 def split_list(text: str) -> list[str]:
     """Return the parts of a text that is separated by commas, without empty parts: "a, b," gives ["a", "b"]."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+@dataclass
+class LatencyOptions:
+    """Models and runtimes to measure.
+
+    Args:
+        nets: models, with commas between: BACKBONE:PIXELS is a classifier, BACKBONE-fpn:PIXELS (or another neck) a
+            detector whose short side is resized to PIXELS, BACKBONE-fcn:PIXELS a segmentation model.
+        runtimes: what computes them, with commas between: pytorch, pytorch-bf16, compiled, onnxruntime,
+            onnxruntime-int8, openvino, openvino-int8.
+    """
+
+    nets: str = DEPLOYED
+    runtimes: str = ",".join(RUNTIMES)
+
+    def __post_init__(self) -> None:
+        require(split_list(self.nets), "nets", self.nets, "names no model; name at least one")
+        for name in split_list(self.runtimes):
+            require(name in RUNTIMES, "runtimes", name, f"expected names among {', '.join(RUNTIMES)}")

@@ -72,4 +72,9 @@ BENCHMARKS = {
         "Traffic and gradients of groups of gloo processes on this machine, compared with one process.",
         options.ProcessOptions,
     ),
+    "latency": SubCommand(
+        "tools.benchmarks.latency:LatencyBenchmark",
+        "Latency of inference on the CPU: PyTorch, torch.compile, onnxruntime and OpenVINO, in fp32, bf16 and 8 bits.",
+        options.LatencyOptions,
+    ),
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from backbones.common.options import option
 from backbones.errors import UserError, require
 
 LEAST_CHECKED = 5  # images
@@ -34,6 +35,8 @@ class ExportOptions:
             file that loses more is refused.
         calibration: images for calibration, at most half of the images found.
         measured: further images that measure the 8-bit file.
+        fastest_on: cpu (shorter: --for cpu) writes ONNX and OpenVINO files in fp32 and 8 bits, measures them here, and
+            keeps the fastest that is as good as the run.
     """
 
     run: str
@@ -49,6 +52,7 @@ class ExportOptions:
     calibration: int = 64
     measured: int = 200
     most_loss: float = 0.02
+    fastest_on: Literal["no", "cpu"] = option("no", formerly="for")
 
     def __post_init__(self) -> None:
         require(self.checked >= LEAST_CHECKED, "checked", self.checked, f"must be {LEAST_CHECKED} or more")
@@ -62,11 +66,16 @@ class ExportOptions:
         require(not both, "precision", self.precision, "cannot be combined with --int8; leave one of them out")
         reduced = self.precision == "fp16" or self.int8 != "no"
         require(self.nms or not reduced, "nms", self.nms, "needs fp32, because a file without detections has no AP")
+        plain = self.format == "onnx" and not reduced and self.nms and not self.raw
+        chosen = self.fastest_on == "no" or plain
+        require(chosen, "fastest_on", self.fastest_on, "chooses format and bits itself; leave the other options out")
         require(0 <= self.most_loss <= 1, "most_loss", self.most_loss, "must be between 0 and 1")
 
     @property
     def images_needed(self) -> int:
         """Number of images to read: for checking, for calibration and for measuring."""
+        if self.fastest_on != "no":
+            return self.checked + self.calibration
         calibration = self.calibration if self.int8 == "static" else 0
         return max(self.checked, self.measured + calibration if self.int8 != "no" else 0)
 
@@ -78,7 +87,15 @@ class ExportOptions:
         """
         source = Path(self.run)
         folder = source if source.is_dir() else source.parent
-        kind = ".int8" if self.int8 != "no" else ".fp16" if self.precision == "fp16" else ""
+        kind = (
+            ".cpu"
+            if self.fastest_on == "cpu"
+            else ".int8"
+            if self.int8 != "no"
+            else ".fp16"
+            if self.precision == "fp16"
+            else ""
+        )
         name = f"model{kind}{SUFFIXES[self.format]}"
         target = Path(self.output) if self.output else folder / name
         if self.format in ("onnx", "openvino") and target.suffix != SUFFIXES[self.format]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ from backbones.weights.exported import ExportedFile
 from tools.exports import files, int8
 from tools.exports.evaluation import measure_loss
 from tools.exports.exportable import Exportable, Inputs, Runner
+from tools.exports.fastest import choose_fastest
 from tools.exports.half import write_half
 from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
@@ -39,22 +41,26 @@ def export(options: ExportOptions, target: Path) -> dict[str, str]:
     exportable = load_exportable(options.run, suppress=options.nms, raw=options.raw)
     paths = image_files(image_folder(options), options.images_needed)
     with TemporaryDirectory() as folder:
-        written = Path(folder) / f"written{target.suffix}"
-        found = _write(written, exportable, options, paths)
+        written, found = _write(Path(folder) / f"written{target.suffix}", exportable, options, paths)
+        target = target.with_suffix(written.suffix)
+        if target.exists() and not options.overwrite:
+            raise UserError(f"--output {target}: exists already; name another file or pass --overwrite")
         # The weights of an OpenVINO file lie beside it.
-        for path in (written.with_suffix(".bin"), written) if options.format == "openvino" else (written,):
-            with atomic_file(target.with_suffix(path.suffix) if path is not written else target) as temporary:
+        for path in (written.with_suffix(".bin"), written) if written.suffix == ".xml" else (written,):
+            with atomic_file(target.with_suffix(path.suffix)) as temporary:
                 shutil.copyfile(path, temporary)
-    return found
+    return found | {"written to": str(target)}
 
 
-def _write(path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]) -> dict[str, str]:
-    """Write the file and compare it with the model; results and errors as in `export`."""
+def _write(
+    path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]
+) -> tuple[Path, dict[str, str]]:
+    """Write the file and compare it with the model. Return its path, and results as `export` does."""
     items = [exportable.read(image) for image in images]
     if options.format == "torchvision":
         write_state_dict(path, exportable)
         run = run_library_model(path, exportable)
-        return exportable.notes | _check(exportable, run, items, images, options, _accepts_all)
+        return path, exportable.notes | _check(exportable, run, items, images, options, _accepts_all)
     # Trace a large image: a side of a single cell would be taken for a constant.
     traced = _trace(exportable, max(items, key=lambda item: min(item[0].shape[-2:])), options)
     found = exportable.notes | {"sizes": str(traced.metadata(exportable)["sizes"])}
@@ -63,8 +69,11 @@ def _write(path: Path, exportable: Exportable, options: ExportOptions, images: S
         items = [item if traced.accepts(item) else files.to_multiples(item, traced.freedom.multiple) for item in items]
     if options.format == "torch-export":
         files.write_program(path, traced, exportable)
-        return found | _check(exportable, files.run_program(path), items, images, options, traced.accepts)
-    return found | _write_graph(path, traced, exportable, options, images, items)
+        return path, found | _check(exportable, files.run_program(path), items, images, options, traced.accepts)
+    if options.fastest_on == "cpu":
+        chosen, more = _write_fastest(path, traced, exportable, options, images, items)
+        return chosen, found | more
+    return path, found | _write_graph(path, traced, exportable, options, images, items)
 
 
 def _write_graph(
@@ -98,6 +107,39 @@ def _write_graph(
     opened = ExportedFile(checked)
     found = _check(exportable, lambda inputs: opened(*inputs), items, images, options, traced.accepts)
     return found | report | ({} if small is plain else measure_loss(options.run, path, most=options.most_loss))
+
+
+def _write_fastest(
+    path: Path,
+    traced: files.TracedModel,
+    exportable: Exportable,
+    options: ExportOptions,
+    images: Sequence[Path],
+    items: Sequence[Inputs],
+) -> tuple[Path, dict[str, str]]:
+    """Write ONNX and OpenVINO files in fp32 and 8 bits. Return the fastest that is as good as the run, and why."""
+    plain, small = path.with_name("fp32.onnx"), path.with_name("int8.onnx")
+    files.write_onnx(plain, traced, exportable)
+    int8.quantise(plain, small, exportable, items[options.checked :] or items, "static")
+    candidates = {"onnxruntime fp32": plain, "onnxruntime int8": small}
+    if find_spec("openvino"):
+        for name, source in list(candidates.items()):
+            candidates[name.replace("onnxruntime", "OpenVINO")] = source.with_suffix(".xml")
+            write_openvino(source, source.with_suffix(".xml"))
+
+    def prove(file: Path) -> dict[str, str]:
+        if file.suffix == ".onnx":
+            try_file(file, exportable)
+        if file.stem == "fp32":
+            opened = ExportedFile(file)
+            return _check(exportable, lambda inputs: opened(*inputs), items, images, options, traced.accepts)
+        found = measure_loss(options.run, file, most=options.most_loss)
+        if found["evaluated"].startswith("no"):
+            raise UserError(f"its accuracy is not known ({found['evaluated']})")
+        return found
+
+    name, found = choose_fastest(candidates, items[0], prove)
+    return candidates[name], found
 
 
 def _accepts_all(inputs: Inputs) -> bool:

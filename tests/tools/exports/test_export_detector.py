@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import register_tiny
 from safetensors.torch import save_file
+from test_deployment_scripts import run_script
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -165,6 +166,22 @@ def test_a_raw_file_takes_images_of_any_size(made: MadeFile, photos: Path, tmp_p
     assert len(one) > 3 and set_difference(one, other, image) < 1e-3
     boxes, _, _, owners, _ = opened(torch.stack([image, image]).movedim(1, -1))
     assert set(owners.tolist()) == {0, 1} and len(boxes) == 2 * len(other)
+
+
+def test_the_detecting_script_of_the_page_answers_as_load(
+    made: MadeFile, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, compared = detection.load(made.run, precision="fp32", flip=False), 0
+    for path in image_files(photos, 5):
+        capsys.readouterr()
+        run_script("Detect", made.path, path, monkeypatch=monkeypatch)
+        rows = [[float(word) for word in line.split()] for line in capsys.readouterr().out.splitlines()]
+        found = torch.tensor(rows).reshape(-1, 6)
+        own = Detections(found[:, 2:], found[:, 0], found[:, 1].long(), ())
+        image = loaded.read(path)
+        assert set_difference(loaded(path), own, image) < 1e-3
+        compared += len(own)
+    assert compared > 10
 
 
 def test_files_of_8_and_16_bits_keep_all_but_the_layers_in_floats(made: MadeFile, photos: Path, tmp_path: Path) -> None:

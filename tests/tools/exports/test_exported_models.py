@@ -19,6 +19,7 @@ from backbones.errors import UserError
 from backbones.weights.exported import ExportedFile
 from tools import export, predict, train_cls, train_seg
 from tools.exports.evaluation import measure_loss
+from tools.exports.fastest import choose_fastest
 from tools.prediction.opening import open_model
 
 pytest.importorskip("onnx")
@@ -117,6 +118,38 @@ def test_openvino_answers_as_pytorch(tiny_runs: dict[str, Path], tmp_path: Path)
     one, other = classification.load(tiny_runs["cls"], precision="fp32")(picture), open_model(path)(picture)
     torch.testing.assert_close(one.probabilities, other.probabilities, atol=NEAR, rtol=0)
     assert ExportedFile(path).metadata["producer"] == "resnet-transfer"
+
+
+def test_the_fastest_file_for_a_cpu_is_as_good_as_the_run(
+    tiny_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever is chosen on this machine: it exists, opens, and its answers or its accuracy were checked."""
+    exported(tiny_runs["cls"], tmp_path / "model.onnx", "--for", "cpu", "--most-loss", 0)
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line)
+    assert "chosen" in said and ("difference" in said or "-> " in said["evaluated"])
+    (path,) = [each for each in tmp_path.iterdir() if each.suffix in (".onnx", ".xml")]
+    assert (path.suffix == ".xml") == said["chosen"].startswith("OpenVINO")
+    picture = next((tiny_runs["cls"].parent / "pictures/val").rglob("*.jpg"))
+    assert set(open_model(path)(picture).names) == {"apple", "pear"}
+
+
+def test_of_fast_files_only_good_ones_are_chosen(cls_file: Path) -> None:
+    """A file that does not pass its proof is named, and the next one is taken."""
+    inputs = (torch.zeros(1, 3, 32, 32),)
+
+    def prove(path: Path) -> dict[str, str]:
+        tried.append(path)
+        if len(tried) == 1:
+            raise UserError("it loses too much")
+        return {"evaluated": "yes"}
+
+    tried: list[Path] = []
+    name, found = choose_fastest({"a": cls_file, "b": cls_file}, inputs, prove)
+    (other,) = {"a", "b"} - {name}
+    assert found[f"not {other}"] == "it loses too much" and found["chosen"] == name and found["evaluated"] == "yes"
+    tried.clear()
+    with pytest.raises(UserError, match=r"no file is as good as the run \(it loses too much\)"):
+        choose_fastest({"a": cls_file}, inputs, prove)
 
 
 def test_files_of_others_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""The scripts on the page about deployment need onnxruntime, NumPy and Pillow alone, and answer as `load` does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import classification
+import segmentation
+from segmentation.options import SegmenterOptions
+from tools import export
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+SCRIPTS = {text.split(":")[0].split()[0].strip('"'): text for text in re.findall(
+    r'```python\n("""[A-Z].*?)```', (ROOT / "docs/DEPLOYMENT.md").read_text(encoding="utf-8"), re.DOTALL
+)}  # fmt: skip
+
+
+def run_script(name: str, *words: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a script of the page, by the first word of its docstring."""
+    monkeypatch.setattr(sys, "argv", ["script.py", *map(str, words)])
+    exec(compile(SCRIPTS[name], name, "exec"), {"__name__": "__main__"})
+
+
+def saved(model: nn.Module, path: Path, meta: dict[str, object]) -> Path:
+    save_file(model.state_dict(), path, metadata={"meta": json.dumps(meta), "config": "{}"})
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Six pictures of blocks of noise, wide and tall."""
+    (tmp_path / "pictures").mkdir()
+    random, paths = np.random.default_rng(0), []
+    for number, size in enumerate(((96, 70), (70, 120), (64, 64), (64, 90), (80, 64), (101, 83))):
+        small = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        paths.append(tmp_path / "pictures" / f"{number}.png")
+        small.resize(size, Image.Resampling.NEAREST).save(paths[-1])
+    return paths
+
+
+def test_the_scripts_are_short_and_import_three_packages() -> None:
+    assert set(SCRIPTS) == {"Classify", "Detect", "Label"}
+    for text in SCRIPTS.values():
+        assert len(text.splitlines()) <= 40
+        imported = {
+            (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        assert imported <= {"json", "sys", "numpy", "onnxruntime", "PIL"}
+
+
+def test_the_classifying_script_answers_as_load(
+    tiny_backbone: str, pictures: list[Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = classification.build(tiny_backbone, 3)
+    seen = {"in_channels": 3, "crop_size": 48, "resize_size": 64, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    meta = {"task": "classification", "classes": ["a", "b", "c"], "input": seen, "model": {"backbone": tiny_backbone}}
+    run = saved(model, tmp_path / "model.safetensors", meta)
+    export.main(["--run", str(run), "--images", str(pictures[0].parent)])
+    loaded = classification.load(run, precision="fp32")
+    for path in pictures:
+        capsys.readouterr()
+        run_script("Classify", tmp_path / "model.onnx", path, monkeypatch=monkeypatch)
+        found = dict(reversed(line.split()) for line in capsys.readouterr().out.splitlines())
+        expected = dict(zip(*(lambda r: (r.names, r.probabilities.tolist()))(loaded(path)), strict=True))
+        # Images whose shorter side is 64 are not resized. Pillow and torch may round resized bytes differently.
+        near = 1e-4 if min(Image.open(path).size) == 64 else 1e-2
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, abs=near)
+
+
+def test_the_labelling_script_answers_as_load(
+    tiny_backbone: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    options = SegmenterOptions(tiny_backbone, "fcn32s", weights="none", aux=False)
+    model = segmentation.build(tiny_backbone, 3, head=options.head, aux=False)
+    seen = {"in_channels": 3, "min_size": 0, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    colours = [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
+    meta = {"task": "segmentation", "classes": ["a", "b", "c"], "colours": colours, "input": seen}
+    run = saved(model, tmp_path / "model.safetensors", {**meta, "model": asdict(options)})
+    export.main(["--run", str(run), "--images", str(pictures[0].parent)])
+    loaded = segmentation.load(run, precision="fp32")
+    for path in pictures[:4]:
+        run_script("Label", tmp_path / "model.onnx", path, tmp_path / "labels.png", monkeypatch=monkeypatch)
+        found, expected = np.asarray(Image.open(tmp_path / "labels.png")), loaded(path).labels.numpy()
+        assert found.shape == expected.shape and (found == expected).mean() > 0.999
