@@ -97,6 +97,7 @@ class MeasuredModel:
         seen: dict[str, object] = {"in_channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
         names = [f"class {number}" for number in range(CLASSES)]
         model: nn.Module
+        meta: dict[str, object]
         if self.kind == "cls":
             model = classification.build(self.backbone, CLASSES)
             seen |= {"crop_size": self.size, "resize_size": self.size}
@@ -202,7 +203,9 @@ def prepare(runtime: str, sources: dict[str, Path], load: Loader, pixels: np.nda
     model = load(sources[runtime], "bf16" if runtime == "pytorch-bf16" else "fp32")
     if runtime == "compiled":
         with contextlib.redirect_stderr(io.StringIO()):
-            model.model.backbone.compile()
+            compiled = model.model.backbone
+            assert isinstance(compiled, nn.Module)
+            compiled.compile()
     content = model.read(pixels)
     return lambda: model.predict([content])
 

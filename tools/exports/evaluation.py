@@ -87,7 +87,8 @@ def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:
         UserError: the data cannot be read.
     """
     changes = {**ONCE[trained.task], **ALONE}
-    config = {name: changes.get(name, value) for name, value in trained.config.items()}
+    config = {**trained.config, **trained.meta["model"]}
+    config = {name: changes.get(name, value) for name, value in config.items() if name in trained.config}
     config |= {"eval_only": True, "weights": os.fspath(weights), "output": os.fspath(folder)}
     file = folder.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -146,9 +146,9 @@ def test_label_maps_are_those_of_the_loaded_run_on_images_of_several_shapes(
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 0.0)  # a model of one epoch has no sure answers
-    path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6)
+    path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6, "--most-loss", 1)
     out = capsys.readouterr().out
-    assert all(word in out for word in ("MB", "ms an image", "agreement", "top-1"))
+    assert all(word in out for word in ("MB", "ms an image", "agreement", "top-1", "evaluated    top1"))
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 1.1)
