@@ -177,7 +177,13 @@ def test_states_of_several_processes_add_up() -> None:
 def test_nothing_to_measure_gives_no_figures() -> None:
     results = LabelMetrics(["a", "b"]).compute()
     assert results["mIoU"] is None and results["absent"] == ["a", "b"]
-    assert "n/a" in format_table(results)
+    lines = format_table(results).splitlines()
+    assert [line.split()[-1] for line in lines[1:7]] == ["n/a"] * 6 and lines[7].startswith("2 of 2 classes without a")
+    found = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    some = LabelMetrics(["a", "b"])
+    some.update([found], {"mask": [found]})
+    lines = format_table(some.compute()).splitlines()
+    assert [line.split()[-1] for line in lines[5:7]] == ["100.00%", "n/a"] and lines[1].split()[-1] == "100.00%"
 
 
 def test_predicted_maps_are_kept_on_request() -> None:

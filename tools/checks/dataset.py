@@ -22,7 +22,7 @@ from segmentation.data.folders import painted_reader
 from segmentation.data.layout import is_label_folder
 from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
-from tools.checks.findings import CheckReport
+from tools.checks.findings import CheckReport, unequal
 from tools.checks.folders import check_classes, list_splits
 from tools.checks.images import SplitImages, report_near, report_shared
 from tools.checks.label_maps import check_labels
@@ -101,10 +101,13 @@ def read_truths(
 
 
 def _describe(images: Mapping[str, SplitImages], report: CheckReport) -> None:
-    """Add sizes and shapes of the boxes of each split, and anchors for the first split with boxes."""
+    """Add sizes and shapes of the boxes of each split; for the first one also anchors and a remark on its classes."""
     found = {name: split.boxes for name, split in images.items() if split.boxes is not None}
     report.boxes = {name: describe_boxes(boxes) for name, boxes in found.items()}
     report.anchors = propose(next(iter(found.values()))) if found else []
+    for name, described in list(report.boxes.items())[:1]:
+        if text := unequal(described["classes"], "boxes"):
+            report.add("unequal classes", name, file=str(images[name].folder), text=text)
 
 
 def _check_folders(

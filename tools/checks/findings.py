@@ -14,6 +14,7 @@ from tools.checks.box_sizes import describe_line, describe_proposals
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
 CLASSES = 24  # in the table; the JSON file has all
+IMBALANCED = 10  # number of the most frequent class over that of the rarest, from which a remark is due
 # Kinds that do not disturb training, but deserve attention.
 REMARKS = (
     "no outline",
@@ -151,3 +152,18 @@ def _described(split: str, per_class: Mapping[str, float]) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def unequal(counts: Mapping[str, int], what: str) -> str:
+    """Return how unequal the numbers of the classes are, "" if they differ by less than `IMBALANCED` times.
+
+    Args:
+        counts: number of each class, above 0.
+        what: what is counted, such as "images".
+    """
+    if not counts:
+        return ""
+    most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    ratio = counts[most] / counts[fewest]
+    text = f"{counts[most]} {what} of {most}, but {counts[fewest]} of {fewest} ({ratio:.0f} to 1)"
+    return text if ratio >= IMBALANCED else ""

@@ -16,11 +16,9 @@ from backbones.errors import UserError
 from classification.data.layouts import read_split
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
-from tools.checks.findings import CheckReport
+from tools.checks.findings import CheckReport, unequal
 from tools.checks.images import UNDECODABLE, Findings, SplitImages
 from tools.checks.label_maps import without_name
-
-IMBALANCED = 10  # images of the most frequent class over those of the rarest, from which a remark is due
 
 
 def list_splits(root: Path, splits: Sequence[str], reading: Reading) -> dict[str, ClassListing]:
@@ -69,14 +67,8 @@ def _report_counts(listing: ClassListing, split: str, report: CheckReport) -> No
     """Report the number of images of each class, how unequal the numbers are, and how many classes an image has."""
     counts = {name: count for name, count in listing.counts().items() if count}
     report.per_class[split] = {name: int(count) for name, count in counts.items()}
-    if len(counts) > 1:
-        most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-        ratio = counts[most] / counts[fewest]
-        if ratio >= IMBALANCED:
-            text = f"{counts[most]} images of {most}, but {counts[fewest]} of {fewest} ({ratio:.0f} to 1)"
-            report.add(
-                "unequal classes", split, file=listing.source, text=f"{text}; see --class-weights and --sampling"
-            )
+    if text := unequal(counts, "images"):
+        report.add("unequal classes", split, file=listing.source, text=f"{text}; see --class-weights and --sampling")
     if listing.multi_label:
         sizes = listing.numbers.sum(1)
         text = f"{sizes.mean():.2f} classes an image, {sizes.min()} to {sizes.max()}; {(sizes == 0).sum()} have none"

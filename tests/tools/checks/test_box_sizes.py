@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
+from conftest import CocoFolder
 
+from tools import check_data
 from tools.checks.box_sizes import Boxes, coverage, describe_boxes, describe_line, describe_proposals, propose
+from tools.checks.findings import unequal
 
 
 def boxes_of(*boxes: tuple[float, float, float, float], size: tuple[int, int] = (400, 400)) -> Boxes:
@@ -58,3 +64,25 @@ def test_boxes_are_described_by_class_side_and_ratio():
     first, second = describe_line("train", values)
     assert first == "boxes of train by class: c0 2, c1 1"
     assert second.endswith("small 33%, medium 33%, large 33%")
+
+
+def test_classes_are_unequal_from_ten_to_one(coco: CocoFolder, tmp_path: Path):
+    assert unequal({"a": 20, "b": 2, "c": 7}, "images") == "20 images of a, but 2 of b (10 to 1)"
+    assert not unequal({"a": 19, "b": 2}, "images") and not unequal({"a": 5}, "images") and not unequal({}, "images")
+    # Boxes of the training split, and images of class folders, of which empty classes have a remark of their own.
+    dogs = [{**coco.data["annotations"][0], "id": 20 + n, "bbox": [n, 0, 5, 5]} for n in range(11)]
+    coco.data["annotations"] = [*dogs, coco.data["annotations"][1]]
+    coco.write()
+    for path, count in (("train/ant", 10), ("train/bee", 1), ("val/ant", 9), ("val/bee", 1)):
+        (tmp_path / "classes" / path).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((4, 4, 3), number + 20 * len(path), np.uint8)
+            cv2.imwrite(str(tmp_path / "classes" / path / f"{number}.png"), pixels)
+    for root, text in (
+        (coco.root, "11 boxes of dog, but 1 of brush (11 to 1)"),
+        (tmp_path / "classes", "10 images of ant, but 1 of bee (10 to 1); see --class-weights and --sampling"),
+    ):
+        report = check_data.check(check_data.CheckOptions(data=str(root), decode=False))
+        found = [(problem.split, problem.text) for problem in report.problems if problem.kind == "unequal classes"]
+        assert found == [("train", text)]
+        assert "unequal classes" in report.table()

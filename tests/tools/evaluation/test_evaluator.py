@@ -580,3 +580,15 @@ def test_overlaps_by_hand() -> None:
     objects = np.array([[1.0, 8], [3, 8], [1, 9], [1, 9]])
     found = [(left.tolist(), right.tolist()) for left, right in pairs(detections, objects, [0, 1])]
     assert found == [([[1, 8], [1, 8]], [[1, 8]]), ([[1, 9]], [[1, 9], [1, 9]])]
+
+
+def test_tables_say_na_where_there_is_nothing_to_measure():
+    """BOX is medium; small and large objects, and dogs, do not exist."""
+    lines = format_table(score(truth(BOX), [result(BOX)]), per_class=True).splitlines()
+    shown = dict(zip(lines[1].split(), lines[2].split(), strict=True))
+    assert {name for name, text in shown.items() if text == "n/a"} == {"APs", "APl", "ARs", "ARl"}
+    assert shown["AP"] == shown["APm"] == "100.0"
+    dog = next(line.split() for line in lines if line.startswith("dog"))
+    assert dog == ["dog", "n/a", "n/a", "0", "0"]
+    empty = format_table(score(truth(), [])).splitlines()
+    assert set(empty[2].split()) == {"n/a"}
