@@ -115,6 +115,11 @@ def norm_table(module: nn.Module) -> dict[str, int]:
     return dict(Counter(state for m in module.modules() if (state := _state(m))))
 
 
+def has_live_buffers(module: nn.Module) -> bool:
+    """Return whether a model has buffers other than the statistics of frozen norm layers."""
+    return any(list(part.buffers(recurse=False)) for part in module.modules() if _state(part) != "frozen")
+
+
 def _state(module: nn.Module) -> str | None:
     # Recognise timm's frozen class by its name, because importing timm takes long.
     if type(module).__name__.startswith("FrozenBatchNorm"):

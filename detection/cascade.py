@@ -15,7 +15,8 @@ from detection.box_coder import CachedBoxCoder
 from detection.box_predictor import BoxPredictor
 from detection.matching import has_regions, ignore_negatives
 from detection.necks import BoxHead
-from detection.roi_heads import RoIHeads, Sampled, Scored
+from detection.roi_heads import RoIHeads
+from detection.rois import Sampled, Scored
 
 IOUS = (0.5, 0.6, 0.7)  # section 4.1: a box is an object from this IoU
 # Weights of the deltas, the inverse of their std, which falls from stage to stage. detectron2's values.
@@ -79,9 +80,7 @@ class CascadeHeads(RoIHeads):
                 boxes = _moved(deltas.detach(), sampled.boxes, self.coders[number - 1], image_shapes)
                 sampled = self._labelled(boxes, targets, self.matchers[number])
             logits, deltas = predictor(self._vectors(shared, sampled.boxes, image_shapes, head)[0])
-            names = ("loss_classifier", "loss_box_reg")
-            own = self._weighted_losses(logits, deltas, sampled, coder)
-            losses |= {f"{name}_{number + 1}" if number else name: each for name, each in zip(names, own, strict=True)}
+            losses |= self._weighted_losses(logits, deltas, sampled, coder, f"_{number + 1}" if number else "")
         if self.has_mask():
             losses["loss_mask"] = self._mask_loss(features, first, None, image_shapes, targets)
         return losses

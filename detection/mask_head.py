@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from backbones.common.precision import at_least_fp32
-from backbones.common.processes import relative_count
+from backbones.common.processes import weighted
 from detection.necks import HEAD_NORMS, BoxHead, MapHead, Neck
 from detection.roi_align import PyramidRoIAlign
 from detection.settings import DetectorSettings
@@ -104,7 +104,7 @@ def mask_loss(
     """
     images = zip(targets, boxes, objects, image_shapes, strict=True)
     cut = [mask_targets(target["strips"], box, at, logits.shape[-1], size) for target, box, at, size in images]
-    weight = relative_count(torch.full((), len(logits), device=logits.device)) if training else 1
-    if not len(logits):
-        return logits.sum() * 0  # torch's mean over nothing is NaN
-    return F.binary_cross_entropy_with_logits(logits, torch.cat(cut).to(logits.dtype)) * weight
+    loss = logits.sum() * 0  # torch's mean over nothing is NaN
+    if len(logits):
+        loss = F.binary_cross_entropy_with_logits(logits, torch.cat(cut).to(logits.dtype))
+    return weighted({"loss_mask": loss}, logits.new_full((), len(logits)))["loss_mask"] if training else loss

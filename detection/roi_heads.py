@@ -6,8 +6,6 @@ their losses by the number of their samples. The result is the mean over the sam
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
@@ -16,47 +14,16 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 from backbones.blocks import recomputed
 from backbones.common import devices
 from backbones.common.precision import at_least_fp32
-from backbones.common.processes import relative_count
+from backbones.common.processes import weighted
 from backbones.norm import fixed_statistics
 from detection.box_coder import CachedBoxCoder
 from detection.box_predictor import BoxPredictor, box_losses
 from detection.mask_head import MaskParts, mask_loss
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.necks import BoxHead, MapHead
+from detection.rois import Sampled, Scored
 from detection.sampling import sample_rois
 from detection.suppression import detections_of_images
-
-
-class Scored(NamedTuple):
-    """Answers of the box head about the boxes of all images.
-
-    Attributes:
-        logits: class logits `[R, K + 1]`, background first.
-        deltas: box deltas `[R, 4 * (K + 1)]`.
-        boxes: for each image the boxes `[B, 4]` to which the deltas are relative.
-    """
-
-    logits: Tensor
-    deltas: Tensor
-    boxes: list[Tensor]
-
-
-class Sampled(NamedTuple):
-    """RoIs to train on: one entry per image.
-
-    Attributes:
-        boxes: `[S, 4]` xyxy.
-        objects: index of the true object of each RoI `[S]`.
-        labels: class of each RoI `[S]`; 0 is the background, and RoIs of -1 are not used.
-        truth: true box of each RoI `[S, 4]`; that of the background is not read.
-        may_ignore: whether labels may be -1.
-    """
-
-    boxes: list[Tensor]
-    objects: list[Tensor]
-    labels: list[Tensor]
-    truth: list[Tensor]
-    may_ignore: bool = False
 
 
 class RoIHeads(TorchvisionRoIHeads):
@@ -196,7 +163,7 @@ class RoIHeads(TorchvisionRoIHeads):
         if not self.context:
             return self._through_head(head, self.box_roi_pool(features, boxes, image_shapes))
         # Put a box around the whole image before the boxes of each image.
-        whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
+        whole = [_whole(own, size) for own, size in zip(boxes, image_shapes, strict=True)]
         pooled = [torch.cat(pair) for pair in zip(whole, boxes, strict=True)]
         vectors, maps = self._through_head(head, self.box_roi_pool(features, pooled, image_shapes))
         counts = [len(b) for b in pooled]
@@ -228,24 +195,27 @@ class RoIHeads(TorchvisionRoIHeads):
         # Compute logits and deltas of the sampled RoIs.
         vectors, maps = self._vectors(features, sampled.boxes, image_shapes, self.box_head)
         logits, deltas = self.box_predictor(vectors)
-        classifier, regression = self._weighted_losses(logits, deltas, sampled, self.box_coder)
-        losses = {"loss_classifier": classifier, "loss_box_reg": regression}
+        losses = self._weighted_losses(logits, deltas, sampled, self.box_coder)
         if self.has_mask():
             losses["loss_mask"] = self._mask_loss(features, sampled, maps, image_shapes, targets)
         return losses
 
     def _weighted_losses(
-        self, logits: Tensor, deltas: Tensor, sampled: Sampled, coder: BoxCoder
-    ) -> tuple[Tensor, Tensor]:
-        """Return the classification and box losses of RoIs, averaged over the RoIs of all processes in training."""
+        self, logits: Tensor, deltas: Tensor, sampled: Sampled, coder: BoxCoder, suffix: str = ""
+    ) -> dict[str, Tensor]:
+        """Return the classification and box losses of RoIs, averaged over the RoIs of all processes in training.
+
+        Args:
+            suffix: end of the losses' names.
+        """
         labels, boxes, truth = (torch.cat(part) for part in (sampled.labels, sampled.boxes, sampled.truth))
         if sampled.may_ignore:
             used = torch.where(labels >= 0)[0]
             logits, deltas, labels, boxes, truth = (each[used] for each in (logits, deltas, labels, boxes, truth))
         # Turn the means over this process's samples into means over the samples of all processes.
-        weight = relative_count(labels.new_full((), len(logits))) if self.training else 1
         classifier, regression = box_losses(logits, deltas, labels, boxes, truth, coder=coder, kind=self.box_loss)
-        return classifier * weight, regression * weight
+        losses = {f"loss_classifier{suffix}": classifier, f"loss_box_reg{suffix}": regression}
+        return weighted(losses, labels.new_full((), len(logits))) if self.training else losses
 
     def _mask_loss(
         self,
@@ -341,3 +311,10 @@ class RoIHeads(TorchvisionRoIHeads):
             threshold=self.nms_thresh,
             most=self.detections_per_img,
         )
+
+
+def _whole(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the box around an image of size (height, width) as `[1, 4]` xyxy, with type and device of `boxes`."""
+    whole = boxes.new_zeros(1, 4)
+    whole[:, 2], whole[:, 3] = size[1], size[0]  # filled on the device
+    return whole

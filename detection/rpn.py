@@ -22,7 +22,7 @@ from backbones import FeatureInfo
 from backbones.blocks import recomputed
 from backbones.common import devices
 from backbones.common.precision import at_least_fp32
-from backbones.common.processes import relative_count
+from backbones.common.processes import weighted
 from detection.box_coder import CachedBoxCoder
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.sampling import sample_of_images
@@ -221,8 +221,8 @@ class RPN(RegionProposalNetwork):
         # Score loss: binary cross-entropy of object against background.
         score_loss = F.binary_cross_entropy_with_logits(scores, torch.cat(labels)[sampled])
         # Turn the means over this process's samples into means over the samples of all processes.
-        weight = relative_count(scores.new_full((), len(sampled))) if self.training else 1
-        return {"loss_objectness": score_loss * weight, "loss_rpn_box_reg": box_loss * weight}
+        losses = {"loss_objectness": score_loss, "loss_rpn_box_reg": box_loss}
+        return weighted(losses, scores.new_full((), len(sampled))) if self.training else losses
 
     def _sample(self, labels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the indices, over all images, of the sampled positives and of the sampled negatives."""

@@ -6,8 +6,14 @@ only one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch.distributed as dist
 from torch import Tensor
+
+_counts: ContextVar[dict[str, Tensor] | None] = ContextVar("_counts", default=None)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -17,6 +23,35 @@ def mean(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def weighted(losses: Mapping[str, Tensor], count: Tensor) -> dict[str, Tensor]:
+    """Turn losses that are means over this process's items into means over the items of all processes.
+
+    This takes a collective operation. Inside `recorded_counts` the losses are returned as they are, and the caller
+    weights all losses of a step with one operation.
+
+    Args:
+        losses: scalars by name, each a mean over `count` items.
+        count: number of these items, a scalar.
+    """
+    recorded = _counts.get()
+    if recorded is not None:
+        recorded.update(dict.fromkeys(losses, count.float()))
+        return dict(losses)
+    weight = relative_count(count)
+    return {name: loss * weight for name, loss in losses.items()}
+
+
+@contextmanager
+def recorded_counts() -> Iterator[dict[str, Tensor]]:
+    """Context manager in which `weighted` notes the count of each loss by the loss's name, and leaves weights out."""
+    found: dict[str, Tensor] = {}
+    token = _counts.set(found)
+    try:
+        yield found
+    finally:
+        _counts.reset(token)
 
 
 def relative_count(count: Tensor) -> Tensor:

@@ -260,6 +260,6 @@ def test_the_mask_loss_weighs_every_positive_alike_over_processes(monkeypatch):
         return mask_loss(logits[part], [boxes[part]], [objects[part]], [target], [(100, 140)], training=True)
 
     whole = loss(slice(None))
-    monkeypatch.setattr("detection.mask_head.relative_count", lambda count: count / 2.5)
+    monkeypatch.setattr("backbones.common.processes.relative_count", lambda count: count / 2.5)
     torch.testing.assert_close((loss(slice(0, 2)) + loss(slice(2, 5))) / 2, whole)
     assert loss(slice(0, 0)) == 0

@@ -65,7 +65,7 @@ def test_losses_gradients_and_proposals_equal_torchvisions():
 def test_losses_are_weighted_by_the_samples_of_this_process(monkeypatch):
     losses = []
     for weight in (1, 2):
-        monkeypatch.setattr("detection.rpn.relative_count", lambda count, weight=weight: weight)
+        monkeypatch.setattr("backbones.common.processes.relative_count", lambda count, weight=weight: weight)
         torch.manual_seed(2)
         losses.append(ours()(IMAGES, features(), TARGETS)[1])
     torch.testing.assert_close(losses[1], {name: 2 * loss for name, loss in losses[0].items()})

@@ -42,8 +42,8 @@ WAITING = {
     aten.nonzero_numpy.default,
 }
 MASKED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
-# Methods that copy to the host. They call no operator for a tensor on the CPU.
-COPIES = ("cpu", "numpy", "tolist")
+# Methods that copy to the host or from it. They call no operator for a tensor on the CPU.
+COPIES = ("cpu", "numpy", "tolist", "new_tensor")
 # Functions that copy Python's numbers to the device that they are given.
 CONSTANTS = ("tensor", "as_tensor")
 # Files whose frames are passed over when the place of a wait is named.

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from backbones.common.processes import recorded_counts
 from tools.engine import nonfinite
 from tools.engine.batches import Batch, Batches, Losses, to_device
 from tools.engine.evaluation import Results
+from tools.engine.exchange import Feed, exchange
 from tools.engine.optim import gradient_norm, memory_order
 from tools.engine.run_log import RunLog
 from tools.engine.state import Training, random_state
@@ -186,7 +188,8 @@ def train_epoch(
     model, precision = training.model, training.precision
     model.train()
     sums: Losses = {}
-    for position, batch in enumerate(_together(loader), start=1):
+    feed = Feed(loader)
+    for position, batch in enumerate(iter(feed.take, None), start=1):
         # Move the batch to the device.
         images, targets = to_device(batch, precision.device)
         is_last = position % accumulate == 0
@@ -195,14 +198,16 @@ def train_epoch(
         # Exchange gradients between the processes once per optimizer step, with its last batch.
         with _no_sync(model, enabled=not is_last):
             # Compute the losses in the precision of the run.
-            with precision.autocast():
-                losses: Losses = model(images, targets)
+            with precision.autocast(), recorded_counts() as counts:
+                terms: Losses = model(images, targets)
+            # Weight the losses by the counts of all processes, and exchange flags with them.
+            losses, flags = exchange(terms, counts, failed=feed.look_ahead())
             total = functools.reduce(torch.add, losses.values()) / accumulate
             # Add to the gradients. The scaler keeps small ones from vanishing in fp16; otherwise it does nothing.
             precision.scaler.scale(total).backward()
         # Refuse a loss or a gradient that is not finite before it reaches the weights.
         norm = gradient_norm(training.model)
-        if kind := _not_finite(total, norm, training):
+        if kind := _not_finite(flags, norm, training, feed, is_local=not is_last):
             raise nonfinite.error_of(training, kind, images, targets, losses=losses, random=random)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0) + loss.detach() / accumulate
@@ -248,32 +253,30 @@ def _note_score(training: Training, score: float | None) -> bool:
     return better
 
 
-def _together(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches of a loader. If one process has a user error, such as an unreadable image, all raise it."""
-    batches = iter(loader)
-    while (batch := distributed.on_all(lambda: next(batches, None))) is not None:
-        yield batch
-
-
 def _no_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
     return model.no_sync() if enabled and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _not_finite(total: Tensor, norm: Tensor, training: Training) -> nonfinite.Kind | None:
+def _not_finite(
+    flags: Tensor, norm: Tensor, training: Training, feed: Feed, *, is_local: bool
+) -> nonfinite.Kind | None:
     """Return what is not finite on any process: "loss", "gradient" or None. All processes return the same.
 
-    Args:
-        total: the loss of this process.
-        norm: norm of its gradients.
+    They also note whether one of them received a signal to stop, so that all stop after the same step, and whether one
+    cannot read its next batch.
 
-    The same exchange tells every process whether one of them received a signal to stop, so that all stop after the same
-    step.
+    Args:
+        flags: what `exchange` returned.
+        norm: norm of the gradients.
+        is_local: whether the gradients are those of this process alone.
     """
-    asked = total.new_tensor(stopping.is_requested(), dtype=torch.float32)
-    flags = torch.stack([~total.isfinite(), ~norm.to(total.device).isfinite()]).float()
+    infinite = (~norm.to(flags.device).isfinite()).float()
+    # The exchange of gradients spreads what is not finite to all processes, so it needs no exchange of its own.
+    gradients = distributed.mean(infinite) if is_local else infinite
     # Read all flags at once: reading waits for the device.
-    loss, gradient, asked_any = distributed.mean(torch.cat([flags, asked[None]])).tolist()
-    training.stopping = training.stopping or asked_any > 0
+    loss, asked, failed, gradient = torch.cat([flags, gradients[None]]).tolist()
+    training.stopping = training.stopping or asked > 0
+    feed.note(any_failed=failed > 0)
     if loss:
         return "loss"
     return "gradient" if gradient and not _may_overflow(training.precision.scaler) else None

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from backbones.common.devices import AUTO, usable_device
 from backbones.common.processes import mean, shard_batches
 from backbones.errors import UserError
+from backbones.norm import has_live_buffers
 from tools.processes import failures
 from tools.processes.environment import (
     is_main,
@@ -149,10 +150,16 @@ def broadcast_weights(model: torch.nn.Module) -> None:
 
 
 def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Return the model in DistributedDataParallel, or the model itself if there is only one process."""
+    """Return the model in DistributedDataParallel, or the model itself if there is only one process.
+
+    Before each step, the main process's buffers are copied to the others, except where all buffers are those of frozen
+    norm layers, which never change.
+    """
     if not dist.is_initialized():
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    broadcast_buffers(model)
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=has_live_buffers(model))
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:

@@ -157,6 +157,72 @@ def accumulation_reduces_once() -> None:
     distributed.stop()
 
 
+def detection_exchanges_once() -> None:
+    """Collectives of a training step of a detector with frozen norm, beside those of gradients."""
+    import torch.distributed as dist
+
+    import backbones
+    import detection
+    from tools.engine import optim
+    from tools.engine.loop import train_epoch
+    from tools.engine.options import TrainOptions
+    from tools.engine.state import Precision, Training
+    from tools.processes import distributed
+
+    device, made = distributed.start(), []
+    for name in ("all_reduce", "broadcast", "all_gather", "all_gather_object", "_broadcast_coalesced"):
+        work = getattr(dist, name)
+        setattr(dist, name, lambda *given, work=work, name=name, **more: (made.append(name), work(*given, **more))[1])
+    small = {"min_size": SIDE, "fpn_channels": 16, "head_channels": 64, "proposals": 4, "masks": True}
+    counted = {}
+    for kind in ("frozen", "live"):
+        detector = detection.build("timm/test_resnet", 3, **small)
+        if kind == "frozen":
+            backbones.freeze_batch_norm(detector)
+        optimizer, options = optim.build_optimizer(detector, TrainOptions(lr=1e-4)), TrainOptions(lr=1e-4)
+        wrapped = distributed.wrap(detector, device)
+        schedule = optim.build_schedule(optimizer, options, 10)
+        training = Training(wrapped, optimizer, schedule, Precision(device, torch.float32))
+        target = {"boxes": torch.tensor([[4.0, 4, 40, 44]]), "labels": torch.tensor([1]), "image_id": torch.tensor(1)}
+        target["masks"] = torch.ones(1, SIDE, SIDE, dtype=torch.uint8)
+        steps = train_epoch(training, [([torch.rand(3, SIDE, SIDE)], [target])] * 4)
+        next(steps)  # the first batch takes an agreement
+        made.clear()
+        losses = next(steps)
+        counted[kind] = list(made)
+        assert len(losses) == 5 and all(loss.isfinite() for loss in losses.values())
+        assert len(list(steps)) == 2
+    assert counted["frozen"] == ["all_reduce"]
+    assert sorted(counted["live"]) == ["_broadcast_coalesced", "all_reduce"]
+    distributed.stop()
+
+
+def a_later_batch_fails() -> None:
+    """A process cannot read its third batch: all finish two steps and raise its error."""
+    from backbones.errors import UserError
+    from tools.engine import optim
+    from tools.engine.loop import train_epoch
+    from tools.engine.options import TrainOptions
+    from tools.engine.state import Precision, Training
+    from tools.processes import distributed
+
+    def loader() -> Iterator[Any]:
+        for number in range(4):
+            if number == 2 and distributed.rank() == 1:
+                raise UserError("b/2.png: does not decode")
+            yield torch.ones(2, 1), {"index": torch.arange(2)}
+
+    device, model = distributed.start(), Line()
+    optimizer = optim.build_optimizer(model, TrainOptions(lr=0.1))
+    schedule = optim.build_schedule(optimizer, TrainOptions(lr=0.1), 10)
+    training = Training(distributed.wrap(model, device), optimizer, schedule, Precision(device, torch.float32))
+    with pytest.raises(UserError, match=r"b/2\.png: does not decode"):
+        for _ in train_epoch(training, loader()):
+            pass
+    assert training.step == 2
+    distributed.stop()
+
+
 class Line(nn.Module):
     """A weight, and a loss."""
 
@@ -210,6 +276,14 @@ def test_a_batch_without_positives_leaves_no_parameter_without_gradient(group: G
 
 def test_accumulated_batches_are_reduced_once_a_step(group: Group, tmp_path: Path):
     require_success(group(__file__, "accumulation_reduces_once", cwds=[tmp_path] * 2))
+
+
+def test_a_detector_exchanges_counts_and_flags_once_a_step(group: Group, tmp_path: Path):
+    require_success(group(__file__, "detection_exchanges_once", cwds=[tmp_path] * 2))
+
+
+def test_a_batch_that_one_process_cannot_read_ends_all_after_the_steps_before(group: Group, tmp_path: Path):
+    require_success(group(__file__, "a_later_batch_fails", cwds=[tmp_path] * 2))
 
 
 @pytest.fixture
