@@ -51,6 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, objects in REFERENCE.items():
         extra = [TRAINED] if any(each.endswith(".load") for each in objects) else []
         pages[f"reference/{name}.md"] = f"# {name}\n\n" + "\n\n".join(f"::: {each}" for each in [*objects, *extra])
+    pages["assets/tables.css"] = Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
