@@ -102,14 +102,15 @@ def bits(value: int, count: int) -> list[int]:
 
 
 def brush(mask: np.ndarray) -> list[int]:
-    """A mask as the brush stores it: RGBA pixels, first a run of single values, then runs of equal ones."""
+    """Return a mask as the brush stores it: RGBA pixels, first a run of single values, then runs of equal ones."""
     values = np.repeat(mask.ravel().astype(int) * 255, 4).tolist()
     stream = [*bits(len(values), 32), *bits(7, 5), *(bit for width in (2, 3, 7, 15) for bit in bits(width, 4))]
     stream += [0, *bits(0, 2), *bits(2, 3), *(bit for value in values[:3] for bit in bits(value, 8))]
     place = 3
     while place < len(values):
         end = next((i for i in range(place, len(values)) if values[i] != values[place]), len(values))
-        stream += [1, *bits(2, 2), *bits(end - place - 1, 8), *bits(values[place], 8)]
+        index, width = (2, 8) if end - place <= 256 else (3, 16)
+        stream += [1, *bits(index, 2), *bits(end - place - 1, width), *bits(values[place], 8)]
         place = end
     stream += [0] * (-len(stream) % 8)
     return np.packbits(stream).tolist()

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from label_exports import brush, mask_of_labelme
 
 SIZE = (60, 40)  # width and height of the images
 # Class and box (left, top, width, height) of each object.
@@ -411,16 +412,51 @@ def label_studio_min(root: Path) -> None:
 @export("label-studio-brush-png", "label-studio-png")
 def label_studio_brush_png(root: Path) -> None:
     """The brush as PNG files, a JSON file of the tasks without annotations, and the images."""
-    for task, (name, objects) in enumerate(OBJECTS.items(), 3):
-        for index, (label, (x, y, w, h)) in enumerate(objects):
-            mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
-            mask[y : y + h, x : x + w] = 255
+    for task, name in enumerate(OBJECTS, 3):
+        for index, (label, _, mask) in enumerate(masks(name)):
             path = root / f"task-{task}-annotation-9-by-1-brush-{label}-{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), mask)
+            cv2.imwrite(str(path), 255 * mask)
         picture(root / "images" / name, task)
     tasks = [{"id": task, "data": {"image": name}} for task, name in enumerate(OBJECTS, 3)]
     text(root / "tasks.json", json.dumps(tasks))
+
+
+def masks(name: str) -> list[tuple[str, tuple[int, int, int, int], np.ndarray]]:
+    """Return class, box and mask of each object of an image, which has all pixels of its box."""
+    found = []
+    for label, (x, y, w, h) in OBJECTS[name]:
+        mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+        mask[y : y + h, x : x + w] = 1
+        found.append((label, (x, y, w, h), mask))
+    return found
+
+
+@export("label-studio-brush", "label-studio")
+def label_studio_brush(root: Path) -> None:
+    """Strokes of the brush in Label Studio's JSON."""
+    tasks = label_studio_tasks()
+    for task in tasks:
+        name = task["data"]["image"].rpartition("/")[2]
+        for result, (label, _, mask) in zip(task["annotations"][0]["result"], masks(name), strict=True):
+            result["type"] = "brushlabels"
+            result["value"] = {"format": "rle", "rle": brush(mask), "brushlabels": [label]}
+    text(root / "project-2.json", json.dumps(tasks))
+    pictures(root)
+
+
+@export("labelme-masks", "labelme")
+def labelme_masks(root: Path) -> None:
+    """Masks of LabelMe's AI tools."""
+    pictures(root)
+    for name in OBJECTS:
+        shapes = [
+            {**mask_of_labelme(mask[y : y + h, x : x + w], x, y), "label": label}
+            for label, (x, y, w, h), mask in masks(name)
+        ]
+        content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
+        content |= {"imageHeight": SIZE[1], "imageWidth": SIZE[0]}
+        text(root / f"{Path(name).stem}.json", json.dumps(content))
 
 
 @export("labelme", "labelme")

@@ -1,4 +1,4 @@
-"""Reads Label Studio's JSON export: brush strokes, polygons and rectangles of each image."""
+"""Reads Label Studio's JSON and JSON-MIN: brush strokes, polygons, rectangles and ellipses of each image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 from backbones.common.datasets import existing_split
 from backbones.common.image_finder import ImageFinder, fitting_file
 from backbones.common.listing import visible
+from backbones.common.turning import ellipse, turned
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split
+
+GEOMETRY = {"rle", "points", "height", "radiusX"}  # keys of the shapes that have an area
 
 
 def export_of(root: Path, split: str = "") -> Path | None:
@@ -55,7 +58,7 @@ def _tasks(path: Path) -> list[Any]:
         tasks = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error}); export it from Label Studio as JSON") from None
-    return tasks if isinstance(tasks, list) else []
+    return [_whole(task) for task in tasks] if isinstance(tasks, list) else []
 
 
 def _is_export(path: Path) -> bool:
@@ -64,6 +67,27 @@ def _is_export(path: Path) -> bool:
     except UserError:
         return False
     return bool(tasks) and all(isinstance(task, dict) and "data" in task and "annotations" in task for task in tasks)
+
+
+def _whole(task: Any) -> Any:
+    """Return a task of JSON-MIN, whose results are entries of the task, in the form of JSON; others as they are."""
+    if not isinstance(task, dict) or "annotations" in task:
+        return task
+    lists = [value for value in task.values() if isinstance(value, list) and any(map(_is_minimal, value))]
+    results = [
+        {**value, "value": value, "type": _kind(value)} for part in lists for value in part if _is_minimal(value)
+    ]
+    texts = {name: value for name, value in task.items() if isinstance(value, str)}
+    return {"id": task.get("id"), "data": texts, "annotations": [{"result": results}]} if lists else task
+
+
+def _is_minimal(value: Any) -> bool:
+    return isinstance(value, dict) and bool({"rle", "points", "x"} & value.keys())
+
+
+def _kind(value: dict[str, Any]) -> str:
+    """Return the key of a result's list of classes, such as "brushlabels"; "" if it has none."""
+    return next((name for name, names in value.items() if name.endswith("labels") and isinstance(names, list)), "")
 
 
 def _results(task: Any) -> list[dict[str, Any]]:
@@ -80,11 +104,11 @@ def _labels(task: Any) -> list[str]:
 
 def _label(result: dict[str, Any]) -> str | None:
     """Return the first class of a result with an area, or None for other results."""
-    value, kind = result.get("value"), str(result.get("type"))
-    names = value.get(kind) if isinstance(value, dict) else None
-    if kind not in ("brushlabels", "polygonlabels", "rectanglelabels") or not isinstance(names, list) or not names:
+    value = result.get("value")
+    if not isinstance(value, dict) or not GEOMETRY & value.keys():
         return None
-    return names[0] if is_text(names[0]) else None
+    names = value.get(_kind(value))
+    return names[0] if names and is_text(names[0]) else None
 
 
 def _image(task: Any, index: int, path: Path, finder: ImageFinder, left_out: Counter[str]) -> OutlinedImage:
@@ -105,19 +129,37 @@ def _image(task: Any, index: int, path: Path, finder: ImageFinder, left_out: Cou
 
 
 def _shape(label: str, value: dict[str, Any], size: tuple[int, int], where: str) -> Shape:
-    """Return a result as a shape. Coordinates of polygons and rectangles are percents of the image's sides."""
+    """Return a result as a shape. Coordinates are percents of the image's sides."""
     if value.get("format") == "rle" and isinstance(value.get("rle"), list):
         return Shape(label, "brush", value["rle"])
-    points = value.get("points")
-    box = [value.get(name) for name in ("x", "y", "width", "height")]
-    if points is None and all(map(is_number, box)):
-        x, y, width, height = (float(number) for number in box if number is not None)
-        points = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
-    flat = [number for point in points if isinstance(point, list) for number in point] if points else []
-    if len(flat) < 6 or len(flat) % 2 or not all(map(is_number, flat)):
-        raise UserError(f"{where}: the outline {reprlib.repr(value)} is malformed; export it again")
     scales = (size[1] / 100, size[0] / 100)
+    if "points" not in value:
+        return Shape(label, "polygon", _corners(value, scales, where))
+    flat = [number for point in value["points"] or () if isinstance(point, list) for number in point]
+    if len(flat) < 6 or len(flat) % 2 or not all(map(is_number, flat)):
+        raise _malformed(value, where)
     return Shape(label, "polygon", [number * scales[place % 2] for place, number in enumerate(flat)])
+
+
+def _corners(value: dict[str, Any], scales: tuple[float, float], where: str) -> list[float]:
+    """Return the points of a rectangle or ellipse in pixels, turned as Label Studio turns them.
+
+    Args:
+        scales: pixels of a percent of the image's width and height.
+    """
+    is_ellipse, angle = "radiusX" in value, value.get("rotation") or 0
+    names = ("x", "y", "radiusX", "radiusY") if is_ellipse else ("x", "y", "width", "height")
+    sides = [value.get(name) for name in names]
+    if not all(map(is_number, (*sides, angle))):
+        raise _malformed(value, where)
+    x, y, across, down = (float(side or 0) * scale for side, scale in zip(sides, scales * 2, strict=True))
+    if is_ellipse:
+        return ellipse([x - across, y - down, 2 * across, 2 * down], angle)
+    return turned([x, y, across, down], angle, (x, y))  # around the first corner
+
+
+def _malformed(value: dict[str, Any], where: str) -> UserError:
+    return UserError(f"{where}: the outline {reprlib.repr(value)} is malformed; export it again")
 
 
 def _file(data: Any, finder: ImageFinder, where: str) -> Path:

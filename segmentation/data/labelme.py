@@ -15,13 +15,13 @@ from backbones.common.images import image_size
 from backbones.common.labelme_masks import decode_mask
 from backbones.common.listing import list_files
 from backbones.common.outlines import run_lengths
+from backbones.common.turning import ellipse
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split
 
 CLASS_FILES = ("classes.txt", "labels.txt")
-CORNERS = 72  # of the polygon that stands for a circle
 LOOKED_AT = 20  # JSON files that are read to recognise the layout
 
 
@@ -133,5 +133,5 @@ def _is_point(point: object) -> bool:
 
 def _circle(centre: list[float], edge: list[float]) -> list[list[float]]:
     radius = math.dist(centre, edge)
-    angles = (2 * math.pi * corner / CORNERS for corner in range(CORNERS))
-    return [[centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)] for angle in angles]
+    flat = ellipse([centre[0] - radius, centre[1] - radius, 2 * radius, 2 * radius])
+    return [list(pair) for pair in zip(flat[0::2], flat[1::2], strict=True)]

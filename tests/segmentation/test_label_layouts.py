@@ -172,6 +172,33 @@ def test_masks_of_labelme_are_objects_with_masks(tmp_path: Path):
             open_split(tmp_path, "train")
 
 
+def test_shapes_of_label_studio_are_turned_and_json_min_is_read(tmp_path: Path):
+    """A rectangle turns around its first corner: 3 pixels wide and 2 high at (5, 1), turned by 90 degrees, it has
+    columns 3 to 4 and rows 1 to 3. An ellipse of radii 3 and 2 fills its row in the middle."""
+    photo(tmp_path / "a.jpg")
+    box = {"x": 500 / 6, "y": 25, "width": 50, "height": 50, "rotation": 90, "rectanglelabels": ["box"]}
+    round_one = {"x": 50, "y": 50, "radiusX": 50, "radiusY": 50, "rotation": 0, "ellipselabels": ["ring"]}
+    point = {"x": 5, "y": 5, "width": 1, "keypointlabels": ["dot"]}
+    drawn = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "closed": True, "labels": ["any"]}  # of <Labels>
+    results = [("ellipselabels", round_one), ("keypointlabels", point), ("rectanglelabels", box), ("labels", drawn)]
+    (tmp_path / "x.json").write_text(json.dumps([task(1, "a.jpg", *results)]))
+    source = opened(tmp_path)
+    assert source.classes.names == ("background", "any", "box", "ring")
+    found = source.labels(0, (4, 6))
+    expected = np.zeros((4, 6), bool)
+    expected[1:4, 3:5] = True
+    assert np.array_equal(found == 2, expected)
+    assert (found[:2, :3] == 1).all() and found[2, 0] == found[2, 5] == 3 and found[0, 5] == found[3, 0] == 0
+    assert source.notes == {"results of type keypointlabels left out": 1}
+    sides = {"original_width": 6, "original_height": 4}
+    minimal = {"id": 1, "image": "/data/upload/1/12ab34cd-a.jpg", "tag": [{**box, **sides}, {**drawn, **sides}]}
+    minimal |= {"annotator": 1, "annotation_id": 7, "created_at": "2026-01-01", "lead_time": 3.5}
+    (tmp_path / "x.json").write_text(json.dumps([minimal]))
+    source = opened(tmp_path)
+    assert source.classes.names == ("background", "any", "box")
+    assert np.array_equal(source.labels(0, (4, 6)) == 2, expected)
+
+
 def test_hostile_annotations_are_refused_in_one_line(tmp_path: Path):
     (tmp_path / "me").mkdir()
     labelme_file(tmp_path / "me" / "a.json", [shape("cat", RIGHT)])

@@ -222,12 +222,3 @@ def box_around(points: Sequence[float]) -> list[float]:
     """Return left, top, width and height of the box around points `x, y, x, y, ...`, of which there is at least one."""
     xs, ys = points[0::2], points[1::2]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-
-
-def turned(box: Sequence[float], degrees: float, centre: tuple[float, float]) -> list[float]:
-    """Return the corners `x, y, ...` of a box that is turned clockwise around a point."""
-    left, top, width, height = box
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
-    offsets = [(x - centre[0], y - centre[1]) for x, y in corners]
-    return [part for x, y in offsets for part in (centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos)]

@@ -15,9 +15,10 @@ import numpy as np
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.outlines import run_lengths
+from backbones.common.turning import turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
-from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around, turned
+from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.images import UNSPLIT, require_split
 from detection.data.layouts.sniffing import head_of

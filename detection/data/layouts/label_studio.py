@@ -13,9 +13,10 @@ from backbones.common.brush_files import BrushExport
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.outlines import box_of_mask, run_lengths
+from backbones.common.turning import turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
-from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers, turned
+from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.json_files import read_json
 from detection.data.layouts.sniffing import json_kind
