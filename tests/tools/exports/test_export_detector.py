@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import register_tiny
+from conftest import CocoFolder, register_tiny
 from safetensors.torch import save_file
 from test_deployment_scripts import run_script
 from torch import Tensor
@@ -25,10 +25,12 @@ import detection
 from backbones.errors import UserError
 from backbones.trained import find
 from backbones.weights.exported import ExportedFile
+from detection.data.annotations import CategoryMap
+from detection.exported import ExportedDetector
 from detection.necks import FPN, NECKS, NeckParts
 from detection.options import DetectorOptions
 from detection.results import Detections
-from tools import export
+from tools import export, train_det
 from tools.exports import int8, trial
 from tools.exports.detections import compare_detections, set_difference, six_shapes
 from tools.exports.detector import exportable_detector
@@ -166,6 +168,27 @@ def test_a_raw_file_takes_images_of_any_size(made: MadeFile, photos: Path, tmp_p
     assert len(one) > 3 and set_difference(one, other, image) < 1e-3
     boxes, _, _, owners, _ = opened(torch.stack([image, image]).movedim(1, -1))
     assert set(owners.tolist()) == {0, 1} and len(boxes) == 2 * len(other)
+
+
+def test_the_file_is_evaluated_as_its_run(made: MadeFile, coco: CocoFolder, tmp_path: Path) -> None:
+    """With the run's suppression: the same detections on images with and without objects, boxes and masks."""
+    coco.data["categories"] = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    for annotation, category in zip(coco.data["annotations"], (3, 7, 3, 7, 3), strict=True):
+        left, top, width, height = annotation["bbox"]
+        right, bottom = left + width, top + height
+        outline = [[left, top, right, top, right, bottom, left, bottom]]
+        annotation |= {"category_id": category, "segmentation": outline, "iscrowd": 0}
+    root, found = coco.write(), []
+    words = ["--eval-only", "--data", str(root), "--workers", "0", "--precision", "fp32"]
+    for name, weights, more in (("run", made.run, ["--test-nms", "0.4", "--proposals", "20"]), ("file", made.path, [])):
+        train_det.main([*words, *more, "--weights", str(weights), "--output", str(tmp_path / name)])
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        found.append((results["AP"], results["segm_AP"], json.loads((tmp_path / name / "detections.json").read_text())))
+    (first, first_masks, rows), (second, second_masks, others) = found
+    assert len(rows) == len(others) > 5
+    assert first == pytest.approx(second, abs=1e-3) and first_masks == pytest.approx(second_masks, abs=1e-2)
+    with pytest.raises(UserError, match=r"was trained on other categories \(ids 7, 9\)"):
+        ExportedDetector(made.path, CategoryMap((3, 9), ("cat", "owl")))
 
 
 def test_the_detecting_script_of_the_page_answers_as_load(
