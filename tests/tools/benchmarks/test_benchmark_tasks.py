@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from backbones.errors import UserError
 from tools import benchmark
 from tools.benchmarks.detect import MeasuredDetector, ellipses
+from tools.benchmarks.latency import report as latency_report
 from tools.benchmarks.memory import report as memory_report
 from tools.benchmarks.memory import summary as worker_summary
 from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, implementations
+from tools.benchmarks.scale import growth, train_together
 from tools.benchmarks.settings import Setting, Way
 from tools.benchmarks.workers import measure_data_set
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
@@ -160,6 +163,69 @@ def test_a_peak_that_is_absent_leaves_a_gap():
     rows = [{"net": "n", "batch": 2, "peak_bytes": {"equal": {"ours": 2_000_000, "torchvision": peak}}}
             for peak in (5_000_000, None)]  # fmt: skip
     made = memory_report(rows, [Setting("equal", way, way)], [])
+    assert made.tables[0].rows == [["n", "2", "2", "5", "2.50"], ["n", "2", "2", None, None]]
+
+
+def test_growth_by_hand():
+    rows = [{"value": 10, "seconds": {"ours": [1.0, 9.0, 2.0]}}, {"value": 1000, "seconds": {"ours": [20.0]}}]
+    assert growth(rows, "ours") == pytest.approx(0.5)  # ten times as long for a hundred times as much
+    assert growth(rows[:1], "ours") is None
+
+
+def test_a_run_of_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tools.benchmarks.scale.AXES", {"images": (2, 4), "objects": (1, 3)})
+    monkeypatch.setattr("tools.benchmarks.scale.HEIGHT", 128)
+    found = run(tmp_path, "scale", "--axes", "images,objects", "--memory", "false")["axes"]
+    assert [row["value"] for row in found["objects"]] == [1, 3]
+    assert set(found["images"][0]["ratio"]) == {"pycocotools"}
+    text = (tmp_path / "b" / "table.md").read_text()
+    assert text.count("| growth") == 2
+
+
+def test_processes_train_together():
+    assert len(train_together(1, rounds=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    (
+        (("detect", "--nets", "resnet50"), "expected BACKBONE-NECK:PIXELS"),
+        (("detect", "--nets", ","), "--nets ,: names no model"),
+        (("segment", "--nets", "resnet50-dilated"), "expected BACKBONE-HEAD:PIXELS"),
+        (("evaluate", "--libraries", "cocoapi"), "--libraries cocoapi: unknown; choose from pycocotools"),
+        (("load", "--data", "nowhere"), "--data nowhere: no such folder"),
+        (("load", "--data", "x", "--tasks", "track"), "--tasks track: must be one or more of classify"),
+        (("scale", "--axes", "time"), "--axes time: must be one or more of images"),
+        (("memory", "--detectors", "", "--classifiers", "", "--images", "0"), "nothing to measure"),
+    ),
+)
+def test_user_errors_are_named(words: tuple[str, ...], text: str, tmp_path: Path):
+    with pytest.raises(UserError, match=text) as caught:
+        benchmark.main([*words, "--output", str(tmp_path / "new")])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_latency_of_each_runtime_and_why_one_is_missing(tmp_path: Path):
+    pytest.importorskip("onnx")
+    runtimes = ["pytorch", "onnxruntime", "onnxruntime-int8"]
+    runtimes += ["openvino", "openvino-int8"] if find_spec("openvino") else []
+    words = ("--nets", "resnet20:32", "--runtimes", ",".join([*runtimes, "pytorch-bf16"]))
+    found = run(tmp_path, "latency", *words)
+    assert list(found["seconds"]["resnet20:32"]) == runtimes
+    assert found["absent"] == {"resnet20:32, pytorch-bf16": "this CPU computes bf16 no faster than fp32"}
+    lines = (tmp_path / "b" / "table.md").read_text().splitlines()
+    assert sum(line.startswith("| resnet20:32") for line in lines) == len(runtimes)
+    wrong = (("--runtimes", "tensorrt"), "expected names among"), (("--nets", "resnet20"), "BACKBONE:PIXELS")
+    for odd, said in wrong:
+        with pytest.raises(UserError, match=said):
+            run(tmp_path / "other", "latency", *odd)
+
+
+def test_ratios_of_latency_by_hand():
+    """Medians of 0.2 and 0.1 s; ratios of 2, 2 and 4 in the three rounds."""
+    seconds = {"pytorch": [0.2, 0.2, 0.4], "onnxruntime": [0.1, 0.1, 0.1]}
+    made = latency_report({"n": seconds}, {"n, compiled": "none"})
     first, second = ["n", "pytorch", "200.0", "5.0", "1.00"], ["n", "onnxruntime", "100.0", "10.0", "2.00"]
     assert made.tables[0].rows == [first, second]
     assert made.notes[-1] == "Not measured: n, compiled (none)."
