@@ -165,7 +165,7 @@ class BrushExport:
                 named = [*self._images]
             if len(named) == 1:
                 return named[0]
-        shown = "" if addresses is None else f" ({first_names(list(addresses))})"
+        shown = "" if addresses is None else f" ({first_names([address[:80] for address in addresses])})"
         raise UserError(
             f"{self.root}: no image is known to be that of task {task}{shown}; put the images and the project's export "
             f"as JSON beside the masks, or name the image {task}.jpg"

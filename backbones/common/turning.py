@@ -25,3 +25,13 @@ def ellipse(box: Sequence[float], degrees: float = 0.0) -> list[float]:
     angles = (2 * math.pi * corner / CORNERS for corner in range(CORNERS))
     offsets = [(width / 2 * math.cos(angle), height / 2 * math.sin(angle)) for angle in angles]
     return [part for a, b in offsets for part in (x + a * cos - b * sin, y + a * sin + b * cos)]
+
+
+def box_of_ellipse(box: Sequence[float], degrees: float = 0.0) -> list[float]:
+    """Return left, top, width and height of the box around an ellipse that fills a box and is turned in it."""
+    left, top, width, height = box
+    if not degrees:
+        return [left, top, width, height]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    across, down = math.hypot(width * cos, height * sin), math.hypot(width * sin, height * cos)
+    return [left + (width - across) / 2, top + (height - down) / 2, across, down]

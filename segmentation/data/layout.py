@@ -20,6 +20,7 @@ from segmentation.data.labels import holds_two_greys
 from segmentation.data.undivided import one_split
 
 VOC_LISTS = Path("ImageSets", "Segmentation")
+LONGEST_NAME = 1000  # characters of a path below JPEGImages
 CVAT_SPLIT = "default"  # name of CVAT's list of a task without subsets
 LABEL_FOLDERS = ("labels", "masks", "annotations")
 CLASS_LISTS = ("classes.txt", "labelmap.txt")  # the second one is CVAT's
@@ -264,9 +265,12 @@ def _listed(path: Path, split: str) -> tuple[str, ...]:
         ) from None
     if not names:
         raise UserError(f"{path}: lists no images; write one image name per line")
+    wrong = next((name for name in names if "\0" in name or len(name) > LONGEST_NAME), None)
+    if wrong:
+        raise UserError(f"{path}: lists {wrong[:40]!r}..., which no file can be named; fix the list")
     outside = next((name for name in names if leads_out(name)), None)
     if outside:
-        raise UserError(f"{path}: lists {outside}, which leads out of JPEGImages; fix the list")
+        raise UserError(f"{path}: lists {outside[:80]}, which leads out of JPEGImages; fix the list")
     return tuple(names)
 
 
@@ -276,6 +280,6 @@ def _named(images: tuple[Path, ...], names: tuple[str, ...], layout: LabelLayout
     if not any(name in by_name for name in names):
         raise UserError(
             f"{layout.images}: contains none of the {len(names)} images that {layout.split}.txt lists, "
-            f"such as {names[0]} (the folder holds {what_lies_in(layout.images)}); add the images"
+            f"such as {names[0][:80]} (the folder holds {what_lies_in(layout.images)}); add the images"
         )
     return tuple(by_name.get(name, layout.images / f"{name}.jpg") for name in names)

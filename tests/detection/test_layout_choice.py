@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from conftest import ROOT, write_classes
 from tool_exports import (
@@ -278,7 +279,8 @@ def test_shapes_of_cvat(tmp_path: Path):
     truth = open_split(tmp_path, "train")
     assert boxes_of(truth)[:4] == [[15, 10, 10, 20], [1, 2, 8, 6], [15, 16, 10, 8], [5, 6, 3, 2]]
     outlines = [record.get("segmentation") for record in truth.data["annotations"][:4]]
-    assert outlines[1] == [[1, 2, 9, 2, 9, 8]] and outlines[2] is None
+    assert outlines[1] == [[1, 2, 9, 2, 9, 8]]
+    assert truth.data["annotations"][2]["area"] == pytest.approx(np.pi * 20, rel=0.002)  # 72 corners
     # Columns 6 and 7 of row 6: after 6 columns of 40 rows and 6 rows, one pixel; after 39 more, one pixel.
     assert outlines[3] == {"size": [40, 60], "counts": [246, 1, 39, 1, 2113]}
     assert truth.data["annotations"][1]["area"] == 24 and truth.data["annotations"][3]["area"] == 2
@@ -343,6 +345,13 @@ def test_shapes_of_labelme_and_via(tmp_path: Path):
     truth = open_split(tmp_path / "two", "train")
     assert boxes_of(truth) == [[15, 15, 10, 10], [15, 16, 10, 8], [1, 2, 8, 6]]
     assert [record["name"] for record in truth.data["categories"]] == ["dog"]
+    # Turned by 90 degrees, which VIA writes in radians, the ellipse is 8 pixels wide.
+    shapes[1]["theta"] = np.pi / 2
+    text(tmp_path / "two" / "p.json", json.dumps({"_via_img_metadata": images, "_via_attributes": attributes}))
+    truth = open_split(tmp_path / "two", "train")
+    assert boxes_of(truth)[1] == [16, 15, 8, 10]
+    data = CocoAnnotations.of(truth, without_mask="error")
+    assert data.masks is not None and data.strips_of(0)[:, 0].max() == 2
     for region in regions:
         region["region_attributes"] = {}
     text(tmp_path / "two" / "p.json", json.dumps({"_via_img_metadata": images}))

@@ -199,6 +199,22 @@ def test_shapes_of_label_studio_are_turned_and_json_min_is_read(tmp_path: Path):
     assert np.array_equal(source.labels(0, (4, 6)) == 2, expected)
 
 
+def test_shapes_of_one_group_of_labelme_are_one_object(tmp_path: Path):
+    """The cats of group 1 are one object with two polygons; a dog of group 1 and a cat without a group are others."""
+    left, right = [[0, 0], [2, 0], [2, 2]], [[4, 1], [6, 1], [6, 4]]
+    shapes = [{**shape("cat", left), "group_id": 1}, shape("cat", left), {**shape("dog", left), "group_id": 1}]
+    labelme_file(tmp_path / "a.json", [*shapes, {**shape("cat", right), "group_id": 1}])
+    data = CocoAnnotations.of(truth := open_split(tmp_path, "train"), without_mask="error")
+    assert data.boxes.tolist() == [[0, 0, 6, 4], [0, 0, 2, 2], [0, 0, 2, 2]]
+    assert truth.data["annotations"][0]["segmentation"] == [[0, 0, 2, 0, 2, 2], [4, 1, 6, 1, 6, 4]]
+    assert data.notes == {"shapes of a group that are one object with another shape": 1}
+    box = {**shape("foreground", [[0, 0], [1, 4]], "rectangle"), "group_id": 7}
+    labelme_file(tmp_path / "a.json", [{**mask_of_labelme(HALF[2:, 3:], 3, 2), "group_id": 7}, box])
+    data = CocoAnnotations.of(open_split(tmp_path, "train"), without_mask="error")
+    found = bitmaps(data.strips_of(0), 1, (4, 6))[0]
+    assert data.boxes.tolist() == [[0, 0, 6, 4]] and found[:, 0].all() and found[2:, 3:].all() and found.sum() == 10
+
+
 def test_hostile_annotations_are_refused_in_one_line(tmp_path: Path):
     (tmp_path / "me").mkdir()
     labelme_file(tmp_path / "me" / "a.json", [shape("cat", RIGHT)])

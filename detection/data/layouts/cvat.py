@@ -15,7 +15,7 @@ import numpy as np
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.outlines import run_lengths
-from backbones.common.turning import turned
+from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around
@@ -116,7 +116,9 @@ def _polygon(element: Element, size: tuple[int, int]) -> Shape:
 
 def _ellipse(element: Element, size: tuple[int, int]) -> Shape:
     x, y, across, down = (_number(element, name) for name in ("cx", "cy", "rx", "ry"))
-    return [x - across, y - down, 2 * across, 2 * down], []
+    box = [x - across, y - down, 2 * across, 2 * down]
+    angle = _number(element, "rotation") if element.get("rotation") else 0.0
+    return box_of_ellipse(box, angle), [ellipse(box, angle)]
 
 
 def _mask(element: Element, size: tuple[int, int]) -> Shape:

@@ -13,7 +13,7 @@ from backbones.common.brush_files import BrushExport
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.outlines import box_of_mask, run_lengths
-from backbones.common.turning import turned
+from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers
@@ -109,15 +109,13 @@ def _shape(result: Record, width: int, height: int) -> Shape | str | None:
     known = [side * factor / 100 for side, factor in zip(sides, factors, strict=True) if side is not None]
     if len(known) < 4:
         return [None], [], False
-    if "radiusX" in value:
+    if "radiusX" in names:
         x, y, across, down = known
-        known = [x - across, y - down, 2 * across, 2 * down]
-        centre = (x, y)
-    else:
-        centre = (known[0], known[1])  # Label Studio turns a rectangle around its first corner
+        frame = [x - across, y - down, 2 * across, 2 * down]
+        return [*box_of_ellipse(frame, angle)], [ellipse(frame, angle)], bool(angle)
     if not angle:
         return [*known], [], False
-    corners = turned(known, angle, centre)
+    corners = turned(known, angle, (known[0], known[1]))  # Label Studio turns a rectangle around its first corner
     return [*box_around(corners)], [corners], True
 
 

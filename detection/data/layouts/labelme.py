@@ -9,11 +9,14 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.labelme_masks import decode_mask
 from backbones.common.listing import visible
-from backbones.common.outlines import box_of_mask, run_lengths
+from backbones.common.outlines import box_of_mask, paint, run_lengths
+from backbones.common.turning import ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
@@ -31,6 +34,8 @@ from detection.data.layouts.sniffing import json_kind
 from detection.data.truth import Truth
 
 FOLDERS = ("annotations", "labels", "json", "Annotations")
+GROUPED = "shapes of a group that are one object with another shape"
+Outlined = tuple[list[float], list[list[float]] | Record]  # box, and polygons or run lengths
 UNLABELLED = "images without a JSON file, which are left out"
 
 
@@ -91,32 +96,61 @@ def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Rec
 
 
 def _add_shapes(shapes: list[object], size: tuple[int, int], records: Collector) -> Iterator[Record]:
-    """Add the shapes of an image of size (height, width); yield those that have a class."""
+    """Add the shapes of an image of size (height, width); yield those that have a class.
+
+    Shapes of one class and one group (`group_id`) are one object, as in LabelMe's own conversion to COCO.
+    """
+    groups: dict[object, list[tuple[int, Record, Outlined]]] = {}
     for ordinal, shape in enumerate(shapes, 1):
-        if not isinstance(shape, dict):
-            records.refuse(ordinal, "is not an object; fix the file")
+        found = _read_shape(ordinal, shape, size, records)
+        if found is None or not isinstance(shape, dict):
             continue
-        kind, points = shape.get("shape_type") or "polygon", numbers(shape.get("points"))
-        if kind in ("point", "points", "line", "linestrip"):
-            records.note(NO_AREA)
-            continue
-        if points is None or len(points) % 2 or len(points) < (6 if kind == "polygon" else 4):
-            records.refuse(ordinal, f"its points {str(shape.get('points'))[:60]} are no {kind}; fix the shape")
-            continue
-        try:
-            box, outline = _outlined(kind, points, shape.get("mask"), size)
-        except ValueError as error:
-            records.refuse(ordinal, f"{error}; fix the shape")
-            continue
+        group = shape.get("group_id")
+        key = ordinal if not isinstance(group, (int, str)) else (str(shape.get("label")), group)
+        groups.setdefault(key, []).append((ordinal, shape, found))
+    for members in groups.values():
+        ordinal, shape, (box, outline) = members[0]
+        for _ in members[1:]:
+            records.note(GROUPED)
+        if len(members) > 1:
+            box, outline = _united([each for _, _, each in members], size)
         records.add_object(shape.get("label"), box, ordinal, outline=outline)
         if isinstance(shape.get("label"), str) and shape["label"].strip():
             yield shape
 
 
-def _outlined(
-    kind: object, points: list[float], text: object, size: tuple[int, int]
-) -> tuple[list[float], list[list[float]] | Record]:
-    """Return box and outline of a shape; the outline is empty for rectangles and circles.
+def _read_shape(ordinal: int, shape: object, size: tuple[int, int], records: Collector) -> Outlined | None:
+    """Return box and outline of a shape; None after counting or reporting one that has none."""
+    if not isinstance(shape, dict):
+        records.refuse(ordinal, "is not an object; fix the file")
+        return None
+    kind, points = shape.get("shape_type") or "polygon", numbers(shape.get("points"))
+    if kind in ("point", "points", "line", "linestrip"):
+        records.note(NO_AREA)
+        return None
+    if points is None or len(points) % 2 or len(points) < (6 if kind == "polygon" else 4):
+        records.refuse(ordinal, f"its points {str(shape.get('points'))[:60]} are no {kind}; fix the shape")
+        return None
+    try:
+        return _outlined(kind, points, shape.get("mask"), size)
+    except ValueError as error:
+        records.refuse(ordinal, f"{error}; fix the shape")
+        return None
+
+
+def _united(parts: list[Outlined], size: tuple[int, int]) -> Outlined:
+    """Return box and outline of several shapes that are one object. Rectangles become polygons."""
+    corners = [value for (x, y, w, h), _ in parts for value in (x, y, x + w, y + h)]
+    outlines = [outline or [turned(box, 0, (0, 0))] for box, outline in parts]
+    polygons = [outline for outline in outlines if isinstance(outline, list)]
+    if len(polygons) == len(outlines):
+        return box_around(corners), [polygon for outline in polygons for polygon in outline]
+    masks = [paint(outline, size) for outline in outlines]
+    return box_around(corners), dict(run_lengths(np.any(masks, axis=0)))
+
+
+def _outlined(kind: object, points: list[float], text: object, size: tuple[int, int]) -> Outlined:
+    """Return box and outline of a shape; the outline is empty for rectangles.
 
     Args:
         text: the shape's mask; a shape of type mask without one is its box.
@@ -127,7 +161,8 @@ def _outlined(
     """
     if kind == "circle":
         radius = math.dist(points[:2], points[2:4])
-        return [points[0] - radius, points[1] - radius, 2 * radius, 2 * radius], []
+        box = [points[0] - radius, points[1] - radius, 2 * radius, 2 * radius]
+        return box, [ellipse(box)]
     if kind == "mask" and text is not None:
         mask = decode_mask(text, (points[0], points[1], points[2], points[3]), size)
         if mask.any():

@@ -6,12 +6,14 @@ Source: https://www.robots.ox.ac.uk/~vgg/software/via/
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
+from backbones.common.turning import box_of_ellipse, ellipse
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_number, box_around, numbers
@@ -83,7 +85,11 @@ def _shape(shape: Record) -> tuple[list[float], list[list[float]]] | None:
     if len(known) != 4:
         return None
     x, y, across, down = known
-    return (known if shape["name"] == "rect" else [x - across, y - down, 2 * across, 2 * down]), []
+    if shape["name"] == "rect":
+        return known, []
+    angle = math.degrees(as_number(shape.get("theta") or 0) or 0.0)  # VIA writes radians
+    box = [x - across, y - down, 2 * across, 2 * down]
+    return box_of_ellipse(box, angle), [ellipse(box, angle)]
 
 
 def _values(region: Record, attribute: str, options: Record) -> list[str]:
