@@ -11,7 +11,7 @@ EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 OPENVINO = ["openvino>=2024.6"]
 DEMO = ["starlette>=0.40", "uvicorn>=0.30"]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "pandas>=2.2"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "shtab>=1.7", *DEMO, *NOTEBOOK]
+TEST = ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "shtab>=1.7", *DEMO, *NOTEBOOK]
 VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "backbones" / "__init__.py").read_text())[1]
 
 setup(
