@@ -34,7 +34,7 @@ FILES = {
     "label-studio-json": "project-1-at-2024-01-01-00-00-abcdef01.json",
     "label-studio-json-min": "project-1.json",
     "label-studio-brush": "project-2.json",
-    "label-studio-brush-png": "task-3-annotation-9-by-1-brush-dog-0.png",
+    "label-studio-brush-png": "tasks.json",
     "labelme": "a.json",
     "labelme-masks": "b.json",
     "via-project": "via_project_1Jan2024_10h0m.json",

@@ -23,7 +23,7 @@ FILES = {
     "cvat": "labelmap.txt",
     "labelme": "c.json",
     "label-studio": "project-1-at-2026-01-01.json",
-    "label-studio-png": "tasks.json",
+    "label-studio-png": "task-12-annotation-12-by-me@x.org-tag-foreground-0.png",
     "flat": "masks/c.png",
     "folders": "classes.txt",
     "voc": "ImageSets/Segmentation/train.txt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,28 @@ def test_masks_come_back_from_every_layout_that_holds_them(coco: CocoFolder, tmp
         assert len(found) == 3
         for mask, other in zip(found, expected, strict=True):
             assert np.array_equal(mask, other)
+
+
+def test_masks_of_lvis_are_read_and_converted(coco: CocoFolder, tmp_path: Path):
+    """LVIS's file names its images by COCO's address, and lists the categories that an image lacks."""
+    expected = masked(coco)
+    (image,) = coco.data["images"]
+    image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    image |= {"neg_category_ids": [18], "not_exhaustive_category_ids": []}
+    for record in coco.data["annotations"]:
+        del record["iscrowd"]
+    file = tmp_path / "lvis_v1_train.json"
+    name = image["coco_url"].rpartition("/")[2]
+    cv2.imwrite(str(tmp_path / name), np.zeros((40, 60, 3), np.uint8))
+    (tmp_path / "photos" / "train2017").mkdir(parents=True)
+    (tmp_path / name).rename(tmp_path / "photos" / "train2017" / name)
+    file.write_text(json.dumps(coco.data))
+    for to in ("yolo", "coco"):
+        options: Any = {"images": tmp_path / "photos", "splits": {"train": "train"}, "masks": True}
+        convert(file, tmp_path / f"as-{to}", to=to, **options)
+        for mask, other in zip(masks_in(tmp_path / f"as-{to}"), expected, strict=True):
+            assert np.array_equal(mask, other)
+    assert open_split(tmp_path / "as-coco", "train").data["images"][0]["neg_category_ids"] == [18]
 
 
 def test_what_happens_to_masks_is_named(coco: CocoFolder, tmp_path: Path):
