@@ -4,7 +4,7 @@
     python tools/convert_data.py --data coco --to yolo --output coco-as-yolo
     python tools/convert_data.py --data my-yolo --to voc --output my-voc --val-split null
     python tools/convert_data.py --annotations result.json --images photos --to yolo --output as-yolo
-    python tools/convert_data.py --data camvid --truth labels --to cvat --output camvid-as-cvat
+    python tools/convert_data.py --data camvid --truth labels --ignore-index 11 --to cvat --output camvid-cvat
 
 `--layout list` prints the layouts that are read. The splits of the new folder are called train, val and test.
 Images are hard-linked if possible, else copied. Whatever both layouts can represent is the same after a conversion
@@ -79,6 +79,9 @@ class ConvertOptions:
         require(both, "annotations", self.annotations, "must be given together with --images")
         one = (self.data is None) != (self.annotations is None)
         require(one, "data", self.data, "name either --data, or --annotations and --images")
+        for name in ("layout", "masks", "annotations"):
+            given = self.truth == "labels" and getattr(self, name)
+            require(not given, name, getattr(self, name), "belongs to boxes; leave it out with --truth labels")
         require(0 <= self.ignore_index <= 255, "ignore_index", self.ignore_index, "must be 0 to 255")
 
     def splits(self) -> dict[str, str | None]:
@@ -130,6 +133,8 @@ def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> lis
     from segmentation.options import SegmentationDataOptions
 
     source = Path(options.data or "")
+    splits, others = existing_splits(source, options.splits())
+    _print_others(source, others)
     data = SegmentationDataOptions(
         ignore_index=options.ignore_index,
         classes=categories.classes or "all",
@@ -141,7 +146,7 @@ def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> lis
         source,
         Path(options.output or ""),
         to=options.to or "folders",
-        splits=existing_splits(source, options.splits()),
+        splits=splits,
         options=data,
         keep_unused=categories.keep_unused,
     )
@@ -154,8 +159,7 @@ def _convert_boxes(options: ConvertOptions, categories: CategoryOptions) -> list
     source, splits = Path(options.data or options.annotations or ""), {"train": "train"}
     if options.annotations is None:
         splits, others = chosen_splits(source, options.splits(), layout=options.layout)
-        if others:
-            print(f"splits of {source} that are not converted: {', '.join(others)}; name them with --train-split etc.")
+        _print_others(source, others)
     return convert(
         source,
         Path(options.output or ""),
@@ -167,6 +171,12 @@ def _convert_boxes(options: ConvertOptions, categories: CategoryOptions) -> list
         categories=categories,
         masks=options.masks,
     )
+
+
+def _print_others(source: Path, others: Sequence[str]) -> None:
+    """Print the names of the splits that are not converted."""
+    if others:
+        print(f"splits of {source} that are not converted: {', '.join(others)}; name them with --train-split etc.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from backbones.common.datasets import existing_split
 from backbones.common.files import create_once
 from backbones.errors import UserError, counted, first_names
 from segmentation.data.chosen import ChosenLabels
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
-from segmentation.data.folders import has_split, home_of, layout_name, open_source
+from segmentation.data.folders import has_split, home_of, layout_name, open_source, split_names
 from segmentation.data.map_files import write_beside, write_cvat, write_folders, write_voc
 from segmentation.data.region_files import write_coco, write_label_studio, write_labelme
 from segmentation.data.writing import Writer, Writing
@@ -89,8 +91,8 @@ def convert_maps(
     return [*lines, f"left out: classes without pixels ({first_names(unused)})"] if unused else lines
 
 
-def existing_splits(source: Path, wanted: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the splits to convert, by their names in the new folder.
+def existing_splits(source: Path, wanted: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """Return the splits to convert, by their names in the new folder, and the names of the other splits.
 
     Args:
         wanted: for each split of the new folder the split of `source`, "auto" for the split of the same name if there
@@ -103,7 +105,17 @@ def existing_splits(source: Path, wanted: Mapping[str, str | None]) -> dict[str,
     found = {name: split for name, split in found.items() if wanted[name] != "auto" or has_split(source, split)}
     if not found:
         raise UserError(f"--data {source}: has no split train, val or test; name one with --train-split")
-    return found
+    names = split_names(source)
+    taken = {_named(split, names) for split in found.values()}
+    return found, [name for name in names if name not in taken]
+
+
+def _named(split: str, names: Sequence[str]) -> str:
+    """Return the name that a split has among those of the data set; a file of COCO may name a year."""
+    name = existing_split(split, names.__contains__)
+    return next(
+        (each for each in names if each == name or re.fullmatch(rf"{re.escape(name)}[-_]?(19|20)\d\d", each)), name
+    )
 
 
 def _open(source: Path, split: str, options: SegmentationDataOptions) -> LabelSource:

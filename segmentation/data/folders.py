@@ -13,7 +13,7 @@ from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.common.decoding import channels_of, decode, is_bands
 from backbones.common.images import read_file, read_image
-from backbones.common.listing import inner_folder, visible
+from backbones.common.listing import inner_folder, subfolders, visible
 from backbones.errors import UserError, require
 from segmentation.data.chosen import ChosenLabels
 from segmentation.data.classes import Classes
@@ -23,7 +23,7 @@ from segmentation.data.label_studio import is_label_studio, read_label_studio
 from segmentation.data.label_studio_png import is_label_studio_png, read_label_studio_png
 from segmentation.data.labelme import is_labelme, read_labelme
 from segmentation.data.labels import LabelCode, label_size, read_labels
-from segmentation.data.layout import LabelLayout, is_label_folder, label_layout_name, what_lies_in
+from segmentation.data.layout import LabelLayout, is_label_folder, label_layout_name, label_splits, what_lies_in
 from segmentation.data.nearest import describe_nearest
 from segmentation.data.painted import PaintedLabels
 from segmentation.data.undivided import ALL
@@ -176,6 +176,20 @@ def layout_name(root: Path) -> str:
         names = {read_labelme: "labelme", read_label_studio: "label-studio", read_label_studio_png: "label-studio-png"}
         return names[read]
     return label_layout_name(root) if is_label_folder(root) else "coco"
+
+
+def split_names(root: Path) -> list[str]:
+    """Return the names of the splits of a data set, sorted; [] if it is not divided."""
+    root = home_of(root)
+    read = painted_reader(root)
+    if read is read_labelme:
+        return [each.name for each in subfolders(root) if any(visible(each, "*.json"))]
+    if read is not None:
+        exports = sorted(file.stem for file in visible(root, "*.json")) if read is read_label_studio else []
+        return exports if len(exports) > 1 else []
+    if is_label_folder(root):
+        return label_splits(root)
+    return sorted(path.stem.removeprefix("instances_") for path in instances_files(root))
 
 
 def has_layout(root: Path) -> bool:

@@ -172,6 +172,17 @@ def label_layout_name(root: Path) -> str:
     return "beside"
 
 
+def label_splits(root: Path) -> list[str]:
+    """Return the names of the splits of a folder that `is_label_folder` accepts; [] if it is not divided."""
+    name = label_layout_name(root)
+    if name == "folders":
+        return [folder.name for folder in subfolders(root / "images")]
+    if name == "beside":
+        return [folder.name for folder in subfolders(root) if is_mixed(folder)]
+    lists = sorted(each.stem for each in visible(root / VOC_LISTS, "*.txt"))
+    return [] if lists == [CVAT_SPLIT] else lists
+
+
 def is_mixed(folder: Path) -> bool:
     """Return whether a folder holds images with label maps beside them, such as 0.jpg and 0_mask.png."""
     return folder.is_dir() and any(map(_is_map_beside, visible(folder, "*")))

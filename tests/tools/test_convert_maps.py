@@ -13,7 +13,7 @@ from PIL import Image
 from backbones.errors import UserError
 from segmentation.data.convert import MapLayout
 from segmentation.data.dataset import LabelSource
-from segmentation.data.folders import home_of, layout_name, open_source
+from segmentation.data.folders import home_of, layout_name, open_source, split_names
 from segmentation.options import SegmentationDataOptions
 from tools import check_data, convert_data
 
@@ -119,6 +119,19 @@ def test_what_a_layout_cannot_hold_is_named(folders: Path, tmp_path: Path, capsy
     assert contents(new)["train/a"].tolist() == np.array([3, 1, 2])[HALF].tolist()
     cvat = convert(folders, "cvat", tmp_path / "cvat")
     assert opened(cvat).classes.colours == ((10, 0, 0), (0, 10, 0), (0, 0, 10))
+
+
+@pytest.mark.parametrize("to", LAYOUTS)
+def test_splits_that_are_not_converted_are_named(folders: Path, to: str, tmp_path: Path, capsys: Any):
+    first = convert(folders, to if to != "folders" else "voc", tmp_path / "first")
+    first = convert(first, "folders", tmp_path / "back") if to == "folders" else first
+    assert "not converted" not in capsys.readouterr().out
+    assert split_names(first) == ["train", "val"]
+    new = convert(first, "voc" if to != "voc" else "cvat", tmp_path / "new", "--val-split", "null")
+    assert "that are not converted: val; name them with --train-split" in capsys.readouterr().out
+    assert split_names(new) == ["train"]
+    with pytest.raises(UserError, match=r"--masks True: belongs to boxes; leave it out with --truth labels"):
+        convert(first, to, tmp_path / "other", "--masks", "true")
 
 
 def names(folders: Path, *given: str) -> None:
