@@ -82,8 +82,7 @@ def convert_maps(
             folder.mkdir(parents=True, exist_ok=True)
             lost = WRITERS[layout](Writing(folder, name, each))
             notes = "".join(f"; {what}: {count}" for what, count in each.notes.items())
-            missing = ", ".join(f"{count} {what}" for what, count in sorted(lost.items()))
-            missing = f"; left out: {missing}" if missing else ""
+            missing = f"; the new layout cannot hold {', '.join(sorted(lost))}" if lost else ""
             lines.append(f"{name}: {counted(len(each), 'image')}{notes}{missing}")
         unused.extend(_lost_classes(folder, next(iter(sources.items()))))
 

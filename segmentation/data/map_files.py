@@ -24,7 +24,7 @@ def write_folders(data: Writing) -> Lost:
         link_file(image.file, data.folder / "images" / data.split / image.name)
         _save(data.folder / "labels" / data.split / f"{image.stem}.png", image.labels(), data.classes)
     _list_classes(data, data.folder / "classes.txt")
-    return Lost()
+    return set()
 
 
 def write_beside(data: Writing) -> Lost:
@@ -37,7 +37,7 @@ def write_beside(data: Writing) -> Lost:
         link_file(image.file, data.folder / data.split / image.name)
         _save(data.folder / data.split / f"{image.stem}_mask.png", image.labels(), data.classes)
     _list_classes(data, data.folder / "classes.txt")
-    return Lost()
+    return set()
 
 
 def write_voc(data: Writing) -> Lost:
@@ -47,7 +47,7 @@ def write_voc(data: Writing) -> Lost:
         _save(data.folder / "SegmentationClass" / f"{image.stem}.png", image.labels(), data.classes)
     _list_images(data)
     _list_classes(data, data.folder / "classes.txt")
-    return Lost()
+    return set()
 
 
 def write_cvat(data: Writing) -> Lost:
@@ -64,7 +64,7 @@ def write_cvat(data: Writing) -> Lost:
     rows = [*zip(data.classes.names, colours, strict=True), ("void", void)]
     lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in rows]
     _write_list(data, data.folder / "labelmap.txt", ["# label:color_rgb:parts:actions", *lines])
-    return Lost()
+    return set()
 
 
 def _save(path: Path, labels: np.ndarray, classes: Classes) -> None:

@@ -23,9 +23,9 @@ from segmentation.data.classes import IGNORE
 from segmentation.data.painted import BACKGROUND, IGNORED
 from segmentation.data.writing import Lost, Writing, WrittenImage
 
-ADDED = "absence of a background (the new layout adds the class background)"
+ADDED = "data without a background (it adds the class background)"
 COLOURS = "colours of classes"
-ORDER = "order of the classes (the new layout sorts them)"
+ORDER = "order of the classes (it sorts them)"
 
 
 def write_coco(data: Writing) -> Lost:
@@ -92,8 +92,7 @@ def write_label_studio(data: Writing) -> Lost:
         link_file(image.file, data.folder / data.split / image.name)
     (data.folder / f"{data.split}.json").write_text(json.dumps(tasks), encoding="utf-8")
     lost, names = _lost(data), [data.classes.names[number] for number in numbers]
-    lost[ORDER] += names != sorted(names)
-    return +lost
+    return lost | {ORDER} if names != sorted(names) else lost
 
 
 def _numbers(data: Writing) -> list[int]:
@@ -141,4 +140,5 @@ def _size(image: WrittenImage) -> tuple[int, int]:
 
 def _lost(data: Writing) -> Lost:
     """Return what all layouts of regions cannot hold."""
-    return +Lost({ADDED: int(not data.has_background), COLOURS: int(data.classes.given)})
+    facts = {ADDED: not data.has_background, COLOURS: data.classes.given}
+    return {what for what, is_lost in facts.items() if is_lost}

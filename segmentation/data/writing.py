@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.dataset import LabelSource
 
-Lost: TypeAlias = Counter[str]  # number of things that the new layout cannot hold, by their name
+Lost: TypeAlias = set[str]  # what the new layout cannot hold
 
 
 @dataclass(frozen=True)
