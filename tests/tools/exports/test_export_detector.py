@@ -37,6 +37,7 @@ from tools.exports.detector import exportable_detector
 from tools.exports.half import write_half
 from tools.exports.images import image_files
 from tools.exports.models import load_exportable
+from tools.exports.openvino_files import write_openvino
 from tools.exports.raw_images import join_raw
 
 onnx = pytest.importorskip("onnx")
@@ -168,6 +169,17 @@ def test_a_raw_file_takes_images_of_any_size(made: MadeFile, photos: Path, tmp_p
     assert len(one) > 3 and set_difference(one, other, image) < 1e-3
     boxes, _, _, owners, _ = opened(torch.stack([image, image]).movedim(1, -1))
     assert set(owners.tolist()) == {0, 1} and len(boxes) == 2 * len(other)
+
+
+def test_openvino_detects_as_the_loaded_run(made: MadeFile, photos: Path, tmp_path: Path) -> None:
+    """On images of six shapes, in batches of three, without objects and without content, with masks."""
+    pytest.importorskip("openvino")
+    write_openvino(made.path, tmp_path / "net.xml")
+    opened, exportable = ExportedFile(tmp_path / "net.xml"), load_exportable(str(made.run))
+    assert exportable.check is not None and opened.metadata["category_names"] == ["cat", "dog"]
+    check = exportable.check(lambda x: opened(*x), image_files(photos, 5), "the file", lambda inputs: True)
+    assert check.difference < 1e-3 and int(check.found["detections"].split()[0]) > 10
+    assert len(opened(*exportable.blanks[1])[0]) == 0
 
 
 def test_the_file_is_evaluated_as_its_run(made: MadeFile, coco: CocoFolder, tmp_path: Path) -> None:

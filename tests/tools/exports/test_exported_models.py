@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import register_tiny
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import classification
 import detection
@@ -33,44 +37,69 @@ def exported(run: Path, target: Path, *words: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cls_file(tiny_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(tiny_runs["cls"], tmp_path_factory.mktemp("cls") / "model.onnx")
+def tiny_models(tiny_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The weights of a small classifier and a small segmentation model, as if the runs of `tiny_runs` had made them."""
+    with pytest.MonkeyPatch.context() as patch:
+        name, folder = register_tiny(patch), tmp_path_factory.mktemp("tiny")
+        torch.manual_seed(0)
+        seg = {"backbone": name, "head": "fcn32s", "aux": False}
+        models = {
+            "cls": (classification.build(name, 2), {"backbone": name}),
+            "seg": (segmentation.build(name, 7, head="fcn32s", aux=False), seg),
+        }
+        paths = {}
+        for task, (model, options) in models.items():
+            with safe_open(tiny_runs[task] / "model.safetensors", "pt") as file:
+                header = file.metadata()
+            meta = json.loads(header["meta"])
+            meta["model"] |= options
+            paths[task] = folder / f"{task}.safetensors"
+            save_file(model.state_dict(), paths[task], metadata={**header, "meta": json.dumps(meta)})
+        yield paths
+
+
+@pytest.fixture(scope="module")
+def pictures(tiny_runs: dict[str, Path]) -> Path:
+    return tiny_runs["cls"].parent / "pictures"
+
+
+@pytest.fixture(scope="module")
+def cls_file(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tiny_models["cls"], tmp_path_factory.mktemp("cls") / "model.onnx")
 
 
 def test_a_classifier_file_predicts_and_is_evaluated_as_its_run(
-    tiny_runs: dict[str, Path], cls_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_models: dict[str, Path], pictures: Path, cls_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tiny_runs["cls"].parent / "pictures"
     paths = sorted((pictures / "val").rglob("*.jpg"))
-    run, file = classification.load(tiny_runs["cls"], precision="fp32"), open_model(cls_file)
+    run, file = classification.load(tiny_models["cls"], precision="fp32"), open_model(cls_file)
     assert isinstance(file, classification.TrainedClassifier) and file.classes == run.classes
     for one, other in zip(run(paths), file(paths), strict=True):
         assert one.names == other.names
         torch.testing.assert_close(one.probabilities, other.probabilities, atol=NEAR, rtol=0)
     # The command predicts with the file.
-    predict.main(
-        ["--model", str(cls_file), str(pictures / "val"), "--output", str(tmp_path / "out"), "--draw", "false"]
-    )
-    rows = csv.DictReader((tmp_path / "out/predictions.csv").read_text().splitlines())
+    out = tmp_path / "out"
+    predict.main(["--model", str(cls_file), str(pictures / "val"), "--output", str(out), "--draw", "false"])
+    rows = csv.DictReader((out / "predictions.csv").read_text().splitlines())
     by_name = {row["image"]: row["class_1"] for row in rows}
     assert by_name == {str(path): found.names[0] for path, found in zip(paths, run(paths), strict=True)}
     # The training command evaluates it, with the ten crops of the run.
-    words = ["--data", str(pictures), "--weights", str(cls_file), "--test-crops", "ten", "--workers", "0"]
-    train_cls.main([*words, "--eval-only", "--output", str(tmp_path / "eval")])
+    words = ["--data", str(pictures), "--test-crops", "ten", "--workers", "0", "--precision", "fp32"]
+    top1 = []
+    for name, weights in (("run", tiny_models["cls"]), ("file", cls_file)):
+        train_cls.main([*words, "--weights", str(weights), "--eval-only", "--output", str(tmp_path / name)])
+        top1.append(json.loads((tmp_path / name / "results.json").read_text())["top1"])
     assert "run by onnxruntime on the CPU" in capsys.readouterr().out
-    results, before = (
-        json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "eval", tiny_runs["cls"])
-    )
-    assert results["top1"] == before["top1"]
+    assert top1[0] == top1[1]
     with pytest.raises(UserError, match="cannot be trained; add --eval-only"):
-        train_cls.main([*words, "--output", str(tmp_path / "train")])
+        train_cls.main([*words, "--weights", str(cls_file), "--output", str(tmp_path / "train")])
 
 
 def test_a_changed_file_is_evaluated_and_refused_above_the_stated_loss(
-    tiny_runs: dict[str, Path], cls_file: Path, tmp_path: Path
+    tiny_models: dict[str, Path], cls_file: Path, tmp_path: Path
 ) -> None:
     """The file itself loses nothing; a file that answers with the other class loses as much as it gains."""
-    same = measure_loss(str(tiny_runs["cls"]), cls_file, most=0.0)["evaluated"]
+    same = measure_loss(str(tiny_models["cls"]), cls_file, most=0.0)["evaluated"]
     assert "on 6 images: +0.0000 [+0.0000, +0.0000]" in same
     before = float(same.split()[1])
     import onnx
@@ -85,18 +114,18 @@ def test_a_changed_file_is_evaluated_and_refused_above_the_stated_loss(
     # Of two classes, the answers change from right to wrong, and the accuracy to 1 minus the accuracy.
     if before > 0.5:
         with pytest.raises(UserError, match=r"more than --most-loss 0\.02, so no file was kept"):
-            measure_loss(str(tiny_runs["cls"]), turned, most=0.02)
+            measure_loss(str(tiny_models["cls"]), turned, most=0.02)
     else:
         assert (
-            f"{before:.4f} -> {1 - before:.4f}" in measure_loss(str(tiny_runs["cls"]), turned, most=0.02)["evaluated"]
+            f"{before:.4f} -> {1 - before:.4f}" in measure_loss(str(tiny_models["cls"]), turned, most=0.02)["evaluated"]
         )
 
 
 def test_a_segmentation_file_predicts_and_is_evaluated_as_its_run(
-    tiny_runs: dict[str, Path], small_shapes: Path, tmp_path: Path
+    tiny_models: dict[str, Path], small_shapes: Path, tmp_path: Path
 ) -> None:
-    path = exported(tiny_runs["seg"], tmp_path / "model.onnx")
-    run = segmentation.load(tiny_runs["seg"], precision="fp32", tile=0, scales=(1.0,), flip=False)
+    path = exported(tiny_models["seg"], tmp_path / "model.onnx")
+    run = segmentation.load(tiny_models["seg"], precision="fp32", tile=0, scales=(1.0,), flip=False)
     file = open_model(path)
     assert isinstance(file, segmentation.TrainedSegmenter)
     images = [np.asarray(Image.open(each)) for each in sorted((small_shapes / "val").iterdir())[:2]]
@@ -105,31 +134,34 @@ def test_a_segmentation_file_predicts_and_is_evaluated_as_its_run(
         assert one.labels.shape == other.labels.shape and one.names == other.names
         if file.model.file.accepts(*image.shape[:2]):
             assert (one.labels != other.labels).float().mean() < NEAR
-    words = ["--data", str(small_shapes), "--weights", str(path), "--eval-only", "--workers", "0"]
-    train_seg.main([*words, "--recipe", "shapes", "--output", str(tmp_path / "eval")])
-    assert json.loads((tmp_path / "eval/results.json").read_text())["mIoU"] > 0
+    words = ["--data", str(small_shapes), "--recipe", "shapes", "--eval-only", "--workers", "0", "--precision", "fp32"]
+    found = []
+    for name, weights in (("run", tiny_models["seg"]), ("file", path)):
+        train_seg.main([*words, "--weights", str(weights), "--output", str(tmp_path / name)])
+        found.append(json.loads((tmp_path / name / "results.json").read_text())["mIoU"])
+    assert found[0] == pytest.approx(found[1], abs=NEAR)
 
 
-def test_openvino_answers_as_pytorch(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_openvino_answers_as_pytorch(tiny_models: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    path = exported(tiny_runs["cls"], tmp_path / "model.xml", "--format", "openvino")
+    path = exported(tiny_models["cls"], tmp_path / "model.xml", "--format", "openvino")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model.bin", "model.xml"]
-    picture = next((tiny_runs["cls"].parent / "pictures/val").rglob("*.jpg"))
-    one, other = classification.load(tiny_runs["cls"], precision="fp32")(picture), open_model(path)(picture)
+    picture = next((pictures / "val").rglob("*.jpg"))
+    one, other = classification.load(tiny_models["cls"], precision="fp32")(picture), open_model(path)(picture)
     torch.testing.assert_close(one.probabilities, other.probabilities, atol=NEAR, rtol=0)
     assert ExportedFile(path).metadata["producer"] == "resnet-transfer"
 
 
 def test_the_fastest_file_for_a_cpu_is_as_good_as_the_run(
-    tiny_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whichever is chosen on this machine: it exists, opens, and its answers or its accuracy were checked."""
-    exported(tiny_runs["cls"], tmp_path / "model.onnx", "--for", "cpu", "--most-loss", 0)
+    exported(tiny_models["cls"], tmp_path / "model.onnx", "--for", "cpu", "--most-loss", 0)
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line)
     assert "chosen" in said and ("difference" in said or "-> " in said["evaluated"])
     (path,) = [each for each in tmp_path.iterdir() if each.suffix in (".onnx", ".xml")]
     assert (path.suffix == ".xml") == said["chosen"].startswith("OpenVINO")
-    picture = next((tiny_runs["cls"].parent / "pictures/val").rglob("*.jpg"))
+    picture = next((pictures / "val").rglob("*.jpg"))
     assert set(open_model(path)(picture).names) == {"apple", "pear"}
 
 
