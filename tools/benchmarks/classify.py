@@ -19,6 +19,7 @@ from tools.benchmarks.machine import device
 from tools.benchmarks.models import BenchmarkModel, Calls, ModelJob
 from tools.benchmarks.options import ClassifyOptions, Mode, TimingAndMemory, split_list
 from tools.benchmarks.output import BenchmarkReport, Columns, cell
+from tools.benchmarks.rounds import Step
 from tools.benchmarks.settings import OURS, TIMM, TORCHVISION, Setting
 from tools.benchmarks.speed import RATIO_NOTE, SpeedBenchmark, SpeedRow
 from tools.engine.cost import macs
@@ -160,7 +161,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
         specs = [MeasuredClassifier.measured(name, batch=options.batch, size=options.size) for name in names]
         super().__init__(specs, options, timing, memory=timing.memory)
 
-    def operations(self, spec: MeasuredClassifier, mode: Mode, job: ModelJob) -> float:
+    def operations(self, spec: MeasuredClassifier, mode: Mode, step: Step) -> float:
         """Return the operations for one image. A multiply-add counts as two; training includes the backward pass."""
         return 2 * spec.macs * PASSES[mode]
 

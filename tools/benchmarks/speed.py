@@ -13,7 +13,7 @@ from tools.benchmarks.models import BenchmarkModel, ModelJob, operations
 from tools.benchmarks.options import MODES, Mode, ModelOptions, Timing
 from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
 from tools.benchmarks.peak import peak_memory
-from tools.benchmarks.rounds import measure, rate, ratio
+from tools.benchmarks.rounds import Step, measure, rate, ratio
 from tools.benchmarks.settings import OURS, TORCHVISION, Setting, Way, precisions, settings
 from tools.benchmarks.waits import count_waits
 
@@ -117,12 +117,8 @@ class SpeedBenchmark(Generic[Spec]):
             for setting in self.settings
             for library in (OURS, *row.spec.peers)
         }
-        first = self.settings[0]
-        row.waits[mode] = {
-            library: dict(count_waits(jobs[library, first.way(library)].prepare()).most_common())
-            for library in (OURS, *row.spec.peers)
-        }
-        work = row.operations[mode] = self.operations(row.spec, mode, jobs[OURS, first.ours])
+        self._count(row, mode, jobs)
+        work = row.operations[mode]
         implementations = [job.implementation for job in jobs.values()]
         title, threads = f"{row.spec} {mode}", self.timing.threads or 1
         seconds = measure(implementations, rounds=self.timing.rounds, turn=self.timing.turn, title=title)
@@ -136,9 +132,19 @@ class SpeedBenchmark(Generic[Spec]):
             },
         }
 
-    def operations(self, spec: Spec, mode: Mode, job: ModelJob) -> float:
-        """Return the multiply-adds per image, with the backward pass when training. `job` runs our model."""
-        return operations(job.prepare()) / spec.batch
+    def _count(self, row: SpeedRow[Spec], mode: Mode, jobs: Jobs) -> None:
+        """Count the waits and the operations of one step, and add them to a model's row. A library is prepared once."""
+        row.waits[mode] = {}
+        for library in (OURS, *row.spec.peers):
+            step = jobs[library, self.settings[0].way(library)].prepare()
+            step()  # makes constants and the optimizer's state
+            row.waits[mode][library] = dict(count_waits(step).most_common())
+            if library == OURS:
+                row.operations[mode] = self.operations(row.spec, mode, step)
+
+    def operations(self, spec: Spec, mode: Mode, step: Step) -> float:
+        """Return the multiply-adds per image, with the backward pass when training. `step` runs our model."""
+        return operations(step) / spec.batch
 
     def report(self, rows: Sequence[SpeedRow[Spec]]) -> BenchmarkReport:
         """Return the tables and charts of all models measured so far."""
