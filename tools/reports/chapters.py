@@ -9,17 +9,22 @@ from typing import Any
 
 from backbones.errors import UserError
 from tools.reports.cells import percent
+from tools.reports.deployed import deployed_section
 from tools.reports.outline import TaskReport
 from tools.reports.page import LegendEntry, ReportPage
 from tools.reports.rendering import generator
 from tools.reports.settings import ReportSettings
 from tools.reports.training import setup_section, training_section
+from tools.runs.file_metrics import FileMetrics
 from tools.runs.folder import RunFolder, common_folder
 from tools.runs.metrics import TASK_METRICS
 
 
-def build_page(runs: Sequence[RunFolder], settings: ReportSettings) -> ReportPage:
+def build_page(runs: Sequence[RunFolder], settings: ReportSettings, deployed: FileMetrics | None = None) -> ReportPage:
     """Return the report on one or several runs of the same task.
+
+    Args:
+        deployed: metrics of a file that was exported from the run.
 
     Raises:
         UserError: if the runs were not evaluated on the same images.
@@ -34,7 +39,12 @@ def build_page(runs: Sequence[RunFolder], settings: ReportSettings) -> ReportPag
             else f"Evaluated on the same {images}."
         ),
         facts=facts(runs),
-        sections=[*_task_report(first.task, settings).sections(runs), training_section(runs), setup_section(runs)],
+        sections=[
+            *([deployed_section(first, deployed)] if deployed else []),
+            *_task_report(first.task, settings).sections(runs),
+            training_section(runs),
+            setup_section(runs),
+        ],
         subject=subject(runs),
         footer=f"Made by tools/report.py on {time.strftime('%Y-%m-%d %H:%M')}.",
         runs=[] if single else [LegendEntry(f"{run.name} ({run.folder})", index) for index, run in enumerate(runs)],

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from hotcoco.metrics import calibration_curve, calibration_error
 
-from backbones.common.datasets import SPLIT_NAMES
 from backbones.errors import counted
 from tools.reports.cells import (
     blocks_by_run,
@@ -37,9 +36,8 @@ from tools.reports.page import (
 )
 from tools.reports.pictures import embed, read_rgb
 from tools.reports.scores import scaled_series
-from tools.runs.classification import ClassPredictions
+from tools.runs.classification import ClassPredictions, image_root
 from tools.runs.folder import RunFolder
-from tools.synthetic import crops
 
 SMALL_SIDE = 220  # pixels of an image
 BINS = 10  # of the confidence
@@ -225,20 +223,6 @@ def changed_section(found: Sequence[ClassPredictions], *, data: str | None, numb
         "is now wrong."
     )
     return Section("Changed images", blocks_by_run(parts), text)
-
-
-def image_root(predictions: ClassPredictions, data: str | None) -> Path | None:
-    """Return the folder to which the image names in predictions.csv are relative; None if it does not exist."""
-    run, first = predictions.run, predictions.names[:1]
-    root = run.data_root(data)
-    if root is None:
-        root = crops.prepare()
-    # Paths are relative to the folder of the split, or to that of a CSV file or of class folders without splits.
-    root = root.parent if root.is_file() else root
-    splits = [str(run.config.get("val_split") or "val"), *SPLIT_NAMES["val"], "test", "train"]
-    folders = [folder for folder in (*(root / split for split in splits), root) if folder.is_dir()]
-    holding = (folder for folder in folders if first and (folder / first[0]).is_file())
-    return next(holding, folders[0] if folders else None)
 
 
 def _galleries(predictions: ClassPredictions, root: Path | None, of_run: str, *, number: int) -> list[Block]:

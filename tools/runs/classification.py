@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from backbones.common.datasets import SPLIT_NAMES
 from backbones.errors import UserError, counted
 from tools.runs.folder import RunFolder
+from tools.synthetic import crops
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,20 @@ class ClassPredictions:
                 "again with --eval-only --resume"
             )
         return cls(run, names, classes, truth, predicted, confidence, rank, loss)
+
+
+def image_root(predictions: ClassPredictions, data: str | None) -> Path | None:
+    """Return the folder to which the image names in predictions.csv are relative; None if it does not exist."""
+    run, first = predictions.run, predictions.names[:1]
+    root = run.data_root(data)
+    if root is None:
+        root = crops.prepare()
+    # Paths are relative to the folder of the split, or to that of a CSV file or of class folders without splits.
+    root = root.parent if root.is_file() else root
+    splits = [str(run.config.get("val_split") or "val"), *SPLIT_NAMES["val"], "test", "train"]
+    folders = [folder for folder in (*(root / split for split in splits), root) if folder.is_dir()]
+    holding = (folder for folder in folders if first and (folder / first[0]).is_file())
+    return next(holding, folders[0] if folders else None)
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from detection.options import DetectionDataOptions
 from tools.evaluation.detections import Detections, with_masks
 from tools.evaluation.engines import HotcocoEngine
 from tools.evaluation.reading import CATEGORY, IMAGE, read_results, result_records, result_rows
-from tools.evaluation.summary import LIMIT, summarize
+from tools.evaluation.summary import LIMIT, PREFIXES, summarize
 from tools.runs.folder import RunFolder
 from tools.synthetic import shapes
 
@@ -83,14 +83,35 @@ class EvaluatedDetections:
         Raises:
             UserError: a detection or an object has no usable mask.
         """
-        source, path = self.annotations.source, self.run.folder / "detections.json"
+        return self._matched_masks(*result_records(self.run.folder / "detections.json"))
+
+    def _matched_masks(self, records: Sequence[Mapping[str, Any]], where: str) -> COCOeval:
+        source = self.annotations.source
         engine = HotcocoEngine(source if isinstance(source, Path) else json.loads(source), masks=True)
-        records, where = result_records(path)
         rows = result_rows(records, where, masks=True)
         outlines = [record["segmentation"] for record in records]
         found = with_masks(rows, outlines, engine.sizes, lambda index: f"{where}: result {index}")
         found = found.select(np.isin(rows[:, CATEGORY], list(engine.categories)))
         return engine.matching(found, self.images, self.most, "segm")
+
+    def metrics(self, records: Sequence[Mapping[str, Any]], *, where: str) -> dict[str, float | None]:
+        """Compute COCO's metrics of other detections on the same images, with those of masks if the run has them.
+
+        Args:
+            records: COCO's results.
+            where: what messages call the records.
+        """
+        rows = result_rows(records, where)
+        found = Detections(rows[np.isin(rows[:, CATEGORY], list(self.engine.categories))])
+        evaluations = {"": self.engine.matching(found, self.images, self.most)}
+        if f"{PREFIXES['segm']}AP" in self.run.results and records and "segmentation" in records[0]:
+            evaluations[PREFIXES["segm"]] = self._matched_masks(records, where)
+        metrics: dict[str, float | None] = {}
+        for prefix, evaluation in evaluations.items():
+            arrays = evaluation.eval or {}
+            values = summarize(arrays["precision"], arrays["recall"], self.most)
+            metrics |= {f"{prefix}{name}": value for name, value in values.items()}
+        return metrics
 
     @cached_property
     def images(self) -> list[int]:

@@ -11,8 +11,8 @@ from run_folders import write_run
 
 from backbones.errors import UserError
 from tools.exports.model_card import _metrics
-from tools.reports.classification import image_root, metrics_section
-from tools.runs.classification import ClassPredictions
+from tools.reports.classification import metrics_section
+from tools.runs.classification import ClassPredictions, image_root
 from tools.runs.folder import RunFolder
 
 RESULTS = {
