@@ -28,6 +28,7 @@ from backbones.common.results import ImageResult
 from backbones.errors import UserError
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
+from backbones.published_models import published_file
 from backbones.weights.exported import ExportedFile, is_exported
 from backbones.weights.files import run_weights
 from backbones.weights.hub import resolve
@@ -91,7 +92,7 @@ class TrainedFile:
 def find(
     run: str | os.PathLike[str], *, task: str | None = None, plugins: Sequence[str | os.PathLike[str]] = ()
 ) -> TrainedFile:
-    """Find the trained model in a run folder, or take one of our weights or exported files; read its header.
+    """Find the trained model in a run folder, weights file or exported file, or by its published name; read its header.
 
     In a run folder, the model is model.safetensors, which the run delivers at its end. Before that file exists, the
     model is the best checkpoint so far.
@@ -104,7 +105,7 @@ def find(
         UserError: there is no trained model, its file is damaged or not of this project, or it has another task.
     """
     load_plugins(plugins)
-    path = Path(resolve(run))
+    path = published_file(run) or Path(resolve(run))
     if not path.is_file():
         path = run_weights(path)
     if is_exported(path):

@@ -26,8 +26,11 @@ from classification.exported import ExportedClassifier
 from classification.model import Classifier, ViewAverage, build
 from classification.multi_label import DEFAULT_THRESHOLD
 from classification.options import ClassifierOptions
+from classification.published import register_models
 from classification.results import ClassSet, Ranking
 from classification.transforms import Normalise, Views
+
+register_models()
 
 
 class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
@@ -117,7 +120,8 @@ def load(
         found.names[0], found.probabilities[0]
 
     Args:
-        run: the run folder, or one of its weights files.
+        run: the run folder, or one of its weights files; or a published classifier: resnet18 to resnet152 of
+            torchvision, with the 1,000 classes of ImageNet.
         device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16; by default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.

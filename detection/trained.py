@@ -28,7 +28,10 @@ from detection.exported import ExportedDetector
 from detection.faster_rcnn import FasterRCNN, build
 from detection.options import DetectorOptions
 from detection.predict import Predictor
+from detection.published import register_models
 from detection.results import Detections, Outlines
+
+register_models()
 
 
 class TrainedDetector(TrainedModel[Tensor, Detections]):
@@ -105,7 +108,8 @@ def load(
         found.masks  # [N, H, W] bool, of a detector that was trained with --masks
 
     Args:
-        run: folder of the run, or one of its weights files.
+        run: folder of the run, or one of its weights files; or a published detector: coco (torchvision's Faster R-CNN
+            with ResNet-50 and FPN), coco-v2, coco-masks or coco-masks-v2 (Mask R-CNN).
         device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16. By default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.

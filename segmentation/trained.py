@@ -28,7 +28,10 @@ from segmentation.fcn import FCN, build
 from segmentation.losses import PixelLoss
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from segmentation.predict import Predictor
+from segmentation.published import register_models
 from segmentation.results import LabelMap
+
+register_models()
 
 
 class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
@@ -92,7 +95,8 @@ def load(
         found.labels, found.names, found.plot(), found.fractions()
 
     Args:
-        run: the run folder, or one of its weights files.
+        run: the run folder, or one of its weights files; or a published model: fcn_resnet50 or fcn_resnet101 of
+            torchvision, with the 21 classes of Pascal VOC.
         device: auto, cpu, cuda, cuda:1, mps; auto, the default, is a GPU if there is one.
         precision: auto, fp32, bf16 or fp16; by default the run's own.
         plugins: Python files or modules to import first, which register what the run needs; see `--plugin`.

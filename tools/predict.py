@@ -3,6 +3,7 @@
     python tools/predict.py --run runs/det-20260101-120000 photos/ clip.mp4 "more/*.png"
     python tools/predict.py --weights model.safetensors photos/ --score 0.3 --classes dog,cat --output found
     python tools/predict.py --model model.onnx photos/            # what export.py wrote, by onnxruntime
+    python tools/predict.py --model coco photos/                  # a published detector, without any training
     python tools/predict.py --run RUN aerial.tif --tile 800       # overlapping tiles, merged detections
     python tools/predict.py --run RUN https://example.org/a.jpg --save coco,csv,yolo,voc,crops
     python tools/predict.py --run RUN 0 --video-stride 5          # camera 0 until Ctrl-C; rtsp:// addresses as well
@@ -45,7 +46,9 @@ class PredictionFiles:
             input; numbers of cameras and rtsp addresses, until Ctrl-C.
         run: folder of a training run.
         weights: weights file of a run, instead of its folder.
-        model: file that export.py wrote (.onnx, or .xml of OpenVINO), instead of a run.
+        model: file that export.py wrote (.onnx, or .xml of OpenVINO), instead of a run; or a published model, which needs
+            no training: coco, coco-v2, coco-masks or coco-masks-v2 (detectors), fcn_resnet50 or fcn_resnet101 (21
+            classes of Pascal VOC), resnet18 to resnet152 (1,000 classes).
         output: folder of the results; absent: a new folder under runs/.
     """
 
@@ -57,11 +60,11 @@ class PredictionFiles:
 
     def __post_init__(self) -> None:
         named = [each for each in (self.run, self.weights, self.model) if each is not None]
-        require(len(named) == 1, "run", self.run, "name one of --run FOLDER, --weights FILE and --model FILE")
+        require(len(named) == 1, "run", self.run, "name one of --run FOLDER, --weights FILE and --model FILE or NAME")
 
     @property
     def trained(self) -> str:
-        """Return the run folder, weights file or exported file that predicts."""
+        """Return the run folder, weights file, exported file or published name that predicts."""
         return self.run or self.weights or self.model or ""
 
 
@@ -99,6 +102,8 @@ def _predict(found: FoundInputs, options: PredictOptions) -> None:
         raise UserError("; ".join(found.problems))
     folder = choose_results(files.output, prefix="predict")
     running.set_up_cpu(settings)
+    if files.model:
+        running.require_model(files.model)
     task = running.open_task(files.trained, settings, folder)
     for problem in found.problems:
         running.print_problem(problem)

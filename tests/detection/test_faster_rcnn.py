@@ -6,8 +6,10 @@ import inspect
 import json
 import os
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import torchvision
@@ -24,6 +26,7 @@ from detection.preprocess import Preprocessor
 from detection.settings import DetectorSettings
 from detection.targets import check_targets
 from detection.transforms import Augment
+from tools import predict
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 
@@ -160,6 +163,44 @@ def test_the_published_coco_file_loads_from_its_cache_with_torchvisions_eps(twin
     model = detection.build("resnet50", 90, weights="coco")
     assert {module.eps for module in model.modules() if hasattr(module, "running_var")} == {0.0}
     assert "matched 295 of 295" in str(model.load_report) or len(model.load_report.missing) == 0
+
+
+def test_the_published_detector_needs_no_run(monkeypatch, tmp_path: Path, capsys):
+    """`load("coco")` scores boxes as torchvision's model with its own file, whose batch norm is frozen, epsilon 0."""
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    theirs = live_torchvision()
+    state = {name: value for name, value in theirs.state_dict().items() if "num_batches_tracked" not in name}
+    torch.save(state, cache / "coco.pth")
+    name = f"fasterrcnn_resnet50_fpn_coco-{sha256((cache / 'coco.pth').read_bytes()).hexdigest()[:8]}.pth"
+    (cache / "coco.pth").rename(cache / name)
+    monkeypatch.setattr("detection.weights.COCO_URL", f"http://127.0.0.1:9/{name}")
+    (tmp_path / "coco").mkdir()  # a folder of data, which is no run
+    monkeypatch.chdir(tmp_path)
+    detector = detection.load("coco", device="cpu", precision="fp32", score=0.0)
+    assert len(detector.categories) == 80 and detector.categories.names[11:13] == ("stop sign", "parking meter")
+    assert detector.categories.ids[11:13] == (13, 14)  # 12 is not used
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 0.0
+    image = torch.randint(256, (3, 20, 266), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    net = detector.model.double()
+    batch = [torch.tensor([[100.0, 20.0, 390.0, 80.0], [0.0, 0.0, 1300.0, 100.0]], dtype=torch.double)]
+    with torch.no_grad():
+        inputs, _ = net.transform([image.double() / 255])
+        found = net.roi_heads.score(net.backbone(inputs.tensors), batch, inputs.image_sizes).logits
+        theirs = theirs.double().eval()
+        features = theirs.backbone(inputs.tensors)
+        vectors = theirs.roi_heads.box_head(theirs.roi_heads.box_roi_pool(features, batch, inputs.image_sizes))
+        expected = theirs.roi_heads.box_predictor(vectors)[0]
+    torch.testing.assert_close(found, expected[:, [0, *detector.categories.ids]])
+    assert [path.name for path in cache.glob("*.safetensors")] == [f"{Path(name).stem}.coco.safetensors"]
+    cv2.imwrite("street.png", image.permute(1, 2, 0).numpy())
+    predict.main(["--model", "coco", "street.png", "--device", "cpu", "--output", "found", "--workers", "0"])
+    assert "1 image in" in capsys.readouterr().out and (tmp_path / "found" / "predictions.json").is_file()
+    with pytest.raises(UserError, match=r"'cocoo'.*coco"):
+        predict.main(["--model", "cocoo", "street.png"])
 
 
 def test_coco_weights_exist_for_one_model_only():

@@ -99,6 +99,13 @@ def test_the_coco_file_is_taken_from_the_cache(published, tmp_path: Path, monkey
     images = torch.randn(1, 3, 33, 47, dtype=torch.double)
     with torch.no_grad():
         torch.testing.assert_close(model(images)["out"], net(images)["out"])
+    if name != "resnet50":
+        return
+    # The same file by the name of the published model, with nothing else.
+    loaded = segmentation.load("fcn_resnet50", device="cpu", precision="fp32")
+    assert loaded.classes.names[:2] == ("__background__", "aeroplane") and loaded.predictor.min_size == 520
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model.double()(images)["out"], net(images)["out"])
 
 
 def test_other_classes_keep_all_but_the_last_layers(published) -> None:

@@ -19,7 +19,9 @@ import segmentation
 from backbones.common.files import write_json
 from backbones.common.machine import cores
 from backbones.errors import UserError
+from backbones.published_models import PUBLISHED
 from backbones.trained import find
+from backbones.weights.exported import is_exported
 from tools.prediction.classification import ClassificationPrediction
 from tools.prediction.detection import DetectionPrediction
 from tools.prediction.detection_files import require_forms
@@ -87,6 +89,16 @@ def open_task(run: str, settings: PredictionSettings, folder: Path) -> AnyTask:
             segmentation.load(run, device=device, precision=precision, **tiles), settings, folder
         )
     return ClassificationPrediction(classification.load(run, device=device, precision=precision), settings)
+
+
+def require_model(name: str) -> None:
+    """Check that `--model` names an exported file or a published model, and not a misspelt one.
+
+    Raises:
+        UserError: there is no such model, with similar names.
+    """
+    if not Path(name).exists() and not is_exported(name):
+        PUBLISHED[name]()
 
 
 def set_up_cpu(settings: PredictionSettings) -> None:

@@ -240,7 +240,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], str]] = {
     "threads": (("--threads", -1), "--threads -1: must be above 0"),
     "device": (("--device", "gpu"), "device gpu: cannot be used here"),
     "device that holds nothing": (("--device", "meta"), "device meta: cannot be used here"),
-    "two": (("--weights", "x.safetensors"), "name --run FOLDER or --weights FILE"),
+    "two": (("--weights", "x.safetensors"), "name one of --run FOLDER, --weights FILE and --model FILE or NAME"),
 }
 
 

@@ -1,0 +1,68 @@
+"""Published models of torchvision by name, as weights files of this project: `detection.load("coco")`.
+
+The published file is converted once. The new file lies in the cache of torch.hub beside torchvision's own, and has a
+header with classes, sizes and options. Each task registers its models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import save_file
+from torch import nn
+
+from backbones.common.files import JsonObject, atomic_file
+from backbones.common.registry import Registry
+
+RUN_FILES = ("config.yaml", "model.safetensors")  # in run folders
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model whose weights torchvision publishes.
+
+    Attributes:
+        address: address of torchvision's file.
+        build: builds the model with these weights, and its description as in the header of a run's weights.
+    """
+
+    address: str
+    build: Callable[[], tuple[nn.Module, JsonObject]]
+
+
+PUBLISHED: Registry[Callable[[], PublishedModel]] = Registry("published model")
+
+
+def published_file(run: str | os.PathLike[str]) -> Path | None:
+    """Return the weights file of a published model; None for any other name, or a file or run folder of this name.
+
+    The first call downloads torchvision's file, unless it is in the cache, and converts it.
+
+    Raises:
+        UserError: the file cannot be downloaded, is not the published one, or cannot be written.
+    """
+    name = os.fspath(run)
+    if name not in PUBLISHED or Path(name).is_file() or any((Path(name) / file).exists() for file in RUN_FILES):
+        return None
+    model = PUBLISHED[name]()
+    source = Path(model.address.rsplit("/", 1)[-1])
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{source.stem}.{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _convert(model, path)
+    return path
+
+
+def _convert(model: PublishedModel, path: Path) -> None:
+    """Write the weights file of a published model."""
+    net, meta = model.build()
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"meta": json.dumps(meta), "config": "{}"})
