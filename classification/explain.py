@@ -27,7 +27,9 @@ def explain(model: TrainedClassifier, image: Image, name: str | None = None) -> 
         UserError: the image or the name cannot be used, or the model is a library's whole model without feature maps.
     """
     if not model.model.backbone.feature_info:
-        raise UserError(f"{model.model.backbone.name}: is a library's whole model, whose feature maps are not known")
+        raise UserError(
+            f"{model.model.backbone.name}: is a library's whole model or an exported file, whose features are not known"
+        )
     view = model.read(image)[0]
     logits, features = _forward(model, view[None].to(model.device))
     index = int(logits[0].argmax()) if name is None else model.classes.index(require_names([name], model.classes)[0])

@@ -20,6 +20,7 @@ from backbones.common.images import Image
 from backbones.errors import UserError
 from backbones.trained import require_names
 from detection.results import Detection
+from detection.roi_heads import RoIHeads
 from detection.trained import TrainedDetector
 
 BLUR = 3  # cells: side of the window that smooths the gradient, which is noisy from cell to cell
@@ -41,9 +42,13 @@ def explain(model: TrainedDetector, image: Image, found: Detection, name: str | 
         name: another category, to see what in the box looks like it; by default the one of the detection.
 
     Raises:
-        UserError: the image or the name cannot be used, or the box is not in the image.
+        UserError: the image or the name cannot be used, the box is not in the image, or the model is an exported file.
     """
     (name,) = require_names([found.name if name is None else name], model.categories.names)
+    if not isinstance(model.model.roi_heads, RoIHeads):
+        raise UserError(
+            f"{model.trained.path}: is an exported file, which has no gradients; name the run that it is of"
+        )
     pixels = model.read(image)
     height, width = pixels.shape[-2:]
     left, top, right, bottom = found.box

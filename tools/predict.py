@@ -46,8 +46,8 @@ class PredictionFiles:
             input; numbers of cameras and rtsp addresses, until Ctrl-C.
         run: folder of a training run.
         weights: weights file of a run, instead of its folder.
-        model: file that export.py wrote (.onnx, or .xml of OpenVINO), instead of a run; or a published model, which needs
-            no training: coco, coco-v2, coco-masks or coco-masks-v2 (detectors), fcn_resnet50 or fcn_resnet101 (21
+        model: file that export.py wrote (.onnx, or .xml of OpenVINO), instead of a run; or a published model, without
+            any training: coco, coco-v2, coco-masks or coco-masks-v2 (detectors), fcn_resnet50 or fcn_resnet101 (21
             classes of Pascal VOC), resnet18 to resnet152 (1,000 classes).
         output: folder of the results; absent: a new folder under runs/.
     """

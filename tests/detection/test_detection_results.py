@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import PIL.Image
@@ -114,8 +117,48 @@ def test_a_table_has_a_row_for_each_box(found: Detections):
     assert isinstance(table, pandas.DataFrame)
 
 
-def test_supervision_gets_boxes_masks_and_names(found: Detections):
-    pytest.importorskip("supervision")
+@dataclass
+class StandIn:
+    """The fields of `supervision.Detections`, checked as that class checks them."""
+
+    xyxy: np.ndarray
+    confidence: np.ndarray
+    class_id: np.ndarray
+    mask: np.ndarray | None
+    data: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        count = len(self.xyxy)
+        assert self.xyxy.shape == (count, 4) and self.confidence.shape == self.class_id.shape == (count,)
+        assert self.mask is None or (self.mask.ndim == 3 and len(self.mask) == count and self.mask.dtype == bool)
+        assert self.class_id.dtype.kind == "i" and all(len(values) == count for values in self.data.values())
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.data[name]
+
+
+def test_supervision_draws_filters_and_merges_the_detections(found: Detections):
+    supervision = pytest.importorskip("supervision")
+    other = found.to_supervision()
+    drawn = image()[..., ::-1].copy()
+    for kind in ("BoxAnnotator", "MaskAnnotator", "LabelAnnotator"):
+        before = drawn.copy()
+        drawn = getattr(supervision, kind)().annotate(drawn, other)
+        assert (drawn != before).any(), kind
+    dogs = other[other.class_id == 7]
+    assert len(dogs) == 2 and dogs["class_name"].tolist() == ["dog", "dog"] and len(dogs.mask) == 2
+    both = supervision.Detections.merge([other, other])
+    assert both.confidence.tolist() == 2 * found.scores.tolist() and len(both.with_nms(0.99)) == len(found)
+
+
+def test_supervision_gets_boxes_masks_and_names(found: Detections, monkeypatch: pytest.MonkeyPatch):
+    if find_spec("supervision") is None:  # a stand-in with the arguments of the real class
+        stand_in = ModuleType("supervision")
+        stand_in.Detections = StandIn  # type: ignore[attr-defined]
+        monkeypatch.setattr("detection.results.optional", lambda name, extra: stand_in)
     other = found.to_supervision()
     assert other.xyxy.tolist() == found.boxes.tolist() and other.class_id.tolist() == [7, 3, 7]
     assert other["class_name"].tolist() == ["dog", "car", "dog"] and other.mask.tolist() == found.masks.tolist()

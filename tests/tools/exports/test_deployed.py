@@ -6,9 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import detection
 from backbones.errors import UserError
+from detection.explain import explain
+from detection.results import Detection
 from tools import export, report
 from tools.runs.file_metrics import measure_file
 from tools.runs.folder import RunFolder
@@ -49,6 +53,10 @@ def test_heat_maps_are_left_out_on_request_and_without_weights(exported: dict[st
     shutil.copytree(exported["det"], folder)
     report.main([str(folder), "--bootstrap", "0", "--explain", "0", "--overwrite"])
     assert "Where the model looks" not in (folder / "report.html").read_text()
+    file = detection.load(folder / "model.onnx")
+    box = Detection((1.0, 1.0, 9.0, 9.0), 0.5, 1, file.categories.names[0])
+    with pytest.raises(UserError, match=r"model\.onnx: is an exported file, which has no gradients; name"):
+        explain(file, np.zeros((48, 64, 3), np.uint8), box)
     (folder / "model.safetensors").unlink()
     shutil.rmtree(folder / "checkpoint")
     report.main([str(folder), "--bootstrap", "0", "--score", "0.05"])
