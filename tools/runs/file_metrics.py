@@ -104,7 +104,8 @@ def _classified(run: RunFolder, path: Path, data: str | None) -> Measured:
         raise UserError(f"{run.data_name}: is not there; name the folder of the data set with --data")
     metrics = TopK(model.classes)
     for index, (name, label) in enumerate(zip(truth.names, truth.truth.tolist(), strict=True)):
-        probabilities = model.probabilities([model.read(root / name)])
+        with torch.inference_mode():
+            probabilities = model.probabilities([model.read(root / name)])
         known = model.classes.index(truth.classes[label])
         metrics.update(probabilities, {"label": torch.tensor([known]), "index": torch.tensor([index])})
     return metrics.compute(), len(truth.names)
