@@ -14,6 +14,7 @@ import yaml
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from backbones.trained import TrainedFile, find
+from backbones.weights.exported import is_exported
 from tools.cli.parsing import parse
 from tools.engine.run import run as run_task
 from tools.runs.bootstrap import bounds, resampled
@@ -90,6 +91,8 @@ def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:
     config = {**trained.config, **trained.meta["model"]}
     config = {name: changes.get(name, value) for name, value in config.items() if name in trained.config}
     config |= {"eval_only": True, "weights": os.fspath(weights), "output": os.fspath(folder)}
+    if is_exported(weights) and "test_nms" in config:
+        config["test_nms"] = None  # the file has the run's value
     file = folder.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     words = ["--config", os.fspath(file)]
