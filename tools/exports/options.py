@@ -69,6 +69,7 @@ class ExportOptions:
         plain = self.format == "onnx" and not reduced and self.nms and not self.raw
         chosen = self.fastest_on == "no" or plain
         require(chosen, "fastest_on", self.fastest_on, "chooses format and bits itself; leave the other options out")
+        require(self.nms or not self.raw, "raw", self.raw, "needs --nms true, because it scales the detections back")
         require(0 <= self.most_loss <= 1, "most_loss", self.most_loss, "must be between 0 and 1")
 
     @property

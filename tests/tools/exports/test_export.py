@@ -205,9 +205,16 @@ def test_nan_differs_too(cls: Path, pictures: Path) -> None:
     "words, said",
     [
         (["--images", "nowhere"], "no such folder"),
-        (["--int8", "static", "--format", "torch-export"], "needs --format onnx"),
+        (["--int8", "static", "--format", "torch-export"], "needs --format onnx or openvino"),
         (["--checked", "3"], "must be 5 or more"),
         (["--format", "coreml"], "format"),
+        (["--raw"], "--raw: is for detectors, but .* is a classification model"),
+        (["--nms", "false"], "--nms: is for detectors"),
+        (["--raw", "--nms", "false"], "needs --nms true"),
+        (["--precision", "fp16", "--int8", "static"], "cannot be combined with --int8"),
+        (["--precision", "fp16", "--format", "torch-export"], "needs --format onnx or openvino"),
+        (["--for", "cpu", "--int8", "static"], "chooses format and bits itself"),
+        (["--format", "openvino"], "must end with .xml for --format openvino"),
     ],
 )
 def test_user_errors_are_one_line(cls: Path, tmp_path: Path, words: list[str], said: str) -> None:
