@@ -117,9 +117,11 @@ def test_a_distribution_holds_its_tests_and_runs_the_quickstart_away_from_the_so
     """The source distribution, the wheel made from it, and the first commands of GETTING_STARTED with that wheel."""
     source, target, away = tmp_path / "source", tmp_path / "target", tmp_path / "away"
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", "*.egg-info", "build", "dist", "runs", ".*_cache", "__pycache__", ".hypothesis"
+        ".git", ".venv", "*.egg-info", "build", "dist", ".*_cache", "__pycache__", ".hypothesis"
     )
-    shutil.copytree(ROOT, source, ignore=ignored)
+    shutil.copytree(
+        ROOT, source, ignore=lambda at, names: {*ignored(at, names), *(["runs"] if at == str(ROOT) else [])}
+    )
     build = "from setuptools import build_meta as b; import sys; print(getattr(b, sys.argv[1])('..'))"
     _python("-c", build, "build_sdist", cwd=source)
     (sdist,) = tmp_path.glob("*.tar.gz")
@@ -142,7 +144,12 @@ def test_a_distribution_holds_its_tests_and_runs_the_quickstart_away_from_the_so
     words = [[*shlex.split(line), *_smaller(line)] for line in commands]
     run = f"import sys; sys.path[0] = {str(target)!r}\nfrom tools.cli import console\n"
     run += f"assert console.__file__.startswith({str(target)!r})\n"
-    _python("-c", run + "".join(f"console.main({each})\n" for each in words), cwd=away)
+    run += "".join(f"console.main({each})\n" for each in words)
+    # An installation of the sources must not stand in for what the wheel lacks.
+    run += "own = ('backbones', 'classification', 'detection', 'segmentation', 'tools')\n"
+    run += "files = [m.__file__ for name, m in sys.modules.items() if name.partition('.')[0] in own and m.__file__]\n"
+    run += f"assert [file for file in files if not file.startswith({str(target)!r})] == []\n"
+    _python("-c", run, cwd=away)
     assert (away / "runs/first/report.html").is_file() and (away / "predictions/predictions.json").is_file()
 
 
