@@ -51,7 +51,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
-        "timm>=1.0.15",
+        "timm>=1.0.22",  # earlier versions cannot build transformers without data
         "numpy>=2.0",  # which OpenCV 5 needs
         "pycocotools>=2.0.8",
         "hotcoco>=1.3",
