@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from backbones.base import FeatureInfo, choose_features
+from backbones.common.devices import without_data
 from backbones.errors import UserError
 from backbones.external_timm_maps import TimmBackbone
 from backbones.external_vit import build_vit
@@ -101,8 +101,7 @@ def _reductions(name: str) -> list[int]:
         UserError: timm has no features of this model.
     """
     try:
-        with torch.device("meta"):
-            net: Any = timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False)
+        net: Any = without_data(lambda: timm.create_model(name.split("/", 1)[1], features_only=True, pretrained=False))
         return [entry["reduction"] for entry in net.feature_info.info]
     except Exception as error:  # each family raises other kinds of exceptions
         raise UserError(

@@ -6,12 +6,12 @@ import os
 import re
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 import backbones
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, per_channel
+from backbones.common.devices import without_data
 from backbones.common.numeric import whole_number
 from backbones.errors import UserError, first_line
 from backbones.external_torchvision import replace_first_conv
@@ -86,8 +86,9 @@ class LibraryModel(Backbone):
 
     def stages(self) -> list[list[nn.Module]]:
         """Return the modules of each stage. Their names in the library's feature extractor tell the stages."""
-        with torch.device("meta"):
-            trunk = backbones.build(self.name, weights=None, features="last", in_channels=self.in_channels)
+        trunk = without_data(
+            lambda: backbones.build(self.name, weights=None, features="last", in_channels=self.in_channels)
+        )
         names = {module: name.removeprefix("net.") for name, module in trunk.named_modules()}
         own = dict(self.net.named_modules())
         added = tuple(each.removesuffix(".") for each in trunk.added)
@@ -111,10 +112,10 @@ class LibraryModel(Backbone):
         """Return the entries of the last layer, whose shapes depend on the number of classes.
 
         Returns:
-            The entries, and those of a model with one more class on the meta device.
+            The entries, and those of a model with one more class, which may hold no data.
         """
-        with torch.device("meta"):
-            other = _create(self.name, num_classes=self.num_classes + 1, in_channels=self.in_channels).state_dict()
+        more = self.num_classes + 1
+        other = without_data(lambda: _create(self.name, num_classes=more, in_channels=self.in_channels)).state_dict()
         own = {f"net.{k}": v for k, v in self.net.state_dict().items() if v.shape != other[k].shape}
         return own, {name: other[name.removeprefix("net.")] for name in own}
 

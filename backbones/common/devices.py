@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
 from backbones.errors import UserError, first_line
 
 AUTO = "auto"
+Built = TypeVar("Built")
+
+
+def without_data(build: Callable[[], Built]) -> Built:
+    """Return what `build` makes, without memory for the numbers of its tensors and without drawing random numbers.
+
+    Some models need numbers while they are built, which depends on the versions of timm and torch. They get them.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:  # each family raises other kinds of exceptions; an error of the build itself comes again
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            return build()
 
 
 def reading_waits(device: torch.device) -> bool:

@@ -38,7 +38,7 @@ def test_declared_channels_and_strides_are_actual_and_every_parameter_gets_a_gra
     ],
 )
 def test_patches_of_other_sizes_have_the_same_strides(name: str, channels: tuple[int, ...]):
-    with torch.device("meta"):
+    with torch.no_grad():
         maps = backbones.build(f"timm/{name}", weights=None)(torch.zeros(1, 3, 64, 96))
     sizes = [(16, 24), (8, 12), (4, 6), (2, 3)]
     assert [tuple(each.shape[1:]) for each in maps.values()] == [(c, *s) for c, s in zip(channels, sizes, strict=True)]
