@@ -62,6 +62,7 @@ setup(
         "safetensors>=0.4.3",
         "filelock>=3.12",
         "jsonargparse[signatures]>=4.40",
+        "docstring-parser>=0.15",  # the texts of --help
         "PyYAML>=6.0",
         "tqdm>=4.66",
         "matplotlib>=3.8.4",  # the first for NumPy 2

@@ -15,7 +15,7 @@ import detection
 from backbones.errors import UserError
 from detection.cascade import CascadeHeads
 from detection.tiles import Tiles, detect_in_tiles
-from tools import export, predict, train_det
+from tools import predict, train_det
 from tools.runs.folder import RunFolder
 from tools.runs.scores import read_score
 
@@ -144,8 +144,6 @@ def test_a_cascade_of_the_second_version_is_resumed_measured_again_loaded_and_ti
     assert len(found) and found.masks.shape == (len(found), 64, 64)
     tiled = detect_in_tiles(detector, torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8), Tiles(64, 0.25))
     assert len(tiled) and tiled.masks.shape[1:] == (90, 120)
-    with pytest.raises(UserError, match="has cascade heads, which cannot be exported yet"):
-        export.main(["--run", str(run), "--output", str(tmp_path / "file.onnx")])
 
 
 def test_boxes_alone_paste_objects_by_their_masks(small_shapes: Path, tmp_path: Path):
