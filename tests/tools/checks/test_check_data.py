@@ -305,7 +305,7 @@ def test_images_that_no_record_of_either_split_names_are_counted(clean: CocoFold
 
 
 def test_the_coco_sample_is_clean(coco_mini: Path):
-    assert found("--data", coco_mini)["counts"] == {}
+    assert found("--data", coco_mini)["counts"] == {"unequal classes": 1}  # people are in most of COCO's images
 
 
 @pytest.fixture
