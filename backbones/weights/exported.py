@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backbones.common.files import JsonObject
+from backbones.common.signal_stack import kept_signal_stack
 from backbones.errors import UserError, first_line
 
 SUFFIXES = (".onnx", ".xml")  # ONNX; OpenVINO's graph, beside which a .bin file holds the weights
@@ -159,7 +160,8 @@ def open_openvino(path: Path, threads: int) -> Engine:
     model = openvino.Core().read_model(path)
     text = model.get_rt_info(list(METADATA)).astype(str) if model.has_rt_info(list(METADATA)) else "{}"
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.compile_model(model, "CPU", settings)
+    with kept_signal_stack():
+        compiled = openvino.compile_model(model, "CPU", settings)
 
     def run(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         found = compiled(list(arrays))
