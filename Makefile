@@ -7,7 +7,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # A file is one worker's, which shares its fixtures; tests/conftest.py puts the slowest files first.
-PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+# The death of a worker ends the run, which would wait for that worker's tests for ever.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo test test-portable check mutants docs clean
 .DEFAULT_GOAL := help
