@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backbones.errors import UserError
 from backbones.exported import ExportedBackbone
 from backbones.weights.exported import ExportedFile
 from classification.model import Classifier
@@ -29,13 +28,7 @@ class ExportedClassifier(Classifier):
         file = ExportedFile(path)
         super().__init__(ExportedBackbone(file, "fc.weight"))
         self.file, self.multi_label = file, bool(file.meta.get("multi_label"))
-        own = list(file.meta["classes"])
-        if classes is not None and sorted(classes) != sorted(own):
-            odd = sorted(set(classes) ^ set(own))
-            raise UserError(
-                f"{path}: was trained on other classes ({', '.join(odd[:3])}); use the data of its training"
-            )
-        self.order = None if classes is None or list(classes) == own else [own.index(name) for name in classes]
+        self.order = file.class_order(classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map normalised images `[N, C, H, W]` to logits `[N, num_classes]`, one size of images after another."""

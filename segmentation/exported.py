@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.errors import UserError
 from backbones.exported import ExportedBackbone
 from backbones.weights.exported import ExportedFile
 from segmentation.fcn import FCN
@@ -33,13 +32,7 @@ class ExportedSegmenter(FCN):
         file = ExportedFile(path)
         super().__init__(ExportedBackbone(file, "classifier.weight"), Head(nn.Identity(), None, None))
         self.file = file
-        own = list(file.meta["classes"])
-        if classes is not None and sorted(classes) != sorted(own):
-            odd = sorted(set(classes) ^ set(own))
-            raise UserError(
-                f"{path}: was trained on other classes ({', '.join(odd[:3])}); use the data of its training"
-            )
-        self.order = None if classes is None or list(classes) == own else [own.index(name) for name in classes]
+        self.order = file.class_order(classes)
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """Return `out`: scores `[N, num_classes, H, W]` at the images' size."""

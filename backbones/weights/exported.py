@@ -65,6 +65,25 @@ class ExportedFile:
             raise UserError(f"{path}: has no description of its model; write the file with export.py")
         self.meta: JsonObject = self.metadata["meta"]
 
+    def class_order(self, classes: Sequence[str] | None) -> list[int] | None:
+        """Return the place of each class among the file's classes; None if the order is that of the file.
+
+        Args:
+            classes: names of all classes of the file in another order; None for the file's own order.
+
+        Raises:
+            UserError: these are not the classes of the file.
+        """
+        own = list(self.meta["classes"])
+        if classes is None or list(classes) == own:
+            return None
+        if sorted(classes) != sorted(own):
+            odd = sorted(set(classes) ^ set(own))
+            raise UserError(
+                f"{self.path}: was trained on other classes ({', '.join(odd[:3])}); use the data of its training"
+            )
+        return [own.index(name) for name in classes]
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Return the outputs of the file, on the device of the first input.
 

@@ -1,4 +1,4 @@
-"""What the writers of layouts do with the masks of objects: masks of pixels, polygons, and how far these agree."""
+"""Converts the masks of objects for the writers of layouts, and measures how far pixels and polygons agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the writers of label maps are given: the images of a split with their label maps and names in the new layout."""
+"""Holds a split for the writers of label maps: its images, their label maps, and their names in the new layout."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tools.processes import distributed, stopping
 
 
 class Exchanged(NamedTuple):
-    """What the processes told each other in a step.
+    """Losses and flags of a step after the exchange between the processes.
 
     Attributes:
         losses: the losses of this process, weighted so that their mean over the processes is the mean over all items.
