@@ -28,6 +28,8 @@ class SegmentationDataOptions:
         merge_classes: classes to unite, as NEW=OLD,OLD; several unions are separated by semicolons, such as
             "vehicle=car,truck; way=road,pavement".
         rename: new names of classes, as OLD=NEW, separated by commas.
+        keep_unused: keep classes that no pixel of the training and validation images has. By default such classes are
+            dropped, except a background (class 0) and the classes of `classes` voc.
         bits: bits that the values of 16-bit images use, 8 to 16, such as 12 for many cameras; absent: 16, and images of
             small values are refused. Predictions use it as well.
         in_channels: channels of the images; absent: as many as the first file has (three for an image). Arrays (.npy)
@@ -58,6 +60,7 @@ class SegmentationDataOptions:
     drop_classes: str | None = None
     merge_classes: str | None = None
     rename: str | None = None
+    keep_unused: bool = False
     bits: int | None = None
     in_channels: int | None = None
     normalise: Literal["backbone", "data"] = "backbone"
@@ -100,7 +103,8 @@ class SegmentationDataOptions:
             UserError: an option is malformed.
         """
         kept = None if self.classes in ("all", "voc") else self.classes
-        return CategoryOptions(kept, self.drop_classes, self.merge_classes, self.rename)
+        keep_unused = self.keep_unused or self.classes == "voc"
+        return CategoryOptions(kept, self.drop_classes, self.merge_classes, self.rename, keep_unused)
 
 
 @dataclass

@@ -141,6 +141,7 @@ def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> lis
         drop_classes=categories.drop_classes,
         merge_classes=categories.merge_classes,
         rename=categories.rename,
+        keep_unused=categories.keep_unused,
     )
     return convert_maps(
         source,
@@ -148,7 +149,6 @@ def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> lis
         to=options.to or "folders",
         splits=splits,
         options=data,
-        keep_unused=categories.keep_unused,
     )
 
 

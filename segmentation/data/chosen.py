@@ -9,7 +9,7 @@ import numpy as np
 
 from backbones.common.categories import map_ids, new_names
 from backbones.common.category_options import CategoryOptions
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from segmentation.data.classes import IGNORE, Classes
 from segmentation.data.dataset import LabelSource
 
@@ -24,12 +24,15 @@ class ChosenLabels:
         source: the images and their label maps.
         ids: new number of each class, from the old numbers; None for classes that are left out.
         names: names by new number.
+        unused: whether the classes that are left out have no pixel, for the notes.
 
     Raises:
         UserError: fewer than two classes are left.
     """
 
-    def __init__(self, source: LabelSource, ids: Mapping[int, int | None], names: Mapping[int, str]) -> None:
+    def __init__(
+        self, source: LabelSource, ids: Mapping[int, int | None], names: Mapping[int, str], *, unused: bool = False
+    ) -> None:
         self._source = source
         before, ids = source.classes, dict(ids)
         has_background = 0 not in before.coloured
@@ -46,11 +49,10 @@ class ChosenLabels:
         )
         self.where, self.passed_over, self.in_channels = source.where, source.passed_over, source.in_channels
         left_out = [number for number, new in ids.items() if new is None]
-        place = "background" if has_background else "ignored pixels"
-        self.notes: Mapping[str, int] = {
-            **source.notes,
-            **({f"classes left out as {place}": len(left_out)} if left_out else {}),
-        }
+        note = f"classes left out as {'background' if has_background else 'ignored pixels'}"
+        if unused:
+            note = f"unused classes dropped ({first_names([before.names[number] for number in left_out])})"
+        self.notes: Mapping[str, int] = {**source.notes, **({note: len(left_out)} if left_out else {})}
         self._table = np.full(IGNORE + 1, IGNORE, np.uint8)
         for number, new in ids.items():
             if new is not None:

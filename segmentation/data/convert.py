@@ -8,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
 from backbones.common.datasets import existing_split
 from backbones.common.files import create_once
 from backbones.errors import UserError, counted, first_names
-from segmentation.data.chosen import ChosenLabels
-from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import has_split, home_of, layout_name, open_source, split_names
 from segmentation.data.map_files import write_beside, write_cvat, write_folders, write_voc
 from segmentation.data.region_files import write_coco, write_label_studio, write_labelme
+from segmentation.data.unused import keep_classes, used_classes
 from segmentation.data.writing import Writer, Writing
 from segmentation.options import SegmentationDataOptions
 
@@ -42,7 +39,6 @@ def convert_maps(
     to: str,
     splits: Mapping[str, str],
     options: SegmentationDataOptions,
-    keep_unused: bool = False,
 ) -> list[str]:
     """Write a data set of label maps in another layout.
 
@@ -52,8 +48,7 @@ def convert_maps(
         to: the layout to write.
         splits: name of the split of `source` for each split of `output`.
         options: how to read the data, and the classes to merge, rename and choose. If there are such changes, classes
-            without a pixel in any split are dropped, except the background.
-        keep_unused: keep classes without a pixel.
+            without a pixel in any split are dropped, except the background, unless `options.keep_unused`.
 
     Returns:
         For each split a line with the number of images and what the new layout cannot hold; and a line on the classes
@@ -71,7 +66,7 @@ def convert_maps(
         raise UserError(f"--to {to}: {source} already has this layout; name another layout")
     sources = {name: _open(source, split, options) for name, split in splits.items()}
     unused: list[str] = []
-    if options.categories().changes_classes and not keep_unused:
+    if options.categories().changes_classes and not options.keep_unused:
         unused, sources = _without_unused(sources)
     if layout in ONE_FOLDER:
         _refuse_shared_images(sources)
@@ -130,16 +125,11 @@ def _lost_classes(folder: Path, split: tuple[str, LabelSource]) -> list[str]:
 
 def _without_unused(sources: Mapping[str, LabelSource]) -> tuple[list[str], dict[str, LabelSource]]:
     """Drop the classes that have no pixel in any split; return their names and the sources without them."""
-    first = next(iter(sources.values()))
-    names, used = dict(enumerate(first.classes.names)), set(range(int(0 not in first.classes.coloured)))
-    for source in sources.values():
-        for row in range(len(source)):
-            used |= set(np.unique(source.labels(row, source.size(row))).tolist()) - {IGNORE}
-    if len(used) in (len(names), 1):
+    names, used = next(iter(sources.values())).classes.names, used_classes(list(sources.values()))
+    if len(used) == 1:
         return [], dict(sources)
-    ids = {number: number if number in used else None for number in names}
-    chosen: dict[str, LabelSource] = {name: ChosenLabels(source, ids, names) for name, source in sources.items()}
-    return [name for number, name in names.items() if number not in used], chosen
+    unused = [name for number, name in enumerate(names) if number not in used]
+    return unused, {name: keep_classes(source, used) for name, source in sources.items()}
 
 
 def _refuse_shared_images(sources: Mapping[str, LabelSource]) -> None:

@@ -12,6 +12,7 @@ from backbones.errors import UserError
 from segmentation.data.classes import IGNORE
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import open_source
+from segmentation.data.unused import keep_classes
 from segmentation.label_maps import NAME, read_maps
 from segmentation.metrics import CONFUSION
 from segmentation.options import SegmentationDataOptions
@@ -149,4 +150,6 @@ def _open_source(run: RunFolder, data: str | None) -> LabelSource:
         options["scales"] = tuple(options["scales"])
     options["bits"] = run.bits
     root = run.data_root(data) or shapes.prepare()
-    return open_source(root, "val" if run.split is None else "train", SegmentationDataOptions(**options))
+    source = open_source(root, "val" if run.split is None else "train", SegmentationDataOptions(**options))
+    kept = {number for number, name in enumerate(source.classes.names) if name in run.classes}
+    return keep_classes(source, kept) if len(kept) == len(run.classes) else source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import numpy as np
 from backbones.common.data_split import DataSplit, Side, relative_names
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
+from backbones.weights.files import read_meta
+from backbones.weights.hub import resolve
 from segmentation.data.dataset import LabelSource, Segmentation
 from segmentation.data.folders import has_layout, has_split, open_source
+from segmentation.data.unused import LabelMap, classes_in, keep_classes, used_classes
 from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
+from tools.engine.run_folder import BEST, MODEL
 from tools.processes import distributed
 from tools.synthetic import shapes
 from tools.tasks.data import Splits
@@ -29,11 +34,42 @@ def open_data(options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmenta
     """
     if wanted := wanted_split(options, **_existing_splits(options)):
         return _open_undivided(wanted, options, bad)
-    val = open_split(options, "val")
+    source = _open_source(options, "val")
     if options.run.eval_only:
-        return Splits(None, val)
-    source = _open_source(options, "train")
-    return _with_train(options, source, np.arange(len(source)), val)
+        (source,) = _without_unused(options, bad, [source])
+        return Splits(None, _images(options, source, "val", np.arange(len(source))))
+    train, source = _without_unused(options, bad, [_open_source(options, "train"), source])
+    val = _images(options, source, "val", np.arange(len(source)))
+    return _with_train(options, train, np.arange(len(train)), val)
+
+
+def _without_unused(
+    options: TrainSegmenterOptions, bad: BadImages, sources: Sequence[LabelSource]
+) -> Sequence[LabelSource]:
+    """Drop the classes that no pixel has, except those that the model to evaluate or to resume was trained on."""
+    trained, names = _trained_classes(options, bad.record.parent), sources[0].classes.names
+    same = all(len(source.classes) == len(names) for source in sources)  # else building the model refuses them
+    keeps_all = options.data.categories().keep_unused or (options.run.eval_only and not trained)
+    if not same or keeps_all or set(names) <= {*trained}:
+        return sources
+    used = used_classes(sources, _read_together)
+    if trained:
+        used |= {number for number, name in enumerate(names) if name in trained}
+    return sources if len(used) == 1 else [keep_classes(source, used) for source in sources]
+
+
+def _read_together(maps: Sequence[LabelMap]) -> set[int]:
+    """Return the classes in some label maps, of which every process reads a part."""
+    mine = maps[distributed.rank() :: distributed.world_size()]
+    return set().union(*distributed.all_gather(distributed.on_all(lambda: classes_in(mine))))
+
+
+def _trained_classes(options: TrainSegmenterOptions, folder: Path) -> Sequence[str]:
+    """Return the classes of the model that is evaluated or resumed; () if there is none or its file does not say."""
+    if not options.run.resume and not options.run.eval_only:
+        return ()
+    files = [folder / MODEL, folder / BEST] if options.run.resume else [resolve(options.model.weights)]
+    return next((tuple(names) for file in files if (names := read_meta(file).get("classes"))), ())
 
 
 def _existing_splits(options: TrainSegmenterOptions) -> ExistingSplits:
@@ -49,7 +85,7 @@ def _existing_splits(options: TrainSegmenterOptions) -> ExistingSplits:
 
 def _open_undivided(wanted: SplitOptions, options: TrainSegmenterOptions, bad: BadImages) -> Splits[Segmentation]:
     """Open data without a validation split, and split the training images."""
-    source = _open_source(options, "train")
+    (source,) = _without_unused(options, bad, [_open_source(options, "train")])
     whole = Segmentation(source, Augment("eval"))
     files = [source.file(row) for row in range(len(source))]
     names, classes = relative_names(files), source.classes.names
@@ -65,23 +101,16 @@ def _open_undivided(wanted: SplitOptions, options: TrainSegmenterOptions, bad: B
     return _with_train(options, source, split.rows(names, "train"), val, split)
 
 
-def open_split(options: TrainSegmenterOptions, split: Side) -> Segmentation:
-    """Open all images of a split. Training images are augmented; validation images are not.
-
-    Raises:
-        UserError: files are missing or malformed, or the folder's layout is unknown.
-    """
-    source = _open_source(options, split)
-    return _images(options, source, split, np.arange(len(source)))
-
-
 def _open_source(options: TrainSegmenterOptions, split: Side) -> LabelSource:
     root = distributed.on_main(shapes.prepare) if options.data.data is None else Path(options.data.data)
     return open_source(root, split, options.data)
 
 
 def _images(options: TrainSegmenterOptions, source: LabelSource, split: Side, rows: np.ndarray) -> Segmentation:
-    """Return the dataset of the images at `rows` of a source, as far as `--limit` allows."""
+    """Return the dataset of the images at `rows` of a source, as far as `--limit` allows.
+
+    Training images are augmented; validation images are not.
+    """
     data = options.data
     indices = rows[: data.limit]
     if split == "val":

@@ -15,8 +15,9 @@ from backbones.errors import UserError
 from tools import train_seg
 from tools.cli import ending
 from tools.cli.parsing import parse
+from tools.engine.bad_images import BadImages
 from tools.tasks.options import TrainSegmenterOptions
-from tools.tasks.segmentation_data import open_split
+from tools.tasks.segmentation_data import open_data
 
 QUICK = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 64, "--workers", 0)
 
@@ -121,6 +122,7 @@ def test_coco_runs_through_with_all_classes_and_with_those_of_voc(coco_mini: Pat
             "resnet20",
             "--classes",
             chosen,
+            "--keep-unused",
             "--limit",
             6,
             "--epochs",
@@ -172,10 +174,11 @@ def test_file_names_outside_the_folder_are_taken_where_allowed(coco) -> None:
     coco.data["images"][0]["file_name"] = "../train2017/005.jpg"
     coco.annotations("val").write_text(json.dumps(coco.data))
     words = ["--data", str(coco.root)]
+    bad = BadImages(coco.root / "run", skip=False, seed=0)
     with pytest.raises(UserError, match="leads out of the image folder"):
-        open_split(parse(TrainSegmenterOptions, description="", argv=words), "val")
+        open_data(parse(TrainSegmenterOptions, description="", argv=words), bad)
     options = parse(TrainSegmenterOptions, description="", argv=[*words, "--allow-outside", "true"])
-    assert open_split(options, "val")[0][0].shape == (3, 40, 60)
+    assert open_data(options, bad).val[0][0].shape == (3, 40, 60)
 
 
 def test_other_classes_in_the_weights_are_refused(trained, script, label_set: Path, tmp_path: Path):
