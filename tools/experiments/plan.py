@@ -16,6 +16,7 @@ from backbones.common.options import renamed
 from backbones.errors import UserError, require
 from tools.cli.packaged import experiment_file
 from tools.experiments.options import CompareOptions
+from tools.experiments.variants import check_variants, option_names, option_values, with_present_names
 from tools.tasks.options import COMMANDS
 
 SEED, DRAW, FOLD = "seed", "draw", "fold"  # the axes that results are averaged over
@@ -52,11 +53,11 @@ class Plan:
         return [name for name in names if name not in REPEATED] + [name for name in REPEATED if name in names]
 
     def combinations(self) -> Iterator[tuple[dict[str, str], Values]]:
-        """Yield for each cell (run) the names of its values, and the values themselves; both are dicts by option."""
+        """Yield for each cell (run) the names of its values by axis, and its options."""
         for matrix in self.matrices:
             for names in product(*matrix.values()):
                 chosen = dict(zip(matrix, names, strict=True))
-                yield chosen, {option: matrix[option][name] for option, name in chosen.items()}
+                yield chosen, option_values({axis: matrix[axis][name] for axis, name in chosen.items()})
 
 
 def make_plans(options: CompareOptions, arguments: Sequence[str], plugins: Sequence[str] = ()) -> list[Plan]:
@@ -203,10 +204,11 @@ def _plan(
     groups = COMMANDS[script].groups
     options = renamed(_mapping(values.get("options", {}), f"{where}: options"), groups)
     entries = _matrix_entries(values, where)
-    matrices = tuple(renamed(matrix_of(entry, f"{where}: {key}"), groups) for key, entry in entries.items())
+    matrices = {key: with_present_names(matrix_of(v, f"{where}: {key}"), groups) for key, v in entries.items()}
+    check_variants(matrices, where)
     known = known_options(script)
-    named: list[tuple[str, Collection[str]]] = [("options", options), *zip(entries, matrices, strict=True)]
-    for key, names in named:
+    named = {"options": {*options}, **{key: option_names(matrix) for key, matrix in matrices.items()}}
+    for key, names in named.items():
         _refuse(
             {*names} & {*OWN_OPTIONS},
             f"{where}: option",
@@ -218,7 +220,7 @@ def _plan(
             "an experiment file cannot import code, so give --plugin to compare.py",
         )
         _require_known(names, known, f"{where}: {key}", script)
-    return Plan(script, to_arguments(options), matrices, task, equal_steps)
+    return Plan(script, to_arguments(options), tuple(matrices.values()), task, equal_steps)
 
 
 def _matrix_entries(values: Mapping[str, object], where: str) -> Values:

@@ -181,4 +181,5 @@ def _group_json(group: Group, metrics: TaskMetrics) -> JsonObject:
         }
         for run in group.runs
     ]
-    return {"values": group.values, "metrics": spreads, "figures": _costs(group), "runs": runs}
+    model = {option: group.runs[0].config.get(option) for option in ("backbone", "weights")}
+    return {"values": group.values, "model": model, "metrics": spreads, "figures": _costs(group), "runs": runs}

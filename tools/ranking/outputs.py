@@ -25,12 +25,13 @@ class StudyGroup:
     """Runs of a study that differ only in the seed.
 
     Attributes:
-        values: the group's value of each varied option.
+        backbone, weights: model of the group; None if the study does not say, as older studies of one model do.
         mean: mean of the study's first metric in percent; None if no run is finished.
         error: standard error of the mean over the seeds; 0 with one seed.
     """
 
-    values: dict[str, object]
+    backbone: str | None
+    weights: str | None
     mean: float | None
     error: float
 
@@ -150,8 +151,8 @@ def require_covered(names: Sequence[Candidate], study: Sequence[StudyGroup]) -> 
 def agree(ranking: Ranking, study: Sequence[StudyGroup], *, seed: int) -> Agreement:
     """Compare a ranking with the results of a study.
 
-    A group of the study belongs to a candidate if it has the candidate's backbone and, where the study varies the
-    weights, its weights. If several groups do (fractions of the data, data sets), their mean counts.
+    A group of the study belongs to a candidate if it has the candidate's backbone and weights. If several groups do
+    (fractions of the data, data sets), their mean counts.
 
     Raises:
         UserError: fewer than two candidates occur in the study.
@@ -185,19 +186,25 @@ def _group(entry: Mapping[str, Any]) -> StudyGroup:
     metric = next(iter(entry["metrics"].values()))
     runs = sum(bool(run["finished"]) for run in entry["runs"])
     error = float(metric["std"] or 0) / max(runs, 1) ** 0.5
-    return StudyGroup(dict(entry["values"]), None if metric["mean"] is None else float(metric["mean"]), error)
+    model = entry.get("model", entry["values"])  # tables of earlier versions hold only the names of varied options
+    mean = None if metric["mean"] is None else float(metric["mean"])
+    return StudyGroup(model.get("backbone"), model.get("weights"), mean, error)
 
 
 def _results(candidate: Candidate, study: Sequence[StudyGroup]) -> list[tuple[float, float]]:
     """Return mean and standard error of each group that belongs to a candidate."""
-    starts = (candidate.weights, Path(candidate.weights).name)
     return [
         (group.mean, group.error)
         for group in study
         if group.mean is not None
-        and group.values.get("backbone", candidate.backbone) == candidate.backbone
-        and str(group.values.get("weights", candidate.weights)) in starts
+        and group.backbone in (None, candidate.backbone)
+        and (group.weights is None or _same_start(candidate.weights, group.weights))
     ]
+
+
+def _same_start(weights: str, of_group: str) -> bool:
+    """Return whether two starts are the same tag, the same file, or, for the name alone, a file of this name."""
+    return of_group in (weights, Path(weights).name) or Path(weights).resolve() == Path(of_group).resolve()
 
 
 def _shown(name: str, estimate: Estimate) -> str:

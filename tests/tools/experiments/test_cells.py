@@ -155,3 +155,37 @@ def test_jobs_share_cores_and_devices(cell_and_folder, monkeypatch):
     taken = [environment(slot, 3, 2) for slot in range(3)]
     assert taken[1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6"}
     assert [extra["CUDA_VISIBLE_DEVICES"] for extra in taken] == ["4", "6", "4"]
+
+
+def test_a_variant_sets_several_options(tmp_path: Path):
+    file = tmp_path / "e.yaml"
+    starts = {"random": {"weights": "none", "base_lr": 0.003}, "ours": {"weights": "runs/{backbone}.safetensors"}}
+    matrix = {"variant": starts, "backbone": ["resnet18"], "seed": [0, 1]}
+    file.write_text(
+        yaml.safe_dump({"script": "train_det", "options": {"base_lr": 0.001}, "matrix": matrix}, sort_keys=False)
+    )
+    (made,) = read_plans(file, ["train_det"])
+    cells = make_cells(made)
+    assert [cell.name for cell in cells][1:3] == ["variant_random-resnet18-seed1", "variant_ours-resnet18-seed0"]
+    assert [cell.config["base_lr"] for cell in cells] == [0.003, 0.003, 0.001, 0.001]
+    assert [cell.config["weights"] for cell in cells[::2]] == ["none", "runs/resnet18.safetensors"]
+    assert cells[0].labels == {"variant": "random", "backbone": "resnet18", "seed": "0"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"variant": {"a": 3}}], "runs[0]: variant a: is 3; write the options that it sets"),
+        ([{"variant": ["a"]}], "runs[0]: variant a: is 'a'; write"),
+        ([{"variant": {"a": {"lr": 1}}, "lr": [2]}], "variant a: sets lr, which is an axis itself"),
+        ([{"variant": {"a": {}}}, {"lr": [2]}], "runs[1]: names no variant, but runs[0] does"),
+        ([{"variant": {"a": {"wrong": 1}}}], "runs[0]: wrong is not an option of train_det"),
+        ([{"variant": {"a": {"output": "x"}}}], "option output; leave this option out"),
+    ],
+)
+def test_variants_that_cannot_be_meant_are_refused(entries: list[dict], message: str, tmp_path: Path):
+    file = tmp_path / "e.yaml"
+    file.write_text(yaml.safe_dump({"script": "train_det", "runs": entries}))
+    with pytest.raises(UserError) as error:
+        read_plans(file, ["train_det"])
+    assert message in str(error.value)

@@ -246,14 +246,13 @@ def test_a_study_is_compared_by_backbone_and_weights(tmp_path: Path):
     assert table(ranking).splitlines()[-1] == "- d, none could not be scored: broken"
 
     def group(backbone: str, weights: str, mean: float) -> dict[str, object]:
+        model = {"backbone": backbone, "weights": weights}
         runs = [{"finished": True}, {"finished": True}]
-        return {
-            "values": {"backbone": backbone, "weights": weights},
-            "metrics": {"AP": {"mean": mean, "std": 1.0}},
-            "runs": runs,
-        }
+        metrics = {"AP": {"mean": mean, "std": 1.0}}
+        return {"values": {"variant": "any name"}, "model": model, "metrics": metrics, "runs": runs}
 
     groups = [group("a", "imagenet", 40), group("a", "none", 5), group("b", "imagenet", 30), group("c", "imagenet", 20)]
+    groups[2]["values"] = groups[2].pop("model")  # a table of an earlier version
     (tmp_path / "table.json").write_text(json.dumps([{"task": "", "groups": groups, "differences": []}]))
     found = agree(ranking, read_study(tmp_path), seed=0)
     assert (found.tau, found.pairs) == (pytest.approx(1), 3)
