@@ -42,6 +42,7 @@ setup(
     packages=find_packages(include=[f"{name}{below}" for name in PACKAGES for below in ("", ".*")]),
     package_data={
         "backbones": ["py.typed"],
+        "backbones.weights": ["*.csv"],  # accuracies that timm publishes
         "tools": ["py.typed"],
         "tools.reports": ["templates/*"],
         "tools.viewer": ["templates/*"],

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(entries: Sequence[BackboneEntry]) -> str:
-    """Return a text table: a line for each backbone, and a line for each of its published weights.
+    """Return a text table: a line for each backbone and each of its published weights, and the sources of accuracies.
 
     An asterisk marks the weights that the name "imagenet" means.
     """
@@ -93,6 +93,8 @@ def table(entries: Sequence[BackboneEntry]) -> str:
         features = "  ".join(f"{f.name} {f.channels}/{f.stride}" for f in entry.features or ()) or "-"
         lines.append(f"{entry.name:<{width}}  {count:>8}  {gflops:>7}  {entry.image_size or '-':>4}  {features}")
         lines += [f"    {_weights_line(weights)}" for weights in entry.weights]
+    sources = dict.fromkeys(weights.measured for entry in entries for weights in entry.weights if weights.measured)
+    lines += [f"accuracies on ImageNet, at the size that follows them: {', '.join(sources)}"] if sources else []
     return "\n".join(lines)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 from torchvision.models import ResNet50_Weights, get_model
 
 import backbones
 from backbones.errors import UserError
+from backbones.weights import timm_accuracies
 from tools import list_backbones
 from tools.engine.cost import parameters, without_numbers
 
@@ -61,7 +66,26 @@ def test_timm_names_its_tags_and_licences(capsys: pytest.CaptureFixture[str]) ->
     assert entry["parameters"] == 11_689_512
     tags = {w["tag"]: w for w in entry["weights"]}
     assert tags["a1_in1k"]["licence"] == "apache-2.0" and tags["a1_in1k"]["default"]
-    assert tags["tv_in1k"]["licence"] == "bsd-3-clause" and tags["tv_in1k"]["top1"] is None
+    assert tags["tv_in1k"]["licence"] == "bsd-3-clause" and "2024-11-28" in tags["tv_in1k"]["measured"]
+    # Rows of timm's file: resnet18.a1_in1k was also measured at 224 pixels (71.488), its training size.
+    assert (tags["a1_in1k"]["top1"], tags["a1_in1k"]["top5"], tags["a1_in1k"]["size"]) == (73.164, 91.054, 288)
+    assert (tags["tv_in1k"]["top1"], tags["tv_in1k"]["size"]) == (69.752, 224)
+
+
+def test_the_file_of_accuracies_is_timms() -> None:
+    """1,445 rows in timm's order, by falling top-1 and top-5; timm renames a model now and then."""
+    lines = Path(timm_accuracies.__file__).with_name("timm_imagenet.csv").read_text(encoding="utf-8").splitlines()
+    assert "7479d451a6dfd8af27f941b8e82a7402461fae80" in lines[1] and lines[3] == "model,size,top1,top5"
+    rows = [
+        (model, int(size), float(top1), float(top5))
+        for model, size, top1, top5 in map(partial(str.split, sep=","), lines[4:])
+    ]
+    assert len({row[:2] for row in rows}) == len(rows) == 1445
+    assert rows == sorted(rows, key=lambda row: (-row[2], -row[3])) and all(row[2] < row[3] < 100 for row in rows)
+    names = {row[0] for row in rows}
+    assert len(names - set(timm.list_pretrained())) < len(names) / 100
+    assert timm_accuracies.timm_accuracy("resnet50.a1_in1k", 224) == (80.382, 94.598)
+    assert timm_accuracies.timm_accuracy("resnet50.of_tomorrow", 224) is None
 
 
 def test_many_models_are_listed_without_costs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,10 +96,11 @@ def test_many_models_are_listed_without_costs(capsys: pytest.CaptureFixture[str]
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     list_backbones.main(["resnet18"])
-    head, net, weights = capsys.readouterr().out.splitlines()
+    head, net, weights, source = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["name", "params"]
     assert " ".join(net.split()) == "resnet18 11.69 M 1.81 224 c2 64/4 c3 128/8 c4 256/16 c5 512/32"
     assert weights.split()[:6] == ["IMAGENET1K_V1*", "top-1", "69.76", "%", "top-5", "89.08"]
+    assert source.startswith("accuracies on ImageNet") and source.endswith(f"torchvision {torchvision.__version__}")
 
 
 @pytest.mark.parametrize("words", [["resnot"], ["--costs", "maybe"], ["--nonsense", "1"]])

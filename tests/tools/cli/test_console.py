@@ -135,6 +135,7 @@ def test_a_distribution_holds_its_tests_and_runs_the_quickstart_away_from_the_so
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(target)
+    assert (target / "backbones" / "weights" / "timm_imagenet.csv").is_file()
     entry = next(target.glob("*.dist-info")) / "entry_points.txt"
     assert "resnet-transfer = tools.cli.console:start" in entry.read_text()
     (away / "photos").mkdir(parents=True)
