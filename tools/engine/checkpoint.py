@@ -113,10 +113,16 @@ def first_not_finite(tree: object, name: str = "") -> str | None:
         name: name of the tree, which begins the returned name.
     """
     if isinstance(tree, torch.Tensor):
-        return None if not tree.is_floating_point() or tree.isfinite().all() else name
+        return None if not tree.is_floating_point() or _is_finite(tree) else name
     entries = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in entries)
     return next((each for each in found if each is not None), None)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Return whether all numbers of a tensor are finite."""
+    # A sum is finite only if all its terms are. It reads the tensor once, and the exact check several times.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def require_like(value: object, like: object, where: str) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.common.machine import cores, peak_memory
 from backbones.common.version import toolkit_version
 from tools.processes import distributed
+
+# Functions whose result has the shape and dtype of their first argument, and that hold no multiply-adds to count.
+_UNCOUNTED = {F.batch_norm, F.group_norm, F.layer_norm, F.relu, torch.relu, torch.relu_, torch.Tensor.relu_}
 
 
 def parameters(module: nn.Module) -> int:
@@ -31,10 +37,28 @@ def macs(module: nn.Module, size: int | tuple[int, int], in_channels: int = 3) -
         size: height and width of the image in pixels, or one number for both.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    twin = copy.deepcopy(module).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    twin = _on_meta(module).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _WithoutUncounted():
         twin(torch.zeros(1, in_channels, height, width, device="meta"))
     return counter.get_total_flops() // 2  # the counter counts a multiply-add as two operations
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """Return a copy on the meta device. The numbers are not copied."""
+    memo: dict[int, object] = {
+        id(each): nn.Parameter(each.to("meta"), requires_grad=each.requires_grad) for each in module.parameters()
+    }
+    memo |= {id(each): each.to("meta") for each in module.buffers()}
+    return copy.deepcopy(module, memo).to("meta")
+
+
+class _WithoutUncounted(TorchFunctionMode):
+    """Mode in which the functions that count nothing return their input: on the meta device they take most time."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if args and func in _UNCOUNTED else func(*args, **(kwargs or {}))
 
 
 @contextmanager

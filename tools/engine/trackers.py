@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from backbones.common.files import JsonObject, write_json, write_text
@@ -23,6 +22,7 @@ from tools.engine.tracking import TRACKERS, RunEnd, RunStart, Split, Tracker, Tr
 from tools.processes import distributed
 
 if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
 
 CSV_FILE = "metrics.csv"
@@ -89,7 +89,7 @@ class TensorBoardTracker(Tracker):
             given = settings(self.start.options)
             self._events.add_hparams(given, final(end), run_name=".", global_step=end.step)
             if (picture := self.start.folder / "samples.png").is_file():
-                self._events.add_image("samples", _pixels(picture), end.step, dataformats="HWC")
+                self._events._get_file_writer().add_summary(_image_summary("samples", picture), end.step)
         self._events.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
@@ -242,9 +242,14 @@ class WandbTracker(_ServiceTracker):
         self.run.finish(exit_code=0 if end.status == "finished" else 1)
 
 
-def _pixels(picture: Path) -> np.ndarray:
+def _image_summary(name: str, picture: Path) -> Summary:
+    """Return an image file as TensorBoard stores images; the file is stored as it is."""
+    from tensorboard.compat.proto.summary_pb2 import Summary  # slow to import
+
     with Image.open(picture) as image:
-        return np.asarray(image.convert("RGB"))
+        (width, height), channels = image.size, len(image.getbands())
+    stored = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=picture.read_bytes())
+    return Summary(value=[Summary.Value(tag=name, image=stored)])
 
 
 def _ids(folder: Path) -> JsonObject:

@@ -65,11 +65,13 @@ def test_files_have_the_permissions_that_the_process_gives_new_files(tmp_path: P
 
 
 def test_the_first_tensor_that_is_not_finite_is_named():
-    healthy = {"a": [torch.ones(1), {"step": 3}], "b": torch.tensor([1, 2])}
+    large = torch.full((4,), torch.finfo(torch.float32).max)  # their sum is infinite
+    healthy = {"a": [torch.ones(1), {"step": 3}], "b": torch.tensor([1, 2]), "c": large, "d": torch.zeros(0)}
     assert checkpoint.first_not_finite(healthy) is None
     broken = {"a": [torch.ones(1), {"w": torch.tensor([0.0, float("nan")])}], "b": torch.tensor(float("inf"))}
     assert checkpoint.first_not_finite(broken) == "a.1.w"
     assert checkpoint.first_not_finite(broken["b"], "b") == "b"
+    assert checkpoint.first_not_finite(torch.tensor([float("inf"), -float("inf")]), "c") == "c"
 
 
 def test_tensors_that_share_memory_are_written(tmp_path: Path):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import size_of
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -145,7 +146,10 @@ def test_the_best_model_is_in_all_files_after_early_stopping_and_at_the_normal_e
         for event in log.Scalars(f"final/{metric}")
     ]
     assert final == pytest.approx([best, best])
-    assert sum(len(log.Images("samples")) for log in logs if "samples" in log.images.Keys()) == 2
+    samples = (folder / "samples.png").read_bytes()
+    shown = [image for log in logs if "samples" in log.images.Keys() for image in log.Images("samples")]
+    assert len(shown) == 2 and samples in [image.encoded_image_string for image in shown]
+    assert {(image.width, image.height) for image in shown} == {size_of(folder / "samples.png")}
     options = [
         log.SummaryMetadata(name).plugin_data.content
         for log in logs
@@ -154,7 +158,6 @@ def test_the_best_model_is_in_all_files_after_early_stopping_and_at_the_normal_e
     ]
     assert options and (task == "seg" or all(b"fpn_channels" in content for content in options))
     # The last model is delivered on request, in all files as well.
-    samples = (folder / "samples.png").read_bytes()
     main(["--resume", "--output", str(folder), "--deliver", "last"])
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"best {metric} {best:.4f}, after epoch 1: {folder / BEST}",
