@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.category_options import CategoryOptions
 from backbones.common.files import write_json
 from backbones.errors import UserError, require
 from classification.options import ClassReadingOptions
@@ -125,6 +126,7 @@ class CheckGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the data set; print and write the report."""
+    _refuse_choice(sys.argv[1:] if argv is None else argv)
     groups = parse(CheckGroups, description=__doc__.splitlines()[0], argv=argv)
     options = groups.check
     groups.plugins.load()
@@ -136,6 +138,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(fix(options, Path(options.fix)))
     elif report.wrong:
         raise SystemExit(1)
+
+
+def _refuse_choice(argv: Sequence[str]) -> None:
+    """Refuse the options that choose classes: a check covers every class of the data."""
+    known = {"--" + each.name.replace("_", "-") for each in fields(CategoryOptions)}
+    given = (word.partition("=")[0].replace("_", "-") for word in argv)
+    if option := next((name for name in given if name in known), None):
+        raise UserError(
+            f"{option}: is for training and convert_data.py; a check covers every class of the data, so leave it out"
+        )
 
 
 def fix(options: CheckOptions, output: Path) -> str:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.category_options import CategoryOptions
 from backbones.errors import counted, require
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -51,20 +52,32 @@ class ShardGroups:
     """The option groups of make_shards.py."""
 
     shards: ShardOptions
+    categories: CategoryOptions = field(default_factory=CategoryOptions)
+
+    def __post_init__(self) -> None:
+        self.categories.require_images()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the shards; print the number of shards and images of each split."""
-    options = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv).shards
+    groups = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv)
+    options = groups.shards
 
     from backbones.common.listing import describe_passed_over  # imports OpenCV
     from classification.data.shard_writer import INDEX, make_shards
 
-    made = make_shards(Path(options.data), Path(options.output), shard_size=options.shard_size, seed=options.seed)
+    made = make_shards(
+        Path(options.data),
+        Path(options.output),
+        shard_size=options.shard_size,
+        seed=options.seed,
+        categories=groups.categories,
+    )
     for split, shards in made.counts.items():
         others = describe_passed_over(made.passed_over[split])
-        skipped = f"; files passed over: {others}" if others else ""
-        print(f"{split}: {counted(sum(shards.values()), 'image')} in {counted(len(shards), 'shard')}{skipped}")
+        remarks = [f"files passed over: {others}"] if others else []
+        text = "".join(f"; {remark}" for remark in (*remarks, *made.notes[split]))
+        print(f"{split}: {counted(sum(shards.values()), 'image')} in {counted(len(shards), 'shard')}{text}")
     print(f"shards and {INDEX} are in {options.output}")
 
 

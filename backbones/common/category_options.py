@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backbones.errors import UserError
+from backbones.errors import UserError, require
 
 Merges = dict[str, tuple[str, ...]]
 
@@ -42,6 +42,15 @@ class CategoryOptions:
     def changes_classes(self) -> bool:
         """Whether classes are merged, renamed, or left out by name."""
         return any((self.classes, self.drop_classes, self.merge_classes, self.rename))
+
+    def require_images(self) -> None:
+        """Refuse `keep_unused`, for data sets in which images themselves have classes.
+
+        Raises:
+            UserError: `keep_unused` is set.
+        """
+        rule = "is for boxes and label maps; an image classifier learns no class without images, so leave it out"
+        require(not self.keep_unused, "keep_unused", "true", rule)
 
     def merges(self) -> Merges:
         """Return the old classes of each new class.

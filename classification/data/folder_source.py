@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.common.bits import WHOLE_BITS, require_bits
+from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.common.datasets import spread
 from backbones.common.decoding import channels_of
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
 from backbones.errors import UserError, first_names
+from classification.data.chosen import choose_classes
 from classification.data.folders import ClassFolder, require_filled
 from classification.data.items import Collate, Item, ItemBatch, Transform, collate
 from classification.data.layouts import read_split
@@ -49,6 +51,7 @@ class FolderSource:
         bits: bits that the values of 16-bit images use; None if the user named none.
         classes: the classes in an evaluation without training, such as those of a weights file; by default those of the
             folders.
+        categories: classes to merge, rename and choose.
 
     Raises:
         UserError: a training class is empty, a validation folder is no class, or files have other numbers of channels.
@@ -68,12 +71,14 @@ class FolderSource:
         classes: ClassNames | None = None,
         bits: int | None = None,
         reading: Reading | None = None,
+        categories: CategoryOptions = EVERY_CATEGORY,
     ) -> None:
         self._guard = guard
         listings = {split: read_split(root, folder_names["train" if divide else split], reading) for split in splits}
         self.multi_label = any(listing.multi_label for listing in listings.values())
         if self.multi_label:
             listings = {split: listing.as_multi_label() for split, listing in listings.items()}
+        listings = choose_classes(listings, categories)
         owner = "the weights"
         if "train" in splits:
             classes, owner = ClassNames.of(listings["train"].names), listings["train"].source

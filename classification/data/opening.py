@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.common.bits import WHOLE_BITS
+from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.errors import UserError
 from classification.data.folder_source import FolderSource
 from classification.data.names import ClassNames
@@ -29,6 +30,7 @@ def open_source(
     classes: ClassNames | None = None,
     bits: int | None = None,
     reading: Reading | None = None,
+    categories: CategoryOptions = EVERY_CATEGORY,
 ) -> FolderSource | ShardSource:
     """Open image files or tar shards. The arguments are those of `FolderSource` and `ShardSource`.
 
@@ -56,6 +58,11 @@ def open_source(
                 f"--data {address}: holds tar shards, which name the class of each image themselves; leave out the "
                 "options on columns, file names and several classes"
             )
+        if categories.changes_classes:
+            raise UserError(
+                "--classes, --drop-classes, --merge-classes, --rename: do not work with tar shards; make new shards "
+                "with these options"
+            )
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
     return FolderSource(
         Path(address),
@@ -69,4 +76,5 @@ def open_source(
         classes=classes,
         bits=bits,
         reading=reading,
+        categories=categories,
     )

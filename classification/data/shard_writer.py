@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.common.files import write_json
 from backbones.errors import UserError
+from classification.data.chosen import choose_classes
 from classification.data.folders import require_filled
 from classification.data.layouts import read_split
 from classification.data.listing import ClassListing, labels_by_name
@@ -45,13 +47,22 @@ class MadeShards:
     Attributes:
         counts: number of samples by shard name, for each split.
         passed_over: number of the files by suffix that are not in the shards, for each split.
+        notes: remarks on the reading of each split, such as how many images of other classes are left out.
     """
 
     counts: Mapping[str, Mapping[str, int]]
     passed_over: Mapping[str, Mapping[str, int]]
+    notes: Mapping[str, Sequence[str]]
 
 
-def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int = 0) -> MadeShards:
+def make_shards(
+    data: Path,
+    output: Path,
+    *,
+    shard_size: int = 1000,
+    seed: int = 0,
+    categories: CategoryOptions = EVERY_CATEGORY,
+) -> MadeShards:
     """Write tar shards of the splits `train` and `val` of a data set in any layout, then their index.
 
     Args:
@@ -59,6 +70,7 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
         output: folder for the shards; new or empty.
         shard_size: number of samples per shard; the last shard of a split has the remaining samples.
         seed: seed of the order of the training images.
+        categories: classes to merge, rename and choose.
 
     Raises:
         UserError: `data` has no such splits, an image has several classes, `output` holds files, or a file cannot be
@@ -67,6 +79,7 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
     listings = {split: read_split(data, split) for split in ("train", "val")}
     if several := next((listing for listing in listings.values() if listing.multi_label), None):
         raise UserError(f"{several.source}: images have several classes, which shards cannot hold; train on the files")
+    listings = choose_classes(listings, categories)
     require_filled(listings["train"])
     classes = listings["train"].names
     known, owner = ClassNames.of(classes), str(listings["train"].root)
@@ -83,6 +96,7 @@ def make_shards(data: Path, output: Path, *, shard_size: int = 1000, seed: int =
         return MadeShards(
             _write(sources, list(classes), output, shard_size),
             {split: listing.passed_over for split, listing in listings.items()},
+            {split: listing.notes for split, listing in listings.items()},
         )
     except OSError as error:
         raise UserError(

@@ -82,6 +82,7 @@ class ClassificationTask:
             classes=_evaluated_classes(options, bad) if options.run.eval_only else None,
             bits=data.bits,
             reading=_reading(options, bad),
+            categories=options.categories,
         )
         if "train" in splits and len(source.classes) < 2:
             raise UserError(
@@ -122,6 +123,7 @@ class ClassificationTask:
             "task": "classification",
             "classes": list(data.classes),
             **({"multi_label": True} if data.multi_label else {}),
+            **({"categories": asdict(options.categories)} if options.categories.changes_classes else {}),
             "input": {
                 "in_channels": backbone.in_channels,
                 **bits_entry(options.data.bits),

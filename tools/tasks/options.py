@@ -33,8 +33,10 @@ class TrainClassifierOptions:
     plugins: PluginOptions
     subset: SubsetOptions = field(default_factory=SubsetOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
+    categories: CategoryOptions = field(default_factory=CategoryOptions)
 
     def __post_init__(self) -> None:
+        self.categories.require_images()
         require_frozen(self.train, self.model.freeze)
         names, count = self.subset.train_list, self.data.sample
         require(not (names and count), "sample", count, "cannot be combined with --train-list; leave one of them out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from backbones.common.category_options import CategoryOptions
 from backbones.common.files import write_json
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
@@ -23,6 +24,7 @@ from segmentation.fcn import FCN
 from segmentation.label_maps import write_maps
 from segmentation.losses import PixelLoss, median_frequency_weights
 from segmentation.metrics import CONFUSION, POLICY, LabelMetrics, format_table
+from segmentation.options import SegmentationDataOptions
 from segmentation.predict import Predictor
 from segmentation.trained import build_from_options
 from tools.engine.bad_images import BadImages
@@ -79,6 +81,7 @@ class SegmentationTask:
             "task": "segmentation",
             "classes": list(classes.names),
             "colours": [list(colour) for colour in classes.colours],
+            **_categories_entry(options.data),
             "input": {
                 "in_channels": backbone.in_channels,
                 **bits_entry(options.data.bits),
@@ -188,6 +191,13 @@ class SegmentationMeasure(Measure[LabelMetrics]):
             [labels.cpu().numpy() for labels in found],
             self.data.source.classes,
         ).save(path)
+
+
+def _categories_entry(data: SegmentationDataOptions) -> Meta:
+    """Return the options that choose the classes, for the header of weights; {} if all classes stay as they are."""
+    names = [each.name for each in fields(CategoryOptions)]
+    chosen = data.classes != "all" or data.categories().changes_classes
+    return {"categories": {name: getattr(data, name) for name in names}} if chosen else {}
 
 
 def _set_normalisation(options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN) -> None:

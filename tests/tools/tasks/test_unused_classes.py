@@ -17,8 +17,8 @@ from tools.engine.bad_images import BadImages
 from tools.engine.checkpoint import write_safetensors
 from tools.runs.folder import RunFolder
 from tools.runs.segmentation import _open_source
-from tools.tasks.options import TrainSegmenterOptions
-from tools.tasks.segmentation import _described
+from tools.tasks.options import COMMANDS, TrainSegmenterOptions
+from tools.tasks.segmentation import _categories_entry, _described
 from tools.tasks.segmentation_data import open_data
 
 
@@ -35,7 +35,8 @@ def insects(tmp_path: Path) -> Path:
 
 def opened(data: Path, *words: Any):
     argv = ["--data", str(data), *map(str, words)]
-    options = parse(TrainSegmenterOptions, description="", argv=argv)
+    further = COMMANDS["train_seg"].of_weights
+    options = parse(TrainSegmenterOptions, description="", argv=argv, further=further)
     return open_data(options, BadImages(data.parent / "run", skip=False, seed=0))
 
 
@@ -90,3 +91,13 @@ def test_a_label_map_that_cannot_be_read_is_named(insects: Path):
     (insects / "labels" / "train" / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"b\.png: "):
         opened(insects)
+
+
+def test_an_evaluation_uses_the_choice_that_the_weights_record(insects: Path, tmp_path: Path):
+    words = ("--data", str(insects), "--merge-classes", "bug=ant,fly")
+    entry = _categories_entry(parse(TrainSegmenterOptions, description="", argv=words).data)
+    weights = tmp_path / "w.safetensors"
+    header = {"task": "segmentation", "model": {}, "classes": ["background", "bug"], **entry}
+    write_safetensors(weights, {"x": torch.zeros(1)}, {"meta": json.dumps(header)})
+    assert opened(insects, "--eval-only", "--weights", weights).val.source.classes.names == ("background", "bug")
+    assert not _categories_entry(parse(TrainSegmenterOptions, description="", argv=words[:2]).data)
