@@ -44,16 +44,17 @@ def model_card(trained: TrainedFile, *, repository: str, licence: str, results: 
         f'import backbones\n\nbackbones.build("{backbone}", weights="hf:{repository}")\n```',
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"---\n{_front_matter(task, licence)}\n---\n\n# {backbone}, {task}\n\n{body}\n"
+    return f"---\n{_front_matter(trained, licence)}\n---\n\n# {backbone}, {task}\n\n{body}\n"
 
 
-def _front_matter(task: str, licence: str) -> str:
+def _front_matter(trained: TrainedFile, licence: str) -> str:
     """Return the YAML header that the hub reads. Its values are written as JSON, which is valid YAML."""
+    with_masks = bool(trained.meta["model"].get("masks"))
     values = {
         "license": licence,
         "library_name": "resnet-transfer",
-        "pipeline_tag": PIPELINES[task],
-        "tags": ["resnet", task],
+        "pipeline_tag": PIPELINES["segmentation" if with_masks else trained.task],
+        "tags": ["resnet", trained.task, *["instance-segmentation"] * with_masks],
     }
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items())
 
@@ -75,7 +76,7 @@ def _recipe(trained: TrainedFile) -> str:
 def _metrics(task: str, results: Mapping[str, object]) -> str:
     known = TASK_METRICS[task]
     # A classifier of several classes an image has none of the usual metrics.
-    metrics = known.validation if known.primary.key in results else known.summary
+    metrics = (*known.validation, *known.further_summary) if known.primary.key in results else known.summary
     found = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
     return _table(found) if found else "The run has no metrics."
 

@@ -32,7 +32,8 @@ COMMON = ("--epochs", 2, "--threads", 1, "--checkpoint-every", 2, "--eval-steps"
 CLS = ("--recipe", "cifar", "--batch-size", 8, "--mixup", 0.4, "--cutmix", 1, "--train-eval", 6, "--val-loss")
 DET = ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels", 16,
        "--head-channels", 16, "--proposals", 100, "--rois-per-image", 32, "--batch-size", 4, "--optimizer", "adamw",
-       "--short-sides", "[48, 64]", "--augment", "strong", "--lr", 0.001, "--val-loss", "--deterministic")  # fmt: skip
+       "--short-sides", "[48, 64]", "--augment", "strong", "--lr", 0.001, "--val-loss", "--deterministic",
+       "--masks", "--mask-channels", 8, "--mask-size", 14)  # fmt: skip
 SEG = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 48, "--augment", "train",
        "--batch-size", 4, "--loss", "dice", "--aux", "true", "--val-loss", "--deterministic")  # fmt: skip
 

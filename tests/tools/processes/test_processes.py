@@ -74,7 +74,8 @@ def cases() -> Iterator[tuple[nn.Module, Batch]]:
     for neck in ("fpn", "c4", "dc5"):
         torch.manual_seed(0)  # the samplers of the one before drew by their processes' shares
         small = {"min_size": SIDE, "fpn_channels": 16, "head_channels": 64, "proposals": 4}
-        detector = detection.build("timm/test_resnet", 3, neck=neck, **small).double()
+        of_masks = {"masks": neck == "fpn", "mask_channels": 8, "mask_size": 14}
+        detector = detection.build("timm/test_resnet", 3, neck=neck, **small, **of_masks).double()
         for module in detector.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.ones_(module.weight)  # timm's residual branches begin with 0
@@ -105,8 +106,18 @@ def boxes() -> list[dict[str, torch.Tensor]]:
     targets = [{"boxes": two + i, "labels": torch.tensor([1, 1 + i % 3]), "ignore": two[:0]} for i in range(IMAGES)]
     for place in EMPTY:
         targets[place] |= {"boxes": two[:0], "labels": torch.zeros(0, dtype=torch.int64)}
+    for target in targets:
+        target["masks"] = disks(target["boxes"])
     targets[-1]["ignore"] = torch.tensor([[0, 0, 64, 48]], dtype=torch.double)
     return targets
+
+
+def disks(boxes: torch.Tensor) -> torch.Tensor:
+    """For each box a disk as wide as the box, as a mask of the whole image."""
+    at = torch.arange(SIDE) + 0.5
+    middle, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2] - boxes[:, 0]) / 2
+    across, down = (at - middle[:, None, 0]) / radius[:, None], (at - middle[:, None, 1]) / radius[:, None]
+    return (across[:, None] ** 2 + down[:, :, None] ** 2 < 1).to(torch.uint8)
 
 
 def sample_everything(detector: nn.Module) -> None:

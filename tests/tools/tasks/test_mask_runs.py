@@ -13,9 +13,11 @@ from pycocotools import mask as coco_mask
 
 import detection
 from backbones.errors import UserError
+from backbones.trained import find
 from detection.cascade import CascadeHeads
 from detection.tiles import Tiles, detect_in_tiles
 from tools import predict, train_det
+from tools.exports.model_card import model_card
 from tools.runs.folder import RunFolder
 from tools.runs.scores import read_score
 
@@ -59,6 +61,13 @@ def test_a_run_with_masks_is_scored_by_boxes_and_masks(mask_run: Path, small_sha
     assert rows and all(row["segmentation"]["size"] == [64, 64] for row in rows)
     score = read_score(RunFolder.read(mask_run), "segm_AP")
     assert score.score(np.ones(score.size)) == pytest.approx(results["segm_AP"], abs=1e-12)  # means of 101 values
+
+
+def test_the_card_of_a_run_with_masks_says_so(mask_run: Path):
+    results = json.loads((mask_run / "results.json").read_text())
+    card = model_card(find(mask_run), repository="me/masks", licence="mit", results=results)
+    assert 'pipeline_tag: "image-segmentation"' in card and '"instance-segmentation"' in card
+    assert f"| segm_AP | {round(results['segm_AP'], 4)} |" in card
 
 
 def test_a_loaded_detector_returns_masks_of_the_images_size(mask_run: Path, small_shapes: Path):
