@@ -11,6 +11,7 @@ from typing import Any
 from backbones.common.datasets import existing_split
 from backbones.common.image_finder import ImageFinder, fitting_file
 from backbones.common.listing import visible
+from backbones.common.spellings import spellings_of
 from backbones.common.turning import ellipse, turned
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
@@ -49,8 +50,10 @@ def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLab
     left_out, finder = Counter[str](), ImageFinder(root)
     images = [_image(task, index, path, finder, left_out) for index, task in enumerate(_tasks(path))]
     every = [each for each in sorted(visible(root, "*.json")) if _is_export(each)]
-    names = {label for each in every for task in _tasks(each) for label in _labels(task)}
-    return PaintedLabels(images, names=sorted(names), where=str(path), bits=bits, left_out=left_out)
+    labels = [{label for task in _tasks(each) for label in _labels(task)} for each in every]
+    spellings = spellings_of(labels)
+    names = sorted({spellings.get(label, label) for part in labels for label in part})
+    return PaintedLabels(images, names=names, spellings=spellings, where=str(path), bits=bits, left_out=left_out)
 
 
 def _tasks(path: Path) -> list[Any]:

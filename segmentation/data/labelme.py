@@ -6,6 +6,7 @@ import json
 import math
 import reprlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from backbones.common.images import image_size
 from backbones.common.labelme_masks import decode_mask
 from backbones.common.listing import list_files
 from backbones.common.outlines import run_lengths
+from backbones.common.spellings import spellings_of
 from backbones.common.turning import ellipse
 from backbones.common.values import is_number, is_text
 from backbones.errors import UserError
@@ -44,15 +46,30 @@ def read_labelme(root: Path, split: str, *, bits: int | None) -> PaintedLabels:
     left_out, finder = Counter[str](), ImageFinder(folder)
     images = [_read(file, finder, left_out) for file in list_files(folder, (".json",)).files]
     where = f"{root} ({name})" if folder != root else str(root)
-    return PaintedLabels(images, names=_names(root), where=where, bits=bits, left_out=left_out)
+    given = _listed(root)
+    labels = _labels(root, divided=folder != root) if given is None else [_labels_of(images)]
+    spellings = spellings_of(labels, given or ())
+    names = given or sorted({spellings.get(label, label) for part in labels for label in part})
+    return PaintedLabels(images, names=names, spellings=spellings, where=where, bits=bits, left_out=left_out)
 
 
-def _names(root: Path) -> list[str]:
-    for name in CLASS_FILES:
-        if (root / name).is_file():
-            return [line for _, line in listed_lines((root / name).read_text(encoding="utf-8-sig"))]
-    files, finder = list_files(root, (".json",)).files, ImageFinder(root)
-    return sorted({shape.label for file in files for shape in _read(file, finder, Counter()).shapes})
+def _listed(root: Path) -> list[str] | None:
+    """Return the classes of the first file that lists them; None without such a file."""
+    file = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    return None if file is None else [line for _, line in listed_lines(file.read_text(encoding="utf-8-sig"))]
+
+
+def _labels(root: Path, *, divided: bool) -> list[set[str]]:
+    """Return the labels of each split, whose folder is the first one below `root` if the data are divided."""
+    finder, found = ImageFinder(root), dict[str, set[str]]()
+    for file in list_files(root, (".json",)).files:
+        part = file.relative_to(root).parts[0] if divided else ""
+        found.setdefault(part, set()).update(_labels_of([_read(file, finder, Counter())]))
+    return list(found.values())
+
+
+def _labels_of(images: Iterable[OutlinedImage]) -> set[str]:
+    return {shape.label for image in images for shape in image.shapes}
 
 
 def _is_labelme_file(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.brush import decode_brush
 from backbones.common.images import image_size, read_image
 from backbones.common.outlines import paint
+from backbones.common.spellings import note_of
 from backbones.errors import UserError, first_names
 from segmentation.data.classes import IGNORE, Classes
 
@@ -59,11 +61,12 @@ class OutlinedImage:
 class PaintedLabels:
     """Images of a split and their label maps, which are painted from outlines. Implements `LabelSource`.
 
-    Class 0 is the background. The other classes are those of `classes`, or the sorted names of the outlines.
+    Class 0 is the background. The other classes are those of `names`.
 
     Args:
         images: the images with their outlines.
-        names: names of the classes of all splits; absent: those of `images`.
+        names: names of the classes of all splits.
+        spellings: the name to use for each label that differs from it in capitals.
         where: name of the data for messages.
         bits: bits that the values of 16-bit images use; None if the user named none.
         left_out: number of shapes that have no area, by their kind.
@@ -77,6 +80,7 @@ class PaintedLabels:
         images: Sequence[OutlinedImage],
         *,
         names: Sequence[str],
+        spellings: Mapping[str, str] | None = None,
         where: str,
         bits: int | None = None,
         left_out: Mapping[str, int] | None = None,
@@ -89,7 +93,10 @@ class PaintedLabels:
         self.classes = Classes.named(("background", *given))
         self.where, self.bits = where, bits or WHOLE_BITS
         self.passed_over: Mapping[str, int] = {}  # the annotations name their images
-        self.notes: Mapping[str, int] = dict(left_out or {})
+        self._spellings = spellings or {}
+        labels = Counter(shape.label for image in images for shape in image.shapes if shape.label in self._spellings)
+        respelled = {note_of(label, self._spellings): count for label, count in labels.items()}
+        self.notes: Mapping[str, int] = {**(left_out or {}), **respelled}
         self.in_channels = 3
         self._numbers = {name: number for number, name in enumerate(self.classes.names)}
         # Pack everything into arrays: reading Python objects would copy their memory into each worker.
@@ -130,7 +137,8 @@ class PaintedLabels:
     def _packed(self, shape: Shape) -> tuple[int, Form, list[float]]:
         if shape.label.lower() in IGNORED:
             return IGNORE, shape.form, list(shape.values)
-        number = 0 if shape.label.lower() in BACKGROUND else self._numbers.get(shape.label)
+        label = self._spellings.get(shape.label, shape.label)
+        number = 0 if label.lower() in BACKGROUND else self._numbers.get(label)
         if number is None:
             known = first_names(self.classes.names)
             raise UserError(f"{self.where}: {shape.label} is not one of the classes ({known}); fix the list of classes")

@@ -419,7 +419,46 @@ def test_names_that_differ_in_capitals_between_splits_are_one_class(tmp_path: Pa
     for each in ("train", split):
         data = read(root, each)
         assert data.categories.names == ("cat", "dog") and sorted(data.labels.tolist()) == [1, 2, 2]
-    assert data.notes["names of classes that differ in capitals between splits (Dog -> dog)"] == 2
+    assert data.notes["names of classes that differ in capitals (Dog -> dog)"] == 2
     for file in files:
         file.write_text(re.sub(r"\bcat\b", "dog", file.read_text()))
     assert set(read(root, "train").categories.names) == {"Dog", "cat", "dog"}
+
+
+def write_dogs(path: Path, *names: str) -> None:
+    """Write an XML file of VOC with an object of each class."""
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    things = "".join(f"<object><name>{name}</name>{box}</object>" for name in names)
+    text(path, f"<annotation><filename>{path.stem}.jpg</filename>{things}</annotation>")
+
+
+def listed_voc(root: Path, **names: str) -> Path:
+    """VOC with lists: an image of one object in each split, whose class is given."""
+    for split, name in names.items():
+        write_dogs(root / "Annotations" / f"{split}.xml", name)
+        picture(root / "JPEGImages" / f"{split}.jpg")
+        text(root / "ImageSets" / "Main" / f"{split}.txt", f"{split}\n")
+    text(root / "ImageSets" / "Main" / "trainval.txt", "train\nval\n")
+    return root
+
+
+def test_lists_of_voc_are_splits_whose_names_may_differ_in_capitals(tmp_path: Path):
+    root = listed_voc(tmp_path / "one", train="dog", val="Dog", test="cat")
+    for split in ("train", "val", "trainval"):
+        assert read(root, split).categories.names == ("cat", "dog")
+    assert read(root, "val").notes["names of classes that differ in capitals (Dog -> dog)"] == 1
+    # The list of classes decides on the spelling; without one, a split with both spellings means two classes.
+    text(root / "classes.txt", "cat\nDog\n")
+    assert read(root, "train").categories.names == ("cat", "Dog")
+    (root / "classes.txt").unlink()
+    write_dogs(root / "Annotations" / "val.xml", "dog", "Dog")
+    assert read(root, "train").categories.names == ("Dog", "cat", "dog")
+
+
+def test_labels_of_open_images_without_titles_may_differ_in_capitals(tmp_path: Path):
+    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax"
+    for split, name in (("train", "dog"), ("validation", "Dog")):
+        text(tmp_path / f"{split}-annotations-bbox.csv", f"{header}\n{split},xclick,{name},1,0.1,0.5,0.1,0.5\n")
+        picture(tmp_path / "images" / f"{split}.jpg")
+    for split in ("train", "val"):
+        assert read(tmp_path, split).categories.names == ("dog",)

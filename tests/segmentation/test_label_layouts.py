@@ -264,3 +264,25 @@ def test_label_maps_lie_beside_images_whose_suffixes_have_capitals(tmp_path: Pat
         path.rename(path.with_suffix(".JPG"))
     assert len(opened(tmp_path)) == 2
     assert not has_split(tmp_path, "val")
+
+
+def test_labels_of_splits_that_differ_in_capitals_are_one_class(tmp_path: Path):
+    for split, label in (("train", "sea"), ("val", "Sea")):
+        labelme_file(tmp_path / "labelme" / split / "a.json", [shape(label, RIGHT)])
+    for split in ("train", "val"):
+        assert opened(tmp_path / "labelme", split).classes.names == ("background", "sea")
+    source = opened(tmp_path / "labelme", "val")
+    assert source.notes == {"names of classes that differ in capitals (Sea -> sea)": 1}
+    assert np.array_equal(source.labels(0, (4, 6)), HALF)
+    (tmp_path / "labelme" / "labels.txt").write_text("Sea\n")
+    assert opened(tmp_path / "labelme", "train").classes.names == ("background", "Sea")
+    # Label Studio's exports of two splits.
+    for split, label in (("train", "sea"), ("val", "Sea")):
+        photo(tmp_path / "studio" / "images" / f"{split}.jpg")
+        value = {"points": [[50, 0], [100, 0], [100, 100], [50, 100]], "polygonlabels": [label]}
+        result = {"type": "polygonlabels", "value": value, "original_width": 6, "original_height": 4}
+        record = {"id": 1, "data": {"image": f"/data/{split}.jpg"}, "annotations": [{"result": [result]}]}
+        (tmp_path / "studio" / f"{split}.json").write_text(json.dumps([record]))
+    for split in ("train", "val"):
+        source = opened(tmp_path / "studio", split)
+        assert source.classes.names == ("background", "sea") and np.array_equal(source.labels(0, (4, 6)), HALF)

@@ -11,10 +11,10 @@ from pathlib import Path
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.images import image_size
+from backbones.common.spellings import note_of, spellings_of
 from backbones.common.values import LONGEST_SIDE, is_text
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
-from detection.data.layouts.spellings import note_of, spellings_of
 from detection.data.truth import Truth, unknown_size
 
 FURTHEST = 2**31  # pixels; limit of coordinates
@@ -112,15 +112,17 @@ class Collector:
 
         Args:
             classes: all class names in the order of their ids; None for the sorted names of the objects and `splits`.
-            splits: class names that each split uses, of which those that differ in capitals only are united.
+            splits: class names that each split uses; absent: `classes` are a list of their own. Names that differ in
+                capitals only are united.
 
         Raises:
             UserError: there are no images, or no classes.
         """
         if not self.truth.data["images"]:
             raise UserError(f"{self.truth.path}: names no image that can be read; check the file and the image folder")
-        used = list(splits)
-        spellings = spellings_of(used)
+        used = [names for names in splits if names]
+        classes = None if classes is None else list(classes)
+        spellings = spellings_of(used or [{*self._names}], () if used or classes is None else classes)
         self._respell(spellings)
         listed = {*self._names}.union(*used) if classes is None else [*classes, *self._names]
         names = list(dict.fromkeys(spellings.get(name, name) for name in listed))

@@ -42,10 +42,12 @@ class OpenImagesLayout(PlacedLayout):
 
     def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         titles = _titles(root)
-        used = {row["LabelName"] for path, _ in places.values() for _, row in read_rows(path)}
+        labels = [{row["LabelName"] for _, row in read_rows(path)} for path, _ in places.values()]
+        used = set[str]().union(*labels)
         known = [title for label, title in titles.items() if label in used]
         classes = known + sorted(label for label in used - titles.keys() if label.strip())
-        return _read(*places[split], titles, how).finish(list(dict.fromkeys(classes)))
+        own = [{titles.get(label, label) for label in part if label.strip()} for part in labels]
+        return _read(*places[split], titles, how).finish(list(dict.fromkeys(classes)), splits=own)
 
 
 def _read(path: Path, images: Path, titles: dict[str, str], how: Reading) -> Collector:

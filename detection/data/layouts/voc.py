@@ -7,19 +7,19 @@ pixels when it writes, accepts NaN and absent sizes, and ignores the lists.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from backbones.common.datasets import Record, leads_out
 from backbones.common.images import image_size
 from backbones.common.listing import visible
+from backbones.common.spellings import spellings_of
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT
 from detection.data.layouts.instance_maps import add_masks
-from detection.data.layouts.spellings import spellings_of
 from detection.data.layouts.voc_objects import add_objects, as_decimal
 from detection.data.layouts.xml_files import parse_xml, read_bytes
 from detection.data.truth import (
@@ -48,6 +48,7 @@ class VocPlaces:
         classes: file that lists the classes; None for the names of all objects, sorted.
         others: further XML files whose objects have classes.
         maps: folder of instance maps NAME.png, in which the object of ordinal n has the value n; None if there is none.
+        groups: split of each XML file; the files without one are grouped by their folder.
     """
 
     layout: str
@@ -57,6 +58,7 @@ class VocPlaces:
     classes: Path | None
     others: Collection[Path]
     maps: Path | None = None
+    groups: Mapping[Path, object] = field(default_factory=dict)
 
 
 @LAYOUTS.register("voc")
@@ -87,8 +89,9 @@ class VocLayout(Layout):
         names = _listed(root, split, how.on_problem)
         others = set(visible(folder, "**/*.xml"))
         classes = listed if listed.is_file() else None
-        path, maps = root / LISTS / f"{split}.txt", root / INSTANCES
-        places = VocPlaces("voc", path, folder, root / "JPEGImages", classes, others, maps if maps.is_dir() else None)
+        path, groups = root / LISTS / f"{split}.txt", _groups(root, self.splits(root))
+        maps = root / INSTANCES if (root / INSTANCES).is_dir() else None
+        places = VocPlaces("voc", path, folder, root / "JPEGImages", classes, others, maps, groups)
         return read_voc_files(places, names, how)
 
 
@@ -164,10 +167,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
         raise UserError(f"{path}: lists no image; name another list")
     names: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
-        name, _, flag = line.rpartition(" ")
-        if not name or flag not in FLAGS or (root / "Annotations" / f"{line}.xml").is_file():
-            name = line
-        name = name.strip()
+        name = _name_in(line, root)
         if not name:
             continue
         try:
@@ -186,6 +186,28 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
     return list(names)
 
 
+def _name_in(line: str, root: Path) -> str:
+    """Return the image name of a line, without the flag that lists of single classes have."""
+    name, _, flag = line.rpartition(" ")
+    if not name or flag not in FLAGS or (root / "Annotations" / f"{line}.xml").is_file():
+        name = line
+    return name.strip()
+
+
+def _groups(root: Path, splits: Sequence[str]) -> dict[Path, object]:
+    """Return for each listed XML file the names of all lists that contain it, such as train and trainval."""
+    found: dict[Path, frozenset[str]] = {}
+    for split in splits:
+        try:
+            lines = read_text(root / LISTS / f"{split}.txt").splitlines()
+        except UserError:
+            continue  # reading the split reports it
+        for line in lines:
+            path = root / "Annotations" / f"{_name_in(line.strip(), root)}.xml"
+            found[path] = found.get(path, frozenset()) | {split}
+    return dict(found)
+
+
 def _parse(
     places: VocPlaces, wanted: Sequence[str], on_problem: ProblemHandler
 ) -> tuple[dict[str, Element], list[str], dict[str, str]]:
@@ -195,7 +217,7 @@ def _parse(
     """
     given = None if places.classes is None else read_names(places.classes)
     trees: dict[str, Element] = {}
-    seen: dict[Path, set[str]] = {}  # class names by the folder of the files
+    seen: dict[object, set[str]] = {}  # class names by the split or folder of the files
     names = {places.annotations / f"{name}.xml": name for name in wanted}
     for path in sorted(names.keys() if given else {*names, *places.others}):
         try:
@@ -209,10 +231,10 @@ def _parse(
                 on_problem("malformed annotation", str(path), error)
             continue
         found = {(thing.findtext("name") or "").strip() for thing in tree.iterfind("object")}
-        seen.setdefault(path.parent, set()).update(found - {""})
+        seen.setdefault(places.groups.get(path, path.parent), set()).update(found - {""})
         if path in names:
             trees[names[path]] = tree
-    spellings = {} if given else spellings_of(seen.values())
+    spellings = spellings_of(seen.values(), given or ())
     union = {spellings.get(name, name) for own in seen.values() for name in own}
     return trees, given or sorted(union), spellings
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from backbones.common.datasets import Record
+from backbones.common.spellings import note_of
 from backbones.common.values import is_text
 from backbones.errors import UserError
-from detection.data.layouts.spellings import note_of
 from detection.data.truth import ProblemHandler, Truth
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
