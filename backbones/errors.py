@@ -45,7 +45,13 @@ def counted(number: int, noun: str) -> str:
 def first_names(names: Sequence[str], most: int = 5) -> str:
     """Return at most `most` names as text, and the number of the others: "ant, bee and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(shortened, names[:most])) + more
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """Return a text of a file in one line of at most `most` characters, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def require(holds: object, name: str, value: object, rule: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from backbones.common.datasets import SPLIT_NAMES, existing_split, leads_out
 from backbones.common.listing import visible
 from backbones.common.values import is_file_name
-from backbones.errors import UserError, first_names
+from backbones.errors import UserError, first_names, shortened
 from classification.data.csv_table import Row, Table
 from classification.data.image_index import ImageIndex
 from classification.data.listing import ALL, ClassListing, NoSplitError
@@ -83,8 +83,8 @@ def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> Class
             repeated += 1
     if absent and not table.options.keep_absent:
         raise UserError(
-            f"{table.path}: {len(absent)} of {len(rows)} images are not in {root}, such as {absent[0].image} (line "
-            f"{absent[0].line}); add the images, or pass --on-bad-image skip"
+            f"{table.path}: {len(absent)} of {len(rows)} images are not in {root}, such as "
+            f"{shortened(absent[0].image)} (line {absent[0].line}); add the images, or pass --on-bad-image skip"
         )
     pairs = [(file, row.labels if table.multi_label else row.labels[0]) for file, row in found.items()]
     notes = [f"{repeated} repeated lines"] if repeated else []
@@ -121,7 +121,8 @@ def _path_of(root: Path, table: Table, row: Row) -> str:
         return name
     if leads_out(name) and not table.options.allow_outside:
         raise UserError(
-            f"{where}: {row.image!r} leads out of {root}; fix the line, or pass --allow-outside true if you trust it"
+            f"{where}: {shortened(row.image)!r} leads out of {root}; fix the line, or pass --allow-outside true if "
+            "you trust it"
         )
     return name
 
@@ -147,9 +148,10 @@ def _merged(table: Table, known: Row, row: Row) -> Row:
     if known.labels == row.labels:
         return known
     if not table.multi_label:
+        classes = f"{shortened(known.labels[0])} and {shortened(row.labels[0])}"
         raise UserError(
-            f"{table.path}: lines {known.line} and {row.line} give {row.image} the classes {known.labels[0]} and "
-            f"{row.labels[0]}; fix one, or pass --multi-label true if an image may have several"
+            f"{table.path}: lines {known.line} and {row.line} give {shortened(row.image)} the classes {classes}; fix "
+            "one, or pass --multi-label true if an image may have several"
         )
     return Row(known.line, known.image, tuple(dict.fromkeys((*known.labels, *row.labels))), known.split)
 
@@ -169,7 +171,7 @@ def _of_the_split(table: Table, rows: Sequence[Row], split: str) -> list[Row]:
     name = existing_split(split.lower(), groups.__contains__)
     if name not in groups:
         raise NoSplitError(
-            f"{table.path}: the column {table.header[table.split_column]} has no split {split} (it has "
+            f"{table.path}: the column {shortened(table.header[table.split_column])} has no split {split} (it has "
             f"{first_names(sorted(groups))}); name one with --train-split or --val-split"
         )
     return groups[name]

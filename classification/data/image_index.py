@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import list_files
-from backbones.errors import UserError
+from backbones.errors import UserError, shortened
 
 
 class ImageIndex:
@@ -50,7 +50,9 @@ class ImageIndex:
         chosen = [file for file in found if self.prefer.intersection(map(str.lower, file.parts[:-1]))]
         found = chosen if len(found) > 1 and chosen else found
         if len(found) > 1:
-            raise UserError(f"{where}: {name} may be {found[0]} or {found[1]}; write the path from {self.root} on")
+            raise UserError(
+                f"{where}: {shortened(name)} may be {found[0]} or {found[1]}; write the path from {self.root} on"
+            )
         self.respelled += respelled and bool(found)
         return found[0].as_posix() if found else self._of_another_machine(name)
 

@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted, first_names, shortened
 from classification.data.names import ClassNames
 
 # The class of an image, or the set of its classes in a multi-label data set.
 Label: TypeAlias = str | Sequence[str]
+MOST_CELLS = 2**31  # images times classes of a multi-label data set; a byte each
 ALL = "all"  # the split of a data set that is not divided; it is also called "train"
 
 
@@ -75,14 +76,14 @@ class ClassListing:
         if not pairs:
             raise UserError(f"{where}: lists no images; add images or name another split")
         names = tuple(sorted({name for _, labels in pairs for name in labels}))
-        if not multi_label:
-            pairs.sort(key=lambda pair: pair[1])
         number = {name: place for place, name in enumerate(names)}
         if multi_label:
+            _require_moderate(len(pairs), len(names), where)
             numbers = np.zeros((len(pairs), len(names)), bool)
             for row, (_, labels) in enumerate(pairs):
                 numbers[row, [number[name] for name in labels]] = True
         else:
+            pairs.sort(key=lambda pair: pair[1])
             numbers = np.array([number[name] for _, (name,) in pairs], np.int64)
         # Pack the paths into an array: reading a list of Python objects would copy its memory into each worker.
         files = np.array([path for path, _ in pairs], dtype=np.bytes_)
@@ -107,7 +108,8 @@ class ClassListing:
         """Return the same images as those of a multi-label data set."""
         if self.multi_label:
             return self
-        return replace(self, numbers=np.eye(len(self.names), dtype=bool)[self.numbers])
+        _require_moderate(len(self.files), len(self.names), self.source)
+        return replace(self, numbers=self.numbers[:, None] == np.arange(len(self.names)))
 
     def absent(self) -> list[str]:
         """Return the listed files that do not exist."""
@@ -136,7 +138,7 @@ def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) ->
     """
     strange = [name for name in listing.names if classes.label(name) is None]
     if strange:
-        of = f"the {len(classes.names)} classes of {owner} ({', '.join(classes.names[:3])}, ...)"
+        of = f"the {len(classes.names)} classes of {owner} ({first_names(classes.names[:3])}, ...)"
         count = f"{len(strange)} of {len(listing.names)}"
         if listing.in_folders:
             raise UserError(
@@ -144,7 +146,8 @@ def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) ->
                 "them"
             )
         raise UserError(
-            f"{listing.source}: the class {strange[0]} is not one of {of}; {count} classes match none: change them"
+            f"{listing.source}: the class {shortened(strange[0])} is not one of {of}; {count} classes match none: "
+            "change them"
         )
     labels = np.array([classes.label(name) for name in listing.names], np.int64)
     _refuse_shared(listing, labels)
@@ -160,6 +163,15 @@ def count_suffixes(files: Iterable[Path]) -> Counter[str]:
     return Counter(file.suffix.lower() for file in files)
 
 
+def _require_moderate(images: int, classes: int, where: str) -> None:
+    """Refuse a table of images and classes that would fill the memory, mostly because a column holds no classes."""
+    if images * classes > MOST_CELLS:
+        raise UserError(
+            f"{where}: {counted(images, 'image')} of {counted(classes, 'class')}, several an image, would fill the "
+            "memory; name the column of the classes with --label-column"
+        )
+
+
 def _refuse_shared(listing: ClassListing, labels: np.ndarray) -> None:
     """Refuse a listing in which two names stand for one class, such as a synset of ImageNet and its word."""
     owners: dict[int, str] = {}
@@ -167,5 +179,7 @@ def _refuse_shared(listing: ClassListing, labels: np.ndarray) -> None:
         if label in owners and listing.in_folders:
             raise UserError(f"{listing.root / name}: is the same class as {owners[label]}; merge the two folders")
         if label in owners:
-            raise UserError(f"{listing.source}: {name} is the same class as {owners[label]}; use one of the names")
+            raise UserError(
+                f"{listing.source}: {shortened(name)} is the same class as {shortened(owners[label])}; use one name"
+            )
         owners[label] = name

@@ -70,10 +70,10 @@ class ClassPredictions:
             predicted = np.array([labels[row["predicted"]] if row["predicted"] else -1 for row in rows], np.int64)
             confidence = np.array([float(row["confidence"]) for row in rows])
             has_loss = bool(rows) and {"rank", "loss"} <= set(rows[0])
-            rank = np.array([int(row["rank"]) for row in rows]) if has_loss else None
+            rank = np.array([int(row["rank"]) for row in rows], np.int64) if has_loss else None
             loss = np.array([float(row["loss"] or "nan") for row in rows]) if has_loss else None
             names = tuple(row["image"] for row in rows)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise _malformed(path, error) from None
         if len(rows) != run.results["images"]:
             raise UserError(
