@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import TypeAlias
 
 import numpy as np
 
-from tools.evaluation.summary import AREAS, LIMIT, metric_names
+from tools.evaluation.summary import LIMIT, metric_names
 from tools.reports import detection_images, explanations
 from tools.reports.cells import (
     blocks_by_run,
@@ -24,6 +23,7 @@ from tools.reports.charts import ChartSeries, line_chart
 from tools.reports.differences import MetricDifference, detection_differences
 from tools.reports.masks import mask_sections, mask_tables
 from tools.reports.matrix import confusion_blocks
+from tools.reports.object_sizes import SIZES, sizes_section
 from tools.reports.outline import TaskReport
 from tools.reports.page import (
     Block,
@@ -38,9 +38,8 @@ from tools.reports.page import (
 )
 from tools.reports.scores import scaled_series, scores_section
 from tools.runs.folder import RunFolder
-from tools.runs.outcomes import IOU, BoxPredictions, ImageOutcome, ObjectOutcome
+from tools.runs.outcomes import IOU, BoxPredictions
 
-SIZES = {name: text.replace("^2", "²") for name, text in AREAS.items() if name != "all"}
 DEFINITIONS = {
     "AP": "mean over all classes and IoU 0.50 to 0.95",
     "AP50": "mean over all classes at IoU 0.50",
@@ -66,7 +65,6 @@ ERROR_TYPES = {  # TIDE's name -> ours, definition
 CLASS_CURVES = 6  # classes in the chart of precision-recall curves
 THRESHOLDS = {"IoU 0.50": 0, "IoU 0.75": 5, "IoU 0.90": 8}  # name -> index among 0.50, 0.55, ... 0.95
 MOST_ROWS = 14  # of a table beside a chart; longer tables are folded
-Test: TypeAlias = Callable[[ImageOutcome, ObjectOutcome], bool]
 
 
 class DetectionReport(TaskReport[BoxPredictions]):
@@ -250,74 +248,6 @@ def calibration_section(found: Sequence[BoxPredictions]) -> Section:
     )
     by_class = table if len(rows) < MOST_ROWS else FoldedBlocks("By class", [table])
     return Section("Calibration", [SideBySide([chart, by_class]), *notes], text)
-
-
-def sizes_section(found: Sequence[BoxPredictions], *, score: float) -> Section:
-    """Return the chapter on recall by an object's size, its shape, and the number of objects in its image.
-
-    Args:
-        score: least score of the detections.
-    """
-    sizes = [(text, _has_size(name)) for name, text in SIZES.items()]
-    tables = [
-        _recall_table(found, "Objects by size", "size", sizes),
-        _recall_table(found, "Objects by shape", "width : height", SHAPES),
-        _recall_table(found, "Objects by number in the image", "in the image", NUMBERS),
-    ]
-    text = f"Fraction of the objects that are found with score {score:g} or higher at IoU {IOU:g}."
-    return Section("Sizes and shapes", [SideBySide(tables, tables=True)], text)
-
-
-def _recall_table(
-    found: Sequence[BoxPredictions], title: str, what: str, groups: Sequence[tuple[str, Test]]
-) -> SortableTable:
-    """Return a table with the fraction of objects found, one row for each group of objects, such as small ones.
-
-    Args:
-        what: title of the column that names the groups.
-        groups: name of each group, and a function that tells whether an object of an image belongs to it.
-    """
-    columns = [text_column(what), TableColumn("objects"), *run_columns([each.run for each in found], "found", "found ")]
-    rows = []
-    for index, (name, belongs) in enumerate(groups):
-        chosen = [
-            [each for image in run.images for each in image.counted_objects if belongs(image, each)] for run in found
-        ]
-        recalls = [_fraction_found(objects) for objects in chosen]
-        rows.append([TableCell(name, key=index), count_cell(len(chosen[0])), *map(fraction_cell, recalls)])
-    return SortableTable(title, columns, rows)
-
-
-def _fraction_found(objects: Sequence[ObjectOutcome]) -> float | None:
-    return sum(each.status == "found" for each in objects) / len(objects) if objects else None
-
-
-def _has_size(area: str) -> Test:
-    low, high = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}[area]
-    return lambda image, each: low <= each.area < high
-
-
-def _has_shape(low: float, high: float) -> Test:
-    return lambda image, each: low <= each.box[2] / max(each.box[3], 1e-9) < high
-
-
-def _is_among(low: int, high: float) -> Test:
-    return lambda image, _: low <= len(image.counted_objects) <= high
-
-
-SHAPES = [
-    ("below 1 : 2 (tall)", _has_shape(0, 0.5)),
-    ("1 : 2 to 4 : 5", _has_shape(0.5, 0.8)),
-    ("4 : 5 to 5 : 4 (square)", _has_shape(0.8, 1.25)),
-    ("5 : 4 to 2 : 1", _has_shape(1.25, 2)),
-    ("above 2 : 1 (wide)", _has_shape(2, float("inf"))),
-]
-NUMBERS = [
-    ("1", _is_among(1, 1)),
-    ("2 to 5", _is_among(2, 5)),
-    ("6 to 15", _is_among(6, 15)),
-    ("16 or more", _is_among(16, float("inf"))),
-]
 
 
 def _mean_precision(predictions: BoxPredictions, threshold: int) -> np.ndarray | None:

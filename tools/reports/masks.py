@@ -93,9 +93,10 @@ def _item(pair: MaskPair, name: str, path: Path, bits: int) -> GalleryItem:
     pixels = np.ascontiguousarray(pixels)
     contours = {TRUE: _contours(pair.true), FOUND: _contours(pair.found)}
     width = max(1, round(max(pair.box[2:]) / SIDE * 3))  # three pixels where the crop is shown
-    for edge in (2, 0):  # dark edges first, so that they cover no outline
-        for colour, lines in contours.items():
-            cv2.drawContours(pixels, lines, -1, EDGE if edge else colour, width + edge * max(1, width // 2))
+    for lines in contours.values():  # dark edges first, so that they cover no outline
+        cv2.drawContours(pixels, lines, -1, EDGE, width + 2 * max(1, width // 2))
+    for colour, lines in contours.items():
+        cv2.drawContours(pixels, lines, -1, colour, width)
     return GalleryItem(
         [embed_crop(pixels, pair.box, (), alt=f"{title} in {path.name}", margin=MARGIN, side=SIDE)], title, text
     )
