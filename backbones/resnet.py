@@ -163,7 +163,13 @@ class ResNet(Backbone):
 
     def _layers(self) -> dict[str, nn.Module]:
         """Return a dict from level names to the stages that compute them."""
-        return {name: m for i, name in enumerate(self._levels, 1) if (m := self._modules.get(f"layer{i}"))}
+        found: dict[str, nn.Module] = {}
+        for number, name in enumerate(self._levels, start=1):
+            # An assignment inside a comprehension would divide the graph that torch.compile makes.
+            layer = self._modules.get(f"layer{number}")
+            if layer:
+                found[name] = layer
+        return found
 
     def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
         if not (self._recompute and self.training):

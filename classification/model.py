@@ -53,6 +53,10 @@ class Classifier(nn.Module):
         """Map images `[N, C, H, W]`, normalised with the backbone's mean and std, to logits `[N, num_classes]`."""
         raise NotImplementedError
 
+    def compilable(self) -> dict[str, nn.Module]:
+        """Return the parts by name that torch.compile can compile whole."""
+        return {"backbone": self.backbone}
+
     def head_entries(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the entries of the last layer, and those of a last layer with one more class on the meta device."""
         raise NotImplementedError

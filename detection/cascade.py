@@ -51,6 +51,12 @@ class CascadeHeads(RoIHeads):
         heads, predictors = [self.box_head, *self.later_heads], [self.box_predictor, *self.later_predictors]
         return list(zip(heads, predictors, self.coders, strict=True))
 
+    def compilable(self) -> dict[str, nn.Module]:
+        found = super().compilable()
+        for number, (head, predictor, _) in enumerate(self.stages[1:], start=2):
+            found |= {f"box head {number}": head, f"box predictor {number}": predictor}
+        return found
+
     def score(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Scored:
         """Return the logarithms of the mean class probabilities `[R, K + 1]`, and the deltas of the last stage."""
         probabilities: list[Tensor] = []

@@ -135,6 +135,10 @@ class FasterRCNN(GeneralizedRCNN):
         if isinstance(self.roi_heads.box_head, StageHead):
             self.roi_heads.box_head.recomputes = True
 
+    def compilable(self) -> dict[str, nn.Module]:
+        """Return the parts by name that torch.compile can compile whole. Sampling and NMS have sizes of their own."""
+        return {"backbone": self.backbone, "rpn head": self.rpn.head, **self.roi_heads.compilable()}
+
     def freeze_stages(self, stages: int) -> None:
         """Freeze the first `stages` stages of the backbone (1: stem, 2: stem and c2, ...)."""
         self.backbone.body.freeze_stages(stages)

@@ -20,7 +20,7 @@ from detection.box_coder import CachedBoxCoder
 from detection.box_predictor import BoxPredictor, box_losses
 from detection.mask_head import MaskParts, mask_loss
 from detection.matching import IGNORE, ignore_negatives, match_boxes
-from detection.necks import BoxHead, MapHead
+from detection.necks import BoxHead, MapHead, StageHead
 from detection.rois import Sampled, Scored
 from detection.sampling import sample_rois
 from detection.suppression import detections_of_images
@@ -100,6 +100,14 @@ class RoIHeads(TorchvisionRoIHeads):
             for each, masks in zip(detections, self.masks(features, boxes, labels, image_shapes), strict=True):
                 each["masks"] = masks
         return detections, {}
+
+    def compilable(self) -> dict[str, nn.Module]:
+        """Return the parts by name that torch.compile can compile whole: modules between RoIAlign and losses."""
+        head = self.box_head
+        found = {"box head": head.stage if isinstance(head, StageHead) else head, "box predictor": self.box_predictor}
+        # With the neck C4, the mask branch reads the maps of the box head.
+        has_layers = self.has_mask() and not isinstance(self.mask_head, nn.Identity)
+        return {**found, "mask head": self.mask_head} if has_layers else found
 
     def predict_with_losses(
         self,

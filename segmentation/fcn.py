@@ -83,6 +83,11 @@ class FCN(nn.Module):
         found = {name: F.interpolate(x, size=size, mode="bilinear", align_corners=False) for name, x in found.items()}
         return {name: torch.cat([torch.zeros_like(x), x], 1) for name, x in found.items()} if self.binary else found
 
+    def compilable(self) -> dict[str, nn.Module]:
+        """Return the parts by name that torch.compile can compile whole: the backbone and the modules of the head."""
+        names = ("backbone", "classifier", "fusion", "aux_classifier")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
+
     def freeze_stages(self, stages: int) -> None:
         """Freeze the first `stages` stages of the backbone (1: stem; 2: stem and c2; ...)."""
         self.backbone.freeze_stages(stages)

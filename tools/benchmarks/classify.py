@@ -168,7 +168,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
     def report(self, rows: Sequence[SpeedRow[MeasuredClassifier]]) -> BenchmarkReport:
         """Return the tables and charts of all models measured so far."""
         report = super().report(rows)
-        return replace(report, notes=[*NOTES, OTHER_LAYOUT]) if any(map(has_other_layout, rows)) else report
+        return replace(report, notes=[*report.notes, OTHER_LAYOUT]) if any(map(has_other_layout, rows)) else report
 
     def results(self, row: SpeedRow[MeasuredClassifier]) -> dict[str, object]:
         """Return the measurements of one model as an entry of results.json."""
@@ -203,6 +203,7 @@ class ClassifyBenchmark(SpeedBenchmark[MeasuredClassifier]):
             "of matmul rate": lambda row: f"{row.at(mode, setting)['floor_share']:.0%}",
             **{f"vs {library}": ratio_to(library) for library in self.libraries},
             **{f"MB {library}": peak_of(library) for library in (OURS, *self.libraries)},
+            **self.compiled_column(mode, setting),
         }
 
 

@@ -75,6 +75,7 @@ class MeasuredDetector(BenchmarkModel):
 
     difference: ClassVar[str] = "loss_difference"
     lr: ClassVar[float] = 1e-6
+    fixed_size: ClassVar[bool] = False
     backbone: str
     neck: str
     size: int

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ from tools.benchmarks.options import Mode
 from tools.benchmarks.rounds import Implementation, Step
 from tools.benchmarks.settings import OURS, Way
 from tools.engine import cost
+from tools.engine.compiling import compile_parts
 from tools.engine.optim import build_optimizer, memory_order
 from tools.engine.options import TrainOptions
 from tools.engine.state import Precision
+from tools.engine.task import TrainedModule
 
 
 class Calls(NamedTuple):
@@ -44,12 +46,14 @@ class BenchmarkModel(ABC):
         batch: images per step.
         lr: learning rate, so small that random weights do not diverge.
         difference: name in results.json of the value that `share_weights` returns.
+        fixed_size: whether all batches of a training have one shape.
     """
 
     size: int
     batch: int
     lr: ClassVar[float] = 1e-4
     difference: ClassVar[str]
+    fixed_size: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -93,6 +97,7 @@ class ModelJob:
 
     Attributes:
         weights: file that all libraries can load; None: random weights.
+        compiled: whether torch.compile compiles the model, which must be ours.
     """
 
     library: str
@@ -100,6 +105,7 @@ class ModelJob:
     way: Way
     mode: Mode
     weights: Path | None
+    compiled: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -109,13 +115,15 @@ class ModelJob:
     @property
     def implementation(self) -> Implementation:
         """This job as an `Implementation`, which `rounds.measure` times."""
-        return Implementation(f"{self.library}: {self.way}", self.prepare)
+        return Implementation(f"{self.library}{' compiled' if self.compiled else ''}: {self.way}", self.prepare)
 
     def prepare(self) -> Step:
         """Build model, input and optimizer; return a function that runs one training step or one prediction."""
         torch.manual_seed(0)
         model = self.spec.build(self.library, self.weights)
         model = model.to(device()).to(memory_format=self.memory_format).train(self.mode == "train")
+        if self.compiled:
+            compile_parts(cast(TrainedModule, model).compilable(), fixed_size=self.spec.fixed_size)
         calls = self.spec.calls(model, self)
         return self._training(model, calls.loss) if self.mode == "train" else self._prediction(calls.predict)
 

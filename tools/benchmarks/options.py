@@ -87,18 +87,22 @@ class ModelOptions:
         batch: images per step.
         mode: train, infer, or train,infer.
         precision: precision of the comparison at equal settings; auto: bf16 if the hardware supports it, else fp32.
+        compile: also train our models with torch.compile, as --compile of the training commands does.
     """
 
     nets: str
     batch: int = 2
     mode: str = "train,infer"
     precision: Literal["auto", "fp32", "bf16", "both"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         named = split_list(self.mode)
         require(self.batch > 0, "batch", self.batch, "must be above 0")
         require(named and set(named) <= set(MODES), "mode", self.mode, "must be train, infer or train,infer")
         require(split_list(self.nets), "nets", self.nets, "names no model; name at least one")
+        trains = "train" in named
+        require(trains or not self.compile, "compile", self.compile, "is for training; add train to --mode")
 
     @property
     def modes(self) -> list[Mode]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypedDict, TypeVar
 
-from tools.benchmarks.machine import Machine
+from tools.benchmarks.machine import Machine, device
 from tools.benchmarks.models import BenchmarkModel, ModelJob, operations
 from tools.benchmarks.options import MODES, Mode, ModelOptions, Timing
 from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
@@ -16,6 +16,7 @@ from tools.benchmarks.peak import peak_memory
 from tools.benchmarks.rounds import Step, measure, rate, ratio
 from tools.benchmarks.settings import OURS, TORCHVISION, Setting, Way, precisions, settings
 from tools.benchmarks.waits import count_waits
+from tools.engine.compiling import require_compiler
 
 # Sentences for the notes of the benchmarks.
 RATIO_NOTE = (
@@ -30,17 +31,26 @@ WORK_NOTE = (
 WAITS_NOTE = (
     "`waits` is how often Python must wait for a GPU within a step; it is counted by the operations and needs no GPU."
 )
+COMPILE_NOTE = (
+    "`compiled` is the speed of our training with torch.compile divided by our speed without it. The time of compiling "
+    "is not in it."
+)
 Jobs = Mapping[tuple[str, Way], ModelJob]
 
 
 class SettingFigures(TypedDict):
-    """Speed and memory of one model at one setting. `ratio` is our speed divided by each other library's."""
+    """Speed and memory of one model at one setting.
+
+    `ratio` is our speed divided by each other library's. `compiled` is our speed with torch.compile divided by our
+    speed without it; None if it was not measured.
+    """
 
     images_per_second: float
     floor_share: float
     peer_floor_share: dict[str, float]
     ratio: dict[str, float]
     peak_bytes: dict[str, int | None]
+    compiled: float | None
 
 
 class ModeFigures(TypedDict):
@@ -93,6 +103,9 @@ class SpeedBenchmark(Generic[Spec]):
 
     def __init__(self, specs: Sequence[Spec], options: ModelOptions, timing: Timing, *, memory: bool = False) -> None:
         self.specs, self.modes, self.timing, self.memory = specs, options.modes, timing, memory
+        self.compiles = options.compile
+        if options.compile:
+            require_compiler(device())
         self.settings = settings(options.precision)
         self.precisions = precisions(self.settings)
         self.parameters = [spec.parameters() for spec in specs]
@@ -119,7 +132,9 @@ class SpeedBenchmark(Generic[Spec]):
         }
         self._count(row, mode, jobs)
         work = row.operations[mode]
-        implementations = [job.implementation for job in jobs.values()]
+        compiling = self.compiles and mode == "train"
+        compiled = [replace(job, compiled=True) for job in jobs.values() if compiling and job.library == OURS]
+        implementations = [job.implementation for job in (*jobs.values(), *compiled)]
         title, threads = f"{row.spec} {mode}", self.timing.threads or 1
         seconds = measure(implementations, rounds=self.timing.rounds, turn=self.timing.turn, title=title)
         peaks = {each.name: peak_memory(each, threads=threads) if self.memory else None for each in implementations}
@@ -127,7 +142,7 @@ class SpeedBenchmark(Generic[Spec]):
             "seconds": seconds,
             "peak_bytes": peaks,
             "settings": {
-                setting.name: compare(setting, jobs, seconds, peaks, work=work, rates=rates)
+                setting.name: compare(setting, jobs, seconds, peaks, work=work, rates=rates, compiled=compiled)
                 for setting in self.settings
             },
         }
@@ -151,7 +166,7 @@ class SpeedBenchmark(Generic[Spec]):
         charts = [chart(rows, self.settings, self.libraries, mode) for mode in self.modes]
         return BenchmarkReport(
             results={"nets": [self.results(row) for row in rows]},
-            notes=self.notes,
+            notes=[*self.notes, *([COMPILE_NOTE] if self.compiles else [])],
             tables=[
                 ResultTable.of(f"{MODES[mode]}, {setting.title()}", rows, self.columns(mode, setting))
                 for mode in self.modes
@@ -189,7 +204,14 @@ class SpeedBenchmark(Generic[Spec]):
             f"of matmul rate {TORCHVISION}": lambda row: cell(
                 row.at(mode, setting)["peer_floor_share"].get(TORCHVISION), "{:.0%}"
             ),
+            **self.compiled_column(mode, setting),
         }
+
+    def compiled_column(self, mode: Mode, setting: Setting) -> Columns[SpeedRow[Spec]]:
+        """Return the column of what torch.compile gains in training; {} if it was not measured."""
+        if not self.compiles or mode != "train":
+            return {}
+        return {"compiled": lambda row: cell(row.at(mode, setting)["compiled"], "{:.2f}")}
 
 
 def waits(row: SpeedRow[Spec], mode: Mode, library: str) -> str | None:
@@ -206,6 +228,7 @@ def compare(
     *,
     work: float,
     rates: Mapping[str, float],
+    compiled: Sequence[ModelJob] = (),
 ) -> SettingFigures:
     """Compute speed and memory of a model at one setting, from measured times and memory peaks.
 
@@ -215,6 +238,7 @@ def compare(
         peaks: peak memory of each job in bytes; None if it was not measured.
         work: operations of one image.
         rates: speed of the machine's matrix products in 1e9 operations per second, by precision.
+        compiled: the jobs of our model with torch.compile.
     """
     compared = {library: job for (library, way), job in jobs.items() if way == setting.way(library)}
     times = {library: seconds[job.implementation.name] for library, job in compared.items()}
@@ -222,12 +246,14 @@ def compare(
         library: rate(times[library], job.spec.batch) * work / (rates[job.way.precision] * 1e9)
         for library, job in compared.items()
     }
+    gains = [ratio(seconds[job.implementation.name], times[OURS]) for job in compiled if job.way == setting.ours]
     return {
         "images_per_second": rate(times[OURS], compared[OURS].spec.batch),
         "floor_share": fractions.pop(OURS),
         "peer_floor_share": fractions,
         "ratio": {library: ratio(times[OURS], theirs) for library, theirs in times.items() if library != OURS},
         "peak_bytes": {library: peaks[job.implementation.name] for library, job in compared.items()},
+        "compiled": gains[0] if gains else None,
     }
 
 

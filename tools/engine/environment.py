@@ -9,9 +9,12 @@ from collections.abc import Mapping
 import torch
 
 from backbones.common.machine import cores
-from backbones.errors import UserError
+from backbones.errors import UserError, first_line
+from tools.engine.compiling import require_compiler
 from tools.engine.options import TrainOptions
 from tools.processes import distributed
+
+OF_COMPILER = ("torch._dynamo", "torch._inductor")  # modules of the exceptions of torch.compile
 
 
 def default_threads() -> int:
@@ -28,6 +31,9 @@ def user_error_of(error: Exception) -> UserError | None:
     if isinstance(error, OSError):
         return _limit_of_system(error)
     text = str(error).split("\n")[0].split(". ")[0]
+    if type(error).__module__.startswith(OF_COMPILER):
+        reason = first_line(getattr(error, "inner_exception", error))
+        return UserError(f"--compile: torch cannot compile the model ({reason}); leave the option out")
     if "does not have a deterministic implementation" in text:
         return UserError(f"--deterministic: {text}; use another model, or leave the option out")
     if text.startswith("Expected more than 1 value per channel when training"):
@@ -52,7 +58,8 @@ def require_possible(train: TrainOptions, config: Mapping[str, object], device: 
     """Refuse options that this number of processes or this device cannot fulfil.
 
     Raises:
-        UserError: the batch cannot be divided among the processes, or a norm layer needs a GPU.
+        UserError: the batch cannot be divided among the processes, a norm layer needs a GPU, or `--compile` cannot be
+            used.
     """
     parts = distributed.world_size() * train.accumulate
     # An evaluation divides the images themselves among the processes.
@@ -63,6 +70,10 @@ def require_possible(train: TrainOptions, config: Mapping[str, object], device: 
         )
     if config.get("norm") == "sync" and device.type == "cpu" and distributed.world_size() > 1:
         raise UserError("--norm sync: torch synchronises batch norm on GPUs only; use batch or group on CPUs")
+    if config.get("compile") and not config.get("eval_only"):
+        if config.get("recompute"):
+            raise UserError("--compile: cannot be combined with --recompute; leave one of them out")
+        require_compiler(device)
 
 
 def be_deterministic() -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from backbones.common.files import JsonObject
 from backbones.fold import Folds
 from tools.engine.batches import Batch, image_ids, to_device
+from tools.engine.compiling import uncompiled
 from tools.engine.state import Precision
 from tools.processes import distributed, stopping
 from tools.processes.stopping import Stopped
@@ -85,7 +86,7 @@ def evaluate(
                     predictions = model(images)
             evaluator.update(predictions, targets)
 
-    with without_benchmark(), same_draws(precision.device) if losses else nullcontext():
+    with without_benchmark(), uncompiled(model), same_draws(precision.device) if losses else nullcontext():
         # A user error of one process, such as an unreadable image, ends all processes.
         distributed.on_all(predict)
     model.train(before)

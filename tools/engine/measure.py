@@ -12,6 +12,7 @@ from torch import nn
 from backbones.common.files import write_json
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch
+from tools.engine.compiling import uncompiled
 from tools.engine.evaluation import Evaluator, Results, evaluate
 from tools.engine.experiment import Experiment
 from tools.engine.history import changed_options
@@ -60,7 +61,8 @@ class Measure(ABC, Generic[EvaluatorType]):
         write_json(folder / "results.json", everything)
         self.write_predictions(folder, self.evaluator)
         print(self.table(results))
-        print(self.write_samples(model, folder))
+        with uncompiled(model):
+            print(self.write_samples(model, folder))
 
     @abstractmethod
     def new_evaluator(self) -> EvaluatorType:

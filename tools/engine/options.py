@@ -185,6 +185,7 @@ class RunOptions:
         seed: seed of initial weights, image order and augmentation.
         workers: data-loading processes per training process; absent: one per core, at most four.
         deterministic: compute the same bits in every run, also on a GPU, where it is slower.
+        compile: train with torch.compile: backbone and heads become faster, but the first steps wait for the compiler.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with a checkpoint too.
         keep_checkpoints: number of checkpoints to keep.
         eval_every: epochs between evaluations; the last epoch always ends with one.
@@ -210,6 +211,7 @@ class RunOptions:
     seed: int = 0
     workers: int | None = option(None, resume="free")
     deterministic: bool = False
+    compile: bool = option(False, resume="free")
     checkpoint_every: int = option(500, resume="free")
     keep_checkpoints: int = option(2, resume="free")
     eval_every: int = option(1, resume="free")

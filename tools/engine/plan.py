@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -17,12 +17,19 @@ LIVE_NORM_IMAGES = 8  # batch statistics of fewer images are noisy
 
 
 def plan_rows(
-    experiment: Experiment, model: nn.Module, task: TaskPlan, *, steps_per_epoch: int, split: DataSplit | None = None
+    experiment: Experiment,
+    model: nn.Module,
+    task: TaskPlan,
+    *,
+    steps_per_epoch: int,
+    split: DataSplit | None = None,
+    compiled: Sequence[str] = (),
 ) -> dict[str, object]:
     """Return the rows of a run's plan, title to value: the rows of the task and the rows that all tasks share.
 
     Args:
         split: how the training images were split, if the data have no validation split.
+        compiled: names of the parts of the model that torch.compile compiles.
     """
     train, world = experiment.train, distributed.world_size()
     precision = str(experiment.precision().dtype).removeprefix("torch.")
@@ -45,6 +52,7 @@ def plan_rows(
         "batch": f"{train.batch_size} = {world} x {experiment.process_batch} x {train.accumulate} accumulated",
         **rate_rows(model, train),
         **task.of_training,
+        **({"compiled": f"{', '.join(compiled)}; the first steps wait for the compiler"} if compiled else {}),
         "steps": f"{train.epochs} epochs x {steps_per_epoch} = {train.epochs * steps_per_epoch}",
     }
 

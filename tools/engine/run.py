@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import cast
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
+from tools.engine.compiling import compile_parts
 from tools.engine.cost import costs
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
@@ -22,7 +24,7 @@ from tools.engine.options import TaskOptions
 from tools.engine.plan import plan_rows, print_plan
 from tools.engine.rehearsal import Rehearsal, rehearse
 from tools.engine.state import Training
-from tools.engine.task import Data, Model, Options, Task
+from tools.engine.task import Data, Model, Options, Task, TrainedModule
 from tools.processes import distributed
 
 
@@ -53,7 +55,9 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     training = experiment.training(model, steps_per_epoch=batches.steps)
     # Print what will be trained.
     plan = task.plan(options, data, model, experiment.meta)
-    print_plan(plan_rows(experiment, model, plan, steps_per_epoch=batches.steps, split=data.split))
+    parts = _compile(model, fixed_size=task.fixed_size) if _compiles(options) else ()
+    rows = plan_rows(experiment, model, plan, steps_per_epoch=batches.steps, split=data.split, compiled=parts)
+    print_plan(rows)
     loader = None if options.run.eval_only else task.train_loader(experiment, options, data, batches, bad)
     if loader is not None and options.run.dry_run:
         # Time a few steps, and leave nothing behind.
@@ -97,6 +101,20 @@ def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -
         )
     data = task.build_data(options, bad)
     return data, task.build_model(options, data)
+
+
+def _compiles(options: TaskOptions) -> bool:
+    return options.run.compile and not options.run.eval_only
+
+
+def _compile(model: nn.Module, *, fixed_size: bool) -> list[str]:
+    """Let torch.compile compile the parts of a model at the first step; return their names.
+
+    The moving average is a copy that was made before, so it is not compiled.
+    """
+    parts = cast(TrainedModule, model).compilable()
+    compile_parts(parts, fixed_size=fixed_size)
+    return list(parts)
 
 
 def _rehearse(training: Training, loader: Iterable[Batch], batches: Batches, options: TaskOptions) -> Rehearsal:

@@ -39,11 +39,14 @@ class TaskData(Protocol):
 
 
 class TrainedModule(Protocol):
-    """Attributes that a trained model must have in addition to those of `nn.Module`."""
+    """What a trained model must have in addition to `nn.Module`."""
 
     @property
     def load_report(self) -> object | None:
         """Report on the loaded weights, or None for random weights."""
+
+    def compilable(self) -> dict[str, nn.Module]:
+        """Return the parts by name that torch.compile can compile whole. They map tensors to tensors."""
 
 
 @dataclass(frozen=True)

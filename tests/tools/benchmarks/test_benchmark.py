@@ -76,19 +76,22 @@ def test_figures_of_a_setting_by_hand():
         "ours: fp32, channels_last": [0.5, 1.0],
         "timm: fp32, channels_last": [1.0, 2.0],
         "timm: fp32, contiguous": [2.0, 3.0],
+        "ours compiled: fp32, channels_last": [0.25, 0.8],
     }
-    peaks = dict(zip(seconds, (10, 20, None)))
+    peaks = dict(zip(seconds, (10, 20, None, None)))
+    compiled = [job(library="ours", way=FP32, compiled=True)]
     rates = {"fp32": 1000.0}
-    found = compare(Setting("stock", FP32, stock), jobs, seconds, peaks, work=6e9, rates=rates)
+    found = compare(Setting("stock", FP32, stock), jobs, seconds, peaks, work=6e9, rates=rates, compiled=compiled)
     assert found == {
         "images_per_second": pytest.approx(8 / 0.75),
         "floor_share": pytest.approx(8 / 0.75 * 6e9 / 1e12),
         "peer_floor_share": {"timm": pytest.approx(8 / 2.5 * 6e9 / 1e12)},
         "ratio": {"timm": pytest.approx(3.5)},  # the median of 4 and 3
         "peak_bytes": {"ours": 10, "timm": None},
+        "compiled": pytest.approx(1.625),  # the median of 2 and 1.25
     }
     found = compare(Setting("equal fp32", FP32, FP32), jobs, seconds, peaks, work=6e9, rates=rates)
-    assert found["ratio"] == {"timm": 2.0}
+    assert found["ratio"] == {"timm": 2.0} and found["compiled"] is None
 
 
 def test_settings_of_a_precision():
@@ -275,6 +278,7 @@ def test_ctrl_c_leaves_whole_files_or_none(launch, tmp_path: Path):
         (("classify", "--mode", "training"), "--mode training: must be train"),
         (("classify", "--precision", "fp8"), "--precision"),
         (("classify", "--rounds", "0"), "--rounds 0: must be above 0"),
+        (("classify", "--compile", "--mode", "infer"), "--compile True: is for training; add train to --mode"),
         (("classify", "--batch", "0"), "--batch 0: must be above 0"),
     ),
 )
