@@ -15,7 +15,7 @@ from backbones.common.processes import weighted
 from detection.necks import HEAD_NORMS, BoxHead, MapHead, Neck
 from detection.roi_align import PyramidRoIAlign
 from detection.settings import DetectorSettings
-from detection.strips import mask_targets
+from detection.strips import MaskedRois, targets_of_images
 
 CONVOLUTIONS = 4  # Mask R-CNN, figure 4: 3x3 convolutions before the deconvolution
 
@@ -102,9 +102,12 @@ def mask_loss(
         targets: `strips` `[S, 5]` of each image.
         image_shapes: height and width of each resized image.
     """
-    images = zip(targets, boxes, objects, image_shapes, strict=True)
-    cut = [mask_targets(target["strips"], box, at, logits.shape[-1], size) for target, box, at, size in images]
     loss = logits.sum() * 0  # torch's mean over nothing is NaN
     if len(logits):
-        loss = F.binary_cross_entropy_with_logits(logits, torch.cat(cut).to(logits.dtype))
+        images = [
+            MaskedRois(target["strips"], box, at, len(target["boxes"]), size)
+            for target, box, at, size in zip(targets, boxes, objects, image_shapes, strict=True)
+        ]
+        masks = targets_of_images(images, logits.shape[-1])
+        loss = F.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype))
     return weighted({"loss_mask": loss}, logits.new_full((), len(logits)))["loss_mask"] if training else loss

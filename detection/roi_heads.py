@@ -238,13 +238,13 @@ class RoIHeads(TorchvisionRoIHeads):
         Args:
             maps: maps of the sampled RoIs that the box head has computed already, or None.
         """
-        positive = [label > 0 for label in sampled.labels]
-        boxes, objects = (
-            [each[p] for each, p in zip(part, positive, strict=True)] for part in (sampled.boxes, sampled.objects)
-        )
-        chosen = torch.cat(positive)
+        labels = torch.cat(sampled.labels)
+        chosen = torch.where(labels > 0)[0]
+        # Divide the positives by image.
+        counts = torch.stack([(label > 0).sum() for label in sampled.labels]).tolist()
+        boxes, objects = (list(torch.cat(part)[chosen].split(counts)) for part in (sampled.boxes, sampled.objects))
         own = self._mask_maps(features, boxes, image_shapes) if maps is None else maps[chosen]
-        masks = self.mask_predictor.of_class(own, torch.cat(sampled.labels)[chosen])
+        masks = self.mask_predictor.of_class(own, labels[chosen])
         return mask_loss(masks, boxes, objects, targets, image_shapes, training=self.training)
 
     def select_training_samples(

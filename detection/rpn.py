@@ -26,7 +26,7 @@ from backbones.common.processes import weighted
 from detection.box_coder import CachedBoxCoder
 from detection.matching import IGNORE, ignore_negatives, match_boxes
 from detection.sampling import sample_of_images
-from detection.suppression import best_of_images
+from detection.suppression import Candidates, best_of_images
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 # Relative sides of the anchors of a single level, which must carry all sizes: 32..512 pixels at stride 16.
@@ -193,16 +193,15 @@ class RPN(RegionProposalNetwork):
         clipped = torch.cat([clip_boxes_to_image(own, size) for own, size in zip(boxes, image_sizes, strict=True)])
         levels = torch.cat([torch.full((count,), n, device=boxes.device) for n, count in enumerate(counts)])
         sides, flat = clipped[:, 2:] - clipped[:, :2], scores.flatten()
-        found = best_of_images(
+        candidates = Candidates(
             clipped,
             flat,
             levels.repeat(len(boxes)),
             (sides >= self.min_size).all(1) & (flat >= self.score_thresh),
             sizes=[sum(counts)] * len(boxes),
             count=len(counts),
-            threshold=self.nms_thresh,
-            most=self.post_nms_top_n(),
         )
+        found = best_of_images(candidates, threshold=self.nms_thresh, most=self.post_nms_top_n())
         return [clipped[each] for each in found]
 
     def _losses(

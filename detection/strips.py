@@ -11,10 +11,15 @@ the sum over the pixels of a strip has a closed form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from backbones.common import devices
 
 FIELDS = 5  # object, left, right, top, bottom
 PAIRS = 1 << 15  # pairs of a RoI and a strip (or row of pixels) that are computed at a time: about 40 MB
@@ -33,7 +38,8 @@ def strips_of_bitmaps(masks: Tensor) -> Tensor:
 def scaled(strips: Tensor, size: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Return the strips `[S, 5]` of masks that are resized from `size` to `new` (height, width), without smoothing.
 
-    Pixels are those of torch's nearest neighbours, as in torchvision.
+    Pixels are those of torch's nearest neighbours, as in torchvision. Strips that get no pixel are left out, but stay
+    with a width or height of 0 where leaving them out would wait for a GPU.
     """
     if size == new:
         return strips
@@ -42,18 +48,37 @@ def scaled(strips: Tensor, size: tuple[int, int], new: tuple[int, int]) -> Tenso
     left, right, top, bottom = (
         table[side.long()] for table, side in zip((columns, columns, rows, rows), sides, strict=True)
     )
-    kept = (left < right) & (top < bottom)
-    return torch.stack([owner, left, right, top, bottom], dim=1)[kept]
+    found = torch.stack([owner, left, right, top, bottom], dim=1)
+    return found if devices.reading_waits(strips.device) else found[(left < right) & (top < bottom)]
 
 
 def _new_positions(length: int, new: int, device: torch.device) -> Tensor:
     """Return for each pixel edge 0 to `length` its position in the resized image `[length + 1]` int32."""
     # Find the pixel that each new pixel is copied from, in torch's order of operations.
     scale = torch.tensor(length, dtype=torch.float32) / new
-    source = (torch.arange(new, dtype=torch.float32) * scale).int().clamp(max=length - 1)
+    source = (torch.arange(new, dtype=torch.float32, device=device) * scale).int().clamp(max=length - 1)
     # A pixel begins at the first new pixel that is not copied from an earlier one.
-    edges = torch.arange(length + 1, dtype=torch.int32)
-    return torch.searchsorted(source, edges, out_int32=True).to(device)
+    edges = torch.arange(length + 1, dtype=torch.int32, device=device)
+    return torch.searchsorted(source, edges, out_int32=True)
+
+
+@dataclass(frozen=True)
+class MaskedRois:
+    """RoIs of one image, and the masks of the image's objects.
+
+    Attributes:
+        strips: `[S, 5]`.
+        boxes: the RoIs `[R, 4]` xyxy in pixels, inside the image.
+        objects: index of the object of each RoI `[R]`.
+        count: number of objects of the image.
+        size: height and width of the image in pixels.
+    """
+
+    strips: Tensor
+    boxes: Tensor
+    objects: Tensor
+    count: int
+    size: tuple[int, int]
 
 
 def mask_targets(strips: Tensor, boxes: Tensor, objects: Tensor, size: int, image: tuple[int, int]) -> Tensor:
@@ -62,62 +87,103 @@ def mask_targets(strips: Tensor, boxes: Tensor, objects: Tensor, size: int, imag
     Each cell has as many sampling points as torchvision's RoIAlign of bitmaps has: at least one per pixel.
 
     Args:
-        strips: masks of the image's objects `[S, 5]`.
-        boxes: `[R, 4]` xyxy in pixels, inside the image.
-        objects: index of the object of each box `[R]`.
+        strips, boxes, objects: see `MaskedRois`.
         size: number of cells along a side of a box.
         image: height and width of the image in pixels.
     """
+    return targets_of_images([MaskedRois(strips, boxes, objects, 0, image)], size)
+
+
+def targets_of_images(images: Sequence[MaskedRois], size: int) -> Tensor:
+    """Return what `mask_targets` returns, for the RoIs of all images together: `[R, size, size]`.
+
+    A GPU is waited for once.
+    """
+    # Number the objects of all images.
+    begins = [0, *accumulate(each.count for each in images)][: len(images)]
+    strips = _joined([_renumbered(each.strips, at) for each, at in zip(images, begins, strict=True)])
+    objects = torch.cat([each.objects + at for each, at in zip(images, begins, strict=True)])
+    boxes = torch.cat([each.boxes for each in images])
+    # The sides of the image of each RoI are filled on the device.
+    height, width = (
+        torch.cat([torch.full_like(each.boxes[:, 0], each.size[axis]) for each in images]) for axis in (0, 1)
+    )
     targets = boxes.new_zeros((len(boxes), size, size))
-    for rows, indices, used in _chunks(strips, objects, boxes):
-        _, left, right, top, bottom = torch.where(used, strips.T[:, indices], 0)  # unused places have no size
+    for chunk in _chunks(strips, objects, boxes):
+        rows = chunk.rows
+        _, left, right, top, bottom = torch.where(chunk.used, strips.T[:, chunk.indices], 0)  # unused: without a size
         low_x, low_y, high_x, high_y = boxes[rows].T
-        across = _coverage(left, right, low_x, high_x, size, image[1])
-        down = _coverage(top, bottom, low_y, high_y, size, image[0])
+        across = _coverage(left, right, low_x, high_x, size, width[rows], chunk.columns)
+        down = _coverage(top, bottom, low_y, high_y, size, height[rows], chunk.lines)
         # A strip covers the product of its fractions of a row and of a column of cells.
         targets[rows] = down.transpose(1, 2) @ across
     return targets
 
 
-def _chunks(strips: Tensor, objects: Tensor, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield groups of P boxes of similar sizes, whose objects have at most L strips each.
+def _renumbered(strips: Tensor, begin: int) -> Tensor:
+    """Return strips whose objects are numbered from `begin`."""
+    return torch.cat([strips[:, :1] + begin, strips[:, 1:]], dim=1) if begin else strips
 
-    Yields:
-        The indices of the boxes `[P]`, the indices of their objects' strips `[P, L]`, and which of these are used
-        `[P, L]`. Boxes of objects without strips are left out.
+
+def _joined(strips: Sequence[Tensor]) -> Tensor:
+    """Join the strips of several images. Those of one image, which may be many, are not copied."""
+    return torch.cat(list(strips)) if len(strips) > 1 else strips[0]
+
+
+class _Chunk(NamedTuple):
+    """P boxes of similar sizes, whose objects have at most L strips each.
+
+    Attributes:
+        rows: indices of the boxes `[P]`.
+        indices: indices of their objects' strips `[P, L]`.
+        used: which of these are used `[P, L]`.
+        columns, lines: number of pixels that the widest and the highest box touch.
     """
-    count = int(objects.max()) + 1 if len(objects) else 0
-    edges = torch.searchsorted(strips[:, 0].contiguous(), torch.arange(count + 1, device=strips.device).int())
-    begin = edges[objects]
-    lengths = edges[objects + 1] - begin
+
+    rows: Tensor
+    indices: Tensor
+    used: Tensor
+    columns: int
+    lines: int
+
+
+def _chunks(strips: Tensor, objects: Tensor, boxes: Tensor) -> Iterator[_Chunk]:
+    """Yield groups of boxes. Boxes of objects without strips are left out."""
+    owners = strips[:, 0].contiguous()
+    begin, end = (torch.searchsorted(owners, objects.to(owners.dtype), right=right) for right in (False, True))
+    lengths = end - begin
     # The work of a box grows with its side and with the number of its strips.
     work = torch.where(lengths > 0, lengths.maximum((boxes[:, 2:] - boxes[:, :2]).amax(1).ceil().long()), 0)
     order = work.argsort(stable=True)
-    works = work[order].tolist()
+    spans = (boxes[:, 2:] - boxes[:, :2].floor()).long()
+    # Read all numbers on which sizes depend at once: reading waits for a GPU.
+    works, counts, columns, lines = torch.stack([work, lengths, *spans.T])[:, order].tolist()
     start = works.count(0)
     while start < len(order):
         # Add boxes while the padded table stays small. A single box is always taken.
-        end = start + 1
-        while end < len(order) and (end + 1 - start) * works[end] <= PAIRS:
-            end += 1
-        rows = order[start:end]
-        steps = torch.arange(int(lengths[rows].max()), device=strips.device)
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * works[stop] <= PAIRS:
+            stop += 1
+        rows = order[start:stop]
+        steps = torch.arange(max(counts[start:stop]), device=strips.device)
         used = steps < lengths[rows, None]
-        yield rows, torch.where(used, begin[rows, None] + steps, 0), used
-        start = end
+        indices = torch.where(used, begin[rows, None] + steps, 0)
+        yield _Chunk(rows, indices, used, max(columns[start:stop]), max(lines[start:stop]))
+        start = stop
 
 
-def _coverage(begin: Tensor, end: Tensor, low: Tensor, high: Tensor, size: int, length: int) -> Tensor:
+def _coverage(begin: Tensor, end: Tensor, low: Tensor, high: Tensor, size: int, length: Tensor, most: int) -> Tensor:
     """Return the fraction of each cell's sampling points that read a strip along one axis: `[P, L, size]`.
 
     Args:
         begin, end: sides of strips `[P, L]` in pixels.
         low, high: sides of boxes `[P]` in pixels.
         size: number of cells of a box.
-        length: number of pixels of the image.
+        length: number of pixels of each box's image `[P]`.
+        most: largest number of whole pixels between the pixel in which a box begins and its end.
     """
     base = low.floor()
-    edges = int((high - base).max()) + 3
+    edges = most + 3
     table = _before_edges(low - base, (high - low).clamp(min=1) / size, (length - base)[:, None, None], size, edges)
     begin, end = ((side - base[:, None].int()).clamp(0, edges - 1) for side in (begin, end))
     first = torch.arange(len(low), device=low.device)[:, None] * edges

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -16,35 +17,46 @@ LEAST_SIDE = 1e-2  # pixels of a detection's side; torchvision's value
 MOST_BOXES = 25_000
 
 
-def best_of_images(
-    boxes: Tensor,
-    scores: Tensor,
-    groups: Tensor,
-    usable: Tensor,
-    *,
-    sizes: Sequence[int],
-    count: int,
-    threshold: float,
-    most: int,
-) -> list[Tensor]:
-    """Return for each image the indices of the boxes that non-maximum suppression keeps, the best first.
+@dataclass(frozen=True)
+class Candidates:
+    """Boxes of several images, image by image, of which non-maximum suppression keeps the best.
 
-    They are the boxes that `torchvision.ops.batched_nms` keeps of the usable boxes of each image.
-
-    Args:
-        boxes: `[B, 4]` xyxy of all images, image by image, with coordinates of at least 0.
+    Attributes:
+        boxes: `[B, 4]` xyxy, with coordinates of at least 0.
         scores: `[B]`.
         groups: class or pyramid level of each box `[B]`, 0 to `count` - 1. Boxes of different groups suppress nothing
             of each other.
         usable: `[B]` bool; other boxes neither suppress nor are kept.
         sizes: number of boxes of each image.
+        count: number of groups.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    groups: Tensor
+    usable: Tensor
+    sizes: Sequence[int]
+    count: int
+
+    def part(self, chosen: slice, sizes: Sequence[int]) -> Candidates:
+        """Return the boxes of some images, of which `chosen` are the boxes and `sizes` their numbers."""
+        boxes, scores, groups, usable = (each[chosen] for each in (self.boxes, self.scores, self.groups, self.usable))
+        return Candidates(boxes, scores, groups, usable, sizes, self.count)
+
+
+def best_of_images(candidates: Candidates, *, threshold: float, most: int) -> list[Tensor]:
+    """Return for each image the indices of the boxes that non-maximum suppression keeps, the best first.
+
+    They are the boxes that `torchvision.ops.batched_nms` keeps of the usable boxes of each image.
+
+    Args:
         threshold: IoU above which the weaker of two boxes is removed.
         most: number of boxes kept of an image.
     """
     found: list[Tensor] = []
-    for part, own in _calls(sizes):
-        kept = _best(boxes[part], scores[part], groups[part], usable[part], own, count=count, threshold=threshold)
-        found += [each[:most] + part.start for each in kept]
+    for chosen, sizes in _calls(candidates.sizes):
+        kept = _best(candidates.part(chosen, sizes), threshold)
+        found += [each[:most] + chosen.start for each in kept]
     return found
 
 
@@ -76,16 +88,10 @@ def detections_of_images(
     ends = torch.tensor([0, *accumulate(len(own) for own in boxes)]).to(roi.device, non_blocking=True)
     found = torch.searchsorted(roi, ends)
     flat, scores = clipped[roi, label], probabilities[roi, label]
-    kept = best_of_images(
-        flat,
-        scores,
-        label,
-        torch.ones_like(label, dtype=torch.bool),
-        sizes=(found[1:] - found[:-1]).tolist(),
-        count=probabilities.shape[1],
-        threshold=threshold,
-        most=most,
-    )
+    sizes = (found[1:] - found[:-1]).tolist()
+    every = torch.ones_like(label, dtype=torch.bool)
+    candidates = Candidates(flat, scores, label, every, sizes, count=probabilities.shape[1])
+    kept = best_of_images(candidates, threshold=threshold, most=most)
     return [flat[each] for each in kept], [scores[each] for each in kept], [label[each] for each in kept]
 
 
@@ -100,24 +106,17 @@ def _calls(sizes: Sequence[int]) -> Iterator[tuple[slice, list[int]]]:
     yield slice(begin, begin + sum(own)), own
 
 
-def _best(
-    boxes: Tensor,
-    scores: Tensor,
-    groups: Tensor,
-    usable: Tensor,
-    sizes: Sequence[int],
-    *,
-    count: int,
-    threshold: float,
-) -> list[Tensor]:
+def _best(candidates: Candidates, threshold: float) -> list[Tensor]:
     """Return for each image the indices of its kept boxes, with one call and one reading of sizes."""
+    boxes, sizes, count = candidates.boxes, candidates.sizes, candidates.count
     if not len(boxes):
         return [torch.zeros(0, dtype=torch.int64, device=boxes.device) for _ in sizes]
     numbers = torch.arange(len(sizes), device=boxes.device)
     image = torch.cat([number.expand(size) for number, size in zip(numbers, sizes, strict=True)])
     # Count boxes that are not usable as boxes of one more image, which is left out below.
-    image = torch.where(usable, image, len(sizes))
-    kept = nms(_apart(boxes, image * count + groups, (len(sizes) + 1) * count), scores, threshold)
+    image = torch.where(candidates.usable, image, len(sizes))
+    apart = _apart(boxes, image * count + candidates.groups, (len(sizes) + 1) * count)
+    kept = nms(apart, candidates.scores, threshold)
     # Sort by image; a stable sort keeps the best of each image first.
     owners, order = image[kept].sort(stable=True)
     counts = (owners == numbers[:, None]).sum(1).tolist()

@@ -21,7 +21,7 @@ from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import CocoDetection
 from detection.runs import bitmaps, encode_strips, moved, strips_of, strips_of_codes, united
-from detection.strips import mask_targets, scaled, strips_of_bitmaps
+from detection.strips import MaskedRois, mask_targets, scaled, strips_of_bitmaps, targets_of_images
 from detection.transforms import AUGMENTATIONS, Augment, register_augmentation
 
 SIZE = (40, 60)  # height and width of the images
@@ -219,6 +219,10 @@ def test_targets_equal_torchvisions(size: tuple[int, int], scale: float):
     found = mask_targets(strips, boxes, objects, 14, (height, width))
     torch.testing.assert_close(found, expected)
     assert 0.2 < found.mean() < 0.8
+    # Two images together give the targets of each.
+    half, other = slice(0, 25), slice(25, 60)
+    parts = [MaskedRois(strips, boxes[part], objects[part], 3, (height, width)) for part in (half, other)]
+    torch.testing.assert_close(targets_of_images(parts, 14), found)
     # An object without strips has an empty target.
     assert not mask_targets(strips[:0], boxes, objects, 14, (height, width)).any()
 

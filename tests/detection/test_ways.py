@@ -15,7 +15,7 @@ from detection import suppression
 from detection.box_coder import CachedBoxCoder
 from detection.box_predictor import IOU_WEIGHT, box_losses
 from detection.sampling import sample_of_images
-from detection.suppression import best_of_images
+from detection.suppression import Candidates, best_of_images
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 SIZES = ((64, 80), (72, 64), (64, 64))
@@ -107,8 +107,8 @@ def test_suppression_of_all_images_together_equals_that_of_each(most_boxes: int,
     scores = torch.randint(0, 40, (total,), generator=random) / 40
     groups = torch.randint(0, 3, (total,), generator=random)
     usable = torch.rand(total, generator=random) > 0.2
-    options = {"sizes": sizes, "count": 3, "threshold": 0.3, "most": 20}
-    found = best_of_images(boxes, scores, groups, usable, **options)
+    limits = {"threshold": 0.3, "most": 20}
+    found = best_of_images(Candidates(boxes, scores, groups, usable, sizes, count=3), **limits)
     begin = 0
     for own, size in zip(found, sizes, strict=True):
         part = torch.where(usable[begin : begin + size])[0] + begin
@@ -116,7 +116,8 @@ def test_suppression_of_all_images_together_equals_that_of_each(most_boxes: int,
         assert torch.equal(own, expected)
         begin += size
     assert [len(own) for own in found] == [20, 0, 20, 20]
-    nothing = best_of_images(boxes[:0], scores[:0], groups[:0], usable[:0], **{**options, "sizes": [0, 0]})
+    none = Candidates(boxes[:0], scores[:0], groups[:0], usable[:0], [0, 0], count=3)
+    nothing = best_of_images(none, **limits)
     assert [each.tolist() for each in nothing] == [[], []]
 
 

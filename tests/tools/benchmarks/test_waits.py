@@ -23,6 +23,8 @@ TRAINING = Counter(PROPOSALS) + Counter(
         "loop.py:_not_finite": 1,
     }
 )
+# Of the mask branch: the positives and their numbers, RoIAlign, and all sizes of the targets at once.
+MASKS = Counter({"roi_heads.py:_mask_loss": 2, "roi_align.py:align_by_levels": 1, "strips.py:_chunks": 1})
 PREDICTION = (
     Counter(PROPOSALS)
     + Counter(PROPOSALS)
@@ -37,7 +39,11 @@ def images(count: int) -> list[torch.Tensor]:
 
 def targets(count: int) -> list[dict[str, torch.Tensor]]:
     boxes = torch.tensor([[4.0, 6, 40, 50], [30, 20, 60, 60]])
-    return [{"boxes": boxes, "labels": torch.tensor([1, 2]), "image_id": torch.tensor(n)} for n in range(count)]
+    # The objects fill their boxes, in strips of one column.
+    sides = enumerate(boxes.int().tolist())
+    strips = [(number, x, x + 1, box[1], box[3]) for number, box in sides for x in range(box[0], box[2])]
+    one = {"boxes": boxes, "labels": torch.tensor([1, 2]), "strips": torch.tensor(strips, dtype=torch.int32)}
+    return [{**one, "image_id": torch.tensor(n)} for n in range(count)]
 
 
 def a_training(model: torch.nn.Module) -> Training:
@@ -48,13 +54,14 @@ def a_training(model: torch.nn.Module) -> Training:
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_places_where_a_training_step_waits(count: int):
+@pytest.mark.parametrize("masks", [False, True])
+def test_places_where_a_training_step_waits(count: int, masks: bool):
     torch.manual_seed(0)
-    model = detection.build("timm/test_resnet", 2, weights=None, **SMALL)
+    model = detection.build("timm/test_resnet", 2, weights=None, masks=masks, mask_channels=16, **SMALL)
     model.trust_targets()  # as the training command does: the loader checks them
     steps = train_epoch(a_training(model), [(images(count), targets(count))] * 2)
     next(steps)  # the first step makes the constants and the optimizer's state
-    assert count_waits(lambda: next(steps)) == TRAINING
+    assert count_waits(lambda: next(steps)) == (TRAINING + MASKS if masks else TRAINING)
 
 
 @pytest.mark.parametrize("count", [1, 4])
