@@ -64,9 +64,10 @@ class FCN(nn.Module):
 
     def losses(self, scores: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """Return the training losses for the result of `scores`. Without `aux` there is no auxiliary loss."""
-        losses = {"loss_seg": self.loss(scores["out"], mask)}
+        losses = self.loss.terms("loss_seg", scores["out"], mask)
         if "aux" in scores:
-            losses["loss_aux"] = AUX_WEIGHT * self.loss(scores["aux"], mask)
+            second = self.loss.terms("loss_aux", scores["aux"], mask)
+            losses |= {name: AUX_WEIGHT * loss for name, loss in second.items()}
         return losses
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.common.processes import mean
+from backbones.common.processes import weighted
 from segmentation.data.classes import IGNORE
 
 HARDEST = 0.25  # fraction of the labelled pixels that "ohem" learns from
@@ -18,8 +19,9 @@ HARDEST = 0.25  # fraction of the labelled pixels that "ohem" learns from
 class PixelLoss(nn.Module):
     """Training loss: mean cross-entropy of the labelled pixels, or a variant of it.
 
-    Processes that train together divide by the mean of their pixel counts: averaging their gradients then gives the
-    mean over the pixels of all processes. "ohem" and the Dice loss work on each process's own pixels.
+    In training, the cross-entropy is weighted by the process's number of pixels (`processes.weighted`): averaging the
+    gradients of all processes then gives the mean over the pixels of all. "ohem" and the Dice loss work on each
+    process's own pixels.
 
     Args:
         kind: "ce"; "ohem" keeps the quarter of the labelled pixels with the largest loss (Shrivastava et al. 2016,
@@ -41,18 +43,29 @@ class PixelLoss(nn.Module):
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Map scores `[N, K, H, W]` and class numbers `[N, H, W]` to a scalar, which is 0 if no pixel is labelled."""
+        return reduce(torch.add, self.terms("loss", scores, labels).values())
+
+    def terms(self, name: str, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the loss by name: `name`, and with "dice" also `name` and "_dice".
+
+        Args:
+            scores: `[N, K, H, W]`.
+            labels: class numbers `[N, H, W]`.
+        """
         scores, labels = scores.float(), labels.long()
         loss = self._cross_entropy(scores, labels)
         labelled = labels != IGNORE
         if self.kind == "ohem":
             # Average the largest losses only; ignored pixels have a loss of 0 and come last.
             count = max(1, int(HARDEST * int(labelled.sum())))
-            return loss.flatten().topk(count).values.mean()
+            return {name: loss.flatten().topk(count).values.mean()}
         # Divide by the weights of the labelled pixels. reduction="mean" would give 0 / 0 if there are none.
         weight = labelled if self.class_weights is None else self._pixel_weights(labels, labelled)
         total = weight.sum().float()
-        loss = loss.sum() / (mean(total) if self.training else total).clamp(min=torch.finfo(torch.float32).tiny)
-        return loss + self.dice(scores, labels) if self.kind == "dice" else loss
+        found = {name: loss.sum() / total.clamp(min=torch.finfo(torch.float32).tiny)}
+        if self.training:
+            found = weighted(found, total)
+        return {**found, f"{name}_dice": self.dice(scores, labels)} if self.kind == "dice" else found
 
     def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted cross-entropy of each pixel `[N, H, W]`; 0 for ignored pixels."""

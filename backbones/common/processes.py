@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -55,13 +56,13 @@ def recorded_counts() -> Iterator[dict[str, Tensor]]:
 
 
 def relative_count(count: Tensor) -> Tensor:
-    """Return this process's count (a scalar) divided by the mean count of all processes, or by 1 if that is less.
+    """Return this process's count (a scalar) divided by the mean count of all processes; 0 if no process has any.
 
     A loss that is a mean over `count` items must be multiplied by this factor. When DistributedDataParallel then
     averages the gradients, every item has the same weight, whichever process it is on.
     """
     count = count.float()
-    return count / mean(count).clamp(min=1)
+    return count / mean(count).clamp(min=torch.finfo(count.dtype).tiny)
 
 
 def shard_batches(length: int, batch_size: int, *, rank: int, world_size: int) -> list[list[int]]:

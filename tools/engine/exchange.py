@@ -39,7 +39,8 @@ def exchange(losses: Mapping[str, Tensor], counts: Mapping[str, Tensor], *, fail
     flags = [~total.isfinite(), *(total.new_full((), each) for each in (stopping.is_requested(), failed))]
     own = torch.stack([each.to(total.device, torch.float32) for each in (*counts.values(), *flags)])
     means = distributed.mean(own)
-    weights = (own / means.clamp(min=1))[: len(counts)]
+    # Where no process has an item, the weight is 0 / tiny = 0.
+    weights = (own / means.clamp(min=torch.finfo(own.dtype).tiny))[: len(counts)]
     changed = {name: losses[name] * weight for name, weight in zip(counts, weights, strict=True)}
     return Exchanged({**losses, **changed}, means[len(counts) :])
 

@@ -168,12 +168,13 @@ def accumulation_reduces_once() -> None:
     distributed.stop()
 
 
-def detection_exchanges_once() -> None:
-    """Collectives of a training step of a detector with frozen norm, beside those of gradients."""
+def a_step_exchanges_once() -> None:
+    """Collectives of a training step beside those of gradients: of detectors, and of segmentation with two losses."""
     import torch.distributed as dist
 
     import backbones
     import detection
+    import segmentation
     from tools.engine import optim
     from tools.engine.loop import train_epoch
     from tools.engine.options import TrainOptions
@@ -185,25 +186,33 @@ def detection_exchanges_once() -> None:
         work = getattr(dist, name)
         setattr(dist, name, lambda *given, work=work, name=name, **more: (made.append(name), work(*given, **more))[1])
     small = {"min_size": SIDE, "fpn_channels": 16, "head_channels": 64, "proposals": 4, "masks": True}
+    target = {"boxes": torch.tensor([[4.0, 4, 40, 44]]), "labels": torch.tensor([1]), "image_id": torch.tensor(1)}
+    target["masks"] = torch.ones(1, SIDE, SIDE, dtype=torch.uint8)
+    labels = {"mask": torch.ones(2, SIDE, SIDE, dtype=torch.uint8), "image_id": torch.tensor([1, 2])}
     counted = {}
-    for kind in ("frozen", "live"):
-        detector = detection.build("timm/test_resnet", 3, **small)
-        if kind == "frozen":
-            backbones.freeze_batch_norm(detector)
-        optimizer, options = optim.build_optimizer(detector, TrainOptions(lr=1e-4)), TrainOptions(lr=1e-4)
-        wrapped = distributed.wrap(detector, device)
+    for kind in ("frozen", "live", "labels"):
+        if kind == "labels":
+            model, batch, terms = segmentation.build("resnet20", 4), (torch.rand(2, 3, SIDE, SIDE), labels), 2
+        else:
+            model, batch, terms = (
+                detection.build("timm/test_resnet", 3, **small),
+                ([torch.rand(3, SIDE, SIDE)], [target]),
+                5,
+            )
+        if kind != "live":
+            backbones.freeze_batch_norm(model)
+        optimizer, options = optim.build_optimizer(model, TrainOptions(lr=1e-4)), TrainOptions(lr=1e-4)
+        wrapped = distributed.wrap(model, device)
         schedule = optim.build_schedule(optimizer, options, 10)
         training = Training(wrapped, optimizer, schedule, Precision(device, torch.float32))
-        target = {"boxes": torch.tensor([[4.0, 4, 40, 44]]), "labels": torch.tensor([1]), "image_id": torch.tensor(1)}
-        target["masks"] = torch.ones(1, SIDE, SIDE, dtype=torch.uint8)
-        steps = train_epoch(training, [([torch.rand(3, SIDE, SIDE)], [target])] * 4)
+        steps = train_epoch(training, [batch] * 4)
         next(steps)  # the first batch takes an agreement
         made.clear()
         losses = next(steps)
         counted[kind] = list(made)
-        assert len(losses) == 5 and all(loss.isfinite() for loss in losses.values())
+        assert len(losses) == terms and all(loss.isfinite() for loss in losses.values())
         assert len(list(steps)) == 2
-    assert counted["frozen"] == ["all_reduce"]
+    assert counted["frozen"] == counted["labels"] == ["all_reduce"]
     assert sorted(counted["live"]) == ["_broadcast_coalesced", "all_reduce"]
     distributed.stop()
 
@@ -290,7 +299,7 @@ def test_accumulated_batches_are_reduced_once_a_step(group: Group, tmp_path: Pat
 
 
 def test_a_detector_exchanges_counts_and_flags_once_a_step(group: Group, tmp_path: Path):
-    require_success(group(__file__, "detection_exchanges_once", cwds=[tmp_path] * 2))
+    require_success(group(__file__, "a_step_exchanges_once", cwds=[tmp_path] * 2))
 
 
 def test_a_batch_that_one_process_cannot_read_ends_all_after_the_steps_before(group: Group, tmp_path: Path):
