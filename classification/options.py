@@ -82,7 +82,7 @@ class ClassificationDataOptions:
     crop_size: int | None = None
     resize_size: int | None = option(None, resume="evaluation")
     interpolation: Literal["bilinear", "bicubic"] | None = None
-    test_crops: Literal["center", "ten", "multiscale"] = option("center", resume="evaluation")
+    test_crops: Literal["center", "ten", "multiscale"] = option("center", resume="evaluation", recorded="evaluation")
     train_eval: int = 0
     sampling: Literal["all", "balanced"] = "all"
     choose_by: Literal["auto", "top1", "balanced_accuracy", "macro_f1", "mAP"] = "auto"
@@ -148,7 +148,7 @@ class ClassifierOptions:
     weights_from: str | None = option(None, recorded=True)
     norm: Literal["batch", "sync", "frozen", "group"] = "batch"
     freeze: int = 0
-    label_smoothing: float = 0.0
+    label_smoothing: float = option(0.0, recorded="evaluation")
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
     recompute: bool = False
 

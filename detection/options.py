@@ -128,11 +128,11 @@ class DetectionEvaluationOptions:
         ensemble: files of further detectors (model.safetensors of runs with any backbone) to average with.
     """
 
-    refine: bool = option(False, resume="evaluation")
-    test_sizes: list[int] | None = option(None, resume="evaluation")
-    test_flip: bool = option(False, resume="evaluation")
-    test_nms: float | None = option(None, resume="evaluation")
-    soft_nms: bool = option(False, resume="evaluation")
+    refine: bool = option(False, resume="evaluation", recorded="evaluation")
+    test_sizes: list[int] | None = option(None, resume="evaluation", recorded="evaluation")
+    test_flip: bool = option(False, resume="evaluation", recorded="evaluation")
+    test_nms: float | None = option(None, resume="evaluation", recorded="evaluation")
+    soft_nms: bool = option(False, resume="evaluation", recorded="evaluation")
     ensemble: list[str] | None = option(None, resume="evaluation")
 
     def __post_init__(self) -> None:

@@ -81,14 +81,14 @@ class DetectorSettings:
     head_norm: Literal["none", "batch", "group"] = option("none", recorded=True)
     head_channels: int = option(1024, recorded=True)
     anchor_scale: float = option(8.0, recorded="default")
-    rois_per_image: int = 512
+    rois_per_image: int = option(512, recorded="evaluation")
     roi_samples: int = option(2, recorded="default")
-    proposals: int = 1000
-    max_detections: int = option(100, resume="evaluation")
+    proposals: int = option(1000, recorded="evaluation")
+    max_detections: int = option(100, resume="evaluation", recorded="evaluation")
     context: bool = option(False, recorded=True)
     cascade: bool = option(False, recorded=True)
     class_agnostic_boxes: bool = option(False, recorded=True)
-    box_loss: Literal["smooth_l1", "giou", "ciou"] = "smooth_l1"
+    box_loss: Literal["smooth_l1", "giou", "ciou"] = option("smooth_l1", recorded="evaluation")
     recompute: bool = option(False, resume="free")
     masks: bool = option(False, recorded="default")
     mask_channels: int = option(256, recorded="default")

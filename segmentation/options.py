@@ -70,11 +70,11 @@ class SegmentationDataOptions:
     augment: str = "train"
     crop_size: int = 480
     scales: tuple[float, float] = (0.5, 2.0)
-    min_size: int = option(0, resume="evaluation")
-    tile: int = option(0, resume="evaluation", formerly="window")
-    overlap: float = option(0.25, resume="evaluation")
-    test_scales: list[float] | None = option(None, resume="evaluation")
-    test_flip: bool = option(False, resume="evaluation")
+    min_size: int = option(0, resume="evaluation", recorded="evaluation")
+    tile: int = option(0, resume="evaluation", formerly="window", recorded="evaluation")
+    overlap: float = option(0.25, resume="evaluation", recorded="evaluation")
+    test_scales: list[float] | None = option(None, resume="evaluation", recorded="evaluation")
+    test_flip: bool = option(False, resume="evaluation", recorded="evaluation")
 
     def __post_init__(self) -> None:
         self.categories()

@@ -15,7 +15,7 @@ def option(
     *,
     resume: Resume | None = None,
     formerly: str | None = None,
-    recorded: bool | Literal["default"] = False,
+    recorded: bool | Literal["default", "evaluation"] = False,
 ) -> Value:
     """Declare a field of an option group, as `dataclasses.field` does.
 
@@ -31,6 +31,8 @@ def option(
         recorded: True if the weights of a run only fit with the run's value: a command that is given these weights
             uses the value in their header, and refuses another one on the command line. "default" if the weights fit
             with other values too, but were trained with the run's value: the command line may give another one.
+            "evaluation" if an evaluation of the weights (`--eval-only`) uses the run's value, unless the command line
+            or `--config` gives another one.
     """
     return field(default=default, metadata={"resume": resume, "formerly": formerly, "recorded": recorded})
 
@@ -53,8 +55,13 @@ def extensible(groups: Iterable[type]) -> set[str]:
 
 
 def recorded(group: type) -> set[str]:
-    """Return the names of a model's options whose values a weights file records."""
-    return {each.name for each in fields(group) if each.metadata.get("recorded")}
+    """Return the names of a model's options whose values a weights file records for all uses of the weights."""
+    return {each.name for each in fields(group) if each.metadata.get("recorded") in (True, "default")}
+
+
+def evaluated(groups: Iterable[type]) -> set[str]:
+    """Return the names of the options whose values an evaluation takes from the header of its weights."""
+    return {each.name for group in groups for each in fields(group) if each.metadata.get("recorded") == "evaluation"}
 
 
 def fitting(group: type) -> set[str]:

@@ -117,18 +117,28 @@ def read_meta(path: str | os.PathLike[str]) -> JsonObject:
 
     For any other file, and for words such as "imagenet", the result is empty.
     """
+    return _header_entry(path, "meta")
+
+
+def read_config(path: str | os.PathLike[str]) -> JsonObject:
+    """Read from the header of one of our own weights or exported files all options of its run; {} for other files."""
+    return _header_entry(path, "config")
+
+
+def _header_entry(path: str | os.PathLike[str], name: str) -> JsonObject:
+    """Return a JSON object of a file's header; {} if there is none."""
     path = Path(path)
     if is_exported(path):
-        meta = read_metadata(path).get("meta", {}) if path.is_file() else {}
-        return meta if isinstance(meta, dict) else {}
+        found = read_metadata(path).get(name, {}) if path.is_file() else {}
+        return found if isinstance(found, dict) else {}
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+            found = json.loads((file.metadata() or {}).get(name, "{}"))
     except (SafetensorError, OSError, ValueError):
         return {}  # reading the tensors reports what is wrong with the file
-    return meta if isinstance(meta, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _content(path: Path) -> object:

@@ -49,11 +49,13 @@ class FurtherValues:
 
     Attributes:
         values: by the name of the option. They take precedence over the recipe.
+        defaults: further values, which take precedence over the recipe, but never over `--config`.
         over_config: whether they take precedence over `--config` as well.
         source: where they come from, for messages.
     """
 
     values: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
     over_config: bool = False
     source: str = ""
 
@@ -154,7 +156,10 @@ def _parse(
         present = partial(_with_present_names, groups=list(groups.values()), copies=copies)
         arguments = change_values(arguments, "config", lambda file: present(file, "--config "))
         files = [present(str(defaults))] if defaults else []
-        if further and (more := further(arguments)).values:
+        more = further(arguments) if further else FurtherValues()
+        if more.defaults:
+            files.append(_written(more.defaults, copies))
+        if more.values:
             file = _written(more.values, copies)
             if more.over_config:
                 arguments = _after_config(arguments, file, more)

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from backbones.common.files import JsonObject
-from backbones.common.options import fitting, recorded, renamed
+from backbones.common.options import evaluated, fitting, recorded, renamed
 from backbones.errors import UserError
 from tools.cli.arguments import last_value
 from tools.cli.parsing import FurtherValues, peek_option
@@ -47,16 +47,18 @@ def named_recipe(argv: Sequence[str], folder: Path, *, of_data: str = "standard"
     return path if path.is_file() else None
 
 
-def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> FurtherValues:
+def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type], model: type) -> FurtherValues:
     """Return the options of a model that the header of `--weights` records; empty for weights without such a header.
 
     The weights of a run of the same task hold a whole model. Its options take precedence over `--config`, because the
     weights fit no other model. The weights of a run of another task record the backbone only. With `--eval-only`,
     `--bits` and the choice of classes are recorded as well: an evaluation reads 16-bit images and classes as the
-    training did.
+    training did. It also predicts as the run did, with its number of proposals, sizes, tiles and views of images,
+    unless the command line or `--config` says otherwise. An exported file has one view of each image.
 
     Args:
         task: of the command.
+        groups: all option groups of the command.
         model: option group of the model.
 
     Raises:
@@ -66,10 +68,12 @@ def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> Furthe
     weights = peek_option(argv, "weights")
     if not weights or str(peek_option(argv, "resume")).lower() == "true":
         return FurtherValues()
-    from backbones.weights.files import read_meta  # imports torch
+    from backbones.weights.exported import is_exported  # imports torch
+    from backbones.weights.files import read_config, read_meta
     from backbones.weights.hub import resolve
 
-    meta = read_meta(resolve(str(weights)))
+    path = resolve(str(weights)) or ""
+    meta = read_meta(path)
     values, names = meta.get("model"), recorded(model)
     if not isinstance(values, dict) or "task" not in meta:
         return FurtherValues()
@@ -82,9 +86,13 @@ def options_of_weights(argv: Sequence[str], *, task: str, model: type) -> Furthe
     bits = meta.get("input", {}).get("bits")
     if whole:
         _require_consistent(argv, {name: found[name] for name in found if name in fitting(model) | {"norm"}}, weights)
+    defaults: JsonObject = {}
     if whole and str(peek_option(argv, "eval_only")).lower() == "true":
         found |= {**meta.get("categories", {}), **({} if bits is None else {"bits": bits})}
-    return FurtherValues(found, over_config=whole, source=f"--weights {weights}")
+        config = {} if is_exported(path) else read_config(path)
+        defaults = renamed({**config, **meta.get("input", {}), **values}, groups)
+        defaults = {name: defaults[name] for name in evaluated(groups) - found.keys() if name in defaults}
+    return FurtherValues(found, defaults=defaults, over_config=whole, source=f"--weights {weights}")
 
 
 def _require_consistent(argv: Sequence[str], values: JsonObject, weights: object) -> None:

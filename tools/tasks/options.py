@@ -148,7 +148,8 @@ class TrainingCommand:
 
     def of_weights(self, argv: Sequence[str]) -> FurtherValues:
         """Return the options of the model that the header of `--weights` records."""
-        return options_of_weights(argv, task=self.task, model=get_type_hints(self.options)["model"])
+        model = get_type_hints(self.options)["model"]
+        return options_of_weights(argv, task=self.task, groups=self.groups, model=model)
 
 
 # By the name of the command in tools/, without .py.

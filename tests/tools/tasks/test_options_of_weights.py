@@ -15,17 +15,21 @@ from tools.cli.parsing import parse
 from tools.tasks.options import COMMANDS
 
 
-def write_run(folder: Path, task: str, **model: Any) -> Path:
+def write_run(folder: Path, task: str, *, config: dict[str, Any] | None = None, **model: Any) -> Path:
     folder.mkdir()
-    meta = json.dumps({"task": task, "model": model})
-    save_file({"w": torch.ones(1)}, folder / "model.safetensors", {"meta": meta})
+    header = {"meta": json.dumps({"task": task, "model": model}), "config": json.dumps(config or {})}
+    save_file({"w": torch.ones(1)}, folder / "model.safetensors", header)
     return folder
 
 
-def model_of(name: str, *words: object) -> Any:
+def options_of(name: str, *words: object) -> Any:
     command = COMMANDS[name]
     argv = list(map(str, words))
-    return parse(command.options, description="", argv=argv, recipe=command.recipe, further=command.of_weights).model
+    return parse(command.options, description="", argv=argv, recipe=command.recipe, further=command.of_weights)
+
+
+def model_of(name: str, *words: object) -> Any:
+    return options_of(name, *words).model
 
 
 @pytest.mark.parametrize("suffix", ["", "model.safetensors"])
@@ -36,6 +40,45 @@ def test_a_detectors_widths_come_from_the_header(tmp_path: Path, suffix: str):
     assert model.rois_per_image == 512  # of the training, not of the weights
     same = model_of("train_det", "--data", "d", "--weights", run / suffix, "--fpn-channels", 96, "--min-size", 64)
     assert (same.fpn_channels, same.min_size) == (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "model", "views", "other"),
+    [
+        ("train_cls", "classification", {"label_smoothing": 0.2}, {"test_crops": "ten"}, ("test_crops", "multiscale")),
+        ("train_seg", "segmentation", {}, {"test_scales": [0.5, 2.0], "min_size": 64}, ("min_size", 32)),
+        (
+            "train_det",
+            "detection",
+            {"proposals": 70, "max_detections": 7, "rois_per_image": 8, "box_loss": "giou"},
+            {"test_sizes": [60, 90], "test_flip": True, "refine": True},
+            ("proposals", 9),
+        ),
+    ],
+)
+def test_an_evaluation_predicts_as_the_run_did_unless_it_is_told_otherwise(
+    tmp_path: Path, command: str, task: str, model: dict, views: dict, other: tuple[str, Any]
+):
+    run = write_run(
+        tmp_path / "run", task, config={**views, "window": 0, "val_split": "odd", "ensemble": ["x"]}, **model
+    )
+    words = ("--data", "d", "--weights", run)
+    name, value = other
+    file = tmp_path / "own.yaml"
+    file.write_text(f"{name}: {value}\n")
+    given = (f"--{name.replace('_', '-')}", value)
+    for evaluates, more, expected in (
+        ((), (), {}),
+        (("--eval-only",), (), {**model, **views}),
+        (("--eval-only",), given, {**model, **views, name: value}),
+        (("--eval-only",), ("--config", file), {**model, **views, name: value}),
+    ):
+        options = options_of(command, *words, *evaluates, *more)
+        groups = (options.model, options.data, getattr(options, "evaluation", None))
+        found = {each: value for group in groups for each, value in (vars(group) if group else {}).items()}
+        assert {each: found[each] for each in expected} == expected
+        assert evaluates or all(found[each] != value for each, value in {**model, **views}.items())
+        assert (found["val_split"], found.get("ensemble")) == ("val", None)
 
 
 @pytest.mark.parametrize("evaluates", [(), ("--eval-only",)])
