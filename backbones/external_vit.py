@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from backbones.base import PYRAMID, FeatureInfo, choose_features
+from backbones.base import PYRAMID, Backbone, FeatureInfo, LastStage, choose_features
 from backbones.errors import UserError
 from backbones.external_timm_maps import TimmBackbone
 
@@ -62,6 +62,7 @@ class VitBackbone(TimmBackbone):
         super().__init__(net=net, feature_info=feature_info, name=name, in_channels=in_channels)
         self.patch, self.patch_stride = (patch, patch), stride
         self.pyramid = SimplePyramid(net.embed_dim, stride, [info.stride for info in feature_info])
+        self._recompute = False
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = x.shape[-2:]
@@ -79,6 +80,19 @@ class VitBackbone(TimmBackbone):
             f"{self.name}: cannot be compiled by torch.jit.script, because its position embeddings follow the size of "
             "the image; export another format, or use another backbone, such as resnet50"
         )
+
+    def split_last_stage(self) -> tuple[Backbone, LastStage]:
+        raise UserError(f"{self.name}: a transformer has no last stage for a C4 detector; use neck fpn")
+
+    def recompute_activations(self) -> None:
+        self._recompute = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VitBackbone:
+        """Set the mode; in training mode, the blocks are recomputed if `recompute_activations` was called."""
+        super().train(mode)
+        self.net.set_grad_checkpointing(self._recompute and mode)
+        return self
 
     def stages(self) -> list[list[nn.Module]]:
         blocks = list(self.net.blocks)
@@ -109,7 +123,8 @@ def build_vit(
     """
     if output_stride != 32:
         raise UserError(
-            f"{name}: output_stride={output_stride} is not for transformers; leave it out, and segment with head fcn8s"
+            f"{name}: a transformer has no dilated last stage (output_stride={output_stride}); detect with neck fpn, "
+            "and segment with a head such as fcn8s"
         )
     arch = name.split("/", 1)[1]
     try:

@@ -39,7 +39,8 @@ class LibraryModel(Backbone):
         mean, std = _normalisation(library, arch, net)
         super().__init__(name=name, feature_info=(), in_channels=in_channels, mean=mean, std=std)
         self.source: tuple[str, str] = (library, arch)
-        self.net, self.num_classes = net, num_classes
+        self.net: Any = net
+        self.num_classes, self._recompute = num_classes, False
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images `[N, in_channels, H, W]` to {"logits": `[N, num_classes]`}.
@@ -50,7 +51,8 @@ class LibraryModel(Backbone):
         try:
             return {"logits": self.net(x)}
         except AssertionError as error:  # both libraries refuse a size with an assertion
-            raise UserError(f"{self.name}: {first_line(error)}; use images of the size that the model needs") from None
+            why = first_line(error).rstrip(".")
+            raise UserError(f"{self.name}: {why}; use images of the size that the model needs") from None
 
     def __prepare_scriptable__(self) -> nn.Module:
         return ScriptableLogits(self.net)
@@ -80,6 +82,20 @@ class LibraryModel(Backbone):
         if config is not None:
             mean, std = (per_channel(values, self.in_channels) for values in (config.mean, config.std))
             self.set_normalisation(mean, std)
+
+    def recompute_activations(self) -> None:
+        # timm recomputes the blocks of a transformer; recomputed batch norm would update its statistics twice.
+        if not hasattr(self.net, "dynamic_img_size"):
+            super().recompute_activations()
+        self._recompute = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LibraryModel:
+        """Set the mode; in training mode, the blocks are recomputed if `recompute_activations` was called."""
+        super().train(mode)
+        if self._recompute:
+            self.net.set_grad_checkpointing(mode)
+        return self
 
     def library_state(self) -> dict[str, Tensor]:
         return {name.removeprefix("net."): value for name, value in counted_batches(self).items()}
@@ -178,7 +194,10 @@ def build_library_model(
 def _create(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     library, arch = name.split("/", 1)
     if library == "timm":
-        return _create_timm(arch, num_classes=num_classes, in_chans=in_channels)
+        try:  # plain transformers then accept images of any number of patches
+            return _create_timm(arch, num_classes=num_classes, in_chans=in_channels, dynamic_img_size=True)
+        except UserError:
+            return _create_timm(arch, num_classes=num_classes, in_chans=in_channels)
     # Without weights, torchvision leaves inputs of -1..1 as they are. The auxiliary classifiers only help training.
     inception = {"aux_logits": False, "init_weights": True} if arch in INCEPTIONS else {}
     net = get_model(arch, weights=None, num_classes=num_classes, **inception)

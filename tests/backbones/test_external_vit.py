@@ -82,6 +82,24 @@ def test_frozen_stages_are_the_embeddings_and_the_groups_of_blocks(name: str):
     assert all(p.requires_grad for p in backbone.parameters())
 
 
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/eva02_tiny_patch14_224"])
+def test_recomputed_blocks_have_the_same_gradients_and_store_less(name: str):
+    torch.manual_seed(0)
+    backbone = backbones.build(name, weights=None).train()
+    images, found = torch.randn(1, 3, 64, 64), []
+    for _ in range(2):
+        stored: list[int] = []
+        backbone.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=stored: (to.append(x.numel()), x)[1], lambda x: x):
+            loss = sum(each.square().sum() for each in backbone(images).values())
+        loss.backward()
+        found.append((sum(stored), [p.grad.clone() for p in backbone.parameters()]))
+        backbone.recompute_activations()
+    assert found[1][0] < found[0][0] / 2
+    assert all(torch.equal(*pair) for pair in zip(found[0][1], found[1][1], strict=True))
+    assert not backbone.eval().net.grad_checkpointing and backbone.train().net.grad_checkpointing
+
+
 def test_a_detector_trains_on_images_of_any_size():
     torch.manual_seed(0)
     model = detection.build(
@@ -97,7 +115,8 @@ def test_a_detector_trains_on_images_of_any_size():
 def test_transformers_without_a_map_or_with_dilation_are_refused_in_one_line():
     with pytest.raises(UserError, match="cait_s24_224: is a transformer whose features cannot be read at any"):
         backbones.build("timm/cait_s24_224", weights=None)
-    with pytest.raises(UserError, match="output_stride=16 is not for transformers; leave it out"):
-        backbones.build("timm/test_vit", weights=None, output_stride=16)
+    for neck, said in {"dc5": r"no dilated last stage \(output_stride=16\)", "c4": "no last stage for a C4"}.items():
+        with pytest.raises(UserError, match=f"test_vit: a transformer has {said}.* neck fpn"):
+            detection.build("timm/test_vit", 2, weights=None, neck=neck)
     with pytest.raises(UserError, match=r"cannot be compiled by torch\.jit\.script"):
         torch.jit.script(backbones.build("timm/test_vit", weights=None))

@@ -216,13 +216,34 @@ def test_a_file_of_another_net_and_a_bare_trunk_are_refused(tmp_path: Path) -> N
 
 
 def test_images_of_a_size_that_the_net_refuses_are_one_line() -> None:
-    for name in ("torchvision/vit_b_32", "timm/vit_tiny_patch16_224"):
+    for name in ("torchvision/vit_b_32", "timm/vit_tiny_patch16_224", "timm/mixer_s16_224"):
         with torch.device("meta"):
             net = classification.build(name, 4)
-        with pytest.raises(UserError, match=f"{name}: .*use images of the size that the model needs"):
-            net(torch.zeros(1, 3, 64, 64, device="meta"))
+        with pytest.raises(UserError, match=rf"{name}: .*[^.]; use images of the size that the model needs"):
+            net(torch.zeros(1, 3, 70, 64, device="meta"))
     with pytest.raises(UserError, match="cannot be recomputed"):
         net.backbone.recompute_activations()
+
+
+def test_a_plain_transformer_classifies_images_of_any_number_of_patches_and_recomputes_its_blocks() -> None:
+    torch.manual_seed(0)
+    net = classification.build("timm/test_vit", 4).train()
+    own = timm.create_model("test_vit", num_classes=4)
+    own.load_state_dict(net.backbone.library_state())
+    side = own.patch_embed.img_size[0]
+    images = torch.rand(2, 3, side, side)
+    assert torch.equal(net.eval().backbone(images)["logits"], own.eval()(images))
+    wide = torch.rand(2, 3, 64, 96)
+    gradients = []
+    for recomputed in (False, True):
+        if recomputed:
+            net.backbone.recompute_activations()
+        net.train().zero_grad()
+        net(wide).square().sum().backward()
+        gradients.append([p.grad.clone() for p in net.parameters()])
+        assert net.backbone.net.grad_checkpointing == recomputed
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert not net.eval().backbone.net.grad_checkpointing
 
 
 def test_torchvisions_published_file_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
