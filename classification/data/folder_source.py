@@ -74,34 +74,20 @@ class FolderSource:
         categories: CategoryOptions = EVERY_CATEGORY,
     ) -> None:
         self._guard = guard
-        listings = {split: read_split(root, folder_names["train" if divide else split], reading) for split in splits}
+        listings = choose_classes(
+            _listings(root, {split: folder_names["train" if divide else split] for split in splits}, reading),
+            categories,
+        )
         self.multi_label = any(listing.multi_label for listing in listings.values())
-        if self.multi_label:
-            listings = {split: listing.as_multi_label() for split, listing in listings.items()}
-        listings = choose_classes(listings, categories)
-        owner = "the weights"
-        if "train" in splits:
-            classes, owner = ClassNames.of(listings["train"].names), listings["train"].source
-            require_filled(listings["train"])
-        self._folders = {
-            split: ClassFolder(
-                listing, None, in_channels=in_channels or 3, classes=classes, owner=owner, bits=bits or WHOLE_BITS
-            )
-            for split, listing in listings.items()
-        }
-        for folder in self._folders.values():
-            require_bits([folder.path(index) for index in range(len(folder))], bits)
+        self._folders = _class_folders(listings, in_channels=in_channels or 3, classes=classes, bits=bits)
+        last = self._folders[splits[-1]]
         self.where: Mapping[Split, str] = {split: listing.source for split, listing in listings.items()}
-        self.split = divide(self._folders[splits[-1]]) if divide else None
+        self.classes = last.classes
+        self.split = divide(last) if divide else None
         self._indices = {split: self._chosen(split, sample) for split in splits}
         self.chosen, self.choosable = "", len(self._indices.get("train", ()))
         if choose and "train" in splits:
-            train, indices = self._folders["train"], self._indices["train"]
-            names = train.file_names()
-            found, self.chosen = choose(train.labels[indices], train.classes, [names[row] for row in indices.tolist()])
-            self._indices["train"] = indices[found]
-        last = self._folders[splits[-1]]
-        self.classes = last.classes
+            self.chosen = self._choose_training(choose)
         self.remarks: Mapping[Split, str] = {split: self._remark(split, each) for split, each in listings.items()}
         self.in_channels = in_channels or self._channels(last)
         self.train_size = len(self._indices.get("train", ()))
@@ -158,6 +144,14 @@ class FolderSource:
         rows = self.split.rows(folder.file_names(), split) if self.split else np.arange(len(folder))
         return rows[spread(len(rows), sample)]
 
+    def _choose_training(self, choose: Choice) -> str:
+        """Keep the training images that `choose` selects; return its remark for the plan."""
+        train, indices = self._folders["train"], self._indices["train"]
+        names = train.file_names()
+        found, chosen = choose(train.labels[indices], train.classes, [names[row] for row in indices.tolist()])
+        self._indices["train"] = indices[found]
+        return chosen
+
     def _remark(self, split: Split, listing: ClassListing) -> str:
         present = self.present(split)
         absent = [name for label, name in enumerate(self.classes) if present is not None and label not in present]
@@ -188,6 +182,37 @@ class FolderSource:
 
     def _dataset(self, split: Split, transform: Transform | None, indices: np.ndarray) -> ClassFolder:
         return self._folders[split].with_transform(transform, in_channels=self.in_channels, indices=indices)
+
+
+def _listings(root: Path, folders: Mapping[Split, str], reading: Reading | None) -> dict[Split, ClassListing]:
+    """Read the splits of a data set. If one has several classes an image, all are read so."""
+    listings = {split: read_split(root, folder, reading) for split, folder in folders.items()}
+    if any(listing.multi_label for listing in listings.values()):
+        return {split: listing.as_multi_label() for split, listing in listings.items()}
+    return listings
+
+
+def _class_folders(
+    listings: Mapping[Split, ClassListing], *, in_channels: int, classes: ClassNames | None, bits: int | None
+) -> dict[Split, ClassFolder]:
+    """Return the images of each split, labelled by the classes of the training split, or by `classes` without one.
+
+    Raises:
+        UserError: a training class is empty, a validation folder is no class, or images use more than `bits` bits.
+    """
+    owner = "the weights"
+    if "train" in listings:
+        require_filled(listings["train"])
+        classes, owner = ClassNames.of(listings["train"].names), listings["train"].source
+    folders = {
+        split: ClassFolder(
+            listing, None, in_channels=in_channels, classes=classes, owner=owner, bits=bits or WHOLE_BITS
+        )
+        for split, listing in listings.items()
+    }
+    for folder in folders.values():
+        require_bits([folder.path(index) for index in range(len(folder))], bits)
+    return folders
 
 
 def remark(listing: ClassListing, absent: Sequence[str]) -> str:

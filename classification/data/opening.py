@@ -15,6 +15,20 @@ from classification.data.shard_index import holds_shards
 from classification.data.shard_source import ShardSource
 from classification.data.source import SPLIT_FOLDERS, BadImagePolicy, Choice, Divide, Split
 
+# For each argument that tar shards do not support: the options of the command line that set it, and the way out.
+_ONLY_FILES = {
+    "guard": ("--on-bad-image skip", "make new shards of images that decode"),
+    "divide": ("--val-fraction, --folds", "make shards of both splits"),
+    "choose": ("--fraction, --shots, --train-list", "use class folders"),
+    "folder_names": ("--train-split, --val-split", "leave both out; the splits of shards are always train and val"),
+    "bits": ("--bits", "convert the images to 8 bits"),
+    "reading": (
+        "options on columns, file names and several classes",
+        "leave them out; shards name the class of each image themselves",
+    ),
+    "categories": ("--classes, --drop-classes, --merge-classes, --rename", "make new shards with these options"),
+}
+
 
 def open_source(
     address: str,
@@ -40,29 +54,18 @@ def open_source(
             processes).
     """
     if holds_shards(address):
-        if guard is not None:
-            raise UserError("--on-bad-image skip: does not work with tar shards; make new shards of images that decode")
-        if divide is not None:
-            raise UserError("--val-fraction, --folds: do not work with tar shards; make shards of both splits")
-        if choose is not None:
-            raise UserError("--fraction, --shots, --train-list: do not work with tar shards; use class folders")
-        if folder_names != SPLIT_FOLDERS:
-            raise UserError(
-                "--train-split, --val-split: do not work with tar shards, whose splits are always train and "
-                "val; leave both options out"
-            )
-        if bits not in (None, WHOLE_BITS):
-            raise UserError(f"--bits {bits}: not for tar shards; convert the images to 8 bits")
-        if reading not in (None, Reading()):
-            raise UserError(
-                f"--data {address}: holds tar shards, which name the class of each image themselves; leave out the "
-                "options on columns, file names and several classes"
-            )
-        if categories.changes_classes:
-            raise UserError(
-                "--classes, --drop-classes, --merge-classes, --rename: do not work with tar shards; make new shards "
-                "with these options"
-            )
+        _require_nothing_for_files(
+            address,
+            {
+                "guard": guard is not None,
+                "divide": divide is not None,
+                "choose": choose is not None,
+                "folder_names": folder_names != SPLIT_FOLDERS,
+                "bits": bits not in (None, WHOLE_BITS),
+                "reading": reading not in (None, Reading()),
+                "categories": categories.changes_classes,
+            },
+        )
         return ShardSource(address, in_channels=in_channels, sample=sample, buffer=buffer)
     return FolderSource(
         Path(address),
@@ -78,3 +81,15 @@ def open_source(
         reading=reading,
         categories=categories,
     )
+
+
+def _require_nothing_for_files(address: str, given: Mapping[str, bool]) -> None:
+    """Check that no argument is given that tar shards do not support.
+
+    Raises:
+        UserError: naming the options and the way out.
+    """
+    for name, is_given in given.items():
+        if is_given:
+            options, way_out = _ONLY_FILES[name]
+            raise UserError(f"--data {address}: {options}: cannot be used with tar shards; {way_out}")

@@ -95,7 +95,7 @@ def test_shards_are_made_of_chosen_classes_and_do_not_change_afterwards(animals:
     make_shards.main(["--data", str(animals), "--output", str(shards), "--classes", "ant,dog"])
     assert "train: 4 images in 1 shard; classes left out: 2 (images: 4)" in capsys.readouterr().out
     assert json.loads((shards / "shards.json").read_text())["classes"] == ["ant", "dog"]
-    with pytest.raises(UserError, match="--rename: do not work with tar shards; make new shards with these options"):
+    with pytest.raises(UserError, match="--rename: cannot be used with tar shards; make new shards with these options"):
         opened(shards, "--drop-classes", "ant")
 
 

@@ -186,7 +186,7 @@ def test_unread_images_count_as_wrong_in_classification():
 
 def test_tar_shards_are_refused(tmp_path: Path):
     (tmp_path / "train-000000.tar").touch()
-    with pytest.raises(UserError, match="--on-bad-image skip: does not work with tar shards"):
+    with pytest.raises(UserError, match="--on-bad-image skip: cannot be used with tar shards"):
         bad = BadImages(tmp_path, skip=True, seed=0)
         open_source(str(tmp_path), in_channels=None, splits=("train", "val"), guard=bad)
 

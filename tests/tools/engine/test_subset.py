@@ -151,5 +151,5 @@ def test_a_classifier_trains_on_a_share(tmp_path: Path):
     assert source.chosen == "3 images of each class, draw 0: 6 of 8 images"
     assert ClassificationTask().batches(few, source).steps == 2  # 8 images an epoch, not 6
     options.data.data = "https://server/shards"
-    with pytest.raises(UserError, match="--shots, --train-list: do not work with tar shards; use class folders"):
+    with pytest.raises(UserError, match="--shots, --train-list: cannot be used with tar shards; use class folders"):
         ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))
