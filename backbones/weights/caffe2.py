@@ -22,13 +22,15 @@ def has_caffe2_names(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_caffe2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries with torchvision's names. Other entries keep their names.
+    """Return the entries with torchvision's names. Other entries keep their names; those of an optimizer are dropped.
 
     Caffe2's models have the statistics of batch norm inside its scale and shift. Mean 0 and variance 1 are added, which
     change nothing.
     """
     found: dict[str, Tensor] = {}
     for key, value in state.items():
+        if key.endswith("_momentum"):  # in Detectron's files of whole detectors
+            continue
         name = _torchvision_name(key)
         found[name] = value
         if key.endswith("_bn_s") and name != key:

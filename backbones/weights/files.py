@@ -41,10 +41,12 @@ class Checkpoint:
     Attributes:
         entries: the tensors by name.
         source: the file, and which of its state dicts this is if it has several.
+        author: "__author__" of files for detectron2; "" in other files.
     """
 
     entries: dict[str, Tensor]
     source: str
+    author: str = ""
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -72,6 +74,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; give an existing file, or weights='imagenet' or weights=None")
     content = _content(path)
+    author = content.get("__author__") if isinstance(content, Mapping) else None
     # Unwrap a checkpoint until the state dict itself is left.
     chosen: list[str] = []
     for _ in range(_MOST_WRAPPERS):
@@ -87,7 +90,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise _nothing(path, content)
     if part:
         state = _below(state, part, path)
-    return Checkpoint(state, f"{given} ({'; '.join(chosen)})" if chosen else given)
+    source = f"{given} ({'; '.join(chosen)})" if chosen else given
+    return Checkpoint(state, source, author if isinstance(author, str) else "")
 
 
 def run_weights(run: Path) -> Path:

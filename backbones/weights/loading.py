@@ -25,7 +25,7 @@ from backbones.weights.names import (
 from backbones.weights.pretraining import left_out
 from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
-from backbones.weights.sources import source_named
+from backbones.weights.sources import check_author, source_named
 
 # Beginnings of classifier entries. A backbone has no classifier.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
@@ -107,6 +107,7 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
     word = os.fspath(weights)
     if "::" in word or not isinstance(weights, str) or _is_path(word):
         checkpoint = read_checkpoint(word)
+        check_author(word, checkpoint.author, module.weights_from if isinstance(module, Backbone) else None)
         return checkpoint.entries, checkpoint.source
     if isinstance(module, Backbone) and module.weights_from:
         raise UserError(f"weights_from={module.weights_from!r}: is for files, not for weights={word!r}; leave it out")

@@ -57,6 +57,30 @@ SOURCES: dict[str, WeightsSource] = {
 }
 
 
+# Values of "__author__" in files for detectron2, in lower case; converters of other programs write theirs.
+_AUTHORS = {"detectron2 model zoo": "detectron2", "caffe2": "detectron2", "moco": "moco", "torchvision": "torchvision"}
+
+
+def check_author(file: str, author: str, given: str | None) -> None:
+    """Compare the author that a file for detectron2 names with the given source of the weights.
+
+    Args:
+        file: for the error.
+        author: the file's "__author__"; "" if it has none. Authors that are not known are not checked.
+        given: the caller's `weights_from`; None is RGB with ImageNet's mean and std and stride v1.5.
+
+    Raises:
+        UserError: the author's models take other images, or have another stride style.
+    """
+    known = _AUTHORS.get(author.lower())
+    if known is not None and SOURCES[known] != SOURCES[given or "torchvision"]:
+        said = f"not weights_from={given!r}" if given else "which is not the default"
+        raise UserError(
+            f"{file}: names {author} as its author, whose models have other images or strides; use "
+            f"weights_from={known!r}, {said}"
+        )
+
+
 def source_named(name: str | None) -> WeightsSource | None:
     """Return a known source of weights; None for None.
 

@@ -84,6 +84,32 @@ def test_msras_file_gives_on_rgb_images_the_features_of_caffe_on_bgr_images(tmp_
             backbones.build("resnet50", weights=path, features=("c3",), **options)
 
 
+def test_detectrons_file_of_a_detector_has_blobs_and_momenta(tmp_path: Path):
+    blobs = caffe2(V1.state_dict())
+    blobs |= {f"{name}_momentum": value for name, value in blobs.items()} | {"fc6_w": np.ones(3, np.float32)}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"blobs": blobs, "cfg": "MODEL:"}, 2))
+    file = tmp_path / "model_final.pkl"
+    report = backbones.build("resnet50", weights=file, features=("c3",), weights_from="detectron2").load_report
+    assert report is not None and (report.missing, report.unexpected) == ((), ())
+    assert set(report.left_out) == {"fc6_w"}  # and no momentum
+
+
+def test_the_author_that_a_file_names_decides_which_sources_fit(tmp_path: Path):
+    """Values that detectron2 and MoCo's converter write; other authors are not known."""
+    path, state = tmp_path / "R.pkl", {name: value.numpy() for name, value in V1.state_dict().items()}
+    for author, fits, refused in (
+        ("Detectron2 Model Zoo", "detectron2", ("moco", "simclr", None)),
+        ("MOCO", "moco", ("detectron2", "caffe", "simclr")),
+        ("torchvision", None, ("detectron2", "simclr")),
+        ("Karan Desai", "detectron2", ()),
+    ):
+        path.write_bytes(pickle.dumps({"model": state, "__author__": author, "matching_heuristics": True}, 4))
+        backbones.build("resnet50", weights=path, features=("c3",), weights_from=fits)
+        for source in refused:
+            with pytest.raises(UserError, match=rf"R.pkl: names {author} as its author, .*; use weights_from='"):
+                backbones.build("resnet50", weights=path, features=("c3",), weights_from=source)
+
+
 def test_a_backbone_without_stride_styles_and_published_weights_refuse_a_source(tmp_path: Path):
     with pytest.raises(UserError, match=r"timm/test_resnet: stride_style='v1' is not available"):
         backbones.build("timm/test_resnet", weights=tmp_path / "x.pth", weights_from="detectron2")
