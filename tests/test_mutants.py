@@ -27,8 +27,8 @@ from tools.engine.cost import versions
 from tools.engine.experiment import Experiment
 from tools.engine.loop import train_epoch
 from tools.engine.options import RunOptions, TrainOptions
+from tools.engine.random_states import random_state
 from tools.engine.run_folder import LAST
-from tools.engine.state import random_state
 from tools.experiments.plan import read_plans
 from tools.tasks.options import COMMANDS
 

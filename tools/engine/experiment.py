@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import yaml
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from backbones.common.data_split import SPLITS_FILE, DataSplit
-from backbones.common.files import JsonObject, read_yaml, write_json, write_text
+from backbones.common.data_split import DataSplit
+from backbones.common.files import JsonObject
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
 from backbones.common.version import toolkit_version
@@ -30,11 +29,13 @@ from tools.engine.evaluation import Results
 from tools.engine.loop import Pace, fit
 from tools.engine.nonfinite import NonFiniteError, require_finite_weights
 from tools.engine.options import RunOptions, TaskOptions, TrainOptions
-from tools.engine.resume import Changes, describe_end, require_same_run
-from tools.engine.run_folder import BEST, LAST, MODEL, TEMPORARY, choose_folder, create_folder, lock
+from tools.engine.random_states import random_state, restore_random
+from tools.engine.resume import Changes, describe_changes, describe_end, require_same_run
+from tools.engine.run_config import update_config, write_start
+from tools.engine.run_folder import BEST, LAST, MODEL, choose_folder, create_folder, lock, remove_temporary
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
-from tools.engine.state import Precision, Training, random_state, set_random_state
+from tools.engine.state import Precision, Training
 from tools.engine.trackers import open_trackers
 from tools.engine.tracking import RunEnd, RunStart, Status, Trackers
 from tools.processes import distributed, limits, stopping
@@ -118,10 +119,7 @@ class Experiment:
 
     @property
     def eval_batch(self) -> int:
-        """Return the number of images in one forward pass of an evaluation.
-
-        It does not depend on the number of processes, so that the metrics do not either.
-        """
+        """Return the number of images in one forward pass of an evaluation; the number of processes does not matter."""
         return self.train.batch_size // self.train.accumulate
 
     @property
@@ -200,12 +198,12 @@ class Experiment:
         """
         log = RunLog(self.folder, self.trackers, step=training.step, measured=training.measured)
         run = self.run
-        try:
+        with self._explaining_ends():
             if not run.resume:
                 # A run that is killed in its first steps can be resumed as well.
                 self.save(training, "last")
             with stopping.catch_signals():
-                results = fit(
+                return fit(
                     training,
                     loader,
                     pace=Pace(self.train.epochs, run.eval_every, run.eval_steps, run.patience, run.checkpoint_every),
@@ -216,6 +214,12 @@ class Experiment:
                     metric=metric,
                     clip_norm=self.train.clip_norm,
                 )
+
+    @contextmanager
+    def _explaining_ends(self) -> Iterator[None]:
+        """Context manager of a training: adds to the error that ends it how to go on, and keeps the evidence."""
+        try:
+            yield
         except stopping.Stopped as stop:
             distributed.stop()
             raise stopping.Stopped(f"{stop}; continue with --resume --output {self.folder}") from None
@@ -230,7 +234,6 @@ class Experiment:
             if found := user_error_of(error):
                 raise found from None
             raise
-        return results
 
     @contextmanager
     def tracking(self, training: Training, results: Results) -> Iterator[None]:
@@ -307,20 +310,11 @@ class Experiment:
             return
         # Keep a second training out of the folder.
         lock(self.folder)
-        # Remove temporary files of a killed process.
-        for pattern in TEMPORARY:
-            for path in self.folder.glob(pattern):
-                path.unlink()
+        remove_temporary(self.folder)
         if not self.run.resume:
-            if split is not None:
-                write_json(self.folder / SPLITS_FILE, split.as_json())
-            values = {name: list(v) if isinstance(v, tuple) else v for name, v in self.config.items()}
-            values["eval_only"] = False
-            write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+            write_start(self.folder, self.config, split)
         elif self.changed:
-            # The next --resume reads the new values from config.yaml.
-            values = {**read_yaml(self.folder / "config.yaml"), **{name: self.config[name] for name in self.changed}}
-            write_text(self.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+            update_config(self.folder, {name: self.config[name] for name in self.changed})
             history.note(self.folder, history.CHANGED, step=self.first_step, options=self.changed)
 
     def _resume(self, training: Training) -> None:
@@ -347,20 +341,9 @@ class Experiment:
         training.load_state_dict(state["training"])
         self.first_step = training.step
         if distributed.is_main():
-            print(f"continuing after step {training.step}")
             states = (state["training"]["optimizer"], training.optimizer.state_dict())
             before, now = (each["param_groups"][0]["lr"] for each in states)
-            if text := describe_end(self.changed, self.train.epochs, done=training.epoch, rates=(before, now)):
-                print(text)
-            for name, (before, now) in self.changed.items():
-                option = f"--{name.replace('_', '-')}"
-                print(f"{option} was {before}, is now {now}; {self.folder / history.HISTORY} records the change")
-        # Restore the random generators, which the model's samplers draw from.
-        if len(state["random"]) == distributed.world_size():
-            set_random_state(state["random"][distributed.rank()], self.device)
-        elif distributed.is_main():
-            print(
-                f"the run was started on {len(state['random'])} processes and continues on {distributed.world_size()}: "
-                "the images of each step and the learning rate are the same, but random samples, the images that "
-                "live batch norm sees together, and the order of summation differ, so the result is not bit-exact"
-            )
+            end = describe_end(self.changed, self.train.epochs, done=training.epoch, rates=(before, now))
+            changes = describe_changes(self.changed, self.folder / history.HISTORY)
+            print("\n".join([f"continuing after step {training.step}", *filter(None, [end]), *changes]))
+        restore_random(state["random"], self.device)

@@ -24,8 +24,9 @@ from tools.engine.batches import Batch, Batches, Losses, to_device
 from tools.engine.evaluation import Results
 from tools.engine.exchange import Feed, exchange
 from tools.engine.optim import gradient_norm, memory_order
+from tools.engine.random_states import random_state
 from tools.engine.run_log import RunLog
-from tools.engine.state import Training, random_state
+from tools.engine.state import Training
 from tools.processes import distributed, stopping
 from tools.processes.stopping import Stopped
 

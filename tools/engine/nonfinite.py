@@ -14,7 +14,8 @@ from backbones.errors import UserError, counted
 from tools.engine import checkpoint
 from tools.engine.batches import Images, Losses, Targets, image_ids
 from tools.engine.optim import gradient_norm
-from tools.engine.state import Training, set_random_state
+from tools.engine.random_states import set_random_state
+from tools.engine.state import Training
 from tools.processes import distributed
 
 Evidence: TypeAlias = dict[str, object]  # tensors, trees of tensors, and JSON values

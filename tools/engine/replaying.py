@@ -17,8 +17,9 @@ from backbones.errors import UserError
 from backbones.norm import freeze_batch_norm
 from tools.engine import checkpoint
 from tools.engine.batches import image_ids, to_device
+from tools.engine.random_states import set_random_state
 from tools.engine.run_folder import LAST
-from tools.engine.state import Precision, set_random_state
+from tools.engine.state import Precision
 
 Kept: TypeAlias = Mapping[str, Any]  # the entries that `nonfinite.evidence` names, as they were read from the file
 

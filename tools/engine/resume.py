@@ -105,6 +105,18 @@ def describe_end(changed: Changes, epochs: int, *, done: int, rates: tuple[float
     return f"the run has reached the end of its {epochs} epochs; a larger --epochs trains on" if done >= epochs else ""
 
 
+def describe_changes(changed: Changes, record: Path) -> list[str]:
+    """Return a line for each option that was changed on resuming.
+
+    Args:
+        record: file that records the changes.
+    """
+    return [
+        f"--{name.replace('_', '-')} was {before}, is now {now}; {record} records the change"
+        for name, (before, now) in changed.items()
+    ]
+
+
 def _require_same_options(
     before: JsonObject, now: JsonObject, folder: Path, free: Set[str], may_grow: Set[str]
 ) -> None:

@@ -67,6 +67,13 @@ def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:
         write_json(folder / LAUNCHERS, sorted({*launchers, *_launchers_of(folder)}))
 
 
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a run folder."""
+    for pattern in TEMPORARY:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
 def lock(folder: Path) -> None:
     """Lock a run folder against other trainings until this process ends. Data-loading workers do not hold the lock.
 

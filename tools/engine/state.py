@@ -165,30 +165,6 @@ COUNTERS = ("steps_per_epoch", *COUNTED, "best", "best_step")
 SHOWN = ("steps_per_epoch", "step", "best", "best_step")  # counters that an evaluation of the run needs
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return this process's state of the random generators: the CPU's, and the GPU's if a GPU is used."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Restore the state that `random_state` returned. A generator without a saved state does not change.
-
-    Raises:
-        UserError: the state is malformed.
-    """
-    try:
-        torch.set_rng_state(state["cpu"])
-        if "cuda" in state and device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"], device)
-    except (RuntimeError, TypeError, KeyError, AttributeError):
-        raise UserError(
-            "the checkpoint holds a malformed state of the random generators; resume from another checkpoint"
-        ) from None
-
-
 def _checked(state: State, optimizer: torch.optim.Optimizer, resting: set[nn.Parameter]) -> State:
     """Check an optimizer's saved state; return it with the settings (learning rate, decay) of the present options.
 
