@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_dataclass("OptionGroups", [(name, kind) for name, kind in kinds.items() if kind]),
         description=chosen.description,
         argv=argv[1:],
+        subcommand=argv[0],
     )
 
     # Everything below imports torch.

@@ -43,19 +43,23 @@ def described_options(group: type) -> Iterator[DescribedOption]:
         yield DescribedOption(each.name, hints[each.name], default, " ".join(texts.get(each.name, "").split()))
 
 
-def help_page(groups: Iterable[type], *, description: str, defaults: Mapping[str, object], source: str) -> str:
+def help_page(
+    groups: Iterable[type], *, description: str, defaults: Mapping[str, object], source: str, subcommand: str = ""
+) -> str:
     """Return the text of `--help`, with underscores in the names of options.
 
     Args:
         groups: the dataclasses of options.
         defaults: values by the name of the option, in place of the defaults of the groups.
         source: the file of `defaults`; "" if there is none.
+        subcommand: word after the name of the program; "" if there is none.
     """
     groups = list(groups)
     single, several = positional_names(groups)
     words = [name.upper() for name in single] + ([f"{several.upper()}..."] if several else [])
     named = f" Positional arguments: {' '.join(words)}" if words else ""
-    parser = argparse.ArgumentParser(usage=" ".join(["%(prog)s", "[OPTIONS]", *words]), description=description + named)
+    usage = " ".join(filter(None, ["%(prog)s", subcommand, "[OPTIONS]", *words]))
+    parser = argparse.ArgumentParser(usage=usage, description=description + named)
     parser.add_argument("--config", help="YAML file of options; the command line wins over it")
     parser.add_argument("--print_config", action="store_true", help="print all options as a YAML file and exit")
     for group in groups:

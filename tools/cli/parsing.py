@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -60,6 +60,13 @@ class FurtherValues:
     source: str = ""
 
 
+class _HelpText(NamedTuple):
+    """First line of the help of a command, and the word of the sub-command, or ""."""
+
+    description: str
+    subcommand: str
+
+
 Further = Callable[[Sequence[str]], FurtherValues]
 _only_asked: ContextVar[bool] = ContextVar("_only_asked", default=False)
 
@@ -98,6 +105,7 @@ def parse(
     further: Further | None = None,
     listing: Callable[[], str] | None = None,
     config_file: Callable[[str], str] = str,
+    subcommand: str = "",
 ) -> OptionGroups:
     """Parse the command line into a dataclass of option groups.
 
@@ -117,6 +125,7 @@ def parse(
         further: returns further values for a command line.
         listing: returns the text that `--list` prints; None for commands without `--list`.
         config_file: returns the file that a value of `--config` names.
+        subcommand: word that chose these options, such as the name of a benchmark; for the help.
 
     Raises:
         UserError: for an unknown option, a value of the wrong type or range, or a `--config` file that cannot be read.
@@ -131,7 +140,8 @@ def parse(
             raise SystemExit(0)
     try:
         arguments = change_values(sys.argv[1:] if argv is None else argv, "config", config_file)
-        return _parse(options, description=description, argv=arguments, recipe=recipe, further=further)
+        text = _HelpText(description, subcommand)
+        return _parse(options, text=text, argv=arguments, recipe=recipe, further=further)
     except UserError as error:
         raise SharedError(str(error), is_reporter=environment.is_main_of_machine()) from None
 
@@ -139,7 +149,7 @@ def parse(
 def _parse(
     options: type[OptionGroups],
     *,
-    description: str,
+    text: _HelpText,
     argv: Sequence[str],
     recipe: Recipe | None,
     further: Further | None,
@@ -166,7 +176,7 @@ def _parse(
             else:
                 files.append(file)
         if any(argument in HELP for argument in arguments):
-            _print_help(groups.values(), description=description, defaults=files, source=str(defaults or ""))
+            _print_help(groups.values(), text, defaults=files, source=str(defaults or ""))
         values = _values(arguments, groups.values(), defaults=files)
     # No file may import code: its plugins must have been imported already, or be named on the command line.
     if values.get("plugin") and last_value(arguments, "plugin") is None:
@@ -175,14 +185,15 @@ def _parse(
     return options(**{name: _instance(group, values) for name, group in groups.items()})
 
 
-def _print_help(groups: Iterable[type], *, description: str, defaults: Sequence[str], source: str) -> NoReturn:
+def _print_help(groups: Iterable[type], text: _HelpText, *, defaults: Sequence[str], source: str) -> NoReturn:
     """Print the text of `--help` and end the command."""
     from tools.cli.help_page import help_page
 
     values: dict[str, object] = {}
     for file in defaults:
         values |= _read_config(Path(file))
-    print(with_dashes(help_page(groups, description=description, defaults=values, source=source)), end="")
+    page = help_page(groups, description=text.description, subcommand=text.subcommand, defaults=values, source=source)
+    print(with_dashes(page), end="")
     raise SystemExit(0)
 
 

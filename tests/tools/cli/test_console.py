@@ -55,6 +55,9 @@ def test_a_sub_command_is_the_script(capsys: pytest.CaptureFixture, monkeypatch:
     with pytest.raises(SystemExit):
         console.main(["train", "det", "--help"])
     assert capsys.readouterr().out.startswith("usage: resnet-transfer train det [")
+    with pytest.raises(SystemExit):
+        console.main(["benchmark", "detect", "--help"])
+    assert capsys.readouterr().out.startswith("usage: resnet-transfer benchmark detect [OPTIONS]")
 
 
 @pytest.mark.parametrize(
