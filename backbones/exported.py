@@ -36,5 +36,11 @@ class ExportedBackbone(Backbone):
         raise NotImplementedError(f"{self.name}: an exported file does not return feature maps")
 
 
+def as_bytes(image: Tensor) -> Tensor:
+    """Return an image `[C, H, W]`, uint8 or floats in 0..1, as bytes `[H, W, C]`."""
+    whole = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
+    return whole.movedim(0, -1).contiguous()
+
+
 def _library(file: ExportedFile) -> str:
     return "OpenVINO" if file.path.suffix == ".xml" else "onnxruntime"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 
 from backbones.errors import UserError
-from backbones.exported import ExportedBackbone
+from backbones.exported import ExportedBackbone, as_bytes
 from backbones.weights.exported import ExportedFile
 from detection.data.annotations import CategoryMap
 from detection.faster_rcnn import FasterRCNN
@@ -19,8 +19,6 @@ from detection.necks import Neck
 from detection.preprocess import Preprocessor
 from detection.roi_heads import RoIHeads
 from detection.rpn import RPN
-
-RAW = "image"  # name of the input of a file that resizes and normalises images itself
 
 
 class ExportedHeads(nn.Module):
@@ -83,7 +81,7 @@ class ExportedDetector(FasterRCNN):
             Preprocessor(seen["mean"], seen["std"], min_size=seen["min_size"], max_size=seen["max_size"]),
         )
         self.load_report = self.backbone.body.load_report
-        self.file, self.is_raw = file, file.engine.inputs[0] == RAW
+        self.file = file
         own = list(file.meta["category_ids"])
         ids = own if categories is None else list(categories.ids)
         if set(own) != set(ids):
@@ -109,7 +107,7 @@ class ExportedDetector(FasterRCNN):
         """
         if targets is not None:
             raise UserError(f"{self.file.path}: an exported file cannot compute losses; use the weights of the run")
-        if self.is_raw:
+        if self.file.is_raw:
             return [self._detections(self.file(as_bytes(image)[None]), 1)[0] for image in images]
         batch, _ = self.transform(list(images))
         sizes = torch.tensor(batch.image_sizes, dtype=torch.float32, device=batch.tensors.device)
@@ -129,9 +127,3 @@ class ExportedDetector(FasterRCNN):
         named |= {"masks": masks[0]} if masks else {}
         good = scores > self.roi_heads.score_thresh
         return [{name: each[good & (owners == number)] for name, each in named.items()} for number in range(count)]
-
-
-def as_bytes(image: Tensor) -> Tensor:
-    """Return an image `[3, H, W]`, uint8 or floats in 0..1, as bytes `[H, W, 3]`."""
-    whole = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
-    return whole.movedim(0, -1).contiguous()

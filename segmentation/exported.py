@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.exported import ExportedBackbone
+from backbones.exported import ExportedBackbone, as_bytes
 from backbones.weights.exported import ExportedFile
 from segmentation.fcn import FCN
 from segmentation.heads import Head
@@ -37,10 +37,19 @@ class ExportedSegmenter(FCN):
     def scores(self, images: Tensor) -> dict[str, Tensor]:
         """Return `out`: scores `[N, num_classes, H, W]` at the images' size."""
         normal, size = self.backbone.normalise(images).float(), (images.shape[-2], images.shape[-1])
-        if self.file.accepts(*size):
+        if self.file.is_raw:
+            found = self.file(torch.stack([as_bytes(image) for image in self._pixels(images)]))[0]
+        elif self.file.accepts(*size):
             found = self.file(normal.contiguous())[0]
         else:
             near = self.file.nearest(*size)
             found = self.file(F.interpolate(normal, size=near, mode="bilinear", align_corners=False))[0]
             found = F.interpolate(found, size=size, mode="bilinear", align_corners=False)
         return {"out": found if self.order is None else found[:, torch.tensor(self.order, device=found.device)]}
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Return images as bytes, or as floats in 0..1 if they are normalised floats."""
+        if images.dtype == torch.uint8:
+            return images
+        mean, std = (images.new_tensor(each)[:, None, None] for each in (self.backbone.mean, self.backbone.std))
+        return images * std + mean

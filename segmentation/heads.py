@@ -156,6 +156,11 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 def _fitted(x: Tensor, size: Sequence[int]) -> Tensor:
     """Crop maps to size (height, width), or extend them by repeating the last row and column."""
     height, width = size
+    if torch.compiler.is_compiling():
+        # The same with indices, so that a graph that is traced with one size holds for any size.
+        rows, columns = (torch.arange(new, device=x.device).clamp(max=x.shape[axis] - 1)
+                         for axis, new in ((-2, height), (-1, width)))  # fmt: skip
+        return x.index_select(-2, rows).index_select(-1, columns)
     more = (0, max(0, width - x.shape[-1]), 0, max(0, height - x.shape[-2]))
     return (F.pad(x, more, mode="replicate") if any(more) else x)[..., :height, :width]
 

@@ -21,6 +21,7 @@ SUFFIXES = (".onnx", ".xml")  # ONNX; OpenVINO's graph, beside which a .bin file
 METADATA = ("resnet_transfer", "metadata")  # where an OpenVINO file holds the metadata, as one JSON object
 # The numbers of its metadata that a program needs to choose sizes; see `ExportedFile.accepts`.
 LEAST, MULTIPLE, ONLY = "least_side", "side_multiple", "only_size"
+RAW = "image"  # name of the input of a file that resizes and normalises images itself
 
 
 class Engine(NamedTuple):
@@ -64,6 +65,11 @@ class ExportedFile:
         if "meta" not in self.metadata:
             raise UserError(f"{path}: has no description of its model; write the file with export.py")
         self.meta: JsonObject = self.metadata["meta"]
+
+    @property
+    def is_raw(self) -> bool:
+        """Return whether the file takes bytes `[N, H, W, C]`, and resizes and normalises them itself."""
+        return self.engine.inputs[0] == RAW
 
     def class_order(self, classes: Sequence[str] | None) -> list[int] | None:
         """Return the place of each class among the file's classes; None if the order is that of the file.

@@ -17,8 +17,8 @@ from torchvision.models.detection.transform import resize_boxes
 
 import detection
 from backbones.errors import UserError
+from backbones.exported import as_bytes
 from backbones.trained import TrainedFile
-from detection.exported import as_bytes
 from detection.masks import THRESHOLD, encode
 from detection.results import Detections, Outlines
 from detection.trained import TrainedDetector

@@ -44,12 +44,16 @@ class RawPipeline(NamedTuple):
     """Graphs that an ONNX file runs before and after the model, as texts that `onnx.parser` reads.
 
     Attributes:
-        before: from `image` (bytes `[N, H, W, 3]`) to the inputs of the model and to `scale`.
-        after: from `boxes` and `scale` to `scaled`, boxes in pixels of the image as given.
+        before: from `image` (bytes `[N, H, W, C]`) to the inputs of the model and to `carried`.
+        after: from an output of the model and `carried` to the outputs named in `renamed`, and to further ones.
+        carried: output of `before` that `after` reads.
+        renamed: outputs of `after` that take the names of outputs of the model.
     """
 
     before: str
     after: str
+    carried: str
+    renamed: dict[str, str]
 
 
 class FileCheck(NamedTuple):

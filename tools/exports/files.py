@@ -46,7 +46,7 @@ class TracedModel(NamedTuple):
         """Return the metadata of a file, with the sizes that it accepts in words and as numbers."""
         least, multiple = self.freedom
         sides = {LEAST: least, MULTIPLE: multiple} if multiple else {ONLY: list(self.example)}
-        return exportable.metadata | {"sizes": "any" if exportable.raw else self.sizes} | sides
+        return exportable.metadata | ({"sizes": "any"} if exportable.raw else {"sizes": self.sizes, **sides})
 
     def accepts(self, inputs: Inputs) -> bool:
         """Return whether the graph accepts the sizes of inputs."""

@@ -12,6 +12,7 @@ from backbones.weights.exported import is_exported
 from classification.transforms import describe_views
 from tools.exports.detector import exportable_detector
 from tools.exports.exportable import COLOURS, Exportable, common_metadata, prepare
+from tools.exports.raw_images import raw_label_pipeline
 from tools.exports.whole_images import ClassifierFile, SegmenterFile
 
 
@@ -27,13 +28,16 @@ def load_exportable(run: str, *, suppress: bool = True, raw: bool = False) -> Ex
     trained = find(run)
     if is_exported(trained.path):
         raise UserError(f"{run}: is an exported file already; name the run or its model.safetensors")
-    if trained.task != "detection" and (raw or not suppress):
-        option = "--raw" if raw else "--nms"
-        raise UserError(f"{option}: is for detectors, but {run} is a {trained.task} model; leave it out")
+    if trained.task != "detection" and not suppress:
+        raise UserError(f"--nms: is for detectors, but {run} is a {trained.task} model; leave it out")
+    if trained.task == "classification" and raw:
+        raise UserError(
+            f"--raw: is for detectors and segmentation models, but {run} is a classification model; leave it out"
+        )
     if trained.task == "classification":
         return exportable_classifier(trained)
     if trained.task == "segmentation":
-        return exportable_segmenter(trained)
+        return exportable_segmenter(trained, raw=raw)
     return exportable_detector(trained, suppress=suppress, raw=raw)
 
 
@@ -75,10 +79,19 @@ def exportable_classifier(trained: TrainedFile) -> Exportable:
     )
 
 
-def exportable_segmenter(trained: TrainedFile) -> Exportable:
-    """Load a segmentation model for export: from images `[N, C, H, W]` to scores `[N, classes, H, W]`."""
+def exportable_segmenter(trained: TrainedFile, *, raw: bool = False) -> Exportable:
+    """Load a segmentation model for export: from images `[N, C, H, W]` to scores `[N, classes, H, W]`.
+
+    Args:
+        raw: whether the file takes bytes `[N, H, W, C]` of any size, and also returns the class of each pixel.
+
+    Raises:
+        UserError: the file would take bytes, but the model was trained on images of more than 8 bits.
+    """
     loaded = segmentation.load(trained.path, device="cpu", precision="fp32", tile=0, scales=(1.0,), flip=False)
-    model, file = prepare(loaded.model), SegmenterFile(loaded)
+    if raw and trained.meta["input"].get("bits") is not None:
+        raise UserError(f"--raw: takes bytes, but {trained.path} was trained on 16-bit images; leave it out")
+    model, file = prepare(loaded.model), SegmenterFile(loaded, raw=raw)
     stride = max(32, *(info.stride for info in model.backbone.feature_info))
     views = [name for name in ("tile", "test_scales", "test_flip") if trained.config.get(name)]
     options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
@@ -91,12 +104,20 @@ def exportable_segmenter(trained: TrainedFile) -> Exportable:
             "whole number",
             "interpolation": "bilinear with antialiasing, of bytes, before normalising; scores are resized back "
             "bilinearly with half-pixel centres",
-            "in the file": False,
+            "in the file": raw,
         },
-        "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`, resized so "
-        "that the shorter side has `input.min_size` pixels (0: not resized); `sizes` says which H and W are accepted",
-        "scores": "float32 [N, classes, H, W], before softmax",
+        "scores": f"float32 [N, classes, H, W], before softmax{', of the pixels of the image as given' if raw else ''}",
     }
+    if raw:
+        metadata |= {
+            "image": "uint8 [N, H, W, C]: images of one size, as they are decoded; colours are RGB",
+            "labels": "uint8 [N, H, W]: positions in `classes`, of the highest score of each pixel",
+        }
+    else:
+        metadata |= {
+            "images": "float32 [N, C, H, W]: pixels in 0..1, minus `input.mean`, over `input.std`, resized so that the "
+            "shorter side has `input.min_size` pixels (0: not resized); `sizes` says which H and W are accepted",
+        }
     return Exportable(
         _Scores(model),
         ("images",),
@@ -109,6 +130,7 @@ def exportable_segmenter(trained: TrainedFile) -> Exportable:
         check=file.check,
         resizable=True,
         notes={"left out": f"{options} of the run: the file views each whole image once"} if views else {},
+        raw=raw_label_pipeline(model.backbone.mean, model.backbone.std, min_size=file.min_size) if raw else None,
     )
 
 

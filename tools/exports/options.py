@@ -27,8 +27,9 @@ class ExportOptions:
         checked: number of images that check the file.
         nms: leave out low scores and overlapping boxes in the file; false returns the scores and boxes of all
             proposals (detectors only).
-        raw: let the file resize, normalise and pad images itself: from bytes [N, H, W, 3] to boxes in their pixels
-            (detectors in ONNX files only).
+        raw: let the file resize, normalise and pad images itself: from bytes [N, H, W, 3] of any size to boxes in their
+            pixels, or to the scores and class numbers of their pixels (detectors and segmentation models, in ONNX and
+            OpenVINO files).
         precision: fp16 stores and computes the layers in 16 bits; all else, such as boxes, stays in 32.
         int8: quantise the layers to 8 bits, static (calibrated) or dynamic; prints size, latency and agreement.
         most_loss: largest loss of AP, mIoU or top-1 accuracy on the run's validation data, 0..1, from fp16 or int8; a

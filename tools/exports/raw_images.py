@@ -1,7 +1,8 @@
-"""The steps before and after a detector as ONNX operators: a file that takes images as they are decoded."""
+"""The steps before and after a model as ONNX operators: a file that takes images as they are decoded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from detection.preprocess import Preprocessor
@@ -60,6 +61,51 @@ finish (float[D, 4] boxes, float[4] scale) => (float[D, 4] scaled)
     scaled = Mul (boxes, scale)
 }
 """
+# Images of a segmentation model are resized with antialiasing and before they are normalised.
+LABELS_BEFORE = """
+prepare (uint8[N, H, W, C] image) => (float[N, C, IH, IW] images, int64[2] given)
+<
+    float[{channels}, 1, 1] mean = {{{mean}}}, float[{channels}, 1, 1] std = {{{std}}}, float full = {{255}},
+    double short_side = {{{short}}}, double one = {{1}}, int64[2] sides = {{1, 2}}
+>
+{{
+    whole = Shape (image)
+    given = Gather <axis = 0> (whole, sides)
+    turned = Transpose <perm = [0, 3, 1, 2]> (image)
+    planes = Cast <to = 1> (turned)
+{resize}
+    unit = Div (resized, full)
+    centred = Sub (unit, mean)
+    images = Div (centred, std)
+}}
+"""
+# Sides are rounded as Python does it: in double precision, halves to even.
+RESIZE = """
+    exact = Cast <to = 11> (given)
+    shortest = ReduceMin <keepdims = 0> (exact)
+    factor = Div (short_side, shortest)
+    enlarged = Mul (exact, factor)
+    rounded = Round (enlarged)
+    wanted = Max (rounded, one)
+    content = Cast <to = 7> (wanted)
+    outer = Shape <end = 2> (planes)
+    target = Concat <axis = 0> (outer, content)
+    none = Constant <value = float[0] {}> ()
+    resized = Resize <coordinate_transformation_mode = "half_pixel", mode = "linear", antialias = 1>
+        (planes, none, none, target)
+"""
+LABELS_AFTER = """
+finish (float[N, K, SH, SW] scores, int64[2] given) => (float[N, K, H, W] scores_of_image, uint8[N, H, W] labels)
+{
+    scores_outer = Shape <end = 2> (scores)
+    scores_target = Concat <axis = 0> (scores_outer, given)
+    no_scales = Constant <value = float[0] {}> ()
+    scores_of_image = Resize <coordinate_transformation_mode = "half_pixel", mode = "linear">
+        (scores, no_scales, no_scales, scores_target)
+    best = ArgMax <axis = 1, keepdims = 0> (scores_of_image)
+    labels = Cast <to = 2> (best)
+}
+"""
 
 
 def raw_pipeline(transform: Preprocessor) -> RawPipeline:
@@ -71,11 +117,29 @@ def raw_pipeline(transform: Preprocessor) -> RawPipeline:
         long=float(transform.max_size),
         multiple=transform.size_divisible,
     )
-    return RawPipeline(before, AFTER)
+    return RawPipeline(before, AFTER, carried="scale", renamed={"scaled": "boxes"})
+
+
+def raw_label_pipeline(mean: Sequence[float], std: Sequence[float], *, min_size: int) -> RawPipeline:
+    """Return the graphs that do before and after a segmentation model what `segmentation.Predictor` does.
+
+    Args:
+        mean, std: one value per channel, for pixels in 0..1.
+        min_size: shorter side to which images are resized; 0 keeps their sizes.
+    """
+
+    before = LABELS_BEFORE.format(
+        channels=len(mean),
+        mean=", ".join(f"{value!r}" for value in mean),
+        std=", ".join(f"{value!r}" for value in std),
+        short=float(min_size),
+        resize=RESIZE if min_size else "    resized = Identity (planes)",
+    )
+    return RawPipeline(before, LABELS_AFTER, carried="given", renamed={"scores_of_image": "scores"})
 
 
 def join_raw(path: Path, raw: RawPipeline) -> None:
-    """Put the steps before and after the model into the ONNX file of a detector, whose metadata is kept."""
+    """Put the steps before and after the model into its ONNX file, whose metadata is kept."""
     import onnx  # an optional package
     from onnx import compose, helper, parser
 
@@ -83,18 +147,22 @@ def join_raw(path: Path, raw: RawPipeline) -> None:
     versions = {"ir_version": model.ir_version, "opset_imports": list(model.opset_import)}
     before, after = (helper.make_model(parser.parse_graph(text), **versions) for text in (raw.before, raw.after))
     names = [each.name for each in model.graph.output]
-    joined = compose.merge_models(before, model, [("images", "images"), ("sizes", "sizes")], outputs=["scale", *names])
-    whole = compose.merge_models(
-        joined, after, [("boxes", "boxes"), ("scale", "scale")], outputs=["scaled", *names[1:]]
-    )
-    # The boxes in pixels of the images take the name of those that the model returns.
-    names_after = {"boxes": "boxes_of_resized", "scaled": "boxes"}
+    read = [each.name for each in after.graph.input if each.name != raw.carried]
+    made = [each.name for each in after.graph.output]
+    kept = [name for name in names if name not in read]
+    inputs = [(each.name, each.name) for each in model.graph.input]
+    joined = compose.merge_models(before, model, inputs, outputs=[raw.carried, *names])
+    links = [(name, name) for name in (*read, raw.carried)]
+    whole = compose.merge_models(joined, after, links, outputs=[*made, *kept])
+    # Outputs of the last steps take the names of the model's, which get other names.
+    new_names = {name: f"{name}_of_model" for name in raw.renamed.values()} | raw.renamed
     for node in whole.graph.node:
-        node.input[:] = [names_after.get(name, name) for name in node.input]
-        node.output[:] = [names_after.get(name, name) for name in node.output]
-    outputs = {names_after.get(each.name, each.name): each for each in whole.graph.output}
-    outputs["boxes"].name = "boxes"
-    ordered = [outputs[name] for name in names]
+        node.input[:] = [new_names.get(name, name) for name in node.input]
+        node.output[:] = [new_names.get(name, name) for name in node.output]
+    for each in whole.graph.output:
+        each.name = new_names.get(each.name, each.name)
+    outputs = {each.name: each for each in whole.graph.output}
+    ordered = [outputs.pop(name) for name in names] + list(outputs.values())
     del whole.graph.output[:]
     whole.graph.output.extend(ordered)
     helper.set_model_props(whole, {each.key: each.value for each in model.metadata_props})

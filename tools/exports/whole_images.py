@@ -21,6 +21,7 @@ from tools.exports.detections import various_shapes
 from tools.exports.exportable import TOLERANCE, FileCheck, Inputs, Runner
 
 Accepts = Callable[[Inputs], bool]  # whether a file accepts the sizes of inputs
+SMALL = (40, 24)  # height and width of the smallest image on which a file for any size is compared
 
 
 class ClassifierFile:
@@ -66,18 +67,17 @@ class SegmenterFile:
 
     Args:
         loaded: the model, on the CPU in fp32, with one view of each whole image.
+        raw: whether the file itself resizes and normalises images, and resizes the scores back.
     """
 
-    def __init__(self, loaded: TrainedSegmenter) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: TrainedSegmenter, *, raw: bool = False) -> None:
+        self.loaded, self.raw, self.min_size = loaded, raw, loaded.predictor.min_size
 
     def inputs(self, image: Path | Tensor) -> Inputs:
         """Resize an image file, or an image `[C, H, W]`, as the predictor does; normalise it."""
         pixels = self.loaded.read(image)[None]
-        least, sides = self.loaded.predictor.min_size, pixels.shape[-2:]
-        factor = least / min(sides) if least else 1
-        size = max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))
-        if size != tuple(sides):
+        size = self._size(pixels)
+        if size != tuple(pixels.shape[-2:]):
             pixels = resized(pixels, size)
         return (self.loaded.model.backbone.normalise(pixels).contiguous(),)
 
@@ -89,6 +89,8 @@ class SegmenterFile:
         Raises:
             UserError: they differ by more than rounding.
         """
+        if self.raw:
+            return self._check_raw(run, [self.loaded.read(path) for path in paths], where)
         found, same, total = _Found(where), 0, 0
         for image in self._fitting([self.loaded.read(path) for path in paths], accepts):
             inputs = self.inputs(image)
@@ -97,16 +99,71 @@ class SegmenterFile:
                 continue
             scores = _at_size(run(inputs)[0], image)
             expected, own = self.loaded(image).labels.long(), scores.argmax(0)
-            gaps = scores.max(0).values - scores.gather(0, expected[None])[0]
-            found.add(image, float(gaps.max() / scores.abs().max().clamp(min=1)))
+            found.add(image, _lead(scores, expected))
             same, total = same + int((expected == own).sum()), total + own.numel()
-        return found.result({"label maps": f"{same / max(total, 1):.4%} of {total:,} pixels have the same class"})
+        return found.result({"label maps": _agreement(same, total)})
+
+    def _check_raw(self, run: Runner, images: Sequence[Tensor], where: str) -> FileCheck:
+        """Compare scores and label maps with PyTorch's, on images of several shapes, a small one and a batch of two.
+
+        `segmentation.load(run)(image)` rounds resized images to bytes, and the file does not. So the label maps of
+        resized images are counted only; the scores are compared with those of images that are resized as in the file.
+        """
+        found, same, total = _Found(where), 0, 0
+        small = images[0][:, : SMALL[0], : SMALL[1]]
+        for number, image in enumerate([*various_shapes(images), small]):
+            batch = torch.stack([image] if number else [image, image.flip(-1)])
+            scores, labels = run((batch.movedim(1, -1).contiguous(),))
+            expected, seen = self._scores(batch), self.loaded(image).labels
+            found.add(image, float((scores - expected).abs().max() / expected.abs().max().clamp(min=1)))
+            found.add(image, max(_lead(own, chosen.long()) for own, chosen in zip(scores, labels, strict=True)))
+            if self._size(batch) == tuple(image.shape[-2:]):
+                found.add(image, _lead(scores[0], seen.long()))
+            same, total = same + int((seen == labels[0]).sum()), total + seen.numel()
+        return found.result({"label maps": _agreement(same, total)})
+
+    @torch.inference_mode()
+    def _scores(self, images: Tensor) -> Tensor:
+        """Return PyTorch's scores of a batch of bytes `[N, C, H, W]`, which is not rounded after resizing."""
+        backbone, size = self.loaded.model.backbone, self._size(images)
+        pixels = images.float()
+        if size != tuple(images.shape[-2:]):
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (pixels.new_tensor(each)[:, None, None] for each in (backbone.mean, backbone.std))
+        scores = self.loaded.model((pixels / 255 - mean) / std)["out"]
+        if size == tuple(images.shape[-2:]):
+            return scores
+        return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _size(self, images: Tensor) -> tuple[int, int]:
+        """Return height and width to which the predictor resizes images `[N, C, H, W]`."""
+        height, width = images.shape[-2:]
+        factor = self.min_size / min(height, width) if self.min_size else 1
+        return max(1, round(height * factor)), max(1, round(width * factor))
 
     def _fitting(self, images: Sequence[Tensor], accepts: Accepts) -> Iterator[Tensor]:
         """Yield the images in several shapes, cut to multiples of 32 pixels if the file needs them."""
         for image in various_shapes(images):
             height, width = (max(side // 32 * 32, 1) for side in image.shape[-2:])
             yield image if accepts(self.inputs(image)) else image[:, :height, :width]
+
+
+def _lead(scores: Tensor, chosen: Tensor) -> float:
+    """Return by how much the highest score of a pixel exceeds that of its chosen class, at most.
+
+    Args:
+        scores: `[K, H, W]`.
+        chosen: class numbers `[H, W]`.
+
+    Returns:
+        The largest lead, as a fraction of the largest score.
+    """
+    gaps = scores.max(0).values - scores.gather(0, chosen[None])[0]
+    return float(gaps.max() / scores.abs().max().clamp(min=1))
+
+
+def _agreement(same: int, total: int) -> str:
+    return f"{same / max(total, 1):.4%} of {total:,} pixels have the same class"
 
 
 class _Found:

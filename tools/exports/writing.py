@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +53,45 @@ def export(options: ExportOptions, target: Path) -> dict[str, str]:
     return found | {"written to": str(target)}
 
 
+@dataclass(frozen=True)
+class _Export:
+    """A model to export, and the images on which its file is compared with it.
+
+    Attributes:
+        images: image files.
+        items: their inputs, of sizes that the file accepts where the images may be resized.
+        accepts: returns whether the file accepts the sizes of inputs.
+    """
+
+    exportable: Exportable
+    options: ExportOptions
+    images: Sequence[Path]
+    items: Sequence[Inputs]
+    accepts: Callable[[Inputs], bool]
+
+    def check(self, run: Runner) -> dict[str, str]:
+        """Compare the file with the model: outputs, alone and in batches, and answers on images of several shapes.
+
+        Args:
+            run: runs the file.
+        """
+        exportable, count = self.exportable, self.options.checked
+        where = f"the {self.options.format} file"
+        largest, found = 0.0, {"checked on": counted(min(count, len(self.items)), "image")}
+        if exportable.raw is None and (exportable.batches or exportable.check is None):
+            fitting = [item for item in self.items[:count] if self.accepts(item)]
+            largest = files.compare(exportable, run, fitting, where=where).difference
+        if exportable.check is not None:
+            checked = exportable.check(run, list(self.images[:count]), where, self.accepts)
+            largest, found = max(largest, checked.difference), found | checked.found
+        return found | {"difference": f"{largest:.1e}"}
+
+    def check_file(self, path: Path) -> dict[str, str]:
+        """Compare an ONNX or OpenVINO file with the model."""
+        opened = ExportedFile(path)
+        return self.check(lambda inputs: opened(*inputs))
+
+
 def _write(
     path: Path, exportable: Exportable, options: ExportOptions, images: Sequence[Path]
 ) -> tuple[Path, dict[str, str]]:
@@ -59,38 +99,33 @@ def _write(
     items = [exportable.read(image) for image in images]
     if options.format == "torchvision":
         write_state_dict(path, exportable)
-        run = run_library_model(path, exportable)
-        return path, exportable.notes | _check(exportable, run, items, images, options, _accepts_all)
+        work = _Export(exportable, options, images, items, _accepts_all)
+        return path, exportable.notes | work.check(run_library_model(path, exportable))
     # Trace a large image: a side of a single cell would be taken for a constant.
     traced = _trace(exportable, max(items, key=lambda item: min(item[0].shape[-2:])), options)
     found = exportable.notes | {"sizes": str(traced.metadata(exportable)["sizes"])}
     found |= {} if traced.freedom.multiple else {"sizes": _only_size(traced, exportable)}
+    _require_raw(traced, exportable)
     if exportable.resizable:
         items = [item if traced.accepts(item) else files.to_multiples(item, traced.freedom.multiple) for item in items]
+    work = _Export(exportable, options, images, items, traced.accepts)
     if options.format == "torch-export":
         files.write_program(path, traced, exportable)
-        return path, found | _check(exportable, files.run_program(path), items, images, options, traced.accepts)
+        return path, found | work.check(files.run_program(path))
     if options.fastest_on == "cpu":
-        chosen, more = _write_fastest(path, traced, exportable, options, images, items)
+        chosen, more = _write_fastest(path, traced, work)
         return chosen, found | more
-    return path, found | _write_graph(path, traced, exportable, options, images, items)
+    return path, found | _write_graph(path, traced, work)
 
 
-def _write_graph(
-    path: Path,
-    traced: files.TracedModel,
-    exportable: Exportable,
-    options: ExportOptions,
-    images: Sequence[Path],
-    items: Sequence[Inputs],
-) -> dict[str, str]:
+def _write_graph(path: Path, traced: files.TracedModel, work: _Export) -> dict[str, str]:
     """Write an ONNX or OpenVINO file, in the chosen precision, and compare it with the model."""
-    plain = path.with_name("fp32.onnx")
+    plain, exportable, options = path.with_name("fp32.onnx"), work.exportable, work.options
     files.write_onnx(plain, traced, exportable)
     small, report = plain, {}
     if options.int8 != "no":
         small = path.with_name("int8.onnx")
-        report = _quantise(small, plain, exportable, options, images, items).lines()
+        report = _quantise(small, plain, work).lines()
     elif options.precision == "fp16":
         small = path.with_name("fp16.onnx")
         write_half(plain, small)
@@ -103,22 +138,14 @@ def _write_graph(
     elif small != path:
         shutil.copyfile(small, path)
     # The file itself is compared with PyTorch, unless its bits change its outputs by more than rounding.
-    checked = path if small is plain else plain
-    opened = ExportedFile(checked)
-    found = _check(exportable, lambda inputs: opened(*inputs), items, images, options, traced.accepts)
+    found = work.check_file(path if small is plain else plain)
     return found | report | ({} if small is plain else measure_loss(options.run, path, most=options.most_loss))
 
 
-def _write_fastest(
-    path: Path,
-    traced: files.TracedModel,
-    exportable: Exportable,
-    options: ExportOptions,
-    images: Sequence[Path],
-    items: Sequence[Inputs],
-) -> tuple[Path, dict[str, str]]:
+def _write_fastest(path: Path, traced: files.TracedModel, work: _Export) -> tuple[Path, dict[str, str]]:
     """Write ONNX and OpenVINO files in fp32 and 8 bits. Return the fastest that is as good as the run, and why."""
     plain, small = path.with_name("fp32.onnx"), path.with_name("int8.onnx")
+    exportable, options, items = work.exportable, work.options, work.items
     files.write_onnx(plain, traced, exportable)
     int8.quantise(plain, small, exportable, items[options.checked :] or items, "static")
     candidates = {"onnxruntime fp32": plain, "onnxruntime int8": small}
@@ -131,8 +158,7 @@ def _write_fastest(
         if file.suffix == ".onnx":
             try_file(file, exportable)
         if file.stem == "fp32":
-            opened = ExportedFile(file)
-            return _check(exportable, lambda inputs: opened(*inputs), items, images, options, traced.accepts)
+            return work.check_file(file)
         found = measure_loss(options.run, file, most=options.most_loss)
         if found["evaluated"].startswith("no"):
             raise UserError(f"its accuracy is not known ({found['evaluated']})")
@@ -147,24 +173,16 @@ def _accepts_all(inputs: Inputs) -> bool:
     return True
 
 
-def _check(
-    exportable: Exportable,
-    run: Runner,
-    items: Sequence[Inputs],
-    images: Sequence[Path],
-    options: ExportOptions,
-    accepts: Callable[[Inputs], bool],
-) -> dict[str, str]:
-    """Compare the file with the model: outputs, alone and in batches, and answers on images of several shapes."""
-    where, count = f"the {options.format} file", options.checked
-    largest, found = 0.0, {"checked on": counted(min(count, len(items)), "image")}
-    if exportable.batches or exportable.check is None:
-        fitting = [item for item in items[:count] if accepts(item)]
-        largest = files.compare(exportable, run, fitting, where=where).difference
-    if exportable.check is not None:
-        checked = exportable.check(run, list(images[:count]), where, accepts)
-        largest, found = max(largest, checked.difference), found | checked.found
-    return found | {"difference": f"{largest:.1e}"}
+def _require_raw(traced: files.TracedModel, exportable: Exportable) -> None:
+    """Refuse `--raw` for a segmentation model that accepts certain sizes only.
+
+    Raises:
+        UserError: torch could not trace the model for all sizes.
+    """
+    if exportable.raw is not None and traced.problem and exportable.multiple == 1:
+        raise UserError(
+            f"--raw: torch can trace this model for images of {traced.sizes} only ({traced.problem}); leave it out"
+        )
 
 
 def _only_size(traced: files.TracedModel, exportable: Exportable) -> str:
@@ -188,21 +206,14 @@ def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> f
     return files.trace(exportable, example)
 
 
-def _quantise(
-    path: Path,
-    plain: Path,
-    exportable: Exportable,
-    options: ExportOptions,
-    images: Sequence[Path],
-    items: Sequence[Inputs],
-) -> int8.Int8Report:
+def _quantise(path: Path, plain: Path, work: _Export) -> int8.Int8Report:
     """Write the 8-bit file, and measure it on images other than those that calibrated it."""
+    options, items = work.options, work.items
     assert options.int8 != "no"
     # Spread the calibration images over the folders of the classes.
     count = min(options.calibration, len(items) // 2) if options.int8 == "static" else 0
     calibrating = {number * len(items) // count for number in range(count)}
     measured = [number for number in range(len(items)) if number not in calibrating]
-    calibration = [items[number] for number in sorted(calibrating)]
-    int8.quantise(plain, path, exportable, calibration, options.int8)
-    labels = [exportable.label(images[number]) for number in measured]
-    return int8.measure(exportable, plain, path, [items[number] for number in measured], labels)
+    int8.quantise(plain, path, work.exportable, [items[number] for number in sorted(calibrating)], options.int8)
+    labels = [work.exportable.label(work.images[number]) for number in measured]
+    return int8.measure(work.exportable, plain, path, [items[number] for number in measured], labels)

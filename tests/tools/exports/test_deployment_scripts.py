@@ -53,7 +53,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 def test_the_scripts_are_short_and_import_three_packages() -> None:
-    assert set(SCRIPTS) == {"Classify", "Detect", "Label"}
+    assert set(SCRIPTS) == {"Classify", "Detect", "Label", "Segment"}
     for text in SCRIPTS.values():
         assert len(text.splitlines()) <= 40
         imported = {
@@ -100,3 +100,33 @@ def test_the_labelling_script_answers_as_load(
         run_script("Label", tmp_path / "model.onnx", path, tmp_path / "labels.png", monkeypatch=monkeypatch)
         found, expected = np.asarray(Image.open(tmp_path / "labels.png")), loaded(path).labels.numpy()
         assert found.shape == expected.shape and (found == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("min_size", [0, 50])
+def test_a_raw_segmentation_file_takes_images_of_any_size(
+    tiny_backbone: str, pictures: list[Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, min_size: int
+) -> None:
+    """Bytes in, scores and class numbers of their pixels out; FCN-16s crops its maps inside the file."""
+    torch.manual_seed(0)
+    options = SegmenterOptions(tiny_backbone, "fcn16s", weights="none", aux=False)
+    model = segmentation.build(tiny_backbone, 3, head=options.head, aux=False)
+    assert model.fusion is not None
+    torch.nn.init.normal_(model.fusion.scores[0].weight)  # they begin at zero
+    seen = {"in_channels": 3, "min_size": min_size, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    colours = [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
+    meta = {"task": "segmentation", "classes": ["a", "b", "c"], "colours": colours, "input": seen}
+    run, path = saved(model, tmp_path / "model.safetensors", {**meta, "model": asdict(options)}), tmp_path / "raw.onnx"
+    export.main(["--run", str(run), "--raw", "--output", str(path), "--images", str(pictures[0].parent)])
+    said = capsys.readouterr().out
+    assert "sizes        any" in said and "24x40" in said  # the smallest image of the check
+    loaded, file = segmentation.load(run, precision="fp32"), segmentation.load(path)
+    small = tmp_path / "pictures" / "small.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 17, 3), dtype=np.uint8)).save(small)
+    for picture in (*pictures, small):
+        run_script("Segment", path, picture, tmp_path / "labels.png", monkeypatch=monkeypatch)
+        found, expected = np.asarray(Image.open(tmp_path / "labels.png")), loaded(picture).labels.numpy()
+        assert found.shape == expected.shape
+        # The file does not round resized images to bytes, as `load` does; a class changes only between near scores.
+        assert (found == expected).mean() > (0.98 if min_size else 0.999)
+        assert (file(picture).labels.numpy() == expected).mean() > 0.999
+    assert file.model.file.metadata["preparation"]["in the file"] is True

@@ -208,7 +208,7 @@ def test_nan_differs_too(cls: Path, pictures: Path) -> None:
         (["--int8", "static", "--format", "torch-export"], "needs --format onnx or openvino"),
         (["--checked", "3"], "must be 5 or more"),
         (["--format", "coreml"], "format"),
-        (["--raw"], "--raw: is for detectors, but .* is a classification model"),
+        (["--raw"], "--raw: is for detectors and segmentation models, but .* is a classification model"),
         (["--nms", "false"], "--nms: is for detectors"),
         (["--raw", "--nms", "false"], "needs --nms true"),
         (["--precision", "fp16", "--int8", "static"], "cannot be combined with --int8"),
