@@ -26,7 +26,7 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     Raises:
         UserError: there is no run to resume.
     """
-    if str(peek_option(argv, "resume")).lower() != "true":
+    if not _is_on(argv, "resume"):
         return None
     from tools.engine.run_folder import newest_run  # imports torch
 
@@ -54,7 +54,7 @@ def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type]
     weights fit no other model. The weights of a run of another task record the backbone only. With `--eval-only`,
     `--bits` and the choice of classes are recorded as well: an evaluation reads 16-bit images and classes as the
     training did. It also predicts as the run did, with its number of proposals, sizes, tiles and views of images,
-    unless the command line or `--config` says otherwise. An exported file has one view of each image.
+    unless the command line or `--config` says otherwise. An exported file and `--val-loss` have one view of each image.
 
     Args:
         task: of the command.
@@ -66,7 +66,7 @@ def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type]
             command line contradicts an option without which the weights do not fit.
     """
     weights = peek_option(argv, "weights")
-    if not weights or str(peek_option(argv, "resume")).lower() == "true":
+    if not weights or _is_on(argv, "resume"):
         return FurtherValues()
     from backbones.weights.exported import is_exported  # imports torch
     from backbones.weights.files import read_config, read_meta
@@ -87,12 +87,17 @@ def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type]
     if whole:
         _require_consistent(argv, {name: found[name] for name in found if name in fitting(model) | {"norm"}}, weights)
     defaults: JsonObject = {}
-    if whole and str(peek_option(argv, "eval_only")).lower() == "true":
+    if whole and _is_on(argv, "eval_only"):
         found |= {**meta.get("categories", {}), **({} if bits is None else {"bits": bits})}
-        config = {} if is_exported(path) else read_config(path)
+        config = {} if is_exported(path) or _is_on(argv, "val_loss") else read_config(path)
         defaults = renamed({**config, **meta.get("input", {}), **values}, groups)
         defaults = {name: defaults[name] for name in evaluated(groups) - found.keys() if name in defaults}
     return FurtherValues(found, defaults=defaults, over_config=whole, source=f"--weights {weights}")
+
+
+def _is_on(argv: Sequence[str], name: str) -> bool:
+    """Return whether the command line or `--config` turns an option on."""
+    return str(peek_option(argv, name)).lower() == "true"
 
 
 def _require_consistent(argv: Sequence[str], values: JsonObject, weights: object) -> None:

@@ -75,14 +75,14 @@ def test_onnx_classifier_for_any_number_and_size(cls: Path, tmp_path: Path, caps
 
 
 def test_torch_export_of_a_segmentation_model(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
-    """The file accepts any number of images whose sides are multiples of 32, and says so."""
+    """The file accepts any number of images of any sides from 64 pixels, and says so."""
     net = load_exportable(str(tiny_runs["seg"]))
     path = exported(tiny_runs["seg"], tmp_path / "net.pt2", "--format", "torch-export")
     extra = {"metadata.json": ""}
     module = torch.export.load(path, extra_files=extra).module()
     said = json.loads(extra["metadata.json"])
-    assert said["classes"] == net.metadata["classes"] and said["sizes"] == "from 64 pixels, multiples of 32"
-    for shape in ((1, 3, 64, 96), (2, 3, 96, 64)):
+    assert said["classes"] == net.metadata["classes"] and said["sizes"] == "from 64 pixels"
+    for shape in ((1, 3, 64, 97), (2, 3, 101, 70)):
         images = torch.randn(shape)
         with torch.no_grad():
             assert_rounded(module(images), net.expected((images,))[0], terms=64 * 9, layers=22)
@@ -109,11 +109,13 @@ def test_a_crash_of_the_quantiser_is_one_line_and_leaves_no_files(tmp_path: Path
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("min_size", [0, 80])
+@pytest.mark.parametrize(("min_size", "crops"), [(0, True), (80, False)])
 def test_label_maps_are_those_of_the_loaded_run_on_images_of_several_shapes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch, min_size: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch, min_size: int, crops: bool
 ) -> None:
-    """FCN-16s can be traced for multiples of 32 only; images are cut or resized to them."""
+    """A head that crops by slices can be traced for multiples of 32 only; images are cut to them."""
+    if crops:
+        monkeypatch.setattr(segmentation.heads, "_fitted", lambda x, size: x[..., : size[0], : size[1]])
     options = SegmenterOptions("timm/test_efficientnet", "fcn16s", weights="none")
     torch.manual_seed(0)
     model = segmentation.build(options.backbone, 3, head=options.head).eval()
@@ -130,14 +132,16 @@ def test_label_maps_are_those_of_the_loaded_run_on_images_of_several_shapes(
         cv2.imwrite(str(pictures / f"{number}.png"), random.integers(0, 256, (*size, 3), dtype=np.uint8))
     exported(file, tmp_path / "net.pt2", "--format", "torch-export", "--images", pictures)
     said = capsys.readouterr().out
-    assert "--test-flip of the run" in said and "from 64 pixels, multiples of 32" in said
+    assert "--test-flip of the run" in said and ("from 64 pixels, multiples of 32\n" in said) == crops
+    assert "from 64 pixels" in said
     shapes = next(line for line in said.splitlines() if line.startswith("images"))
     # Images 0 and 3 as they are, 1 and 4 turned, 2 cut to its upper two thirds; then cut to multiples of 32.
-    whole = "64x96, 64x128, 96x128, 96x64; 1 left out, whose sizes the file does not accept"
-    assert shapes.split(maxsplit=1)[1] == (f"none; 5 {whole.partition('; 1 ')[2]}" if min_size else whole)
-    assert "100.0000% of 32,768 pixels" in said or min_size  # 64 (96 + 128 + 96) + 96 x 128
+    cut = "64x96, 64x128, 96x128, 96x64; 1 left out, whose sizes the file does not accept"
+    assert shapes.split(maxsplit=1)[1] == (cut if crops else "70x100, 64x130, 90x60, 96x128, 120x75")
+    # 64 (96 + 128 + 96) + 96 x 128, or 70 x 100 + 64 x 130 + 90 x 60 + 96 x 128 + 120 x 75
+    assert f"100.0000% of {'32,768' if crops else '42,008'} pixels" in said
     # Wrong steps around the file are noticed, although the file itself has the model's outputs.
-    if not min_size:
+    if crops:
         at_size = whole_images._at_size
         monkeypatch.setattr(whole_images, "_at_size", lambda scores, image: at_size(-scores, image))
         with pytest.raises(UserError, match="differs from the loaded run by"):

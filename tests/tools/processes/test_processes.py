@@ -298,7 +298,7 @@ def test_accumulated_batches_are_reduced_once_a_step(group: Group, tmp_path: Pat
     require_success(group(__file__, "accumulation_reduces_once", cwds=[tmp_path] * 2))
 
 
-def test_a_detector_exchanges_counts_and_flags_once_a_step(group: Group, tmp_path: Path):
+def test_a_step_exchanges_counts_and_flags_once(group: Group, tmp_path: Path):
     require_success(group(__file__, "a_step_exchanges_once", cwds=[tmp_path] * 2))
 
 

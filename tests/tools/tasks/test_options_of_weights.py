@@ -70,6 +70,7 @@ def test_an_evaluation_predicts_as_the_run_did_unless_it_is_told_otherwise(
     for evaluates, more, expected in (
         ((), (), {}),
         (("--eval-only",), (), {**model, **views}),
+        (("--eval-only",), ("--val-loss",), model),  # which needs one view of each image
         (("--eval-only",), given, {**model, **views, name: value}),
         (("--eval-only",), ("--config", file), {**model, **views, name: value}),
     ):
