@@ -38,6 +38,8 @@ class RankOptions:
         data: folder of the data set.
         backbones: names or patterns with commas between; NAME=WEIGHTS has weights of its own.
         weights: weights of the other names, with commas between; each name is ranked with each. none is random.
+        weights_from: program that made the weights files, such as detectron2 or moco, as --weights-from of a training
+            has it; FILE=PROGRAM names that of one file, with commas between.
         task: what the data are labelled for; auto recognises it.
         ignore_index: number in label maps of pixels that do not count.
         images: number of training images, spread evenly over the data set.
@@ -53,6 +55,7 @@ class RankOptions:
     data: str
     backbones: str
     weights: str = "imagenet"
+    weights_from: str | None = None
     task: Literal["auto", "classification", "detection", "segmentation"] = "auto"
     ignore_index: int = 255
     images: int = 300
@@ -94,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups.plugins.load()
     device = distributed.start(device_name=groups.device.device)
     try:
-        names = candidates(options.backbones, options.weights)
+        names = candidates(options.backbones, options.weights, options.weights_from)
         study = outputs.read_study(Path(options.against)) if options.against else None
         if study is not None:
             outputs.require_covered(names, study)

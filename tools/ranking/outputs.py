@@ -44,7 +44,7 @@ def table(ranking: Ranking) -> str:
         [
             str(place),
             row.candidate.backbone,
-            row.candidate.weights,
+            row.candidate.weights + (f" from {row.candidate.weights_from}" if row.candidate.weights_from else ""),
             *(_shown(name, row.estimates[name]) for name in columns),
             f"{row.parameters / 1e6:.2f}",
             f"{row.gflops:.2f}",
@@ -99,7 +99,7 @@ def draw(path: Path, ranking: Ranking) -> None:
         errors = [[max(estimate.value - estimate.low, 0)], [max(estimate.high - estimate.value, 0)]]
         panel.errorbar(row.gflops, estimate.value, yerr=errors, fmt="o", color=colour, capsize=2, elinewidth=1)
         panel.annotate(
-            row.candidate.name,
+            row.candidate.label,
             (row.gflops, estimate.value),
             xytext=(6, 4),
             textcoords="offset points",

@@ -18,10 +18,10 @@ from backbones.common.files import JsonObject, atomic_file
 from backbones.errors import UserError
 from tools.engine.cost import macs, parameters
 from tools.processes import distributed
-from tools.ranking.candidates import Candidate
+from tools.ranking.candidates import Candidate, identity
 from tools.ranking.data import RankingData, fingerprint
 from tools.ranking.extraction import CPU, Extracted, extract
-from tools.ranking.remarks import lone_class_warnings, width_warnings
+from tools.ranking.remarks import lone_class_warnings, require_classes, width_warnings
 from tools.ranking.samples import Estimate, Samples, scores
 
 VERSION = 1  # of the kept features; a change of the extraction raises it
@@ -49,6 +49,7 @@ class Ranked:
         return {
             "backbone": self.candidate.backbone,
             "weights": self.candidate.weights,
+            "weights_from": self.candidate.weights_from,
             "scores": {name: asdict(estimate) for name, estimate in self.estimates.items()},
             "parameters": self.parameters,
             "gflops": self.gflops,
@@ -93,7 +94,8 @@ def rank(
         device: where the backbones compute.
 
     Raises:
-        UserError: no candidate could be scored, such as if an image cannot be read.
+        UserError: no candidate could be scored, such as if an image cannot be read, or the images show fewer than two
+            classes.
     """
     rows: list[Ranked] = []
     failed: dict[str, str] = {}
@@ -101,14 +103,15 @@ def rank(
     place = "" if device.type == "cpu" else f"|{device.type}"  # features differ by rounding, speeds by much
     key = distributed.on_main(lambda: f"{VERSION}|{fingerprint(data)}|{','.join(levels)}|{size}|{seed}{place}")
     for number, candidate in enumerate(names, 1):
-        file = cache / f"{hashlib.sha256(f'{key}|{candidate.key()}'.encode()).hexdigest()[:32]}.npz" if cache else None
         try:
             backbone = distributed.on_all(partial(_build, candidate, levels, seed))
+            file = _file(cache, key, backbone)
             extracted = _extracted(data, backbone, size=size, seed=seed, path=file, device=device)
         except UserError as error:
             failed[candidate.name] = str(error)
             _say(f"{number}/{len(names)} {candidate.name}: left out: {error}")
             continue
+        require_classes(extracted.samples, data.classes)
         if not rows:
             warnings += lone_class_warnings(extracted.samples, data.classes)
         row = _score(candidate, backbone, extracted, size=size, seed=seed)
@@ -125,6 +128,14 @@ def _build(candidate: Candidate, levels: Sequence[str], seed: int) -> Backbone:
     if len(backbone.mean) != 3:
         raise UserError(f"{candidate.name}: takes {len(backbone.mean)} channels; a ranking reads RGB images")
     return backbone
+
+
+def _file(cache: Path | None, key: str, backbone: Backbone) -> Path | None:
+    """Return the file of a backbone's kept features; None to keep none."""
+    if cache is None:
+        return None
+    name = distributed.on_main(lambda: hashlib.sha256(f"{key}|{identity(backbone)}".encode()).hexdigest()[:32])
+    return cache / f"{name}.npz"
 
 
 def _extracted(

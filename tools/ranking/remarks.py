@@ -6,10 +6,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from backbones.errors import counted, first_names
+from backbones.errors import UserError, counted, first_names
 from tools.ranking.samples import Estimate, Samples
 
 TITLES = {"logme": "LogME", "probe": "linear probe", "knn": "k-NN"}
+
+
+def require_classes(samples: Samples, classes: Sequence[str]) -> None:
+    """Refuse samples that no score can tell apart.
+
+    Args:
+        classes: class names by label.
+
+    Raises:
+        UserError: the samples have fewer than two classes.
+    """
+    shown = [classes[label] for label in np.unique(samples.labels).tolist()]
+    if len(shown) < 2:
+        raise UserError(
+            f"--data: the chosen images show {f'the class {shown[0]} alone' if shown else 'no labelled sample'}, and a "
+            "ranking needs two classes; use more --images, or check the labels"
+        )
 
 
 def lone_class_warnings(samples: Samples, classes: Sequence[str]) -> list[str]:
@@ -43,5 +60,5 @@ def width_warnings(name: str, estimates: Mapping[str, Estimate]) -> list[str]:
     if flat:
         warnings.append(f"WARNING: {name}: the interval of {', '.join(flat)} has no width, because all images agree")
     if unknown:
-        warnings.append(f"WARNING: {name}: no interval of {', '.join(unknown)}, because there is a single image")
+        warnings.append(f"WARNING: {name}: no interval of {', '.join(unknown)}, because too few images have labels")
     return warnings

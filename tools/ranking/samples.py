@@ -64,7 +64,10 @@ def evidence(samples: Samples) -> float:
     """Return LogME of the labels, plus LogME of the box deltas if there are boxes.
 
     The sum is the log evidence of both targets per sample, as a detector learns a class and four deltas for each RoI.
+    It is NaN without samples or, with boxes, without deltas.
     """
+    if not len(samples.labels) or (samples.deltas is not None and not len(samples.deltas)):
+        return float("nan")
     score = logme(samples.features, samples.labels)
     if samples.deltas is None or samples.delta_features is None:
         return score
@@ -88,7 +91,10 @@ def scores(samples: Samples, *, seed: int) -> dict[str, Estimate]:
 
 
 def jackknife(samples: Samples, score: Callable[[Samples], float], *, seed: int) -> Estimate:
-    """Return a score of all samples with a normal interval from the scores without each group of images."""
+    """Return a score of all samples with a normal interval from the scores without each group of images.
+
+    The interval is NaN if there is one group, or if all labelled boxes lie in one group.
+    """
     value = score(samples)
     parts = np.array([score(samples.without(group)) for group in _groups(samples.images, seed)])
     if len(parts) < 2:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import backbones
 from backbones.errors import UserError
 from tools import rank_backbones
-from tools.ranking.candidates import Candidate, candidates
+from tools.ranking.candidates import Candidate, candidates, identity
 from tools.ranking.data import Labelled, fingerprint, open_data
 from tools.ranking.extraction import extract
 from tools.ranking.outputs import agree, front, read_study, table
 from tools.ranking.ranking import Ranked, Ranking
-from tools.ranking.remarks import width_warnings
-from tools.ranking.samples import Estimate
+from tools.ranking.remarks import require_classes, width_warnings
+from tools.ranking.samples import Estimate, Samples
 
 NAMES = "timm/test_resnet,timm/test_efficientnet"  # the smallest nets of timm
 COLOURS = ((250, 30, 30), (30, 250, 30), (30, 30, 250))
@@ -192,7 +194,7 @@ def test_lone_classes_and_intervals_without_width_are_named(tmp_path: Path, caps
     sure, open_ended = Estimate(1.0, 1.0, 1.0), Estimate(0.3, float("nan"), float("nan"))
     assert width_warnings("a", {"logme": open_ended, "probe": sure, "knn": Estimate(0.5, 0.4, 0.6)}) == [
         "WARNING: a: the interval of linear probe has no width, because all images agree",
-        "WARNING: a: no interval of LogME, because there is a single image",
+        "WARNING: a: no interval of LogME, because too few images have labels",
     ]
 
 
@@ -208,7 +210,54 @@ def test_candidates_are_names_with_starts():
             for start in ("none", "runs/a/model.safetensors")
         ),
     ]
-    assert found[1].name == "resnet18, model.safetensors"
+    assert (found[1].name, found[1].label) == ("resnet18, runs/a/model.safetensors", "resnet18, a/model.safetensors")
+
+
+def test_weights_files_of_other_programs_have_a_source(tmp_path: Path):
+    state = backbones.build("resnet20", weights=None).state_dict()
+    for name in ("R.pth", "moco.pth"):
+        torch.save(state, tmp_path / name)
+    first, second = (f"{tmp_path / name}" for name in ("R.pth", "moco.pth"))
+    names = f"resnet20=none,resnet20={first},resnet20={second}"
+    found = candidates(names, "none", f"{first}=simclr")
+    assert [each.weights_from for each in found] == [None, "simclr", None]
+    assert found[1].name == f"resnet20, {first} from simclr"
+    assert found[1].build((), 0).mean == (0, 0, 0) and found[2].build((), 0).mean != (0, 0, 0)
+    assert [e.weights_from for e in candidates(names, "none", f"dino,{first}=simclr")] == [None, "simclr", "dino"]
+    for text, error in (
+        ("nonesuch", "unknown weights_from 'nonesuch'"),
+        ("absent.pth=moco", "--weights-from absent.pth=moco: absent.pth is none of the ranked weights"),
+    ):
+        with pytest.raises(UserError, match=error):
+            candidates(names, "none", text)
+    with pytest.raises(UserError, match="--weights-from moco: is for weights files of other programs, and none is"):
+        candidates("resnet20,resnet32", "none", "moco")
+
+
+def test_the_code_and_the_weights_of_a_backbone_decide_whether_its_features_are_kept(tmp_path: Path, monkeypatch):
+    code = "import torch\nclass Act(torch.nn.Module):\n    def forward(self, x):\n        return x.{}()\n"
+    (tmp_path / "edited_act.py").write_text(code.format("relu"))
+    monkeypatch.syspath_prepend(tmp_path)
+    backbone = backbones.build("timm/test_resnet", weights=None)
+    backbone.act = __import__("edited_act").Act()
+    first = identity(backbone)
+    assert identity(backbone) == first
+    (tmp_path / "edited_act.py").write_text(code.format("tanh"))
+    assert identity(backbone) != first
+    (tmp_path / "edited_act.py").write_text(code.format("relu"))
+    next(backbone.parameters()).data.view(-1)[0] += 1
+    assert identity(backbone) != first
+
+
+def test_data_without_two_classes_are_one_line(tmp_path: Path):
+    data = class_folders(tmp_path / "data")
+    for folder in ("c1", "c2"):
+        shutil.rmtree(data / "train" / folder)
+    arguments = ["--backbones", NAMES, "--weights", "none", "--size", "32"]
+    with pytest.raises(UserError, match="--data: the chosen images show the class c0 alone, and a ranking needs two"):
+        rank_backbones.main(["--data", str(data), *arguments, "--output", str(tmp_path / "one")])
+    with pytest.raises(UserError, match="show no labelled sample"):
+        require_classes(Samples(np.zeros((0, 3)), np.zeros(0, int), np.zeros(0, int)), ("a", "b"))
 
 
 @pytest.mark.parametrize(

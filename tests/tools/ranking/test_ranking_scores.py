@@ -106,6 +106,13 @@ def test_boxes_add_the_evidence_of_their_deltas():
     assert left.deltas is not None and (len(left.features), len(left.deltas)) == (28, 9)
 
 
+def test_objects_in_a_single_image_give_a_score_without_an_interval():
+    features = RANDOM.normal(size=(8, 4))
+    samples = Samples(features, np.arange(8) % 2, np.arange(8), features[:2], features[:2], np.array([3, 3]))
+    found = jackknife(samples, evidence, seed=0)
+    assert np.isfinite(found.value) and np.isnan([found.low, found.high]).all()
+
+
 def test_weighted_tau_by_hand_and_with_errors():
     assert weighted_tau([1, 2, 3], [10, 20, 30]).tau == pytest.approx(1)
     assert weighted_tau([1, 2, 3], [30, 20, 10]).tau == pytest.approx(-1)
