@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, VocFolder
+from hostile import mutants, require_one_line
 from PIL import Image
 
 from backbones.errors import UserError
@@ -501,21 +501,6 @@ def test_unknown_layouts_are_refused_and_cocos_splits_can_be_named(coco, tmp_pat
 # --- mutants ---
 
 
-MUTANTS = 30 * int(os.environ.get("HOSTILE_SCALE", 1))
-
-
-def mutated(random: np.random.Generator, content: bytes) -> bytes:
-    """Change, cut, double or move a few bytes of a file."""
-    data = bytearray(content)
-    for _ in range(int(random.integers(1, 4))):
-        start, end = sorted(random.integers(0, len(data) + 1, 2).tolist())
-        end = min(end, start + int(random.integers(1, 30)))
-        part = bytes(data[start:end])
-        odd = [b"\0", b"\xff", b"-1", b"nan", b"1e309", b"9" * 40, b"&amp;", b"<a>", b"\n", b" ", b"!!", b"*x", b"../"]
-        data[start:end] = [b"", part * 3, odd[int(random.integers(len(odd)))], part[::-1]][int(random.integers(4))]
-    return bytes(data)
-
-
 @pytest.mark.parametrize("layout", ["voc", "yolo"])
 def test_mutants_are_read_or_refused_with_the_name_of_a_file(layout: str, voc: VocFolder, yolo: Path):
     """The check finds every fault that training refuses, and only UserErrors are raised."""
@@ -525,20 +510,17 @@ def test_mutants_are_read_or_refused_with_the_name_of_a_file(layout: str, voc: V
         "voc": (voc.root, "trainval", ["Annotations/a.xml", "ImageSets/Main/trainval.txt", "classes.txt"]),
         "yolo": (yolo, "train", ["labels/train/a.txt", "data.yaml"]),
     }[layout]
-    random, outcomes = np.random.default_rng(0), []
+    outcomes = []
     for name in files:
-        whole = (root / name).read_bytes()
-        for _ in range(MUTANTS):
-            (root / name).write_bytes(mutated(random, whole))
+        for _ in mutants(root / name, 30):
             try:
                 data = read(root, split)
                 assert (data.boxes >= 0).all() and np.isfinite(data.boxes).all() and (data.labels >= 1).all()
                 outcomes.append(True)
             except UserError as error:
-                assert str(error).startswith(str(root)) and "\n" not in str(error)
+                require_one_line(error, root)
                 outcomes.append(False)
                 check = ("--data", root, "--train-split", split, "--val-split", split, "--decode", "false")
                 with contextlib.suppress(UserError):  # for a fault of a whole class list or image list
                     assert problems(*check)
-        (root / name).write_bytes(whole)
     assert 0.05 < np.mean(outcomes) < 0.9
