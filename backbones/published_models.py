@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from torch import nn
 
 from backbones.common.files import JsonObject, atomic_file
 from backbones.common.registry import Registry
+from backbones.errors import UserError
+from backbones.weights.published import DownloadError
 
 RUN_FILES = ("config.yaml", "model.safetensors")  # in run folders
 
@@ -56,13 +59,24 @@ def published_file(run: str | os.PathLike[str]) -> Path | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            _convert(model, path)
+            _convert(name, model, path)
     return path
 
 
-def _convert(model: PublishedModel, path: Path) -> None:
+def suggestion(run: str | os.PathLike[str]) -> str:
+    """Return a question after the published models whose names are near a name that is no file; "" for no such name."""
+    near = get_close_matches(os.fspath(run), PUBLISHED.names(), 2)
+    return f", or did you mean the published model {' or '.join(near)}?" if near else ""
+
+
+def _convert(name: str, model: PublishedModel, path: Path) -> None:
     """Write the weights file of a published model."""
-    net, meta = model.build()
+    try:
+        net, meta = model.build()
+    except DownloadError as error:
+        raise UserError(
+            f"{name}: {error.failure}; download {model.address} elsewhere and put it into that folder"
+        ) from None
     tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={"meta": json.dumps(meta), "config": "{}"})

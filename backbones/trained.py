@@ -28,7 +28,7 @@ from backbones.common.results import ImageResult
 from backbones.errors import UserError
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
-from backbones.published_models import published_file
+from backbones.published_models import published_file, suggestion
 from backbones.weights.exported import ExportedFile, is_exported
 from backbones.weights.files import run_weights
 from backbones.weights.hub import resolve
@@ -106,6 +106,8 @@ def find(
     """
     load_plugins(plugins)
     path = published_file(run) or Path(resolve(run))
+    if not path.exists():
+        raise UserError(f"{path}: no such run folder or weights file; check the path{suggestion(run)}")
     if not path.is_file():
         path = run_weights(path)
     if is_exported(path):

@@ -30,7 +30,8 @@ class DemoOptions:
     """Runs to look at, and the address of the page.
 
     Args:
-        run: folder or weights file of a training run; one, or two side by side.
+        run: folder or weights file of a training run, an exported file, or the name of a published model such as coco;
+            one, or two side by side.
         host: address to listen on. Any other than 127.0.0.1 lets other machines use the page; it has no password.
         port: port of the page; 0 for any free one.
     """

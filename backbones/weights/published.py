@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 _ALTERNATIVES = "use weights=None, or weights=FILE with a file that was downloaded elsewhere"
 
 
+class DownloadError(UserError):
+    """A file of weights that cannot be downloaded.
+
+    Attributes:
+        failure: what cannot be downloaded, where to, and why, without the way out.
+    """
+
+    def __init__(self, message: str, failure: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
 def torchvision_state(name: str, tag: str) -> dict[str, Tensor]:
     """Return published weights of a torchvision model.
 
@@ -236,5 +248,6 @@ def _verify(path: Path, digest: str) -> None:
         )
 
 
-def _no_network(what: str, address: str, cache: Path, why: str) -> UserError:
-    return UserError(f"{what}: cannot download {address} into {cache} ({why}); {_ALTERNATIVES}")
+def _no_network(what: str, address: str, cache: Path, why: str) -> DownloadError:
+    failure = f"cannot download {address} into {cache} ({why})"
+    return DownloadError(f"{what}: {failure}; {_ALTERNATIVES}", failure)

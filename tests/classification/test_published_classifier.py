@@ -11,7 +11,11 @@ import torch
 from torchvision.models import ResNet18_Weights, get_model_weights, resnet18
 
 import classification
+from backbones.errors import UserError
+from backbones.published_models import PUBLISHED, PublishedModel
+from backbones.weights.published import fetch
 from classification import published
+from tools.prediction.opening import open_model
 
 
 def test_a_published_classifier_predicts_as_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -43,3 +47,18 @@ def test_a_published_classifier_predicts_as_torchvisions(tmp_path: Path, monkeyp
     assert view.shape == (3, 224, 224) and len(model.classes) == 1000 and model.classes[0] == "tench"
     assert torch.allclose(found.probabilities, expected[found.labels], atol=1e-6)  # of values up to 1, in fp32
     assert found.labels[0] == expected.argmax() and set(published.MODELS) > {"resnet18"}
+
+
+def test_a_published_model_that_cannot_be_downloaded_takes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    address = "http://127.0.0.1:9/net-12345678.pth"  # nothing listens there
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(
+        PUBLISHED._builders, "absent", lambda: PublishedModel(address, lambda: fetch(address, what="resnet"))
+    )
+    cannot = rf"^absent: cannot download net-12345678\.pth into {tmp_path}/checkpoints \(.+\); "
+    with pytest.raises(UserError, match=rf"{cannot}download {address} elsewhere and put it into that folder$"):
+        open_model("absent")
+    assert not list((tmp_path / "checkpoints").glob("*.safetensors"))
+    question = "no such run folder or weights file; check the path, or did you mean the published model coco-masks or"
+    with pytest.raises(UserError, match=f"^coco-mask: {question}"):
+        open_model("coco-mask")

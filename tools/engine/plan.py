@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from backbones.common.data_split import DataSplit
+from backbones.errors import counted
 from backbones.norm import norm_table
 from tools.engine.experiment import Experiment
 from tools.engine.optim import rate_rows
@@ -53,7 +54,7 @@ def plan_rows(
         **rate_rows(model, train),
         **task.of_training,
         **({"compiled": f"{', '.join(compiled)}; the first steps wait for the compiler"} if compiled else {}),
-        "steps": f"{train.epochs} epochs x {steps_per_epoch} = {train.epochs * steps_per_epoch}",
+        "steps": f"{counted(train.epochs, 'epoch')} x {steps_per_epoch} = {train.epochs * steps_per_epoch}",
     }
 
 

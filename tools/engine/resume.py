@@ -9,7 +9,7 @@ from typing import TypeAlias, TypedDict, cast
 
 from backbones.common.files import JsonObject
 from backbones.common.options import extensible, renamed, resumable
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.engine.checkpoint import require_like
 
 CATEGORIES = ("classes", "category_ids", "category_names")  # entries of `meta` that name the outputs of the model
@@ -102,7 +102,11 @@ def describe_end(changed: Changes, epochs: int, *, done: int, rates: tuple[float
             f"the schedule now covers {epochs} epochs: the learning rate goes on at {rates[1]:.3g} instead of "
             f"{rates[0]:.3g}, as at this step in a run of {epochs} epochs"
         )
-    return f"the run has reached the end of its {epochs} epochs; a larger --epochs trains on" if done >= epochs else ""
+    return (
+        f"the run has reached the end of its {counted(epochs, 'epoch')}; a larger --epochs trains on"
+        if done >= epochs
+        else ""
+    )
 
 
 def describe_changes(changed: Changes, record: Path) -> list[str]:

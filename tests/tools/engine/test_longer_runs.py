@@ -42,7 +42,7 @@ def test_a_longer_run_ends_with_the_bits_of_a_straight_one_if_the_rate_is_consta
     straight = train(data, tmp_path / "straight", "--schedule", "constant", "--epochs", 2)
     run = train(data, tmp_path / "run", "--schedule", "constant", "--epochs", 1)
     train_cls.main(["--resume", "--output", str(run)])
-    assert "the run has reached the end of its 1 epochs; a larger --epochs trains on" in capsys.readouterr().out
+    assert "the run has reached the end of its 1 epoch; a larger --epochs trains on" in capsys.readouterr().out
     train_cls.main(["--resume", "--output", str(run), "--epochs", "2"])
     assert (
         "the schedule now covers 2 epochs: the learning rate goes on at 0.01 instead of 0.01" in capsys.readouterr().out
