@@ -247,6 +247,9 @@ def test_deterministic_losses_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_dice_adds_its_share() -> None:
+    labels, scores = torch.tensor([[[0, 1]]]), torch.randn(1, 2, 1, 2, generator=torch.Generator().manual_seed(0))
+    terms = PixelLoss("dice").terms("loss_seg", scores, labels)
+    assert list(terms) == ["loss_seg", "loss_seg_dice"] and terms["loss_seg"] == PixelLoss()(scores, labels)
     # Equal scores of two classes with four pixels each: log 2, and 1 - 2 * (4 / 2) / (8 / 2 + 4) = 1 / 2 of both.
     halves = torch.tensor([[[0, 0, 0, 0], [1, 1, 1, 1], [IGNORE] * 4]])
     assert PixelLoss("dice")(torch.zeros(1, 2, 3, 4), halves).item() == pytest.approx(0.693147 + 0.5, abs=1e-5)

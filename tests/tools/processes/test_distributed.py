@@ -9,7 +9,9 @@ import pytest
 import torch
 from conftest import Group
 
+from backbones.common import processes
 from backbones.errors import UserError
+from tools.engine.exchange import exchange
 from tools.processes import distributed
 from tools.processes.batches import REPEAT, TrainBatches
 
@@ -155,3 +157,15 @@ def test_collectives_over_processes(group: Group, tmp_path: Path, world: int):
 
 if __name__ == "__main__":
     collectives()
+
+
+def test_the_only_item_of_all_processes_has_the_weight_that_it_has_on_one(monkeypatch: pytest.MonkeyPatch):
+    """The mean over two processes halves the loss of the one that has the item, so its weight is 2; 0 of 0 is 0."""
+    monkeypatch.setattr(processes, "mean", lambda values: values / 2)
+    monkeypatch.setattr(distributed, "mean", lambda values: values / 2)
+    assert [float(processes.relative_count(torch.tensor(count))) for count in (1, 0)] == [2, 0]
+    losses = {"loss_a": torch.tensor(3.0), "loss_b": torch.tensor(4.0), "loss_c": torch.tensor(5.0)}
+    counts = {"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(0.0)}
+    found = exchange(losses, counts, failed=True)
+    assert {name: float(loss) for name, loss in found.losses.items()} == {"loss_a": 6, "loss_b": 0, "loss_c": 5}
+    assert found.flags.tolist() == [0, 0, 0.5]
