@@ -66,7 +66,8 @@ LABELS_BEFORE = """
 prepare (uint8[N, H, W, C] image) => (float[N, C, IH, IW] images, int64[2] given)
 <
     float[{channels}, 1, 1] mean = {{{mean}}}, float[{channels}, 1, 1] std = {{{std}}}, float full = {{255}},
-    double short_side = {{{short}}}, double one = {{1}}, int64[2] sides = {{1, 2}}
+    double short_side = {{{short}}}, double one = {{1}}, int64[2] sides = {{1, 2}}, int64 first = {{0}},
+    int64 second = {{1}}, int64[1] last_axis = {{1}}, float half = {{0.5}}, float unit_spread = {{1}}
 >
 {{
     whole = Shape (image)
@@ -79,7 +80,8 @@ prepare (uint8[N, H, W, C] image) => (float[N, C, IH, IW] images, int64[2] given
     images = Div (centred, std)
 }}
 """
-# Sides are rounded as Python does it: in double precision, halves to even.
+# Sides are rounded as Python does it: in double precision, halves to even. ONNX's own antialiasing is not used, because
+# OpenVINO ignores it. A resized image is the product of the image and of the weights of its rows and columns.
 RESIZE = """
     exact = Cast <to = 11> (given)
     shortest = ReduceMin <keepdims = 0> (exact)
@@ -88,11 +90,35 @@ RESIZE = """
     rounded = Round (enlarged)
     wanted = Max (rounded, one)
     content = Cast <to = 7> (wanted)
-    outer = Shape <end = 2> (planes)
-    target = Concat <axis = 0> (outer, content)
-    none = Constant <value = float[0] {}> ()
-    resized = Resize <coordinate_transformation_mode = "half_pixel", mode = "linear", antialias = 1>
-        (planes, none, none, target)
+    ratio_exact = Div (exact, wanted)
+    ratios = Cast <to = 1> (ratio_exact)
+    spreads = Max (ratios, unit_spread)
+{rows}{columns}
+    columns_turned = Transpose <perm = [1, 0]> (columns_weights)
+    narrow = MatMul (planes, columns_turned)
+    resized = MatMul (rows_weights, narrow)
+"""
+# The weights of an axis: a triangle around the centre of each new pixel, as wide as the new pixel, at least two pixels.
+AXIS = """
+    {axis}_ratio = Gather (ratios, {number})
+    {axis}_spread = Gather (spreads, {number})
+    {axis}_new = Gather (content, {number})
+    {axis}_given = Gather (given, {number})
+    {axis}_new_at = Range (first, {axis}_new, second)
+    {axis}_new_float = Cast <to = 1> ({axis}_new_at)
+    {axis}_new_middle = Add ({axis}_new_float, half)
+    {axis}_centre = Mul ({axis}_new_middle, {axis}_ratio)
+    {axis}_centres = Unsqueeze ({axis}_centre, last_axis)
+    {axis}_at = Range (first, {axis}_given, second)
+    {axis}_float = Cast <to = 1> ({axis}_at)
+    {axis}_middle = Add ({axis}_float, half)
+    {axis}_apart = Sub ({axis}_middle, {axis}_centres)
+    {axis}_distance = Abs ({axis}_apart)
+    {axis}_steps = Div ({axis}_distance, {axis}_spread)
+    {axis}_height = Sub (unit_spread, {axis}_steps)
+    {axis}_triangle = Relu ({axis}_height)
+    {axis}_sum = ReduceSum <keepdims = 1> ({axis}_triangle, last_axis)
+    {axis}_weights = Div ({axis}_triangle, {axis}_sum)
 """
 LABELS_AFTER = """
 finish (float[N, K, SH, SW] scores, int64[2] given) => (float[N, K, H, W] scores_of_image, uint8[N, H, W] labels)
@@ -127,13 +153,14 @@ def raw_label_pipeline(mean: Sequence[float], std: Sequence[float], *, min_size:
         mean, std: one value per channel, for pixels in 0..1.
         min_size: shorter side to which images are resized; 0 keeps their sizes.
     """
-
+    axes = {name: AXIS.format(axis=name, number=at) for name, at in (("rows", "first"), ("columns", "second"))}
+    resize = RESIZE.format(**axes)
     before = LABELS_BEFORE.format(
         channels=len(mean),
         mean=", ".join(f"{value!r}" for value in mean),
         std=", ".join(f"{value!r}" for value in std),
         short=float(min_size),
-        resize=RESIZE if min_size else "    resized = Identity (planes)",
+        resize=resize if min_size else "    resized = Identity (planes)",
     )
     return RawPipeline(before, LABELS_AFTER, carried="given", renamed={"scores_of_image": "scores"})
 
