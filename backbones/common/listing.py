@@ -30,7 +30,23 @@ def visible(folder: Path, pattern: str) -> Iterator[Path]:
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the visible folders in a folder, sorted; [] if the folder does not exist."""
-    return sorted(path for path in visible(folder, "*/") if path.is_dir())
+    others = (folder / entry.name for entry in _entries(folder) if not entry.is_file(follow_symlinks=False))
+    return sorted(path for path in others if path.is_dir())
+
+
+def files_of(folder: Path, suffix: str) -> list[Path]:
+    """Return the visible files in a folder, without its subfolders, that have a suffix, sorted; [] for no folder."""
+    wanted = os.path.normcase(suffix)
+    return sorted(folder / each.name for each in _entries(folder) if os.path.normcase(each.name).endswith(wanted))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the visible entries of a folder; [] if it does not exist or cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError:
+        return []
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,9 @@ def layout_of(root: Path, name: str | None = None) -> Layout | None:
     Raises:
         UserError: the folder has several layouts, or not the named one, or the named layout does not exist.
     """
-    home = home_of(root, name)
-    found = [LAYOUTS[name]()] if name is not None else [layout for layout in layouts() if layout.matches(home)]
-    if name is not None:
-        _require_signs(found[0], home)
+    home, found = _search(root, name)
+    if not found and name is not None:
+        _require_signs(LAYOUTS[name](), home)
     if home != root:
         found = [InnerLayout(layout, home) for layout in found]
     if len(found) > 1 and found[0].name in BUILT_IN:
@@ -50,8 +49,7 @@ def home_of(root: Path, name: str | None = None) -> Path:
     Args:
         name: name of the layout; None for any.
     """
-    wanted = layouts() if name is None else [LAYOUTS[name]()]
-    return inner_folder(root, lambda folder: any(layout.matches(folder) for layout in wanted))
+    return _search(root, name)[0]
 
 
 def known_layout(root: Path, name: str | None = None) -> Layout:
@@ -222,6 +220,18 @@ def _files(data: DetectionDataOptions) -> dict[str, tuple[Path, Path]]:
         "val": (data.val_annotations, data.val_images),
     }
     return {split: (Path(file), Path(folder)) for split, (file, folder) in given.items() if file and folder}
+
+
+def _search(root: Path, name: str | None) -> tuple[Path, list[Layout]]:
+    """Return the folder of the data set that `root` names, and the layouts that it has; see `home_of`."""
+    wanted = layouts() if name is None else [LAYOUTS[name]()]
+    found: list[Layout] = []
+
+    def holds(folder: Path) -> bool:
+        found[:] = [layout for layout in wanted if layout.matches(folder)]
+        return bool(found)
+
+    return inner_folder(root, holds), found
 
 
 def _require_signs(layout: Layout, root: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from backbones.common.listing import visible
+from backbones.common.listing import files_of, visible
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading, Sign
-from detection.data.layouts.images import UNSPLIT, files_of, folders_of_splits, has_images, is_file
+from detection.data.layouts.images import UNSPLIT, folders_of_splits, has_images, is_file
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.yolo import read_yolo
 from detection.data.layouts.yolo_places import LISTS, LabelledImages, pairs_of_folder, pairs_of_list

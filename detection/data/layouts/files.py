@@ -7,9 +7,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
+from backbones.common.listing import files_of
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
-from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, files_of, folders_of_splits, image_folder
+from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, image_folder
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import Truth
 

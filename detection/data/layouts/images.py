@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES
-from backbones.common.listing import is_hidden, subfolders, visible
+from backbones.common.listing import is_hidden, subfolders
 from backbones.errors import UserError
 
 FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "Images")
@@ -43,11 +43,6 @@ def first_of(folder: Path, suffixes: Iterable[str]) -> Path | None:
     except OSError:
         return None
     return None if name is None else folder / name
-
-
-def files_of(folder: Path, suffix: str) -> list[Path]:
-    """Return the visible files in a folder, without its subfolders, that have a suffix, sorted."""
-    return sorted(visible(folder, f"*{suffix}"))
 
 
 def image_folder(root: Path, *names: str) -> Path:

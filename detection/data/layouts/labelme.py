@@ -14,7 +14,7 @@ import numpy as np
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.labelme_masks import decode_mask
-from backbones.common.listing import visible
+from backbones.common.listing import files_of, visible
 from backbones.common.outlines import box_of_mask, paint, run_lengths
 from backbones.common.turning import ellipse, turned
 from backbones.errors import UserError
@@ -23,7 +23,6 @@ from detection.data.layouts.collector import NO_AREA, Collector, box_around, num
 from detection.data.layouts.images import (
     SPLIT_WORDS,
     UNSPLIT,
-    files_of,
     folders_of_splits,
     has_images,
     image_folder,

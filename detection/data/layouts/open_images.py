@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.common.image_finder import ImageFinder
-from backbones.common.listing import visible
+from backbones.common.listing import files_of, visible
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
@@ -17,7 +17,6 @@ from detection.data.layouts.csv_files import has_columns, read_cells, read_rows
 from detection.data.layouts.files import split_word
 from detection.data.layouts.images import (
     UNSPLIT,
-    files_of,
     folders_of_splits,
     image_folder,
 )

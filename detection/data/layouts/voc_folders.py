@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from backbones.common.listing import files_of
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.images import (
     UNSPLIT,
-    files_of,
     folders_of_splits,
     has_images,
     image_folder,
