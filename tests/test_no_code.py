@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import CIFAR
 
 from tools import compare, eval_coco, replay, train_cls, train_det, train_seg
 from tools.cli import ending
 from tools.engine import checkpoint
 from tools.engine.run_folder import LAST
 
-QUICK = ("--recipe", "cifar", "--epochs", 1, "--batch-size", 4, "--threads", 1, "--workers", 0, "--train-eval", 0)
+QUICK = (*CIFAR, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--workers", 0, "--train-eval", 0)
 SHAPES = Path(__file__).resolve().parents[1] / "detection" / "recipes" / "shapes.yaml"
 
 

@@ -262,6 +262,7 @@ def test_detectors_train_predict_and_load_row_by_row(tmp_path: Path, options: di
         detection.build("resnet18", 3, weights=file, **neck, **SMALL)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_cascades_need_heads_of_their_own():
     with pytest.raises(UserError, match="cascade: needs box heads of its own, but neck c4 brings one"):
         detection.build("resnet18", 3, cascade=True, neck="c4", **SMALL)
@@ -277,6 +278,7 @@ RECOMPUTED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("options", RECOMPUTED.values(), ids=RECOMPUTED)
 def test_recomputation_changes_no_bit(options: dict[str, Any]):
     """Losses, gradients and running statistics are those of a step that stores its activations."""

@@ -30,7 +30,7 @@ from tools import predict
 
 SMALL = {"min_size": 64, "max_size": 96, "head_channels": 32, "fpn_channels": 32, "rois_per_image": 16, "proposals": 50}
 
-SIZES = {"min_size": 96, "max_size": 160}  # smaller than the default, to be fast
+SIZES = {"min_size": 64, "max_size": 96}  # smaller than the default, to be fast
 
 
 def targets_for(count: int) -> list[dict[str, torch.Tensor]]:
@@ -208,6 +208,7 @@ def test_coco_weights_exist_for_one_model_only():
         detection.build("resnet18", 3, weights="coco")
 
 
+@pytest.mark.usefixtures("narrow")
 def test_the_file_of_a_residual_network_does_not_fit_a_plain_one(tmp_path: Path):
     small = {"fpn_channels": 8, "head_channels": 8}
     torch.save(detection.build("resnet18", 3, **small).state_dict(), tmp_path / "model.pth")
@@ -228,6 +229,7 @@ CASES += [(f"timm/{name}", "fpn") for name in ("convnext_atto", "efficientnet_b0
 CASES += [("timm/regnety_002", "c4"), ("timm/resnet18", "dc5"), ("torchvision/mobilenet_v3_large", "fpn")]
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("name", "neck"), CASES)
 def test_trains_one_step_with_a_gradient_in_every_parameter(name: str, neck: str):
     torch.manual_seed(0)
@@ -243,6 +245,7 @@ def test_trains_one_step_with_a_gradient_in_every_parameter(name: str, neck: str
     assert found["boxes"].shape[1] == 4
 
 
+@pytest.mark.usefixtures("narrow")
 def test_negatives_alone_train(coco):
     model = detection.build("resnet18", 2, **SMALL).train()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}

@@ -153,6 +153,7 @@ def test_files_of_boxes_and_masks_start_each_other(twins, tmp_path: Path):
     assert torch.equal(masks.roi_heads.box_predictor.cls_score.weight, given)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("neck", ["fpn", "c4", "dc5"])
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_every_neck_trains_and_predicts_masks(neck: str, agnostic: bool):
@@ -186,6 +187,7 @@ def test_every_neck_trains_and_predicts_masks(neck: str, agnostic: bool):
     assert [each["masks"].shape for each in nothing] == [(0, side, side)] * 2
 
 
+@pytest.mark.usefixtures("narrow")
 def test_wrong_masks_in_targets_are_refused_by_image():
     model = detection.build("resnet18", 3, masks=True, **SMALL)
     images, targets = images_of((100, 140)), targets_of((100, 140))

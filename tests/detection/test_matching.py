@@ -88,7 +88,7 @@ def test_a_box_that_overlaps_nothing_is_nearest_to_the_first_true_box(monkeypatc
 def crowded_step(count: int) -> Any:
     """Run a training step with so many true boxes in one image."""
     torch.manual_seed(0)
-    model = detection.build("resnet18", 2, **SMALL).train()
+    model = detection.build("timm/test_resnet", 2, weights=None, **SMALL).train()
     image = torch.zeros(3, 256, 256)
     target = {"boxes": boxes_of(count, seed=0, side=220), "labels": torch.ones(count, dtype=torch.int64)}
 
@@ -108,7 +108,7 @@ def test_thousands_of_true_boxes_train_in_bounded_memory():
 
 @pytest.mark.usefixtures("way")
 def test_thousands_of_true_boxes_get_torchvisions_targets():
-    model = detection.build("resnet18", 2, **SMALL)
+    model = detection.build("timm/test_resnet", 2, weights=None, **SMALL)
     anchors = Anchors(((16,), (64,)), ((0.5, 1.0, 2.0),) * 2)(
         ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)]), [torch.zeros(1, 1, side, side) for side in (32, 8)]
     )[0]

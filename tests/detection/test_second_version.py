@@ -112,6 +112,7 @@ def test_a_file_of_one_version_does_not_fit_the_other(twins: Twins):
         detection.build("resnet50", 90, weights=twins[2])
 
 
+@pytest.mark.usefixtures("narrow")
 def test_options_of_the_second_version_can_be_chosen_alone():
     second = detection.build("resnet18", 3, version="v2", **SMALL)
     alone = detection.build("resnet18", 3, fpn_norm="batch", rpn_depth=2, box_head="conv", head_norm="batch", **SMALL)
@@ -120,6 +121,7 @@ def test_options_of_the_second_version_can_be_chosen_alone():
     assert norm_table(grouped).keys() == {"group"}
 
 
+@pytest.mark.usefixtures("narrow")
 def test_pretrained_backbones_freeze_their_norm_and_leave_that_of_the_heads_live(tmp_path: Path):
     torch.save(backbones.build("resnet18", weights=None).state_dict(), tmp_path / "backbone.pth")
     model = detection.build("resnet18", 3, version="v2", weights=tmp_path / "backbone.pth", **SMALL)
@@ -132,6 +134,7 @@ def test_pretrained_backbones_freeze_their_norm_and_leave_that_of_the_heads_live
     assert norm_table(frozen) == {"frozen": 32}
 
 
+@pytest.mark.usefixtures("narrow")
 def test_images_without_objects_leave_the_mask_heads_statistics_as_they_are():
     torch.manual_seed(0)
     model = detection.build("resnet18", 3, version="v2", masks=True, mask_channels=16, **SMALL).train()

@@ -16,7 +16,7 @@ import segmentation
 from backbones.errors import UserError
 from tools import export, train_seg
 
-QUICK = ("--backbone", "resnet18", "--head", "fcn32s", "--aux", "false", "--weights", "none", "--crop-size", 32,
+QUICK = ("--backbone", "timm/test_resnet", "--head", "fcn32s", "--aux", "false", "--weights", "none", "--crop-size", 32,
          "--batch-size", 2, "--epochs", 1, "--workers", 0, "--threads", 1, "--binary", "true")  # fmt: skip
 
 

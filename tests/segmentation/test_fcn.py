@@ -26,6 +26,7 @@ HEADS = ("dilated", "fcn32s", "fcn16s", "fcn8s")
 NAMES = ("resnet18", "resnet34", "resnet50", "plain18", "resnet20", "timm/resnet18", "timm/convnext_atto")
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("head", HEADS)
 def test_any_backbone_takes_a_step_on_odd_sizes(name: str, head: str) -> None:
@@ -121,6 +122,7 @@ def test_other_classes_keep_all_but_the_last_layers(published) -> None:
         segmentation.build(name, 21, head="fcn8s", weights=path)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_whole_model_is_found_under_a_prefix(tmp_path: Path) -> None:
     torch.manual_seed(0)
     trained = segmentation.build("resnet18", 3, head="fcn32s")
@@ -131,6 +133,7 @@ def test_a_whole_model_is_found_under_a_prefix(tmp_path: Path) -> None:
     assert model.load_report.missing == () and model.load_report.unexpected == ("criterion.weight",)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("made", "given"),
     [(("resnet18", "fcn32s"), ("plain18", "fcn32s")), (("resnet18", "fcn8s"), ("resnet18", "fcn32s"))],
@@ -141,6 +144,7 @@ def test_a_file_with_more_than_the_net_has_is_refused(made: tuple, given: tuple,
         segmentation.build(given[0], 3, head=given[1], weights=tmp_path / "net.pth")
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("words", "options"),
     [
@@ -182,6 +186,7 @@ def test_finer_scores_begin_as_bilinear_enlargement() -> None:
     torch.testing.assert_close(out[..., 1:-1, 1:-1], inside[..., 1:-1, 1:-1])  # the border sees zeros beyond it
 
 
+@pytest.mark.usefixtures("narrow")
 def test_output_strides_are_declared_and_real() -> None:
     for stride in (8, 16, 32):
         net = segmentation.build("resnet18", 3, head="dilated", output_stride=stride)
@@ -190,6 +195,7 @@ def test_output_strides_are_declared_and_real() -> None:
             assert net.backbone(torch.zeros(1, 3, 64, 64))["c5"].shape[-1] == 64 // stride
 
 
+@pytest.mark.usefixtures("narrow")
 def test_frozen_norm_and_stages() -> None:
     with pytest.raises(UserError, match="frozen"):
         segmentation.build("resnet18", 3, norm="frozen")
@@ -284,6 +290,7 @@ def test_a_backbone_of_a_plugin_keeps_the_stages_that_the_head_reads(tiny_backbo
     assert not [name for name in early.state_dict() if name.startswith("backbone.layers.c4.")]
 
 
+@pytest.mark.usefixtures("narrow")
 def test_recomputation_changes_no_bit():
     """Losses, gradients and running statistics are those of a step that stores the activations of the backbone."""
     states = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import resource
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
@@ -18,6 +16,7 @@ import segmentation
 from backbones.errors import UserError
 from segmentation.metrics import LabelMetrics, format_table
 from segmentation.predict import Predictor
+from tools.benchmarks.peak import in_fresh_process
 
 
 class Pixelwise(nn.Module):
@@ -93,29 +92,30 @@ def test_impossible_options_are_refused(options: dict) -> None:
         Predictor(Pixelwise(), **options)
 
 
-LARGE = """
-import resource, torch
-from segmentation import Predictor
-torch.set_num_threads(1)
-
 class Scores(torch.nn.Conv2d):
-    def forward(self, images):
+    """A model of 11 classes."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
         return {"out": super().forward(images.float())}
 
-model = Scores(3, 11, 1).eval()
-pixels = torch.zeros(3, 3000, 4000, dtype=torch.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-labels = Predictor(model, tile=512, overlap=0.0)([pixels])[0]
-print(tuple(labels.shape), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
+
+def segment_large() -> tuple[tuple[int, ...], int]:
+    """Return the shape of the labels of a large image, and by how many bytes the peak of memory grew."""
+    torch.set_num_threads(1)
+    predictor = Predictor(Scores(3, 11, 1).eval(), tile=512, overlap=0.0)
+    pixels = torch.zeros(3, 3000, 4000, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    labels = predictor([pixels])[0]
+    return tuple(labels.shape), 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_a_large_image_is_segmented_in_bounded_memory() -> None:
     """4000x3000 pixels; the whole image's scores alone would take 4000 * 3000 * 11 * 4 bytes = 504 MiB."""
-    done = subprocess.run([sys.executable, "-c", LARGE], cwd=ROOT, capture_output=True, text=True, check=True)
-    shape, megabytes = done.stdout.rsplit(" ", 1)
-    assert shape == "(3000, 4000)"
-    assert int(megabytes) < 480
+    found = in_fresh_process(segment_large)
+    assert found is not None
+    shape, grown = found
+    assert shape == (3000, 4000)
+    assert grown < 480 * 2**20
 
 
 def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import CIFAR
 from label_exports import DIVIDED, LABEL_EXPORTS
 from tool_exports import EXPORTS
 
@@ -17,6 +18,7 @@ from detection.data.layouts.known import BUILT_IN
 from tools import make_shards, train_cls, train_det, train_seg
 
 QUICK = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--threads", 1, "--precision", "fp32")
+SEG = ("--recipe", "shapes", "--backbone", "timm/test_resnet")
 DET = ("--backbone", "timm/test_resnet", "--weights", "none", "--fpn-channels", 8, "--head-channels", 8)
 SMALL = ("--min-size", 40, "--max-size", 60, "--proposals", 4)
 SPLIT = ("--val-fraction", 0.5)
@@ -58,7 +60,7 @@ def test_boxes_in_every_layout_train_a_detector(layout: str, tmp_path: Path):
 @pytest.mark.parametrize("name", [*LABEL_EXPORTS, *DIVIDED])
 def test_label_maps_in_every_layout_train_a_segmenter(name: str, tmp_path: Path):
     (LABEL_EXPORTS | DIVIDED)[name](tmp_path / "set")
-    words = ("--data", tmp_path / "set", "--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 16, *QUICK)
+    words = ("--data", tmp_path / "set", *SEG, "--crop-size", 16, *QUICK)
     train_seg.main(arguments(*words, *(() if name in DIVIDED else SPLIT), "--output", tmp_path / "run"))
     assert results(tmp_path / "run")["images"] == 1
 
@@ -75,7 +77,7 @@ def test_classes_in_every_layout_train_a_classifier(layout: str, tmp_path: Path)
     if layout == "shards":
         make_shards.main(arguments("--data", root, "--output", tmp_path / "shards"))
     undivided = {"csv": SPLIT, "pattern": (*SPLIT, "--label-from", "^([a-z]+)_")}.get(layout, ())
-    words = ("--data", tmp_path / ("shards" if layout == "shards" else "set"), "--recipe", "cifar", "--crop-size", 16)
-    small = ("--resize-size", 16, "--augment", "light", "--backbone", "resnet20", "--base-lr", 0.01)
+    words = ("--data", tmp_path / ("shards" if layout == "shards" else "set"), *CIFAR, "--crop-size", 16)
+    small = ("--resize-size", 16, "--augment", "light", "--base-lr", 0.01)
     train_cls.main(arguments(*words, *small, *QUICK, *undivided, "--output", tmp_path / "run"))
     assert results(tmp_path / "run")["images"] == 2

@@ -120,6 +120,7 @@ def test_data_without_masks_is_refused_with_a_count(coco):
         train(coco.root / "run", "--data", coco.root, *words)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_cascade_of_the_second_version_is_resumed_measured_again_loaded_and_tiled(small_shapes: Path, tmp_path: Path):
     steps = tmp_path / "steps.yaml"
     steps.write_text("- copy_paste: {p: 1}\n- mixup: {p: 0.5}\n")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CocoFolder, Group
+from conftest import CIFAR, CocoFolder, Group
 
 from backbones.common.data_split import SPLITS_FILE
 from backbones.common.split_options import SplitOptions
@@ -143,7 +143,7 @@ def test_a_classifier_is_trained_on_its_own_split(layout: str, tmp_path: Path, c
         for number in range(10):
             pixels = np.full((20, 20, 3), 100 * place + 5 * number, np.uint8)
             cv2.imwrite(str(below / name / f"{number}.png"), pixels)
-    quick = ("--data", root, "--recipe", "cifar", "--backbone", "resnet20", *SMALL)
+    quick = ("--data", root, *CIFAR, *SMALL)
     with pytest.raises(UserError, match="has no validation split; name --val-split, or split the training images with"):
         train_cls.main(words(*quick, "--output", run))
     train_cls.main(words(*quick, "--val-fraction", 0.2, "--output", run))
@@ -203,7 +203,7 @@ def test_all_processes_get_the_split_of_one(group: Group, label_maps: Path, tmp_
 
 def test_a_segmenter_is_trained_on_its_own_split(label_maps: Path, tmp_path: Path):
     root, run = label_maps, tmp_path / "run"
-    quick = ("--data", root, "--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 32, *SMALL)
+    quick = ("--data", root, "--recipe", "shapes", "--backbone", "timm/test_resnet", "--crop-size", 32, *SMALL)
     train_seg.main(words(*quick, "--val-fraction", 0.2, "--group-by", "near-equal", "--output", run))
     _, val = sides(run)
     assert len(val) == 2 and {int(Path(name).stem) % 2 for name in val} == {0, 1}

@@ -10,13 +10,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import CIFAR
 
 import classification
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from tools import predict, train_cls
 
-QUICK = ("--recipe", "cifar", "--augment", "light", "--precision", "fp32", "--threads", 1, "--workers", 0)
+QUICK = (*CIFAR, "--augment", "light", "--precision", "fp32", "--threads", 1, "--workers", 0)
 SMALL = (*QUICK, "--train-eval", 0, "--base-lr", 0.05, "--crop-size", 16, "--resize-size", 16)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import CIFAR
 from safetensors.torch import save_file
 
 import classification
@@ -18,7 +19,7 @@ from classification.data.shard_writer import make_shards
 from tools import train_cls
 from tools.cli import ending
 
-QUICK = ("--recipe", "cifar", "--epochs", 1, "--batch-size", 4, "--threads", 1, "--train-eval", 0)
+QUICK = (*CIFAR, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--train-eval", 0)
 
 
 @pytest.fixture
@@ -41,7 +42,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights made for the classes ant and cow."""
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     meta = {"classes": ["ant", "cow"], "input": {}}
-    save_file(classification.build("resnet20", 2).state_dict(), path, metadata={"meta": json.dumps(meta)})
+    save_file(
+        classification.build("timm/test_resnet", 2, weights=None).state_dict(),
+        path,
+        metadata={"meta": json.dumps(meta)},
+    )
     return path
 
 
