@@ -91,7 +91,7 @@ def test_a_data_set_in_folders_of_an_archive_is_found_and_named(name: str, tmp_p
         assert f"folder {root / 'data'}, which is read in place of {tmp_path / 'download'}" in truth.notes
     report = check_data.check(check_data.CheckOptions(data=str(tmp_path / "download")))
     assert report.checked[min(report.checked)]["annotations"] == 3
-    (tmp_path / "download" / "other").mkdir()
+    (tmp_path / "download" / "masks").mkdir()  # any other name could be that of a folder of images
     with pytest.raises(UserError, match=r"download: unknown layout|lacks"):
         open_split(tmp_path / "download", "train", layout=layout)
 

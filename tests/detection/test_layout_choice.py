@@ -15,6 +15,7 @@ from conftest import ROOT, write_classes
 from tool_exports import (
     EXPORTS,
     OBJECTS,
+    SIZE,
     cvat_xml,
     label_lines,
     label_studio_tasks,
@@ -462,3 +463,29 @@ def test_labels_of_open_images_without_titles_may_differ_in_capitals(tmp_path: P
         picture(tmp_path / "images" / f"{split}.jpg")
     for split in ("train", "val"):
         assert read(tmp_path, split).categories.names == ("dog",)
+
+
+@pytest.mark.parametrize("tool", ["labelme", "labelimg"])
+@pytest.mark.parametrize("places", [("scene 1", "scene 2/deep"), (".", "scene 2")])
+def test_annotations_in_folders_of_images_are_read(tmp_path: Path, tool: str, places: tuple[str, str]):
+    """The images of both folders have the same name, and the annotations name them without the folder."""
+    for number, place in enumerate(places):
+        picture(tmp_path / place / "a b.jpg", number)
+        if tool == "labelimg":
+            write_dogs(tmp_path / place / "a b.xml", "dog")
+            continue
+        shape = {"label": "dog", "points": [[1, 2], [30, 35]], "shape_type": "rectangle"}
+        content = {"shapes": [shape], "imagePath": "a b.jpg", "imageHeight": SIZE[1], "imageWidth": SIZE[0]}
+        text(tmp_path / place / "a b.json", json.dumps(content))
+    data = read(tmp_path)
+    assert {str(Path(name).parent) for name in data.file_names.tolist()} == set(places)
+    assert data.labels.tolist() == [1, 1] and len({data.folder / name for name in data.file_names}) == 2
+    assert (data.folder / str(data.file_names[0])).is_file() and not data.notes
+
+
+def test_folders_of_splits_are_no_folders_of_images(tmp_path: Path):
+    for name in ("trainset", "extra"):
+        picture(tmp_path / name / "a.jpg")
+        write_dogs(tmp_path / name / "a.xml", "dog")
+    with pytest.raises(UserError, match="unknown layout"):
+        read(tmp_path)

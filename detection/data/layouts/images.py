@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES
-from backbones.common.listing import is_hidden, subfolders
+from backbones.common.listing import files_of, is_hidden, subfolders, visible
 from backbones.errors import UserError
 
 FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "Images")
+USUAL = (*map(str.lower, FOLDERS), "annotations", "labels", "annots", "masks", "xml", "xmls", "json")
 UNSPLIT = "train"  # the split of a data set that is not split
 SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 
@@ -43,6 +44,19 @@ def first_of(folder: Path, suffixes: Iterable[str]) -> Path | None:
     except OSError:
         return None
     return None if name is None else folder / name
+
+
+def files_below(folder: Path, suffix: str) -> list[Path]:
+    """Return the visible files with a suffix in a folder and its subfolders, sorted.
+
+    Subfolders are left out if one of them is that of a split, or has a usual name for images or annotations, as in
+    layouts that do not keep annotations beside their images; or if the folder holds nothing but one subfolder.
+    """
+    found, names = files_of(folder, suffix), [each.name.lower() for each in subfolders(folder)]
+    other = any(name in USUAL or name.startswith(("train", "val", "test")) for name in names)
+    if not names or other or (len(names) == 1 and not found and folder.name.lower() not in SPLIT_WORDS):
+        return found
+    return sorted(visible(folder, f"**/*{suffix}"))
 
 
 def image_folder(root: Path, *names: str) -> Path:

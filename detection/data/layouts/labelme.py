@@ -14,19 +14,12 @@ import numpy as np
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.labelme_masks import decode_mask
-from backbones.common.listing import files_of, visible
 from backbones.common.outlines import box_of_mask, paint, run_lengths
 from backbones.common.turning import ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
-from detection.data.layouts.images import (
-    SPLIT_WORDS,
-    UNSPLIT,
-    folders_of_splits,
-    has_images,
-    image_folder,
-)
+from detection.data.layouts.images import UNSPLIT, files_below, folders_of_splits, has_images, image_folder
 from detection.data.layouts.json_files import read_json
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.sniffing import json_kind
@@ -62,22 +55,18 @@ class LabelMeLayout(PlacedLayout):
 
 def _pair(root: Path) -> Place | None:
     for folder in (root, *(root / name for name in FOLDERS)):
-        if any(json_kind(path) == "labelme" for path in _json_files(folder)[:3]):
-            return folder, folder if has_images(folder) else image_folder(root)
+        files = files_below(folder, ".json")[:3]
+        if any(json_kind(path) == "labelme" for path in files):
+            beside = any(map(has_images, {folder, files[0].parent}))
+            return folder, folder if beside else image_folder(root)
     return None
-
-
-def _json_files(folder: Path) -> list[Path]:
-    """Return the JSON files in a folder, or else in its subfolders if it is the folder of a split."""
-    found = files_of(folder, ".json")
-    return found or (sorted(visible(folder, "*/*.json")) if folder.name.lower() in SPLIT_WORDS else [])
 
 
 def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Record]]:
     """Read the files of a folder; return the collected records, and the shapes that have a class."""
     records = Collector("labelme", folder, ImageFinder(images), how, "shape")
     shapes: list[Record] = []
-    for path in _json_files(folder):
+    for path in files_below(folder, ".json"):
         try:
             data = _content(path)
         except UserError as error:

@@ -278,6 +278,9 @@ def _image_of(tree: Element, name: str, path: Path, images: dict[str, list[str]]
             raise UserError(f"{path}: <filename> {named!r} leads out of {truth.folder.name}; fix <filename>")
         truth.notes["paths in <filename> replaced by the image of the same name as the XML file"] += 1
         return own[0]
+    beside = [file for file in own if "/" in name and file.rpartition("/")[2] == named]
+    if len(beside) == 1:  # in folders of images, tools write the name without the folder
+        return beside[0]
     stem = named.rpartition(".")[0] or named
     there = named in images.get(stem, [])
     if there and own and named not in own:

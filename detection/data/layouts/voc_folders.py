@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from backbones.common.listing import files_of
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.images import (
     UNSPLIT,
+    files_below,
     folders_of_splits,
     has_images,
     image_folder,
@@ -71,7 +71,8 @@ def _folders(root: Path) -> dict[str, Place]:
 def _pair(root: Path) -> Place | None:
     for folder in (root, *(root / name for name in FOLDERS)):
         if _is_voc(folder):
-            return folder, folder if has_images(folder) else image_folder(root)
+            beside = any(map(has_images, {folder, _xml(folder)[0].parent}))
+            return folder, folder if beside else image_folder(root)
     return None
 
 
@@ -81,4 +82,4 @@ def _is_voc(folder: Path) -> bool:
 
 
 def _xml(folder: Path) -> list[Path]:
-    return files_of(folder, ".xml")
+    return files_below(folder, ".xml")
