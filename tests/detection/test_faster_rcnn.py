@@ -184,9 +184,9 @@ def test_the_published_detector_needs_no_run(monkeypatch, tmp_path: Path, capsys
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = 0.0
-    image = torch.randint(256, (3, 20, 266), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    image = torch.randint(256, (3, 10, 266), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     net = detector.model.double()
-    batch = [torch.tensor([[100.0, 20.0, 390.0, 80.0], [0.0, 0.0, 1300.0, 100.0]], dtype=torch.double)]
+    batch = [torch.tensor([[100.0, 10.0, 390.0, 40.0], [0.0, 0.0, 1300.0, 50.0]], dtype=torch.double)]
     with torch.no_grad():
         inputs, _ = net.transform([image.double() / 255])
         found = net.roi_heads.score(net.backbone(inputs.tensors), batch, inputs.image_sizes).logits

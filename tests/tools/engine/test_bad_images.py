@@ -226,7 +226,7 @@ def test_a_detection_run_that_an_image_stopped_goes_on_without_it(coco: CocoFold
 
 def test_a_classification_run_counts_them_as_wrong(classes: Path, script, tmp_path: Path):
     bad = break_images(classes, "val")
-    words = ("--data", classes, "--backbone", "resnet20", "--recipe", "shapes", *QUICK, "--crop-size", 32)
+    words = ("--data", classes, "--backbone", "timm/test_resnet", "--recipe", "shapes", *QUICK, "--crop-size", 32)
     done = script("train_cls.py", *words, "--on-bad-image", "skip", "--output", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "run")
@@ -249,7 +249,7 @@ def test_a_segmentation_run_leaves_them_out(script, tmp_path: Path):
             cv2.imwrite(str(root / "labels" / split / f"{number}.png"), pixels[..., 0] // 128)
         (root / "images" / split / "2.png").write_bytes(b"none")
     (root / "classes.txt").write_text("sky\nroad\n")
-    words = ("--data", root, "--backbone", "resnet20", "--recipe", "shapes", *QUICK, "--crop-size", 32)
+    words = ("--data", root, "--backbone", "timm/test_resnet", "--recipe", "shapes", *QUICK, "--crop-size", 32)
     words += ("--class-weights", "median", "--on-bad-image", "skip")
     done = script("train_seg.py", *words, "--output", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

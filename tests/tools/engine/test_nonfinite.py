@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import CIFAR
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ def status(*words: object) -> int | str | None:
 def start(tmp_path: Path) -> tuple[object, ...]:
     """Words of a short run with a checkpoint after each second."""
     data = prepare(tmp_path, train=6, val=3, size=32)
-    return ("--data", data, "--recipe", "cifar", "--batch-size", 2, "--epochs", 1, "--workers", 0,
+    return ("--data", data, *CIFAR, "--batch-size", 2, "--epochs", 1, "--workers", 0,
             "--threads", 1, "--checkpoint-every", 2, "--ema", 0.5, "--output", tmp_path / "run")  # fmt: skip
 
 

@@ -24,7 +24,7 @@ DET = {
     "weights": "none",
     "batch_size": 8,
 }
-SEG = {"recipe": "shapes", "backbone": "resnet20", "crop_size": 32, "batch_size": 2}
+SEG = {"recipe": "shapes", "backbone": "timm/test_resnet", "crop_size": 32, "batch_size": 2}
 SMALL = {"workers": 0, "threads": 1, "epochs": 3}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import CIFAR
 from safetensors.torch import save_file
 from tolerances import rounding
 from torch import nn
@@ -24,7 +25,7 @@ from tools.tasks.models import rebuild
 BROKEN = ("--lr", "1e30", "--warmup", 0, "--schedule", "constant", "--clip-norm", 0, "--batch-size", 4, "--epochs", 1,
           "--limit", 12, "--workers", 0, "--threads", 1, "--precision", "bf16", "--optimizer", "momentum")  # fmt: skip
 TASKS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "classification": (train_cls, ("--recipe", "cifar", "--mixup", 0.2, "--label-smoothing", 0.1)),
+    "classification": (train_cls, (*CIFAR, "--mixup", 0.2, "--label-smoothing", 0.1)),
     "detection": (
         train_det,
         ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels",
@@ -32,7 +33,7 @@ TASKS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "segmentation": (
         train_seg,
-        ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 48, "--class-weights",
+        ("--recipe", "shapes", "--backbone", "timm/test_resnet", "--crop-size", 48, "--class-weights",
          "median"),
     ),
 }  # fmt: skip

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Launched
+from conftest import CIFAR, Launched
 from safetensors.torch import load_file
 
 from classification.data.shard_writer import make_shards
+from tools import train_cls
+from tools.cli import ending
 from tools.engine import checkpoint
 from tools.engine.run_folder import LAST
 from tools.processes.stopping import STATUS
@@ -29,12 +32,12 @@ from tools.processes.stopping import STATUS
 # Augmentation, mixing, a moving average, live norm and sampling: whatever a resumed run could get wrong. 12 steps each.
 COMMON = ("--epochs", 2, "--threads", 1, "--checkpoint-every", 2, "--eval-steps", 4, "--ema", 0.8, "--keep-checkpoints",
           3)  # fmt: skip
-CLS = ("--recipe", "cifar", "--batch-size", 8, "--mixup", 0.4, "--cutmix", 1, "--train-eval", 6, "--val-loss")
+CLS = (*CIFAR, "--batch-size", 8, "--mixup", 0.4, "--cutmix", 1, "--train-eval", 6, "--val-loss")
 DET = ("--backbone", "timm/test_resnet", "--weights", "none", "--min-size", 64, "--max-size", 64, "--fpn-channels", 16,
        "--head-channels", 16, "--proposals", 100, "--rois-per-image", 32, "--batch-size", 4, "--optimizer", "adamw",
        "--short-sides", "[48, 64]", "--augment", "strong", "--lr", 0.001, "--val-loss", "--deterministic",
        "--masks", "--mask-channels", 8, "--mask-size", 14)  # fmt: skip
-SEG = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 48, "--augment", "train",
+SEG = ("--recipe", "shapes", "--backbone", "timm/test_resnet", "--crop-size", 48, "--augment", "train",
        "--batch-size", 4, "--loss", "dice", "--aux", "true", "--val-loss", "--deterministic")  # fmt: skip
 
 
@@ -268,9 +271,30 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_a_whole_checkpoint(launch, pictures: Path, tmp_path: Path):
-    """The first checkpoint has no momentum yet and fits: 1.1 MB; the second one, 2.2 MB, does not."""
-    words = ("--data", pictures, "--recipe", "cifar", "--batch-size", 8, "--epochs", 1, "--workers", 0)
+Train = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def train(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
+    """Trains a classifier in this process, in the folder of the test. Gives the exit status and what stderr shows."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: Any) -> tuple[Any, str]:
+        capsys.readouterr()
+        try:
+            ending.run(lambda: train_cls.main([*map(str, words)]))
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return call
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_a_whole_checkpoint(
+    launch, train: Train, pictures: Path, tmp_path: Path
+):
+    """The first checkpoint has no momentum yet and fits: 1.5 MB; the second one, 3.0 MB, does not."""
+    words = ("--data", pictures, *CIFAR, "--batch-size", 8, "--epochs", 1, "--workers", 0)
     words = (*words, "--output", "run")
     status, _, errors = launch("train_cls.py", *words, cwd=tmp_path, first=partial(limit_files, 2_000_000)).end()
     assert (status, "Traceback" in errors) == (2, False), errors
@@ -278,12 +302,13 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_a_whole_checkpoint(la
     assert sorted(file.name for file in (tmp_path / "run" / "checkpoint").iterdir()) == [
         "best.safetensors", "last.safetensors"
     ]  # fmt: skip
-    ended(launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path))
+    status, errors = train("--resume", "--output", "run")
+    assert status == 0, errors
 
 
-def test_other_options_and_other_data_are_refused(launch, pictures: Path, tmp_path: Path):
-    words = ("--data", pictures, *CLS, "--workers", 0, "--epochs", 1)
-    ended(launch("train_cls.py", *words, "--output", "run", cwd=tmp_path))
+def test_other_options_and_other_data_are_refused(train: Train, pictures: Path, tmp_path: Path):
+    status, errors = train("--data", pictures, *CLS, "--workers", 0, "--epochs", 1, "--output", "run")
+    assert status == 0, errors
     other = tmp_path / "other"
     shutil.copytree(pictures, other)
     (other / "train" / "a").rename(other / "train" / "d")
@@ -297,7 +322,7 @@ def test_other_options_and_other_data_are_refused(launch, pictures: Path, tmp_pa
         (("--data", other), f"--data was {pictures}, now {other}"),
     ]
     for more, said in cases:
-        status, _, errors = launch("train_cls.py", "--resume", "--output", "run", *more, cwd=tmp_path).end()
+        status, errors = train("--resume", "--output", "run", *more)
         assert status == 2 and said in errors, errors
     for folder, said in (
         (other, "the classes of the data differ from those of the run"),
@@ -306,23 +331,23 @@ def test_other_options_and_other_data_are_refused(launch, pictures: Path, tmp_pa
         pictures.rename(tmp_path / "away")
         shutil.copytree(folder, pictures)
         try:
-            status, _, errors = launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path).end()
+            status, errors = train("--resume", "--output", "run")
         finally:
             shutil.rmtree(pictures)
             (tmp_path / "away").rename(pictures)
         assert status == 2 and said in errors, errors
-    status, _, errors = launch("train_cls.py", "--resume", cwd=tmp_path).end()
+    status, errors = train("--resume")
     assert status == 2 and "no runs/cls-*" in errors
 
 
-def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(launch, pictures: Path, tmp_path: Path):
+def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(train: Train, pictures: Path, tmp_path: Path):
     words = ("--data", pictures, *CLS, "--workers", 0, "--epochs", 1, "--checkpoint-every", 2, "--output", "run")
-    ended(launch("train_cls.py", *words, cwd=tmp_path))
+    assert train(*words)[0] == 0
     figures = (tmp_path / "run" / "results.json").read_bytes()
     last = tmp_path / "run" / LAST
     last.write_bytes(last.read_bytes()[:-1000])
     (tmp_path / "run" / "checkpoint" / ".last.safetensors.tmp").write_bytes(b"left by a kill")
-    status, _, errors = launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path).end()
+    status, errors = train("--resume", "--output", "run")
     assert status == 0, errors
     assert "warning: run/checkpoint/last.safetensors: is not a complete safetensors file" in errors
     assert "continuing from last-1.safetensors, which is older" in errors
@@ -331,5 +356,5 @@ def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(launch, pict
     assert not list((tmp_path / "run").rglob(".*.tmp"))
     for file in checkpoint.generations(last):
         file.write_bytes(b"")
-    status, _, errors = launch("train_cls.py", "--resume", "--output", "run", cwd=tmp_path).end()
+    status, errors = train("--resume", "--output", "run")
     assert status == 2 and "error: run/checkpoint/last.safetensors: no undamaged checkpoint (" in errors

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import CIFAR
 from safetensors.torch import load_file
 from tolerances import rounding
 from torchvision.ops import roi_align
@@ -48,7 +49,7 @@ def test_two_deterministic_runs_give_the_same_bits(launch, tmp_path: Path):
         (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
         content = cv2.imencode(".jpg", random.integers(0, 256, (34, 34, 3), dtype=np.uint8))[1].tobytes()
         (tmp_path / "data" / split / name / f"{number}.jpg").write_bytes(content)
-    words = ("--data", "data", "--recipe", "cifar", "--epochs", 2, "--batch-size", 4, "--workers", 0, "--deterministic")
+    words = ("--data", "data", *CIFAR, "--epochs", 2, "--batch-size", 4, "--workers", 0, "--deterministic")
     runs = [launch("train_cls.py", *words, "--output", name, cwd=tmp_path, first=print_flags) for name in "ab"]
     for run in runs:
         status, printed, errors = run.end()

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import child_only
+from conftest import CIFAR, child_only
 
 from backbones.common.images import image_size
 from backbones.errors import UserError
@@ -19,7 +19,7 @@ from tools import train_cls
 from tools.engine.bad_images import RECORD, BadImages
 from tools.engine.run_folder import LAUNCHERS, choose_folder, lock
 
-WORDS = ["--recipe", "cifar", "--batch-size", "4", "--workers", "0", "--threads", "1"]
+WORDS = [*CIFAR, "--batch-size", "4", "--workers", "0", "--threads", "1"]
 
 
 def pictures(root: Path, count: int = 4) -> Path:

@@ -25,7 +25,7 @@ def build_linear(feature_info, num_classes, *, aux):
 class Linear(nn.Conv2d):
     pass
 """
-RUN = ("--recipe", "shapes", "--backbone", "resnet20", "--crop-size", 48, "--batch-size", 4, "--epochs", 1,
+RUN = ("--recipe", "shapes", "--backbone", "timm/test_resnet", "--crop-size", 48, "--batch-size", 4, "--epochs", 1,
        "--limit", 8, "--head", "linear_of_mine", "--aux", "false", "--workers", 0, "--threads", 1)  # fmt: skip
 
 

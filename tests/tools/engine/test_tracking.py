@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_classes
+from conftest import CIFAR, write_classes
 
 from backbones.errors import UserError
 from tools import train_cls
@@ -23,7 +23,7 @@ from tools.engine.options import RunOptions
 from tools.engine.trackers import open_trackers
 from tools.engine.tracking import RunEnd, RunStart, Tracker
 
-QUICK = ("--recipe", "cifar", "--batch-size", 4, "--threads", 1, "--workers", 0, "--train-eval", 0, "--crop-size", 32)
+QUICK = (*CIFAR, "--batch-size", 4, "--threads", 1, "--workers", 0, "--train-eval", 0, "--crop-size", 32)
 CHECKPOINTS = ["last.safetensors", "best.safetensors"]
 
 

@@ -69,7 +69,13 @@ def test_interrupted_and_called_again_it_goes_on_and_a_failing_cell_stops_no_oth
 
 
 def test_heads_of_segmentation_are_compared(small_shapes: Path, forked_jobs: None, tmp_path: Path):
-    options = {"data": str(small_shapes), "recipe": "shapes", "backbone": "resnet20", "crop_size": 32, "limit": 4}
+    options = {
+        "data": str(small_shapes),
+        "recipe": "shapes",
+        "backbone": "timm/test_resnet",
+        "crop_size": 32,
+        "limit": 4,
+    }
     options |= {"epochs": 1, "batch_size": 2, "workers": 0, "threads": 1}
     matrix = {"head": ["fcn32s", "fcn8s"], "seed": [0]}
     file = write(tmp_path / "e.yaml", script="train_seg", options=options, matrix=matrix)
