@@ -43,6 +43,7 @@ def registered() -> None:
             return NeckParts(SumNeck(backbone(features=("c4", "c5")), settings.fpn_channels))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_users_neck_trains_and_predicts(registered: None):
     model = detection.build("resnet18", 2, neck="sum", fpn_channels=8, **SIZES)
     assert model.rpn.anchor_generator.sizes == ((32, 64, 128, 256, 512),)
@@ -56,6 +57,7 @@ def test_a_users_neck_trains_and_predicts(registered: None):
     assert found["boxes"].shape[1] == 4
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_users_neck_passes_through_a_file(registered: None, tmp_path: Path):
     model = detection.build("resnet18", 2, neck="sum", fpn_channels=8, score_threshold=0.0, **SIZES).eval()
     model.transform.image_mean = [0.1, 0.2, 0.3]  # which loading the file must restore
@@ -77,6 +79,7 @@ def test_a_users_neck_passes_through_a_file(registered: None, tmp_path: Path):
     )
 
 
+@pytest.mark.usefixtures("narrow")
 def test_rebuilding_without_weights_keeps_everything_else(registered: None):
     options = {"backbone": "resnet18", "weights": "imagenet", "freeze": 2, "neck": "sum", "norm": "auto", **SIZES}
     described = {"min_size": 48, "max_size": 80, "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}

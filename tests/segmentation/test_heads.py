@@ -41,6 +41,7 @@ def mean_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "mean"
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_registered_head_trains_and_predicts(mean_head: str) -> None:
     model = segmentation.build("resnet18", 5, head=mean_head).train()
     assert [info.stride for info in model.backbone.feature_info] == [16, 16]
@@ -52,6 +53,7 @@ def test_a_registered_head_trains_and_predicts(mean_head: str) -> None:
     assert model.eval()(images)["out"].shape == (2, 5, 70, 93)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_its_file_comes_back_whole_and_other_classes_start_new(mean_head: str, tmp_path: Path) -> None:
     first = segmentation.build("resnet18", 5, head=mean_head).eval()
     torch.save(first.state_dict(), tmp_path / "model.pth")

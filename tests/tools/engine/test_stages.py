@@ -45,6 +45,7 @@ def rates(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return dict(found)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("kind", NETS)
 def test_rates_halve_from_stage_to_stage(kind: str) -> None:
     """Heads 1, layer4 1/2, ..., the stem 1/32 of the scheduled rate; C4's layer4 lies in the RoI head."""
@@ -68,6 +69,7 @@ def test_rates_halve_from_stage_to_stage(kind: str) -> None:
             assert rate == pytest.approx(whole / 2**depth), name
 
 
+@pytest.mark.usefixtures("narrow")
 def test_biases_and_norm_keep_no_weight_decay() -> None:
     net = NETS["fpn"]()
     optimizer = build_optimizer(net, TrainOptions(lr=0.1, layer_decay=0.5, weight_decay=0.01))
@@ -95,6 +97,7 @@ def test_nets_of_other_libraries_decay_as_well(net: Any, stem: str, head: str) -
     assert {depth for name, depth in found.items() if head in name} == {0}
 
 
+@pytest.mark.usefixtures("narrow")
 def test_the_plan_says_rates_and_what_is_frozen() -> None:
     net = NETS["fpn"]()
     assert "stages" not in rate_rows(net, TrainOptions(lr=0.1, epochs=9))
@@ -106,6 +109,7 @@ def test_the_plan_says_rates_and_what_is_frozen() -> None:
     )
 
 
+@pytest.mark.usefixtures("narrow")
 def test_thawed_stages_train_and_their_batch_norm_stays_frozen() -> None:
     net = backbones.build("resnet18", weights=None)
     net.layer2[0].conv1.weight.requires_grad_(False)  # not by freezing: stays
@@ -131,6 +135,7 @@ def test_what_thaws_is_a_function_of_the_epoch() -> None:
         assert thawing.still_frozen(epoch) == waiting
 
 
+@pytest.mark.usefixtures("narrow")
 def test_thawed_weights_are_folded_anew() -> None:
     net = backbones.build("resnet18", weights=None).eval()
     net.freeze_stages(5)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Group, write_classes
+from conftest import CIFAR, ROOT, Group, write_classes
 from torch import nn
 
 IMAGES, SIDE = 6, 64
@@ -272,10 +272,10 @@ def measure(folder: str) -> None:
 
 
 LIMITS = (8, 2)  # images in batches of six: unequal shares on two processes; fewer images than three processes
-CLS = ("--recipe", "cifar")
+CLS = CIFAR
 DET = ("--config", str(ROOT / "detection/recipes/shapes.yaml"), "--backbone", "timm/test_resnet", "--min-size", "64")
 DET += ("--fpn-channels", "16")
-SEG = ("--recipe", "standard", "--backbone", "resnet20", "--head", "fcn8s")
+SEG = ("--recipe", "standard", "--backbone", "timm/test_resnet", "--head", "fcn8s")
 
 
 # --- what starts them ---
@@ -319,11 +319,11 @@ def nets(tmp_path: Path) -> Path:
     write_classes(tmp_path / "classes", count=4)
     torch.manual_seed(0)
     models = {
-        "cls": classification.build("resnet20", 3),
+        "cls": classification.build("timm/test_resnet", 3),
         "det": detection.build(
             "timm/test_resnet", 6, fpn_channels=16, fpn_norm="batch", norm="batch", head_channels=256
         ),
-        "seg": segmentation.build("resnet20", 7, head="fcn8s"),
+        "seg": segmentation.build("timm/test_resnet", 7, head="fcn8s", weights=None),
     }
     for task, model in models.items():
         write_safetensors(tmp_path / f"{task}.safetensors", model.state_dict(), {})
