@@ -87,7 +87,8 @@ def noisy_copies(image: Tensor) -> Iterator[Tensor]:
     random = torch.Generator().manual_seed(0)
     plain = image / 255 if image.dtype == torch.uint8 else image
     for _ in range(NOISY_COPIES):
-        yield plain + NOISE * torch.randn(plain.shape, generator=random)
+        # Black and white pixels must stay in 0..1, which `load` demands.
+        yield (plain + NOISE * torch.randn(plain.shape, generator=random)).clamp(0, 1)
 
 
 def set_difference(first: Detections, second: Detections, image: Tensor) -> float:

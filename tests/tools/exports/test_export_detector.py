@@ -34,7 +34,7 @@ from detection.options import DetectorOptions
 from detection.results import Detections
 from tools import export, train_det
 from tools.exports import int8, trial
-from tools.exports.detections import compare_detections, set_difference, six_shapes
+from tools.exports.detections import compare_detections, noisy_copies, set_difference, six_shapes
 from tools.exports.detector import exportable_detector
 from tools.exports.evaluation import measure_loss
 from tools.exports.half import write_half
@@ -356,6 +356,9 @@ def test_what_rounding_decides_is_left_out_and_all_else_compared() -> None:
     assert compare_detections(tie, bright, [image] * 2, where="").found["shapes"] == "10x10"
     forms = {tuple(each.shape) for each in six_shapes([torch.zeros(3, 20, 30)])}
     assert forms == {(3, 20, 30), (3, 30, 20), (3, 14, 30), (3, 20, 20), (3, 23, 20), (3, 10, 15)}
+    # Black and white pixels with noise are still images that `load` accepts.
+    extremes = torch.tensor([0, 255], dtype=torch.uint8).repeat(3, 4, 4)
+    assert all(copy.min() == 0 and copy.max() == 1 and len(copy.unique()) > 2 for copy in noisy_copies(extremes))
     # The second box is no tie; a box that is moved by a pixel of ten is none either.
     with pytest.raises(UserError, match="differ from PyTorch by"):
         compare_detections(bright, dark, [image], where="the file")
