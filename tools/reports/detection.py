@@ -130,7 +130,7 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
     ]
     blocks: list[Block] = [SortableTable("COCO metrics in percent", columns, rows), *mask_tables(runs)]
     for run in runs:
-        reasons = run.results.get("reasons") or {}
+        reasons = {name: str(text).replace("^2", "²") for name, text in (run.results.get("reasons") or {}).items()}
         of_run, prefix = (f" of {run.name}", f"{run.name}: ") if len(runs) > 1 else ("", "")
         blocks += [Paragraph(f"{name}{of_run}: {reason}") for name, reason in reasons.items()]
         blocks += [Paragraph(f"{prefix}{text}", warning=True) for text in run.results.get("warnings") or ()]

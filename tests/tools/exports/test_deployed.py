@@ -65,6 +65,16 @@ def test_heat_maps_are_left_out_on_request_and_without_weights(tiny_runs: dict[s
     assert "its model cannot be loaded: " in (folder / "report.html").read_text()
 
 
+def test_a_file_of_openvino_is_measured(cls_folder: Path, tmp_path: Path):
+    pytest.importorskip("openvino")
+    export.main(["--run", str(cls_folder), "--output", str(tmp_path / "model.xml"), "--format", "openvino"])
+    run = RunFolder.read(cls_folder)
+    found = measure_file(run, tmp_path / "model.xml", data=None)
+    assert found.images == run.results["images"]
+    # Logits of an exported file may differ by 1e-3 (tools.exports.exportable.TOLERANCE), and so may their loss.
+    assert found.metrics["nll"] == pytest.approx(run.results["nll"], abs=1e-3)
+
+
 def test_files_that_do_not_fit_take_one_line(tiny_runs: dict[str, Path], cls_folder: Path, tmp_path: Path):
     file, run = cls_folder / "model.onnx", RunFolder.read(cls_folder)
     assert measure_file(run, file, data=None).metrics["nll"] == pytest.approx(run.results["nll"], abs=1e-5)
