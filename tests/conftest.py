@@ -76,6 +76,24 @@ def _fp32() -> None:
     avoid_bf16()
 
 
+@pytest.fixture(scope="session")
+def first_threads() -> int:
+    """PyTorch's threads at the beginning."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads(first_threads: int) -> Iterator[None]:
+    """Undo the number of threads that a command set: with one process a core, two threads each wait for each other."""
+    import torch
+
+    torch.set_num_threads(first_threads)
+    yield
+    torch.set_num_threads(first_threads)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_fork_server() -> None:
     """Have benchmarks fork from the process that `launch` forks from: to start another one takes seconds."""
