@@ -28,6 +28,7 @@ from backbones.errors import UserError
 from backbones.trained import find
 from backbones.weights.exported import ExportedFile
 from detection.data.annotations import CategoryMap
+from detection.explain import explain
 from detection.exported import ExportedDetector
 from detection.necks import FPN, NECKS, NeckParts
 from detection.options import DetectorOptions
@@ -153,6 +154,8 @@ def test_a_loaded_file_detects_as_the_loaded_run(made: MadeFile) -> None:
         detection.load(made.path, score=0.01)
     with pytest.raises(UserError, match="views each image once"):
         detection.load(made.path, flip=True)
+    with pytest.raises(UserError, match="is an exported file, which has no gradients; name the run that it is of"):
+        explain(file, images[0], file(images[0])[0])
 
 
 def test_a_raw_file_takes_images_of_any_size(made: MadeFile, photos: Path, tmp_path: Path) -> None:
