@@ -79,7 +79,7 @@ def trace(exportable: Exportable, example: Inputs) -> TracedModel:
     problem = ""
     # Begin with the freest sizes: torch may be able to trace the model for restricted sizes only.
     for freedom in [*_freedoms(exportable, min(example[0].shape[-2:])), Freedom(0, 0)]:
-        shown = to_multiples(example, freedom.multiple) if exportable.resizable else example
+        shown = to_multiples(example, freedom.multiple) if exportable.resizable else _enlarged(example, freedom)
         counted = exportable.batches or exportable.many
         inputs = tuple(x.expand(2, *x.shape[1:]).clone() if counted else x for x in shown)
         batch = Dim("batch", max=MOST_IMAGES)
@@ -102,6 +102,17 @@ def to_multiples(inputs: Inputs, multiple: int) -> Inputs:
         return inputs
     sides = [max(2, round(side / multiple)) * multiple for side in inputs[0].shape[-2:]]
     return (F.interpolate(inputs[0], size=sides, mode="bilinear", align_corners=False), *inputs[1:])
+
+
+def _enlarged(inputs: Inputs, freedom: Freedom) -> Inputs:
+    """Pad images with zeros right and below to at least four multiples, if their sides may vary.
+
+    A small image has a coarse map of one cell, and torch would trace the model for maps of one cell only.
+    """
+    if freedom.multiple < 2:
+        return inputs
+    room = [max(0, 4 * freedom.multiple - side) for side in inputs[0].shape[-2:]]
+    return (F.pad(inputs[0], (0, room[1], 0, room[0])), *inputs[1:])
 
 
 def _freedoms(exportable: Exportable, side: int) -> list[Freedom]:

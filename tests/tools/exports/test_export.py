@@ -18,6 +18,7 @@ import torchvision
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tolerances import assert_rounded
+from torch import Tensor, nn
 
 import classification
 import segmentation
@@ -25,6 +26,7 @@ from backbones.errors import UserError
 from segmentation.options import SegmenterOptions
 from tools import export
 from tools.exports import files, int8, whole_images
+from tools.exports.exportable import Exportable
 from tools.exports.files import compare, run_program
 from tools.exports.images import image_files
 from tools.exports.models import load_exportable
@@ -245,3 +247,27 @@ def test_few_or_absent_images_are_refused(cls: Path, pictures: Path, tmp_path: P
         exported(cls, tmp_path / "net.onnx", "--images", few)
     with pytest.raises(UserError, match="no such run folder"):
         exported(tmp_path / "nothing", tmp_path / "net.onnx")
+
+
+class Pyramid(nn.Module):
+    """Stands for a detector: takes padded images and the sizes of their contents."""
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images, 32).flatten(1).sum(1) + sizes.sum(1)
+
+
+def test_a_detector_is_traced_with_an_image_that_is_not_tiny() -> None:
+    """A map of a single cell in the example would make torch trace the graph for single cells only."""
+    exportable = Exportable(
+        Pyramid(),
+        ("images", "sizes"),
+        ("sums",),
+        {},
+        stride=32,
+        multiple=32,
+        batches=False,
+        many=True,
+        read=lambda path: (),
+    )
+    traced = files.trace(exportable, (torch.rand(1, 3, 64, 160), torch.tensor([[60.0, 160.0]])))
+    assert traced.freedom == (64, 32) and traced.example == (128, 160)
