@@ -8,23 +8,24 @@ from pathlib import Path
 from detection.preprocess import Preprocessor
 from tools.exports.exportable import RawPipeline
 
-# Sides are computed in double precision, as PyTorch computes them, because they are rounded down.
+# Sides are computed in double precision, as PyTorch computes them, because they are rounded down. The smaller factor is
+# not taken with Min, because OpenVINO 2026.4 inverts quotients that it fuses with Min.
 BEFORE = """
 prepare (uint8[N, H, W, 3] image) => (float[N, 3, PH, PW] images, float[N, 2] sizes, float[4] scale)
 <
     float[3] mean = {{{mean}}}, float[3] std = {{{std}}}, float full = {{255}},
-    double short_side = {{{short}}}, double long_side = {{{long}}}, int64 multiple = {{{multiple}}}, int64 one = {{1}},
+    double[2] limits = {{{short}, {long}}}, int64 multiple = {{{multiple}}}, int64 one = {{1}},
     int64[1] two = {{2}}, int64[1] six = {{6}}, int64[2] sides = {{1, 2}}, int64[4] order = {{1, 0, 1, 0}}
 >
 {{
     whole = Shape (image)
     given = Gather <axis = 0> (whole, sides)
     exact = Cast <to = 11> (given)
-    shortest = ReduceMin <keepdims = 0> (exact)
-    longest = ReduceMax <keepdims = 0> (exact)
-    by_short = Div (short_side, shortest)
-    by_long = Div (long_side, longest)
-    factor = Min (by_short, by_long)
+    shortest = ReduceMin (exact)
+    longest = ReduceMax (exact)
+    extremes = Concat <axis = 0> (shortest, longest)
+    factors = Div (limits, extremes)
+    factor = ReduceMin <keepdims = 0> (factors)
     enlarged = Mul (exact, factor)
     lower = Floor (enlarged)
     rounded = Cast <to = 7> (lower)
