@@ -28,6 +28,7 @@ class ExportedHeads(nn.Module):
         nms_thresh: IoU above which the file removes the weaker of two boxes of a class.
         detections_per_img: largest number of detections per image.
         mask_side: cells along a side of a mask; 0 without masks.
+        mask_pasting: rule by which masks are pasted into the image.
     """
 
     def __init__(self, file: ExportedFile) -> None:
@@ -37,6 +38,7 @@ class ExportedHeads(nn.Module):
         self.nms_thresh: float = limits["nms"]
         self.detections_per_img: int = limits["detections"]
         self.mask_side = int(bool(file.metadata.get("masks")))
+        self.mask_pasting: str = file.metadata.get("mask_pasting", "aligned")
         self.limit = self.least_score
 
     @property

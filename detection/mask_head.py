@@ -54,12 +54,14 @@ class MaskParts(NamedTuple):
         head: maps RoI features `[R, C, size, size]` to features for the predictor.
         predictor: maps these features to mask logits of twice their side.
         side: number of cells along a side of a mask.
+        pasting: rule by which masks are pasted into the image: aligned or torchvision.
     """
 
     pool: nn.Module
     head: nn.Module
     predictor: MaskPredictor
     side: int
+    pasting: str = "aligned"
 
 
 def build_mask_parts(
@@ -77,11 +79,13 @@ def build_mask_parts(
     maps = 1 if settings.class_agnostic_masks else num_classes + 1
     width = settings.mask_channels
     if isinstance(box_head, MapHead):
-        return MaskParts(pool, nn.Identity(), MaskPredictor(box_head.out_channels, width, maps), neck.roi_size)
+        predictor = MaskPredictor(box_head.out_channels, width, maps)
+        return MaskParts(pool, nn.Identity(), predictor, neck.roi_size, settings.mask_pasting)
     roi_align = PyramidRoIAlign(neck.roi_features, settings.mask_size // 2, settings.roi_samples)
     norm = HEAD_NORMS[settings.head_norm]
     head = MaskRCNNHeads(neck.roi_features[0].channels, [width] * CONVOLUTIONS, 1, norm_layer=norm)
-    return MaskParts(roi_align, head, MaskPredictor(width, width, maps), settings.mask_size)
+    predictor = MaskPredictor(width, width, maps)
+    return MaskParts(roi_align, head, predictor, settings.mask_size, settings.mask_pasting)
 
 
 def mask_loss(

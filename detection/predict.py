@@ -24,7 +24,7 @@ from backbones.errors import UserError
 from backbones.fold import Folds
 from detection.exported import ExportedDetector
 from detection.faster_rcnn import FasterRCNN
-from detection.masks import encode
+from detection.masks import Offset, encode
 from detection.preprocess import Preprocessor, resize_boxes
 from detection.soft_nms import soft_nms as apply_soft_nms
 
@@ -140,9 +140,18 @@ class Predictor(nn.Module):
             return found
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return [
-            {**each, "rles": encode(each["masks"], each["boxes"], size)}
+            {**each, "rles": encode(each["masks"], each["boxes"], size, offset=self._grid_offset(size))}
             for each, size in zip(found, sizes, strict=True)
         ]
+
+    def _grid_offset(self, size: tuple[int, int]) -> Offset | None:
+        """Return how far the grids of masks lie from their boxes: the mean of all views, or None for torchvision."""
+        if self.heads.mask_pasting == "torchvision":
+            return None
+        offsets = [(transform.grid_offset(size), flipped) for _, transform, flipped in self.views]
+        # What lies right of a box in a flipped view lies left of it in the image.
+        right = [-x if flipped else x for (x, _), flipped in offsets]
+        return sum(right) / len(offsets), sum(y for (_, y), _ in offsets) / len(offsets)
 
     def predict_with_losses(
         self, images: list[Tensor], targets: list[dict[str, Tensor]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -98,6 +99,18 @@ class Preprocessor(GeneralizedRCNNTransform):
         for each, shape, size in zip(result, image_shapes, original_image_sizes, strict=True):
             each["boxes"] = resize_boxes(each["boxes"], shape, size)
         return [each if own is None else {**each, "masks": own} for each, own in zip(result, masks, strict=True)]
+
+    def grid_offset(self, size: Sequence[int]) -> tuple[float, float]:
+        """Return how far the grids of masks lie right of and below their boxes in an image of size (height, width).
+
+        RoIAlign moves the targets by half a pixel of the resized image. Resizing masks to their nearest pixels moves
+        their edges the other way: by nothing at whole ratios of the sizes, and by half a pixel on average where the
+        sizes have no common divisor.
+        """
+        scale = min(self.min_size[-1] / min(size), self.max_size / max(size))
+        resized = [max(1, int(side * scale)) for side in size]
+        down, right = (math.gcd(*pair) / (2 * pair[1]) for pair in zip(size, resized, strict=True))
+        return right, down
 
     def _is_thin(self, image: Tensor) -> bool:
         """Return whether an image is so thin that its short side would be resized to less than a pixel."""

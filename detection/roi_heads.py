@@ -80,6 +80,7 @@ class RoIHeads(TorchvisionRoIHeads):
         self.context, self.box_loss = context, box_loss
         self.recomputes = False  # compute the heads again in the backward pass
         self.mask_side = 0 if masks is None else masks.side  # cells along a side of a mask
+        self.mask_pasting = "aligned" if masks is None else masks.pasting
 
     def forward(
         self,

@@ -65,6 +65,8 @@ class DetectorSettings:
         mask_channels: width of the convolutions of the mask head.
         mask_size: cells along a side of a predicted mask, an even number. With neck c4 it is that of conv5, doubled.
         class_agnostic_masks: predict one mask per box in place of one per class.
+        mask_pasting: aligned pastes masks where their training targets were cut out; torchvision rounds the boxes to
+            whole pixels and enlarges them by one, as torchvision does.
     """
 
     neck: str = option("fpn", recorded=True)
@@ -94,6 +96,7 @@ class DetectorSettings:
     mask_channels: int = option(256, recorded="default")
     mask_size: int = option(28, recorded="default")
     class_agnostic_masks: bool = option(False, recorded="default")
+    mask_pasting: Literal["aligned", "torchvision"] = option("aligned", resume="evaluation", recorded="evaluation")
 
     def __post_init__(self) -> None:
         if self.version == "v2":

@@ -18,7 +18,8 @@ from detection.data.annotations import CategoryMap
 from detection.mask_head import mask_loss
 from detection.masks import decode, encode, paste
 from detection.predict import Predictor, View, flip_boxes
-from detection.strips import strips_of_bitmaps
+from detection.preprocess import Preprocessor
+from detection.strips import mask_targets, scaled, strips_of_bitmaps
 
 SIZES = {"min_size": 96, "max_size": 160}  # smaller than the default, to be fast
 FEW = {"proposals": 12, "rois_per_image": 16, "max_detections": 15}
@@ -95,7 +96,7 @@ def test_equals_torchvision(twins):
     torch.testing.assert_close(losses[1], losses[0])
 
 
-def test_pasted_masks_equal_torchvisions_to_the_last_pixel():
+def test_masks_pasted_by_torchvisions_rule_equal_its_own_to_the_last_pixel():
     random = torch.Generator().manual_seed(3)
     size, count = (90, 130), 60
     corners = torch.rand(count, 2, 2, generator=random) * torch.tensor([130.0, 90.0])
@@ -103,12 +104,44 @@ def test_pasted_masks_equal_torchvisions_to_the_last_pixel():
     boxes[0], boxes[1] = torch.tensor([0.0, 0, 130, 90]), torch.tensor([129.9, 89.9, 130, 90])
     masks = torch.rand(count, 28, 28, generator=random)
     expected = paste_masks_in_image(masks[:, None], boxes, size)[:, 0] >= 0.5
-    assert torch.equal(paste(masks, boxes, size), expected)
+    assert torch.equal(paste(masks, boxes, size, offset=None), expected)
     # The run lengths are those that pycocotools makes of the bitmaps.
     from pycocotools import mask as coco
 
-    for code, bitmap in zip(encode(masks, boxes, size), expected.numpy(), strict=True):
+    for code, bitmap in zip(encode(masks, boxes, size, offset=None), expected.numpy(), strict=True):
         assert code == coco.encode(np.asfortranarray(bitmap.astype(np.uint8)))
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(0.5, 0.5), (1, 0.5), (1.375, 10 / 220), (2, 0.25)])
+def test_pasting_undoes_the_cutting_of_targets(scale: float, offset: float):
+    """Rectangles come back to the last pixel if the image is enlarged by a whole factor; all shapes nearly so."""
+    random, size = torch.Generator().manual_seed(4), (80, 120)
+    transform = Preprocessor([0] * 3, [1] * 3, min_size=int(80 * scale), max_size=1000)
+    grid_offset = transform.grid_offset(size)
+    assert grid_offset[1] == offset
+    corners = torch.randint(0, 58, (40, 2), generator=random)
+    boxes = torch.cat([corners, corners + torch.randint(4, 22, (40, 1), generator=random)], dim=1).float()
+    at = torch.arange(120) + 0.5
+    across, down = at[None, :], at[:80, None]
+    for name in ("rectangles", "disks"):
+        radius = 1e3 if name == "rectangles" else (boxes[:, 2] - boxes[:, 0])[:, None, None] / 2
+        left, top, right, bottom = boxes.T[:, :, None, None]
+        inside = (left < across) & (across < right) & (top < down) & (down < bottom)
+        middle = (across - (left + right) / 2) ** 2 + (down - (top + bottom) / 2) ** 2 < radius**2
+        truth = inside & middle
+        resized = (int(80 * scale), int(120 * scale))
+        strips = scaled(strips_of_bitmaps(truth), size, resized)
+        masks = mask_targets(strips, boxes * scale, torch.arange(40), 28, resized)
+        pasted = paste(masks, boxes, size, offset=grid_offset)
+        assert torch.equal(pasted, truth) or scale not in (1, 2) or name == "disks"
+        assert iou(pasted, truth) > iou(paste(masks, boxes, size, offset=None), truth)
+        assert iou(pasted, truth) > (0.95 if scale >= 1 else 0.85)
+        assert encode(masks, boxes, size, offset=grid_offset)[0]["size"] == [80, 120]
+
+
+def iou(masks: torch.Tensor, others: torch.Tensor) -> float:
+    """Return the mean IoU of two sets of bitmaps `[N, H, W]`."""
+    return float(((masks & others).sum((1, 2)) / (masks | others).sum((1, 2))).mean())
 
 
 def test_published_mask_file_loads_with_rows_of_the_datas_categories(twins, monkeypatch, tmp_path: Path):

@@ -38,8 +38,9 @@ from tools.exports.raw_images import raw_pipeline
 
 MASKS = (
     "float32 [N, M, M], 0..1: probabilities in the cells of a grid over each box of `boxes`. Scale the boxes to the "
-    "image, pad each grid by a cell of zeros and enlarge its box to (M + 2) / M of its sides, resize the grid to the "
-    "box (bilinear), and keep pixels from `mask_threshold`: detection.masks.paste(masks, boxes, (height, width))"
+    "image; the grid lies gcd(side, resized) / (2 * resized) pixels right of the box and below it. Interpolate "
+    "bilinearly between the centres of the cells, at the centres of the pixels inside the box, and keep pixels from "
+    "`mask_threshold`: detection.masks.paste(masks, boxes, (height, width), offset=(right, down))"
 )
 
 
@@ -79,9 +80,15 @@ class DetectorFile:
             inside = boxes[own] if self.raw else resize_boxes(boxes[own], _content(inputs, number), size)
             named = self.loaded.named({"boxes": inside, "scores": scores[own], "labels": labels[own]})
             if masks:
-                named = replace(named, outlines=Outlines(tuple(encode(masks[0][own], inside, size)), size))
+                named = replace(named, outlines=self._outlines(masks[0][own], inside, size))
             found.append(named)
         return found
+
+    def _outlines(self, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Outlines:
+        """Paste masks as the detector does."""
+        is_aligned = self.loaded.model.roi_heads.mask_pasting == "aligned"
+        offset = self.transform.grid_offset(size) if is_aligned else None
+        return Outlines(tuple(encode(masks, boxes, size, offset=offset)), size)
 
     def check(self, run: Runner, paths: list[Path], where: str, accepts: Callable[[Inputs], bool]) -> FileCheck:
         """Compare the file with `detection.load(run)` on image files of six shapes, alone and in batches of three.
@@ -225,7 +232,8 @@ def describe_detector(loaded: TrainedDetector, *, suppress: bool, raw: bool) -> 
             "batch_indices": "int64 [R]: index in the batch of the image of each proposal",
         }
     if model.has_masks:
-        metadata |= {"masks": MASKS, "mask_threshold": THRESHOLD}
+        pasting = model.roi_heads.mask_pasting
+        metadata |= {"masks": MASKS, "mask_threshold": THRESHOLD, "mask_pasting": pasting}
     return metadata
 
 
