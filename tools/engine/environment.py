@@ -8,22 +8,12 @@ from collections.abc import Mapping
 
 import torch
 
-from backbones.common.machine import cores
 from backbones.errors import UserError, first_line
 from tools.engine.compiling import require_compiler
 from tools.engine.options import TrainOptions
 from tools.processes import distributed
 
 OF_COMPILER = ("torch._dynamo", "torch._inductor")  # modules of the exceptions of torch.compile
-
-
-def default_threads() -> int:
-    """Return the number of CPU threads of this process: $OMP_NUM_THREADS if set, else an equal part of the cores."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    # torchrun sets the variable to 1 by itself, which leaves most cores of a machine without GPUs idle.
-    if chosen.isdigit() and int(chosen) and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return int(chosen)
-    return max(1, cores() // distributed.processes_on_this_machine())
 
 
 def user_error_of(error: Exception) -> UserError | None:

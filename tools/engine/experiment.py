@@ -24,7 +24,7 @@ from tools.engine import checkpoint, history, optim
 from tools.engine.batches import Batch, Batches
 from tools.engine.cost import versions
 from tools.engine.delivery import Delivery, deliver
-from tools.engine.environment import be_deterministic, default_threads, require_possible, user_error_of
+from tools.engine.environment import be_deterministic, require_possible, user_error_of
 from tools.engine.evaluation import Results
 from tools.engine.loop import Pace, fit
 from tools.engine.nonfinite import NonFiniteError, require_finite_weights
@@ -39,6 +39,7 @@ from tools.engine.state import Precision, Training
 from tools.engine.trackers import open_trackers
 from tools.engine.tracking import RunEnd, RunStart, Status, Trackers
 from tools.processes import distributed, limits, stopping
+from tools.processes.threads import default_threads
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from backbones.errors import UserError
 from detection.results import Detections
 from detection.tiles import Tiles, detect_in_tiles
 from detection.trained import TrainedDetector
@@ -35,7 +36,9 @@ class DetectionPrediction:
         self.chosen_ids = {model.categories.ids[index] for index in chosen}
         side = model.model.transform.min_size[-1] if settings.tile == "auto" else settings.tile
         self.tiles = Tiles(side, OVERLAP if settings.overlap is None else settings.overlap) if side else None
-        self.forms = open_forms(settings.forms, folder, model.categories)
+        if settings.masks_as != "rle" and not model.model.has_masks:
+            raise UserError(f"--masks-as {settings.masks_as}: the model predicts no masks; leave the option out")
+        self.forms = open_forms(settings.forms, folder, model.categories, masks_as=settings.masks_as)
 
     def pixels(self, content: Tensor) -> int:
         return content[0].numel()

@@ -1,4 +1,4 @@
-"""Writes detections as files: COCO's results, CSV, a YOLO text or a VOC XML for each image, and crops."""
+"""Writes detections as files: COCO's results, CSV, a YOLO text or a VOC XML for each image, masks and crops."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 from torch import Tensor
 
+from backbones.common.contours import single_polygon
 from backbones.common.files import JsonObject, write_json, write_text
 from backbones.errors import UserError, counted
 from detection.data.annotations import CategoryMap
 from detection.data.voc_writer import annotation_element, object_element
+from detection.masks import decode
 from detection.results import Detections
 from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import QUALITY, write_bytes
@@ -25,6 +27,7 @@ from tools.prediction.tasks import to_array
 
 CSV_COLUMNS = ("image", "frame", "name", "label", "score", "left", "top", "right", "bottom")
 Image = NumberedImage[Tensor]
+MasksAs: TypeAlias = Literal["rle", "polygons", "png"]
 
 
 class Form(Protocol):
@@ -40,13 +43,21 @@ class Form(Protocol):
 class CocoForm:
     """COCO's results in predictions.json, and the images and categories in images.json."""
 
-    def __init__(self, folder: Path, categories: CategoryMap) -> None:
-        self.folder, self.categories = folder, categories
+    def __init__(self, folder: Path, categories: CategoryMap, masks_as: MasksAs) -> None:
+        self.folder, self.categories, self.masks_as = folder, categories, masks_as
         self.rows: list[JsonObject] = []
         self.images: list[JsonObject] = []
 
     def add(self, image: Image, found: Detections) -> None:
-        self.rows += found.to_coco(image.number)  # all at once: an interrupt leaves no image with some of its boxes
+        rows = found.to_coco(image.number)
+        for number, row in enumerate(rows):
+            if self.masks_as == "polygons":
+                polygon = single_polygon(_mask(found, number))
+                row["segmentation"] = [polygon] if polygon else []
+            elif self.masks_as == "png":
+                row["mask"] = number + 1
+                del row["segmentation"]
+        self.rows += rows  # all at once: an interrupt leaves no image with some of its boxes
         self.images.append(image_row(image))
 
     def finish(self) -> list[str]:
@@ -65,7 +76,7 @@ class CocoForm:
 class CsvForm:
     """A line for each box in predictions.csv."""
 
-    def __init__(self, folder: Path, categories: CategoryMap) -> None:
+    def __init__(self, folder: Path, categories: CategoryMap, masks_as: MasksAs) -> None:
         self.folder = folder
         self.lines: list[tuple[int, list[object]]] = []
 
@@ -85,32 +96,39 @@ class CsvForm:
 
 
 class YoloForm:
-    """A text file for each image: number of the class from 0, centre and size as fractions of the sides, score."""
+    """A text file for each image: number of the class from 0, box or polygon as fractions of the sides, score.
 
-    def __init__(self, folder: Path, categories: CategoryMap) -> None:
-        self.folder, self.categories = folder / "yolo", categories
+    A box is its centre and its size, a polygon its corners.
+    """
+
+    def __init__(self, folder: Path, categories: CategoryMap, masks_as: MasksAs) -> None:
+        self.folder, self.categories, self.masks_as = folder / "yolo", categories, masks_as
 
     def add(self, image: Image, found: Detections) -> None:
         height, width = image.content.shape[1:]
         lines = []
-        for each in found:
+        for number, each in enumerate(found):
             left, top, right, bottom = each.box
-            fractions = (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width
-            values = (*fractions, (bottom - top) / height, each.score)
-            number = self.categories.ids.index(each.label)
-            lines.append(" ".join([str(number), *(f"{value:.6f}" for value in values)]))
+            place = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+            if self.masks_as == "polygons":
+                corners = [left, top, right, top, right, bottom, left, bottom]
+                place = single_polygon(_mask(found, number)) or corners  # a mask without a pixel has no polygon
+            fractions = [value / (height if at % 2 else width) for at, value in enumerate(place)]
+            label = self.categories.ids.index(each.label)
+            lines.append(" ".join([str(label), *(f"{value:.6f}" for value in (*fractions, each.score))]))
         path = self.folder / "labels" / f"{result_name(image)}.txt"
         write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
     def finish(self) -> list[str]:
         write_bytes(self.folder / "classes.txt", "".join(f"{name}\n" for name in self.categories.names).encode())
-        return ["yolo/labels/ (class, centre x, centre y, width, height, score)", "yolo/classes.txt"]
+        place = "x, y, x, y, ..." if self.masks_as == "polygons" else "centre x, centre y, width, height"
+        return [f"yolo/labels/ (class, {place}, score)", "yolo/classes.txt"]
 
 
 class VocForm:
     """An XML file for each image, in Pascal VOC's layout with a score for each object."""
 
-    def __init__(self, folder: Path, categories: CategoryMap) -> None:
+    def __init__(self, folder: Path, categories: CategoryMap, masks_as: MasksAs) -> None:
         self.folder = folder / "voc"
 
     def add(self, image: Image, found: Detections) -> None:
@@ -130,7 +148,7 @@ class VocForm:
 class CropsForm:
     """The part of the image in each box, as crops/CLASS/NAME-NUMBER.jpg."""
 
-    def __init__(self, folder: Path, categories: CategoryMap) -> None:
+    def __init__(self, folder: Path, categories: CategoryMap, masks_as: MasksAs) -> None:
         self.folder, self.count = folder / "crops", 0
 
     def add(self, image: Image, found: Detections) -> None:
@@ -145,7 +163,29 @@ class CropsForm:
         return [f"crops/ ({counted(self.count, 'JPEG')}, by class)"]
 
 
-FORMS: dict[str, Callable[[Path, CategoryMap], Form]] = {
+class MaskForm:
+    """A PNG for each image, as masks/NAME.png: pixels hold the number of their detection in the image, 0 for none.
+
+    The number is the `mask` of the detection in COCO's results. Where masks overlap, the one of the higher score shows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder / "masks", 0
+
+    def add(self, image: Image, found: Detections) -> None:
+        numbers = np.zeros(image.content.shape[1:], np.uint8 if len(found) < 256 else np.uint16)
+        for number in np.argsort(found.scores.numpy(), kind="stable").tolist():
+            numbers[_mask(found, number)] = number + 1
+        done, content = cv2.imencode(".png", numbers)
+        assert done
+        write_bytes(self.folder / f"{result_name(image)}.png", content.tobytes())
+        self.count += 1
+
+    def finish(self) -> list[str]:
+        return [f"masks/ ({counted(self.count, 'PNG')}; pixels hold the number of their detection)"]
+
+
+FORMS: dict[str, Callable[[Path, CategoryMap, MasksAs], Form]] = {
     "coco": CocoForm,
     "csv": CsvForm,
     "yolo": YoloForm,
@@ -154,9 +194,10 @@ FORMS: dict[str, Callable[[Path, CategoryMap], Form]] = {
 }
 
 
-def open_forms(names: Sequence[str], folder: Path, categories: CategoryMap) -> list[Form]:
-    """Return the chosen forms, each once; coco if none is chosen."""
-    return [FORMS[name](folder, categories) for name in dict.fromkeys(names or ["coco"])]
+def open_forms(names: Sequence[str], folder: Path, categories: CategoryMap, *, masks_as: MasksAs = "rle") -> list[Form]:
+    """Return the chosen forms, each once; coco if none is chosen. Masks as PNGs are a form of their own."""
+    forms = [FORMS[name](folder, categories, masks_as) for name in dict.fromkeys(names or ["coco"])]
+    return [*forms, MaskForm(folder)] if masks_as == "png" else forms
 
 
 def require_forms(names: Sequence[str], possible: Sequence[str], task: str) -> None:
@@ -175,6 +216,12 @@ def image_row(image: Image) -> JsonObject:
     height, width = image.content.shape[1:]
     row = {"id": image.number, "file_name": image.source.shown, "width": width, "height": height}
     return row if image.frame is None else {**row, "frame": image.frame}
+
+
+def _mask(found: Detections, number: int) -> np.ndarray:
+    """Return the mask `[H, W]` bool of a detection."""
+    assert found.outlines is not None
+    return decode(found.outlines.codes[number : number + 1], found.outlines.size)[0].numpy()
 
 
 def result_name(image: Image) -> str:

@@ -32,6 +32,7 @@ from tools.prediction.segmentation import SegmentationPrediction
 from tools.prediction.settings import PredictionSettings
 from tools.prediction.tasks import AnyTask, PredictionTask
 from tools.processes.stopping import as_keyboard_interrupt
+from tools.processes.threads import default_threads
 
 MOST_PIXELS = 1 << 24  # of images that wait for a full batch, so that memory does not grow with their sizes
 MOST_WORKERS = 4  # without --workers
@@ -103,7 +104,7 @@ def require_model(name: str) -> None:
 
 def set_up_cpu(settings: PredictionSettings) -> None:
     """Set the number of CPU threads, and treat denormal numbers as zero, as training does."""
-    torch.set_num_threads(settings.threads or cores())
+    torch.set_num_threads(settings.threads or default_threads())
     torch.set_flush_denormal(True)
 
 

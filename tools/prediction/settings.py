@@ -29,10 +29,13 @@ class PredictionSettings(DeviceOptions):
         save: forms of the results, with commas between. Detectors write coco, csv, yolo (a text file for each image),
             voc (an XML file for each image) and crops (the part of the image in each box). Label maps are written as
             PNGs, and also as coco and csv; rankings as csv. Absent: coco for detectors.
+        masks_as: form of the masks of a detector. rle: COCO's run lengths, in coco. polygons: a polygon along the edges
+            of the pixels, in coco and yolo. png: an image for each image, in masks/, whose pixels hold the number of
+            their detection.
         video_stride: of videos, cameras and streams, predict only every frame of this number.
         batch_size: number of images in a batch.
         workers: processes that read images; absent: one per core, at most four.
-        threads: CPU threads of the model; absent: one per core.
+        threads: CPU threads of the model; absent: $OMP_NUM_THREADS if it is set, else one per core.
         precision: precision of the model's computation; absent: the run's own.
     """
 
@@ -43,6 +46,7 @@ class PredictionSettings(DeviceOptions):
     overlap: float | None = None
     draw: bool = True
     save: str | None = None
+    masks_as: Literal["rle", "polygons", "png"] = "rle"
     video_stride: int = 1
     batch_size: int = 8
     workers: int | None = None

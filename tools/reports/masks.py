@@ -11,7 +11,7 @@ import numpy as np
 from hotcoco import mask
 
 from tools.evaluation.summary import METRICS, PREFIXES, TITLES, IouType, iou_types_of
-from tools.reports.cells import blocks_by_run, count_cell, fraction_cell, text_cell, text_column
+from tools.reports.cells import blocks_by_run, count_cell, fraction_cell, run_columns, text_cell, text_column
 from tools.reports.page import Block, Gallery, GalleryItem, Section, SortableTable, TableColumn
 from tools.reports.pictures import SIDE, embed_crop, read_rgb
 from tools.runs.folder import RunFolder
@@ -48,17 +48,29 @@ def mask_sections(found: Sequence[BoxPredictions], *, score: float, number: int)
         number: number of images in a gallery.
     """
     parts = []
-    for each in found:
-        if "segm_AP" in each.run.results:
-            pairs = mask_pairs(each.evaluated.masks(), each.evaluated.images, score=score)
-            paths = {image.id: image.path for image in each.images}
-            name = each.run.name if len(found) > 1 else ""
-            parts.append((name, pair_blocks(pairs, each.categories, paths, bits=each.run.bits, number=number)))
+    with_masks = [each for each in found if "segm_AP" in each.run.results]
+    boundaries = _boundary_table(with_masks)
+    for each in with_masks:
+        pairs = mask_pairs(each.evaluated.masks(), each.evaluated.images, score=score)
+        paths = {image.id: image.path for image in each.images}
+        name = each.run.name if len(found) > 1 else ""
+        parts.append((name, pair_blocks(pairs, each.categories, paths, bits=each.run.bits, number=number)))
     text = (
         f"Detections with score {score:g} or higher whose box has an IoU of 0.5 or more with an object of their class. "
         "A mask IoU far below the box IoU shows a poor mask in a good box."
     )
-    return [Section("Masks", blocks_by_run(parts), text)] if parts else []
+    return [Section("Masks", [*boundaries, *blocks_by_run(parts)], text)] if parts else []
+
+
+def _boundary_table(found: Sequence[BoxPredictions]) -> list[Block]:
+    """Return a table of Boundary AP; nothing if no run has masks, or one has too many to compute it in a report."""
+    values = [each.evaluated.boundary_metrics() for each in found]
+    known = [metrics for metrics in values if metrics is not None]
+    if not known or len(known) < len(values):
+        return []
+    columns = [text_column("metric"), *run_columns([each.run for each in found], TITLES["boundary"], "boundaries ")]
+    rows = [[text_cell(name), *(fraction_cell(metrics.get(name)) for metrics in known)] for name in METRICS]
+    return [SortableTable("Boundaries of masks in percent (Boundary AP, Cheng et al. 2021)", columns, rows)]
 
 
 def pair_blocks(

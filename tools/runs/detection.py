@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hotcoco import COCOeval
 
 ROUNDING = 1e-6  # other versions of the libraries may sum in another order
+MOST_BOUNDARIES = 20_000  # detections; each takes about a millisecond
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,30 @@ class EvaluatedDetections:
         """
         return self._matched_masks(*result_records(self.run.folder / "detections.json"))
 
+    def boundary_metrics(self) -> dict[str, float | None] | None:
+        """Compute COCO's metrics with the IoU of Boundary AP; None for more than `MOST_BOUNDARIES` detections.
+
+        Raises:
+            UserError: a detection or an object has no usable mask.
+        """
+        if len(self.rows) > MOST_BOUNDARIES:
+            return None
+        engine, found = self._with_masks(*result_records(self.run.folder / "detections.json"))
+        arrays = engine.match(found, self.images, self.most, "boundary")
+        return dict(summarize(arrays["precision"], arrays["recall"], self.most))
+
     def _matched_masks(self, records: Sequence[Mapping[str, Any]], where: str) -> COCOeval:
+        engine, found = self._with_masks(records, where)
+        return engine.matching(found, self.images, self.most, "segm")
+
+    def _with_masks(self, records: Sequence[Mapping[str, Any]], where: str) -> tuple[HotcocoEngine, Detections]:
+        """Return an engine that knows the masks of the objects, and detections with masks."""
         source = self.annotations.source
         engine = HotcocoEngine(source if isinstance(source, Path) else json.loads(source), masks=True)
         rows = result_rows(records, where, masks=True)
         outlines = [record["segmentation"] for record in records]
         found = with_masks(rows, outlines, engine.sizes, lambda index: f"{where}: result {index}")
-        found = found.select(np.isin(rows[:, CATEGORY], list(engine.categories)))
-        return engine.matching(found, self.images, self.most, "segm")
+        return engine, found.select(np.isin(rows[:, CATEGORY], list(engine.categories)))
 
     def metrics(self, records: Sequence[Mapping[str, Any]], *, where: str) -> dict[str, float | None]:
         """Compute COCO's metrics of other detections on the same images, with those of masks if the run has them.

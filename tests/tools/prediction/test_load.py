@@ -23,8 +23,10 @@ import detection
 import segmentation
 from backbones.errors import UserError
 from backbones.trained import find
-from tools.engine.environment import default_threads
 from tools.evaluation.detections import BOX_DECIMALS, SCORE_DECIMALS
+from tools.prediction.running import set_up_cpu
+from tools.prediction.settings import PredictionSettings
+from tools.processes.threads import default_threads
 
 
 def images_of(root: Path) -> dict[int, Path]:
@@ -267,3 +269,10 @@ def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes:
     assert len(both) == 2 and both[:1].names == both.names[:1] and len(both[both.probabilities > 2]) == 0
     assert json.loads(json.dumps(both.to_dict()))["image"] == str(files[0])
     assert b"PNG" in both._repr_png_()[:8]
+
+
+def test_a_prediction_takes_the_threads_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    for name, value, threads in (("3", None, 3), ("3", 1, 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", name)
+        set_up_cpu(PredictionSettings(threads=value))
+        assert torch.get_num_threads() == threads

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from conftest import size_of
 from pycocotools import mask as coco_mask
 
 import detection
+from backbones.common.outlines import paint
 from backbones.errors import UserError
 from backbones.trained import find
 from detection.cascade import CascadeHeads
 from detection.tiles import Tiles, detect_in_tiles
-from tools import predict, train_det
+from tools import predict, report, train_det
 from tools.exports.model_card import model_card
+from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
 from tools.runs.scores import read_score
 
@@ -102,6 +106,56 @@ def test_prediction_writes_run_lengths_and_tints_masks(mask_run: Path, small_sha
         left, top, w, h = row["bbox"]
         slack = 2 + max(w, h) / 14
         assert not width or (x >= left - slack and y + height <= top + h + slack)
+
+
+def test_masks_are_written_as_polygons_and_as_pngs(mask_run: Path, small_shapes: Path, tmp_path: Path):
+    """All three forms hold the same pixels."""
+    file = sorted((small_shapes / "val").iterdir())[0]
+    found = {}
+    for form in ("rle", "polygons", "png"):
+        words = ("--run", mask_run, file, "--workers", 0, "--score", 0.01, "--save", "coco,yolo", "--masks-as", form)
+        predict.main([*map(str, (*words, "--output", tmp_path / form))])
+        found[form] = json.loads((tmp_path / form / "predictions.json").read_text())
+    masks = [coco_mask.decode(row["segmentation"]).astype(bool) for row in found["rle"]]
+    numbers = cv2.imread(str(next((tmp_path / "png" / "masks").rglob("*.png"))), cv2.IMREAD_UNCHANGED)
+    assert numbers.shape == (64, 64) and "segmentation" not in found["png"][0]
+    lines = next((tmp_path / "polygons" / "yolo" / "labels").rglob("*.txt")).read_text().splitlines()
+    assert len(lines) == len(masks) > 1
+    shown = np.zeros((64, 64), bool)
+    for mask, row, numbered, line in zip(masks, found["polygons"], found["png"], lines, strict=True):
+        assert np.array_equal(paint(row["segmentation"], (64, 64)), mask)
+        assert np.array_equal(numbers == numbered["mask"], mask & ~shown)  # the highest score first
+        shown |= mask
+        if mask.any():
+            values = [float(value) * 64 for value in line.split()[1:-1]]
+            assert values == pytest.approx(row["segmentation"][0], abs=1e-6 * 64)
+    assert (numbers > 0).sum() == shown.sum() > 0
+
+
+def test_a_report_of_a_run_with_masks_has_boundary_ap(
+    mask_run: Path, small_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The true masks as detections have a Boundary AP of 1, and are too many for a limit of none."""
+    evaluated = EvaluatedDetections.read(RunFolder.read(mask_run), data=None)
+    truth = json.loads((small_shapes / "annotations" / "instances_val.json").read_text())["annotations"]
+    own = [each for each in truth if each["image_id"] in evaluated.images and not each["iscrowd"]]
+    names = ("image_id", "category_id", "bbox")
+    codes = [
+        coco_mask.encode(np.asfortranarray(paint(each["segmentation"], (64, 64)).astype(np.uint8))) for each in own
+    ]
+    rows = [
+        {**{name: each[name] for name in names}, "score": 0.9,
+         "segmentation": {"size": [64, 64], "counts": code["counts"].decode()}}
+        for each, code in zip(own, codes, strict=True)
+    ]  # fmt: skip
+    (tmp_path / "detections.json").write_text(json.dumps(rows))
+    metrics = replace(evaluated, run=replace(evaluated.run, folder=tmp_path)).boundary_metrics()
+    assert metrics is not None and metrics["AP"] == pytest.approx(1)
+    report.main([str(mask_run), "--output", str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text()
+    assert "Boundaries of masks in percent" in page and "Mean IoU by class in percent" in page
+    monkeypatch.setattr("tools.runs.detection.MOST_BOUNDARIES", -1)
+    assert evaluated.boundary_metrics() is None
 
 
 def test_weights_without_masks_are_not_evaluated_with_masks(small_shapes: Path, mask_run: Path, tmp_path: Path):
