@@ -37,7 +37,7 @@ def counted(number: int, noun: str) -> str:
     """Return a number with a noun, in the plural unless the number is 1: "1 image", "2,000 boxes", "0 categories"."""
     if number == 1:
         return f"1 {noun}"
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("och"):  # epochs
         return f"{number:,} {noun}es"
     return f"{number:,} {noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{number:,} {noun}s"
 

@@ -17,6 +17,7 @@ from backbones.errors import counted
         (3, "category", "3 categories"),
         (2, "key", "2 keys"),
         (2, "batch", "2 batches"),
+        (2, "epoch", "2 epochs"),
     ],
 )
 def test_a_noun_is_in_the_plural_unless_there_is_one(number: int, noun: str, text: str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -76,7 +77,8 @@ def _recipe(trained: TrainedFile) -> str:
 def _metrics(task: str, results: Mapping[str, object]) -> str:
     known = TASK_METRICS[task]
     # A classifier of several classes an image has none of the usual metrics.
-    metrics = (*known.validation, *known.further_summary) if known.primary.key in results else known.summary
+    shown = (*known.validation, *chain.from_iterable(known.alternatives.values()))
+    metrics = shown if known.primary.key in results else known.summary
     found = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
     return _table(found) if found else "The run has no metrics."
 
