@@ -140,11 +140,11 @@ class Predictor(nn.Module):
             return found
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return [
-            {**each, "rles": encode(each["masks"], each["boxes"], size, offset=self._grid_offset(size))}
+            {**each, "rles": encode(each["masks"], each["boxes"], size, offset=self.grid_offset(size))}
             for each, size in zip(found, sizes, strict=True)
         ]
 
-    def _grid_offset(self, size: tuple[int, int]) -> Offset | None:
+    def grid_offset(self, size: tuple[int, int]) -> Offset | None:
         """Return how far the grids of masks lie from their boxes: the mean of all views, or None for torchvision."""
         if self.heads.mask_pasting == "torchvision":
             return None

@@ -26,7 +26,7 @@ from tools.cli.plugins import PluginOptions
 
 @dataclass
 class SheetOptions:
-    """What the sheet shows.
+    """Options of the sheet: which images it shows, and how.
 
     Args:
         masks: draw the masks of the objects.

@@ -256,7 +256,7 @@ def test_views_average_masks_and_return_run_lengths():
         assert one["rles"] == encode(one["masks"], one["boxes"], size) and "rles" not in double
         assert torch.equal(decode(one["rles"], size), paste(one["masks"], one["boxes"], size))
     # What lies right of a box in an image lies left of it in the mirror image.
-    assert Predictor(model, flip=True)._grid_offset(sizes[0]) == (0, 0.5)
+    assert Predictor(model, flip=True).grid_offset(sizes[0]) == (0, 0.5)
     model.roi_heads.mask_pasting = "torchvision"
     theirs = Predictor(model, outlines=True).eval()(images)[0]["rles"]
     assert theirs == encode(plain[0]["masks"], plain[0]["boxes"], sizes[0], offset=None) != plain[0]["rles"]

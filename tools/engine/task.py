@@ -39,7 +39,7 @@ class TaskData(Protocol):
 
 
 class TrainedModule(Protocol):
-    """What a trained model must have in addition to `nn.Module`."""
+    """Attributes and methods that a trained model must have in addition to those of `nn.Module`."""
 
     @property
     def load_report(self) -> object | None:

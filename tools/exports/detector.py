@@ -86,8 +86,7 @@ class DetectorFile:
 
     def _outlines(self, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Outlines:
         """Paste masks as the detector does."""
-        is_aligned = self.loaded.model.roi_heads.mask_pasting == "aligned"
-        offset = self.transform.grid_offset(size) if is_aligned else None
+        offset = self.loaded.predictor.grid_offset(size)
         return Outlines(tuple(encode(masks, boxes, size, offset=offset)), size)
 
     def check(self, run: Runner, paths: list[Path], where: str, accepts: Callable[[Inputs], bool]) -> FileCheck:

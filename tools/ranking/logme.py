@@ -11,7 +11,7 @@ CONVERGED = 1e-5  # relative change of alpha / beta at which the iteration ends
 
 
 class Spectrum(NamedTuple):
-    """What LogME needs of features `[N, D]`: their left singular vectors and squared singular values.
+    """Left singular vectors and squared singular values of features `[N, D]`, from which LogME is computed.
 
     Attributes:
         rows, columns: N and D.

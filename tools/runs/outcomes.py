@@ -128,7 +128,7 @@ class BoxPredictions:
 
     @cached_property
     def matched(self) -> MatchedClasses:
-        """Which of all detections are correct, in order of their scores."""
+        """Matches of all detections with the objects: of all classes together, and of each class."""
         found = self.evaluated
         return MatchedClasses.of(
             self.evaluation,

@@ -419,7 +419,7 @@ def test_an_ap_of_masks_of_zero_is_explained(iou: str, reason: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_limit_of_detections_holds_for_masks(engine: str) -> None:
-    """Of 110 objects 100 are found by default: precision 1 at the recalls 0 ... 0.90, 91 of 101."""
+    """A limit of 100 finds 100 of 110 objects: precision 1 at the recalls 0 ... 0.90, 91 of 101."""
     masks = [code(pixels(2 * (index // 30), 2 * (index % 30), 1, 1)) for index in range(110)]
     dt = [result(mask, 0.5 + index / 1000) for index, mask in enumerate(masks)]
     assert score(truth(*masks), dt, engine)["segm_AP"] == pytest.approx(91 / 101)

@@ -11,7 +11,7 @@ from tools.runs.bootstrap import bounds, interval, resampled
 
 
 def test_interval_of_a_mean():
-    """Of 100 coin flips with 30 heads: the mean's standard error is sqrt(.3 x .7 / 100) = .046."""
+    """The mean of 100 coin flips with 30 heads has a standard error of sqrt(.3 x .7 / 100) = .046."""
     values = np.repeat([1.0, 0.0], [30, 70])
     low, high = interval(lambda weights: weights @ values / 100, size=100, count=2000)
     within = quantile_chance(0.046, 2000) + 0.005  # means of 100 flips are a multiple of 0.01
@@ -28,7 +28,7 @@ def test_every_call_draws_the_same_resamples():
 
 
 def test_bounds_of_known_values():
-    """Of the numbers 0 to 200, 2.5 percent lie below 5 and above 195. NaN values do not count."""
+    """The bounds of the numbers 0 to 200 are 5 and 195, with 2.5 percent on each side. NaN values do not count."""
     numbers = np.arange(201.0)
     assert bounds(numbers) == (pytest.approx(5), pytest.approx(195))
     longer = np.concatenate([np.full(100, np.nan), numbers])
