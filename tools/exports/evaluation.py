@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,25 +37,40 @@ ONCE: dict[str, JsonObject] = {
 ALONE = {"resume": False, "dry_run": False, "track": [], "val_loss": False, "device": "cpu", "precision": "fp32"}
 
 
-def measure_loss(run: str, file: Path, *, most: float) -> dict[str, str]:
+@dataclass(frozen=True)
+class MeasuredLoss:
+    """What an exported file loses against its run.
+
+    Attributes:
+        known: whether the loss was measured.
+        text: the metric before and after, and the difference with its 95 % interval over images; or why the loss is
+            not known.
+    """
+
+    known: bool
+    text: str
+
+    def lines(self) -> dict[str, str]:
+        """Return the loss as a line of text by title."""
+        return {"evaluated": self.text if self.known else f"no: {self.text}"}
+
+
+def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
     """Evaluate a run and its exported file on the run's validation data, and refuse a file that loses too much.
 
     Args:
         run: run folder or weights file.
         most: largest loss of the run's main metric (AP, mIoU, top-1 accuracy), 0..1.
 
-    Returns:
-        The metric before and after, and the difference with its 95 % interval over images; or why it was not measured.
-
     Raises:
         UserError: the file loses more than `most`.
     """
     trained = find(run)
     if not trained.config:
-        return {"evaluated": "no: the weights do not record the data of their run"}
+        return MeasuredLoss(False, "the weights do not record the data of their run")
     data = trained.config.get("data")
     if data is not None and not Path(str(data)).exists():
-        return {"evaluated": f"no: the run's data, {data}, is not here"}
+        return MeasuredLoss(False, f"the run's data, {data}, is not here")
     with TemporaryDirectory() as folder:
         scores = [
             evaluated(trained, weights, Path(folder) / name)
@@ -70,7 +86,7 @@ def measure_loss(run: str, file: Path, *, most: float) -> dict[str, str]:
             f"--most-loss {most}, so no file was kept; pass more --calibration images, or use fp32"
         )
     change = f"{whole[1] - whole[0]:+.4f} [{float(low):+.4f}, {float(high):+.4f}]"
-    return {"evaluated": f"{metric} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {change}"}
+    return MeasuredLoss(True, f"{metric} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {change}")
 
 
 def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:

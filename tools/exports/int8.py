@@ -21,7 +21,7 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 # Also computed in 8 bits where all that follows are layers. A detector adds and multiplies coordinates of boxes too,
 # which 8 bits would ruin, and of which an image without detections has none.
 BETWEEN_LAYERS = ("Add", "MaxPool", "GlobalAveragePool", "ReduceMean")
-LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused
+LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused if its accuracy is not known
 # Writes the 8-bit version argv[2] of the file argv[1], of the kind argv[4]: calibrated with the inputs argv[3], with
 # 8-bit operators of the types argv[5:]. A crash of the native library ends this process and not the export.
 PROGRAM = """
@@ -92,6 +92,18 @@ class Int8Report:
         }
         return found if self.top1 is None else found | {"top-1": " -> ".join(f"{each:.2%}" for each in self.top1)}
 
+    def require_agreement(self) -> None:
+        """Refuse a file with too few unchanged answers, whose accuracy is not known.
+
+        Raises:
+            UserError: too many answers differ.
+        """
+        if self.agreement is not None and self.agreement < LEAST_AGREEMENT:
+            raise UserError(
+                f"--int8: {self.agreement:.0%} of the 8-bit predictions equal those of fp32, fewer than the required "
+                f"{LEAST_AGREEMENT:.0%}, so no file was kept; pass more --calibration images, or leave --int8 out"
+            )
+
 
 def quantise(
     source: Path, target: Path, exportable: Exportable, items: Sequence[Inputs], kind: Literal["static", "dynamic"]
@@ -127,9 +139,6 @@ def measure(
         small: the 8-bit file.
         items: inputs of one image each.
         labels: class number of each image, None if it is not known.
-
-    Raises:
-        UserError: too many answers differ.
     """
     runs = [run_onnx(path) for path in (plain, small)]
     agreed: list[float] = []
@@ -141,11 +150,6 @@ def measure(
             right.append((int(first[0].argmax() == label), int(second[0].argmax() == label)))
     agreement = sum(agreed) / len(agreed) if agreed else None
     fast_plain, fast_small = (round(ms, 3) for ms in latencies(runs, items[0]))
-    if agreement is not None and agreement < LEAST_AGREEMENT:
-        raise UserError(
-            f"--int8: {agreement:.0%} of the 8-bit predictions equal those of fp32, fewer than the required "
-            f"{LEAST_AGREEMENT:.0%}, so no file was kept; pass more --calibration images, or leave --int8 out"
-        )
     return Int8Report(
         len(items),
         (plain.stat().st_size, small.stat().st_size),

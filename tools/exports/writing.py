@@ -122,10 +122,10 @@ def _write_graph(path: Path, traced: files.TracedModel, work: _Export) -> dict[s
     """Write an ONNX or OpenVINO file, in the chosen precision, and compare it with the model."""
     plain, exportable, options = path.with_name("fp32.onnx"), work.exportable, work.options
     files.write_onnx(plain, traced, exportable)
-    small, report = plain, {}
+    small, report = plain, None
     if options.int8 != "no":
         small = path.with_name("int8.onnx")
-        report = _quantise(small, plain, work).lines()
+        report = _quantise(small, plain, work)
     elif options.precision == "fp16":
         small = path.with_name("fp16.onnx")
         write_half(plain, small)
@@ -138,8 +138,13 @@ def _write_graph(path: Path, traced: files.TracedModel, work: _Export) -> dict[s
     elif small != path:
         shutil.copyfile(small, path)
     # The file itself is compared with PyTorch, unless its bits change its outputs by more than rounding.
-    found = work.check_file(path if small is plain else plain)
-    return found | report | ({} if small is plain else measure_loss(options.run, path, most=options.most_loss))
+    found = work.check_file(path if small is plain else plain) | (report.lines() if report else {})
+    if small is plain:
+        return found
+    loss = measure_loss(options.run, path, most=options.most_loss)
+    if report and not loss.known:
+        report.require_agreement()
+    return found | loss.lines()
 
 
 def _write_fastest(path: Path, traced: files.TracedModel, work: _Export) -> tuple[Path, dict[str, str]]:
@@ -159,10 +164,10 @@ def _write_fastest(path: Path, traced: files.TracedModel, work: _Export) -> tupl
             try_file(file, exportable)
         if file.stem == "fp32":
             return work.check_file(file)
-        found = measure_loss(options.run, file, most=options.most_loss)
-        if found["evaluated"].startswith("no"):
-            raise UserError(f"its accuracy is not known ({found['evaluated']})")
-        return found
+        loss = measure_loss(options.run, file, most=options.most_loss)
+        if not loss.known:
+            raise UserError(f"its accuracy is not known: {loss.text}")
+        return loss.lines()
 
     name, found = choose_fastest(candidates, items[0], prove)
     return candidates[name], found

@@ -213,7 +213,7 @@ def test_the_file_is_evaluated_as_its_run(made: MadeFile, coco: CocoFolder, tmp_
         header = opened.metadata()
     header["config"] = json.dumps(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()))
     save_file(load_file(made.run), tmp_path / "with_data.safetensors", metadata=header)
-    said = measure_loss(str(tmp_path / "with_data.safetensors"), made.path, most=1.0)["evaluated"]
+    said = measure_loss(str(tmp_path / "with_data.safetensors"), made.path, most=1.0).text
     assert said.startswith("AP ") and "on 4 images: " in said
     with pytest.raises(UserError, match=r"was trained on other categories \(ids 7, 9\)"):
         ExportedDetector(made.path, CategoryMap((3, 9), ("cat", "owl")))

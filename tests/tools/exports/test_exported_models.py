@@ -99,7 +99,7 @@ def test_a_changed_file_is_evaluated_and_refused_above_the_stated_loss(
     tiny_models: dict[str, Path], cls_file: Path, tmp_path: Path
 ) -> None:
     """The file itself loses nothing; a file that answers with the other class loses as much as it gains."""
-    same = measure_loss(str(tiny_models["cls"]), cls_file, most=0.0)["evaluated"]
+    same = measure_loss(str(tiny_models["cls"]), cls_file, most=0.0).text
     assert "on 6 images: +0.0000 [+0.0000, +0.0000]" in same
     before = float(same.split()[1])
     import onnx
@@ -116,9 +116,7 @@ def test_a_changed_file_is_evaluated_and_refused_above_the_stated_loss(
         with pytest.raises(UserError, match=r"more than --most-loss 0\.02, so no file was kept"):
             measure_loss(str(tiny_models["cls"]), turned, most=0.02)
     else:
-        assert (
-            f"{before:.4f} -> {1 - before:.4f}" in measure_loss(str(tiny_models["cls"]), turned, most=0.02)["evaluated"]
-        )
+        assert f"{before:.4f} -> {1 - before:.4f}" in measure_loss(str(tiny_models["cls"]), turned, most=0.02).text
 
 
 def test_a_segmentation_file_predicts_and_is_evaluated_as_its_run(
