@@ -20,7 +20,8 @@ class DetectionDataOptions:
     Args:
         data: folder of the data set in any of the layouts that `--layout list` prints, such as those of COCO, Pascal
             VOC, YOLO, Roboflow, CVAT or Label Studio; or YOLO's YAML file. Absent is the built-in data set of shapes.
-        recipe: file of defaults in detection/recipes; auto is coco if data is given and shapes if not.
+        recipe: file of defaults in detection/recipes; auto is shapes without data, small for data of fewer than 5,000
+            images, and coco for other data and for --eval-only.
         layout: name of the layout of `data`; absent: recognised from the files; list prints all layouts.
         annotations: annotation file of data that is not split, in place of `data`: a COCO JSON, or a file of CVAT,
             Label Studio or VIA.

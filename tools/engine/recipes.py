@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
-from backbones.common.files import JsonObject
+from backbones.common.files import JsonObject, read_yaml
 from backbones.common.options import evaluated, fitting, recorded, renamed
 from backbones.errors import UserError
 from tools.cli.arguments import last_value
 from tools.cli.parsing import FurtherValues, peek_option
 
 DATA = ("data", "annotations", "train_annotations", "val_annotations")  # options that name data
+IMAGES = ("images", "train_images", "val_images")  # options that name folders of images
 
 
 def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
@@ -26,7 +29,7 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     Raises:
         UserError: there is no run to resume.
     """
-    if not _is_on(argv, "resume"):
+    if not is_on(argv, "resume"):
         return None
     from tools.engine.run_folder import newest_run  # imports torch
 
@@ -35,16 +38,64 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     return config if config.is_file() else None
 
 
-def named_recipe(argv: Sequence[str], folder: Path, *, of_data: str = "standard") -> Path | None:
+def named_recipe(
+    argv: Sequence[str], folder: Path, *, of_data: Callable[[Sequence[Path]], str] = lambda _: "standard"
+) -> Path | None:
     """Return the file of `--recipe` in a folder, or None for an unknown name, which the parser refuses.
 
-    The recipe "auto" is `of_data` if data is given, else "shapes".
+    Args:
+        folder: of the recipes.
+        of_data: returns the name of the recipe "auto" for the paths of given data. Without data it is "shapes".
     """
     name = str(peek_option(argv, "recipe") or "auto")
     if name == "auto":
-        name = of_data if any(peek_option(argv, option) for option in DATA) else "shapes"
+        paths = paths_of_data({option: peek_option(argv, option) for option in (*DATA, *IMAGES)})
+        name = of_data(paths) if paths else "shapes"
     path = folder / f"{name}.yaml"
     return path if path.is_file() else None
+
+
+def paths_of_data(options: Mapping[str, object]) -> list[Path]:
+    """Return the files and folders of data that options name."""
+    return [Path(str(options[name])) for name in (*DATA, *IMAGES) if options.get(name)]
+
+
+def has_fewer_images(paths: Sequence[Path], most: int) -> bool:
+    """Return whether folders hold at least one image file and fewer than `most`, in all their subfolders.
+
+    For a file, such as a JSON, its folder counts; for a YAML whose `path` is a folder, that one. Counting ends at
+    `most`.
+    """
+    from backbones.common.datasets import IMAGE_SUFFIXES  # imports OpenCV
+
+    count = 0
+    for name in _file_names({_folder_of(path).resolve() for path in paths}):
+        count += name.lower().endswith(IMAGE_SUFFIXES)
+        if count == most:
+            return False
+    return count > 0
+
+
+def _folder_of(path: Path) -> Path:
+    """Return the folder in which data at a path may have its images."""
+    if not path.is_file():
+        return path
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return path.parent
+    content = None
+    with suppress(UserError):  # the reader of the data refuses this file, with what it needs
+        content = read_yaml(path)
+    own = content.get("path") if isinstance(content, dict) else None
+    named = path.parent / own if isinstance(own, str) else path.parent
+    return named if named.is_dir() else path.parent
+
+
+def _file_names(folders: Collection[Path]) -> Iterator[str]:
+    """Yield the names of all files in folders and their subfolders."""
+    outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
+    for folder in outer:
+        for _, _, names in os.walk(folder):
+            yield from names
 
 
 def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type], model: type) -> FurtherValues:
@@ -66,7 +117,7 @@ def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type]
             command line contradicts an option without which the weights do not fit.
     """
     weights = peek_option(argv, "weights")
-    if not weights or _is_on(argv, "resume"):
+    if not weights or is_on(argv, "resume"):
         return FurtherValues()
     from backbones.weights.exported import is_exported  # imports torch
     from backbones.weights.files import read_config, read_meta
@@ -87,15 +138,15 @@ def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type]
     if whole:
         _require_consistent(argv, {name: found[name] for name in found if name in fitting(model) | {"norm"}}, weights)
     defaults: JsonObject = {}
-    if whole and _is_on(argv, "eval_only"):
+    if whole and is_on(argv, "eval_only"):
         found |= {**meta.get("categories", {}), **({} if bits is None else {"bits": bits})}
-        config = {} if is_exported(path) or _is_on(argv, "val_loss") else read_config(path)
+        config = {} if is_exported(path) or is_on(argv, "val_loss") else read_config(path)
         defaults = renamed({**config, **meta.get("input", {}), **values}, groups)
         defaults = {name: defaults[name] for name in evaluated(groups) - found.keys() if name in defaults}
     return FurtherValues(found, defaults=defaults, over_config=whole, source=f"--weights {weights}")
 
 
-def _is_on(argv: Sequence[str], name: str) -> bool:
+def is_on(argv: Sequence[str], name: str) -> bool:
     """Return whether the command line or `--config` turns an option on."""
     return str(peek_option(argv, name)).lower() == "true"
 

@@ -16,9 +16,17 @@ from segmentation.options import SegmentationDataOptions, SegmenterOptions
 from tools.cli.parsing import FurtherValues
 from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, SubsetOptions, TrainOptions, require_frozen
-from tools.engine.recipes import named_recipe, options_of_weights, resumed_config
+from tools.engine.recipes import (
+    has_fewer_images,
+    is_on,
+    named_recipe,
+    options_of_weights,
+    paths_of_data,
+    resumed_config,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = 5000  # images; data of fewer images trains with the recipe "small"
 
 
 @dataclass
@@ -102,21 +110,35 @@ def classifier_recipe(argv: Sequence[str]) -> Path | None:
 def detector_recipe(argv: Sequence[str]) -> Path | None:
     """Return the YAML file that supplies the defaults: the config of the run to resume, or a recipe.
 
-    Without `--recipe`, the recipe is COCO's if data is given, otherwise that of the built-in shapes.
+    Without `--recipe`, data of few images has the recipe "small" and other data "coco". An evaluation has "coco", whose
+    image size is that of published figures. Without data the recipe is that of the built-in shapes.
     """
-    return resumed_config(argv, prefix="det") or named_recipe(argv, ROOT / "detection" / "recipes", of_data="coco")
+    of_data = _no_small_data if is_on(argv, "eval_only") else _recipe_of_data
+    return resumed_config(argv, prefix="det") or named_recipe(argv, ROOT / "detection" / "recipes", of_data=of_data)
 
 
 def describe_detector_recipe(options: TrainDetectorOptions) -> str:
     """Return the name of a run's recipe and why it was chosen, for the plan."""
-    data = options.data
+    paths = paths_of_data(vars(options.data))
     if options.run.resume:
         return "none: the options are those of the run that is resumed"
-    if data.recipe != "auto":
-        return f"{data.recipe}: --recipe names it"
-    if any((data.data, data.annotations, data.train_annotations, data.val_annotations)):
-        return "coco: data is given; --recipe small suits a few hundred images, coco-lsj a long training"
-    return "shapes: no data is given"
+    if options.data.recipe != "auto":
+        return f"{options.data.recipe}: --recipe names it"
+    if not paths:
+        return "shapes: no data is given"
+    if options.run.eval_only:
+        return "coco: an evaluation has COCO's image size"
+    if _recipe_of_data(paths) == "small":
+        return f"small: the data has fewer than {SMALL:,} images; --recipe coco is the usual schedule of COCO"
+    return f"coco: the data has at least {SMALL:,} images, or none was found; --recipe coco-lsj is a long training"
+
+
+def _recipe_of_data(paths: Sequence[Path]) -> str:
+    return "small" if has_fewer_images(paths, SMALL) else "coco"
+
+
+def _no_small_data(paths: Sequence[Path]) -> str:
+    return "coco"
 
 
 def segmenter_recipe(argv: Sequence[str]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,11 +15,37 @@ from tools.tasks.options import TrainDetectorOptions, describe_detector_recipe, 
 FOLDER = ROOT / "detection" / "recipes"
 CHOICES = {
     "": ("shapes", "no data is given"),
-    "--data x": ("coco", "data is given"),
-    "--annotations a.json --images x": ("coco", "data is given"),
-    "--data x --recipe small": ("small", "--recipe names it"),
+    "--data few": ("small", "the data has fewer than 3 images"),
+    "--data few/data.yaml": ("small", "the data has fewer than 3 images"),
+    "--data elsewhere.yaml": ("small", "the data has fewer than 3 images"),
+    "--data unreadable.yaml": ("coco", "the data has at least 3 images, or none was found"),
+    "--data many": ("coco", "the data has at least 3 images"),
+    "--data absent": ("coco", "the data has at least 3 images, or none was found"),
+    "--annotations few/a.json --images few/images": ("small", "the data has fewer than 3 images"),
+    "--train-annotations a.json --train-images few --val-annotations a.json --val-images many": (
+        "coco",
+        "the data has at least 3 images",
+    ),
+    "--eval-only --data few --weights coco": ("coco", "an evaluation has COCO's image size"),
+    "--data many --recipe small": ("small", "--recipe names it"),
     "--recipe coco-lsj": ("coco-lsj", "--recipe names it"),
 }
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images and three, in subfolders, where three are too many for the recipe `small`."""
+    for folder, count in (("few", 2), ("many", 3)):
+        (tmp_path / folder / "images" / "train").mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / folder / "images" / "train" / f"{number}.JPG").touch()
+        (tmp_path / folder / "images" / "notes.txt").touch()
+    (tmp_path / "few" / "data.yaml").write_text("path: /a/folder/of/another/machine\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere.yaml").write_text("path: few\n")
+    (tmp_path / "unreadable.yaml").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tools.tasks.options.SMALL", 3)
 
 
 @pytest.mark.parametrize("words", CHOICES)
