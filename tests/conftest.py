@@ -527,7 +527,7 @@ def train_tiny_runs(folder: Path, small_shapes: Path) -> None:
             size = (40, 56, 3) if i % 2 else (64, 40, 3)
             cv2.imwrite(str(pictures / split / name / f"{i}.jpg"), random.integers(0, 255, size, np.uint8))
     look = ("--crop-size", 32, "--resize-size", 36, "--interpolation", "bicubic", "--test-crops", "ten")
-    det = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", 80, "--max-size", 80)
+    det = ("--recipe", "shapes", "--min-size", 80, "--max-size", 80)
     own: dict[str, tuple[Any, ...]] = {
         "det": (*det, "--data", small_shapes, "--fpn-channels", 32, "--freeze", 0, "--test-flip"),
         "seg": ("--data", small_shapes, "--recipe", "shapes", "--test-flip", "--window", 48, "--crop-size", 64),

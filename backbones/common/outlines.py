@@ -106,6 +106,8 @@ def box_of_mask(bitmap: np.ndarray) -> list[int]:
 
 def _polygons(outline: Sequence[object]) -> list[list[float]]:
     """Check polygons. hotcoco cuts off what lies outside the image, at no cost for points far away."""
+    if not outline:
+        raise ValueError("an outline has at least one polygon")
     return [checked_polygon(polygon).ravel().tolist() for polygon in outline]
 
 

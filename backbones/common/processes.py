@@ -62,7 +62,12 @@ def relative_count(count: Tensor) -> Tensor:
     averages the gradients, every item has the same weight, whichever process it is on.
     """
     count = count.float()
-    return count / mean(count).clamp(min=torch.finfo(count.dtype).tiny)
+    return over_mean(count, mean(count))
+
+
+def over_mean(counts: Tensor, means: Tensor) -> Tensor:
+    """Divide counts of this process by their means over all processes; the result is 0 where no process has any."""
+    return counts / means.clamp(min=torch.finfo(counts.dtype).tiny)
 
 
 def shard_batches(length: int, batch_size: int, *, rank: int, world_size: int) -> list[list[int]]:

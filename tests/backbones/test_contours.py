@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from backbones.common.brush import decode_brush, encode_brush
 from backbones.common.contours import contours, single_polygon
@@ -33,3 +34,8 @@ def test_random_masks_come_back_from_one_polygon_and_from_the_brush():
     long = np.ones((200, 100), bool)  # 80,000 equal values, more than one run holds
     long[0, 0] = False
     assert np.array_equal(decode_brush(encode_brush(long), long.shape), long)
+
+
+def test_an_outline_without_a_polygon_is_refused():
+    with pytest.raises(ValueError, match="an outline has at least one polygon"):
+        paint([], (4, 6))

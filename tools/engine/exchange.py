@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from backbones.common.processes import over_mean
 from backbones.errors import UserError
 from tools.engine.batches import Batch, Losses
 from tools.processes import distributed, stopping
@@ -39,8 +40,7 @@ def exchange(losses: Mapping[str, Tensor], counts: Mapping[str, Tensor], *, fail
     flags = [~total.isfinite(), *(total.new_full((), each) for each in (stopping.is_requested(), failed))]
     own = torch.stack([each.to(total.device, torch.float32) for each in (*counts.values(), *flags)])
     means = distributed.mean(own)
-    # Where no process has an item, the weight is 0 / tiny = 0.
-    weights = (own / means.clamp(min=torch.finfo(own.dtype).tiny))[: len(counts)]
+    weights = over_mean(own, means)[: len(counts)]
     changed = {name: losses[name] * weight for name, weight in zip(counts, weights, strict=True)}
     return Exchanged({**losses, **changed}, means[len(counts) :])
 

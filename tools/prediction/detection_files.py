@@ -51,9 +51,8 @@ class CocoForm:
     def add(self, image: Image, found: Detections) -> None:
         rows = found.to_coco(image.number)
         for number, row in enumerate(rows):
-            if self.masks_as == "polygons":
-                polygon = single_polygon(_mask(found, number))
-                row["segmentation"] = [polygon] if polygon else []
+            if self.masks_as == "polygons" and (polygon := single_polygon(_mask(found, number))):
+                row["segmentation"] = [polygon]  # a mask without a pixel has no polygon and stays a run-length code
             elif self.masks_as == "png":
                 row["mask"] = number + 1
                 del row["segmentation"]

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, CocoFolder
+from conftest import CocoFolder
 
 from backbones.common.loading import loader
 from backbones.errors import UserError
@@ -192,7 +192,7 @@ def test_tar_shards_are_refused(tmp_path: Path):
 
 
 QUICK = ("--epochs", 1, "--batch-size", 4, "--workers", 0, "--weights", "none")
-SMALL = ("--config", ROOT / "detection" / "recipes" / "shapes.yaml", "--min-size", 64, "--max-size", 64)
+SMALL = ("--recipe", "shapes", "--min-size", 64, "--max-size", 64)
 
 
 def results(run: Path) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from tools import predict, train_det, train_seg
 from tools.engine import loop
 from tools.engine.run_folder import BEST, MODEL
 from tools.engine.state import Training
-from tools.tasks.options import ROOT
 
 TASKS = ("det", "seg")
 # The layer that decides: background (0) or the one class (1) of every box or pixel.
@@ -78,7 +77,7 @@ def worse_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def words(task: str, data: Path, folder: Path, *more: object) -> list[str]:
     backbone = ("--backbone", "timm/test_efficientnet", "--weights", "none", "--batch-size", 2, "--workers", 0)
-    det = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", SIDE, "--max-size", SIDE, "--fpn-channels",
+    det = ("--recipe", "shapes", "--min-size", SIDE, "--max-size", SIDE, "--fpn-channels",
            8, "--fpn-norm", "batch", "--head-channels", 8, "--anchor-scale", 64, "--freeze", 0,
            "--proposals", 20)  # fmt: skip
     seg = ("--recipe", "shapes", "--crop-size", SIDE, "--head", "fcn32s", "--max-stride", 32)

@@ -273,7 +273,7 @@ def measure(folder: str) -> None:
 
 LIMITS = (8, 2)  # images in batches of six: unequal shares on two processes; fewer images than three processes
 CLS = CIFAR
-DET = ("--config", str(ROOT / "detection/recipes/shapes.yaml"), "--backbone", "timm/test_resnet", "--min-size", "64")
+DET = ("--recipe", "shapes", "--backbone", "timm/test_resnet", "--min-size", "64")
 DET += ("--fpn-channels", "16")
 SEG = ("--recipe", "standard", "--backbone", "timm/test_resnet", "--head", "fcn8s")
 

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from report_page import Page
 from run_folders import KNOWN, detection, detection_run, write_run
 
 from backbones.errors import UserError
 from tools import report
 
-SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
-QUICK = ("--config", SHAPES, "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0, "--epochs", 1)
+QUICK = ("--recipe", "shapes", "--min-size", 64, "--max-size", 64, "--fpn-channels", 32, "--workers", 0, "--epochs", 1)
 TINY = ("--backbone", "timm/test_resnet", "--limit", 4, "--batch-size", 4, "--proposals", 50)
 
 

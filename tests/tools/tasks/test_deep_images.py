@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, CocoFolder
+from conftest import CocoFolder
 
 import detection
 from backbones.errors import UserError
@@ -23,7 +23,7 @@ from tools.reports import detection_images
 from tools.runs.folder import RunFolder
 from tools.runs.outcomes import BoxPredictions
 
-WORDS = ("--config", ROOT / "detection/recipes/shapes.yaml", "--min-size", 40, "--max-size", 60)
+WORDS = ("--recipe", "shapes", "--min-size", 40, "--max-size", 60)
 EVALUATION = ("--proposals", 20, "--batch-size", 4, "--workers", 0)
 TINY = (*EVALUATION, "--fpn-channels", 16, "--head-channels", 16, "--epochs", 1)
 

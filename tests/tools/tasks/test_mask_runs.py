@@ -18,15 +18,21 @@ from backbones.common.outlines import paint
 from backbones.errors import UserError
 from backbones.trained import find
 from detection.cascade import CascadeHeads
+from detection.data.annotations import CategoryMap
+from detection.results import Detections, Outlines
 from detection.tiles import Tiles, detect_in_tiles
 from tools import predict, report, train_det
+from tools.evaluation import CocoEvaluator
 from tools.exports.model_card import model_card
+from tools.prediction.detection_files import CocoForm
+from tools.prediction.inputs import InputFile
+from tools.prediction.naming import NumberedImage
 from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
 from tools.runs.scores import read_score
 
 TINY = (
-    *("--config", Path(train_det.__file__).parents[1] / "detection/recipes/shapes.yaml"),
+    *("--recipe", "shapes"),
     *("--min-size", 64, "--max-size", 64, "--fpn-channels", 16, "--head-channels", 16, "--rois-per-image", 16),
     *("--backbone", "timm/test_resnet", "--proposals", 20, "--batch-size", 4, "--workers", 0),
     *("--epochs", 2, "--eval-every", 2, "--limit", 8),
@@ -130,6 +136,28 @@ def test_masks_are_written_as_polygons_and_as_pngs(mask_run: Path, small_shapes:
             values = [float(value) * 64 for value in line.split()[1:-1]]
             assert values == pytest.approx(row["segmentation"][0], abs=1e-6 * 64)
     assert (numbers > 0).sum() == shown.sum() > 0
+
+
+def test_an_empty_mask_among_polygons_stays_a_run_length_code_and_can_be_scored(tmp_path: Path):
+    masks = np.zeros((2, 40, 50), np.uint8)
+    masks[0, 10:30, 5:45] = 1
+    codes = tuple(coco_mask.encode(np.asfortranarray(mask)) for mask in masks)
+    boxes = torch.tensor([[5.0, 10, 45, 30], [0, 0, 9, 9]])
+    scores, labels = torch.tensor([0.9, 0.8]), torch.tensor([1, 1])
+    found = Detections(boxes, scores, labels, ("cat", "cat"), Outlines(codes, (40, 50)))
+    form = CocoForm(tmp_path, CategoryMap((1,), ("cat",)), "polygons")
+    form.add(NumberedImage(InputFile(tmp_path / "a.jpg", "a.jpg"), 1, "a", torch.zeros(3, 40, 50), None), found)
+    form.finish()
+    polygon, empty = (row["segmentation"] for row in json.loads((tmp_path / "predictions.json").read_text()))
+    assert len(polygon) == 1 and empty["size"] == [40, 50] and not paint(empty, (40, 50)).any()
+    truth = {
+        "images": [{"id": 1, "width": 50, "height": 40}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [5, 10, 40, 20], "segmentation": polygon}],
+    }
+    evaluator = CocoEvaluator(truth, iou_types=("segm",))
+    evaluator.load(tmp_path / "predictions.json")
+    assert evaluator.compute()["segm_AP"] == pytest.approx(1)  # the empty mask ranks second
 
 
 def test_a_report_of_a_run_with_masks_has_boundary_ap(

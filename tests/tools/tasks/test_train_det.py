@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Group, size_of
+from conftest import Group, size_of
 from tolerances import rounding, written
 from tool_exports import EXPORTS
 
@@ -24,9 +24,8 @@ from tools.tasks.detection import describe_split
 from tools.tasks.detection_data import open_train, open_val
 from tools.tasks.options import TrainDetectorOptions
 
-SHAPES = ROOT / "detection" / "recipes" / "shapes.yaml"
-QUICK = ("--config", SHAPES, "--backbone", "timm/test_resnet", "--min-size", 64, "--max-size", 64, "--fpn-channels", 32,
-         "--workers", 0)  # fmt: skip
+QUICK = ("--recipe", "shapes", "--backbone", "timm/test_resnet", "--min-size", 64, "--max-size", 64,
+         "--fpn-channels", 32, "--workers", 0)  # fmt: skip
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
