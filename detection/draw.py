@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from backbones.common.colours import colour_of
+from backbones.common.colours import colour_of, ink_on
 from detection.label_places import place_labels
 from detection.runs import bitmaps
 
@@ -199,7 +199,8 @@ def _draw_marks(picture: Image.Image, marks: Sequence[Mark], font: Font, *, line
     places = place_labels(np.array([box for box, _, _ in marks])[::-1], sizes[::-1], picture.size, line)[::-1]
     for (_, colour, text), (x, y), (width, height), bounds in zip(marks, places, sizes, texts, strict=True):
         pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-        pen.text((x + PADDING - bounds[0], y + PADDING - bounds[1]), text, fill="white", font=font)
+        ink = ink_on(ImageColor.getrgb(colour)[:3])
+        pen.text((x + PADDING - bounds[0], y + PADDING - bounds[1]), text, fill=ink, font=font)
 
 
 def _colour(label: int) -> str:

@@ -10,13 +10,22 @@ import numpy as np
 Colour: TypeAlias = tuple[int, int, int]  # red, green, blue of 0..255
 COLOURS = 256  # number of different colours; the next ones repeat
 STEPS = np.arange(0, 256, 15)  # levels of red, green and blue to choose from
-LIGHTNESS = (0.4, 0.75)  # of OKLab, 0..1: white text is legible on the lightest, and lines show on dark images
+LIGHTNESS = (0.4, 0.75)  # of OKLab, 0..1: lines show on dark and on bright images
 CHROMA = 0.09  # of OKLab: greys look like the image itself
 
 
 def colour_of(number: int) -> Colour:
     """Return the colour of a class by its number."""
     return _palette()[number % COLOURS]
+
+
+def ink_on(colour: Colour) -> Colour:
+    """Return black or white, whichever differs more from a colour in contrast (WCAG 2.2, at least 4.5 to 1)."""
+    values = np.array(colour) / 255
+    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    # The contrasts are (luminance + 0.05) / 0.05 to black and 1.05 / (luminance + 0.05) to white.
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
 
 
 @cache

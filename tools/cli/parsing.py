@@ -316,6 +316,9 @@ def _plain_text(error: BaseException) -> str:
     text = " ".join(str(error).split())
     union = re.search(r'Parser key "(\w+)": .*Subtypes: \[(.*?)\] Errors.* Given value: (.*)', text)
     single = re.search(r'Parser key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
+    missing = re.search(r"the following arguments are required: (.*)", text)
+    if missing:
+        return f"{', '.join(f'--{name}' for name in missing[1].split(', '))}: missing; add it with a value"
     if union:
         kinds = [kind.replace("NoneType", "null") for kind in re.findall(r"<class '(\w+)'>", union[2])]
         return f"--{union[1]} {union[3]}: expected {' or '.join(kinds)}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from backbones.common.packages import optional
-from tools.cli.arguments import LIST
+from tools.cli.arguments import LIST, positional_names
 from tools.cli.console import PROGRAM, SUBCOMMANDS, command
 from tools.cli.help_page import described_options
 from tools.cli.packaged import packaged
@@ -57,10 +58,16 @@ def _parser(files: Mapping[str, str], nested: Mapping[str, Sequence[str]]) -> ar
 
 def _add_options(parser: argparse.ArgumentParser, options: type, files: Mapping[str, str]) -> None:
     """Add the options of a command, with dashes, their choices and the first sentence of their help."""
-    for option in (each for group in get_type_hints(options).values() for each in described_options(group)):
+    groups = list(get_type_hints(options).values())
+    single, several = positional_names(groups)
+    for option in (each for group in groups for each in described_options(group)):
         choices, text = option.choices(), option.text.partition(";")[0].replace("%", "%%")
         added = parser.add_argument(f"--{option.name.replace('_', '-')}", choices=choices or None, help=text)
         if not choices and any(each in (str, Path, list[str]) for each in (option.kind, *get_args(option.kind))):
             added.complete = files  # type: ignore[attr-defined]  # as shtab reads it
+        if option.name in single and choices:
+            parser.add_argument(option.name, choices=choices)
+        elif option.name == several or (option.name in single and option.default is MISSING):  # names of files
+            parser.add_argument(option.name, nargs="*").complete = files  # type: ignore[attr-defined]
     config = parser.add_argument("--config", help="YAML file of options")
     config.complete = files  # type: ignore[attr-defined]

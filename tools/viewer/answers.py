@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from threading import Lock
 
+import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import ArrayLike
@@ -142,8 +143,12 @@ def _ends(is_inside: ArrayLike) -> list[int]:
 
 
 def _tinted(mask: np.ndarray, colour: Colour) -> np.ndarray:
+    """Return a mask as a tint with an opaque edge, which keeps masks of one class apart where they overlap."""
+    inside = mask.astype(np.uint8)
+    edge = inside - cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=0)
     pixels = np.zeros((*mask.shape, 4), np.uint8)
     pixels[mask] = (*colour, TINT)
+    pixels[edge > 0, 3] = 255
     return pixels
 
 

@@ -65,10 +65,11 @@ def test_a_sub_command_is_the_script(capsys: pytest.CaptureFixture, monkeypatch:
     [
         (["trian"], "trian: is not a command; name one of: .*train"),
         (["train", "dte"], "train dte: is not a command; name one of: train cls, train det, train seg"),
+        (["hub", "push"], "^--repo: missing; add it with a value; see --help$"),
         (["data"], "data: is not a command; name one of: data shapes"),
     ],
 )
-def test_an_unknown_command_gets_near_names(words: list[str], message: str):
+def test_a_wrong_command_line_names_what_is_missing(words: list[str], message: str):
     with pytest.raises(UserError, match=message):
         console.main(words)
 
@@ -84,7 +85,7 @@ def test_packaged_files_are_listed_and_named_without_their_folder(capsys: pytest
     console.main(["--list"])
     listed = capsys.readouterr().out
     for path in packaged.packaged("experiments") + packaged.packaged("recipes"):
-        assert re.search(rf"^  {path.stem} +\S", listed, re.M), path
+        assert re.search(rf"^  {path.stem} +\S.*[.?:]$", listed, re.M), path  # whole sentences
     for words in (["compare", "--list"], ["train", "seg", "--list"]):
         with pytest.raises(SystemExit):
             console.main(words)
@@ -110,10 +111,11 @@ def test_a_shell_completes_commands_options_and_values(capsys: pytest.CaptureFix
         pytest.skip("needs bash")
     console.main(["completion", "bash"])
     ask = 'COMP_WORDS=({}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _shtab_resnet_transfer; echo "${{COMPREPLY[@]}}"\n'
-    typed = ["train de", "train det --batch-", "predict --precision ''", "compare tran", "benchmark cl"]
+    typed = ["train de", "train det --batch-", "predict --precision ''", "compare tran", "benchmark cl", "hub pu"]
     asked = capsys.readouterr().out + "".join(ask.format(f"resnet-transfer {words}") for words in typed)
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["det", "--batch-size", "auto fp32 bf16 fp16", "transfer", "classify"]
+    completed = ["det", "--batch-size", "auto fp32 bf16 fp16", "transfer", "classify", "push pull"]
+    assert done.stdout.splitlines() == completed
 
 
 def test_a_distribution_holds_its_tests_and_runs_the_quickstart_away_from_the_sources(tmp_path: Path):

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
+from backbones.common.colours import colour_of, ink_on
 from backbones.errors import UserError
 from tools import demo
 from tools.viewer import serving, uploads
@@ -196,6 +197,12 @@ def test_a_browser_uploads_filters_and_compares(server: str, tmp_path: Path):
             page.wait_for_selector("body:not([aria-busy])")
             assert page.locator(".heat img").count() == 1 and not page.is_visible("#message")
             page.screenshot(path=tmp_path / f"{width}-heat.png", full_page=True)
+            pen = "shown[0].panels[0].canvas.getContext('2d')"
+            size = float(page.evaluate(f"{pen}.font").split()[1].removesuffix("px"))
+            assert size * page.evaluate("shrunk(shown[0].panels[0].canvas)") > 11.5  # 12 pixels of the screen, rounded
+            colours = ["#{:02x}{:02x}{:02x}".format(*colour_of(number)) for number in range(16)]
+            inks = page.evaluate("(colours) => colours.map(inkOn)", colours)
+            assert [ImageColor.getrgb(ink) for ink in inks] == [ink_on(ImageColor.getrgb(each)) for each in colours]
             page.fill("#score", "1")
             assert captions.nth(0).inner_text() == f"det (1): 0 of {total} detections"
             assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -4,6 +4,7 @@
 const by = (id) => document.getElementById(id);
 const slider = by("score"), list = by("images");
 const SIDE = 1600; // longest side of a canvas in pixels
+const LABEL = 12; // least height of a label in pixels of the screen
 const MOST_BYTES = 20 * 1024 * 1024;
 let runs = [];
 let opacity = null; // of label maps; null: that of the slider
@@ -30,18 +31,26 @@ function say(text) {
   by("message").hidden = !text;
 }
 
+// Say what the page waits for; "" if it waits for nothing.
+function busy(text) {
+  by("busy").textContent = text;
+  by("busy").hidden = !text;
+  if (text) document.body.setAttribute("aria-busy", "true");
+  else document.body.removeAttribute("aria-busy");
+}
+
 async function add(files) {
   say("");
   const problems = [];
-  document.body.setAttribute("aria-busy", "true");
-  for (const file of files) {
+  for (const [index, file] of [...files].entries()) {
+    busy(`Predicting ${file.name} (${index + 1} of ${files.length})`);
     try {
       await show(file);
     } catch (error) {
       problems.push(`${file.name}: ${error.message}`);
     }
   }
-  document.body.removeAttribute("aria-busy");
+  busy("");
   say(problems.join(" "));
 }
 
@@ -132,7 +141,7 @@ async function explain(panel) {
   panel.figure.querySelector(".heat")?.remove();
   say("");
   if (!box) return;
-  document.body.setAttribute("aria-busy", "true");
+  busy(`Explaining ${box.name}`);
   try {
     const words = new URLSearchParams({ box: box.box.join(","), name: box.name });
     const part = await explanation(await ask(`/runs/${panel.index}/explain?${words}`, panel.file), "in the white box");
@@ -141,7 +150,7 @@ async function explain(panel) {
   } catch (error) {
     say(error.message);
   } finally {
-    document.body.removeAttribute("aria-busy");
+    busy("");
   }
 }
 
@@ -172,8 +181,23 @@ function drawPanel(bitmap, panel, value) {
   if (answer.task === "classification") listBars(panel, answer.classes.filter((each) => each.score >= value));
 }
 
+// Return how many pixels of the screen one pixel of a canvas takes. The image fits into the element.
+function shrunk(canvas) {
+  return Math.min(canvas.clientWidth / canvas.width, canvas.clientHeight / canvas.height) || 1;
+}
+
+// Return black or white, whichever differs more from a colour such as "#00d000" (WCAG 2, relative luminance).
+function inkOn(colour) {
+  const parts = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255);
+  const [red, green, blue] = parts.map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
+}
+
 function drawBoxes(pen, panel, boxes, scale) {
-  const size = Math.round(Math.max(pen.canvas.width, pen.canvas.height) / 40), line = Math.max(3, Math.round(size / 7));
+  const { width, height } = pen.canvas;
+  // A label has at least LABEL pixels of the screen: a telephone shows the canvas much smaller than it is.
+  const size = Math.round(Math.max(Math.max(width, height) / 40, LABEL / shrunk(panel.canvas)));
+  const line = Math.max(3, Math.round(size / 7));
   pen.font = `600 ${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   const counts = new Map();
@@ -188,9 +212,9 @@ function drawBoxes(pen, panel, boxes, scale) {
     pen.lineWidth = line;
     pen.strokeRect(left, top, right - left, bottom - top);
     const text = `${box.name} ${box.score.toFixed(2)}`, wide = pen.measureText(text).width + 8;
-    const x = Math.max(0, Math.min(left - line / 2, pen.canvas.width - wide)), y = Math.max(0, top - size - 6);
+    const x = Math.max(0, Math.min(left - line / 2, width - wide)), y = Math.max(0, top - size - 6);
     pen.fillRect(x, y, wide, size + 6);
-    pen.fillStyle = "#fff";
+    pen.fillStyle = inkOn(box.colour);
     pen.fillText(text, x + 4, y + 3);
     counts.set(box.name, { count: (counts.get(box.name)?.count || 0) + 1, colour: box.colour });
   }
