@@ -320,6 +320,34 @@ def labelimg_yolo(root: Path) -> None:
     text(root / "classes.txt", "cat\ndog\n")
 
 
+@export("labelimg-yolo-in-labels", "yolo")
+def labelimg_yolo_in_labels(root: Path) -> None:
+    """Labels in a folder of their own, into which labelImg writes its list of classes too."""
+    pictures(root / "images")
+    write_labels(root / "labels")
+    text(root / "labels" / "classes.txt", "cat\ndog\n")
+
+
+@export("cvat-yolo-tracks", "yolo")
+def cvat_yolo_tracks(root: Path) -> None:
+    """CVAT's "Ultralytics YOLO Detection Track": a line ends with the number of its track."""
+    pictures(root / "images" / "train")
+    for name in OBJECTS:
+        lines = "".join(f"{line} {track}\n" for track, line in enumerate(label_lines(name).splitlines(), 4))
+        text(root / "labels" / "train" / f"{Path(name).stem}.txt", lines)
+    text(root / "train.txt", "".join(f"data/images/train/{name}\n" for name in OBJECTS))
+    text(root / "data.yaml", "names:\n  0: cat\n  1: dog\npath: .\ntrain: train.txt\n")
+
+
+@export("darknet-scenes", "darknet")
+def darknet_scenes(root: Path) -> None:
+    """Images and labels in a folder for each scene, with labelImg's list of classes in each."""
+    for scene, name in enumerate(OBJECTS):
+        picture(root / f"scene{scene}" / name, scene)
+        text(root / f"scene{scene}" / f"{Path(name).stem}.txt", label_lines(name))
+        text(root / f"scene{scene}" / "classes.txt", "cat\ndog\n")
+
+
 @export("roboflow-darknet", "darknet")
 def roboflow_darknet(root: Path) -> None:
     for split in ("train", "valid"):
@@ -369,6 +397,49 @@ def cvat_project(root: Path) -> None:
     text(root / "annotations.xml", cvat_xml("project", ("Train", "Validation")))
     for subset in ("Train", "Validation"):
         pictures(root / "images" / subset)
+
+
+@export("cvat-video", "cvat")
+def cvat_video(root: Path) -> None:
+    """Two frames; after its end, a track repeats its last shape with `outside="1"`."""
+    shapes: dict[str, list[str]] = {}
+    for frame, name in enumerate(OBJECTS):
+        for label, (x, y, w, h) in OBJECTS[name]:
+            sides = f'xtl="{x}.00" ytl="{y}.00" xbr="{x + w}.00" ybr="{y + h}.00" z_order="0"'
+            shapes.setdefault(label, []).append(f'<box frame="{frame}" keyframe="1" outside="0" occluded="0" {sides}/>')
+    shapes["cat"].append(shapes["cat"][0].replace('frame="0"', 'frame="1"', 1).replace('outside="0"', 'outside="1"'))
+    tracks = "".join(
+        f'  <track id="{number}" label="{label}" source="manual">\n    {"".join(boxes)}\n  </track>\n'
+        for number, (label, boxes) in enumerate(shapes.items())
+    )
+    frames = "<size>2</size><mode>interpolation</mode><start_frame>0</start_frame><stop_frame>1</stop_frame>"
+    head, _, rest = cvat_xml().partition("  <image")
+    text(root / "annotations.xml", f"{head.replace('<labels>', f'{frames}<labels>')}{tracks}</annotations>\n")
+    assert "</annotations>" in rest
+    pictures(root / "images")
+
+
+@export("createml-roboflow", "createml")
+def createml_roboflow(root: Path) -> None:
+    for split in ("train", "valid"):
+        text(root / split / "_annotations.createml.json", json.dumps([createml(name) for name in OBJECTS]))
+        pictures(root / split)
+
+
+@export("createml-labelimg", "createml")
+def createml_labelimg(root: Path) -> None:
+    for name in OBJECTS:
+        text(root / f"{Path(name).stem}.json", json.dumps([{**createml(name), "verified": False}]))
+    pictures(root)
+
+
+def createml(name: str) -> dict[str, Any]:
+    """Return the entry of an image, whose boxes are given by centre and size."""
+    boxes = [
+        {"label": label, "coordinates": {"x": x + w / 2, "y": y + h / 2, "width": w, "height": h}}
+        for label, (x, y, w, h) in OBJECTS[name]
+    ]
+    return {"image": name, "annotations": boxes}
 
 
 def label_studio_tasks(*, minimal: bool = False, address: str = "/data/local-files/?d=my%20set/{}") -> list[Any]:
@@ -496,6 +567,27 @@ def via_project(root: Path) -> None:
     project = {"_via_settings": {"project": {"name": "animals"}}, "_via_img_metadata": images}
     project |= {"_via_attributes": attributes, "_via_data_format_version": "2.0.10"}
     text(root / "via_project_1Jan2024_10h0m.json", json.dumps(project))
+    pictures(root)
+
+
+@export("via-3", "via")
+def via_3(root: Path) -> None:
+    """A project of VIA 3: regions are lists of numbers, of which the first names the shape."""
+    files = {str(number): {"fid": number, "fname": name, "type": 2, "loc": 1} for number, name in enumerate(OBJECTS, 1)}
+    regions = [
+        {"vid": str(number), "flg": 0, "z": [], "xy": [2, *box], "av": {"1": {"cat": "k0", "dog": "k1"}[label]}}
+        for number, name in enumerate(OBJECTS, 1)
+        for label, box in OBJECTS[name]
+    ]
+    project = {
+        "project": {"pid": "__VIA_PROJECT_ID__", "pname": "pets", "data_format_version": "3.1.1"},
+        "config": {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}},
+        "attribute": {"1": {"aname": "kind", "type": 4, "options": {"k0": "cat", "k1": "dog"}}},
+        "file": files,
+        "metadata": {f"{number}_aB": region for number, region in enumerate(regions)},
+        "view": {number: {"fid_list": [number]} for number in files},
+    }
+    text(root / "via_project_1Jan2026.json", json.dumps(project))
     pictures(root)
 
 

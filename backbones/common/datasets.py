@@ -28,6 +28,7 @@ ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers rea
 PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
 # Other names of the splits that commands use by default, in the order in which they are tried.
 SPLIT_NAMES = {"train": ("training", "default"), "val": ("valid", "validation", "dev")}
+_YEAR = re.compile(r"([-_]?(19|20)\d\d)?")  # after the name of a split
 Record: TypeAlias = dict[str, Any]  # of a JSON file
 
 
@@ -80,8 +81,17 @@ def existing_split(name: str, exists: Callable[[str], bool]) -> str:
 
 
 def instances_files(root: Path, split: str = "") -> list[Path]:
-    """Return the instances files of a split in COCO's layout, or by default of all splits."""
-    return sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    """Return the instances files of a split in COCO's layout, or by default of all splits.
+
+    The files of a split `val` are `instances_val.json` or `instances_val2017.json`, or else those whose names go on
+    with another character than a letter. So `instances_validation.json` belongs to another split.
+    """
+    files = sorted((root / "annotations").glob("instances_*.json"))
+    if not split:
+        return files
+    parts = {path: path.stem.removeprefix(f"instances_{split}") for path in files}
+    rests = {path: rest for path, rest in parts.items() if rest != path.stem and not rest[:1].isalpha()}
+    return [path for path, rest in rests.items() if _YEAR.fullmatch(rest)] or list(rests)
 
 
 def find_split(root: Path, split: str) -> tuple[Path, Path]:

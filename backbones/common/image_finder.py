@@ -27,7 +27,8 @@ class ImageFinder:
 
     A name fits a file if the name is the file's path below the folder. Otherwise, the longest end of the name that is
     the path of a file fits. Otherwise, the files fit whose names without folder and suffix are equal to the given one,
-    upper or lower case alike. Backslashes, addresses and quoted characters (`%20`) are understood.
+    upper or lower case alike; of several, those in a folder that the name has too. Backslashes, addresses and quoted
+    characters (`%20`) are understood.
 
     Args:
         folder: the folder.
@@ -87,7 +88,7 @@ class ImageFinder:
             stem = _stem(parts[-1]) if parts else ""
             fitting = self._by_stem.get(stem) or self._by_stem.get(UPLOAD.sub("", stem))
             if fitting:
-                return fitting
+                return _in_folder(parts[:-1], fitting)
         return []
 
     def describe(self, name: str) -> str:
@@ -177,6 +178,16 @@ def is_file_in(folder: Path, name: str) -> bool:
         return os.path.isfile(folder / name)
     except (ValueError, OSError):
         return False
+
+
+def _in_folder(folders: list[str], files: list[str]) -> list[str]:
+    """Return the files whose folders end with the longest possible end of `folders`; all files if no end fits."""
+    for start in range(len(folders)):
+        end = f"/{'/'.join(folders[start:])}/"
+        found = [file for file in files if f"/{file.rpartition('/')[0]}/".endswith(end)]
+        if found:
+            return found
+    return files
 
 
 def _local(name: str) -> str:

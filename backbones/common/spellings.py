@@ -1,4 +1,4 @@
-"""Unites class names that differ in capitals only."""
+"""Finds and unites class names that differ in capitals only."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def spellings_of(splits: Iterable[Collection[str]], given: Collection[str] = ())
     united = {plain: names for plain, names in groups.items() if plain not in apart}
     targets = {plain: chosen.get(plain) or max(names) for plain, names in united.items()}
     return {name: targets[plain] for plain, names in united.items() for name in names if name != targets[plain]}
+
+
+def other_spellings(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names from which a name differs in capitals only; [] for a name that is known itself."""
+    names = list(known)
+    return [] if name in names else [each for each in names if each.casefold() == name.casefold()]
 
 
 def note_of(name: str, spellings: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from backbones.common.decoding import channels_of
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
 from backbones.common.processes import shard_batches
+from backbones.common.spellings import other_spellings
 from backbones.errors import UserError, first_names
 from classification.data.chosen import choose_classes
 from classification.data.folders import ClassFolder, require_filled
@@ -155,14 +156,10 @@ class FolderSource:
     def _remark(self, split: Split, listing: ClassListing) -> str:
         present = self.present(split)
         absent = [name for label, name in enumerate(self.classes) if present is not None and label not in present]
-        respelled = [f"{name} -> {known}" for name in listing.names if (known := self._respelled(name))]
+        fitting = {name: other_spellings(name, self.classes) for name in listing.names}
+        respelled = [f"{name} -> {known[0]}" for name, known in fitting.items() if len(known) == 1]
         text = f"names of classes that differ in capitals: {first_names(respelled)}" if respelled else ""
         return "; ".join(filter(None, (remark(listing, absent), text)))
-
-    def _respelled(self, name: str) -> str | None:
-        """Return the class that a name with other capitals stands for; None for other names."""
-        known = {each.casefold(): each for each in self.classes}.get(name.casefold())
-        return known if known != name else None
 
     def _sampled(self, split: Split, sample: int) -> np.ndarray:
         indices = self._indices[split]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from backbones.common.spellings import other_spellings
+
 IMAGENET_CLASSES = 1000
 
 
@@ -26,7 +28,7 @@ class ClassNames:
         """Return the label of a class, whose name may differ in capitals if only one class fits; None if none fits."""
         if name in self.labels:
             return self.labels[name]
-        found = {label for known, label in self.labels.items() if known.casefold() == name.casefold()}
+        found = {self.labels[known] for known in other_spellings(name, self.labels)}
         return found.pop() if len(found) == 1 else None
 
     @classmethod

@@ -58,6 +58,20 @@ def convert(
     Raises:
         UserError: if the source is malformed or incomplete, the new layout cannot represent it, or `output` exists.
     """
+    _require_writable(to, output, splits)
+    truths = {
+        name: _read(source, split, to, layout, images, bad_boxes, categories, masks) for name, split in splits.items()
+    }
+    if "voc" in (to, *(truth.layout for truth in truths.values())):
+        _refuse_shared_images(truths)
+    _refuse_different_classes(truths)
+    unused = _without_unused(truths, to, categories)
+    lines = _write(truths, output, to=to, drop=bad_boxes == "drop", masks=masks)
+    return [*lines, f"left out: classes without objects ({first_names(unused)})"] if unused else lines
+
+
+def _require_writable(to: str, output: Path, splits: Mapping[str, str]) -> None:
+    """Refuse an unknown layout to write, an output folder that exists, and a conversion of no split."""
     if to not in WRITERS:
         hint = "pass --truth labels" if to in ("folders", "beside") else f"name one of {', '.join(WRITERS)}"
         raise UserError(f"--to {to}: is no layout of boxes; {hint}")
@@ -65,26 +79,27 @@ def convert(
         raise UserError(f"--output {output}: exists already; name a new folder")
     if not splits:
         raise UserError("--train-split null: name at least one split")
-    truths = {
-        name: _read(source, split, to, layout, images, bad_boxes, categories, masks) for name, split in splits.items()
-    }
-    if "voc" in (to, *(truth.layout for truth in truths.values())):
-        _refuse_shared_images(truths)
-    _refuse_different_classes(truths)
+
+
+def _without_unused(truths: Mapping[str, Truth], to: str, categories: CategoryOptions) -> list[str]:
+    """Return the unused classes that the output will not list; remove them from the records if the options say so."""
     unused = _unused_classes(truths.values())
     if unused and categories.changes_classes and not categories.keep_unused:
         _drop(unused, truths.values())
-    elif to in KEEP_CLASSES:
-        unused = []
+        return unused
+    return [] if to in KEEP_CLASSES else unused
+
+
+def _write(truths: Mapping[str, Truth], output: Path, *, to: str, drop: bool, masks: bool) -> list[str]:
+    """Write all splits, or nothing if one of them fails; return a line for each split."""
     lines = list[str]()
 
     def write(folder: Path) -> None:
         for name, truth in truths.items():
-            lost = WRITERS[to](folder, name, truth, drop=bad_boxes == "drop", masks=masks)
-            lines.append(describe(name, truth, lost))
+            lines.append(describe(name, truth, WRITERS[to](folder, name, truth, drop=drop, masks=masks)))
 
     create_once(output, is_complete=output.exists, write=write)
-    return [*lines, f"left out: classes without objects ({first_names(unused)})"] if unused else lines
+    return lines
 
 
 def chosen_splits(

@@ -120,6 +120,8 @@ def test_classes_that_differ_in_capitals_are_the_same_class(tmp_path: Path):
     images(tmp_path, "val/Dog/5.png")
     with pytest.raises(UserError, match="Dog: is the same class as DOG; merge the two folders"):
         FolderSource(tmp_path, in_channels=3, splits=("train", "val"))
+    images(tmp_path / "b", *(f"{split}/{name}/{split}.png" for split in ("train", "val") for name in ("Cat", "cat")))
+    assert FolderSource(tmp_path / "b", in_channels=3, splits=("train", "val")).remarks["val"] == ""
     two = ClassNames.of(("Cat", "cat"))
     assert [two.label(name) for name in ("Cat", "cat", "CAT")] == [0, 1, None]
 

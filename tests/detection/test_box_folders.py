@@ -20,7 +20,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.convert import convert
 from detection.data.dataset import CocoDetection
 from detection.data.folders import layout_of, open_split, read_annotations
-from detection.data.layouts.yolo import CONFIDENCES, POSES
+from detection.data.layouts.yolo import POSES, SIXTH
 from detection.options import DetectionDataOptions
 from detection.transforms import Augment
 from tools import check_data, eval_coco
@@ -293,7 +293,11 @@ def label(text: str) -> Callable[[Path], Any]:
 
 YOLO_FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "four": (label("0 0.5 0.5 1\n"), "c.txt", "line 1: has 4 values"),
-    "six": (label("0 0.5 0.5 1 1 7\n"), "c.txt", "line 1: has 6 values; .*a sixth value is read only if it is a conf"),
+    "six": (
+        label("0 0.5 0.5 1 1 7.5\n"),
+        "c.txt",
+        "line 1: has 6 values; .*a sixth value must be a confidence",
+    ),
     "text": (label("0 0.5 0.5 1 1\ncat 0.5 0.5 1 1\n"), "c.txt", "line 2: 'cat 0.5 0.5 1 1' is not"),
     "class": (label("2 0.5 0.5 1 1\n"), "c.txt", r"line 1: class 2 is not one of the 2 class numbers 0 to 1"),
     "part of a class": (label("0.5 0.5 0.5 1 1\n"), "c.txt", "line 1: class 0.5 is not one of"),
@@ -355,7 +359,7 @@ def test_poses_are_read_as_their_boxes_and_counted(yolo: Path):
     ]
     label("1 0.5 0.5 0.5 0.5 0.1 0.1 0.9 0.9 0.75\n")(yolo)
     confident = read(yolo, "val")
-    assert confident.boxes.tolist() == [[15, 10, 45, 30]] and list(confident.notes) == [POSES, CONFIDENCES]
+    assert confident.boxes.tolist() == [[15, 10, 45, 30]] and list(confident.notes) == [POSES, SIXTH]
     (yolo / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: 17\n")
     with pytest.raises(UserError, match="`kpt_shape` is 17; write"):
         read(yolo, "val")

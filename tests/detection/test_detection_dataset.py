@@ -188,6 +188,9 @@ def test_find_split_reads_cocos_layout_and_names_missing_files(coco, tmp_path: P
         find_split(tmp_path / "absent", "train")
     with pytest.raises(UserError, match=r"has no annotations/instances_train\*\.json"):
         find_split(tmp_path, "train")
+    for other in ("validation", "valminusminival2014", "val_images"):
+        (root / "annotations" / f"instances_{other}.json").write_text("{}")
+    assert find_split(root, "val")[0] == coco.annotations("val")
     (root / "annotations" / "instances_val2014.json").write_text("{}")
     with pytest.raises(UserError, match="several annotation files for val"):
         find_split(root, "val")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile import SCALE, mutants, require_one_line
-from tool_exports import EXPORTS, text
+from tool_exports import EXPORTS, picture, text
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
@@ -27,6 +27,8 @@ FILES = {
     "cvat-yolo": "obj.data",
     "labelimg-yolo": "a.txt",
     "cvat-images": "annotations.xml",
+    "cvat-video": "annotations.xml",
+    "createml-labelimg": "a.json",
     "label-studio-json": "project-1-at-2024-01-01-00-00-abcdef01.json",
     "label-studio-json-min": "project-1.json",
     "label-studio-brush": "project-2.json",
@@ -34,6 +36,7 @@ FILES = {
     "labelme": "a.json",
     "labelme-masks": "b.json",
     "via-project": "via_project_1Jan2024_10h0m.json",
+    "via-3": "via_project_1Jan2026.json",
     "via-csv": "via_export_csv.csv",
     "open-images": "train-annotations-bbox.csv",
     "roboflow-tensorflow": "train/_annotations.csv",
@@ -84,6 +87,13 @@ def write(file: str, content: str) -> Callable[[Path], None]:
     return lambda root: text(root / file, content)
 
 
+def gap(root: Path) -> None:
+    """Leave out a frame between two keyframes of a track."""
+    swap("annotations.xml", 'frame="1" keyframe="1" outside="1"', 'frame="2" keyframe="1" outside="1"')(root)
+    swap("annotations.xml", "<stop_frame>1<", "<stop_frame>2<")(root)
+    picture(root / "images" / "c.png")
+
+
 TASKS, ROWS = FILES["label-studio-json"], FILES["open-images"]
 # Export, what is done to it, and what the error says.
 FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -93,7 +103,22 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"annotations.xml: declares a document type",
     ),
     "yaml bomb": ("roboflow-yolo", swap("data.yaml", "nc: 2", YAML_BOMB), r"is not valid YAML \(uses the alias"),
-    "video": ("cvat-images", swap("annotations.xml", "image", "track"), "holds tracks of a video"),
+    "images and tracks": (
+        "cvat-images",
+        swap("annotations.xml", "</annotations>", "<track /></annotations>"),
+        "holds bo",
+    ),
+    "video without frames": (
+        "cvat-video",
+        lambda root: (root / "images/b.png").unlink(),
+        "holds tracks of 2 frames, but",
+    ),
+    "frame": ("cvat-video", swap("annotations.xml", 'frame="1"', 'frame="I"'), "track 0: frame 'I' is not a whole"),
+    "gap": ("cvat-video", gap, "track 1 has no shape in frame 1, between frames 0 and 2; export every frame"),
+    "coordinates": ("createml-labelimg", swap("a.json", '"x": 20.0', '"x": null'), "a.json: annotation 1: its box"),
+    "class lists": ("darknet-scenes", write("scene1/classes.txt", "dog\ncat\n"), "lists other classes than .*scene0"),
+    "labels' lists": ("labelimg-yolo-in-labels", write("labels/val/classes.txt", "dog\n"), "lists other classes than"),
+    "number of a shape": ("via-3", swap("via_project_1Jan2026.json", '"xy": [2,', '"xy": [77,'), "region 1: is no 77"),
     "outside": ("cvat-images", swap("annotations.xml", 'name="a.jpg"', 'name="/etc/passwd"'), "fits no file in"),
     "percentage": ("label-studio-json", swap(TASKS, '"x": 0.0', '"x": "much"'), "is not four numbers"),
     "no task": (

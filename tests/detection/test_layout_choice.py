@@ -211,6 +211,20 @@ def test_a_name_that_fits_several_files_is_refused(tmp_path: Path):
         read(root)
 
 
+def test_of_several_files_of_one_name_the_one_in_the_named_folder_is_read(tmp_path: Path):
+    """CVAT keeps the images of a project's tasks in images/SUBSET/ but names them without the subset."""
+    root = made(tmp_path, "cvat-images")
+    for task in ("one", "two"):
+        pictures(root / "images" / "default" / task)
+    (root / "images" / "a.jpg").unlink()
+    (root / "images" / "b.png").unlink()
+    content = (root / "annotations.xml").read_text()
+    (root / "annotations.xml").write_text(
+        content.replace('name="a.jpg"', 'name="two/a.jpg"').replace("b.png", "one/b.jpg")
+    )
+    assert read(root).file_names.tolist() == ["default/two/a.jpg", "default/one/b.png"]
+
+
 # --- what is left out ---
 
 

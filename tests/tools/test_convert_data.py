@@ -120,13 +120,14 @@ def test_coco_through_yolo_keeps_all_but_ids_outlines_and_crowds(odd: CocoFolder
     assert classes(tmp_path / "again") == classes(odd.root)
 
 
+NOT_READ_OF_VOC = (
+    "; parts of objects (<part>), which are left out: 2; outlines of objects (<polygon>), which are not read: 1"
+)
 LOST_OF_VOC = {
-    "coco": "; parts of objects (<part>), which are left out: 2; difficult objects written as crowds: 1",
-    "cvat": "; parts of objects (<part>), which are left out: 2; left out: 1 crowds or difficult objects, 1 values of "
-    "`pose`, 1 values of `truncated`",
-    "open-images": "; parts of objects (<part>), which are left out: 2; left out: 1 images without objects, 2 values "
-    "of `pose`",
-    "yolo": "; parts of objects (<part>), which are left out: 2; left out: 1 crowds or difficult objects, 1 values of "
+    "coco": "; difficult objects written as crowds: 1",
+    "cvat": "; left out: 1 crowds or difficult objects, 1 values of `pose`, 1 values of `truncated`",
+    "open-images": "; left out: 1 images without objects, 2 values of `pose`",
+    "yolo": "; left out: 1 crowds or difficult objects, 1 values of "
     "`occluded`, 1 values of `pose`, 1 values of `truncated`",
 }
 
@@ -137,10 +138,10 @@ def test_everything_of_voc_that_a_layout_cannot_hold_is_named(voc: VocFolder, tm
     hand = "<part><name>hand</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     marks = "<pose>Left</pose><truncated>1</truncated><occluded>1</occluded>"
     text = re.sub("<(pose|truncated|occluded)>[^<]*</[a-z]*>", "", path.read_text())
-    path.write_text(text.replace("</name>", f"</name>{marks}{hand}{hand}", 1))
+    path.write_text(text.replace("</name>", f"</name>{marks}{hand}{hand}<polygon><x1>3</x1></polygon>", 1))
     (voc.root / "ImageSets/Main/all.txt").write_text("a\nb\nc\n")
     (line,) = convert(voc.root, tmp_path / "new", to=to, splits={"train": "all"})
-    assert line == f"train: 3 images, 3 boxes{LOST_OF_VOC[to]}"
+    assert line == f"train: 3 images, 3 boxes{NOT_READ_OF_VOC}{LOST_OF_VOC[to]}"
 
 
 @pytest.mark.parametrize("through", ["coco", "yolo"])

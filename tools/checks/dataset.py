@@ -29,6 +29,7 @@ from tools.checks.label_maps import check_labels
 from tools.checks.painted_maps import check_painted
 
 COCO_SPLITS = ("train", "val")
+NOT_SPLIT = "the data set is not split; --val-fraction divides it"
 CocoFiles = tuple[Path, Path]  # annotation file, folder of images
 
 
@@ -165,7 +166,8 @@ def _coco_splits(
             if instances_files(root, name) or name not in COCO_SPLITS:
                 found[name] = find_split(root, name)
             else:
-                report.add("no such split", name, file=str(root), text=f"has no annotations/instances_{name}*.json")
+                whole = NOT_SPLIT if len(instances_files(root)) == 1 else f"has no annotations/instances_{name}*.json"
+                report.add("no such split", name, file=str(root), text=whole)
     for _, folder in found.values():
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of images; check the path")
@@ -177,7 +179,7 @@ def _without_absent_val(root: Path, splits: Sequence[str], layout: Layout, repor
     absent = not layout.has_split(root, existing_split("val", partial(layout.has_split, root)))
     if "val" not in splits or not absent or len(layout.splits(root)) != 1:
         return list(splits)
-    report.add("no such split", "val", file=str(root), text="the data set is not split; --val-fraction divides it")
+    report.add("no such split", "val", file=str(root), text=NOT_SPLIT)
     return [split for split in splits if split != "val"]
 
 

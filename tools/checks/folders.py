@@ -12,6 +12,7 @@ import numpy as np
 from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
 from backbones.common.decoding import channels_of, decode_raw
 from backbones.common.listing import describe_passed_over
+from backbones.common.spellings import other_spellings
 from backbones.errors import UserError
 from classification.data.layouts import read_split
 from classification.data.listing import ClassListing, NoSplitError
@@ -92,13 +93,11 @@ def _report_classes(listing: ClassListing, train: ClassListing | None, split: st
     add("class of folders only", listing.nested, "all its images lie in folders below, which may be the classes")
     if train is not None:
         known, here = {*train.names, *train.empty}, {*listing.names, *listing.empty}
-        plain = {name.casefold() for name in known}
-        strange = sorted(name for name in set(listing.names) - known if name.casefold() not in plain)
+        respelled = sorted(name for name in here if len(other_spellings(name, known)) == 1)
+        strange = sorted(name for name in set(listing.names) - known if name not in respelled)
         add("class without training images", strange, f"the class is not in {train.source}")
-        respelled = sorted(name for name in here - known if name.casefold() in plain)
         add("other capitals", respelled, f"the class has other capitals in {train.source}; it is the same class")
-        plain = {name.casefold() for name in here}
-        absent = sorted(name for name in set(train.names) - here if name.casefold() not in plain)
+        absent = sorted(name for name in set(train.names) - here if not other_spellings(name, here))
         add("class without images", absent, f"the class of {train.source} has no images here")
     elif len(listing.names) < 2:
         report.add("single class", split, file=listing.source, text="only one class has images")

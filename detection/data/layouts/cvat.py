@@ -1,5 +1,7 @@
 """CVAT's "CVAT for images 1.1": `annotations.xml` with an element <image> for each image, and the images.
 
+"CVAT for video 1.1" has an element <track> for each object instead.
+
 Source: https://docs.cvat.ai/docs/other/xml_format
 """
 
@@ -19,6 +21,7 @@ from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around
+from detection.data.layouts.cvat_tracks import images_of_tracks
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.images import UNSPLIT, require_split
 from detection.data.layouts.sniffing import head_of
@@ -35,12 +38,12 @@ class CvatLayout(FileLayout):
 
     name = "cvat"
     form = "CVAT's annotations.xml and images"
-    file = "annotations.xml of CVAT for images 1.1"
+    file = "annotations.xml of CVAT for images or video 1.1"
     suffixes = (".xml",)
 
     def reads(self, path: Path) -> bool:
         head = head_of(path)
-        return "<annotations>" in head and ("<version>" in head or "<image " in head)
+        return "<annotations>" in head and any(mark in head for mark in ("<version>", "<image ", "<track "))
 
     def splits(self, root: Path) -> list[str]:
         return sorted(_subsets(root, self) or super().splits(root))
@@ -69,7 +72,8 @@ def read_cvat(
     """
     root = _parse(path)
     records = Collector("cvat", path, ImageFinder(images), how, "shape")
-    for image in root.iterfind("image"):
+    has_tracks = root.find("track") is not None
+    for image in images_of_tracks(root, path, records) if has_tracks else root.iterfind("image"):
         if subset is not None and image.get("subset", UNSPLIT).lower() != subset:
             continue
         size = (image.get("width", ""), image.get("height", ""))
@@ -153,8 +157,8 @@ def _parse(path: Path) -> Element:
     root = parse_xml(read_bytes(path), path)
     if root.tag != "annotations":
         raise UserError(f"{path}: begins with <{root.tag}>, not <annotations>; export it as CVAT for images 1.1")
-    if root.find("track") is not None and root.find("image") is None:
-        raise UserError(f"{path}: holds tracks of a video; export the task as CVAT for images 1.1")
+    if root.find("track") is not None and root.find("image") is not None:
+        raise UserError(f"{path}: holds both images and tracks; export the task as CVAT for images 1.1")
     return root
 
 

@@ -6,13 +6,13 @@ CVAT's YOLO 1.1 has `obj.data`, `obj.names`, `train.txt` and `obj_train_data/`; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from backbones.common.listing import files_of, visible
+from backbones.common.listing import files_of, subfolders, visible
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading, Sign
-from detection.data.layouts.images import UNSPLIT, folders_of_splits, has_images, is_file
+from detection.data.layouts.images import UNSPLIT, files_below, folders_of_splits, has_images, is_file
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.yolo import read_yolo
 from detection.data.layouts.yolo_places import LISTS, LabelledImages, pairs_of_folder, pairs_of_list
@@ -29,7 +29,7 @@ class DarknetLayout(PlacedLayout):
 
     name = "darknet"
     form = "Darknet's or labelImg's images with *.txt in one folder, and obj.names or classes.txt"
-    file = "images and label files *.txt in one folder"
+    file = "images and label files *.txt beside them"
 
     def signs(self, root: Path) -> Iterator[Sign]:
         yield f"{', '.join(CLASS_FILES[:3])} or a file *.data", _class_file(root) is not None
@@ -72,11 +72,12 @@ def _places(root: Path) -> dict[str, Path]:
 
 
 def _has_pairs(folder: Path) -> bool:
-    """Return whether a folder holds images, and label files that are named like images and hold numbers."""
-    if not folder.is_dir() or not has_images(folder):
-        return False
-    labels = [path for path in files_of(folder, ".txt") if path.stem not in LISTS][:50]
-    return any(_is_label(path) for path in labels)
+    """Return whether a folder holds images and label files beside them, which hold numbers.
+
+    The files may lie in folders below, such as one for each scene.
+    """
+    labels = [path for path in files_below(folder, ".txt") if path.stem not in LISTS][:50]
+    return any(_is_label(path) and has_images(path.parent) for path in labels)
 
 
 def _is_label(path: Path) -> bool:
@@ -88,12 +89,25 @@ def _is_label(path: Path) -> bool:
 
 
 def _class_file(root: Path) -> Path | None:
-    """Return the list of class names."""
+    """Return the list of class names.
+
+    Raises:
+        UserError: folders below have different lists.
+    """
     data = _data(root)
     named = [root / Path(data["names"].replace("\\", "/")).name] if "names" in data else []
     folders = [root, *folders_of_splits(root), root / "obj_train_data", root / "data"]
     places = [*named, *(folder / name for folder in folders for name in CLASS_FILES)]
-    return next((path for path in places if is_file(path)), None)
+    found = next((path for path in places if is_file(path)), None)
+    return found or _common_list([path for folder in subfolders(root) if is_file(path := folder / "classes.txt")])
+
+
+def _common_list(paths: Sequence[Path]) -> Path | None:
+    """Return the first of several lists of classes, which labelImg writes into each folder of images."""
+    for path in paths[1:]:
+        if read_names(path) != read_names(paths[0]):
+            raise UserError(f"{path}: lists other classes than {paths[0]}; give both folders the same list and numbers")
+    return paths[0] if paths else None
 
 
 def _data(root: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Protocol
 from detection.data.layouts import (
     coco,
     coco_files,
+    createml,
     cvat,
     darknet,
     instance_maps,
@@ -42,6 +43,7 @@ BUILT_IN = (
     voc_folders.VocFoldersLayout.name,
     darknet.DarknetLayout.name,
     cvat.CvatLayout.name,
+    createml.CreateMlLayout.name,
     labelme.LabelMeLayout.name,
     label_studio.LabelStudioLayout.name,
     label_studio_png.LabelStudioPngLayout.name,

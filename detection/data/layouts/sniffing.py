@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
-JsonKind = Literal["coco", "label-studio", "labelme", "via"]
+JsonKind = Literal["coco", "createml", "label-studio", "labelme", "via"]
 
+VIA_3 = {"project", "config", "attribute", "file"}  # first keys of a project of VIA 3
 HEAD = 2**16  # bytes
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\[\]]', re.DOTALL)
 _OPEN = re.compile(r'"[^"]*$')  # a text, such as an image as base64, that goes on after the head
@@ -18,12 +19,16 @@ def json_kind(path: Path) -> JsonKind | None:
     text = head_of(path).lstrip("\ufeff \t\r\n")
     outer, inner = _keys(text)
     if text.startswith("["):
+        if inner >= {"image", "annotations"} and not inner & {"data", "id"}:
+            return "createml"
         marks = {"annotations", "completions", "predictions", "rectanglelabels", "label"}
         return "label-studio" if inner & marks and inner & {"data", "image", "annotations", "id"} else None
     if not text.startswith("{"):
         return None
-    if {"_via_settings", "_via_img_metadata"} & outer or (
-        {"filename", "regions"} <= inner and not outer & {"images", "shapes"}
+    if (
+        outer >= VIA_3
+        or {"_via_settings", "_via_img_metadata"} & outer
+        or ({"filename", "regions"} <= inner and not outer & {"images", "shapes"})
     ):
         return "via"
     if "shapes" in outer or {"imagePath", "imageData"} & outer:

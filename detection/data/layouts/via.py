@@ -1,4 +1,4 @@
-"""VIA (VGG Image Annotator 1 and 2): a project, its annotations as JSON or as CSV, and the images.
+"""VIA (VGG Image Annotator 1 to 3): a project, its annotations as JSON or as CSV, and the images.
 
 Source: https://www.robots.ox.ac.uk/~vgg/software/via/
 """
@@ -20,7 +20,8 @@ from detection.data.layouts.collector import NO_AREA, NO_NAME, Collector, as_num
 from detection.data.layouts.csv_files import has_columns, read_rows
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.json_files import read_json
-from detection.data.layouts.sniffing import json_kind
+from detection.data.layouts.sniffing import VIA_3, json_kind
+from detection.data.layouts.via3 import images_of_project
 from detection.data.truth import Truth
 
 COLUMNS = ("region_shape_attributes", "region_attributes")
@@ -74,12 +75,12 @@ def _add_regions(regions: list[Record], attribute: str | None, options: Record, 
 
 def _shape(shape: Record) -> tuple[list[float], list[list[float]]] | None:
     """Return box and polygons of a region; None if the region is malformed."""
-    if shape["name"] == "polygon":
+    if shape["name"] in ("polygon", "extreme_rect"):
         xs, ys = numbers(shape.get("all_points_x")), numbers(shape.get("all_points_y"))
         if xs is None or ys is None or len(xs) != len(ys) or len(xs) < 3:
             return None
         points = [part for pair in zip(xs, ys, strict=True) for part in pair]
-        return box_around(points), [points]
+        return box_around(points), [points] if shape["name"] == "polygon" else []
     sides = [as_number(shape.get(name)) for name in SHAPES.get(str(shape["name"]), ())]
     known = [side for side in sides if side is not None]
     if len(known) != 4:
@@ -134,8 +135,9 @@ def _entries(path: Path, how: Reading) -> tuple[list[Record], Record]:
     data = read_json(path)
     project = data.get("_via_attributes") if isinstance(data, dict) else None
     images = data.get("_via_img_metadata", data) if isinstance(data, dict) else None
+    images = images_of_project(images) if isinstance(images, dict) and images.keys() >= VIA_3 else images
     if not isinstance(images, dict):
-        raise UserError(f"{path}: has no images; save the project, or export the annotations as JSON, with VIA 2")
+        raise UserError(f"{path}: has no images; save the project, or export the annotations as JSON, with VIA")
     checked = (_entry(path, str(key), image, how) for key, image in images.items())
     return [entry for entry in checked if entry is not None], _options(project)
 

@@ -17,6 +17,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FURTHEST = 2**31  # pixels; limit of coordinates
 KEPT = ("pose", "truncated", "occluded")  # elements that COCO's records keep as fields
 PARTS = "parts of objects (<part>), which are left out"
+OUTLINES = "outlines of objects (<polygon>), which are not read"
 
 
 def add_objects(
@@ -44,6 +45,8 @@ def add_objects(
             truth.notes[note_of(given, spellings)] += 1
         if parts := len(thing.findall("part")):
             truth.notes[PARTS] += parts
+        if outlines := len(thing.findall("polygon")):
+            truth.notes[OUTLINES] += outlines
         own = {"id": len(truth.ordinals), "image_id": len(truth.files)}
         truth.data["annotations"].append({**own, **record})
 

@@ -34,7 +34,7 @@ BEYOND = 0.01  # fraction of a side by which a value may lie outside 0..1; Ultra
 FAR = 1.0  # fraction of a side; a value that lies farther outside 0..1 is no fraction, but a number of pixels
 BAD_BOX = "unusable box"  # kind of the problem
 POSES = "poses read as boxes, without their points"
-CONFIDENCES = "confidences at the end of lines, as predictions have them, which are not read"
+SIXTH = "sixth values of lines (confidences of predictions or numbers of tracks), which are not read"
 DECIMALS = 9  # of a pixel: a whole number of pixels stays whole after division by a side and multiplication
 
 
@@ -55,7 +55,7 @@ class YoloLayout(Layout):
 
     def signs(self, root: Path) -> Iterator[Sign]:
         description = DataYaml.of(root)
-        listed = (root / "classes.txt").is_file() or (description is not None and is_data_yaml(description.path))
+        listed = bool(_class_lists(root)) or (description is not None and is_data_yaml(description.path))
         yield "data.yaml or classes.txt", listed
         yield "labels as *.txt in a folder labels", listed and _has_labels(root, description)
 
@@ -64,7 +64,8 @@ class YoloLayout(Layout):
         description = DataYaml.of(root)
         named = {} if description is None else {name: description.existing(name) for name in description.splits}
         taken = {place for places in named.values() for place in places}
-        folders = {name: folder for name, folder in _folders(home_of(root)).items() if folder not in taken}
+        own_folders = _folders(home_of(root)).items()
+        folders = {name: folder for name, folder in own_folders if not any(p.is_relative_to(folder) for p in taken)}
         own = {name for name, folder in folders.items() if name not in named}
         if not named and not own and (home_of(root) / "images").is_dir():
             return [UNSPLIT]
@@ -82,6 +83,14 @@ class YoloLayout(Layout):
 def home_of(root: Path) -> Path:
     """Return the folder of a data set that is named by its folder or by its YAML file."""
     return root if root.is_dir() else root.parent
+
+
+def _class_lists(root: Path) -> list[Path]:
+    """Return the files `classes.txt`: that of the data set, or else those that labelImg writes among the labels."""
+    home = home_of(root)
+    labels = [home / "labels", *subfolders(home / "labels"), *(folder / "labels" for folder in subfolders(home))]
+    own, *others = (folder / "classes.txt" for folder in (home, *labels))
+    return [own] if own.is_file() else [path for path in others if path.is_file()]
 
 
 def _has_labels(root: Path, description: DataYaml | None) -> bool:
@@ -179,25 +188,28 @@ def read_classes(root: Path) -> list[str]:
     Raises:
         UserError: neither file exists, one is malformed, or they differ.
     """
-    description, text = DataYaml.of(root), home_of(root) / "classes.txt"
-    found = [description.names()] if description is not None else []
-    found += [read_names(text)] if text.is_file() else []
+    description, own = DataYaml.of(root), home_of(root) / "classes.txt"
+    texts = [path for path in _class_lists(root) if description is None or path == own]
+    found = {} if description is None else {description.path: description.names()}
+    found |= {path: read_names(path) for path in texts}
     if not found:
         raise UserError(
             f"{root}: has neither data.yaml nor classes.txt; add one of them, with the names of the classes"
         )
-    if description is not None and found[0] != found[-1]:
-        raise UserError(f"{text}: lists other classes than {description.path}; fix or remove one of the two files")
-    return found[0]
+    first, *others = found
+    for path in others:
+        if found[path] != found[first]:
+            raise UserError(f"{path}: lists other classes than {first}; fix or remove one of the two files")
+    return found[first]
 
 
 def _without_extras(words: list[str], keypoints: int, truth: Truth) -> list[str]:
-    """Remove keypoints and the confidence of a prediction from a line, and count the line; return others unchanged."""
+    """Remove keypoints, a confidence or the number of a track from a line, and count it; return others unchanged."""
     if keypoints and len(words) in (5 + keypoints, 6 + keypoints):
         truth.notes[POSES] += 1
         words = words[:5] + words[5 + keypoints :]
-    if len(words) == 6 and _is_fraction(words[5]):
-        truth.notes[CONFIDENCES] += 1
+    if len(words) == 6 and (_is_fraction(words[5]) or words[5].isdecimal()):
+        truth.notes[SIXTH] += 1
         return words[:5]
     return words
 
@@ -277,9 +289,13 @@ def _numbers(words: list[str], where: str, names: list[str]) -> tuple[int, list[
         UserError: the line does not have a class and a box or polygon.
     """
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        sixth = " (a sixth value is read only if it is a confidence from 0 to 1)" if len(words) == 6 else ""
+        hint = ""
+        if len(words) == 6:
+            hint = " (a sixth value must be a confidence from 0 to 1 or the whole number of a track)"
+        elif len(words) > 7:
+            hint = ", or a class and pairs x y of a polygon without a confidence"
         raise UserError(
-            f"{where}: has {len(words)} values; write five, namely class, centre x, centre y, width and height{sixth}"
+            f"{where}: has {len(words)} values; write five, namely class, centre x, centre y, width and height{hint}"
         )
     try:
         label, *values = (float(word) for word in words)

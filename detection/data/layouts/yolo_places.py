@@ -68,9 +68,9 @@ def pairs_of_folder(images: Path, how: Reading, *, labels: Path | None = None) -
         )
     found = FolderImages.of(images)
     there = {path.relative_to(labels).with_suffix("").as_posix(): path for path in visible(labels, "**/*.txt")}
-    for name in LISTS if labels == images else ("classes",):  # labelImg writes its classes.txt among the labels
-        if name not in found.by_stem:
-            there.pop(name, None)
+    lists = LISTS if labels == images else ("classes",)  # labelImg writes its classes.txt among the labels
+    for name in [name for name in there if name.rpartition("/")[2] in lists and name not in found.by_stem]:
+        del there[name]
     files: dict[str, Path] = {}
     for stem, names in found.by_stem.items():
         if len(names) > 1:
