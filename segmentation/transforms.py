@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,8 +94,15 @@ def _listed(path: str) -> str:
 
 
 def _transforms(listed: str) -> list[Any]:
-    """Return the transforms that a JSON list names. Those with label maps move the label map as well."""
-    return [library_transform(*each, where="--augment", usable=lambda _, name: True) for each in json.loads(listed)]
+    """Return the transforms that a JSON list names. Those with label maps move the label map as well.
+
+    A pixel that a transform takes from beyond the image has the label `IGNORE`. albumentations' own default is 0, which
+    is a class.
+    """
+    make = partial(
+        library_transform, where="--augment", usable=lambda *_: True, targets=("image", "mask"), fill_mask=IGNORE
+    )
+    return [make(*each) for each in json.loads(listed)]
 
 
 @cache

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from backbones.common.files import JsonObject, read_yaml
 from backbones.common.registry import unknown_name
@@ -54,15 +57,26 @@ def _listed(entry: Any, where: str) -> Listed:
     raise UserError(f"{where}: {entry!r} is no step; write its name, or `name: {{parameter: value}}`")
 
 
-def library_transform(name: str, parameters: JsonObject, *, where: str, usable: Callable[[Any, str], bool]) -> Any:
+def library_transform(
+    name: str,
+    parameters: JsonObject,
+    *,
+    where: str,
+    usable: Callable[[Any, str], bool],
+    targets: Sequence[str] = ("image",),
+    fill_mask: int | None = None,
+) -> Any:
     """Return a transform of albumentations. The import of albumentations takes seconds.
 
     Args:
         where: name of the list for messages.
         usable: from the module albumentations and the name of one of its transforms to whether it may be used.
+        targets: what the transform is called with.
+        fill_mask: label of pixels beyond the image, for transforms that move label maps; the list may say otherwise.
 
     Raises:
-        UserError: there is no usable transform of this name, or it does not take the parameters.
+        UserError: there is no usable transform of this name, or it does not take the parameters; it needs more than
+            `targets`; or it returns another kind of image than it was given.
     """
     import albumentations as A
 
@@ -73,10 +87,40 @@ def library_transform(name: str, parameters: JsonObject, *, where: str, usable: 
     ]
     if name not in known:
         raise UserError(f"{where}: {unknown_name('transform of albumentations', name, known)}")
+    kind = getattr(A, name)
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+    beyond = inspect.signature(kind).parameters.get("fill_mask")
+    if fill_mask is not None and beyond is not None and beyond.default is not None:  # None leaves label maps unchanged
+        given = {"fill_mask": fill_mask, **given}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # albumentations only warns of unknown parameters
-            return getattr(A, name)(**given)
+            made = kind(**given)
     except (TypeError, ValueError, UserWarning) as error:
-        raise UserError(f"{where}: {name}: {first_line(error)}; correct its parameters") from None
+        raise UserError(f"{where}: {name}: {_reason(error)}; correct its parameters") from None
+    further = sorted({*made.targets_as_params} - {*targets})
+    if further:
+        raise UserError(f"{where}: {name}: needs {', '.join(further)}, which a list of steps cannot give; leave it out")
+    if issubclass(kind, A.ImageOnlyTransform):
+        _try_on_bytes(A.Compose([kind(**{**given, "p": 1})]), f"{where}: {name}")
+    return made
+
+
+def _try_on_bytes(transform: Any, where: str) -> None:
+    """Refuse a transform of pixels alone that fails on an image of bytes, or does not return one of this shape."""
+    image = (np.arange(64 * 64 * 3) % 256).astype(np.uint8).reshape(64, 64, 3)
+    try:
+        changed = transform(image=image)["image"]
+    except Exception as error:  # albumentations and OpenCV raise many kinds of exceptions for wrong parameters
+        raise UserError(f"{where}: fails on an image ({first_line(error)}); correct its parameters") from None
+    if (changed.dtype, changed.shape) != (image.dtype, image.shape):
+        raise UserError(
+            f"{where}: turns an image of uint8 {list(image.shape)} into {changed.dtype} {list(changed.shape)}, but the "
+            "model itself converts and normalises images; leave the step out"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error in one line. Those of pydantic have the reason in the lines after the first."""
+    lines = [line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line]
+    return ": ".join(lines[1:3] or lines[:1])

@@ -423,10 +423,37 @@ def test_strong_augmentation_leaves_the_labels_of_erased_pixels() -> None:
     assert 0 < erased < 30  # a quarter of the images
 
 
-def test_a_wrong_list_of_transforms_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "steps.yaml").write_text("- Transposed")
-    with pytest.raises(UserError, match="unknown transform of albumentations 'Transposed': did you mean Transpose"):
+WRONG = {
+    "- Transposed": "unknown transform of albumentations 'Transposed': did you mean Transpose",
+    "- Normalize": "Normalize: turns an image of uint8 .* into float32",
+    "- RandomCropNearBBox": "RandomCropNearBBox: needs cropping_bbox, which a list of steps cannot give",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_list_of_transforms_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "steps.yaml").write_text(text)
+    with pytest.raises(UserError, match=WRONG[text]):
         Augment(str(tmp_path / "steps.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("step", "beyond"),
+    [
+        ("Rotate: {limit: [45, 45], p: 1}", IGNORE),
+        ("Affine: {translate_percent: [0.3, 0.3], p: 1}", IGNORE),
+        ("Pad: {padding: 9, p: 1}", IGNORE),
+        ("Pad: {padding: 9, fill_mask: 3, p: 1}", 3),  # as the list says
+    ],
+)
+def test_pixels_that_a_transform_takes_from_beyond_the_image_do_not_count(
+    tmp_path: Path, step: str, beyond: int
+) -> None:
+    (tmp_path / "steps.yaml").write_text(f"- {step}")
+    image, labels = np.full((48, 48, 3), 200, np.uint8), np.full((48, 48), 7, np.uint8)
+    pixels, mask = Augment(str(tmp_path / "steps.yaml"), crop=66)(image, labels, epoch=0, index=0)
+    assert pixels.shape == (66, 66, 3)
+    assert {7, beyond} <= {*np.unique(mask).tolist()} <= {7, beyond, IGNORE}
 
 
 def test_batches_are_padded_with_what_does_not_count(labels: LabelSet) -> None:
