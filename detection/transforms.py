@@ -41,7 +41,7 @@ class Augment:
         masks: whether the images have masks that the model learns.
 
     Raises:
-        UserError: the preset is unknown, or moves no masks though the images have masks.
+        UserError: the preset is unknown, or has a step that moves no masks though the model or a later step reads them.
     """
 
     preset: str
@@ -60,8 +60,9 @@ class Augment:
             steps = presets.make_steps(presets.listed_steps(self.preset), where=self.preset, check=False)
         # A frozen dataclass sets its fields in this way.
         object.__setattr__(self, "steps", steps)
-        for step in steps:
-            if self.masks and isinstance(step, RegisteredStep) and not step.moves_masks:
+        for number, step in enumerate(steps):
+            reads_masks = self.masks or any(later.pastes for later in steps[number:])
+            if reads_masks and isinstance(step, RegisteredStep) and not step.moves_masks:
                 raise UserError(
                     f"augment {step.name}: moves no masks; write it as a function of (image, boxes, masks, random) "
                     "that returns image, boxes and masks, or choose another one"

@@ -11,6 +11,8 @@ import numpy as np
 from detection.augmentation.sample import FILL, Sample, Size, covered, cropped, joined, padded, resized, shifted
 from detection.augmentation.steps import Context, Largest, check
 
+MOST_BLEND = 100  # pixels; the time of a Gaussian grows with its std
+
 
 @dataclass(frozen=True, kw_only=True)
 class CopyPaste:
@@ -36,7 +38,7 @@ class CopyPaste:
     def __post_init__(self) -> None:
         for name in ("p", "fraction", "least_visible"):
             check(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1")
-        check(self.blend >= 0, "blend must be 0 or above")
+        check(0 <= self.blend <= MOST_BLEND, f"blend must be 0 to {MOST_BLEND} pixels")
 
     def __call__(self, sample: Sample, context: Context) -> Sample:
         if not context.happens(self.p):

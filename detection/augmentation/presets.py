@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
@@ -97,6 +98,11 @@ def _own(name: str, parameters: JsonObject, where: str) -> AugmentationStep:
     """Return a step of this package, or the step of a registered augmentation."""
     if name in AUGMENTATIONS:
         return RegisteredStep(name, json.dumps(parameters))
+    if name == PHOTOMETRIC_STEP:
+        raise UserError(
+            f"{where}: {name}: has no parameters; leave them out, or list its transforms one by one, such as "
+            "`- ColorJitter: {p: 0.5}`"
+        )
     if name not in STEPS:
         error = unknown_name("step", name, [*STEPS, PHOTOMETRIC_STEP, *AUGMENTATIONS.names()])
         raise UserError(f"{where}: {error}")
@@ -115,13 +121,13 @@ def _own(name: str, parameters: JsonObject, where: str) -> AugmentationStep:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Return whether a parameter has the type of its default: a number, or a list of numbers."""
+    """Return whether a parameter has the type of its default: a finite number, or a list of finite numbers."""
     if isinstance(default, tuple):
         pair = len(default) == 2
         fits = isinstance(value, list) and (not pair or len(value) == 2)
         return fits and all(_is_like(each, 0.0) for each in value)
     kinds = int if isinstance(default, int) else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shown(default: Any) -> str:

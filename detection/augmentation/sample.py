@@ -157,7 +157,7 @@ def covered(sample: Sample, cover: np.ndarray, least_visible: float) -> Sample:
     """Remove covered pixels from the masks of a sample, and drop the objects that are hardly visible any more.
 
     The box of an object whose mask is cut becomes the smallest box around the rest. An object without a mask keeps its
-    box, and ignore regions stay.
+    box. Ignore regions keep box and mask.
 
     Args:
         cover: covered pixels `[H, W]` bool.
@@ -166,8 +166,12 @@ def covered(sample: Sample, cover: np.ndarray, least_visible: float) -> Sample:
     """
     visible, strips, has_mask = np.ones(len(sample.boxes)), [], sample.masked
     for index, box in enumerate(sample.boxes):
+        if sample.crowd[index]:
+            if sample.strips is not None:
+                strips.append(sample.strips[sample.strips[:, 0] == index])
+            continue
         if not has_mask[index]:
-            visible[index] = 1.0 if sample.crowd[index] else _uncovered(box, cover)
+            visible[index] = _uncovered(box, cover)
             continue
         left, top, mask = sample.mask(index)
         rest = mask * ~cover[top : top + mask.shape[0], left : left + mask.shape[1]]

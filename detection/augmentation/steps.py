@@ -68,6 +68,9 @@ class ShortSide:
     mixes: ClassVar[bool] = False
     pastes: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check(all(side > 0 and side == int(side) for side in self.sides), "sides must be whole numbers above 0")
+
     def __call__(self, sample: Sample, context: Context) -> Sample:
         """Choose a side; without any to choose from, the model's own size stays."""
         sides = self.sides or context.short_sides

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +166,14 @@ def test_an_object_that_shrinks_to_nothing_is_dropped():
 
 def test_covered_objects_are_updated_or_dropped_by_their_visible_fraction():
     below = sample((20, 20), [[0, 0, 4, 4], [8, 0, 12, 4], [0, 10, 4, 14], [0, 0, 20, 20]], crowd=[False] * 3 + [True])
+    # The ignore region has a mask, as the objects that --shots leaves out have.
+    below = replace(below, strips=np.concatenate([below.strips, [[3, 8, 12, 0, 4]]]).astype(np.int32))
     cover = np.zeros((20, 20), bool)
     cover[0:4, 2:12] = True  # half of the first object, all of the second
     cover[11:14, 0:4] = cover[10, 0:3] = True  # 15 of the 16 pixels of the third: 1/16 = 0.0625 stays visible
     kept = covered(below, cover, 0.1)
     assert kept.boxes.tolist() == [[0, 0, 2, 4], [0, 0, 20, 20]] and kept.crowd.tolist() == [False, True]
-    assert bitmaps(kept.strips, 2, (20, 20)).sum(axis=(1, 2)).tolist() == [8, 0]
+    assert bitmaps(kept.strips, 2, (20, 20)).sum(axis=(1, 2)).tolist() == [8, 16]
     assert covered(below, cover, 0.05).boxes.tolist() == [[0, 0, 2, 4], [3, 10, 4, 11], [0, 0, 20, 20]]
     # Without masks the uncovered part of the box counts: 8/16, 0/16, 1/16.
     assert covered(Sample(below.image, below.boxes, below.labels, below.crowd), cover, 0.1).labels.tolist() == [1, 4]
@@ -238,6 +241,17 @@ WRONG = {
     "- copy_paste: {p: 2}": "copy_paste: p must be 0 to 1",
     "- GausianBlur": "unknown transform of albumentations 'GausianBlur': did you mean GaussianBlur",
     "- GaussianBlur: {sigma: 3}": "GaussianBlur: .*sigma",
+    "- GaussianBlur: {sigma_limit: [-1, 2]}": "GaussianBlur: sigma_limit: .*; correct its parameters",
+    # The model converts and normalises images itself, so that these would train on other values than it is tested on.
+    "- Normalize": r"Normalize: turns an image of uint8 \[64, 64, 3\] into float32",
+    "- ToFloat": "ToFloat: turns an image of uint8 .* into float32",
+    "- ToGray: {num_output_channels: 1}": r"ToGray: .* into uint8 \[64, 64\], but",
+    "- FDA": "FDA: needs fda_metadata, which a list of steps cannot give",
+    "- short_side: {sides: [0]}": "short_side: sides must be whole numbers above 0",
+    "- short_side: {sides: [640.5]}": "short_side: sides must be whole numbers above 0",
+    "- large_scale_jitter: {scale: [0.1, .inf]}": r"scale is \[0.1, inf\]; write a value such as \[0.1, 2.0\]",
+    "- copy_paste: {blend: 1000}": "copy_paste: blend must be 0 to 100 pixels",
+    "- photometric: {p: 0.5}": "photometric: has no parameters; leave them out",
     "mosaic": "is no list of steps",
     "- [mosaic]": "is no step; write its name",
 }
@@ -257,6 +271,16 @@ def test_a_missing_file_and_an_unknown_preset_are_refused(tmp_path: Path):
         Augment(str(tmp_path / "absent.yaml"))
     with pytest.raises(UserError, match="unknown augmentation 'strongest': did you mean strong"):
         Augment("strongest")
+
+
+def test_masks_must_reach_the_step_that_pastes_by_them(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(AUGMENTATIONS, "_builders", dict(vars(AUGMENTATIONS)["_builders"]))
+    register_augmentation("boxes_alone")(lambda image, boxes, random: (image, boxes))
+    (tmp_path / "steps.yaml").write_text("- boxes_alone\n- copy_paste\n")
+    with pytest.raises(UserError, match="augment boxes_alone: moves no masks"):
+        Augment(str(tmp_path / "steps.yaml"), masks=False)
+    (tmp_path / "steps.yaml").write_text("- copy_paste\n- boxes_alone\n")
+    assert Augment(str(tmp_path / "steps.yaml"), masks=False).pastes
 
 
 def test_a_registered_augmentation_is_a_step_with_parameters(data: Path, tmp_path: Path, monkeypatch):
