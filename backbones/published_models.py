@@ -21,9 +21,8 @@ from torch import nn
 from backbones.common.files import JsonObject, atomic_file
 from backbones.common.registry import Registry
 from backbones.errors import UserError
+from backbones.weights.files import is_run
 from backbones.weights.published import DownloadError
-
-RUN_FILES = ("config.yaml", "model.safetensors")  # in run folders
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def published_file(run: str | os.PathLike[str]) -> Path | None:
         UserError: the file cannot be downloaded, is not the published one, or cannot be written.
     """
     name = os.fspath(run)
-    if name not in PUBLISHED or Path(name).is_file() or any((Path(name) / file).exists() for file in RUN_FILES):
+    if name not in PUBLISHED or Path(name).is_file() or is_run(Path(name)):
         return None
     model = PUBLISHED[name]()
     source = Path(model.address.rsplit("/", 1)[-1])

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
         description=__doc__.splitlines()[0],
         argv=argv,
         recipe=command.recipe,
-        further=command.of_weights,
+        further=command.further,
         listing=partial(describe, "recipes", command.task),
         config_file=partial(config_file, command.task),
     )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.common.files import JsonObject
+from backbones.common.run_files import CONFIG_FILE, MODEL_FILE
 from backbones.errors import UserError, first_line, first_names
 from backbones.weights.exported import is_exported, read_metadata
 from backbones.weights.pickles import StandIn, is_plain, read_pickle, unreadable
@@ -22,7 +23,7 @@ from backbones.weights.pretraining import first_encoder
 from backbones.weights.sources import split_part
 
 # Weights files of a run folder, in order of preference.
-RUN_FILES = ("model.safetensors", "checkpoint/best.safetensors")
+RUN_FILES = (MODEL_FILE, "checkpoint/best.safetensors")
 # Keys under which training programs keep the state dict. Averaged weights come first: those programs evaluate them.
 _WRAPPERS = (
     *("model_ema", "state_dict_ema", "ema_state_dict", "params_ema", "teacher"),
@@ -113,7 +114,7 @@ def run_weights(run: Path) -> Path:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is that of a training run."""
-    return any((folder / name).is_file() for name in (*RUN_FILES, "config.yaml"))
+    return any((folder / name).is_file() for name in (*RUN_FILES, CONFIG_FILE))
 
 
 def read_meta(path: str | os.PathLike[str]) -> JsonObject:

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 from huggingface_hub import constants
 
+from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError, first_line
 from backbones.weights.files import is_run, run_weights
 from backbones.weights.network import check_reachable, is_network_error
 
 PREFIX = "hf:"
-FILE, CARD = "model.safetensors", "README.md"
+FILE, CARD = MODEL_FILE, "README.md"
 _PART = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
 Weights = TypeVar("Weights")

@@ -36,7 +36,7 @@ def animals(tmp_path: Path) -> Path:
 
 def opened(data: Path, *words: Any):
     argv = ["--data", str(data), *map(str, words)]
-    further = COMMANDS["train_cls"].of_weights
+    further = COMMANDS["train_cls"].further
     options = parse(TrainClassifierOptions, description="", argv=argv, further=further)
     return ClassificationTask().build_data(options, BadImages(data.parent / "run", skip=False, seed=0))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from backbones.common.files import JsonObject
+from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError, counted
 from classification.model import Classifier
 from classification.options import ClassifierOptions
@@ -52,7 +53,7 @@ def trained_model(folder: Path) -> AnalysedModel:
     Raises:
         UserError: for a folder without weights, or with the weights of another task.
     """
-    path = folder / "model.safetensors"
+    path = folder / MODEL_FILE
     if not path.is_file():
         raise UserError(f"--runs {folder}: has no model.safetensors; finish the run, or name another folder")
     header, tensors = read_safetensors(path)

@@ -25,6 +25,7 @@ import classification
 import detection
 import segmentation
 from backbones.common import precision
+from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError, first_line
 from backbones.trained import TrainedModel
 from classification.options import ClassifierOptions
@@ -169,7 +170,7 @@ def write_files(model: MeasuredModel, folder: Path, runtimes: Sequence[str]) -> 
     Returns:
         A file for each runtime.
     """
-    weights, plain, small = folder / "model.safetensors", folder / "model.onnx", folder / "int8.onnx"
+    weights, plain, small = folder / MODEL_FILE, folder / "model.onnx", folder / "int8.onnx"
     model.save(weights)
     found = dict.fromkeys(("pytorch", "pytorch-bf16", "compiled"), weights)
     if all(name in found for name in runtimes):

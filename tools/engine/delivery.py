@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError
 from tools.engine import checkpoint
-from tools.engine.run_folder import BEST, MODEL
+from tools.engine.run_folder import BEST
 from tools.engine.state import Training
 from tools.processes import distributed
 
@@ -37,11 +38,11 @@ class Delivery:
     def describe(self, training: Training, folder: Path, metric: str) -> str:
         """Return the last lines that a run prints: best score, epoch and file."""
         if training.best is None:
-            return f"no evaluation gave a {metric}; the last model is {folder / MODEL}"
-        best_file, when = (MODEL if self.model == "best" else BEST), _when(training.best_step, training)
+            return f"no evaluation gave a {metric}; the last model is {folder / MODEL_FILE}"
+        best_file, when = (MODEL_FILE if self.model == "best" else BEST), _when(training.best_step, training)
         lines = [f"best {metric} {training.best:.4f}{when}: {folder / best_file}"]
         if self.model == "last":
-            lines.append(f"last model{_when(self.step, training)}: {folder / MODEL}")
+            lines.append(f"last model{_when(self.step, training)}: {folder / MODEL_FILE}")
         return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from backbones.common.data_split import DataSplit
 from backbones.common.files import JsonObject
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
+from backbones.common.run_files import MODEL_FILE
 from backbones.common.version import toolkit_version
 from backbones.errors import UserError
 from tools.cli.parsing import groups_of, to_dict
@@ -32,7 +33,7 @@ from tools.engine.options import RunOptions, TaskOptions, TrainOptions
 from tools.engine.random_states import random_state, restore_random
 from tools.engine.resume import Changes, describe_changes, describe_end, require_same_run
 from tools.engine.run_config import update_config, write_start
-from tools.engine.run_folder import BEST, LAST, MODEL, choose_folder, create_folder, lock, remove_temporary
+from tools.engine.run_folder import BEST, LAST, choose_folder, create_folder, lock, remove_temporary
 from tools.engine.run_log import RunLog
 from tools.engine.stages import Thawing
 from tools.engine.state import Precision, Training
@@ -283,13 +284,13 @@ class Experiment:
         """
         delivery = deliver(training, self.folder, wanted=self.run.deliver)
         if not self.run.eval_only:
-            self._write_model(self.folder / MODEL, training.evaluated, step=delivery.step)
+            self._write_model(self.folder / MODEL_FILE, training.evaluated, step=delivery.step)
         return delivery
 
     def complete(self, training: Training, delivery: Delivery) -> None:
         """Write model.safetensors again if the evaluation of the delivered model found out what its header lacks."""
         if self.measured_meta and not self.run.eval_only:
-            self._write_model(self.folder / MODEL, training.evaluated, step=delivery.step)
+            self._write_model(self.folder / MODEL_FILE, training.evaluated, step=delivery.step)
 
     def _keep_evidence(self, error: NonFiniteError) -> None:
         """Write the batch whose loss or gradient is not finite to a file; raise the error, which names this file."""

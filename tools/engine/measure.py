@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from torch import nn
 
 from backbones.common.files import write_json
+from backbones.common.run_files import RESULTS_FILE
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch
 from tools.engine.compiling import uncompiled
@@ -58,7 +59,7 @@ class Measure(ABC, Generic[EvaluatorType]):
         folder = self.experiment.folder
         everything = {**self.kept_results(), **results, **self.bad.listed(), **costs}
         everything.update(changed_options(folder))
-        write_json(folder / "results.json", everything)
+        write_json(folder / RESULTS_FILE, everything)
         self.write_predictions(folder, self.evaluator)
         print(self.table(results))
         with uncompiled(model):

@@ -12,6 +12,7 @@ import yaml
 
 from backbones.common.files import JsonObject, read_yaml
 from backbones.common.options import evaluated, fitting, recorded, renamed
+from backbones.common.run_files import CONFIG_FILE
 from backbones.errors import UserError
 from tools.cli.arguments import last_value
 from tools.cli.parsing import FurtherValues, peek_option
@@ -34,7 +35,7 @@ def resumed_config(argv: Sequence[str], *, prefix: str) -> Path | None:
     from tools.engine.run_folder import newest_run  # imports torch
 
     folder = peek_option(argv, "output")
-    config = (Path(folder) if folder else newest_run(prefix)) / "config.yaml"
+    config = (Path(folder) if folder else newest_run(prefix)) / CONFIG_FILE
     return config if config.is_file() else None
 
 

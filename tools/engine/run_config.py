@@ -9,8 +9,7 @@ import yaml
 
 from backbones.common.data_split import SPLITS_FILE, DataSplit
 from backbones.common.files import JsonObject, read_yaml, write_json, write_text
-
-CONFIG_FILE = "config.yaml"
+from backbones.common.run_files import CONFIG_FILE
 
 
 def write_start(folder: Path, config: JsonObject, split: DataSplit | None) -> None:

@@ -12,19 +12,19 @@ from pathlib import Path
 
 from backbones.common.data_split import SPLITS_FILE
 from backbones.common.files import create_output, write_json
+from backbones.common.run_files import CONFIG_FILE
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 from tools.processes.locks import lock_for_life
 
 LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
-MODEL = "model.safetensors"
 LAUNCHERS = "checkpoint/launchers.json"  # names of all launches of torchrun that have worked on this run
 LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
 # Files of trackers, see trackers.py.
 TRACKED = ("tensorboard/events.out.tfevents.*", "metrics.csv", "tracking.json", "wandb/**/*")
 # Files of a start that was killed before its first checkpoint, besides temporary files.
-WRITTEN_AT_START = ("config.yaml", SPLITS_FILE, LOCK, LAUNCHERS, *TRACKED)
+WRITTEN_AT_START = (CONFIG_FILE, SPLITS_FILE, LOCK, LAUNCHERS, *TRACKED)
 
 
 def choose_folder(
@@ -48,7 +48,7 @@ def choose_folder(
         return interrupted, bool(generations(interrupted / LAST))
     folder = Path(output) if output else newest_run(prefix) if resume else _new_folder(prefix)
     # A start that was killed before its first checkpoint begins again, with --resume or without.
-    killed_early = (folder / "config.yaml").is_file() and not foreign_files(folder)
+    killed_early = (folder / CONFIG_FILE).is_file() and not foreign_files(folder)
     if resume and not killed_early and not generations(folder / LAST):
         raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
     if not resume and not killed_early and any(_files(folder)):

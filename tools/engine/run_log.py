@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.common.files import write_text
+from backbones.common.run_files import LOG_FILE
 from backbones.errors import UserError
 from tools.engine.tracking import Split, Trackers
 from tools.processes.distributed import on_main
@@ -27,7 +28,7 @@ class RunLog:
     def __init__(
         self, folder: Path, trackers: Trackers | None = None, *, step: int = 0, measured: int | None = None
     ) -> None:
-        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self.folder, self.path = folder, folder / LOG_FILE
         self.trackers = Trackers({}) if trackers is None else trackers
         on_main(lambda: self._cut_after(step, step if measured is None else measured))
 

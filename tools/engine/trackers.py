@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from backbones.common.files import JsonObject, write_json, write_text
+from backbones.common.run_files import CONFIG_FILE, RESULTS_FILE
 from backbones.errors import UserError
 from tools.engine.tracking import TRACKERS, RunEnd, RunStart, Split, Tracker, Trackers, register_tracker
 from tools.processes import distributed
@@ -177,7 +178,7 @@ class MlflowTracker(_ServiceTracker):
     def on_end(self, end: RunEnd) -> None:
         """Write final metrics, results.json and samples.png, and close the run."""
         self._write(end.step, final(end))
-        for name in ("config.yaml", "results.json", "samples.png") if end.status == "finished" else ():
+        for name in (CONFIG_FILE, RESULTS_FILE, "samples.png") if end.status == "finished" else ():
             if (file := self.folder / name).is_file():
                 self.client.log_artifact(self.run_id, str(file))
         states = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.files import JsonObject
+from backbones.common.run_files import LOG_FILE, RESULTS_FILE
 from backbones.errors import UserError
 from tools.evaluation.reading import read_json
 from tools.experiments.cells import Cell
@@ -44,14 +45,14 @@ class CellRun:
         Raises:
             UserError: results.json is not a JSON object.
         """
-        path = folder / "results.json"
+        path = folder / RESULTS_FILE
         results = read_json(path) if path.is_file() else None
         if results is not None and not isinstance(results, dict):
             raise UserError(
                 f"{path}: is not the results file of a run; move the run folder away, so that the cell is trained again"
             )
         error = None if results is not None else last_error(folder.with_name(f"{folder.name}.log"))
-        return cls(cell, folder, results, read_lines(folder / "metrics.jsonl"), error)
+        return cls(cell, folder, results, read_lines(folder / LOG_FILE), error)
 
     def result(self, key: str) -> float | None:
         """Return the number `key` of results.json, or None if the run is unfinished or has no such result."""

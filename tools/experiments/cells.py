@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.files import JsonObject
+from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError
 from tools.cli.parsing import parse, to_dict
 from tools.engine.run_folder import BEST, LAST
@@ -75,7 +76,7 @@ def folder_part(option: str, value: str) -> str:
     text = value
     if Path(text).suffix in WEIGHTS_SUFFIXES:
         path = Path(text)
-        files_of_runs = [Path("model.safetensors"), Path(BEST), Path(LAST)]
+        files_of_runs = [Path(MODEL_FILE), Path(BEST), Path(LAST)]
         run = next((path.parents[len(end.parts) - 1].name for end in files_of_runs if path.match(str(end))), "")
         text = run or path.stem
     text = re.sub(r"[^\w.+]+", "_", text).strip("_.")
@@ -96,7 +97,7 @@ def resolve_options(script: str, arguments: Sequence[str], *, cell: str) -> Json
     command = COMMANDS[script]
     try:
         options = parse(
-            command.options, description=script, argv=arguments, recipe=command.recipe, further=command.of_weights
+            command.options, description=script, argv=arguments, recipe=command.recipe, further=command.further
         )
     except UserError as error:
         raise UserError(f"cell {cell}: {error}") from None

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from backbones.common.files import JsonObject, read_yaml
 from backbones.common.options import renamed, resumable
+from backbones.common.run_files import CONFIG_FILE, RESULTS_FILE
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 from tools.engine.run_folder import LAST, foreign_files, leftover_files
@@ -22,9 +23,9 @@ def read_state(cell: Cell, folder: Path) -> CellState:
     Raises:
         UserError: the folder holds a run with other options, or files that are not a training's.
     """
-    if (folder / "config.yaml").is_file():
+    if (folder / CONFIG_FILE).is_file():
         _require_same_options(cell, folder)
-        if (folder / "results.json").is_file():
+        if (folder / RESULTS_FILE).is_file():
             return "done"
         if generations(folder / LAST):
             return "resume"
@@ -46,7 +47,7 @@ def clear_leftovers(folder: Path) -> None:
 def _require_same_options(cell: Cell, folder: Path) -> None:
     groups = COMMANDS[cell.script].groups
     free = resumable(groups, evaluation=False)
-    before = renamed(_read_config(folder / "config.yaml"), groups)
+    before = renamed(_read_config(folder / CONFIG_FILE), groups)
     for name, value in cell.config.items():
         if name not in free and name in before and before[name] != value:
             raise UserError(

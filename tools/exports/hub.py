@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 from backbones.common.files import atomic_file
+from backbones.common.run_files import RESULTS_FILE
 from backbones.errors import UserError
 from backbones.trained import find
 from backbones.weights import hub
@@ -88,7 +89,7 @@ def _results(weights: Path) -> dict[str, object]:
     """Return the results.json of the run to which a weights file belongs; {} if there is none."""
     folder = weights.parent.parent if weights.parent.name == "checkpoint" else weights.parent
     try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from backbones.common.bits import WHOLE_BITS
 from backbones.common.data_split import SPLITS_FILE, DataSplit
 from backbones.common.files import JsonObject, read_yaml
+from backbones.common.run_files import CONFIG_FILE, LOG_FILE, RESULTS_FILE
 from backbones.errors import UserError
 from tools.evaluation.reading import read_json
 from tools.runs.log import read_lines
@@ -51,23 +52,23 @@ class RunFolder:
         """
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; name a run folder, such as runs/det-20260101-120000")
-        if not (folder / "config.yaml").is_file():
+        if not (folder / CONFIG_FILE).is_file():
             raise UserError(f"{folder}: is not a run folder (it has no config.yaml); name a folder that a run wrote")
-        config = read_yaml(folder / "config.yaml")
+        config = read_yaml(folder / CONFIG_FILE)
         task = next((task for key, task in TASK_OPTIONS.items() if isinstance(config, dict) and key in config), None)
         if task is None:
-            path = folder / "config.yaml"
+            path = folder / CONFIG_FILE
             raise UserError(f"{path}: does not hold the options of a training run; name a folder that a run wrote")
-        if not (folder / "results.json").is_file():
+        if not (folder / RESULTS_FILE).is_file():
             raise UserError(
                 f"{folder}: has no results.json, because its run is not finished; continue it with --resume --output "
                 f"{folder}"
             )
-        results = read_json(folder / "results.json")
+        results = read_json(folder / RESULTS_FILE)
         if not isinstance(results, dict) or not isinstance(results.get("images"), int):
-            path = folder / "results.json"
+            path = folder / RESULTS_FILE
             raise UserError(f"{path}: does not hold the results of a run; evaluate again with --eval-only --resume")
-        lines = [with_present_form(line, task) for line in read_lines(folder / "metrics.jsonl")]
+        lines = [with_present_form(line, task) for line in read_lines(folder / LOG_FILE)]
         return cls(folder, name or folder.resolve().name, task, config, with_present_form(results, task), lines)
 
     @property

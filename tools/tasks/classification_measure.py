@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from backbones.common.files import write_text
+from backbones.common.run_files import MODEL_FILE, RESULTS_FILE
 from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from classification.data.source import ImageSource, Split
@@ -22,7 +23,7 @@ from tools.engine.batches import Batch
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
 from tools.engine.measure import Measure
-from tools.engine.run_folder import BEST, MODEL
+from tools.engine.run_folder import BEST
 from tools.engine.task import Meta
 from tools.evaluation.thresholds import calibration
 from tools.processes import distributed
@@ -105,7 +106,7 @@ class ClassificationMeasure(Measure[TopK | LabelSets]):
 
         `--eval-only` does not measure the accuracy on training images, so the earlier value is kept.
         """
-        path = self.experiment.folder / "results.json"
+        path = self.experiment.folder / RESULTS_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _loader(self, split: Split, *, sample: int = 0) -> Iterable[Batch]:
@@ -130,7 +131,7 @@ def evaluated_meta(options: TrainClassifierOptions, folder: Path) -> Meta:
     """Return the metadata of the weights that `--eval-only` evaluates; {} if there is none."""
     weights = options.model.weights
     if options.run.resume:
-        return next((found for name in (MODEL, BEST) if (found := read_meta(folder / name))), {})
+        return next((found for name in (MODEL_FILE, BEST) if (found := read_meta(folder / name))), {})
     return {} if weights == "none" else read_meta(resolve(weights))
 
 

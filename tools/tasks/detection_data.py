@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from backbones.common.run_files import MODEL_FILE
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
 from backbones.errors import UserError, counted
@@ -19,7 +20,7 @@ from detection.data.folders import has_layout, offers_split, read_annotations
 from detection.options import DetectionDataOptions
 from detection.transforms import Augment
 from tools.engine.bad_images import BadImages
-from tools.engine.run_folder import BEST, MODEL
+from tools.engine.run_folder import BEST
 from tools.engine.subset import draw_objects, scarce
 from tools.engine.train_list import TrainList
 from tools.processes import distributed
@@ -71,7 +72,7 @@ def trained_categories(options: TrainDetectorOptions, folder: Path) -> tuple[str
     Args:
         folder: the run folder, whose model is evaluated with `--resume`.
     """
-    files = [folder / MODEL, folder / BEST] if options.run.resume else [resolve(options.model.weights)]
+    files = [folder / MODEL_FILE, folder / BEST] if options.run.resume else [resolve(options.model.weights)]
     return next((tuple(names) for file in files if (names := read_meta(file).get("category_names"))), ())
 
 

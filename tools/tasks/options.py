@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_type_hints
 
 from backbones.common.category_options import CategoryOptions
+from backbones.common.files import JsonObject, read_yaml
 from backbones.common.split_options import SplitOptions
 from backbones.errors import require
 from classification.options import ClassificationDataOptions, ClassifierOptions, ClassReadingOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
-from tools.cli.parsing import FurtherValues
+from tools.cli.parsing import FurtherValues, peek_option
 from tools.cli.plugins import PluginOptions
 from tools.engine.options import RunOptions, SubsetOptions, TrainOptions, require_frozen
 from tools.engine.recipes import (
@@ -107,6 +108,14 @@ def classifier_recipe(argv: Sequence[str]) -> Path | None:
     return resumed_config(argv, prefix="cls") or named_recipe(argv, ROOT / "classification" / "recipes")
 
 
+def resized_for_crop(argv: Sequence[str], recipe: JsonObject) -> JsonObject:
+    """Return `resize_size` for a `--crop-size` that is given alone: it keeps the ratio of the recipe."""
+    crop, own_crop, own_resize = peek_option(argv, "crop_size"), recipe.get("crop_size"), recipe.get("resize_size")
+    if peek_option(argv, "resize_size") is not None or not str(crop).isdecimal() or not own_crop or not own_resize:
+        return {}
+    return {"resize_size": round(int(str(crop)) * own_resize / own_crop)}
+
+
 def detector_recipe(argv: Sequence[str]) -> Path | None:
     """Return the YAML file that supplies the defaults: the config of the run to resume, or a recipe.
 
@@ -157,26 +166,32 @@ class TrainingCommand:
         task: detection, segmentation or classification.
         options: dataclass of option groups, for `tools.cli.parsing.parse`.
         recipe: function from the command line to the YAML file that supplies the defaults.
+        following: function from the command line and the values of the recipe to defaults that follow from given
+            options; None if there are none.
     """
 
     task: str
     options: type[TrainingOptions]
     recipe: Callable[[Sequence[str]], Path | None]
+    following: Callable[[Sequence[str], JsonObject], JsonObject] | None = None
 
     @property
     def groups(self) -> list[type]:
         """Return the option groups."""
         return list(get_type_hints(self.options).values())
 
-    def of_weights(self, argv: Sequence[str]) -> FurtherValues:
-        """Return the options of the model that the header of `--weights` records."""
+    def further(self, argv: Sequence[str]) -> FurtherValues:
+        """Return the options that the header of `--weights` records, and those that follow from given options."""
         model = get_type_hints(self.options)["model"]
-        return options_of_weights(argv, task=self.task, groups=self.groups, model=model)
+        found = options_of_weights(argv, task=self.task, groups=self.groups, model=model)
+        if self.following is None or is_on(argv, "resume") or (recipe := self.recipe(argv)) is None:
+            return found
+        return replace(found, defaults={**found.defaults, **self.following(argv, read_yaml(recipe))})
 
 
 # By the name of the command in tools/, without .py.
 COMMANDS: dict[str, TrainingCommand] = {
-    "train_cls": TrainingCommand("classification", TrainClassifierOptions, classifier_recipe),
+    "train_cls": TrainingCommand("classification", TrainClassifierOptions, classifier_recipe, resized_for_crop),
     "train_det": TrainingCommand("detection", TrainDetectorOptions, detector_recipe),
     "train_seg": TrainingCommand("segmentation", TrainSegmenterOptions, segmenter_recipe),
 }

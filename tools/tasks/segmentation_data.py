@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.data_split import DataSplit, Side, relative_names
+from backbones.common.run_files import MODEL_FILE
 from backbones.common.split_options import SplitOptions
 from backbones.common.stratified import ItemClasses
 from backbones.weights.files import read_meta
@@ -17,7 +18,7 @@ from segmentation.data.folders import has_layout, has_split, open_source
 from segmentation.data.unused import LabelMap, classes_in, keep_classes, used_classes
 from segmentation.transforms import Augment
 from tools.engine.bad_images import BadImages
-from tools.engine.run_folder import BEST, MODEL
+from tools.engine.run_folder import BEST
 from tools.processes import distributed
 from tools.synthetic import shapes
 from tools.tasks.data import Splits
@@ -68,7 +69,7 @@ def _trained_classes(options: TrainSegmenterOptions, folder: Path) -> Sequence[s
     """Return the classes of the model that is evaluated or resumed; () if there is none or its file does not say."""
     if not options.run.resume and not options.run.eval_only:
         return ()
-    files = [folder / MODEL, folder / BEST] if options.run.resume else [resolve(options.model.weights)]
+    files = [folder / MODEL_FILE, folder / BEST] if options.run.resume else [resolve(options.model.weights)]
     return next((tuple(names) for file in files if (names := read_meta(file).get("classes"))), ())
 
 

@@ -18,13 +18,14 @@ from torch import nn
 import classification
 import detection
 import segmentation
+from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError
 from tests.tolerances import assert_rounded
 from tools import train_cls
 from tools.engine import checkpoint
 from tools.engine.compiling import compile_parts, require_compiler, uncompiled
 from tools.engine.environment import user_error_of
-from tools.engine.run_folder import LAST, MODEL
+from tools.engine.run_folder import LAST
 
 BOX = torch.tensor([[8.0, 8.0, 40.0, 40.0]])
 
@@ -116,7 +117,7 @@ def test_a_run_trains_compiled_and_evaluates_and_saves_as_without(
     assert ema or len(compiler.calls) > 2
     plain = set(classification.build("resnet20", 2).state_dict())
     state = checkpoint.load(tmp_path / "run" / LAST)["training"]
-    assert set(load_file(tmp_path / "run" / MODEL)) == set(state["model"]) == plain
+    assert set(load_file(tmp_path / "run" / MODEL_FILE)) == set(state["model"]) == plain
     # An evaluation of the run compiles nothing, and the run can be resumed without the compiler.
     compiler.options.clear()
     train_cls.main(["--resume", "--output", str(tmp_path / "run"), "--eval-only"])

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backbones.common.run_files import MODEL_FILE
 from tools import train_cls
 from tools.engine import checkpoint, loop
-from tools.engine.run_folder import BEST, LAST, MODEL
+from tools.engine.run_folder import BEST, LAST
 from tools.engine.state import Training
 
 
@@ -68,11 +69,11 @@ def test_the_best_model_is_delivered_after_early_stopping_and_again_on_resume(
 ):
     folder = tmp_path / "run"
     run(*words(data, folder, "--patience", 3))
-    said = f"best top1 0.8000, after epoch 1: {folder / MODEL}"
+    said = f"best top1 0.8000, after epoch 1: {folder / MODEL_FILE}"
     best = (0.8, {"model": "best", "step": 2, "epoch": 1.0}, {"a"})
     assert capsys.readouterr().out.splitlines()[-1] == said
     assert delivered(folder) == best
-    model, kept = load_file(folder / MODEL), load_file(folder / BEST)
+    model, kept = load_file(folder / MODEL_FILE), load_file(folder / BEST)
     assert all(torch.equal(model[name], kept[name]) for name in kept)
     assert model["fc.bias"].tolist() == [1, 0]
     # The checkpoint still holds the last model, from which --resume continues.
@@ -94,9 +95,9 @@ def test_the_last_model_is_delivered_on_request_and_where_the_best_file_is_of_an
     assert delivered(folder) == last
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"best top1 0.8000, after epoch 1: {folder / BEST}",
-        f"last model, after epoch 3: {folder / MODEL}",
+        f"last model, after epoch 3: {folder / MODEL_FILE}",
     ]
-    (folder / BEST).write_bytes((folder / MODEL).read_bytes())
+    (folder / BEST).write_bytes((folder / MODEL_FILE).read_bytes())
     run("--resume", "--output", folder, "--deliver", "best")
     assert "best.safetensors: is of step 6, the best score of step 2; the last model is" in capsys.readouterr().err
     assert delivered(folder) == last

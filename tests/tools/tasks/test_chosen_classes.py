@@ -37,7 +37,7 @@ def animals(coco: CocoFolder) -> CocoFolder:
 
 def opened(data: CocoFolder, tmp_path: Path, *words: Any):
     argv = ["--data", str(data.root), *map(str, words)]
-    further = COMMANDS["train_det"].of_weights
+    further = COMMANDS["train_det"].further
     options = parse(TrainDetectorOptions, description="", argv=argv, further=further)
     return open_data(options, BadImages(tmp_path / "run", skip=False, seed=0)), options
 

@@ -25,7 +25,7 @@ def write_run(folder: Path, task: str, *, config: dict[str, Any] | None = None, 
 def options_of(name: str, *words: object) -> Any:
     command = COMMANDS[name]
     argv = list(map(str, words))
-    return parse(command.options, description="", argv=argv, recipe=command.recipe, further=command.of_weights)
+    return parse(command.options, description="", argv=argv, recipe=command.recipe, further=command.further)
 
 
 def model_of(name: str, *words: object) -> Any:
@@ -150,3 +150,24 @@ def test_other_weights_change_nothing_and_a_folder_without_a_model_is_refused(tm
     assert model_of("train_cls", "--data", "imagenet", "--weights", "imagenet").backbone == "resnet50"
     with pytest.raises(UserError, match="is not a run folder"):
         model_of("train_cls", "--data", "d", "--weights", tmp_path / "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        ([], (32, 32)),  # of the built-in shapes
+        (["--crop-size", "160"], (160, 160)),
+        (["--crop-size=160", "--resize-size=170"], (160, 170)),
+        (["--recipe", "paper", "--crop-size", "112"], (112, 128)),  # 256 / 224
+        (["--data", "d", "--crop-size", "160"], (160, None)),  # the recipe leaves both to the weights
+    ],
+)
+def test_a_crop_size_alone_keeps_the_recipes_ratio_to_the_resized_side(words: list[str], sizes: tuple):
+    data = options_of("train_cls", *words).data
+    assert (data.crop_size, data.resize_size) == sizes
+
+
+def test_a_crop_size_in_a_config_file_keeps_the_ratio_as_well(tmp_path: Path):
+    options = tmp_path / "own.yaml"
+    options.write_text("crop_size: 100\n")
+    assert options_of("train_cls", "--config", options).data.resize_size == 100

@@ -35,7 +35,7 @@ def insects(tmp_path: Path) -> Path:
 
 def opened(data: Path, *words: Any):
     argv = ["--data", str(data), *map(str, words)]
-    further = COMMANDS["train_seg"].of_weights
+    further = COMMANDS["train_seg"].further
     options = parse(TrainSegmenterOptions, description="", argv=argv, further=further)
     return open_data(options, BadImages(data.parent / "run", skip=False, seed=0))
 

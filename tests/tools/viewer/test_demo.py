@@ -165,6 +165,17 @@ def box_centre(page: Any) -> dict[str, float]:
     return {"x": (box[0] + box[2]) / 2 * scale, "y": (box[1] + box[3]) / 2 * scale}
 
 
+MIXED = """() => {
+    const before = runs;
+    runs = [{ task: "classification" }, { task: "segmentation" }];
+    const [canvas, list, caption] = ["canvas", "ul", "p"].map((name) => document.createElement(name));
+    const classes = [{ name: "a", score: 0.3 }, { name: "b", score: 0.2 }, { name: "c", score: 0.01 }];
+    drawPanel(null, { canvas, list, caption, answer: { task: "classification", width: 8, height: 8, classes } }, 0.6);
+    runs = before;
+    return list.children.length;
+}"""
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 def test_a_browser_uploads_filters_and_compares(server: str, tmp_path: Path):
     playwright = pytest.importorskip("playwright.sync_api")
@@ -209,6 +220,8 @@ def test_a_browser_uploads_filters_and_compares(server: str, tmp_path: Path):
             page.screenshot(path=tmp_path / f"{width}.png")
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert background == {"light": "rgb(247, 248, 250)", "dark": "rgb(20, 23, 27)"}[scheme]
+            # Beside a label map the slider is an opacity, which hides no class.
+            assert page.evaluate(MIXED) == 2
             page.click(".remove")
             assert page.locator(".image").count() == 0 and not page.is_visible("#controls")
             assert said == [] and all(url.startswith((server, "data:", "blob:")) for url in asked)

@@ -4,21 +4,28 @@
 const by = (id) => document.getElementById(id);
 const slider = by("score"), list = by("images");
 const SIDE = 1600; // longest side of a canvas in pixels
+const LEAST = 0.05; // least score that can be chosen
 const LABEL = 12; // least height of a label in pixels of the screen
 const MOST_BYTES = 20 * 1024 * 1024;
 let runs = [];
 let opacity = null; // of label maps; null: that of the slider
 const shown = []; // for each image: the decoded image, and for each run its answer with the elements that show it
 
+// Return whether the slider sets the opacity of label maps: it does without a detector.
+function isOpacity() {
+  const tasks = runs.map((run) => run.task);
+  return tasks.includes("segmentation") && !tasks.includes("detection");
+}
+
 async function begin() {
   runs = (await (await fetch("/runs")).json()).runs;
   by("about").textContent = runs.map((run) => `${run.name} (${run.task})`).join(" beside ");
   const detector = runs.find((run) => run.task === "detection");
-  const labels = !detector && runs.some((run) => run.task === "segmentation");
+  const labels = isOpacity();
   opacity = detector ? 0.6 : null;
   by("what").textContent = labels ? "Opacity" : "Least score";
-  slider.min = labels ? 0 : 0.05;
-  slider.value = detector ? detector.score : labels ? 0.6 : 0.05;
+  slider.min = labels ? 0 : LEAST;
+  slider.value = detector ? detector.score : labels ? 0.6 : LEAST;
   showValue();
 }
 
@@ -178,7 +185,11 @@ function drawPanel(bitmap, panel, value) {
   panel.caption.textContent = panel.name;
   if (answer.task === "detection") drawBoxes(pen, panel, answer.boxes.filter((box) => box.score >= value), scale);
   if (answer.task === "segmentation") drawLabels(pen, panel, value);
-  if (answer.task === "classification") listBars(panel, answer.classes.filter((each) => each.score >= value));
+  if (answer.task === "classification") {
+    // Beside a label map alone the slider is an opacity. The best class is shown in any case.
+    const least = isOpacity() ? LEAST : value;
+    listBars(panel, answer.classes.filter((each, rank) => !rank || each.score >= least));
+  }
 }
 
 // Return how many pixels of the screen one pixel of a canvas takes. The image fits into the element.
@@ -208,15 +219,19 @@ function drawBoxes(pen, panel, boxes, scale) {
       const [x, y] = box.corner;
       pen.drawImage(box.image, x * scale, y * scale, box.image.width * scale, box.image.height * scale);
     }
-    pen.strokeStyle = pen.fillStyle = box.colour;
+    pen.strokeStyle = box.colour;
     pen.lineWidth = line;
     pen.strokeRect(left, top, right - left, bottom - top);
+    counts.set(box.name, { count: (counts.get(box.name)?.count || 0) + 1, colour: box.colour });
+  }
+  for (const box of [...boxes].reverse()) { // labels are above all masks
+    const [left, top] = box.box.map((each) => each * scale);
     const text = `${box.name} ${box.score.toFixed(2)}`, wide = pen.measureText(text).width + 8;
     const x = Math.max(0, Math.min(left - line / 2, width - wide)), y = Math.max(0, top - size - 6);
+    pen.fillStyle = box.colour;
     pen.fillRect(x, y, wide, size + 6);
     pen.fillStyle = inkOn(box.colour);
     pen.fillText(text, x + 4, y + 3);
-    counts.set(box.name, { count: (counts.get(box.name)?.count || 0) + 1, colour: box.colour });
   }
   for (const [name, { count, colour }] of counts) item(panel, `${name} × ${count}`, colour);
   panel.caption.textContent = `${panel.name}: ${boxes.length} of ${panel.answer.boxes.length} detections`;
