@@ -152,16 +152,13 @@ def _refuse_choice(argv: Sequence[str]) -> None:
 
 def fix(options: CheckOptions, output: Path) -> str:
     """Write a repaired copy of the data set; return what was repaired. The errors are those of `write_repaired`."""
-    from tools.checks.dataset import read_truths
+    from tools.checks.dataset import other_splits, read_truths
     from tools.checks.repair import write_repaired
 
-    truths = read_truths(
-        Path(options.data) if options.data else None,
-        coco_files=options.coco_files(),
-        splits=(options.train_split, options.val_split),
-        layout=options.layout,
-    )
-    return write_repaired(truths, output).describe(output)
+    root, splits = Path(options.data) if options.data else None, (options.train_split, options.val_split)
+    truths = read_truths(root, coco_files=options.coco_files(), splits=splits, layout=options.layout)
+    others = other_splits(root, splits, options.layout) if root is not None else []
+    return write_repaired(truths, output).describe(output, others)
 
 
 def check(options: CheckOptions, reading: ClassReadingOptions | None = None) -> CheckReport:

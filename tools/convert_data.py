@@ -108,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups.plugins.load()
     list_layouts(options.layout)
     is_labels = _is_labels(options)
-    for line in (
-        _convert_labels(options, groups.categories) if is_labels else _convert_boxes(options, groups.categories)
-    ):
-        print(line)
-    print(f"{options.output}: train on it with tools/train_{'seg' if is_labels else 'det'}.py --data {options.output}")
+    lines = _convert_labels(options, groups.categories) if is_labels else _convert_boxes(options, groups.categories)
+    print("\n".join(lines))
+    command = f"tools/train_{'seg' if is_labels else 'det'}.py --data {options.output}"
+    division = "" if any(line.startswith("val: ") for line in lines) else " --val-fraction 0.2"
+    print(f"{options.output}: train on it with {command}{division}")
 
 
 def _is_labels(options: ConvertOptions) -> bool:

@@ -62,9 +62,7 @@ def torchvision_tag(name: str, tag: str) -> str:
         tag = "IMAGENET1K_V1" if "IMAGENET1K_V1" in published else get_model_weights(name).DEFAULT.name
     if tag not in published:
         tags = ", ".join(published) or "none"
-        raise UserError(
-            f"{name}: torchvision has no weights {tag!r}; choose among {tags}, or give a file or weights=None"
-        )
+        raise UserError(f"{name}: torchvision has no weights {tag!r}; choose among {tags}, or give a file, or `none`")
     return tag
 
 
@@ -163,9 +161,7 @@ def timm_state(name: str, tag: str) -> dict[str, Tensor]:
     arch, config = name.split(".")[0], timm_config(name, tag)
     if config is None or not config.has_weights:
         tags = ", ".join(n.split(".", 1)[1] for n in timm.list_pretrained(f"{arch}.*")) or "none"
-        raise UserError(
-            f"timm/{name}: timm has no weights {tag!r}; choose among {tags}, or give a file or weights=None"
-        )
+        raise UserError(f"timm/{name}: timm has no weights {tag!r}; choose among {tags}, or give a file, or `none`")
     if not config.hf_hub_id:
         return read_state(fetch(str(config.url), what=f"timm/{name}"))
     return _hub_state(name, config.hf_hub_id, config.hf_hub_filename)

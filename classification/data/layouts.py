@@ -106,7 +106,13 @@ def read_split(data: Path, split: str, options: Reading | None = None) -> ClassL
 
 
 def has_split(data: Path, split: str, options: Reading | None = None) -> bool:
-    """Return whether a data set has a split. It counts as present if reading it ends with another error."""
+    """Return whether a data set has a split. It counts as present if reading it ends with another error.
+
+    Raises:
+        UserError: the pattern of the names of files is no regular expression with a group.
+    """
+    if options is not None and options.label_from is not None:
+        name_pattern.compiled(options.label_from)
     try:
         read_split(data, split, options)
     except NoSplitError:

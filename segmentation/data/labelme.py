@@ -109,7 +109,10 @@ def _image(path: Path, name: str, finder: ImageFinder) -> Path:
     if (fitting := fitting_file(finder, name)) is not None:
         return finder.folder / fitting
     found = f"fits {finder.describe(name)} in {finder.folder}"
-    raise UserError(f"{path}: `imagePath` {reprlib.repr(name)} {found}; put the image beside the JSON file")
+    raise UserError(
+        f"{path}: `imagePath` {reprlib.repr(name)} {found}; put the image beside the JSON file (`labelme_export_json` "
+        "writes it, if `imageData` holds it)"
+    )
 
 
 def _shape(shape: Any, path: Path, size: tuple[int, int] | None, left_out: Counter[str]) -> Shape | None:
@@ -129,7 +132,7 @@ def _shape(shape: Any, path: Path, size: tuple[int, int] | None, left_out: Count
         points = [[left, top], [right, top], [right, bottom], [left, bottom]]
     elif kind == "circle" and len(points) == 2:
         points = _circle(*points)
-    elif kind not in ("polygon", "oriented_rectangle") or len(points) < 3:
+    elif kind not in ("polygon", "oriented_rectangle", "rotation") or len(points) < 3:
         left_out[f"shapes of kind {kind} left out"] += 1
         return None
     return Shape(str(label), "polygon", [float(value) for point in points for value in point])

@@ -15,7 +15,7 @@ from tool_exports import litter
 import classification
 from backbones.errors import UserError
 from classification.data.folder_source import FolderSource
-from classification.data.layouts import REGISTERED, read_split
+from classification.data.layouts import REGISTERED, has_split, read_split
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.names import ClassNames
 from classification.data.reading import Reading
@@ -323,6 +323,8 @@ def test_classes_come_from_names_of_files(tmp_path: Path):
     ):
         with pytest.raises(UserError, match=message):
             read_split(three, "train", Reading(label_from=wrong))
+    with pytest.raises(UserError, match="is no regular expression"):
+        has_split(three, "val", Reading(label_from="["))
 
 
 def test_data_sets_of_other_tasks_are_not_taken_for_class_folders(tmp_path: Path):

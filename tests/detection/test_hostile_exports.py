@@ -87,6 +87,13 @@ def write(file: str, content: str) -> Callable[[Path], None]:
     return lambda root: text(root / file, content)
 
 
+def embed(root: Path) -> None:
+    """Leave the images to the JSON files, as LabelMe does by default."""
+    for path in [*root.glob("*.jpg"), *root.glob("*.png")]:
+        swap(f"{path.stem}.json", '"imageData": null', '"imageData": "/9j/4AAQ"')(root)
+        path.unlink()
+
+
 def gap(root: Path) -> None:
     """Leave out a frame between two keyframes of a track."""
     swap("annotations.xml", 'frame="1" keyframe="1" outside="1"', 'frame="2" keyframe="1" outside="1"')(root)
@@ -128,6 +135,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "points": ("labelme", swap("a.json", "10,", "null,"), r"a.json: shape 1: its points \[\[30, 35\], \[None, 5\]\]"),
     "no class": ("labelme", swap("a.json", '"label": "dog"', '"label": ""'), "a.json: shape 1: has no class; name"),
+    "image inside": ("labelme", embed, r"a.json: its image is only inside the file \(`imageData`\); write it beside"),
     "two files": ("labelme", swap("b.json", "b.png", "a.jpg"), r"b.json: names the image a.jpg again"),
     "attributes": (
         "via-project",

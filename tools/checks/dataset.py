@@ -14,7 +14,15 @@ from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
 from classification.options import ClassReadingOptions
-from detection.data.folders import describe_nearest, home_of, layout_of, offers_split, open_split
+from detection.data.folders import (
+    describe_nearest,
+    has_layout,
+    home_of,
+    known_layout,
+    layout_of,
+    offers_split,
+    open_split,
+)
 from detection.data.layouts.base import Layout
 from detection.data.truth import Truth
 from segmentation.data.folders import home_of as label_home
@@ -93,12 +101,21 @@ def read_truths(
         UserError: the data have no boxes, no split, or a malformed record that no repair exists for.
     """
     found = {split: Truth.of_coco(*files) for split, files in coco_files.items()}
+    if root is not None and not found and not has_layout(root, layout):
+        raise UserError(f"--fix: repairs data with boxes, and {root} has no layout of boxes; leave --fix out")
     for role, name in zip(COCO_SPLITS, splits, strict=True):
         if root is not None and role not in found and offers_split(root, name, layout):
             found[role] = open_split(root, name, layout=layout, absent_images="keep")
     if not found:
         raise UserError("--fix: the data have no split to repair; name splits with --train-split and --val-split")
     return found
+
+
+def other_splits(root: Path, splits: Sequence[str], layout: str | None = None) -> list[str]:
+    """Return the splits of a data set with boxes that have other names than those in `splits`."""
+    known = known_layout(root, layout)
+    own = {existing_split(name, partial(known.has_split, root)) for name in splits}
+    return [name for name in known.splits(root) if name not in own]
 
 
 def _describe(images: Mapping[str, SplitImages], report: CheckReport) -> None:

@@ -6,7 +6,7 @@ import copy
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -44,20 +44,31 @@ class Repair:
 
 @dataclass
 class Repairs:
-    """All repairs of a data set, in order."""
+    """All repairs of a data set, in order.
 
+    Attributes:
+        splits: names of the splits of the copy.
+        done: the repairs.
+    """
+
+    splits: tuple[str, ...] = ()
     done: list[Repair] = field(default_factory=list)
 
     def add(self, kind: str, split: str, record: str, text: str) -> None:
         self.done.append(Repair(kind, split, record, text))
 
-    def describe(self, output: Path) -> str:
-        """Return the number of repairs by kind, and the commands to run next."""
+    def describe(self, output: Path, others: Sequence[str] = ()) -> str:
+        """Return the number of repairs by kind, the `others` of the splits, and the commands to run next."""
         counts = Counter(repair.kind for repair in self.done)
         lines = [f"repaired: {count} {kind}" for kind, count in counts.most_common()] or ["repaired: nothing"]
+        if others:
+            lines.append(
+                f"splits that the copy lacks: {', '.join(others)}; name two with --train-split and --val-split"
+            )
         folder = shlex.quote(str(output))
         lines += [f"every repair: {output / RECORD}", "next:", f"  python tools/check_data.py --data {folder}"]
-        return "\n".join([*lines, f"  python tools/train_det.py --data {folder}"])
+        division = "" if "val" in self.splits else " --val-fraction 0.2"
+        return "\n".join([*lines, f"  python tools/train_det.py --data {folder}{division}"])
 
 
 def write_repaired(truths: Mapping[str, Truth], output: Path) -> Repairs:
@@ -75,7 +86,7 @@ def write_repaired(truths: Mapping[str, Truth], output: Path) -> Repairs:
     """
     if output.exists():
         raise UserError(f"--fix {output}: exists already; name a new folder, so that nothing is overwritten")
-    repairs = Repairs()
+    repairs = Repairs(tuple(truths))
 
     def write(folder: Path) -> None:
         for split, truth in truths.items():

@@ -6,6 +6,7 @@ Source: https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from backbones.common.labelme_masks import decode_mask
 from backbones.common.outlines import box_of_mask, paint, run_lengths
 from backbones.common.turning import ellipse, turned
 from backbones.errors import UserError
-from detection.data.layouts.base import LAYOUTS, Reading
+from detection.data.layouts.base import LAYOUTS, Reading, Sign
 from detection.data.layouts.collector import NO_AREA, Collector, box_around, numbers
 from detection.data.layouts.images import UNSPLIT, files_below, folders_of_splits, has_images, image_folder
 from detection.data.layouts.json_files import read_json
 from detection.data.layouts.places import Place, PlacedLayout
-from detection.data.layouts.sniffing import json_kind
+from detection.data.layouts.sniffing import head_of, json_kind
 from detection.data.truth import Truth
 
 FOLDERS = ("annotations", "labels", "json", "Annotations")
 GROUPED = "shapes of a group that are one object with another shape"
+POLYGONS = ("polygon", "oriented_rectangle", "rotation")  # the last one is X-AnyLabeling's
+_EMBEDDED = re.compile(r'"imageData"\s*:\s*"')
 Outlined = tuple[list[float], list[list[float]] | Record]  # box, and polygons or run lengths
 UNLABELLED = "images without a JSON file, which are left out"
 
@@ -43,6 +46,11 @@ class LabelMeLayout(PlacedLayout):
         found = {folder.name: pair for folder in folders_of_splits(root) if (pair := _pair(folder))}
         pair = None if found else _pair(root)
         return {UNSPLIT: pair} if pair else found
+
+    def signs(self, root: Path) -> Iterator[Sign]:
+        """Yield the signs; images inside the JSON files count, so that reading them tells what to do."""
+        for text, found in super().signs(root):
+            yield text, found or any(_holds_image(folder) for folder, _ in self.places(root).values())
 
     def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         truths = {
@@ -62,6 +70,11 @@ def _pair(root: Path) -> Place | None:
     return None
 
 
+def _holds_image(folder: Path) -> bool:
+    """Return whether the first JSON file in a folder holds its image as text."""
+    return any(_EMBEDDED.search(head_of(path)) for path in files_below(folder, ".json")[:1])
+
+
 def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Record]]:
     """Read the files of a folder; return the collected records, and the shapes that have a class."""
     records = Collector("labelme", folder, ImageFinder(images), how, "shape")
@@ -73,6 +86,12 @@ def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Rec
             how.on_problem("malformed annotation", str(path), error)
             continue
         named = _image_name(data.get("imagePath"), path.relative_to(folder), records.images)
+        if how.absent_images == "error" and data.get("imageData") and not records.images.fitting(named):
+            text = (
+                f"{path}: its image is only inside the file (`imageData`); write it beside the file as {named[:200]!r}"
+            )
+            how.on_problem("missing file", str(path), UserError(f"{text}, such as with `labelme_export_json`"))
+            continue
         image = records.add_image(named, path, size=_size(data))
         if image is not None:
             shapes += _add_shapes(data["shapes"], (image["height"], image["width"]), records)
@@ -155,7 +174,7 @@ def _outlined(kind: object, points: list[float], text: object, size: tuple[int, 
         mask = decode_mask(text, (points[0], points[1], points[2], points[3]), size)
         if mask.any():
             return [float(side) for side in box_of_mask(mask)], dict(run_lengths(mask))
-    return box_around(points), [points] if kind in ("polygon", "oriented_rectangle") else []
+    return box_around(points), [points] if kind in POLYGONS else []
 
 
 def _image_name(named: object, path: Path, images: ImageFinder) -> str:

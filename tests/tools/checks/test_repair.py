@@ -83,3 +83,20 @@ def test_an_existing_folder_is_not_overwritten_and_a_broken_box_stays(coco: Coco
     assert data["annotations"][0]["bbox"] == [70, 5, 10, 10]
     with pytest.raises(UserError, match=r"--fix .*new: exists already; name a new folder"):
         check_data.main(["--data", str(root), "--fix", str(tmp_path / "new")])
+
+
+def test_the_copy_names_the_splits_that_it_lacks_and_how_to_train_on_it(
+    coco: CocoFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = coco.write()
+    (root / "annotations" / "instances_val2017.json").rename(root / "annotations" / "instances_test2017.json")
+    coco.images("val").rename(root / "test2017")
+    check_data.main(["--data", str(root), "--decode", "false", "--fix", str(tmp_path / "new")])
+    printed = capsys.readouterr().out
+    assert "splits that the copy lacks: test; name two with --train-split and --val-split" in printed
+    assert printed.endswith(f"train_det.py --data {tmp_path / 'new'} --val-fraction 0.2\n")
+    for name in ("a", "b"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "classes" / name / f"{name}.png")
+    with pytest.raises(UserError, match=r"--fix: repairs data with boxes, and .*classes has no layout of boxes"):
+        check_data.main(["--data", str(tmp_path / "classes"), "--fix", str(tmp_path / "other")])
