@@ -62,7 +62,7 @@ def _result(key: str, unit: float) -> Callable[[CellRun], float | None]:
 COST_COLUMNS = (
     CostColumn("parameters (M)", _result("parameters", 1e6), ".2f"),
     CostColumn("GFLOPs", _result("macs", 1e9), ".3f"),
-    CostColumn("images/s", CellRun.images_per_second, ".0f"),
+    CostColumn("images/s", CellRun.images_per_second, ".1f"),
     CostColumn("memory (GiB)", _result("peak_memory", 2**30), ".2f", largest=True),
     CostColumn("minutes", CellRun.minutes, ".1f"),
 )
@@ -121,10 +121,11 @@ def as_json(task: TaskComparison) -> JsonObject:
 
 def _markdown_rows(task: TaskComparison) -> list[str]:
     axes = list(task.groups[0].values) if task.groups else []
-    titles = [*(metric.title for metric in task.metrics.table), *(column.title for column in COST_COLUMNS)]
-    head = [*axes, "n", *titles]
+    # The multiply-adds of a detector depend on its image, so its runs have none.
+    costs = [column for column in COST_COLUMNS if any(column.of(group) is not None for group in task.groups)]
+    head = [*axes, "n", *(metric.title for metric in task.metrics.table), *(column.title for column in costs)]
     rows = [
-        [*group.values.values(), _seed_count(group), *_metric_cells(group, task.metrics), *_cost_cells(group)]
+        [*group.values.values(), _seed_count(group), *_metric_cells(group, task.metrics), *_cost_cells(group, costs)]
         for group in task.groups
     ]
     rule = ["---"] * len(axes) + ["---:"] * (len(head) - len(axes))
@@ -150,8 +151,8 @@ def _metric_cells(group: Group, metrics: TaskMetrics) -> list[str]:
     return ["" if mid is None else f"{mid:.2f}" if std is None else f"{mid:.2f} ± {std:.2f}" for mid, std in spreads]
 
 
-def _cost_cells(group: Group) -> list[str]:
-    return ["" if (value := column.of(group)) is None else f"{value:{column.form}}" for column in COST_COLUMNS]
+def _cost_cells(group: Group, columns: Sequence[CostColumn]) -> list[str]:
+    return ["" if (value := column.of(group)) is None else f"{value:{column.form}}" for column in columns]
 
 
 def _csv_row(group: Group, metrics: TaskMetrics) -> dict[str, object]:
