@@ -25,8 +25,14 @@ class DescribedOption(NamedTuple):
     default: object
     text: str
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the option has no other values than its choices, or null."""
+        kinds = get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else (self.kind,)
+        return all(each in (bool, NoneType) or get_origin(each) is Literal for each in kinds)
+
     def choices(self) -> list[str]:
-        """Return the values that the option may have, if they are few; else []."""
+        """Return the values that the option may have beside numbers and texts; [] if there are none."""
         if self.kind is bool:
             return ["true", "false"]
         kinds = (self.kind, *get_args(self.kind))
@@ -73,7 +79,7 @@ def help_page(
 def _add(section: argparse._ArgumentGroup, option: DescribedOption) -> None:
     """Add one option, with its values as the placeholder, or its type and default after its text."""
     default = "required" if option.default is MISSING else f"default: {_value_text(option.default)}"
-    choices = option.choices()
+    choices = option.choices() if option.is_closed else []
     notes = default if choices else f"type: {type_text(option.kind)}, {default}"
     section.add_argument(
         f"--{option.name}",
@@ -86,6 +92,8 @@ def type_text(kind: object) -> str:
     """Return a type as the help shows it: "int | null", "list[str]"."""
     if kind is NoneType:
         return "null"
+    if get_origin(kind) is Literal:
+        return " | ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " | ".join(map(type_text, get_args(kind)))
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)

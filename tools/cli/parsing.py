@@ -320,10 +320,13 @@ def _plain_text(error: BaseException) -> str:
     if missing:
         return f"{', '.join(f'--{name}' for name in missing[1].split(', '))}: missing; add it with a value"
     if union:
-        kinds = [kind.replace("NoneType", "null") for kind in re.findall(r"<class '(\w+)'>", union[2])]
+        found = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", union[2])
+        kinds = [kind.replace("NoneType", "null") or words.replace("'", "") for kind, words in found]
         return f"--{union[1]} {union[3]}: expected {' or '.join(kinds)}"
     if single:
-        kind = re.sub(r"typing\.Literal|<class '(\w+)'>", r"\1", single[2])
+        kind = re.sub(r"<class '(\w+)'>", r"\1", single[2])
+        if kind.startswith("typing.Literal["):
+            kind = "one of " + kind.removeprefix("typing.Literal[").removesuffix("]").replace("'", "")
         return f"--{single[1]} {single[3]}: expected {kind}"
     return text
 

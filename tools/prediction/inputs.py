@@ -208,14 +208,15 @@ def _find(name: str, passed_over: Counter[str], downloads: Path) -> list[InputFi
         if not _has_known_suffix(path):
             raise UserError(f"{name}: is not an image or video by its suffix; expected {', '.join(SUFFIXES)}")
         return [InputFile(path, path.name)]
-    if any(letter in name for letter in "*?["):
+    is_address = bool(remote.scheme_of(name))  # whose query begins with "?"
+    if not is_address and any(letter in name for letter in "*?["):
         matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not is_hidden(path.name)]
         known = [InputFile(file, file.name) for file in matches if _has_known_suffix(file)]
         if not known:
             raise UserError(f"{name}: matches no image or video; check the pattern")
         passed_over.update(file.suffix.lower() for file in matches if file.is_file() and not _has_known_suffix(file))
         return known
-    if path.exists():
+    if not is_address and path.exists():
         raise UserError(f"{name}: is a pipe or a device, which cannot be read twice; save its content as a file")
     return [_without_file(name, downloads)]
 

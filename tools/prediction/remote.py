@@ -24,6 +24,7 @@ CHUNK = 1 << 20
 FETCHED, LIVE = ("http", "https"), ("rtsp", "rtsps", "rtmp", "udp")  # schemes of addresses
 STDIN = "-"
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif"}
+FORMATS["MPO"] = ".jpg"  # a JPEG with further images, as many telephones write
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ WRONG = {
     "--lr -1": "--lr -1.0: must be above 0",
     "--lr abc": "--lr abc: expected float or null",
     "--epochs 1.5": "--epochs 1.5: expected int",
-    "--schedule linear": "--schedule linear: expected ['step', 'cosine', 'constant']",
+    "--schedule linear": "--schedule linear: expected one of step, cosine, constant",
     "--epochs 0": "--epochs 0: must be above 0",
     "--ema 1": "--ema 1.0: must be at least 0 and below 1",
     "--milestones [0.9,0.5]": "--milestones (0.9, 0.5): must be two rising fractions",

@@ -59,7 +59,7 @@ def test_addresses_and_standard_input_are_predicted_in_all_forms(
 ):
     content = (tmp_path / "served" / "image").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    addresses = [f"{server}/a%20b.png", f"{server}/image"]
+    addresses = [f"{server}/a%20b.png", f"{server}/image?size=full&x=[1]"]  # no pattern
     wrong = [f"{server}/gone.png", f"{server}/notes.txt", f"{server}/short.png"]
     out = tmp_path / "out"
     words = ["--run", tiny_runs["det"], "--save", "coco,csv,yolo,voc,crops", "--score", 0.05, "--workers", 0]
@@ -113,6 +113,26 @@ def test_label_maps_are_also_tables_and_masks(tiny_runs: dict[str, Path], tmp_pa
         predict.main([*map(str, ("--run", tiny_runs["cls"], "--save", "crops", tmp_path / "a.png"))])
     with pytest.raises(UserError, match="--save png: expected names among coco, csv, yolo, voc, crops"):
         predict.main([*map(str, ("--run", tiny_runs["seg"], "--save", "png", tmp_path / "a.png"))])
+
+
+def test_options_of_texts_and_numbers_name_both_in_the_help_and_in_errors(capsys: pytest.CaptureFixture):
+    with pytest.raises(UserError, match="--score bst: expected float or best or null; see --help"):
+        predict.main(["--run", "r", "a.png", "--score", "bst"])
+    with pytest.raises(SystemExit):
+        predict.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--score SCORE least score" in shown and "(type: float | best | null, default: null)" in shown
+    assert "--draw {true,false}" in shown
+
+
+def test_a_jpeg_of_a_telephone_is_read_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pillow calls a JPEG with further images, such as a depth map, MPO."""
+    content = io.BytesIO()
+    first, second = (Image.new("RGB", (64, 48), colour) for colour in ("red", "blue"))
+    first.save(content, "MPO", save_all=True, append_images=[second])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.getvalue())))
+    (found,) = find_inputs(["-"], tmp_path).files
+    assert found.path.suffix == ".jpg" and cv2.imread(str(found.path)).shape == (48, 64, 3)
 
 
 def test_a_stride_leaves_frames_out_and_keeps_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
