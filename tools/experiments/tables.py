@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from backbones.common.files import JsonObject, write_json, write_text
+from tools.engine.recipes import DATA
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.groups import Group
 from tools.experiments.plan import REPEATED
@@ -29,6 +30,9 @@ METHOD = (
     "training images are paired by draw, and the interval covers draws, seeds and images. About one interval in twenty "
     "excludes zero by chance."
 )
+
+# Options that choose the images of a run. Metrics of runs that differ in them are not comparable.
+DATA_OPTIONS = (*DATA, "train_split", "val_split", "limit", "fraction", "shots", "train_list", "list_percent")
 
 
 @dataclass(frozen=True)
@@ -182,5 +186,14 @@ def _group_json(group: Group, metrics: TaskMetrics) -> JsonObject:
         }
         for run in group.runs
     ]
-    model = {option: group.runs[0].config.get(option) for option in ("backbone", "weights")}
-    return {"values": group.values, "model": model, "metrics": spreads, "figures": _costs(group), "runs": runs}
+    config = group.runs[0].config
+    model = {option: config.get(option) for option in ("backbone", "weights")}
+    data = {option: config[option] for option in DATA_OPTIONS if config.get(option) is not None}
+    return {
+        "values": group.values,
+        "model": model,
+        "data": data,
+        "metrics": spreads,
+        "figures": _costs(group),
+        "runs": runs,
+    }

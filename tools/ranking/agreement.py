@@ -14,14 +14,18 @@ DRAWS = 1000
 class Agreement:
     """Weighted Kendall tau of two rankings, from -1 (reversed) to 1 (equal), with its 95 % interval.
 
+    All three are NaN if all models have the same score, or the same result.
+
     Attributes:
         pairs: number of ranked models that both sides have.
+        left_out: number of results that do not count, because not all models have results on the same data.
     """
 
     tau: float
     low: float
     high: float
     pairs: int
+    left_out: int = 0
 
 
 def weighted_tau(
@@ -55,7 +59,7 @@ def weighted_tau(
         np.zeros(len(x)) if e is None else np.nan_to_num(np.asarray(e, float)) for e in (score_errors, result_errors)
     ]
     tau = float(weightedtau(x, y).statistic)
-    if not np.any(widths):  # all draws are equal
+    if np.isnan(tau) or not np.any(widths):  # there is no order, or all draws are equal
         return Agreement(tau, tau, tau, len(x))
     random = np.random.default_rng(seed)
     noise = random.standard_normal((DRAWS, 2, len(x))) * np.stack(widths)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from backbones.common.files import JsonObject, write_json, write_text
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.ranking.agreement import Agreement, weighted_tau
 from tools.ranking.candidates import Candidate
 from tools.ranking.ranking import Ranked, Ranking
@@ -18,6 +19,8 @@ from tools.ranking.samples import NORMAL, Estimate
 from tools.reports.style import COLOURS, new_figure, save_figure
 
 PERCENT = {"probe", "knn"}
+ERROR = "error %"  # end of the titles of metrics of a study that are better if they are lower
+OF_MODEL = {"backbone", "weights", "weights_from", "variant"}  # options that do not choose the data of a run
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class StudyGroup:
 
     Attributes:
         backbone, weights: model of the group; None if the study does not say, as older studies of one model do.
-        mean: mean of the study's first metric in percent; None if no run is finished.
+        data: the group's task, data set and part of it, as JSON. Means on different data are not comparable.
+        mean: mean of the study's first metric in percent, of errors 100 minus it, so that higher is better; None if no
+            run is finished.
         error: standard error of the mean over the seeds; 0 with one seed.
     """
 
     backbone: str | None
     weights: str | None
+    data: str
     mean: float | None
     error: float
 
@@ -73,7 +79,7 @@ def write(folder: Path, ranking: Ranking, data: JsonObject, agreement: Agreement
     content: JsonObject = {**data, "by": ranking.by, "ranking": [row.as_json() for row in ranking.rows]}
     content |= {"failed": dict(ranking.failed), "warnings": ranking.warnings}
     content |= {"agreement": None if agreement is None else asdict(agreement)}
-    write_json(folder / "ranking.json", content)
+    write_json(folder / "ranking.json", _without_nan(content))
     draw(folder / "ranking.png", ranking)
 
 
@@ -126,7 +132,8 @@ def read_study(study: Path) -> list[StudyGroup]:
     """
     path = study / "table.json" if study.is_dir() else study
     try:
-        return [_group(group) for task in json.loads(path.read_text(encoding="utf-8")) for group in task["groups"]]
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+        return [_group(group, task["task"]) for task in tasks for group in task["groups"]]
     except (OSError, ValueError, TypeError, KeyError, StopIteration, AttributeError) as error:
         text = f"{type(error).__name__}: {error}"
         raise UserError(
@@ -135,76 +142,116 @@ def read_study(study: Path) -> list[StudyGroup]:
 
 
 def require_covered(names: Sequence[Candidate], study: Sequence[StudyGroup]) -> None:
-    """Check that a study has results of at least two candidates.
+    """Check that a study has results of at least two candidates, and some data on which all of these have results.
 
     Raises:
-        UserError: it has results of fewer.
+        UserError: it has results of fewer, or no data are common.
     """
-    count = sum(bool(_results(name, study)) for name in names)
-    if count < 2:
+    found = [results for name in names if (results := _results(name, study))]
+    if len(found) < 2:
         raise UserError(
-            f"--against: the study has results of {count} of the {len(names)} ranked backbones; name a study with at "
-            "least two of them"
+            f"--against: the study has results of {len(found)} of the {len(names)} ranked backbones; name a study with "
+            "at least two of them"
+        )
+    if not set.intersection(*map(set, found)):
+        raise UserError(
+            "--against: the study has no data on which all of its ranked backbones have results; finish its runs with "
+            "compare.py, or rank fewer backbones"
         )
 
 
 def agree(ranking: Ranking, study: Sequence[StudyGroup], *, seed: int) -> Agreement:
     """Compare a ranking with the results of a study.
 
-    A group of the study belongs to a candidate if it has the candidate's backbone and weights. If several groups do
-    (fractions of the data, data sets), their mean counts.
+    A group of the study belongs to a candidate if it has the candidate's backbone and weights. If a candidate has
+    several groups (fractions of the data, data sets), their mean counts. Data on which a candidate has no results, such
+    as those of a failed run, count for no candidate, because their results may be higher or lower than those on others.
 
     Raises:
-        UserError: fewer than two candidates occur in the study.
+        UserError: fewer than two candidates occur in the study, or they have no data in common.
     """
     require_covered([row.candidate for row in ranking.rows], study)
     found = [(row, results) for row in ranking.rows if (results := _results(row.candidate, study))]
     estimates = [row.estimates[ranking.by] for row, _ in found]
-    means = [sum(mean for mean, _ in results) / len(results) for _, results in found]
-    return weighted_tau(
+    common = set.intersection(*(set(results) for _, results in found))
+    averages = [_average([_average(results[data]) for data in sorted(common)]) for _, results in found]
+    agreement = weighted_tau(
         [estimate.value for estimate in estimates],
-        means,
+        [mean for mean, _ in averages],
         score_errors=[(estimate.high - estimate.low) / (2 * NORMAL) for estimate in estimates],
-        result_errors=[sum(error**2 for _, error in results) ** 0.5 / len(results) for _, results in found],
+        result_errors=[error for _, error in averages],
         seed=seed,
     )
+    left_out = sum(len(groups) for _, results in found for data, groups in results.items() if data not in common)
+    return replace(agreement, left_out=left_out)
+
+
+def _average(groups: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the mean of independent means, given as pairs of a mean and its standard error, and its standard error."""
+    count = len(groups)
+    return sum(mean for mean, _ in groups) / count, sum(error**2 for _, error in groups) ** 0.5 / count
 
 
 def describe(agreement: Agreement, by: str) -> str:
     """Return a sentence about the agreement with a study."""
+    left_out = (
+        f" {counted(agreement.left_out, 'result')} of the study did not count, because not all of these models have "
+        "results on the same data."
+        if agreement.left_out
+        else ""
+    )
+    if isnan(agreement.tau):
+        return (
+            f"weighted Kendall tau of {TITLES[by]} and the study's results: unknown, because all {agreement.pairs} "
+            f"models have the same score or the same result.{left_out}"
+        )
     interval = f"{agreement.low:.2f} to {agreement.high:.2f}"
     words = (
         "agrees with" if agreement.low > 0 else "contradicts" if agreement.high < 0 else "is not shown to agree with"
     )
     return (
         f"weighted Kendall tau of {TITLES[by]} and the study's results: {agreement.tau:.2f} (95 % interval {interval}, "
-        f"{agreement.pairs} models). The ranking {words} the study."
+        f"{agreement.pairs} models). The ranking {words} the study.{left_out}"
     )
 
 
-def _group(entry: Mapping[str, Any]) -> StudyGroup:
-    metric = next(iter(entry["metrics"].values()))
+def _group(entry: Mapping[str, Any], task: str) -> StudyGroup:
+    title, metric = next(iter(entry["metrics"].items()))
     runs = sum(bool(run["finished"]) for run in entry["runs"])
     error = float(metric["std"] or 0) / max(runs, 1) ** 0.5
-    model = entry.get("model", entry["values"])  # tables of earlier versions hold only the names of varied options
+    values = entry["values"]
+    model = entry.get("model", values)  # tables of earlier versions hold only the names of varied options
+    data = entry.get("data", {name: value for name, value in values.items() if name not in OF_MODEL})
     mean = None if metric["mean"] is None else float(metric["mean"])
-    return StudyGroup(model.get("backbone"), model.get("weights"), mean, error)
+    if mean is not None and title.endswith(ERROR):
+        mean = 100 - mean
+    return StudyGroup(
+        model.get("backbone"), model.get("weights"), json.dumps([task, data], sort_keys=True), mean, error
+    )
 
 
-def _results(candidate: Candidate, study: Sequence[StudyGroup]) -> list[tuple[float, float]]:
-    """Return mean and standard error of each group that belongs to a candidate."""
-    return [
-        (group.mean, group.error)
-        for group in study
-        if group.mean is not None
-        and group.backbone in (None, candidate.backbone)
-        and (group.weights is None or _same_start(candidate.weights, group.weights))
-    ]
+def _results(candidate: Candidate, study: Sequence[StudyGroup]) -> dict[str, list[tuple[float, float]]]:
+    """Return mean and standard error of each group that belongs to a candidate, by the group's data."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for group in study:
+        same = group.backbone in (None, candidate.backbone)
+        if group.mean is not None and same and (group.weights is None or _same_start(candidate.weights, group.weights)):
+            found.setdefault(group.data, []).append((group.mean, group.error))
+    return found
 
 
 def _same_start(weights: str, of_group: str) -> bool:
     """Return whether two starts are the same tag, the same file, or, for the name alone, a file of this name."""
     return of_group in (weights, Path(weights).name) or Path(weights).resolve() == Path(of_group).resolve()
+
+
+def _without_nan(value: Any) -> Any:
+    """Return JSON values with None in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def _shown(name: str, estimate: Estimate) -> str:

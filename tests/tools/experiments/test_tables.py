@@ -165,6 +165,7 @@ def test_failed_cells_and_differences_stand_in_all_tables(tmp_path: Path):
     first, _ = json.loads((tmp_path / "table.json").read_text())
     assert [each["error"] for each in first["groups"][0]["runs"]] == [None, "error: --data x: no such folder"]
     assert first["groups"][0]["metrics"]["top-1 error %"] == {"mean": pytest.approx(10), "std": None}
+    assert first["groups"][0]["data"] == {"fraction": 1.0}
     assert first["differences"][0]["distinguishable"] is False
 
 

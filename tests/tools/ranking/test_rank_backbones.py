@@ -14,13 +14,20 @@ import torch
 import backbones
 from backbones.errors import UserError
 from tools import rank_backbones
+from tools.experiments.cell_runs import CellRun
+from tools.experiments.cells import Cell
+from tools.experiments.groups import group_runs
+from tools.experiments.tables import write_tables
+from tools.experiments.task_comparison import TaskComparison
+from tools.ranking.agreement import weighted_tau
 from tools.ranking.candidates import Candidate, candidates, identity
 from tools.ranking.data import Labelled, fingerprint, open_data
 from tools.ranking.extraction import extract
-from tools.ranking.outputs import agree, front, read_study, table
+from tools.ranking.outputs import StudyGroup, agree, describe, front, read_study, table, write
 from tools.ranking.ranking import Ranked, Ranking
 from tools.ranking.remarks import require_classes, width_warnings
 from tools.ranking.samples import Estimate, Samples
+from tools.runs.metrics import TASK_METRICS
 
 NAMES = "timm/test_resnet,timm/test_efficientnet"  # the smallest nets of timm
 COLOURS = ((250, 30, 30), (30, 250, 30), (30, 30, 250))
@@ -307,3 +314,48 @@ def test_a_study_is_compared_by_backbone_and_weights(tmp_path: Path):
     assert (found.tau, found.pairs) == (pytest.approx(1), 3)
     with pytest.raises(UserError, match="has results of 0 of the 1 ranked backbones"):
         agree(Ranking("logme", [ranked("z", 1, 1)], {}), read_study(tmp_path), seed=0)
+
+
+def test_only_data_on_which_all_models_of_a_study_have_results_are_compared(tmp_path: Path):
+    ranking = Ranking("logme", [ranked("a", 0.9, 4), ranked("b", 0.8, 2), ranked("c", 0.1, 3)], {})
+
+    def group(backbone: str, data: str, mean: float | None) -> dict[str, object]:
+        model = {"backbone": backbone, "weights": "imagenet"}
+        metrics = {"AP": {"mean": mean, "std": None}}
+        return {"values": {}, "model": model, "data": {"data": data}, "metrics": metrics, "runs": [{"finished": True}]}
+
+    def study(*groups: dict[str, object]) -> list[StudyGroup]:
+        (tmp_path / "table.json").write_text(json.dumps([{"task": "", "groups": groups, "differences": []}]))
+        return read_study(tmp_path)
+
+    # Model c is the worst on the easy data, and its run on the hard data failed: its mean would be the best, 60.
+    easy = [group("a", "easy", 80), group("b", "easy", 70), group("c", "easy", 60)]
+    hard = [group("a", "hard", 20), group("b", "hard", 10), group("c", "hard", None)]
+    found = agree(ranking, study(*easy, *hard), seed=0)
+    assert (found.tau, found.pairs, found.left_out) == (pytest.approx(1), 3, 2)
+    assert "2 results of the study did not count" in describe(found, "logme")
+    with pytest.raises(UserError, match="no data on which all of its ranked backbones have results"):
+        agree(ranking, study(easy[0], hard[1]), seed=0)
+
+
+def test_the_model_of_the_smallest_error_is_the_best_of_a_study_of_classifiers(tmp_path: Path):
+    metrics = TASK_METRICS["classification"]
+    runs = [
+        CellRun(
+            Cell(name, "train_cls", (), {"backbone": name, "weights": "imagenet"}, {}), tmp_path, {"top1": top1}, []
+        )
+        for name, top1 in (("a", 0.9), ("b", 0.8), ("c", 0.3))
+    ]
+    write_tables(tmp_path, [TaskComparison("", metrics, group_runs(runs, ["backbone"]))])
+    assert [group.mean for group in read_study(tmp_path)] == pytest.approx([90, 80, 30])
+    ranking = Ranking("logme", [ranked("a", 0.9, 4), ranked("b", 0.8, 2), ranked("c", 0.1, 3)], {})
+    assert agree(ranking, read_study(tmp_path), seed=0).tau == pytest.approx(1)
+
+
+def test_equal_results_have_no_tau(tmp_path: Path):
+    found = weighted_tau([1, 2], [5, 5], result_errors=[1, 1])
+    assert np.isnan([found.tau, found.low, found.high]).all()
+    assert "unknown, because all 2 models have the same score or the same result" in describe(found, "logme")
+    write(tmp_path, Ranking("logme", [ranked("a", 0.9, 4), ranked("b", 0.8, 2)], {}), {}, found)
+    content = json.loads((tmp_path / "ranking.json").read_text(), parse_constant=pytest.fail)
+    assert content["agreement"]["tau"] is None
