@@ -55,7 +55,8 @@ class TrainList:
         """Return the indices of the listed images among the images of the data, sorted.
 
         A number of a JSON list is an image id, or a file name without suffix and leading zeros. A text is the path of a
-        file relative to its folder, with or without suffix, or its last part if only one image has it, or an image id.
+        file relative to its folder, with or without suffix; or a longer path that ends with it; or its last part if
+        only one image has it; or an image id.
 
         Args:
             names: file names of the images, relative to their folder.
@@ -107,7 +108,7 @@ class _Finder:
     """Finds images by id, path, path without suffix, last part of the path, and last part without suffix."""
 
     def __init__(self, names: Sequence[str], ids: Sequence[int]) -> None:
-        paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
+        self._paths = paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
         self._ids = _table([str(identifier) for identifier in ids])
         self._numbers = _table([path.stem.lstrip("0") or path.stem for path in paths])
         self._parts = [
@@ -124,9 +125,17 @@ class _Finder:
         path = PurePosixPath(entry.replace("\\", "/"))
         for key in (str(path), path.name):
             for table in self._parts:
-                if key in table:
-                    return table[key]
+                # A file of the same name in another folder is another image.
+                if rows := {row for row in table.get(key, ()) if _ends_alike(path, self._paths[row])}:
+                    return rows
         return self._ids.get(entry, set())
+
+
+def _ends_alike(first: PurePosixPath, other: PurePosixPath) -> bool:
+    """Return whether the folders of two paths are equal, as far as the path with fewer folders names them."""
+    a, b = ([part for part in path.parts[:-1] if part not in ("/", "..")] for path in (first, other))
+    common = min(len(a), len(b))
+    return a[len(a) - common :] == b[len(b) - common :]
 
 
 def _table(keys: Sequence[str]) -> dict[str, set[int]]:

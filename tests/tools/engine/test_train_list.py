@@ -36,6 +36,7 @@ def read(tmp_path: Path, text: str, **options) -> TrainList:
         ("cat/b.jpg\ndog/c 1\n\n", [1, 3]),
         ("# comment\nc 1.png\r\n000000000139\r\nc 1.png\n", [0, 3]),  # CRLF, last parts, a repeated entry
         ("data/obj/dog/c 1.png\n139\n", [0, 3]),  # as Darknet's train.txt; an id
+        ("../cat/b.jpg\n/data/dog/b\n", [1, 2]),  # two images of this name, which their folders tell apart
         ("\ufeff[8, 139]", [0, 2]),
         ('["dog/b.jpg", 9]', [2, 3]),
         (json.dumps({"images": [{"id": 1, "file_name": "cat/b.jpg"}], "annotations": []}), [1]),
@@ -67,6 +68,7 @@ def test_one_of_several_lists_is_chosen_by_percent_and_draw(tmp_path: Path):
             {},
             "2 entries of 3 are no training images of the data (10, 11); fix the list, or",
         ),
+        ("cow/c 1.png", {}, "1 entry of 1 are no training images of the data (cow/c 1.png)"),  # not dog/c 1.png
         ("\n\n", {}, "lists no image; write one image id or file name a line"),
         ("[1.5]", {}, "holds no list of image ids or file names; write a list such as [139, 285]"),
         ("{1: 2}", {}, "is not valid JSON"),
