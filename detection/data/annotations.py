@@ -209,6 +209,22 @@ class CocoAnnotations:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def with_images(self, rows: np.ndarray) -> CocoAnnotations:
+        """Return the annotations of the images at `rows` `[M]`, ascending, as if the data had no other images."""
+        counts = np.diff(self.offsets)
+        chosen = np.isin(np.repeat(np.arange(len(self)), counts), rows)
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            file_names=self.file_names[rows],
+            sizes=self.sizes[rows],
+            offsets=np.concatenate([[0], np.cumsum(counts[rows])]).astype(self.offsets.dtype),
+            boxes=self.boxes[chosen],
+            labels=self.labels[chosen],
+            crowd=self.crowd[chosen],
+            masks=None if self.masks is None else self.masks.chosen(np.flatnonzero(chosen)),
+        )
+
     def without_unused(self, kept: Sequence[int]) -> CocoAnnotations:
         """Return these annotations without the categories whose ids are not in `kept`, and which no box has."""
         keep = np.isin(self.categories.ids, kept)

@@ -38,6 +38,10 @@ class PackedMasks:
         ends = np.concatenate([[0], np.cumsum([len(code) for code in codes], dtype=np.int64)]).astype(np.int64)
         return cls(np.frombuffer(b"".join(codes), np.uint8), ends)
 
+    def chosen(self, indices: np.ndarray) -> PackedMasks:
+        """Return the masks of the objects at `indices` `[M]`."""
+        return PackedMasks.of([self.text[self.ends[i] : self.ends[i + 1]].tobytes() for i in indices.tolist()])
+
     def strips(self, begin: int, end: int, height: int) -> np.ndarray:
         """Return the strips `[S, 5]` of the objects from `begin` to `end`, which count from 0, in their image.
 

@@ -91,6 +91,10 @@ def _open_undivided(wanted: SplitOptions, options: TrainDetectorOptions, bad: Ba
         lambda: ItemClasses(*whole.objects(np.arange(len(whole))), count=len(whole.categories)),
     )
     split = decide_split(wanted, options, images, bad)
+    listed = np.union1d(split.rows(names, "train"), split.rows(names, "val"))
+    if len(listed) < len(whole):  # the data have grown since the run began
+        whole = whole.with_images(listed)
+        names = whole.file_names.tolist()
     val = _val_images(options, whole, split.rows(names, "val"))
     if options.run.eval_only:
         return Splits(None, val, split)

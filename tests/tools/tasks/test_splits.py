@@ -101,7 +101,9 @@ def test_a_detector_is_trained_evaluated_resumed_and_reported_on_its_own_split(
     assert "new images left out: 1" in capsys.readouterr().out
     assert sides(again) == (train, val)
     assert json.loads((again / "results.json").read_text())["AP"] == results["AP"]
-    # Training does not go on with other images.
+    # Training goes on without the new images, but not with other images in place of its own.
+    train_det.main(words("--resume", "--output", run))
+    assert "new images left out: 1" in capsys.readouterr().out
     boxes.annotations().write_text(boxes.annotations().read_text().replace(val[0], "new.jpg"))
     with pytest.raises(UserError, match=rf"splits\.json: lists {val[0]} as val images, which the data do not have"):
         train_det.main(words("--resume", "--output", run))
@@ -121,6 +123,8 @@ def test_weights_without_the_file_split_the_data_as_their_header_says(boxes: Coc
 def _add_image(boxes: CocoFolder) -> None:
     data = json.loads(boxes.annotations().read_text())
     data["images"].append({"id": 99, "file_name": "new.jpg", "width": 60, "height": 40})
+    new = {"id": 99, "image_id": 99, "category_id": 3, "bbox": [5, 5, 30, 25], "area": 750, "iscrowd": 0}
+    data["annotations"].append(new)
     boxes.annotations().write_text(json.dumps(data))
     cv2.imwrite(str(boxes.images() / "new.jpg"), np.zeros((40, 60, 3), np.uint8))
 
