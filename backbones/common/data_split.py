@@ -117,10 +117,11 @@ def split_images(
     parts = divide(names, shown, fractions=fractions, groups=groups, seed=options.split_seed, folds=folds is not None)
     val = parts == (options.fold if folds else 1)
     if not val.any():
+        way = "fewer folds" if folds else "a larger part"
         raise UserError(
             f"{options.option}: leaves no image to validate on, because every class must be trained on, and the data "
-            f"have {len(names)} images in {len(set(names if groups is None else groups.tolist()))} groups; use a "
-            "larger part, or other groups"
+            f"have {len(names)} images in {len(set(names if groups is None else groups.tolist()))} groups; use "
+            f"{way}, or other groups"
         )
     notes += _unvalidated(shown, val, class_names)
     if fixed := int((parts == ALWAYS_TRAINED).sum()):

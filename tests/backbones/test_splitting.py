@@ -177,5 +177,8 @@ def test_a_split_without_validation_images_is_refused():
     shown = ItemClasses(np.arange(3), np.arange(3), 3)
     with pytest.raises(UserError, match=r"0\.5: leaves no image to validate on, .* have 3 images in 3 groups"):
         split(["a.jpg", "b.jpg", "c.jpg"], shown, val_fraction=0.5)
+    with pytest.raises(UserError, match=r"--folds 9: leaves no image .* 3 images in 3 groups; use fewer folds, or"):
+        for fold in range(9):  # at most three of them get an image
+            split(["a.jpg", "b.jpg", "c.jpg"], ItemClasses(np.arange(3), np.zeros(3, int), 1), folds=9, fold=fold)
     with pytest.raises(UserError, match=r"--group-by Z: matches no file name, such as a\.jpg"):
         split(["a.jpg", "b.jpg", "c.jpg"], shown, val_fraction=0.5, group_by="Z")
