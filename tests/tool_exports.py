@@ -392,6 +392,15 @@ def cvat_images(root: Path) -> None:
     pictures(root / "images")
 
 
+@export("cvat-jobs", "cvat")
+def cvat_jobs(root: Path) -> None:
+    """The jobs of a task, each exported for itself."""
+    head, *images = cvat_xml().removesuffix("</annotations>\n").split("  <image ")
+    for job, image in enumerate(images, 1):
+        text(root / f"job_{job}.xml", f"{head}  <image {image}</annotations>\n")
+    pictures(root / "images")
+
+
 @export("cvat-project", "cvat")
 def cvat_project(root: Path) -> None:
     text(root / "annotations.xml", cvat_xml("project", ("Train", "Validation")))
