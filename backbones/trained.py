@@ -240,6 +240,10 @@ class TrainedModel(Generic[Input, Result]):
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: must be above 0")
+        if isinstance(images, (str, os.PathLike)):
+            raise UserError(
+                f"stream: {images} is one path; pass an iterable of images, or call the model with the path"
+            )
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
             results = self.predict([self.read(image) for image in batch])

@@ -22,7 +22,7 @@ Kind = TypeVar("Kind", bound="Ranking")
 Entry = tuple[str, float]  # name and probability
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking(ImageResult):
     """The most likely classes of an image, the most likely one first. Tensors are on the CPU.
 
@@ -88,7 +88,7 @@ class Ranking(ImageResult):
         return kind(class_id=self.labels.numpy().astype(int), confidence=self.probabilities.numpy().astype(np.float32))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassSet(Ranking):
     """The classes of an image that a multi-label classifier finds, the most likely one first; there may be none.
 

@@ -66,7 +66,7 @@ class Detection:
         return decode((self.code,), (height, width))[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections(ImageResult):
     """The detections in one image, sorted by score, the best first. Tensors are on the CPU.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COLUMNS = ["name", "label", "pixels", "fraction"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelMap(ImageResult):
     """The predicted class of each pixel of an image. The tensor is on the CPU.
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SHOWN = 1024  # largest side in pixels of an image in a notebook
 MOST_ROWS = 20  # rows of a table in a notebook
+FEW = 5  # rows that `repr` names
+VALUES = ("score", "probability", "fraction")  # columns that may tell how sure or how large a result is
 Self = TypeVar("Self", bound="ImageResult")
 Selection = slice | Tensor | np.ndarray | Sequence[int] | Sequence[bool]
 
@@ -48,7 +50,7 @@ class Source:
         return os.fspath(self.image) if isinstance(self.image, (str, os.PathLike)) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageResult:
     """Base class of the result for one image.
 
@@ -57,6 +59,15 @@ class ImageResult:
     """
 
     source: Source | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return a line with the image and the first names and scores, in place of tensors."""
+        rows = self.rows()
+        value = next((name for name in VALUES if name in self.columns()), "")
+        parts = [f"{row['name']} {row[value]:.2f}" for row in rows[:FEW]]
+        more = [f"{len(rows) - FEW} more"] if len(rows) > FEW else []
+        place = f" in {self.path}" if self.path else ""
+        return f"<{type(self).__name__}{place}: {', '.join(parts + more) or 'none'}>"
 
     def with_source(self: Self, image: Image, view: Callable[[Image], np.ndarray]) -> Self:
         """Return this result with its image."""
@@ -154,7 +165,10 @@ def indices_of(selection: Selection, count: int) -> Tensor:
 
     Raises:
         IndexError: an index is out of range, or a mask has another length.
+        TypeError: a text; names are selected by a mask.
     """
+    if isinstance(selection, str):
+        raise TypeError(f"{selection!r} is no index; results are selected by numbers, slices and masks")
     if isinstance(selection, slice):
         return torch.arange(count)[selection]
     chosen = torch.as_tensor(np.asarray(selection) if isinstance(selection, (list, tuple)) else selection)

@@ -86,6 +86,14 @@ def test_the_forms_for_files_hold_the_same_numbers(found: Detections):
     assert [row["segmentation"] for row in coco] == [row["segmentation"] for row in rows]
 
 
+def test_a_result_prints_as_one_line_of_names_and_scores(found: Detections):
+    assert repr(found) == "<Detections: dog 0.90, car 0.50, dog 0.25>" and repr(found[:0]) == "<Detections: none>"
+    many = found[[0] * 7].with_source("street.jpg", lambda given: image())
+    assert repr(many) == f"<Detections in street.jpg: {'dog 0.90, ' * 5}2 more>"
+    with pytest.raises(TypeError, match="'dog' is no index; results are selected by numbers, slices and masks"):
+        found["dog"]  # type: ignore[call-overload]
+
+
 def test_crops_are_the_parts_of_the_image_in_the_boxes(found: Detections):
     first, second, outside = found.crops(image())
     assert (np.asarray(first) == (250, 10, 20)).all() and first.size == (4, 6)

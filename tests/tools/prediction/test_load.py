@@ -238,6 +238,8 @@ def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes:
     first = next(stream)
     assert taken == files[:2] and first.path == str(files[0])
     assert [each.path for each in (first, *stream)] == [str(file) for file in files]
+    with pytest.raises(UserError, match=r"^stream: .* is one path; pass an iterable of images, or call the model"):
+        next(detector.stream(str(files[0])))
     assert first.plot().size == (512, 512)  # shapes of 64 pixels, enlarged
     whole = detector(files)
     limit = float(np.median(np.concatenate([each.scores for each in whole])))
