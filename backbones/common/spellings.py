@@ -31,10 +31,9 @@ def spellings_of(splits: Iterable[Collection[str]], given: Collection[str] = ())
     return {name: targets[plain] for plain, names in united.items() for name in names if name != targets[plain]}
 
 
-def other_spellings(name: str, known: Iterable[str]) -> list[str]:
+def other_spellings(name: str, known: Collection[str]) -> list[str]:
     """Return the known names from which a name differs in capitals only; [] for a name that is known itself."""
-    names = list(known)
-    return [] if name in names else [each for each in names if each.casefold() == name.casefold()]
+    return [] if name in known else [each for each in known if each.casefold() == name.casefold()]
 
 
 def note_of(name: str, spellings: Mapping[str, str]) -> str:

@@ -156,8 +156,9 @@ class FolderSource:
     def _remark(self, split: Split, listing: ClassListing) -> str:
         present = self.present(split)
         absent = [name for label, name in enumerate(self.classes) if present is not None and label not in present]
-        fitting = {name: other_spellings(name, self.classes) for name in listing.names}
-        respelled = [f"{name} -> {known[0]}" for name, known in fitting.items() if len(known) == 1]
+        known = set(self.classes)
+        fitting = {name: other_spellings(name, known) for name in listing.names}
+        respelled = [f"{name} -> {names[0]}" for name, names in fitting.items() if len(names) == 1]
         text = f"names of classes that differ in capitals: {first_names(respelled)}" if respelled else ""
         return "; ".join(filter(None, (remark(listing, absent), text)))
 

@@ -32,6 +32,7 @@ from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
 from segmentation.data.folders import has_split, open_source
 from segmentation.options import SegmentationDataOptions
+from tools import check_data
 
 
 def opened(root: Path, split: str = "train", **options: Any) -> LabelSource:
@@ -59,6 +60,8 @@ def test_an_export_opens_as_it_is(tmp_path: Path, write: Any):
     assert (littered.passed_over, littered.notes) == (source.passed_over, source.notes)
     with pytest.raises(UserError, match=r"data: has no split val, because it is not divided .* --val-fraction"):
         opened(tmp_path / "data", "val")
+    report = check_data.check(check_data.CheckOptions(data=str(tmp_path / "data"), truth="labels"))
+    assert ("no such split", "val") in [(p.kind, p.split) for p in report.problems] and not report.wrong
 
 
 def test_classes_of_label_maps_are_merged_renamed_and_chosen(tmp_path: Path):

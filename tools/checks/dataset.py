@@ -30,14 +30,13 @@ from segmentation.data.folders import painted_reader
 from segmentation.data.layout import is_label_folder
 from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
-from tools.checks.findings import CheckReport, unequal
+from tools.checks.findings import NOT_SPLIT, CheckReport, unequal
 from tools.checks.folders import check_classes, list_splits
 from tools.checks.images import SplitImages, report_near, report_shared
 from tools.checks.label_maps import check_labels
 from tools.checks.painted_maps import check_painted
 
 COCO_SPLITS = ("train", "val")
-NOT_SPLIT = "the data set is not split; --val-fraction divides it"
 CocoFiles = tuple[Path, Path]  # annotation file, folder of images
 
 

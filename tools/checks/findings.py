@@ -13,6 +13,7 @@ from tools.checks.box_sizes import describe_line, describe_proposals
 
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
+NOT_SPLIT = "the data set is not split; --val-fraction divides it"
 CLASSES = 24  # in the table; the JSON file has all
 IMBALANCED = 10  # number of the most frequent class over that of the rarest, from which a remark is due
 # Kinds that do not disturb training, but deserve attention.

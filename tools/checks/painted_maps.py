@@ -11,7 +11,7 @@ from backbones.common.images import decode_image
 from backbones.errors import UserError
 from segmentation.data.folders import PaintedReader, has_split
 from segmentation.data.painted import PaintedLabels
-from tools.checks.findings import CheckReport
+from tools.checks.findings import NOT_SPLIT, CheckReport
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.label_pixels import LabelPixels
 
@@ -33,8 +33,7 @@ def check_painted(
     found = {}
     for index, split in enumerate(splits):
         if index and not has_split(root, split):
-            text = "the data set is not split; --val-fraction divides it"
-            report.add("no such split", split, file=str(root), text=text)
+            report.add("no such split", split, file=str(root), text=NOT_SPLIT)
             continue
         try:
             source = read(root, split, bits=None)
