@@ -135,7 +135,11 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "points": ("labelme", swap("a.json", "10,", "null,"), r"a.json: shape 1: its points \[\[30, 35\], \[None, 5\]\]"),
     "no class": ("labelme", swap("a.json", '"label": "dog"', '"label": ""'), "a.json: shape 1: has no class; name"),
-    "image inside": ("labelme", embed, r"a.json: its image is only inside the file \(`imageData`\); write it beside"),
+    "image inside": (
+        "labelme",
+        embed,
+        r"a.json: its image is only inside the file .*; write it beside the file as 'a.jpg',",
+    ),
     "two files": ("labelme", swap("b.json", "b.png", "a.jpg"), r"b.json: names the image a.jpg again"),
     "attributes": (
         "via-project",

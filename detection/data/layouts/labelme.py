@@ -87,10 +87,9 @@ def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Rec
             continue
         named = _image_name(data.get("imagePath"), path.relative_to(folder), records.images)
         if how.absent_images == "error" and data.get("imageData") and not records.images.fitting(named):
-            text = (
-                f"{path}: its image is only inside the file (`imageData`); write it beside the file as {named[:200]!r}"
-            )
-            how.on_problem("missing file", str(path), UserError(f"{text}, such as with `labelme_export_json`"))
+            given = str(data.get("imagePath") or f"{path.stem}.jpg").replace("\\", "/").rpartition("/")[2][:200]
+            text = f"{path}: its image is only inside the file (`imageData`); write it beside the file as {given!r}, "
+            how.on_problem("missing file", str(path), UserError(f"{text}such as with `labelme_export_json`"))
             continue
         image = records.add_image(named, path, size=_size(data))
         if image is not None:
