@@ -1,4 +1,4 @@
-"""RoIs of all images of a batch: the answers of the box head, and the sample to train on."""
+"""RoIs of all images of a batch: the outputs of the box head, and the sample to train on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Scored(NamedTuple):
-    """Answers of the box head about the boxes of all images.
+    """Outputs of the box head for the boxes of all images.
 
     Attributes:
         logits: class logits `[R, K + 1]`, background first.
