@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,7 +44,7 @@ class MeasuredLoss:
 
     Attributes:
         known: whether the loss was measured.
-        text: the metric before and after, and the difference with its 95 % interval over images; or why the loss is
+        text: each metric before and after, and the difference with its 95 % interval over images; or why the loss is
             not known.
     """
 
@@ -60,7 +61,8 @@ def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
 
     Args:
         run: run folder or weights file.
-        most: largest loss of the run's main metric (AP, mIoU, top-1 accuracy), 0..1.
+        most: largest loss of the run's main metric (AP, mIoU, top-1 accuracy), and of the AP of masks if the run has
+            masks, 0..1.
 
     Raises:
         UserError: the file loses more than `most`.
@@ -71,25 +73,43 @@ def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
     data = trained.config.get("data")
     if data is not None and not Path(str(data)).exists():
         return MeasuredLoss(False, f"the run's data, {data}, is not here")
+    keys = [TASK_METRICS[trained.task].primary.key, *(["segm_AP"] if trained.meta["model"].get("masks") else [])]
     with TemporaryDirectory() as folder:
-        scores = [
+        runs = [
             evaluated(trained, weights, Path(folder) / name)
             for name, weights in (("before", trained.path), ("after", file))
         ]
-    metric, size = TASK_METRICS[trained.task].primary.key, scores[0].size
-    before, after = (resampled(each.score, size=size, count=RESAMPLES) for each in scores)
-    low, high = bounds(after - before)
-    whole = [float(each.score(np.ones(size))) for each in scores]
-    if whole[0] - whole[1] > most:
+        pairs = {key: (read_score(runs[0], key), read_score(runs[1], key)) for key in keys}
+    known = {key: pair for key, pair in pairs.items() if not isnan(_whole(pair[0]))}
+    if not known:
+        return MeasuredLoss(False, f"the validation images have nothing to measure {keys[0]} on")
+    return MeasuredLoss(True, "; ".join(_loss(key, *pair, most=most) for key, pair in known.items()))
+
+
+def _whole(score: ImageScore) -> float:
+    """Return a metric on all images."""
+    return float(score.score(np.ones(score.size)))
+
+
+def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> str:
+    """Describe what a file loses of a metric, with the 95 % interval over images.
+
+    Raises:
+        UserError: the file loses more than `most`.
+    """
+    size, whole = before.size, (_whole(before), _whole(after))
+    if not whole[0] - whole[1] <= most:  # written this way because NaN must be refused too
         raise UserError(
-            f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {metric} on {size} images, more than "
+            f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {size} images, more than "
             f"--most-loss {most}, so no file was kept; pass more --calibration images, or use fp32"
         )
+    first, second = (resampled(each.score, size=size, count=RESAMPLES) for each in (before, after))
+    low, high = bounds(second - first)
     change = f"{whole[1] - whole[0]:+.4f} [{float(low):+.4f}, {float(high):+.4f}]"
-    return MeasuredLoss(True, f"{metric} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {change}")
+    return f"{key} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {change}"
 
 
-def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:
+def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> RunFolder:
     """Evaluate weights or an exported file as `--eval-only` does with the options of a run.
 
     Args:
@@ -98,7 +118,7 @@ def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:
         folder: for the results.
 
     Returns:
-        The main metric of the task as a function of image weights.
+        The folder of the evaluation, with its predictions.
 
     Raises:
         UserError: the data cannot be read.
@@ -119,4 +139,4 @@ def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> ImageScore:
             run_task(DetectionTask(), parse(TrainDetectorOptions, description="", argv=words))
         else:
             run_task(SegmentationTask(), parse(TrainSegmenterOptions, description="", argv=words))
-    return read_score(RunFolder.read(folder))
+    return RunFolder.read(folder)

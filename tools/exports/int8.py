@@ -1,4 +1,4 @@
-"""8-bit ONNX files: makes them from fp32 files with onnxruntime, and measures both."""
+"""8-bit ONNX files: makes them from fp32 files with onnxruntime. Compares files of 8 and 16 bits with fp32 files."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ q.quantize_static(
 
 
 @dataclass(frozen=True)
-class Int8Report:
-    """Comparison of an fp32 file with its 8-bit file. In pairs of values, the first is that of the fp32 file.
+class BitsReport:
+    """Comparison of an fp32 file with its file of 8 or 16 bits. In pairs of values, the first is that of the fp32 file.
 
     Attributes:
         images: number of images.
         sizes: bytes of the files.
         ms: milliseconds of the fastest of many calls, for one image on the CPU.
         agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels, or boxes with
-            a score above 0.5, which are unchanged if the 8-bit file finds one of the same class with IoU above 0.5
+            a score above 0.5, which are unchanged if the other file finds one of the same class with IoU above 0.5
             and, with a mask branch, IoU of the masks in their grids above 0.5; None if there are no answers.
         top1: top-1 accuracies, in 0..1; None if the classes of the images are not known.
     """
@@ -92,16 +92,21 @@ class Int8Report:
         }
         return found if self.top1 is None else found | {"top-1": " -> ".join(f"{each:.2%}" for each in self.top1)}
 
-    def require_agreement(self) -> None:
+    def require_agreement(self, option: str) -> None:
         """Refuse a file with too few unchanged answers, whose accuracy is not known.
+
+        Args:
+            option: the option that asks for fewer bits, for the message.
 
         Raises:
             UserError: too many answers differ.
         """
         if self.agreement is not None and self.agreement < LEAST_AGREEMENT:
             raise UserError(
-                f"--int8: {self.agreement:.0%} of the 8-bit predictions equal those of fp32, fewer than the required "
-                f"{LEAST_AGREEMENT:.0%}, so no file was kept; pass more --calibration images, or leave --int8 out"
+                f"{option}: {self.agreement:.0%} of the predictions equal those of fp32, fewer than the required "
+                f"{LEAST_AGREEMENT:.0%}, so no file was kept; "
+                + ("pass more --calibration images, or " if option == "--int8" else "")
+                + f"leave {option} out"
             )
 
 
@@ -131,12 +136,12 @@ def quantise(
 
 def measure(
     exportable: Exportable, plain: Path, small: Path, items: Sequence[Inputs], labels: Sequence[int | None]
-) -> Int8Report:
-    """Measure size, latency and predictions of an 8-bit file and of its fp32 file, on the CPU.
+) -> BitsReport:
+    """Measure size, latency and predictions of a file of 8 or 16 bits and of its fp32 file, on the CPU.
 
     Args:
         plain: the fp32 file.
-        small: the 8-bit file.
+        small: the file of 8 or 16 bits.
         items: inputs of one image each.
         labels: class number of each image, None if it is not known.
     """
@@ -150,7 +155,7 @@ def measure(
             right.append((int(first[0].argmax() == label), int(second[0].argmax() == label)))
     agreement = sum(agreed) / len(agreed) if agreed else None
     fast_plain, fast_small = (round(ms, 3) for ms in latencies(runs, items[0]))
-    return Int8Report(
+    return BitsReport(
         len(items),
         (plain.stat().st_size, small.stat().st_size),
         (fast_plain, fast_small),
@@ -160,7 +165,9 @@ def measure(
 
 
 def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
-    """Return the fraction of the fp32 file's answers on an image that the 8-bit file shares; [] without answers."""
+    """Return the fraction of the fp32 file's answers on an image that the other file shares; [] without answers."""
+    if not all(each.isfinite().all() for each in small):
+        return [0.0]
     if task != "detection":
         return [float((plain[0].argmax(1) == small[0].argmax(1)).float().mean())]
     sure = plain[1] > 0.5

@@ -129,6 +129,7 @@ def _write_graph(path: Path, traced: files.TracedModel, work: _Export) -> dict[s
     elif options.precision == "fp16":
         small = path.with_name("fp16.onnx")
         write_half(plain, small)
+        report = _compare_bits(small, plain, work, range(len(work.items)))
     for file in dict.fromkeys((plain, small)):
         if exportable.raw is not None:
             join_raw(file, exportable.raw)
@@ -143,7 +144,7 @@ def _write_graph(path: Path, traced: files.TracedModel, work: _Export) -> dict[s
         return found
     loss = measure_loss(options.run, path, most=options.most_loss)
     if report and not loss.known:
-        report.require_agreement()
+        report.require_agreement("--int8" if options.int8 != "no" else "--precision fp16")
     return found | loss.lines()
 
 
@@ -211,7 +212,13 @@ def _trace(exportable: Exportable, example: Inputs, options: ExportOptions) -> f
     return files.trace(exportable, example)
 
 
-def _quantise(path: Path, plain: Path, work: _Export) -> int8.Int8Report:
+def _compare_bits(path: Path, plain: Path, work: _Export, images: Sequence[int]) -> int8.BitsReport:
+    """Compare a file of 8 or 16 bits with the fp32 file, on the images at some indices."""
+    labels = [work.exportable.label(work.images[number]) for number in images]
+    return int8.measure(work.exportable, plain, path, [work.items[number] for number in images], labels)
+
+
+def _quantise(path: Path, plain: Path, work: _Export) -> int8.BitsReport:
     """Write the 8-bit file, and measure it on images other than those that calibrated it."""
     options, items = work.options, work.items
     assert options.int8 != "no"
@@ -220,5 +227,4 @@ def _quantise(path: Path, plain: Path, work: _Export) -> int8.Int8Report:
     calibrating = {number * len(items) // count for number in range(count)}
     measured = [number for number in range(len(items)) if number not in calibrating]
     int8.quantise(plain, path, work.exportable, [items[number] for number in sorted(calibrating)], options.int8)
-    labels = [work.exportable.label(work.images[number]) for number in measured]
-    return int8.measure(work.exportable, plain, path, [items[number] for number in measured], labels)
+    return _compare_bits(path, plain, work, measured)

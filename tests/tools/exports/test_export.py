@@ -161,8 +161,9 @@ def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, 
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     unknown = MeasuredLoss(False, "the run's data are not here")
     monkeypatch.setattr("tools.exports.writing.measure_loss", lambda *_, **__: unknown)
-    with pytest.raises(UserError, match=r"fewer than the required 110%, so no file was kept"):
-        exported(cls, tmp_path / "other.onnx", "--int8", "static", "--measured", 6)
+    for words in (["--int8", "static", "--measured", 6], ["--precision", "fp16"]):
+        with pytest.raises(UserError, match=rf"{words[0]}.*fewer than the required 110%, so no file was kept"):
+            exported(cls, tmp_path / "other.onnx", *words)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 

@@ -324,6 +324,7 @@ def test_8_bit_masks_count_as_answers() -> None:
     other = torch.stack([masks[0], 1 - masks[1]])
     first, second = ([boxes, scores, labels, labels, each] for each in (masks, other))
     assert int8._agreement("detection", first, second) == [0.5]
+    assert int8._agreement("classification", [torch.eye(2)], [torch.eye(2) / 0]) == [0]  # 1 / 0 and 0 / 0 in 16 bits
 
 
 def test_torch_export_is_refused(tiny_runs: dict[str, Path], tmp_path: Path) -> None:

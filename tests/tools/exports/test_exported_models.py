@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ import classification
 import detection
 import segmentation
 from backbones.errors import UserError
+from backbones.trained import TrainedFile
 from backbones.weights.exported import ExportedFile
 from tools import export, predict, train_cls, train_seg
+from tools.exports import evaluation
 from tools.exports.evaluation import measure_loss
 from tools.exports.fastest import choose_fastest
 from tools.prediction.opening import open_model
+from tools.runs.scores import ImageScore
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -117,6 +121,24 @@ def test_a_changed_file_is_evaluated_and_refused_above_the_stated_loss(
             measure_loss(str(tiny_models["cls"]), turned, most=0.02)
     else:
         assert f"{before:.4f} -> {1 - before:.4f}" in measure_loss(str(tiny_models["cls"]), turned, most=0.02).text
+
+
+def test_a_file_that_loses_masks_alone_or_all_answers_is_refused(tmp_path: Path, monkeypatch) -> None:
+    run = TrainedFile(tmp_path / "model.safetensors", {"task": "detection", "model": {"masks": True}}, {"epochs": 1})
+    values = {("before", "AP"): 0.5, ("after", "AP"): 0.5, ("before", "segm_AP"): 0.4, ("after", "segm_AP"): 0.1}
+    monkeypatch.setattr(evaluation, "find", lambda _: run)
+    monkeypatch.setattr(evaluation, "evaluated", lambda run, weights, folder: folder.name)
+    monkeypatch.setattr(evaluation, "read_score", lambda name, key: ImageScore(0, 3, lambda weights: values[name, key]))
+    with pytest.raises(UserError, match=r"loses 0\.3000 of 0\.4000 segm_AP on 3 images"):
+        measure_loss("run", tmp_path / "file.onnx", most=0.02)
+    values["after", "segm_AP"] = 0.39
+    said = measure_loss("run", tmp_path / "file.onnx", most=0.02).text
+    assert said.startswith("AP 0.5000 -> 0.5000 on 3 images") and "; segm_AP 0.4000 -> 0.3900" in said
+    values["after", "AP"] = math.nan
+    with pytest.raises(UserError, match=r"loses nan of 0\.5000 AP"):
+        measure_loss("run", tmp_path / "file.onnx", most=1)
+    values["before", "AP"] = values["before", "segm_AP"] = math.nan
+    assert not measure_loss("run", tmp_path / "file.onnx", most=0.02).known
 
 
 def test_a_segmentation_file_predicts_and_is_evaluated_as_its_run(
