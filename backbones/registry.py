@@ -145,13 +145,9 @@ def build(
         raise UserError(
             f"{name}: norm='frozen' with weights=None would freeze random statistics; give weights or use norm='batch'"
         )
-    builder = _builder(name)
     given["norm"] = "group" if norm == "group" else "batch"  # the others are made after the weights are loaded
     chosen = features if isinstance(features, str) else tuple(features)
-    taken = _parameters(name, builder)
-    refuse_options(name, {option: value for option, value in given.items() if option not in taken})
-    options = {"name": name, "features": chosen, "in_channels": in_channels, **given}
-    backbone = builder(**{option: value for option, value in options.items() if option in taken})
+    backbone = _built(name, {"features": chosen, "in_channels": in_channels, **given})
     _check_built(backbone, name, features=chosen, in_channels=in_channels, output_stride=output_stride)
     if weights_from is not None:
         backbone.come_from(weights_from)
@@ -162,6 +158,18 @@ def build(
 
         (freeze_batch_norm if norm == "frozen" else synchronise_batch_norm)(backbone)
     return backbone
+
+
+def _built(name: str, options: Mapping[str, object]) -> Backbone:
+    """Call the builder of a backbone with the options that its signature names.
+
+    Raises:
+        UserError: the name is unknown, or another option has no default value.
+    """
+    builder = _builder(name)
+    taken = _parameters(name, builder)
+    refuse_options(name, {option: options[option] for option in _DEFAULTS if option not in taken})
+    return builder(**{option: value for option, value in {"name": name, **options}.items() if option in taken})
 
 
 def refuse_options(name: str, options: Mapping[str, object]) -> None:

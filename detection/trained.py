@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backbones.common.bits import WHOLE_BITS
 from backbones.common.devices import usable_device
+from backbones.common.files import JsonObject
 from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
@@ -131,30 +132,36 @@ def load(
     with trained.building():
         categories = categories_of(trained.meta)
         model = rebuild(trained.meta, trained.path)
-        config = trained.config
-        predictor = Predictor(
-            model,
-            sizes=(config.get("test_sizes") or ()) if sizes is None else sizes,
-            flip=config.get("test_flip", False) if flip is None else flip,
-            refine=config.get("refine", False) if refine is None else refine,
-            nms=config.get("test_nms") if nms is None and not soft_nms else nms,
-            soft_nms=(config.get("soft_nms", False) and nms is None) if soft_nms is None else soft_nms,
-            outlines=True,
-        )
+        predictor = _predictor(model, trained.config, sizes=sizes, flip=flip, refine=refine, nms=nms, soft_nms=soft_nms)
         limits = best_scores(trained) if score == "best" else None
         if score is not None:
             model.roi_heads.score_thresh = min(limits.values()) if limits else require_score(score)
         chosen = None if classes is None else require_names(classes, categories.names)
         return TrainedDetector(
-            trained,
-            predictor,
-            model,
-            categories,
-            device=device,
-            precision=precision,
-            chosen=chosen,
-            limits=limits,
+            trained, predictor, model, categories, device=device, precision=precision, chosen=chosen, limits=limits
         )
+
+
+def _predictor(
+    model: FasterRCNN,
+    config: JsonObject,
+    *,
+    sizes: Sequence[int] | None,
+    flip: bool | None,
+    refine: bool | None,
+    nms: float | None,
+    soft_nms: bool | None,
+) -> Predictor:
+    """Return the predictor of a model with the given views and suppression; None stands for the run's own."""
+    return Predictor(
+        model,
+        sizes=(config.get("test_sizes") or ()) if sizes is None else sizes,
+        flip=config.get("test_flip", False) if flip is None else flip,
+        refine=config.get("refine", False) if refine is None else refine,
+        nms=config.get("test_nms") if nms is None and not soft_nms else nms,
+        soft_nms=(config.get("soft_nms", False) and nms is None) if soft_nms is None else soft_nms,
+        outlines=True,
+    )
 
 
 def require_score(score: object) -> float:
