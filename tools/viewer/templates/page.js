@@ -5,7 +5,7 @@ const by = (id) => document.getElementById(id);
 const slider = by("score"), list = by("images");
 const SIDE = 1600; // longest side of a canvas in pixels
 const LEAST = 0.05; // least score that can be chosen
-const LABEL = 12; // least height of a label in pixels of the screen
+const LABEL = 12; // height of a label in pixels of the screen
 const MOST_BYTES = 20 * 1024 * 1024;
 let runs = [];
 let opacity = null; // of label maps; null: that of the slider
@@ -205,9 +205,9 @@ function inkOn(colour) {
 }
 
 function drawBoxes(pen, panel, boxes, scale) {
-  const { width, height } = pen.canvas;
-  // A label has at least LABEL pixels of the screen: a telephone shows the canvas much smaller than it is.
-  const size = Math.round(Math.max(Math.max(width, height) / 40, LABEL / shrunk(panel.canvas)));
+  const { width } = pen.canvas;
+  // A label has LABEL pixels of the screen, however large the canvas is shown.
+  const size = Math.round(LABEL / shrunk(panel.canvas));
   const line = Math.max(3, Math.round(size / 7));
   pen.font = `600 ${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
