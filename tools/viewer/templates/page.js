@@ -268,6 +268,7 @@ slider.addEventListener("input", () => {
   showValue();
   shown.forEach(draw);
 });
+window.addEventListener("resize", () => shown.forEach(draw)); // labels have a size on the screen
 by("files").addEventListener("change", (event) => {
   add([...event.target.files]).finally(() => { event.target.value = ""; });
 });
