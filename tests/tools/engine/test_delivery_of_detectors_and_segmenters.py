@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from backbones.common.run_files import MODEL_FILE
 from tools import predict, train_det, train_seg
 from tools.engine import loop
-from tools.engine.run_folder import BEST, MODEL
+from tools.engine.run_folder import BEST
 from tools.engine.state import Training
 
 TASKS = ("det", "seg")
@@ -124,10 +125,10 @@ def test_the_best_model_is_in_all_files_after_early_stopping_and_at_the_normal_e
         main(more)
         results = json.loads((folder / "results.json").read_text())
         best = results[metric]
-        said = f"best {metric} {best:.4f}, after epoch 1: {folder / MODEL}"
+        said = f"best {metric} {best:.4f}, after epoch 1: {folder / MODEL_FILE}"
         assert capsys.readouterr().out.splitlines()[-1] == said
         assert results["delivered"] == {"model": "best", "step": 1, "epoch": 1.0}
-        assert load_file(folder / MODEL)[bias].tolist() == load_file(folder / BEST)[bias].tolist() == [0, 9]
+        assert load_file(folder / MODEL_FILE)[bias].tolist() == load_file(folder / BEST)[bias].tolist() == [0, 9]
         assert found(task, folder) > 0
     scores = [
         json.loads(line)[metric] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"val"' in line
@@ -160,9 +161,9 @@ def test_the_best_model_is_in_all_files_after_early_stopping_and_at_the_normal_e
     main(["--resume", "--output", str(folder), "--deliver", "last"])
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"best {metric} {best:.4f}, after epoch 1: {folder / BEST}",
-        f"last model, after epoch 3: {folder / MODEL}",
+        f"last model, after epoch 3: {folder / MODEL_FILE}",
     ]
     assert json.loads((folder / "results.json").read_text())[metric] == scores[2]
-    assert load_file(folder / MODEL)[bias].tolist() == [9, 0]
+    assert load_file(folder / MODEL_FILE)[bias].tolist() == [9, 0]
     assert found(task, folder) == predicted(task, folder, image, tmp_path / "last") == 0
     assert (folder / "samples.png").read_bytes() != samples

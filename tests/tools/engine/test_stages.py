@@ -287,7 +287,7 @@ def test_mistakes_get_one_line(capsys: Any, words: Any, tmp_path: Path, task: st
 
 
 def test_a_detector_of_weights_freezes_two_stages_by_itself(words: Any) -> None:
-    given = [word for word in map(str, words("det"))]
+    given = [*map(str, words("det")), "--recipe", "coco"]
     place = given.index("--freeze")
     options = parsing.parse(
         TrainDetectorOptions, description="", argv=given[:place] + given[place + 2 :], recipe=detector_recipe
