@@ -28,6 +28,14 @@ def visible(folder: Path, pattern: str) -> Iterator[Path]:
             yield path
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file exists. The result is False for names that no file can have, such as very long ones."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def subfolders(folder: Path) -> list[Path]:
     """Return the visible folders in a folder, sorted; [] if the folder does not exist."""
     others = (folder / entry.name for entry in _entries(folder) if not entry.is_file(follow_symlinks=False))

@@ -14,7 +14,7 @@ from backbones.common.datasets import existing_split, leads_out, listed_lines
 from backbones.common.image_finder import ImageFinder, fitting_file
 from backbones.common.images import image_size
 from backbones.common.labelme_masks import decode_mask
-from backbones.common.listing import list_files
+from backbones.common.listing import is_file, list_files
 from backbones.common.outlines import run_lengths
 from backbones.common.spellings import spellings_of
 from backbones.common.turning import ellipse
@@ -100,11 +100,11 @@ def _read(path: Path, finder: ImageFinder, left_out: Counter[str]) -> OutlinedIm
 def _image(path: Path, name: str, finder: ImageFinder) -> Path:
     """Return the image of a JSON file: `imagePath`, the file of its name beside the JSON, or the one file that fits."""
     given = name.replace("\\", "/")
-    if not leads_out(given) and (path.parent / given).is_file():
+    if not leads_out(given) and is_file(path.parent / given):
         return path.parent / given
     # LabelMe writes paths such as ../images/1.jpg if the JSON files lie elsewhere.
     beside = path.parent / Path(given).name
-    if beside.is_file():
+    if is_file(beside):
         return beside
     if (fitting := fitting_file(finder, name)) is not None:
         return finder.folder / fitting

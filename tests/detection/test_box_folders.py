@@ -502,6 +502,14 @@ def test_unknown_layouts_are_refused_and_cocos_splits_can_be_named(coco, tmp_pat
         open_val(options)
 
 
+def test_a_listed_name_that_no_file_can_have_is_refused_in_one_line(voc: VocFolder) -> None:
+    voc.write()
+    (voc.root / "ImageSets" / "Main" / "trainval.txt").write_text("[" * 2000)
+    with pytest.raises(UserError, match=r"line 1: there is no Annotations/\[{200}\.xml") as caught:
+        read(voc.root, "trainval")
+    require_one_line(caught.value, voc.root)
+
+
 # --- mutants ---
 
 

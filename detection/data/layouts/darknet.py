@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from backbones.common.listing import files_of, subfolders, visible
+from backbones.common.listing import files_of, is_file, subfolders, visible
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading, Sign
-from detection.data.layouts.images import UNSPLIT, files_below, folders_of_splits, has_images, is_file
+from detection.data.layouts.images import UNSPLIT, files_below, folders_of_splits, has_images
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.yolo import read_yolo
 from detection.data.layouts.yolo_places import LISTS, LabelledImages, pairs_of_folder, pairs_of_list

@@ -16,14 +16,6 @@ UNSPLIT = "train"  # the split of a data set that is not split
 SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 
 
-def is_file(path: Path) -> bool:
-    """Return whether a file exists. The result is False for invalid names."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def has_images(folder: Path) -> bool:
     """Return whether a folder directly holds an image file."""
     return first_of(folder, IMAGE_SUFFIXES) is not None

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 
 from backbones.common.datasets import Record, leads_out
 from backbones.common.images import image_size
-from backbones.common.listing import visible
+from backbones.common.listing import is_file, visible
 from backbones.common.spellings import spellings_of
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
@@ -34,6 +34,7 @@ from detection.data.truth import (
 LISTS = Path("ImageSets", "Main")
 INSTANCES = "SegmentationObject"  # folder of instance maps
 FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
+MOST_SHOWN = 200  # characters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -172,12 +173,15 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
             continue
         try:
             if leads_out(name) or "\0" in name:
-                raise UserError(f"{path}: line {number}: {name!r} points outside the folder Annotations; fix the line")
+                raise UserError(
+                    f"{path}: line {number}: {name[:MOST_SHOWN]!r} points outside the folder Annotations; fix the line"
+                )
             if name in names:
                 raise UserError(f"{path}: line {number}: {name} is a duplicate; remove the line")
-            if not (root / "Annotations" / f"{name}.xml").is_file():
+            if not is_file(root / "Annotations" / f"{name}.xml"):
                 raise UserError(
-                    f"{path}: line {number}: there is no Annotations/{name}.xml; add that file or fix the list"
+                    f"{path}: line {number}: there is no Annotations/{name[:MOST_SHOWN]}.xml; add that file or fix the "
+                    "list"
                 )
         except UserError as error:
             on_problem("malformed list", str(path), error)
@@ -189,7 +193,7 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
 def _name_in(line: str, root: Path) -> str:
     """Return the image name of a line, without the flag that lists of single classes have."""
     name, _, flag = line.rpartition(" ")
-    if not name or flag not in FLAGS or (root / "Annotations" / f"{line}.xml").is_file():
+    if not name or flag not in FLAGS or is_file(root / "Annotations" / f"{line}.xml"):
         name = line
     return name.strip()
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES
-from backbones.common.listing import visible
+from backbones.common.listing import is_file, visible
 from backbones.common.values import is_file_name
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
-from detection.data.layouts.images import is_file
 from detection.data.truth import FolderImages, read_text
 
 LISTS = ("classes", "obj", "train", "valid", "val", "test", "_darknet")  # *.txt and others beside labels
@@ -117,7 +116,7 @@ def pairs_of_list(path: Path, home: Path, how: Reading) -> LabelledImages:
                 "malformed list", str(path), UserError(f"{path}: line {number}: {image} is a duplicate; remove it")
             )
         beside = image.with_suffix(".txt")
-        files[image] = beside if beside.is_file() else label_folder(image.parent) / beside.name
+        files[image] = beside if is_file(beside) else label_folder(image.parent) / beside.name
     if not files:
         raise UserError(f"{path}: lists no image that exists; name another list")
     folder = Path(os.path.commonpath([image.parent for image in files]))
