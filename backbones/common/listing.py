@@ -30,10 +30,7 @@ def visible(folder: Path, pattern: str) -> Iterator[Path]:
 
 def is_file(path: Path) -> bool:
     """Return whether a file exists. The result is False for names that no file can have, such as very long ones."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+    return os.path.isfile(path)  # Path.is_file raises an error for these
 
 
 def subfolders(folder: Path) -> list[Path]:

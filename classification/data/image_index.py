@@ -64,7 +64,7 @@ class ImageIndex:
     def _of_another_machine(self, name: str) -> str | None:
         """Return the file that a path means whose first folder does not exist here; None if none or several fit."""
         first, *below = name.split("/")
-        return self._finder.find(name) if below and not (first and (self.root / first).is_dir()) else None
+        return self._finder.find(name) if below and not (first and os.path.isdir(self.root / first)) else None
 
     @cached_property
     def _by_name(self) -> dict[str, list[PurePosixPath]]:

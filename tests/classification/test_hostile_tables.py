@@ -12,6 +12,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from classification.data import listing as listings
+from classification.data.image_index import ImageIndex
 from classification.data.layouts import has_split, read_split
 from classification.data.listing import ClassListing
 from classification.data.reading import Reading
@@ -83,3 +84,9 @@ def test_a_table_of_several_classes_that_would_fill_the_memory_is_refused(
     for multi_label in (None, True):
         with pytest.raises(UserError, match="csv: 2 images of 3 classes, several an image, would fill the mem"):
             read_split(path, "train", Reading(multi_label=multi_label))
+
+
+def test_a_name_that_no_file_can_have_is_missing_and_no_traceback(tmp_path: Path):
+    path = written(tmp_path / "set", next(iter(TABLES)))
+    assert ImageIndex(path.parent).find("[" * 2000 + "/c.png", where="here") == "c.png"  # a folder of another machine
+    assert ImageIndex(path.parent).find("[" * 2000 + "/d.png", where="here") is None
