@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backbones.common.bits import small_values
+from backbones.common.listing import is_file
 from backbones.common.near_equal import decode_grey, image_hash, near_across
 from backbones.errors import UserError
 from tools.checks.box_sizes import Boxes
@@ -87,7 +88,7 @@ class SplitImages:
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file that exists, by name."""
         paths = {name: self.folder / name for name in self.names}
-        return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+        return {name: path.stat().st_size for name, path in paths.items() if is_file(path)}
 
     def digest(self, name: str) -> bytes | None:
         """Return the hash of a file's content; None if the file cannot be read. A file is read only once."""

@@ -17,6 +17,7 @@ from backbones.common.datasets import COCO_FIELDS, Record, leads_out
 from backbones.common.files import create_once, write_json
 from backbones.common.image_finder import ImageFinder, fitting_file, is_foreign
 from backbones.common.images import ORIENTATION, image_size
+from backbones.common.listing import is_file
 from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
 from detection.data.truth import Truth
@@ -135,7 +136,7 @@ def _complete(image: Record, folder: Path, split: str, repairs: Repairs) -> None
     if image.get("width") is not None and image.get("height") is not None:
         return
     path = folder / str(image.get("file_name"))
-    if path.is_file():
+    if is_file(path):
         image["height"], image["width"] = image_size(path, apply_exif=True)
         text = f"{image['width']}x{image['height']} pixels"
         repairs.add("absent image sizes", split, _name("image", image), text)
@@ -174,7 +175,7 @@ def _clip(annotation: Record, image: Record, split: str, repairs: Repairs) -> No
 def _write_image(image: Record, source: Path, target: Path, split: str, repairs: Repairs) -> None:
     """Copy an image; turn it if EXIF says so. Missing images, and those outside the folder, are counted."""
     name, record = image.get("file_name"), _name("image", image)
-    if not isinstance(name, str) or leads_out(name) or not (source / name).is_file():
+    if not isinstance(name, str) or leads_out(name) or not is_file(source / name):
         repairs.add("images that were not copied", split, record, f"{name} is not in {source}")
         return
     path = target / name
