@@ -502,10 +502,15 @@ def test_unknown_layouts_are_refused_and_cocos_splits_can_be_named(coco, tmp_pat
         open_val(options)
 
 
-def test_a_listed_name_that_no_file_can_have_is_refused_in_one_line(voc: VocFolder) -> None:
+def test_very_long_names_in_lists_are_refused_in_one_line(voc: VocFolder) -> None:
     voc.write()
     (voc.root / "ImageSets" / "Main" / "trainval.txt").write_text("[" * 2000)
     with pytest.raises(UserError, match=r"line 1: there is no Annotations/\[{200}\.xml") as caught:
+        read(voc.root, "trainval")
+    require_one_line(caught.value, voc.root)
+    voc.write()
+    (voc.root / "classes.txt").write_text(f"cat\n{'[' * 2500}\n")
+    with pytest.raises(UserError, match=r"its class dog is not in classes\.txt \(cat, \[{157}\.\.\.\)") as caught:
         read(voc.root, "trainval")
     require_one_line(caught.value, voc.root)
 

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from backbones.common.datasets import Record
 from backbones.common.spellings import note_of
 from backbones.common.values import is_text
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names, shortened
 from detection.data.truth import ProblemHandler, Truth
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -59,7 +59,7 @@ def _object(thing: Element, where: str, classes: list[str], spellings: Mapping[s
         raise UserError(f"{where}: has no <name>; fix the file")
     if name not in classes:
         raise UserError(
-            f"{where}: its class {name} is not in classes.txt ({', '.join(classes[:5])}, ...); fix one of them"
+            f"{where}: its class {shortened(name)} is not in classes.txt ({first_names(classes)}); fix one of them"
         )
     difficult = (thing.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
