@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from backbones.common.datasets import IMAGE_SUFFIXES, Record, file_of_image, leads_out
-from backbones.common.listing import Listing, list_files
+from backbones.common.listing import Listing, is_file, list_files
 from backbones.errors import UserError, counted, first_names
 
 LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file
@@ -118,7 +118,7 @@ def use_fitting_files(
     renamed: dict[str, str] = {}
     for image in images:
         name = image.get("file_name")
-        if isinstance(name, str) and (name in present or is_file_in(folder, name)) and not leads_out(name):
+        if isinstance(name, str) and (name in present or is_file(folder / name)) and not leads_out(name):
             owners[name] = image
     finder = ImageFinder(folder)
     for image in images:
@@ -170,14 +170,6 @@ def _use_fitting_file(
     owners[fitting] = {**image}
     image["file_name"] = fitting
     return {fitting: str(name)}
-
-
-def is_file_in(folder: Path, name: str) -> bool:
-    """Return whether a folder has a file with a name. The result is False for invalid names."""
-    try:
-        return os.path.isfile(folder / name)
-    except (ValueError, OSError):
-        return False
 
 
 def _in_folder(folders: list[str], files: list[str]) -> list[str]:

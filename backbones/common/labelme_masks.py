@@ -1,4 +1,4 @@
-"""Reads and writes the masks of LabelMe's shapes of type "mask": a PNG as base64 text, and the corners of its box.
+"""Types and masks of the shapes of LabelMe. A mask is a PNG as base64 text, with the corners of its box.
 
 Source: https://github.com/wkentaro/labelme (`labelme/utils/shape.py`)
 """
@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from backbones.common.outlines import box_of_mask
+
+POLYGONS = ("polygon", "oriented_rectangle", "rotation")  # types of shapes; the last one is X-AnyLabeling's
 
 
 def decode_mask(text: object, corners: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 from backbones.common.datasets import existing_split, leads_out, listed_lines
 from backbones.common.image_finder import ImageFinder, fitting_file
 from backbones.common.images import image_size
-from backbones.common.labelme_masks import decode_mask
+from backbones.common.labelme_masks import POLYGONS, decode_mask
 from backbones.common.listing import is_file, list_files
 from backbones.common.outlines import run_lengths
 from backbones.common.spellings import spellings_of
@@ -132,7 +132,7 @@ def _shape(shape: Any, path: Path, size: tuple[int, int] | None, left_out: Count
         points = [[left, top], [right, top], [right, bottom], [left, bottom]]
     elif kind == "circle" and len(points) == 2:
         points = _circle(*points)
-    elif kind not in ("polygon", "oriented_rectangle", "rotation") or len(points) < 3:
+    elif kind not in POLYGONS or len(points) < 3:
         left_out[f"shapes of kind {kind} left out"] += 1
         return None
     return Shape(str(label), "polygon", [float(value) for point in points for value in point])

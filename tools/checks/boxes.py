@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from backbones.common.datasets import IMAGE_SUFFIXES, leads_out, read_coco
-from backbones.common.image_finder import ImageFinder, fitting_file, is_file_in, is_foreign
+from backbones.common.image_finder import ImageFinder, fitting_file, is_foreign
 from backbones.common.images import decode_image
-from backbones.common.listing import describe_passed_over, list_files
+from backbones.common.listing import describe_passed_over, is_file, list_files
 from backbones.common.values import LARGEST_NUMBER
 from backbones.errors import UserError, counted
 from detection.data.annotations import SMALLEST_SIDE
@@ -262,7 +262,7 @@ def _image_files(
     for index, name in enumerate(names):
         if name is None:
             continue
-        fitting = None if is_file_in(folder, name) else fitting_file(finder, name)
+        fitting = None if is_file(folder / name) else fitting_file(finder, name)
         if fitting is not None and is_foreign(name):
             images.add(index, "foreign file name", f"is read as {fitting}, which is in the folder")
             name = fitting

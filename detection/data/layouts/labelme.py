@@ -14,7 +14,7 @@ import numpy as np
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
-from backbones.common.labelme_masks import decode_mask
+from backbones.common.labelme_masks import POLYGONS, decode_mask
 from backbones.common.outlines import box_of_mask, paint, run_lengths
 from backbones.common.turning import ellipse, turned
 from backbones.errors import UserError
@@ -28,7 +28,6 @@ from detection.data.truth import Truth
 
 FOLDERS = ("annotations", "labels", "json", "Annotations")
 GROUPED = "shapes of a group that are one object with another shape"
-POLYGONS = ("polygon", "oriented_rectangle", "rotation")  # the last one is X-AnyLabeling's
 _EMBEDDED = re.compile(r'"imageData"\s*:\s*"')
 Outlined = tuple[list[float], list[list[float]] | Record]  # box, and polygons or run lengths
 UNLABELLED = "images without a JSON file, which are left out"

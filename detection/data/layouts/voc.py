@@ -16,7 +16,7 @@ from backbones.common.datasets import Record, leads_out
 from backbones.common.images import image_size
 from backbones.common.listing import is_file, visible
 from backbones.common.spellings import spellings_of
-from backbones.errors import UserError
+from backbones.errors import UserError, shortened
 from detection.data.layouts.base import LAYOUTS, Layout, Reading, Sign
 from detection.data.layouts.images import UNSPLIT
 from detection.data.layouts.instance_maps import add_masks
@@ -34,7 +34,6 @@ from detection.data.truth import (
 LISTS = Path("ImageSets", "Main")
 INSTANCES = "SegmentationObject"  # folder of instance maps
 FLAGS = ("-1", "0", "1")  # after each name in the lists of single classes: "000005 -1"
-MOST_SHOWN = 200  # characters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -174,13 +173,13 @@ def _listed(root: Path, split: str, on_problem: ProblemHandler) -> list[str]:
         try:
             if leads_out(name) or "\0" in name:
                 raise UserError(
-                    f"{path}: line {number}: {name[:MOST_SHOWN]!r} points outside the folder Annotations; fix the line"
+                    f"{path}: line {number}: {shortened(name)!r} points outside the folder Annotations; fix the line"
                 )
             if name in names:
                 raise UserError(f"{path}: line {number}: {name} is a duplicate; remove the line")
             if not is_file(root / "Annotations" / f"{name}.xml"):
                 raise UserError(
-                    f"{path}: line {number}: there is no Annotations/{name[:MOST_SHOWN]}.xml; add that file or fix the "
+                    f"{path}: line {number}: there is no Annotations/{shortened(name)}.xml; add that file or fix the "
                     "list"
                 )
         except UserError as error:

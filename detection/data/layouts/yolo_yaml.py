@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from backbones.common.datasets import Record
+from backbones.common.listing import is_file
 from backbones.common.values import is_text
 from backbones.errors import UserError, counted, first_names
 from detection.data.truth import checked_names, read_text
@@ -207,10 +208,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _exists(path: Path) -> bool:
-    try:
-        return path.is_dir() or (path.suffix.lower() == ".txt" and path.is_file())
-    except OSError:
-        return False
+    return os.path.isdir(path) or (path.suffix.lower() == ".txt" and is_file(path))
 
 
 def _plain(path: Path) -> Path:
