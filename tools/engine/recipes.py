@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
 import yaml
 
 from backbones.common.files import JsonObject, read_yaml
+from backbones.common.listing import is_file, walk
 from backbones.common.options import evaluated, fitting, recorded, renamed
 from backbones.common.run_files import CONFIG_FILE
 from backbones.errors import UserError
@@ -69,17 +71,15 @@ def has_fewer_images(paths: Sequence[Path], most: int) -> bool:
     """
     from backbones.common.datasets import IMAGE_SUFFIXES  # imports OpenCV
 
-    count = 0
-    for name in _file_names({_folder_of(path).resolve() for path in paths}):
-        count += name.lower().endswith(IMAGE_SUFFIXES)
-        if count == most:
-            return False
-    return count > 0
+    folders = {_folder_of(path).resolve() for path in paths}
+    outer = [folder for folder in folders if os.path.isdir(folder) and folders.isdisjoint(folder.parents)]
+    images = (file for folder in outer for file in walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
+    return 0 < sum(1 for _ in islice(images, most)) < most
 
 
 def _folder_of(path: Path) -> Path:
     """Return the folder in which data at a path may have its images."""
-    if not path.is_file():
+    if not is_file(path):
         return path
     if path.suffix.lower() not in (".yaml", ".yml"):
         return path.parent
@@ -89,14 +89,6 @@ def _folder_of(path: Path) -> Path:
     own = content.get("path") if isinstance(content, dict) else None
     named = path.parent / own if isinstance(own, str) else path.parent
     return named if named.is_dir() else path.parent
-
-
-def _file_names(folders: Collection[Path]) -> Iterator[str]:
-    """Yield the names of all files in folders and their subfolders."""
-    outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
-    for folder in outer:
-        for _, _, names in os.walk(folder):
-            yield from names
 
 
 def options_of_weights(argv: Sequence[str], *, task: str, groups: Sequence[type], model: type) -> FurtherValues:

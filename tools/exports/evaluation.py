@@ -40,7 +40,7 @@ ALONE = {"resume": False, "dry_run": False, "track": [], "val_loss": False, "dev
 
 @dataclass(frozen=True)
 class MeasuredLoss:
-    """What an exported file loses against its run.
+    """Loss of an exported file against its run, on the run's validation data.
 
     Attributes:
         known: whether the loss was measured.

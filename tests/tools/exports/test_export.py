@@ -152,7 +152,7 @@ def test_label_maps_are_those_of_the_loaded_run_on_images_of_several_shapes(
 
 
 def test_int8_says_size_latency_and_accuracy(cls: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    """Where the accuracy of the 8-bit file is known, it decides; else the fraction of unchanged answers does."""
+    """The accuracy of the 8-bit file decides where it is known, and else the fraction of unchanged answers."""
     monkeypatch.setattr("tools.exports.int8.LEAST_AGREEMENT", 1.1)
     path = exported(cls, tmp_path / "net.onnx", "--int8", "static", "--measured", 6, "--most-loss", 1)
     out = capsys.readouterr().out
