@@ -223,6 +223,10 @@ def test_targets_equal_torchvisions(size: tuple[int, int], scale: float):
     half, other = slice(0, 25), slice(25, 60)
     parts = [MaskedRois(strips, boxes[part], objects[part], 3, (height, width)) for part in (half, other)]
     torch.testing.assert_close(targets_of_images(parts, 14), found)
+    # Autocast does not round targets to 16 bits.
+    single = mask_targets(strips, boxes.float(), objects, 14, (height, width))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mask_targets(strips, boxes.float(), objects, 14, (height, width)), single)
     # An object without strips has an empty target.
     assert not mask_targets(strips[:0], boxes, objects, 14, (height, width)).any()
 
