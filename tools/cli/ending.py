@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from backbones.errors import UserError
+from backbones.errors import UserError, shortened
 from tools.processes import environment, failures
 from tools.processes.failures import SharedError
 from tools.processes.stopping import STATUS, Stopped
@@ -19,13 +19,17 @@ _KEYWORD = re.compile(
     r"(?<![^\s(])(weights|norm|shortcut|stride_style|in_channels|output_stride|max_stride)=('[^']*'|[\w.]*\w)"
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the user's quota is full, or the file too large
+# No file can have the name, or the user may not open the file.
+BAD_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
+LONGEST_WORD = 1000  # characters of a word in a message
 
 
 def run(main: Callable[[], object]) -> None:
     """Run a command's `main`; print a user error as one line on stderr and exit with status 2.
 
-    Exit statuses: 2 for a user error or a full disk, `stopping.STATUS` for a training that was stopped by a signal and
-    can be resumed, `INTERRUPTED` for Ctrl-C. Any other exception is a bug and keeps its traceback.
+    Exit statuses: 2 for a user error, a path that cannot be opened or a full disk, `stopping.STATUS` for a training
+    that was stopped by a signal and can be resumed, `INTERRUPTED` for Ctrl-C. Any other exception is a bug and keeps
+    its traceback.
     """
     try:
         main()
@@ -39,16 +43,26 @@ def run(main: Callable[[], object]) -> None:
     except BrokenPipeError:  # the reader of our output has ended, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            file = error.filename or "a file"
-            failures.end(f"error: {file}: cannot be written ({error.strerror}); free some disk space", 2)
+        if isinstance(error, OSError):
+            _end_for_file(error)
         failures.report_to_torchrun(error)
         raise
 
 
+def _end_for_file(error: OSError) -> None:
+    """End the command if an error of the operating system is the fault of a path or of a full disk."""
+    file = shortened(str(error.filename or "a file"))
+    if error.errno in DISK_FULL:
+        failures.end(f"error: {file}: cannot be written ({error.strerror}); free some disk space", 2)
+    if error.errno in BAD_PATH:
+        text = f"error: {file}: cannot be opened ({error.strerror}); check the path and its permissions"
+        failures.end(text, 2, is_reporter=environment.is_main_of_machine())
+
+
 def _one_line(error: BaseException) -> str:
     """Return an error's message in one line, without the traceback that a data-loading worker's error contains."""
-    return as_options(" ".join(str(error).rsplit("UserError: ", 1)[-1].split()))
+    words = str(error).rsplit("UserError: ", 1)[-1].split()
+    return as_options(" ".join(shortened(word) if len(word) > LONGEST_WORD else word for word in words))
 
 
 def as_options(text: str) -> str:
