@@ -489,6 +489,14 @@ def label_studio_min(root: Path) -> None:
     pictures(root)
 
 
+@export("label-studio-projects", "label-studio")
+def label_studio_projects(root: Path) -> None:
+    """Two projects, each with one of the images."""
+    for number, task in enumerate(label_studio_tasks(), 1):
+        text(root / f"project-{number}-at-2024-01-01-00-00-abcdef01.json", json.dumps([task]))
+    pictures(root / "images")
+
+
 @export("label-studio-brush-png", "label-studio-png")
 def label_studio_brush_png(root: Path) -> None:
     """The brush as PNG files, a JSON file of the tasks without annotations, and the images."""
@@ -576,6 +584,23 @@ def via_project(root: Path) -> None:
     project = {"_via_settings": {"project": {"name": "animals"}}, "_via_img_metadata": images}
     project |= {"_via_attributes": attributes, "_via_data_format_version": "2.0.10"}
     text(root / "via_project_1Jan2024_10h0m.json", json.dumps(project))
+    pictures(root)
+
+
+@export("via-annotators", "via")
+def via_annotators(root: Path) -> None:
+    """Two annotators, who loaded all images and labelled one each; one of them also saved a CSV file."""
+    for labelled in OBJECTS:
+        images = {
+            f"{name}99": {"filename": name, "size": 99, "regions": via_regions(name) if name == labelled else []}
+            for name in OBJECTS
+        }
+        text(root / f"via_export_json_{Path(labelled).stem}.json", json.dumps(images))
+    lines = ["filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"]
+    for number, region in enumerate(via_regions("a.jpg")):
+        parts = (json.dumps(region[part]).replace('"', '""') for part in ("shape_attributes", "region_attributes"))
+        lines.append(f'a.jpg,99,"{{}}",2,{number},' + ",".join(f'"{part}"' for part in parts))
+    text(root / "via_export_csv.csv", "\n".join(lines) + "\n")
     pictures(root)
 
 

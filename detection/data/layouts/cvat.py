@@ -16,16 +16,14 @@ import numpy as np
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
-from backbones.common.listing import files_of
 from backbones.common.outlines import run_lengths
 from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_around
 from detection.data.layouts.cvat_tracks import images_of_tracks
-from detection.data.layouts.files import FileLayout, split_word
-from detection.data.layouts.images import UNSPLIT, image_folder, require_split
-from detection.data.layouts.places import Place
+from detection.data.layouts.files import FileLayout
+from detection.data.layouts.images import UNSPLIT, require_split
 from detection.data.layouts.sniffing import head_of
 from detection.data.layouts.xml_files import parse_xml, read_bytes
 from detection.data.truth import Truth
@@ -42,6 +40,7 @@ class CvatLayout(FileLayout):
     form = "CVAT's annotations.xml and images"
     file = "annotations.xml of CVAT for images or video 1.1"
     suffixes = (".xml",)
+    joins = True  # the jobs of a task
 
     def reads(self, path: Path) -> bool:
         return _is_cvat(path)
@@ -58,39 +57,29 @@ class CvatLayout(FileLayout):
         return read_cvat(path, images, how, declared=(), subset=split)
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
-        declared = [_labels(root) for place in (path, *others) for _, root in _parsed(place)]
+        declared = [_labels(_parse(file)) for file in (path, *others)]
         return read_cvat(path, images, how, declared=declared)
-
-    def _by_name(self, root: Path, files: list[Path]) -> dict[str, Place]:
-        """Return the files of the splits; several files without the name of a split are the jobs of a task."""
-        if len(files) > 1 and not any(map(split_word, files)):
-            return {UNSPLIT: (files[0].parent, image_folder(root))}
-        return super()._by_name(root, files)
 
 
 def read_cvat(
     path: Path, images: Path, how: Reading, *, declared: Sequence[Sequence[str]], subset: str | None = None
 ) -> Truth:
-    """Read an XML file of CVAT, or a folder with the file of each job.
+    """Read an XML file of CVAT.
 
     Args:
         declared: labels that this file and those of other splits declare, in the order of their ids.
         subset: value of `subset` of the images to read; None for all images.
     """
-    records = Collector("cvat", path, ImageFinder(images), how, "shape")
-    files = _parsed(path)
-    for file, root in files:
-        has_tracks = root.find("track") is not None
-        for image in images_of_tracks(root, file, records) if has_tracks else root.iterfind("image"):
-            if subset is not None and image.get("subset", UNSPLIT).lower() != subset:
-                continue
-            size = (image.get("width", ""), image.get("height", ""))
-            record = records.add_image(image.get("name"), file, size=size, where=f"image {image.get('id', '')}".strip())
-            if record is not None:
-                _add_shapes(image, (record["width"], record["height"]), records)
-    classes = list(
-        dict.fromkeys(name for labels in declared or [_labels(root) for _, root in files] for name in labels)
-    )
+    records, root = Collector("cvat", path, ImageFinder(images), how, "shape"), _parse(path)
+    has_tracks = root.find("track") is not None
+    for image in images_of_tracks(root, path, records) if has_tracks else root.iterfind("image"):
+        if subset is not None and image.get("subset", UNSPLIT).lower() != subset:
+            continue
+        size = (image.get("width", ""), image.get("height", ""))
+        record = records.add_image(image.get("name"), path, size=size, where=f"image {image.get('id', '')}".strip())
+        if record is not None:
+            _add_shapes(image, (record["width"], record["height"]), records)
+    classes = list(dict.fromkeys(name for labels in declared or [_labels(root)] for name in labels))
     return records.finish(classes or None, splits=declared)
 
 
@@ -163,12 +152,6 @@ def _number(element: Element, name: str) -> float:
     return value
 
 
-def _parsed(path: Path) -> list[tuple[Path, Element]]:
-    """Return the files and their root elements: of one file, or of each file of CVAT in a folder."""
-    files = [path] if path.is_file() else [file for file in files_of(path, ".xml") if _is_cvat(file)]
-    return [(file, _parse(file)) for file in files]
-
-
 def _is_cvat(path: Path) -> bool:
     head = head_of(path)
     return "<annotations>" in head and any(mark in head for mark in ("<version>", "<image ", "<track "))
@@ -196,8 +179,8 @@ def _labels(root: Element) -> list[str]:
 def _subsets(root: Path, layout: CvatLayout) -> Counter[str]:
     """Return the subsets of the images in the one file of a project, if there are several."""
     files = layout.places(root)
-    if len(files) != 1 or UNSPLIT not in files:
+    if [*files] != [UNSPLIT] or files[UNSPLIT][0].is_dir():
         return Counter()
-    images = (image for _, parsed in _parsed(files[UNSPLIT][0]) for image in parsed.iterfind("image"))
+    images = _parse(files[UNSPLIT][0]).iterfind("image")
     found = Counter(image.get("subset", UNSPLIT).lower() for image in images)
     return found if len(found) > 1 else Counter()

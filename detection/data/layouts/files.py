@@ -11,6 +11,7 @@ from backbones.common.listing import files_of
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
 from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, image_folder
+from detection.data.layouts.joined import join_files
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import Truth
 
@@ -28,13 +29,16 @@ class FileLayout(PlacedLayout):
 
     The file lies in the folder of the data set, in its subfolder `annotations`, or in the folder of a split. A split
     has the name of its folder, or the word in the file's name such as `val`. A single file without such a word is
-    `train`.
+    `train`. So are several files without such a word, and the files in the folder of a split are one split, if the tool
+    writes the images of a data set into several files.
 
     Attributes:
         suffixes: suffixes of the annotation files.
+        joins: whether several files may be one split.
     """
 
     suffixes: tuple[str, ...]
+    joins = False
 
     @abstractmethod
     def reads(self, path: Path) -> bool:
@@ -55,7 +59,16 @@ class FileLayout(PlacedLayout):
 
     def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         path, images = places[split]
-        return self.read_file(path, images, how, others=[file for file, _ in places.values() if file != path])
+        files = [file for place, _ in places.values() for file in self.files_at(place)]
+        truths = [
+            self.read_file(own, images, how, others=[file for file in files if file != own])
+            for own in self.files_at(path)
+        ]
+        return truths[0] if len(truths) == 1 else join_files(truths, how)
+
+    def files_at(self, path: Path) -> list[Path]:
+        """Return the annotation files of a place: `path`, or the files in it."""
+        return self._readable(path) if path.is_dir() else [path]
 
     def places(self, root: Path) -> dict[str, Place]:
         """Return annotation file and image folder of each split.
@@ -66,8 +79,8 @@ class FileLayout(PlacedLayout):
         found = {}
         for folder in folders_of_splits(root):
             own = self._readable(folder)
-            if len(own) == 1:
-                found[folder.name] = own[0], image_folder(folder)
+            if len(own) == 1 or (own and self.joins):
+                found[folder.name] = own[0] if len(own) == 1 else folder, image_folder(folder)
         if found:
             return found
         for folder in (root, root / "annotations"):
@@ -83,6 +96,8 @@ class FileLayout(PlacedLayout):
         words = {path: split_word(path) for path in files}
         if len(files) == 1 and words[files[0]] is None:
             return {UNSPLIT: (files[0], image_folder(root))}
+        if self.joins and not any(words.values()):
+            return {UNSPLIT: (files[0].parent, image_folder(root))}
         if None in words.values() or len(set(words.values())) < len(files):
             names = ", ".join(path.name for path in files[:5])
             raise UserError(

@@ -38,6 +38,7 @@ class LabelStudioLayout(FileLayout):
     form = "Label Studio's JSON and images"
     file = "a JSON or JSON-MIN file of Label Studio"
     suffixes = (".json",)
+    joins = True
 
     def reads(self, path: Path) -> bool:
         return json_kind(path) == "label-studio"

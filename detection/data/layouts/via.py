@@ -38,6 +38,7 @@ class ViaLayout(FileLayout):
     form = "VIA's JSON or CSV and images"
     file = "a JSON or CSV file of VIA"
     suffixes = (".json", ".csv")
+    joins = True
 
     def reads(self, path: Path) -> bool:
         return has_columns(path, COLUMNS) if path.suffix.lower() == ".csv" else json_kind(path) == "via"
