@@ -684,7 +684,7 @@ def fiftyone_open_images(root: Path) -> None:
         pictures(root / split / "data")
 
 
-@export("roboflow-tensorflow", "tensorflow-csv")
+@export("roboflow-tensorflow", "table")
 def roboflow_tensorflow(root: Path) -> None:
     for split in ("train", "valid"):
         pictures(root / split)
@@ -703,13 +703,64 @@ def write_table(path: Path, between: str, folder: str) -> None:
     text(path, "\n".join(lines) + "\n")
 
 
-@export("spreadsheet-semicolons", "tensorflow-csv")
+@export("spreadsheet-semicolons", "table")
 def spreadsheet_semicolons(root: Path) -> None:
     write_table(root / "boxes.csv", ";", "/home/somebody/pets/images/")
     pictures(root / "images")
 
 
-@export("spreadsheet-tabs", "tensorflow-csv")
+@export("spreadsheet-tabs", "table")
 def spreadsheet_tabs(root: Path) -> None:
     write_table(root / "boxes.tsv", "\t", "C:\\Users\\somebody\\pets\\")
+    pictures(root / "images")
+
+
+def rows() -> list[tuple[str, str, tuple[int, int, int, int]]]:
+    """Return image, class and box of each object."""
+    return [(name, label, box) for name, objects in OBJECTS.items() for label, box in objects]
+
+
+@export("keras-retinanet", "table")
+def keras_retinanet(root: Path) -> None:
+    """Write the files of the README of keras-retinanet, which have no header."""
+    for split in ("train", "val"):
+        lines = [f"images/{name},{x},{y},{x + w},{y + h},{label}" for name, label, (x, y, w, h) in rows()]
+        text(root / f"{split}_annotations.csv", "\n".join(lines) + "\n")
+    text(root / "classes.csv", "cat,0\ndog,1\n")
+    pictures(root / "images")
+
+
+@export("makesense-csv", "table")
+def makesense_csv(root: Path) -> None:
+    lines = ["label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height"]
+    lines += [f"{label},{','.join(map(str, box))},{name},60,40" for name, label, box in rows()]
+    text(root / "labels_my-project-name_2024-01-01-10-00-00.csv", "\n".join(lines) + "\n")
+    pictures(root / "images")
+
+
+@export("makesense-csv-old", "table")
+def makesense_csv_old(root: Path) -> None:
+    lines = [f"{label},{','.join(map(str, box))},{name},60,40" for name, label, box in rows()]
+    text(root / "labels_my-project-name.csv", "\n".join(lines) + "\n")
+    pictures(root)
+
+
+@export("automl-csv", "table")
+def automl_csv(root: Path) -> None:
+    """Write the file of Google's AutoML and Vertex AI: sets in capitals, fractions, and empty cells."""
+    lines = [
+        f"{part},gs://bucket/pets/{name},{label},{x / 60},{y / 40},,,{(x + w) / 60},{(y + h) / 40},,"
+        for part in ("TRAIN", "VALIDATION")
+        for name, label, (x, y, w, h) in rows()
+    ]
+    text(root / "import.csv", "\n".join(lines) + "\n")
+    pictures(root)
+
+
+@export("table-of-splits", "table")
+def table_of_splits(root: Path) -> None:
+    lines = ["Image_ID;Split;Label;X;Y;W;H;Width;Height"]
+    for part in ("train", "val"):
+        lines += [f"{Path(name).stem};{part};{label};{';'.join(map(str, box))};60;40" for name, label, box in rows()]
+    text(root / "boxes.csv", "\n".join(lines) + "\n")
     pictures(root / "images")

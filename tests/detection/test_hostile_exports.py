@@ -40,6 +40,8 @@ FILES = {
     "via-csv": "via_export_csv.csv",
     "open-images": "train-annotations-bbox.csv",
     "roboflow-tensorflow": "train/_annotations.csv",
+    "keras-retinanet": "train_annotations.csv",
+    "automl-csv": "import.csv",
 }
 
 

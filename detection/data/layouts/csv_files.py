@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from backbones.errors import UserError, counted
@@ -16,8 +16,16 @@ DELIMITERS = ",;\t"  # between the cells of a line
 
 def has_columns(path: Path, names: Iterable[str]) -> bool:
     """Return whether the header of a CSV file holds all given column names."""
+    return set(names) <= set(first_cells(path))
+
+
+def first_cells(path: Path) -> list[str]:
+    """Return the cells of the first line of a CSV file, without the rest of the file; [] if it cannot be read."""
     lines = head_of(path).lstrip("\ufeff").splitlines()
-    return bool(lines) and set(names) <= set(_cells(lines[0]))
+    try:
+        return [cell.strip() for cell in next(csv.reader(lines[:1], delimiter=delimiter_of(lines[0])), [])]
+    except (csv.Error, IndexError):
+        return []
 
 
 def delimiter_of(line: str) -> str:
@@ -28,13 +36,16 @@ def delimiter_of(line: str) -> str:
     return max(DELIMITERS, key=line.count)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, names: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number, from 1, and the cells by column name of each row of a CSV file that is not blank.
 
+    Args:
+        names: names of the columns of a file without header.
+
     Raises:
-        UserError: the file cannot be read, is not a CSV file, or a row has another number of cells than the header.
+        UserError: the file cannot be read, is not a CSV file, or a row has not as many cells as the header.
     """
-    header: list[str] = []
+    header = list(names)
     for number, cells in _numbered(path):
         if not header:
             header = [cell.strip() for cell in cells]
@@ -71,10 +82,3 @@ def _numbered(path: Path, delimiter: str | None = None) -> Iterator[tuple[int, l
                 yield reader.line_num, cells
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num}: is not CSV ({error}); save the file again") from None
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter_of(line)), [])]
-    except csv.Error:
-        return []

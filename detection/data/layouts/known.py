@@ -49,7 +49,7 @@ BUILT_IN = (
     label_studio_png.LabelStudioPngLayout.name,
     via.ViaLayout.name,
     open_images.OpenImagesLayout.name,
-    table.TensorflowCsvLayout.name,
+    table.TableLayout.name,
     instance_maps.InstanceMapsLayout.name,
 )
 

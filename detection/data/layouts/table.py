@@ -1,49 +1,173 @@
-"""CSV files with a row for each box in pixels, such as `_annotations.csv` of Roboflow's export for TensorFlow."""
+"""CSV files with a row for each box, as programs and Kaggle's competitions write them.
+
+Examples are `_annotations.csv` of Roboflow's export for TensorFlow, and the files of keras-retinanet and makesense.ai,
+which have no header.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.image_finder import ImageFinder
+from backbones.errors import UserError, first_names
+from detection.data.layouts import open_images, via
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
-from detection.data.layouts.csv_files import has_columns, read_rows
+from detection.data.layouts.csv_files import first_cells, has_columns, read_cells, read_rows
 from detection.data.layouts.files import FileLayout
+from detection.data.layouts.images import UNSPLIT, require_split
 from detection.data.layouts.open_images import UNLISTED
+from detection.data.layouts.table_columns import EMPTY, Columns, find_columns, has_boxes, names_of_headerless
 from detection.data.truth import Truth
 
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-COLUMNS = ("filename", "class", *CORNERS)
+CLASSES = "classes.csv"  # keras-retinanet's list of classes
+ONE_CLASS = "rows without a column of classes, read as class object"
+FRACTIONS = "boxes given as fractions of the sides of their image"
+Row = tuple[int, dict[str, str]]  # number of the line, and cells by the names of the columns
 
 
-@LAYOUTS.register("tensorflow-csv")
-class TensorflowCsvLayout(FileLayout):
-    """CSV files with the columns filename, width, height, class, xmin, ymin, xmax and ymax."""
+@LAYOUTS.register("table")
+class TableLayout(FileLayout):
+    """CSV files with a column of image names, and columns of boxes and classes, under any usual name."""
 
-    name = "tensorflow-csv"
+    name = "table"
     form = "a CSV file with the columns filename, class, xmin, ymin, xmax and ymax, and images"
-    file = f"a CSV file with the columns {', '.join(COLUMNS)}"
+    file = "a CSV file with columns of images and boxes"
     suffixes = (".csv", ".tsv")
 
     def reads(self, path: Path) -> bool:
-        return has_columns(path, COLUMNS)
+        if has_columns(path, open_images.COLUMNS) or has_columns(path, via.COLUMNS):
+            return False
+        return has_boxes(names_of_headerless(path) or first_cells(path))
+
+    def splits(self, root: Path) -> list[str]:
+        return sorted(self._cells_of_splits(root) or super().splits(root))
+
+    def read(self, root: Path, split: str, how: Reading) -> Truth:
+        splits = self._cells_of_splits(root)
+        if not splits:
+            return super().read(root, split, how)
+        require_split(split, sorted(splits), root)
+        ((path, images),) = self.places(root).values()
+        return _read(_Table.of(path), images, how, split=split)
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
-        records = Collector("tensorflow-csv", path, ImageFinder(images), how, "line")
-        rows: dict[str, list[tuple[int, dict[str, str]]]] = {}
-        for number, row in read_rows(path):
-            rows.setdefault(row["filename"], []).append((number, row))
-        for name, own in rows.items():
-            sides = [own[0][1].get(side, "") for side in ("width", "height")]
-            if records.add_image(name, path, size=sides if all(sides) else (), where=f"line {own[0][0]}") is None:
-                continue
-            for number, row in own:
-                values = [as_number(row[corner]) for corner in CORNERS]
-                left, top, right, bottom = (0.0 if value is None else value for value in values)
-                box = [None] if None in values else [left, top, right - left, bottom - top]
-                records.add_object(row["class"], box, number)
-        left_out = len(records.images.files) - len(records.truth.files)
-        if left_out > 0:
-            records.truth.notes[UNLISTED] += left_out
-        used = [{row["class"].strip() for _, row in read_rows(file)} - {""} for file in (path, *others)]
-        return records.finish(splits=used)
+        return _read(_Table.of(path), images, how, others=others)
+
+    def _cells_of_splits(self, root: Path) -> Counter[str]:
+        """Return the cells of the column of splits of a data set's one file, if there are several."""
+        places = self.places(root)
+        table = _Table.of(places[UNSPLIT][0]) if [*places] == [UNSPLIT] else None
+        found = Counter(table.split_of(row) for _, row in table.rows) if table else Counter[str]()
+        return found if len(found) > 1 else Counter()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a CSV file of boxes."""
+
+    path: Path
+    columns: Columns
+    rows: list[Row]
+
+    @classmethod
+    def of(cls, path: Path) -> _Table:
+        names = names_of_headerless(path)
+        columns = find_columns(path, names or first_cells(path))
+        return cls(path, columns, list(read_rows(path, names)))
+
+    def split_of(self, row: dict[str, str]) -> str:
+        cell = row[self.columns.split] if self.columns.split else ""
+        return cell.strip().lower() or UNSPLIT
+
+    def classes(self) -> set[str]:
+        """Return the class names of the rows."""
+        return {row[self.columns.label].strip() for _, row in self.rows if self.columns.label} - {*EMPTY}
+
+    def by_image(self, split: str | None) -> dict[str, list[Row]]:
+        """Return the rows of each image of a split; None for all images."""
+        found: dict[str, list[Row]] = {}
+        for number, row in self.rows:
+            if split is None or self.split_of(row) == split:
+                found.setdefault(row[self.columns.image].strip(), []).append((number, row))
+        return found
+
+    def has_fractions(self) -> bool:
+        """Return whether no number of a box is outside 0..1, and one is neither 0 nor 1."""
+        values = set[float]()
+        for _, row in self.rows:
+            values.update(side for box in self.columns.boxes(row) for side in box or ())
+            if any(not 0 <= side <= 1 for side in values):
+                return False
+        return bool(values - {0, 1})
+
+
+def _read(table: _Table, images: Path, how: Reading, *, others: Iterable[Path] = (), split: str | None = None) -> Truth:
+    records = Collector("table", table.path, ImageFinder(images), how, "line")
+    listed, fractions = _listed(table.path), table.has_fractions()
+    for name, rows in table.by_image(split).items():
+        sides = [rows[0][1][side] for side in table.columns.sides]
+        image = records.add_image(name, table.path, size=sides, where=f"line {rows[0][0]}")
+        if image is None:
+            continue
+        scale = (image["width"], image["height"]) if fractions else (1, 1)
+        for number, row in rows:
+            _add_boxes(number, row, table.columns, scale, listed, records)
+    _note(records, table, split)
+    _require_no_corners(table, records)
+    used = [each.classes() for each in (table, *map(_Table.of, others))]
+    return records.finish(listed or (None if any(used) else ["object"]), splits=used)
+
+
+def _add_boxes(
+    number: int, row: dict[str, str], columns: Columns, scale: tuple[int, int], listed: list[str], records: Collector
+) -> None:
+    """Add the boxes of a row, whose numbers are multiplied by `scale` for columns and rows."""
+    title = row[columns.label].strip() if columns.label else "object"
+    for sides in columns.boxes(row):
+        if listed and title not in listed:
+            records.refuse(number, f"its class {title[:40]!r} is not in {CLASSES}; fix one of the two")
+            continue
+        if not columns.label:
+            records.note(ONE_CLASS)
+        if scale != (1, 1):
+            records.note(FRACTIONS)
+        box = columns.as_box([side * scale[index % 2] for index, side in enumerate(sides)]) if sides else [None]
+        records.add_object(title, box, number)
+
+
+def _note(records: Collector, table: _Table, split: str | None) -> None:
+    """Count images without a row, and columns that are not read."""
+    named = len(records.truth.files) if split is None else len(table.by_image(None))
+    if (left_out := len(records.images.files) - named) > 0:
+        records.truth.notes[UNLISTED] += left_out
+    if unread := table.columns.unread:
+        records.truth.notes[f"columns that are not read ({first_names(list(unread))})"] += len(unread)
+
+
+def _require_no_corners(table: _Table, records: Collector) -> None:
+    """Refuse texts of four numbers that must be corners: as width and height, they would reach out of the images."""
+    data, sides = records.truth.data, len(table.columns.box)
+    if sides > 1 or table.columns.as_box is not list or not data["annotations"]:
+        return
+    boxes = [(record["bbox"], data["images"][record["image_id"] - 1]) for record in data["annotations"]]
+    if all(box[2] > box[0] and box[3] > box[1] for box, _ in boxes) and any(
+        box[0] + box[2] > image["width"] + 1 or box[1] + box[3] > image["height"] + 1 for box, image in boxes
+    ):
+        column = table.columns.box[0]
+        raise UserError(
+            f"{table.path}: it is not clear whether the column {column} holds widths and heights or right and bottom "
+            "sides; call it xywh or xyxy"
+        )
+
+
+def _listed(path: Path) -> list[str]:
+    """Return the class names of keras-retinanet's list beside a file, in the order of their numbers; [] for no list."""
+    file = path.parent / CLASSES
+    rows = read_cells(file) if path.name != CLASSES and file.is_file() else []
+    numbers = [as_number(row[1]) if len(row) == 2 else None for row in rows]
+    known = {row[0].strip(): number for row, number in zip(rows, numbers, strict=True) if number is not None}
+    return sorted(known, key=lambda name: known[name]) if len(known) == len(rows) else []
