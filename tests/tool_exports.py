@@ -764,3 +764,60 @@ def table_of_splits(root: Path) -> None:
         lines += [f"{Path(name).stem};{part};{label};{';'.join(map(str, box))};60;40" for name, label, box in rows()]
     text(root / "boxes.csv", "\n".join(lines) + "\n")
     pictures(root / "images")
+
+
+# --- Hugging Face ---
+
+HUGGING_FACE_CARD = """---
+license: mit
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: objects
+    sequence:
+    - name: bbox
+      sequence: float32
+      length: 4
+    - name: categories
+      dtype:
+        class_label:
+          names:
+            '0': cat
+            '1': dog
+---
+
+# Pets
+"""
+
+
+@export("hugging-face", "hugging-face")
+def hugging_face(root: Path) -> None:
+    for split in ("train", "validation"):
+        lines = [
+            {
+                "file_name": name,
+                "objects": {
+                    "bbox": [list(map(float, box)) for _, box in objects],
+                    "categories": [["cat", "dog"].index(label) for label, _ in objects],
+                },
+            }
+            for name, objects in OBJECTS.items()
+        ]
+        text(root / "data" / split / "metadata.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+        pictures(root / "data" / split)
+    text(root / "README.md", HUGGING_FACE_CARD)
+
+
+@export("hugging-face-named", "hugging-face")
+def hugging_face_named(root: Path) -> None:
+    """Write classes as names, and a dictionary for each object."""
+    lines = [
+        {
+            **{"image_id": number, "file_name": name, "width": SIZE[0], "height": SIZE[1]},
+            "objects": [{"id": place, "bbox": box, "category": label} for place, (label, box) in enumerate(objects)],
+        }
+        for number, (name, objects) in enumerate(OBJECTS.items())
+    ]
+    text(root / "metadata.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    pictures(root)

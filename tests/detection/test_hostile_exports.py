@@ -42,6 +42,7 @@ FILES = {
     "roboflow-tensorflow": "train/_annotations.csv",
     "keras-retinanet": "train_annotations.csv",
     "automl-csv": "import.csv",
+    "hugging-face-named": "metadata.jsonl",
 }
 
 

@@ -20,6 +20,7 @@ from detection.data.layouts import (
     createml,
     cvat,
     darknet,
+    hugging_face,
     instance_maps,
     label_studio,
     label_studio_png,
@@ -50,6 +51,7 @@ BUILT_IN = (
     via.ViaLayout.name,
     open_images.OpenImagesLayout.name,
     table.TableLayout.name,
+    hugging_face.HuggingFaceLayout.name,
     instance_maps.InstanceMapsLayout.name,
 )
 

@@ -188,7 +188,11 @@ def read_yaml_mapping(path: Path) -> Record:
     Raises:
         UserError: the file cannot be read, or is not YAML.
     """
-    text = read_text(path)
+    return parse_yaml_mapping(read_text(path), path)
+
+
+def parse_yaml_mapping(text: str, path: Path) -> Record:
+    """Parse YAML text of a file as `read_yaml_mapping` does."""
     try:
         data = yaml.load(text, Loader=_Loader)
     except Exception as error:  # PyYAML raises many types, such as an IndexError for `!!int`
