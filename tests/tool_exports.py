@@ -6,8 +6,11 @@ to 50 and rows 10 to 20. Each function writes a folder, and the images into it.
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 from label_exports import brush, mask_of_labelme
+from PIL import Image
 
 SIZE = (60, 40)  # width and height of the images
 # Class and box (left, top, width, height) of each object.
@@ -764,6 +768,57 @@ def table_of_splits(root: Path) -> None:
         lines += [f"{Path(name).stem};{part};{label};{';'.join(map(str, box))};60;40" for name, label, box in rows()]
     text(root / "boxes.csv", "\n".join(lines) + "\n")
     pictures(root / "images")
+
+
+# --- Supervisely ---
+
+
+def supervisely_shape(kind: str, box: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Return an object's shape of the box's size: a rectangle, polygon or bitmap."""
+    x, y, w, h = box
+    if kind == "bitmap":  # as the tool's own library packs it: a palette of two colours, of which 0 is transparent
+        image = Image.fromarray(np.ones((h, w), np.uint8))
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", transparency=0, optimize=0)
+        data = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+        return {"geometryType": kind, "bitmap": {"data": data, "origin": [x, y]}}
+    corners = [[x, y], [x + w, y + h]] if kind == "rectangle" else [[x, y], [x + w, y], [x + w, y + h], [x, y + h]]
+    return {"geometryType": kind, "points": {"exterior": corners, "interior": []}}
+
+
+def supervisely_set(folder: Path, kind: str) -> None:
+    for name, objects in OBJECTS.items():
+        things = [
+            {
+                **{"id": place, "classId": 1, "description": "", "labelerLogin": "me", "tags": []},
+                **{"classTitle": label, **supervisely_shape(kind, box)},
+            }
+            for place, (label, box) in enumerate(objects)
+        ]
+        size = {"height": SIZE[1], "width": SIZE[0]}
+        content = {"description": "", "tags": [], "size": size, "objects": things}
+        text(folder / "ann" / f"{name}.json", json.dumps(content))
+    pictures(folder / "img")
+
+
+def supervisely_meta(root: Path) -> None:
+    classes = [{"title": title, "shape": "any", "color": "#FF0000", "geometry_config": {}} for title in ("cat", "dog")]
+    classes.append({"title": "nose", "shape": "point", "color": "#00FF00"})
+    text(root / "meta.json", json.dumps({"classes": classes, "tags": [], "projectType": "images"}))
+
+
+@export("supervisely", "supervisely")
+def supervisely(root: Path) -> None:
+    for number, kind in enumerate(("rectangle", "polygon")):
+        supervisely_set(root / ("train", "val")[number], kind)
+    supervisely_meta(root)
+
+
+@export("supervisely-bitmaps", "supervisely")
+def supervisely_bitmaps(root: Path) -> None:
+    supervisely_set(root / "ds1", "bitmap")
+    supervisely_meta(root)
 
 
 # --- Hugging Face ---

@@ -43,6 +43,8 @@ FILES = {
     "keras-retinanet": "train_annotations.csv",
     "automl-csv": "import.csv",
     "hugging-face-named": "metadata.jsonl",
+    "supervisely": "train/ann/a.jpg.json",
+    "supervisely-bitmaps": "ds1/ann/a.jpg.json",
 }
 
 

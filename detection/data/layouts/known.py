@@ -26,6 +26,7 @@ from detection.data.layouts import (
     label_studio_png,
     labelme,
     open_images,
+    supervisely,
     table,
     via,
     voc,
@@ -52,6 +53,7 @@ BUILT_IN = (
     open_images.OpenImagesLayout.name,
     table.TableLayout.name,
     hugging_face.HuggingFaceLayout.name,
+    supervisely.SuperviselyLayout.name,
     instance_maps.InstanceMapsLayout.name,
 )
 
