@@ -118,13 +118,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _is_labels(options: ConvertOptions) -> bool:
     """Return whether to convert label maps: the options say so, or the folder has no boxes but label maps."""
     from detection.data.folders import has_layout
+    from detection.data.layouts.other_tools import refuse_other_tool
     from segmentation.data.folders import has_layout as has_maps
 
     root = Path(options.data or "")
     if options.truth != "auto" or options.data is None or options.layout is not None:
         require(options.truth != "labels" or options.data, "truth", options.truth, "needs --data")
         return options.truth == "labels"
-    return not has_layout(root) and has_maps(root)
+    if has_layout(root):
+        return False
+    refuse_other_tool(root)
+    return has_maps(root)
 
 
 def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> list[str]:

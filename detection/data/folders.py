@@ -15,6 +15,7 @@ from detection.data.layouts.base import LAYOUTS, InnerLayout, Layout, Reading
 from detection.data.layouts.coco_files import read_coco_file
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.known import BUILT_IN, layouts
+from detection.data.layouts.other_tools import describe_other_tool, refuse_other_tool
 from detection.data.truth import ProblemHandler, Truth, raise_problem
 from detection.options import DetectionDataOptions
 
@@ -56,12 +57,14 @@ def known_layout(root: Path, name: str | None = None) -> Layout:
     """Return the layout of a folder. See `layout_of` for the arguments.
 
     Raises:
-        UserError: the folder does not exist, its layout is unknown, or an error of `layout_of`.
+        UserError: the folder does not exist, its layout is unknown, or an error of `layout_of`. The text names the tool
+            that wrote the folder, or the nearest layouts.
     """
     if not root.exists():
         raise UserError(f"--data {root}: no such folder; check the path")
     layout = layout_of(root, name)
     if layout is None:
+        refuse_other_tool(root)
         raise UserError(f"--data {root}: unknown layout; {describe_nearest(root)}")
     return layout
 
@@ -193,6 +196,8 @@ def open_file(path: Path, images: Path, how: Reading, *, others: Sequence[Path] 
     """
     layout = file_layout(path)
     if layout is None:
+        if text := describe_other_tool(path):
+            raise UserError(text)
         return read_coco_file(path, images, others=others)
     return layout.read_file(path, images, how, others=list(others))
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from backbones.common.datasets import existing_split, find_split, instances_files
 from backbones.errors import UserError
+from classification.data.foreign import describe_foreign
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
 from classification.data.shard_index import holds_shards
@@ -24,6 +25,7 @@ from detection.data.folders import (
     open_split,
 )
 from detection.data.layouts.base import Layout
+from detection.data.layouts.other_tools import refuse_other_tool
 from detection.data.truth import Truth
 from segmentation.data.folders import home_of as label_home
 from segmentation.data.folders import painted_reader
@@ -145,7 +147,16 @@ def _check_folders(
         return check_painted(labels, splits, report, read)
     if is_label_folder(labels):
         return check_labels(labels, splits, report, ignore_index=ignore_index)
+    _refuse_boxes(root)
     return check_classes(_class_splits(root, splits, reading), report)
+
+
+def _refuse_boxes(root: Path) -> None:
+    """Refuse boxes in an unknown layout, whose folders could be taken for class folders."""
+    refuse_other_tool(root)
+    boxes = describe_foreign(root)
+    if boxes is not None and boxes[1] == "train_det.py":
+        raise UserError(f"--data {root}: holds {boxes[0]} in an unknown layout; {describe_nearest(root)}")
 
 
 def _check_images(images: Mapping[str, SplitImages], report: CheckReport, *, decode: bool, workers: int | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from backbones.common.datasets import Record, read_coco
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.files import FileLayout
+from detection.data.layouts.other_tools import describe_other_tool
 from detection.data.layouts.sniffing import json_kind
 from detection.data.truth import Truth
 
@@ -47,7 +48,8 @@ class CocoJsonLayout(_CocoFileLayout):
 
     def reads(self, path: Path) -> bool:
         others = path.parent.name == "annotations" and any(path.parent.glob("instances_*.json"))
-        return not others and path.name != ROBOFLOW and json_kind(path) == "coco"
+        is_coco = not others and path.name != ROBOFLOW and json_kind(path) == "coco"
+        return is_coco and describe_other_tool(path) is None
 
 
 def read_coco_file(path: Path, images: Path, *, others: Iterable[Path] = ()) -> Truth:

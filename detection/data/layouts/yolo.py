@@ -57,7 +57,7 @@ class YoloLayout(Layout):
         description = DataYaml.of(root)
         listed = bool(_class_lists(root)) or (description is not None and is_data_yaml(description.path))
         yield "data.yaml or classes.txt", listed
-        yield "labels as *.txt in a folder labels", listed and _has_labels(root, description)
+        yield "labels as *.txt in a folder labels", _has_labels(root, description)
 
     def splits(self, root: Path) -> list[str]:
         """Return the splits that the YAML file names, and those that have folders of their own."""
