@@ -12,7 +12,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from backbones.common.outlines import box_of_mask
+from backbones.common.outlines import blank, box_of_mask
 
 POLYGONS = ("polygon", "oriented_rectangle", "rotation")  # types of shapes; the last one is X-AnyLabeling's
 
@@ -38,7 +38,7 @@ def decode_mask(text: object, corners: tuple[float, float, float, float], size: 
             pixels = np.asarray(image.convert("L"))
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("its mask is no image") from None
-    whole = np.zeros(size, bool)
+    whole = blank(size)
     whole[top : bottom + 1, left : right + 1] = pixels > 0
     return whole
 

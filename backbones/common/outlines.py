@@ -17,6 +17,18 @@ Outline: TypeAlias = Sequence[object] | Mapping[str, object]
 
 # A compressed run length has digits of five bits each. Six digits hold more pixels than an image has.
 MOST_DIGITS = 6
+MOST_PIXELS = 2**30  # of an image; OpenCV decodes no more
+
+
+def blank(size: tuple[int, int]) -> np.ndarray:
+    """Return a mask `[H, W]` bool without a pixel for an image of size (height, width).
+
+    Raises:
+        ValueError: no image can have the size.
+    """
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"its image of {size[1]}x{size[0]} pixels is too large for a mask")
+    return np.zeros(size, bool)
 
 
 def paint(outline: Outline, size: tuple[int, int]) -> np.ndarray:

@@ -106,6 +106,12 @@ def gap(root: Path) -> None:
     picture(root / "images" / "c.png")
 
 
+def enlarge(root: Path) -> None:
+    """Declare a size of an image of which no mask fits into memory."""
+    swap("b.json", '"imageHeight": 40', '"imageHeight": 1000000')(root)
+    swap("b.json", '"imageWidth": 60', '"imageWidth": 1000000')(root)
+
+
 TASKS, ROWS = FILES["label-studio-json"], FILES["open-images"]
 # Export, what is done to it, and what the error says.
 FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -144,6 +150,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "labelme",
         embed,
         r"a.json: its image is only inside the file .*; write it beside the file as 'a.jpg',",
+    ),
+    "huge": ("labelme-masks", enlarge, "too large for a mask"),
+    "huge bitmap": (
+        "supervisely-bitmaps",
+        swap("ds1/ann/b.png.json", '{"height": 40, "width": 60}', '{"height": 1000000, "width": 1000000}'),
+        "b.png.json: object 1: its image of 1000000x1000000 pixels is too large for a mask; fix the object",
     ),
     "two files": ("labelme", swap("b.json", "b.png", "a.jpg"), r"b.json: names the image a.jpg again"),
     "attributes": (

@@ -16,7 +16,7 @@ import numpy as np
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
-from backbones.common.outlines import run_lengths
+from backbones.common.outlines import blank, run_lengths
 from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
@@ -132,7 +132,7 @@ def _mask(element: Element, size: tuple[int, int]) -> Shape:
     if not inside or min(counts) < 0 or sum(counts) != width * height:
         raise ValueError("`rle` does not have the size of its box, or the box is not inside the image")
     part = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width)
-    whole = np.zeros((size[1], size[0]), bool)
+    whole = blank((size[1], size[0]))
     whole[top : top + height, left : left + width] = part
     return [float(left), float(top), float(width), float(height)], dict(run_lengths(whole))
 

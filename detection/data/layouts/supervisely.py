@@ -20,7 +20,7 @@ from PIL import Image
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import visible
-from backbones.common.outlines import box_of_mask, paint, run_lengths
+from backbones.common.outlines import blank, box_of_mask, paint, run_lengths
 from backbones.common.values import is_text
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
@@ -137,7 +137,7 @@ def _bitmap(bitmap: object, size: tuple[int, int]) -> np.ndarray:
             pixels = np.asarray(image.convert("RGBA"))[..., 3] if transparent else np.asarray(image.convert("L"))
     except (binascii.Error, zlib.error, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("its bitmap is no image") from None
-    whole = np.zeros(size, bool)
+    whole = blank(size)
     whole[top : top + height, left : left + width] = pixels > 0
     return whole
 
