@@ -143,6 +143,13 @@ def label_studio_coco(root: Path) -> None:
     pictures(root / "images")
 
 
+@export("supervisely-coco", "coco-json")
+def supervisely_coco(root: Path) -> None:
+    for split in ("train", "val"):
+        write_coco(root / split / "annotations" / "instances.json")
+        pictures(root / split / "images")
+
+
 @export("coco-files-of-splits", "coco-json")
 def coco_files_of_splits(root: Path) -> None:
     for split in ("train", "val"):
@@ -296,6 +303,14 @@ def label_studio_yolo(root: Path) -> None:
     write_labels(root / "labels")
     text(root / "classes.txt", "cat\ndog\n")
     text(root / "notes.json", json.dumps({"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}))
+
+
+@export("yolo-with-names-of-darknet", "yolo")
+def yolo_with_names_of_darknet(root: Path) -> None:
+    for split in ("train", "valid"):
+        write_labels(root / split / "labels")
+        pictures(root / split / "images")
+    text(root / "obj.names", "cat\ndog\n")
 
 
 @export("yolo-predictions", "yolo")
@@ -732,6 +747,15 @@ def keras_retinanet(root: Path) -> None:
         text(root / f"{split}_annotations.csv", "\n".join(lines) + "\n")
     text(root / "classes.csv", "cat,0\ndog,1\n")
     pictures(root / "images")
+
+
+@export("roboflow-retinanet", "table")
+def roboflow_retinanet(root: Path) -> None:
+    for split in ("train", "valid"):
+        lines = [f"{name},{x},{y},{x + w},{y + h},{label}" for name, label, (x, y, w, h) in rows()]
+        text(root / split / "_annotations.csv", "\n".join(lines) + "\n")
+        text(root / split / "_classes.csv", "cat,0\ndog,1\n")
+        pictures(root / split)
 
 
 @export("makesense-csv", "table")

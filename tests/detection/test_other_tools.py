@@ -56,6 +56,19 @@ FILES: list[tuple[str, str, Any]] = [
     ("SuperAnnotate's", "a.jpg___objects.json", {"metadata": {"name": "a.jpg"}, "instances": [{"className": "cat"}]}),
     ("Encord's", "data.json", [{"label_hash": "x", "data_title": "a.jpg", "data_units": {}}]),
     ("Azure's", "train.jsonl", {"image_url": "azureml://x/a.jpg", "image_details": {"width": 60}, "label": []}),
+    ("PaliGemma's", "_annotations.train.jsonl", {"image": "a.jpg", "prefix": "detect cat", "suffix": "<loc0100> cat"}),
+    (
+        "Label Studio's CSV",
+        "project-1.csv",
+        'annotation_id,annotator,id,image,label\n1,1,1,/data/a.jpg,"[{""x"": 1, ""rectanglelabels"": [""cat""]}]"\n',
+    ),
+    (
+        "LabelMe 3's XML",
+        "default/a.xml",
+        "<annotation><filename>a.jpg</filename><object><name>cat</name><polygon><pt><x>1</x><y>2</y></pt></polygon>",
+    ),
+    ("MOT's or VisDrone's", "gt/gt.txt", "1,1,10,5,20,30,1,2,1.0\n"),
+    ("MOT's or VisDrone's", "VisDrone2019-DET-train/annotations/a.txt", "10,5,20,30,1,4,0,0\n"),
     ("DOTA's", "labelTxt/a.txt", "imagesource:GoogleEarth\ngsd:0.1\n10 5 30 5 30 35 10 35 large-vehicle 0\n"),
     ("KITTI's", "label_2/a.txt", KITTI),
     ("WIDER FACE's", "wider_face_train_bbx_gt.txt", "0--Parade/a.jpg\n1\n10 5 20 30 0 0 0 0 0 0 \n"),
@@ -81,6 +94,24 @@ def test_a_format_that_is_not_read_is_named(tool: str, file: str, content: Any, 
         read_annotations(DetectionDataOptions(annotations=str(root / file), images=str(root / "images")), "train")
     with pytest.raises(UserError, match=error):
         convert_data.main(["--data", str(root), "--to", "coco", "--output", str(tmp_path / "new")])
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("train/pets.tfrecord", "holds TensorFlow's records"),
+        ("data/train-00000-of-00001.parquet", "holds Parquet tables"),
+    ],
+)
+def test_files_that_hold_images_too_are_named_where_no_image_is(file: str, words: str, tmp_path: Path):
+    text(tmp_path / file, "PAR1")
+    with pytest.raises(UserError, match=rf"{file}: {words}, which are not read; \w"):
+        open_split(tmp_path, "train")
+    with pytest.raises(UserError, match=rf"{file}: {words}"):
+        check_data.check(check_data.CheckOptions(data=str(tmp_path)))
+    pictures(tmp_path / "images")
+    with pytest.raises(UserError, match="unknown layout"):
+        open_split(tmp_path, "train")
 
 
 def test_every_format_has_a_file():

@@ -10,7 +10,7 @@ from tool_exports import EXPORTS, pictures, text
 
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
-from detection.data.folders import layout_of, open_split
+from detection.data.folders import layout_of, open_split, splits_of
 from detection.data.layouts.table import ONE_CLASS
 
 BOX = [10, 5, 30, 35]  # left, top, right and bottom
@@ -96,6 +96,18 @@ def test_texts_of_four_numbers_that_may_be_corners_are_refused(tmp_path: Path):
     root = written(tmp_path, "image_id,bbox", 'a,"[10, 5, 30, 35]"', 'b,"[30, 20, 60, 40]"')
     with pytest.raises(UserError, match=r"whether the column bbox holds widths .*; call it xywh or xyxy"):
         read(root)
+
+
+@pytest.mark.parametrize(("cells", "splits"), [(("train", "val"), ["train", "val"]), (("1", "2"), ["train"])])
+def test_a_column_of_splits_counts_if_its_cells_are_names_of_splits(
+    tmp_path: Path, cells: tuple[str, str], splits: list[str]
+):
+    rows = [f"{name},{cell},1,2,30,34,dog" for name, cell in zip(("a.jpg", "b.png"), cells, strict=True)]
+    root = written(tmp_path, "filename,set,xmin,ymin,xmax,ymax,class", *rows)
+    (root / "train.csv").rename(root / "boxes.csv")
+    assert splits_of(root) == splits
+    data = read(root)
+    assert len(data) == 3 - len(splits) and data.notes.get("columns that are not read (set)", 0) == 2 - len(splits)
 
 
 def test_a_malformed_box_is_named(tmp_path: Path):

@@ -27,7 +27,7 @@ def split_word(path: Path) -> str | None:
 class FileLayout(PlacedLayout):
     """A layout whose splits each have one annotation file.
 
-    The file lies in the folder of the data set, in its subfolder `annotations`, or in the folder of a split. A split
+    The file lies in the folder of the data set or of a split, or in its subfolder `annotations`. A split
     has the name of its folder, or the word in the file's name such as `val`. A single file without such a word is
     `train`. So are several files without such a word, and the files in the folder of a split are one split, if the tool
     writes the images of a data set into several files.
@@ -78,9 +78,9 @@ class FileLayout(PlacedLayout):
         """
         found = {}
         for folder in folders_of_splits(root):
-            own = self._readable(folder)
+            own = self._readable(folder) or self._readable(folder / "annotations")
             if len(own) == 1 or (own and self.joins):
-                found[folder.name] = own[0] if len(own) == 1 else folder, image_folder(folder)
+                found[folder.name] = own[0] if len(own) == 1 else own[0].parent, image_folder(folder)
         if found:
             return found
         for folder in (root, root / "annotations"):

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.common.listing import files_of, subfolders
+from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.listing import files_of, subfolders, walk
 from backbones.errors import UserError
 from detection.data.layouts.sniffing import head_of
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".manifest", ".txt")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".manifest", ".txt", ".csv", ".tsv", ".xml", ".tfrecord", ".parquet")
 FILES = 3  # files of a suffix in a folder that are looked at
 FOLDERS = 50  # folders that are looked at
 COCO = "export it as COCO"
@@ -22,7 +23,7 @@ class _Format(NamedTuple):
 
     Attributes:
         title: what the file is.
-        marks: regular expressions, which all occur in the beginning of the file; words are keys of JSON.
+        marks: what the beginning of the file holds: keys of JSON, or a regular expression that starts with `\\A`.
         way: what to do.
     """
 
@@ -49,6 +50,14 @@ FORMATS = (
     _Format("SuperAnnotate's format", ("instances", "className"), "convert it to COCO with superannotate's library"),
     _Format("Encord's format", ("data_units", "label_hash"), COCO),
     _Format("Azure's format", ("image_url", "image_details"), COCO),
+    _Format("PaliGemma's format", ("prefix", "suffix")),
+    _Format(
+        "Label Studio's CSV format", (r"\Aannotation_id[\s\S]*(?:rectangle|polygon|brush)labels",), "export it as JSON"
+    ),
+    _Format("LabelMe 3's XML format", (r"\A[\s\S]*<annotation>[\s\S]*<polygon>\s*<pt>",), "export it as COCO or VOC"),
+    _Format(
+        "MOT's or VisDrone's format", (r"\A(?:\d+,){2}(?:-?[\d.]+,){4,7}-?[\d.]+\s",), "convert it to COCO or YOLO"
+    ),
     _Format(
         "DOTA's format", (r"\A(?:imagesource.*\n)?(?:gsd.*\n)?(?:-?[\d.]+ ){8}[^\d\s]\S* \d\s",), "convert it to YOLO"
     ),
@@ -57,6 +66,12 @@ FORMATS = (
     ),
     _Format("WIDER FACE's format", (r"\A\S+\.jpg\n\d+\n(?:\d+ ){9}\d ?\n",), "convert it to COCO or YOLO"),
 )
+
+# Files that hold images as well.
+PACKED = {
+    ".tfrecord": "holds TensorFlow's records, which are not read; export the data as COCO, or as TensorFlow's CSV",
+    ".parquet": "holds Parquet tables, which are not read; save the images with a metadata.jsonl beside them",
+}
 
 
 def describe_other_tool(path: Path) -> str | None:
@@ -73,8 +88,15 @@ def refuse_other_tool(root: Path) -> None:
         UserError: the text names the file, the tool and the way.
     """
     for path in _candidates(root):
-        if text := describe_other_tool(path):
+        if text := describe_other_tool(path) or _describe_packed(path, root):
             raise UserError(text)
+
+
+def _describe_packed(path: Path, root: Path) -> str | None:
+    """Return what to say about a file that holds images, in a data set without image files; None for other files."""
+    if path.suffix.lower() not in PACKED or any(file.suffix.lower() in IMAGE_SUFFIXES for file in walk(root)):
+        return None
+    return f"{path}: {PACKED[path.suffix.lower()]}"
 
 
 def _candidates(root: Path) -> Iterator[Path]:

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.image_finder import ImageFinder
+from backbones.common.listing import is_file
 from backbones.errors import UserError, first_names
 from detection.data.layouts import open_images, via
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
 from detection.data.layouts.csv_files import first_cells, has_columns, read_cells, read_rows
 from detection.data.layouts.files import FileLayout
-from detection.data.layouts.images import UNSPLIT, require_split
+from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, require_split
 from detection.data.layouts.open_images import UNLISTED
 from detection.data.layouts.table_columns import EMPTY, Columns, find_columns, has_boxes, names_of_headerless
 from detection.data.truth import Truth
 
-CLASSES = "classes.csv"  # keras-retinanet's list of classes
+CLASSES = ("classes.csv", "_classes.csv")  # lists of the classes of keras-retinanet, and as Roboflow calls them
+OTHER_SPLITS = ("trainval", "unassigned")
 ONE_CLASS = "rows without a column of classes, read as class object"
 FRACTIONS = "boxes given as fractions of the sides of their image"
 Row = tuple[int, dict[str, str]]  # number of the line, and cells by the names of the columns
@@ -60,9 +62,16 @@ class TableLayout(FileLayout):
     def _cells_of_splits(self, root: Path) -> Counter[str]:
         """Return the cells of the column of splits of a data set's one file, if there are several."""
         places = self.places(root)
-        table = _Table.of(places[UNSPLIT][0]) if [*places] == [UNSPLIT] else None
-        found = Counter(table.split_of(row) for _, row in table.rows) if table else Counter[str]()
-        return found if len(found) > 1 else Counter()
+        path = places[UNSPLIT][0] if [*places] == [UNSPLIT] else None
+        if path is None or not _columns(path).split:
+            return Counter()
+        table = _Table.of(path)
+        found = Counter(table.split_of(row) for _, row in table.rows)
+        return found if len(found) > 1 and found.keys() <= {*SPLIT_WORDS, *OTHER_SPLITS} else Counter()
+
+
+def _columns(path: Path) -> Columns:
+    return find_columns(path, names_of_headerless(path) or first_cells(path))
 
 
 @dataclass(frozen=True)
@@ -75,9 +84,7 @@ class _Table:
 
     @classmethod
     def of(cls, path: Path) -> _Table:
-        names = names_of_headerless(path)
-        columns = find_columns(path, names or first_cells(path))
-        return cls(path, columns, list(read_rows(path, names)))
+        return cls(path, _columns(path), list(read_rows(path, names_of_headerless(path))))
 
     def split_of(self, row: dict[str, str]) -> str:
         cell = row[self.columns.split] if self.columns.split else ""
@@ -129,7 +136,7 @@ def _add_boxes(
     title = row[columns.label].strip() if columns.label else "object"
     for sides in columns.boxes(row):
         if listed and title not in listed:
-            records.refuse(number, f"its class {title[:40]!r} is not in {CLASSES}; fix one of the two")
+            records.refuse(number, f"its class {title[:40]!r} is not in {CLASSES[0]}; fix one of the two")
             continue
         if not columns.label:
             records.note(ONE_CLASS)
@@ -144,8 +151,9 @@ def _note(records: Collector, table: _Table, split: str | None) -> None:
     named = len(records.truth.files) if split is None else len(table.by_image(None))
     if (left_out := len(records.images.files) - named) > 0:
         records.truth.notes[UNLISTED] += left_out
-    if unread := table.columns.unread:
-        records.truth.notes[f"columns that are not read ({first_names(list(unread))})"] += len(unread)
+    unread = [*table.columns.unread, *([table.columns.split] if table.columns.split and split is None else [])]
+    if unread:
+        records.truth.notes[f"columns that are not read ({first_names(unread)})"] += len(unread)
 
 
 def _require_no_corners(table: _Table, records: Collector) -> None:
@@ -166,8 +174,8 @@ def _require_no_corners(table: _Table, records: Collector) -> None:
 
 def _listed(path: Path) -> list[str]:
     """Return the class names of keras-retinanet's list beside a file, in the order of their numbers; [] for no list."""
-    file = path.parent / CLASSES
-    rows = read_cells(file) if path.name != CLASSES and file.is_file() else []
+    file = next((place for name in CLASSES if is_file(place := path.parent / name)), None)
+    rows = read_cells(file) if file else []
     numbers = [as_number(row[1]) if len(row) == 2 else None for row in rows]
     known = {row[0].strip(): number for row, number in zip(rows, numbers, strict=True) if number is not None}
     return sorted(known, key=lambda name: known[name]) if len(known) == len(rows) else []

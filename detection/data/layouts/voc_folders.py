@@ -16,6 +16,7 @@ from detection.data.layouts.images import (
     has_images,
     image_folder,
 )
+from detection.data.layouts.other_tools import describe_other_tool
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.layouts.sniffing import head_of
 from detection.data.layouts.voc import VocLayout, VocPlaces, read_voc_files
@@ -78,7 +79,12 @@ def _pair(root: Path) -> Place | None:
 
 def _is_voc(folder: Path) -> bool:
     """Return whether a folder holds XML files of VOC; the first few are tried."""
-    return any("<annotation" in (head := head_of(path)) and "<annotations" not in head for path in _xml(folder)[:3])
+    return any(map(_is_voc_file, _xml(folder)[:3]))
+
+
+def _is_voc_file(path: Path) -> bool:
+    head = head_of(path)
+    return "<annotation" in head and "<annotations" not in head and describe_other_tool(path) is None
 
 
 def _xml(folder: Path) -> list[Path]:

@@ -30,6 +30,7 @@ from detection.data.truth import (
     unknown_size,
 )
 
+CLASS_FILES = ("classes.txt", "obj.names", "classes.names")
 BEYOND = 0.01  # fraction of a side by which a value may lie outside 0..1; Ultralytics' tolerance
 FAR = 1.0  # fraction of a side; a value that lies farther outside 0..1 is no fraction, but a number of pixels
 BAD_BOX = "unusable box"  # kind of the problem
@@ -86,11 +87,11 @@ def home_of(root: Path) -> Path:
 
 
 def _class_lists(root: Path) -> list[Path]:
-    """Return the files `classes.txt`: that of the data set, or else those that labelImg writes among the labels."""
+    """Return the lists of class names: that of the data set, or else those that labelImg writes among the labels."""
     home = home_of(root)
+    own = [path for name in CLASS_FILES if (path := home / name).is_file()]
     labels = [home / "labels", *subfolders(home / "labels"), *(folder / "labels" for folder in subfolders(home))]
-    own, *others = (folder / "classes.txt" for folder in (home, *labels))
-    return [own] if own.is_file() else [path for path in others if path.is_file()]
+    return own or [path for folder in labels if (path := folder / CLASS_FILES[0]).is_file()]
 
 
 def _has_labels(root: Path, description: DataYaml | None) -> bool:
@@ -188,7 +189,7 @@ def read_classes(root: Path) -> list[str]:
     Raises:
         UserError: neither file exists, one is malformed, or they differ.
     """
-    description, own = DataYaml.of(root), home_of(root) / "classes.txt"
+    description, own = DataYaml.of(root), home_of(root) / CLASS_FILES[0]
     texts = [path for path in _class_lists(root) if description is None or path == own]
     found = {} if description is None else {description.path: description.names()}
     found |= {path: read_names(path) for path in texts}
