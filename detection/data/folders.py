@@ -16,6 +16,7 @@ from detection.data.layouts.coco_files import read_coco_file
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.known import BUILT_IN, layouts
 from detection.data.layouts.other_tools import describe_other_tool, refuse_other_tool
+from detection.data.layouts.table import refuse_unknown_columns
 from detection.data.truth import ProblemHandler, Truth, raise_problem
 from detection.options import DetectionDataOptions
 
@@ -58,13 +59,14 @@ def known_layout(root: Path, name: str | None = None) -> Layout:
 
     Raises:
         UserError: the folder does not exist, its layout is unknown, or an error of `layout_of`. The text names the tool
-            that wrote the folder, or the nearest layouts.
+            that wrote the folder, the columns of its CSV file, or the nearest layouts.
     """
     if not root.exists():
         raise UserError(f"--data {root}: no such folder; check the path")
     layout = layout_of(root, name)
     if layout is None:
         refuse_other_tool(root)
+        refuse_unknown_columns(root)
         raise UserError(f"--data {root}: unknown layout; {describe_nearest(root)}")
     return layout
 

@@ -83,6 +83,7 @@ def test_rows_of_keras_retinanet_without_a_box_are_images_without_objects(tmp_pa
         ("filename,class,label,xmin,ymin,xmax,ymax", "a.jpg,dog,dog,10,5,30,35"),
         ("filename,class,xmin,ymin,xmax,ymax,cx,cy,w,h", "a.jpg,dog,10,5,30,35,20,20,20,30"),
         ("thing,class,xmin,ymin,xmax,ymax", "a.jpg,dog,10,5,30,35"),
+        ("photo,links,oben,rechts,unten,klasse", "a.jpg,10,5,30,35,dog"),
     ],
 )
 def test_ambiguous_columns_are_named(tmp_path: Path, header: str, row: str):

@@ -19,11 +19,14 @@ def has_columns(path: Path, names: Iterable[str]) -> bool:
     return set(names) <= set(first_cells(path))
 
 
-def first_cells(path: Path) -> list[str]:
-    """Return the cells of the first line of a CSV file, without the rest of the file; [] if it cannot be read."""
+def first_cells(path: Path, line: int = 0) -> list[str]:
+    """Return the cells of the first line of a CSV file, or of a later one; [] if there is no such line.
+
+    Only the beginning of the file is read.
+    """
     lines = head_of(path).lstrip("\ufeff").splitlines()
     try:
-        return [cell.strip() for cell in next(csv.reader(lines[:1], delimiter=delimiter_of(lines[0])), [])]
+        return [cell.strip() for cell in next(csv.reader([lines[line]], delimiter=delimiter_of(lines[0])), [])]
     except (csv.Error, IndexError):
         return []
 

@@ -12,16 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.common.image_finder import ImageFinder
-from backbones.common.listing import is_file
+from backbones.common.listing import files_of, is_file
 from backbones.errors import UserError, first_names
 from detection.data.layouts import open_images, via
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
 from detection.data.layouts.csv_files import first_cells, has_columns, read_cells, read_rows
 from detection.data.layouts.files import FileLayout
-from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, require_split
+from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, require_split
 from detection.data.layouts.open_images import UNLISTED
-from detection.data.layouts.table_columns import EMPTY, Columns, find_columns, has_boxes, names_of_headerless
+from detection.data.layouts.table_columns import (
+    EMPTY,
+    Columns,
+    find_columns,
+    has_boxes,
+    kinds_of_cells,
+    names_of_headerless,
+)
 from detection.data.truth import Truth
 
 CLASSES = ("classes.csv", "_classes.csv")  # lists of the classes of keras-retinanet, and as Roboflow calls them
@@ -68,6 +75,19 @@ class TableLayout(FileLayout):
         table = _Table.of(path)
         found = Counter(table.split_of(row) for _, row in table.rows)
         return found if len(found) > 1 and found.keys() <= {*SPLIT_WORDS, *OTHER_SPLITS} else Counter()
+
+
+def refuse_unknown_columns(root: Path) -> None:
+    """Refuse a data set with a CSV file that seems to hold boxes, whose columns have no usual names.
+
+    Raises:
+        UserError: the text names the columns that are needed, and those of the file.
+    """
+    for folder in (root, root / "annotations", *folders_of_splits(root)):
+        for path in (path for suffix in TableLayout.suffixes for path in files_of(folder, suffix)):
+            kinds = kinds_of_cells(path, 1)
+            if "F" in kinds and kinds.count("N") >= 4:
+                find_columns(path, first_cells(path))
 
 
 def _columns(path: Path) -> Columns:

@@ -111,8 +111,13 @@ class Columns:
 
 def names_of_headerless(path: Path) -> list[str]:
     """Return the names of the columns of a CSV file without header, by its first line; [] for others."""
-    kinds = "".join(map(_kind, first_cells(path)))
+    kinds = kinds_of_cells(path, 0)
     return next((names.split() for kind, names in HEADERLESS.items() if re.fullmatch(kind, kinds)), [])
+
+
+def kinds_of_cells(path: Path, line: int) -> str:
+    """Return a letter for each cell of a line, from 0, of a CSV file; see `HEADERLESS`."""
+    return "".join(map(_kind, first_cells(path, line)))
 
 
 def has_boxes(names: Sequence[str]) -> bool:
