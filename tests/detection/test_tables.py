@@ -60,6 +60,15 @@ def test_boxes_without_a_column_of_classes_are_one_class(tmp_path: Path):
     assert data.notes[ONE_CLASS] == data.notes["columns that are not read (source)"] == 1
 
 
+def test_classes_of_rows_without_a_box_are_no_classes(tmp_path: Path):
+    header = "image_id,class_name,x_min,y_min,x_max,y_max"
+    root = written(tmp_path, header, "a,none,10,5,30,35", "b,No finding,,,,")
+    assert read(root).categories.names == ("none",)
+    text(root / "val.csv", f"{header}\nb,dog,1,2,30,34\n")
+    for split in ("train", "val"):
+        assert CocoAnnotations.of(open_split(root, split)).categories.names == ("dog", "none")
+
+
 def test_several_boxes_in_one_cell(tmp_path: Path):
     root = written(tmp_path, "image_name,BoxesString,domain", "a,10 5 30 35;0 0 9 9,x", "b,no_box,x")
     data = read(root)

@@ -22,7 +22,6 @@ from detection.data.layouts.files import FileLayout
 from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, require_split
 from detection.data.layouts.open_images import UNLISTED
 from detection.data.layouts.table_columns import (
-    EMPTY,
     Columns,
     find_columns,
     has_boxes,
@@ -111,8 +110,9 @@ class _Table:
         return cell.strip().lower() or UNSPLIT
 
     def classes(self) -> set[str]:
-        """Return the class names of the rows."""
-        return {row[self.columns.label].strip() for _, row in self.rows if self.columns.label} - {*EMPTY}
+        """Return the class names of the rows that have a box."""
+        label = self.columns.label
+        return {row[label].strip() for _, row in self.rows if label and self.columns.has_box(row)} - {""}
 
     def by_image(self, split: str | None) -> dict[str, list[Row]]:
         """Return the rows of each image of a split; None for all images."""

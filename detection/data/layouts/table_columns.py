@@ -28,7 +28,7 @@ CLASSES = (
 )
 SPLITS = ("split set subset partition",)
 IMAGE_SIDES = [("imagewidth", "imageheight"), ("imgwidth", "imgheight"), ("imgw", "imgh"), ("width", "height")]
-EMPTY = ("", "nan", "none", "null", "nobox")  # cells of an image without objects, as pandas and others write them
+EMPTY = ("", "nan", "none", "null", "no_box")  # cells of an image without objects, as pandas and others write them
 
 
 def _corners(sides: Sides) -> list[float]:
@@ -99,11 +99,15 @@ class Columns:
     sides: tuple[str, ...]
     unread: tuple[str, ...]
 
+    def has_box(self, row: dict[str, str]) -> bool:
+        """Return whether a row has a box. A row without one is an image without objects."""
+        return any(row[name].strip().lower() not in EMPTY for name in self.box)
+
     def boxes(self, row: dict[str, str]) -> list[list[float] | None]:
         """Return the numbers of the boxes of a row, none for an image without objects; None for malformed ones."""
-        cells = [row[name].strip() for name in self.box]
-        if all(_squeezed(cell) in EMPTY for cell in cells):
+        if not self.has_box(row):
             return []
+        cells = [row[name].strip() for name in self.box]
         if len(cells) > 1:
             return [_numbers(cells)]
         return [_numbers(re.split(r"[,\s]+", part.strip(" \t[]()"))) for part in cells[0].split(";") if part.strip()]
