@@ -60,11 +60,12 @@ def require(holds: object, name: str, value: object, rule: str) -> None:
     Args:
         holds: whether the value is allowed.
         name: the option's name in Python, such as "batch_size".
-        value: the value, for the message.
+        value: the value, for the message, unless the option is absent, empty or a switch.
         rule: what is allowed, such as "must be above 0".
 
     Raises:
         UserError: naming option, value and rule, if `holds` is false.
     """
     if not holds:
-        raise UserError(f"--{name.replace('_', '-')} {value}: {rule}")
+        text = "" if value is None or value is True or value in ("", []) else f" {value}"
+        raise UserError(f"--{name.replace('_', '-')}{text}: {rule}")

@@ -292,7 +292,7 @@ def _builder(name: str) -> BackboneBuilder:
     known = _known(prefix)
     # A timm name may end in a tag after a dot. timm's list has the names without tags.
     if (name.split(".", 1)[0] if prefix == "timm" else name) not in known:
-        hint = "backbones.names() lists our own, backbones.names('timm/*') those of timm"
+        hint = "tools/list_backbones.py and backbones.names() list our own, with the pattern 'timm/*' those of timm"
         if not prefix and (elsewhere := [f"{library}/{name}" for library in _LIBRARIES if _has(library, name)]):
             raise UserError(f"unknown backbone {name!r}: did you mean {' or '.join(elsewhere)}?")
         raise unknown_name("backbone", name, known, otherwise=hint)

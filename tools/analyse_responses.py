@@ -32,7 +32,7 @@ OUTPUTS = ("responses.csv", "responses.png", "gradients.png")
 
 @dataclass
 class ResponseOptions:
-    """Options of analyse_responses.py: models, images and output.
+    """Models, images and output.
 
     Args:
         output: folder for the table and the charts.
@@ -74,7 +74,7 @@ class AnalyseResponsesOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the models, then write the table and the charts."""
-    groups = parse(AnalyseResponsesOptions, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(AnalyseResponsesOptions, description=__doc__, argv=argv)
     options = groups.responses
     folder = create_folder(Path(options.output))
 

@@ -105,6 +105,8 @@ class CheckOptions:
             raise UserError(f"--json {self.json}: exists already; name another file or pass --overwrite")
         if self.json and not Path(self.json).absolute().parent.is_dir():
             raise UserError(f"--json {self.json}: its folder does not exist; create the folder first")
+        if self.fix and Path(self.fix).exists():
+            raise UserError(f"--fix {self.fix}: exists already; name a new folder, so that nothing is overwritten")
 
     def coco_files(self) -> dict[str, tuple[Path, Path]]:
         """Return the annotation file and image folder of each split that --train-... or --val-... options name."""
@@ -127,7 +129,7 @@ class CheckGroups:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the data set; print and write the report."""
     _refuse_choice(sys.argv[1:] if argv is None else argv)
-    groups = parse(CheckGroups, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(CheckGroups, description=__doc__, argv=argv)
     options = groups.check
     groups.plugins.load()
     report = check(options, groups.reading)

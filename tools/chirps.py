@@ -54,7 +54,7 @@ class ChirpGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Generate the data set and print its folder."""
-    options = parse(ChirpGroups, description=__doc__.splitlines()[0], argv=argv).chirps
+    options = parse(ChirpGroups, description=__doc__, argv=argv).chirps
 
     from tools.synthetic.chirps import generate  # imports NumPy
 

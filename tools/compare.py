@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, for_training = split_at_dashes(argv)
     groups = parse(
         CompareCommandOptions,
-        description=__doc__.splitlines()[0],
+        description=__doc__,
         argv=own,
         listing=partial(describe, "experiments"),
     )

@@ -2,7 +2,6 @@
 
     resnet-transfer completion bash > ~/.local/share/bash-completion/completions/resnet-transfer
     resnet-transfer completion zsh > ~/.zfunc/_resnet-transfer      # with fpath+=~/.zfunc before compinit
-    python tools/completion.py bash
 
 The script needs the extra `completion` (shtab) only when it is made, not when it completes. Make it again after an
 update.
@@ -44,12 +43,30 @@ class CompletionGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the script."""
-    options = parse(CompletionGroups, description=__doc__.splitlines()[0], argv=argv).completion
+    options = parse(CompletionGroups, description=__doc__, argv=argv).completion
 
     from tools.benchmarks.subcommands import BENCHMARKS
     from tools.cli.shells import completion_script  # imports every command
 
-    print(completion_script(options.shell, {"benchmark": list(BENCHMARKS)}))
+    print(completion_script(options.shell, {"benchmark": list(BENCHMARKS)}, _registered()))
+
+
+def _registered() -> dict[str, list[str]]:
+    """Return the project's own names for options that take a name, by the name of the option."""
+    import backbones
+    from detection.data.layouts.known import layouts
+    from detection.necks import NECKS
+    from segmentation.heads import HEADS
+
+    ours = backbones.names("*")
+    return {
+        "backbone": ours,
+        "backbones": ours,
+        "pattern": ours,
+        "neck": NECKS.names(),
+        "head": HEADS.names(),
+        "layout": [*(layout.name for layout in layouts()), "list"],
+    }
 
 
 if __name__ == "__main__":

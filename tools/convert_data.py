@@ -100,7 +100,7 @@ class ConvertGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the data set and print the number of images, and of boxes, of each split."""
-    groups = parse(ConvertGroups, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(ConvertGroups, description=__doc__, argv=argv)
     options = groups.convert
 
     from detection.data.folders import list_layouts  # imports torch

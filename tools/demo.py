@@ -56,7 +56,8 @@ class DemoGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the runs and serve the page until Ctrl-C."""
-    groups = parse(DemoGroups, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(DemoGroups, description=__doc__, argv=argv)
+    print(f"loading {' and '.join(groups.demo.run)} ...", flush=True)
 
     from tools.viewer.serving import open_runs, open_socket, serve  # imports torch
 

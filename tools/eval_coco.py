@@ -64,7 +64,7 @@ class EvalOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read both files, compute the metrics, print and write them."""
-    options = parse(EvalOptions, description=__doc__.splitlines()[0], argv=argv).score
+    options = parse(EvalOptions, description=__doc__, argv=argv).score
 
     from tools.evaluation import CocoEvaluator, format_table  # imports NumPy
 

@@ -40,7 +40,7 @@ class ExportCommandOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the model, compare the file with PyTorch, and print the results."""
-    options = parse(ExportCommandOptions, description=__doc__.splitlines()[0], argv=argv)
+    options = parse(ExportCommandOptions, description=__doc__, argv=argv)
     target = options.export.target()
 
     from tools.exports.writing import export  # imports torch

@@ -27,7 +27,7 @@ from tools.cli.parsing import parse
 
 @dataclass
 class HubOptions:
-    """Options of hub.py: the run or the output folder, and the repository on the hub.
+    """The run or the output folder, and the repository on the hub.
 
     Args:
         command: push or pull.
@@ -63,7 +63,7 @@ class HubCommandOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Push a run to the hub, or pull one, as the command line says."""
-    options = parse(HubCommandOptions, description=__doc__.splitlines()[0], argv=argv).hub
+    options = parse(HubCommandOptions, description=__doc__, argv=argv).hub
 
     from tools.exports.hub import pull, push  # imports torch
 

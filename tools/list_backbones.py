@@ -60,7 +60,7 @@ class ListGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table of the backbones whose names match the pattern."""
-    groups = parse(ListGroups, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(ListGroups, description=__doc__, argv=argv)
     options = groups.listing
 
     import backbones

@@ -60,7 +60,7 @@ class ShardGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the shards; print the number of shards and images of each split."""
-    groups = parse(ShardGroups, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(ShardGroups, description=__doc__, argv=argv)
     options = groups.shards
 
     from backbones.common.listing import describe_passed_over  # imports OpenCV

@@ -79,7 +79,7 @@ class PredictOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Find the inputs, load the model, predict, and print a summary."""
-    options = parse(PredictOptions, description=__doc__.splitlines()[0], argv=argv)
+    options = parse(PredictOptions, description=__doc__, argv=argv)
     files, settings = options.files, options.settings
     if not files.inputs:
         raise UserError("no input: name images, folders, globs or videos after the options")
@@ -107,16 +107,22 @@ def _predict(found: FoundInputs, options: PredictOptions) -> None:
     task = running.open_task(files.trained, settings, folder)
     for problem in found.problems:
         running.print_problem(problem)
-    summary = running.predict_all(task, found.files, settings, folder, create_folder=create_results)
+    alone = len(found.files) + len(found.problems) == 1  # the problem of a single input ends the command
+    summary = running.predict_all(
+        task, found.files, settings, folder, create_folder=create_results, print_problems=not alone
+    )
     summary.problems[:0] = found.problems
     summary.passed_over = dict(found.passed_over)
     if folder.is_dir():
         running.write_summary(folder / "summary.json", summary, task)
-    report(summary, folder)
+    report(summary, folder, alone=alone)
 
 
-def report(summary: PredictionSummary, folder: Path) -> None:
+def report(summary: PredictionSummary, folder: Path, *, alone: bool) -> None:
     """Print a summary of the prediction.
+
+    Args:
+        alone: whether it had a single input, whose problem has not been printed.
 
     Raises:
         KeyboardInterrupt: if the prediction was interrupted.
@@ -124,7 +130,8 @@ def report(summary: PredictionSummary, folder: Path) -> None:
     """
     done, failed = summary.images, len(summary.problems)
     speed = f"{summary.seconds:.1f} s: {summary.images_per_second:.1f} images/s"
-    print(f"{counted(done, 'image')} in {speed}; {counted(failed, 'input')} failed")
+    if done or not alone:
+        print(f"{counted(done, 'image')} in {speed}; {counted(failed, 'input')} failed")
     if others := describe_passed_over(summary.passed_over):
         print(f"files passed over: {others}")
     if summary.files:
@@ -133,6 +140,8 @@ def report(summary: PredictionSummary, folder: Path) -> None:
         print(note)
     if summary.interrupted:
         raise KeyboardInterrupt(f"interrupted: predicted {counted(done, 'image')}, but not the others")
+    if failed and alone:
+        raise UserError(summary.problems[0])
     if failed:
         raise UserError(
             f"{counted(failed, 'input')} failed, and the command predicted {counted(done, 'image')}; fix or leave out "

@@ -32,7 +32,7 @@ from tools.cli.plugins import PluginOptions
 
 @dataclass
 class RankOptions:
-    """Options of rank_backbones.py: data, candidates and output.
+    """Data, candidates and output.
 
     Args:
         data: folder of the data set.
@@ -84,7 +84,7 @@ class RankGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Rank the candidates; print and write the results."""
-    groups = parse(RankGroups, description=__doc__.splitlines()[0], argv=argv)
+    groups = parse(RankGroups, description=__doc__, argv=argv)
     options = groups.ranking
 
     # torch and matplotlib are imported only after parsing, so that --help is quick.

@@ -52,7 +52,7 @@ class ReplayOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the step, rebuild the model, repeat the step in each precision, and print what is not finite."""
-    options = parse(ReplayOptions, description=__doc__.splitlines()[0], argv=argv)
+    options = parse(ReplayOptions, description=__doc__, argv=argv)
     options.plugins.load()
 
     import torch

@@ -60,7 +60,7 @@ class ReportOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the runs, build the page and write it."""
-    options = parse(ReportOptions, description=__doc__.splitlines()[0], argv=argv)
+    options = parse(ReportOptions, description=__doc__, argv=argv)
 
     from backbones.common.devices import usable_device
     from backbones.common.files import write_text

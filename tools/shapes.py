@@ -1,8 +1,8 @@
 """Generate the built-in shapes: coloured shapes on textured backgrounds, as a COCO detection data set.
 
-    python tools/shapes.py                                  into the cache, where the training scripts find it
+    python tools/shapes.py                          # into the cache, where the training scripts find it
     python tools/shapes.py --output DIR --train 500 --seed 7
-    python tools/shapes.py --crops --output DIR             each object cut out of its image, for classification
+    python tools/shapes.py --crops --output DIR     # each object cut out of its image, for classification
 
 The files are a pure function of the options: each generation gives the same bytes. The detection data set has
 annotations/instances_train.json, annotations/instances_val.json, train/*.jpg and val/*.jpg. The crops are
@@ -56,7 +56,7 @@ class ShapesGroups:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Generate the data set and print its folder."""
-    options = parse(ShapesGroups, description=__doc__.splitlines()[0], argv=argv).shapes
+    options = parse(ShapesGroups, description=__doc__, argv=argv).shapes
     generate = _write_crops if options.crops else _write_shapes
     print(generate(options))
 

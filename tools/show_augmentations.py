@@ -2,7 +2,7 @@
 
     python tools/show_augmentations.py --augment strong                       # the built-in shapes
     python tools/show_augmentations.py --data coco --augment lsj --masks
-    python tools/show_augmentations.py --data penn-fudan --augment my_steps.yaml --masks --images 6 --views 4
+    python tools/show_augmentations.py --data penn-fudan --augment my_steps.yaml --masks --view-images 6 --views 4
 
 Each row shows one image: first as it is, then in the first epochs. Ignore regions are grey.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
+from backbones.common.files import atomic_file, create_output
 from backbones.errors import UserError, require
 from detection.options import DetectionDataOptions
 from tools.cli.ending import run
@@ -65,7 +66,7 @@ class ShowOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, augment some images, and write the sheet."""
-    options = parse(ShowOptions, description=__doc__.splitlines()[0], argv=argv)
+    options = parse(ShowOptions, description=__doc__, argv=argv)
 
     # torch and other large libraries are imported only after parsing, so that --help is quick.
     from detection.transforms import Augment
@@ -76,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = Path(sheet.output)
     if path.exists() and not sheet.overwrite:
         raise UserError(f"--output {path}: exists; choose another file, or pass --overwrite")
+    create_output(path.parent)
     sizes, sides = (sheet.min_size, sheet.max_size), tuple(data.short_sides or ())
     augment = Augment(data.augment, sides, sheet.seed, model_sizes=sizes, masks=sheet.masks)
     picture = augmented_sheet(data, augment, rows=sheet.view_images, views=sheet.views)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    with atomic_file(path, name=f"--output {path}") as temporary:
+        picture.save(temporary, format="png")
     print(f"{sheet.view_images} images in {sheet.views} epochs of --augment {data.augment}: {path}")
 
 

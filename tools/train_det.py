@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> Rehearsal | None:
     command = COMMANDS["train_det"]
     options = parse(
         TrainDetectorOptions,
-        description=__doc__.splitlines()[0],
+        description=__doc__,
         argv=argv,
         recipe=command.recipe,
         further=command.further,

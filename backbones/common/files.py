@@ -96,7 +96,13 @@ def create_output(folder: Path, *, innermost: Path | None = None) -> None:
         raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
 
 
-def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
+def create_once(
+    folder: Path,
+    *,
+    is_complete: Callable[[], bool],
+    write: Callable[[Path], None],
+    fix: str = "free space, or name another folder",
+) -> None:
     """Create a folder under a temporary name and rename it, so that other processes never see it incomplete.
 
     If several processes call this at once, one of them writes and the others wait.
@@ -104,11 +110,24 @@ def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callabl
     Args:
         is_complete: whether `folder` exists already.
         write: creates and fills a folder at the path that it gets.
+        fix: what the message tells the user to do about a folder that cannot be written.
+
+    Raises:
+        UserError: the folder cannot be written, or a file that goes into it cannot be read.
     """
+    try:
+        _create_once(folder, is_complete, write)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({_reason(error, folder)}); {fix}") from None
+
+
+def _create_once(folder: Path, is_complete: Callable[[], bool], write: Callable[[Path], None]) -> None:
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    lock = folder.parent / f".{folder.name}.lock"
+    lock.touch()  # FileLock waits for ever in a folder that refuses new files, such as /proc
+    with FileLock(lock):
         # Another process may have been faster.
         if is_complete():
             return
@@ -121,6 +140,12 @@ def create_once(folder: Path, *, is_complete: Callable[[], bool], write: Callabl
             unfinished.rename(folder)  # replaces an empty folder, refuses any other
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _reason(error: OSError, folder: Path) -> str:
+    """Return why a folder cannot be written, with the name of a file elsewhere that cannot be read."""
+    other = error.filename if error.filename and not Path(error.filename).is_relative_to(folder.parent) else None
+    return f"{other}: {error.strerror}" if other else error.strerror or str(error)
 
 
 def link_file(source: Path, target: Path) -> None:

@@ -29,7 +29,7 @@ def check_reachable(url: str) -> None:
             failures.clear()
         except urllib.error.HTTPError:
             failures.clear()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: it is no address
             failures[:] = [error if isinstance(error, OSError) else OSError(first_line(error))]
 
     # Ask in a thread: the resolution of a host name has no timeout and may take most of a minute.

@@ -131,7 +131,7 @@ def test_splits_that_are_not_converted_are_named(folders: Path, to: str, tmp_pat
     new = convert(first, "voc" if to != "voc" else "cvat", tmp_path / "new", "--val-split", "null")
     assert "that are not converted: val; name them with --train-split" in capsys.readouterr().out
     assert split_names(new) == ["train"]
-    with pytest.raises(UserError, match=r"--masks True: belongs to boxes; leave it out with --truth labels"):
+    with pytest.raises(UserError, match=r"--masks: belongs to boxes; leave it out with --truth labels"):
         convert(first, to, tmp_path / "other", "--masks", "true")
 
 

@@ -22,3 +22,9 @@ def test_a_sheet_has_a_row_an_image_and_a_column_an_epoch(small_shapes: Path, tm
     assert width == 4 * 320 + 5 * 8 and height >= 2 * 320 + 3 * 8
     with pytest.raises(UserError, match="exists; choose another file, or pass --overwrite"):
         main(words)
+
+
+def test_a_sheet_that_cannot_be_written_is_one_line(small_shapes: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output .*file: cannot be created \(.*\); name another folder"):
+        main(["--data", str(small_shapes), "--output", str(tmp_path / "file" / "sheet.png")])

@@ -147,6 +147,8 @@ def _check_folders(
         return check_painted(labels, splits, report, read)
     if is_label_folder(labels):
         return check_labels(labels, splits, report, ignore_index=ignore_index)
+    if truth == "labels":
+        raise UserError(f"--truth labels: {root} has no label maps in a layout of docs/DATA.md; leave --truth out")
     _refuse_boxes(root)
     return check_classes(_class_splits(root, splits, reading), report)
 

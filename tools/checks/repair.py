@@ -18,7 +18,6 @@ from backbones.common.files import create_once, write_json
 from backbones.common.image_finder import ImageFinder, fitting_file, is_foreign
 from backbones.common.images import ORIENTATION, image_size
 from backbones.common.listing import is_file
-from backbones.errors import UserError
 from detection.data.annotations import SMALLEST_SIDE
 from detection.data.truth import Truth
 
@@ -83,10 +82,8 @@ def write_repaired(truths: Mapping[str, Truth], output: Path) -> Repairs:
         output: folder to create, with `annotations/instances_SPLIT.json`, the images in `SPLIT/`, and `repairs.json`.
 
     Raises:
-        UserError: `output` exists, or a file cannot be read or written.
+        UserError: `output` holds files, or a file cannot be read or written.
     """
-    if output.exists():
-        raise UserError(f"--fix {output}: exists already; name a new folder, so that nothing is overwritten")
     repairs = Repairs(tuple(truths))
 
     def write(folder: Path) -> None:
@@ -98,7 +95,7 @@ def write_repaired(truths: Mapping[str, Truth], output: Path) -> Repairs:
             write_json(folder / "annotations" / f"instances_{split}.json", data, indent=None)
         write_json(folder / RECORD, [asdict(repair) for repair in repairs.done])
 
-    create_once(output, is_complete=output.exists, write=write)
+    create_once(output, is_complete=lambda: False, write=write)
     return repairs
 
 

@@ -18,6 +18,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _KEYWORD = re.compile(
     r"(?<![^\s(])(weights|norm|shortcut|stride_style|in_channels|output_stride|max_stride)=('[^']*'|[\w.]*\w)"
 )
+_NAMED = ("unknown weights_from ", "unknown --weights-from ")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or the user's quota is full, or the file too large
 # No file can have the name, or the user may not open the file.
 BAD_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -71,7 +72,7 @@ def as_options(text: str) -> str:
     Code in backticks stays as it is.
     """
     parts = text.split("`")
-    parts[::2] = [_KEYWORD.sub(_as_option, part) for part in parts[::2]]
+    parts[::2] = [_KEYWORD.sub(_as_option, part).replace(*_NAMED) for part in parts[::2]]
     return "`".join(parts)
 
 

@@ -61,8 +61,7 @@ def help_page(
         subcommand: word after the name of the program; "" if there is none.
     """
     groups = list(groups)
-    single, several = positional_names(groups)
-    words = [name.upper() for name in single] + ([f"{several.upper()}..."] if several else [])
+    words = _positional_words(groups)
     named = f" Positional arguments: {' '.join(words)}" if words else ""
     usage = " ".join(filter(None, ["%(prog)s", subcommand, "[OPTIONS]", *words]))
     parser = argparse.ArgumentParser(usage=usage, description=description + named)
@@ -74,6 +73,14 @@ def help_page(
         for option in described_options(group):
             _add(section, option._replace(default=defaults.get(option.name, option.default)))
     return parser.format_help() + (source and f"\nThe defaults above are those of {source}\n")
+
+
+def _positional_words(groups: list[type]) -> list[str]:
+    """Return the placeholders of the positional arguments; a single one that may be absent is in brackets."""
+    single, several = positional_names(groups)
+    needed = {each.name for group in groups for each in described_options(group) if each.default is MISSING}
+    words = [name.upper() if name in needed else f"[{name.upper()}]" for name in single]
+    return [*words, f"{several.upper()}..."] if several else words
 
 
 def _add(section: argparse._ArgumentGroup, option: DescribedOption) -> None:

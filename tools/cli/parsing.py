@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +29,8 @@ from tools.cli.arguments import (
     name_positionals,
     normalise_options,
 )
+from tools.cli.examples import examples_of
+from tools.cli.messages import parser_message, with_dashes
 from tools.processes import environment
 from tools.processes.failures import SharedError
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 OptionGroups = TypeVar("OptionGroups")
 Recipe = Callable[[Sequence[str]], Path | None]
-# The name of an option in a text. With underscores, as Python has it, or with dashes.
-_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,10 @@ class FurtherValues:
 
 
 class _HelpText(NamedTuple):
-    """First line of the help of a command, and the word of the sub-command, or ""."""
+    """Texts for the help of a command: its first line, its examples, and the word of the sub-command, or ""."""
 
     description: str
+    examples: str
     subcommand: str
 
 
@@ -119,7 +119,8 @@ def parse(
 
     Args:
         options: the dataclass of groups.
-        description: first line of the help text.
+        description: docstring of the command. Its first line begins the help, and its examples, an indented paragraph
+            after the first line, end it.
         argv: the arguments; absent: those of this process.
         recipe: returns the YAML file of defaults for a command line, or None for no file.
         further: returns further values for a command line.
@@ -133,14 +134,15 @@ def parse(
     """
     if _only_asked.get():
         raise _Asked(options)
+    first, _, rest = description.partition("\n\n")
     if listing:
-        description += f" {LIST} prints the names that the package holds."
+        first += f" {LIST} prints the names that the package holds."
         if LIST in (sys.argv[1:] if argv is None else argv):
             print(listing())
             raise SystemExit(0)
     try:
         arguments = change_values(sys.argv[1:] if argv is None else argv, "config", config_file)
-        text = _HelpText(description, subcommand)
+        text = _HelpText(first, examples_of(rest), subcommand)
         return _parse(options, text=text, argv=arguments, recipe=recipe, further=further)
     except UserError as error:
         raise SharedError(str(error), is_reporter=environment.is_main_of_machine()) from None
@@ -193,7 +195,7 @@ def _print_help(groups: Iterable[type], text: _HelpText, *, defaults: Sequence[s
     for file in defaults:
         values |= _read_config(Path(file))
     page = help_page(groups, description=text.description, subcommand=text.subcommand, defaults=values, source=source)
-    print(with_dashes(page), end="")
+    print(with_dashes(page) + text.examples, end="")
     raise SystemExit(0)
 
 
@@ -206,7 +208,7 @@ def _values(arguments: Sequence[str], groups: Iterable[type], *, defaults: Seque
     try:
         return parser.parse_args(list(arguments))
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{with_dashes(_plain_text(error))}; see --help") from None
+        raise UserError(parser_message(error, groups)) from None
 
 
 @cache
@@ -221,11 +223,6 @@ def _parser(groups: tuple[type, ...]) -> ArgumentParser:
         group.__init__.__annotations__.update(get_type_hints(group))  # type: ignore[misc]
         parser.add_class_arguments(group)
     return parser
-
-
-def with_dashes(text: str) -> str:
-    """Return a text in which the names of options have dashes, as in `--batch-size`."""
-    return _OPTION.sub(lambda name: name[0].replace("_", "-"), text)
 
 
 def _after_config(arguments: Sequence[str], file: str, further: FurtherValues) -> list[str]:
@@ -309,26 +306,6 @@ def to_dict(options: DataclassInstance) -> dict[str, Any]:
 def groups_of(options: DataclassInstance) -> list[type]:
     """Return the classes of the option groups."""
     return [type(getattr(options, entry.name)) for entry in fields(options)]
-
-
-def _plain_text(error: BaseException) -> str:
-    """Return the parser's error message as one line, without its details on union types."""
-    text = " ".join(str(error).split())
-    union = re.search(r'Parser key "(\w+)": .*Subtypes: \[(.*?)\] Errors.* Given value: (.*)', text)
-    single = re.search(r'Parser key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
-    missing = re.search(r"the following arguments are required: (.*)", text)
-    if missing:
-        return f"{', '.join(f'--{name}' for name in missing[1].split(', '))}: missing; add it with a value"
-    if union:
-        found = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", union[2])
-        kinds = [kind.replace("NoneType", "null") or words.replace("'", "") for kind, words in found]
-        return f"--{union[1]} {union[3]}: expected {' or '.join(kinds)}"
-    if single:
-        kind = re.sub(r"<class '(\w+)'>", r"\1", single[2])
-        if kind.startswith("typing.Literal["):
-            kind = "one of " + kind.removeprefix("typing.Literal[").removesuffix("]").replace("'", "")
-        return f"--{single[1]} {single[3]}: expected {kind}"
-    return text
 
 
 def _instance(group: type, values: Namespace) -> object:

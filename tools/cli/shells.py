@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from backbones.common.packages import optional
 from tools.cli.arguments import LIST, positional_names
@@ -16,25 +16,34 @@ from tools.cli.packaged import packaged
 from tools.cli.parsing import options_of_command
 
 
-def completion_script(shell: str, nested: Mapping[str, Sequence[str]]) -> str:
+def completion_script(shell: str, nested: Mapping[str, Sequence[str]], registered: Mapping[str, Sequence[str]]) -> str:
     """Return the script of a shell: bash, zsh or tcsh.
 
     Args:
         nested: sub-commands of a command, such as those of "benchmark".
+        registered: names to complete the values of options with, by the name of the option, such as "backbone".
 
     Raises:
         UserError: shtab is not installed.
     """
     shtab = optional("shtab", extra="completion")
-    return shtab.complete(_parser(shtab.FILE, nested), shell)
+    return shtab.complete(_parser(nested, Values(shtab.FILE, registered)), shell)
 
 
-def _parser(files: Mapping[str, str], nested: Mapping[str, Sequence[str]]) -> argparse.ArgumentParser:
-    """Return a parser with all commands and options, for completion only.
+class Values(NamedTuple):
+    """What the values of options are completed with.
 
-    Args:
+    Attributes:
         files: shtab's mark of a value that is completed as a file.
+        registered: names by the name of the option.
     """
+
+    files: Mapping[str, str]
+    registered: Mapping[str, Sequence[str]]
+
+
+def _parser(nested: Mapping[str, Sequence[str]], values: Values) -> argparse.ArgumentParser:
+    """Return a parser with all commands and options, for completion only."""
     parser = argparse.ArgumentParser(prog=PROGRAM)
     for option in ("--version", LIST):
         parser.add_argument(option, action="store_true")
@@ -47,27 +56,28 @@ def _parser(files: Mapping[str, str], nested: Mapping[str, Sequence[str]]) -> ar
         if words in nested:
             below = first.add_parser(words, help=words).add_subparsers()
             for name in nested[words]:
-                _add_options(below.add_parser(name, help=name), options_of_command(command(words), [name]), files)
+                _add_options(below.add_parser(name, help=name), options_of_command(command(words), [name]), values)
         else:
             own = groups[head].add_parser(tail, help=words) if tail else first.add_parser(words, help=words)
-            _add_options(own, options_of_command(command(words)), files)
+            _add_options(own, options_of_command(command(words)), values)
             if words == "compare":
                 own.add_argument("experiment", choices=[path.stem for path in packaged("experiments")])
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, options: type, files: Mapping[str, str]) -> None:
+def _add_options(parser: argparse.ArgumentParser, options: type, values: Values) -> None:
     """Add the options of a command, with dashes, their choices and the first sentence of their help."""
     groups = list(get_type_hints(options).values())
     single, several = positional_names(groups)
     for option in (each for group in groups for each in described_options(group)):
-        choices, text = option.choices(), option.text.partition(";")[0].replace("%", "%%")
+        choices = option.choices() or list(values.registered.get(option.name, ()))
+        text = option.text.partition(";")[0].replace("%", "%%")
         added = parser.add_argument(f"--{option.name.replace('_', '-')}", choices=choices or None, help=text)
         if not choices and any(each in (str, Path, list[str]) for each in (option.kind, *get_args(option.kind))):
-            added.complete = files  # type: ignore[attr-defined]  # as shtab reads it
+            added.complete = values.files  # type: ignore[attr-defined]  # as shtab reads it
         if option.name in single and choices:
             parser.add_argument(option.name, choices=choices)
         elif option.name == several or (option.name in single and option.default is MISSING):  # names of files
-            parser.add_argument(option.name, nargs="*").complete = files  # type: ignore[attr-defined]
+            parser.add_argument(option.name, nargs="*").complete = values.files  # type: ignore[attr-defined]
     config = parser.add_argument("--config", help="YAML file of options")
-    config.complete = files  # type: ignore[attr-defined]
+    config.complete = values.files  # type: ignore[attr-defined]

@@ -73,6 +73,8 @@ def pull(*, repository: str, output: str, overwrite: bool) -> Path:
     existing = next((folder / name for name in (hub.FILE, hub.CARD) if (folder / name).exists()), None)
     if existing and not overwrite:
         raise UserError(f"--output: {existing} exists already; name another folder or pass --overwrite")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: is not a folder; name another")
     files = {name: hub.fetch(repository, name) for name in (hub.FILE, hub.CARD)}
     find(files[hub.FILE])  # refuses a file that is incomplete or no model of this project
     try:

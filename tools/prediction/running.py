@@ -36,6 +36,7 @@ from tools.processes.threads import default_threads
 
 MOST_PIXELS = 1 << 24  # of images that wait for a full batch, so that memory does not grow with their sizes
 MOST_WORKERS = 4  # without --workers
+SHORT = 0.5  # seconds of a prediction that needs no progress bar
 TRAINED_CROP = 512  # crop size of a segmentation run whose options do not name it
 
 
@@ -115,6 +116,7 @@ def predict_all(
     folder: Path,
     *,
     create_folder: Callable[[Path], None],
+    print_problems: bool,
 ) -> PredictionSummary:
     """Predict all images and frames, and write the results.
 
@@ -122,19 +124,21 @@ def predict_all(
 
     Args:
         create_folder: creates the folder of the results; called before the first result.
+        print_problems: print the message about an input when it fails, not only return it.
     """
     summary = PredictionSummary()
     started = time.perf_counter()
 
     def report(problem: str) -> None:
         summary.problems.append(problem)
-        print_problem(problem)
+        if print_problems:
+            print_problem(problem)
 
     workers = min(MOST_WORKERS, cores()) if settings.workers is None else settings.workers
     images = number_images(stream(inputs, task.read, workers=workers), inputs, on_problem=report)
     with (
         PictureWriter(folder / "pictures", enabled=settings.draw) as pictures,
-        tqdm(total=count_images(inputs), unit="img", dynamic_ncols=True) as bar,
+        tqdm(total=count_images(inputs), unit="img", dynamic_ncols=True, delay=SHORT) as bar,
         as_keyboard_interrupt(signal.SIGTERM),
     ):
         try:

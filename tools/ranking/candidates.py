@@ -90,8 +90,10 @@ def candidates(patterns: str, weights: str, weights_from: str | None = None) -> 
         found += [Candidate(name, start) for name in names for start in ([own] if equals else starts)]
     distinct = list(dict.fromkeys(_with_sources(found, weights_from or "")))
     if len(distinct) < 2:
-        named = distinct[0].name if distinct else "nothing"
-        raise UserError(f"--backbones {patterns}: a ranking needs at least two backbones or starts, not only {named}")
+        raise UserError(
+            f"--backbones {patterns}: a ranking needs at least two backbones or starts; name more with commas between, "
+            "such as resnet18,resnet34 or resnet18,resnet18=none"
+        )
     return distinct
 
 

@@ -135,7 +135,7 @@ def read_study(study: Path) -> list[StudyGroup]:
         tasks = json.loads(path.read_text(encoding="utf-8"))
         return [_group(group, task["task"]) for task in tasks for group in task["groups"]]
     except (OSError, ValueError, TypeError, KeyError, StopIteration, AttributeError) as error:
-        text = f"{type(error).__name__}: {error}"
+        text = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"--against {path}: cannot be read as table.json of a study ({text}); name its folder"
         ) from None

@@ -16,6 +16,7 @@ import torch
 from backbones.base import Backbone
 from backbones.common.files import JsonObject, atomic_file
 from backbones.errors import UserError
+from tools.cli.ending import as_options
 from tools.engine.cost import macs, parameters
 from tools.processes import distributed
 from tools.ranking.candidates import Candidate, identity
@@ -108,8 +109,8 @@ def rank(
             file = _file(cache, key, backbone)
             extracted = _extracted(data, backbone, size=size, seed=seed, path=file, device=device)
         except UserError as error:
-            failed[candidate.name] = str(error)
-            _say(f"{number}/{len(names)} {candidate.name}: left out: {error}")
+            failed[candidate.name] = as_options(str(error))
+            _say(f"{number}/{len(names)} {candidate.name}: left out: {failed[candidate.name]}")
             continue
         require_classes(extracted.samples, data.classes)
         if not rows:

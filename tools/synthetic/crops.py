@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from backbones.common.coco import InstancesFile
 from backbones.common.files import create_once
-from backbones.errors import UserError
 from tools.synthetic import shapes
+from tools.synthetic.shapes import NOT_WRITABLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,13 +43,8 @@ def generate(folder: Path, source: Path) -> Path:
     Raises:
         UserError: if the folder holds other files or cannot be written.
     """
-    try:
-        create_once(folder, is_complete=(folder / DESCRIPTION_FILE).is_file, write=lambda at: _write(at, source))
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the crops cannot be written ({error.strerror}); name a writable folder with --output or with "
-            "the variable RESNET_TRANSFER_CACHE"
-        ) from None
+    is_complete = (folder / DESCRIPTION_FILE).is_file
+    create_once(folder, is_complete=is_complete, write=lambda at: _write(at, source), fix=NOT_WRITABLE)
     return folder
 
 

@@ -31,6 +31,7 @@ CATEGORIES: tuple[CategoryRecord, ...] = (  # in the order of drawing.OUTLINES; 
 )
 LEAST_SIZE, MOST_SIZE = 32, 1024  # width and height of an image in pixels
 DESCRIPTION_FILE = "shapes.json"
+NOT_WRITABLE = "name a writable folder with --output or with the variable RESNET_TRANSFER_CACHE"
 
 
 class Recipe(TypedDict):
@@ -79,13 +80,12 @@ def generate(folder: Path, *, train: int, val: int, size: int, seed: int) -> Pat
     folder = folder.absolute()
     if _is_complete(folder, recipe):
         return folder
-    try:
-        create_once(folder, is_complete=lambda: _is_complete(folder, recipe), write=lambda at: _write(at, recipe))
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the shapes data set cannot be written ({error.strerror or error}); name a writable folder "
-            "with --output or with the variable RESNET_TRANSFER_CACHE"
-        ) from None
+    create_once(
+        folder,
+        is_complete=lambda: _is_complete(folder, recipe),
+        write=lambda at: _write(at, recipe),
+        fix=NOT_WRITABLE,
+    )
     return folder
 
 
@@ -108,6 +108,8 @@ def _is_complete(folder: Path, recipe: Recipe) -> bool:
     """
     if not folder.exists():
         return False
+    if not folder.is_dir():
+        raise _refusal(folder, "is not a folder")
     try:
         if not any(folder.iterdir()):
             return False

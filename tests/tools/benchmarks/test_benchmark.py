@@ -278,7 +278,7 @@ def test_ctrl_c_leaves_whole_files_or_none(launch, tmp_path: Path):
         (("classify", "--mode", "training"), "--mode training: must be train"),
         (("classify", "--precision", "fp8"), "--precision"),
         (("classify", "--rounds", "0"), "--rounds 0: must be above 0"),
-        (("classify", "--compile", "--mode", "infer"), "--compile True: is for training; add train to --mode"),
+        (("classify", "--compile", "--mode", "infer"), "--compile: is for training; add train to --mode"),
         (("classify", "--batch", "0"), "--batch 0: must be above 0"),
     ),
 )

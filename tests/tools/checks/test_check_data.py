@@ -439,6 +439,7 @@ def test_a_clean_set_has_status_0(clean: CocoFolder, capsys: pytest.CaptureFixtu
         ((), "name a data set"),
         (("--data", "nowhere"), "--data nowhere: no such folder"),
         (("--data", "."), "unknown layout"),
+        (("--data", ".", "--truth", "labels"), r"--truth labels: \. has no label maps in a layout of docs/DATA\.md"),
         (("--data", "shards"), "tar shards are not checked"),
         (("--train-annotations", "a.json"), "must be given together with --train-images"),
         (("--train-annotations", "a.json", "--train-images", "."), "a.json: no such file"),

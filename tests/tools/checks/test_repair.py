@@ -81,8 +81,8 @@ def test_an_existing_folder_is_not_overwritten_and_a_broken_box_stays(coco: Coco
     check_data.main(["--data", str(root), "--fix", str(tmp_path / "new")])
     data = json.loads((tmp_path / "new" / "annotations" / "instances_train.json").read_text())
     assert data["annotations"][0]["bbox"] == [70, 5, 10, 10]
-    with pytest.raises(UserError, match=r"--fix .*new: exists already; name a new folder"):
-        check_data.main(["--data", str(root), "--fix", str(tmp_path / "new")])
+    with pytest.raises(UserError, match=r"--fix .*new: exists already; name a new folder"):  # before any check
+        check_data.main(["--data", "/nonexistent", "--fix", str(tmp_path / "new")])
 
 
 def test_the_copy_names_the_splits_that_it_lacks_and_how_to_train_on_it(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from backbones.common.options import option
-from backbones.errors import UserError
+from backbones.errors import UserError, require
 from tools.cli.arguments import POSITIONAL, split_at_dashes
 from tools.cli.ending import as_options, run
 from tools.cli.parsing import parse, peek_option, to_dict
@@ -62,6 +62,20 @@ class CopyGroups:
     copy: CopyOptions
 
 
+@dataclass
+class ShownOptions:
+    """What to show."""
+
+    pattern: str = field(default="*", metadata=POSITIONAL)
+
+
+@dataclass
+class ShownGroups:
+    """One group."""
+
+    shown: ShownOptions
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -91,6 +105,34 @@ def test_a_missing_or_surplus_positional_argument_is_an_error(capsys):
     assert "--source SOURCE a file. (type: str, required)" in shown
     assert "--targets TARGETS other files. (type: list[str], default: [])" in shown
     assert "--force {true,false} a switch. (default: false)" in shown
+    with pytest.raises(SystemExit):
+        parse(ShownGroups, description="", argv=["--help"])
+    assert "[OPTIONS] [PATTERN]\n" in capsys.readouterr().out
+
+
+DOCSTRING = """Copy files.
+
+    python tools/copy.py a b      # two files
+    python tools/copy.py --all    # the long way round
+    python tools/other.py a
+
+The files stay.
+"""
+
+
+@pytest.mark.parametrize(("called", "shown"), [("/x/tools/copy.py", "python tools/copy.py"), ("rt copy", "rt copy")])
+def test_the_help_ends_with_the_examples_as_they_are_called(called: str, shown: str, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [called])
+    with pytest.raises(SystemExit):
+        parse(ShownGroups, description=DOCSTRING, argv=["--help"])
+    help_text = capsys.readouterr().out
+    assert "\n\nCopy files. Positional" in help_text and "stay" not in help_text
+    assert help_text.splitlines()[-4:] == [
+        "examples:",
+        f"  {f'{shown} a b':<28}  # two files",
+        f"  {f'{shown} --all':<28}  # the long way round",
+        "  python tools/other.py a",
+    ]
 
 
 def test_arguments_after_dashes_belong_to_another_command():
@@ -209,6 +251,7 @@ def test_a_users_mistake_ends_with_status_2_and_one_line(capsys):
         ("use weights=None, or weights=FILE with a file", "use --weights none, or --weights FILE with a file"),
         ("net: norm='frozen' with weights=None would", "net: --norm frozen with --weights none would"),
         ("in_channels=0: expected", "--in-channels 0: expected"),
+        ("unknown weights_from 'moko': did you mean moco?", "unknown --weights-from 'moko': did you mean moco?"),
         ("build it with `build(..., weights=FILE)`", "build it with `build(..., weights=FILE)`"),
         ("runs/norm=group/model.pth: damaged", "runs/norm=group/model.pth: damaged"),
     ],
@@ -268,9 +311,49 @@ def test_help_and_errors_name_options_with_dashes(capsys: pytest.CaptureFixture[
         train_cls.main(["--help"])
     shown = capsys.readouterr().out
     assert end.value.code == 0 and "--batch-size" in shown and "--print-config" in shown
-    assert not re.search(r"--[a-z]+_", shown)
+    assert not re.search(r"--[a-z]+_", shown.partition("\nexamples:\n")[0])
     for name in ("--batch-size", "--batch_size"):
         with pytest.raises(UserError, match=r"^--batch-size few: expected int; see --help$"):
             train_cls.main([name, "few"])
     with pytest.raises(UserError, match=r"--no-such-option"):
         train_cls.main(["--no_such_option", "3"])
+
+
+@dataclass
+class Listed:
+    """Options with lists and a switch."""
+
+    sides: list[int] | None = None
+    names: list[str] | None = None
+    scales: list[float] = field(default_factory=list)
+    draw: bool = False
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        require(not self.draw, "draw", self.draw, "needs --file")
+        require(self.file != "", "file", self.file, "name a file")
+
+
+@dataclass
+class ListedGroups:
+    """Groups of the test below."""
+
+    group: Listed
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--sides", "640,800"), "--sides 640,800: expected a list such as [1,2] or null; see --help"),
+        (("--sides", "[1,a]"), "--sides [1, 'a']: expected a list such as [1,2] or null; see --help"),
+        (("--names", "a,b"), "--names a,b: expected a list such as [a,b] or null; see --help"),
+        (("--sidse", "3"), "unrecognized arguments: --sidse 3; did you mean --sides?"),
+        (("--zzz",), "unrecognized arguments: --zzz; see --help"),
+        (("--sides",), "--sides: has no value; write one after it; see --help"),
+        (("--draw",), "--draw: needs --file"),
+        (("--file=",), "--file: name a file"),
+    ],
+)
+def test_errors_of_the_command_line_say_what_to_write(argv: tuple[str, ...], message: str):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        parse(ListedGroups, description="", argv=argv)

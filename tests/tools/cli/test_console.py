@@ -112,9 +112,12 @@ def test_a_shell_completes_commands_options_and_values(capsys: pytest.CaptureFix
     console.main(["completion", "bash"])
     ask = 'COMP_WORDS=({}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _shtab_resnet_transfer; echo "${{COMPREPLY[@]}}"\n'
     typed = ["train de", "train det --batch-", "predict --precision ''", "compare tran", "benchmark cl", "hub pu"]
+    typed += ["train cls --backbone resnet15", "train det --neck ''", "train seg --head dil", "backbones plain1"]
+    typed += ["check --layout vo"]
     asked = capsys.readouterr().out + "".join(ask.format(f"resnet-transfer {words}") for words in typed)
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
     completed = ["det", "--batch-size", "auto fp32 bf16 fp16", "transfer", "classify", "push pull"]
+    completed += ["resnet152", "fpn c4 dc5", "dilated", "plain18 plain110", "voc voc-xml"]
     assert done.stdout.splitlines() == completed
 
 

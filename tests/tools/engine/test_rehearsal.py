@@ -58,7 +58,7 @@ def test_hours_are_of_all_steps():
 
 
 def test_only_a_training_can_be_rehearsed():
-    with pytest.raises(UserError, match="--dry-run True: cannot be combined with --eval-only"):
+    with pytest.raises(UserError, match="--dry-run: cannot be combined with --eval-only"):
         train_det.main(["--dry-run", "--eval-only"])
 
 

@@ -164,6 +164,7 @@ def test_weights_by_the_name_of_a_repository(pushed: type[Hub], tiny_runs, monke
 
 def test_refusals_are_one_line(server: type[Hub], tiny_runs, tmp_path: Path, monkeypatch, capsys) -> None:
     server.repositories["me/empty"] = {}
+    (tmp_path / "file").touch()
     server.repositories["me/other"] = {"model.safetensors": b"no weights at all", "README.md": b""}
     run = str(tiny_runs["cls"])
     cases = {
@@ -171,6 +172,7 @@ def test_refusals_are_one_line(server: type[Hub], tiny_runs, tmp_path: Path, mon
         ("pull", "--repo", "me/empty", "--output", "x"): "has no file model.safetensors",
         ("pull", "--repo", "me/other", "--output", "x"): "is not a complete safetensors file",
         ("pull", "--repo", "../etc", "--output", "x"): "is not the name of a repository on the hub",
+        ("pull", "--repo", "me/nothing", "--output", "file"): "--output file: is not a folder; name another",
         ("pull", "--repo", "me/net"): "--output is missing: pull needs a folder",
         ("push", "--repo", "me/net"): "--run is missing: push needs the folder",
         ("push", "--repo", "me/net@v1", "--run", run): "leave @v1 out",

@@ -354,3 +354,10 @@ def test_detectors_read_no_arrays(tiny_runs: dict[str, Path], tmp_path: Path, ca
     with pytest.raises(UserError, match="1 input failed, and the command predicted 1 image;"):
         predict.main(words)
     assert "x.npy: is an array, which detectors cannot read" in capsys.readouterr().err
+
+
+def test_a_single_input_that_fails_is_one_line(tiny_runs: dict[str, Path], tmp_path: Path, capsys):
+    words = ["--run", str(tiny_runs["det"]), "73", "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=r"^camera 73: there is no such camera, or it is in use; cameras count from 0$"):
+        predict.main(words)
+    assert capsys.readouterr() == ("", "")

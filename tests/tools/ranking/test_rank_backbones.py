@@ -270,11 +270,15 @@ def test_data_without_two_classes_are_one_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--backbones", "resnet18"], "needs at least two backbones or starts, not only resnet18, none"),
+        (["--backbones", "resnet18"], "needs at least two backbones or starts; name more with commas between"),
         (["--backbones", "resnet18,nonesuch"], "--backbones nonesuch: matches no backbone"),
         (["--backbones", NAMES, "--levels", "[c9]"], "no backbone could be scored"),
         (["--backbones", NAMES, "--data", "/nonexistent"], "/nonexistent: no such folder"),
-        (["--backbones", NAMES, "--against", "/nonexistent"], "--against /nonexistent: cannot be read"),
+        (
+            ["--backbones", NAMES, "--against", "/nonexistent"],
+            "--against /nonexistent: cannot be read as table.json of a study (No",
+        ),
+        (["--backbones", "resnet18=a.pth,resnet34=b.pth"], "or --weights imagenet or --weights none"),
         (["--backbones", NAMES, "--images", "1"], "--images 1: must be above 1"),
     ],
 )

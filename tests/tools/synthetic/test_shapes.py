@@ -341,8 +341,10 @@ def test_impossible_options_are_refused(tmp_path, name, value):
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file.*: the shapes data set cannot be written .*RESNET_TRANSFER_CACHE"):
+    with pytest.raises(UserError, match=r"file.*: cannot be written .*RESNET_TRANSFER_CACHE"):
         shapes.prepare(tmp_path / "file", **SMALL)
+    with pytest.raises(UserError, match=r"file: is not a folder; delete it to generate the shapes there, or name"):
+        shapes.generate(tmp_path / "file", **SMALL)
 
 
 def test_the_cache_follows_the_environment(monkeypatch):

@@ -1,0 +1,34 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backbones.common.files import create_once
+from backbones.errors import UserError
+
+
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/new: cannot be written \(.*\); name another"):
+        create_once(tmp_path / "file" / "new", is_complete=lambda: False, write=Path.mkdir, fix="name another")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, a folder that refuses new files")
+def test_a_folder_that_refuses_new_files_ends_at_once():
+    with pytest.raises(UserError, match=r"^/proc/new: cannot be written \(No such file or directory\); free space, or"):
+        create_once(Path("/proc/new"), is_complete=lambda: False, write=Path.mkdir)
+
+
+def test_a_file_elsewhere_that_cannot_be_read_is_named(tmp_path: Path):
+    source = tmp_path / "data" / "a.jpg"
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(source.read_bytes())
+
+    with pytest.raises(UserError, match=rf"out/new: cannot be written \({source}: No such file or directory\)"):
+        create_once(tmp_path / "out" / "new", is_complete=lambda: False, write=write)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".new.lock"]
