@@ -19,7 +19,7 @@ from segmentation.data.chosen import ChosenLabels
 from segmentation.data.classes import Classes
 from segmentation.data.coco import CocoLabels
 from segmentation.data.dataset import LabelSource
-from segmentation.data.label_studio import is_label_studio, read_label_studio
+from segmentation.data.label_studio import exports_of, is_label_studio, read_label_studio
 from segmentation.data.label_studio_png import is_label_studio_png, read_label_studio_png
 from segmentation.data.labelme import is_labelme, read_labelme
 from segmentation.data.labels import LabelCode, label_size, read_labels
@@ -185,8 +185,8 @@ def split_names(root: Path) -> list[str]:
     if read is read_labelme:
         return [each.name for each in subfolders(root) if any(visible(each, "*.json"))]
     if read is not None:
-        exports = sorted(file.stem for file in visible(root, "*.json")) if read is read_label_studio else []
-        return exports if len(exports) > 1 else []
+        is_divided = read is read_label_studio and not exports_of(root)
+        return sorted(file.stem for file in visible(root, "*.json")) if is_divided else []
     if is_label_folder(root):
         return label_splits(root)
     return sorted(path.stem.removeprefix("instances_") for path in instances_files(root))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import reprlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backbones.common.datasets import existing_split
+from backbones.common.datasets import SPLIT_NAMES, existing_split
 from backbones.common.image_finder import ImageFinder, fitting_file
 from backbones.common.listing import visible
 from backbones.common.spellings import spellings_of
@@ -18,42 +19,78 @@ from backbones.errors import UserError
 from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split
 
+SPLITS = {"test", *SPLIT_NAMES, *(name for names in SPLIT_NAMES.values() for name in names)}
+UNLABELLED = "tasks without an annotation, which are left out"
+AGAIN = "further tasks of the same image, which are not read"
 GEOMETRY = {"rle", "points", "height", "radiusX"}  # keys of the shapes that have an area
 
 
-def export_of(root: Path, split: str = "") -> Path | None:
-    """Return the JSON export of a split (`SPLIT.json`), or the only one of a folder; None if there is none."""
+def exports_of(root: Path, split: str = "") -> list[Path]:
+    """Return the JSON exports of a split: `SPLIT.json`, or all files if none has the name of a split; [] for none."""
     files = [file for file in sorted(visible(root, "*.json")) if file.is_file()]
     name = existing_split(split, lambda name: (root / f"{name}.json") in files) if split else ""
-    chosen = [file for file in files if file.stem == name] or (files if len(files) == 1 else [])
-    return chosen[0] if chosen and _is_export(chosen[0]) else None
+    named = [file for file in files if file.stem == name]
+    is_whole = len(files) == 1 or not any(file.stem.lower() in SPLITS for file in files)
+    chosen = named or (files if is_whole else [])
+    return chosen if all(map(_is_export, chosen)) else []
 
 
 def is_label_studio(root: Path) -> bool:
     """Return whether a folder holds a JSON export of Label Studio with outlines."""
-    return any(export_of(root, split) is not None for split in ("", "train"))
+    return any(exports_of(root, split) for split in ("", "train"))
 
 
 def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLabels:
-    """Open a split: `SPLIT.json`, or the only export of the folder. The images lie below the folder.
+    """Open a split: `SPLIT.json`, or all exports of the folder. The images lie below the folder.
 
     The classes are the sorted labels of all exports. If an image has several annotations, only the first one counts.
+    Tasks without an annotation are left out.
 
     Raises:
-        UserError: there is no such split, a record is malformed, or an image is missing.
+        UserError: there is no such split, a record is malformed, an image is missing, or two exports contradict.
     """
-    path = export_of(root, split)
-    if path is None or len(list(visible(root, "*.json"))) == 1:
+    paths = exports_of(root, split)
+    if not paths or paths == exports_of(root):
         one_split(root, split)
-        path = export_of(root)
-    assert path is not None
-    left_out, finder = Counter[str](), ImageFinder(root)
-    images = [_image(task, index, path, finder, left_out) for index, task in enumerate(_tasks(path))]
+        paths = exports_of(root)
+    if not paths:
+        raise UserError(f"--data {root}: has no JSON export of Label Studio for {split}; call one {split}.json")
+    left_out = Counter[str]()
+    images = _images(paths, ImageFinder(root), left_out)
     every = [each for each in sorted(visible(root, "*.json")) if _is_export(each)]
     labels = [{label for task in _tasks(each) for label in _labels(task)} for each in every]
     spellings = spellings_of(labels)
     names = sorted({spellings.get(label, label) for part in labels for label in part})
-    return PaintedLabels(images, names=names, spellings=spellings, where=str(path), bits=bits, left_out=left_out)
+    where = str(paths[0] if len(paths) == 1 else root)
+    return PaintedLabels(images, names=names, spellings=spellings, where=where, bits=bits, left_out=left_out)
+
+
+def _images(paths: Sequence[Path], finder: ImageFinder, left_out: Counter[str]) -> list[OutlinedImage]:
+    """Return the images of several exports. An image of several tasks is read once; see `_chosen`."""
+    found: dict[Path, OutlinedImage] = {}
+    for path in paths:
+        for index, task in enumerate(_tasks(path)):
+            if not _annotations(task):
+                left_out[UNLABELLED] += 1
+                continue
+            image = _image(task, index, path, finder, left_out)
+            former = found.get(image.path)
+            found[image.path] = image if former is None else _chosen(former, image, left_out)
+    return list(found.values())
+
+
+def _chosen(one: OutlinedImage, other: OutlinedImage, left_out: Counter[str]) -> OutlinedImage:
+    """Return which of two tasks of an image to read, and count the other one.
+
+    Raises:
+        UserError: both have outlines, and these differ.
+    """
+    if one.shapes and other.shapes and one.shapes != other.shapes:
+        raise UserError(
+            f"{other.where}: the image {one.path.name} has other outlines in {one.where}; delete one of the two tasks"
+        )
+    left_out[AGAIN] += 1
+    return one if one.shapes else other
 
 
 def _tasks(path: Path) -> list[Any]:
@@ -69,7 +106,8 @@ def _is_export(path: Path) -> bool:
         tasks = _tasks(path)
     except UserError:
         return False
-    return bool(tasks) and all(isinstance(task, dict) and "data" in task and "annotations" in task for task in tasks)
+    are_tasks = all(isinstance(task, dict) and "id" in task for task in tasks)
+    return are_tasks and any("data" in task and "annotations" in task for task in tasks)
 
 
 def _whole(task: Any) -> Any:
@@ -95,10 +133,15 @@ def _kind(value: dict[str, Any]) -> str:
 
 def _results(task: Any) -> list[dict[str, Any]]:
     """Return the results of the first annotation that was not cancelled."""
-    annotations = [each for each in task.get("annotations") or () if isinstance(each, dict)]
-    kept = [each for each in annotations if not each.get("was_cancelled")]
+    kept = _annotations(task)
     results = kept[0].get("result") if kept else []
     return [each for each in results or () if isinstance(each, dict)]
+
+
+def _annotations(task: Any) -> list[dict[str, Any]]:
+    """Return the annotations of a task that were not cancelled."""
+    annotations = [each for each in task.get("annotations") or () if isinstance(each, dict)]
+    return [each for each in annotations if not each.get("was_cancelled")]
 
 
 def _labels(task: Any) -> list[str]:

@@ -1,0 +1,85 @@
+"""Label Studio's JSON: several exports in a folder, and tasks that nobody annotated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from label_exports import HALF, label_studio, photo, task
+
+from backbones.errors import UserError
+from segmentation.data.folders import split_names
+from segmentation.data.label_studio import AGAIN, UNLABELLED, read_label_studio
+from segmentation.data.painted import PaintedLabels
+from tools import check_data
+
+RIGHT = {"x": 50, "y": 0, "width": 50, "height": 100, "rotation": 0, "rectanglelabels": ["foreground"]}
+LEFT = {**RIGHT, "x": 0}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    label_studio(tmp_path)
+    return tmp_path
+
+
+def write(root: Path, name: str, *tasks: Any) -> None:
+    (root / name).write_text(json.dumps(tasks))
+
+
+def read(root: Path, split: str = "train") -> PaintedLabels:
+    return read_label_studio(root, split, bits=None)
+
+
+def test_tasks_without_an_annotation_are_left_out_and_counted(root: Path):
+    photo(root / "images" / "d.jpg")
+    photo(root / "images" / "e.jpg")
+    path = next(root.glob("*.json"))
+    cancelled = task(4, "e.jpg")
+    cancelled["annotations"].pop()
+    unlabelled = {"id": 3, "data": {"image": "d.jpg"}, "annotations": []}
+    path.write_text(json.dumps([*json.loads(path.read_text()), unlabelled, cancelled]))
+    source = read(root)
+    assert len(source) == 2 and source.notes == {UNLABELLED: 2}
+    sides = {"original_width": 6, "original_height": 4}
+    minimal = {"id": 1, "image": "/data/c.jpg", "tag": [{**RIGHT, **sides}]}
+    path.write_text(json.dumps([minimal, {"id": 2, "image": "/data/d.jpg"}]))
+    source = read(root)
+    assert len(source) == 1 and source.notes == {UNLABELLED: 1} and np.array_equal(source.labels(0, (4, 6)), HALF)
+
+
+def test_several_exports_that_name_no_split_are_one(root: Path):
+    first = next(root.glob("*.json"))
+    tasks = json.loads(first.read_text())
+    first.unlink()
+    for number, each in enumerate(tasks):
+        write(root, f"project-{number}.json", each)
+    source = read(root)
+    assert len(source) == 2 and split_names(root) == [] and source.where == str(root)
+    assert all(np.array_equal(source.labels(row, (4, 6)), HALF) for row in range(2))
+    report = check_data.check(check_data.CheckOptions(data=str(root), truth="labels"))
+    assert {problem.kind for problem in report.problems} <= {"no such split", "note", "image in both splits"}
+    with pytest.raises(UserError, match="has no split val"):
+        read(root, "val")
+
+
+def test_an_image_of_several_tasks_is_read_once_unless_they_contradict(root: Path):
+    write(root, "second.json", task(1, "c.jpg", ("rectanglelabels", RIGHT)), task(2, "a b.jpg"))
+    source = read(root)
+    assert len(source) == 2 and source.notes == {AGAIN: 2}
+    write(root, "second.json", task(7, "c.jpg", ("rectanglelabels", LEFT)))
+    with pytest.raises(
+        UserError, match=r"second.json: task 7: the image c.jpg has other outlines in .*: task 2; delete"
+    ):
+        read(root)
+
+
+def test_a_split_without_an_export_is_named(root: Path):
+    next(root.glob("*.json")).rename(root / "val.json")
+    write(root, "test.json", task(1, "c.jpg", ("rectanglelabels", RIGHT)))
+    assert len(read(root, "val")) == 2
+    with pytest.raises(UserError, match=r"has no JSON export of Label Studio for train; call one train\.json"):
+        read(root)
