@@ -115,7 +115,8 @@ def targets_of_images(images: Sequence[MaskedRois], size: int) -> Tensor:
         low_x, low_y, high_x, high_y = boxes[rows].T
         across = _coverage(left, right, low_x, high_x, size, width[rows], chunk.columns)
         down = _coverage(top, bottom, low_y, high_y, size, height[rows], chunk.lines)
-        # A strip covers the product of its fractions of a row and of a column of cells. Autocast would round it to 16 bits.
+        # A strip covers the product of its fractions of a row and of a column of cells; autocast would round it to 16
+        # bits.
         with torch.autocast(boxes.device.type, enabled=False):
             targets[rows] = down.transpose(1, 2) @ across
     return targets
