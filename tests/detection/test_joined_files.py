@@ -70,3 +70,11 @@ def test_files_of_which_only_some_name_a_split_are_refused(export: tuple[Path, P
         UserError, match=r"has several annotation files .*; name one with --annotations and --images, or"
     ):
         splits_of(root)
+
+
+def test_several_files_of_one_split_are_refused_where_a_tool_writes_one(tmp_path: Path):
+    EXPORTS["roboflow-tensorflow"][1](tmp_path)
+    path = tmp_path / "train" / "_annotations.csv"
+    path.with_name("more.csv").write_text(path.read_text())
+    with pytest.raises(UserError, match=r"train has several annotation files \(_annotations.csv, more.csv\); name one"):
+        splits_of(tmp_path)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backbones.common.listing import files_of
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from detection.data.layouts.base import Reading
 from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, image_folder
 from detection.data.layouts.joined import join_files
@@ -79,7 +79,9 @@ class FileLayout(PlacedLayout):
         found = {}
         for folder in folders_of_splits(root):
             own = self._readable(folder) or self._readable(folder / "annotations")
-            if len(own) == 1 or (own and self.joins):
+            if len(own) > 1 and not self.joins:
+                raise UserError(f"--data {root}: {folder.name} {_several(own)}, or keep one of them in the folder")
+            if own:
                 found[folder.name] = own[0] if len(own) == 1 else own[0].parent, image_folder(folder)
         if found:
             return found
@@ -99,9 +101,10 @@ class FileLayout(PlacedLayout):
         if self.joins and not any(words.values()):
             return {UNSPLIT: (files[0].parent, image_folder(root))}
         if None in words.values() or len(set(words.values())) < len(files):
-            names = ", ".join(path.name for path in files[:5])
-            raise UserError(
-                f"--data {root}: has several annotation files ({names}); name one with --annotations and --images, or "
-                "put `train` and `val` into their names"
-            )
+            raise UserError(f"--data {root}: {_several(files)}, or put `train` and `val` into their names")
         return {word: (path, image_folder(root, f"images/{word}", word)) for path, word in words.items() if word}
+
+
+def _several(files: list[Path]) -> str:
+    names = first_names([path.name for path in files])
+    return f"has several annotation files ({names}); name one with --annotations and --images"
