@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from onnx import GraphProto
 
@@ -24,7 +26,9 @@ def write_half(source: Path, target: Path) -> None:
     half = half_nodes(model.graph)
     others = [node.name for node in model.graph.node if node.name not in half]
     # Shape inference would not know the shapes of a detector's boxes.
-    onnx.save(convert_float_to_float16(model, keep_io_types=True, node_block_list=others), target)
+    largest = float(np.finfo(np.float16).max)  # the default limit of 1e4 would clip larger weights
+    half_model = convert_float_to_float16(model, keep_io_types=True, node_block_list=others, max_finite_val=largest)
+    onnx.save(half_model, target)
 
 
 def half_nodes(graph: GraphProto) -> set[str]:

@@ -260,6 +260,19 @@ def test_files_of_8_and_16_bits_keep_all_but_the_layers_in_floats(made: MadeFile
     assert len(other) > 3 and float((near < 0.01).float().mean()) > 0.5
 
 
+def test_16_bits_keep_large_weights(tmp_path: Path) -> None:
+    weights = np.array([3e4, -6e4, 2.0, 0.5], dtype=np.float32).reshape(1, 4, 1, 1)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])], "net", ends[:1], ends[1:],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "whole.onnx")
+    write_half(tmp_path / "whole.onnx", tmp_path / "half.onnx")
+    (kept,) = onnx.load(tmp_path / "half.onnx").graph.initializer
+    assert np.array_equal(onnx.numpy_helper.to_array(kept), weights.astype(np.float16))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
