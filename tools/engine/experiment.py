@@ -157,8 +157,7 @@ class Experiment:
         )
         # From here on each process draws random numbers of its own, such as the sampled anchors of its images.
         torch.manual_seed(self.run.seed + 1 + distributed.rank())
-        # Set the learning rate of the first step.
-        training.schedule.step_update(0)
+        training.schedule.step_update(0)  # sets the learning rate of the first step
         if self.run.resume:
             distributed.on_all(lambda: self._resume(training))
         return training
@@ -310,8 +309,7 @@ class Experiment:
         # An evaluation of an existing run changes nothing in its folder, where the training may still go on.
         if self.run.eval_only and self.run.resume:
             return
-        # Keep a second training out of the folder.
-        lock(self.folder)
+        lock(self.folder)  # keeps a second training out of it
         remove_temporary(self.folder)
         if not self.run.resume:
             write_start(self.folder, self.config, split)
