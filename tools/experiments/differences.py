@@ -180,9 +180,8 @@ def _paired_difference(first: Group, other: Group, axis: str, metric: Metric) ->
         return None
     rest = {name: value for name, value in other.values.items() if name != axis}
     values = (first.values[axis], other.values[axis])
-    return Difference(
-        axis, *values, rest, metric.key, (a, b), None, folds_interval(a, b), lacking=ONE_FOLD, folds=len(a)
-    )
+    interval = folds_interval([after - before for before, after in zip(a, b, strict=True)])
+    return Difference(axis, *values, rest, metric.key, (a, b), None, interval, lacking=ONE_FOLD, folds=len(a))
 
 
 def _drawn_difference(

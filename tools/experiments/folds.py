@@ -1,4 +1,7 @@
-"""Compares runs of cross-validation: each fold has validation images of its own, so runs are paired by fold."""
+"""Averages runs of cross-validation over their folds, and compares them.
+
+Each fold has validation images of its own, so two groups of runs are paired by fold.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +39,36 @@ def _scores_by_fold(group: Group, metric: Metric) -> dict[int, list[float]]:
     return found
 
 
-def folds_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
-    """Return the corrected t-interval of the mean difference of paired folds (Nadeau and Bengio 2003, section 3).
+def describe_folds(group: Group, metric: Metric) -> str | None:
+    """Return the mean of a metric over the folds of a group as a sentence, with its interval; None without folds."""
+    if not is_cross_validation(group):
+        return None
+    scores = [mean(scores) for scores in _scores_by_fold(group, metric).values()]
+    bounds = folds_interval(scores)
+    if bounds is None:
+        return None
+    where = f" ({', '.join(f'{axis} {value}' for axis, value in group.values.items())})" if group.values else ""
+    low, high = bounds
+    return (
+        f"{metric.key}{where}: {mean(scores):.1f}, {CONFIDENCE:.0%} interval {low:.1f} to {high:.1f} of the mean, "
+        f"{len(scores)} folds"
+    )
 
-    The training images of the folds overlap, so that the differences of the folds are not independent. With k folds
-    their variance is multiplied by 1/k + 1/(k - 1) instead of 1/k; the second term is the number of validation images
-    divided by that of training images.
+
+def folds_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the corrected t-interval of the mean of values, one per fold (Nadeau and Bengio 2003, section 3).
+
+    The training images of the folds overlap, so that the values of the folds are not independent. With k folds their
+    variance is multiplied by 1/k + 1/(k - 1) instead of 1/k; the second term is the number of validation images divided
+    by that of training images.
 
     Args:
-        a, b: scores of the two groups, one per fold. With fewer than two folds there is no interval.
+        values: scores of one group, or differences of two paired ones. With fewer than two folds there is no interval.
     """
-    count = len(a)
+    count = len(values)
     if count < 2:
         return None
     from scipy.stats import t  # slow to import
 
-    differences = [after - before for before, after in zip(a, b, strict=True)]
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * sqrt(variance(differences) * (1 / count + 1 / (count - 1)))
-    return mean(differences) - reach, mean(differences) + reach
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * sqrt(variance(values) * (1 / count + 1 / (count - 1)))
+    return mean(values) - reach, mean(values) + reach

@@ -12,6 +12,7 @@ from statistics import mean
 from backbones.common.files import JsonObject, write_json, write_text
 from tools.engine.recipes import DATA
 from tools.experiments.cell_runs import CellRun
+from tools.experiments.folds import describe_folds
 from tools.experiments.groups import Group
 from tools.experiments.plan import REPEATED
 from tools.experiments.task_comparison import TaskComparison
@@ -25,10 +26,14 @@ NOTES = (
 METHOD = (
     "Differences are in points; above 0 the second value is better. Their interval is Welch's over the seeds, with the "
     "variance over 1,000 resamples of the validation images added; all runs get the same resamples. With a single seed "
-    "the interval covers the images only. Runs of several folds are paired by fold, and the t-interval of their "
-    "differences is corrected for overlapping training images (Nadeau and Bengio 2003). Runs on several draws of the "
+    "the interval covers the images only. Runs of several folds are paired by fold. Runs on several draws of the "
     "training images are paired by draw, and the interval covers draws, seeds and images. About one interval in twenty "
     "excludes zero by chance."
+)
+
+FOLDS = (
+    "The t-interval over folds, of a mean or of differences, is corrected for overlapping training images (Nadeau and "
+    "Bengio 2003)."
 )
 
 # Options that choose the images of a run. Metrics of runs that differ in them are not comparable.
@@ -90,14 +95,17 @@ def write_tables(folder: Path, tasks: Sequence[TaskComparison]) -> str:
 
 def markdown(tasks: Sequence[TaskComparison]) -> str:
     """Return the tables in Markdown. Below each table, sentences name failed cells (runs) and differences."""
-    parts = []
+    parts, has_folds = [], False
     for task in tasks:
         heading = [f"## {task.name}"] if task.name else []
         failed = [f"- `{run.cell.name}` failed: {run.error}" for run in task.runs if run.error]
+        described = [describe_folds(group, task.metrics.primary) for group in task.groups]
+        means = [f"- {each}" for each in described if each]
         statements = [f"- {each.statement()}" for each in task.differences]
-        parts += ["\n".join(block) for block in (heading, _markdown_rows(task), failed, statements) if block]
-    notes = f"{NOTES} {METHOD}" if any(task.differences for task in tasks) else NOTES
-    return "\n\n".join([*parts, notes, ""])
+        parts += ["\n".join(block) for block in (heading, _markdown_rows(task), failed, means, statements) if block]
+        has_folds |= bool(means)
+    notes = [NOTES, *([METHOD] if any(task.differences for task in tasks) else []), *([FOLDS] if has_folds else [])]
+    return "\n\n".join([*parts, " ".join(notes), ""])
 
 
 def as_csv(tasks: Sequence[TaskComparison]) -> str:

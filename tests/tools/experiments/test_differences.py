@@ -22,6 +22,7 @@ from tools.experiments.differences import (
     seeds_and_images_interval,
 )
 from tools.experiments.draws import shared_image_variance
+from tools.experiments.folds import describe_folds
 from tools.experiments.groups import group_runs
 from tools.runs.metrics import TASK_METRICS
 
@@ -242,3 +243,14 @@ def test_the_seeds_of_a_fold_are_averaged_and_one_fold_in_common_has_no_interval
     assert found.statement() == (
         "backbone b over a: +10.0 top1, 1 paired fold; no interval: one fold does not show how much folds vary"
     )
+
+
+def test_the_mean_over_folds_has_the_corrected_interval():
+    runs = [folded("a", fold, seed, 0.5 + fold / 50 + seed / 100) for fold in range(3) for seed in (-1, 1)]
+    group, alone = group_runs([*runs, folded("b", 0, 0, 0.6), folded("b", 0, 1, 0.8)], ["backbone", "fold", "seed"])
+    # Folds of 50, 52 and 54: variance 4, times 1/3 + 1/2; t with 2 degrees of freedom.
+    reach = t.ppf(0.975, 2) * np.sqrt(4 * (1 / 3 + 1 / 2))
+    assert describe_folds(group, TOP1) == (
+        f"top1 (backbone a): 52.0, 95% interval {52 - reach:.1f} to {52 + reach:.1f} of the mean, 3 folds"
+    )
+    assert describe_folds(alone, TOP1) is None
