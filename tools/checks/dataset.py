@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from backbones.common.datasets import existing_split, find_split, instances_files
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from classification.data.foreign import describe_foreign
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
@@ -204,11 +204,12 @@ def _coco_splits(
 
 
 def _without_absent_val(root: Path, splits: Sequence[str], layout: Layout, report: CheckReport) -> list[str]:
-    """Return the splits to check. An absent validation split of a data set that is not split is only reported."""
-    absent = not layout.has_split(root, existing_split("val", partial(layout.has_split, root)))
-    if "val" not in splits or not absent or len(layout.splits(root)) != 1:
+    """Return the splits to check. An absent validation split is only reported."""
+    if "val" not in splits or layout.has_split(root, existing_split("val", partial(layout.has_split, root))):
         return list(splits)
-    report.add("no such split", "val", file=str(root), text=NOT_SPLIT)
+    names = layout.splits(root)
+    others = f"the data set has the splits {first_names(names)}; name one with --val-split, or use --val-fraction"
+    report.add("no such split", "val", file=str(root), text=NOT_SPLIT if len(names) == 1 else others)
     return [split for split in splits if split != "val"]
 
 

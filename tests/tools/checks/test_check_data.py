@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import CocoFolder
 from PIL import Image
+from tool_exports import EXPORTS
 
 from backbones.errors import UserError
 from tools import check_data
@@ -462,3 +463,12 @@ def test_images_that_look_nearly_the_same_are_named_across_splits(clean: CocoFol
     assert result["clean"] and of_kind(result) == {"near-equal image": [("image 11", "011.jpg")]}
     (problem,) = result["problems"]
     assert problem["text"] == "looks nearly the same as 007.jpg of train"
+
+
+def test_an_absent_validation_split_beside_a_test_split_is_reported(tmp_path: Path):
+    EXPORTS["roboflow-voc"][1](tmp_path)
+    (tmp_path / "valid").rename(tmp_path / "test")
+    report = check_data.check(check_data.CheckOptions(data=str(tmp_path)))
+    assert list(report.checked) == ["train"]
+    (problem,) = [problem for problem in report.problems if problem.kind == "no such split"]
+    assert problem.text == ("the data set has the splits test, train; name one with --val-split, or use --val-fraction")
