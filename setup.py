@@ -10,7 +10,7 @@ PACKAGES = ("backbones", *TASKS, "tools")
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 OPENVINO = ["openvino>=2024.6"]
 DEMO = ["starlette>=0.40", "uvicorn>=0.30"]
-NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "pandas>=2.2"]
+NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "ipywidgets>=8", "pandas>=2.2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "shtab>=1.7", *DEMO, *NOTEBOOK]
 VERSION = re.search(r'__version__ = "(.+)"', (Path(__file__).parent / "backbones" / "__init__.py").read_text())[1]
 
@@ -83,7 +83,8 @@ setup(
         "openvino": [*EXPORT, *OPENVINO],  # export --format openvino
         "notebook": [*NOTEBOOK, *EXPORT],  # notebooks/quickstart.ipynb
         "results": ["pandas>=2.2", "supervision>=0.25"],  # to_pandas and to_supervision
-        "track": ["mlflow-skinny>=2.20", "wandb>=0.19"],  # --track
+        # --track; SQLAlchemy and Alembic are for MLflow's store on this machine.
+        "track": ["mlflow-skinny>=2.20", "sqlalchemy>=2.0", "alembic>=1.13", "wandb>=0.19"],
         "test": [*TEST, *EXPORT, *OPENVINO],
         "dev": [*TEST, *EXPORT, *OPENVINO, "ruff>=0.9", "mypy>=1.13", "playwright>=1.49", "av>=14"],
     },

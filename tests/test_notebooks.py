@@ -40,3 +40,15 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert (tmp_path / "small" / "run" / "model.onnx").is_file()
         file, model = (ast.literal_eval(line) for line in shown[-1]["text"].splitlines()[-2:])
         assert [name for name, _ in file] == [name for name, _ in model]
+
+
+def test_the_last_cell_feeds_what_an_exported_detector_takes(tiny_runs: dict[str, Path]):
+    from backbones.trained import find
+    from tools.exports.detector import exportable_detector
+
+    tree = ast.parse(nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4).cells[-1].source)
+    calls = [each for each in ast.walk(tree) if isinstance(each, ast.Assign) and "session.run" in ast.unparse(each)]
+    (outputs, fed) = (ast.unparse(calls[0].targets[0]), calls[0].value.args[1])
+    file = exportable_detector(find(tiny_runs["det"]))
+    assert tuple(key.value for key in fed.keys) == file.inputs
+    assert outputs == f"({', '.join(file.outputs)})"
