@@ -12,6 +12,7 @@ from tool_exports import EXPORTS
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.folders import open_split, splits_of
+from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.joined import EMPTY, SAME
 from tools import check_data
 
@@ -78,3 +79,16 @@ def test_several_files_of_one_split_are_refused_where_a_tool_writes_one(tmp_path
     path.with_name("more.csv").write_text(path.read_text())
     with pytest.raises(UserError, match=r"train has several annotation files \(_annotations.csv, more.csv\); name one"):
         splits_of(tmp_path)
+
+
+@pytest.mark.parametrize(("layout", "count"), [("cvat", 2), ("label-studio", 2)])
+def test_the_classes_of_each_of_many_files_are_read_once(
+    layout: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    EXPORTS["cvat-jobs" if layout == "cvat" else "label-studio-projects"][1](tmp_path)
+    known = LAYOUTS[layout]()
+    asked: list[Path] = []
+    read = type(known).classes_in
+    monkeypatch.setattr(type(known), "classes_in", lambda self, path: asked.append(path) or read(self, path))
+    known.read(tmp_path, "train", Reading())
+    assert len(asked) == len({*asked}) == count

@@ -54,15 +54,17 @@ class CvatLayout(FileLayout):
             return super().read(root, split, how)
         require_split(split, sorted(subsets), root)
         ((path, images),) = self.places(root).values()
-        return read_cvat(path, images, how, declared=(), subset=split)
+        return read_cvat(path, self.images_in(images), how, declared=(), subset=split)
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
-        declared = [_labels(_parse(file)) for file in (path, *others)]
-        return read_cvat(path, images, how, declared=declared)
+        return read_cvat(path, self.images_in(images), how, declared=self.classes_of_each((path, *others)))
+
+    def classes_in(self, path: Path) -> list[str]:
+        return _labels(_parse(path))
 
 
 def read_cvat(
-    path: Path, images: Path, how: Reading, *, declared: Sequence[Sequence[str]], subset: str | None = None
+    path: Path, images: ImageFinder, how: Reading, *, declared: Sequence[Sequence[str]], subset: str | None = None
 ) -> Truth:
     """Read an XML file of CVAT.
 
@@ -70,7 +72,7 @@ def read_cvat(
         declared: labels that this file and those of other splits declare, in the order of their ids.
         subset: value of `subset` of the images to read; None for all images.
     """
-    records, root = Collector("cvat", path, ImageFinder(images), how, "shape"), _parse(path)
+    records, root = Collector("cvat", path, images, how, "shape"), _parse(path)
     has_tracks = root.find("track") is not None
     for image in images_of_tracks(root, path, records) if has_tracks else root.iterfind("image"):
         if subset is not None and image.get("subset", UNSPLIT).lower() != subset:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import files_of
 from backbones.errors import UserError, first_names
 from detection.data.layouts.base import Reading
@@ -40,6 +41,10 @@ class FileLayout(PlacedLayout):
     suffixes: tuple[str, ...]
     joins = False
 
+    def __init__(self) -> None:
+        self._classes: dict[Path, list[str]] = {}
+        self._finders: dict[Path, ImageFinder] = {}
+
     @abstractmethod
     def reads(self, path: Path) -> bool:
         """Return whether a file has this format, from the beginning of the file."""
@@ -56,6 +61,22 @@ class FileLayout(PlacedLayout):
         Raises:
             UserError: the file cannot be read, or `how.on_problem` raises the error of a record.
         """
+
+    def classes_in(self, path: Path) -> list[str]:
+        """Return the class names that a file uses or declares. Layouts whose files are joined override this."""
+        return []
+
+    def classes_of_each(self, paths: Iterable[Path]) -> list[list[str]]:
+        """Return the class names of each file, which is read once even if many files ask for those of all others."""
+        listed = list(paths)
+        for path in listed:
+            if path not in self._classes:
+                self._classes[path] = self.classes_in(path)
+        return [self._classes[path] for path in listed]
+
+    def images_in(self, folder: Path) -> ImageFinder:
+        """Return the image files of a folder, which is listed once for all annotation files."""
+        return self._finders.setdefault(folder, ImageFinder(folder))
 
     def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         path, images = places[split]

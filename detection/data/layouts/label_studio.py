@@ -5,7 +5,7 @@ Source: https://labelstud.io/guide/task_format and https://labelstud.io/guide/ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backbones.common.brush import decode_brush
@@ -48,14 +48,16 @@ class LabelStudioLayout(FileLayout):
         return super().matches(root) and BrushExport.of(root) is None
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
-        used = [set(_names(file)) for file in (path, *others)]
-        return _read(path, images, how).finish(splits=used)
+        return _read(path, self.images_in(images), how).finish(splits=self.classes_of_each((path, *others)))
+
+    def classes_in(self, path: Path) -> list[str]:
+        return sorted({*_names(path)})
 
 
-def _read(path: Path, images: Path, how: Reading) -> Collector:
-    records = Collector("label-studio", path, ImageFinder(images), how, "result")
+def _read(path: Path, images: ImageFinder, how: Reading) -> Collector:
+    records = Collector("label-studio", path, images, how, "result")
     for number, task in enumerate(_tasks(path), 1):
-        results = _results(task, records)
+        results = _results(task, records.note)
         if results is None:
             records.note(UNLABELLED)
             continue
@@ -129,8 +131,8 @@ def _stroke(runs: list[float], size: tuple[int, int]) -> Shape | str | None:
     return ([*box_of_mask(mask)], dict(run_lengths(mask)), False) if mask.any() else None
 
 
-def _results(task: Record, records: Collector) -> list[Record] | None:
-    """Return the results of a task's annotation; None if nobody annotated the task."""
+def _results(task: Record, note: Callable[[str], None]) -> list[Record] | None:
+    """Return the results of a task's annotation; None if nobody annotated the task. Others are counted with `note`."""
     given = task.get("annotations", task.get("completions"))
     if given is None:  # JSON-MIN: the values are entries of the task
         lists = [value for value in task.values() if isinstance(value, list) and all(map(_is_minimal, value))]
@@ -140,7 +142,7 @@ def _results(task: Record, records: Collector) -> list[Record] | None:
         return None
     chosen = next((annotation for annotation in done if annotation.get("ground_truth")), done[0])
     for _ in done[1:]:
-        records.note(FURTHER)
+        note(FURTHER)
     results = chosen.get("result")
     results = results if isinstance(results, list) else []
     return [result for result in results if isinstance(result, dict) and isinstance(result.get("value"), dict)]
@@ -168,9 +170,8 @@ def _labels(result: Record) -> list[object]:
 def _names(path: Path) -> list[str]:
     """Return the class names in a file."""
     results: list[Record] = []
-    ignored = Collector("label-studio", path, ImageFinder(path.parent), Reading(), "result")
     for task in _tasks(path):
-        results += _results(task, ignored) or []
+        results += _results(task, lambda _: None) or []
     found = (label for result in results for label in _labels(result))
     return [label.strip() for label in found if isinstance(label, str) and label.strip()]
 

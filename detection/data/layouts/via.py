@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from backbones.common.datasets import Record
-from backbones.common.image_finder import ImageFinder
 from backbones.common.turning import box_of_ellipse, ellipse
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading
@@ -46,13 +45,16 @@ class ViaLayout(FileLayout):
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
         entries, options = _entries(path, how)
         attribute = _class_attribute(path, entries)
-        records = Collector("via", path, ImageFinder(images), how, "region")
+        records = Collector("via", path, self.images_in(images), how, "region")
         for entry in entries:
             record = records.add_image(entry["filename"], path, where=f"image {str(entry['filename'])[:80]!r}")
             if record is not None:
                 _add_regions(entry["regions"], attribute, options, records)
-        used = [set(_names(file)) for file in (path, *others)]
+        used = self.classes_of_each((path, *others))
         return records.finish(None if any(used) else ["object"], splits=used)
+
+    def classes_in(self, path: Path) -> list[str]:
+        return sorted({*_names(path)})
 
 
 def _add_regions(regions: list[Record], attribute: str | None, options: Record, records: Collector) -> None:
