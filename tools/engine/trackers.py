@@ -19,7 +19,16 @@ from PIL import Image
 from backbones.common.files import JsonObject, write_json, write_text
 from backbones.common.run_files import CONFIG_FILE, RESULTS_FILE
 from backbones.errors import UserError
-from tools.engine.tracking import TRACKERS, RunEnd, RunStart, Split, Tracker, Trackers, register_tracker
+from tools.engine.tracking import (
+    TRACKERS,
+    RunEnd,
+    RunStart,
+    Split,
+    Tracker,
+    Trackers,
+    register_tracker,
+    warn_of_failure,
+)
 from tools.processes import distributed
 
 if TYPE_CHECKING:
@@ -36,10 +45,21 @@ LONGEST = 500  # characters of an option's value in MLflow, whose older servers 
 def open_trackers(names: Sequence[str]) -> Trackers:
     """Return the trackers that `--track` names. Other processes than the main process get none.
 
+    A tracker that cannot be made is left out with a warning.
+
     Raises:
         UserError: there is no such tracker, or its package is not installed.
     """
-    return Trackers({name: TRACKERS[name]() for name in names} if distributed.is_main() else {})
+    opened: dict[str, Tracker] = {}
+    for name in names if distributed.is_main() else ():
+        make = TRACKERS[name]
+        try:
+            opened[name] = make()
+        except UserError:
+            raise
+        except Exception as error:
+            warn_of_failure(name, error)
+    return Trackers(opened)
 
 
 def tag(name: str, split: Split) -> str:

@@ -174,8 +174,7 @@ class _TrackerThread:
             event(self.tracker)
         except BaseException as error:  # also SystemExit, which a library may raise
             self.is_broken = True
-            why = first_line(error)
-            _warn(f"--track {self.name}: failed ({type(error).__name__}: {why}); the run goes on without it")
+            warn_of_failure(self.name, error)
 
 
 class _Forks:
@@ -209,6 +208,11 @@ class _Forks:
 
 
 _FORKS = _Forks()
+
+
+def warn_of_failure(name: str, error: BaseException) -> None:
+    """Print that a tracker raised an error, and that the run does without it."""
+    _warn(f"--track {name}: failed ({type(error).__name__}: {first_line(error)}); the run goes on without it")
 
 
 def _warn(text: str) -> None:

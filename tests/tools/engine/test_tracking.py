@@ -146,6 +146,16 @@ def test_unknown_trackers_and_absent_packages_are_refused(monkeypatch: pytest.Mo
     assert RunOptions(track=["csv,tensorboard", "none"]).track == ["csv", "tensorboard"]
 
 
+def test_a_tracker_that_cannot_be_made_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys):
+    def unreachable() -> Tracker:
+        raise OSError("cannot connect")
+
+    monkeypatch.setattr(tracking.TRACKERS, "_builders", {**tracking.TRACKERS._builders, "remote": unreachable})
+    open_trackers(["remote", "csv"])
+    warning = "warning: --track remote: failed (OSError: cannot connect); the run goes on without it\n"
+    assert capsys.readouterr().err == warning
+
+
 def test_a_continued_csv_file_loses_what_the_checkpoint_lacks(tmp_path: Path):
     def lines_after(start: RunStart) -> list[str]:
         trackers = open_trackers(["csv"])
