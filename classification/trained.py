@@ -129,8 +129,10 @@ def load(
         classes: names of the classes that a result may hold; by default all.
 
     Raises:
-        UserError: the run holds no classifier, or a name is not one of its classes.
+        UserError: the run holds no classifier, a name is not one of its classes, or `top` is below 1.
     """
+    if top < 1:
+        raise UserError(f"top={top}: must be above 0")
     trained = find(run, task="classification", plugins=plugins)
     device = usable_device(device)  # before the errors that name the file
     with trained.building():

@@ -42,8 +42,11 @@ def explain(model: TrainedDetector, image: Image, found: Detection, name: str | 
         name: another category, to see what in the box looks like it; by default the one of the detection.
 
     Raises:
-        UserError: the image or the name cannot be used, the box is not in the image, or the model is an exported file.
+        UserError: the image, `found` or the name cannot be used, the box is not in the image, or the model is an
+            exported file.
     """
+    if not isinstance(found, Detection):
+        raise UserError(f"{type(found).__name__}: is no single detection; index the detections of the image: found[0]")
     (name,) = require_names([found.name if name is None else name], model.categories.names)
     if not isinstance(model.model.roi_heads, RoIHeads):
         raise UserError(

@@ -52,6 +52,9 @@ def usable_device(device: str | torch.device | None = AUTO) -> torch.device:
         torch.empty(1, device=device).cpu()
         return torch.device(device)  # type: ignore[arg-type]  # not None
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA raises AssertionError
+        reason = first_line(error)
+        if reason.startswith("Expected one of"):  # torch lists two dozen kinds, most of which no model runs on
+            reason = "there is no such kind of device"
         raise UserError(
-            f"device {device}: cannot be used here ({first_line(error)}); name another, such as cpu"
+            f"device {device}: cannot be used here ({reason}); name another: cpu, cuda, cuda:1, mps or auto"
         ) from None

@@ -77,6 +77,8 @@ def test_only_detections_in_the_image_are_explained(tiny_runs: dict[str, Path]):
     assert explain(model, image, found[0], other).name == other
     with pytest.raises(UserError, match="classes='nothing': the model has no such class"):
         explain(model, image, found[0], "nothing")
+    with pytest.raises(UserError, match=r"^int: is no single detection; index the detections of the image: found\[0\]"):
+        explain(model, image, 0)
     with pytest.raises(UserError, match="has no part of an image of 64x48 pixels"):
         explain(model, image, Detection((70.0, 0.0, 80.0, 9.0), 0.5, 1, name))
     assert torch.equal(model(image).boxes, found.boxes)  # predictions afterwards are as before

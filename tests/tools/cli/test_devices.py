@@ -32,4 +32,5 @@ def test_a_device_that_is_not_there_takes_one_line(
             main([*words.split(), *given, "--device", name])
         text = str(error.value)
         assert text.startswith(f"device {name}: cannot be used here (") and "\n" not in text
-        assert text.endswith("); name another, such as cpu")
+        assert text.endswith("); name another: cpu, cuda, cuda:1, mps or auto")
+        assert "privateuseone" not in text  # one of the two dozen kinds that torch knows

@@ -278,3 +278,8 @@ def test_a_prediction_takes_the_threads_of_the_environment(monkeypatch: pytest.M
         monkeypatch.setenv("OMP_NUM_THREADS", name)
         set_up_cpu(PredictionSettings(threads=value))
         assert torch.get_num_threads() == threads
+
+
+def test_a_ranking_has_at_least_one_class(tiny_runs: dict[str, Path]):
+    with pytest.raises(UserError, match="top=0: must be above 0"):
+        classification.load(tiny_runs["cls"], top=0)
