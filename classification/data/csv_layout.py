@@ -11,8 +11,9 @@ from backbones.common.datasets import SPLIT_NAMES, existing_split, leads_out
 from backbones.common.listing import visible
 from backbones.common.values import is_file_name
 from backbones.errors import UserError, first_names, shortened
-from classification.data.csv_table import Row, Table
+from classification.data.csv_table import LABEL_NAMES, Row, Table
 from classification.data.image_index import ImageIndex
+from classification.data.json_lines import FILE, names_label
 from classification.data.listing import ALL, ClassListing, NoSplitError
 from classification.data.reading import Reading
 
@@ -206,6 +207,8 @@ def _of_split(folder: Path, split: str, suffix: str) -> Path:
 
 
 def _tables(folder: Path) -> list[Path]:
+    """Return the CSV files of a folder, or else its `metadata.jsonl` if it names classes."""
     if not folder.is_dir():
         return []
-    return sorted(each for each in visible(folder, "*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    tables = sorted(each for each in visible(folder, "*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    return tables or [path for path in (folder / FILE,) if names_label(path, LABEL_NAMES)]

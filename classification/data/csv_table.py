@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from backbones.errors import UserError, counted, first_names
+from classification.data.json_lines import table_of
 from classification.data.reading import Reading
 
 DELIMITERS = ",\t;"
@@ -50,19 +51,26 @@ class Table:
 
     @classmethod
     def read(cls, path: Path, options: Reading) -> Table:
-        """Read a CSV file in UTF-8, with commas, semicolons or tabs between the cells.
+        """Read a CSV file in UTF-8, with commas, semicolons or tabs between the cells, or a file of JSON lines.
 
         Raises:
             UserError: the file cannot be read, is empty, or a line has another number of cells than the first one.
         """
         try:
             text = path.read_text(encoding="utf-8-sig")
+            if path.suffix.lower() == ".jsonl":
+                return cls._of(path, table_of(text, path, options.label_separator), options)
             first = next((line for line in text.splitlines() if line.strip()), "")
             delimiter = max(DELIMITERS, key=first.count)
             reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
             lines = [(reader.line_num, tuple(map(str.strip, cells))) for cells in reader if any(map(str.strip, cells))]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: cannot be read ({error}); save it as a CSV file in UTF-8") from None
+        return cls._of(path, lines, options)
+
+    @classmethod
+    def _of(cls, path: Path, lines: Sequence[tuple[int, tuple[str, ...]]], options: Reading) -> Table:
+        """Return the table of lines, of which the first one names the columns."""
         if len(lines) < 2:
             raise UserError(f"{path}: lists no images; write a line of column names and a line for each image")
         (_, header), *rest = lines

@@ -33,10 +33,8 @@ class _Format(NamedTuple):
 
 
 FORMATS = (
-    _Format("datumaro's own format", ("categories", "label", "labels", "items"), "export it as coco_instances"),
-    _Format(
-        "COCO's panoptic format", ("segments_info", "annotations"), "name the file instances_SPLIT.json of the set"
-    ),
+    _Format("datumaro's own format", ("categories", "label", "labels", "items"), "export it as COCO (coco_instances)"),
+    _Format("COCO's panoptic format", ("segments_info", "annotations"), "use the instances_*.json of the data set"),
     _Format("Labelbox's format", ("data_row", "media_attributes"), "convert it to COCO with labelbox's library"),
     _Format("Labelbox's format", ("Labeled Data", "Label"), "convert it to COCO with labelbox's library"),
     _Format("V7 Darwin's format", ("item", "slots", "annotations"), "export it as COCO, or with `darwin convert`"),

@@ -1,0 +1,56 @@
+"""Reads `metadata.jsonl` of Hugging Face's image folders as a table: a line of JSON for each image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from backbones.errors import UserError
+
+FILE = "metadata.jsonl"
+Line = tuple[int, tuple[str, ...]]  # number of the line, and its cells
+
+
+def names_label(path: Path, names: Collection[str]) -> bool:
+    """Return whether the first line of a file has a key of a list, such as "label", and no boxes."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            entry = json.loads(next(file, ""))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and "objects" not in entry and bool({*names} & {key.lower() for key in entry})
+
+
+def table_of(text: str, path: Path, separator: str) -> list[Line]:
+    """Return the lines of a file as cells, with the names of the columns first.
+
+    Args:
+        separator: text between the values of a list, such as several classes of an image.
+
+    Raises:
+        UserError: a line is no JSON object, or lacks a key of the first line.
+    """
+    entries = [(number, _entry(line, path, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    header = tuple(entries[0][1]) if entries else ()
+    for number, entry in entries:
+        if lacking := [name for name in header if name not in entry]:
+            raise UserError(f"{path}: line {number} has no {lacking[0]!r}, which the first line has; fix the line")
+    cells = [(number, tuple(_cell(entry[name], separator) for name in header)) for number, entry in entries]
+    return [(0, header), *cells] if header else []
+
+
+def _entry(line: str, path: Path, number: int) -> dict[str, object]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: line {number} is not a JSON object; write the file again")
+    return entry
+
+
+def _cell(value: object, separator: str) -> str:
+    """Return a value as the cell of a table: "" for null, and a list as text with separators."""
+    parts: Sequence[object] = value if isinstance(value, list) else [value]
+    return separator.join("" if part is None else str(part).strip() for part in parts)
