@@ -26,6 +26,7 @@ TABLES = {
     "parts.csv": "split;FileName;tags\ntrain;a.png;ant|bee\nval;sub/b.png;\ntrain;C:\\x\\c.png;bee\n",
     "train.tsv": "id\tClass Name\na\tant\nb\tbee\n",
     "train/_classes.csv": "filename, ant, bee\na.png, 1, 0\nb.png, 1, 1\nc.png, 0, 0\n",
+    "train/metadata.jsonl": '{"file_name": "a.png", "label": "ant"}\n{"file_name": "b.png", "label": "bee"}\n',
 }
 
 

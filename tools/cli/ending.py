@@ -55,7 +55,7 @@ def _end_for_file(error: OSError) -> None:
     file = shortened(str(error.filename or "a file"))
     if error.errno in DISK_FULL:
         failures.end(f"error: {file}: cannot be written ({error.strerror}); free some disk space", 2)
-    if error.errno in BAD_PATH:
+    if error.errno in BAD_PATH and error.filename is not None:  # not a socket, for example
         text = f"error: {file}: cannot be opened ({error.strerror}); check the path and its permissions"
         failures.end(text, 2, is_reporter=environment.is_main_of_machine())
 

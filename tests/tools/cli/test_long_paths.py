@@ -99,5 +99,12 @@ def test_a_path_that_cannot_be_opened_ends_in_one_line(number: int, capsys: pyte
     assert capsys.readouterr().err == (
         "error: /secret/file: cannot be opened (not possible); check the path and its permissions\n"
     )
+
+
+@pytest.mark.parametrize("arguments", [(errno.EBADF, "bug", "/file"), (errno.EACCES, "bug of a socket")])
+def test_other_errors_of_the_operating_system_keep_their_traceback(arguments: tuple[int, str]):
+    def fail() -> None:
+        raise OSError(*arguments)
+
     with pytest.raises(OSError, match="bug"):
-        ending.run(lambda: (_ for _ in ()).throw(OSError(errno.EBADF, "bug")))
+        ending.run(fail)
