@@ -120,6 +120,16 @@ def test_a_column_of_splits_counts_if_its_cells_are_names_of_splits(
     assert len(data) == 3 - len(splits) and data.notes.get("columns that are not read (set)", 0) == 2 - len(splits)
 
 
+def test_decimal_commas_are_read_between_semicolons(tmp_path: Path):
+    root = written(tmp_path, "filename;xmin;ymin;xmax;ymax;class", "a.jpg;10,0;5;30,5;35;dog", "b.png;1;2;3;4;dog")
+    data = read(root)
+    assert data.boxes.tolist() == [[10, 5, 30.5, 35], [1, 2, 3, 4]]
+    assert data.notes["lines whose numbers have decimal commas"] == 1
+    root = written(tmp_path, "filename\txmin\tymin\txmax\tymax\tclass", "a.jpg\t1,000\t5\t30\t35\tdog")
+    with pytest.raises(UserError, match=r"line 2: its box .* is not four numbers"):
+        read(root)
+
+
 def test_a_malformed_box_is_named(tmp_path: Path):
     root = written(tmp_path, "image_id,bbox", 'a,"[10, 5, 30]"')
     with pytest.raises(UserError, match=r"train.csv: line 2: its box .* is not four numbers"):

@@ -39,6 +39,12 @@ def delimiter_of(line: str) -> str:
     return max(DELIMITERS, key=line.count)
 
 
+def may_have_decimal_commas(path: Path) -> bool:
+    """Return whether the cells of a CSV file are separated by semicolons, so that numbers may have decimal commas."""
+    lines = head_of(path).splitlines()
+    return bool(lines) and delimiter_of(lines[0]) == ";"
+
+
 def read_rows(path: Path, names: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number, from 1, and the cells by column name of each row of a CSV file that is not blank.
 

@@ -17,7 +17,7 @@ from backbones.errors import UserError, first_names
 from detection.data.layouts import open_images, via
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector, as_number
-from detection.data.layouts.csv_files import first_cells, has_columns, read_cells, read_rows
+from detection.data.layouts.csv_files import first_cells, has_columns, may_have_decimal_commas, read_cells, read_rows
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, require_split
 from detection.data.layouts.open_images import UNLISTED
@@ -33,6 +33,7 @@ from detection.data.truth import Truth
 CLASSES = ("classes.csv", "_classes.csv")  # lists of the classes of keras-retinanet, and as Roboflow calls them
 OTHER_SPLITS = ("trainval", "unassigned")
 ONE_CLASS = "rows without a column of classes, read as class object"
+COMMAS = "lines whose numbers have decimal commas"
 FRACTIONS = "boxes given as fractions of the sides of their image"
 Row = tuple[int, dict[str, str]]  # number of the line, and cells by the names of the columns
 
@@ -100,10 +101,18 @@ class _Table:
     path: Path
     columns: Columns
     rows: list[Row]
+    commas: int = 0  # rows with decimal commas
 
     @classmethod
     def of(cls, path: Path) -> _Table:
-        return cls(path, _columns(path), list(read_rows(path, names_of_headerless(path))))
+        columns, rows = _columns(path), list(read_rows(path, names_of_headerless(path)))
+        numbers = (*columns.box, *columns.sides) if len(columns.box) > 1 and may_have_decimal_commas(path) else ()
+        changed = 0
+        for _, row in rows:
+            points = {name: row[name].replace(",", ".") for name in numbers if "," in row[name]}
+            row.update(points)
+            changed += bool(points)
+        return cls(path, columns, rows, changed)
 
     def split_of(self, row: dict[str, str]) -> str:
         cell = row[self.columns.split] if self.columns.split else ""
@@ -171,6 +180,8 @@ def _note(records: Collector, table: _Table, split: str | None) -> None:
     named = len(records.truth.files) if split is None else len(table.by_image(None))
     if (left_out := len(records.images.files) - named) > 0:
         records.truth.notes[UNLISTED] += left_out
+    if table.commas:
+        records.truth.notes[COMMAS] += table.commas
     unread = [*table.columns.unread, *([table.columns.split] if table.columns.split and split is None else [])]
     if unread:
         records.truth.notes[f"columns that are not read ({first_names(unread)})"] += len(unread)
