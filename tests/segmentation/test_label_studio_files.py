@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_exports import HALF, label_studio, photo, task
+from label_exports import HALF, label_studio, photo, save, task
 
 from backbones.errors import UserError
 from segmentation.data.folders import split_names
@@ -83,3 +83,17 @@ def test_a_split_without_an_export_is_named(root: Path):
     assert len(read(root, "val")) == 2
     with pytest.raises(UserError, match=r"has no JSON export of Label Studio for train; call one train\.json"):
         read(root)
+
+
+def test_an_absent_validation_split_beside_a_test_split_is_reported(root: Path):
+    next(root.glob("*.json")).rename(root / "train.json")
+    write(root, "test.json", task(1, "c.jpg", ("rectanglelabels", RIGHT)))
+    folders = root / "folders"
+    for split in ("train", "test"):
+        photo(folders / "images" / split / "a.jpg")
+        save(folders / "masks" / split / "a.png", HALF.astype(np.uint8))
+    (folders / "classes.txt").write_text("sky\nsea\n")
+    for data in (root, folders):
+        report = check_data.check(check_data.CheckOptions(data=str(data), truth="labels"))
+        (problem,) = [problem for problem in report.problems if problem.kind == "no such split"]
+        assert list(report.checked) == ["train"] and problem.text.startswith("the data set has the splits test, train;")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from backbones.common.datasets import existing_split, find_split, instances_files
-from backbones.errors import UserError, first_names
+from backbones.errors import UserError
 from classification.data.foreign import describe_foreign
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
@@ -32,7 +32,7 @@ from segmentation.data.folders import painted_reader
 from segmentation.data.layout import is_label_folder
 from tools.checks.box_sizes import describe_boxes, propose
 from tools.checks.boxes import check_coco, check_folder, report_other_categories, report_unnamed
-from tools.checks.findings import NOT_SPLIT, CheckReport, unequal
+from tools.checks.findings import NOT_SPLIT, CheckReport, absent_split, unequal
 from tools.checks.folders import check_classes, list_splits
 from tools.checks.images import SplitImages, report_near, report_shared
 from tools.checks.label_maps import check_labels
@@ -207,9 +207,7 @@ def _without_absent_val(root: Path, splits: Sequence[str], layout: Layout, repor
     """Return the splits to check. An absent validation split is only reported."""
     if "val" not in splits or layout.has_split(root, existing_split("val", partial(layout.has_split, root))):
         return list(splits)
-    names = layout.splits(root)
-    others = f"the data set has the splits {first_names(names)}; name one with --val-split, or use --val-fraction"
-    report.add("no such split", "val", file=str(root), text=NOT_SPLIT if len(names) == 1 else others)
+    report.add("no such split", "val", file=str(root), text=absent_split(layout.splits(root)))
     return [split for split in splits if split != "val"]
 
 

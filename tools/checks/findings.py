@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
@@ -38,6 +38,13 @@ REMARKS = (
     "unequal classes",
     "several classes",
 )
+
+
+def absent_split(names: Sequence[str]) -> str:
+    """Return what to say about a split that a data set lacks, which has the splits `names`."""
+    if len(names) < 2:
+        return NOT_SPLIT
+    return f"the data set has the splits {first_names(names)}; name one with --val-split, or use --val-fraction"
 
 
 @dataclass(frozen=True)

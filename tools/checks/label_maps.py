@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.datasets import IMAGE_SUFFIXES, existing_split
 from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, list_files
 from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.labels import LabelCode, read_label_pixels, to_class_numbers
 from segmentation.data.layout import LABEL_SUFFIXES, LabelLayout, label_splits
-from tools.checks.findings import NOT_SPLIT, CheckReport
+from tools.checks.findings import CheckReport, absent_split
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.label_pixels import LabelPixels
 
@@ -25,7 +25,7 @@ def check_labels(
     """Check the class list, and that every image has a label map and every label map an image.
 
     Args:
-        splits: names of the splits; the training split comes first. Data that are not divided have no other one.
+        splits: names of the splits; the training split comes first. Absent other splits are only reported.
         ignore_index: number in label maps of pixels that do not count.
 
     Returns:
@@ -34,10 +34,11 @@ def check_labels(
     Raises:
         UserError: if a split has no images.
     """
-    if not label_splits(root):
-        for split in splits[1:]:
-            report.add("no such split", split, file=str(root), text=NOT_SPLIT)
-        splits = splits[:1]
+    names = label_splits(root)
+    absent = [split for split in splits[1:] if existing_split(split, names.__contains__) not in names]
+    for split in absent:
+        report.add("no such split", split, file=str(root), text=absent_split(names))
+    splits = [split for split in splits if split not in absent]
     layouts = [LabelLayout.of(root, split) for split in splits]
     try:
         classes = layouts[0].classes()

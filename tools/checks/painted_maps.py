@@ -9,9 +9,9 @@ import numpy as np
 
 from backbones.common.images import decode_image
 from backbones.errors import UserError
-from segmentation.data.folders import PaintedReader, has_split
+from segmentation.data.folders import PaintedReader, has_split, split_names
 from segmentation.data.painted import PaintedLabels
-from tools.checks.findings import NOT_SPLIT, CheckReport
+from tools.checks.findings import CheckReport, absent_split
 from tools.checks.images import DAMAGED, UNDECODABLE, Findings, SplitImages
 from tools.checks.label_pixels import LabelPixels
 
@@ -33,7 +33,7 @@ def check_painted(
     found = {}
     for index, split in enumerate(splits):
         if index and not has_split(root, split):
-            report.add("no such split", split, file=str(root), text=NOT_SPLIT)
+            report.add("no such split", split, file=str(root), text=absent_split(split_names(root)))
             continue
         try:
             source = read(root, split, bits=None)
