@@ -102,7 +102,10 @@ def _download(address: str, target: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else first_line(error)
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP status {error.code}"
+    is_text = isinstance(error, urllib.error.URLError) and isinstance(error.reason, str)
+    return str(error.reason) if is_text else first_line(error)
 
 
 def _suffix_of(path: Path, shown: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from backbones.common.device_options import DeviceOptions
 from backbones.errors import require
@@ -29,6 +30,8 @@ class ReportSettings(DeviceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        exists = self.data is None or Path(self.data).exists()
+        require(exists, "data", self.data, "no such folder; check the path, or leave the option out")
         require(0 <= self.score <= 1, "score", self.score, "must be 0 to 1")
         require(self.images >= 0, "images", self.images, "must be 0 or above")
         require(self.explain >= 0, "explain", self.explain, "must be 0 or above")

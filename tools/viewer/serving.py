@@ -32,7 +32,9 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         if listener is not None:
             listener.close()
-        raise UserError(f"--host {host} --port {port}: cannot be used ({error.strerror}); name another port") from None
+        raise UserError(
+            f"--host {host} --port {port}: cannot be used ({error.strerror}); name another address or port"
+        ) from None
     return listener
 
 

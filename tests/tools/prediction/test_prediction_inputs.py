@@ -165,6 +165,7 @@ def test_a_stride_leaves_frames_out_and_keeps_the_time(tmp_path: Path, monkeypat
         ("-", "-: standard input is empty; pipe an image into the command"),
         ("ftp://a.b/c.jpg", "ftp://a.b/c.jpg: addresses of ftp are not supported; use one of http, https, rtsp"),
         ("http://127.0.0.1:9/c.jpg", "http://127.0.0.1:9/c.jpg: cannot be downloaded ("),
+        ("http://", "http://: cannot be downloaded (no host given); check the address"),
         ("c:/nowhere.jpg", "c:/nowhere.jpg: no such file or folder; check the path"),
     ],
 )

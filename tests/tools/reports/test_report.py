@@ -184,6 +184,7 @@ def test_only_its_own_page_is_replaced(known_run: Path, tmp_path: Path):
         (["known", "--output", "gone/x.html"], "its folder does not exist"),
         (["known", "--output", "empty"], "is a folder"),
         (["known", "--score", "2"], "must be 0 to 1"),
+        (["known", "--data", "gone"], "--data gone: no such folder; check the path, or leave the option out"),
         (["known", "--no-such", "2"], "--no-such"),
     ],
 )

@@ -144,13 +144,13 @@ def test_label_maps_and_explained_classes_are_answered_as_pictures(tiny_runs: di
 
 def test_mistakes_of_the_command_take_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"--run \[\]: name one run folder, or two to compare them"):
+    with pytest.raises(UserError, match=r"--run: name one run folder, or two to compare them"):
         demo.main([])
     with pytest.raises(UserError, match="empty"):
         demo.main(["--run", str(tmp_path / "empty"), "--port", "0"])
     taken = serving.open_socket("127.0.0.1", 0)
     taken.listen()
-    with taken, pytest.raises(UserError, match=r"--port \d+: cannot be used \(.*\); name another port"):
+    with taken, pytest.raises(UserError, match=r"--port \d+: cannot be used \(.*\); name another address or port"):
         serving.open_socket("127.0.0.1", taken.getsockname()[1])
     monkeypatch.setattr("backbones.common.packages.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"uvicorn: is not installed; pip install 'resnet-transfer\[demo\]'"):
