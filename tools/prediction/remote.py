@@ -104,8 +104,8 @@ def _download(address: str, target: Path) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP status {error.code}"
-    is_text = isinstance(error, urllib.error.URLError) and isinstance(error.reason, str)
-    return str(error.reason) if is_text else first_line(error)
+    reason = error.reason if isinstance(error, urllib.error.URLError) else None
+    return reason if isinstance(reason, str) else first_line(error)
 
 
 def _suffix_of(path: Path, shown: str) -> str:
