@@ -92,7 +92,10 @@ def split_subcommand(arguments: Sequence[str]) -> tuple[str, list[str]]:
     first = arguments[0]
     of_group = [words for words in SUBCOMMANDS if words.startswith(f"{first} ")]
     named = " ".join([first, *(word for word in arguments[1:2] if not word.startswith("-"))]) if of_group else first
-    near = of_group or get_close_matches(first, SUBCOMMANDS, 3, 0.5) or list(SUBCOMMANDS)
+    typed = " ".join(word for word in arguments[:2] if not word.startswith("-"))
+    heads = get_close_matches(first, {words.split()[0] for words in SUBCOMMANDS}, 1)
+    near = get_close_matches(typed, SUBCOMMANDS, 3, 0.7) + [words for words in SUBCOMMANDS if words.split()[0] in heads]
+    near = of_group or list(dict.fromkeys(near)) or list(SUBCOMMANDS)
     raise UserError(f"{named}: is not a command; name one of: {', '.join(near)}; see {PROGRAM} --help")
 
 

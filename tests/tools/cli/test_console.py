@@ -63,7 +63,9 @@ def test_a_sub_command_is_the_script(capsys: pytest.CaptureFixture, monkeypatch:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["trian"], "trian: is not a command; name one of: .*train"),
+        (["trian", "det"], "trian: is not a command; name one of: train det, "),
+        (["trian"], "trian: is not a command; name one of: train cls, train det, train seg; see"),
+        (["predcit", "--run", "x"], "predcit: is not a command; name one of: predict; see"),
         (["train", "dte"], "train dte: is not a command; name one of: train cls, train det, train seg"),
         (["hub", "push"], "^--repo: missing; add it with a value; see --help$"),
         (["data"], "data: is not a command; name one of: data shapes"),
