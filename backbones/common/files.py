@@ -96,6 +96,18 @@ def create_output(folder: Path, *, innermost: Path | None = None) -> None:
         raise UserError(f"--output {folder}: cannot be created ({error.strerror}); name another folder") from None
 
 
+def require_creatable(folder: Path) -> None:
+    """Check, without creating it, that the folder that a user names with `--output` can be created, or exists.
+
+    Raises:
+        UserError: it lies in a file, is a file, or lies in a folder that cannot be written.
+    """
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        fault = "cannot be written" if nearest.is_dir() else "is a file"
+        raise UserError(f"--output {folder}: cannot be created ({nearest} {fault}); name another folder")
+
+
 def create_once(
     folder: Path,
     *,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backbones.common.files import create_once
+from backbones.common.files import create_once, require_creatable
 from backbones.errors import UserError
 
 
@@ -20,6 +20,17 @@ def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path):
 def test_a_folder_that_refuses_new_files_ends_at_once():
     with pytest.raises(UserError, match=r"^/proc/new: cannot be written \(No such file or directory\); free space, or"):
         create_once(Path("/proc/new"), is_complete=lambda: False, write=Path.mkdir)
+
+
+def test_a_folder_in_a_file_is_refused_before_it_is_created(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for name in ("file", "file/new", "file/new/er"):
+        with pytest.raises(
+            UserError, match=rf"--output .*{name}: cannot be created \(.*file is a file\); name another"
+        ):
+            require_creatable(tmp_path / name)
+    require_creatable(tmp_path / "new" / "er")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_elsewhere_that_cannot_be_read_is_named(tmp_path: Path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from backbones.common.files import require_creatable
 from backbones.errors import require
 from tools.cli.arguments import POSITIONAL
 
@@ -47,6 +49,7 @@ class CompareOptions:
     def __post_init__(self) -> None:
         require(self.folds is None or self.folds >= 2, "folds", self.folds, "must be 2 or above")
         require(self.jobs > 0, "jobs", self.jobs, "must be above 0")
+        require_creatable(Path(self.output))  # a rehearsal, which takes minutes, comes before anything is written
         named = [name for name in ("script", "backbones", "seeds", "draws", "folds") if getattr(self, name) is not None]
         require(
             not (self.experiment and named),

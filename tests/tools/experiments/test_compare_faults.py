@@ -89,3 +89,10 @@ def test_a_log_that_cannot_be_written_fails_its_cell_alone(tmp_path: Path, capsy
     assert status.value.code == 1
     assert "resnet18.log: Is a directory; move it away" in capsys.readouterr().err
     assert (tmp_path / "out" / "table.md").is_file()
+
+
+def test_an_output_that_cannot_be_created_is_refused_before_the_rehearsal(tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output .*file/out: cannot be created \(.*file is a file\)"):
+        compare.main(["--script", "train_det", "--backbones", "resnet18", "--output", str(tmp_path / "file" / "out")])
+    assert "rehearsing" not in capsys.readouterr().out
