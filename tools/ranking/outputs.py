@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backbones.common.files import JsonObject, write_json, write_text
 from backbones.errors import UserError, counted
@@ -18,8 +18,12 @@ from tools.ranking.remarks import TITLES
 from tools.ranking.samples import NORMAL, Estimate
 from tools.reports.style import COLOURS, new_figure, save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PERCENT = {"probe", "knn"}
 ERROR = "error %"  # end of the titles of metrics of a study that are better if they are lower
+HALF_WIDTH = 56  # characters of a model's name of which two fit side by side
 OF_MODEL = {"backbone", "weights", "weights_from", "variant"}  # options that do not choose the data of a run
 
 
@@ -95,30 +99,37 @@ def front(rows: Sequence[Ranked], by: str) -> set[int]:
 
 
 def draw(path: Path, ranking: Ranking) -> None:
-    """Draw the score over the cost with intervals; the Pareto front is connected and named in bold."""
+    """Draw the score over the cost with intervals. Places of the ranking number the dots; the front is connected."""
     rows, by = ranking.rows, ranking.by
-    figure, axes = new_figure(1, 1, width=8, height=5)
+    figure, axes = new_figure(1, 1, width=8, height=4.5 + 0.15 * len(rows))
     panel = axes[0, 0]
     best = front(rows, by)
     for index, row in enumerate(rows):
         estimate, colour = row.estimates[by], COLOURS[1] if index in best else COLOURS[7]
         errors = [[max(estimate.value - estimate.low, 0)], [max(estimate.high - estimate.value, 0)]]
         panel.errorbar(row.gflops, estimate.value, yerr=errors, fmt="o", color=colour, capsize=2, elinewidth=1)
-        panel.annotate(
-            row.candidate.label,
-            (row.gflops, estimate.value),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-            weight="bold" if index in best else "normal",
-        )
+        place = (row.gflops, estimate.value)
+        panel.annotate(str(index + 1), place, xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
     line = sorted((rows[at].gflops, rows[at].estimates[by].value) for at in best)
     panel.plot([x for x, _ in line], [y for _, y in line], color=COLOURS[1], linewidth=1, zorder=0)
     panel.set_xlabel("GFLOPs of the backbone for one image")
     panel.set_ylabel(f"{TITLES[by]} (95 % interval over images)")
-    panel.margins(x=0.25, y=0.15)
+    panel.margins(x=0.1, y=0.1)
+    _name_places(figure, [row.candidate.label for row in rows], best)
     save_figure(figure, path)
+
+
+def _name_places(figure: Figure, names: Sequence[str], best: set[int]) -> None:
+    """List the models below the chart, best first; those of the Pareto front in its colour and bold."""
+    from matplotlib.lines import Line2D  # slow to import
+
+    nothing = [Line2D([], [], linestyle="none")] * len(names)
+    texts = [f"{place}  {name}" for place, name in enumerate(names, 1)]
+    columns = 2 if max(map(len, names)) <= HALF_WIDTH else 1
+    style = {"handlelength": 0, "handletextpad": 0, "frameon": False, "fontsize": 8}
+    legend = figure.legend(nothing, texts, loc="outside lower left", ncols=columns, **style)
+    for index, text in enumerate(legend.get_texts()):
+        text.set(color=COLOURS[1] if index in best else COLOURS[7], weight="bold" if index in best else "normal")
 
 
 def read_study(study: Path) -> list[StudyGroup]:
