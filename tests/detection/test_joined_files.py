@@ -92,3 +92,19 @@ def test_the_classes_of_each_of_many_files_are_read_once(
     monkeypatch.setattr(type(known), "classes_in", lambda self, path: asked.append(path) or read(self, path))
     known.read(tmp_path, "train", Reading())
     assert len(asked) == len({*asked}) == count
+
+
+def test_subsets_of_a_project_in_several_files_are_splits(tmp_path: Path):
+    """Each file has images of both subsets, or of one."""
+    EXPORTS["cvat-project"][1](tmp_path)
+    path = tmp_path / "annotations.xml"
+    head, *images = path.read_text().removesuffix("</annotations>\n").split("  <image ")
+    path.unlink()
+    for number, part in enumerate((images[:3], images[3:]), 1):
+        text = head + "".join(f"  <image {image}" for image in part)
+        (tmp_path / f"job_{number}.xml").write_text(f"{text}</annotations>\n")
+    assert splits_of(tmp_path) == ["train", "validation"]
+    for split, folder in (("train", "Train"), ("val", "Validation")):
+        truth = open_split(tmp_path, split)
+        assert [image["file_name"] for image in truth.data["images"]] == [f"{folder}/a.jpg", f"{folder}/b.png"]
+        assert [category["name"] for category in truth.data["categories"]] == ["cat", "dog"]

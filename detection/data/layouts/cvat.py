@@ -24,6 +24,7 @@ from detection.data.layouts.collector import NO_AREA, Collector, as_number, box_
 from detection.data.layouts.cvat_tracks import images_of_tracks
 from detection.data.layouts.files import FileLayout
 from detection.data.layouts.images import UNSPLIT, require_split
+from detection.data.layouts.joined import join_files
 from detection.data.layouts.sniffing import head_of
 from detection.data.layouts.xml_files import parse_xml, read_bytes
 from detection.data.truth import Truth
@@ -54,7 +55,9 @@ class CvatLayout(FileLayout):
             return super().read(root, split, how)
         require_split(split, sorted(subsets), root)
         ((path, images),) = self.places(root).values()
-        return read_cvat(path, self.images_in(images), how, declared=(), subset=split)
+        files, finder = self.files_at(path), self.images_in(images)
+        declared, own = self.classes_of_each(files), [file for file in files if split in _subsets_in(file)]
+        return join_files([read_cvat(file, finder, how, declared=declared, subset=split) for file in own], how)
 
     def read_file(self, path: Path, images: Path, how: Reading, *, others: list[Path]) -> Truth:
         return read_cvat(path, self.images_in(images), how, declared=self.classes_of_each((path, *others)))
@@ -179,10 +182,16 @@ def _labels(root: Element) -> list[str]:
 
 
 def _subsets(root: Path, layout: CvatLayout) -> Counter[str]:
-    """Return the subsets of the images in the one file of a project, if there are several."""
-    files = layout.places(root)
-    if [*files] != [UNSPLIT] or files[UNSPLIT][0].is_dir():
-        return Counter()
-    images = _parse(files[UNSPLIT][0]).iterfind("image")
-    found = Counter(image.get("subset", UNSPLIT).lower() for image in images)
+    """Return the subsets of the images in the files of a project without other splits, if there are several."""
+    places = layout.places(root)
+    files = layout.files_at(places[UNSPLIT][0]) if [*places] == [UNSPLIT] else []
+    found = sum(map(_subsets_in, files), Counter[str]())
     return found if len(found) > 1 else Counter()
+
+
+def _subsets_in(path: Path) -> Counter[str]:
+    """Return the number of images of each subset. The frames of a video have no subset."""
+    root = _parse(path)
+    if root.find("track") is not None:
+        return Counter([UNSPLIT])
+    return Counter(image.get("subset", UNSPLIT).lower() for image in root.iterfind("image"))

@@ -85,7 +85,7 @@ class FileLayout(PlacedLayout):
             self.read_file(own, images, how, others=[file for file in files if file != own])
             for own in self.files_at(path)
         ]
-        return truths[0] if len(truths) == 1 else join_files(truths, how)
+        return join_files(truths, how)
 
     def files_at(self, path: Path) -> list[Path]:
         """Return the annotation files of a place: `path`, or the files in it."""

@@ -50,7 +50,8 @@ Owner = tuple[_Part, Record]  # a file, and its record of an image
 def join_files(truths: Sequence[Truth], how: Reading) -> Truth:
     """Return the records of all files as those of one split.
 
-    An image that several files hold is read once, from the first file in which it has objects.
+    Those of a single file stay as they are. An image that several files hold is read once, from the first file in which
+    it has objects.
 
     Args:
         truths: the records of each file, as a `Collector` returns them.
@@ -59,6 +60,8 @@ def join_files(truths: Sequence[Truth], how: Reading) -> Truth:
     Raises:
         UserError: `how.on_problem` raises it.
     """
+    if len(truths) == 1:
+        return truths[0]
     notes = sum((truth.notes for truth in truths), Counter[str]())
     owners: dict[str, Owner] = {}
     for part in map(_Part, truths):
