@@ -15,7 +15,7 @@ from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from tools.experiments.cell_runs import CellRun
 from tools.experiments.draws import draws_interval, is_drawn, paired_runs, shared_image_variance
-from tools.experiments.folds import folds_interval, is_cross_validation, paired_scores
+from tools.experiments.folds import fold_count, folds_interval, is_cross_validation, paired_scores
 from tools.experiments.groups import Group
 from tools.runs import bootstrap
 from tools.runs.bootstrap import CONFIDENCE
@@ -180,7 +180,7 @@ def _paired_difference(first: Group, other: Group, axis: str, metric: Metric) ->
         return None
     rest = {name: value for name, value in other.values.items() if name != axis}
     values = (first.values[axis], other.values[axis])
-    interval = folds_interval([after - before for before, after in zip(a, b, strict=True)])
+    interval = folds_interval([after - before for before, after in zip(a, b, strict=True)], fold_count(first))
     return Difference(axis, *values, rest, metric.key, (a, b), None, interval, lacking=ONE_FOLD, folds=len(a))
 
 

@@ -228,8 +228,8 @@ def test_runs_of_folds_are_paired_by_fold():
         runs += [folded("a", fold, 0, 0.4 + fold / 10), folded("b", fold, 0, 0.4 + fold / 10 + gain / 100)]
     (found,) = find_differences(group_runs(runs, ["backbone", "fold", "seed"]), TOP1)
     assert (found.change, found.folds) == (pytest.approx(2), 4)
-    # Variance (1 + 0 + 1 + 0) / 3, times 1/4 + 1/3; t with 3 degrees of freedom.
-    reach = t.ppf(0.975, 3) * np.sqrt(2 / 3 * (1 / 4 + 1 / 3))
+    # Variance (1 + 0 + 1 + 0) / 3, times 1/4 + 1/(5 - 1); t with 3 degrees of freedom.
+    reach = t.ppf(0.975, 3) * np.sqrt(2 / 3 * (1 / 4 + 1 / 4))
     assert found.both == (pytest.approx(2 - reach), pytest.approx(2 + reach))
     assert found.statement() == (
         f"backbone b over a: +2.0 top1, 95% interval {2 - reach:+.1f} to {2 + reach:+.1f}, 4 paired folds"
@@ -248,9 +248,11 @@ def test_the_seeds_of_a_fold_are_averaged_and_one_fold_in_common_has_no_interval
 def test_the_mean_over_folds_has_the_corrected_interval():
     runs = [folded("a", fold, seed, 0.5 + fold / 50 + seed / 100) for fold in range(3) for seed in (-1, 1)]
     group, alone = group_runs([*runs, folded("b", 0, 0, 0.6), folded("b", 0, 1, 0.8)], ["backbone", "fold", "seed"])
-    # Folds of 50, 52 and 54: variance 4, times 1/3 + 1/2; t with 2 degrees of freedom.
-    reach = t.ppf(0.975, 2) * np.sqrt(4 * (1 / 3 + 1 / 2))
+    # Folds of 50, 52 and 54: variance 4, times 1/3 + 1/(5 - 1); t with 2 degrees of freedom.
+    reach = t.ppf(0.975, 2) * np.sqrt(4 * (1 / 3 + 1 / 4))
     assert describe_folds(group, TOP1) == (
-        f"top1 (backbone a): 52.0, 95% interval {52 - reach:.1f} to {52 + reach:.1f} of the mean, 3 folds"
+        f"top1 (backbone a): 52.0, 95% interval {52 - reach:.1f} to {52 + reach:.1f} of the mean, 3 of 5 folds"
     )
     assert describe_folds(alone, TOP1) is None
+    (whole,) = group_runs([folded("a", fold, 0, 0.5 + fold / 50) for fold in range(5)], ["backbone", "fold", "seed"])
+    assert describe_folds(whole, TOP1).endswith(" of the mean, 5 folds")  # type: ignore[union-attr]
