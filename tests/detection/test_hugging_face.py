@@ -53,6 +53,13 @@ def test_images_without_objects_are_left_out_and_counted(tmp_path: Path):
             r"object 1: its box \[10, 5, 20\]",
         ),
         ({"objects": {"bbox": [BOX], "category": ["dog"]}, "x_file_name": 3}, "line 1: has no name of an image"),
+        (
+            {"file_name": "a.jpg", "objects": {"bounding_box": [BOX], "name": ["dog"]}},
+            "line 1: its objects have bounding_box, name, but no field bbox; rename",
+        ),
+        ({"file_name": "a.jpg", "objects": [{"xyxy": BOX}]}, "line 1: its objects have xyxy, but no field bbox"),
+        ({"file_name": "a.jpg", "objects": "dog"}, "line 1: the field objects holds no objects"),
+        ({"file_name": "a.jpg", "objects": {"bbox": BOX, "label": "dog"}}, "line 1: its boxes or classes are no list"),
         ('{"file_name": "a.jpg", "objects": ', "line 1: is not a JSON object"),
     ],
 )

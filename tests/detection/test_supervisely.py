@@ -15,6 +15,7 @@ from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.folders import open_split, splits_of
 from detection.data.layouts.collector import NO_AREA
+from detection.data.layouts.supervisely import UNLABELLED
 
 
 @pytest.fixture
@@ -83,3 +84,9 @@ def test_malformed_shapes_are_named(root: Path, shape: dict[str, Any], error: st
     change(root, shape)
     with pytest.raises(UserError, match=rf"a.jpg.json: object 1: {error}; fix the object"):
         open_split(root, "train")
+
+
+def test_images_without_an_annotation_file_are_counted(root: Path):
+    assert UNLABELLED not in open_split(root, "train").notes
+    next(root.glob("*/ann/b.png.json")).unlink()
+    assert open_split(root, "train").notes[UNLABELLED] == 1

@@ -11,7 +11,8 @@ from tool_exports import EXPORTS, pictures, text
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.folders import layout_of, open_split, splits_of
-from detection.data.layouts.table import ONE_CLASS
+from detection.data.layouts.open_images import UNLISTED
+from detection.data.layouts.table import NO_SPLIT, ONE_CLASS
 
 BOX = [10, 5, 30, 35]  # left, top, right and bottom
 
@@ -140,3 +141,41 @@ def test_fractions_are_scaled_and_counted(tmp_path: Path):
     EXPORTS["automl-csv"][1](tmp_path)
     notes = read(tmp_path).notes
     assert notes["boxes given as fractions of the sides of their image"] == 3
+
+
+def test_fractions_that_rounding_put_beyond_one_are_fractions(tmp_path: Path):
+    rows = ["filename,xmin,ymin,xmax,ymax,class", "a.jpg,0.5,-0.001,1.0001,0.5,dog", "b.png,0.1,0.1,0.5,0.5,dog"]
+    assert read(written(tmp_path, *rows)).boxes[0].tolist() == pytest.approx([30, 0, 60, 20], abs=0.01)
+    with pytest.raises(UserError, match=r"line 4: its box \[0.5, 0.5, 7.0, 0.6\] is not inside 0..1, as most boxes"):
+        read(written(tmp_path, *rows, "b.png,0.5,0.5,7,0.6,dog"))
+
+
+@pytest.mark.parametrize(
+    "header", ["filename,class,Class,xmin,ymin,xmax,ymax", "filename,xmin,class,xmin,ymin,xmax,ymax"]
+)
+def test_columns_of_one_name_are_refused(header: str, tmp_path: Path):
+    with pytest.raises(UserError, match=r"has several columns (Class|xmin); rename or remove all but one"):
+        read(written(tmp_path, header, "a.jpg,1,dog,1,2,3,4"))
+
+
+@pytest.mark.parametrize("column", ["xyxy", "BoxesString", "bbox"])
+def test_eight_numbers_in_a_cell_are_no_box(column: str, tmp_path: Path):
+    with pytest.raises(UserError, match=r"line 2: its box \['1 2 3 4 5 6 7 8'\] is not four numbers"):
+        read(written(tmp_path, f"filename,{column},class", "a.jpg,1 2 3 4 5 6 7 8,dog"))
+
+
+def test_images_of_another_split_have_a_row(tmp_path: Path):
+    header = "filename,xmin,ymin,xmax,ymax,class"
+    text(tmp_path / "train.csv", f"{header}\na.jpg,1,2,3,4,dog\n")
+    text(tmp_path / "val.csv", f"{header}\nb.png,1,2,3,4,dog\n")
+    pictures(tmp_path / "images")
+    assert open_split(tmp_path, "train").notes == {}
+    text(tmp_path / "val.csv", f"{header}\na.jpg,1,2,3,4,dog\n")
+    assert open_split(tmp_path, "train").notes == {UNLISTED: 1}
+
+
+def test_rows_without_a_split_are_counted(tmp_path: Path):
+    rows = ["filename,split,xmin,ymin,xmax,ymax,class", "a.jpg,,1,2,3,4,dog", "b.png,val,1,2,3,4,dog"]
+    root = written(tmp_path, *rows, name="boxes.csv")
+    assert len(read(root)) == 1 and read(root).notes[NO_SPLIT] == 1
+    assert NO_SPLIT not in open_split(root, "val").notes

@@ -107,6 +107,19 @@ class Collector:
         """Count something that is left out or read in another way than it is written."""
         self.truth.notes[what] += 1
 
+    def note_unlisted(self, what: str, names: Iterable[object] = ()) -> None:
+        """Count the image files that are left out because no annotation file names them.
+
+        Args:
+            what: description of such files.
+            names: further names of images in annotation files, such as those of other splits.
+        """
+        left_out = self.images.files.keys() - {image["file_name"] for image in self.truth.data["images"]}
+        if left_out:
+            left_out -= {file for name in names if is_text(name) for file in self.images.fitting(str(name))}
+        if left_out:
+            self.truth.notes[what] += len(left_out)
+
     def finish(self, classes: Iterable[str] | None = None, *, splits: Iterable[Collection[str]] = ()) -> Truth:
         """Return the collected records.
 

@@ -45,9 +45,7 @@ class CreateMlLayout(PlacedLayout):
             for number, entry in enumerate(_entries(path), 1):
                 if records.add_image(entry.get("image"), path, where=f"image {number}") is not None:
                     _add_boxes(entry["annotations"], records)
-        unlisted = len(records.images.files) - len(records.truth.files)
-        if unlisted > 0:
-            records.truth.notes[UNLISTED] += unlisted
+        records.note_unlisted(UNLISTED)
         return records.finish(splits=[_names(folder) for folder, _ in places.values()])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector
 from detection.data.layouts.files import FileLayout
@@ -27,6 +27,7 @@ BOXES = ("bbox", "bboxes", "boxes")
 CLASSES = ("category", "categories", "label", "labels", "category_id", "class", "classes")
 NUMBERED = "classes without names, called by their numbers"
 UNLABELLED = "images without the field objects, which are left out"
+_SILENT = Reading(on_problem=lambda *_: None)
 _KEYS = (re.compile(r'"(\w+_)?file_name"\s*:'), re.compile(r'"objects"\s*:'))
 
 
@@ -49,12 +50,16 @@ class HuggingFaceLayout(FileLayout):
             if entry.get("objects") is None:
                 records.note(UNLABELLED)
                 continue
+            if fault := _fault(entry["objects"]):
+                how.on_problem("malformed annotation", str(path), UserError(f"{path}: line {number}: {fault}"))
+                continue
             size = [entry[side] for side in ("width", "height") if entry.get(side)]
             if records.add_image(_image(entry), path, size=size, where=f"line {number}") is not None:
                 _add_objects(entry["objects"], titles, records)
-        if (left_out := len(records.images.files) - len(records.truth.files) - records.truth.notes[UNLABELLED]) > 0:
-            records.truth.notes[UNLISTED] += left_out
-        return records.finish(titles or None, splits=[] if titles else [_names(file) for file in (path, *others)])
+        entries = {file: [entry for _, entry in _entries(file, _SILENT)] for file in (path, *others)}
+        beside = [file for file in entries if file.parent == path.parent]  # may have images in the same folder
+        records.note_unlisted(UNLISTED, (_image(entry) for file in beside for entry in entries[file]))
+        return records.finish(titles or None, splits=[] if titles else map(_names, entries.values()))
 
 
 def _add_objects(objects: object, titles: Sequence[str], records: Collector) -> None:
@@ -73,6 +78,20 @@ def _add_objects(objects: object, titles: Sequence[str], records: Collector) -> 
         records.add_object(title, box if isinstance(box, list) else [box], ordinal)
 
 
+def _fault(objects: object) -> str:
+    """Return why the objects of an image cannot be read, and what to do; "" if they can."""
+    given = objects if isinstance(objects, list) else [objects]
+    parts = [part for part in given if isinstance(part, dict)]
+    if len(parts) < len(given):
+        return "the field objects holds no objects; write boxes and classes into it"
+    if lacking := next((part for part in parts if part and not part.keys() & {*BOXES}), None):
+        return f"its objects have {first_names([*lacking])}, but no field bbox; rename the field of the boxes"
+    values = [] if isinstance(objects, list) else [_value(objects, names) for names in (BOXES, CLASSES)]
+    if not all(value is None or isinstance(value, list) for value in values):
+        return "its boxes or classes are no list; write lists with a box and a class for each object"
+    return ""
+
+
 def _pairs(objects: object) -> list[tuple[object, object]]:
     """Return box and class of each object; a missing one is None."""
     if isinstance(objects, list):
@@ -87,9 +106,8 @@ def _value(entry: object, names: Sequence[str]) -> object:
     return next((entry[name] for name in names if name in entry), None) if isinstance(entry, dict) else None
 
 
-def _names(path: Path) -> set[str]:
-    """Return the class names that a file uses."""
-    entries = (entry for _, entry in _entries(path, Reading(on_problem=lambda *_: None)))
+def _names(entries: Sequence[Record]) -> set[str]:
+    """Return the class names that the lines of a file use."""
     labels = (label for entry in entries for _, label in _pairs(entry.get("objects")))
     return {str(label).strip() for label in labels if isinstance(label, (str, int)) and not isinstance(label, bool)} - {
         ""

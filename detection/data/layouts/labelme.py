@@ -93,10 +93,7 @@ def _read(folder: Path, images: Path, how: Reading) -> tuple[Collector, list[Rec
         image = records.add_image(named, path, size=_size(data))
         if image is not None:
             shapes += _add_shapes(data["shapes"], (image["height"], image["width"]), records)
-    found = {image["file_name"] for image in records.truth.data["images"]}
-    unlabelled = len(records.images.files.keys() - found)
-    if unlabelled:
-        records.truth.notes[UNLABELLED] += unlabelled
+    records.note_unlisted(UNLABELLED)
     return records, shapes
 
 

@@ -41,12 +41,24 @@ class OpenImagesLayout(PlacedLayout):
 
     def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         titles = _titles(root)
-        labels = [{row["LabelName"] for _, row in read_rows(path)} for path, _ in places.values()]
+        labels, names = zip(*(_labels_and_images(path) for path, _ in places.values()), strict=True)
         used = set[str]().union(*labels)
         known = [title for label, title in titles.items() if label in used]
         classes = known + sorted(label for label in used - titles.keys() if label.strip())
         own = [{titles.get(label, label) for label in part if label.strip()} for part in labels]
-        return _read(*places[split], titles, how).finish(list(dict.fromkeys(classes)), splits=own)
+        records = _read(*places[split], titles, how)
+        beside = (part for part, (_, images) in zip(names, places.values(), strict=True) if images == places[split][1])
+        records.note_unlisted(UNLISTED, set[str]().union(*beside))
+        return records.finish(list(dict.fromkeys(classes)), splits=own)
+
+
+def _labels_and_images(path: Path) -> tuple[set[str], set[str]]:
+    """Return the labels and the names of images in a file, without keeping its many lines."""
+    labels, images = set[str](), set[str]()
+    for _, row in read_rows(path):
+        labels.add(row["LabelName"])
+        images.add(row["ImageID"])
+    return labels, images
 
 
 def _read(path: Path, images: Path, titles: dict[str, str], how: Reading) -> Collector:
@@ -69,9 +81,6 @@ def _read(path: Path, images: Path, titles: dict[str, str], how: Reading) -> Col
             kept = {field: "1" for column, field in KEPT.items() if row.get(column) == "1"}
             title = titles.get(row["LabelName"], row["LabelName"])
             records.add_object(title, box, number, crowd=row.get("IsGroupOf") == "1", kept=kept)
-    left_out = len(records.images.files) - len(records.truth.files)
-    if left_out > 0:
-        records.truth.notes[UNLISTED] += left_out
     return records
 
 

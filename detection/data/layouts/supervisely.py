@@ -34,6 +34,7 @@ from detection.data.truth import Truth
 
 META = "meta.json"
 WITHOUT_BOX = ("point", "line", "graph", "cuboid", "cuboid_2d", "cuboid_3d", "polyline_3d")  # types of classes
+UNLABELLED = "images without an annotation file, which are left out"
 LARGEST = 2**27  # bytes of an unpacked bitmap
 Shape = tuple[list[float], list[list[float]] | Record]  # box, and polygons or run lengths
 
@@ -69,6 +70,7 @@ class SuperviselyLayout(PlacedLayout):
             image = records.add_image(name, path, size=[data["size"].get(side) for side in ("width", "height")])
             if image is not None:
                 _add_objects(data["objects"], (image["height"], image["width"]), records)
+        records.note_unlisted(UNLABELLED)
         truth = records.finish(_titles(root / META))
         return replace(truth, passed_over=Counter(truth.passed_over) - Counter({".json": int(folder == root)}))
 

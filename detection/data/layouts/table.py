@@ -23,6 +23,7 @@ from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_split
 from detection.data.layouts.open_images import UNLISTED
 from detection.data.layouts.table_columns import (
     Columns,
+    are_fractions,
     find_columns,
     has_boxes,
     kinds_of_cells,
@@ -33,6 +34,7 @@ from detection.data.truth import Truth
 CLASSES = ("classes.csv", "_classes.csv")  # lists of the classes of keras-retinanet, and as Roboflow calls them
 OTHER_SPLITS = ("trainval", "unassigned")
 ONE_CLASS = "rows without a column of classes, read as class object"
+NO_SPLIT = f"rows without a split, read as split {UNSPLIT}"
 COMMAS = "lines whose numbers have decimal commas"
 FRACTIONS = "boxes given as fractions of the sides of their image"
 Row = tuple[int, dict[str, str]]  # number of the line, and cells by the names of the columns
@@ -132,13 +134,10 @@ class _Table:
         return found
 
     def has_fractions(self) -> bool:
-        """Return whether no number of a box is outside 0..1, and one is neither 0 nor 1."""
-        values = set[float]()
-        for _, row in self.rows:
-            values.update(side for box in self.columns.boxes(row) for side in box or ())
-            if any(not 0 <= side <= 1 for side in values):
-                return False
-        return bool(values - {0, 1})
+        """Return whether the numbers of most boxes are from 0 to 1, and one of these is neither 0 nor 1."""
+        boxes = [box for _, row in self.rows for box in self.columns.boxes(row) if box]
+        inside = list(filter(are_fractions, boxes))
+        return 2 * len(inside) > len(boxes) and any(side not in (0, 1) for box in inside for side in box)
 
 
 def _read(table: _Table, images: Path, how: Reading, *, others: Iterable[Path] = (), split: str | None = None) -> Truth:
@@ -152,9 +151,12 @@ def _read(table: _Table, images: Path, how: Reading, *, others: Iterable[Path] =
         scale = (image["width"], image["height"]) if fractions else (1, 1)
         for number, row in rows:
             _add_boxes(number, row, table.columns, scale, listed, records)
+    tables = [table, *map(_Table.of, others)]
+    beside = [each for each in tables if each.path.parent == table.path.parent]  # may have images in the same folder
+    records.note_unlisted(UNLISTED, (name for each in beside for name in each.by_image(None)))
     _note(records, table, split)
     _require_no_corners(table, records)
-    used = [each.classes() for each in (table, *map(_Table.of, others))]
+    used = [each.classes() for each in tables]
     return records.finish(listed or (None if any(used) else ["object"]), splits=used)
 
 
@@ -163,25 +165,24 @@ def _add_boxes(
 ) -> None:
     """Add the boxes of a row, whose numbers are multiplied by `scale` for columns and rows."""
     title = row[columns.label].strip() if columns.label else "object"
+    notes = [text for text, holds in ((ONE_CLASS, not columns.label), (FRACTIONS, scale != (1, 1))) if holds]
     for sides in columns.boxes(row):
         if listed and title not in listed:
             records.refuse(number, f"its class {title[:40]!r} is not in {CLASSES[0]}; fix one of the two")
-            continue
-        if not columns.label:
-            records.note(ONE_CLASS)
-        if scale != (1, 1):
-            records.note(FRACTIONS)
-        box = columns.as_box([side * scale[index % 2] for index, side in enumerate(sides)]) if sides else [None]
-        records.add_object(title, box, number)
+        elif sides and scale != (1, 1) and not are_fractions(sides):
+            records.refuse(number, f"its box {sides} is not inside 0..1, as most boxes of the file are; fix the box")
+        else:
+            records.truth.notes.update(notes)
+            scaled = [side * scale[index % 2] for index, side in enumerate(sides or ())]
+            records.add_object(title, columns.as_box(scaled) if sides else [row[name] for name in columns.box], number)
 
 
 def _note(records: Collector, table: _Table, split: str | None) -> None:
-    """Count images without a row, and columns that are not read."""
-    named = len(records.truth.files) if split is None else len(table.by_image(None))
-    if (left_out := len(records.images.files) - named) > 0:
-        records.truth.notes[UNLISTED] += left_out
+    """Count lines that are read in another way than they are written, and columns that are not read."""
     if table.commas:
         records.truth.notes[COMMAS] += table.commas
+    if split == UNSPLIT and (blank := sum(not row[table.columns.split].strip() for _, row in table.rows)):
+        records.truth.notes[NO_SPLIT] += blank
     unread = [*table.columns.unread, *([table.columns.split] if table.columns.split and split is None else [])]
     if unread:
         records.truth.notes[f"columns that are not read ({first_names(unread)})"] += len(unread)

@@ -14,6 +14,7 @@ from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.errors import UserError, first_names
 from detection.data.layouts.collector import as_number, box_around
 from detection.data.layouts.csv_files import first_cells
+from detection.data.layouts.yolo import BEYOND
 
 Sides = Sequence[float]
 
@@ -110,7 +111,8 @@ class Columns:
         cells = [row[name].strip() for name in self.box]
         if len(cells) > 1:
             return [_numbers(cells)]
-        return [_numbers(re.split(r"[,\s]+", part.strip(" \t[]()"))) for part in cells[0].split(";") if part.strip()]
+        parts = [re.split(r"[,\s]+", part.strip(" \t[]()")) for part in cells[0].split(";") if part.strip()]
+        return [_numbers(part) if len(part) == 4 else None for part in parts]
 
 
 def names_of_headerless(path: Path) -> list[str]:
@@ -146,6 +148,9 @@ def find_columns(path: Path, names: Sequence[str]) -> Columns:
     ((box, as_box),) = boxes
     sides = next((pair for pair in IMAGE_SIDES if {*pair} <= known.keys() and not {*pair} & {*box}), ())
     read = {*images, *labels, *splits, *sides, *box}
+    squeezed = [_squeezed(name) for name in names]
+    if twice := [known[name] for name in sorted(read) if squeezed.count(name) > 1]:
+        raise UserError(f"{path}: has several columns {twice[0]}; rename or remove all but one")
     return Columns(
         image=known[images[0]],
         label=known[labels[0]] if labels else "",
@@ -155,6 +160,11 @@ def find_columns(path: Path, names: Sequence[str]) -> Columns:
         sides=tuple(known[name] for name in sides),
         unread=tuple(name for each, name in known.items() if each and each not in read),
     )
+
+
+def are_fractions(sides: Sides) -> bool:
+    """Return whether numbers are from 0 to 1, or beyond by no more than rounding explains."""
+    return all(-BEYOND <= side <= 1 + BEYOND for side in sides)
 
 
 def _boxes(known: dict[str, str]) -> list[tuple[tuple[str, ...], Callable[[Sides], list[float]]]]:
@@ -175,7 +185,7 @@ def _named(known: dict[str, str], groups: Sequence[str]) -> list[str]:
 def _numbers(cells: Sequence[str]) -> list[float] | None:
     values = [as_number(cell) for cell in cells]
     known = [value for value in values if value is not None]
-    return known if len(known) == len(values) and len(values) in (4, 8) else None
+    return known if len(known) == len(values) else None
 
 
 def _kind(cell: str) -> str:
