@@ -11,6 +11,7 @@ from typing import Any
 
 from backbones.common.datasets import SPLIT_NAMES, existing_split
 from backbones.common.image_finder import ImageFinder, fitting_file
+from backbones.common.label_studio import FURTHER, UNLABELLED, usable_annotations
 from backbones.common.listing import visible
 from backbones.common.spellings import spellings_of
 from backbones.common.turning import ellipse, turned
@@ -20,7 +21,6 @@ from segmentation.data.painted import OutlinedImage, PaintedLabels, Shape
 from segmentation.data.undivided import one_split
 
 SPLITS = {"test", *SPLIT_NAMES, *(name for names in SPLIT_NAMES.values() for name in names)}
-UNLABELLED = "tasks without an annotation, which are left out"
 AGAIN = "further tasks of the same image, which are not read"
 GEOMETRY = {"rle", "points", "height", "radiusX"}  # keys of the shapes that have an area
 
@@ -43,8 +43,8 @@ def is_label_studio(root: Path) -> bool:
 def read_label_studio(root: Path, split: str, *, bits: int | None) -> PaintedLabels:
     """Open a split: `SPLIT.json`, or all exports of the folder. The images lie below the folder.
 
-    The classes are the sorted labels of all exports. If an image has several annotations, only the first one counts.
-    Tasks without an annotation are left out.
+    The classes are the sorted labels of all exports. Of several annotations of a task, one counts; see
+    `usable_annotations`. Tasks without an annotation are left out.
 
     Raises:
         UserError: there is no such split, a record is malformed, an image is missing, or two exports contradict.
@@ -70,9 +70,11 @@ def _images(paths: Sequence[Path], finder: ImageFinder, left_out: Counter[str]) 
     found: dict[Path, OutlinedImage] = {}
     for path in paths:
         for index, task in enumerate(_tasks(path)):
-            if not _annotations(task):
+            annotations = usable_annotations(task.get("annotations"))
+            if not annotations:
                 left_out[UNLABELLED] += 1
                 continue
+            left_out.update([FURTHER] * len(annotations[1:]))
             image = _image(task, index, path, finder, left_out)
             former = found.get(image.path)
             found[image.path] = image if former is None else _chosen(former, image, left_out)
@@ -132,16 +134,10 @@ def _kind(value: dict[str, Any]) -> str:
 
 
 def _results(task: Any) -> list[dict[str, Any]]:
-    """Return the results of the first annotation that was not cancelled."""
-    kept = _annotations(task)
-    results = kept[0].get("result") if kept else []
-    return [each for each in results or () if isinstance(each, dict)]
-
-
-def _annotations(task: Any) -> list[dict[str, Any]]:
-    """Return the annotations of a task that were not cancelled."""
-    annotations = [each for each in task.get("annotations") or () if isinstance(each, dict)]
-    return [each for each in annotations if not each.get("was_cancelled")]
+    """Return the results of the annotation that counts."""
+    usable = usable_annotations(task.get("annotations"))
+    results = usable[0].get("result") if usable else []
+    return [each for each in results if isinstance(each, dict)] if isinstance(results, list) else []
 
 
 def _labels(task: Any) -> list[str]:
@@ -181,7 +177,8 @@ def _shape(label: str, value: dict[str, Any], size: tuple[int, int], where: str)
     scales = (size[1] / 100, size[0] / 100)
     if "points" not in value:
         return Shape(label, "polygon", _corners(value, scales, where))
-    flat = [number for point in value["points"] or () if isinstance(point, list) for number in point]
+    points = value["points"] if isinstance(value["points"], list) else []
+    flat = [number for point in points if isinstance(point, list) for number in point]
     if len(flat) < 6 or len(flat) % 2 or not all(map(is_number, flat)):
         raise _malformed(value, where)
     return Shape(label, "polygon", [number * scales[place % 2] for place, number in enumerate(flat)])

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from label_exports import HALF, label_studio, photo, save, task
 
+from backbones.common.label_studio import FURTHER, UNLABELLED
 from backbones.errors import UserError
 from segmentation.data.folders import split_names
-from segmentation.data.label_studio import AGAIN, UNLABELLED, read_label_studio
+from segmentation.data.label_studio import AGAIN, read_label_studio
 from segmentation.data.painted import PaintedLabels
 from tools import check_data
 
@@ -49,6 +50,32 @@ def test_tasks_without_an_annotation_are_left_out_and_counted(root: Path):
     path.write_text(json.dumps([minimal, {"id": 2, "image": "/data/d.jpg"}]))
     source = read(root)
     assert len(source) == 1 and source.notes == {UNLABELLED: 1} and np.array_equal(source.labels(0, (4, 6)), HALF)
+
+
+def test_of_several_annotations_the_one_that_is_marked_as_ground_truth_counts(root: Path):
+    for path in root.glob("*.json"):
+        path.unlink()
+    left, right = (task(1, "c.jpg", ("rectanglelabels", side)) for side in (LEFT, RIGHT))
+    left["annotations"] += right["annotations"]
+    write(root, "project.json", left)
+    source = read(root)
+    assert source.notes == {FURTHER: 1} and not np.array_equal(source.labels(0, (4, 6)), HALF)
+    left["annotations"][-1]["ground_truth"] = True
+    write(root, "project.json", left)
+    source = read(root)
+    assert source.notes == {FURTHER: 1} and np.array_equal(source.labels(0, (4, 6)), HALF)
+
+
+def test_malformed_results_and_points_have_no_traceback(root: Path):
+    path = next(root.glob("*.json"))
+    tasks = json.loads(path.read_text())
+    tasks[0]["annotations"][1]["result"] = 5
+    path.write_text(json.dumps(tasks))
+    assert read(root).labels(0, (4, 6)).sum() == 0
+    tasks[1]["annotations"][1]["result"][0]["value"] |= {"points": 5}
+    path.write_text(json.dumps(tasks))
+    with pytest.raises(UserError, match="task 2: the outline .* is malformed; export it again"):
+        read(root)
 
 
 def test_several_exports_that_name_no_split_are_one(root: Path):

@@ -12,6 +12,7 @@ from backbones.common.brush import decode_brush
 from backbones.common.brush_files import BrushExport
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.common.image_finder import ImageFinder
+from backbones.common.label_studio import FURTHER, UNLABELLED, usable_annotations
 from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
@@ -22,8 +23,6 @@ from detection.data.layouts.json_files import read_json
 from detection.data.layouts.sniffing import json_kind
 from detection.data.truth import Truth
 
-UNLABELLED = "tasks without an annotation, which are left out"
-FURTHER = "further annotations of the same task, which are left out"
 Shape = tuple[
     list[object], list[list[float]] | Record, bool
 ]  # box, polygons or run lengths, whether the box was turned
@@ -137,11 +136,10 @@ def _results(task: Record, note: Callable[[str], None]) -> list[Record] | None:
     if given is None:  # JSON-MIN: the values are entries of the task
         lists = [value for value in task.values() if isinstance(value, list) and all(map(_is_minimal, value))]
         return [{"value": value, **_sides_of(value)} for part in lists for value in part] if lists else None
-    done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")] if isinstance(given, list) else []
-    if not done:
+    chosen, *further = usable_annotations(given) or [None]
+    if chosen is None:
         return None
-    chosen = next((annotation for annotation in done if annotation.get("ground_truth")), done[0])
-    for _ in done[1:]:
+    for _ in further:
         note(FURTHER)
     results = chosen.get("result")
     results = results if isinstance(results, list) else []
