@@ -118,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _is_labels(options: ConvertOptions) -> bool:
     """Return whether to convert label maps: the options say so, or the folder has no boxes but label maps."""
     from detection.data.folders import has_layout
-    from detection.data.layouts.other_tools import refuse_other_tool
-    from segmentation.data.folders import has_layout as has_maps
+    from segmentation.data.folders import home_of, painted_reader
+    from segmentation.data.layout import is_label_folder
 
     root = Path(options.data or "")
     if options.truth != "auto" or options.data is None or options.layout is not None:
@@ -127,8 +127,8 @@ def _is_labels(options: ConvertOptions) -> bool:
         return options.truth == "labels"
     if has_layout(root):
         return False
-    refuse_other_tool(root)
-    return has_maps(root)
+    home = home_of(root)
+    return is_label_folder(home) or painted_reader(home) is not None
 
 
 def _convert_labels(options: ConvertOptions, categories: CategoryOptions) -> list[str]:

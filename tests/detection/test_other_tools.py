@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from label_exports import save
 from tool_exports import label_lines, pictures, text
 
 from backbones.errors import UserError
@@ -112,6 +114,19 @@ def test_files_that_hold_images_too_are_named_where_no_image_is(file: str, words
     pictures(tmp_path / "images")
     with pytest.raises(UserError, match="unknown layout"):
         open_split(tmp_path, "train")
+
+
+def test_label_maps_beside_a_file_of_another_tool_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tmp_path / "set"
+    pictures(root / "images")
+    for name in ("a", "b"):
+        save(root / "masks" / f"{name}.png", np.ones((40, 60), np.uint8))
+    text(
+        root / "labels" / "det_train.json", json.dumps([{"name": "a.jpg", "labels": [{"category": "x", "box2d": {}}]}])
+    )
+    text(root / "classes.txt", "sky\nsea\n")
+    convert_data.main(["--data", str(root), "--to", "coco", "--output", str(tmp_path / "new")])
+    assert "train: 2 images" in capsys.readouterr().out
 
 
 def test_every_format_has_a_file():
