@@ -74,7 +74,7 @@ def test_malformed_results_and_points_have_no_traceback(root: Path):
     assert read(root).labels(0, (4, 6)).sum() == 0
     tasks[1]["annotations"][1]["result"][0]["value"] |= {"points": 5}
     path.write_text(json.dumps(tasks))
-    with pytest.raises(UserError, match="task 2: the outline .* is malformed; export it again"):
+    with pytest.raises(UserError, match=r"task 2: the outline .* is malformed; export it again"):
         read(root)
 
 

@@ -136,12 +136,12 @@ def _results(task: Record, note: Callable[[str], None]) -> list[Record] | None:
     if given is None:  # JSON-MIN: the values are entries of the task
         lists = [value for value in task.values() if isinstance(value, list) and all(map(_is_minimal, value))]
         return [{"value": value, **_sides_of(value)} for part in lists for value in part] if lists else None
-    chosen, *further = usable_annotations(given) or [None]
-    if chosen is None:
+    usable = usable_annotations(given)
+    if not usable:
         return None
-    for _ in further:
+    for _ in usable[1:]:
         note(FURTHER)
-    results = chosen.get("result")
+    results = usable[0].get("result")
     results = results if isinstance(results, list) else []
     return [result for result in results if isinstance(result, dict) and isinstance(result.get("value"), dict)]
 
