@@ -65,20 +65,21 @@ def read_yaml(path: Path, *, name: str = "", fix: str = "") -> Any:
 
     Args:
         name: what messages call the file. By default its path.
-        fix: what messages tell the user to do about a file that cannot be read.
+        fix: what messages tell the user to do about a file that cannot be read. By default to check or to fix it.
 
     Raises:
         UserError: the file cannot be read or is not YAML.
     """
     import yaml
 
-    name, end = name or str(path), fix and f"; {fix}"
+    name = name or str(path)
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror}){end}") from None
+        raise UserError(f"{name}: cannot be read ({error.strerror}); {fix or 'check the path'}") from None
     except Exception as error:  # PyYAML raises many kinds of exceptions, such as an IndexError for `!!int`
-        raise UserError(f"{name}: is not YAML ({' '.join(str(error).split()) or type(error).__name__}){end}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name}: is not YAML ({reason}); {fix or 'fix the file'}") from None
 
 
 def create_output(folder: Path, *, innermost: Path | None = None) -> None:

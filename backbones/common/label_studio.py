@@ -5,6 +5,7 @@ from __future__ import annotations
 from backbones.common.datasets import Record
 
 UNLABELLED = "tasks without an annotation, which are left out"
+ANNOTATED = "annotation_id"  # key of an annotated task in JSON-MIN, also of one without a result
 FURTHER = "further annotations of the same task, which are left out"
 
 

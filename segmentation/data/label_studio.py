@@ -11,7 +11,7 @@ from typing import Any
 
 from backbones.common.datasets import SPLIT_NAMES, existing_split
 from backbones.common.image_finder import ImageFinder, fitting_file
-from backbones.common.label_studio import FURTHER, UNLABELLED, usable_annotations
+from backbones.common.label_studio import ANNOTATED, FURTHER, UNLABELLED, usable_annotations
 from backbones.common.listing import visible
 from backbones.common.spellings import spellings_of
 from backbones.common.turning import ellipse, turned
@@ -117,11 +117,13 @@ def _whole(task: Any) -> Any:
     if not isinstance(task, dict) or "annotations" in task:
         return task
     lists = [value for value in task.values() if isinstance(value, list) and any(map(_is_minimal, value))]
+    if not lists and ANNOTATED not in task:
+        return task
     results = [
         {**value, "value": value, "type": _kind(value)} for part in lists for value in part if _is_minimal(value)
     ]
     texts = {name: value for name, value in task.items() if isinstance(value, str)}
-    return {"id": task.get("id"), "data": texts, "annotations": [{"result": results}]} if lists else task
+    return {"id": task.get("id"), "data": texts, "annotations": [{"result": results}]}
 
 
 def _is_minimal(value: Any) -> bool:

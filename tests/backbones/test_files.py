@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backbones.common.files import create_once, require_creatable
+from backbones.common.files import create_once, read_yaml, require_creatable
 from backbones.errors import UserError
 
 
@@ -43,3 +43,14 @@ def test_a_file_elsewhere_that_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=rf"out/new: cannot be written \({source}: No such file or directory\)"):
         create_once(tmp_path / "out" / "new", is_complete=lambda: False, write=write)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".new.lock"]
+
+
+def test_a_yaml_file_that_cannot_be_read_says_what_to_do(tmp_path: Path):
+    path = tmp_path / "options.yaml"
+    with pytest.raises(UserError, match=r"options.yaml: cannot be read \(No such file or directory\); check the path$"):
+        read_yaml(path)
+    path.write_text("a: [")
+    with pytest.raises(UserError, match=r"options.yaml: is not YAML \(.*\); fix the file$"):
+        read_yaml(path)
+    with pytest.raises(UserError, match=r"; name an experiment$"):
+        read_yaml(path, fix="name an experiment")

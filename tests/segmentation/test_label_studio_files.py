@@ -12,6 +12,8 @@ from label_exports import HALF, label_studio, photo, save, task
 
 from backbones.common.label_studio import FURTHER, UNLABELLED
 from backbones.errors import UserError
+from detection.data.annotations import CocoAnnotations
+from detection.data.folders import open_split
 from segmentation.data.folders import split_names
 from segmentation.data.label_studio import AGAIN, read_label_studio
 from segmentation.data.painted import PaintedLabels
@@ -50,6 +52,11 @@ def test_tasks_without_an_annotation_are_left_out_and_counted(root: Path):
     path.write_text(json.dumps([minimal, {"id": 2, "image": "/data/d.jpg"}]))
     source = read(root)
     assert len(source) == 1 and source.notes == {UNLABELLED: 1} and np.array_equal(source.labels(0, (4, 6)), HALF)
+    empty = {"id": 2, "image": "/data/d.jpg", "annotation_id": 3}
+    path.write_text(json.dumps([{**minimal, "annotation_id": 1}, empty]))
+    source = read(root)
+    assert len(source) == 2 and source.notes == {} and not source.labels(1, (4, 6)).any()
+    assert CocoAnnotations.of(open_split(root, "train")).empty().tolist() == [False, True]
 
 
 def test_of_several_annotations_the_one_that_is_marked_as_ground_truth_counts(root: Path):

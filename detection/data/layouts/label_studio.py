@@ -12,7 +12,7 @@ from backbones.common.brush import decode_brush
 from backbones.common.brush_files import BrushExport
 from backbones.common.datasets import IMAGE_SUFFIXES, Record
 from backbones.common.image_finder import ImageFinder
-from backbones.common.label_studio import FURTHER, UNLABELLED, usable_annotations
+from backbones.common.label_studio import ANNOTATED, FURTHER, UNLABELLED, usable_annotations
 from backbones.common.outlines import box_of_mask, run_lengths
 from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
@@ -135,7 +135,11 @@ def _results(task: Record, note: Callable[[str], None]) -> list[Record] | None:
     given = task.get("annotations", task.get("completions"))
     if given is None:  # JSON-MIN: the values are entries of the task
         lists = [value for value in task.values() if isinstance(value, list) and all(map(_is_minimal, value))]
-        return [{"value": value, **_sides_of(value)} for part in lists for value in part] if lists else None
+        return (
+            [{"value": value, **_sides_of(value)} for part in lists for value in part]
+            if lists or ANNOTATED in task
+            else None
+        )
     usable = usable_annotations(given)
     if not usable:
         return None

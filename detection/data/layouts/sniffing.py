@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from backbones.common.label_studio import ANNOTATED
+
 JsonKind = Literal["coco", "createml", "label-studio", "labelme", "via"]
 
 VIA_3 = {"project", "config", "attribute", "file"}  # first keys of a project of VIA 3
@@ -21,7 +23,7 @@ def json_kind(path: Path) -> JsonKind | None:
     if text.startswith("["):
         if inner >= {"image", "annotations"} and not inner & {"data", "id"}:
             return "createml"
-        marks = {"annotations", "completions", "predictions", "rectanglelabels", "label"}
+        marks = {"annotations", "completions", "predictions", "rectanglelabels", "label", ANNOTATED}
         return "label-studio" if inner & marks and inner & {"data", "image", "annotations", "id"} else None
     if not text.startswith("{"):
         return None
