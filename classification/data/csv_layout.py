@@ -50,9 +50,11 @@ def read(root: Path, tables: Sequence[Path], split: str, options: Reading) -> Cl
     path = _file_of_split(_only_table(root, tables), split)
     table = Table.read(path, options)
     rows = list(table.rows())
-    if not _is_of_one_split(path, root):
-        rows = _of_the_split(table, rows, split)
-    return _listing(root, table, rows, split)
+    if _is_of_one_split(path, root):
+        return _listing(root, table, rows, split)
+    unsplit = 0 if table.split_column is None else sum(not row.split for row in rows)
+    notes = [f"lines without a split, which are left out: {unsplit}"] if unsplit else []
+    return _listing(root, table, _of_the_split(table, rows, split), split, notes)
 
 
 def _only_table(root: Path, tables: Sequence[Path]) -> Path:
@@ -67,7 +69,9 @@ def _only_table(root: Path, tables: Sequence[Path]) -> Path:
     return (of_splits or tables)[0]
 
 
-def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> ClassListing:
+def _listing(
+    root: Path, table: Table, rows: Sequence[Row], split: str, further_notes: Sequence[str] = ()
+) -> ClassListing:
     index = ImageIndex(root, prefer=(split, *SPLIT_NAMES.get(split, ())))
     found: dict[str, Row] = {}
     absent: list[Row] = []
@@ -88,7 +92,7 @@ def _listing(root: Path, table: Table, rows: Sequence[Row], split: str) -> Class
             f"{shortened(absent[0].image)} (line {absent[0].line}); add the images, or pass --on-bad-image skip"
         )
     pairs = [(file, row.labels if table.multi_label else row.labels[0]) for file, row in found.items()]
-    notes = [f"{repeated} repeated lines"] if repeated else []
+    notes = [*further_notes, *([f"{repeated} repeated lines"] if repeated else [])]
     notes += [f"WARNING: missing images: {len(absent)}"] if absent else []
     notes += [_describe_renamed(index)] if index.renamed else []
     notes += [f"names that differ from their files in capitals only: {index.respelled}"] if index.respelled else []
@@ -167,7 +171,7 @@ def _of_the_split(table: Table, rows: Sequence[Row], split: str) -> list[Row]:
             "--val-fraction, name the column with --split-column, or write train.csv and val.csv"
         )
     groups: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in filter(lambda row: row.split, rows):
         groups.setdefault(row.split.lower(), []).append(row)
     name = existing_split(split.lower(), groups.__contains__)
     if name not in groups:

@@ -32,11 +32,14 @@ def table_of(text: str, path: Path, separator: str) -> list[Line]:
         UserError: a line is no JSON object, or lacks a key of the first line.
     """
     entries = [(number, _entry(line, path, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    header = tuple(entries[0][1]) if entries else ()
     for number, entry in entries:
-        if lacking := [name for name in header if name not in entry]:
+        if lacking := [name for name in entries[0][1] if name not in entry]:
             raise UserError(f"{path}: line {number} has no {lacking[0]!r}, which the first line has; fix the line")
-    cells = [(number, tuple(_cell(entry[name], separator) for name in header)) for number, entry in entries]
+        if doubtful := [name for name, value in entry.items() if _holds(value, separator)]:
+            text = f"{path}: line {number}: {doubtful[0]!r} has a value with {separator!r}, which separates classes; "
+            raise UserError(f"{text}pass another --label-separator")
+    header = tuple(dict.fromkeys(name for _, entry in entries for name in entry))
+    cells = [(number, tuple(_cell(entry.get(name), separator) for name in header)) for number, entry in entries]
     return [(0, header), *cells] if header else []
 
 
@@ -48,6 +51,11 @@ def _entry(line: str, path: Path, number: int) -> dict[str, object]:
     if not isinstance(entry, dict):
         raise UserError(f"{path}: line {number} is not a JSON object; write the file again")
     return entry
+
+
+def _holds(value: object, separator: str) -> bool:
+    """Return whether a text in a list holds the text that will separate the values of the list."""
+    return isinstance(value, list) and any(separator in str(part) for part in value)
 
 
 def _cell(value: object, separator: str) -> str:

@@ -60,8 +60,25 @@ def test_captions_and_boxes_are_no_classes(tmp_path: Path, keys: dict[str, Any])
         ({"file_name": "b.png"}, "line 2 has no 'label', which the first line has; fix the line"),
         ('{"file_name": ', "line 2 is not a JSON object"),
         ("[" * 5000, "line 2 is not a JSON object"),
+        (
+            {"file_name": "b.png", "label": ["cat;dog"]},
+            "line 2: 'label' has a value with ';', which separates classes; pass another --label-separator",
+        ),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, line: Any, error: str):
     with pytest.raises(UserError, match=rf"metadata\.jsonl: {error}"):
         read_split(write(tmp_path, {"file_name": "a.png", "label": "cat"}, line), "train")
+
+
+def test_a_split_that_only_some_lines_name_counts(tmp_path: Path):
+    root = write(
+        tmp_path, {"file_name": "a.png", "label": "cat"}, {"file_name": "b.png", "label": "dog", "split": "val"}
+    )
+    assert classes(read_split(root, "val")) == {"b.png": "dog"}
+    with pytest.raises(UserError, match=r"the column split has no split train \(it has val\)"):
+        read_split(root, "train")
+    lines = [
+        {"file_name": f"{name}.png", "label": "cat", "split": split} for name, split in (("a", "train"), ("b", ""))
+    ]
+    assert read_split(write(tmp_path, *lines), "train").notes == ("lines without a split, which are left out: 1",)

@@ -131,6 +131,11 @@ def test_decimal_commas_are_read_between_semicolons(tmp_path: Path):
         read(root)
 
 
+def test_blank_lines_before_the_header_are_skipped(tmp_path: Path):
+    data = read(written(tmp_path, "", "filename;xmin;ymin;xmax;ymax;class", "", "a.jpg;10,0;5;30,5;35;dog"))
+    assert data.boxes.tolist() == [[10, 5, 30.5, 35]]
+
+
 def test_a_malformed_box_is_named(tmp_path: Path):
     root = written(tmp_path, "image_id,bbox", 'a,"[10, 5, 30]"')
     with pytest.raises(UserError, match=r"train.csv: line 2: its box .* is not four numbers"):
@@ -174,8 +179,10 @@ def test_images_of_another_split_have_a_row(tmp_path: Path):
     assert open_split(tmp_path, "train").notes == {UNLISTED: 1}
 
 
-def test_rows_without_a_split_are_counted(tmp_path: Path):
-    rows = ["filename,split,xmin,ymin,xmax,ymax,class", "a.jpg,,1,2,3,4,dog", "b.png,val,1,2,3,4,dog"]
+def test_rows_without_a_split_are_left_out_and_counted(tmp_path: Path):
+    rows = ["filename,split,xmin,ymin,xmax,ymax,class", "a.jpg,,1,2,3,4,dog", "b.png,train,1,2,3,4,dog"]
     root = written(tmp_path, *rows, name="boxes.csv")
-    assert len(read(root)) == 1 and read(root).notes[NO_SPLIT] == 1
-    assert NO_SPLIT not in open_split(root, "val").notes
+    assert splits_of(root) == ["train"] and len(read(root)) == 2 and NO_SPLIT not in read(root).notes
+    written(root, *rows, "b.png,val,1,2,3,4,dog", name="boxes.csv")
+    assert [len(CocoAnnotations.of(open_split(root, split))) for split in splits_of(root)] == [1, 1]
+    assert read(root).notes[NO_SPLIT] == 1

@@ -20,11 +20,11 @@ def has_columns(path: Path, names: Iterable[str]) -> bool:
 
 
 def first_cells(path: Path, line: int = 0) -> list[str]:
-    """Return the cells of the first line of a CSV file, or of a later one; [] if there is no such line.
+    """Return the cells of a line of a CSV file, from 0 and without blank lines; [] if there is no such line.
 
     Only the beginning of the file is read.
     """
-    lines = head_of(path).lstrip("\ufeff").splitlines()
+    lines = _first_lines(path)
     try:
         return [cell.strip() for cell in next(csv.reader([lines[line]], delimiter=delimiter_of(lines[0])), [])]
     except (csv.Error, IndexError):
@@ -41,8 +41,13 @@ def delimiter_of(line: str) -> str:
 
 def may_have_decimal_commas(path: Path) -> bool:
     """Return whether the cells of a CSV file are separated by semicolons, so that numbers may have decimal commas."""
-    lines = head_of(path).splitlines()
+    lines = _first_lines(path)
     return bool(lines) and delimiter_of(lines[0]) == ";"
+
+
+def _first_lines(path: Path) -> list[str]:
+    """Return the first lines of a CSV file that are not blank."""
+    return [line for line in head_of(path).lstrip("\ufeff").splitlines() if line.strip()]
 
 
 def read_rows(path: Path, names: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:

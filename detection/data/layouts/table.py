@@ -34,7 +34,7 @@ from detection.data.truth import Truth
 CLASSES = ("classes.csv", "_classes.csv")  # lists of the classes of keras-retinanet, and as Roboflow calls them
 OTHER_SPLITS = ("trainval", "unassigned")
 ONE_CLASS = "rows without a column of classes, read as class object"
-NO_SPLIT = f"rows without a split, read as split {UNSPLIT}"
+NO_SPLIT = "rows without a split, which are left out"
 COMMAS = "lines whose numbers have decimal commas"
 FRACTIONS = "boxes given as fractions of the sides of their image"
 Row = tuple[int, dict[str, str]]  # number of the line, and cells by the names of the columns
@@ -75,7 +75,7 @@ class TableLayout(FileLayout):
         if path is None or not _columns(path).split:
             return Counter()
         table = _Table.of(path)
-        found = Counter(table.split_of(row) for _, row in table.rows)
+        found = Counter(split for _, row in table.rows if (split := table.split_of(row)))
         return found if len(found) > 1 and found.keys() <= {*SPLIT_WORDS, *OTHER_SPLITS} else Counter()
 
 
@@ -118,7 +118,7 @@ class _Table:
 
     def split_of(self, row: dict[str, str]) -> str:
         cell = row[self.columns.split] if self.columns.split else ""
-        return cell.strip().lower() or UNSPLIT
+        return cell.strip().lower()
 
     def classes(self) -> set[str]:
         """Return the class names of the rows that have a box."""
@@ -181,7 +181,7 @@ def _note(records: Collector, table: _Table, split: str | None) -> None:
     """Count lines that are read in another way than they are written, and columns that are not read."""
     if table.commas:
         records.truth.notes[COMMAS] += table.commas
-    if split == UNSPLIT and (blank := sum(not row[table.columns.split].strip() for _, row in table.rows)):
+    if split is not None and (blank := sum(not table.split_of(row) for _, row in table.rows)):
         records.truth.notes[NO_SPLIT] += blank
     unread = [*table.columns.unread, *([table.columns.split] if table.columns.split and split is None else [])]
     if unread:
