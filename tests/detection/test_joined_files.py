@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 from tool_exports import EXPORTS
 
+from backbones.common.label_studio import UNLABELLED
 from backbones.errors import UserError
 from detection.data.annotations import CocoAnnotations
 from detection.data.folders import open_split, splits_of
 from detection.data.layouts.base import LAYOUTS, Reading
-from detection.data.layouts.joined import EMPTY, SAME
+from detection.data.layouts.joined import EMPTY, NO_IMAGE, SAME
 from tools import check_data
 
 SECOND = {
@@ -55,6 +57,18 @@ def test_an_image_with_different_objects_in_two_files_is_refused(export: tuple[P
         open_split(root, "train")
     problems = check_data.check(check_data.CheckOptions(data=str(root))).problems
     assert any("other objects in" in problem.text for problem in problems)
+
+
+def test_a_file_whose_tasks_nobody_annotated_is_left_out_and_counted(tmp_path: Path):
+    EXPORTS["label-studio-projects"][1](tmp_path)
+    tasks = json.dumps([{"id": 9, "data": {"image": "a.jpg"}, "annotations": []}])
+    (tmp_path / "project-3.json").write_text(tasks)
+    truth = open_split(tmp_path, "train")
+    assert len(truth.data["images"]) == 2 and truth.notes[NO_IMAGE] == truth.notes[UNLABELLED] == 1
+    for path in tmp_path.glob("*.json"):
+        path.write_text(tasks)
+    with pytest.raises(UserError, match=r"no image that can be read \(tasks without an annotation, .*: 1\); check the"):
+        open_split(tmp_path, "train")
 
 
 def test_files_in_the_folder_of_a_split_are_one_split(tmp_path: Path):

@@ -13,13 +13,26 @@ from backbones.common.image_finder import ImageFinder
 from backbones.common.images import image_size
 from backbones.common.spellings import note_of, spellings_of
 from backbones.common.values import LONGEST_SIDE, is_text
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from detection.data.layouts.base import Reading
 from detection.data.truth import Truth, unknown_size
 
 FURTHEST = 2**31  # pixels; limit of coordinates
 NO_NAME = "objects without a class, which are left out"
 NO_AREA = "points, lines and other shapes without a box, which are left out"
+
+
+class NoImageError(UserError):
+    """No image of an annotation file can be read.
+
+    Attributes:
+        notes: number of cases in which something was left out, by description.
+    """
+
+    def __init__(self, path: Path, notes: Counter[str]) -> None:
+        why = f" ({first_names([f'{what}: {count}' for what, count in notes.items()])})" if notes else ""
+        super().__init__(f"{path}: names no image that can be read{why}; check the file and the image folder")
+        self.notes = notes
 
 
 class Collector:
@@ -129,10 +142,11 @@ class Collector:
                 capitals only are united.
 
         Raises:
-            UserError: there are no images, or no classes.
+            NoImageError: there are no images.
+            UserError: there are no classes.
         """
         if not self.truth.data["images"]:
-            raise UserError(f"{self.truth.path}: names no image that can be read; check the file and the image folder")
+            raise NoImageError(self.truth.path, self.truth.notes)
         used = [names for names in splits if names]
         classes = None if classes is None else list(classes)
         spellings = spellings_of(used or [{*self._names}], () if used or classes is None else classes)

@@ -12,7 +12,7 @@ from backbones.common.listing import files_of
 from backbones.errors import UserError, first_names
 from detection.data.layouts.base import Reading
 from detection.data.layouts.images import SPLIT_WORDS, UNSPLIT, folders_of_splits, image_folder
-from detection.data.layouts.joined import join_files
+from detection.data.layouts.joined import read_and_join
 from detection.data.layouts.places import Place, PlacedLayout
 from detection.data.truth import Truth
 
@@ -81,11 +81,11 @@ class FileLayout(PlacedLayout):
     def read_place(self, root: Path, split: str, places: Mapping[str, Place], how: Reading) -> Truth:
         path, images = places[split]
         files = [file for place, _ in places.values() for file in self.files_at(place)]
-        truths = [
-            self.read_file(own, images, how, others=[file for file in files if file != own])
-            for own in self.files_at(path)
-        ]
-        return join_files(truths, how)
+
+        def read(own: Path) -> Truth:
+            return self.read_file(own, images, how, others=[file for file in files if file != own])
+
+        return read_and_join(self.files_at(path), read, how)
 
     def files_at(self, path: Path) -> list[Path]:
         """Return the annotation files of a place: `path`, or the files in it."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
+from detection.data.layouts.collector import NoImageError
 from detection.data.truth import Truth
 
 SAME = "images that several annotation files hold with the same objects, read once"
+NO_IMAGE = "annotation files without an image that can be read, which are left out"
 EMPTY = "images that another annotation file holds with objects, which is read instead"
 
 
@@ -45,6 +48,30 @@ class _Part:
 
 
 Owner = tuple[_Part, Record]  # a file, and its record of an image
+
+
+def read_and_join(files: Iterable[Path], read: Callable[[Path], Truth], how: Reading) -> Truth:
+    """Read files and join them; see `join_files`. Files without an image are left out and counted, unless all are.
+
+    Args:
+        read: reads one of the files.
+
+    Raises:
+        UserError: no file has an image, or an error of `read` or `how.on_problem`.
+    """
+    truths: list[Truth] = []
+    without: list[NoImageError] = []
+    for file in files:
+        try:
+            truths.append(read(file))
+        except NoImageError as error:
+            without.append(error)
+    if not truths:
+        raise without[0]
+    joined = join_files(truths, how)
+    for error in without:
+        joined.notes.update({**error.notes, NO_IMAGE: 1})
+    return joined
 
 
 def join_files(truths: Sequence[Truth], how: Reading) -> Truth:
