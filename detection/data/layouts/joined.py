@@ -69,8 +69,8 @@ def read_and_join(files: Iterable[Path], read: Callable[[Path], Truth], how: Rea
     if not truths:
         raise without[0]
     joined = join_files(truths, how)
-    for error in without:
-        joined.notes.update({**error.notes, NO_IMAGE: 1})
+    for each in without:
+        joined.notes.update({**each.notes, NO_IMAGE: 1})
     return joined
 
 
