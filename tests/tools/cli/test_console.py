@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import backbones
 from backbones.errors import UserError
 from tools import train_det
 from tools.cli import console, packaged
+from tools.cli.examples import examples_of
 from tools.cli.parsing import options_of_command
 from tools.tasks.options import TrainDetectorOptions
 
@@ -28,6 +30,12 @@ from tools.tasks.options import TrainDetectorOptions
 def test_every_script_is_a_sub_command():
     scripts = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__"}
     assert sorted(console.SUBCOMMANDS.values()) == sorted(scripts)
+
+
+@pytest.mark.parametrize("script", console.SUBCOMMANDS.values())
+def test_every_command_has_examples(script: str):
+    docstring = ast.get_docstring(ast.parse((ROOT / "tools" / f"{script}.py").read_text()), clean=False) or ""
+    assert examples_of(docstring.partition("\n\n")[2])
 
 
 def test_the_help_lists_the_commands_with_their_first_lines(capsys: pytest.CaptureFixture):
