@@ -1,8 +1,10 @@
 """Score a COCO results file against COCO annotations.
 
-python tools/eval_coco.py --annotations instances_val2017.json --detections detections.json
-python tools/eval_coco.py --annotations GT.json --detections DT.json --evaluator pycocotools --output results.json
-python tools/eval_coco.py --annotations GT.json --detections masks.json --iou segm
+    python tools/eval_coco.py --annotations instances_val2017.json --detections detections.json
+    python tools/eval_coco.py --annotations GT.json --detections DT.json --evaluator pycocotools --output results.json
+    python tools/eval_coco.py --annotations GT.json --detections masks.json --iou segm
+
+The results may come from any detector: COCO's format of results is all that counts.
 """
 
 from __future__ import annotations
