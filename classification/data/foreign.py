@@ -7,6 +7,7 @@ from pathlib import Path
 from backbones.common.datasets import IMAGE_SUFFIXES, existing_split, instances_files
 from backbones.common.listing import visible, walk
 from backbones.errors import UserError
+from classification.data.json_lines import FILE, names_boxes
 
 ROBOFLOW_COCO = "_annotations.coco.json"
 
@@ -41,6 +42,10 @@ def describe_foreign(folder: Path) -> tuple[str, str] | None:
         return _beside_images(folder, "labels")
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return "images and label maps (images, masks)", "train_seg.py"
+    if (folder / "ann").is_dir() and (folder / "img").is_dir():
+        return "boxes in Supervisely's layout (ann, img)", "train_det.py"
+    if names_boxes(folder / FILE):
+        return f"boxes in Hugging Face's {FILE}", "train_det.py"
     if _has_both(folder, ".xml"):
         return "images with boxes in XML files beside them", "train_det.py"
     return None

@@ -9,17 +9,29 @@ from pathlib import Path
 from backbones.errors import UserError
 
 FILE = "metadata.jsonl"
+BOXES = "objects"  # key of the boxes of an image
 Line = tuple[int, tuple[str, ...]]  # number of the line, and its cells
 
 
 def names_label(path: Path, names: Collection[str]) -> bool:
     """Return whether the first line of a file has a key of a list, such as "label", and no boxes."""
+    keys = _first_keys(path)
+    return BOXES not in keys and bool({*names} & {key.lower() for key in keys})
+
+
+def names_boxes(path: Path) -> bool:
+    """Return whether the first line of a file has boxes."""
+    return BOXES in _first_keys(path)
+
+
+def _first_keys(path: Path) -> set[str]:
+    """Return the keys of the first line of a file; none if it is no file of JSON lines."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             entry = json.loads(next(file, ""))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(entry, dict) and "objects" not in entry and bool({*names} & {key.lower() for key in entry})
+        return set()
+    return {*entry} if isinstance(entry, dict) else set()
 
 
 def table_of(text: str, path: Path, separator: str) -> list[Line]:

@@ -48,10 +48,23 @@ def test_a_list_holds_several_classes(tmp_path: Path):
     assert listing.multi_label and listing.names == ("cat", "dog") and listing.numbers.tolist() == [[1, 1], [0, 0]]
 
 
-@pytest.mark.parametrize("keys", [{"text": "a cat"}, {"label": "cat", "objects": {"bbox": [], "category": []}}])
-def test_captions_and_boxes_are_no_classes(tmp_path: Path, keys: dict[str, Any]):
+def test_captions_are_no_classes(tmp_path: Path):
     with pytest.raises(UserError, match=r"has no class folders|has no folder train"):
-        read_split(write(tmp_path, {"file_name": "a.png", **keys}), "train")
+        read_split(write(tmp_path, {"file_name": "a.png", "text": "a cat"}), "train")
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_boxes_are_no_classes(tmp_path: Path, folder: str):
+    write(tmp_path / folder, {"file_name": "a.png", "label": "cat", "objects": {"bbox": [], "category": []}})
+    with pytest.raises(UserError, match=r"holds boxes in Hugging Face's metadata.jsonl, .*with tools/train_det.py"):
+        read_split(tmp_path, "train")
+
+
+def test_a_project_of_supervisely_has_no_classes(tmp_path: Path):
+    for part in ("ann", "img"):
+        write(tmp_path / "train" / part, {})
+    with pytest.raises(UserError, match=r"holds boxes in Supervisely's layout \(ann, img\), .*with tools/train_det.py"):
+        read_split(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
