@@ -68,11 +68,12 @@ def test_malformed_lines_are_named(tmp_path: Path, line: Any, error: str):
         read(written(tmp_path, line))
 
 
-def test_a_number_that_the_card_does_not_name_is_refused(tmp_path: Path):
+@pytest.mark.parametrize("label", ["2", '"bird"'])
+def test_a_class_that_the_card_does_not_name_is_refused(label: str, tmp_path: Path):
     EXPORTS["hugging-face"][1](tmp_path)
     path = tmp_path / "data" / "train" / "metadata.jsonl"
-    path.write_text(path.read_text().replace("[1, 0]", "[1, 2]"))
-    with pytest.raises(UserError, match=r"object 2: its class 2 is not one of the 2 in README.md"):
+    path.write_text(path.read_text().replace("[1, 0]", f"[1, {label}]"))
+    with pytest.raises(UserError, match=r"object 2: its class (2|bird) is not one of the 2 in README.md"):
         open_split(tmp_path, "train")
 
 

@@ -65,15 +65,13 @@ class HuggingFaceLayout(FileLayout):
 def _add_objects(objects: object, titles: Sequence[str], records: Collector) -> None:
     """Add the objects of an image: a list of boxes and one of classes, or a list of both for each object."""
     for ordinal, (box, label) in enumerate(_pairs(objects), 1):
-        title = label
-        if type(label) is int and titles:
-            if not 0 <= label < len(titles):
-                records.refuse(
-                    ordinal, f"its class {label} is not one of the {len(titles)} in {CARD}; fix one of the two"
-                )
-                continue
-            title = titles[label]
-        elif type(label) is int:
+        title = titles[label] if type(label) is int and 0 <= label < len(titles) else label
+        is_other = isinstance(title, str) and title.strip().casefold() not in {"", *map(str.casefold, titles)}
+        if titles and (is_other or type(title) is int):
+            text = f"its class {str(title)[:40]} is not one of the {len(titles)} in {CARD}; fix one of the two"
+            records.refuse(ordinal, text)
+            continue
+        if type(title) is int:
             records.note(NUMBERED)
         records.add_object(title, box if isinstance(box, list) else [box], ordinal)
 
