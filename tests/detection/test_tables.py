@@ -186,3 +186,13 @@ def test_rows_without_a_split_are_left_out_and_counted(tmp_path: Path):
     written(root, *rows, "b.png,val,1,2,3,4,dog", name="boxes.csv")
     assert [len(CocoAnnotations.of(open_split(root, split))) for split in splits_of(root)] == [1, 1]
     assert read(root).notes[NO_SPLIT] == 1
+
+
+def test_images_of_another_split_of_open_images_have_a_row(tmp_path: Path):
+    header = "ImageID,LabelName,XMin,XMax,YMin,YMax"
+    for split, image in (("train", "a"), ("validation", "b")):
+        text(tmp_path / f"{split}-annotations-bbox.csv", f"{header}\n{image},/m/1,0.1,0.5,0.1,0.5\n")
+    pictures(tmp_path / "images")
+    assert open_split(tmp_path, "train").notes == {}
+    text(tmp_path / "validation-annotations-bbox.csv", f"{header}\na,/m/1,0.1,0.5,0.1,0.5\n")
+    assert open_split(tmp_path, "train").notes == {UNLISTED: 1}
