@@ -138,7 +138,8 @@ def predict_all(
     images = number_images(stream(inputs, task.read, workers=workers), inputs, on_problem=report)
     with (
         PictureWriter(folder / "pictures", enabled=settings.draw) as pictures,
-        tqdm(total=count_images(inputs), unit="img", dynamic_ncols=True, delay=SHORT) as bar,
+        # A message that is printed while a bar still waits for its delay would end without a new line.
+        tqdm(total=count_images(inputs), unit="img", dynamic_ncols=True, delay=0.0 if print_problems else SHORT) as bar,
         as_keyboard_interrupt(signal.SIGTERM),
     ):
         try:
