@@ -96,22 +96,24 @@ def run_epochs(
     **pace: int,
 ) -> tuple[dict, list[str]]:
     saved = [] if saved is None else saved
+    folder.mkdir(exist_ok=True)
     trackers = open_trackers(["tensorboard"])
     trackers.start(RunStart(folder, {}, training.step))
-    log = RunLog(folder, trackers, step=training.step)
     measure = DataLoader(Pairs(), batch_size=3)
-    results = fit(
-        training,
-        loader,
-        pace=Pace(epochs, **pace),
-        batches=loader.batch_sampler,
-        log=log,
-        evaluate=lambda: evaluate(training.evaluated, measure, Errors(), precision=training.precision),
-        save=saved.append,
-        metric="count",
-        clip_norm=clip_norm,
-    )
-    trackers.end(RunEnd("stopped", training.step, {}))
+    try:
+        results = fit(
+            training,
+            loader,
+            pace=Pace(epochs, **pace),
+            batches=loader.batch_sampler,
+            log=RunLog(folder, trackers, step=training.step),
+            evaluate=lambda: evaluate(training.evaluated, measure, Errors(), precision=training.precision),
+            save=saved.append,
+            metric="count",
+            clip_norm=clip_norm,
+        )
+    finally:
+        trackers.end(RunEnd("stopped", training.step, {}))
     return results, saved
 
 
