@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from backbones.common.datasets import SPLIT_NAMES, existing_split, leads_out
+from backbones.common.json_lines import FILE
 from backbones.common.listing import visible
 from backbones.common.values import is_file_name
 from backbones.errors import UserError, first_names, shortened
 from classification.data.csv_table import LABEL_NAMES, Row, Table
 from classification.data.image_index import ImageIndex
-from classification.data.json_lines import FILE, names_label
+from classification.data.json_lines import names_label
 from classification.data.listing import ALL, ClassListing, NoSplitError
 from classification.data.reading import Reading
 

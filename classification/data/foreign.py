@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from backbones.common.datasets import IMAGE_SUFFIXES, existing_split, instances_files
+from backbones.common.json_lines import FILE
 from backbones.common.listing import visible, walk
 from backbones.errors import UserError
-from classification.data.json_lines import FILE, names_boxes
+from classification.data.json_lines import names_boxes
 
 ROBOFLOW_COCO = "_annotations.coco.json"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from backbones.common.datasets import Record
+from backbones.common.json_lines import numbered_objects, parse_object
 from backbones.errors import UserError
 
-FILE = "metadata.jsonl"
 BOXES = "objects"  # key of the boxes of an image
 Line = tuple[int, tuple[str, ...]]  # number of the line, and its cells
 
@@ -28,10 +28,9 @@ def _first_keys(path: Path) -> set[str]:
     """Return the keys of the first line of a file; none if it is no file of JSON lines."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            entry = json.loads(next(file, ""))
-    except (OSError, ValueError, RecursionError):
+            return {*(parse_object(next(file, "")) or ())}
+    except (OSError, ValueError):
         return set()
-    return {*entry} if isinstance(entry, dict) else set()
 
 
 def table_of(text: str, path: Path, separator: str) -> list[Line]:
@@ -43,7 +42,7 @@ def table_of(text: str, path: Path, separator: str) -> list[Line]:
     Raises:
         UserError: a line is no JSON object, or lacks a key of the first line.
     """
-    entries = [(number, _entry(line, path, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    entries = [(number, _required(entry, path, number)) for number, entry in numbered_objects(text)]
     for number, entry in entries:
         if lacking := [name for name in entries[0][1] if name not in entry]:
             raise UserError(f"{path}: line {number} has no {lacking[0]!r}, which the first line has; fix the line")
@@ -55,12 +54,8 @@ def table_of(text: str, path: Path, separator: str) -> list[Line]:
     return [(0, header), *cells] if header else []
 
 
-def _entry(line: str, path: Path, number: int) -> dict[str, object]:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        entry = None
-    if not isinstance(entry, dict):
+def _required(entry: Record | None, path: Path, number: int) -> Record:
+    if entry is None:
         raise UserError(f"{path}: line {number} is not a JSON object; write the file again")
     return entry
 

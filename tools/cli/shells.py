@@ -31,7 +31,7 @@ def completion_script(shell: str, nested: Mapping[str, Sequence[str]], registere
 
 
 class Values(NamedTuple):
-    """What the values of options are completed with.
+    """The files and names that complete the values of options.
 
     Attributes:
         files: shtab's mark of a value that is completed as a file.

@@ -5,13 +5,13 @@ Source: https://huggingface.co/docs/datasets/image_dataset
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
+from backbones.common.json_lines import FILE, numbered_objects
 from backbones.errors import UserError, first_names
 from detection.data.layouts.base import LAYOUTS, Reading
 from detection.data.layouts.collector import Collector
@@ -21,7 +21,6 @@ from detection.data.layouts.sniffing import head_of
 from detection.data.layouts.yolo_yaml import parse_yaml_mapping
 from detection.data.truth import Truth, read_text
 
-FILE = "metadata.jsonl"
 CARD = "README.md"  # the data set's card, whose first lines may name the classes
 BOXES = ("bbox", "bboxes", "boxes")
 CLASSES = ("category", "categories", "label", "labels", "category_id", "class", "classes")
@@ -118,21 +117,12 @@ def _image(entry: Record) -> object:
 
 def _entries(path: Path, how: Reading) -> Iterator[tuple[int, Record]]:
     """Yield the number of each line that is not blank, from 1, and its content."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        entry = _parsed(line) if line.strip() else None
-        if isinstance(entry, dict):
+    for number, entry in numbered_objects(read_text(path)):
+        if entry is not None:
             yield number, entry
-        elif line.strip():
+        else:
             text = f"{path}: line {number}: is not a JSON object; write the file again"
             how.on_problem("malformed annotation", str(path), UserError(text))
-
-
-def _parsed(line: str) -> object:
-    """Return the value of a line of JSON; None if it is malformed."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _titles(path: Path) -> list[str]:

@@ -64,7 +64,7 @@ class CopyGroups:
 
 @dataclass
 class ShownOptions:
-    """What to show."""
+    """Options of a command that shows something."""
 
     pattern: str = field(default="*", metadata=POSITIONAL)
 
