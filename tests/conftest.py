@@ -466,6 +466,13 @@ def _end_with_the_first_to_fail(processes: list[ForkServerProcess], patience: fl
         failed = failed or any(process.exitcode for process in processes)
 
 
+def require_openvino() -> Any:
+    """Return OpenVINO's module, or skip the test: OpenVINO cannot resize images without AVX2."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41":
+        pytest.skip("OpenVINO may not use AVX2")
+    return pytest.importorskip("openvino")
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """Return width and height of an image file."""
     with Image.open(path) as image:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from backbones.common.bits import WHOLE_BITS, require_bits
 from backbones.common.category_options import EVERY_CATEGORY, CategoryOptions
 from backbones.common.datasets import spread
+from backbones.common.decoded import DecodedImages
 from backbones.common.decoding import channels_of
 from backbones.common.listing import describe_passed_over
 from backbones.common.loading import loader
@@ -97,6 +98,10 @@ class FolderSource:
         # Read one image of each split: images of other channels are then refused before anything is built.
         first = [self._readable(split, None, indices)[0][0] for split, indices in self._indices.items()]
         self.floating = any(isinstance(image, Tensor) and image.is_floating_point() for image in first)
+
+    def keep_decoded(self, cache: DecodedImages | None) -> None:
+        for folder in self._folders.values():
+            folder.cache = cache
 
     def train_loader(self, batches: Iterable[list], augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         data = self._readable("train", augment, self._indices["train"])

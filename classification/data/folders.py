@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
+from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.decoding import decode, decode_raw
 from backbones.common.images import read_file
 from backbones.common.listing import describe_passed_over, list_files, subfolders, visible
@@ -47,6 +49,7 @@ class ClassFolder(Dataset):
 
     Attributes:
         classes: names by label.
+        cache: keeps decoded images; by default each is decoded every time.
         files: paths `[N]` of all images, as bytes, relative to `root`.
         labels: labels `[N]` of all images, or `[N, classes]` bool in a multi-label data set.
     """
@@ -67,6 +70,7 @@ class ClassFolder(Dataset):
         self.classes = listing.names if classes is None else classes.names
         self.labels = listing.numbers if classes is None else labels_by_name(listing, classes, owner=owner)
         self.indices, self.bits = np.arange(len(self.files)), bits
+        self.cache: DecodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -80,14 +84,17 @@ class ClassFolder(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
         path = self.path(row)
-        shrink = self.transform.shrink_factor if self.transform else None
-        image: np.ndarray | list[np.ndarray] = decode(
-            read_file(path), str(path), self.in_channels, self.bits, shrink=shrink
+        image: np.ndarray | list[np.ndarray] = decoded(
+            self.cache, f"{path}|{self.transform}", partial(self._decode, path)
         )
         if self.transform is not None:
             assert isinstance(image, np.ndarray)
             image = self.transform(image, epoch=epoch, index=row)
         return make_item(image, label=self.labels[row], index=row)
+
+    def _decode(self, path: Path) -> np.ndarray:
+        shrink = self.transform.shrink_factor if self.transform else None
+        return decode(read_file(path), str(path), self.in_channels, self.bits, shrink=shrink)
 
     def with_transform(self, transform: Transform | None, *, in_channels: int, indices: np.ndarray) -> ClassFolder:
         """Return a dataset of the same files with another transform, number of channels and choice of images."""

@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from backbones.common.data_split import DataSplit
+from backbones.common.decoded import DecodedImages
 from backbones.common.decoding import decode
 from backbones.errors import UserError
 from classification.data.items import Collate, collate
@@ -44,6 +45,10 @@ class ShardSource:
         self.chosen, self.choosable = "", self.train_size  # the images of shards cannot be chosen
         self.floating = False  # unknown here; mixing refuses floating images when they come
         self.multi_label = False
+
+    def keep_decoded(self, cache: DecodedImages | None) -> None:
+        if cache is not None:
+            raise UserError("--cache: does not work with tar shards, which are read in order; leave it out")
 
     def train_loader(self, batches: ShardBatches, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         stream = ShardStream(

@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.common.data_split import DataSplit
+from backbones.common.decoded import DecodedImages
 from classification.data.folders import ClassFolder
 from classification.data.items import Collate, Item, ItemBatch
 from classification.transforms import Augment, Views
@@ -52,6 +53,13 @@ class ImageSource(Protocol):
     split: DataSplit | None
     chosen: str
     choosable: int
+
+    def keep_decoded(self, cache: DecodedImages | None) -> None:
+        """Read the images of loaders that are made from now on through a cache.
+
+        Raises:
+            UserError: there is a cache, and the images are those of tar shards.
+        """
 
     def train_loader(self, batches: Any, augment: Augment, *, workers: int, collate: Collate) -> DataLoader:
         """Return a loader of the training batches that `batches` lists."""

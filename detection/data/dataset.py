@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones.common.bits import WHOLE_BITS, require_bits
+from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.images import read_image
 from backbones.common.shrinking import read_shrunk
 from backbones.errors import BadImageError, UserError
@@ -40,6 +42,9 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             values is refused.
         boxes_only: leave masks out of the targets; only the augmentation uses them.
 
+    Attributes:
+        cache: keeps decoded images; by default each is decoded every time.
+
     Raises:
         UserError: `bits` is None, and the values of 16-bit images all fit 12 bits.
     """
@@ -55,6 +60,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     ) -> None:
         self.annotations, self.augment, self.bits = annotations, augment, bits or WHOLE_BITS
         self.boxes_only = boxes_only
+        self.cache: DecodedImages | None = None
         self.indices = np.arange(len(annotations)) if indices is None else np.asarray(indices, dtype=np.int64)
         require_bits([self.path(index) for index in range(len(self))], bits)
 
@@ -95,7 +101,9 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         size = tuple(data.sizes[row].tolist())
         # Divide a large image and its boxes by a power of two, which changes no bit of the boxes but the exponent.
         factor = self.augment.shrink_factor(size)
-        image = read_shrunk(self.path(index), size=size, factor=factor, bits=self.bits)
+        path = self.path(index)
+        read = partial(read_shrunk, path, size=size, factor=factor, bits=self.bits)
+        image = decoded(self.cache, f"{path}|{factor}", read)
         boxes, labels, crowd = data.of_image(row)
         strips = data.strips_of(row)
         sample = Sample(image, boxes / np.float32(factor), labels, crowd, strips)

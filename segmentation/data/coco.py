@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from backbones.common.datasets import (
@@ -99,16 +100,24 @@ class CocoLabels:
         return read_image(self.file(row), apply_exif=False, size=self.size(row), bits=self.bits)
 
     def labels(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        crowds, claimed = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        # Masks lie in memory column by column, so work on the transposed label map.
+        crowds, claimed = (np.zeros(size[::-1], np.uint8) for _ in range(2))
         for index in range(self._offsets[row], self._offsets[row + 1]):
-            mask, number = self._mask(index, size), self._numbers[index]
+            mask, number = self._mask(index, size).T, self._numbers[index]
+            # Most objects are small: look only at the window around their pixels.
+            x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+            window = slice(y, y + height), slice(x, x + width)
+            mask = mask[window]
             if self._crowd[index]:
-                crowds[mask] = IGNORE
-            else:
-                # A pixel keeps its class if it is free or has the same class; pixels of two classes are ignored.
-                claimed[mask] = np.where((claimed[mask] == 0) | (claimed[mask] == number), number, IGNORE)
+                np.copyto(crowds[window], IGNORE, where=mask)
+                continue
+            # A pixel keeps its class if it is free or has the same class; pixels of two classes are ignored.
+            before = claimed[window]
+            taken = mask & (before != 0) & (before != number)
+            np.copyto(before, number, where=mask)
+            np.copyto(before, IGNORE, where=taken)
         # Objects lie above crowds.
-        return np.where(claimed, claimed, crowds)
+        return np.ascontiguousarray(np.where(claimed, claimed, crowds).T)
 
     def file(self, row: int) -> Path:
         return self.folder / str(self._names[row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypedDict
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.decoding import decode_raw, is_bands
 from backbones.common.images import read_file, read_image
 from backbones.errors import UserError
@@ -75,6 +77,7 @@ class Segmentation(Dataset):
         indices: images to use, in order; all by default.
 
     Attributes:
+        cache: keeps decoded images and label maps; by default each is decoded every time.
         statistics: mean and std of each channel, which normalise floating images; the model normalises bytes itself.
     """
 
@@ -82,6 +85,7 @@ class Segmentation(Dataset):
         self, source: LabelSource, augment: Augment, *, indices: Sequence[int] | np.ndarray | None = None
     ) -> None:
         self.source, self.augment = source, augment
+        self.cache: DecodedImages | None = None
         self.statistics: tuple[Sequence[float], Sequence[float]] | None = None
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
 
@@ -96,8 +100,9 @@ class Segmentation(Dataset):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
-        image = self.source.image(row)
-        labels = self.source.labels(row, (image.shape[0], image.shape[1]))
+        image = decoded(self.cache, f"image|{self.source.file(row)}", partial(self.source.image, row))
+        size = (image.shape[0], image.shape[1])
+        labels = decoded(self.cache, f"labels|{self.source.file(row)}", partial(self.source.labels, row, size))
         image, labels = self.augment(image, labels, epoch=epoch, index=row)
         if self.statistics is not None and image.dtype != np.uint8:
             mean, std = self.statistics

@@ -17,6 +17,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
+from backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from tools import train_cls
 
 CROP, RESIZE = 48, 55
@@ -28,9 +29,6 @@ SIZES = ((90, 60), (60, 120), (100, 100), (80, 120), (150, 200), (75, 50), (61, 
 NETS = ("resnet18", "torchvision/googlenet")
 # predictions.csv rounds to four digits, and our normalisation rounds differently from torchvision's.
 ROUNDED = written(4) + rounding(512 * 9, layers=20)
-# PIL and torchvision's kernel for bytes round differently, so that some pixels differ by 1 of 255. The logits of the
-# random model differ much between images, so that this noise changes probabilities by some hundredths.
-BY_BYTES = 0.03
 Net = tuple[str, nn.Module, Path]
 
 
@@ -98,7 +96,7 @@ def probabilities(model: nn.Module, views: list[Tensor]) -> Tensor:
 
 
 def normalise(image: Tensor) -> Tensor:
-    return F.normalize(image / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return F.normalize(image / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
 def words(data: Path, net: Net, folder: Path, *more: Any) -> list[str]:
@@ -126,11 +124,15 @@ def rows(script, data: Path, net: Net, tmp_path_factory: pytest.TempPathFactory)
 
 
 def require_equal(rows: list[dict], wanted: list[Tensor], within: list[float] | None = None) -> None:
-    """Refuse another class, or a confidence that is further off than rounded; and images that are all of one class."""
-    assert [row["predicted"] for row in rows] == [CLASSES[int(p.argmax())] for p in wanted]
+    """Refuse another class, or a confidence that is further off than rounded; and images that are all of one class.
+
+    If two probabilities may be off by `within` each, the class of either may be predicted when they are twice as close.
+    """
     assert len({row["predicted"] for row in rows}) > 1
-    for row, expected, tolerance in zip(rows, wanted, within or [ROUNDED] * len(rows)):
-        assert float(row["confidence"]) == pytest.approx(float(expected.max()), abs=tolerance)
+    for row, expected, tolerance in zip(rows, wanted, within or [ROUNDED] * len(rows), strict=True):
+        predicted = float(expected[CLASSES.index(row["predicted"])])
+        assert predicted >= float(expected.max()) - 2 * tolerance
+        assert float(row["confidence"]) == pytest.approx(predicted, abs=tolerance)
 
 
 def test_center_crops_are_torchvisions(data: Path, net: Net, rows: list[dict[str, str]]) -> None:
@@ -146,8 +148,14 @@ def test_predictions_are_those_over_an_image_folder(data: Path, net: Net, rows: 
     folder = torchvision.datasets.ImageFolder(str(data / "val"), transform=preset)
     assert [Path(path) for path, _ in folder.samples] == files(data)
     images = [image for image, _ in folder]
-    same = [torch.allclose(image, reference(path), atol=1e-5) for image, path in zip(images, files(data))]
-    require_equal(rows, [probabilities(net[1], [i]) for i in images], [ROUNDED if s else BY_BYTES for s in same])
+    # PIL and torchvision's kernel for bytes round differently: pixels differ by at most 1 of 255, on some CPUs a fifth
+    # of them. How much that changes the probabilities of this random model is measured.
+    byte = 1 / (255 * min(IMAGENET_STD)) + 3 * rounding(1, layers=2)  # normalised values are below 3
+    ours = [reference(path) for path in files(data)]
+    assert all((image - other).abs().max() <= byte for image, other in zip(images, ours, strict=True))
+    wanted, found = ([probabilities(net[1], [image]) for image in each] for each in (images, ours))
+    changes = [float((one - other).abs().max()) for one, other in zip(wanted, found, strict=True)]
+    require_equal(rows, wanted, [ROUNDED + change for change in changes])
 
 
 @pytest.mark.parametrize("net", NETS[:1], indirect=True)

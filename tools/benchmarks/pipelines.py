@@ -1,6 +1,7 @@
 """Training pipelines, which turn JPEG files into tensors: ours, and those of torchvision's reference presets.
 
-The presets are those of `references/{classification,detection,segmentation}/presets.py` with their default backend.
+The presets are those of `references/{classification,detection,segmentation}/presets.py`, with their backends
+"pil", the default, and "tensor".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torchvision.transforms import v2
 
 from backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from backbones.common.datasets import find_split
+from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.decoding import decode
 from classification.data.items import make_item
 from classification.transforms import Augment as ClassAugment
@@ -35,12 +37,13 @@ from segmentation.data.dataset import Segmentation
 from segmentation.transforms import Augment as PixelAugment
 from tools.benchmarks.rounds import Implementation, Step
 
-PLAIN, FLOATS, PEER = "ours", "ours, as floats", "torchvision"
+PLAIN, FLOATS, CACHED, PEER, TENSORS = "ours", "ours, as floats", "ours, cached", "torchvision", "torchvision, tensors"
 CROP = {"classify": 224, "segment": 480}  # side of the crops in pixels
 SQUARE = 1024  # side in pixels of the squares of large-scale jitter
 BASE = 520  # short side in pixels around which torchvision's segmentation preset resizes
 Fetch = Callable[[int, int], object]  # from epoch and index to an item, in the layout of its pipeline
 OurFetch = Callable[[int, int], tuple[Any, object]]  # from epoch and index to image and target
+Open = Callable[[Path], Any]  # from a file to an image of PIL or a tensor [3, H, W]
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,19 @@ class Images:
         return 3 * float(self.boxes.sizes[: self.count].astype(np.int64).prod(axis=1).mean())
 
 
-def implementations(task: str, images: Images) -> list[Implementation]:
-    """Return three pipelines: ours, ours with float images, torchvision's. One step reads all images once."""
-    ours, finish, theirs = OURS[task](images), FINISH[task], THEIRS[task](images)
+def implementations(task: str, images: Images, cache: DecodedImages) -> list[Implementation]:
+    """Return the pipelines of a task: ours in three ways, torchvision's in two. One step reads all images once.
+
+    Args:
+        cache: keeps the images that `ours, cached` decodes.
+    """
+    ours, finish = OURS[task](images, None), FINISH[task]
     fetches: dict[str, Fetch] = {
         PLAIN: ours,
         FLOATS: lambda epoch, index: finish(ours(epoch, index)[0]),
-        PEER: theirs,
+        CACHED: OURS[task](images, cache),
+        PEER: THEIRS[task](images, open_image),
+        TENSORS: THEIRS[task](images, open_tensor),
     }
     return [Implementation(name, partial(passing, fetch, len(images))) for name, fetch in fetches.items()]
 
@@ -107,27 +116,31 @@ def passing(fetch: Fetch, images: int) -> Step:
 # --- ours ---
 
 
-def our_classifier(images: Images) -> OurFetch:
+def our_classifier(images: Images, cache: DecodedImages | None) -> OurFetch:
     """Return a function that reads an image as our classification training does: random resized crop and flip."""
     augment = ClassAugment("standard", CROP["classify"], Normalise(IMAGENET_MEAN, IMAGENET_STD))
 
     def fetch(epoch: int, index: int) -> tuple[Any, object]:
         path = images.path(index)
-        pixels = decode(path.read_bytes(), str(path), 3)
+        pixels = decoded(
+            cache, str(path), lambda: decode(path.read_bytes(), str(path), 3, shrink=augment.shrink_factor)
+        )
         return make_item(augment(pixels, epoch=epoch, index=index), label=0, index=index)
 
     return fetch
 
 
-def our_detector(images: Images, preset: str = "light") -> OurFetch:
+def our_detector(images: Images, cache: DecodedImages | None, preset: str = "light") -> OurFetch:
     """Return a function that reads an image and its boxes as our detection training does, by default flipped."""
     data = CocoDetection(images.boxes, BoxAugment(preset, model_sizes=None if preset == "light" else (SQUARE, SQUARE)))
+    data.cache = cache
     return lambda epoch, index: data[epoch, index]
 
 
-def our_segmenter(images: Images) -> OurFetch:
+def our_segmenter(images: Images, cache: DecodedImages | None) -> OurFetch:
     """Return a function that reads an image as our segmentation training does: random size, flip, crop and colours."""
     data = Segmentation(images.labels, PixelAugment("train", crop=CROP["segment"]))
+    data.cache = cache
     return lambda epoch, index: data[epoch, index]
 
 
@@ -144,7 +157,7 @@ def normalised(image: Tensor) -> Tensor:
 # --- torchvision's ---
 
 
-def their_classifier(images: Images) -> Fetch:
+def their_classifier(images: Images, opened: Open) -> Fetch:
     """Return a function that reads an image as torchvision's reference script for classification does."""
     preset = v2.Compose(
         [
@@ -156,7 +169,7 @@ def their_classifier(images: Images) -> Fetch:
             v2.ToPureTensor(),
         ]
     )
-    return lambda epoch, index: preset(open_image(images.path(index)))
+    return lambda epoch, index: preset(opened(images.path(index)))
 
 
 def jittered() -> list[v2.Transform]:
@@ -177,7 +190,7 @@ def flipped() -> list[v2.Transform]:
     return [v2.RandomHorizontalFlip(0.5)]
 
 
-def their_detector(images: Images, transforms: Callable[[], list[v2.Transform]] = flipped) -> Fetch:
+def their_detector(images: Images, opened: Open, transforms: Callable[[], list[v2.Transform]] = flipped) -> Fetch:
     """Return a function that reads an image as torchvision's reference script for detection does."""
     preset = v2.Compose(
         [
@@ -191,16 +204,16 @@ def their_detector(images: Images, transforms: Callable[[], list[v2.Transform]] 
     )
 
     def fetch(epoch: int, index: int) -> object:
-        image = open_image(images.path(index))
+        image = opened(images.path(index))
         boxes, labels, _ = images.boxes.of_image(index)
-        size = (image.height, image.width)
+        size = tuple(v2.functional.get_size(image))
         truth = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)  # type: ignore[call-arg]
         return preset(image, {"boxes": truth, "labels": torch.from_numpy(labels)})
 
     return fetch
 
 
-def their_segmenter(images: Images) -> Fetch:
+def their_segmenter(images: Images, opened: Open) -> Fetch:
     """Return a function that reads an image as torchvision's reference script for segmentation does."""
     preset = v2.Compose(
         [
@@ -215,8 +228,9 @@ def their_segmenter(images: Images) -> Fetch:
     )
 
     def fetch(epoch: int, index: int) -> object:
-        image = open_image(images.path(index))
-        mask = images.labels.labels(index, (image.height, image.width))
+        image = opened(images.path(index))
+        height, width = v2.functional.get_size(image)
+        mask = images.labels.labels(index, (height, width))
         return preset(image, tv_tensors.Mask(torch.from_numpy(mask)))
 
     return fetch
@@ -228,7 +242,12 @@ def open_image(path: Path) -> Image.Image:
         return Image.open(file).convert("RGB")
 
 
-OURS: dict[str, Callable[[Images], OurFetch]] = {
+def open_tensor(path: Path) -> Tensor:
+    """Open an image as a tensor `[3, H, W]`, as torchvision's presets do with the backend "tensor"."""
+    return v2.functional.pil_to_tensor(open_image(path))
+
+
+OURS: dict[str, Callable[[Images, DecodedImages | None], OurFetch]] = {
     "classify": our_classifier,
     "detect": our_detector,
     "detect-lsj": partial(our_detector, preset="lsj"),
@@ -242,7 +261,7 @@ FINISH = {
     "detect-strong": scaled,
     "segment": normalised,
 }
-THEIRS: dict[str, Callable[[Images], Fetch]] = {
+THEIRS: dict[str, Callable[[Images, Open], Fetch]] = {
     "classify": their_classifier,
     "detect": their_detector,
     "detect-lsj": partial(their_detector, transforms=jittered),

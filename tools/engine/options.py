@@ -184,6 +184,9 @@ class RunOptions:
         dry_run: run a few training steps, print how long the whole training would take, and write no files.
         seed: seed of initial weights, image order and augmentation.
         workers: data-loading processes per training process; absent: one per core, at most four.
+        cache: keep decoded images, so that later epochs need not decode them: ram keeps them in memory, disk in the run
+            folder. The same bits train the model.
+        cache_gib: largest size of the decoded images in GiB, on each machine; absent: a quarter of the free space.
         deterministic: compute the same bits in every run, also on a GPU, where it is slower.
         compile: train with torch.compile: backbone and heads become faster, but the first steps wait for the compiler.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with a checkpoint too.
@@ -210,6 +213,8 @@ class RunOptions:
     dry_run: bool = option(False, resume="free")
     seed: int = 0
     workers: int | None = option(None, resume="free")
+    cache: Literal["none", "ram", "disk"] = option("none", resume="free")
+    cache_gib: float | None = option(None, resume="free")
     deterministic: bool = False
     compile: bool = option(False, resume="free")
     checkpoint_every: int = option(500, resume="free")
@@ -235,6 +240,11 @@ class RunOptions:
         for name in ("eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
+        size = self.cache_gib
+        require(size is None or 0 < size < float("inf"), "cache_gib", size, "must be above 0")
+        require(
+            size is None or self.cache != "none", "cache_gib", size, "keeps nothing; add --cache ram or --cache disk"
+        )
         prepare_device(self.device)
         self.track = [name for each in self.track for name in each.split(",") if name != "none"]
         require(self.timeout > 0, "timeout", self.timeout, "must be above 0")

@@ -16,6 +16,7 @@ from backbones.weights.files import read_meta
 from backbones.weights.hub import resolve
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
+from tools.engine.caching import cache_row, choose_cache, kept
 from tools.engine.compiling import compile_parts
 from tools.engine.cost import costs
 from tools.engine.evaluation import Results
@@ -49,6 +50,9 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         experiment.meta["split"] = asdict(data.split.options)
     if names := plugins.loaded_names():
         experiment.meta["plugins"] = names
+    # Decode each image once, with --cache.
+    cache = choose_cache(options.run, experiment.folder)
+    distributed.on_all(lambda: data.keep_decoded(cache))
     # Fix the order of the training images, and with it the number of steps.
     batches = task.batches(options, data)
     # Add optimizer, schedule and moving average, and restore them from the checkpoint with --resume.
@@ -57,6 +61,7 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     plan = task.plan(options, data, model, experiment.meta)
     parts = _compile(model, fixed_size=task.fixed_size) if _compiles(options) else ()
     rows = plan_rows(experiment, model, plan, steps_per_epoch=batches.steps, split=data.split, compiled=parts)
+    rows.update(cache_row(cache))
     print_plan(rows)
     loader = None if options.run.eval_only else task.train_loader(experiment, options, data, batches, bad)
     if loader is not None and options.run.dry_run:
@@ -66,7 +71,7 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     # Write files only from here on: everything that a user may have to correct was checked before.
     experiment.open_folder(data.split)
     results: Results = {}
-    with experiment.tracking(training, results):
+    with experiment.tracking(training, results), kept(cache):
         if loader is not None:
             # Train, with evaluations, log and checkpoints on the way.
             results.update(experiment.fit(training, loader, batches=batches, evaluate=measure, metric=metric))

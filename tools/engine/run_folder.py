@@ -24,7 +24,7 @@ TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
 # Files of trackers, see trackers.py.
 TRACKED = ("tensorboard/events.out.tfevents.*", "metrics.csv", "tracking.json", "wandb/**/*")
 # Files of a start that was killed before its first checkpoint, besides temporary files.
-WRITTEN_AT_START = (CONFIG_FILE, SPLITS_FILE, LOCK, LAUNCHERS, *TRACKED)
+WRITTEN_AT_START = (CONFIG_FILE, SPLITS_FILE, LOCK, LAUNCHERS, "decoded/*", *TRACKED)
 
 
 def choose_folder(

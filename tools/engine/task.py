@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol, TypeAlias, TypeVar
 from torch import nn
 
 from backbones.common.data_split import DataSplit
+from backbones.common.decoded import DecodedImages
 from backbones.common.files import JsonObject
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
@@ -36,6 +37,13 @@ class TaskData(Protocol):
 
     def fingerprints(self) -> dict[str, str]:
         """Return a hash of the images of each split, so that `--resume` can refuse other images."""
+
+    def keep_decoded(self, cache: DecodedImages | None) -> None:
+        """Read the images of loaders that are made from now on through a cache.
+
+        Raises:
+            UserError: there is a cache, and the data cannot use one.
+        """
 
 
 class TrainedModule(Protocol):

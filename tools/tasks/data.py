@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from backbones.common.data_split import DataSplit
+from backbones.common.decoded import DecodedImages
 from backbones.common.files import JsonObject
 from backbones.common.step_lists import is_file, read_steps
 from backbones.errors import UserError
@@ -16,7 +17,13 @@ from backbones.weights.hub import resolve
 
 
 class Split(Protocol):
-    """Data set of one split (training or validation)."""
+    """Data set of one split (training or validation).
+
+    Attributes:
+        cache: keeps decoded images; None if each is decoded every time.
+    """
+
+    cache: DecodedImages | None
 
     def __len__(self) -> int: ...
 
@@ -53,6 +60,12 @@ class Splits(Generic[SplitType]):
         """Return a hash of each split, so that `--resume` can refuse other images."""
         splits = {"train": self.train, "val": self.val}
         return {name: split.fingerprint() for name, split in splits.items() if split is not None}
+
+    def keep_decoded(self, cache: DecodedImages | None) -> None:
+        """Read the images of both splits through a cache."""
+        for split in (self.train, self.val):
+            if split is not None:
+                split.cache = cache
 
 
 def augment_entry(augment: str, *, eval_only: bool) -> JsonObject:

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.common.decoded import GIB, DecodedImages
 from backbones.errors import UserError
 from tools import benchmark
 from tools.benchmarks.detect import MeasuredDetector, ellipses
 from tools.benchmarks.latency import report as latency_report
 from tools.benchmarks.memory import report as memory_report
 from tools.benchmarks.memory import summary as worker_summary
-from tools.benchmarks.pipelines import FLOATS, PEER, PLAIN, Images, implementations
+from tools.benchmarks.pipelines import CACHED, FLOATS, PEER, PLAIN, TENSORS, Images, implementations
 from tools.benchmarks.scale import growth, train_together
 from tools.benchmarks.settings import Setting, Way
 from tools.benchmarks.workers import measure_data_set
@@ -122,21 +123,24 @@ def test_a_run_of_metrics(tmp_path: Path, iou: str):
     assert 0 < theirs["figures"][0] < 1
 
 
-def test_items_of_the_pipelines_are_alike(coco: Path):
-    images = Images.read(coco, limit=None)
+def test_items_of_the_pipelines_are_alike(coco: Path, tmp_path: Path):
+    images, cache = Images.read(coco, limit=None), DecodedImages(tmp_path, GIB)
+    cache.create()
     for task, side in (("classify", 224), ("detect", None), ("detect-lsj", 1024), ("segment", 480)):
-        fetches = {c.name: c.prepare.args[0] for c in implementations(task, images)}  # type: ignore[attr-defined]
-        assert list(fetches) == [PLAIN, FLOATS, PEER]
-        ours, floats, theirs = (fetch(0, 1) for fetch in fetches.values())
-        theirs = theirs[0] if isinstance(theirs, tuple) else theirs
-        assert ours[0].dtype == torch.uint8 and floats.dtype == theirs.dtype == torch.float32
-        assert ours[0].shape == floats.shape == theirs.shape == (3, side or 48, side or 64)
+        fetches = {c.name: c.prepare.args[0] for c in implementations(task, images, cache)}  # type: ignore[attr-defined]
+        assert list(fetches) == [PLAIN, FLOATS, CACHED, PEER, TENSORS]
+        ours, floats, cached, *peers = (fetch(0, 1) for fetch in fetches.values())
+        theirs, tensors = (item[0] if isinstance(item, tuple) else item for item in peers)
+        assert ours[0].dtype == torch.uint8 and floats.dtype == theirs.dtype == tensors.dtype == torch.float32
+        assert ours[0].shape == floats.shape == theirs.shape == tensors.shape == (3, side or 48, side or 64)
+        assert torch.equal(cached[0], ours[0]) and torch.equal(fetches[CACHED](0, 1)[0], ours[0])
+    assert list(tmp_path.glob("*.npy"))
 
 
 def test_a_run_of_pipelines(coco: Path, tmp_path: Path):
     rows = run(tmp_path, "load", "--data", str(coco), "--limit", "2")["pipelines"]
     assert [row["task"] for row in rows] == ["classify", "detect", "detect-lsj", "detect-strong", "segment"]
-    assert all(row["images"] == 2 and set(row["ratio"]) == {PLAIN, FLOATS} for row in rows)
+    assert all(row["images"] == 2 and set(row["ratio"]) == {PLAIN, FLOATS, CACHED} for row in rows)
     # 2 images a pass: fraction = images/s x 64 x 48 x 3 bytes / 10 GB/s
     assert rows[0]["floor_share"][PEER] == pytest.approx(rows[0]["images_per_second"][PEER] * 64 * 48 * 3 / 10e9)
 

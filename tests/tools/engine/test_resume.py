@@ -146,6 +146,8 @@ def test_killed_within_an_epoch_and_resumed_a_run_ends_with_the_bits_of_the_stra
         else request.getfixturevalue("shards" if task == "shards" else "pictures")
     )
     words = ("--data", data, *COMMON, *{"det": DET, "seg": SEG}.get(task, CLS))
+    # The killed and resumed run keeps decoded images, the straight one does not.
+    cache = ("--cache", "disk") if task != "shards" else ()
     first = launch(script, *words, "--workers", straight, "--output", "straight", cwd=tmp_path, first=log_all)
     hurt = launch(
         script,
@@ -154,12 +156,14 @@ def test_killed_within_an_epoch_and_resumed_a_run_ends_with_the_bits_of_the_stra
         killed,
         "--output",
         "killed",
+        *cache,
         cwd=tmp_path,
         first=partial(signal_at, 7, signal.SIGKILL),
     )
     status, _, errors = hurt.end()
     assert status == -signal.SIGKILL, errors
     assert checkpoint.load(tmp_path / "killed" / LAST)["training"]["step"] == 6
+    assert bool(list(tmp_path.glob("killed/decoded/*.npy"))) == bool(cache)
     resumed = ("--resume", "--workers", straight, "--output", "killed")
     assert "not bit-exact" not in ended(launch(script, *resumed, cwd=tmp_path, first=log_all))
     ended(first)
@@ -167,6 +171,7 @@ def test_killed_within_an_epoch_and_resumed_a_run_ends_with_the_bits_of_the_stra
     logged = lines(tmp_path / "straight")
     assert [line["step"] for line in logged if "epoch" in line] == [4, 6, 8, 12]
     assert [line["step"] for line in logged if "loss" in line] == list(range(1, 13))
+    assert not (tmp_path / "killed" / "decoded").exists()
     assert sorted(file.name for file in (tmp_path / "killed" / "checkpoint").iterdir()) == [
         "best.safetensors", "last-1.safetensors", "last-2.safetensors", "last.safetensors"
     ]  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CocoFolder, register_tiny
+from conftest import CocoFolder, register_tiny, require_openvino
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_deployment_scripts import run_script
@@ -179,7 +179,7 @@ def test_a_raw_file_takes_images_of_any_size(made: MadeFile, photos: Path, tmp_p
 
 def test_openvino_detects_as_the_loaded_run(made: MadeFile, photos: Path, tmp_path: Path) -> None:
     """On images of six shapes, in batches of three, without objects and without content, with masks."""
-    pytest.importorskip("openvino")
+    require_openvino()
     write_openvino(made.path, tmp_path / "net.xml")
     opened, exportable = ExportedFile(tmp_path / "net.xml"), load_exportable(str(made.run))
     assert exportable.check is not None and opened.metadata["category_names"] == ["cat", "dog"]

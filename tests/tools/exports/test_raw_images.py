@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import require_openvino
 
 from detection.preprocess import Preprocessor
 from tests.tolerances import assert_rounded
@@ -29,7 +30,7 @@ def outputs(text: str, path: Path, images: list[np.ndarray], library: str) -> li
     if library == "onnxruntime":
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return [session.run(None, {"image": image}) for image in images]
-    openvino = pytest.importorskip("openvino")
+    openvino = require_openvino()
     model = openvino.compile_model(openvino.convert_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return [[found[output] for output in model.outputs] for found in map(model, ([image] for image in images))]
 
