@@ -52,7 +52,7 @@ class DecodedImages:
 
     def describe(self) -> str:
         """Return the number and size of the kept arrays, and whether the limit left others out."""
-        sizes = [entry.stat().st_size for entry in os.scandir(self.folder) if entry.name.endswith(".npy")]
+        sizes = [file.stat().st_size for file in self.folder.glob("*.npy")]
         text = f"{len(sizes)} decoded arrays kept, {sum(sizes) / GIB:.2f} GiB"
         if not self._is_full.exists():
             return text

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from backbones.common.decoded import GIB, DecodedImages
+from backbones.errors import UserError
 from tools.engine.options import RunOptions
 from tools.processes import distributed, environment
 from tools.processes.locks import lock_for_life
@@ -17,6 +18,7 @@ from tools.processes.locks import lock_for_life
 MEMORY = Path("/dev/shm")  # a folder of Linux whose files lie in memory
 PREFIX = "resnet-transfer-decoded-"
 FOLDER = "decoded"  # in the run folder
+TRIES = 3  # to remove the folder, in which a worker may be writing its last image
 SHARE = 0.25  # of the free space, by default
 
 
@@ -52,9 +54,9 @@ def kept(cache: DecodedImages | None) -> Iterator[None]:
     if cache is None:
         yield
         return
-    if environment.is_main_of_machine():
-        _remove_abandoned(cache.folder)
-    cache.create()
+    # Remove before any process creates.
+    distributed.on_all(lambda: _prepare(cache))
+    distributed.on_all(lambda: _explained(cache.folder, cache.create))
     try:
         yield
     finally:
@@ -62,6 +64,25 @@ def kept(cache: DecodedImages | None) -> Iterator[None]:
             print(cache.describe(), flush=True)
         if environment.is_main_of_machine():
             _remove(cache.folder)
+
+
+def _prepare(cache: DecodedImages) -> None:
+    if environment.is_main_of_machine():
+        _explained(cache.folder, lambda: _remove_abandoned(cache.folder))
+
+
+def _explained(folder: Path, work: Callable[[], None]) -> None:
+    """Call `work`, which writes; explain the error of a folder that refuses.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        work()
+    except OSError as error:
+        raise UserError(
+            f"--cache: {folder} cannot be written ({error.strerror}); make room there, or use the other of ram and disk"
+        ) from None
 
 
 def _memory() -> Path:
@@ -74,14 +95,17 @@ def _remove_abandoned(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of this run before it was killed
     if folder.name == FOLDER:
         return
-    for lock in folder.parent.glob(f"{PREFIX}*.lock"):
-        if lock_for_life(lock):
-            _remove(lock.with_suffix(""))
+    for other in {path.with_suffix("") for path in folder.parent.glob(f"{PREFIX}*")}:
+        if lock_for_life(_lock_of(other)):
+            _remove(other)
     lock_for_life(_lock_of(folder))
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
     _lock_of(folder).unlink(missing_ok=True)
 
 

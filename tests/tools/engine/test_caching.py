@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,23 @@ def test_a_full_cache_is_told_with_its_option(pictures: Path, tmp_path: Path, ca
     )
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_training(pictures: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(caching, "_memory", lambda: tmp_path / "file")
+    with pytest.raises(
+        UserError, match=r"^--cache: .*/file/\S+ cannot be written \(Not a directory\); make room there"
+    ):
+        train_cls.main(["--data", str(pictures), *WORDS, "--cache", "ram", "--output", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_folder_that_somebody_removed_ends_no_training(memory: Path):
+    cache = DecodedImages(memory / f"{caching.PREFIX}own", GIB)
+    with caching.kept(cache):
+        shutil.rmtree(cache.folder)
+        assert (cache.get("a", lambda: np.ones(3, np.uint8)) == 1).all()
+
+
 def test_two_processes_share_one_cache(group: Group, pictures: Path, tmp_path: Path):
     words = ("--data", pictures, *WORDS, "--workers", 0, "--cache", "disk", "--output", "run")
     ended = group("train_cls.py", *words, cwds=[tmp_path] * 2)
@@ -83,6 +101,7 @@ def test_what_killed_trainings_kept_is_removed_and_what_others_keep_stays(memory
         return child
 
     ready, begun = os.pipe()
+    (memory / f"{caching.PREFIX}unlocked").mkdir()
     killed, alive = start("killed"), start("alive")
     os.kill(killed, signal.SIGKILL)
     os.waitpid(killed, 0)
