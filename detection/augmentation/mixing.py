@@ -8,7 +8,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from detection.augmentation.sample import FILL, Sample, Size, covered, cropped, joined, padded, resized, shifted
+from detection.augmentation.sample import Sample, Size, blank, covered, cropped, joined, padded, resized, shifted
 from detection.augmentation.steps import Context, Largest, check
 
 MOST_BLEND = 100  # pixels; the time of a Gaussian grows with its std
@@ -91,8 +91,7 @@ class Mosaic:
             return sample
         side = self.size or context.side
         across, down = (round(side * context.random.uniform(*self.centre)) for _ in range(2))
-        canvas = np.empty((side, side, 3), np.uint8)
-        canvas[:] = FILL
+        canvas = blank((side, side))
         parts = []
         for column in (0, 1):
             for row in (0, 1):

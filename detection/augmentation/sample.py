@@ -107,15 +107,19 @@ def cropped(sample: Sample, left: int, top: int, size: Size) -> Sample:
     return _with_area(without_emptied(sample.masked, replace(moved, boxes=boxes)))
 
 
+def blank(size: Size) -> np.ndarray:
+    """Return an image `[H, W, 3]` of one colour, `FILL`."""
+    row = np.tile(np.array(FILL, np.uint8), size[1])
+    return np.tile(row, (size[0], 1)).reshape(*size, 3)  # copies rows; assigning a colour to each pixel is slow
+
+
 def padded(sample: Sample, size: Size, left: int = 0, top: int = 0) -> Sample:
     """Place a sample on a larger canvas of size (height, width) with its corner at `left` and `top`."""
     if size == sample.size:
         return sample
-    canvas = np.empty((*size, 3), np.uint8)
-    canvas[:] = FILL
-    height, width = sample.size
-    canvas[top : top + height, left : left + width] = sample.image
-    return shifted(replace(sample, image=canvas), left, top)
+    below, right = size[0] - top - sample.size[0], size[1] - left - sample.size[1]
+    image = cv2.copyMakeBorder(sample.image, top, below, left, right, cv2.BORDER_CONSTANT, value=FILL)
+    return shifted(replace(sample, image=image), left, top)
 
 
 def mirrored(sample: Sample, image: np.ndarray) -> Sample:
