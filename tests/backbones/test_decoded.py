@@ -66,10 +66,11 @@ def test_an_array_is_decoded_once_and_stays_the_same(cache: DecodedImages, array
 
 
 def test_keys_are_kept_apart_whatever_their_characters(cache: DecodedImages):
-    keys = ["a/b.jpg", "a_b.jpg", "\udcff.jpg", "x" * 5000]  # the third is a file name that is not UTF-8
+    # The third is a file name that is not UTF-8, the fourth one of a JSON file that no file can have.
+    keys = ["a/b.jpg", "a_b.jpg", "\udcff.jpg", "\ud800.jpg", "x" * 5000]
     for number, key in enumerate(keys):
         cache.get(key, image(number))
-    assert [int(cache.get(key, image(99))[0, 0, 0]) for key in keys] == [0, 1, 2, 3]
+    assert [int(cache.get(key, image(99))[0, 0, 0]) for key in keys] == [0, 1, 2, 3, 4]
 
 
 def test_no_more_bytes_are_kept_than_the_limit(tmp_path: Path):
@@ -90,6 +91,10 @@ def cut(file: Path) -> None:
 
 def empty(file: Path) -> None:
     file.write_bytes(b"")
+
+
+def test_other_users_cannot_read_what_is_kept(cache: DecodedImages):
+    assert cache.folder.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
